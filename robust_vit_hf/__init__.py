@@ -1,0 +1,24 @@
+"""Finetune the relevance maps of vision transformers, so that they decide by the object and not by the background."""
+
+from .config import RobustViTConfig
+from .data import load_masked_dataset
+from .losses import ConfidenceLoss, RelevanceLoss
+from .relevance import RelevanceOutput, relevance_map
+from .trainer import RobustViTTrainer
+from .transforms import eval_transform, make_image_processor, train_transform
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfidenceLoss",
+    "RelevanceLoss",
+    "RelevanceOutput",
+    "RobustViTConfig",
+    "RobustViTTrainer",
+    "eval_transform",
+    "load_masked_dataset",
+    "make_image_processor",
+    "relevance_map",
+    "train_transform",
+]

@@ -1,0 +1,157 @@
+"""Images with foreground masks: one schema for all sources, and the check that every row fits it.
+
+Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 0 background, 1 or 255 foreground) and
+`label` (integer or `ClassLabel`, an index of the model's classes), which may be absent where no target is the label.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import datasets
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from .transforms import mask_to_tensor
+
+
+logger = logging.get_logger(__name__)
+
+IMAGE_FOLDER_REMEDY = (
+    "In an image folder, a `metadata.jsonl` gives the masks: one line a row with `image_file_name`, `mask_file_name` "
+    "and `label`."
+)
+
+
+def load_masked_dataset(path: str, split: str) -> datasets.Dataset:
+    """Load one split of a dataset with masks from wherever it is.
+
+    Args:
+        path: folder written by `save_to_disk`, parquet file, folder of parquet files, image folder with a
+            `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or the id of a dataset on the Hub.
+        split: name of the split; a slice such as `train[:80%]` works for all but `save_to_disk` folders.
+
+    Raises:
+        FileNotFoundError: there is no such file, folder or Hub dataset.
+        ValueError: the split does not exist; the message names those that do.
+    """
+    folder = Path(path)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        loaded = datasets.load_from_disk(path)
+        if isinstance(loaded, datasets.Dataset):
+            return loaded
+        if split not in loaded:
+            raise ValueError(f"`{path}` has no split `{split}`; it has {', '.join(loaded)}.")
+        return loaded[split]
+    if folder.suffix == ".parquet":
+        return datasets.load_dataset("parquet", data_files={split.partition("[")[0]: path}, split=split)
+    return datasets.load_dataset(path, split=split)
+
+
+def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool) -> None:
+    """Check the schema of a dataset.
+
+    Args:
+        name: how to call the dataset in errors.
+
+    Raises:
+        ValueError: a column is missing or has another type.
+    """
+    for column in ("image", "mask"):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"The {name} dataset has no column `{column}`; it has {', '.join(dataset.column_names)}. Rename one with "
+                f"`dataset.rename_column`. {IMAGE_FOLDER_REMEDY}"
+            )
+        if not isinstance(dataset.features[column], datasets.Image):
+            raise ValueError(
+                f"Column `{column}` of the {name} dataset is {dataset.features[column]}, expected `datasets.Image()`: "
+                f'`dataset.cast_column("{column}", datasets.Image())`.'
+            )
+    if needs_labels and "label" not in dataset.column_names:
+        raise ValueError(
+            f"The {name} dataset has no column `label`; it has {', '.join(dataset.column_names)}. Rename one, or finetune "
+            "without labels: `relevance_target='prediction'` and `confidence_target='prediction'`."
+        )
+
+
+def check_rows(
+    dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
+) -> datasets.Dataset:
+    """Decode every row once and check it, so that training does not fail on it hours later.
+
+    Args:
+        dataset: rows with the schema of this module.
+        name: how to call the dataset in errors.
+        num_labels: number of classes of the model.
+        bad_masks: what to do with rows whose mask is empty or full.
+
+    Returns:
+        The dataset, without the rows whose mask is empty or full.
+
+    Raises:
+        ValueError: rows whose image or mask cannot be decoded, whose sizes differ, whose mask has several channels or
+            whose label is no class of the model; rows with an empty or full mask, if these are refused; or no row left.
+            The message names rows and files.
+    """
+    undecoded = dataset.with_format(None)
+    features = {column: dataset.features[column] for column in ("image", "mask")}
+    for column in features:
+        undecoded = undecoded.cast_column(column, datasets.Image(decode=False))
+
+    kept, problems, uninformative = [], [], []
+    for index, row in enumerate(tqdm(undecoded, desc=f"checking {name} rows", unit="row", leave=False)):
+        where = f"row {index} ({row['image']['path'] or 'image in the table'})"
+        pictures, problem = {}, None
+        for column, feature in features.items():
+            try:
+                pictures[column] = feature.decode_example(row[column])
+            except Exception as error:  # whatever the codec raises, the user needs the row
+                problem = f"{column} cannot be decoded: {error}"
+        if problem is None:
+            problem = _problem_of(pictures["image"], pictures["mask"], row.get("label"), num_labels)
+        if problem is not None:
+            problems.append(f"{where}: {problem}")
+            continue
+        mask = mask_to_tensor(pictures["mask"])
+        if mask.min() == mask.max():
+            uninformative.append(f"{where}: mask is {'empty' if mask.max() == 0 else 'full'}")
+        else:
+            kept.append(index)
+
+    if problems:
+        raise ValueError(
+            f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}\n"
+            "Repair them, or leave them out with `dataset.filter` or `dataset.select`."
+        )
+    if uninformative and bad_masks == "refuse":
+        raise ValueError(
+            f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full:\n"
+            f"{_head(uninformative)}\nRepair them, or leave these rows out with `bad_masks='skip'`."
+        )
+    if not kept:
+        raise ValueError(f"The {name} dataset has no row with a usable mask ({len(dataset)} rows).")
+    if uninformative:
+        logger.warning(
+            f"Left out {len(uninformative)} of {len(dataset)} rows of the {name} dataset, whose masks are empty or full:\n"
+            f"{_head(uninformative)}"
+        )
+        return dataset.select(kept)
+    return dataset
+
+
+def _problem_of(image, mask, label: int | None, num_labels: int) -> str | None:
+    """What is wrong with a decoded row, if anything."""
+    if image.size != mask.size:
+        return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}"
+    if mask.mode not in ("1", "L", "P"):
+        return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
+    if 1 < (peak := mask_to_tensor(mask).max().item()) < 128:
+        return f"the largest mask value is {peak}, expected 1 or 255 for the foreground (class ids are no mask)"
+    if label is not None and not 0 <= label < num_labels:
+        return f"label {label} is outside the model's classes 0–{num_labels - 1}"
+    return None
+
+
+def _head(lines: list[str], count: int = 10) -> str:
+    shown = "\n".join(f"  {line}" for line in lines[:count])
+    return shown + (f"\n  … and {len(lines) - count} more" if len(lines) > count else "")

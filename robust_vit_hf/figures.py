@@ -1,0 +1,78 @@
+"""Pictures of relevance maps."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.utils import make_grid
+from transformers import BaseImageProcessor
+
+
+def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
+    """Pixel values `(B, 3, H, W)` back to colours in [0, 1]."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    return (pixel_values * std + mean).clamp(0, 1)
+
+
+def overlay(images: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
+    """Relevance maps `(B, 1, H, W)` in colours over the grey images `(B, 3, H, W)`, both in [0, 1]."""
+    from matplotlib import colormaps
+
+    colours = torch.from_numpy(colormaps["inferno"](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
+    return 0.35 * images.mean(dim=1, keepdim=True) + 0.65 * colours
+
+
+def relevance_strip(
+    pixel_values: torch.Tensor,
+    masks: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    processor: BaseImageProcessor,
+) -> torch.Tensor:
+    """Picture `(3, H', W')` in [0, 1] with a row per image: image | mask | relevance before | relevance after.
+
+    Args:
+        pixel_values: `(B, 3, H, W)`, normalised by `processor`.
+        masks, before, after: `(B, 1, H, W)` in [0, 1].
+    """
+    images = denormalize(pixel_values, processor)
+    columns = [images, masks.expand_as(images), overlay(images, before), overlay(images, after)]
+    return make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
+
+
+def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
+    """Figure of test images with their relevance before and after, a column per image.
+
+    Args:
+        groups: title of a row of images, such as "corrected", to its images: each a dict with `image` `(3, H, W)` in
+            [0, 1], `before` and `after` `(1, H, W)`, the names `set_name`, `label`, `predicted_before` and
+            `predicted_after`. Empty groups are left out.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    groups = {title: examples for title, examples in groups.items() if examples}
+    if not groups:
+        return
+    num_columns = max(len(examples) for examples in groups.values())
+    figure = plt.figure(figsize=(1.5 * num_columns + 0.6, 5.3 * len(groups)), layout="constrained")
+    for part, (title, examples) in zip(np.atleast_1d(figure.subfigures(len(groups), 1)), groups.items(), strict=True):
+        part.suptitle(title, fontweight="bold")
+        axes = part.subplots(3, num_columns, squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        for column, example in enumerate(examples):
+            image = example["image"]
+            pictures = [image, *(overlay(image[None], example[side][None])[0] for side in ("before", "after"))]
+            captions = (
+                f"{example['set_name']}\n{example['label']}",
+                f"before: {example['predicted_before']}",
+                f"after: {example['predicted_after']}",
+            )
+            for axis, picture, caption in zip(axes[:, column], pictures, captions, strict=True):
+                axis.imshow(picture.permute(1, 2, 0).numpy())
+                axis.set_title(caption, fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,135 @@
+"""Losses of the finetuning: relevance off the background and on the foreground, and confidence in the prediction.
+
+Each is a small module that returns named components. `per_image` gives them for every image, `forward` their means.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+# min–max puts exactly 1 somewhere in every map, where the gradient of a cross-entropy with 0 is infinite.
+BCE_EPSILON = 1e-6
+
+
+class RelevanceLoss(nn.Module):
+    """Keeps the relevance map off the background and spreads it over the foreground, Eq. 1–3.
+
+    Args:
+        background_weight: λ_bg of Eq. 3.
+        foreground_weight: λ_fg of Eq. 3. Small, since it asks for uniform relevance on the whole object.
+        distance: `"mse"`, mean squared error as in the paper, or `"bce"`, binary cross-entropy as in Concept-Guided
+            Fine-Tuning (https://huggingface.co/papers/2603.08309, which weights them 1.2 and 0.5).
+        mask_edges: what a fractional mask value v means for the background. `"fractional"`: v counts for both sides, as
+            in the released code, which swaps exact 0 and 1 alone. `"complement"`: the background is 1 − v.
+
+    Raises:
+        ValueError: unknown `distance` or `mask_edges`, or a negative weight.
+
+    Inputs: `relevance` and `mask`, both `(B, 1, H, W)` in [0, 1]; the mask is 1 on the foreground.
+
+    Example:
+        >>> import torch
+        >>> from robust_vit_hf import RelevanceLoss
+        >>> relevance = torch.tensor([[[[1.0, 0.5], [0.0, 0.5]]]])
+        >>> mask = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+        >>> {name: round(value.item(), 5) for name, value in RelevanceLoss()(relevance, mask).items()}
+        {'background_loss': 0.0625, 'foreground_loss': 0.0625, 'relevance_loss': 0.14375}
+
+    Source: section 3 of https://huggingface.co/papers/2206.01161. Eq. 2 compares R ⊙ S with 1; the released code, and
+    this, compare it with S, so that the background adds nothing to the foreground loss.
+    """
+
+    def __init__(
+        self,
+        background_weight: float = 2.0,
+        foreground_weight: float = 0.3,
+        distance: Literal["mse", "bce"] = "mse",
+        mask_edges: Literal["fractional", "complement"] = "fractional",
+    ):
+        super().__init__()
+        if distance not in ("mse", "bce"):
+            raise ValueError(f"Expected `distance` to be `mse` or `bce`, but got `{distance}`.")
+        if mask_edges not in ("fractional", "complement"):
+            raise ValueError(f"Expected `mask_edges` to be `fractional` or `complement`, but got `{mask_edges}`.")
+        if background_weight < 0 or foreground_weight < 0:
+            raise ValueError(f"Expected weights ≥ 0, but got {background_weight} and {foreground_weight}.")
+        self.background_weight = background_weight
+        self.foreground_weight = foreground_weight
+        self.distance = distance
+        self.mask_edges = mask_edges
+
+    def per_image(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Components `(B,)` of each image: `background_loss` and `foreground_loss` before weighting, and
+        `relevance_loss`, their weighted sum.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if relevance.shape != mask.shape:
+            raise ValueError(
+                f"Expected `relevance` and `mask` of one shape (B, 1, H, W), but got {tuple(relevance.shape)} and "
+                f"{tuple(mask.shape)}."
+            )
+        mask = mask.to(relevance.dtype)
+        background = 1 - mask
+        if self.mask_edges == "fractional":
+            background = torch.where((mask == 0) | (mask == 1), background, mask)
+        background_loss = self._distance(relevance * background, torch.zeros_like(mask))
+        foreground_loss = self._distance(relevance * mask, mask)
+        return {
+            "background_loss": background_loss,
+            "foreground_loss": foreground_loss,
+            "relevance_loss": self.background_weight * background_loss + self.foreground_weight * foreground_loss,
+        }
+
+    def forward(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Scalar means of [`per_image`] over the batch."""
+        return {name: values.mean() for name, values in self.per_image(relevance, mask).items()}
+
+    def _distance(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if self.distance == "mse":
+            values = F.mse_loss(prediction, target, reduction="none")
+        else:
+            prediction = prediction.clamp(BCE_EPSILON, 1 - BCE_EPSILON)
+            values = F.binary_cross_entropy(prediction, target, reduction="none")
+        return values.mean(dim=(1, 2, 3))
+
+
+class ConfidenceLoss(nn.Module):
+    """Holds the predictions: cross-entropy with the model's own argmax, Eq. 4, or with given classes.
+
+    Args:
+        temperature: divides the logits. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S and 1 elsewhere.
+
+    Raises:
+        ValueError: the temperature is not positive.
+
+    Inputs: `logits` `(B, C)`, and `target` `(B,)`, or `None` for the argmax of the logits.
+
+    Example:
+        >>> import torch
+        >>> from robust_vit_hf import ConfidenceLoss
+        >>> loss = ConfidenceLoss(temperature=0.5)(torch.tensor([[1.0, 0.0]]))
+        >>> round(loss["confidence_loss"].item(), 4)
+        0.1269
+
+    Source: section 3 of https://huggingface.co/papers/2206.01161
+    """
+
+    def __init__(self, temperature: float = 1.0):
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"Expected `temperature` > 0, but got {temperature}.")
+        self.temperature = temperature
+
+    def per_image(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """`confidence_loss` `(B,)` of each image."""
+        target = logits.argmax(dim=1) if target is None else target
+        return {"confidence_loss": F.cross_entropy(logits.float() / self.temperature, target, reduction="none")}
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Scalar mean of [`per_image`] over the batch."""
+        return {name: values.mean() for name, values in self.per_image(logits, target).items()}

@@ -1,0 +1,311 @@
+"""Relevance maps of vision transformers: attention × attention gradient, propagated to the CLS token.
+
+Source: *Optimizing Relevance Maps of Vision Transformers Improves Robustness*, appendix B, Eq. 6 and 7
+(https://huggingface.co/papers/2206.01161), after https://huggingface.co/papers/2103.15679.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from inspect import signature
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class RelevanceOutput(ModelOutput):
+    """Output of [`relevance_map`].
+
+    Args:
+        relevance: `(B, 1, H, W)`, fp32, in [0, 1].
+        logits: `(B, C)`, of the same forward pass.
+    """
+
+    relevance: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+# -- Pure functions of tensors ----------------------------------------------------------------------------------------
+
+
+def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:
+    """Relevance of one attention layer, Eq. 6: mean over the heads of the positive part of gradient × attention.
+
+    Args:
+        attention: `(B, h, T, T)`, attention probabilities, so never negative.
+        attention_gradient: `(B, h, T, T)`, gradient of the explained logit with respect to `attention`.
+
+    Returns:
+        `(B, T, T)`, fp32, non-negative. Differentiable in both arguments.
+    """
+    # (∇A ⊙ A)⁺ = (∇A)⁺ ⊙ A since A ≥ 0. A sum of scaled terms instead of a mean spares a pass over memory in backward.
+    positive = attention_gradient.float().clamp(min=0) / attention.shape[1]
+    return (positive * attention.float()).sum(dim=1)
+
+
+def propagate_relevance(
+    attentions: Sequence[torch.Tensor], attention_gradients: Sequence[torch.Tensor], row: torch.Tensor
+) -> torch.Tensor:
+    """Rows of the relevance matrix R, Eq. 7: R ← R + Ā R from the first layer to the last, starting from the identity.
+
+    Only the rows that the classification head reads are needed, so a row vector is carried from the last layer to the
+    first instead, which is the same product in O(T²) a layer.
+
+    Args:
+        attentions: one `(B, h, T, T)` a layer, from the first layer to the last.
+        attention_gradients: as `attentions`.
+        row: `(B, T)`, weights of the tokens that the head reads: one-hot at the CLS token for the paper's map.
+
+    Returns:
+        `(B, T)`, fp32: relevance of every token.
+    """
+    row = row.float()
+    for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):
+        row = row + torch.bmm(row.unsqueeze(1), average_heads(attention, gradient)).squeeze(1)  # (B, T)
+    return row
+
+
+def upsample_and_normalize(token_relevance: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """Relevance of the patches as a map over the pixels: bilinear upsampling, then min–max to [0, 1] per image.
+
+    Args:
+        token_relevance: `(B, 1, h, w)`, relevance on the patch grid.
+        image_size: `(H, W)` in pixels.
+
+    Returns:
+        `(B, 1, H, W)`, fp32, in [0, 1]. A flat map gives zeros, with finite gradients.
+    """
+    relevance = F.interpolate(token_relevance.float(), image_size, mode="bilinear", align_corners=False)
+    low, high = relevance.amin(dim=(1, 2, 3), keepdim=True), relevance.amax(dim=(1, 2, 3), keepdim=True)
+    span = high - low
+    # Interpolating a constant rounds, so a flat map is one that varies by a few units in the last place.
+    numbers = torch.finfo(torch.float32)
+    flat = span <= (8 * numbers.eps * high).clamp(min=numbers.tiny)
+    return torch.where(flat, 0.0, (relevance - low) / torch.where(flat, 1.0, span))
+
+
+# -- Reading attentions from a model ----------------------------------------------------------------------------------
+
+
+def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
+    """The Hugging Face model inside `model`, which may be wrapped by DDP, PEFT or Accelerate.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise ValueError(f"Expected a transformers model, possibly wrapped, but got `{type(model).__name__}`.")
+
+
+def attention_modules(model: nn.Module) -> list[nn.Module]:
+    """Modules of a vision transformer whose second output is the attention, from the first layer to the last.
+
+    They are those that transformers itself records for `output_attentions=True`.
+
+    Raises:
+        ValueError: the architecture has no attention over one patch grid: convolutional, windowed or hierarchical. The
+            relevance rule does not fit these. Or its head does not read the CLS token.
+    """
+    pretrained = unwrap_pretrained(model)
+    name, config = type(pretrained).__name__, pretrained.config
+    supported = "Supported are plain ViTs with a CLS token: ViT, DeiT, ViTMSN, Dinov2 and Dinov2WithRegisters."
+    recorded = (getattr(module, "_can_record_outputs", None) or {} for module in pretrained.modules())
+    types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
+    modules = [module for module in pretrained.modules() if isinstance(module, types)]
+    if not modules or len(modules) != getattr(config, "num_hidden_layers", None) or hasattr(config, "window_size"):
+        raise ValueError(
+            f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed or "
+            f"hierarchical architecture), so it has no relevance map. {supported}"
+        )
+    if not hasattr(config, "patch_size"):
+        raise ValueError(f"`{name}` has no `config.patch_size`, so it has no patch grid. {supported}")
+    if getattr(config, "use_mean_pooling", False):
+        raise ValueError(f"The head of `{name}` reads the mean of the patches, not the CLS token. {supported}")
+    return modules
+
+
+def patch_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
+    """Number of patches `(h, w)` of an image of `(H, W)` pixels.
+
+    Raises:
+        ValueError: the image size is not a multiple of the patch size.
+    """
+    patch_size = unwrap_pretrained(model).config.patch_size
+    patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    height, width = image_size
+    if height % patch_height or width % patch_width:
+        raise ValueError(
+            f"Image size {height}×{width} is not divisible by the patch size {patch_height}×{patch_width}: the border "
+            f"would have no relevance. Use {height // patch_height * patch_height}×{width // patch_width * patch_width}."
+        )
+    return height // patch_height, width // patch_width
+
+
+@contextmanager
+def eager_attention(model: nn.Module) -> Iterator[None]:
+    """Context in which the model computes attention explicitly; the implementation that it had is restored.
+
+    Other implementations never hold the attention probabilities: transformers then returns an empty tuple for
+    `output_attentions=True`, without an error.
+
+    Raises:
+        ValueError: the model cannot switch its implementation.
+    """
+    pretrained = unwrap_pretrained(model)
+    previous = pretrained.config._attn_implementation
+    if previous == "eager":
+        yield
+        return
+    pretrained.set_attn_implementation("eager")
+    if pretrained.config._attn_implementation != "eager":
+        raise ValueError(
+            f"`{type(pretrained).__name__}` cannot switch from `{previous}` to eager attention, which the relevance "
+            'map reads. Load it with `from_pretrained(..., attn_implementation="eager")`.'
+        )
+    try:
+        yield
+    finally:
+        pretrained.set_attn_implementation(previous)
+
+
+@contextmanager
+def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Context that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass.
+
+    They are taken where they are computed. What `output_attentions=True` returns are the same tensors, but once
+    Accelerate casts the outputs of autocast to fp32, or DDP passes them through its sink, the returned ones are copies
+    outside the graph, and the gradient of the logits with respect to them does not exist.
+    """
+    attentions: list[torch.Tensor] = []
+
+    def record(module, args, output):
+        attentions.append(output[1])
+
+    def require_grad(module, args, output):
+        # Where every parameter is frozen the graph would begin nowhere.
+        return output if output.requires_grad else output.requires_grad_()
+
+    with ExitStack() as hooks:
+        for module in attention_modules(model):
+            hooks.callback(module.register_forward_hook(record).remove)
+        embeddings = unwrap_pretrained(model).get_input_embeddings()
+        hooks.callback(embeddings.register_forward_hook(require_grad).remove)
+        yield attentions
+
+
+# -- Entry point ------------------------------------------------------------------------------------------------------
+
+
+def relevance_map(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int | None = None,
+    *,
+    create_graph: bool = False,
+) -> RelevanceOutput:
+    """Relevance maps of a batch of images, in one forward and one backward pass.
+
+    Works under any attention implementation, autocast, DDP and `torch.no_grad()`, for any (non-square) image size, and
+    leaves nothing about the model changed. Propagation and normalisation are in fp32.
+
+    Args:
+        model: image classification model of transformers with a CLS token, possibly wrapped by PEFT, Accelerate or DDP.
+            Set it to `eval()` yourself if you want maps without dropout.
+        pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
+        target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
+        create_graph: whether the maps are differentiable through the attention gradients as well (second order).
+            By default the attention gradients are constants, as in the released code, and the maps are differentiable
+            through the attentions alone.
+
+    Returns:
+        [`RelevanceOutput`] with `relevance` `(B, 1, H, W)`, fp32 in [0, 1], and `logits` `(B, C)`. Both are attached to
+        the graph unless gradients are disabled where this is called.
+
+    Raises:
+        ValueError: an architecture without a patch grid or CLS token (Swin, ConvNeXt, …), an image size that is not
+            divisible by the patch size, or a target outside the classes.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from robust_vit_hf import relevance_map
+        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+        >>> model = ViTForImageClassification(config).eval()
+        >>> output = relevance_map(model, torch.rand(4, 3, 224, 224), target=1)
+        >>> tuple(output.relevance.shape), tuple(output.logits.shape)
+        ((4, 1, 224, 224), (4, 2))
+
+    Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
+    """
+    if pixel_values.ndim != 4:
+        raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
+    image_size = (pixel_values.shape[2], pixel_values.shape[3])
+    grid = patch_grid(model, image_size)
+    wants_graph = torch.is_grad_enabled()
+    pretrained = unwrap_pretrained(model)
+    if (
+        wants_graph
+        and pretrained.is_activation_checkpointing
+        and pretrained.training
+        and pretrained.config._attn_implementation != "eager"
+    ):
+        raise ValueError(
+            "With activation checkpointing the attention is computed again in `loss.backward()`, which must see the same "
+            'implementation: call `model.set_attn_implementation("eager")` first.'
+        )
+
+    with torch.inference_mode(False), torch.enable_grad():
+        if pixel_values.is_inference():
+            pixel_values = pixel_values.clone()
+        with eager_attention(model):
+            with record_attentions(model) as attentions:
+                logits = model(pixel_values=pixel_values, **_interpolation(pretrained, image_size)).logits
+            score = _scores(logits, target).sum()  # images do not interact, so one backward pass serves them all
+            gradients = torch.autograd.grad(
+                score, attentions, retain_graph=wants_graph or create_graph, create_graph=create_graph
+            )
+
+        num_prefix_tokens = attentions[0].shape[-1] - grid[0] * grid[1]
+        if any(a.shape != attentions[0].shape for a in attentions) or num_prefix_tokens < 1:
+            raise ValueError(
+                f"`{type(pretrained).__name__}` gave attentions of shapes {[tuple(a.shape) for a in attentions]}; "
+                f"expected the same (B, heads, T, T) in all layers with T = 1 or more prefix tokens + {grid[0]}·{grid[1]} "
+                "patches."
+            )
+        with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
+            row = F.one_hot(torch.zeros(len(logits), dtype=torch.long), attentions[0].shape[-1])
+            tokens = propagate_relevance(attentions, gradients, row.to(logits.device))
+            relevance = tokens[:, num_prefix_tokens:].unflatten(1, (1, *grid))
+            relevance = upsample_and_normalize(relevance, image_size)
+    return RelevanceOutput(relevance=relevance, logits=logits if wants_graph else logits.detach())
+
+
+def _interpolation(pretrained: PreTrainedModel, image_size: tuple[int, int]) -> dict[str, bool]:
+    """Argument with which a model takes another resolution than it was built for, where it does not adapt by itself."""
+    size = pretrained.config.image_size
+    if image_size == ((size, size) if isinstance(size, int) else tuple(size)):
+        return {}
+    accepted = signature(pretrained.forward).parameters
+    return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
+
+
+def _scores(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:
+    """Logits `(B,)` of the explained classes."""
+    batch_size, num_classes = logits.shape
+    if target is None:
+        target = logits.argmax(dim=1)
+    target = torch.as_tensor(target, device=logits.device)
+    if target.is_floating_point() or target.shape not in ((), (batch_size,)):
+        raise ValueError(
+            f"Expected `target` to be an integer or integers of shape ({batch_size},), but got {target.dtype} of shape "
+            f"{tuple(target.shape)}."
+        )
+    if target.min() < 0 or target.max() >= num_classes:
+        raise ValueError(f"Expected `target` in 0–{num_classes - 1}, the classes of the model, but got {target.tolist()}.")
+    return logits.gather(1, target.long().expand(batch_size).unsqueeze(1))

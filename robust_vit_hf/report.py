@@ -1,0 +1,108 @@
+"""What a run leaves beside its model: `results.json`, the table and the before/after figure."""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import datasets
+import torch
+from torch import nn
+from transformers import BaseImageProcessor
+
+from .evaluation import Comparison
+from .figures import denormalize, save_before_after_figure
+from .relevance import relevance_map
+from .transforms import eval_transform
+
+
+RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "results.json", "table.md", "before_after.png"
+
+
+def write_report(
+    folder: Path,
+    comparison: Comparison,
+    sets: dict[str, datasets.Dataset],
+    processor: BaseImageProcessor,
+    models: dict[str, nn.Module],
+    settings: dict,
+) -> None:
+    """Write the results of a run.
+
+    Args:
+        folder: where to; it exists.
+        comparison: results of all sets.
+        sets: the evaluation sets, with `image`, `mask` and `label`.
+        processor: image processor of both models.
+        models: `"before"` and `"after"`.
+        settings: what the run was asked for, as JSON values.
+    """
+    results = {
+        "rows": comparison.rows(),
+        "settings": settings,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("robust-vit-hf", "torch", "transformers", "datasets", "accelerate")},
+        },
+        "hardware": f"{torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()}, "
+        f"{torch.get_num_threads()} CPU threads",
+    }
+    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+    write_atomically(folder / TABLE_FILE, comparison.markdown() + "\n")
+    groups = {
+        "Predictions that were corrected": _examples(comparison, sets, processor, models, corrected=True),
+        "Predictions that got worse": _examples(comparison, sets, processor, models, corrected=False),
+    }
+    save_before_after_figure(groups, folder / FIGURE_FILE)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill, finds it whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _examples(
+    comparison: Comparison,
+    sets: dict[str, datasets.Dataset],
+    processor: BaseImageProcessor,
+    models: dict[str, nn.Module],
+    corrected: bool,
+    count: int = 8,
+) -> list[dict]:
+    """Test images, going round the sets, whose prediction was wrong before and right after, or the other way."""
+    candidates = {}
+    for name, before in comparison.before.items():
+        after = comparison.after[name]
+        if not len(before.labels):
+            continue
+        right_before, right_after = before.predictions == before.labels, after.predictions == after.labels
+        changed = (right_after & ~right_before) if corrected else (right_before & ~right_after)
+        indices = changed.nonzero().flatten().tolist()
+        if "vendor" in sets[name].column_names:  # emoji-shift: figures show openly licensed artwork alone
+            from .emoji_shift.artwork import OPEN_VENDORS
+
+            vendors = sets[name]["vendor"]
+            indices = [index for index in indices if vendors[index] in OPEN_VENDORS]
+        candidates[name] = indices
+
+    chosen = []
+    for rank in range(count):
+        chosen += [(name, indices[rank]) for name, indices in candidates.items() if rank < len(indices)]
+    examples = []
+    for name, index in chosen[:count]:
+        row = sets[name].with_transform(eval_transform(processor))[index]
+        pixel_values = row["pixel_values"].unsqueeze(0)
+        label = comparison.before[name].labels[index].item()
+        names = models["before"].config.id2label
+        example = {"set_name": name, "image": denormalize(pixel_values, processor)[0], "label": names[label]}
+        for side, model in models.items():
+            model.eval()
+            with torch.no_grad():
+                # Both maps explain the true class, so that they can be compared.
+                maps = relevance_map(model, pixel_values.to(next(model.parameters()).device), label).relevance
+            example[side] = maps[0].cpu()
+            example[f"predicted_{side}"] = names[getattr(comparison, side)[name].predictions[index].item()]
+        examples.append(example)
+    return examples

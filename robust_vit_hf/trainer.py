@@ -1,0 +1,211 @@
+"""The finetuning: a `Trainer` that adds the relevance and confidence losses to a vision transformer."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from transformers import Trainer
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from .callbacks import RelevanceTensorBoardCallback
+from .config import RobustViTConfig
+from .data import check_columns, check_rows
+from .losses import ConfidenceLoss, RelevanceLoss
+from .relevance import attention_modules, eager_attention, patch_grid, relevance_map, unwrap_pretrained
+from .transforms import eval_transform, make_image_processor, train_transform
+
+
+class RobustViTTrainer(Trainer):
+    """Finetunes the relevance maps of an image classification model, Eq. 5 of
+    https://huggingface.co/papers/2206.01161.
+
+    Logs `background_loss`, `foreground_loss`, `relevance_loss`, `confidence_loss` and `top1` beside `loss`, for
+    training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy of the model as it was handed
+    over. For the training images that is measured once, on their evaluation view.
+
+    Args:
+        model (`PreTrainedModel`): image classification model with a CLS token and one patch grid, or a PEFT model of it.
+        args ([`RobustViTConfig`]): hyper-parameters; those of the paper by default.
+        train_dataset, eval_dataset (`datasets.Dataset`): rows with `image`, `mask` and `label`. Every row is checked
+            here, and the joint transforms that match `processing_class` are applied. A dataset that already yields
+            `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels` is taken as it is.
+        processing_class (`BaseImageProcessor`, *optional*): image processor with a centre crop, saved with the model.
+            The `paper` preset at the model's image size by default. See [`make_image_processor`].
+
+    Raises:
+        ValueError: an architecture without relevance maps, rows that cannot be used, or an image size that the patch
+            size does not divide. Always before the first step.
+    """
+
+    # Our loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. It would not, by
+    # itself: ViTs take **kwargs in `forward`, which it reads as "normalises its own loss".
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: RobustViTConfig,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: Any = None,
+        **kwargs,
+    ):
+        attention_modules(model)
+        config = unwrap_pretrained(model).config
+        if processing_class is None:
+            processing_class = make_image_processor("paper", config.image_size)
+        patch_grid(model, (processing_class.crop_size["height"], processing_class.crop_size["width"]))
+        prepared = {
+            name: self._prepare_dataset(name, dataset, transform(processing_class), config.num_labels, args)
+            for name, dataset, transform in (
+                ("train", train_dataset, train_transform),
+                ("eval", eval_dataset, eval_transform),
+            )
+            if dataset is not None
+        }
+        super().__init__(
+            model,
+            args,
+            train_dataset=prepared.get("train"),
+            eval_dataset=prepared.get("eval"),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = False
+        if isinstance(prepared.get("train"), datasets.Dataset):
+            prepared["train"] = prepared["train"].with_transform(eval_transform(processing_class))
+        self._measured_on = prepared
+
+        self.relevance_loss = RelevanceLoss(
+            args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges
+        )
+        self.confidence_loss = ConfidenceLoss(args.confidence_temperature)
+        self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._original_top1: dict[str, float] = {}
+        if self.pop_callback(TensorBoardCallback) is not None:
+            self.add_callback(RelevanceTensorBoardCallback(self))
+
+    @staticmethod
+    def _prepare_dataset(
+        name: str, dataset: Dataset, transform: Callable, num_labels: int, args: RobustViTConfig
+    ) -> Dataset:
+        if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
+            return dataset
+        check_columns(dataset, name, args.needs_labels)
+        return check_rows(dataset, name, num_labels, args.bad_masks).with_transform(transform)
+
+    # -- Losses -------------------------------------------------------------------------------------------------------
+
+    def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Components `(B,)` of the loss of each image, `loss` and `top1` among them, and the logits `(B, C)`."""
+        args, labels = self.args, inputs.get("labels")
+        if "mask" not in inputs:
+            raise ValueError(f"A batch has no `mask`; it has {', '.join(inputs)}. Each row needs a `mask` (1, H, W).")
+        values = {}
+        if args.relevance_weight > 0:
+            target = labels if args.relevance_target == "label" else None
+            output = relevance_map(model, inputs["pixel_values"], target, create_graph=args.second_order)
+            values |= self.relevance_loss.per_image(output.relevance, inputs["mask"])
+        else:
+            output = model(pixel_values=inputs["pixel_values"])
+        values |= self.confidence_loss.per_image(
+            output.logits, labels if args.confidence_target == "label" else None
+        )
+        values["loss"] = args.confidence_weight * values["confidence_loss"]
+        if args.relevance_weight > 0:
+            values["loss"] = values["loss"] + args.relevance_weight * values["relevance_loss"]
+        if labels is not None:
+            values["top1"] = (output.logits.argmax(dim=1) == labels).float()
+        return values, output.logits
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
+        values, logits = self._losses_per_image(model, inputs)
+        if model.training:
+            for name, value in values.items():
+                self._train_values[name].append(value.detach().mean())
+        loss = values["loss"].mean()
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        # Activation checkpointing computes the attention again in backward, so eager must hold until then.
+        with eager_attention(model):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    # -- Optimisation -------------------------------------------------------------------------------------------------
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All parameters: the released code decays biases and norms too."""
+        return [name for name, _ in model.named_parameters()]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Learning rate × `lr_decay_rate` every `lr_decay_every` epochs; other scheduler types as in the Trainer."""
+        args = self.args
+        if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
+            batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            steps_per_epoch = max(1, -(-len(self.train_dataset) // batch_size))
+            self.lr_scheduler = LambdaLR(
+                self.optimizer if optimizer is None else optimizer,
+                lambda step: args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # -- Training and evaluation --------------------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        # The released code runs a second copy of the original model in every step to log its accuracy. Before the
+        # first step this model is the original, also when the run is resumed.
+        self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
+        return super().train(*args, **kwargs)
+
+    @torch.no_grad()
+    def _top1(self, dataset: Dataset) -> float | None:
+        """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
+        correct = []
+        model = self.model.to(self.args.device).eval()
+        for batch in self.get_eval_dataloader(dataset):
+            if "labels" not in batch:
+                return None
+            with self.accelerator.autocast():
+                logits = model(pixel_values=batch["pixel_values"]).logits
+            correct.append(self.accelerator.gather_for_metrics(logits.argmax(dim=1) == batch["labels"]))
+        return torch.cat(correct).float().mean().item()
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Loss, logits and labels of a batch. The Trainer's own would need labels, and gather every output."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            values, logits = self._losses_per_image(model, inputs)
+        for name, value in values.items():
+            self._eval_values[name].append(self.accelerator.gather_for_metrics(value))
+        loss = values["loss"].mean()
+        return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """The Trainer's, with the components of the loss in its metrics: means over the images, each counted once."""
+        self._eval_values.clear()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        for name, values in self._eval_values.items():
+            output.metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).mean().item()
+        if self._original_top1.get("eval") is not None:
+            output.metrics[f"{metric_key_prefix}_original_top1"] = self._original_top1["eval"]
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log `logs`, and beside a training loss the means of its components since the last log."""
+        if "loss" in logs:
+            for name, values in self._train_values.items():
+                if name != "loss":
+                    logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
+            if self._original_top1.get("train") is not None:
+                logs["original_top1"] = self._original_top1["train"]
+            self._train_values.clear()
+        super().log(logs, start_time)

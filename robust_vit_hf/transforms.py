@@ -1,0 +1,116 @@
+"""Preprocessing: the image processors of the evaluation presets, and the joint transforms of image and mask that match
+them."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
+from transformers import BaseImageProcessor, ViTImageProcessor
+from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
+
+
+def make_image_processor(
+    preset: Literal["paper", "native"],
+    image_size: int | tuple[int, int] = 224,
+    native_processor: BaseImageProcessor | None = None,
+) -> ViTImageProcessor:
+    """Image processor of an evaluation preset. It is saved with the finetuned model, so that whoever loads the model gets
+    the preprocessing that it was finetuned and measured with.
+
+    Args:
+        preset: `"paper"`: shortest side to 256 (bilinear), centre crop of 224, mean and standard deviation 0.5 for every
+            model, DeiT included, as in the released code. `"native"`: shortest side to 248 (bicubic), crop of 224, and
+            the statistics that the model was pretrained with, as timm evaluates these models.
+        image_size: side of the crop in pixels, or `(height, width)`. For a side other than 224 the resize keeps the
+            same proportion to it.
+        native_processor: processor of the pretrained model, whose statistics the native preset takes.
+
+    Raises:
+        ValueError: unknown preset, or the native preset without a processor.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    crop_size = {"height": height, "width": width}
+    if preset == "paper":
+        return ViTImageProcessor(
+            size={"shortest_edge": round(min(height, width) * 256 / 224)},
+            resample=PILImageResampling.BILINEAR,
+            do_center_crop=True,
+            crop_size=crop_size,
+            image_mean=[0.5, 0.5, 0.5],
+            image_std=[0.5, 0.5, 0.5],
+        )
+    if preset != "native":
+        raise ValueError(f"Unknown preprocessing preset `{preset}`; expected `paper` or `native`.")
+    if native_processor is None:
+        raise ValueError("The `native` preset takes mean and standard deviation from `native_processor`, which is None.")
+    return ViTImageProcessor(
+        size={"shortest_edge": round(min(height, width) * 248 / 224)},
+        resample=PILImageResampling.BICUBIC,
+        do_center_crop=True,
+        crop_size=crop_size,
+        image_mean=list(native_processor.image_mean),
+        image_std=list(native_processor.image_std),
+    )
+
+
+def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Joint training transform of the released code: squash to 256×256, random crop of 224 (both in the proportion of
+    the processor's crop), horizontal flip. See `_joint_transform` for what it takes and returns."""
+    height, width = processor.crop_size["height"], processor.crop_size["width"]
+    geometry = v2.Compose(
+        [
+            v2.Resize((round(height * 256 / 224), round(width * 256 / 224)), InterpolationMode.BILINEAR),
+            v2.RandomCrop((height, width)),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    return _joint_transform(geometry, processor)
+
+
+def eval_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Joint evaluation transform: pixel values equal to those of `processor`, and the mask in the same geometry."""
+    geometry = v2.Compose(
+        [
+            v2.Resize(processor.size["shortest_edge"], pil_torch_interpolation_mapping[processor.resample]),
+            v2.CenterCrop((processor.crop_size["height"], processor.crop_size["width"])),
+        ]
+    )
+    return _joint_transform(geometry, processor)
+
+
+def _joint_transform(
+    geometry: v2.Transform, processor: BaseImageProcessor
+) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Transform of a batch of rows for `Dataset.set_transform`.
+
+    It takes the columns `image` and `mask` (PIL images) and `label`, if there is one, and returns `pixel_values`, fp32
+    `(3, H, W)` normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
+    """
+
+    def transform(rows: dict[str, list]) -> dict[str, list[Any]]:
+        batch = {"pixel_values": [], "mask": []}
+        for image, mask in zip(rows["image"], rows["mask"], strict=True):
+            # The mask travels as an image: `tv_tensors.Mask` would be resized by nearest neighbour, and the released
+            # code resizes masks bilinearly, with fractional values at the edges.
+            image, mask = geometry(
+                tv_tensors.Image(functional.pil_to_tensor(image.convert("RGB"))),
+                tv_tensors.Image(mask_to_tensor(mask)),
+            )
+            pixel_values = functional.to_dtype(image, torch.float32, scale=True)
+            pixel_values = functional.normalize(pixel_values, list(processor.image_mean), list(processor.image_std))
+            batch["pixel_values"].append(pixel_values.as_subclass(torch.Tensor))
+            batch["mask"].append(functional.to_dtype(mask, torch.float32, scale=True).as_subclass(torch.Tensor))
+        if "label" in rows:
+            batch["labels"] = rows["label"]
+        return batch
+
+    return transform
+
+
+def mask_to_tensor(mask) -> torch.Tensor:
+    """A PIL mask as uint8 `(1, H, W)` in 0–255. Files that store the foreground as 1 rather than 255 are scaled."""
+    tensor = functional.pil_to_tensor(mask.convert("L") if mask.mode == "1" else mask)
+    return tensor * 255 if tensor.max() == 1 else tensor

@@ -1,0 +1,307 @@
+"""Relevance maps: hand-computed cases, an independent reference, and what must not matter or change."""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
+)
+
+from robust_vit_hf import relevance_map
+from robust_vit_hf.relevance import average_heads, propagate_relevance, upsample_and_normalize
+
+from . import reference
+from .conftest import tiny_vit
+
+
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 4,
+    "initializer_range": 0.3,
+}
+FAMILIES = {
+    "deit": (DeiTForImageClassification, DeiTConfig),
+    "vit_msn": (ViTMSNForImageClassification, ViTMSNConfig),
+    "dinov2": (Dinov2ForImageClassification, Dinov2Config),
+    "dinov2_with_registers": (Dinov2WithRegistersForImageClassification, Dinov2WithRegistersConfig),
+}
+
+
+def images(count=3, height=32, width=32, seed=0):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def eager_attentions(model, pixel_values, target, **kwargs):
+    """Attentions and gradients by transformers' own output, one gradient call a layer as in the released code."""
+    model = copy.deepcopy(model)
+    model.set_attn_implementation("eager")
+    output = model(pixel_values, output_attentions=True, **kwargs)
+    score = output.logits.gather(1, target.unsqueeze(1)).sum()
+    gradients = [torch.autograd.grad(score, a, retain_graph=True)[0] for a in output.attentions]
+    return output.attentions, gradients, output.logits
+
+
+def test_two_tokens_by_hand():
+    attention = torch.tensor([[[[0.75, 0.25], [0.5, 0.5]]]])
+    gradient = torch.tensor([[[[-1.0, 2.0], [4.0, 1.0]]]])
+    # (∇A ⊙ A)⁺ = [[0, 0.5], [2, 0.5]]
+    averaged = average_heads(attention, gradient)
+    assert averaged.tolist() == [[[0.0, 0.5], [2.0, 0.5]]]
+    # R = (I + Ā)(I + Ā) with Ā² = [[1, 0.25], [1, 1.25]]; row 0 of I + 2Ā + Ā² = [2, 1.25]
+    row = propagate_relevance([attention] * 2, [gradient] * 2, torch.tensor([[1.0, 0.0]]))
+    assert row.tolist() == [[2.0, 1.25]]
+
+
+def test_mean_over_heads_by_hand():
+    attention = torch.tensor([[[[0.5, 0.5]] * 2, [[1.0, 0.0]] * 2]])
+    gradient = torch.tensor([[[[2.0, -2.0]] * 2, [[4.0, 4.0]] * 2]])
+    assert average_heads(attention, gradient)[0, 0].tolist() == [2.5, 0.0]
+
+
+def test_layers_are_not_exchangeable():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand(2, 1, 2, 5, 5, generator=generator).unbind(0)
+    ones = [torch.ones_like(first)] * 2
+    cls = torch.tensor([[1.0, 0, 0, 0, 0]])
+    ordered, swapped = (propagate_relevance(a, ones, cls) for a in ([first, second], [second, first]))
+    assert not torch.allclose(ordered, swapped)
+    full = reference.relevance_matrix([first[0].numpy(), second[0].numpy()], [o[0].numpy() for o in ones])
+    torch.testing.assert_close(ordered[0], torch.from_numpy(full[0]).float())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("height, width", [(32, 32), (32, 48)])
+def test_equals_the_reference(seed, height, width):
+    model, pixel_values, target = tiny_vit(seed), images(2, height, width, seed), torch.tensor([1, 3])
+    kwargs = {} if height == width else {"interpolate_pos_encoding": True}
+    attentions, gradients, logits = eager_attentions(model, pixel_values, target, **kwargs)
+    output = relevance_map(model, pixel_values, target)
+    torch.testing.assert_close(output.logits, logits)
+    for index in range(2):
+        expected = reference.relevance_map(
+            [a[index].detach().numpy() for a in attentions],
+            [g[index].numpy() for g in gradients],
+            (height // 8, width // 8),
+            (height, width),
+        )
+        torch.testing.assert_close(output.relevance[index, 0], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prefix_tokens_are_counted(family):
+    """DeiT has two prefix tokens and registers make five: the patches are always the last h·w tokens."""
+    torch.manual_seed(0)
+    model_class, config_class = FAMILIES[family]
+    model = model_class(config_class(**SIZES)).eval()
+    pixel_values, target = images(2), torch.tensor([0, 2])
+    attentions, gradients, _ = eager_attentions(model, pixel_values, target)
+    relevance = relevance_map(model, pixel_values, target).relevance
+    prefix_tokens = attentions[0].shape[-1] - 16
+    assert prefix_tokens == {"deit": 2, "dinov2_with_registers": 5}.get(family, 1)
+    expected = reference.relevance_map(
+        [a[0].detach().numpy() for a in attentions], [g[0].numpy() for g in gradients], (4, 4), (32, 32)
+    )
+    torch.testing.assert_close(relevance[0, 0], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5)
+    assert 0 <= relevance.min() and relevance.max() == 1
+
+
+def test_batch_equals_single_images():
+    model, pixel_values, target = tiny_vit(), images(4), torch.tensor([0, 1, 2, 3])
+    batch = relevance_map(model, pixel_values, target)
+    for index in range(4):
+        single = relevance_map(model, pixel_values[index : index + 1], target[index : index + 1])
+        torch.testing.assert_close(batch.relevance[index], single.relevance[0])
+        torch.testing.assert_close(batch.logits[index], single.logits[0])
+
+
+def test_targets():
+    model, pixel_values = tiny_vit(), images()
+    predicted = model(pixel_values).logits.argmax(dim=1)
+    maps = [relevance_map(model, pixel_values, t).relevance for t in (None, predicted)]
+    assert torch.equal(*maps)
+    assert torch.equal(
+        relevance_map(model, pixel_values, 2).relevance, relevance_map(model, pixel_values, torch.full((3,), 2)).relevance
+    )
+    assert not torch.equal(relevance_map(model, pixel_values, 2).relevance, relevance_map(model, pixel_values, 1).relevance)
+
+
+@pytest.mark.parametrize("target", [4, -1, torch.tensor([0, 1]), torch.tensor([0.0, 1.0, 2.0])])
+def test_bad_targets(target):
+    with pytest.raises(ValueError, match="Expected `target`"):
+        relevance_map(tiny_vit(), images(), target)
+
+
+def test_flat_map_is_zero_with_finite_gradients():
+    tokens = torch.full((2, 1, 4, 4), 0.3, requires_grad=True)
+    relevance = upsample_and_normalize(tokens, (32, 32))
+    assert torch.equal(relevance, torch.zeros(2, 1, 32, 32))
+    relevance.square().sum().backward()
+    assert tokens.grad.isfinite().all()
+
+    model = tiny_vit()
+    torch.nn.init.zeros_(model.classifier.weight)  # no logit depends on any attention
+    assert torch.equal(relevance_map(model, images()).relevance, torch.zeros(3, 1, 32, 32))
+
+
+def test_first_and_second_order():
+    """By default the attention gradients are constants, so the head gets no gradient from the map."""
+    gradients = {}
+    for create_graph in (False, True):
+        model = tiny_vit()
+        relevance_map(model, images(), 1, create_graph=create_graph).relevance.square().mean().backward()
+        gradients[create_graph] = model
+    assert gradients[False].classifier.weight.grad is None
+    assert gradients[True].classifier.weight.grad.abs().max() > 0
+    query = [model.vit.layers[0].attention.q_proj.weight.grad for model in gradients.values()]
+    assert query[0].abs().max() > 0
+    assert not torch.allclose(*query)
+
+
+def test_second_order_by_finite_differences():
+    model, pixel_values = tiny_vit(seed=1).double(), images(1).double()
+    weight = model.classifier.weight
+    # fp32 propagation limits the precision, so the step is large and the tolerance loose.
+    loss = relevance_map(model, pixel_values, 1, create_graph=True).relevance.square().mean()
+    direction = torch.autograd.grad(loss, weight)[0]
+    direction = direction / direction.norm()
+    (slope,) = torch.autograd.grad(
+        relevance_map(model, pixel_values, 1, create_graph=True).relevance.square().mean(), weight
+    )
+    values = []
+    for step in (1e-2, -1e-2):
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            moved.classifier.weight += step * direction
+        values.append(relevance_map(moved, pixel_values, 1).relevance.square().mean().item())
+    assert (values[0] - values[1]) / 2e-2 == pytest.approx((slope * direction).sum().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_about_the_model_is_left_changed(implementation, training):
+    model = tiny_vit().train(training)
+    model.set_attn_implementation(implementation)
+    hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    config = model.config.to_dict()
+
+    def check():
+        assert model.config._attn_implementation == implementation
+        assert model.training is training
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+        assert hooks == {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        assert model.config.to_dict() == config
+
+    relevance_map(model, images())
+    check()
+    with pytest.raises(ValueError, match="divisible"):
+        relevance_map(model, images(1, 30, 32))
+    check()
+    with pytest.raises(RuntimeError):  # an error inside the forward pass
+        relevance_map(model, torch.randn(1, 4, 32, 32).repeat(1, 1, 1, 1)[:, [0, 1]])
+    check()
+
+
+def test_frozen_parameters():
+    model, frozen = tiny_vit(), tiny_vit().requires_grad_(False)
+    torch.testing.assert_close(relevance_map(frozen, images(), 1).relevance, relevance_map(model, images(), 1).relevance)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(context):
+    model = tiny_vit()
+    expected = relevance_map(model, images(), 1)
+    assert expected.relevance.requires_grad and expected.logits.requires_grad
+    with context():
+        output = relevance_map(model, images(), 1)
+    assert not output.relevance.requires_grad and not output.logits.requires_grad
+    torch.testing.assert_close(output.relevance, expected.relevance)
+
+
+def test_bf16_autocast():
+    """Under autocast the returned attentions of a prepared model are copies; the map is within 2e-2 of fp32."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    model = tiny_vit()
+    expected = relevance_map(model, images(), 1).relevance
+    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(copy.deepcopy(model))
+    output = relevance_map(prepared, images(), 1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert output.relevance.dtype == torch.float32
+    assert (output.relevance - expected).abs().max() < 2e-2
+    assert not torch.equal(output.relevance, expected)  # autocast was on
+    output.relevance.square().mean().backward()
+    assert prepared.vit.layers[0].attention.q_proj.weight.grad.abs().max() > 0
+
+
+def test_peft_model():
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_vit()
+    expected = relevance_map(model, images(), 1).relevance
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    torch.testing.assert_close(relevance_map(adapted, images(), 1).relevance, expected)
+
+
+@pytest.mark.parametrize(
+    "model_class, config",
+    [
+        (SwinForImageClassification, SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4)),
+        (ConvNextForImageClassification, ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2)),
+    ],
+)
+def test_architectures_without_a_patch_grid(model_class, config):
+    with pytest.raises(ValueError, match=f"`{model_class.__name__}` has no attention over one patch grid.*Supported are"):
+        relevance_map(model_class(config), images())
+
+
+def test_head_without_cls_token():
+    model = BeitForImageClassification(BeitConfig(**SIZES))
+    with pytest.raises(ValueError, match="reads the mean of the patches"):
+        relevance_map(model, images())
+
+
+def test_not_a_transformers_model():
+    with pytest.raises(ValueError, match="Expected a transformers model"):
+        relevance_map(torch.nn.Linear(3, 3), images())
+
+
+def test_image_size_not_divisible():
+    with pytest.raises(ValueError, match=r"36×32 is not divisible by the patch size 8×8.*Use 32×32"):
+        relevance_map(tiny_vit(), images(1, 36, 32))
+
+
+def test_activation_checkpointing_needs_eager():
+    model = tiny_vit().train()
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    with pytest.raises(ValueError, match='set_attn_implementation\\("eager"\\)'):
+        relevance_map(model, images())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    model = tiny_vit()
+    expected = relevance_map(model, images(), 1).relevance
+    relevance = relevance_map(model.cuda(), images().cuda(), 1).relevance
+    torch.testing.assert_close(relevance.cpu(), expected, atol=1e-4, rtol=1e-4)

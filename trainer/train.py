@@ -1,0 +1,204 @@
+"""Finetune the relevance maps of a vision transformer.
+
+    accelerate launch trainer/train.py                          # the bundled benchmark, emoji-shift
+    accelerate launch trainer/train.py trainer/recipes/vit_base.yaml --dataset PATH_OR_ID --output_dir runs/vit-base
+
+The first argument may be a YAML recipe; options on the command line override it. `--help` lists them all.
+"""
+
+import argparse
+import difflib
+import sys
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import yaml
+from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset, make_image_processor
+from robust_vit_hf.evaluation import Comparison, evaluate_sets
+from robust_vit_hf.report import write_report
+
+
+EMOJI_SHIFT = "emoji-shift"
+DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "emoji_shift.yaml"
+
+
+@dataclass
+class ModelArguments:
+    model: str = field(
+        default=EMOJI_SHIFT,
+        metadata={"help": "Hub id or folder of an image classification model, or `emoji-shift` for the bundled one."},
+    )
+    preset: str = field(
+        default="paper",
+        metadata={
+            "help": "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear) or `native` "
+            "(the model's own statistics, 248 bicubic).",
+            "choices": ["paper", "native"],
+        },
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the weights."})
+
+
+@dataclass
+class DataArguments:
+    dataset: str = field(
+        default=EMOJI_SHIFT,
+        metadata={
+            "help": "Images with masks: Hub id, parquet file or folder, `save_to_disk` folder, image folder with a "
+            "metadata.jsonl, or `emoji-shift`."
+        },
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on; slices such as `train[:80%%]` work."})
+    eval_split: str = field(default="validation", metadata={"help": "Split to validate on."})
+    samples_per_class: int = field(default=5, metadata={"help": "emoji-shift: training images of each shown class."})
+    images_per_set: int = field(default=300, metadata={"help": "emoji-shift: images of each evaluation set."})
+    control: bool = field(
+        default=False,
+        metadata={"help": "Finetune a second copy with cross-entropy alone on the same images, for comparison."},
+    )
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
+    """Arguments from a recipe, if the first one is no option, overridden by the command line."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, RobustViTConfig), description=__doc__.split("\n")[0])
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    recipe = None
+    if argv and not argv[0].startswith("-"):
+        recipe, argv = Path(argv[0]), argv[1:]
+    elif not argv:
+        recipe = DEFAULT_RECIPE
+    if recipe is not None:
+        values = yaml.safe_load(recipe.read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f"`{recipe}` is no mapping of option names to values, but {type(values).__name__}.")
+        known = [option.name for arguments in parser.dataclass_types for option in fields(arguments) if option.init]
+        for key in values.keys() - set(known):
+            close = difflib.get_close_matches(str(key), known, n=1)
+            raise ValueError(f"Unknown option `{key}` in `{recipe}`." + (f" Did you mean `{close[0]}`?" if close else ""))
+        parser.set_defaults(**values)
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def check_output_dir(config: RobustViTConfig) -> str | None:
+    """Checkpoint to resume from, if any.
+
+    Raises:
+        ValueError: the folder holds another run, or there is nothing in it to resume.
+    """
+    folder = Path(config.output_dir)
+    if config.resume_from_checkpoint is None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(
+                f"`{folder}` holds another run. Choose another --output_dir, delete it, or continue it with "
+                "`--resume_from_checkpoint last`."
+            )
+        return None
+    if config.resume_from_checkpoint != "last":
+        return config.resume_from_checkpoint
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    if checkpoint is None:
+        raise ValueError(f"`{folder}` holds no checkpoint to resume. Leave out --resume_from_checkpoint.")
+    return checkpoint
+
+
+def load_model(arguments: ModelArguments):
+    if arguments.model == EMOJI_SHIFT:
+        from robust_vit_hf.emoji_shift import load_biased_model
+
+        return load_biased_model()
+    return AutoModelForImageClassification.from_pretrained(
+        arguments.model, trust_remote_code=arguments.trust_remote_code
+    )
+
+
+def load_processor(arguments: ModelArguments, model):
+    if arguments.model == EMOJI_SHIFT:
+        from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
+
+        return make_image_processor(arguments.preset, IMAGE_SIZE)
+    native = AutoImageProcessor.from_pretrained(arguments.model) if arguments.preset == "native" else None
+    return make_image_processor(arguments.preset, model.config.image_size, native)
+
+
+def load_data(arguments: DataArguments, seed: int):
+    """Training set, validation set, and the evaluation sets of the table by name."""
+    if arguments.dataset == EMOJI_SHIFT:
+        from robust_vit_hf.emoji_shift import CLASS_NAMES, SPLITS, load_split
+
+        # As in the paper: train on half of the classes, validate on one or two images of each of the others. Both are
+        # images of the biased distribution, of which `val` shows others.
+        half = len(CLASS_NAMES) // 2
+        shown, others = range(half), range(half, len(CLASS_NAMES))
+        train = load_split("train", arguments.samples_per_class * half, seed, shown)
+        validation = load_split("train", 2 * half, seed, others)
+        sets = {split: load_split(split, arguments.images_per_set) for split in SPLITS if split != "train"}
+        return train, validation, sets
+    train = load_masked_dataset(arguments.dataset, arguments.train_split)
+    validation = load_masked_dataset(arguments.dataset, arguments.eval_split)
+    return train, validation, {arguments.eval_split: validation}
+
+
+def main(argv: list[str]) -> None:
+    started = time.time()
+    model_arguments, data_arguments, config = parse_arguments(argv)
+    checkpoint = check_output_dir(config)
+    set_seed(config.seed)
+
+    model = load_model(model_arguments)
+    processor = load_processor(model_arguments, model)
+    train, validation, sets = load_data(data_arguments, config.seed)
+    trainer = RobustViTTrainer(model, config, train, validation, processor)
+    accelerator = trainer.accelerator
+
+    before = evaluate_sets(trainer.model, sets, processor, accelerator, description="before")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    after = evaluate_sets(trainer.model, sets, processor, accelerator, description="after")
+
+    control = None
+    if data_arguments.control:
+        control_config = replace(
+            config,
+            relevance_weight=0.0,
+            confidence_weight=1.0,
+            confidence_target="label",
+            confidence_temperature=1.0,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+            report_to="none",
+        )
+        control_trainer = RobustViTTrainer(load_model(model_arguments), control_config, train, validation, processor)
+        control_trainer.train()
+        control = evaluate_sets(
+            control_trainer.model, sets, processor, accelerator, relevance=False, description="control"
+        )
+
+    if accelerator.is_main_process:
+        shifted = [name for name in sets if name != "val"] if data_arguments.dataset == EMOJI_SHIFT else []
+        comparison = Comparison(before, after, control, shifted)
+        write_report(
+            Path(config.output_dir),
+            comparison,
+            sets,
+            processor,
+            {"before": load_model(model_arguments), "after": accelerator.unwrap_model(trainer.model)},
+            {
+                "model": asdict(model_arguments),
+                "data": asdict(data_arguments),
+                "training": config.to_sanitized_dict(),
+                "seconds": round(time.time() - started, 1),
+            },
+        )
+        print(f"\n{comparison.markdown()}\n\nModel, results.json, table and figure: {config.output_dir}")
+    if config.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
