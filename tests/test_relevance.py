@@ -176,22 +176,17 @@ def test_first_and_second_order():
 
 
 def test_second_order_by_finite_differences():
+    """The head moves the map only through the attention gradients. A step along the slope changes the loss by its norm."""
     model, pixel_values = tiny_vit(seed=1).double(), images(1).double()
-    weight = model.classifier.weight
-    # fp32 propagation limits the precision, so the step is large and the tolerance loose.
     loss = relevance_map(model, pixel_values, 1, create_graph=True).relevance.square().mean()
-    direction = torch.autograd.grad(loss, weight)[0]
-    direction = direction / direction.norm()
-    (slope,) = torch.autograd.grad(
-        relevance_map(model, pixel_values, 1, create_graph=True).relevance.square().mean(), weight
-    )
+    (slope,) = torch.autograd.grad(loss, model.classifier.weight)
     values = []
-    for step in (1e-2, -1e-2):
+    for step in (1e-3, -1e-3):
         moved = copy.deepcopy(model)
         with torch.no_grad():
-            moved.classifier.weight += step * direction
-        values.append(relevance_map(moved, pixel_values, 1).relevance.square().mean().item())
-    assert (values[0] - values[1]) / 2e-2 == pytest.approx((slope * direction).sum().item(), rel=0.05)
+            moved.classifier.weight += step * slope / slope.norm()
+        values.append(relevance_map(moved, pixel_values, 1).relevance.double().square().mean().item())
+    assert (values[0] - values[1]) / 2e-3 == pytest.approx(slope.norm().item(), rel=0.02)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
@@ -216,8 +211,8 @@ def test_nothing_about_the_model_is_left_changed(implementation, training):
     with pytest.raises(ValueError, match="divisible"):
         relevance_map(model, images(1, 30, 32))
     check()
-    with pytest.raises(RuntimeError):  # an error inside the forward pass
-        relevance_map(model, torch.randn(1, 4, 32, 32).repeat(1, 1, 1, 1)[:, [0, 1]])
+    with pytest.raises((RuntimeError, ValueError)):  # an error inside the forward pass: two channels
+        relevance_map(model, images()[:, :2])
     check()
 
 
@@ -244,6 +239,7 @@ def test_bf16_autocast():
 
     model = tiny_vit()
     expected = relevance_map(model, images(), 1).relevance
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test's Trainer may have left one
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(copy.deepcopy(model))
     output = relevance_map(prepared, images(), 1)
     AcceleratorState._reset_state(reset_partial_state=True)

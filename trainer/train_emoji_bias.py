@@ -41,7 +41,7 @@ def main() -> None:
             "runs/emoji-bias",
             max_steps=125,
             per_device_train_batch_size=32,
-            learning_rate=float(__import__('sys').argv[1]),
+            learning_rate=1e-3,
             lr_scheduler_type="cosine",
             logging_steps=5,
             save_strategy="no",
