@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -159,6 +159,22 @@ class RobustViTTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     # -- Training and evaluation --------------------------------------------------------------------------------------
+
+    # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
+    # Trainer loads them with `load_state_dict(strict=False)`, which leaves out every renamed weight, so that a resumed
+    # run, or the best model, would have the attention of another step (huggingface/transformers#48805).
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, whose names are PEFT's
+
+    def _load_best_model(self) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
 
     def train(self, *args, **kwargs):
         # The released code runs a second copy of the original model in every step to log its accuracy. Before the

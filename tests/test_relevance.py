@@ -237,7 +237,7 @@ def test_bf16_autocast():
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    model = tiny_vit()
+    model = tiny_vit(initializer_range=0.05)  # activations of ordinary size: bf16 keeps three digits
     expected = relevance_map(model, images(), 1).relevance
     AcceleratorState._reset_state(reset_partial_state=True)  # another test's Trainer may have left one
     prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(copy.deepcopy(model))

@@ -127,16 +127,10 @@ def load_processor(arguments: ModelArguments, model):
 def load_data(arguments: DataArguments, seed: int):
     """Training set, validation set, and the evaluation sets of the table by name."""
     if arguments.dataset == EMOJI_SHIFT:
-        from robust_vit_hf.emoji_shift import CLASS_NAMES, SPLITS, load_split
+        from robust_vit_hf.emoji_shift import SPLITS, load_finetuning_splits, load_split
 
-        # As in the paper: train on half of the classes, validate on one or two images of each of the others. Both are
-        # images of the biased distribution, of which `val` shows others.
-        half = len(CLASS_NAMES) // 2
-        shown, others = range(half), range(half, len(CLASS_NAMES))
-        train = load_split("train", arguments.samples_per_class * half, seed, shown)
-        validation = load_split("train", 2 * half, seed, others)
         sets = {split: load_split(split, arguments.images_per_set) for split in SPLITS if split != "train"}
-        return train, validation, sets
+        return *load_finetuning_splits(arguments.samples_per_class, seed), sets
     train = load_masked_dataset(arguments.dataset, arguments.train_split)
     validation = load_masked_dataset(arguments.dataset, arguments.eval_split)
     return train, validation, {arguments.eval_split: validation}

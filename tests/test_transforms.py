@@ -1,0 +1,103 @@
+"""Preprocessing: what the model sees equals its saved processor, and image and mask move together."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, ViTImageProcessor
+
+from robust_vit_hf import eval_transform, make_image_processor, train_transform
+from robust_vit_hf.transforms import mask_to_tensor
+
+
+IMAGENET_STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+def noise_row(width=50, height=40, seed=0):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[10:25, 8:30] = 255
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return {"image": [image], "mask": [Image.fromarray(mask)], "label": [3]}
+
+
+def presets():
+    native = ViTImageProcessor(**IMAGENET_STATISTICS)
+    return {"paper": make_image_processor("paper", 32), "native": make_image_processor("native", 32, native)}
+
+
+def test_presets_at_224():
+    paper = make_image_processor("paper")
+    assert paper.size["shortest_edge"] == 256 and dict(paper.crop_size) == {"height": 224, "width": 224}
+    assert list(paper.image_mean) == list(paper.image_std) == [0.5] * 3
+    assert paper.resample == Image.Resampling.BILINEAR
+    native = make_image_processor("native", native_processor=ViTImageProcessor(**IMAGENET_STATISTICS))
+    assert native.size["shortest_edge"] == 248 and native.resample == Image.Resampling.BICUBIC
+    assert list(native.image_mean) == IMAGENET_STATISTICS["image_mean"]
+    assert list(native.image_std) == IMAGENET_STATISTICS["image_std"]
+
+
+@pytest.mark.parametrize("preset", ["paper", "native"])
+def test_evaluation_equals_the_saved_processor(preset, tmp_path):
+    processor = presets()[preset]
+    processor.save_pretrained(tmp_path)
+    rows = noise_row()
+    batch = eval_transform(processor)(rows)
+    expected = AutoImageProcessor.from_pretrained(tmp_path)(rows["image"], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(batch["pixel_values"][0], expected[0])
+    assert batch["pixel_values"][0].shape == (3, 32, 32) and batch["mask"][0].shape == (1, 32, 32)
+    assert batch["labels"] == [3]
+
+
+@pytest.mark.parametrize("make", [train_transform, eval_transform])
+def test_image_and_mask_move_together(make):
+    rows = noise_row()
+    rows["image"] = [rows["mask"][0].convert("RGB")]  # an image that shows its own mask
+    transform = make(make_image_processor("paper", 32))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        batch = transform(rows)
+        # mean and standard deviation 0.5 put black at −1 and white at 1
+        torch.testing.assert_close((batch["pixel_values"][0][:1] + 1) / 2, batch["mask"][0])
+        assert 0 < batch["mask"][0].mean() < 1
+
+
+def test_training_crops_and_flips():
+    transform = train_transform(make_image_processor("paper", 224))
+    rows = noise_row(300, 200)
+    masks = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        masks.append(transform(rows)["mask"][0])
+    assert len({mask.sum().item() for mask in masks}) > 2
+    centres = [(mask[0].sum(0) * torch.arange(224)).sum() / mask.sum() for mask in masks]
+    assert min(centres) < 112 < max(centres)  # the object lies left of the middle, and right of it once flipped
+    # Squashed to 256×256 before the crop: of the 22×15 pixels in 300×200 remain 22·256/300 × 15·256/200.
+    whole = max(mask.sum().item() for mask in masks)
+    assert whole == pytest.approx(22 * 256 / 300 * 15 * 256 / 200, rel=0.05)
+
+
+def test_masks_are_fractional_at_edges():
+    mask = eval_transform(make_image_processor("paper", 32))(noise_row())["mask"][0]
+    assert mask.min() == 0 and mask.max() == 1
+    assert ((mask > 0) & (mask < 1)).any()
+
+
+def test_masks_of_ones_and_of_bits():
+    ones = np.eye(4, dtype=np.uint8)
+    expected = torch.from_numpy(255 * ones).unsqueeze(0)
+    for mask in (Image.fromarray(ones), Image.fromarray(255 * ones), Image.fromarray(ones.astype(bool))):
+        assert torch.equal(mask_to_tensor(mask), expected)
+
+
+def test_without_labels():
+    rows = noise_row()
+    del rows["label"]
+    assert set(eval_transform(make_image_processor("paper", 32))(rows)) == {"pixel_values", "mask"}
+
+
+def test_bad_presets():
+    with pytest.raises(ValueError, match="Unknown preprocessing preset `timm`; expected `paper` or `native`"):
+        make_image_processor("timm")
+    with pytest.raises(ValueError, match="takes mean and standard deviation from `native_processor`"):
+        make_image_processor("native")
