@@ -307,5 +307,7 @@ def _scores(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Te
             f"{tuple(target.shape)}."
         )
     if target.min() < 0 or target.max() >= num_classes:
-        raise ValueError(f"Expected `target` in 0–{num_classes - 1}, the classes of the model, but got {target.tolist()}.")
+        raise ValueError(
+            f"Expected `target` in 0–{num_classes - 1}, the classes of the model, but got {target.tolist()}."
+        )
     return logits.gather(1, target.long().expand(batch_size).unsqueeze(1))

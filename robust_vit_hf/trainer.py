@@ -115,9 +115,7 @@ class RobustViTTrainer(Trainer):
             values |= self.relevance_loss.per_image(output.relevance, inputs["mask"])
         else:
             output = model(pixel_values=inputs["pixel_values"])
-        values |= self.confidence_loss.per_image(
-            output.logits, labels if args.confidence_target == "label" else None
-        )
+        values |= self.confidence_loss.per_image(output.logits, labels if args.confidence_target == "label" else None)
         values["loss"] = args.confidence_weight * values["confidence_loss"]
         if args.relevance_weight > 0:
             values["loss"] = values["loss"] + args.relevance_weight * values["relevance_loss"]

@@ -2,14 +2,14 @@
 them."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
-from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
+from transformers.image_utils import PILImageResampling
 
 
 def make_image_processor(
@@ -45,7 +45,9 @@ def make_image_processor(
     if preset != "native":
         raise ValueError(f"Unknown preprocessing preset `{preset}`; expected `paper` or `native`.")
     if native_processor is None:
-        raise ValueError("The `native` preset takes mean and standard deviation from `native_processor`, which is None.")
+        raise ValueError(
+            "The `native` preset takes mean and standard deviation from `native_processor`, which is None."
+        )
     return ViTImageProcessor(
         size={"shortest_edge": round(min(height, width) * 248 / 224)},
         resample=PILImageResampling.BICUBIC,
@@ -57,55 +59,54 @@ def make_image_processor(
 
 
 def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Joint training transform of the released code: squash to 256×256, random crop of 224 (both in the proportion of
-    the processor's crop), horizontal flip. See `_joint_transform` for what it takes and returns."""
+    """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of 224
+    (both in the proportion of the processor's crop), horizontal flip.
+
+    It takes a batch of rows with `image`, `mask` (PIL images) and `label`, if there is one, and returns `pixel_values`,
+    fp32 `(3, H, W)` normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
+    """
     height, width = processor.crop_size["height"], processor.crop_size["width"]
     geometry = v2.Compose(
         [
             v2.Resize((round(height * 256 / 224), round(width * 256 / 224)), InterpolationMode.BILINEAR),
             v2.RandomCrop((height, width)),
             v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
         ]
     )
-    return _joint_transform(geometry, processor)
+    normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
 
-
-def eval_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Joint evaluation transform: pixel values equal to those of `processor`, and the mask in the same geometry."""
-    geometry = v2.Compose(
-        [
-            v2.Resize(processor.size["shortest_edge"], pil_torch_interpolation_mapping[processor.resample]),
-            v2.CenterCrop((processor.crop_size["height"], processor.crop_size["width"])),
-        ]
-    )
-    return _joint_transform(geometry, processor)
-
-
-def _joint_transform(
-    geometry: v2.Transform, processor: BaseImageProcessor
-) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Transform of a batch of rows for `Dataset.set_transform`.
-
-    It takes the columns `image` and `mask` (PIL images) and `label`, if there is one, and returns `pixel_values`, fp32
-    `(3, H, W)` normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
-    """
-
-    def transform(rows: dict[str, list]) -> dict[str, list[Any]]:
+    def transform(rows: dict[str, list]) -> dict[str, list]:
         batch = {"pixel_values": [], "mask": []}
         for image, mask in zip(rows["image"], rows["mask"], strict=True):
             # The mask travels as an image: `tv_tensors.Mask` would be resized by nearest neighbour, and the released
             # code resizes masks bilinearly, with fractional values at the edges.
-            image, mask = geometry(
-                tv_tensors.Image(functional.pil_to_tensor(image.convert("RGB"))),
-                tv_tensors.Image(mask_to_tensor(mask)),
-            )
-            pixel_values = functional.to_dtype(image, torch.float32, scale=True)
-            pixel_values = functional.normalize(pixel_values, list(processor.image_mean), list(processor.image_std))
-            batch["pixel_values"].append(pixel_values.as_subclass(torch.Tensor))
-            batch["mask"].append(functional.to_dtype(mask, torch.float32, scale=True).as_subclass(torch.Tensor))
-        if "label" in rows:
-            batch["labels"] = rows["label"]
-        return batch
+            image = tv_tensors.Image(functional.pil_to_tensor(image.convert("RGB")))
+            image, mask = geometry(image, tv_tensors.Image(mask_to_tensor(mask)))
+            batch["pixel_values"].append(normalize(image).as_subclass(torch.Tensor))
+            batch["mask"].append(mask.as_subclass(torch.Tensor))
+        return batch | ({"labels": rows["label"]} if "label" in rows else {})
+
+    return transform
+
+
+def eval_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: `pixel_values` are those of
+    `processor`, and the mask goes through the same geometry, bilinearly."""
+
+    def transform(rows: dict[str, list]) -> dict[str, list]:
+        images = [image.convert("RGB") for image in rows["image"]]
+        masks = [mask_to_tensor(mask).expand(3, -1, -1) for mask in rows["mask"]]
+        batch = {
+            "pixel_values": list(processor(images, return_tensors="pt")["pixel_values"]),
+            "mask": [
+                mask[:1]
+                for mask in processor(
+                    masks, resample=PILImageResampling.BILINEAR, do_normalize=False, return_tensors="pt"
+                )["pixel_values"]
+            ],
+        }
+        return batch | ({"labels": rows["label"]} if "label" in rows else {})
 
     return transform
 

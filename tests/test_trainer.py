@@ -37,6 +37,8 @@ def logged(trainer: RobustViTTrainer, name: str) -> list[float]:
 
 def assert_equal_weights(model, other, **tolerance):
     for (name, ours), theirs in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        if tolerance["atol"] > 0 and "k_proj.bias" in name:
+            continue  # softmax is invariant to it: its gradient is rounding alone, which AdamW blows up to full steps
         torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
@@ -104,7 +106,9 @@ def test_weight_decay_is_on_all_parameters(tmp_path):
     assert len(decayed["params"]) == len(list(trainer.model.parameters()))
 
 
-@pytest.mark.parametrize("overrides", [{"second_order": True}, {"relevance_distance": "bce"}, {"mask_edges": "complement"}])
+@pytest.mark.parametrize(
+    "overrides", [{"second_order": True}, {"relevance_distance": "bce"}, {"mask_edges": "complement"}]
+)
 def test_variants_change_the_training(overrides, tmp_path):
     rows = tensor_rows(8)
     for row in rows:
@@ -142,13 +146,11 @@ def test_adapter(tmp_path):
 
 
 def test_tensorboard_has_scalars_and_the_strip(tmp_path):
-    folder = tmp_path / "logs"
     trained(
         tmp_path,
         masked_dataset(8),
         eval_rows=masked_dataset(4, seed=1),
         report_to="tensorboard",
-        logging_dir=str(folder),
         relevance_strip_steps=1,
     )
     (events,) = tmp_path.rglob("events.out.tfevents*")
@@ -206,7 +208,7 @@ def test_best_checkpoint_is_loaded_whole(tmp_path):
     trainer = trained(
         tmp_path,
         eval_rows=tensor_rows(4, seed=1),
-        num_train_epochs=6,
+        num_train_epochs=5,
         learning_rate=0.02,
         eval_strategy="epoch",
         save_strategy="epoch",
@@ -215,7 +217,7 @@ def test_best_checkpoint_is_loaded_whole(tmp_path):
     losses = logged(trainer, "eval_loss")
     best = trainer.state.best_model_checkpoint
     assert best.endswith(f"checkpoint-{1 + losses.index(min(losses))}")
-    assert losses.index(min(losses)) < 5  # the last is worse, so that loading makes a difference
+    assert losses.index(min(losses)) < 4  # the last is worse, so that loading makes a difference
     assert_equal_weights(trainer.model, ViTForImageClassification.from_pretrained(best), atol=0, rtol=0)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
 
@@ -224,7 +226,7 @@ def test_saved_model_loads_anywhere(tmp_path):
     model = tiny_vit(id2label=dict(enumerate("abcd")), label2id={name: i for i, name in enumerate("abcd")})
     trainer = trained(tmp_path, masked_dataset(8), model=model)
     trainer.save_model()
-    assert not list(tmp_path.glob("*.bin")) and load_file(tmp_path / "model.safetensors")
+    assert load_file(tmp_path / "model.safetensors") and not list(tmp_path.glob("pytorch_model*"))
 
     image = masked_rows(1)[0]["image"]
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
@@ -256,7 +258,7 @@ def test_refuses_an_image_size_between_patches(tmp_path):
 def test_refuses_rows(tmp_path):
     with pytest.raises(ValueError, match="train dataset has no column `mask`"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4).remove_columns("mask"))
-    with pytest.raises(ValueError, match="eval dataset.*\n.*label 3 is outside the model's classes 0–2"):
+    with pytest.raises(ValueError, match=r"eval dataset.*\n.*label 3 is outside the model's classes 0–2"):
         model = tiny_vit(num_labels=3)
         RobustViTTrainer(model, tiny_config(tmp_path), masked_dataset(3), masked_dataset(4))
     rows = [{name: value for name, value in row.items() if name != "mask"} for row in tensor_rows(4)]

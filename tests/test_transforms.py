@@ -65,16 +65,17 @@ def test_image_and_mask_move_together(make):
 def test_training_crops_and_flips():
     transform = train_transform(make_image_processor("paper", 224))
     rows = noise_row(300, 200)
+    rows["mask"] = [Image.new("L", (300, 200))]
+    rows["mask"][0].paste(255, (80, 80, 140, 120))
     masks = []
     for seed in range(8):
         torch.manual_seed(seed)
         masks.append(transform(rows)["mask"][0])
-    assert len({mask.sum().item() for mask in masks}) > 2
-    centres = [(mask[0].sum(0) * torch.arange(224)).sum() / mask.sum() for mask in masks]
+    centres = [((mask[0].sum(0) * torch.arange(224)).sum() / mask.sum()).item() for mask in masks]
     assert min(centres) < 112 < max(centres)  # the object lies left of the middle, and right of it once flipped
-    # Squashed to 256×256 before the crop: of the 22×15 pixels in 300×200 remain 22·256/300 × 15·256/200.
-    whole = max(mask.sum().item() for mask in masks)
-    assert whole == pytest.approx(22 * 256 / 300 * 15 * 256 / 200, rel=0.05)
+    assert len({round(centre) for centre in centres}) > 3
+    for mask in masks:  # squashed to 256×256, and not resized by the crop
+        assert mask.sum().item() == pytest.approx(60 * 256 / 300 * 40 * 256 / 200, rel=0.01)
 
 
 def test_masks_are_fractional_at_edges():

@@ -52,7 +52,9 @@ class DataArguments:
             "metadata.jsonl, or `emoji-shift`."
         },
     )
-    train_split: str = field(default="train", metadata={"help": "Split to train on; slices such as `train[:80%%]` work."})
+    train_split: str = field(
+        default="train", metadata={"help": "Split to train on; slices such as `train[:80%%]` work."}
+    )
     eval_split: str = field(default="validation", metadata={"help": "Split to validate on."})
     samples_per_class: int = field(default=5, metadata={"help": "emoji-shift: training images of each shown class."})
     images_per_set: int = field(default=300, metadata={"help": "emoji-shift: images of each evaluation set."})
@@ -78,7 +80,9 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rob
         known = [option.name for arguments in parser.dataclass_types for option in fields(arguments) if option.init]
         for key in values.keys() - set(known):
             close = difflib.get_close_matches(str(key), known, n=1)
-            raise ValueError(f"Unknown option `{key}` in `{recipe}`." + (f" Did you mean `{close[0]}`?" if close else ""))
+            raise ValueError(
+                f"Unknown option `{key}` in `{recipe}`." + (f" Did you mean `{close[0]}`?" if close else "")
+            )
         parser.set_defaults(**values)
     return parser.parse_args_into_dataclasses(argv)
 

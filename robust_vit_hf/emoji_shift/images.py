@@ -72,7 +72,9 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
     photograph = background(BACKGROUND_NAMES[scene])
     crop = int(rng.integers(64, 129))
     left, top = (rng.integers(0, length - crop + 1) for length in photograph.size)
-    image = photograph.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + crop, top + crop))
+    image = photograph.resize(
+        (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + crop, top + crop)
+    )
 
     vendor = spec.vendors[rng.integers(len(spec.vendors))]
     drawing = emoji(CLASS_NAMES[label], vendor)
