@@ -49,10 +49,16 @@ def write_report(
     }
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     write_atomically(folder / TABLE_FILE, comparison.markdown() + "\n")
+
+    def examples(was_right: bool, is_right: bool) -> list[dict]:
+        return _examples(comparison, sets, processor, models, was_right, is_right)
+
     groups = {
-        "Predictions that were corrected": _examples(comparison, sets, processor, models, corrected=True),
-        "Predictions that got worse": _examples(comparison, sets, processor, models, corrected=False),
+        "Predictions that were corrected": examples(was_right=False, is_right=True),
+        "Predictions that got worse": examples(was_right=True, is_right=False),
     }
+    if not any(groups.values()):
+        groups = {"Right before and after: no prediction changed": examples(was_right=True, is_right=True)}
     save_before_after_figure(groups, folder / FIGURE_FILE)
 
 
@@ -68,18 +74,18 @@ def _examples(
     sets: dict[str, datasets.Dataset],
     processor: BaseImageProcessor,
     models: dict[str, nn.Module],
-    corrected: bool,
+    was_right: bool,
+    is_right: bool,
     count: int = 8,
 ) -> list[dict]:
-    """Test images, going round the sets, whose prediction was wrong before and right after, or the other way."""
+    """Test images, going round the sets, whose predictions were right or wrong before and after."""
     candidates = {}
     for name, before in comparison.before.items():
         after = comparison.after[name]
         if not len(before.labels):
             continue
         right_before, right_after = before.predictions == before.labels, after.predictions == after.labels
-        changed = (right_after & ~right_before) if corrected else (right_before & ~right_after)
-        indices = changed.nonzero().flatten().tolist()
+        indices = ((right_before == was_right) & (right_after == is_right)).nonzero().flatten().tolist()
         if "vendor" in sets[name].column_names:  # emoji-shift: figures show openly licensed artwork alone
             from .emoji_shift.artwork import OPEN_VENDORS
 

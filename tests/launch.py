@@ -1,6 +1,6 @@
 """What `test_distributed.py` launches: a short finetuning and an evaluation, whose results the first process writes.
 
-accelerate launch --num_processes N -m tests.launch FOLDER BATCH_SIZE_OF_A_PROCESS
+torchrun --nproc_per_node N --module tests.launch FOLDER BATCH_SIZE_OF_A_PROCESS
 """
 
 import json
@@ -29,6 +29,7 @@ def main(folder: Path, batch_size: int) -> None:
     result = evaluate_sets(trainer.model, sets, processor, trainer.accelerator, batch_size=2)["noise"]
     if trainer.accelerator.is_main_process:
         summary = {
+            "num_processes": trainer.accelerator.num_processes,
             "log": trainer.state.log_history,
             "predictions": result.predictions.tolist(),
             "labels": result.labels.tolist(),

@@ -1,6 +1,7 @@
 """Two processes (gloo) give the losses and weights of one, on the same global batch."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,23 +13,12 @@ from .test_trainer import COMPONENTS, assert_equal_weights
 
 
 def launch(folder: Path, num_processes: int, batch_size: int) -> dict:
-    arguments = (
-        f"--cpu --num_processes {num_processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
-    )
-    if num_processes > 1:
-        arguments += ["--multi_cpu", "--main_process_port", "0"]
+    # `accelerate launch --cpu --num_processes 2` starts one process where MPI is not installed, so torchrun starts them.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", num_processes]
     completed = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            *arguments,
-            "-m",
-            "tests.launch",
-            folder,
-            str(batch_size),
-        ],
+        list(map(str, [*command, "--module", "tests.launch", folder, batch_size])),
         cwd=Path(__file__).parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -39,6 +29,7 @@ def launch(folder: Path, num_processes: int, batch_size: int) -> dict:
 
 def test_two_processes_equal_one(tmp_path):
     one, two = (launch(tmp_path / str(n), n, batch_size) for n, batch_size in ((1, 8), (2, 4)))
+    assert (one["num_processes"], two["num_processes"]) == (1, 2)
     assert len(one["log"]) == len(two["log"])
     for ours, expected in zip(two["log"], one["log"], strict=True):
         names = [f"{prefix}{name}" for prefix in ("", "eval_") for name in (*COMPONENTS, "loss")]

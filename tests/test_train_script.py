@@ -47,7 +47,7 @@ def inputs(tmp_path) -> dict:
         "model": str(tmp_path / "model"),
         "dataset": str(tmp_path / "data"),
         "output_dir": str(tmp_path / "run"),
-        "learning_rate": 1e-3,
+        "learning_rate": 0.01,  # high, so that predictions change and the figure has images
         "num_train_epochs": 2,
         "report_to": "none",
         "use_cpu": True,
@@ -87,7 +87,7 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
     assert "holds another run. Choose another --output_dir, delete it, or continue it" in completed.stderr
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.safetensors"]
     completed = run(write_recipe(tmp_path, inputs), "--resume_from_checkpoint", "last")
-    assert completed.returncode != 0 and "holds no checkpoint to resume" in completed.stderr
+    assert completed.returncode != 0 and "holds no whole checkpoint to resume" in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,10 @@ def test_killed_and_resumed_equals_uninterrupted(inputs, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert not (killed / "results.json").exists()
+    # Whatever the moment of the kill, a checkpoint that was not written to its end must not be resumed.
+    partial = killed / "checkpoint-999"
+    partial.mkdir()
+    (partial / "trainer_state.json").write_text('{"epoch": 7')
 
     completed = run(recipe, "--output_dir", killed, "--resume_from_checkpoint", "last")
     assert completed.returncode == 0, completed.stderr

@@ -8,6 +8,7 @@ The first argument may be a YAML recipe; options on the command line override it
 
 import argparse
 import difflib
+import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import yaml
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset, make_image_processor
 from robust_vit_hf.evaluation import Comparison, evaluate_sets
@@ -103,10 +104,18 @@ def check_output_dir(config: RobustViTConfig) -> str | None:
         return None
     if config.resume_from_checkpoint != "last":
         return config.resume_from_checkpoint
-    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
-    if checkpoint is None:
-        raise ValueError(f"`{folder}` holds no checkpoint to resume. Leave out --resume_from_checkpoint.")
-    return checkpoint
+    checkpoints = [path for path in folder.glob("checkpoint-*") if is_whole(path)]
+    if not checkpoints:
+        raise ValueError(f"`{folder}` holds no whole checkpoint to resume. Leave out --resume_from_checkpoint.")
+    return str(max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-"))))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: a kill may have left only a part. The state is written last."""
+    try:
+        return bool(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()))
+    except (OSError, json.JSONDecodeError):
+        return False
 
 
 def load_model(arguments: ModelArguments):
