@@ -1,0 +1,66 @@
+"""Compare a finetuned model with its original on evaluation sets: top-1, and the mean IoU of relevance maps and masks.
+
+    python eval/evaluate_sets.py --after runs/emoji-shift                     # the whole sets of emoji-shift
+    python eval/evaluate_sets.py --before google/vit-base-patch16-224 --after runs/vit-base --dataset PATH_OR_ID
+
+Both models are given the preprocessing that the finetuned one was saved with. `accelerate launch` spreads the images
+over processes.
+"""
+
+import argparse
+
+import torch
+from accelerate import Accelerator
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from robust_vit_hf import load_masked_dataset
+from robust_vit_hf.evaluation import Comparison, evaluate_sets
+
+
+EMOJI_SHIFT = "emoji-shift"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--after", required=True, help="folder or Hub id of the finetuned model")
+    parser.add_argument("--before", default=EMOJI_SHIFT, help="its original, or `emoji-shift` for the bundled model")
+    parser.add_argument("--dataset", default=EMOJI_SHIFT, help="images with masks (see trainer/train.py), or `emoji-shift`")
+    parser.add_argument("--split", default="validation", help="split of the dataset")
+    parser.add_argument("--images_per_set", type=int, default=2000, help="emoji-shift: images of each set")
+    parser.add_argument("--batch_size", type=int, default=32)
+    arguments = parser.parse_args()
+
+    shifted = []
+    if arguments.dataset == EMOJI_SHIFT:
+        from robust_vit_hf.emoji_shift import SPLITS, load_split
+
+        sets = {split: load_split(split, arguments.images_per_set) for split in SPLITS if split != "train"}
+        shifted = [name for name in sets if name != "val"]
+    else:
+        sets = {arguments.split: load_masked_dataset(arguments.dataset, arguments.split)}
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    processor = AutoImageProcessor.from_pretrained(arguments.after)
+    results = {}
+    for side in ("before", "after"):
+        name = getattr(arguments, side)
+        if name == EMOJI_SHIFT:
+            from robust_vit_hf.emoji_shift import load_biased_model
+
+            model = load_biased_model()
+        else:
+            model = AutoModelForImageClassification.from_pretrained(name)
+        results[side] = evaluate_sets(
+            model.to(accelerator.device),
+            sets,
+            processor,
+            accelerator,
+            batch_size=arguments.batch_size,
+            description=side,
+        )
+    if accelerator.is_main_process:
+        print(Comparison(results["before"], results["after"], shifted=shifted).markdown())
+
+
+if __name__ == "__main__":
+    main()
