@@ -24,7 +24,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--after", required=True, help="folder or Hub id of the finetuned model")
     parser.add_argument("--before", default=EMOJI_SHIFT, help="its original, or `emoji-shift` for the bundled model")
-    parser.add_argument("--dataset", default=EMOJI_SHIFT, help="images with masks (see trainer/train.py), or `emoji-shift`")
+    parser.add_argument(
+        "--dataset", default=EMOJI_SHIFT, help="images with masks (see trainer/train.py), or `emoji-shift`"
+    )
     parser.add_argument("--split", default="validation", help="split of the dataset")
     parser.add_argument("--images_per_set", type=int, default=2000, help="emoji-shift: images of each set")
     parser.add_argument("--batch_size", type=int, default=32)

@@ -1,0 +1,169 @@
+"""Time and peak memory of one finetuning step: loss and gradients at 224 px, without the optimizer, which is the same.
+
+    python benchmarks/step.py            # writes benchmarks/step.json
+
+(a) ours: the loss of `RobustViTTrainer`.
+(b) released: the cost structure of the released code, written plainly: one forward pass for the relevance map with one
+    partial backward pass a layer and the full relevance matrix, a second forward pass for the logits, a forward pass of
+    the original model for its accuracy, and the backward pass of both graphs.
+(c) cross-entropy: a plain finetuning step with sdpa attention.
+
+The three run in turn within one process, so that what else the machine does hits all of them; the ratios are medians
+over the rounds. Peak memory is that of a fresh process that takes two steps.
+"""
+
+import argparse
+import copy
+import json
+import os
+import resource
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import ViTConfig, ViTForImageClassification
+
+from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTConfig, RobustViTTrainer
+from robust_vit_hf.relevance import average_heads, upsample_and_normalize
+from robust_vit_hf.report import write_atomically
+
+
+OUTPUT = Path(__file__).with_name("step.json")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Sizes of the models, and images of a batch.
+MODELS = {
+    "DeiT-S": ({"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}, 8),
+    "ViT-B": ({}, 8),
+    "ViT-L": (
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+        4,
+    ),
+}
+
+
+def make_inputs(name: str) -> tuple[ViTForImageClassification, dict[str, torch.Tensor]]:
+    torch.manual_seed(0)
+    sizes, batch_size = MODELS[name]
+    model = ViTForImageClassification(ViTConfig(**sizes, num_labels=1000)).to(DEVICE).train()
+    inputs = {
+        "pixel_values": torch.randn(batch_size, 3, 224, 224, device=DEVICE),
+        "mask": torch.randint(0, 2, (batch_size, 1, 224, 224), device=DEVICE).float(),
+        "labels": torch.randint(0, 1000, (batch_size,), device=DEVICE),
+    }
+    return model, inputs
+
+
+def make_ours(model, inputs):
+    config = RobustViTConfig(tempfile.mkdtemp(), report_to="none", save_strategy="no", eval_strategy="no")
+    config.load_best_model_at_end = False
+    trainer = RobustViTTrainer(model, config)
+    return lambda: trainer.compute_loss(model, inputs).backward()
+
+
+def make_released(model, inputs):
+    model.set_attn_implementation("eager")
+    original = copy.deepcopy(model).eval()
+    relevance_loss, confidence_loss = RelevanceLoss(), ConfidenceLoss()
+    pixel_values, labels = inputs["pixel_values"], inputs["labels"]
+
+    def step():
+        output = model(pixel_values, output_attentions=True)
+        score = output.logits.gather(1, labels.unsqueeze(1)).sum()
+        num_tokens = output.attentions[0].shape[-1]
+        relevance = torch.eye(num_tokens, device=DEVICE).expand(len(labels), -1, -1)
+        for attention in output.attentions:
+            (gradient,) = torch.autograd.grad(score, attention, retain_graph=True)
+            relevance = relevance + average_heads(attention, gradient) @ relevance
+        maps = upsample_and_normalize(relevance[:, 0, 1:].reshape(-1, 1, 14, 14), (224, 224))
+        loss = 0.8 * relevance_loss(maps, inputs["mask"])["relevance_loss"]
+        loss = loss + 0.2 * confidence_loss(model(pixel_values).logits)["confidence_loss"]
+        with torch.no_grad():
+            original(pixel_values)
+        loss.backward()
+
+    return step
+
+
+def make_cross_entropy(model, inputs):
+    return lambda: F.cross_entropy(model(inputs["pixel_values"]).logits, inputs["labels"]).backward()
+
+
+STEPS = {"ours": make_ours, "released": make_released, "cross-entropy": make_cross_entropy}
+
+
+def synchronize() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory(name: str, kind: str) -> float:
+    """Peak memory in GiB of two steps in this fresh process, beyond what it held before them."""
+    model, inputs = make_inputs(name)
+    step = STEPS[kind](model, inputs)
+    before = torch.cuda.memory_allocated() if DEVICE == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        model.zero_grad()
+        step()
+    if DEVICE == "cuda":
+        return (torch.cuda.max_memory_allocated() - before) / 2**30
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+def seconds(name: str, rounds: int) -> dict[str, list[float]]:
+    """Time of each kind of step in each round, after one round of warming up."""
+    steps, times = {}, {kind: [] for kind in STEPS}
+    for kind, make in STEPS.items():
+        model, inputs = make_inputs(name)
+        steps[kind] = model, make(model, inputs)
+    for _ in range(rounds + 1):
+        for kind, (model, step) in steps.items():
+            model.zero_grad()
+            synchronize()
+            start = time.perf_counter()
+            step()
+            synchronize()
+            times[kind].append(time.perf_counter() - start)
+    return {kind: values[1:] for kind, values in times.items()}
+
+
+def ratio(times: dict[str, list[float]], numerator: str, denominator: str) -> float:
+    return statistics.median(a / b for a, b in zip(times[numerator], times[denominator], strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{os.cpu_count()} CPU cores, fp32"
+    results = {"device": device, "rounds": arguments.rounds, "models": {}}
+    print(f"{device}\n{'':8}released / ours   ours / cross-entropy   GiB: " + ", ".join(STEPS))
+    for name in arguments.models:
+        memory = {}
+        for kind in STEPS:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh_process:
+                memory[kind] = round(fresh_process.submit(peak_memory, name, kind).result(), 2)
+        times = seconds(name, arguments.rounds)
+        row = {
+            "batch_size": MODELS[name][1],
+            "released / ours": round(ratio(times, "released", "ours"), 2),
+            "ours / cross-entropy": round(ratio(times, "ours", "cross-entropy"), 2),
+            "median_seconds": {kind: round(statistics.median(values), 3) for kind, values in times.items()},
+            "peak_memory_gib": memory,
+        }
+        results["models"][name] = row
+        print(
+            f"{name:8}{row['released / ours']:15.2f}{row['ours / cross-entropy']:23.2f}   "
+            + ", ".join(f"{value:.2f}" for value in memory.values()),
+            flush=True,
+        )
+        write_atomically(OUTPUT, json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
