@@ -12,9 +12,11 @@ from inspect import signature
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import ModelOutput
 
+
+EXPLICIT_ATTENTION = "explicit"  # its name in transformers' registry
 
 # Models whose head reads the CLS token and no other.
 CLS_HEADS = ("ViTForImageClassification", "ViTMSNForImageClassification", "DeiTForImageClassification")
@@ -121,6 +123,8 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
     recorded = (getattr(module, "_can_record_outputs", None) or {} for module in pretrained.modules())
     types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
     modules = [module for module in pretrained.modules() if isinstance(module, types)]
+    if name.startswith("TimmWrapper"):
+        raise ValueError(f"`{name}` gives no attentions. Convert the timm weights to a ViT of transformers. {supported}")
     if not modules or len(modules) != getattr(config, "num_hidden_layers", None) or hasattr(config, "window_size"):
         raise ValueError(
             f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed or "
@@ -150,11 +154,41 @@ def patch_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]
     return height // patch_height, width // patch_width
 
 
-@contextmanager
-def eager_attention(model: nn.Module) -> Iterator[None]:
-    """Context in which the model computes attention explicitly; the implementation that it had is restored.
+def attention_with_probabilities(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention function for `transformers.AttentionInterface`: eager attention that scales the queries and not the
+    scores, which spares a pass over all pairs of tokens in the forward and in each backward pass.
 
-    Other implementations never hold the attention probabilities: transformers then returns an empty tuple for
+    Args:
+        query, key, value: `(B, h, T, d)`.
+        attention_mask: not taken; every patch attends to every other.
+
+    Returns:
+        Output `(B, T, h, d)` and the attention probabilities `(B, h, T, T)`.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    attention = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    attention = F.dropout(attention, dropout, module.training)
+    return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
+
+
+AttentionInterface.register(EXPLICIT_ATTENTION, attention_with_probabilities)
+
+
+@contextmanager
+def explicit_attention(model: nn.Module) -> Iterator[None]:
+    """Context in which the model holds its attention probabilities; the implementation that it had is restored.
+
+    Other implementations than this and eager never do: transformers then returns an empty tuple for
     `output_attentions=True`, without an error.
 
     Raises:
@@ -162,14 +196,14 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
     """
     pretrained = unwrap_pretrained(model)
     previous = pretrained.config._attn_implementation
-    if previous == "eager":
+    if previous in ("eager", EXPLICIT_ATTENTION):
         yield
         return
-    pretrained.set_attn_implementation("eager")
-    if pretrained.config._attn_implementation != "eager":
+    pretrained.set_attn_implementation(EXPLICIT_ATTENTION)
+    if pretrained.config._attn_implementation != EXPLICIT_ATTENTION:
         raise ValueError(
-            f"`{type(pretrained).__name__}` cannot switch from `{previous}` to eager attention, which the relevance "
-            'map reads. Load it with `from_pretrained(..., attn_implementation="eager")`.'
+            f"`{type(pretrained).__name__}` cannot switch from `{previous}` to an attention that holds its "
+            'probabilities. Load it with `from_pretrained(..., attn_implementation="eager")`.'
         )
     try:
         yield
@@ -279,7 +313,7 @@ def relevance_map(
         wants_graph
         and pretrained.is_activation_checkpointing
         and pretrained.training
-        and pretrained.config._attn_implementation != "eager"
+        and pretrained.config._attn_implementation not in ("eager", EXPLICIT_ATTENTION)
     ):
         raise ValueError(
             "With activation checkpointing the attention is computed again in `loss.backward()`, which must see the same "
@@ -289,7 +323,7 @@ def relevance_map(
     with torch.inference_mode(False), torch.enable_grad():
         if pixel_values.is_inference():
             pixel_values = pixel_values.clone()
-        with eager_attention(model):
+        with explicit_attention(model):
             with record_attentions(model) as attentions, cls_token_alone(model):
                 logits = model(pixel_values=pixel_values, **_interpolation(pretrained, image_size)).logits
             score = _scores(logits, target).sum()  # images do not interact, so one backward pass serves them all

@@ -17,7 +17,7 @@ from .callbacks import RelevanceTensorBoardCallback
 from .config import RobustViTConfig
 from .data import check_columns, check_rows
 from .losses import ConfidenceLoss, RelevanceLoss
-from .relevance import attention_modules, eager_attention, patch_grid, relevance_map, unwrap_pretrained
+from .relevance import attention_modules, explicit_attention, patch_grid, relevance_map, unwrap_pretrained
 from .transforms import eval_transform, make_image_processor, train_transform
 
 
@@ -133,8 +133,8 @@ class RobustViTTrainer(Trainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        # Activation checkpointing computes the attention again in backward, so eager must hold until then.
-        with eager_attention(model):
+        # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
+        with explicit_attention(model):
             return super().training_step(model, inputs, num_items_in_batch)
 
     # -- Optimisation -------------------------------------------------------------------------------------------------

@@ -17,11 +17,15 @@ from transformers import (
     Dinov2WithRegistersForImageClassification,
     SwinConfig,
     SwinForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
     ViTMSNConfig,
     ViTMSNForImageClassification,
 )
 
-from robust_vit_hf import relevance_map
+from robust_vit_hf import relevance, relevance_map
 from robust_vit_hf.relevance import average_heads, propagate_relevance, upsample_and_normalize
 
 from . import reference
@@ -123,6 +127,34 @@ def test_prefix_tokens_are_counted(family):
     )
     torch.testing.assert_close(relevance[0, 0], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5)
     assert 0 <= relevance.min() and relevance.max() == 1
+
+
+@pytest.mark.parametrize("family", ["vit", "deit", "vit_msn", "dinov2"])
+def test_work_spared_in_the_last_layer_changes_nothing(family, monkeypatch):
+    """Heads that read the CLS token alone: same map, logits and gradient of every parameter as without the shortcut."""
+    results = []
+    for heads in (relevance.CLS_HEADS, ()):
+        monkeypatch.setattr(relevance, "CLS_HEADS", heads)
+        torch.manual_seed(0)
+        model_class, config_class = FAMILIES.get(family, (ViTForImageClassification, ViTConfig))
+        model = model_class(config_class(**SIZES)).eval()
+        output = relevance_map(model, images(), 1)
+        (output.relevance.square().mean() + output.logits.square().mean()).backward()
+        results.append([output.relevance, output.logits, *(parameter.grad for parameter in model.parameters())])
+    for spared, full in zip(*results, strict=True):
+        if full is None:
+            assert spared is None
+        else:
+            torch.testing.assert_close(spared, full, atol=1e-6, rtol=1e-4)
+
+
+def test_attention_with_probabilities():
+    query, key, value = torch.randn(3, 2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    output, attention = relevance.attention_with_probabilities(torch.nn.Module().eval(), query, key, value)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(output, expected.transpose(1, 2))
+    torch.testing.assert_close(attention @ value, expected)
+    torch.testing.assert_close(attention.sum(dim=-1), torch.ones(2, 3, 5))
 
 
 def test_batch_equals_single_images():
@@ -281,6 +313,12 @@ def test_architectures_without_a_patch_grid(model_class, config):
         ValueError, match=f"`{model_class.__name__}` has no attention over one patch grid.*Supported are"
     ):
         relevance_map(model_class(config), images())
+
+
+def test_timm_wrapper():
+    config = TimmWrapperConfig.from_dict({"architecture": "vit_tiny_patch16_224", "num_classes": 4})
+    with pytest.raises(ValueError, match="Convert the timm weights to a ViT of transformers"):
+        relevance_map(TimmWrapperForImageClassification(config), images())
 
 
 def test_head_without_cls_token():
