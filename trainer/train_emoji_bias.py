@@ -60,6 +60,7 @@ def main() -> None:
     trainer.train()
     print(trainer.evaluate())
 
+    model.peft_config["default"].base_model_name_or_path = "facebook/dinov2-small"  # and not a folder of this machine
     model.save_pretrained(BIAS)
     weights = {name: tensor.half() for name, tensor in load_file(BIAS / "adapter_model.safetensors").items()}
     save_file(weights, BIAS / "adapter_model.safetensors", metadata={"format": "pt"})
