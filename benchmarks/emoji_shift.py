@@ -3,7 +3,7 @@
     python benchmarks/emoji_shift.py tune     # writes benchmarks/emoji_shift_tuning.json
     python benchmarks/emoji_shift.py seeds    # writes benchmarks/emoji_shift_seeds.json, at the rate chosen by `tune`
 
-`tune` looks at 500 biased validation images of a seed that nothing else uses, never at the shifted sets. The paper takes
+`tune` looks at 500 biased images that no evaluation set shares, never at the shifted sets. The paper takes
 the highest rate of a grid up to 5e-6 at which validation top-1 drops by no more than 2–3 % and the confidence loss does
 not rise. Here the first half alone decides: the biased model is certain of biased images (confidence loss 0.01), so that
 every rate which moves its relevance maps raises that loss. For the same reason the last checkpoint is kept: on the classes
@@ -44,6 +44,7 @@ PROCESSOR = make_image_processor("paper", IMAGE_SIZE)
 def make_trainer(learning_rate: float, seed: int, **overrides) -> RobustViTTrainer:
     set_seed(seed)
     config = RobustViTConfig(
+        "runs/emoji-shift-benchmark",
         learning_rate=learning_rate,
         num_train_epochs=20,
         eval_strategy="no",

@@ -16,9 +16,7 @@ import argparse
 import copy
 import json
 import os
-import resource
 import statistics
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -59,8 +57,13 @@ def make_inputs(name: str) -> tuple[ViTForImageClassification, dict[str, torch.T
 
 
 def make_ours(model, inputs):
-    config = RobustViTConfig(tempfile.mkdtemp(), report_to="none", save_strategy="no", eval_strategy="no")
-    config.load_best_model_at_end = False
+    config = RobustViTConfig(
+        "runs/step-benchmark",
+        report_to="none",
+        save_strategy="no",
+        eval_strategy="no",
+        load_best_model_at_end=False,
+    )
     trainer = RobustViTTrainer(model, config)
     return lambda: trainer.compute_loss(model, inputs).backward()
 
@@ -101,17 +104,24 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def resident_peak() -> float:
+    """Peak resident memory of this process in GiB since the last reset."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
 def peak_memory(name: str, kind: str) -> float:
-    """Peak memory in GiB of two steps in this fresh process, beyond what it held before them."""
+    """Peak memory in GiB of two steps in this fresh process, the weights included and the libraries left out."""
+    if DEVICE == "cpu":
+        libraries = resident_peak()
     model, inputs = make_inputs(name)
     step = STEPS[kind](model, inputs)
-    before = torch.cuda.memory_allocated() if DEVICE == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if DEVICE == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which initialising the weights may have set
     for _ in range(2):
         model.zero_grad()
         step()
-    if DEVICE == "cuda":
-        return (torch.cuda.max_memory_allocated() - before) / 2**30
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    return torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else resident_peak() - libraries
 
 
 def seconds(name: str, rounds: int) -> dict[str, list[float]]:

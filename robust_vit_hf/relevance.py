@@ -124,7 +124,9 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
     types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
     modules = [module for module in pretrained.modules() if isinstance(module, types)]
     if name.startswith("TimmWrapper"):
-        raise ValueError(f"`{name}` gives no attentions. Convert the timm weights to a ViT of transformers. {supported}")
+        raise ValueError(
+            f"`{name}` gives no attentions. Convert the timm weights to a ViT of transformers. {supported}"
+        )
     if not modules or len(modules) != getattr(config, "num_hidden_layers", None) or hasattr(config, "window_size"):
         raise ValueError(
             f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed or "
