@@ -11,9 +11,10 @@ import argparse
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from robust_vit_hf import load_masked_dataset
+from robust_vit_hf.data import check_columns, check_rows
 from robust_vit_hf.evaluation import Comparison, evaluate_sets
 
 
@@ -23,7 +24,7 @@ EMOJI_SHIFT = "emoji-shift"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--after", required=True, help="folder or Hub id of the finetuned model")
-    parser.add_argument("--before", default=EMOJI_SHIFT, help="its original, or `emoji-shift` for the bundled model")
+    parser.add_argument("--before", default=EMOJI_SHIFT, help="its original; the bundled model by default")
     parser.add_argument(
         "--dataset", default=EMOJI_SHIFT, help="images with masks (see trainer/train.py), or `emoji-shift`"
     )
@@ -31,6 +32,8 @@ def main() -> None:
     parser.add_argument("--images_per_set", type=int, default=2000, help="emoji-shift: images of each set")
     parser.add_argument("--batch_size", type=int, default=32)
     arguments = parser.parse_args()
+    if arguments.before == EMOJI_SHIFT and arguments.dataset != EMOJI_SHIFT:
+        parser.error("name the original model with --before")
 
     shifted = []
     if arguments.dataset == EMOJI_SHIFT:
@@ -39,7 +42,10 @@ def main() -> None:
         sets = {split: load_split(split, arguments.images_per_set) for split in SPLITS if split != "train"}
         shifted = [name for name in sets if name != "val"]
     else:
-        sets = {arguments.split: load_masked_dataset(arguments.dataset, arguments.split)}
+        dataset = load_masked_dataset(arguments.dataset, arguments.split)
+        check_columns(dataset, arguments.split, needs_labels=True)
+        num_labels = AutoConfig.from_pretrained(arguments.after).num_labels
+        sets = {arguments.split: check_rows(dataset, arguments.split, num_labels)}
 
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     processor = AutoImageProcessor.from_pretrained(arguments.after)

@@ -27,9 +27,9 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         self.trainer = trainer
         self.num_images = num_images
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.tb_writer is None or args.relevance_strip_steps == 0:
+    def measure_before(self) -> None:
+        """Keep the maps of the model as it is now: the original, before a checkpoint is loaded into it."""
+        if self.trainer.args.relevance_strip_steps == 0 or not self.trainer.is_world_process_zero():
             return
         dataset = self.trainer.eval_dataset or self.trainer.train_dataset
         rows = [dataset[index] for index in range(min(self.num_images, len(dataset)))]

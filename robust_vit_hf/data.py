@@ -28,7 +28,8 @@ def load_masked_dataset(path: str, split: str) -> datasets.Dataset:
     Args:
         path: folder written by `save_to_disk`, parquet file, folder of parquet files, image folder with a
             `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or the id of a dataset on the Hub.
-        split: name of the split; a slice such as `train[:80%]` works for all but `save_to_disk` folders.
+        split: name of the split, or a slice of it such as `train[:80%]`. A single parquet file, or dataset saved to disk,
+            has the split `train` alone.
 
     Raises:
         FileNotFoundError: there is no such file, folder or Hub dataset.
@@ -38,12 +39,15 @@ def load_masked_dataset(path: str, split: str) -> datasets.Dataset:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = datasets.load_from_disk(path)
         if isinstance(loaded, datasets.Dataset):
-            return loaded
-        if split not in loaded:
-            raise ValueError(f"`{path}` has no split `{split}`; it has {', '.join(loaded)}.")
-        return loaded[split]
+            loaded = {"train": loaded}
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute(
+            {name: len(rows) for name, rows in loaded.items()}
+        )
+        return datasets.concatenate_datasets(
+            [loaded[part.splitname].select(range(part.from_, part.to)) for part in parts]
+        )
     if folder.suffix == ".parquet":
-        return datasets.load_dataset("parquet", data_files={split.partition("[")[0]: path}, split=split)
+        return datasets.load_dataset("parquet", data_files={"train": path}, split=split)
     return datasets.load_dataset(path, split=split)
 
 
@@ -71,6 +75,16 @@ def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool) -> N
         raise ValueError(
             f"The {name} dataset has no column `label`; it has {', '.join(dataset.column_names)}. Rename one, or finetune "
             "without labels: `relevance_target='prediction'` and `confidence_target='prediction'`."
+        )
+    label = dataset.features.get("label")
+    if (
+        label is not None
+        and not isinstance(label, datasets.ClassLabel)
+        and "int" not in str(getattr(label, "dtype", ""))
+    ):
+        raise ValueError(
+            f"Column `label` of the {name} dataset is {label}, expected integers, indices of the model's classes: "
+            '`dataset.class_encode_column("label")` numbers names in alphabetical order.'
         )
 
 
@@ -100,15 +114,18 @@ def check_rows(
 
     kept, problems, uninformative = [], [], []
     for index, row in enumerate(tqdm(undecoded, desc=f"checking {name} rows", unit="row", leave=False)):
-        where = f"row {index} ({row['image']['path'] or 'image in the table'})"
+        where = f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
         pictures, problem = {}, None
         for column, feature in features.items():
+            if row[column] is None:
+                problem = f"{column} is missing"
+                break
             try:
                 pictures[column] = feature.decode_example(row[column])
             except Exception as error:  # whatever the codec raises, the user needs the row
                 problem = f"{column} cannot be decoded: {error}"
         if problem is None:
-            problem = _problem_of(pictures["image"], pictures["mask"], row.get("label"), num_labels)
+            problem = _problem_of(pictures["image"], pictures["mask"], row.get("label", 0), num_labels)
         if problem is not None:
             problems.append(f"{where}: {problem}")
             continue
@@ -145,9 +162,16 @@ def _problem_of(image, mask, label: int | None, num_labels: int) -> str | None:
         return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}"
     if mask.mode not in ("1", "L", "P"):
         return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
-    if 1 < (peak := mask_to_tensor(mask).max().item()) < 128:
-        return f"the largest mask value is {peak}, expected 1 or 255 for the foreground (class ids are no mask)"
-    if label is not None and not 0 <= label < num_labels:
+    values = mask_to_tensor(mask)
+    foreground = values[values > 0]
+    if len(foreground) and foreground.float().median() < 128:
+        return (
+            f"the usual value of the mask's foreground is {foreground.median().item()}, expected 1 or 255 (class ids are "
+            "no mask)"
+        )
+    if label is None:
+        return "label is missing"
+    if not 0 <= label < num_labels:
         return f"label {label} is outside the model's classes 0–{num_labels - 1}"
     return None
 

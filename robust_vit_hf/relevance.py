@@ -100,8 +100,11 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside `model`, which may be wrapped by DDP, PEFT or Accelerate.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is replicated over GPUs by `nn.DataParallel`, whose replicas' attentions lie on
+            different devices.
     """
+    if isinstance(model, nn.DataParallel):
+        raise ValueError("`nn.DataParallel` is not supported: use `accelerate launch`, which starts a process a GPU.")
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             return module
@@ -307,6 +310,7 @@ def relevance_map(
     """
     if pixel_values.ndim != 4:
         raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
+    attention_modules(model)  # refuses other architectures, which have no patch size either
     image_size = (pixel_values.shape[2], pixel_values.shape[3])
     grid = patch_grid(model, image_size)
     wants_graph = torch.is_grad_enabled()

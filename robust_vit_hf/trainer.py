@@ -60,7 +60,24 @@ class RobustViTTrainer(Trainer):
         config = unwrap_pretrained(model).config
         if processing_class is None:
             processing_class = make_image_processor("paper", config.image_size)
+        if getattr(processing_class, "crop_size", None) is None or not hasattr(processing_class, "resample"):
+            raise ValueError(
+                f"`processing_class` is a {type(processing_class).__name__} without a centre crop, whose size the joint "
+                "transforms take. Make one: `make_image_processor('native', 224, AutoImageProcessor.from_pretrained(…))`."
+            )
+        half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
+        if half:
+            raise ValueError(
+                f"The model's weights are {', '.join(map(str, half))}, in which steps of this size round to nothing. Load "
+                "it with `dtype=torch.float32`, and give `bf16=True` for speed."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                "One process over several GPUs is not supported: start one each with `accelerate launch`."
+            )
         patch_grid(model, (processing_class.crop_size["height"], processing_class.crop_size["width"]))
+        if isinstance(eval_dataset, dict):
+            raise ValueError("Expected one `eval_dataset`, but got a dict. Call `evaluate_sets` for several.")
         prepared = {
             name: self._prepare_dataset(name, dataset, transform(processing_class), config.num_labels, args)
             for name, dataset, transform in (
@@ -89,13 +106,19 @@ class RobustViTTrainer(Trainer):
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._original_top1: dict[str, float] = {}
+        self._strips = None
         if self.pop_callback(TensorBoardCallback) is not None:
-            self.add_callback(RelevanceTensorBoardCallback(self))
+            self._strips = RelevanceTensorBoardCallback(self)
+            self.add_callback(self._strips)
 
     @staticmethod
     def _prepare_dataset(
         name: str, dataset: Dataset, transform: Callable, num_labels: int, args: RobustViTConfig
     ) -> Dataset:
+        if isinstance(dataset, datasets.IterableDataset):
+            raise ValueError(
+                f"The {name} dataset is streamed, but every row is checked before training: load it whole."
+            )
         if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
             return dataset
         check_columns(dataset, name, args.needs_labels)
@@ -148,7 +171,8 @@ class RobustViTTrainer(Trainer):
         args = self.args
         if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
             batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-            steps_per_epoch = max(1, -(-len(self.train_dataset) // batch_size))
+            images = len(self.train_dataset)
+            steps_per_epoch = max(1, images // batch_size if args.dataloader_drop_last else -(-images // batch_size))
             self.lr_scheduler = LambdaLR(
                 self.optimizer if optimizer is None else optimizer,
                 lambda step: args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every),
@@ -177,7 +201,10 @@ class RobustViTTrainer(Trainer):
     def train(self, *args, **kwargs):
         # The released code runs a second copy of the original model in every step to log its accuracy. Before the
         # first step this model is the original, also when the run is resumed.
-        self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
+        if not self._original_top1:
+            self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
+            if self._strips is not None:
+                self._strips.measure_before()
         return super().train(*args, **kwargs)
 
     @torch.no_grad()
@@ -185,7 +212,8 @@ class RobustViTTrainer(Trainer):
         """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
         correct = []
         model = self.model.to(self.args.device).eval()
-        for batch in self.get_eval_dataloader(dataset):
+        # Not the evaluation loader, which persistent workers would keep for all later evaluations.
+        for batch in self.get_test_dataloader(dataset):
             if "labels" not in batch:
                 return None
             with self.accelerator.autocast():
@@ -203,13 +231,13 @@ class RobustViTTrainer(Trainer):
         loss = values["loss"].mean()
         return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """The Trainer's, with the components of the loss in its metrics: means over the images, each counted once."""
         self._eval_values.clear()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         for name, values in self._eval_values.items():
             output.metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).mean().item()
-        if self._original_top1.get("eval") is not None:
+        if dataloader.dataset is self.eval_dataset and self._original_top1.get("eval") is not None:
             output.metrics[f"{metric_key_prefix}_original_top1"] = self._original_top1["eval"]
         return output
 

@@ -25,7 +25,7 @@ def make_image_processor(
             model, DeiT included, as in the released code. `"native"`: shortest side to 248 (bicubic), crop of 224, and
             the statistics that the model was pretrained with, as timm evaluates these models.
         image_size: side of the crop in pixels, or `(height, width)`. For a side other than 224 the resize keeps the
-            same proportion to it.
+            same proportion to it. If the sides differ, images are squashed to their proportion, as in training.
         native_processor: processor of the pretrained model, whose statistics the native preset takes.
 
     Raises:
@@ -35,7 +35,7 @@ def make_image_processor(
     crop_size = {"height": height, "width": width}
     if preset == "paper":
         return ViTImageProcessor(
-            size={"shortest_edge": round(min(height, width) * 256 / 224)},
+            size=_resized(height, width, 256 / 224),
             resample=PILImageResampling.BILINEAR,
             do_center_crop=True,
             crop_size=crop_size,
@@ -49,13 +49,19 @@ def make_image_processor(
             "The `native` preset takes mean and standard deviation from `native_processor`, which is None."
         )
     return ViTImageProcessor(
-        size={"shortest_edge": round(min(height, width) * 248 / 224)},
+        size=_resized(height, width, 248 / 224),
         resample=PILImageResampling.BICUBIC,
         do_center_crop=True,
         crop_size=crop_size,
         image_mean=list(native_processor.image_mean),
         image_std=list(native_processor.image_std),
     )
+
+
+def _resized(height: int, width: int, factor: float) -> dict[str, int]:
+    if height == width:
+        return {"shortest_edge": round(height * factor)}
+    return {"height": round(height * factor), "width": round(width * factor)}
 
 
 def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:

@@ -46,6 +46,8 @@ def test_parquet(tmp_path):
     rows_equal(load_masked_dataset(str(tmp_path / "rows.parquet"), "train"), rows)
     rows_equal(load_masked_dataset(str(tmp_path / "table"), "train"), rows)
     rows_equal(load_masked_dataset(str(tmp_path / "rows.parquet"), "train[:40%]"), rows[:2])
+    with pytest.raises(ValueError, match='Unknown split "validation"'):
+        load_masked_dataset(str(tmp_path / "rows.parquet"), "validation")
 
 
 def test_save_to_disk(tmp_path):
@@ -54,8 +56,11 @@ def test_save_to_disk(tmp_path):
     datasets.DatasetDict(train=masked_dataset(4)).save_to_disk(tmp_path / "splits")
     rows_equal(load_masked_dataset(str(tmp_path / "single"), "train"), rows)
     rows_equal(load_masked_dataset(str(tmp_path / "splits"), "train"), rows)
-    with pytest.raises(ValueError, match="has no split `validation`; it has train"):
-        load_masked_dataset(str(tmp_path / "splits"), "validation")
+    rows_equal(load_masked_dataset(str(tmp_path / "single"), "train[50%:]"), rows[2:])
+    rows_equal(load_masked_dataset(str(tmp_path / "splits"), "train[:1]"), rows[:1])
+    for name in ("single", "splits"):
+        with pytest.raises(ValueError, match='Unknown split "validation"'):
+            load_masked_dataset(str(tmp_path / name), "validation")
 
 
 def test_image_folder(tmp_path):
@@ -77,6 +82,13 @@ def test_column_of_another_type():
     dataset = datasets.Dataset.from_dict({"image": ["a.png"], "mask": ["b.png"], "label": [0]})
     with pytest.raises(ValueError, match=r"Column `image` of the train dataset is .*expected `datasets.Image\(\)`"):
         check_columns(dataset, "train", needs_labels=True)
+
+
+def test_labels_that_are_no_integers():
+    for values in (["dog", "cat"], [0.0, 1.0]):
+        dataset = masked_dataset(2).remove_columns("label").add_column("label", values)
+        with pytest.raises(ValueError, match=r"Column `label` of the train dataset is .*expected integers"):
+            check_columns(dataset, "train", needs_labels=True)
 
 
 def with_row(row, features=FEATURES):
@@ -106,9 +118,16 @@ def test_mask_with_colours_or_class_ids():
     with pytest.raises(ValueError, match="mask has mode RGB, expected one channel"):
         check_rows(with_row(row | {"mask": row["image"]}), "train", 4)
     ids = Image.new("L", (40, 40))
-    ids.putpixel((3, 3), 17)
-    with pytest.raises(ValueError, match="largest mask value is 17, expected 1 or 255"):
+    ids.paste(255, (5, 5, 20, 20))  # a border of 255 around an object of class 17, as in VOC
+    ids.paste(17, (6, 6, 19, 19))
+    with pytest.raises(ValueError, match="usual value of the mask's foreground is 17, expected 1 or 255"):
         check_rows(with_row(row | {"mask": ids}), "train", 4)
+
+
+@pytest.mark.parametrize("column", ["image", "mask", "label"])
+def test_missing_values(column):
+    with pytest.raises(ValueError, match=rf"row 2 .*: {column} is missing"):
+        check_rows(with_row(masked_rows(1)[0] | {column: None}), "train", 4)
 
 
 @pytest.mark.parametrize("value, word", [(0, "empty"), (255, "full")])

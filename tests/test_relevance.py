@@ -332,6 +332,11 @@ def test_not_a_transformers_model():
         relevance_map(torch.nn.Linear(3, 3), images())
 
 
+def test_data_parallel():
+    with pytest.raises(ValueError, match=r"`nn.DataParallel` is not supported: use `accelerate launch`"):
+        relevance_map(torch.nn.DataParallel(tiny_vit()), images())
+
+
 def test_image_size_not_divisible():
     with pytest.raises(ValueError, match=r"36×32 is not divisible by the patch size 8×8.*Use 32×32"):
         relevance_map(tiny_vit(), images(1, 36, 32))

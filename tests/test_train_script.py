@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTConfig, make_image_processor
+from robust_vit_hf.emoji_shift import SPLITS
 
 from .conftest import IMAGE_SIZE, masked_dataset, tiny_vit
 from .hub import LoopbackHub
@@ -142,6 +143,60 @@ def test_killed_and_resumed_equals_uninterrupted(inputs, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     results = [json.loads((folder / "results.json").read_text())["rows"] for folder in (whole, killed)]
     assert results[0] == results[1]
+
+
+def test_the_bundled_benchmark(tmp_path):
+    """The default recipe, made short: options that do not name a model or dataset leave it in force."""
+    completed = run("--images_per_set", 20, "--num_train_epochs", 1, "--output_dir", tmp_path / "run")
+    assert completed.returncode == 0, completed.stderr
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert [row["set"] for row in rows] == [*(s for s in SPLITS if s != "train"), "mean of the shifted sets"]
+    assert rows[-1]["num_images"] == 6 * 20 and None not in rows[-1].values()
+
+    whole = [sys.executable, "eval/evaluate_sets.py", "--after", tmp_path / "run", "--images_per_set", "20"]
+    evaluated = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert evaluated.returncode == 0, evaluated.stderr
+    cells = [line.split("|")[:6] for line in evaluated.stdout.splitlines()]  # without the control
+    table = (tmp_path / "run" / "table.md").read_text()
+    assert cells == [line.split("|")[:6] for line in table.splitlines()]
+
+
+def test_two_processes(inputs, tmp_path):
+    """The whole script under two processes: one writes, and the table is that of all images."""
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "trainer/train.py",
+    ]
+    completed = subprocess.run(
+        [*launch, write_recipe(tmp_path, inputs | {"control": True})],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.count("| validation | 8 |") == 1
+    assert (tmp_path / "run" / "before_after.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dataset": "emoji-shift"}, "This model has other classes than emoji-shift: name its images with --dataset"),
+        ({"resume_from_checkpoint": "elsewhere/checkpoint-5"}, "is no whole checkpoint in the output_dir"),
+        ({"image_size": 36}, "36×36 is not divisible by the patch size 8×8"),
+    ],
+)
+def test_refused(options, message, inputs, tmp_path):
+    completed = run(write_recipe(tmp_path, inputs | options))
+    assert completed.returncode != 0 and message in completed.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_from_and_to_a_hub(inputs, tmp_path):

@@ -13,6 +13,7 @@ from transformers import (
     SwinConfig,
     SwinForImageClassification,
     ViTForImageClassification,
+    ViTImageProcessor,
     pipeline,
 )
 
@@ -69,6 +70,17 @@ def test_original_top1_is_that_of_the_untouched_model(tmp_path):
         logits = tiny_vit()(torch.stack([row["pixel_values"] for row in some])).logits
         expected = (logits.argmax(1) == torch.tensor([row["labels"] for row in some])).float().mean().item()
         assert set(logged(trainer, f"{prefix}original_top1")) == {expected}
+
+
+def test_original_top1_belongs_to_its_dataset_and_is_measured_once(tmp_path):
+    settings = {"eval_strategy": "epoch", "dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = trained(tmp_path, eval_rows=tensor_rows(5, seed=1), learning_rate=0.05, **settings)
+    assert trainer.evaluate()["eval_original_top1"] == logged(trainer, "eval_original_top1")[0]
+    assert len(trainer.get_eval_dataloader().dataset) == 5  # and not the training images, kept by persistent workers
+    assert "test_original_top1" not in trainer.predict(tensor_rows(3, seed=2)).metrics
+    originals = logged(trainer, "original_top1")
+    trainer.train()
+    assert set(logged(trainer, "original_top1")) == set(originals)
 
 
 def test_evaluation_counts_every_image_once(tmp_path):
@@ -175,11 +187,12 @@ def test_gradient_accumulation(tmp_path):
     assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
 
 
-def test_activation_checkpointing(tmp_path):
-    plain = trained(tmp_path / "a")
-    checkpointed = trained(tmp_path / "b", activation_checkpointing=True)
+@pytest.mark.parametrize("second_order", [False, True])
+def test_activation_checkpointing(second_order, tmp_path):
+    plain = trained(tmp_path / "a", second_order=second_order)
+    checkpointed = trained(tmp_path / "b", second_order=second_order, activation_checkpointing=True)
     assert checkpointed.model.is_activation_checkpointing
-    assert logged(checkpointed, "loss") == logged(plain, "loss")
+    assert logged(checkpointed, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-6)
     assert_equal_weights(checkpointed.model, plain.model, atol=1e-6, rtol=1e-5)
     assert checkpointed.model.config._attn_implementation == "sdpa"
 
@@ -253,6 +266,23 @@ def test_refuses_an_image_size_between_patches(tmp_path):
     processor = make_image_processor("paper", 36)
     with pytest.raises(ValueError, match="36×36 is not divisible by the patch size 8×8"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor)
+
+
+def test_refuses_a_processor_without_crop(tmp_path):
+    with pytest.raises(ValueError, match=r"`processing_class` is a ViTImageProcessor without a centre crop"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), processing_class=ViTImageProcessor())
+
+
+def test_refuses_half_precision_weights(tmp_path):
+    with pytest.raises(ValueError, match=r"weights are torch.bfloat16.*dtype=torch.float32"):
+        RobustViTTrainer(tiny_vit().bfloat16(), tiny_config(tmp_path))
+
+
+def test_refuses_streams_and_several_evaluation_sets(tmp_path):
+    with pytest.raises(ValueError, match="train dataset is streamed"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4).to_iterable_dataset())
+    with pytest.raises(ValueError, match="Expected one `eval_dataset`, but got a dict"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), eval_dataset={"a": masked_dataset(4)})
 
 
 def test_refuses_rows(tmp_path):

@@ -49,17 +49,24 @@ def test_evaluation_equals_the_saved_processor(preset, tmp_path):
     assert batch["labels"] == [3]
 
 
+@pytest.mark.parametrize("image_size", [32, (32, 64)])
 @pytest.mark.parametrize("make", [train_transform, eval_transform])
-def test_image_and_mask_move_together(make):
+def test_image_and_mask_move_together(make, image_size):
     rows = noise_row()
     rows["image"] = [rows["mask"][0].convert("RGB")]  # an image that shows its own mask
-    transform = make(make_image_processor("paper", 32))
+    transform = make(make_image_processor("paper", image_size))
     for seed in range(20):
         torch.manual_seed(seed)
         batch = transform(rows)
         # mean and standard deviation 0.5 put black at −1 and white at 1
         torch.testing.assert_close((batch["pixel_values"][0][:1] + 1) / 2, batch["mask"][0])
         assert 0 < batch["mask"][0].mean() < 1
+
+
+def test_a_wide_crop_is_not_padded():
+    rows = {"image": [Image.new("RGB", (40, 40), "white")], "mask": [Image.new("L", (40, 40), 255)]}
+    batch = eval_transform(make_image_processor("paper", (32, 64)))(rows)
+    assert batch["mask"][0].shape == (1, 32, 64) and batch["mask"][0].min() == 1
 
 
 def test_training_crops_and_flips():

@@ -12,14 +12,17 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 import yaml
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset, make_image_processor
 from robust_vit_hf.evaluation import Comparison, evaluate_sets
+from robust_vit_hf.relevance import attention_modules
 from robust_vit_hf.report import write_report
 
 
@@ -40,6 +43,9 @@ class ModelArguments:
             "(the model's own statistics, 248 bicubic).",
             "choices": ["paper", "native"],
         },
+    )
+    image_size: int | None = field(
+        default=None, metadata={"help": "Side of the images in pixels; that of the model's configuration by default."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the weights."})
 
@@ -72,7 +78,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rob
     recipe = None
     if argv and not argv[0].startswith("-"):
         recipe, argv = Path(argv[0]), argv[1:]
-    elif not argv:
+    elif not {option.partition("=")[0] for option in argv} & {"--model", "--dataset", "--help", "-h"}:
         recipe = DEFAULT_RECIPE
     if recipe is not None:
         values = yaml.safe_load(recipe.read_text())
@@ -102,9 +108,14 @@ def check_output_dir(config: RobustViTConfig) -> str | None:
                 "`--resume_from_checkpoint last`."
             )
         return None
-    if config.resume_from_checkpoint != "last":
-        return config.resume_from_checkpoint
     checkpoints = [path for path in folder.glob("checkpoint-*") if is_whole(path)]
+    if config.resume_from_checkpoint != "last":
+        if Path(config.resume_from_checkpoint).resolve() not in [path.resolve() for path in checkpoints]:
+            raise ValueError(
+                f"`{config.resume_from_checkpoint}` is no whole checkpoint in the output_dir `{folder}`, which has "
+                f"{', '.join(path.name for path in checkpoints) or 'none'}."
+            )
+        return config.resume_from_checkpoint
     if not checkpoints:
         raise ValueError(f"`{folder}` holds no whole checkpoint to resume. Leave out --resume_from_checkpoint.")
     return str(max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-"))))
@@ -124,7 +135,7 @@ def load_model(arguments: ModelArguments):
 
         return load_biased_model()
     return AutoModelForImageClassification.from_pretrained(
-        arguments.model, trust_remote_code=arguments.trust_remote_code
+        arguments.model, trust_remote_code=arguments.trust_remote_code, dtype=torch.float32
     )
 
 
@@ -132,20 +143,28 @@ def load_processor(arguments: ModelArguments, model):
     if arguments.model == EMOJI_SHIFT:
         from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
 
-        return make_image_processor(arguments.preset, IMAGE_SIZE)
+        return make_image_processor(arguments.preset, arguments.image_size or IMAGE_SIZE)
     native = AutoImageProcessor.from_pretrained(arguments.model) if arguments.preset == "native" else None
-    return make_image_processor(arguments.preset, model.config.image_size, native)
+    return make_image_processor(arguments.preset, arguments.image_size or model.config.image_size, native)
 
 
-def load_data(arguments: DataArguments, seed: int):
-    """Training set, validation set, and the evaluation sets of the table by name."""
+def load_data(arguments: DataArguments, model, seed: int):
+    """Training set, validation set, and the evaluation sets of the table by name.
+
+    Raises:
+        ValueError: the data do not fit the model or the control.
+    """
     if arguments.dataset == EMOJI_SHIFT:
-        from robust_vit_hf.emoji_shift import SPLITS, load_finetuning_splits, load_split
+        from robust_vit_hf.emoji_shift import CLASS_NAMES, SPLITS, load_finetuning_splits, load_split
 
+        if tuple(model.config.id2label.values()) != CLASS_NAMES:
+            raise ValueError("This model has other classes than emoji-shift: name its images with --dataset.")
         sets = {split: load_split(split, arguments.images_per_set) for split in SPLITS if split != "train"}
         return *load_finetuning_splits(arguments.samples_per_class, seed), sets
     train = load_masked_dataset(arguments.dataset, arguments.train_split)
     validation = load_masked_dataset(arguments.dataset, arguments.eval_split)
+    if arguments.control and "label" not in train.column_names:
+        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
     return train, validation, {arguments.eval_split: validation}
 
 
@@ -155,9 +174,13 @@ def main(argv: list[str]) -> None:
     checkpoint = check_output_dir(config)
     set_seed(config.seed)
 
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("The figures need matplotlib: pip install 'robust-vit-hf[train]'")
+
     model = load_model(model_arguments)
+    attention_modules(model)  # refuses an architecture before its data are read
     processor = load_processor(model_arguments, model)
-    train, validation, sets = load_data(data_arguments, config.seed)
+    train, validation, sets = load_data(data_arguments, model, config.seed)
     trainer = RobustViTTrainer(model, config, train, validation, processor)
     accelerator = trainer.accelerator
 
