@@ -74,5 +74,5 @@ def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
             for axis, picture, caption in zip(axes[:, column], pictures, captions, strict=True):
                 axis.imshow(picture.permute(1, 2, 0).numpy())
                 axis.set_title(caption, fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -9,6 +9,7 @@ The first argument may be a YAML recipe; options on the command line override it
 import argparse
 import difflib
 import json
+import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -173,6 +174,9 @@ def main(argv: list[str]) -> None:
     model_arguments, data_arguments, config = parse_arguments(argv)
     checkpoint = check_output_dir(config)
     set_seed(config.seed)
+    if config.device.type == "cpu" and config.world_size == 1:
+        # `accelerate launch` leaves a process one thread, unless `--num_cpu_threads_per_process` says otherwise.
+        torch.set_num_threads(os.cpu_count())
 
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError("The figures need matplotlib: pip install 'robust-vit-hf[train]'")
