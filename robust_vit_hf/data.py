@@ -48,7 +48,14 @@ def load_masked_dataset(path: str, split: str) -> datasets.Dataset:
         )
     if folder.suffix == ".parquet":
         return datasets.load_dataset("parquet", data_files={"train": path}, split=split)
-    return datasets.load_dataset(path, split=split)
+    try:
+        return datasets.load_dataset(path, split=split)
+    except (ConnectionError, FileNotFoundError) as error:
+        if folder.exists():
+            raise
+        raise FileNotFoundError(
+            f"There is no file or folder `{path}`, and no dataset of that id could be loaded from the Hub: {error}"
+        ) from error
 
 
 def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool) -> None:

@@ -58,7 +58,7 @@ def write_report(
         "Predictions that got worse": examples(was_right=True, is_right=False),
     }
     if not any(groups.values()):
-        groups = {"Right before and after: no prediction changed": examples(was_right=True, is_right=True)}
+        groups = {"No prediction changed": examples(was_right=True, is_right=True)}
     save_before_after_figure(groups, folder / FIGURE_FILE)
 
 

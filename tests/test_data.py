@@ -69,6 +69,13 @@ def test_image_folder(tmp_path):
     rows_equal(load_masked_dataset(str(tmp_path / "photos"), "train"), rows)
 
 
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no file or folder `.*photos`, and no dataset of that id"):
+        load_masked_dataset(str(tmp_path / "photos"), "train")
+    with pytest.raises(FileNotFoundError, match=r"There is no file or folder `fotos`"):
+        load_masked_dataset("fotos", "train")
+
+
 def test_missing_columns():
     dataset = masked_dataset(2)
     with pytest.raises(ValueError, match=r"train dataset has no column `mask`; it has image, label.*metadata.jsonl"):

@@ -106,6 +106,11 @@ def test_bad_recipes(values, message, tmp_path):
     assert re.search(message, line)
 
 
+def test_abbreviated_options_are_refused(inputs, tmp_path):
+    completed = run(write_recipe(tmp_path, inputs), "--learning_rat", 3)
+    assert completed.returncode != 0 and "'--learning_rat', '3'" in completed.stderr
+
+
 def test_unusable_rows_leave_nothing_behind(inputs, tmp_path):
     masked_dataset(24).remove_columns("mask").to_parquet(tmp_path / "data" / "train-00000.parquet")
     masked_dataset(8).remove_columns("mask").to_parquet(tmp_path / "data" / "validation-00000.parquet")
@@ -190,6 +195,7 @@ def test_two_processes(inputs, tmp_path):
     [
         ({"dataset": "emoji-shift"}, "This model has other classes than emoji-shift: name its images with --dataset"),
         ({"resume_from_checkpoint": "elsewhere/checkpoint-5"}, "is no whole checkpoint in the output_dir"),
+        ({"model": "emoji-shift"}, "The bundled model knows the classes of emoji-shift alone: name one"),
         ({"image_size": 36}, "36×36 is not divisible by the patch size 8×8"),
     ],
 )

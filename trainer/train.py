@@ -74,7 +74,9 @@ class DataArguments:
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
     """Arguments from a recipe, if the first one is no option, overridden by the command line."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, RobustViTConfig), description=__doc__.split("\n")[0])
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, RobustViTConfig), description=__doc__.split("\n")[0], allow_abbrev=False
+    )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     recipe = None
     if argv and not argv[0].startswith("-"):
@@ -149,7 +151,7 @@ def load_processor(arguments: ModelArguments, model):
     return make_image_processor(arguments.preset, arguments.image_size or model.config.image_size, native)
 
 
-def load_data(arguments: DataArguments, model, seed: int):
+def load_data(arguments: DataArguments, model_name: str, model, seed: int):
     """Training set, validation set, and the evaluation sets of the table by name.
 
     Raises:
@@ -162,6 +164,10 @@ def load_data(arguments: DataArguments, model, seed: int):
             raise ValueError("This model has other classes than emoji-shift: name its images with --dataset.")
         sets = {split: load_split(split, arguments.images_per_set) for split in SPLITS if split != "train"}
         return *load_finetuning_splits(arguments.samples_per_class, seed), sets
+    if model_name == EMOJI_SHIFT:
+        raise ValueError(
+            f"The bundled model knows the classes of emoji-shift alone: name one for `{arguments.dataset}` with --model."
+        )
     train = load_masked_dataset(arguments.dataset, arguments.train_split)
     validation = load_masked_dataset(arguments.dataset, arguments.eval_split)
     if arguments.control and "label" not in train.column_names:
@@ -184,7 +190,7 @@ def main(argv: list[str]) -> None:
     model = load_model(model_arguments)
     attention_modules(model)  # refuses an architecture before its data are read
     processor = load_processor(model_arguments, model)
-    train, validation, sets = load_data(data_arguments, model, config.seed)
+    train, validation, sets = load_data(data_arguments, model_arguments.model, model, config.seed)
     trainer = RobustViTTrainer(model, config, train, validation, processor)
     accelerator = trainer.accelerator
 
