@@ -36,6 +36,8 @@ def main(folder: Path, batch_size: int) -> None:
             "confusion": result.confusion.tolist(),
         }
         (folder / "summary.json").write_text(json.dumps(summary))
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -238,6 +238,9 @@ def main(argv: list[str]) -> None:
         print(f"\n{comparison.markdown()}\n\nModel, results.json, table and figure: {config.output_dir}")
     if config.push_to_hub:
         trainer.push_to_hub()
+    # A process that ends with its group open may be aborted by gloo's threads, and then the whole launch fails.
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":
