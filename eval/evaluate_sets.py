@@ -68,8 +68,6 @@ def main() -> None:
         )
     if accelerator.is_main_process:
         print(Comparison(results["before"], results["after"], shifted=shifted).markdown())
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 if __name__ == "__main__":
