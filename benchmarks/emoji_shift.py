@@ -24,7 +24,7 @@ from robust_vit_hf import RobustViTConfig, RobustViTTrainer, eval_transform, mak
 from robust_vit_hf.emoji_shift import SPLITS, load_biased_model, load_finetuning_splits, load_split
 from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
 from robust_vit_hf.evaluation import Comparison, evaluate_sets
-from robust_vit_hf.report import write_atomically
+from robust_vit_hf.files import write_atomically
 
 
 TUNING_FILE, SEEDS_FILE = (Path(__file__).with_name(f"emoji_shift_{name}.json") for name in ("tuning", "seeds"))

@@ -1,9 +1,11 @@
 """Pictures of relevance maps."""
 
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.utils import make_grid
 from transformers import BaseImageProcessor
 
@@ -74,5 +76,45 @@ def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
             for axis, picture, caption in zip(axes[:, column], pictures, captions, strict=True):
                 axis.imshow(picture.permute(1, 2, 0).numpy())
                 axis.set_title(caption, fontsize=8)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def save_contact_sheet(
+    examples: list[tuple[Image.Image, Image.Image | None, str]], path: Path, num_columns: int = 4
+) -> None:
+    """Figure of images, each beside its mask if it has one.
+
+    Args:
+        examples: image, mask (0 is background) and caption.
+        num_columns: examples in a row.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    num_rows = -(-len(examples) // num_columns)
+    wide = any(mask is not None for _, mask, _ in examples)
+    figure, axes = plt.subplots(
+        num_rows,
+        num_columns,
+        figsize=(num_columns * (3.6 if wide else 1.9), 2.1 * num_rows),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (image, mask, caption) in zip(axes.flat, examples, strict=False):
+        image = image.convert("RGB")
+        panels = [image, *([] if mask is None else [mask.convert("L").point(lambda value: 255 * (value > 0)), image])]
+        if mask is not None:  # image | mask | image where the mask is
+            panels[2] = Image.composite(image, Image.new("RGB", image.size, (255, 0, 255)), panels[1])
+        sheet = Image.new("RGB", (len(panels) * image.width, image.height))
+        for position, panel in enumerate(panels):
+            sheet.paste(panel.convert("RGB"), (position * image.width, 0))
+        sheet.thumbnail((720, 720))
+        axis.imshow(sheet)
+        axis.set_title("\n".join(wrap(caption.replace("$", r"\$"), 60)[:3]), fontsize=6)
     figure.savefig(path, dpi=90)
     plt.close(figure)

@@ -12,6 +12,7 @@ from transformers import BaseImageProcessor
 
 from .evaluation import Comparison
 from .figures import denormalize, save_before_after_figure
+from .files import write_atomically
 from .relevance import relevance_map
 from .transforms import eval_transform
 
@@ -60,13 +61,6 @@ def write_report(
     if not any(groups.values()):
         groups = {"No prediction changed": examples(was_right=True, is_right=True)}
     save_before_after_figure(groups, folder / FIGURE_FILE)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a kill, finds it whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _examples(

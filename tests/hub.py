@@ -5,8 +5,9 @@ import hashlib
 import json
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class LoopbackHub:
@@ -18,6 +19,7 @@ class LoopbackHub:
     def __init__(self):
         self.repos: dict[tuple[str, str], dict[str, bytes]] = {}
         self.blobs: dict[str, bytes] = {}  # of LFS, by SHA-256
+        self.gated: set[str] = set()  # repositories that want a token
 
     def __enter__(self):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -64,6 +66,10 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.repos.get((kind, repo))
         if files is None:
             self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        elif repo in self.hub.gated and "Authorization" not in self.headers:
+            message = f"Access to dataset {repo} is restricted. You must be authenticated to access it."
+            self.answer({"error": message}, 401, X_Error_Code="GatedRepo", X_Error_Message=message)
+            return None
         return files
 
     @staticmethod
@@ -97,17 +103,33 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": name} for name in files]
             self.answer({"id": repo, "sha": self.sha(files), "siblings": siblings, "private": False, "tags": []})
 
-    def tree(self, body, kind, repo, folder=None):
+    def entries(self, files) -> dict[str, dict]:
+        """Files and folders by path, as the Hub describes them."""
+        entries = {name: self.entry(name, content) for name, content in files.items()}
+        for name in files:
+            for parent in list(PurePosixPath(name).parents)[:-1]:
+                folder = str(parent)
+                entries[folder] = {"type": "directory", "path": folder, "size": 0, "oid": self.sha({folder: b""})}
+        return entries
+
+    def tree(self, body, kind, repo, folder=""):
         if (files := self.files(kind, repo)) is not None:
-            inside = {name: content for name, content in files.items() if not folder or name.startswith(f"{folder}/")}
+            recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["False"])[0].lower() in ("true", "1")
+            inside = [
+                entry
+                for name, entry in sorted(self.entries(files).items())
+                if (name.startswith(f"{folder}/") if folder else True)
+                and (recursive or "/" not in name.removeprefix(f"{folder}/"))
+            ]
             if folder and not inside:
                 return self.answer({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
-            self.answer([self.entry(name, content) for name, content in inside.items()])
+            self.answer(inside)
 
     def paths_info(self, body, kind, repo):
         if (files := self.files(kind, repo)) is not None:
-            wanted = json.loads(body)["paths"]
-            self.answer([self.entry(name, files[name]) for name in wanted if name in files])
+            text = body.decode()
+            wanted = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text)["paths"]
+            self.answer([entry for name, entry in self.entries(files).items() if name in wanted])
 
     def resolve(self, body, repo, name, kind=None):
         if (files := self.files("datasets" if kind else "models", repo)) is not None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import datasets
+from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from .transforms import mask_to_tensor
+from ..transforms import mask_to_tensor
 
 
 logger = logging.get_logger(__name__)
@@ -132,7 +133,7 @@ def check_rows(
             except Exception as error:  # whatever the codec raises, the user needs the row
                 problem = f"{column} cannot be decoded: {error}"
         if problem is None:
-            problem = _problem_of(pictures["image"], pictures["mask"], row.get("label", 0), num_labels)
+            problem = problem_of(pictures["image"], pictures["mask"], row.get("label", 0), num_labels)
         if problem is not None:
             problems.append(f"{where}: {problem}")
             continue
@@ -163,8 +164,12 @@ def check_rows(
     return dataset
 
 
-def _problem_of(image, mask, label: int | None, num_labels: int) -> str | None:
-    """What is wrong with a decoded row, if anything."""
+def problem_of(image: Image.Image, mask: Image.Image, label: int | None, num_labels: int | None = None) -> str | None:
+    """What is wrong with a decoded row, if anything.
+
+    Args:
+        num_labels: number of classes; the label is not compared with it by default.
+    """
     if image.size != mask.size:
         return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}"
     if mask.mode not in ("1", "L", "P"):
@@ -178,7 +183,7 @@ def _problem_of(image, mask, label: int | None, num_labels: int) -> str | None:
         )
     if label is None:
         return "label is missing"
-    if not 0 <= label < num_labels:
+    if num_labels is not None and not 0 <= label < num_labels:
         return f"label {label} is outside the model's classes 0–{num_labels - 1}"
     return None
 

@@ -1,0 +1,52 @@
+"""The 1000 classes of ImageNet-1k and their subsets, joined on the wnid (WordNet id), as the lists inside timm give them.
+
+English names are no key: two classes are called "crane", and two "maillot".
+"""
+
+import json
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+
+@cache
+def _timm_list(file_name: str) -> str:
+    # Found without `import timm`, which takes seconds: the lists are text files beside its code.
+    timm = find_spec("timm")
+    if timm is None:
+        raise ModuleNotFoundError("The class lists of ImageNet come with timm: pip install 'robust-vit-hf[data]'")
+    return (Path(timm.submodule_search_locations[0]) / "data" / "_info" / file_name).read_text()
+
+
+@cache
+def wnids() -> tuple[str, ...]:
+    """The 1000 wnids, sorted: the position is the label."""
+    return tuple(_timm_list("imagenet_synsets.txt").split())
+
+
+@cache
+def label_of_wnid() -> dict[str, int]:
+    """Label 0–999 of each wnid."""
+    return {wnid: label for label, wnid in enumerate(wnids())}
+
+
+@cache
+def class_names() -> tuple[str, ...]:
+    """First English name of each class, such as "tench", for prompts and pictures. Two classes may share one."""
+    lemmas = dict(line.split("\t") for line in _timm_list("imagenet_synset_to_lemma.txt").splitlines())
+    return tuple(lemmas[wnid].split(",")[0] for wnid in wnids())
+
+
+@cache
+def subset(name: str) -> tuple[int, ...]:
+    """Labels 0–999 of the 200 classes of `"imagenet-a"` or `"imagenet-r"`, in the order of the set's own labels 0–199."""
+    return tuple(map(int, _timm_list(f"{name.replace('-', '_')}_indices.txt").split()))
+
+
+@cache
+def real_labels() -> tuple[tuple[int, ...], ...]:
+    """ReaL labels of the 50,000 validation images: those of `ILSVRC2012_val_00000001` come first. 3,163 are empty.
+
+    Source: https://huggingface.co/papers/2006.07159
+    """
+    return tuple(map(tuple, json.loads(_timm_list("imagenet_real_labels.json"))))
