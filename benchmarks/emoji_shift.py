@@ -21,7 +21,13 @@ from accelerate import Accelerator
 from transformers import set_seed
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, eval_transform, make_image_processor
-from robust_vit_hf.emoji_shift import SPLITS, load_biased_model, load_finetuning_splits, load_split
+from robust_vit_hf.emoji_shift import (
+    SHIFTED,
+    load_biased_model,
+    load_evaluation_sets,
+    load_finetuning_splits,
+    load_split,
+)
 from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
 from robust_vit_hf.evaluation import Comparison, evaluate_sets
 from robust_vit_hf.files import write_atomically
@@ -76,8 +82,7 @@ def tune() -> None:
 
 
 def seeds(images_per_set: int) -> None:
-    sets = {split: load_split(split, images_per_set) for split in SPLITS if split != "train"}
-    shifted = [name for name in sets if name != "val"]
+    sets = load_evaluation_sets(images_per_set)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     before = evaluate_sets(load_biased_model().to(accelerator.device), sets, PROCESSOR, accelerator)
     learning_rate = json.loads(TUNING_FILE.read_text())["chosen"]
@@ -88,7 +93,7 @@ def seeds(images_per_set: int) -> None:
             trainer = make_trainer(learning_rate, seed, **overrides)
             trainer.train()
             after = evaluate_sets(trainer.model, sets, PROCESSOR, accelerator, description=f"{variant}, seed {seed}")
-            runs.append(Comparison(before, after, shifted=shifted).rows())
+            runs.append(Comparison(before, after, shifted=SHIFTED).rows())
             summary = {}  # change in points of each set, over the seeds so far
             for key in ("top1", "mean_iou"):
                 changes = {

@@ -37,10 +37,9 @@ def main() -> None:
 
     shifted = []
     if arguments.dataset == EMOJI_SHIFT:
-        from robust_vit_hf.emoji_shift import SPLITS, load_split
+        from robust_vit_hf.emoji_shift import SHIFTED, load_evaluation_sets
 
-        sets = {split: load_split(split, arguments.images_per_set) for split in SPLITS if split != "train"}
-        shifted = [name for name in sets if name != "val"]
+        sets, shifted = load_evaluation_sets(arguments.images_per_set), SHIFTED
     else:
         dataset = load_masked_dataset(arguments.dataset, arguments.split)
         check_columns(dataset, arguments.split, needs_labels=True)

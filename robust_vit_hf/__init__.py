@@ -1,7 +1,7 @@
 """Finetune the relevance maps of vision transformers, so that they decide by the object and not by the background."""
 
 from .config import RobustViTConfig
-from .data import load_masked_dataset
+from .data import load_image_set, load_masked_dataset
 from .losses import ConfidenceLoss, RelevanceLoss
 from .relevance import RelevanceOutput, relevance_map
 from .trainer import RobustViTTrainer
@@ -17,6 +17,7 @@ __all__ = [
     "RobustViTConfig",
     "RobustViTTrainer",
     "eval_transform",
+    "load_image_set",
     "load_masked_dataset",
     "make_image_processor",
     "relevance_map",

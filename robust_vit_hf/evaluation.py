@@ -1,6 +1,7 @@
 """Accuracy and relevance of a model on evaluation sets, and the before/after comparison of two models."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import datasets
 import torch
@@ -134,7 +135,7 @@ class Comparison:
     before: dict[str, SetResult]
     after: dict[str, SetResult]
     control: dict[str, SetResult] | None = None
-    shifted: list[str] = field(default_factory=list)
+    shifted: Sequence[str] = ()
 
     def rows(self) -> list[dict]:
         """One row a set: accuracies and mean IoU as fractions, `None` where not measured."""

@@ -94,27 +94,30 @@ def save_contact_sheet(
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    num_rows = -(-len(examples) // num_columns)
-    wide = any(mask is not None for _, mask, _ in examples)
+    sheets = [_side_by_side(image.convert("RGB"), mask) for image, mask, _ in examples]
+    num_rows = -(-len(sheets) // num_columns)
+    width = 3.6 if any(mask is not None for _, mask, _ in examples) else 1.9  # inches, of a column
+    height = width * max(sheet.height / sheet.width for sheet in sheets) + 0.3
     figure, axes = plt.subplots(
-        num_rows,
-        num_columns,
-        figsize=(num_columns * (3.6 if wide else 1.9), 2.1 * num_rows),
-        squeeze=False,
-        layout="constrained",
+        num_rows, num_columns, figsize=(num_columns * width, num_rows * height), squeeze=False, layout="constrained"
     )
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (image, mask, caption) in zip(axes.flat, examples, strict=False):
-        image = image.convert("RGB")
-        panels = [image, *([] if mask is None else [mask.convert("L").point(lambda value: 255 * (value > 0)), image])]
-        if mask is not None:  # image | mask | image where the mask is
-            panels[2] = Image.composite(image, Image.new("RGB", image.size, (255, 0, 255)), panels[1])
-        sheet = Image.new("RGB", (len(panels) * image.width, image.height))
-        for position, panel in enumerate(panels):
-            sheet.paste(panel.convert("RGB"), (position * image.width, 0))
-        sheet.thumbnail((720, 720))
+    for axis, sheet, (*_, caption) in zip(axes.flat, sheets, examples, strict=False):
         axis.imshow(sheet)
         axis.set_title("\n".join(wrap(caption.replace("$", r"\$"), 60)[:3]), fontsize=6)
     figure.savefig(path, dpi=90)
     plt.close(figure)
+
+
+def _side_by_side(image: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """Image | mask | what the mask leaves of the image."""
+    panels = [image]
+    if mask is not None:
+        foreground = Image.fromarray(255 * (np.asarray(mask) > 0).astype(np.uint8))  # of a palette, the indices
+        panels += [foreground, Image.composite(image, Image.new("RGB", image.size, (255, 0, 255)), foreground)]
+    sheet = Image.new("RGB", (len(panels) * image.width, image.height))
+    for position, panel in enumerate(panels):
+        sheet.paste(panel, (position * image.width, 0))
+    sheet.thumbnail((720, 720))
+    return sheet

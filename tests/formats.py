@@ -158,10 +158,12 @@ def imagenet_s(root: Path, ids: dict[str, int], images: dict[str, list[str]], wi
     return root
 
 
-def webdataset(folder: Path, rows: list[tuple[str, Image.Image, int]], image_suffix: str = "webp") -> Path:
-    """Tars `0.tar`, `1.tar`, … of two rows each: `<key>.webp` and `<key>.cls`, and `nshards.txt`."""
+def webdataset(
+    folder: Path, rows: list[tuple[str, Image.Image, int]], image_suffix: str = "webp", rows_per_tar: int = 2
+) -> Path:
+    """Tars `0.tar`, `1.tar`, … of some rows each: `<key>.webp` and `<key>.cls`, and `nshards.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
-    shards = [rows[first : first + 2] for first in range(0, len(rows), 2)]
+    shards = [rows[first : first + rows_per_tar] for first in range(0, len(rows), rows_per_tar)]
     for number, shard in enumerate(shards):
         with tarfile.open(folder / f"{number}.tar", "w") as tar:
             for key, image, label in shard:

@@ -59,7 +59,7 @@ def test_webdataset_with_other_image_suffixes(tmp_path, suffix):
 
 def test_webdataset_with_a_label_outside_the_numbering(tmp_path):
     wds(tmp_path, [0, 200])
-    with pytest.raises(ValueError, match="label 200 is outside the set's own numbering, 0–199"):
+    with pytest.raises(ValueError, match="label 200 is outside the numbering of this set, 0–199"):
         list(load_image_set("imagenet-a", tmp_path, streaming=True))
 
 

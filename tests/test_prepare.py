@@ -110,7 +110,7 @@ def test_folder_of_another_run_is_not_continued(tmp_path):
 
 
 def test_kill_loses_no_finished_part(tmp_path):
-    """A real kill, many times, until the set is done: the result is that of a run without any."""
+    """Real kills, then a run to the end: the result is that of a run without any."""
     formats.class_folders(tmp_path / "set", {TENCH: 400, GOLDFISH: 300})
     whole = tmp_path / "whole"
     prepare("imagenet-sketch", [str(tmp_path / "set")], whole, rows_per_shard=150)
@@ -131,7 +131,7 @@ def test_kill_loses_no_finished_part(tmp_path):
             assert parquet.read_table(shard).num_rows >= 150
         writer = ShardWriter(output, "test", make_features(), read_settings(output), title="", text="")
         positions.append(writer.position)
-    assert kills and positions == sorted(positions) and positions[0] >= 64
+    assert kills and positions == sorted(positions) and positions[0] >= 32
     written = {path: path.stat().st_mtime_ns for path in output.glob("test-*.parquet")}
     subprocess.run(command, check=True, capture_output=True)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())  # finished shards stay

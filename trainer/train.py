@@ -22,6 +22,14 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Hf
 from transformers.trainer import TRAINER_STATE_NAME
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset, make_image_processor
+from robust_vit_hf.emoji_shift import (
+    CLASS_NAMES,
+    SHIFTED,
+    load_biased_model,
+    load_evaluation_sets,
+    load_finetuning_splits,
+)
+from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
 from robust_vit_hf.evaluation import Comparison, evaluate_sets
 from robust_vit_hf.relevance import attention_modules
 from robust_vit_hf.report import write_report
@@ -57,7 +65,7 @@ class DataArguments:
         default=EMOJI_SHIFT,
         metadata={
             "help": "Images with masks: Hub id, parquet file or folder, `save_to_disk` folder, image folder with a "
-            "metadata.jsonl, or `emoji-shift`."
+            "metadata.jsonl, or `emoji-shift`. `trainer/prepare_masks.py` and `python -m robust_vit_hf.data` write such."
         },
     )
     train_split: str = field(
@@ -134,8 +142,6 @@ def is_whole(checkpoint: Path) -> bool:
 
 def load_model(arguments: ModelArguments):
     if arguments.model == EMOJI_SHIFT:
-        from robust_vit_hf.emoji_shift import load_biased_model
-
         return load_biased_model()
     return AutoModelForImageClassification.from_pretrained(
         arguments.model, trust_remote_code=arguments.trust_remote_code, dtype=torch.float32
@@ -144,8 +150,6 @@ def load_model(arguments: ModelArguments):
 
 def load_processor(arguments: ModelArguments, model):
     if arguments.model == EMOJI_SHIFT:
-        from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
-
         return make_image_processor(arguments.preset, arguments.image_size or IMAGE_SIZE)
     native = AutoImageProcessor.from_pretrained(arguments.model) if arguments.preset == "native" else None
     return make_image_processor(arguments.preset, arguments.image_size or model.config.image_size, native)
@@ -157,22 +161,24 @@ def load_data(arguments: DataArguments, model_name: str, model, seed: int):
     Raises:
         ValueError: the data do not fit the model or the control.
     """
-    if arguments.dataset == EMOJI_SHIFT:
-        from robust_vit_hf.emoji_shift import CLASS_NAMES, SPLITS, load_finetuning_splits, load_split
-
+    bundled_images = arguments.dataset == EMOJI_SHIFT
+    if bundled_images:
         if tuple(model.config.id2label.values()) != CLASS_NAMES:
             raise ValueError("This model has other classes than emoji-shift: name its images with --dataset.")
-        sets = {split: load_split(split, arguments.images_per_set) for split in SPLITS if split != "train"}
-        return *load_finetuning_splits(arguments.samples_per_class, seed), sets
-    if model_name == EMOJI_SHIFT:
+        train, validation = load_finetuning_splits(arguments.samples_per_class, seed)
+    else:
+        train = load_masked_dataset(arguments.dataset, arguments.train_split)
+        validation = load_masked_dataset(arguments.dataset, arguments.eval_split)
+    if arguments.control and "label" not in train.column_names:
+        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
+    if model_name != EMOJI_SHIFT and not bundled_images:
+        return train, validation, {arguments.eval_split: validation}
+    # Images of emoji-shift with other masks, made by `prepare_masks.py`, are compared on its evaluation sets.
+    if tuple(getattr(train.features.get("label"), "names", ())) != CLASS_NAMES:
         raise ValueError(
             f"The bundled model knows the classes of emoji-shift alone: name one for `{arguments.dataset}` with --model."
         )
-    train = load_masked_dataset(arguments.dataset, arguments.train_split)
-    validation = load_masked_dataset(arguments.dataset, arguments.eval_split)
-    if arguments.control and "label" not in train.column_names:
-        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
-    return train, validation, {arguments.eval_split: validation}
+    return train, validation, load_evaluation_sets(arguments.images_per_set)
 
 
 def main(argv: list[str]) -> None:
@@ -220,8 +226,8 @@ def main(argv: list[str]) -> None:
         )
 
     if accelerator.is_main_process:
-        shifted = [name for name in sets if name != "val"] if data_arguments.dataset == EMOJI_SHIFT else []
-        comparison = Comparison(before, after, control, shifted)
+        emoji_shift = EMOJI_SHIFT in (model_arguments.model, data_arguments.dataset)
+        comparison = Comparison(before, after, control, SHIFTED if emoji_shift else ())
         write_report(
             Path(config.output_dir),
             comparison,

@@ -9,7 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from .describe import describe, masked_rows, split_of
+from .describe import describe, split_of
+from .imagenet_classes import wnids
+from .masked import load_masked_dataset, undecoded_rows
 from .prepare import prepare
 from .sets import V2_VARIANTS, image_sets, open_source
 
@@ -76,12 +78,14 @@ def main(argv: list[str]) -> None:
         print(f"{arguments['output']}: parquet, README.md and contact sheets")
     elif arguments["set"] is None:
         split = arguments["split"] or split_of(arguments["source"])
-        print(f"split: {split}\n{describe(masked_rows(arguments['source'], split))}")
+        dataset = load_masked_dataset(arguments["source"], split)
+        num_labels = getattr(dataset.features.get("label"), "num_classes", None)
+        print(f"split: {split}\n{describe(undecoded_rows(dataset), num_labels)}")
     else:
         if arguments["split"] is not None:
             options["split"] = arguments["split"]
         source = open_source(arguments["set"], [arguments["source"]], options)
-        print(describe(source.rows(source.shards)))
+        print(describe(source.rows(source.shards), len(wnids())))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Unpacking of the archives that data sets come in."""
 
+import gzip
 import hashlib
 import lzma
 import shutil
@@ -30,8 +31,13 @@ def unpacked(archives: list[Path]) -> Path:
     root = (
         Path(datasets.config.HF_DATASETS_CACHE) / "robust_vit_hf" / hashlib.sha256(repr(stamps).encode()).hexdigest()
     )
-    for archive in archives:
-        folder = root / archive.name[: -len(next(filter(archive.name.lower().endswith, ARCHIVE_SUFFIXES)))]
+    names = [
+        archive.name[: -len(next(filter(archive.name.lower().endswith, ARCHIVE_SUFFIXES)))] for archive in archives
+    ]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Archives of one name: {', '.join(map(str, archives))}. Give one of each, or rename one.")
+    for archive, name in zip(archives, names, strict=True):
+        folder = root / name
         if not folder.is_dir():
             unpack(archive, folder)
     return root
@@ -52,7 +58,7 @@ def unpack(archive: Path, folder: Path) -> None:
             _unpack_zip(archive, partial)
         else:
             _unpack_tar(archive, partial)
-    except (tarfile.ReadError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+    except (tarfile.ReadError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
         raise ValueError(
             f"`{archive}` is truncated or no archive ({error}; {archive.stat().st_size:,} bytes): compare its size and "
             "checksum with those of its source, and download it again."

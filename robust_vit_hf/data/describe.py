@@ -1,7 +1,7 @@
 """What a loader sees: rows, classes, masks and the first problems of a data set, as a text."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,8 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from .masked import load_masked_dataset, problem_of
+from ..transforms import mask_to_tensor
+from .masked import problem_of
 from .prepare import decode
 
 
@@ -32,25 +33,11 @@ def split_of(path: str) -> str:
     return "train" if "train" in names else names[0]
 
 
-def masked_rows(path: str, split: str) -> Iterator[dict]:
-    """Undecoded rows of a data set with `image` and maybe `mask` and `label`, from a path or id.
-
-    Raises:
-        As [`load_masked_dataset`].
-    """
-    dataset = load_masked_dataset(path, split)
-    images = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
-    for column in images:
-        dataset = dataset.cast_column(column, datasets.Image(decode=False))
-    for index, row in enumerate(dataset):
-        path = (row.get("image") or {}).get("path")
-        yield {"file_name": f"row {index}" + (f" ({path})" if path else "")} | row
-
-
-def describe(rows: Iterable[dict]) -> str:
+def describe(rows: Iterable[dict], num_labels: int | None = None) -> str:
     """Read all rows and sum up what they hold.
 
     Args:
+        num_labels: number of classes, where it is known.
         rows: as a [`Source`] gives them: images as dicts with `bytes` and `path`, and `file_name`.
 
     Returns:
@@ -66,17 +53,19 @@ def describe(rows: Iterable[dict]) -> str:
                 problem = row.get("problem")
                 if problem is None:
                     columns |= dict.fromkeys(row)
-                    label = row.get("label", 0)
-                    accepted = label if isinstance(label, list) else [label]
-                    problem = "image is missing" if image is None else None
+                    accepted = row["label"] if isinstance(row.get("label"), list) else [row.get("label", 0)]
                     if "label" in row:
                         labels.update(accepted)
                         several += len(accepted) > 1
-                    if image is not None:
+                    if image is None:
+                        problem = "image is missing"
+                    else:
                         sizes.append(image.size)
-                        problem = problem_of(image, mask, accepted[0] if accepted else None) if mask else None
+                        problem = next(
+                            filter(None, (problem_of(image, mask, label, num_labels) for label in accepted)), None
+                        )
                     if mask is not None and problem is None:
-                        coverage[_bin(np.asarray(mask.convert("L")))] += 1
+                        coverage[_bin(mask_to_tensor(mask).numpy())] += 1
                     problem = problem and f"{row['file_name']}: {problem}"
                 if problem is not None:
                     num_problems += 1

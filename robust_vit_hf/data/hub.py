@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import datasets
 from datasets.exceptions import DatasetNotFoundError
@@ -11,7 +10,7 @@ from huggingface_hub import HfApi
 
 from .archives import check_tar_end
 from .imagenet import VALIDATION_NAME, is_wnid
-from .imagenet_classes import label_of_wnid
+from .imagenet_classes import class_names, label_of_wnid
 from .schema import Source
 
 
@@ -37,7 +36,8 @@ def open_columns(
     Raises:
         PermissionError: the set is gated, and no token that has access was found.
         FileNotFoundError: there is no such set, or the Hub cannot be reached.
-        ValueError: a tar is truncated, or there is no column of images or labels.
+        ValueError: a tar is truncated, or there is no column of images or labels, or names of classes in another order;
+            while rows are read: a label outside the numbering.
     """
     dataset, state = _load(source, config, split)
     columns = dataset.column_names
@@ -60,6 +60,11 @@ def open_columns(
         names = getattr(dataset.features[label_column], "names", None)
         if names and all(map(is_wnid, names)):
             numbering = names
+        elif names and local_labels is None and is_shuffled(names):
+            raise ValueError(
+                f"`{source}` has the names of ImageNet's classes in another order than ImageNet. Names are no key (two "
+                "classes are called crane): take a copy that has wnids, or the official archive."
+            )
         else:
             numbering = range(1000) if local_labels is None else local_labels
         row_of = partial(
@@ -70,24 +75,49 @@ def open_columns(
     return Source(partial(column_rows, dataset=dataset, row_of=row_of), list(range(dataset.num_shards)), state)
 
 
+def is_shuffled(names: list[str]) -> bool:
+    """Whether names are those of ImageNet's classes, but not at their positions."""
+    first = [name.split(",")[0].strip().lower() for name in names]
+    expected = [name.lower() for name in class_names()]
+    if len(set(first) & set(expected)) < len(names) / 2:
+        return False  # names of another kind, which say nothing
+    return sum(name == other for name, other in zip(first, expected, strict=False)) < 0.9 * len(
+        set(first) & set(expected)
+    )
+
+
+def has_parquet(folder: Path) -> bool:
+    """Whether a folder holds parquet shards, at once or in `data`."""
+    return any(True for place in (folder, folder / "data") for _ in place.glob("*.parquet"))
+
+
 def column_rows(shards: list[int], dataset: datasets.IterableDataset, row_of) -> Iterator[dict]:
     """Rows of some shards of a streamed set, images not decoded, in the schema."""
     for shard in shards:
-        for index, row in enumerate(dataset.shard(dataset.num_shards, shard)):
+        # By batches of one, since plain iteration in a worker of a `DataLoader` would share the shard out once more.
+        for index, batch in enumerate(dataset.shard(dataset.num_shards, shard).iter(1)):
+            row = {column: values[0] for column, values in batch.items()}
             yield row if row_of is None else row_of(row, name=f"{shard}-{index}")
 
 
 def _load(source: str, config: str | None, split: str) -> tuple[datasets.IterableDataset, object]:
     """The streamed set, and what tells whether it has changed."""
     folder = Path(source)
-    if folder.is_dir():
-        kind: Literal["webdataset", "parquet"] = "parquet" if any(folder.rglob("*.parquet")) else "webdataset"
-        files = sorted(folder.rglob("*.tar")) if kind == "webdataset" else sorted(folder.glob(f"**/{split}-*.parquet"))
-        for tar in files if kind == "webdataset" else ():
+    if folder.is_dir() and not has_parquet(folder):
+        tars = [path for path in sorted(folder.rglob("*.tar")) if "train" not in path.relative_to(folder).as_posix()]
+        if not tars:
+            raise ValueError(f"`{source}` holds tars of training images alone, expected those of an evaluation set.")
+        for tar in tars:
             check_tar_end(tar)
-        state = [(str(path), path.stat().st_mtime_ns) for path in files]
+        state = [(str(path), path.stat().st_mtime_ns) for path in tars]
         data_files = {split: [path for path, _ in state]}
-        return datasets.load_dataset(kind, data_files=data_files, split=split, streaming=True), state
+        return datasets.load_dataset("webdataset", data_files=data_files, split=split, streaming=True), state
+    if folder.is_dir():
+        splits = datasets.get_dataset_split_names(source)
+        if split not in splits and len(splits) > 1:
+            raise ValueError(f"`{source}` has the splits {', '.join(splits)}, expected `{split}`.")
+        dataset = datasets.load_dataset(source, split=split if split in splits else splits[0], streaming=True)
+        return dataset, [(str(path), path.stat().st_mtime_ns) for path in sorted(folder.rglob("*.parquet"))]
     try:
         return datasets.load_dataset(source, config, split=split, streaming=True), HfApi().dataset_info(source).sha
     except DatasetNotFoundError as error:
@@ -111,8 +141,10 @@ def _row_of(row: dict, name: str, image_column: str, label_column: str, numberin
     value = row[label_column]
     if not isinstance(value, str):
         if not 0 <= value < len(numbering):
-            problem = f"label {value} is outside the set's own numbering, 0–{len(numbering) - 1}"
-            return {"file_name": file_name, "problem": f"`{source}`, `{file_name}`: {problem}."}
+            # No single bad row, but another numbering than was thought: all labels would be wrong.
+            raise ValueError(
+                f"`{source}`, `{file_name}`: label {value} is outside the numbering of this set, 0–{len(numbering) - 1}."
+            )
         value = numbering[value]
     if isinstance(value, str):
         if value not in label_of_wnid():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from .imagenet_classes import label_of_wnid, real_labels, wnids
-from .schema import ClassFolder, Source, class_folder_rows, find_classes, image_files
+from .schema import ClassFolder, Source, class_folder_rows, find_classes, image_files, subfolders
 
 
 VALIDATION_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", ".")
@@ -53,16 +53,20 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
         ValueError: there are no images, or nothing gives the labels of a flat folder.
     """
     folder = next(root / name for name in VALIDATION_FOLDERS if (root / name).is_dir())
-    files = image_files(folder)
-    if files:
+    if any(is_wnid(child.name) for child in subfolders(folder)) or not image_files(folder):
+        source = wnid_source(folder)
+        if source.shards[0].path.parent.name == "train":
+            raise ValueError(
+                f"`{root}` holds the training images of ImageNet, expected `val` or the validation archive."
+            )
+    else:
+        files = image_files(folder)
         truth = _flat_labels(root)
         shards = [
             FlatFiles(folder, [(path.name, truth.get(path.stem)) for path in files[first : first + 500]])
             for first in range(0, len(files), 500)
         ]
         source = Source(flat_rows, shards)
-    else:
-        source = wnid_source(folder)
     if labels == "original":
         return source
     if labels != "real":
@@ -98,11 +102,17 @@ def _flat_labels(root: Path) -> dict[str, int]:
     for folder in (root, *root.parents[:3]):
         solution = folder / "LOC_val_solution.csv"
         if solution.is_file():
-            with solution.open(newline="") as lines:
-                return {
-                    row["ImageId"]: label_of_wnid()[row["PredictionString"].split()[0]]
-                    for row in csv.DictReader(lines)
-                }
+            try:
+                with solution.open(newline="") as lines:
+                    return {
+                        row["ImageId"]: label_of_wnid()[row["PredictionString"].split()[0]]
+                        for row in csv.DictReader(lines)
+                    }
+            except (KeyError, IndexError) as error:
+                raise ValueError(
+                    f"`{solution}` is not Kaggle's file: expected `ImageId` and a `PredictionString` that begins with a "
+                    f"wnid of ImageNet-1k, and did not find {error}."
+                ) from error
     devkit = next((root / name for name in DEVKIT_FOLDERS if (root / name / "meta.mat").is_file()), None)
     if devkit is None:
         raise ValueError(
@@ -154,16 +164,16 @@ def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
     """
     if variant not in V2_VARIANTS:
         raise ValueError(f"ImageNet-V2 has no variant `{variant}`; expected one of {', '.join(V2_VARIANTS)}.")
-    named = [path for path in (root, *sorted(root.iterdir())) if path.is_dir() and path.name.startswith("imagenetv2-")]
-    if named:
-        wanted = [path for path in named if path.name.startswith(f"imagenetv2-{variant}")]
-        if not wanted:
-            raise ValueError(
-                f"`{named[0]}` is another variant of ImageNet-V2 than `{variant}`: name it with --variant."
-            )
-        root = wanted[0]
+    wanted = [path for path in subfolders(root) if path.name.startswith(f"imagenetv2-{variant}")]
+    named = [path for path in subfolders(root) if path.name.startswith("imagenetv2-")]
+    root = (wanted or named or [root])[0]
+    folders = find_classes(root, str.isdecimal)
+    if any(part.startswith("imagenetv2-") and f"-{variant}" not in part for part in folders[0].parts):
+        raise ValueError(
+            f"`{folders[0].parent}` is another variant of ImageNet-V2 than `{variant}`: name it with --variant."
+        )
     shards = []
-    for folder in find_classes(root, str.isdecimal):
+    for folder in folders:
         label = int(folder.name) if folder.name.isdecimal() and int(folder.name) < len(wnids()) else None
         problem = f"`{folder}`: the folders of ImageNet-V2 are named 0 to 999." if label is None else None
         shards.append(ClassFolder(folder, root, label, problem=problem))

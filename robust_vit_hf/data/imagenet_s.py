@@ -6,15 +6,15 @@ Source: https://huggingface.co/papers/2106.03149, https://github.com/LUSSeg/Imag
 import io
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from .imagenet_classes import label_of_wnid
-from .schema import Source, image_files
+from .schema import Source, image_files, subfolders
 
 
 MASK_FOLDER, IMAGE_FOLDER = "train-semi-segmentation", "train-semi"
@@ -56,16 +56,25 @@ def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
 
     Raises:
         FileNotFoundError: there is no folder of masks.
+        ValueError: there are several, and none is that of ImageNet-S919.
     """
-    masks = next((path for depth in ("", "*/", "*/*/") for path in sorted(root.glob(depth + MASK_FOLDER))), None)
-    if masks is None:
+    level, found = [root], []
+    for _ in range(3):
+        found += [folder / MASK_FOLDER for folder in level if (folder / MASK_FOLDER).is_dir()]
+        level = [child for folder in level for child in subfolders(folder)]
+    if len(found) > 1:  # the official script writes ImageNetS50 and ImageNetS300 beside it
+        found = [path for path in found if "S919" in path.parent.name] or found
+    if not found:
         raise FileNotFoundError(
             f"`{root}` has no folder `{MASK_FOLDER}`: unpack ImageNetS919.zip, the annotations of ImageNet-S, there."
         )
+    if len(found) > 1:
+        raise ValueError(f"`{root}` holds several sets: {', '.join(f'`{path.parent}`' for path in found)}. Give one.")
+    (masks,) = found
     image_folders = [masks.parent / IMAGE_FOLDER]
     if imagenet is not None:
-        image_folders += [Path(imagenet) / "train", Path(imagenet)]
-    folders = sorted(path for path in masks.iterdir() if path.is_dir())
+        image_folders += [Path(imagenet) / name for name in ("train", "ILSVRC/Data/CLS-LOC/train", ".")]
+    folders = subfolders(masks)
     categories = _categories(root, masks, [folder.name for folder in folders])
     return Source(
         mask_rows,
@@ -73,6 +82,7 @@ def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
             MaskFolder(folder, image_folders, categories.index(folder.name) + 1 if folder.name in categories else None)
             for folder in folders
         ],
+        [path.stat().st_mtime_ns for folder in folders for path in image_files(folder)],
     )
 
 
@@ -109,7 +119,10 @@ def open_paper_split(
         ValueError: there are not so many classes, or not so many images of one.
     """
     merged = {*MERGED, *MERGED.values()}
-    shards = [shard for shard in open_imagenet_s(root, imagenet).shards if shard.path.name not in merged]
+    whole = open_imagenet_s(root, imagenet)
+    shards = [shard for shard in whole.shards if shard.path.name not in merged]
+    if samples_per_class < 1:
+        raise ValueError(f"samples_per_class is {samples_per_class}, expected at least 1.")
     if not 0 < num_classes < len(shards):
         raise ValueError(
             f"num_classes is {num_classes}, but `{root}` has {len(shards)} classes beside the merged ones, of which "
@@ -126,7 +139,9 @@ def open_paper_split(
     for shard in chosen:
         if len(image_files(shard.path)) < first:
             raise ValueError(f"`{shard.path}` has {len(image_files(shard.path))} masks, but {first} are asked for.")
-    return Source(mask_rows, [MaskFolder(shard.path, shard.image_folders, shard.mask_id, first) for shard in chosen])
+    return replace(
+        whole, shards=[MaskFolder(shard.path, shard.image_folders, shard.mask_id, first) for shard in chosen]
+    )
 
 
 def mask_rows(shards: list[MaskFolder]) -> Iterator[dict]:
@@ -162,22 +177,33 @@ def _image_mask_label(path: Path, shard: MaskFolder) -> dict:
             "ImageNet-1k with --imagenet"
         )
 
-    colours = np.asarray(Image.open(path).convert("RGB"), dtype=np.int32)
-    ids = colours[..., 0] + 256 * colours[..., 1]  # the documented code of a class
-    present = [identifier for identifier in np.unique(ids).tolist() if identifier not in (0, IGNORE)]
+    coded = Image.open(path).convert("RGB")
+    red, green, _ = coded.split()
+    ids = np.asarray(red) + 256 * np.asarray(green, dtype=np.uint16)  # the documented code of a class
+    foreground = (ids != 0) & (ids != IGNORE)
+    inside = ids[foreground]
+    present = [inside[0].item()] if len(inside) and inside.min() == inside.max() else np.unique(inside).tolist()
     if len(present) != 1:
         raise ValueError(f"the mask has the classes {present}, expected one: draw it again, or leave it out")
     if shard.mask_id not in (None, present[0]):
         raise ValueError(f"the mask has class {present[0]}, but {shard.path.name} is class {shard.mask_id}")
+    content = None
     with Image.open(image) as opened:
-        if opened.size != ids.shape[::-1]:
+        if opened.size != coded.size:
             raise ValueError(
-                f"the mask is {ids.shape[1]}×{ids.shape[0]}, but `{image}` is {opened.width}×{opened.height}"
+                f"the mask is {coded.width}×{coded.height}, but `{image}` is {opened.width}×{opened.height}"
             )
+        if opened.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            # Whoever decodes it would turn the image, but not the mask, which was drawn on the stored pixels.
+            content = io.BytesIO()
+            opened.convert("RGB").save(content, "BMP")
     encoded = io.BytesIO()
-    Image.fromarray(np.where(ids == present[0], 255, 0).astype(np.uint8)).save(encoded, "PNG")
+    Image.fromarray(255 * foreground.astype(np.uint8)).save(encoded, "BMP")
     return {
-        "image": {"bytes": None, "path": str(image)},
-        "mask": {"bytes": encoded.getvalue(), "path": path.name},
+        "image": {
+            "bytes": content and content.getvalue(),
+            "path": str(image.with_suffix(".bmp") if content else image),
+        },
+        "mask": {"bytes": encoded.getvalue(), "path": f"{path.stem}.bmp"},
         "label": label_of_wnid()[wnid],
     }

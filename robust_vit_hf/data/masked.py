@@ -4,6 +4,7 @@ Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 
 `label` (integer or `ClassLabel`, an index of the model's classes), which may be absent where no target is the label.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +58,26 @@ def load_masked_dataset(path: str, split: str) -> datasets.Dataset:
         raise FileNotFoundError(
             f"There is no file or folder `{path}`, and no dataset of that id could be loaded from the Hub: {error}"
         ) from error
+
+
+def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
+    """Rows with images as dicts with `bytes` and `path`, and with `file_name`: that of the row, or of its image, or the
+    number of the row.
+
+    Raises:
+        ValueError: there is no column of images.
+    """
+    if not isinstance(dataset.features.get("image"), datasets.Image):
+        raise ValueError(
+            f"The dataset has the columns {dataset.features}, expected an `image` of type `datasets.Image()`. "
+            f"{IMAGE_FOLDER_REMEDY}"
+        )
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    for index, row in enumerate(dataset):
+        path = (row.get("image") or {}).get("path")
+        yield {"file_name": Path(path).name if path else f"row {index}"} | row
 
 
 def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool) -> None:
@@ -164,27 +185,32 @@ def check_rows(
     return dataset
 
 
-def problem_of(image: Image.Image, mask: Image.Image, label: int | None, num_labels: int | None = None) -> str | None:
+def problem_of(
+    image: Image.Image, mask: Image.Image | None, label: int | None, num_labels: int | None = None
+) -> str | None:
     """What is wrong with a decoded row, if anything.
 
     Args:
-        num_labels: number of classes; the label is not compared with it by default.
+        mask: `None` for a row that has none.
+        num_labels: number of classes, where it is known.
     """
-    if image.size != mask.size:
-        return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}"
-    if mask.mode not in ("1", "L", "P"):
-        return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
-    values = mask_to_tensor(mask)
-    foreground = values[values > 0]
-    if len(foreground) and foreground.float().median() < 128:
-        return (
-            f"the usual value of the mask's foreground is {foreground.median().item()}, expected 1 or 255 (class ids are "
-            "no mask)"
-        )
+    if mask is not None:
+        if image.size != mask.size:
+            return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}"
+        if mask.mode not in ("1", "L", "P"):
+            return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
+        values = mask_to_tensor(mask)
+        foreground = values[values > 0]
+        if len(foreground) and foreground.float().median() < 128:
+            return (
+                f"the usual value of the mask's foreground is {foreground.median().item()}, expected 1 or 255 (class ids "
+                "are no mask)"
+            )
     if label is None:
         return "label is missing"
-    if num_labels is not None and not 0 <= label < num_labels:
-        return f"label {label} is outside the model's classes 0–{num_labels - 1}"
+    if isinstance(label, int) and (label < 0 or (num_labels is not None and label >= num_labels)):
+        classes = f"the model's classes 0–{num_labels - 1}" if num_labels is not None else "all classes"
+        return f"label {label} is outside {classes}"
     return None
 
 

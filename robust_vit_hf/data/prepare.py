@@ -5,14 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from tqdm.auto import tqdm
 
 from .sets import features_of, get_image_set, open_source
 from .shards import ShardWriter, save_contact_sheets
 
 
-ROWS_PER_PART = 64
+ROWS_PER_PART = 32
+
+
+def encode_png(picture: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    return encoded.getvalue()
 
 
 def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
@@ -33,6 +39,10 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
             content = row[column]["bytes"] if row[column]["bytes"] is not None else Path(path).read_bytes()
             pictures[column] = Image.open(io.BytesIO(content))
             pictures[column].load()
+            if pictures[column].format == "BMP":  # what loaders write where they have to encode
+                path, content = path and str(Path(path).with_suffix(".png")), encode_png(pictures[column])
+            elif pictures[column].getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                pictures[column] = ImageOps.exif_transpose(pictures[column])  # as `datasets.Image` does
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             pictures[column] = None
             where = path if row[column]["bytes"] is None else row["file_name"]
@@ -58,7 +68,7 @@ def prepare(
         Number of rows and of rejected rows of each split.
 
     Raises:
-        ValueError: a row cannot be used, or as [`load_image_set`].
+        ValueError: a row cannot be used, or none can, or the source has changed since a kill, or as [`load_image_set`].
     """
     image_set = get_image_set(name, options)
     counts = {}
@@ -66,21 +76,22 @@ def prepare(
     for part in parts:
         chosen = options if part is None else options | {"split": part}
         split = chosen.get("split", image_set.split)
+        source = open_source(name, sources, chosen)
         writer = ShardWriter(
             output,
             split,
             features_of(name, options),
-            {"set": name, "sources": [Path(source).name for source in sources]} | chosen,
+            {"set": name, "sources": [Path(source).name for source in sources]}
+            | {name: Path(value).name if Path(str(value)).exists() else value for name, value in chosen.items()},
             title=name,
             text=f"Prepared from the set of {image_set.origin}, whose terms hold for these images too.",
             rows_per_shard=rows_per_shard,
         )
-        source = open_source(name, sources, chosen)
         with (
             ThreadPoolExecutor() as pool,
             tqdm(desc=f"{name} ({split})", unit="image", initial=writer.position) as progress,
         ):
-            rows = islice(source.rows(source.shards), writer.position, None)
+            rows = writer.unwritten(source.rows(source.shards))
             while window := list(islice(rows, ROWS_PER_PART)):
                 window = [row for row, _, _ in pool.map(decode, window)]
                 problems = [row["problem"] for row in window if "problem" in row]

@@ -40,7 +40,7 @@ class Source:
         rows: generator function of the rows of some shards. Images are not decoded: each is a dict with `bytes` or
             `path`. A row that cannot be used has `file_name` and `problem` (what is wrong and what to do) alone.
         shards: small picklable parts of the set in a fixed order, over which workers share the rows.
-        state: what changes when the rows do; by default the times at which the `path` of each shard was changed.
+        state: what changes when the rows do, beside the times at which the `path` of each shard was changed.
     """
 
     rows: Callable[[list], Iterator[dict]]
@@ -83,8 +83,10 @@ def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    """The image files of a folder, sorted by name, without the hidden ones that macOS puts beside them (`._x.jpg`)."""
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
@@ -98,7 +100,7 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
     """
     level = [root]
     for _ in range(4):
-        inside = {folder: _subfolders(folder) for folder in level}
+        inside = {folder: subfolders(folder) for folder in level}
         parents = [folder for folder, children in inside.items() if any(is_class(child.name) for child in children)]
         if len(parents) > 1:
             raise ValueError(
@@ -110,5 +112,6 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
     raise ValueError(f"`{root}` holds no folders that are named after classes of this set.")
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name, without hidden ones and the `__MACOSX` of archives."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))

@@ -1,26 +1,27 @@
 """The sets of the paper by name: where each comes from, and one function that loads them all."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import hf_hub_download
 
-from .archives import is_archive, unpacked
-from .hub import open_columns
+from .archives import ARCHIVE_SUFFIXES, is_archive, unpacked
+from .hub import has_parquet, open_columns
 from .imagenet import V2_VARIANTS, open_v2, open_validation, with_real_labels, wnid_source
 from .imagenet_classes import subset
 from .imagenet_s import open_imagenet_s, open_paper_split
 from .imagenet_segmentation import open_segmentation
 from .objectnet import open_objectnet, read_mappings, without_border
 from .schema import Source, make_features
+from .shards import SETTINGS_FILE
 from .si_score import METADATA_COLUMNS, open_si_score
 
 
@@ -154,8 +155,7 @@ def load_image_set(
         return datasets.IterableDataset.from_generator(rows, features, gen_kwargs={"shards": opened.shards})
     # Everything that the rows depend on: the code, what was asked for, and the state of the source.
     state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
-    if opened.state is None:
-        state += [shard.path.stat().st_mtime_ns for shard in opened.shards]
+    state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
     try:
         return datasets.Dataset.from_generator(
             rows,
@@ -179,10 +179,20 @@ def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
     """
     image_set = get_image_set(name, options)
     path = find_source(name, sources, options)
-    if path is not None and not any(has_files(path, suffix) for suffix in (".tar", ".parquet")):
+    if path is not None and not has_numbered_tars(path) and not has_parquet(path):
+        if path.is_file() and name != "imagenet-segmentation":
+            raise ValueError(f"`{path}` is a file; expected a folder, or an archive ({', '.join(ARCHIVE_SUFFIXES)}).")
         return image_set.open(path, **options)
 
     place = str(path or next(iter(sources or image_set.hub)))
+    if path is not None and (path / SETTINGS_FILE).is_file():
+        _check_prepared(path, name, options)
+        return open_columns(place, None, options.get("split", image_set.split), image_set.features, None)
+    if options.get("variant", V2_VARIANTS[0]) != V2_VARIANTS[0]:
+        raise ValueError(
+            f"`{place}` is the {V2_VARIANTS[0]} variant of ImageNet-V2: leave the source out, or give the archive of "
+            f"`{options['variant']}`."
+        )
     config, split = image_set.hub.get(place, (None, options.get("split", image_set.split)))
     local_labels = image_set.local_labels
     if name == "objectnet":
@@ -192,6 +202,20 @@ def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
     if options.get("labels") == "real":
         opened = with_real_labels(opened)
     return without_border(opened) if options.get("cropped") else opened
+
+
+def _check_prepared(folder: Path, name: str, options: dict) -> None:
+    """Refuse a prepared folder of another set, or of the same one under other options."""
+    for settings in json.loads((folder / SETTINGS_FILE).read_text()).values():
+        if "sources" not in settings:
+            return  # made by something else, such as with new masks
+        made = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
+        asked = {key: value for key, value in options.items() if key != "split"}
+        if settings["set"] != name or (asked and asked != made):
+            raise ValueError(
+                f"`{folder}` was prepared as `{settings['set']}` with {made or 'no options'}, not as `{name}` with "
+                f"{asked or 'none'}: prepare it again into another folder."
+            )
 
 
 def get_image_set(name: str, options: dict) -> ImageSet:
@@ -243,12 +267,10 @@ def find_source(name: str, sources: list[str | Path], options: dict) -> Path | N
     return None
 
 
-def has_files(folder: Path, suffix: Literal[".parquet", ".tar"]) -> bool:
-    """Whether a folder holds shards: parquet files, or webdataset tars, which are numbered. The tars of official archives
-    are not."""
-    pattern = re.compile(r".*\.parquet" if suffix == ".parquet" else r"(.*[-_])?\d+\.tar")
-    places = (folder, *(folder / name for name in ("data", "train", "validation", "val", "test")))
-    return any(pattern.fullmatch(path.name) for place in places for path in place.glob(f"*{suffix}"))
+def has_numbered_tars(folder: Path) -> bool:
+    """Whether a folder holds shards of a webdataset. The tars of official archives have no numbers."""
+    places = (folder, *(folder / name for name in ("train", "validation", "val", "test")))
+    return any(re.fullmatch(r"(.*[-_])?\d+\.tar", path.name) for place in places for path in place.glob("*.tar"))
 
 
 def usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:

@@ -3,6 +3,9 @@
 import io
 import json
 import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -16,6 +19,7 @@ from ..files import whole_file, write_atomically
 
 
 SETTINGS_FILE, REJECTED_FOLDER, PARTS_FOLDER = "made_by.json", "rejected", ".parts"
+MAX_SHARD_BYTES = 500 * 2**20
 CARD = """---
 {metadata}
 ---
@@ -48,7 +52,7 @@ class ShardWriter:
         features: columns of a row.
         settings: what the rows are made from, as JSON values. A folder is continued with the same alone.
         title, text: heading and first paragraph of the data set card.
-        rows_per_shard: rows of a shard, at least.
+        rows_per_shard: rows of the source in a shard, at least, if these are not more than 500 MiB.
 
     Raises:
         ValueError: the folder holds this split, made with other settings, or other files.
@@ -71,22 +75,47 @@ class ShardWriter:
         self.rejected_features = datasets.Features(features | {"problem": datasets.Value("string")})
         made_by = folder / SETTINGS_FILE
         known = json.loads(made_by.read_text()) if made_by.is_file() else {}
-        if not known and folder.is_dir() and any(folder.iterdir()):
+        if not known and any(not path.name.endswith(".partial") for path in folder.glob("*")):
             raise ValueError(f"`{folder}` holds other files. Choose another output folder, or delete it.")
         if known.get(split, settings) != json.loads(json.dumps(settings)):
             raise ValueError(
                 f"`{folder}` holds the split `{split}` made with {json.dumps(known[split])}, now asked for with "
                 f"{json.dumps(settings)}. Choose another output folder, or delete it."
             )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(made_by, json.dumps(known | {split: settings}, indent=2) + "\n")
         for place in (folder / REJECTED_FOLDER, folder / PARTS_FOLDER / split):
             place.mkdir(parents=True, exist_ok=True)
-        write_atomically(made_by, json.dumps(known | {split: settings}, indent=2) + "\n")
         self._drop_leftovers()
 
     @property
     def position(self) -> int:
         """Number of rows of the source that are written."""
         return max((end for _, end, _ in self._shards() + self._parts()), default=0)
+
+    def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
+        """The rows of the source after those that are written.
+
+        Args:
+            rows: all rows, with `file_name`.
+
+        Raises:
+            ValueError: those that are written are not the first ones: the source has changed.
+        """
+        names = Counter()
+        for path in [self.folder / REJECTED_FOLDER / path.name for *_, path in self._shards()]:
+            names.update(_file_names(path) if path.is_file() else ())
+        for *_, path in self._shards() + self._parts():
+            names.update(_file_names(path))
+        for row in islice(rows, self.position):
+            names[row["file_name"]] -= 1
+        if any(names.values()):
+            name = next(name for name, count in names.items() if count)
+            raise ValueError(
+                f"`{self.folder}` was begun with other rows, such as `{name}`: the source has changed. Delete the folder, "
+                "or choose another."
+            )
+        return rows
 
     def write(self, rows: list[dict]) -> None:
         """Write the next rows of the source. They are on disk when this returns.
@@ -98,21 +127,35 @@ class ShardWriter:
         table = pa.Table.from_pylist(rows, schema=self.rejected_features.arrow_schema)
         with whole_file(self.folder / PARTS_FOLDER / self.split / f"{first}-{first + len(rows)}.parquet") as partial:
             parquet.write_table(table, partial)
-        if sum(end - start for start, end, _ in self._parts()) >= self.rows_per_shard:
+        parts = self._parts()
+        num_bytes = sum(path.stat().st_size for *_, path in parts)
+        if first + len(rows) - parts[0][0] >= self.rows_per_shard or num_bytes >= MAX_SHARD_BYTES:
             self._make_shard()
 
     def finish(self) -> tuple[int, int]:
-        """Write what is left of the last shard.
+        """Write what is left of the last shard, and the card.
 
         Returns:
             Number of rows, and of rejected rows, of this split.
+
+        Raises:
+            ValueError: there are no rows, or all are rejected.
         """
         if self._parts():
-            self._make_shard()
+            self._make_shard(last=True)
+        for *_, part in self._parts():  # rejected rows alone, which stand in their own shard now
+            part.unlink()
         for place in (self.folder / PARTS_FOLDER / self.split, self.folder / PARTS_FOLDER):
             if not any(place.iterdir()):
                 place.rmdir()
-        return self._write_card()[self.split]
+        kept, rejected = self._write_card()[self.split]
+        if not kept:
+            reasons = "the source has no images"
+            if rejected:
+                (row, *_) = sample_rows(sorted((self.folder / REJECTED_FOLDER).glob(f"{self.split}-*")), 1)
+                reasons = f"all {rejected:,} were rejected, the first for: {row['problem']}"
+            raise ValueError(f"`{self.folder}`: the split `{self.split}` has no rows: {reasons}.")
+        return kept, rejected
 
     def _write_card(self) -> dict[str, tuple[int, int]]:
         """Write the card of all splits. Returns the number of rows and of rejected rows of each."""
@@ -142,26 +185,35 @@ class ShardWriter:
         write_atomically(self.folder / "README.md", card)
         return counts
 
-    def _make_shard(self) -> None:
-        """Join the parts. The shard of kept rows comes last: while it is missing, nothing of this counts."""
+    def _make_shard(self, last: bool = False) -> None:
+        """Join the parts. The shard of kept rows comes last: while it is missing, nothing of this counts.
+
+        Args:
+            last: whether no more rows come. Otherwise parts without a row to keep wait for one, since `load_dataset`
+                takes no empty shard.
+        """
         parts = self._parts()
-        table = pa.concat_tables([parquet.read_table(path) for _, _, path in parts])
+        problems = [parquet.read_table(path, columns=["problem"])["problem"] for *_, path in parts]
+        num_kept = sum(column.null_count for column in problems)
+        if not num_kept and not last:
+            return
         name = f"{self.split}-{parts[0][0]:09d}-{parts[-1][1]:09d}.parquet"
-        is_kept = compute.is_null(table["problem"])
-        rejected = table.filter(compute.invert(is_kept)).replace_schema_metadata(
-            self.rejected_features.arrow_schema.metadata
-        )
-        if rejected.num_rows:
-            with whole_file(self.folder / REJECTED_FOLDER / name) as partial:
-                parquet.write_table(rejected, partial)
-        kept = table.filter(is_kept).drop_columns("problem").cast(self.features.arrow_schema)
-        with whole_file(self.folder / name) as partial:
-            # Small row groups, since images are read one by one.
-            parquet.write_table(
-                kept.replace_schema_metadata(self.features.arrow_schema.metadata), partial, row_group_size=100
-            )
+        if num_kept < sum(map(len, problems)):
+            self._join(parts, self.folder / REJECTED_FOLDER / name, self.rejected_features, compute.is_valid)
+        if num_kept:
+            self._join(parts, self.folder / name, self.features, compute.is_null)
         self._drop_leftovers()
-        self._write_card()
+        if not (self.folder / "README.md").is_file():
+            self._write_card()  # what is finished loads, even if this is cut off
+
+    @staticmethod
+    def _join(parts: list[tuple[int, int, Path]], path: Path, features: datasets.Features, wanted: Callable) -> None:
+        """Write the rows of the parts whose `problem` is `wanted`."""
+        schema = features.arrow_schema
+        with whole_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
+            for *_, part in parts:  # one after the other, since a shard of large images would fill the memory
+                table = parquet.read_table(part)
+                writer.write_table(table.filter(wanted(table["problem"])).select(schema.names).cast(schema))
 
     def _drop_leftovers(self) -> None:
         """Delete what a finished shard holds already, and what was being written at a kill."""
@@ -219,6 +271,10 @@ def sample_rows(shards: list[Path], count: int) -> list[dict]:
             rows += parquet.ParquetFile(shard).read_row_group(group).take(inside).to_pylist()
         first += size
     return rows
+
+
+def _file_names(shard: Path) -> list[str]:
+    return parquet.read_table(shard, columns=["file_name"])["file_name"].to_pylist()
 
 
 def _picture(encoded: dict | None) -> Image.Image | None:

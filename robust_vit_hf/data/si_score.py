@@ -158,6 +158,9 @@ def open_si_score(root: Path, factor: str) -> Source:
     """
     inside = [root / name for name in (FOLDERS[factor], f"object_{factor}") if (root / name).is_dir()]
     folders = find_classes(inside[0] if inside else root, LABELS.__contains__)
+    others = {name for other in FOLDERS for name in (FOLDERS[other], f"object_{other}") if other != factor}
+    if folders[0].parent.name in others:
+        raise ValueError(f"`{folders[0].parent}` is another set of SI-Score than that of {factor}.")
     metadata = next(
         (parent / METADATA_FILE for parent in folders[0].parents[:2] if (parent / METADATA_FILE).is_file()), None
     )
@@ -167,14 +170,14 @@ def open_si_score(root: Path, factor: str) -> Source:
             f"{', '.join(METADATA_COLUMNS)} are empty, and accuracies over them cannot be measured."
         )
     else:
-        read_factors(metadata)
+        read_factors(metadata, metadata.stat().st_mtime_ns)
     shards = []
     for folder in folders:
         problem = None
         if folder.name not in LABELS:
             problem = f"`{folder}`: SI-Score has no class `{folder.name}`. Remove the folder, or mend its name."
         shards.append(FactorFolder(folder, root, LABELS.get(folder.name), problem=problem, metadata=metadata))
-    return Source(factor_rows, shards)
+    return Source(factor_rows, shards, None if metadata is None else metadata.stat().st_mtime_ns)
 
 
 def factor_rows(shards: list[FactorFolder]) -> Iterator[dict]:
@@ -182,7 +185,7 @@ def factor_rows(shards: list[FactorFolder]) -> Iterator[dict]:
     counter-clockwise. `None` where the metadata do not have the image."""
     for shard in shards:
         if shard.metadata is not None:
-            ids, values = read_factors(shard.metadata)
+            ids, values = read_factors(shard.metadata, shard.metadata.stat().st_mtime_ns)
         for row in class_folder_rows([shard]):
             if "problem" not in row:
                 stem, factors = Path(row["file_name"]).stem, [None] * len(METADATA_COLUMNS)
@@ -195,10 +198,13 @@ def factor_rows(shards: list[FactorFolder]) -> Iterator[dict]:
 
 
 @lru_cache(maxsize=1)
-def read_factors(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_factors(path: Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
     """Image ids `(N,)`, ascending, and their factors `(N, 4)`, float64, in the order of `METADATA_COLUMNS`.
 
     Arrays, since half a million rows of Python objects would be 200 MB in every worker.
+
+    Args:
+        changed: when the file was changed, so that another state of it is not taken from the cache.
 
     Raises:
         ValueError: a column is missing, or the file is no CSV of numbers.

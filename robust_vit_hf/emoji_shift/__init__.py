@@ -4,8 +4,17 @@
 the default run of `trainer/train.py` mends.
 """
 
-from .images import CLASS_NAMES, SPLITS, load_finetuning_splits, load_split
+from .images import CLASS_NAMES, SHIFTED, SPLITS, load_evaluation_sets, load_finetuning_splits, load_split
 from .model import load_backbone, load_biased_model
 
 
-__all__ = ["CLASS_NAMES", "SPLITS", "load_backbone", "load_biased_model", "load_finetuning_splits", "load_split"]
+__all__ = [
+    "CLASS_NAMES",
+    "SHIFTED",
+    "SPLITS",
+    "load_backbone",
+    "load_biased_model",
+    "load_evaluation_sets",
+    "load_finetuning_splits",
+    "load_split",
+]

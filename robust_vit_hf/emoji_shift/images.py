@@ -56,6 +56,7 @@ SPLITS = {
     "rotation": Split(max_angle=180.0),
     "size": Split(side=(0.15, 0.35)),
 }
+SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val"))
 
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
@@ -137,3 +138,8 @@ def load_finetuning_splits(samples_per_class: int, seed: int = 0) -> tuple[datas
     half = len(CLASS_NAMES) // 2
     shown, others = range(half), range(half, len(CLASS_NAMES))
     return load_split("train", samples_per_class * half, seed, shown), load_split("train", 2 * half, seed, others)
+
+
+def load_evaluation_sets(images_per_set: int) -> dict[str, datasets.Dataset]:
+    """All splits but that of training, by name: `val`, and the `SHIFTED` ones."""
+    return {split: load_split(split, images_per_set) for split in ("val", *SHIFTED)}

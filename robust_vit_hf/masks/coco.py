@@ -1,0 +1,154 @@
+"""Foreground masks from annotations that exist: boxes, polygons and run-length encodings in COCO's JSON format.
+
+Source: https://cocodataset.org/#format-data
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as run_lengths
+
+from .result import MaskResult
+
+
+class CocoAnnotations:
+    """Masks of what was annotated in an image: the union of its annotations.
+
+    Args:
+        path: JSON file with `images`, `annotations` and `categories`, as COCO's `instances_….json`.
+        category: name of the only category that counts as foreground; by default all do.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a COCO file, or has no such category.
+    """
+
+    def __init__(self, path: str | Path, category: str | None = None):
+        self.path = path
+        try:
+            content = json.loads(Path(path).read_bytes())
+        except ValueError as error:  # of JSON, or of UTF-8
+            raise ValueError(f"`{path}` cannot be read as JSON: {error}. Expected a COCO annotation file.") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"`{path}` holds a {type(content).__name__}, expected an object with COCO's `images`.")
+        images = self._entries(content, "images", ("id", "file_name", "width", "height"))
+        annotations = self._entries(content, "annotations", ("image_id", "category_id"))
+        categories = self._entries(content, "categories", ("id", "name"))
+
+        self.category_names = {entry["id"]: entry["name"] for entry in categories}
+        if category is not None and category not in self.category_names.values():
+            known = ", ".join(self.category_names.values())
+            raise ValueError(f"`{path}` has no category `{category}`; it has {known}.")
+        self.by_image = defaultdict(list)
+        for annotation in annotations:
+            if category is None or self.category_names.get(annotation["category_id"]) == category:
+                self.by_image[annotation["image_id"]].append(annotation)
+        self.sought = "annotation" if category is None else f"annotation of `{category}`"
+        self.by_name, self.by_basename = {}, defaultdict(list)
+        for entry in images:
+            if entry["file_name"] in self.by_name:
+                raise ValueError(f"`{path}` lists the image `{entry['file_name']}` twice, expected once.")
+            self.by_name[entry["file_name"]] = entry
+            self.by_basename[PurePosixPath(entry["file_name"]).name].append(entry)
+
+    def _entries(self, content: dict, key: str, fields: tuple[str, ...]) -> list[dict]:
+        """A list of the file, whose entries have these fields."""
+        entries = content.get(key)
+        if not isinstance(entries, list):
+            raise ValueError(
+                f"`{self.path}` has no list `{key}`; it has {', '.join(content) or 'no keys'}. Expected COCO's keys "
+                "`images`, `annotations` and `categories`."
+            )
+        for index, entry in enumerate(entries):
+            missing = [field for field in fields if not isinstance(entry, dict) or field not in entry]
+            if missing:
+                raise ValueError(
+                    f"`{self.path}`: number {index} of `{key}` has no {', '.join(f'`{field}`' for field in missing)}, "
+                    f"expected {', '.join(f'`{field}`' for field in fields)}."
+                )
+        return entries
+
+    def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
+        """Make the masks of some images.
+
+        Args:
+            images: of any sizes.
+            rows: their rows; `file_name` is read. It is looked up as it is, else without its folder, if the file has one
+                image of that name alone.
+
+        Returns:
+            A result for each image, in their order. Images that are not in the file or have no annotation are rejected.
+
+        Raises:
+            ValueError: a row without `file_name`, an image of another size than the file says, or an annotation that
+                cannot be read.
+        """
+        return [self._mask(image, row) for image, row in zip(images, rows, strict=True)]
+
+    def _mask(self, image: Image.Image, row: dict) -> MaskResult:
+        name = row.get("file_name")
+        if not isinstance(name, str):
+            raise ValueError(
+                "A row has no `file_name`, by which its annotations are looked up in "
+                f"`{self.path}`; it has {', '.join(row)}."
+            )
+        candidates = self.by_basename.get(PurePosixPath(name).name, [])
+        if name in self.by_name:
+            candidates = [self.by_name[name]]
+        if len(candidates) != 1:
+            known = "not" if not candidates else f"{len(candidates)} times, in other folders,"
+            return MaskResult(None, rejected=f"`{name}` is {known} in `{self.path}`")
+        (entry,) = candidates
+        if image.size != (entry["width"], entry["height"]):
+            raise ValueError(
+                f"`{name}` has {image.width}×{image.height} pixels, but `{self.path}` says {entry['width']}×"
+                f"{entry['height']}. Annotations fit images of that size only: use the images that were annotated, "
+                "neither resized nor turned."
+            )
+        annotations = self.by_image.get(entry["id"], [])
+        if not annotations:
+            return MaskResult(None, rejected=f"no {self.sought}")
+        union = np.zeros((image.height, image.width), dtype=bool)
+        for annotation in annotations:
+            union |= self._foreground(annotation, name, union.shape)
+        names = [str(self.category_names.get(annotation["category_id"], "unnamed")) for annotation in annotations]
+        rejected = None if union.any() else "the annotations cover no pixel"
+        return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), ", ".join(names), rejected)
+
+    def _foreground(self, annotation: dict, name: str, shape: tuple[int, int]) -> np.ndarray:
+        """`(H, W)`, bool: what one annotation covers."""
+        height, width = shape
+        segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
+        try:
+            if isinstance(segmentation, dict):
+                counts = segmentation["counts"]
+                if list(segmentation["size"]) != [height, width]:
+                    raise ValueError(f"it is encoded for a height and width of {segmentation['size']}")
+                if isinstance(counts, list):
+                    if sum(counts) != height * width:
+                        raise ValueError(f"its run lengths add up to {sum(counts)}, not {height * width}")
+                    segmentation = run_lengths.frPyObjects(segmentation, height, width)
+                foreground = run_lengths.decode(segmentation)
+                # Pixels behind the end of a damaged encoding are whatever the memory held.
+                if foreground.sum() != run_lengths.area(segmentation):
+                    raise ValueError("its run lengths end before the image does")
+                return foreground.astype(bool)
+            if segmentation:
+                # pycocotools takes four numbers for a box, and drops the last of an odd number.
+                if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+                    raise ValueError("a polygon needs three or more pairs of x and y")
+                encoded = run_lengths.merge(run_lengths.frPyObjects(segmentation, height, width))
+                return run_lengths.decode(encoded).astype(bool)
+            left, top, box_width, box_height = map(float, box)
+        except Exception as error:  # whatever the decoder raises, the user needs the annotation
+            raise ValueError(
+                f"An annotation of `{name}` ({width}×{height} pixels, id {annotation.get('id')}) in `{self.path}` cannot "
+                f"be read: {error}. Expected a `segmentation` (polygons or run lengths) or a `bbox` of x, y, width and "
+                "height."
+            ) from error
+        # The pixels whose centres lie in the box.
+        x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
+        return (left <= x) & (x < left + box_width) & (top <= y) & (y < top + box_height)

@@ -1,0 +1,449 @@
+"""Foreground masks from the features of a self-supervised ViT, without annotation: TokenCut.
+
+The patches of an image are a graph, in which two patches are joined if their features point the same way. Its normalised
+cut separates the object from the background, and a bilateral solver moves the border from the patches to the edges of the
+image.
+
+Source: *Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut*
+(https://huggingface.co/papers/2202.11539); the solver is that of *The Fast Bilateral Solver*
+(https://huggingface.co/papers/1511.03296).
+"""
+
+from collections import defaultdict
+from inspect import signature
+from math import sqrt
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import cg
+from torch import nn
+from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..relevance import patch_grid, unwrap_pretrained
+from .result import MaskResult
+
+
+WEAK_LINK = 1e-5  # affinity of patches that are not alike: the graph stays connected
+MAX_PATCHES = (
+    4096  # 1024×1024 pixels at patch 16; the affinity of a grid grows with the fourth power of the image's side
+)
+
+# The Krylov space in which the eigenvector is sought. Over real features and groups of isolated patches, 4×7 leaves a
+# residual below 1e-8 of the gap to the next eigenvalue.
+BLOCK, STEPS = 4, 7
+
+
+# -- Pure functions of tensors ----------------------------------------------------------------------------------------
+
+
+def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Second smallest generalised eigenvector of (D − W) y = λ D y for each image of a batch.
+
+    W is 1 between patches whose keys have a cosine above `tau`, else 1e-5; D is diagonal and holds the sums of its rows.
+    The eigenvector is sought in a Krylov space of the inverse of the normalised Laplacian, from one Cholesky factorisation
+    an image, and images that have not converged are handed to a dense solver. An image's result does not depend on the
+    others of its batch beyond rounding.
+
+    Where the second eigenvalue is multiple (groups of patches of the same size, each joined to nothing else; in the
+    extreme all patches alike, or no two), every vector of its eigenspace is an answer and the cut is arbitrary. The
+    result is then the projection of a fixed vector onto that space, the same in every run.
+
+    Args:
+        keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
+        tau: cosine above which two patches are alike.
+
+    Returns:
+        `(B, N)`, fp64 and of any sign and length, and `(B,)`, bool: whether the vector is unique. Where all patches are
+        alike, or no two are, it is zero and not unique.
+
+    Source: https://huggingface.co/papers/2202.11539
+    """
+    if keys.device.type == "mps":
+        keys = keys.cpu()  # Apple's GPUs have no fp64
+    num_patches = keys.shape[1]
+    # As many images at once as stay within the caches of a CPU; an accelerator has to be filled.
+    chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // num_patches**2)
+    chunks = [_cut_eigenvectors(part, tau) for part in keys.split(chunk)]
+    vectors, unique = zip(*chunks, strict=True)
+    return torch.cat(vectors), torch.cat(unique)
+
+
+def _cut_eigenvectors(keys: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
+    batch_size, num_patches, _ = keys.shape
+    keys = F.normalize(keys.float(), dim=-1)  # a norm may overflow fp16
+    alike = keys @ keys.mT > tau
+    alike = alike & alike.mT  # the two roundings of a cosine may lie on either side of tau
+
+    # fp64 throughout: groups of patches that are joined by weak links alone have eigenvalues that differ by 1e-5.
+    num_alike = alike.sum(dim=-1)
+    degree = num_alike.double() * (1 - WEAK_LINK) + num_patches * WEAK_LINK  # (B, N)
+    links = torch.tensor([-1.0, -WEAK_LINK], dtype=torch.float64, device=keys.device)
+    laplacian = torch.where(alike, links[0], links[1])  # (B, N, N)
+    laplacian.diagonal(dim1=1, dim2=2).add_(degree)
+    # The known eigenvector 1 of the eigenvalue 0 is moved to 2, the upper end of the spectrum; the others stay.
+    laplacian.baddbmm_(degree.unsqueeze(2), (2 * degree / degree.sum(dim=-1, keepdim=True)).unsqueeze(1))
+
+    # With v = D^½ y the problem is the ordinary one of A = D^-½ (D − W) D^-½.
+    root, inverse_root = degree.sqrt().unsqueeze(2), degree.rsqrt().unsqueeze(2)
+    start = torch.randn(num_patches, BLOCK, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = start.to(keys.device)
+    factor, _ = torch.linalg.cholesky_ex(laplacian)
+    block, blocks = start.expand(batch_size, -1, -1), []
+    for _ in range(STEPS if num_patches > BLOCK * STEPS else 0):
+        block = torch.linalg.solve_triangular(factor, root * block, upper=False)
+        block = torch.linalg.solve_triangular(factor.mT, block, upper=True)
+        block = torch.linalg.qr(root * block).Q
+        blocks.append(block)
+
+    vectors = torch.zeros(batch_size, num_patches, dtype=torch.float64, device=keys.device)
+    unique = torch.zeros(batch_size, dtype=torch.bool, device=keys.device)
+    if blocks:
+        basis = torch.linalg.qr(torch.cat(blocks, dim=-1)).Q
+        applied = inverse_root * (laplacian @ (inverse_root * basis))
+        values, coordinates = torch.linalg.eigh(basis.mT @ applied)  # ascending
+        first = coordinates[..., :1]
+        vectors = (basis @ first).squeeze(2)
+        residual = ((applied @ first).squeeze(2) - values[:, :1] * vectors).norm(dim=-1)
+        # The angle to the true eigenvector is at most the residual over the gap. A multiple eigenvalue has no gap.
+        unique = residual < 1e-7 * (values[:, 1] - values[:, 0])
+
+    flat = (num_alike == num_patches).all(dim=-1) | (num_alike <= 1).all(dim=-1)
+    vectors = torch.where(flat.unsqueeze(1), 0.0, vectors)
+    for index in (~unique & ~flat).nonzero().flatten().tolist():
+        normalized = inverse_root[index] * laplacian[index] * inverse_root[index].T
+        values, dense = torch.linalg.eigh(normalized)
+        eigenspace = dense[:, values <= values[0] * (1 + 1e-6)]
+        vectors[index] = eigenspace @ (eigenspace.T @ start[:, 0])
+        unique[index] = eigenspace.shape[1] == 1
+    return vectors * inverse_root.squeeze(2), unique & ~flat
+
+
+def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
+    """Foreground on the patch grid: of the two sides of the mean, the one with the largest absolute value (the seed), and
+    of that side the connected component of the seed. Components are 4-connected, as in the released code.
+
+    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that patches that are
+    alike are not told apart by rounding.
+
+    Args:
+        eigenvectors: `(B, h·w)`, of any sign.
+        grid: `(h, w)`.
+
+    Returns:
+        `(B, h, w)`, bool. Empty where all values are the same.
+    """
+    magnitude = eigenvectors.abs()
+    seeds = (magnitude >= (1 - 1e-6) * magnitude.amax(dim=1, keepdim=True)).int().argmax(dim=1, keepdim=True)
+    deviation = eigenvectors - eigenvectors.mean(dim=1, keepdim=True)
+    foreground = deviation * deviation.gather(1, seeds).sign() > 1e-9 * magnitude.amax(dim=1, keepdim=True)
+    foreground, seeds = foreground.unflatten(1, grid).cpu().numpy(), seeds.cpu().numpy()
+
+    within_images = np.zeros((3, 3, 3), dtype=bool)
+    within_images[1] = ndimage.generate_binary_structure(2, 1)
+    components, _ = ndimage.label(foreground, within_images)
+    of_seeds = np.take_along_axis(components.reshape(len(components), -1), seeds, axis=1)
+    return foreground & (components == of_seeds[..., None])
+
+
+def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
+    """Smooth a map along the edges of an image: the map that is close to `target` and varies little between pixels that
+    are close in position and colour.
+
+    Parameters are those of TokenCut: a bilateral grid with cells of 16 pixels, 16 levels of luma and 8 of chroma;
+    smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from the
+    means of the cells. Unlike in the released code, luma and chroma are rounded to 8 bits, and the cells' numbers do not
+    overlap in images wider than 4064 pixels.
+
+    Args:
+        image: RGB, W×H.
+        target: `(H, W)`, in [0, 1].
+
+    Returns:
+        `(H, W)`, fp64, about [0, 1].
+
+    Source: https://huggingface.co/papers/1511.03296
+    """
+    height, width = target.shape
+    luma, *chroma = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0))
+    y, x = np.mgrid[:height, :width]
+    cells = (y // 16, x // 16, luma // 16, chroma[0] // 8, chroma[1] // 8)
+    # A free cell at the start of each dimension, so that the neighbour of a last cell is not the first of the next row.
+    shape = [int(cell.max()) + 2 for cell in cells]
+    numbers = np.ravel_multi_index([cell.ravel() + 1 for cell in cells], shape)
+    vertices, vertex_of_pixel = np.unique(numbers, return_inverse=True)
+    count = len(vertices)
+
+    # Blur: [1 2 1] along each of the 5 dimensions, summed.
+    rows, columns = [np.arange(count)], [np.arange(count)]
+    for stride in np.cumprod([1, *shape[:0:-1]]):
+        position = np.searchsorted(vertices, vertices + stride).clip(max=count - 1)
+        (lower,) = np.nonzero(vertices[position] == vertices + stride)
+        rows += [lower, position[lower]]
+        columns += [position[lower], lower]
+    weights = np.ones(sum(map(len, rows)))
+    weights[:count] = 2 * len(shape)
+    blur = sparse.csr_array((weights, (np.concatenate(rows), np.concatenate(columns))), shape=(count, count))
+
+    # Bistochastisation: diagonal matrices such that Dn blur Dn has the row sums Dm, the pixels of each cell.
+    mass = np.bincount(vertex_of_pixel, minlength=count).astype(np.float64)
+    scale = np.ones(count)
+    for _ in range(10):
+        scale = np.sqrt(scale * mass / (blur @ scale))
+    scaling = sparse.diags_array(scale)
+    smoothness = sparse.diags_array(scale * (blur @ scale)) - scaling @ blur @ scaling
+
+    confidence = 0.999 * mass
+    data = 0.999 * np.bincount(vertex_of_pixel, target.ravel(), minlength=count)
+    system = (256 * smoothness + sparse.diags_array(confidence)).tocsr()
+    preconditioner = sparse.diags_array(1 / np.maximum(system.diagonal(), 1e-5))
+    solution, _ = cg(system, data, x0=data / confidence, rtol=1e-5, maxiter=25, M=preconditioner)
+    return solution[vertex_of_pixel].reshape(height, width)
+
+
+def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:
+    """Mask whose border follows the edges of the image: bilateral solver, above 0.5, holes filled, largest component.
+
+    Args:
+        image: RGB, W×H.
+        coarse: `(H, W)`, bool.
+
+    Returns:
+        `(H, W)`, bool; empty if the solver leaves nothing above 0.5.
+
+    Source: https://huggingface.co/papers/2202.11539
+    """
+    filled = ndimage.binary_fill_holes(bilateral_solver(image, coarse) > 0.5)
+    components, _ = ndimage.label(filled)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0  # the background
+    return filled & (components == sizes.argmax())
+
+
+# -- Reading keys from a model ----------------------------------------------------------------------------------------
+
+
+class _KeysReached(Exception):
+    """Ends a forward pass: the last layer's attention and what follows it are not needed."""
+
+
+def key_projection(model: nn.Module) -> nn.Module:
+    """The key projection of the last layer of a ViT.
+
+    Raises:
+        ValueError: the architecture has no attention over one patch grid: convolutional, windowed or hierarchical.
+    """
+    pretrained = unwrap_pretrained(model)
+    name, config = type(pretrained).__name__, pretrained.config
+    projections = [
+        module for path, module in pretrained.named_modules() if path.rpartition(".")[2] in ("k_proj", "key")
+    ]
+    if (
+        len(projections) != getattr(config, "num_hidden_layers", None)
+        or not projections
+        or hasattr(config, "window_size")
+        or not hasattr(config, "patch_size")
+    ):
+        raise ValueError(
+            f"`{name}` has no key projection over one patch grid in each of its layers (convolutional, windowed or "
+            "hierarchical architecture, or queries, keys and values in one projection), so TokenCut has nothing to cut. "
+            "Use a plain ViT of transformers, best a self-supervised one: DINO (`facebook/dino-vitb16`), DINOv2, DINOv3 "
+            "or ViTMSN; DeiT, BEiT and Data2VecVision work as well."
+        )
+    return projections[-1]
+
+
+@torch.no_grad()
+def patch_keys(model: nn.Module, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
+    """Keys of the patches in the last layer. The forward pass ends there, and the model is left as it was.
+
+    Args:
+        model: ViT of transformers, possibly with a head. Set it to `eval()` yourself.
+        pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
+        key_bias: whether the bias of the projection stays in the keys.
+
+    Returns:
+        `(B, h·w, C)`, fp32: CLS, distillation and register tokens are dropped.
+
+    Raises:
+        ValueError: an architecture without such keys, or one that has not a token for each patch.
+    """
+    pretrained, projection = unwrap_pretrained(model), key_projection(model)
+    height, width = patch_grid(model, (pixel_values.shape[2], pixel_values.shape[3]))
+    accepted = signature(pretrained.forward).parameters
+    interpolation = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
+    reached = []
+
+    def stop(module, args, output):
+        reached.append(output)
+        raise _KeysReached
+
+    hook = projection.register_forward_hook(stop)
+    try:
+        pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **interpolation)
+    except _KeysReached:
+        pass
+    finally:
+        hook.remove()
+    keys = reached[0].float()
+    num_prefix_tokens = keys.shape[1] - height * width
+    if len(keys) != len(pixel_values) or num_prefix_tokens < 0:
+        raise ValueError(
+            f"`{type(pretrained).__name__}` gave keys of shape {tuple(keys.shape)} for {len(pixel_values)} images of "
+            f"{height}×{width} patches; expected a key for each patch. A model that masks its input, as ViTMAE does, "
+            "cannot be used."
+        )
+    if not key_bias and getattr(projection, "bias", None) is not None:
+        keys = keys - projection.bias.float()
+    return keys[:, num_prefix_tokens:]
+
+
+# -- Entry point ------------------------------------------------------------------------------------------------------
+
+
+class TokenCut:
+    """Masks of the object that stands out, by the normalised cut of a ViT's features.
+
+    Args:
+        model: ViT of transformers, self-supervised if possible; with or without a head, on any device, in eval mode.
+        processor: image processor whose mean and standard deviation normalise the images. By default they are those of
+            ImageNet, with which DINO, DINOv2, DINOv3, ViTMSN and DeiT were trained; others (BEiT, Google's ViTs: 0.5)
+            need their own. Its resizing is not used: each side becomes the nearest multiple of the patch size (Lanczos,
+            as in the released code). Images of more than 4096 patches are shrunk to that, with a note.
+        tau: cosine above which two patches are alike.
+        key_bias: whether the bias of the key projection stays in the keys. Attention does not depend on it (softmax
+            cancels what all keys have in common), so training leaves it to chance: in DINOv2-S/14 it is as long as the
+            keys themselves, all patches are alike, and nothing can be cut. By default it stays for the model type `vit`,
+            to which DINO belongs, as in the paper, and is subtracted for all others.
+        batch_size: largest number of images in a forward pass. Only images with the same patch grid share one.
+        min_pixels: masks with fewer foreground pixels, counted in the image's own pixels, are rejected. 520 is the limit
+            of RobustViT.
+        refine: whether the border is moved to the edges of the image by the bilateral solver. Otherwise masks are unions
+            of patches.
+
+    Raises:
+        ValueError: an architecture without a patch grid.
+
+    Example:
+        >>> import torch
+        >>> from PIL import Image
+        >>> from transformers import ViTConfig, ViTModel
+        >>> from robust_vit_hf.masks.tokencut import TokenCut
+        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+        >>> cut = TokenCut(ViTModel(config).eval())
+        >>> (result,) = cut([Image.linear_gradient("L").convert("RGB")], [{}])
+        >>> result.mask is None or result.mask.size == (256, 256)
+        True
+
+    Source: https://huggingface.co/papers/2202.11539
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: BaseImageProcessor | None = None,
+        *,
+        tau: float = 0.2,
+        key_bias: bool | None = None,
+        batch_size: int = 16,
+        min_pixels: int = 520,
+        refine: bool = True,
+    ):
+        key_projection(model)  # refuses other architectures now, not in the middle of a data set
+        self.model = model
+        self.mean, self.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        if processor is not None:
+            self.mean, self.std = processor.image_mean, processor.image_std
+        patch_size = unwrap_pretrained(model).config.patch_size
+        self.patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
+        self.tau = tau
+        self.key_bias = unwrap_pretrained(model).config.model_type == "vit" if key_bias is None else key_bias
+        self.batch_size = batch_size
+        self.min_pixels = min_pixels
+        self.refine = refine
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str = "facebook/dino-vitb16", device: str | torch.device = "cpu", **arguments
+    ) -> Self:
+        """TokenCut with a checkpoint's model and the statistics of its own image processor.
+
+        Args:
+            name: id on the Hub, or folder.
+            device: where the model runs.
+            arguments: as for the class.
+        """
+        model = AutoModel.from_pretrained(name).eval().to(device)
+        return cls(model, AutoImageProcessor.from_pretrained(name), **arguments)
+
+    def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
+        """Make the masks of some images.
+
+        Args:
+            images: RGB, of any sizes.
+            rows: not read; mask makers have the same call.
+
+        Returns:
+            A result for each image, in their order.
+        """
+        by_grid = defaultdict(list)
+        for index, image in enumerate(images):
+            by_grid[self.grid(image)].append(index)
+        results = {}
+        for grid, indices in by_grid.items():
+            for start in range(0, len(indices), self.batch_size):
+                batch = indices[start : start + self.batch_size]
+                results |= zip(batch, self._batch([images[index] for index in batch], grid), strict=True)
+        return [results[index] for index in range(len(images))]
+
+    def grid(self, image: Image.Image) -> tuple[int, int]:
+        """Patches `(h, w)` of the image as the model sees it."""
+        height = max(1, round(image.height / self.patch_size[0]))
+        width = max(1, round(image.width / self.patch_size[1]))
+        if height * width > MAX_PATCHES:
+            shrink = sqrt(MAX_PATCHES / (height * width))
+            height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
+        return height, width
+
+    def _batch(self, images: list[Image.Image], grid: tuple[int, int]) -> list[MaskResult]:
+        """Results of images with the same patch grid."""
+        if grid[0] * grid[1] < 3:
+            reason = f"{grid[0]}×{grid[1]} patches are too few to tell an object from the background"
+            return [MaskResult(None, rejected=reason) for _ in images]
+        size = (grid[1] * self.patch_size[1], grid[0] * self.patch_size[0])
+        pixels = np.stack([np.asarray(image.resize(size, Image.Resampling.LANCZOS)) for image in images])
+        pixel_values = (torch.from_numpy(pixels) / 255 - torch.tensor(self.mean)) / torch.tensor(self.std)
+        keys = patch_keys(self.model, pixel_values.movedim(3, 1), self.key_bias)
+        finite = keys.isfinite().flatten(1).all(dim=1).tolist()
+        eigenvectors, unique = cut_eigenvectors(keys, self.tau)
+        coarse = coarse_masks(eigenvectors, grid)
+        return [self._result(*parts) for parts in zip(images, coarse, finite, unique.tolist(), strict=True)]
+
+    def _result(self, image: Image.Image, coarse: np.ndarray, finite: bool, unique: bool) -> MaskResult:
+        if not finite:
+            return MaskResult(None, rejected="the model's features are not finite")
+        if not coarse.any():
+            return MaskResult(None, rejected="nothing to cut: all patches are alike, or no two are")
+        notes = []
+        height, width = coarse.shape[0] * self.patch_size[0], coarse.shape[1] * self.patch_size[1]
+        if max(image.width / width, image.height / height) > 1.5:  # more than rounding to a multiple of the patch
+            notes.append(f"features of the image shrunk to {width}×{height} pixels")
+        mask = np.asarray(Image.fromarray(coarse).resize(image.size, Image.Resampling.NEAREST))
+        if self.refine:
+            refined = refine_mask(image, mask)
+            overlap = (refined & mask).sum() / (refined | mask).sum()
+            if overlap >= 0.5:
+                mask = refined
+            else:
+                notes.append(f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}")
+        num_pixels, rejected = int(mask.sum()), None
+        if not unique:
+            rejected = "the cut is arbitrary: several parts of the image stand out alike"
+        elif num_pixels < self.min_pixels:
+            rejected = f"{num_pixels} foreground pixels, fewer than {self.min_pixels}"
+        mask = Image.fromarray(mask.astype(np.uint8) * 255)
+        return MaskResult(mask, "; ".join(notes) or None, rejected)

@@ -1,0 +1,174 @@
+"""Masks from COCO annotations: every kind of annotation, and every way in which a file can be wrong."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as run_lengths
+
+from robust_vit_hf.masks.coco import CocoAnnotations
+
+
+WIDTH, HEIGHT = 30, 20
+POLYGON = [2, 3, 12, 3, 12, 9, 2, 9]
+BOX = [20, 10, 5, 6]
+
+
+def disc() -> np.ndarray:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return (x - 15) ** 2 + (y - 10) ** 2 < 30
+
+
+def rle(mask: np.ndarray, compressed: bool) -> dict:
+    encoded = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+    if compressed:
+        return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flat]))).tolist()
+    return {"size": list(mask.shape), "counts": np.diff([0, *edges, flat.size]).tolist()}
+
+
+def content(**changes) -> dict:
+    names = ["a/0.jpg", "a/1.jpg", "b/1.jpg", "2.jpg"]
+    images = [{"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(names)]
+    annotations = [
+        {"id": 0, "image_id": 0, "category_id": 7, "bbox": BOX},
+        {"id": 1, "image_id": 0, "category_id": 9, "bbox": [0, 0, 30, 20], "segmentation": [POLYGON]},
+        {"id": 2, "image_id": 1, "category_id": 7, "bbox": BOX, "segmentation": []},
+    ]
+    categories = [{"id": 7, "name": "dog"}, {"id": 9, "name": "cat"}]
+    return {"images": images, "annotations": annotations, "categories": categories} | changes
+
+
+def write(tmp_path, data) -> str:
+    path = tmp_path / "annotations.json"
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+    return str(path)
+
+
+def masks(path: str, *names: str, category: str | None = None):
+    images = [Image.new("RGB", (WIDTH, HEIGHT))] * len(names)
+    return CocoAnnotations(path, category)(images, [{"file_name": name} for name in names])
+
+
+def array(result) -> np.ndarray:
+    assert result.mask.mode == "L" and result.mask.size == (WIDTH, HEIGHT)
+    values = np.asarray(result.mask)
+    assert set(np.unique(values)) <= {0, 255}
+    return values == 255
+
+
+def rectangle(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    expected[top:bottom, left:right] = True
+    return expected
+
+
+def test_union_of_a_box_and_a_polygon(tmp_path):
+    (result,) = masks(write(tmp_path, content()), "a/0.jpg")
+    np.testing.assert_array_equal(array(result), rectangle(2, 3, 12, 9) | rectangle(20, 10, 25, 16))
+    assert result.note == "dog, cat" and result.rejected is None
+
+
+def test_only_one_category(tmp_path):
+    path = write(tmp_path, content())
+    dog, other = masks(path, "a/0.jpg", "a/1.jpg", category="dog")
+    np.testing.assert_array_equal(array(dog), rectangle(20, 10, 25, 16))
+    np.testing.assert_array_equal(array(other), rectangle(20, 10, 25, 16))
+    cat, none = masks(path, "a/0.jpg", "a/1.jpg", category="cat")
+    np.testing.assert_array_equal(array(cat), rectangle(2, 3, 12, 9))
+    assert none.mask is None and none.rejected == "no annotation of `cat`"
+    with pytest.raises(ValueError, match="has no category `bird`; it has dog, cat"):
+        CocoAnnotations(path, "bird")
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_run_lengths(tmp_path, compressed):
+    annotation = {"image_id": 0, "category_id": 7, "segmentation": rle(disc(), compressed)}
+    (result,) = masks(write(tmp_path, content(annotations=[annotation])), "a/0.jpg")
+    np.testing.assert_array_equal(array(result), disc())
+
+
+def test_a_box_between_pixels_takes_those_whose_centres_it_holds(tmp_path):
+    annotation = {"image_id": 0, "category_id": 7, "bbox": [1.6, 2.5, 2, 40]}
+    (result,) = masks(write(tmp_path, content(annotations=[annotation])), "a/0.jpg")
+    np.testing.assert_array_equal(array(result), rectangle(2, 2, 4, HEIGHT))
+
+
+def test_names_without_their_folder(tmp_path):
+    """As a data set may hold another path than the annotations."""
+    path = write(tmp_path, content())
+    exact, elsewhere, ambiguous, absent, empty = masks(
+        path, "a/1.jpg", "/data/photos/0.jpg", "1.jpg", "x/3.jpg", "2.jpg"
+    )
+    np.testing.assert_array_equal(array(exact), rectangle(20, 10, 25, 16))
+    np.testing.assert_array_equal(array(elsewhere), rectangle(2, 3, 12, 9) | rectangle(20, 10, 25, 16))
+    assert ambiguous.mask is None and ambiguous.rejected == f"`1.jpg` is 2 times, in other folders, in `{path}`"
+    assert absent.mask is None and absent.rejected == f"`x/3.jpg` is not in `{path}`"
+    assert empty.mask is None and empty.rejected == "no annotation"
+
+
+def test_annotations_outside_the_image_are_rejected(tmp_path):
+    annotation = {"image_id": 0, "category_id": 7, "bbox": [50, 50, 5, 5]}
+    (result,) = masks(write(tmp_path, content(annotations=[annotation])), "a/0.jpg")
+    assert not array(result).any() and result.rejected == "the annotations cover no pixel"
+
+
+def test_another_image_size_is_refused(tmp_path):
+    maker = CocoAnnotations(write(tmp_path, content()))
+    with pytest.raises(
+        ValueError, match=r"`a/0\.jpg` has 20×30 pixels, but .* says 30×20.*neither resized nor turned"
+    ):
+        maker([Image.new("RGB", (HEIGHT, WIDTH))], [{"file_name": "a/0.jpg"}])
+
+
+def test_a_row_without_file_name_is_refused(tmp_path):
+    maker = CocoAnnotations(write(tmp_path, content()))
+    with pytest.raises(ValueError, match=r"row has no `file_name`.*it has label, path"):
+        maker([Image.new("RGB", (WIDTH, HEIGHT))], [{"label": 1, "path": "a/0.jpg"}])
+
+
+@pytest.mark.parametrize(
+    "annotation, problem",
+    [
+        ({"segmentation": [[1, 1, 2, 2]]}, "three or more pairs"),
+        ({"segmentation": [[1, 1, 2, 2, 3, 3, 4]]}, "three or more pairs"),
+        ({"segmentation": {"size": [3, 3], "counts": [9]}}, r"height and width of \[3, 3\]"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [9, 3]}}, "add up to 12, not 600"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "'counts'"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "abcd"}}, "Invalid RLE"),
+        ({"bbox": [1, 2, 3]}, "not enough values"),
+        ({"bbox": [1, 2, "wide", 3]}, "could not convert"),
+        ({}, "NoneType"),
+    ],
+)
+def test_annotations_that_cannot_be_read(tmp_path, annotation, problem):
+    path = write(tmp_path, content(annotations=[{"id": 5, "image_id": 0, "category_id": 7} | annotation]))
+    with pytest.raises(ValueError, match=rf"annotation of `a/0\.jpg` .*id 5.*cannot be read: .*{problem}.*Expected a"):
+        masks(path, "a/0.jpg")
+
+
+@pytest.mark.parametrize(
+    "data, problem",
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", "holds a list, expected an object"),
+        ({"info": {}}, "has no list `images`; it has info"),
+        (content(annotations=None), "has no list `annotations`"),
+        (content(images=[{"id": 0, "file_name": "a.jpg"}]), "number 0 of `images` has no `width`, `height`"),
+        (content(annotations=[{"image_id": 0}]), "number 0 of `annotations` has no `category_id`"),
+        (content(categories=["dog"]), "number 0 of `categories` has no `id`, `name`"),
+        (content(images=2 * content()["images"][:1]), r"lists the image `a/0\.jpg` twice"),
+    ],
+)
+def test_files_that_are_not_coco(tmp_path, data, problem):
+    path = write(tmp_path, data)
+    with pytest.raises(ValueError, match=problem) as error:
+        CocoAnnotations(path)
+    assert path in str(error.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        CocoAnnotations(tmp_path / "nowhere.json")

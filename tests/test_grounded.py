@@ -1,0 +1,206 @@
+"""Masks from names, with real but tiny models: Grounding DINO on a Swin and a BERT, and SAM, all with random weights."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertConfig,
+    BertTokenizer,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    GroundingDinoProcessor,
+    SamConfig,
+    SamImageProcessor,
+    SamModel,
+    SamProcessor,
+    SwinConfig,
+)
+
+from robust_vit_hf.masks.grounded import GroundedSegmentation, best_masks, prompt_text
+
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "tench", "head", "tail", "dog"]
+PROMPTS = {0: ["Tench"], 1: ["head", "tail"]}
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Detector, its processor, segmenter, its processor."""
+    torch.manual_seed(0)
+    backbone = SwinConfig(
+        image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 2, 2, 2], out_indices=[2, 3, 4], window_size=4
+    )
+    text = BertConfig(
+        vocab_size=len(VOCABULARY), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    layers = {
+        f"{part}_{setting}": value
+        for part in ("encoder", "decoder")
+        for setting, value in {"layers": 2, "attention_heads": 2, "ffn_dim": 32}.items()
+    }
+    config = GroundingDinoConfig(backbone_config=backbone, text_config=text, d_model=32, num_queries=8, **layers)
+    small = {"hidden_size": 16, "num_attention_heads": 2, "mlp_dim": 32}
+    sam = SamConfig(
+        vision_config=small
+        | {"num_hidden_layers": 1, "image_size": 64, "output_channels": 16, "num_pos_feats": 8}
+        | {"window_size": 0, "global_attn_indexes": [0]},
+        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "mask_input_channels": 4},
+        mask_decoder_config=small | {"num_hidden_layers": 1, "iou_head_hidden_dim": 16},
+        initializer_range=0.5,
+    )
+    return (
+        GroundingDinoForObjectDetection(config).eval(),
+        GroundingDinoProcessor(
+            GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}),
+            BertTokenizer({word: index for index, word in enumerate(VOCABULARY)}),
+        ),
+        SamModel(sam).eval(),
+        SamProcessor(
+            SamImageProcessor(
+                size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size={"longest_edge": 16}
+            )
+        ),
+    )
+
+
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    sizes = [(50, 70), (80, 40), (33, 57)]
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
+
+
+ROWS = [{"label": 0}, {"label": 1}, {"label": 0}]
+
+
+@torch.no_grad()
+def detect(models, image, text) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and boxes of all queries, in pixels, by the definition."""
+    detector, processor = models[:2]
+    output = detector(**processor(images=image, text=text, return_tensors="pt"))
+    x, y, width, height = output.pred_boxes[0].unbind(-1)
+    boxes = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=-1)
+    return output.logits[0].sigmoid().amax(dim=-1), boxes * torch.tensor([image.width, image.height] * 2)
+
+
+@torch.no_grad()
+def segment(models, image, box) -> np.ndarray:
+    """SAM's best mask for one box."""
+    segmenter, processor = models[2:]
+    inputs = processor(image, input_boxes=[[box.tolist()]], return_tensors="pt")
+    output = segmenter(pixel_values=inputs["pixel_values"], input_boxes=inputs["input_boxes"].float())
+    (masks,) = processor.post_process_masks(
+        output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+    )
+    return masks[0, output.iou_scores[0, 0].argmax()].numpy()
+
+
+@pytest.mark.parametrize(
+    "names, text",
+    [
+        (["tench"], "tench ."),
+        (["Golden Retriever"], "golden retriever ."),
+        (["head", " tail\n"], "head . tail ."),
+        (["St. Bernard"], "st bernard ."),
+    ],
+)
+def test_prompt(names, text):
+    assert prompt_text(names) == text
+
+
+def test_the_best_mask_of_each_box():
+    logits = torch.arange(12.0).reshape(2, 3, 1, 2)
+    chosen = best_masks(logits, torch.tensor([[0.1, 0.9, 0.2], [0.7, 0.3, 0.6]]))
+    assert chosen.tolist() == [[[[2.0, 3.0]]], [[[6.0, 7.0]]]]
+
+
+def test_the_mask_is_the_union_over_the_boxes_above_the_threshold(models):
+    image = images()[0]
+    scores, boxes = detect(models, image, "tench .")
+    order = scores.argsort(descending=True)
+    threshold = scores[order[2:4]].mean().item()  # three boxes are above it
+    singles = [segment(models, image, boxes[index]) for index in order[:3]]
+    expected = np.logical_or.reduce(singles)
+    assert 0 < expected.mean() < 1 and any((single != expected).any() for single in singles)  # or it tests nothing
+
+    (result,) = GroundedSegmentation(*models, PROMPTS, box_threshold=threshold)([image], ROWS[:1])
+    np.testing.assert_array_equal(np.asarray(result.mask), 255 * expected.astype(np.uint8))
+    noted = sorted((float(part.rpartition(" ")[2]) for part in result.note.split(",")), reverse=True)
+    assert noted == pytest.approx(scores[order[:3]].tolist(), abs=0.006)
+    assert result.rejected is None
+
+
+def test_results_keep_the_order_and_do_not_depend_on_the_batch(models):
+    make = GroundedSegmentation(*models, PROMPTS, box_threshold=0.0)
+    results = make(images(), ROWS)
+    assert [result.mask.size for result in results] == [image.size for image in images()]
+    assert all(result.mask.mode == "L" and set(np.unique(result.mask)) <= {0, 255} for result in results)
+    alone = [make([image], [row])[0] for image, row in zip(images(), ROWS, strict=True)]
+    backwards = make(images()[::-1], ROWS[::-1])[::-1]
+    for result, single, other in zip(results, alone, backwards, strict=True):
+        assert result.mask.tobytes() == single.mask.tobytes() == other.mask.tobytes()
+        assert result.note == single.note == other.note
+    assert len({result.note for result in results}) == 3
+
+
+def test_parts_are_looked_for_together(models):
+    """By a mapping or a function of the label, the same."""
+    image = images()[1]
+    scores, _ = detect(models, image, "head . tail .")
+    other, _ = detect(models, image, "head .")
+    assert not torch.allclose(scores, other)
+    noted = []
+    for prompts in (PROMPTS, lambda label: ["head", "tail"]):
+        (result,) = GroundedSegmentation(*models, prompts, box_threshold=0.0)([image], [{"label": 1}])
+        noted.append([float(part.rpartition(" ")[2]) for part in result.note.split(",")])
+    assert noted[0] == noted[1] == pytest.approx(scores.tolist(), abs=0.006)
+
+
+def test_no_box_is_rejected(models):
+    make = GroundedSegmentation(*models, PROMPTS, box_threshold=1.1)
+    one, two, _ = make(images(), ROWS)
+    assert one.mask is None and one.rejected == "no box for 'Tench' above 1.1"
+    assert two.mask is None and two.rejected == "no box for 'head', 'tail' above 1.1"
+
+
+def test_boxes_without_foreground_are_rejected(models):
+    detector, detector_processor, segmenter, segmenter_processor = models
+    empty = SamModel(segmenter.config).eval()
+    for network in empty.mask_decoder.output_hypernetworks_mlps:
+        torch.nn.init.zeros_(network.proj_out.weight)
+        torch.nn.init.zeros_(network.proj_out.bias)
+    make = GroundedSegmentation(detector, detector_processor, empty, segmenter_processor, PROMPTS, box_threshold=0.0)
+    (result,) = make(images()[:1], ROWS[:1])
+    assert result.rejected == "SAM found nothing in the boxes" and not np.asarray(result.mask).any()
+
+
+@pytest.mark.parametrize(
+    "prompts, row, problem",
+    [
+        (PROMPTS, {"label": 7}, r"label 7 is None, expected a list.*Add it to `prompts`"),
+        (PROMPTS, {"file_name": "a.jpg"}, "no `label`.*it has file_name"),
+        ({0: []}, {"label": 0}, r"label 0 is \[\]"),
+        ({0: "tench"}, {"label": 0}, "label 0 is 'tench', expected a list"),
+        ({0: ["tench", " ."]}, {"label": 0}, "label 0 is"),
+        (lambda label: None, {"label": "tench"}, "label 'tench' is None"),
+    ],
+)
+def test_labels_without_a_prompt_are_refused(models, prompts, row, problem):
+    with pytest.raises(ValueError, match=problem):
+        GroundedSegmentation(*models, prompts)(images()[:1], [row])
+
+
+def test_from_pretrained(models, tmp_path):
+    detector, detector_processor, segmenter, segmenter_processor = models
+    for part in (detector, detector_processor):
+        part.save_pretrained(tmp_path / "detector")
+    for part in (segmenter, segmenter_processor):
+        part.save_pretrained(tmp_path / "segmenter")
+    loaded = GroundedSegmentation.from_pretrained(
+        PROMPTS, str(tmp_path / "detector"), str(tmp_path / "segmenter"), box_threshold=0.0
+    )
+    assert not loaded.detector.training and not loaded.segmenter.training
+    expected = GroundedSegmentation(*models, PROMPTS, box_threshold=0.0)(images(), ROWS)
+    for result, other in zip(loaded(images(), ROWS), expected, strict=True):
+        assert result.mask.tobytes() == other.mask.tobytes() and result.note == other.note
