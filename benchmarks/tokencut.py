@@ -1,6 +1,6 @@
 """Time of TokenCut's masks, batched against one image at a time, and how well they cover the true foreground.
 
-    python benchmarks/tokencut.py            # writes benchmarks/tokencut.json
+    python benchmarks/tokencut.py            # writes benchmarks/tokencut.json and docs/tokencut.png
 
 Speed: from the features of 64 images of emoji-shift (keys of the bundled DINOv2-S/14) to their masks on the patch grid.
 196 patches are those of an image of 224 px at patch 16, as in DINO; here, of 196 px at patch 14. 256 are those of 224 px
@@ -37,11 +37,14 @@ from scipy import ndimage
 from transformers import ViTImageProcessor
 
 from robust_vit_hf.emoji_shift import load_backbone, load_biased_model, load_split
+from robust_vit_hf.emoji_shift.artwork import OPEN_VENDORS
+from robust_vit_hf.figures import save_contact_sheet
+from robust_vit_hf.files import write_atomically
 from robust_vit_hf.masks.tokencut import TokenCut, coarse_masks, cut_eigenvectors, patch_keys, refine_mask
-from robust_vit_hf.report import write_atomically
 
 
 OUTPUT = Path(__file__).with_name("tokencut.json")
+FIGURE = Path(__file__).parents[1] / "docs" / "tokencut.png"
 SIDES = {"196 patches": 196, "256 patches": 224}
 NUM_TIMED = 64
 
@@ -154,6 +157,18 @@ def quality(num_images: int) -> dict:
     return results
 
 
+def figure() -> None:
+    """Masks of the first training images with openly licensed artwork, as `trainer/prepare_masks.py` makes them."""
+    rows = [row for row in load_split("train", 100) if row["vendor"] in OPEN_VENDORS][:12]
+    images = [row["image"].convert("RGB") for row in rows]
+    results = TokenCut(load_backbone().eval(), min_side=224)(images, rows)
+    examples = [
+        (image, result.mask, result.rejected or result.note or "")
+        for image, result in zip(images, results, strict=True)
+    ]
+    save_contact_sheet(examples, FIGURE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
@@ -172,6 +187,7 @@ def main() -> None:
     text = json.dumps(results, indent=2)
     print(text)
     write_atomically(OUTPUT, text + "\n")
+    figure()
 
 
 if __name__ == "__main__":

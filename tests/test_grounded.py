@@ -25,8 +25,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "tench", "head"
 PROMPTS = {0: ["Tench"], 1: ["head", "tail"]}
 
 
-@pytest.fixture(scope="module")
-def models():
+def make_models():
     """Detector, its processor, segmenter, its processor."""
     torch.manual_seed(0)
     backbone = SwinConfig(
@@ -63,6 +62,9 @@ def models():
             )
         ),
     )
+
+
+models = pytest.fixture(make_models, scope="module", name="models")
 
 
 def images() -> list[Image.Image]:

@@ -22,6 +22,7 @@ from robust_vit_hf import load_masked_dataset
 from . import formats
 from .conftest import masked_dataset, tiny_vit
 from .hub import LoopbackHub
+from .test_grounded import make_models
 
 
 SCRIPTS = Path(__file__).parents[1] / "trainer"
@@ -172,6 +173,32 @@ def test_coco_boxes(tmp_path):
     assert np.array_equal(np.asarray(row["mask"]), expected)
     rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
     assert rejected["file_name"] == ["1.png", "2.png"] and all(rejected["problem"])
+
+
+def test_grounded_by_class_name_and_by_parts(tmp_path):
+    detector, detector_processor, segmenter, segmenter_processor = make_models()
+    for name, parts in (("detector", (detector, detector_processor)), ("sam", (segmenter, segmenter_processor))):
+        for part in parts:
+            part.save_pretrained(tmp_path / name)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["tench", "dog"])})
+    rows = [{"image": formats.picture(index, (70, 50)), "label": index} for index in range(2)]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "images" / "train.parquet")
+    (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head", "tail"], "dog": ["head"]}))
+    options = ("--detector", tmp_path / "detector", "--segmenter", tmp_path / "sam", "--box_threshold")
+    runs = {
+        "names": ("0.0",),
+        "parts": ("0.0", "--prompts", tmp_path / "parts.json"),
+        "strict": ("1.1",),
+    }
+    texts = {}
+    for name, more in runs.items():
+        done = run(command("grounded", tmp_path / "images", tmp_path / name, *options, *more))
+        texts[name] = done.stdout + done.stderr
+    for name in ("names", "parts"):
+        rows = load_masked_dataset(str(tmp_path / name), "train")
+        assert [row["mask"].size for row in rows] == [(70, 50)] * len(rows) and len(rows) > 0
+        assert all(row["note"] for row in rows)
+    assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.1" in texts["strict"]
 
 
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):

@@ -478,6 +478,22 @@ def test_mixed_sizes_keep_their_order_and_do_not_depend_on_the_batch(backbone, p
     assert make([], []) == []
 
 
+def test_small_images_are_enlarged_and_their_masks_shrunk(backbone, photographs):
+    """Images of 112 pixels: 8×8 patches cut worse than the 16×16 of the enlarged ones, and 520 pixels count in these."""
+    images = [image.resize((112, 112), Image.Resampling.BOX) for image, _ in photographs]
+    truths = [
+        np.asarray(Image.fromarray(truth).resize((112, 112), Image.Resampling.NEAREST)) for _, truth in photographs
+    ]
+    overlaps = {}
+    for min_side in (0, 224):
+        results = TokenCut(backbone, min_side=min_side)(images, [{}] * len(images))
+        assert all(result.mask.size == (112, 112) and set(result.mask.tobytes()) <= {0, 255} for result in results)
+        overlaps[min_side] = np.mean([overlap(foreground(r), t) for r, t in zip(results, truths, strict=True)])
+    assert overlaps[224] > overlaps[0] + 0.02
+    (tall,) = TokenCut(backbone, min_side=224, min_pixels=0)([images[0].resize((50, 90))], [{}])
+    assert tall.mask.size == (50, 90)
+
+
 def test_the_nearest_multiple_of_the_patch_size():
     make = TokenCut(tiny_vit())  # patch 8
     for size, grid in [((43, 45), (6, 5)), ((3, 100), (12, 1)), ((8, 8), (1, 1))]:

@@ -59,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--model", default="facebook/dino-vitb16", help="self-supervised ViT, or `emoji-shift` for the bundled DINOv2"
     )
     method.add_argument("--batch_size", type=int, default=16, help="images in a forward pass")
+    method.add_argument("--min_side", type=int, default=224, help="smaller images are enlarged for a finer patch grid")
     method.add_argument(
         "--min_pixels", type=int, default=520, help="smaller masks are rejected; RobustViT's limit by default"
     )
@@ -134,6 +135,7 @@ def make_masker(arguments: argparse.Namespace, features: datasets.Features):
     settings = {
         "batch_size": arguments.batch_size,
         "min_pixels": arguments.min_pixels,
+        "min_side": arguments.min_side,
         "refine": not arguments.coarse,
     }
     if arguments.model == EMOJI_SHIFT:

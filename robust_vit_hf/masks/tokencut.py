@@ -10,6 +10,7 @@ Source: *Self-Supervised Transformers for Unsupervised Object Discovery using No
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from inspect import signature
 from math import sqrt
 from typing import Self
@@ -322,6 +323,8 @@ class TokenCut:
         batch_size: largest number of images in a forward pass. Only images with the same patch grid share one.
         min_pixels: masks with fewer foreground pixels, counted in the image's own pixels, are rejected. 520 is the limit
             of RobustViT.
+        min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks are shrunk again;
+            pixels are counted in the enlarged image. By default none is.
         refine: whether the border is moved to the edges of the image by the bilateral solver. Otherwise masks are unions
             of patches.
 
@@ -351,6 +354,7 @@ class TokenCut:
         key_bias: bool | None = None,
         batch_size: int = 16,
         min_pixels: int = 520,
+        min_side: int = 0,
         refine: bool = True,
     ):
         key_projection(model)  # refuses other architectures now, not in the middle of a data set
@@ -364,6 +368,7 @@ class TokenCut:
         self.key_bias = unwrap_pretrained(model).config.model_type == "vit" if key_bias is None else key_bias
         self.batch_size = batch_size
         self.min_pixels = min_pixels
+        self.min_side = min_side
         self.refine = refine
 
     @classmethod
@@ -390,6 +395,12 @@ class TokenCut:
         Returns:
             A result for each image, in their order.
         """
+        sizes = [image.size for image in images]
+        scales = [max(1, self.min_side / min(size)) for size in sizes]
+        images = [
+            image.resize([round(scale * side) for side in image.size], Image.Resampling.LANCZOS) if scale > 1 else image
+            for image, scale in zip(images, scales, strict=True)
+        ]
         by_grid = defaultdict(list)
         for index, image in enumerate(images):
             by_grid[self.grid(image)].append(index)
@@ -398,6 +409,11 @@ class TokenCut:
             for start in range(0, len(indices), self.batch_size):
                 batch = indices[start : start + self.batch_size]
                 results |= zip(batch, self._batch([images[index] for index in batch], grid), strict=True)
+        for index, size in enumerate(sizes):
+            mask = results[index].mask
+            if scales[index] > 1 and mask is not None:
+                shrunk = mask.resize(size, Image.Resampling.BOX).point(lambda share: 255 * (share > 127))
+                results[index] = replace(results[index], mask=shrunk)
         return [results[index] for index in range(len(images))]
 
     def grid(self, image: Image.Image) -> tuple[int, int]:
