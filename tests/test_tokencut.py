@@ -46,9 +46,9 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from robust_vit_hf.emoji_shift import load_backbone, load_split
 from robust_vit_hf.masks import tokencut
+from robust_vit_hf.masks.bilateral import bilateral_solver
 from robust_vit_hf.masks.tokencut import (
     TokenCut,
-    bilateral_solver,
     coarse_masks,
     cut_eigenvectors,
     key_projection,
