@@ -29,7 +29,7 @@ from robust_vit_hf.emoji_shift import (
     load_split,
 )
 from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
-from robust_vit_hf.evaluation import Comparison, evaluate_sets
+from robust_vit_hf.evaluation import Comparison, EvaluationSet, evaluate_sets
 from robust_vit_hf.files import write_atomically
 
 
@@ -45,6 +45,7 @@ VARIANTS = {
         "confidence_target": "label",
     },
 }
+METRICS = Path(__file__).parents[1] / "eval"
 PROCESSOR = make_image_processor("paper", IMAGE_SIZE)
 
 
@@ -82,9 +83,9 @@ def tune() -> None:
 
 
 def seeds(images_per_set: int) -> None:
-    sets = load_evaluation_sets(images_per_set)
+    sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(images_per_set).items()}
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    before = evaluate_sets(load_biased_model().to(accelerator.device), sets, PROCESSOR, accelerator)
+    before = evaluate_sets(load_biased_model().to(accelerator.device), sets, PROCESSOR, accelerator, METRICS)
     learning_rate = json.loads(TUNING_FILE.read_text())["chosen"]
     results = {"images_per_set": images_per_set, "learning_rate": learning_rate, "variants": {}}
     for variant, overrides in VARIANTS.items():
@@ -92,7 +93,8 @@ def seeds(images_per_set: int) -> None:
         for seed in range(3):
             trainer = make_trainer(learning_rate, seed, **overrides)
             trainer.train()
-            after = evaluate_sets(trainer.model, sets, PROCESSOR, accelerator, description=f"{variant}, seed {seed}")
+            description = f"{variant}, seed {seed}"
+            after = evaluate_sets(trainer.model, sets, PROCESSOR, accelerator, METRICS, description=description)
             runs.append(Comparison(before, after, shifted=SHIFTED).rows())
             summary = {}  # change in points of each set, over the seeds so far
             for key in ("top1", "mean_iou"):

@@ -1,13 +1,19 @@
 """Pictures of relevance maps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torchvision.utils import make_grid
 from transformers import BaseImageProcessor
+
+from .rules import RULES
+from .transforms import segmentation_transform
 
 
 def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
@@ -77,6 +83,54 @@ def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
                 axis.imshow(picture.permute(1, 2, 0).numpy())
                 axis.set_title(caption, fontsize=8)
     figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def save_rules_figure(
+    models: dict[str, nn.Module],
+    processors: dict[str, BaseImageProcessor],
+    rows: datasets.Dataset,
+    rules: Sequence[str],
+    path: Path,
+) -> None:
+    """Figure of images, a row each: image | mask | the map of each rule, for each model, of the class that it predicts.
+
+    Args:
+        models, processors: by side, such as `before` and `after`.
+        rows: `image` and `mask`.
+        rules: names from `RULES`.
+    """
+    titles, columns = ["image", "mask"], []
+    for side, model in models.items():
+        batch = rows.select_columns(["image", "mask"]).with_transform(segmentation_transform(processors[side]))[:]
+        pixel_values, masks = torch.stack(batch["pixel_values"]), torch.stack(batch["mask"])
+        images = denormalize(pixel_values, processors[side])
+        columns = columns or [images, masks.expand_as(images)]
+        for rule in rules:
+            with torch.no_grad():
+                output = RULES[rule].compute(model, pixel_values.to(next(model.parameters()).device))
+            columns.append(overlay(images, output.relevance.cpu()))
+            titles.append(f"{rule}\n{side}" if len(models) > 1 else rule)
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        len(rows),
+        len(columns),
+        figsize=(1.2 * len(columns), 1.2 * len(rows) + 0.4),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=8)
+    for index, row in enumerate(axes):
+        for axis, pictures in zip(row, columns, strict=True):
+            axis.imshow(pictures[index].permute(1, 2, 0).numpy())
+            axis.axis("off")
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

@@ -331,8 +331,8 @@ def relevance_map(
             pixel_values = pixel_values.clone()
         with explicit_attention(model):
             with record_attentions(model) as attentions, cls_token_alone(model):
-                logits = model(pixel_values=pixel_values, **_interpolation(pretrained, image_size)).logits
-            score = _scores(logits, target).sum()  # images do not interact, so one backward pass serves them all
+                logits = model(pixel_values=pixel_values, **interpolation_arguments(pretrained, image_size)).logits
+            score = target_logits(logits, target).sum()  # images do not interact, so one backward pass serves them all
             gradients = torch.autograd.grad(
                 score, attentions, retain_graph=wants_graph or create_graph, create_graph=create_graph
             )
@@ -352,7 +352,7 @@ def relevance_map(
     return RelevanceOutput(relevance=relevance, logits=logits if wants_graph else logits.detach())
 
 
-def _interpolation(pretrained: PreTrainedModel, image_size: tuple[int, int]) -> dict[str, bool]:
+def interpolation_arguments(pretrained: PreTrainedModel, image_size: tuple[int, int]) -> dict[str, bool]:
     """Argument with which a model takes another resolution than it was built for, where it does not adapt by itself."""
     size = pretrained.config.image_size
     if image_size == ((size, size) if isinstance(size, int) else tuple(size)):
@@ -361,7 +361,7 @@ def _interpolation(pretrained: PreTrainedModel, image_size: tuple[int, int]) -> 
     return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
 
-def _scores(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:
+def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:
     """Logits `(B,)` of the explained classes."""
     batch_size, num_classes = logits.shape
     if target is None:

@@ -5,12 +5,12 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import datasets
 import torch
 from torch import nn
 from transformers import BaseImageProcessor
 
-from .evaluation import Comparison
+from .evaluation import Comparison, EvaluationSet
+from .evaluation.tables import main_table
 from .figures import denormalize, save_before_after_figure
 from .files import write_atomically
 from .relevance import relevance_map
@@ -20,10 +20,20 @@ from .transforms import eval_transform
 RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "results.json", "table.md", "before_after.png"
 
 
+def environment() -> dict:
+    """Versions and hardware, as JSON values."""
+    names = ("robust-vit-hf", "torch", "transformers", "datasets", "accelerate")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
+        "hardware": f"{device}, {torch.get_num_threads()} CPU threads",
+    }
+
+
 def write_report(
     folder: Path,
     comparison: Comparison,
-    sets: dict[str, datasets.Dataset],
+    sets: dict[str, EvaluationSet],
     processor: BaseImageProcessor,
     models: dict[str, nn.Module],
     settings: dict,
@@ -33,23 +43,19 @@ def write_report(
     Args:
         folder: where to; it exists.
         comparison: results of all sets.
-        sets: the evaluation sets, with `image`, `mask` and `label`.
+        sets: the evaluation sets.
         processor: image processor of both models.
         models: `"before"` and `"after"`.
         settings: what the run was asked for, as JSON values.
     """
     results = {
         "rows": comparison.rows(),
+        "class_groups": comparison.class_groups(),
         "settings": settings,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("robust-vit-hf", "torch", "transformers", "datasets", "accelerate")},
-        },
-        "hardware": f"{torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()}, "
-        f"{torch.get_num_threads()} CPU threads",
+        **environment(),
     }
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
-    write_atomically(folder / TABLE_FILE, comparison.markdown() + "\n")
+    write_atomically(folder / TABLE_FILE, main_table(comparison).markdown() + "\n")
 
     def examples(was_right: bool, is_right: bool) -> list[dict]:
         return _examples(comparison, sets, processor, models, was_right, is_right)
@@ -65,7 +71,7 @@ def write_report(
 
 def _examples(
     comparison: Comparison,
-    sets: dict[str, datasets.Dataset],
+    sets: dict[str, EvaluationSet],
     processor: BaseImageProcessor,
     models: dict[str, nn.Module],
     was_right: bool,
@@ -76,14 +82,14 @@ def _examples(
     candidates = {}
     for name, before in comparison.before.items():
         after = comparison.after[name]
-        if not len(before.labels):
+        if before.accepted is None:
             continue
-        right_before, right_after = before.predictions == before.labels, after.predictions == after.labels
-        indices = ((right_before == was_right) & (right_after == is_right)).nonzero().flatten().tolist()
-        if "vendor" in sets[name].column_names:  # emoji-shift: figures show openly licensed artwork alone
+        chosen = before.usable & (before.correct() == was_right) & (after.correct() == is_right)
+        indices = chosen.nonzero()[0].tolist()
+        if "vendor" in sets[name].dataset.column_names:  # emoji-shift: figures show openly licensed artwork alone
             from .emoji_shift.artwork import OPEN_VENDORS
 
-            vendors = sets[name]["vendor"]
+            vendors = sets[name].dataset["vendor"]
             indices = [index for index in indices if vendors[index] in OPEN_VENDORS]
         candidates[name] = indices
 
@@ -92,9 +98,9 @@ def _examples(
         chosen += [(name, indices[rank]) for name, indices in candidates.items() if rank < len(indices)]
     examples = []
     for name, index in chosen[:count]:
-        row = sets[name].with_transform(eval_transform(processor))[index]
+        row = sets[name].dataset.with_transform(eval_transform(processor))[index]
         pixel_values = row["pixel_values"].unsqueeze(0)
-        label = comparison.before[name].labels[index].item()
+        label = int(comparison.before[name].classes[index])
         names = models["before"].config.id2label
         example = {"set_name": name, "image": denormalize(pixel_values, processor)[0], "label": names[label]}
         for side, model in models.items():
@@ -103,6 +109,6 @@ def _examples(
                 # Both maps explain the true class, so that they can be compared.
                 maps = relevance_map(model, pixel_values.to(next(model.parameters()).device), label).relevance
             example[side] = maps[0].cpu()
-            example[f"predicted_{side}"] = names[getattr(comparison, side)[name].predictions[index].item()]
+            example[f"predicted_{side}"] = names[int(comparison.sides[side][name].predictions[index, 0])]
         examples.append(example)
     return examples

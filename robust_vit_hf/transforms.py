@@ -98,21 +98,42 @@ def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]]
 
 def eval_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
     """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: `pixel_values` are those of
-    `processor`, and the mask goes through the same geometry, bilinearly."""
+    `processor`, and the mask, if there is one, goes through the same geometry, bilinearly."""
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         images = [image.convert("RGB") for image in rows["image"]]
-        masks = [mask_to_tensor(mask).expand(3, -1, -1) for mask in rows["mask"]]
-        batch = {
-            "pixel_values": list(processor(images, return_tensors="pt")["pixel_values"]),
-            "mask": [
-                mask[:1]
-                for mask in processor(
-                    masks, resample=PILImageResampling.BILINEAR, do_normalize=False, return_tensors="pt"
-                )["pixel_values"]
-            ],
-        }
+        batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"])}
+        if "mask" in rows:
+            masks = processor(
+                [mask_to_tensor(mask).expand(3, -1, -1) for mask in rows["mask"]],
+                resample=PILImageResampling.BILINEAR,
+                do_normalize=False,
+                return_tensors="pt",
+            )["pixel_values"]
+            batch["mask"] = list(masks[:, :1])
         return batch | ({"labels": rows["label"]} if "label" in rows else {})
+
+    return transform
+
+
+def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image (bilinearly) and
+    mask (by nearest neighbour) are squashed to the size of the processor's crop, so that nothing is cut off."""
+    height, width = processor.crop_size["height"], processor.crop_size["width"]
+
+    def transform(rows: dict[str, list]) -> dict[str, list]:
+        pixel_values = processor(
+            [image.convert("RGB") for image in rows["image"]],
+            size={"height": height, "width": width},
+            resample=PILImageResampling.BILINEAR,
+            do_center_crop=False,
+            return_tensors="pt",
+        )["pixel_values"]
+        masks = [
+            functional.resize(mask_to_tensor(mask), [height, width], InterpolationMode.NEAREST_EXACT) / 255
+            for mask in rows["mask"]
+        ]
+        return {"pixel_values": list(pixel_values), "mask": masks}
 
     return transform
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
-from robust_vit_hf.evaluation import evaluate_sets
+from robust_vit_hf.evaluation import EvaluationSet, evaluate_sets
 
 from .conftest import IMAGE_SIZE, masked_dataset, tensor_rows, tiny_config, tiny_vit
 
@@ -25,16 +25,17 @@ def main(folder: Path, batch_size: int) -> None:
     trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(16), tensor_rows(5, seed=1))
     trainer.train()
     trainer.save_model()
-    sets = {"noise": masked_dataset(7, seed=2)}
+    sets = {"noise": EvaluationSet.of(masked_dataset(7, seed=2))}
     processor = make_image_processor("paper", IMAGE_SIZE)
-    result = evaluate_sets(trainer.model, sets, processor, trainer.accelerator, batch_size=2)["noise"]
+    metrics = Path(__file__).parents[1] / "eval"
+    result = evaluate_sets(trainer.model, sets, processor, trainer.accelerator, metrics, batch_size=2)["noise"]
     if trainer.accelerator.is_main_process:
         summary = {
             "num_processes": trainer.accelerator.num_processes,
             "log": trainer.state.log_history,
             "predictions": result.predictions.tolist(),
-            "labels": result.labels.tolist(),
-            "confusion": result.confusion.tolist(),
+            "accepted": result.accepted,
+            "scores": result.scores,
         }
         (folder / "summary.json").write_text(json.dumps(summary))
     os._exit(0)  # as trainer/train.py does: taking down a gloo group now and then aborts or hangs

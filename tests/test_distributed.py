@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import ViTForImageClassification
 
+from .test_evaluation import MAPS
 from .test_trainer import COMPONENTS, assert_equal_weights
 
 
@@ -37,6 +38,11 @@ def test_two_processes_equal_one(tmp_path):
             assert ours[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
     models = [ViTForImageClassification.from_pretrained(tmp_path / str(n)) for n in (2, 1)]
     assert_equal_weights(*models, atol=1e-5, rtol=1e-4)
-    for name in ("predictions", "labels", "confusion"):
+    for name in ("predictions", "accepted"):
         assert two[name] == one[name], name
     assert len(two["predictions"]) == 7
+    # Weights, and with them maps and probabilities, agree to 1e-5, counts of pixels and images altogether.
+    assert two["scores"].keys() == one["scores"].keys() >= {"top1", "ece", "mean_iou"}
+    for name, value in one["scores"].items():
+        expected = value if isinstance(value, dict) else pytest.approx(value, abs=5e-3 if name in MAPS else 1e-4)
+        assert two["scores"][name] == expected, name

@@ -1,96 +1,395 @@
-"""Accuracy and mean IoU by hand, and the before/after table."""
+"""One pass over a set, protocols, before against after, tables and plots."""
 
 import json
+import re
+from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
-from robust_vit_hf import relevance_map
-from robust_vit_hf.evaluation import Comparison, SetResult, evaluate_sets, mean_iou, segmentation_confusion
+from robust_vit_hf import eval_transform, make_image_processor, relevance_map
+from robust_vit_hf.evaluation import Comparison, EvaluationSet, SetResult, evaluate_sets, load_evaluation_set
+from robust_vit_hf.evaluation.compare import NUM_RESAMPLES, bootstrap_changes
+from robust_vit_hf.evaluation.plots import save_plots
+from robust_vit_hf.evaluation.published import PAPER_SETS, find_published, published_models
+from robust_vit_hf.evaluation.run import best_classes
+from robust_vit_hf.evaluation.tables import (
+    calibration_table,
+    class_group_table,
+    main_table,
+    paper_tables,
+    segmentation_table,
+)
 from robust_vit_hf.report import write_report
-from robust_vit_hf.transforms import eval_transform
 
-from .conftest import masked_dataset, tiny_vit
-
-
-def test_mean_iou_by_hand():
-    relevance = torch.tensor([[[[0.9, 0.8], [0.1, 0.2]]]])  # mean 0.5: the first row is foreground
-    mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
-    confusion = segmentation_confusion(relevance, mask)
-    assert confusion.tolist() == [[2, 1], [0, 1]]
-    assert mean_iou(confusion) == pytest.approx((2 / 3 + 1 / 2) / 2)
+from . import formats
+from .conftest import IMAGE_SIZE, masked_dataset, tiny_vit
 
 
-def test_a_pixel_at_the_mean_is_background():
-    assert segmentation_confusion(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2)).tolist() == [[4, 0], [0, 0]]
+METRICS = Path(__file__).parents[1] / "eval"
+MAPS = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
 
 
-def test_mean_iou_leaves_out_absent_classes():
-    assert mean_iou(torch.tensor([[4, 0], [0, 0]])) == 1
+def evaluate_one(model, rows: EvaluationSet, **options) -> SetResult:
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    return evaluate_sets(model, {"noise": rows}, processor, Accelerator(cpu=True), METRICS, **options)["noise"]
 
 
-def test_counts_of_a_batch_are_those_of_its_images():
-    relevance, mask = torch.rand(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0)).round(decimals=1)
-    parts = sum(segmentation_confusion(r[None], m[None]) for r, m in zip(relevance, mask, strict=True))
-    assert torch.equal(segmentation_confusion(relevance, mask), parts)
+def outputs(model, dataset):
+    """Logits and maps of one forward pass over all images."""
+    rows = dataset.with_transform(eval_transform(make_image_processor("paper", IMAGE_SIZE)))[:]
+    return relevance_map(model, torch.stack(rows["pixel_values"])), torch.stack(rows["mask"])
 
 
-def test_evaluate_sets(processor):
+# -- One pass ---------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_and_scores_by_hand():
+    model, dataset = tiny_vit(), masked_dataset(9)
+    output, mask = outputs(model, dataset)
+    result = evaluate_one(model, EvaluationSet.of(dataset), batch_size=2)
+    assert result.predictions.tolist() == output.logits.argsort(dim=1, descending=True).tolist()
+    assert result.accepted == [[index % 4] for index in range(9)]
+    labels = torch.tensor(result.accepted).flatten()
+    assert result.scores["top1"] == (output.logits.argmax(1) == labels).double().mean().item()
+    assert result.scores["nll"] == pytest.approx(torch.nn.functional.cross_entropy(output.logits, labels).item(), 1e-5)
+    predicted = output.relevance > output.relevance.mean(dim=(1, 2, 3), keepdim=True)
+    assert result.scores["pixel_accuracy"] == (predicted == (mask >= 0.5)).double().mean().item()
+    assert result.correct().tolist() == (output.logits.argmax(1) == labels).tolist()
+
+
+def test_the_size_of_a_batch_and_the_order_do_not_matter():
+    model, dataset = tiny_vit(), masked_dataset(11)
+    one, all_at_once = (evaluate_one(model, EvaluationSet.of(dataset), batch_size=size) for size in (1, 64))
+    assert (one.predictions == all_at_once.predictions).all()
+    order = np.random.default_rng(0).permutation(11)
+    shuffled = evaluate_one(model, EvaluationSet.of(dataset.select(order)), batch_size=4)
+    assert (shuffled.predictions == one.predictions[order]).all()
+    for other in (all_at_once, shuffled):
+        for name, value in one.scores.items():
+            # A pixel whose relevance is that of the threshold, or of another pixel, falls on either side of it.
+            expected = value if isinstance(value, dict) else pytest.approx(value, abs=5e-3 if name in MAPS else 1e-5)
+            assert other.scores[name] == expected, name
+
+
+def test_without_labels_or_masks():
     model, dataset = tiny_vit(), masked_dataset(5)
-    accelerator = Accelerator(cpu=True)
-    result = evaluate_sets(model, {"noise": dataset}, processor, accelerator, batch_size=2)["noise"]
-    rows = dataset.with_transform(eval_transform(processor))[:]
-    output = relevance_map(model, torch.stack(rows["pixel_values"]))
-    assert torch.equal(result.predictions, output.logits.argmax(1))
-    assert result.labels.tolist() == [0, 1, 2, 3, 0]
-    assert torch.equal(result.confusion, segmentation_confusion(output.relevance, torch.stack(rows["mask"])))
-
-    fast = evaluate_sets(model, {"noise": dataset}, processor, accelerator, relevance=False)["noise"]
-    assert torch.equal(fast.predictions, result.predictions)
-    assert fast.confusion is None and fast.mean_iou is None
-    unlabelled = evaluate_sets(model, {"noise": dataset.remove_columns("label")}, processor, accelerator)["noise"]
-    assert unlabelled.top1 is None and torch.equal(unlabelled.confusion, result.confusion)
+    unlabelled = evaluate_one(model, EvaluationSet.of(dataset.remove_columns("label")))
+    assert "top1" not in unlabelled.scores and "ece" not in unlabelled.scores and "mean_iou" in unlabelled.scores
+    fast = evaluate_one(model, EvaluationSet.of(dataset.remove_columns("mask")))
+    assert "mean_iou" not in fast.scores and (fast.predictions == unlabelled.predictions).all()
+    assert evaluate_one(model, EvaluationSet.of(dataset), relevance=False).scores == fast.scores
 
 
-def result(correct: int, of: int = 4, confusion=((2, 1), (0, 1))) -> SetResult:
-    labels = torch.zeros(of, dtype=torch.long)
-    return SetResult((torch.arange(of) >= correct).long(), labels, torch.tensor(confusion))
+def test_images_without_a_label_do_not_count():
+    labels = [0, -1, 2, None, 1]
+    dataset = masked_dataset(5).remove_columns(["label", "mask"]).add_column("label", labels)
+    result = evaluate_one(tiny_vit(), EvaluationSet.of(dataset))
+    assert result.accepted == [[0], [], [2], [], [1]]
+    assert result.scores["num_images"] == 3 and result.scores["num_excluded"] == 2
+    assert result.scores["top1"] == result.correct()[result.usable].mean()
+    assert result.classes.tolist() == [0, -1, 2, -1, 1]
 
 
-def comparison() -> Comparison:
-    before = {"val": result(4), "a": result(1), "b": result(2)}
-    after = {"val": result(3), "a": result(3), "b": result(2)}
-    return Comparison(before, after, {"val": result(4), "a": result(1), "b": result(1)}, shifted=["a", "b"])
+def test_best_classes():
+    logits = torch.tensor([[1.0, 3, 3, 2, 0, 3, -1]])
+    assert best_classes(logits, None).tolist() == [[1, 2, 5, 3, 0]]
+    assert best_classes(logits, (0, 4, 5)).tolist() == [[5, 0, 4]]
+
+
+def test_a_class_subset_ranks_its_classes_alone():
+    model, dataset = tiny_vit(), masked_dataset(8).filter(lambda row: row["label"] in (1, 3))
+    result = evaluate_one(model, EvaluationSet(dataset.remove_columns("label"), [[1], [3]] * 2, (1, 3)))
+    assert set(result.predictions.flatten().tolist()) == {1, 3}
+    output, _ = outputs(model, dataset)
+    assert result.scores["nll"] == pytest.approx(
+        torch.nn.functional.cross_entropy(output.logits[:, [1, 3]], torch.tensor([0, 1] * 2)).item(), 1e-5
+    )
+
+
+def test_nan_logits_name_the_image():
+    model = tiny_vit()
+    dataset = masked_dataset(5).add_column("file_name", [f"{index}.jpg" for index in range(5)])
+
+    def poison(module, args, output):
+        output[(output.shape[0] - 1) :] = float("nan")  # the last image of a batch
+        return output
+
+    model.classifier.register_forward_hook(poison)
+    with pytest.raises(ValueError, match=r"noise: the logits of `1\.jpg` are NaN"):
+        evaluate_one(model, EvaluationSet.of(dataset), batch_size=2, relevance=False)
+
+
+def test_a_model_of_other_classes_is_refused():
+    model, rows = tiny_vit(), EvaluationSet.of(masked_dataset(4), num_classes=10)
+    with pytest.raises(ValueError, match="`noise` has 10 classes, but the model has 4"):
+        evaluate_one(model, rows)
+    with pytest.raises(ValueError, match="`noise` has the label 7, but the model has the classes 0–3"):
+        evaluate_one(model, EvaluationSet(rows.dataset, [[7]] * 4))
+    with pytest.raises(ValueError, match="`noise` has no usable image: of 4, none has a label"):
+        evaluate_one(model, EvaluationSet(rows.dataset, [[]] * 4))
+
+
+def test_results_are_kept(tmp_path):
+    dataset = masked_dataset(6).add_column("file_name", list("abcdef")).add_column("angle", [0.0, 90.0] * 3)
+    result = evaluate_one(tiny_vit(), EvaluationSet.of(dataset))
+    assert SetResult.load(tmp_path) is None
+    result.save(tmp_path)
+    loaded = SetResult.load(tmp_path)
+    assert (loaded.predictions == result.predictions).all() and loaded.accepted == result.accepted
+    assert loaded.scores == result.scores and loaded.scores["per_group_top1"].keys() == {"0.0", "90.0"}
+    assert loaded.factors["angle"].tolist() == [0, 90] * 3 and loaded.file_names == list("abcdef")
+    table = datasets.Dataset.from_parquet(str(tmp_path / "predictions.parquet"))
+    assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
+    (tmp_path / "scores.json").unlink()  # as a kill before the end leaves it
+    assert SetResult.load(tmp_path) is None
+
+
+# -- Protocols --------------------------------------------------------------------------------------------------------
+
+
+def test_protocols_of_objectnet(tmp_path):
+    root = formats.objectnet(tmp_path / "objectnet-1.0")
+    paper, standard = (load_evaluation_set("objectnet", str(root), protocol) for protocol in ("paper", "standard"))
+    assert paper.accepted == [[423], [731]] and paper.class_subset is None  # folders chair and plunger
+    assert standard.accepted == [[423, 559, 765], [731]] and standard.class_subset == (423, 559, 731, 765)
+    assert paper.num_classes == standard.num_classes == 1000
+    sizes = [rows.dataset[0]["image"].size for rows in (paper, standard)]
+    assert sizes == [(34, 28), (30, 24)]  # with and without the border
+
+
+def test_protocols_of_the_other_sets(tmp_path):
+    for name, protocol, count in (
+        ("imagenet-a", "paper", None),
+        ("imagenet-a", "standard", 200),
+        ("imagenet-r", "standard", 200),
+        ("imagenet-sketch", "standard", None),
+    ):
+        wnid = {"imagenet-a": "n01498041", "imagenet-r": "n01443537"}.get(name, "n01440764")
+        root = formats.class_folders(tmp_path / name / protocol, {wnid: 2})
+        rows = load_evaluation_set(name, str(root), protocol)
+        assert (rows.class_subset and len(rows.class_subset)) == count
+        assert rows.accepted[0][0] in (rows.class_subset or rows.accepted[0])
+        assert "label" not in rows.dataset.column_names
+    with pytest.raises(ValueError, match="There is no set `imagenet-z`"):
+        load_evaluation_set("imagenet-z", None, "paper")
+
+
+# -- Before and after -------------------------------------------------------------------------------------------------
+
+
+def result(correct: list[bool], label: int = 0, **scores) -> SetResult:
+    """Predictions that are right where they should be; 6 and 7 are wrong."""
+    predictions = np.array([[label, 6, 7, 8, 9] if right else [6, 7, 8, 9, label] for right in correct])
+    metric_scores = {"top1": float(np.mean(correct)), "top5": 1.0, "per_class_top1": {label: float(np.mean(correct))}}
+    return SetResult(predictions, [[label]] * len(correct), scores=metric_scores | scores)
+
+
+def first(count: int, of: int = 4) -> list[bool]:
+    return [index < count for index in range(of)]
+
+
+def comparison(**options) -> Comparison:
+    before = {"val": result(first(4), mean_iou=0.5), "a": result(first(1)), "b": result(first(2))}
+    after = {"val": result(first(3), mean_iou=0.75), "a": result(first(3)), "b": result(first(2))}
+    control = {"val": result(first(4)), "a": result(first(1)), "b": result(first(1))}
+    return Comparison(before, after, control, shifted=["a", "b"], **options)
 
 
 def test_comparison_by_hand():
     rows = {row["set"]: row for row in comparison().rows()}
     assert (rows["val"]["top1_before"], rows["val"]["top1_after"]) == (1, 0.75)
+    assert (rows["val"]["corrected"], rows["val"]["broken"]) == (0, 1)
+    assert (rows["a"]["corrected"], rows["a"]["broken"]) == (2, 0)
     mean = rows["mean of the shifted sets"]
     assert (mean["top1_before"], mean["top1_after"], mean["top1_control"]) == (0.375, 0.625, 0.25)
-    assert mean["num_images"] == 8 and mean["mean_iou_before"] == pytest.approx(7 / 12)
+    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 2, 0)
+    assert mean["mean_iou_before"] is None and rows["val"]["mean_iou_after"] == 0.75
 
 
-def test_markdown():
-    lines = comparison().markdown().splitlines()
-    assert lines[2] == "| val | 4 | 100.0 | 75.0 | -25.0 | 100.0 (+0.0) | 58.3 | 58.3 |"
-    assert lines[-1] == "| mean of the shifted sets | 8 | 37.5 | 62.5 | +25.0 | 25.0 (-12.5) | 58.3 | 58.3 |"
-    plain = Comparison(comparison().before, comparison().after).markdown().splitlines()
-    assert len(plain) == 5 and "control" not in plain[0]
+def test_bootstrap_against_scipy():
+    rng = np.random.default_rng(0)
+    before, after = rng.random(150) < 0.5, rng.random(150) < 0.6
+    changes = bootstrap_changes(before, after, np.random.default_rng(0))
+    reference = scipy.stats.bootstrap(
+        (before.astype(float), after.astype(float)),
+        lambda x, y, axis: (y - x).mean(axis=axis),
+        paired=True,
+        n_resamples=NUM_RESAMPLES,
+        method="percentile",
+        rng=1,
+    )
+    assert np.quantile(changes, [0.025, 0.975]) == pytest.approx(list(reference.confidence_interval), abs=0.01)
+    assert changes.mean() == pytest.approx(after.mean() - before.mean(), abs=0.005)
+    assert changes.std() == pytest.approx(reference.standard_error, rel=0.05)
+
+
+def test_intervals_hold_the_change_and_are_zero_where_nothing_changes():
+    rows = {row["set"]: row for row in comparison().rows()}
+    assert (rows["b"]["change_low"], rows["b"]["change_high"]) == (0, 0)
+    assert rows["a"]["change_low"] <= 0.5 <= rows["a"]["change_high"] and rows["a"]["change_low"] >= 0
+    assert comparison().rows() == comparison().rows()  # the same resamples every time
+
+
+def test_training_classes_and_the_others():
+    parts = [result(first(count), label) for count, label in ((1, 0), (4, 1))]
+    before = SetResult(np.concatenate([r.predictions for r in parts]), [*parts[0].accepted, *parts[1].accepted])
+    after = SetResult(np.array([[0, 1, 6, 7, 8]] * 8), before.accepted)
+    rows = Comparison({"a": before}, {"a": after}, training_classes=frozenset([0, 5])).class_groups()
+    assert [(row["classes"], row["num_images"]) for row in rows] == [("training", 4), ("other", 4)]
+    assert [(row["top1_before"], row["top1_after"], row["top5_after"]) for row in rows] == [(0.25, 1, 1), (1, 0, 1)]
+    (training, other) = Comparison({"a": parts[0]}, training_classes=frozenset([0])).class_groups()
+    assert other["num_images"] == 0 and other["top1_before"] is None and training["top1_before"] == 0.25
+    assert Comparison({"a": before}).class_groups() == []
+
+
+def test_class_changes_are_sorted():
+    before, after = (
+        result([True], per_class_top1=scores) for scores in ({3: 0.5, 8: 0.2, 9: 1}, {3: 0.0, 8: 0.6, 9: 1})
+    )
+    changes = Comparison({"a": before}, {"a": after}).class_changes("a")
+    assert list(changes) == [3, 9, 8] and list(changes.values()) == pytest.approx([-0.5, 0, 0.4])
+
+
+def test_curves():
+    before, after = result([True, False, False, True]), result([True, True, False, True])
+    for one in (before, after):
+        one.factors = {"angle": np.array([0.0, 0, 20, 20]), "area": np.array([0.2] * 4)}
+    curves = Comparison({"a": before}, {"a": after}).curves("a")
+    assert curves == {
+        "angle": {"value": [0, 20], "num_images": [2, 2], "before": [0.5, 0.5], "after": [1, 0.5]},
+    }
+
+
+# -- Tables and plots -------------------------------------------------------------------------------------------------
+
+
+def test_main_table():
+    lines = main_table(comparison()).markdown().splitlines()
+    assert lines[0] == (
+        "| set | images | top-1 before | after | change [95 % interval] | corrected / broken | cross-entropy control | "
+        "relevance mIoU before | after |"
+    )
+    assert re.fullmatch(
+        r"\| val \| 4 \| 100\.0 \| 75\.0 \| -25\.0 \[-75\.0, \+0\.0\] \| 0 / 1 \| 100\.0 \(\+0\.0\) \| 50\.0 \| 75\.0 \|",
+        lines[2],
+    )
+    assert lines[-1].startswith("| mean of the shifted sets | 8 | 37.5 | 62.5 | +25.0 [") and lines[-1].endswith(
+        "– | – |"
+    )
+    alone = main_table(Comparison(comparison().before)).markdown().splitlines()
+    assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 5
+
+
+def test_calibration_and_class_tables():
+    table = calibration_table(comparison())
+    assert table.head[:4] == ["set", "top-5 before", "top-5 after", "top-5 control"]
+    groups = class_group_table(comparison(training_classes=frozenset([0])))
+    assert groups.rows[0] == [
+        "val",
+        "training",
+        "4",
+        "100.0",
+        "75.0",
+        "100.0",
+        "-25.0",
+        "100.0",
+        "100.0",
+        "100.0",
+        "+0.0",
+    ]
+    assert class_group_table(comparison()) is None
+
+
+def test_paper_tables_show_published_figures_beside_ours():
+    before = {name: result(first(1)) for name in ("si-score-size", "imagenet-a", "imagenet-1k")}
+    after = {name: result(first(2)) for name in before}
+    real, synthetic = paper_tables(Comparison(before, after), "paper", "ViT-B")
+    assert real.head == ["top-1 top-5, per cent", "INet val", "INet-A"]  # in the paper's order
+    assert [row[0] for row in real.rows[:4]] == [
+        "Original",
+        "Original, published",
+        "Finetuned",
+        "Finetuned, published",
+    ]
+    assert [row[2] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
+    assert real.rows[4][2].startswith("+25.0 [")
+    assert synthetic.rows[1][1] == "55.6 76.2"
+    (standard, _) = paper_tables(Comparison(before), "standard", "ViT-B")
+    assert [row[1:] for row in standard.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
+    (unknown, _) = paper_tables(Comparison(before), "paper", None)
+    assert len(unknown.rows) == 1
+
+
+def test_latex_escapes():
+    table = main_table(comparison())
+    table.rows[0][0] = "50 % & more_sets"
+    latex = table.latex()
+    assert r"50 \% & more" not in latex and r"50 \% \& more\_sets" in latex
+    assert latex.count(r"\\") == 1 + len(table.rows) and r"\caption{Top-1 and relevance, in per cent}" in latex
+
+
+def test_segmentation_table():
+    names = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
+    scores = {
+        side: {"gae": dict.fromkeys(names, value), "legrad": dict.fromkeys(names, None)}
+        for side, value in (("before", 0.5), ("after", 0.6))
+    }
+    table = segmentation_table(scores, "imagenet-segmentation", 4276, "ViT-B")
+    assert [row[:4] for row in table.rows[:5]] == [
+        ["gae, original", "50.0", "50.0", "50.0"],
+        ["gae, original, published", "76.3", "58.3", "85.3"],
+        ["gae, finetuned", "60.0", "60.0", "60.0"],
+        ["gae, finetuned, published", "82.1", "65.8", "87.5"],
+        ["gae, change", "+10.0", "+10.0", "+10.0"],
+    ]
+    assert table.rows[5] == ["legrad, original", *["–"] * 6]
+
+
+def test_published_figures():
+    """Average changes of the seven models against those that the paper states in Table 1 (its seeds differ from ours)."""
+    models = published_models()
+    assert len(models) == 7 and find_published("facebook/deit-base-patch16-224") == "DeiT-B"
+    assert find_published("someone/else") is None
+    stated = {"imagenet-1k": -0.8, "imagenet-a": 5.8, "imagenet-r": 2.7, "imagenet-sketch": 0.9, "objectnet": 5.0}
+    for name, expected in stated.items():
+        figures = [entry["paper"] for entry in models.values()]
+        changes = [model["finetuned"][name]["top1"][0] - model["original"][name]["top1"] for model in figures]
+        assert np.mean(changes) == pytest.approx(expected, abs=0.3), name
+    for entry in models.values():
+        for version in entry["paper"].values():
+            assert version.keys() == {*PAPER_SETS, "imagenet-segmentation"}
+
+
+def test_plots(tmp_path):
+    compared = comparison()
+    for results in compared.sides.values():
+        results["a"].factors = {"angle": np.array([0.0, 20, 40, 60])}
+    paths = save_plots(compared, tmp_path, {0: "tench"})
+    names = {"accuracy", "classes_val", "classes_a", "curves_a"}  # no class of `b` changes
+    assert {path.stem for path in paths} == names
+    for name in names:
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 1
 
 
 def test_report(processor, tmp_path):
     """Two models of which each is right where the other is wrong: both rows of the figure have images."""
     models = {"before": tiny_vit(0), "after": tiny_vit(1)}
-    sets = {"noise": masked_dataset(24)}
+    sets = {"noise": EvaluationSet.of(masked_dataset(24))}
     accelerator = Accelerator(cpu=True)
-    results = [evaluate_sets(model, sets, processor, accelerator) for model in models.values()]
+    results = [evaluate_sets(model, sets, processor, accelerator, METRICS) for model in models.values()]
     compared = Comparison(*results)
     write_report(tmp_path, compared, sets, processor, models, {"learning_rate": 1e-3})
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["rows"] == compared.rows() and written["settings"] == {"learning_rate": 1e-3}
     assert written["versions"]["torch"] == torch.__version__
-    assert (tmp_path / "table.md").read_text() == compared.markdown() + "\n"
+    assert (tmp_path / "table.md").read_text() == main_table(compared).markdown() + "\n"
     assert (tmp_path / "before_after.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.partial"))

@@ -3,14 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, relevance_map
-from robust_vit_hf.evaluation import mean_iou, segmentation_confusion
 
 from .conftest import tiny_config
 
@@ -121,11 +119,3 @@ def test_five_steps_of_the_trainer(official, tmp_path):
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == pytest.approx(SETTINGS["loss_trajectory"], rel=1e-4)
-
-
-def test_mean_iou_of_the_segmentation_test():
-    arrays = np.load(DATA / "official_segmentation.npz")
-    expected = json.loads((DATA / "official_segmentation.json").read_text())["values"]
-    relevance, mask = (torch.from_numpy(arrays[name]).unsqueeze(1) for name in ("relevance", "mask"))
-    confusion = segmentation_confusion(relevance, mask)
-    assert mean_iou(confusion) == pytest.approx(expected["mean_iou"], abs=1e-6)

@@ -158,12 +158,15 @@ def test_the_bundled_benchmark(tmp_path):
     assert [row["set"] for row in rows] == [*(s for s in SPLITS if s != "train"), "mean of the shifted sets"]
     assert rows[-1]["num_images"] == 6 * 20 and None not in rows[-1].values()
 
-    whole = [sys.executable, "eval/evaluate_sets.py", "--after", tmp_path / "run", "--images_per_set", "20"]
-    evaluated = subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # The evaluation command measures the same, by the same functions.
+    evaluate = [sys.executable, "eval/evaluate_robustness.py", "--compare", tmp_path / "run", "--images_per_set", "20"]
+    evaluate += ["--protocols", "paper", "--output_dir", tmp_path / "evaluation"]
+    evaluated = subprocess.run(list(map(str, evaluate)), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert evaluated.returncode == 0, evaluated.stderr
-    cells = [line.split("|")[:6] for line in evaluated.stdout.splitlines()]  # without the control
-    table = (tmp_path / "run" / "table.md").read_text()
-    assert cells == [line.split("|")[:6] for line in table.splitlines()]
+    measured = json.loads((tmp_path / "evaluation" / "results.json").read_text())["protocols"]["paper"]
+    for row, expected in zip(measured["rows"], rows, strict=True):
+        assert row == {key: None if key.endswith("_control") else value for key, value in expected.items()}
+    assert len(measured["class_groups"]) == 2 * 7
 
 
 def test_two_processes(inputs, tmp_path):

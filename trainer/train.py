@@ -13,29 +13,30 @@ import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import yaml
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
+from transformers import HfArgumentParser, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset, make_image_processor
+from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset
 from robust_vit_hf.emoji_shift import (
     CLASS_NAMES,
     SHIFTED,
-    load_biased_model,
     load_evaluation_sets,
     load_finetuning_splits,
 )
-from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
-from robust_vit_hf.evaluation import Comparison, evaluate_sets
+from robust_vit_hf.evaluation import Comparison, EvaluationSet, evaluate_sets
+from robust_vit_hf.evaluation.tables import main_table
+from robust_vit_hf.models import EMOJI_SHIFT, load_model, load_processor
 from robust_vit_hf.relevance import attention_modules
 from robust_vit_hf.report import write_report
 
 
-EMOJI_SHIFT = "emoji-shift"
+METRICS = Path(__file__).parents[1] / "eval"
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "emoji_shift.yaml"
 
 
@@ -54,7 +55,7 @@ class ModelArguments:
         },
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Side of the images in pixels; that of the model's configuration by default."}
+        default=None, metadata={"help": "Side of the images in pixels; what the model was made for by default."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the weights."})
 
@@ -140,21 +141,6 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def load_model(arguments: ModelArguments):
-    if arguments.model == EMOJI_SHIFT:
-        return load_biased_model()
-    return AutoModelForImageClassification.from_pretrained(
-        arguments.model, trust_remote_code=arguments.trust_remote_code, dtype=torch.float32
-    )
-
-
-def load_processor(arguments: ModelArguments, model):
-    if arguments.model == EMOJI_SHIFT:
-        return make_image_processor(arguments.preset, arguments.image_size or IMAGE_SIZE)
-    native = AutoImageProcessor.from_pretrained(arguments.model) if arguments.preset == "native" else None
-    return make_image_processor(arguments.preset, arguments.image_size or model.config.image_size, native)
-
-
 def load_data(arguments: DataArguments, model_name: str, model, seed: int):
     """Training set, validation set, and the evaluation sets of the table by name.
 
@@ -193,18 +179,20 @@ def main(argv: list[str]) -> None:
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError("The figures need matplotlib: pip install 'robust-vit-hf[train]'")
 
-    model = load_model(model_arguments)
+    original = partial(load_model, model_arguments.model, model_arguments.trust_remote_code)
+    model = original()
     attention_modules(model)  # refuses an architecture before its data are read
-    processor = load_processor(model_arguments, model)
+    processor = load_processor(model_arguments.model, model_arguments.preset, model, model_arguments.image_size)
     train, validation, sets = load_data(data_arguments, model_arguments.model, model, config.seed)
     trainer = RobustViTTrainer(model, config, train, validation, processor)
     accelerator = trainer.accelerator
 
-    before = evaluate_sets(trainer.model, sets, processor, accelerator, description="before")
+    sets = {name: EvaluationSet.of(dataset) for name, dataset in sets.items()}
+    before = evaluate_sets(trainer.model, sets, processor, accelerator, METRICS, description="before")
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
-    after = evaluate_sets(trainer.model, sets, processor, accelerator, description="after")
+    after = evaluate_sets(trainer.model, sets, processor, accelerator, METRICS, description="after")
 
     control = None
     if data_arguments.control:
@@ -219,21 +207,27 @@ def main(argv: list[str]) -> None:
             load_best_model_at_end=False,
             report_to="none",
         )
-        control_trainer = RobustViTTrainer(load_model(model_arguments), control_config, train, validation, processor)
+        control_trainer = RobustViTTrainer(original(), control_config, train, validation, processor)
         control_trainer.train()
         control = evaluate_sets(
-            control_trainer.model, sets, processor, accelerator, relevance=False, description="control"
+            control_trainer.model, sets, processor, accelerator, METRICS, relevance=False, description="control"
         )
 
     if accelerator.is_main_process:
         emoji_shift = EMOJI_SHIFT in (model_arguments.model, data_arguments.dataset)
-        comparison = Comparison(before, after, control, SHIFTED if emoji_shift else ())
+        comparison = Comparison(
+            before,
+            after,
+            control,
+            SHIFTED if emoji_shift else (),
+            frozenset(train.unique("label")) if "label" in train.column_names else None,
+        )
         write_report(
             Path(config.output_dir),
             comparison,
             sets,
             processor,
-            {"before": load_model(model_arguments), "after": accelerator.unwrap_model(trainer.model)},
+            {"before": original(), "after": accelerator.unwrap_model(trainer.model)},
             {
                 "model": asdict(model_arguments),
                 "data": asdict(data_arguments),
@@ -241,7 +235,7 @@ def main(argv: list[str]) -> None:
                 "seconds": round(time.time() - started, 1),
             },
         )
-        print(f"\n{comparison.markdown()}\n\nModel, results.json, table and figure: {config.output_dir}")
+        print(f"\n{main_table(comparison).markdown()}\n\nModel, results.json, table and figure: {config.output_dir}")
     if config.push_to_hub:
         trainer.push_to_hub()
     if config.device.type == "cpu" and config.world_size > 1:

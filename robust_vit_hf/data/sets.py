@@ -186,8 +186,9 @@ def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
 
     place = str(path or next(iter(sources or image_set.hub)))
     if path is not None and (path / SETTINGS_FILE).is_file():
-        _check_prepared(path, name, options)
-        return open_columns(place, None, options.get("split", image_set.split), image_set.features, None)
+        made = _check_prepared(path, name, options)
+        opened = open_columns(place, None, options.get("split", image_set.split), image_set.features, None)
+        return without_border(opened) if options.get("cropped") and not made.get("cropped") else opened
     if options.get("variant", V2_VARIANTS[0]) != V2_VARIANTS[0]:
         raise ValueError(
             f"`{place}` is the {V2_VARIANTS[0]} variant of ImageNet-V2: leave the source out, or give the archive of "
@@ -204,18 +205,27 @@ def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
     return without_border(opened) if options.get("cropped") else opened
 
 
-def _check_prepared(folder: Path, name: str, options: dict) -> None:
-    """Refuse a prepared folder of another set, or of the same one under other options."""
+def _check_prepared(folder: Path, name: str, options: dict) -> dict:
+    """Refuse a prepared folder of another set, or of the same one under other options. Returns its options."""
     for settings in json.loads((folder / SETTINGS_FILE).read_text()).values():
         if "sources" not in settings:
-            return  # made by something else, such as with new masks
+            break  # made by something else, such as with new masks
         made = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
-        asked = {key: value for key, value in options.items() if key != "split"}
-        if settings["set"] != name or (asked and asked != made):
+        # What was not cropped can still be; `cropped=False` is what was not asked for when the folder was made.
+        asked = {key: value for key, value in options.items() if key not in ("split", "cropped")}
+        was_cropped, compared = made.get("cropped", False), {k: v for k, v in made.items() if k != "cropped"}
+        if (
+            settings["set"] != name
+            or (asked and asked != compared)
+            or (was_cropped and options.get("cropped") is False)
+        ):
             raise ValueError(
                 f"`{folder}` was prepared as `{settings['set']}` with {made or 'no options'}, not as `{name}` with "
-                f"{asked or 'none'}: prepare it again into another folder."
+                f"{asked | {k: v for k, v in options.items() if k == 'cropped'} or 'none'}: prepare it again into another "
+                "folder."
             )
+        return made
+    return {}
 
 
 def get_image_set(name: str, options: dict) -> ImageSet:

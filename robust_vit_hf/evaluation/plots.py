@@ -1,0 +1,124 @@
+"""Plots of an evaluation, each as PNG and PDF."""
+
+from pathlib import Path
+
+from .compare import Comparison
+
+
+COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
+NUM_CLASSES = 50  # helped and harmed classes that a plot shows, as in Figures 8 to 14 of the paper
+
+
+def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]) -> list[Path]:
+    """Plot what there is: `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes),
+    `curves_<set>` (top-1 over the set's factors).
+
+    Args:
+        folder: where to; it exists.
+        class_names: names by label.
+
+    Returns:
+        The PNG files; a PDF lies beside each.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+
+    figures = {}
+    if any(result.accepted is not None for result in comparison.before.values()):
+        figures["accuracy"] = accuracy_figure(comparison)
+    for name, result in comparison.before.items():
+        if comparison.after is not None and result.accepted is not None:
+            figure = class_figure(comparison.class_changes(name), class_names, name)
+            figures |= {f"classes_{name}": figure} if figure is not None else {}
+        if curves := comparison.curves(name):
+            figures[f"curves_{name}"] = curve_figure(curves, name)
+    paths = []
+    for name, figure in figures.items():
+        for suffix in ("png", "pdf"):
+            figure.savefig(folder / f"{name}.{suffix}", dpi=120)
+        paths.append(folder / f"{name}.png")
+    from matplotlib import pyplot as plt
+
+    plt.close("all")
+    return paths
+
+
+def accuracy_figure(comparison: Comparison):
+    """Bars of top-1 by set, a bar a model; the line on each is the change's 95 % interval, from the first model's bar."""
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in comparison.rows() if row["top1_before"] is not None]
+    figure, axis = plt.subplots(figsize=(1.2 + 1.1 * len(rows), 3.6), layout="constrained")
+    width = 0.8 / len(comparison.sides)
+    for place, side in enumerate(comparison.sides):
+        left = [index + (place - (len(comparison.sides) - 1) / 2) * width for index in range(len(rows))]
+        values = [100 * row[f"top1_{side}"] for row in rows]
+        axis.bar(left, values, width, label=side, color=COLOURS[side])
+        if side == "after":
+            bounds = [
+                [100 * abs(row["top1_before"] + row[f"change_{end}"] - row["top1_after"]) for row in rows]
+                for end in ("low", "high")
+            ]
+            axis.errorbar(left, values, bounds, fmt="none", ecolor="black", capsize=3, linewidth=1)
+    axis.set_xticks(range(len(rows)), [row["set"].replace("_", " ") for row in rows], rotation=25, ha="right")
+    axis.set_ylabel("top-1, %")
+    axis.set_ylim(0, 100)
+    axis.spines[["top", "right"]].set_visible(False)
+    if len(comparison.sides) > 1:
+        figure.legend(loc="outside upper right", ncols=3, frameon=False)
+    return figure
+
+
+def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str):
+    """Bars of the change of each class, the most harmed on the left, the most helped on the right; `None` where no class
+    changes. Of more than 100 classes, 50 of each are shown."""
+    from matplotlib import pyplot as plt
+
+    labels = list(changes)
+    if not any(changes.values()):
+        return None
+    panels = {"classes": labels}
+    if len(labels) > 2 * NUM_CLASSES:
+        panels = {
+            f"the {NUM_CLASSES} most harmed classes": labels[:NUM_CLASSES],
+            f"the {NUM_CLASSES} most helped classes": labels[-NUM_CLASSES:],
+        }
+    longest = max(map(len, panels.values()))
+    figure, axes = plt.subplots(
+        len(panels),
+        1,
+        figsize=(max(6.0, 1 + 0.17 * longest), 3.4 * len(panels)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (title, shown) in zip(axes.flat, panels.items(), strict=True):
+        values = [100 * changes[label] for label in shown]
+        axis.bar(range(len(shown)), values, color=["#b23a3a" if value < 0 else "#2e7d4f" for value in values])
+        axis.axhline(0, color="black", linewidth=0.8)
+        names = [class_names.get(label, str(label)).split(",")[0][:28] for label in shown]
+        axis.set_xticks(range(len(shown)), names, rotation=90, fontsize=7)
+        axis.set_xlim(-0.6, len(shown) - 0.4)
+        axis.set_ylabel("change of top-1, points")
+        axis.set_title(f"{name}: {title}", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def curve_figure(curves: dict[str, dict[str, list[float]]], name: str):
+    """Top-1 over each factor, a panel a factor and a line a model."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(
+        1, len(curves), figsize=(0.6 + 3.6 * len(curves), 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (factor, curve) in zip(axes.flat, curves.items(), strict=True):
+        for side in [side for side in COLOURS if side in curve]:
+            values = [100 * value for value in curve[side]]
+            axis.plot(curve["value"], values, marker=".", label=side, color=COLOURS[side])
+        axis.set_xlabel({"angle": "angle, degrees", "area": "area of the object"}.get(factor, factor))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("top-1, %")
+    axes[0, 0].legend(frameon=False)
+    figure.suptitle(name, fontsize=9)
+    return figure

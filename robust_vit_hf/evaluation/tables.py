@@ -1,0 +1,193 @@
+"""Tables of an evaluation, as Markdown and LaTeX."""
+
+from dataclasses import dataclass
+
+from .compare import Comparison
+from .published import PAPER_SETS, published_cell, published_models
+
+
+@dataclass
+class Table:
+    """Cells of text.
+
+    Args:
+        title: what the table tells.
+        head: names of the columns.
+        rows: cells; the first column names the row.
+    """
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """Markdown, without the title."""
+        lines = ["| " + " | ".join(self.head) + " |", "|---|" + "---:|" * (len(self.head) - 1)]
+        return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)])
+
+    def latex(self) -> str:
+        """LaTeX (booktabs), the title as the caption."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=self.head).to_latex(
+            index=False,
+            escape=True,
+            caption=self.title.replace("%", r"\%"),
+            column_format="l" + "r" * (len(self.head) - 1),
+        )
+
+
+def main_table(comparison: Comparison) -> Table:
+    """A row a set: top-1 before and after, the change with its confidence interval, and relevance, in per cent and
+    points. Columns of what was not measured on any set are left out."""
+    rows = comparison.rows()
+    columns = {
+        "set": lambda row: row["set"],
+        "images": lambda row: str(row["num_images"]),
+        "top-1" if comparison.after is None else "top-1 before": lambda row: percent(row["top1_before"]),
+        "after": lambda row: percent(row["top1_after"]),
+        "change [95 % interval]": change_with_interval,
+        "corrected / broken": lambda row: "–" if row["broken"] is None else f"{row['corrected']} / {row['broken']}",
+        "cross-entropy control": lambda row: (
+            "–"
+            if row["top1_control"] is None
+            else f"{percent(row['top1_control'])} ({change(row['top1_before'], row['top1_control'])})"
+        ),
+        "relevance mIoU" if comparison.after is None else "relevance mIoU before": lambda row: percent(
+            row["mean_iou_before"]
+        ),
+        "after ": lambda row: percent(row["mean_iou_after"]),
+    }
+    return _without_empty_columns("Top-1 and relevance, in per cent", columns, rows)
+
+
+def calibration_table(comparison: Comparison) -> Table:
+    """A row a set: top-5, and what the confidence loss costs in calibration."""
+    columns = {"set": lambda row: row["set"]}
+    for score, name, show in (
+        ("top5", "top-5", percent),
+        ("ece", "ECE", percent),
+        ("nll", "NLL", number),
+        ("brier", "Brier", number),
+    ):
+        for side in comparison.sides:
+            columns[f"{name} {side}" if comparison.after else name] = lambda row, key=f"{score}_{side}", show=show: (
+                show(row[key])
+            )
+    title = "Top-5 accuracy and expected calibration error in per cent, negative log-likelihood in nats, Brier score"
+    return _without_empty_columns(title, columns, comparison.rows())
+
+
+def class_group_table(comparison: Comparison) -> Table | None:
+    """Tables 10 and 11 of the paper: training classes and the others. `None` where the former are not known."""
+    columns = {
+        "set": lambda row: row["set"],
+        "classes": lambda row: row["classes"],
+        "images": lambda row: str(row["num_images"]),
+    }
+    for k in (1, 5):
+        for side in comparison.sides:
+            columns[f"top-{k} {side}"] = lambda row, key=f"top{k}_{side}": percent(row[key])
+        if comparison.after is not None:
+            columns[f"change {k}"] = lambda row, k=k: change(row[f"top{k}_before"], row[f"top{k}_after"])
+    rows = comparison.class_groups()
+    table = _without_empty_columns("Classes of the finetuning's images, and the others, in per cent", columns, rows)
+    table.head = ["change" if name in ("change 1", "change 5") else name for name in table.head]
+    return table if rows else None
+
+
+def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None) -> list[Table]:
+    """Tables 1 and 2 of the paper: sets as columns in its order, top-1 and top-5, with its figures beside ours.
+
+    Args:
+        protocol: under which the sets were measured.
+        paper_model: the paper's name of the model, such as `ViT-B`; `None` for a model that it does not have.
+    """
+    entry = published_models().get(paper_model)
+    rows = {row["set"]: row for row in comparison.rows()}
+    ordered = [name for name in PAPER_SETS if name in rows]
+    groups = {
+        "Real images (Table 1 of the paper)": [name for name in ordered if not name.startswith("si-score")],
+        "SI-Score (Table 2 of the paper)": [name for name in ordered if name.startswith("si-score")],
+    }
+    tables = []
+    for title, names in groups.items():
+        lines = [("Original", "before", "original"), ("Finetuned", "after", "finetuned")]
+        cells = []
+        for label, side, version in lines:
+            if side in comparison.sides:
+                cells.append([label, *(_both(rows[name], side) for name in names)])
+            published = [published_cell(entry, protocol, version, name, ("top1", "top5")) for name in names]
+            if any(published):
+                cells.append([f"{label}, published", *(text or "–" for text in published)])
+        if comparison.after is not None:
+            cells.append(["Change of top-1 [95 % interval]", *(change_with_interval(rows[name]) for name in names)])
+        if names:
+            head = ["top-1 top-5, per cent", *(PAPER_SETS[name] for name in names)]
+            tables.append(Table(f"{title}{', ' + paper_model if paper_model else ''}", head, cells))
+    return tables
+
+
+SEGMENTATION_SCORES = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_iou": "mIoU",
+    "mean_ap": "mAP",
+    "pointing_game": "pointing game",
+    "energy": "energy",
+    "auc": "AUC",
+}
+
+
+def segmentation_table(
+    scores: dict[str, dict[str, dict]], set_name: str, num_images: int, paper_model: str | None
+) -> Table:
+    """Table 3 of the paper, with further rules and scores, in per cent.
+
+    Args:
+        scores: by side (`before`, `after`) and rule, what `relevance_segmentation` returns.
+        set_name: name of the set, for which the paper may have figures.
+        paper_model: the paper's name of the model; `None` for a model that it does not have.
+    """
+    entry, cells = published_models().get(paper_model), []
+    for rule in scores["before"]:
+        for label, side, version in (("original", "before", "original"), ("finetuned", "after", "finetuned")):
+            if side in scores:
+                row = [percent(scores[side][rule][name]) for name in SEGMENTATION_SCORES]
+                cells.append([f"{rule}, {label}", *row])
+            published = [published_cell(entry, "paper", version, set_name, (name,)) for name in SEGMENTATION_SCORES]
+            if rule == "gae" and any(published):
+                cells.append([f"gae, {label}, published", *(text or "–" for text in published)])
+        if "after" in scores:
+            row = [change(*(scores[side][rule][name] for side in ("before", "after"))) for name in SEGMENTATION_SCORES]
+            cells.append([f"{rule}, change", *row])
+    title = f"Relevance maps and masks of {set_name}, {num_images} images, in per cent"
+    return Table(title, ["rule, model", *SEGMENTATION_SCORES.values()], cells)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    return "–" if before is None or after is None else f"{100 * (after - before):+.1f}"
+
+
+def change_with_interval(row: dict) -> str:
+    text = change(row["top1_before"], row["top1_after"])
+    if row["change_low"] is None:
+        return text
+    return f"{text} [{100 * row['change_low']:+.1f}, {100 * row['change_high']:+.1f}]"
+
+
+def _both(row: dict, side: str) -> str:
+    return f"{percent(row[f'top1_{side}'])} {percent(row[f'top5_{side}'])}"
+
+
+def _without_empty_columns(title: str, columns: dict, rows: list[dict]) -> Table:
+    cells = {name: [show(row) for row in rows] for name, show in columns.items()}
+    cells = {name: column for name, column in cells.items() if set(column) != {"–"}}
+    return Table(title, [name.strip() for name in cells], [list(row) for row in zip(*cells.values(), strict=True)])

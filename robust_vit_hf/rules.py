@@ -1,0 +1,226 @@
+"""Relevance rules by name, to compare by segmentation what different rules say about the same model.
+
+`RULES[name].compute(model, pixel_values, target)` gives maps of one form for every rule: patches upsampled bilinearly,
+then min–max per image. The supported architectures are those of [`relevance_map`].
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .relevance import (
+    RelevanceOutput,
+    attention_modules,
+    explicit_attention,
+    interpolation_arguments,
+    patch_grid,
+    record_attentions,
+    relevance_map,
+    target_logits,
+    unwrap_pretrained,
+    upsample_and_normalize,
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A relevance rule and what can be asked of its maps.
+
+    Args:
+        compute: `compute(model, pixel_values, target=None)` with the arguments of [`relevance_map`]. Returns a
+            [`RelevanceOutput`] with `relevance` `(B, 1, H, W)`, fp32 in [0, 1], and `logits` `(B, C)`, and raises
+            `ValueError` as `relevance_map` does.
+        differentiable: whether the maps are attached to the graph where gradients are enabled, so that a loss on them
+            reaches the weights. Otherwise the rule is for evaluation only, and its maps and logits come detached.
+        class_specific: whether the map is that of the target. Otherwise the target is ignored.
+        source: link to the paper.
+    """
+
+    compute: Callable[..., RelevanceOutput]
+    differentiable: bool
+    class_specific: bool
+    source: str
+
+
+# -- Parts that the rules share ---------------------------------------------------------------------------------------
+
+
+def _check_inputs(model: nn.Module, pixel_values: torch.Tensor) -> None:
+    if pixel_values.ndim != 4:
+        raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
+    attention_modules(model)  # refuses other architectures, which have no patch size either
+    patch_grid(model, tuple(pixel_values.shape[2:]))
+
+
+def _logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    if pixel_values.is_inference() and torch.is_grad_enabled():
+        pixel_values = pixel_values.clone()  # a tensor of inference mode cannot be saved for backward
+    return model(
+        pixel_values=pixel_values, **interpolation_arguments(unwrap_pretrained(model), tuple(pixel_values.shape[2:]))
+    ).logits
+
+
+def _attentions(model: nn.Module, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Attentions `(B, h, T, T)` of each layer, and the logits, of one forward pass."""
+    with explicit_attention(model), record_attentions(model) as attentions:
+        logits = _logits(model, pixel_values)
+    return attentions, logits
+
+
+def _patches_to_pixels(model: nn.Module, tokens: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """Map `(B, 1, H, W)` of the relevance `(B, T)` of all tokens, of which the patches are the last."""
+    height, width = patch_grid(model, image_size)
+    num_prefix_tokens = tokens.shape[1] - height * width
+    if num_prefix_tokens < 1:
+        raise ValueError(
+            f"`{type(unwrap_pretrained(model)).__name__}` has {tokens.shape[1]} tokens for {height}·{width} patches, so "
+            "it has no CLS token that its head could read."
+        )
+    return upsample_and_normalize(tokens[:, num_prefix_tokens:].unflatten(1, (1, height, width)), image_size)
+
+
+@contextmanager
+def head_at_every_layer(model: nn.Module) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+    """Context in which the model's final norm and head read the output tokens of all L layers in place of the last's.
+
+    The outputs are stacked on the batch dimension where the norm takes its input, so that a forward pass gives logits
+    `(L·B, C)`, layer by layer, whatever the head reads of the tokens; the last B are the model's own.
+
+    Yields:
+        The outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)` that the norm reads.
+
+    Raises:
+        ValueError: on entry or in the forward pass, where no norm named `layernorm` reads the last layer's output.
+    """
+    pretrained, attentions = unwrap_pretrained(model), set(attention_modules(model))
+    layers = [module for module in pretrained.modules() if not attentions.isdisjoint(module.children())]
+    norm = getattr(pretrained.base_model, "layernorm", None)
+    message = f"`{type(pretrained).__name__}` has no final `layernorm` through which its head could read any layer."
+    if norm is None:
+        raise ValueError(message)
+    outputs: list[torch.Tensor] = []
+    stack: list[torch.Tensor] = []
+
+    def record(module, args, output):
+        outputs.append(output)
+
+    def replace_input(module, args):
+        if not outputs or args[0] is not outputs[-1]:
+            raise ValueError(message)
+        stack.append(torch.cat(outputs))
+        return (stack[0],)
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.register_forward_hook(record).remove)
+        hooks.callback(norm.register_forward_pre_hook(replace_input).remove)
+        yield outputs, stack
+
+
+# -- Rules ------------------------------------------------------------------------------------------------------------
+
+
+def attention_rollout(
+    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None
+) -> RelevanceOutput:
+    """Attention rollout: CLS row of the product of 0.5·A + 0.5·I over the layers, A the mean over the heads.
+
+    Arguments, output and errors are those of [`Rule`]; `target` is ignored.
+
+    Source: https://huggingface.co/papers/2005.00928
+    """
+    _check_inputs(model, pixel_values)
+    attentions, logits = _attentions(model, pixel_values)
+    with torch.autocast(pixel_values.device.type, enabled=False):
+        # Rows of A sum to 1, and so do those of the mean with the identity. As in `propagate_relevance`, a row vector
+        # carried from the last layer to the first is the same product in O(T²) a layer.
+        first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        row = F.one_hot(first, attentions[0].shape[-1]).float()
+        for attention in reversed(attentions):
+            row = 0.5 * (row + torch.bmm(row.unsqueeze(1), attention.float().mean(dim=1)).squeeze(1))  # (B, T)
+        relevance = _patches_to_pixels(model, row, tuple(pixel_values.shape[2:]))
+    return RelevanceOutput(relevance=relevance, logits=logits)
+
+
+def last_layer_attention(
+    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None
+) -> RelevanceOutput:
+    """Attention of the CLS token in the last layer, mean over the heads.
+
+    Arguments, output and errors are those of [`Rule`]; `target` is ignored.
+
+    Source: https://huggingface.co/papers/2104.14294
+    """
+    _check_inputs(model, pixel_values)
+    attentions, logits = _attentions(model, pixel_values)
+    row = attentions[-1][:, :, 0].float().mean(dim=1)  # (B, T)
+    relevance = _patches_to_pixels(model, row, tuple(pixel_values.shape[2:]))
+    return RelevanceOutput(relevance=relevance, logits=logits)
+
+
+def input_gradient(
+    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None
+) -> RelevanceOutput:
+    """Gradient of the explained logit with respect to the pixels: absolute value, maximum over the channels.
+
+    Arguments, output and errors are those of [`Rule`]. It is for evaluation only. The pixels are those that the model
+    gets, after normalisation.
+
+    Source: https://huggingface.co/papers/1312.6034
+    """
+    _check_inputs(model, pixel_values)
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels = pixel_values.detach().clone().requires_grad_()
+        logits = _logits(model, pixels)
+        (gradient,) = torch.autograd.grad(target_logits(logits, target).sum(), pixels)
+    # To the same size, bilinear interpolation changes nothing.
+    saliency = upsample_and_normalize(gradient.abs().amax(dim=1, keepdim=True), tuple(pixels.shape[2:]))
+    return RelevanceOutput(relevance=saliency, logits=logits.detach())
+
+
+def legrad(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None) -> RelevanceOutput:
+    """LeGrad: what each layer's attention adds to the score that the head gives to that layer's own output.
+
+    The score s of layer l is the logit of the target that the final norm and the head give to the output tokens of layer
+    l. Its relevance is the positive part of ∂s/∂A, the gradient with respect to the attention of the same layer, averaged
+    over heads and queries; the map is the mean over all layers.
+
+    Arguments, output and errors are those of [`Rule`]. The map consists of gradients, so where gradients are enabled it
+    holds a graph of second order; call it under `torch.no_grad()` for evaluation. The head reads the tokens that it was
+    trained to read, as in the paper; the authors' code for CLIP reads the mean of all tokens instead, and by default the
+    last two layers alone.
+
+    Source: https://huggingface.co/papers/2404.03214
+    """
+    _check_inputs(model, pixel_values)
+    wants_graph = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        with head_at_every_layer(model) as (outputs, stack):
+            attentions, logits = _attentions(model, pixel_values)
+        logits = logits.unflatten(0, (len(outputs), -1))  # (L, B, C)
+        if target is None:
+            target = logits[-1].argmax(dim=1)
+        score = sum(target_logits(layer, target).sum() for layer in logits)
+        # A layer's output feeds the layers above as well. The stack does not, so this is the gradient of the head alone,
+        # and each of the passes below stays within its layer.
+        (gradient,) = torch.autograd.grad(score, stack, create_graph=wants_graph)
+        tokens = 0
+        for output, output_gradient, attention in zip(outputs, gradient.chunk(len(outputs)), attentions, strict=True):
+            (change,) = torch.autograd.grad(output, attention, output_gradient, create_graph=wants_graph)
+            tokens = tokens + change.float().clamp(min=0).mean(dim=(1, 2)) / len(outputs)  # (B, T)
+        relevance = _patches_to_pixels(model, tokens, tuple(pixel_values.shape[2:]))
+    logits = logits[-1]
+    return RelevanceOutput(relevance=relevance, logits=logits if wants_graph else logits.detach())
+
+
+RULES: dict[str, Rule] = {
+    "gae": Rule(relevance_map, True, True, "https://huggingface.co/papers/2206.01161"),
+    "rollout": Rule(attention_rollout, True, False, "https://huggingface.co/papers/2005.00928"),
+    "last_layer": Rule(last_layer_attention, True, False, "https://huggingface.co/papers/2104.14294"),
+    "input_gradient": Rule(input_gradient, False, True, "https://huggingface.co/papers/1312.6034"),
+    "legrad": Rule(legrad, True, True, "https://huggingface.co/papers/2404.03214"),
+}
