@@ -1,9 +1,9 @@
-"""Seconds that the metric scripts take themselves, for sets of the size of ImageNet's validation set and ImageNet-Segmentation.
+"""Seconds that the metric scripts take, for sets as large as ImageNet's validation and ImageNet-Segmentation.
 
     python benchmarks/metrics.py         # writes benchmarks/metrics.json
 
-The clock runs in `add_batch` and `compute` alone. Inputs are one batch that is made beforehand and shifted between the calls,
-so that neither a model nor the generation of numbers counts. The figures are medians over the rounds.
+The clock runs in `add_batch` and `compute` alone. Inputs are one batch that is made beforehand and shifted between the
+calls, so that neither a model nor the generation of numbers counts. The figures are medians over the rounds.
 """
 
 import argparse

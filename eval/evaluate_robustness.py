@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
         choices=list(published_models()),
         help="which of the paper's models --model is; by default known from its Hub id",
     )
-    parser.add_argument("--images_per_set", type=int, default=300, help=f"{EMOJI_SHIFT}: images of each set")
+    parser.add_argument("--images_per_set", type=int, default=200, help=f"{EMOJI_SHIFT}: images of each set")
     parser.add_argument("--batch_size", type=int, default=32, help="images that a process takes at once")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read images, of each process")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")

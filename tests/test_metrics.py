@@ -1,4 +1,4 @@
-"""What the three metric scripts have in common: loading, doctests, batches, processes and refusals; and what tests of each use."""
+"""What the metric scripts share: loading, doctests, batches, processes, refusals, and what tests of each use."""
 
 import ast
 import doctest
@@ -175,7 +175,8 @@ from tests.test_metrics import EXAMPLES
 rank = int(sys.argv[1])
 results = {{}}
 for name, make in EXAMPLES.items():
-    metric = evaluate.load(f"eval/{{name}}", num_process=2, process_id=rank, experiment_id="two", cache_dir={str(caches)!r})
+    settings = dict(num_process=2, process_id=rank, experiment_id="two", cache_dir={str(caches)!r})
+    metric = evaluate.load(f"eval/{{name}}", **settings)
     metric.add_batch(**{{key: column[rank::2] for key, column in make().items()}})
     results[name] = metric.compute()
 print(json.dumps(results))

@@ -1,4 +1,4 @@
-"""The metric `relevance_segmentation` against the released code, scikit-learn and rational numbers, and cases by hand."""
+"""The metric `relevance_segmentation` against the released code, scikit-learn and fractions, and cases by hand."""
 
 import json
 from fractions import Fraction

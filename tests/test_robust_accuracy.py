@@ -1,4 +1,4 @@
-"""The metric `robust_accuracy` against a slow implementation and scikit-learn, degenerate cases by hand, and the evaluator."""
+"""The metric `robust_accuracy` against a slow implementation and scikit-learn, cases by hand, and the evaluator."""
 
 import evaluate
 import numpy as np

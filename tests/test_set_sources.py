@@ -117,12 +117,19 @@ def test_prepared_as_another_set(tmp_path):
         assert {row["image"].size for row in load_image_set("objectnet", tmp_path / "cropped", **options)} == {
             (30, 24)
         }
+    prepare("objectnet", [str(tmp_path / "objectnet")], tmp_path / "framed")
+    sizes = [
+        {row["image"].size for row in load_image_set("objectnet", tmp_path / "framed", cropped=cropped)}
+        for cropped in (False, True)
+    ]
+    assert sizes == [{(34, 28)}, {(30, 24)}]
 
 
 def test_prepared_with_real_labels(tmp_path):
     formats.save(formats.picture(0), tmp_path / "val" / TENCH / "ILSVRC2012_val_00000002.JPEG")
     prepare("imagenet-1k", [str(tmp_path)], tmp_path / "out", labels="real")
-    assert load_image_set("imagenet-1k", tmp_path / "out", labels="real")["label"] == [[970, 795]]
+    for options in ({"labels": "real"}, {}):
+        assert load_image_set("imagenet-1k", tmp_path / "out", **options)["label"] == [[970, 795]]
     assert datasets.load_dataset(str(tmp_path / "out"), split="validation")["label"] == [[970, 795]]
 
 

@@ -11,10 +11,10 @@ import numpy as np
 
 
 _DESCRIPTION = """
-How far a classifier's confidence can be trusted: expected calibration error (ECE), negative log-likelihood (NLL) and Brier
-score. A class subset renormalises the probabilities over the classes that count (the 200 of ImageNet-A or -R, the 125 ids of
-ObjectNet), and an image may have several accepted ids (ObjectNet, ReaL). Logits are reduced to four numbers an image when
-they are added, so that a large set never holds all of them.
+How far a classifier's confidence can be trusted: expected calibration error (ECE), negative log-likelihood (NLL) and
+Brier score. A class subset renormalises the probabilities over the classes that count (the 200 of ImageNet-A or -R,
+the 125 ids of ObjectNet), and an image may have several accepted ids (ObjectNet, ReaL). Logits are reduced to four
+numbers an image when they are added, so that a large set never holds all of them.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -24,8 +24,8 @@ Settings, given to `evaluate.load`:
     num_bins (`int`): equal-width bins of the ECE; 15 by default.
 
 Args:
-    predictions: logits, or probabilities that sum to 1, `(N, C)`, floating point. Of equal ones, the class with the lower id
-        is predicted.
+    predictions: logits, or probabilities that sum to 1, `(N, C)`, floating point. Of equal ones, the class with the
+        lower id is predicted.
     references: `(N,)`, each an id, or a list of the ids that are accepted. An image with an empty list is left out and
         counted. An array `(N, m)` holds such lists, filled up with -1.
 
@@ -33,15 +33,16 @@ Returns:
     ece (`float`): mean over images of the gap between accuracy and mean confidence of the image's bin, in [0, 1]. The
         confidence is the probability of the predicted class, which is correct if its id is accepted. Bins are
         (0, 1/num_bins], …, (1 - 1/num_bins, 1].
-    nll (`float`): mean over images of -log p, in nats, from 0. p is the probability of the image's class, or the summed
-        probability of its accepted ids. Infinite if p is 0.
+    nll (`float`): mean over images of -log p, in nats, from 0. p is the probability of the image's class, or the
+        summed probability of its accepted ids. Infinite if p is 0.
     brier (`float`): mean over images of the squared error of the probabilities, summed over the classes, in [0, 2].
         Accepted ids count as one class, with their summed probability.
     num_images, num_excluded (`int`): images that count, and images without an accepted id.
 
 Raises:
-    ValueError: on logits with NaN (names the row), rows of probabilities that do not sum to 1, ids that do not exist or are
-        not in the subset, inputs of unequal length, and when there is no usable image. A batch that raises is not added.
+    ValueError: on logits with NaN (names the row), rows of probabilities that do not sum to 1, ids that do not exist
+        or are not in the subset, inputs of unequal length, and when there is no usable image. A batch that raises is
+        not added.
 
 Examples:
     Probabilities of two images. The confidences 0.8 and 0.6 are in bins of their own, the first image is right:
@@ -101,8 +102,9 @@ def to_accepted_ids(references, first_row: int) -> list[list[int]]:
         ids = [value for value in values.tolist() if value != -1] if values.ndim else [values.item()]
         if values.ndim > 1 or not all(type(value) is int and value >= 0 for value in ids):
             raise ValueError(
-                f"the reference of image {first_row + row} (row {row} of the batch) is {reprlib.repr(values.tolist())}: expected the id of "
-                "a class, from 0, or a list of ids. Leave images without a label out, or give them an empty list"
+                f"the reference of image {first_row + row} (row {row} of the batch) is "
+                f"{reprlib.repr(values.tolist())}: expected the id of a class, from 0, or a list of "
+                "ids. Leave images without a label out, or give them an empty list"
             )
         accepted.append(list(dict.fromkeys(ids)))
     return accepted
@@ -116,8 +118,8 @@ def image_numbers(logits: np.ndarray, accepted: list[list[int]]) -> tuple[list[d
         accepted: `(N,)` lists of columns. With an empty list, what depends on it is meaningless.
 
     Returns:
-        What is known of the probabilities, by the names of the features, and whether each image is correct (1 or 0), or has
-        no accepted id (-1).
+        What is known of the probabilities, by the names of the features, and whether each image is correct (1 or 0),
+        or has no accepted id (-1).
     """
     count = len(logits)
     everywhere = np.arange(count)
@@ -224,7 +226,8 @@ class Calibration(evaluate.Metric):
             raise ValueError("zero images: add some with add_batch, or give predictions and references to compute")
         if unknown := sorted(kwargs.keys() - self.features.keys()):
             raise TypeError(
-                f"compute takes no {', '.join(unknown)}: from_logits, class_subset and num_bins are given to evaluate.load"
+                f"compute takes no {', '.join(unknown)}: from_logits, class_subset and num_bins are given to "
+                "evaluate.load"
             )
         return super().compute(predictions=predictions, references=references, **kwargs)
 
@@ -234,8 +237,8 @@ class Calibration(evaluate.Metric):
         subset = np.arange(num_classes) if self.class_subset is None else self.class_subset
         if subset[-1] >= num_classes:
             raise ValueError(
-                f"class_subset holds the id {subset[-1]}, but the predictions have {num_classes} classes: expected ids of "
-                "the model's classes"
+                f"class_subset holds the id {subset[-1]}, but the predictions have {num_classes} classes: expected "
+                "ids of the model's classes"
             )
         columns = {id: column for column, id in enumerate(subset.tolist())}
         in_subset = []
@@ -248,7 +251,8 @@ class Calibration(evaluate.Metric):
             in_subset.append([columns[id] for id in ids if id in columns])
             if ids and not in_subset[row]:
                 raise ValueError(
-                    f"{where}, none of which is in class_subset: give both in the model's ids, and leave such images out"
+                    f"{where}, none of which is in class_subset: give both in the model's ids, and leave such images "
+                    "out"
                 )
 
         problems = {"NaN": np.isnan(scores).any(axis=1)}
@@ -268,8 +272,8 @@ class Calibration(evaluate.Metric):
             if bad.any():
                 row = bad.argmax()
                 raise ValueError(
-                    f"the predictions of image {len(self) + row} (row {row} of the batch) are {problem}: look at the image "
-                    f"and at the model, or evaluate in float32. They are taken as "
+                    f"the predictions of image {len(self) + row} (row {row} of the batch) are {problem}: look at the "
+                    "image and at the model, or evaluate in float32. They are taken as "
                     f"{'logits' if self.from_logits else 'probabilities'}, which is the setting from_logits"
                 )
         return scores, in_subset

@@ -1,4 +1,4 @@
-"""Relevance maps against foreground masks: segmentation as in the paper, pointing game, energy inside the mask, AUC."""
+"""Relevance maps against foreground masks: the paper's segmentation test, pointing game, energy inside, AUC."""
 
 import inspect
 import math
@@ -9,10 +9,10 @@ import numpy as np
 
 
 _DESCRIPTION = """
-How well relevance maps cover the object. Pixel accuracy, mean IoU and mean AP follow the segmentation test of "Optimizing
-Relevance Maps of Vision Transformers Improves Robustness": a map is scaled to [0, 1] and thresholded at its mean. The
-pointing game, the energy inside the mask and the AUC need no threshold. A map and its mask are reduced to eight numbers when
-they are added, so that a set of any size runs in little memory.
+How well relevance maps cover the object. Pixel accuracy, mean IoU and mean AP follow the segmentation test of
+"Optimizing Relevance Maps of Vision Transformers Improves Robustness": a map is scaled to [0, 1] and thresholded at
+its mean. The pointing game, the energy inside the mask and the AUC need no threshold. A map and its mask are reduced
+to eight numbers when they are added, so that a set of any size runs in little memory.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -24,25 +24,26 @@ Args:
 Returns:
     pixel_accuracy (`float`): share of all pixels of the set that the thresholded maps get right, in [0, 1]. A pixel is
         foreground where it exceeds the mean of its map.
-    mean_iou (`float`): mean over background and foreground of the IoU over all pixels of the set, in [0, 1]. A class that
-        occurs neither in the masks nor in the thresholded maps is left out.
-    mean_ap (`float`): mean over images of the average precision of the scores (1 - map, map) of all pixels for the classes
-        (background, foreground), both in one ranking, in [0, 1]. Equal scores are one threshold, as in scikit-learn.
-    pointing_game (`float` or `None`): share of images whose maximum lies on the foreground, in [0, 1], over the images with
-        a foreground. Of several maxima, the share on the foreground counts.
-    energy (`float` or `None`): mean over the images with a foreground of the share of the map's sum that lies on it, in
-        [0, 1].
-    auc (`float` or `None`): mean over the images with both classes of the ROC AUC of the map for the mask, in [0, 1], 0.5 by
-        chance.
-    num_images, num_empty_masks, num_full_masks (`int`): images, and those without foreground and without background. A value
-        above is `None` where no image is left for it.
+    mean_iou (`float`): mean over background and foreground of the IoU over all pixels of the set, in [0, 1]. A class
+        that occurs neither in the masks nor in the thresholded maps is left out.
+    mean_ap (`float`): mean over images of the average precision of the scores (1 - map, map) of all pixels for the
+        classes (background, foreground), both in one ranking, in [0, 1]. Equal scores are one threshold, as in
+        scikit-learn.
+    pointing_game (`float` or `None`): share of images whose maximum lies on the foreground, in [0, 1], over the images
+        with a foreground. Of several maxima, the share on the foreground counts.
+    energy (`float` or `None`): mean over the images with a foreground of the share of the map's sum that lies on it,
+        in [0, 1].
+    auc (`float` or `None`): mean over the images with both classes of the ROC AUC of the map for the mask, in [0, 1],
+        0.5 by chance.
+    num_images, num_empty_masks, num_full_masks (`int`): images, and those without foreground and without background. A
+        value above is `None` where no image is left for it.
 
-    A flat map scales to 0 everywhere: all pixels are background, and `auc` counts 0.5. Its maxima and its energy are spread
-    over all pixels, so `pointing_game` and `energy` count the share of the foreground.
+    A flat map scales to 0 everywhere: all pixels are background, and `auc` counts 0.5. Its maxima and its energy are
+    spread over all pixels, so `pointing_game` and `energy` count the share of the foreground.
 
 Raises:
-    ValueError: on maps with NaN or infinity, masks outside [0, 1], and a map and a mask of different sizes, each of which
-        names the row; on inputs of unequal length; when there are zero images. A batch that raises is not added.
+    ValueError: on maps with NaN or infinity, masks outside [0, 1], and a map and a mask of different sizes, each of
+        which names the row; on inputs of unequal length; when there are zero images. A batch that raises is not added.
 
 Examples:
     The map exceeds its mean in the first row, the foreground is the first pixel:
@@ -88,12 +89,12 @@ def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
     """AP over the scores (1 - map, map) of all pixels, where a pixel's own class is positive and the other negative.
 
     Args:
-        foreground, background: ascending values of the map in [0, 1] on the pixels of each class. Scores are equal where
-            they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float.
+        foreground, background: ascending values of the map in [0, 1] on the pixels of each class. Scores are equal
+            where they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float.
     """
     one = 2.0**40
-    # A pixel scores s for its own class and 1 - s for the other, so that the negatives are the positives mirrored, and the
-    # ranks of both come from one sorted array.
+    # A pixel scores s for its own class and 1 - s for the other, so that the negatives are the positives mirrored, and
+    # the ranks of both come from one sorted array.
     positive = np.concatenate([np.rint(one * foreground), one - np.rint(one * background[::-1])])
     positive.sort()
     positives_above = len(positive) - np.searchsorted(positive, positive, side="left")
@@ -121,8 +122,8 @@ def image_numbers(relevance: np.ndarray, mask: np.ndarray) -> tuple[dict, dict]:
         mask: `(H, W)` bool.
 
     Returns:
-        What is measured on the map, and what is known of the mask, by the names of the features. `auc` is NaN without both
-        classes, `pointing_game` and `energy` without foreground.
+        What is measured on the map, and what is known of the mask, by the names of the features. `auc` is NaN without
+        both classes, `pointing_game` and `energy` without foreground.
     """
     relevance = relevance.astype(np.float64, order="C")  # a mean depends on the memory layout, in its last bit
     low, high = relevance.min(), relevance.max()
@@ -149,7 +150,7 @@ def image_numbers(relevance: np.ndarray, mask: np.ndarray) -> tuple[dict, dict]:
 
 
 def mean(values: list[float]) -> float | None:
-    """Mean over the values that are not NaN, or `None` if there are none. The order does not matter, to the last bit."""
+    """Mean over the values that are not NaN, or `None` if there are none. The order does not matter."""
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else None
 
@@ -220,17 +221,18 @@ class RelevanceSegmentation(evaluate.Metric):
         ]
         if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not relevance.size:
             raise ValueError(
-                f"{where} has a map of shape {relevance.shape} and a mask of shape {mask.shape}: expected (H, W) for both. "
-                "Resize the map bilinearly, or the mask with nearest neighbours"
+                f"{where} has a map of shape {relevance.shape} and a mask of shape {mask.shape}: expected (H, W) for "
+                "both. Resize the map bilinearly, or the mask with nearest neighbours"
             )
         if not (np.isfinite(relevance.min()) and np.isfinite(relevance.max())):
             raise ValueError(
-                f"{where} has a map with NaN or infinity: look at the image and at the model, or compute relevance in float32"
+                f"{where} has a map with NaN or infinity: look at the image and at the model, or compute relevance in "
+                "float32"
             )
         if not (mask.min() >= 0 and mask.max() <= 1):  # this way round, NaN fails too
             raise ValueError(
-                f"{where} has a mask with values from {mask.min()} to {mask.max()}: expected [0, 1], with foreground from "
-                "0.5. Divide masks of 0 and 255 by 255"
+                f"{where} has a mask with values from {mask.min()} to {mask.max()}: expected [0, 1], with foreground "
+                "from 0.5. Divide masks of 0 and 255 by 255"
             )
         return relevance.reshape(shapes[0]), mask.reshape(shapes[1]) >= 0.5
 

@@ -10,10 +10,10 @@ import numpy as np
 
 
 _DESCRIPTION = """
-Top-1 and top-5 accuracy for robustness sets, averaged over images, over classes and over groups of images. A class subset
-masks the logits before ranking (the 200 classes of ImageNet-A or -R, the 125 ids of ObjectNet), and an image may have
-several accepted ids (ObjectNet, ReaL). Logits are reduced to five ids an image when they are added, so that a large set
-never holds all of them.
+Top-1 and top-5 accuracy for robustness sets, averaged over images, over classes and over groups of images. A class
+subset masks the logits before ranking (the 200 classes of ImageNet-A or -R, the 125 ids of ObjectNet), and an image
+may have several accepted ids (ObjectNet, ReaL). Logits are reduced to five ids an image when they are added, so that a
+large set never holds all of them.
 """
 
 _KWARGS_DESCRIPTION = """
@@ -32,16 +32,16 @@ Args:
 
 Returns:
     top1, top5 (`float`): accuracy over images, in [0, 1].
-    mean_per_class_top1, mean_per_class_top5 (`float`): mean of the accuracies of the classes that have images. The class of
-        an image is the first of its ids.
+    mean_per_class_top1, mean_per_class_top5 (`float`): mean of the accuracies of the classes that have images. The
+        class of an image is the first of its ids.
     per_class_top1, per_class_top5 (`dict`): accuracy by class id.
-    mean_per_group_top1, mean_per_group_top5 (`float`), per_group_top1, per_group_top5 (`dict`): the same by group, in the
-        configuration `groups`; the keys are strings.
+    mean_per_group_top1, mean_per_group_top5 (`float`), per_group_top1, per_group_top5 (`dict`): the same by group, in
+        the configuration `groups`; the keys are strings.
     num_images, num_excluded (`int`): images that count, and images without an accepted id.
 
 Raises:
-    ValueError: on NaN logits (names the row), ids that do not exist or are not in the subset, inputs of unequal length, and
-        when there is no usable image. A batch that raises is not added.
+    ValueError: on NaN logits (names the row), ids that do not exist or are not in the subset, inputs of unequal
+        length, and when there is no usable image. A batch that raises is not added.
 
 Examples:
     Logits, of which the first image's are right and the second's are second best:
@@ -110,8 +110,9 @@ def to_accepted_ids(references, first_row: int) -> list[list[int]]:
         ids = [value for value in values.tolist() if value != -1] if values.ndim else [values.item()]
         if values.ndim > 1 or not all(type(value) is int and value >= 0 for value in ids):
             raise ValueError(
-                f"the reference of image {first_row + row} (row {row} of the batch) is {reprlib.repr(values.tolist())}: expected the id of "
-                "a class, from 0, or a list of ids. Leave images without a label out, or give them an empty list"
+                f"the reference of image {first_row + row} (row {row} of the batch) is "
+                f"{reprlib.repr(values.tolist())}: expected the id of a class, from 0, or a list of "
+                "ids. Leave images without a label out, or give them an empty list"
             )
         accepted.append(list(dict.fromkeys(ids)))
     return accepted
@@ -204,8 +205,8 @@ class RobustAccuracy(evaluate.Metric):
         if predictions.dtype.kind + str(predictions.ndim) not in ("f2", "i1", "i2", "u1", "u2") or references is None:
             raise ValueError(
                 f"predictions are {predictions.dtype} of shape {predictions.shape}, and references are "
-                f"{'missing' if references is None else 'given'}: expected references, and logits (N, C) in floating point "
-                "or integer ids (N, k) or (N,). The label names of a pipeline need a label_mapping"
+                f"{'missing' if references is None else 'given'}: expected references, and logits (N, C) in floating "
+                "point or integer ids (N, k) or (N,). The label names of a pipeline need a label_mapping"
             )
         columns = {"references": to_accepted_ids(references, len(self))}
         if "groups" in kwargs:
@@ -238,7 +239,8 @@ class RobustAccuracy(evaluate.Metric):
             raise ValueError("zero images: add some with add_batch, or give predictions and references to compute")
         if unknown := sorted(kwargs.keys() - self.features.keys()):
             raise TypeError(
-                f"compute takes no {', '.join(unknown)}: class_subset is given to evaluate.load, and so is the configuration 'groups'"
+                f"compute takes no {', '.join(unknown)}: class_subset is given to evaluate.load, and so is the "
+                "configuration 'groups'"
             )
         return super().compute(predictions=predictions, references=references, **kwargs)
 
@@ -246,8 +248,8 @@ class RobustAccuracy(evaluate.Metric):
         """Refuse ids that no prediction can have."""
         if num_classes is not None and self.class_subset is not None and self.class_subset[-1] >= num_classes:
             raise ValueError(
-                f"class_subset holds the id {self.class_subset[-1]}, but the logits have {num_classes} classes: expected "
-                "ids of the model's classes"
+                f"class_subset holds the id {self.class_subset[-1]}, but the logits have {num_classes} classes: "
+                "expected ids of the model's classes"
             )
         subset = None if self.class_subset is None else set(self.class_subset.tolist())
         for row, ids in enumerate(accepted):
@@ -258,7 +260,8 @@ class RobustAccuracy(evaluate.Metric):
                 )
             if subset is not None and ids and subset.isdisjoint(ids):
                 raise ValueError(
-                    f"{where}, none of which is in class_subset: give both in the model's ids, and leave such images out"
+                    f"{where}, none of which is in class_subset: give both in the model's ids, and leave such images "
+                    "out"
                 )
 
     def _check_top_ids(self, ids: np.ndarray) -> None:
@@ -274,8 +277,8 @@ class RobustAccuracy(evaluate.Metric):
             if bad.any():
                 row = bad.argmax()
                 raise ValueError(
-                    f"the predictions of image {len(self) + row} (row {row} of the batch) are {ids[row].tolist()}, with "
-                    f"{problem}: expected the ids of the best classes. Logits are given in floating point"
+                    f"the predictions of image {len(self) + row} (row {row} of the batch) are {ids[row].tolist()}, "
+                    f"with {problem}: expected the ids of the best classes. Logits are given in floating point"
                 )
 
     def _compute(self, predictions, references, groups=None):

@@ -149,6 +149,8 @@ def load_image_set(
         FileNotFoundError: there is no such source.
         PermissionError: the set on the Hub is gated, and there is no token.
     """
+    if source is not None and (Path(source) / SETTINGS_FILE).is_file():
+        options = _check_prepared(Path(source), name, options) | options  # columns depend on what it was prepared with
     opened = open_source(name, [source] if source is not None else [], options)
     rows, features = partial(usable_rows, rows=opened.rows), features_of(name, options)
     if streaming:

@@ -1,0 +1,107 @@
+"""Throughput of the evaluation against a bare loop of the same model over the same batches, with the data in memory.
+
+    python benchmarks/evaluation.py      # writes benchmarks/evaluation.json
+
+The bare loop calls the model (or `relevance_map`) and keeps nothing. The evaluation gathers, ranks the classes and feeds the
+metric scripts. Both run in turn, so that what else the machine does hits both; the ratios are medians over the rounds.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, TensorDataset
+from tqdm.auto import tqdm
+from transformers import ViTConfig, ViTForImageClassification
+
+from robust_vit_hf import relevance_map
+from robust_vit_hf.evaluation import EvaluationSet
+from robust_vit_hf.evaluation.run import evaluate_batches
+from robust_vit_hf.files import write_atomically
+
+
+OUTPUT = Path(__file__).with_suffix(".json")
+METRICS = Path(__file__).parents[1] / "eval"
+MODELS = {
+    "DeiT-S": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
+    "ViT-B": {},
+}
+BATCH_SIZE = 32
+
+
+def collate(rows: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    pixel_values, masks = zip(*rows, strict=True)
+    return {"pixel_values": torch.stack(pixel_values), "mask": torch.stack(masks)}
+
+
+def measure(sizes: dict, relevance: bool, num_batches: int, num_rounds: int) -> dict[str, float]:
+    """Images a second of both, and the ratio."""
+    torch.manual_seed(0)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    model = ViTForImageClassification(ViTConfig(**sizes, num_labels=1000)).to(accelerator.device).eval()
+    count = BATCH_SIZE * num_batches
+    pixel_values = torch.randn(count, 3, 224, 224)
+    masks = torch.nn.functional.interpolate((torch.rand(count, 1, 7, 7) > 0.6).float(), 224)
+    rows = EvaluationSet(
+        datasets.Dataset.from_dict({"image": [None] * count}), [[index % 1000] for index in range(count)]
+    )
+    loader = DataLoader(TensorDataset(pixel_values, masks), BATCH_SIZE, collate_fn=collate)
+
+    def bare() -> None:
+        for batch in pixel_values.split(BATCH_SIZE):
+            with torch.no_grad():
+                output = (
+                    relevance_map(model, batch.to(accelerator.device))
+                    if relevance
+                    else model(batch.to(accelerator.device))
+                )
+        output.logits.sum().item()  # what is queued on a GPU is done
+
+    def whole() -> None:
+        evaluate_batches(model, loader, rows, accelerator, METRICS, relevance=relevance, description="evaluation")
+
+    seconds = {"bare": [], "evaluation": []}
+    for timed in range(-1, num_rounds):
+        for name, function in (("bare", bare), ("evaluation", whole)):
+            started = time.perf_counter()
+            function()
+            if timed >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    ratios = [bare / ours for bare, ours in zip(seconds["bare"], seconds["evaluation"], strict=True)]
+    return {
+        "bare, images/s": round(count / statistics.median(seconds["bare"]), 1),
+        "evaluation, images/s": round(count / statistics.median(seconds["evaluation"]), 1),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batches", type=int, default=4, help=f"batches of {BATCH_SIZE} images of a pass")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    results = {
+        "command": "python benchmarks/evaluation.py",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
+        "versions": {"torch": torch.__version__},
+        "images": arguments.batches * BATCH_SIZE,
+        "batch size": BATCH_SIZE,
+        "cases": {},
+    }
+    for name, sizes in tqdm(MODELS.items(), desc="models"):
+        for relevance in (False, True):
+            case = f"{name}, {'predictions and relevance' if relevance else 'predictions'}"
+            results["cases"][case] = measure(sizes, relevance, arguments.batches, arguments.rounds)
+            tqdm.write(f"{case}: {results['cases'][case]}")
+            write_atomically(OUTPUT, json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
