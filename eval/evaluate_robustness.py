@@ -12,16 +12,18 @@ border is cut. Finished sets are kept: a run that was cut off goes on when it is
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 from robust_vit_hf import load_masked_dataset
-from robust_vit_hf.data import check_columns, check_rows, image_sets
+from robust_vit_hf.data import check_columns, image_sets
 from robust_vit_hf.data.imagenet_classes import class_names
 from robust_vit_hf.emoji_shift import CLASS_NAMES, SHIFTED, load_evaluation_sets
 from robust_vit_hf.evaluation import (
@@ -77,13 +79,16 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.sets is None:
         arguments.sets = [] if arguments.dataset else [EMOJI_SHIFT]
-    for name in (spec.partition("=")[0] for spec in arguments.sets):
+    names = [spec.partition("=")[0] for spec in arguments.sets]
+    if len(set(names)) < len(names):
+        parser.error(f"a set is named twice: {', '.join(names)}")
+    for name in names:
         if name not in (*PAPER_SETS, EMOJI_SHIFT):
             hint = (
                 "eval/evaluate_segmentation.py takes it." if name in image_sets() else "For your own, give --dataset."
             )
             parser.error(f"unknown set `{name}`: expected {', '.join((EMOJI_SHIFT, *PAPER_SETS))}. {hint}")
-    if arguments.model == EMOJI_SHIFT and arguments.sets != [EMOJI_SHIFT]:
+    if arguments.model == EMOJI_SHIFT and (arguments.sets != [EMOJI_SHIFT] or arguments.dataset):
         parser.error("the bundled model knows the classes of emoji-shift alone: name yours with --model")
     if arguments.training_data and not arguments.compare:
         parser.error("--training_data tells classes apart for the model after finetuning: name it with --compare")
@@ -91,9 +96,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_sets(arguments: argparse.Namespace, protocol: str) -> dict[str, tuple[str, EvaluationSet]]:
-    """Where each set comes from, and the set, by name."""
-    sets = {}
-    for name, _, source in (spec.partition("=") for spec in arguments.sets):
+    """Where each set comes from, and the set, by name, in the order of the paper's tables."""
+    sets, order = {}, list(PAPER_SETS)
+    specs = [spec.partition("=") for spec in arguments.sets]
+    for name, _, source in sorted(specs, key=lambda spec: order.index(spec[0]) if spec[0] in order else len(order)):
         if name == EMOJI_SHIFT:
             for split, dataset in load_evaluation_sets(arguments.images_per_set).items():
                 sets[split] = (EMOJI_SHIFT, EvaluationSet.of(dataset, num_classes=len(CLASS_NAMES)))
@@ -101,11 +107,13 @@ def load_sets(arguments: argparse.Namespace, protocol: str) -> dict[str, tuple[s
             sets[name] = (source, load_evaluation_set(name, source or None, protocol))
     if arguments.dataset:
         dataset = load_masked_dataset(arguments.dataset, arguments.split)
-        if "mask" in dataset.column_names:
-            check_columns(dataset, arguments.split, needs_labels=True)
-            num_labels = load_model(arguments.model).config.num_labels
-            dataset = check_rows(dataset, arguments.split, num_labels)
-        sets[arguments.split] = (arguments.dataset, EvaluationSet.of(dataset))
+        check_columns(dataset, arguments.split, needs_labels=True, needs_masks="mask" in dataset.column_names)
+        names = getattr(dataset.features["label"], "names", None)
+        if arguments.split in sets:
+            raise ValueError(
+                f"`{arguments.split}` is both a split of --dataset and one of --sets: measure one at a time."
+            )
+        sets[arguments.split] = (arguments.dataset, EvaluationSet.of(dataset, names and len(names)))
     return sets
 
 
@@ -120,21 +128,22 @@ def training_classes(arguments: argparse.Namespace) -> frozenset[int] | None:
     return None
 
 
-def measure(arguments, models, accelerator: Accelerator, protocol: str) -> dict[str, dict[str, SetResult]]:
+def measure(arguments, models, processors, sets, accelerator, protocol: str) -> dict[str, dict[str, SetResult]]:
     """Results of each side and set under a protocol; those of an earlier run are taken from the folder."""
-    with accelerator.main_process_first():
-        sets = load_sets(arguments, protocol)
     results = {}
     for side, (name, model, digest) in models.items():
-        processor = load_processor(name, PRESETS[protocol], model)
+        processor = processors[side]
         results[side] = {}
         for set_name, (source, rows) in sets.items():
+            file_names = rows.dataset["file_name"][:] if "file_name" in rows.dataset.column_names else None
+            identity = repr((rows.accepted, rows.class_subset, file_names)).encode()
             folder = arguments.output_dir / protocol / set_name / side
             made_by = {
                 "model": name,
                 "weights": digest,
                 "source": source,
                 "images": len(rows.dataset),
+                "rows": hashlib.sha256(identity).hexdigest()[:16],
                 "processor": json.loads(processor.to_json_string()),
                 "bf16": arguments.bf16,
             }
@@ -161,7 +170,11 @@ def measure(arguments, models, accelerator: Accelerator, protocol: str) -> dict[
 
 def main() -> None:
     arguments = parse_arguments()
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if arguments.bf16 else None)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if arguments.bf16 else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
+    )
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
         torch.set_num_threads(os.cpu_count())  # `accelerate launch` leaves a process one
     names = {"before": arguments.model} | ({"after": arguments.compare} if arguments.compare else {})
@@ -175,6 +188,16 @@ def main() -> None:
             f"The models have different numbers of classes, so that they cannot be compared: {num_labels}."
         )
 
+    # All that can be refused is refused before the first set is measured.
+    with accelerator.main_process_first():
+        sets = {protocol: load_sets(arguments, protocol) for protocol in arguments.protocols}
+    processors = {
+        protocol: {side: load_processor(name, PRESETS[protocol], model) for side, (name, model, _) in models.items()}
+        for protocol in arguments.protocols
+    }
+    for set_name, (_, rows) in (item for protocol in arguments.protocols for item in sets[protocol].items()):
+        rows.check_model(set_name, num_labels["before"])
+
     shown = training_classes(arguments)
     paper_model = arguments.paper_model or find_published(arguments.model)
     documents = {"md": [], "tex": []}
@@ -183,7 +206,7 @@ def main() -> None:
     }
     summary |= {"paper_model": paper_model, **environment(), "protocols": {}}
     for protocol in arguments.protocols:
-        results = measure(arguments, models, accelerator, protocol)
+        results = measure(arguments, models, processors[protocol], sets[protocol], accelerator, protocol)
         if not accelerator.is_main_process:
             continue
         shifted = SHIFTED if EMOJI_SHIFT in arguments.sets else ()

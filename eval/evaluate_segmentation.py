@@ -12,11 +12,12 @@ import argparse
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import datasets
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data import check_columns, image_sets
@@ -93,7 +94,11 @@ def load_set(arguments: argparse.Namespace) -> tuple[str, datasets.Dataset]:
 
 def main() -> None:
     arguments = parse_arguments()
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if arguments.bf16 else None)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if arguments.bf16 else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
+    )
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
         torch.set_num_threads(os.cpu_count())  # `accelerate launch` leaves a process one
     with accelerator.main_process_first():
@@ -138,19 +143,21 @@ def main() -> None:
 
     if accelerator.is_main_process:
         paper_model = arguments.paper_model or find_published(arguments.model)
-        table = segmentation_table(scores, set_name, len(dataset), paper_model)
+        # The paper's figures are those of its own statistics.
+        shown_model = paper_model if arguments.preset == "paper" else None
+        table = segmentation_table(scores, set_name, len(dataset), shown_model)
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
         summary = {"settings": settings, "paper_model": paper_model, **environment(), "scores": {set_name: scores}}
         write_atomically(arguments.output_dir / "results.json", json.dumps(summary, indent=2) + "\n")
         write_atomically(arguments.output_dir / "table.md", f"{table.title}:\n\n{table.markdown()}\n")
         write_atomically(arguments.output_dir / "table.tex", table.latex())
         shown = dataset
-        if "vendor" in dataset.column_names:  # emoji-shift: figures show openly licensed artwork alone
+        if set_name == EMOJI_SHIFT:  # figures show openly licensed artwork alone
             shown = dataset.filter(lambda vendor: vendor in OPEN_VENDORS, input_columns="vendor")
-        indices = [index * len(shown) // 8 for index in range(min(8, len(shown)))]
-        save_rules_figure(
-            models, processors, shown.select(indices), arguments.rules, arguments.output_dir / "rules.png"
-        )
+        count = min(8, len(shown))
+        if count:
+            examples = shown.select([index * len(shown) // count for index in range(count)])
+            save_rules_figure(models, processors, examples, arguments.rules, arguments.output_dir / "rules.png")
         print(f"\n{table.title}:\n\n{table.markdown()}\n\nresults.json, table, rules.png: {arguments.output_dir}")
     if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
         # All is written. Taking down a gloo group now and then aborts or hangs (torch 2.13), which fails the launch.

@@ -40,6 +40,7 @@ def load_processor(name: str, preset: str, model: PreTrainedModel, image_size: i
 
     Raises:
         OSError: the native preset, and no processor is saved with the model.
+        ValueError: a model without an image size.
     """
     if name == EMOJI_SHIFT:
         return make_image_processor(preset, image_size or IMAGE_SIZE, make_image_processor("paper", IMAGE_SIZE))
@@ -50,6 +51,11 @@ def load_processor(name: str, preset: str, model: PreTrainedModel, image_size: i
             raise
         saved = None  # the paper's preset depends on the size alone
     if image_size is None:
+        if not hasattr(model.config, "image_size"):
+            raise ValueError(
+                f"`{name}` is a `{type(model).__name__}`, whose configuration has no image size. Weights of timm must be "
+                "converted to a ViT of transformers first."
+            )
         crop = saved.crop_size if getattr(saved, "do_center_crop", False) else None
         image_size = (crop["height"], crop["width"]) if crop else model.config.image_size
     return make_image_processor(preset, image_size, saved)

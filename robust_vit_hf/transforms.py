@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from PIL import ImageOps
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
@@ -96,12 +97,17 @@ def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]]
     return transform
 
 
-def eval_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[dict[str, list]], dict[str, list]]:
     """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: `pixel_values` are those of
-    `processor`, and the mask, if there is one, goes through the same geometry, bilinearly."""
+    `processor`, and the mask, if there is one, goes through the same geometry, bilinearly.
+
+    Args:
+        border: pixels to cut first at each edge of an image without a mask, such as the red ones of ObjectNet.
+    """
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
-        images = [image.convert("RGB") for image in rows["image"]]
+        check_sizes(rows)
+        images = [ImageOps.crop(image.convert("RGB"), border) for image in rows["image"]]
         batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"])}
         if "mask" in rows:
             masks = processor(
@@ -122,6 +128,7 @@ def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str,
     height, width = processor.crop_size["height"], processor.crop_size["width"]
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
+        check_sizes(rows)
         pixel_values = processor(
             [image.convert("RGB") for image in rows["image"]],
             size={"height": height, "width": width},
@@ -136,6 +143,20 @@ def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str,
         return {"pixel_values": list(pixel_values), "mask": masks}
 
     return transform
+
+
+def check_sizes(rows: dict[str, list]) -> None:
+    """Refuse a mask of another size than its image, which would be laid over it all the same.
+
+    Raises:
+        ValueError: such a mask.
+    """
+    for image, mask in zip(rows["image"], rows.get("mask", rows["image"]), strict=True):
+        if image.size != mask.size:
+            raise ValueError(
+                f"An image is {image.width}×{image.height} but its mask is {mask.width}×{mask.height}: expected equal sizes. "
+                "`python -m robust_vit_hf.data describe` names the rows."
+            )
 
 
 def mask_to_tensor(mask) -> torch.Tensor:

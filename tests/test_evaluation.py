@@ -121,7 +121,7 @@ def test_nan_logits_name_the_image():
         return output
 
     model.classifier.register_forward_hook(poison)
-    with pytest.raises(ValueError, match=r"noise: the logits of `1\.jpg` are NaN"):
+    with pytest.raises(ValueError, match=r"noise: the logits of `1\.jpg` are NaN or infinite"):
         evaluate_one(model, EvaluationSet.of(dataset), batch_size=2, relevance=False)
 
 
@@ -159,8 +159,16 @@ def test_protocols_of_objectnet(tmp_path):
     assert paper.accepted == [[423], [731]] and paper.class_subset is None  # folders chair and plunger
     assert standard.accepted == [[423, 559, 765], [731]] and standard.class_subset == (423, 559, 731, 765)
     assert paper.num_classes == standard.num_classes == 1000
-    sizes = [rows.dataset[0]["image"].size for rows in (paper, standard)]
-    assert sizes == [(34, 28), (30, 24)]  # with and without the border
+    # The border of two red pixels is seen under the one, and cut under the other.
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    framed, cut = (
+        eval_transform(processor, rows.border)({"image": [rows.dataset[0]["image"]]})["pixel_values"][0]
+        for rows in (paper, standard)
+    )
+    assert (paper.border, standard.border) == (0, 2)
+    cropped = standard.dataset[0]["image"].crop((2, 2, 32, 26))
+    assert torch.equal(cut, eval_transform(processor)({"image": [cropped]})["pixel_values"][0])
+    assert not torch.equal(framed, cut)
 
 
 def test_protocols_of_the_other_sets(tmp_path):

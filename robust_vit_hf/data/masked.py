@@ -80,7 +80,7 @@ def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
         yield {"file_name": Path(path).name if path else f"row {index}"} | row
 
 
-def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool) -> None:
+def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool, needs_masks: bool = True) -> None:
     """Check the schema of a dataset.
 
     Args:
@@ -89,7 +89,7 @@ def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool) -> N
     Raises:
         ValueError: a column is missing or has another type.
     """
-    for column in ("image", "mask"):
+    for column in ("image", "mask") if needs_masks else ("image",):
         if column not in dataset.column_names:
             raise ValueError(
                 f"The {name} dataset has no column `{column}`; it has {', '.join(dataset.column_names)}. Rename one with "

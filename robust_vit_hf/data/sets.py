@@ -207,6 +207,13 @@ def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
     return without_border(opened) if options.get("cropped") else opened
 
 
+def prepared_options(source: str | None) -> dict:
+    """Options of the set that a prepared folder holds; none for any other source."""
+    path = Path(source or "", SETTINGS_FILE)
+    made = json.loads(path.read_text()).values() if source and path.is_file() else ()
+    return next(({k: v for k, v in one.items() if k not in ("set", "sources", "split")} for one in made), {})
+
+
 def _check_prepared(folder: Path, name: str, options: dict) -> dict:
     """Refuse a prepared folder of another set, or of the same one under other options. Returns its options."""
     for settings in json.loads((folder / SETTINGS_FILE).read_text()).values():

@@ -1,5 +1,6 @@
 """Before and after: what changed on each set, how certain that is, and for which classes, images and factors."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,6 @@ class Comparison:
         """One row a set, and the mean row: `set`, `num_images` (with a label), `top1_before`, `top1_after`, `top1_control`,
         and likewise the other scores, as fractions; `change_low` and `change_high`, the 95 % confidence interval of the
         change in top-1; `corrected` and `broken`, numbers of images. What was not measured is `None`."""
-        rng = np.random.default_rng(0)
         rows, changes = [], {}
         for name, before in self.before.items():
             row = {"set": name, "num_images": int(before.usable.sum()) if before.accepted else len(before.predictions)}
@@ -72,6 +72,8 @@ class Comparison:
             row |= dict.fromkeys(("change_low", "change_high", "corrected", "broken"))
             if self.after is not None and before.accepted is not None:
                 right, right_after = (r.correct()[r.usable] for r in (before, self.after[name]))
+                # By name, so that an interval does not depend on what else is measured.
+                rng = np.random.default_rng(zlib.crc32(name.encode()))
                 changes[name] = bootstrap_changes(right, right_after, rng)
                 row |= _interval(changes[name])
                 row |= {"corrected": int((~right & right_after).sum()), "broken": int((right & ~right_after).sum())}

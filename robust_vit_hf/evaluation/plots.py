@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..files import whole_file
 from .compare import Comparison
 
 
@@ -36,7 +37,8 @@ def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]
     paths = []
     for name, figure in figures.items():
         for suffix in ("png", "pdf"):
-            figure.savefig(folder / f"{name}.{suffix}", dpi=120)
+            with whole_file(folder / f"{name}.{suffix}") as partial:
+                figure.savefig(partial, dpi=120, format=suffix)
         paths.append(folder / f"{name}.png")
     from matplotlib import pyplot as plt
 

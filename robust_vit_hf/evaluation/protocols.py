@@ -7,6 +7,8 @@ import datasets
 
 from ..data import load_image_set
 from ..data.imagenet_classes import subset, wnids
+from ..data.objectnet import BORDER
+from ..data.sets import prepared_options
 
 
 Protocol = Literal["paper", "standard"]
@@ -24,12 +26,14 @@ class EvaluationSet:
             labels.
         class_subset: the classes that are ranked; `None` for all of the model's.
         num_classes: number of classes that the model must have, where it is known.
+        border: pixels to cut at each edge of an image.
     """
 
     dataset: datasets.Dataset
     accepted: list[list[int]] | None = None
     class_subset: tuple[int, ...] | None = None
     num_classes: int | None = None
+    border: int = 0
 
     @classmethod
     def of(cls, dataset: datasets.Dataset, num_classes: int | None = None) -> "EvaluationSet":
@@ -49,8 +53,11 @@ class EvaluationSet:
             num_labels: number of classes of the model.
 
         Raises:
-            ValueError: the number of classes differs, a label is none of the model's, or no image has a label.
+            ValueError: the number of classes differs, a label is none of the model's, or there is no image, or none with a
+                label.
         """
+        if not len(self.dataset):
+            raise ValueError(f"`{name}` has no images.")
         if self.accepted is None:
             return
         if self.num_classes not in (None, num_labels):
@@ -83,12 +90,14 @@ def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> Ev
         As [`load_image_set`].
     """
     standard = protocol == "standard"
-    options = {"cropped": standard} if name == "objectnet" else {}
+    # The border is cut while an image is read: a copy of the set without it would fill the disk.
+    options = {"cropped": False} if name == "objectnet" and not standard else {}
     rows = EvaluationSet.of(load_image_set(name, source, **options), num_classes=len(wnids()))
     if name == "objectnet":
         if not standard:
             return replace(rows, accepted=[labels[:1] for labels in rows.accepted])
-        return replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))))
+        border = 0 if prepared_options(source).get("cropped") else BORDER
+        return replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))), border=border)
     if standard and name in ("imagenet-a", "imagenet-r"):
         return replace(rows, class_subset=subset(name))
     return rows

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, default_data_collator
 
+from ..data.si_score import METADATA_COLUMNS
 from ..files import whole_file, write_atomically
 from ..relevance import relevance_map, unwrap_pretrained
 from ..transforms import eval_transform
@@ -138,7 +139,7 @@ def evaluate_sets(
         with_masks = relevance and "mask" in rows.dataset.column_names
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
         loader = DataLoader(
-            dataset.with_transform(eval_transform(processor)),
+            dataset.with_transform(eval_transform(processor, rows.border)),
             batch_size,
             num_workers=num_workers,
             collate_fn=default_data_collator,
@@ -181,13 +182,7 @@ def evaluate_batches(
                 else:
                     output = model(pixel_values=batch["pixel_values"])
             logits = accelerator.gather_for_metrics(output.logits.float())
-            # Every process looks at all, so that all stop at once.
-            if bad := logits.isnan().any(dim=1).nonzero().flatten().tolist():
-                where = f"`{file_names[done + bad[0]]}`" if file_names else f"image {done + bad[0]}"
-                raise ValueError(
-                    f"{description}: the logits of {where} are NaN. Look at the image and at the model's weights; in half "
-                    "precision, try float32."
-                )
+            check_logits(logits, file_names, done, description)
             predictions.append(best_classes(logits, rows.class_subset).cpu())
             if "calibration" in streamed:
                 accepted = rows.accepted[done : done + len(logits)]
@@ -212,6 +207,26 @@ def evaluate_batches(
     return result
 
 
+def check_logits(logits: torch.Tensor, file_names: list[str] | None, first: int, description: str) -> None:
+    """Refuse logits that cannot be ranked. Every process looks at those of all, so that all stop at once.
+
+    Args:
+        logits: `(N, C)`.
+        file_names: of all images of the set, if it has any.
+        first: number of the first of these N images in the set.
+        description: how to call the pass in errors.
+
+    Raises:
+        ValueError: logits are NaN or infinite; the image is named.
+    """
+    if bad := (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist():
+        where = f"`{file_names[first + bad[0]]}`" if file_names else f"image {first + bad[0]}"
+        raise ValueError(
+            f"{description}: the logits of {where} are NaN or infinite. Look at the image and at the model's weights; in half "
+            "precision, try float32."
+        )
+
+
 def load_metric(metrics: str | Path, name: str, *configuration: str, **settings) -> evaluate.EvaluationModule:
     """Metric script, with its buffers in memory."""
     return evaluate.load(f"{metrics}/{name}", *configuration, keep_in_memory=True, **settings)
@@ -231,11 +246,10 @@ def best_classes(logits: torch.Tensor, class_subset: tuple[int, ...] | None) -> 
 
 
 def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
-    """Columns of floating point numbers, without missing values: the factors that a set varies."""
+    """The columns of SI-Score that say where and how the object is, where they are known for every image."""
     factors = {}
-    for name, feature in dataset.features.items():
-        if getattr(feature, "dtype", "") in ("float32", "float64"):
-            values = np.array(dataset.with_format(None)[name], dtype=float)
-            if not np.isnan(values).any():
-                factors[name] = values
-    return factors
+    for name in set(METADATA_COLUMNS) & set(dataset.column_names):
+        values = np.array(dataset.with_format(None)[name], dtype=float)
+        if not np.isnan(values).any():
+            factors[name] = values
+    return dict(sorted(factors.items()))

@@ -13,7 +13,7 @@ from transformers import BaseImageProcessor, default_data_collator
 
 from ..rules import RULES
 from ..transforms import segmentation_transform
-from .run import load_metric
+from .run import check_logits, load_metric
 
 
 def segment_set(
@@ -41,6 +41,9 @@ def segment_set(
     Returns:
         By rule what the metric script `relevance_segmentation` returns; other processes than the main one get nothing.
 
+    Raises:
+        ValueError: logits are NaN or infinite (the image is named), or a mask has another size than its image.
+
     Source: section 4.2 of https://huggingface.co/papers/2206.01161
     """
     model.eval()
@@ -50,15 +53,20 @@ def segment_set(
         num_workers=num_workers,
         collate_fn=default_data_collator,
     )
-    main = accelerator.is_main_process
+    file_names = dataset.with_format(None)["file_name"] if "file_name" in dataset.column_names else None
+    main, done = accelerator.is_main_process, 0
     scores = {rule: load_metric(metrics, "relevance_segmentation") for rule in rules} if main else {}
     with tqdm(total=len(dataset), desc=description, unit="image", disable=not main) as progress:
         for batch in accelerator.prepare(loader):
             for rule in rules:
                 with torch.no_grad(), accelerator.autocast():
                     output = RULES[rule].compute(model, batch["pixel_values"])
-                maps, masks = accelerator.gather_for_metrics((output.relevance, batch["mask"]))
+                maps, masks, logits = accelerator.gather_for_metrics(
+                    (output.relevance, batch["mask"], output.logits.float())
+                )
+                check_logits(logits, file_names, done, description)
                 if main:
                     scores[rule].add_batch(predictions=maps, references=masks)
+            done += len(masks)
             progress.update(len(masks))
     return {rule: metric.compute() for rule, metric in scores.items()}

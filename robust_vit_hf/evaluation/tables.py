@@ -1,5 +1,6 @@
 """Tables of an evaluation, as Markdown and LaTeX."""
 
+import re
 from dataclasses import dataclass
 
 from .compare import Comparison
@@ -29,10 +30,11 @@ class Table:
         """LaTeX (booktabs), the title as the caption."""
         import pandas as pd
 
+        caption = re.sub(r"([%&_#])", r"\\\1", self.title)
         return pd.DataFrame(self.rows, columns=self.head).to_latex(
             index=False,
             escape=True,
-            caption=self.title.replace("%", r"\%"),
+            caption=caption,
             column_format="l" + "r" * (len(self.head) - 1),
         )
 
