@@ -130,7 +130,7 @@ def save_rules_figure(
         for axis, pictures in zip(row, columns, strict=True):
             axis.imshow(pictures[index].permute(1, 2, 0).numpy())
             axis.axis("off")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=75)
     plt.close(figure)
 
 
