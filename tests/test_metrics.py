@@ -34,9 +34,11 @@ def caches(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("evaluate")
     with pytest.MonkeyPatch.context() as patch:
+        # Tests before these may have put the user's own cache on the path, where its package would hide this one.
+        usual = str(evaluate.config.HF_MODULES_CACHE)
+        patch.setattr(sys, "path", [path for path in sys.path if path != usual])
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", folder / "modules")
         patch.setattr(evaluate.config, "HF_METRICS_CACHE", folder / "metrics")
-        patch.setattr(sys, "path", sys.path.copy())
         patch.chdir(ROOT)
         forget()
         yield folder
