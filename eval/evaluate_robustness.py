@@ -14,13 +14,7 @@ border is cut. Finished sets are kept: a run that was cut off goes on when it is
 import argparse
 import hashlib
 import json
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
-
-import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data import check_columns, image_sets
@@ -39,6 +33,7 @@ from robust_vit_hf.evaluation.plots import save_plots
 from robust_vit_hf.evaluation.published import PAPER_SETS, find_published, published_models
 from robust_vit_hf.evaluation.tables import calibration_table, class_group_table, main_table, paper_tables
 from robust_vit_hf.files import write_atomically
+from robust_vit_hf.launch import leave, make_accelerator
 from robust_vit_hf.models import EMOJI_SHIFT, load_model, load_processor, weights_digest
 from robust_vit_hf.report import environment
 
@@ -130,13 +125,12 @@ def training_classes(arguments: argparse.Namespace) -> frozenset[int] | None:
 
 def measure(arguments, models, processors, sets, accelerator, protocol: str) -> dict[str, dict[str, SetResult]]:
     """Results of each side and set under a protocol; those of an earlier run are taken from the folder."""
-    results = {}
-    for side, (name, model, digest) in models.items():
-        processor = processors[side]
-        results[side] = {}
-        for set_name, (source, rows) in sets.items():
-            file_names = rows.dataset["file_name"][:] if "file_name" in rows.dataset.column_names else None
-            identity = repr((rows.accepted, rows.class_subset, file_names)).encode()
+    results = {side: {} for side in models}
+    for set_name, (source, rows) in sets.items():
+        file_names = rows.dataset["file_name"][:] if "file_name" in rows.dataset.column_names else None
+        identity = repr((rows.accepted, rows.class_subset, file_names)).encode()
+        for side, (name, model, digest) in models.items():
+            processor = processors[side]
             folder = arguments.output_dir / protocol / set_name / side
             made_by = {
                 "model": name,
@@ -170,13 +164,7 @@ def measure(arguments, models, processors, sets, accelerator, protocol: str) -> 
 
 def main() -> None:
     arguments = parse_arguments()
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if arguments.bf16 else "no",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
-    )
-    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
-        torch.set_num_threads(os.cpu_count())  # `accelerate launch` leaves a process one
+    accelerator = make_accelerator(arguments.bf16)
     names = {"before": arguments.model} | ({"after": arguments.compare} if arguments.compare else {})
     models = {}
     for side, name in names.items():
@@ -235,10 +223,7 @@ def main() -> None:
         write_atomically(arguments.output_dir / "results.json", json.dumps(summary, indent=2) + "\n")
         print("\n" + "\n".join(documents["md"]))
         print(f"results.json, tables.md, tables.tex, plots and the predictions of each image: {arguments.output_dir}")
-    if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
-        # All is written. Taking down a gloo group now and then aborts or hangs (torch 2.13), which fails the launch.
-        sys.stdout.flush()
-        os._exit(0)
+    leave(accelerator.device, accelerator.num_processes)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,9 @@ is finished is kept: a run that was cut off goes on when it is started again.
 
 import argparse
 import json
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 
 import datasets
-import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
 
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data import check_columns, image_sets
@@ -29,6 +24,7 @@ from robust_vit_hf.evaluation.segment import segment_set
 from robust_vit_hf.evaluation.tables import segmentation_table
 from robust_vit_hf.figures import save_rules_figure
 from robust_vit_hf.files import write_atomically
+from robust_vit_hf.launch import leave, make_accelerator
 from robust_vit_hf.models import EMOJI_SHIFT, load_model, load_processor, weights_digest
 from robust_vit_hf.report import environment
 from robust_vit_hf.rules import RULES
@@ -94,13 +90,7 @@ def load_set(arguments: argparse.Namespace) -> tuple[str, datasets.Dataset]:
 
 def main() -> None:
     arguments = parse_arguments()
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if arguments.bf16 else "no",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
-    )
-    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
-        torch.set_num_threads(os.cpu_count())  # `accelerate launch` leaves a process one
+    accelerator = make_accelerator(arguments.bf16)
     with accelerator.main_process_first():
         set_name, dataset = load_set(arguments)
     names = {"before": arguments.model} | ({"after": arguments.compare} if arguments.compare else {})
@@ -159,10 +149,7 @@ def main() -> None:
             examples = shown.select([index * len(shown) // count for index in range(count)])
             save_rules_figure(models, processors, examples, arguments.rules, arguments.output_dir / "rules.png")
         print(f"\n{table.title}:\n\n{table.markdown()}\n\nresults.json, table, rules.png: {arguments.output_dir}")
-    if accelerator.device.type == "cpu" and accelerator.num_processes > 1:
-        # All is written. Taking down a gloo group now and then aborts or hangs (torch 2.13), which fails the launch.
-        sys.stdout.flush()
-        os._exit(0)
+    leave(accelerator.device, accelerator.num_processes)
 
 
 if __name__ == "__main__":

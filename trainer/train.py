@@ -9,7 +9,6 @@ The first argument may be a YAML recipe; options on the command line override it
 import argparse
 import difflib
 import json
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,7 +16,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 import yaml
 from transformers import HfArgumentParser, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
@@ -31,6 +29,7 @@ from robust_vit_hf.emoji_shift import (
 )
 from robust_vit_hf.evaluation import Comparison, EvaluationSet, evaluate_sets
 from robust_vit_hf.evaluation.tables import main_table
+from robust_vit_hf.launch import leave, use_all_cores
 from robust_vit_hf.models import EMOJI_SHIFT, load_model, load_processor
 from robust_vit_hf.relevance import attention_modules
 from robust_vit_hf.report import write_report
@@ -173,8 +172,7 @@ def main(argv: list[str]) -> None:
     checkpoint = check_output_dir(config)
     set_seed(config.seed)
     if config.device.type == "cpu" and config.world_size == 1:
-        # `accelerate launch` leaves a process one thread, unless `--num_cpu_threads_per_process` says otherwise.
-        torch.set_num_threads(os.cpu_count())
+        use_all_cores()
 
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError("The figures need matplotlib: pip install 'robust-vit-hf[train]'")
@@ -238,10 +236,7 @@ def main(argv: list[str]) -> None:
         print(f"\n{main_table(comparison).markdown()}\n\nModel, results.json, table and figure: {config.output_dir}")
     if config.push_to_hub:
         trainer.push_to_hub()
-    if config.device.type == "cpu" and config.world_size > 1:
-        # All is written. Taking down a gloo group now and then aborts or hangs (torch 2.13), which fails the launch.
-        sys.stdout.flush()
-        os._exit(0)
+    leave(config.device, config.world_size)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+"""What every launched command needs of its processes."""
+
+import os
+import sys
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+
+def make_accelerator(bf16: bool) -> Accelerator:
+    """Accelerator of an evaluation command.
+
+    Args:
+        bf16: autocast to bfloat16; otherwise fp32, whatever `accelerate config` says.
+    """
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="bf16" if bf16 else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
+    )
+    if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
+        use_all_cores()
+    return accelerator
+
+
+def use_all_cores() -> None:
+    """`accelerate launch` leaves a process one thread, unless `--num_cpu_threads_per_process` says otherwise."""
+    torch.set_num_threads(os.cpu_count())
+
+
+def leave(device: torch.device, num_processes: int) -> None:
+    """End a process that has written all. Taking down a gloo group now and then aborts or hangs (torch 2.13), which would
+    fail the launch."""
+    if device.type == "cpu" and num_processes > 1:
+        sys.stdout.flush()
+        os._exit(0)
