@@ -1,4 +1,4 @@
-"""Relevance maps of vision transformers: attention × attention gradient, propagated to the CLS token.
+"""Relevance maps of vision transformers: attention × attention gradient, propagated to the tokens that the head reads.
 
 Source: *Optimizing Relevance Maps of Vision Transformers Improves Robustness*, appendix B, Eq. 6 and 7
 (https://huggingface.co/papers/2206.01161), after https://huggingface.co/papers/2103.15679.
@@ -7,18 +7,19 @@ Source: *Optimizing Relevance Maps of Vision Transformers Improves Robustness*, 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from inspect import signature
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.utils import ModelOutput
+
+from .architectures import attention_modules, forward_arguments, head_row, patch_grid, unwrap_pretrained
 
 
 EXPLICIT_ATTENTION = "explicit"  # its name in transformers' registry
 
-# Models whose head reads the CLS token and no other.
+# Models whose last layer can be spared for all tokens but the CLS token, which alone their head reads.
 CLS_HEADS = ("ViTForImageClassification", "ViTMSNForImageClassification", "DeiTForImageClassification")
 
 
@@ -63,7 +64,7 @@ def propagate_relevance(
     Args:
         attentions: one `(B, h, T, T)` a layer, from the first layer to the last.
         attention_gradients: as `attentions`.
-        row: `(B, T)`, weights of the tokens that the head reads: one-hot at the CLS token for the paper's map.
+        row: `(B, T)`, weights of the tokens that the head reads: one-hot at the CLS token for the paper's models.
 
     Returns:
         `(B, T)`, fp32: relevance of every token.
@@ -96,69 +97,6 @@ def upsample_and_normalize(token_relevance: torch.Tensor, image_size: tuple[int,
 # -- Reading attentions from a model ----------------------------------------------------------------------------------
 
 
-def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
-    """The Hugging Face model inside `model`, which may be wrapped by DDP, PEFT or Accelerate.
-
-    Raises:
-        ValueError: there is none, or it is replicated over GPUs by `nn.DataParallel`, whose replicas' attentions lie on
-            different devices.
-    """
-    if isinstance(model, nn.DataParallel):
-        raise ValueError("`nn.DataParallel` is not supported: use `accelerate launch`, which starts a process a GPU.")
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            return module
-    raise ValueError(f"Expected a transformers model, possibly wrapped, but got `{type(model).__name__}`.")
-
-
-def attention_modules(model: nn.Module) -> list[nn.Module]:
-    """Modules of a vision transformer whose second output is the attention, from the first layer to the last.
-
-    They are those that transformers itself records for `output_attentions=True`.
-
-    Raises:
-        ValueError: the architecture has no attention over one patch grid: convolutional, windowed or hierarchical. The
-            relevance rule does not fit these. Or its head does not read the CLS token.
-    """
-    pretrained = unwrap_pretrained(model)
-    name, config = type(pretrained).__name__, pretrained.config
-    supported = "Supported are plain ViTs with a CLS token: ViT, DeiT, ViTMSN, Dinov2 and Dinov2WithRegisters."
-    recorded = (getattr(module, "_can_record_outputs", None) or {} for module in pretrained.modules())
-    types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
-    modules = [module for module in pretrained.modules() if isinstance(module, types)]
-    if name.startswith("TimmWrapper"):
-        raise ValueError(
-            f"`{name}` gives no attentions. Convert the timm weights to a ViT of transformers. {supported}"
-        )
-    if not modules or len(modules) != getattr(config, "num_hidden_layers", None) or hasattr(config, "window_size"):
-        raise ValueError(
-            f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed or "
-            f"hierarchical architecture), so it has no relevance map. {supported}"
-        )
-    if not hasattr(config, "patch_size"):
-        raise ValueError(f"`{name}` has no `config.patch_size`, so it has no patch grid. {supported}")
-    if getattr(config, "use_mean_pooling", False):
-        raise ValueError(f"The head of `{name}` reads the mean of the patches, not the CLS token. {supported}")
-    return modules
-
-
-def patch_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Number of patches `(h, w)` of an image of `(H, W)` pixels.
-
-    Raises:
-        ValueError: the image size is not a multiple of the patch size.
-    """
-    patch_size = unwrap_pretrained(model).config.patch_size
-    patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    height, width = image_size
-    if height % patch_height or width % patch_width:
-        raise ValueError(
-            f"Image size {height}×{width} is not divisible by the patch size {patch_height}×{patch_width}: the border "
-            f"would have no relevance. Use {height // patch_height * patch_height}×{width // patch_width * patch_width}."
-        )
-    return height // patch_height, width // patch_width
-
-
 def attention_with_probabilities(
     module: nn.Module,
     query: torch.Tensor,
@@ -174,13 +112,15 @@ def attention_with_probabilities(
 
     Args:
         query, key, value: `(B, h, T, d)`.
-        attention_mask: not taken; every patch attends to every other.
+        attention_mask: added to the scores: the relative position bias of BEiT, `(1, h, T, T)`.
 
     Returns:
         Output `(B, T, h, d)` and the attention probabilities `(B, h, T, T)`.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores + attention_mask
     attention = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     attention = F.dropout(attention, dropout, module.training)
     return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
@@ -230,8 +170,9 @@ def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
         attentions.append(output[1])
 
     def require_grad(module, args, output):
-        # Where every parameter is frozen the graph would begin nowhere.
-        return output if output.requires_grad else output.requires_grad_()
+        embeddings = output[0] if isinstance(output, tuple) else output
+        if not embeddings.requires_grad:  # where every parameter is frozen the graph would begin nowhere
+            embeddings.requires_grad_()
 
     with ExitStack() as hooks:
         for module in attention_modules(model):
@@ -280,8 +221,9 @@ def relevance_map(
     leaves nothing about the model changed. Propagation and normalisation are in fp32.
 
     Args:
-        model: image classification model of transformers with a CLS token, possibly wrapped by PEFT, Accelerate or DDP.
-            Set it to `eval()` yourself if you want maps without dropout.
+        model: image classification model of transformers over one patch grid, possibly wrapped by PEFT, Accelerate or
+            DDP. Set it to `eval()` yourself if you want maps without dropout. The map starts from the tokens that its
+            head reads: the CLS token, the mean of the patches, or both.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
         target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
         create_graph: whether the maps are differentiable through the attention gradients as well (second order).
@@ -293,8 +235,8 @@ def relevance_map(
         the graph unless gradients are disabled where this is called.
 
     Raises:
-        ValueError: an architecture without a patch grid or CLS token (Swin, ConvNeXt, …), an image size that is not
-            divisible by the patch size, or a target outside the classes.
+        ValueError: an architecture without one patch grid (Swin, ConvNeXt, …), an image size that is not divisible by the
+            patch size, or a target outside the classes.
 
     Example:
         >>> import torch
@@ -331,34 +273,24 @@ def relevance_map(
             pixel_values = pixel_values.clone()
         with explicit_attention(model):
             with record_attentions(model) as attentions, cls_token_alone(model):
-                logits = model(pixel_values=pixel_values, **interpolation_arguments(pretrained, image_size)).logits
+                logits = model(pixel_values=pixel_values, **forward_arguments(model, image_size)).logits
             score = target_logits(logits, target).sum()  # images do not interact, so one backward pass serves them all
             gradients = torch.autograd.grad(
                 score, attentions, retain_graph=wants_graph or create_graph, create_graph=create_graph
             )
 
-        num_prefix_tokens = attentions[0].shape[-1] - grid[0] * grid[1]
-        if any(a.shape != attentions[0].shape for a in attentions) or num_prefix_tokens < 1:
+        num_tokens, num_patches = attentions[0].shape[-1], grid[0] * grid[1]
+        if any(a.shape != attentions[0].shape for a in attentions):
             raise ValueError(
                 f"`{type(pretrained).__name__}` gave attentions of shapes {[tuple(a.shape) for a in attentions]}; "
-                f"expected the same (B, heads, T, T) in all layers with T = 1 or more prefix tokens + {grid[0]}·{grid[1]} "
-                "patches."
+                "expected the same (B, heads, T, T) in all layers."
             )
         with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
-            row = F.one_hot(torch.zeros(len(logits), dtype=torch.long), attentions[0].shape[-1])
-            tokens = propagate_relevance(attentions, gradients, row.to(logits.device))
-            relevance = tokens[:, num_prefix_tokens:].unflatten(1, (1, *grid))
+            row = head_row(model, num_tokens, num_patches).expand(len(logits), -1)
+            tokens = propagate_relevance(attentions, gradients, row)
+            relevance = tokens[:, num_tokens - num_patches :].unflatten(1, (1, *grid))
             relevance = upsample_and_normalize(relevance, image_size)
     return RelevanceOutput(relevance=relevance, logits=logits if wants_graph else logits.detach())
-
-
-def interpolation_arguments(pretrained: PreTrainedModel, image_size: tuple[int, int]) -> dict[str, bool]:
-    """Argument with which a model takes another resolution than it was built for, where it does not adapt by itself."""
-    size = pretrained.config.image_size
-    if image_size == ((size, size) if isinstance(size, int) else tuple(size)):
-        return {}
-    accepted = signature(pretrained.forward).parameters
-    return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
 
 
 def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:

@@ -9,19 +9,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from .architectures import attention_modules, forward_arguments, head_row, patch_grid, unwrap_pretrained
 from .relevance import (
     RelevanceOutput,
-    attention_modules,
     explicit_attention,
-    interpolation_arguments,
-    patch_grid,
     record_attentions,
     relevance_map,
     target_logits,
-    unwrap_pretrained,
     upsample_and_normalize,
 )
 
@@ -59,9 +55,7 @@ def _check_inputs(model: nn.Module, pixel_values: torch.Tensor) -> None:
 def _logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     if pixel_values.is_inference() and torch.is_grad_enabled():
         pixel_values = pixel_values.clone()  # a tensor of inference mode cannot be saved for backward
-    return model(
-        pixel_values=pixel_values, **interpolation_arguments(unwrap_pretrained(model), tuple(pixel_values.shape[2:]))
-    ).logits
+    return model(pixel_values=pixel_values, **forward_arguments(model, tuple(pixel_values.shape[2:]))).logits
 
 
 def _attentions(model: nn.Module, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -71,16 +65,18 @@ def _attentions(model: nn.Module, pixel_values: torch.Tensor) -> tuple[list[torc
     return attentions, logits
 
 
+def _head_row(model: nn.Module, attentions: list[torch.Tensor], image_size: tuple[int, int]) -> torch.Tensor:
+    """Weights `(B, 1, T)` of the tokens that the head reads."""
+    height, width = patch_grid(model, image_size)
+    row = head_row(model, attentions[0].shape[-1], height * width)
+    return row.expand(len(attentions[0]), 1, -1)
+
+
 def _patches_to_pixels(model: nn.Module, tokens: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
     """Map `(B, 1, H, W)` of the relevance `(B, T)` of all tokens, of which the patches are the last."""
     height, width = patch_grid(model, image_size)
-    num_prefix_tokens = tokens.shape[1] - height * width
-    if num_prefix_tokens < 1:
-        raise ValueError(
-            f"`{type(unwrap_pretrained(model)).__name__}` has {tokens.shape[1]} tokens for {height}·{width} patches, so "
-            "it has no CLS token that its head could read."
-        )
-    return upsample_and_normalize(tokens[:, num_prefix_tokens:].unflatten(1, (1, height, width)), image_size)
+    patches = tokens[:, tokens.shape[1] - height * width :].unflatten(1, (1, height, width))
+    return upsample_and_normalize(patches, image_size)
 
 
 @contextmanager
@@ -94,19 +90,19 @@ def head_at_every_layer(model: nn.Module) -> Iterator[tuple[list[torch.Tensor], 
         The outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)` that the norm reads.
 
     Raises:
-        ValueError: on entry or in the forward pass, where no norm named `layernorm` reads the last layer's output.
+        ValueError: on entry or in the forward pass, where no norm named `layernorm` or `norm` reads the last layer's output.
     """
     pretrained, attentions = unwrap_pretrained(model), set(attention_modules(model))
     layers = [module for module in pretrained.modules() if not attentions.isdisjoint(module.children())]
-    norm = getattr(pretrained.base_model, "layernorm", None)
-    message = f"`{type(pretrained).__name__}` has no final `layernorm` through which its head could read any layer."
+    norm = getattr(pretrained.base_model, "layernorm", None) or getattr(pretrained.base_model, "norm", None)
+    message = f"`{type(pretrained).__name__}` has no final norm through which its head could read any layer."
     if norm is None:
         raise ValueError(message)
     outputs: list[torch.Tensor] = []
     stack: list[torch.Tensor] = []
 
     def record(module, args, output):
-        outputs.append(output)
+        outputs.append(output[0] if isinstance(output, tuple) else output)
 
     def replace_input(module, args):
         if not outputs or args[0] is not outputs[-1]:
@@ -127,7 +123,8 @@ def head_at_every_layer(model: nn.Module) -> Iterator[tuple[list[torch.Tensor], 
 def attention_rollout(
     model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None
 ) -> RelevanceOutput:
-    """Attention rollout: CLS row of the product of 0.5·A + 0.5·I over the layers, A the mean over the heads.
+    """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the attention heads, in the row of the
+    CLS token, or of what else the classification head reads.
 
     Arguments, output and errors are those of [`Rule`]; `target` is ignored.
 
@@ -138,18 +135,18 @@ def attention_rollout(
     with torch.autocast(pixel_values.device.type, enabled=False):
         # Rows of A sum to 1, and so do those of the mean with the identity. As in `propagate_relevance`, a row vector
         # carried from the last layer to the first is the same product in O(T²) a layer.
-        first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        row = F.one_hot(first, attentions[0].shape[-1]).float()
+        row = _head_row(model, attentions, tuple(pixel_values.shape[2:]))
         for attention in reversed(attentions):
-            row = 0.5 * (row + torch.bmm(row.unsqueeze(1), attention.float().mean(dim=1)).squeeze(1))  # (B, T)
-        relevance = _patches_to_pixels(model, row, tuple(pixel_values.shape[2:]))
+            row = 0.5 * (row + torch.bmm(row, attention.float().mean(dim=1)))  # (B, 1, T)
+        relevance = _patches_to_pixels(model, row[:, 0], tuple(pixel_values.shape[2:]))
     return RelevanceOutput(relevance=relevance, logits=logits)
 
 
 def last_layer_attention(
     model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None
 ) -> RelevanceOutput:
-    """Attention of the CLS token in the last layer, mean over the heads.
+    """Attention of the CLS token, or of what else the classification head reads, in the last layer, mean over the
+    attention heads.
 
     Arguments, output and errors are those of [`Rule`]; `target` is ignored.
 
@@ -157,8 +154,9 @@ def last_layer_attention(
     """
     _check_inputs(model, pixel_values)
     attentions, logits = _attentions(model, pixel_values)
-    row = attentions[-1][:, :, 0].float().mean(dim=1)  # (B, T)
-    relevance = _patches_to_pixels(model, row, tuple(pixel_values.shape[2:]))
+    row = _head_row(model, attentions, tuple(pixel_values.shape[2:]))
+    row = torch.bmm(row, attentions[-1].float().mean(dim=1))  # (B, 1, T)
+    relevance = _patches_to_pixels(model, row[:, 0], tuple(pixel_values.shape[2:]))
     return RelevanceOutput(relevance=relevance, logits=logits)
 
 

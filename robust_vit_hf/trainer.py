@@ -13,11 +13,12 @@ from transformers import PreTrainedModel, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from .architectures import attention_modules, patch_grid, unwrap_pretrained
 from .callbacks import RelevanceTensorBoardCallback
 from .config import RobustViTConfig
 from .data import check_columns, check_rows
 from .losses import ConfidenceLoss, RelevanceLoss
-from .relevance import attention_modules, explicit_attention, patch_grid, relevance_map, unwrap_pretrained
+from .relevance import explicit_attention, relevance_map
 from .transforms import eval_transform, make_image_processor, train_transform
 
 

@@ -21,6 +21,7 @@ from transformers import HfArgumentParser, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset
+from robust_vit_hf.architectures import attention_modules
 from robust_vit_hf.emoji_shift import (
     CLASS_NAMES,
     SHIFTED,
@@ -31,7 +32,6 @@ from robust_vit_hf.evaluation import Comparison, EvaluationSet, evaluate_sets
 from robust_vit_hf.evaluation.tables import main_table
 from robust_vit_hf.launch import leave, use_all_cores
 from robust_vit_hf.models import EMOJI_SHIFT, load_model, load_processor
-from robust_vit_hf.relevance import attention_modules
 from robust_vit_hf.report import write_report
 
 

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, default_data_collator
 
+from ..architectures import unwrap_pretrained
 from ..data.si_score import METADATA_COLUMNS
 from ..files import whole_file, write_atomically
-from ..relevance import relevance_map, unwrap_pretrained
+from ..relevance import relevance_map
 from ..transforms import eval_transform
 from .protocols import EvaluationSet
 
