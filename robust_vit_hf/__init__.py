@@ -2,6 +2,7 @@
 
 from .config import RobustViTConfig
 from .data import load_image_set, load_masked_dataset
+from .dinov3 import DINOv3ViTForImageClassification
 from .losses import ConfidenceLoss, RelevanceLoss
 from .relevance import RelevanceOutput, relevance_map
 from .trainer import RobustViTTrainer
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfidenceLoss",
+    "DINOv3ViTForImageClassification",
     "RelevanceLoss",
     "RelevanceOutput",
     "RobustViTConfig",

@@ -54,10 +54,11 @@ HEADS: dict[str, TokenWeights] = {
     "DINOv3ViTForImageClassification": CLS_AND_PATCH_MEAN,
     "BeitForImageClassification": CLS,
     "Data2VecVisionForImageClassification": CLS,
+    "IJepaForImageClassification": PATCH_MEAN,
 }
 SUPPORTED = (
-    "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT and "
-    "Data2VecVision."
+    "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
+    "Data2VecVision and IJepa."
 )
 # Class of the attention where transformers does not tell which module it records for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
@@ -100,13 +101,14 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
         recorded = (getattr(module, "_can_record_outputs", None) or {} for module in pretrained.modules())
         types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
         modules = [module for module in pretrained.modules() if isinstance(module, types)]
-    if not modules or len(modules) != getattr(config, "num_hidden_layers", None) or hasattr(config, "window_size"):
+    one_a_layer = len(modules) == getattr(config, "num_hidden_layers", len(modules))
+    if not modules or not one_a_layer or hasattr(config, "window_size"):
         raise ValueError(
             f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed or "
             f"hierarchical architecture), so it has no relevance map. {SUPPORTED}"
         )
     if not hasattr(config, "patch_size"):
-        raise ValueError(f"`{name}` has no `config.patch_size`, so it has no patch grid. {SUPPORTED}")
+        raise ValueError(f"`{name}` has no `config.patch_size` of its own (an image–text model?). {SUPPORTED}")
     if name not in HEADS:
         raise ValueError(
             f"It is not known which tokens the head of `{name}` reads. {SUPPORTED} For one of your own, say it: "

@@ -36,9 +36,10 @@ def upsample(grid, height, width):
     return result
 
 
-def relevance_map(attentions, gradients, grid, image_size):
-    """Map (H, W) in [0, 1] of the CLS row."""
-    row = relevance_matrix(attentions, gradients)[0, -grid[0] * grid[1] :]
+def relevance_map(attentions, gradients, grid, image_size, read=None):
+    """Map (H, W) in [0, 1] of what the head reads: `read` (T,) are weights of the tokens, the CLS token by default."""
+    matrix = relevance_matrix(attentions, gradients)
+    row = (matrix[0] if read is None else read @ matrix)[-grid[0] * grid[1] :]
     relevance = upsample(row.reshape(grid), *image_size)
     return (relevance - relevance.min()) / (relevance.max() - relevance.min())
 

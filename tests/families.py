@@ -1,0 +1,129 @@
+"""The supported architectures, each as a tiny model with random weights."""
+
+import inspect
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    Data2VecVisionConfig,
+    Data2VecVisionForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    DINOv3ViTConfig,
+    IJepaConfig,
+    IJepaForImageClassification,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
+)
+
+from robust_vit_hf import DINOv3ViTForImageClassification
+
+
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 4,
+    "initializer_range": 0.3,
+}
+NUM_PATCHES = 16
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture.
+
+    Args:
+        name: what its users call it.
+        model_class, config_class: of transformers.
+        reads: what the head reads, in words.
+        prefix: weights of the prefix tokens in what the head reads.
+        patches: weight of the patches, which share it.
+        settings: of the configuration.
+    """
+
+    name: str
+    model_class: type[PreTrainedModel]
+    config_class: type
+    reads: str
+    prefix: tuple[float, ...]
+    patches: float
+    settings: dict = field(default_factory=dict)
+
+    def tiny(self, seed: int = 0, **overrides) -> PreTrainedModel:
+        """Model with 2 layers for 32×32 images, patch 8, 4 classes, whose weights, biases included, are all random."""
+        torch.manual_seed(seed)
+        # The eager attention is chosen when the model is built alone in Data2VecVision; the others switch.
+        eager = {"attn_implementation": "eager"} if "Data2Vec" in self.model_class.__name__ else {}
+        model = self.model_class._from_config(self.config_class(**SIZES | self.settings | overrides), **eager)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.numel() > 1 and parameter.std() == 0:  # biases, relative positions, layer scales
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+        return model.eval()
+
+    def read(self) -> np.ndarray:
+        """Weights (T,) of the tokens that the head reads."""
+        return np.array([*self.prefix, *[self.patches / NUM_PATCHES] * NUM_PATCHES])
+
+
+def resolution(model: PreTrainedModel) -> dict[str, bool]:
+    """Argument for another resolution than the model was built for; some adapt by themselves."""
+    accepted = inspect.signature(model.forward).parameters
+    return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
+
+
+_RELATIVE = {"use_relative_position_bias": True}
+_CLS, _MEAN, _BOTH = "CLS token", "patch mean", "CLS token and patch mean"
+_FAMILIES = (
+    Family("ViT", ViTForImageClassification, ViTConfig, _CLS, (1,), 0),
+    Family("DeiT", DeiTForImageClassification, DeiTConfig, _CLS, (1, 0), 0),
+    Family(
+        "DeiT, distilled",
+        DeiTForImageClassificationWithTeacher,
+        DeiTConfig,
+        "CLS and distillation tokens",
+        (0.5, 0.5),
+        0,
+    ),
+    Family("ViTMSN", ViTMSNForImageClassification, ViTMSNConfig, _CLS, (1,), 0),
+    Family("Dinov2", Dinov2ForImageClassification, Dinov2Config, _BOTH, (1,), 1),
+    Family(
+        "Dinov2WithRegisters",
+        Dinov2WithRegistersForImageClassification,
+        Dinov2WithRegistersConfig,
+        _BOTH,
+        (1, 0, 0, 0, 0),
+        1,
+    ),
+    Family(
+        "DINOv3ViT",
+        DINOv3ViTForImageClassification,
+        DINOv3ViTConfig,
+        _BOTH,
+        (1, 0, 0, 0, 0),
+        1,
+        {"num_register_tokens": 4},
+    ),
+    Family("BEiT", BeitForImageClassification, BeitConfig, _MEAN, (0,), 1, _RELATIVE),
+    Family(
+        "BEiT without mean pooling", BeitForImageClassification, BeitConfig, _CLS, (1,), 0, {"use_mean_pooling": False}
+    ),
+    Family("Data2VecVision", Data2VecVisionForImageClassification, Data2VecVisionConfig, _MEAN, (0,), 1, _RELATIVE),
+    Family("IJepa", IJepaForImageClassification, IJepaConfig, _MEAN, (), 1),
+)
+FAMILIES = {family.name: family for family in _FAMILIES}
