@@ -34,7 +34,7 @@ from robust_vit_hf.evaluation.published import PAPER_SETS, find_published, publi
 from robust_vit_hf.evaluation.tables import calibration_table, class_group_table, main_table, paper_tables
 from robust_vit_hf.files import write_atomically
 from robust_vit_hf.launch import leave, make_accelerator
-from robust_vit_hf.models import EMOJI_SHIFT, load_model, load_processor, weights_digest
+from robust_vit_hf.models import EMOJI_SHIFT, ZOO, load_model, load_processor, weights_digest
 from robust_vit_hf.report import environment
 
 
@@ -187,11 +187,12 @@ def main() -> None:
         rows.check_model(set_name, num_labels["before"])
 
     shown = training_classes(arguments)
-    paper_model = arguments.paper_model or find_published(arguments.model)
+    paper_model = arguments.paper_model or find_published(ZOO.get(arguments.model, arguments.model))
     documents = {"md": [], "tex": []}
     summary = {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
     }
+    summary |= {"weights": {side: digest for side, (_, _, digest) in models.items()}}
     summary |= {"paper_model": paper_model, **environment(), "protocols": {}}
     for protocol in arguments.protocols:
         results = measure(arguments, models, processors[protocol], sets[protocol], accelerator, protocol)
@@ -206,7 +207,7 @@ def main() -> None:
             "class_changes": {name: comparison.class_changes(name) for name in labelled} if arguments.compare else {},
             "curves": {name: curves for name in labelled if (curves := comparison.curves(name))},
         }
-        tables = [main_table(comparison), *paper_tables(comparison, protocol, paper_model)]
+        tables = [main_table(comparison.rows()), *paper_tables(comparison, protocol, paper_model)]
         tables += [calibration_table(comparison), class_group_table(comparison)]
         documents["md"].append(f"# Protocol `{protocol}`\n")
         for table in filter(None, tables):

@@ -25,7 +25,7 @@ from robust_vit_hf.evaluation.tables import segmentation_table
 from robust_vit_hf.figures import save_rules_figure
 from robust_vit_hf.files import write_atomically
 from robust_vit_hf.launch import leave, make_accelerator
-from robust_vit_hf.models import EMOJI_SHIFT, load_model, load_processor, weights_digest
+from robust_vit_hf.models import EMOJI_SHIFT, ZOO, load_model, load_processor, weights_digest
 from robust_vit_hf.report import environment
 from robust_vit_hf.rules import RULES
 
@@ -132,7 +132,7 @@ def main() -> None:
             write_atomically(path, json.dumps(scores[side], indent=2) + "\n")
 
     if accelerator.is_main_process:
-        paper_model = arguments.paper_model or find_published(arguments.model)
+        paper_model = arguments.paper_model or find_published(ZOO.get(arguments.model, arguments.model))
         # The paper's figures are those of its own statistics.
         shown_model = paper_model if arguments.preset == "paper" else None
         table = segmentation_table(scores, set_name, len(dataset), shown_model)

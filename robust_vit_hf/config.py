@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .files import public_name
+
 
 PAPER = "https://huggingface.co/papers/2206.01161"
 
@@ -57,7 +59,7 @@ class RobustViTConfig(TrainingArguments):
     These defaults differ from [`~transformers.TrainingArguments`]: `learning_rate` 3e-6, `weight_decay` 1e-4 (on all
     parameters), `num_train_epochs` 50, `max_grad_norm` 0 (no clipping), `lr_scheduler_type` constant, evaluation and
     checkpoint every epoch with the best checkpoint by `eval_loss` loaded at the end, `save_total_limit` 1,
-    `logging_steps` 10, `remove_unused_columns` False.
+    `logging_steps` 10, `remove_unused_columns` False, `hub_strategy` end (one push, with the card).
     """
 
     # Parameters whose default values are overridden from TrainingArguments
@@ -82,6 +84,10 @@ class RobustViTConfig(TrainingArguments):
     logging_steps: float = field(default=10, metadata={"help": "Steps between two logs."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay False: image and mask are no arguments of the model."}
+    )
+
+    hub_strategy: str = field(
+        default="end", metadata={"help": "When to push: `end`, with the card, or `every_save`, `checkpoint`, …"}
     )
 
     # Losses
@@ -169,6 +175,14 @@ class RobustViTConfig(TrainingArguments):
                     "Reentrant activation checkpointing computes attentions without a graph. "
                     'Set `activation_checkpointing_kwargs={"use_reentrant": False}`.'
                 )
+
+    def __getstate__(self) -> dict:
+        """Of what is pickled as `training_args.bin`: all but the token, which the Hub is never given in a file."""
+        return self.__dict__ | {"hub_token": None}
+
+    def to_dict(self) -> dict:
+        """What is logged: the Trainer's, which leaves out tokens, and of absolute paths the last component alone."""
+        return {k: public_name(v) if isinstance(v, str) else v for k, v in super().to_dict().items()}
 
     @property
     def needs_labels(self) -> bool:

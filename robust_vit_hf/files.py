@@ -17,3 +17,8 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file in UTF-8."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def public_name(name: str) -> str:
+    """A Hub id or relative path as it is, and of an absolute path, which tells nobody else anything, the last component."""
+    return Path(name).name if Path(name).is_absolute() or name.startswith("~") else name

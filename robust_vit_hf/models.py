@@ -1,32 +1,82 @@
-"""Models and their preprocessing by name: a folder, a Hub id, or the bundled model."""
+"""Models and their preprocessing by name: the paper's seven, a folder, a Hub id, or the bundled model."""
 
 import hashlib
+import json
+from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel, ViTImageProcessor
+from transformers.utils.peft_utils import find_adapter_config_file
 
+from .architectures import UNRECORDED_ATTENTION
+from .convert import from_timm
 from .emoji_shift.model import IMAGE_SIZE, load_biased_model
+from .timm_files import native_processor, timm_files
 from .transforms import make_image_processor
 
 
 EMOJI_SHIFT = "emoji-shift"  # name of the bundled model, and of its images
+
+# The paper's models. AugReg's weights are timm's, and are converted when they are loaded.
+ZOO = {
+    "vit-b": "google/vit-base-patch16-224",
+    "vit-l": "google/vit-large-patch16-224",
+    "augreg-s": "timm/vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "augreg-b": "timm/vit_base_patch16_224.augreg_in21k_ft_in1k",
+    "augreg-l": "timm/vit_large_patch16_224.augreg_in21k_ft_in1k",
+    "deit-s": "facebook/deit-small-patch16-224",
+    "deit-b": "facebook/deit-base-patch16-224",
+}
+# What their model cards on the Hub say, and for the bundled model that of DINOv2.
+LICENSES = dict.fromkeys((*ZOO.values(), EMOJI_SHIFT), "apache-2.0")
 
 
 def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """Image classification model in fp32.
 
     Args:
-        name: folder, Hub id, or `emoji-shift` for the bundled model.
+        name: one of the paper's models ([`ZOO`]), `emoji-shift` for the bundled one, a Hub id or a folder. Weights of timm
+            are converted, and an adapter of PEFT is merged into its base, which is loaded by its name in turn.
         trust_remote_code: run model code that comes with the weights.
 
     Raises:
         OSError: there is no such model.
+        ValueError: weights that do not fit, see [`timm_to_hf`].
     """
     if name == EMOJI_SHIFT:
         return load_biased_model()
-    return AutoModelForImageClassification.from_pretrained(
-        name, trust_remote_code=trust_remote_code, dtype=torch.float32
-    )
+    name = ZOO.get(name, name)
+    if is_timm(name):
+        return from_timm(name).float().eval()
+    if find_adapter_config_file(name) is not None:
+        return load_adapted(name, trust_remote_code)
+    options = {"trust_remote_code": trust_remote_code, "dtype": torch.float32}
+    model = AutoModelForImageClassification.from_pretrained(name, **options)
+    if type(model).__name__ in UNRECORDED_ATTENTION:  # it cannot switch to an attention that holds its probabilities
+        model = AutoModelForImageClassification.from_pretrained(name, attn_implementation="eager", **options)
+    return model
+
+
+def is_timm(name: str) -> bool:
+    """Whether a Hub id or folder holds weights of timm."""
+    config = Path(name, "config.json")
+    if config.is_file():
+        return "architecture" in json.loads(config.read_text(encoding="utf-8"))
+    return name.startswith("timm/")
+
+
+def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Base of an adapter of PEFT, with the adapter merged into it; every parameter is trainable.
+
+    Raises:
+        ModuleNotFoundError: PEFT is not installed.
+        OSError: there is no such adapter or base.
+    """
+    from peft import PeftConfig, PeftModel
+
+    base = load_model(PeftConfig.from_pretrained(name).base_model_name_or_path, trust_remote_code)
+    merged = PeftModel.from_pretrained(base, name).merge_and_unload()
+    return merged.float().requires_grad_(True).eval()
 
 
 def load_processor(name: str, preset: str, model: PreTrainedModel, image_size: int | None = None) -> ViTImageProcessor:
@@ -42,8 +92,13 @@ def load_processor(name: str, preset: str, model: PreTrainedModel, image_size: i
         OSError: the native preset, and no processor is saved with the model.
         ValueError: a model without an image size.
     """
+    name = ZOO.get(name, name)
     if name == EMOJI_SHIFT:
         return make_image_processor(preset, image_size or IMAGE_SIZE, make_image_processor("paper", IMAGE_SIZE))
+    if is_timm(name):
+        return make_image_processor(
+            preset, image_size or model.config.image_size, native_processor(timm_files(name)[1])
+        )
     try:
         saved = AutoImageProcessor.from_pretrained(name)
     except OSError:
@@ -52,10 +107,7 @@ def load_processor(name: str, preset: str, model: PreTrainedModel, image_size: i
         saved = None  # the paper's preset depends on the size alone
     if image_size is None:
         if not hasattr(model.config, "image_size"):
-            raise ValueError(
-                f"`{name}` is a `{type(model).__name__}`, whose configuration has no image size. Weights of timm must be "
-                "converted to a ViT of transformers first."
-            )
+            raise ValueError(f"`{name}` is a `{type(model).__name__}`, whose configuration has no image size.")
         crop = saved.crop_size if getattr(saved, "do_center_crop", False) else None
         image_size = (crop["height"], crop["width"]) if crop else model.config.image_size
     return make_image_processor(preset, image_size, saved)

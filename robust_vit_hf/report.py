@@ -55,7 +55,7 @@ def write_report(
         **environment(),
     }
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
-    write_atomically(folder / TABLE_FILE, main_table(comparison).markdown() + "\n")
+    write_atomically(folder / TABLE_FILE, main_table(results["rows"]).markdown() + "\n")
 
     def examples(was_right: bool, is_right: bool) -> list[dict]:
         return _examples(comparison, sets, processor, models, was_right, is_right)

@@ -1,11 +1,15 @@
 """The finetuning: a `Trainer` that adds the relevance and confidence losses to a vision transformer."""
 
+import json
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from huggingface_hub import CommitInfo
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
@@ -17,7 +21,10 @@ from .architectures import attention_modules, patch_grid, unwrap_pretrained
 from .callbacks import RelevanceTensorBoardCallback
 from .config import RobustViTConfig
 from .data import check_columns, check_rows
+from .files import write_atomically
+from .hub import clear_errors, push_folder
 from .losses import ConfidenceLoss, RelevanceLoss
+from .model_card import RUN_FILE, describe_run, write_card
 from .relevance import explicit_attention, relevance_map
 from .transforms import eval_transform, make_image_processor, train_transform
 
@@ -107,6 +114,8 @@ class RobustViTTrainer(Trainer):
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._original_top1: dict[str, float] = {}
+        self._description: dict[str, str] = {}  # what the model card is told beside what the trainer knows
+        self.resumed = False  # whether the training went on from a checkpoint
         self._strips = None
         if self.pop_callback(TensorBoardCallback) is not None:
             self._strips = RelevanceTensorBoardCallback(self)
@@ -199,14 +208,15 @@ class RobustViTTrainer(Trainer):
         else:
             super()._load_best_model()
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         # The released code runs a second copy of the original model in every step to log its accuracy. Before the
         # first step this model is the original, also when the run is resumed.
         if not self._original_top1:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
             if self._strips is not None:
                 self._strips.measure_before()
-        return super().train(*args, **kwargs)
+        self.resumed = bool(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
@@ -252,3 +262,83 @@ class RobustViTTrainer(Trainer):
                 logs["original_top1"] = self._original_top1["train"]
             self._train_values.clear()
         super().log(logs, start_time)
+
+    # -- The Hub ------------------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """The Trainer's, which creates the repository before the training, with errors that say what to do."""
+        with clear_errors(self.args.hub_model_id or Path(self.args.output_dir).resolve().name):
+            super().init_hf_repo(token=token, private=private)
+
+    def create_model_card(self, model_name: str | None = None, **description) -> None:
+        """Write `run.json`, and `README.md` from it and the results that lie beside it, into the `output_dir`.
+
+        Args:
+            model_name: heading; by default the name on the Hub, or that of the `output_dir`.
+            description: `started_from`, `dataset`, `masks` and `license`, see [`describe_run`]. What an earlier call said
+                holds until another says otherwise.
+        """
+        if not self.is_world_process_zero():
+            return
+        self._description |= description | ({"model_name": model_name} if model_name else {})
+        said = dict(self._description)
+        name = said.pop("model_name", None)
+        run = describe_run(self, **said) | ({"model_name": name} if name else {})
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
+        write_card(folder)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **description,
+    ) -> CommitInfo | Future | None:
+        """Upload model (or adapter), processor, card, results, figures and TensorBoard logs to `args.hub_model_id`, or else to
+        the name of the `output_dir`, in one commit. After an upload that was cut off, call it again: large files that the
+        Hub has are not uploaded twice.
+
+        Args:
+            commit_message, revision: of the commit; a branch that does not exist is made.
+            blocking: whether to return when all is uploaded; otherwise a `Future` is returned.
+            token, private: by default `args.hub_token` and `args.hub_private_repo`.
+            description: see [`create_model_card`].
+
+        Returns:
+            The commit, or a `Future` of it. `None` in all processes but the first.
+
+        Raises:
+            OSError: the Hub refuses it or cannot be reached, see [`clear_errors`].
+            ValueError: an adapter whose base nobody else can load.
+        """
+        for adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).values():
+            base = adapter.base_model_name_or_path
+            if base is None or Path(base).exists():
+                raise ValueError(
+                    f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
+                    "adapter (`--merge_lora`, `model.merge_and_unload()`)."
+                )
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**description)
+        self._finish_current_push()
+        pool = ThreadPoolExecutor(1)
+        future = pool.submit(
+            push_folder,
+            Path(self.args.output_dir),
+            self.hub_model_id,
+            commit_message=commit_message,
+            private=self.args.hub_private_repo if private is None else private,
+            revision=self.args.hub_revision if revision is None else revision,
+            token=self.args.hub_token if token is None else token,
+        )
+        pool.shutdown(wait=False)
+        return future.result() if blocking else future

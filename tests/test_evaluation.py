@@ -278,7 +278,7 @@ def test_curves():
 
 
 def test_main_table():
-    lines = main_table(comparison()).markdown().splitlines()
+    lines = main_table(comparison().rows()).markdown().splitlines()
     assert lines[0] == (
         "| set | images | top-1 before | after | change [95 % interval] | corrected / broken | cross-entropy control | "
         "relevance mIoU before | after |"
@@ -290,7 +290,7 @@ def test_main_table():
     assert lines[-1].startswith("| mean of the shifted sets | 8 | 37.5 | 62.5 | +25.0 [") and lines[-1].endswith(
         "– | – |"
     )
-    alone = main_table(Comparison(comparison().before)).markdown().splitlines()
+    alone = main_table(Comparison(comparison().before).rows()).markdown().splitlines()
     assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 5
 
 
@@ -335,7 +335,7 @@ def test_paper_tables_show_published_figures_beside_ours():
 
 
 def test_latex_escapes():
-    table = main_table(comparison())
+    table = main_table(comparison().rows())
     table.rows[0][0] = "50 % & more_sets"
     latex = table.latex()
     assert r"50 \% & more" not in latex and r"50 \% \& more\_sets" in latex
@@ -398,6 +398,6 @@ def test_report(processor, tmp_path):
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["rows"] == compared.rows() and written["settings"] == {"learning_rate": 1e-3}
     assert written["versions"]["torch"] == torch.__version__
-    assert (tmp_path / "table.md").read_text() == main_table(compared).markdown() + "\n"
+    assert (tmp_path / "table.md").read_text() == main_table(compared.rows()).markdown() + "\n"
     assert (tmp_path / "before_after.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.partial"))

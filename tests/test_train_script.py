@@ -17,6 +17,7 @@ from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTConfig, make_image_processor
 from robust_vit_hf.emoji_shift import SPLITS
+from robust_vit_hf.models import ZOO
 
 from .conftest import IMAGE_SIZE, masked_dataset, tiny_vit
 from .hub import LoopbackHub
@@ -253,12 +254,15 @@ def test_recipes(recipe, tmp_path):
         | {"learning_rate": float(values["learning_rate"])}
     )
     assert make_image_processor(values["preset"], IMAGE_SIZE)
-    assert "accelerate launch trainer/train.py" in text
-    temperatures = {"deit_base": 0.65, "deit_small": 0.55}
+    command = f"accelerate launch trainer/train.py --model {recipe.stem} "
+    assert (command if recipe.stem in ZOO else "accelerate launch trainer/train.py\n") in text
+    temperatures = {"deit-b": 0.65, "deit-s": 0.55}
     assert config.confidence_temperature == temperatures.get(recipe.stem, 1.0)
 
 
-def test_there_is_a_recipe_for_every_model_of_the_paper():
-    sizes = {"vit": ["base", "large"], "augreg": ["small", "base", "large"], "deit": ["small", "base"]}
-    expected = {f"{family}_{size}" for family, some in sizes.items() for size in some}
-    assert {recipe.stem for recipe in RECIPES} == expected | {"emoji_shift"}
+def test_every_model_of_the_paper_has_its_recipe():
+    """`--model NAME` takes the recipe of that name, whose model it is; any other model, and options beside it, do not."""
+    recipes = {recipe.stem for recipe in RECIPES}
+    assert recipes == {*ZOO, "emoji_shift"}
+    for name in ZOO:
+        assert yaml.safe_load((ROOT / "trainer" / "recipes" / f"{name}.yaml").read_text())["model"] == name

@@ -1,9 +1,10 @@
 """Finetune the relevance maps of a vision transformer.
 
     accelerate launch trainer/train.py                          # the bundled benchmark, emoji-shift
-    accelerate launch trainer/train.py trainer/recipes/vit_base.yaml --dataset PATH_OR_ID --output_dir runs/vit-base
+    accelerate launch trainer/train.py --model vit-b --dataset PATH_OR_ID --output_dir runs/vit-base
 
-The first argument may be a YAML recipe; options on the command line override it. `--help` lists them all.
+The first argument may be a YAML recipe; options on the command line override it. The paper's seven models (vit-b, vit-l,
+augreg-s, augreg-b, augreg-l, deit-s, deit-b) have one each, which is taken without being named. `--help` lists all options.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset
 from robust_vit_hf.architectures import attention_modules
+from robust_vit_hf.data.shards import SETTINGS_FILE
 from robust_vit_hf.emoji_shift import (
     CLASS_NAMES,
     SHIFTED,
@@ -30,20 +32,24 @@ from robust_vit_hf.emoji_shift import (
 )
 from robust_vit_hf.evaluation import Comparison, EvaluationSet, evaluate_sets
 from robust_vit_hf.evaluation.tables import main_table
+from robust_vit_hf.files import public_name
 from robust_vit_hf.launch import leave, use_all_cores
-from robust_vit_hf.models import EMOJI_SHIFT, load_model, load_processor
+from robust_vit_hf.models import EMOJI_SHIFT, LICENSES, ZOO, load_model, load_processor
 from robust_vit_hf.report import write_report
 
 
 METRICS = Path(__file__).parents[1] / "eval"
-DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "emoji_shift.yaml"
+RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass
 class ModelArguments:
     model: str = field(
         default=EMOJI_SHIFT,
-        metadata={"help": "Hub id or folder of an image classification model, or `emoji-shift` for the bundled one."},
+        metadata={
+            "help": f"One of the paper's models ({', '.join(ZOO)}), Hub id (also of timm) or folder of an image classification "
+            "model, or `emoji-shift` for the bundled one."
+        },
     )
     preset: str = field(
         default="paper",
@@ -57,6 +63,11 @@ class ModelArguments:
         default=None, metadata={"help": "Side of the images in pixels; what the model was made for by default."}
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the weights."})
+    lora_rank: int | None = field(
+        default=None,
+        metadata={"help": "Finetune a LoRA adapter of this rank over all linear layers, and save it alone."},
+    )
+    merge_lora: bool = field(default=False, metadata={"help": "Save the adapter merged into the weights."})
 
 
 @dataclass
@@ -89,8 +100,15 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Rob
     recipe = None
     if argv and not argv[0].startswith("-"):
         recipe, argv = Path(argv[0]), argv[1:]
-    elif not {option.partition("=")[0] for option in argv} & {"--model", "--dataset", "--help", "-h"}:
-        recipe = DEFAULT_RECIPE
+    else:
+        named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        for option in ("--model", "--dataset", "--help", "-h"):
+            named.add_argument(option, nargs="?", const="", dest=option.strip("-"))
+        named = vars(named.parse_known_args(argv)[0])
+        if named["model"] in ZOO:
+            recipe = RECIPES / f"{named['model']}.yaml"
+        elif set(named.values()) == {None}:
+            recipe = RECIPES / "emoji_shift.yaml"
     if recipe is not None:
         values = yaml.safe_load(recipe.read_text())
         if not isinstance(values, dict):
@@ -166,10 +184,22 @@ def load_data(arguments: DataArguments, model_name: str, model, seed: int):
     return train, validation, load_evaluation_sets(arguments.images_per_set)
 
 
+def masks_of(dataset: str) -> str:
+    """Where the masks of a data set are from, as far as it says."""
+    if dataset == EMOJI_SHIFT:
+        return "exact, from the composition of the images"
+    made_by = Path(dataset) / SETTINGS_FILE
+    settings = json.loads(made_by.read_text(encoding="utf-8")) if made_by.is_file() else {}
+    methods = {split.get("method", split.get("set")) for split in settings.values()} - {None}
+    return f"made by {', '.join(sorted(methods))}" if methods else "those that came with the data set"
+
+
 def main(argv: list[str]) -> None:
     started = time.time()
     model_arguments, data_arguments, config = parse_arguments(argv)
     checkpoint = check_output_dir(config)
+    if model_arguments.merge_lora and model_arguments.lora_rank is None:
+        raise ValueError("--merge_lora merges the adapter of --lora_rank, which is not given.")
     set_seed(config.seed)
     if config.device.type == "cpu" and config.world_size == 1:
         use_all_cores()
@@ -180,6 +210,13 @@ def main(argv: list[str]) -> None:
     original = partial(load_model, model_arguments.model, model_arguments.trust_remote_code)
     model = original()
     attention_modules(model)  # refuses an architecture before its data are read
+    if model_arguments.lora_rank is not None:
+        from peft import LoraConfig, get_peft_model
+
+        rank = model_arguments.lora_rank
+        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+        # The name by which others find the base; the library would write the folder that it was loaded from.
+        model.peft_config["default"].base_model_name_or_path = ZOO.get(model_arguments.model, model_arguments.model)
     processor = load_processor(model_arguments.model, model_arguments.preset, model, model_arguments.image_size)
     train, validation, sets = load_data(data_arguments, model_arguments.model, model, config.seed)
     trainer = RobustViTTrainer(model, config, train, validation, processor)
@@ -188,7 +225,9 @@ def main(argv: list[str]) -> None:
     sets = {name: EvaluationSet.of(dataset) for name, dataset in sets.items()}
     before = evaluate_sets(trainer.model, sets, processor, accelerator, METRICS, description="before")
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    if model_arguments.merge_lora:
+        trainer.model = trainer.model_wrapped = accelerator.unwrap_model(trainer.model).merge_and_unload()
+    trainer.save_model(_internal_call=True)  # or else it would be pushed before it is measured
     trainer.save_state()
     after = evaluate_sets(trainer.model, sets, processor, accelerator, METRICS, description="after")
 
@@ -227,15 +266,29 @@ def main(argv: list[str]) -> None:
             processor,
             {"before": original(), "after": accelerator.unwrap_model(trainer.model)},
             {
-                "model": asdict(model_arguments),
-                "data": asdict(data_arguments),
+                "model": {
+                    key: public_name(v) if isinstance(v, str) else v for key, v in asdict(model_arguments).items()
+                },
+                "data": {
+                    key: public_name(v) if isinstance(v, str) else v for key, v in asdict(data_arguments).items()
+                },
                 "training": config.to_sanitized_dict(),
                 "seconds": round(time.time() - started, 1),
             },
         )
-        print(f"\n{main_table(comparison).markdown()}\n\nModel, results.json, table and figure: {config.output_dir}")
+        print(
+            f"\n{main_table(comparison.rows()).markdown()}\n\nModel, results.json, table and figure: {config.output_dir}"
+        )
+    started_from = ZOO.get(model_arguments.model, model_arguments.model)
+    description = {
+        "started_from": started_from,
+        "dataset": data_arguments.dataset,
+        "masks": masks_of(data_arguments.dataset),
+        "license": LICENSES.get(started_from),
+    }
+    trainer.create_model_card(**description)
     if config.push_to_hub:
-        trainer.push_to_hub()
+        trainer.push_to_hub(**description)
     leave(config.device, config.world_size)
 
 

@@ -39,14 +39,18 @@ class Table:
         )
 
 
-def main_table(comparison: Comparison) -> Table:
+def main_table(rows: list[dict]) -> Table:
     """A row a set: top-1 before and after, the change with its confidence interval, and relevance, in per cent and
-    points. Columns of what was not measured on any set are left out."""
-    rows = comparison.rows()
+    points. Columns of what was not measured on any set are left out.
+
+    Args:
+        rows: of [`Comparison.rows`].
+    """
+    compared = any(value is not None for row in rows for key, value in row.items() if key.endswith("_after"))
     columns = {
         "set": lambda row: row["set"],
         "images": lambda row: str(row["num_images"]),
-        "top-1" if comparison.after is None else "top-1 before": lambda row: percent(row["top1_before"]),
+        "top-1 before" if compared else "top-1": lambda row: percent(row["top1_before"]),
         "after": lambda row: percent(row["top1_after"]),
         "change [95 % interval]": change_with_interval,
         "corrected / broken": lambda row: "–" if row["broken"] is None else f"{row['corrected']} / {row['broken']}",
@@ -55,9 +59,7 @@ def main_table(comparison: Comparison) -> Table:
             if row["top1_control"] is None
             else f"{percent(row['top1_control'])} ({change(row['top1_before'], row['top1_control'])})"
         ),
-        "relevance mIoU" if comparison.after is None else "relevance mIoU before": lambda row: percent(
-            row["mean_iou_before"]
-        ),
+        "relevance mIoU before" if compared else "relevance mIoU": lambda row: percent(row["mean_iou_before"]),
         "after ": lambda row: percent(row["mean_iou_after"]),
     }
     return _without_empty_columns("Top-1 and relevance, in per cent", columns, rows)

@@ -1,0 +1,94 @@
+"""Talking to the Hub: what is uploaded, and errors that say what to do."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+
+# Of the Trainer's own files: `training_args.bin` and `trainer_state.json` hold paths of the machine that trained.
+NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", "made_by.json"]
+
+
+@contextmanager
+def clear_errors(repo_id: str) -> Iterator[None]:
+    """Context in which what the Hub refuses is an `OSError` that says what is wrong and what to do.
+
+    Raises:
+        PermissionError: no token, one that is not valid or has expired, or one without rights.
+        OSError: all else that the Hub refuses.
+        ConnectionError: it cannot be reached.
+    """
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        said = error.server_message or str(error).strip().partition("\n")[0]
+        if status == 401:
+            raise PermissionError(
+                f"The Hub does not accept the token for `{repo_id}` ({said}): there is none, or it is wrong or has expired. "
+                "Log in with `hf auth login`, or set `HF_TOKEN`."
+            ) from None
+        if status == 403:
+            raise PermissionError(
+                f"This token has no right to write to `{repo_id}` ({said}). Take a token with write rights, and a name of your "
+                "own or of an organisation that you may write to: `--hub_model_id NAMESPACE/NAME`."
+            ) from None
+        raise OSError(
+            f"The Hub refused `{repo_id}` ({status}: {said}). What it had stays as it was; try again."
+        ) from None
+    except Exception as error:
+        # httpx raises errors of its own, which are no OSError, and whose package has changed its name.
+        if type(error).__name__ in (
+            "ConnectError",
+            "ConnectTimeout",
+            "ReadError",
+            "ReadTimeout",
+            "RemoteProtocolError",
+        ):
+            raise ConnectionError(
+                f"The Hub cannot be reached for `{repo_id}` ({type(error).__name__}: {error}). Check the network and "
+                "`HF_ENDPOINT`; when it is back, push again: what was uploaded is not uploaded twice."
+            ) from None
+        raise
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    repo_type: str = "model",
+    commit_message: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> CommitInfo:
+    """Create a repository if there is none, and upload a folder in one commit. Large files that the Hub already has, such as
+    those of an upload that was cut off, are not uploaded again.
+
+    Args:
+        folder: what to upload, but for [`NOT_UPLOADED`].
+        repo_id: `name` or `owner/name`.
+        repo_type: `"model"` or `"dataset"`.
+        private: visibility of a new repository.
+        revision: branch, made if it does not exist; `main` by default.
+        token: by default the one of `hf auth login` or `HF_TOKEN`.
+
+    Raises:
+        OSError: as [`clear_errors`].
+    """
+    api = HfApi(token=token)
+    with clear_errors(repo_id):
+        repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            repo_type=repo_type,
+            commit_message=commit_message,
+            revision=revision,
+            ignore_patterns=NOT_UPLOADED,
+        )
