@@ -4,6 +4,7 @@ from .config import RobustViTConfig
 from .data import load_image_set, load_masked_dataset
 from .dinov3 import DINOv3ViTForImageClassification
 from .losses import ConfidenceLoss, RelevanceLoss
+from .pipeline import RelevanceMapPipeline
 from .relevance import RelevanceOutput, relevance_map
 from .trainer import RobustViTTrainer
 from .transforms import eval_transform, make_image_processor, train_transform
@@ -15,6 +16,7 @@ __all__ = [
     "ConfidenceLoss",
     "DINOv3ViTForImageClassification",
     "RelevanceLoss",
+    "RelevanceMapPipeline",
     "RelevanceOutput",
     "RobustViTConfig",
     "RobustViTTrainer",
