@@ -18,6 +18,9 @@ import datasets
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .architectures import unwrap_pretrained
+from .emoji_shift import SPLITS
+from .evaluation.compare import MEAN_ROW
+from .evaluation.published import PAPER_SETS
 from .evaluation.tables import change, change_with_interval, main_table, percent
 from .files import public_name, write_atomically
 from .models import EMOJI_SHIFT, load_model, weights_digest
@@ -73,9 +76,9 @@ def describe_run(
     training = {
         "learning rate": f"{args.learning_rate:g}{decays if args.lr_scheduler_type == 'constant' else ''}",
         "epochs": f"{args.num_train_epochs:g}",
-        "batch": f"{args.train_batch_size * args.gradient_accumulation_steps * args.world_size} "
-        f"({args.world_size} processes)",
-        "optimiser": f"{args.optim}, weight decay {args.weight_decay:g}",
+        "batch": f"{args.train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on "
+        f"{args.world_size} process{'es' if args.world_size > 1 else ''}",
+        "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
         "weights: relevance, confidence": f"{args.relevance_weight:g}, {args.confidence_weight:g}",
         "weights: background, foreground": f"{args.background_weight:g}, {args.foreground_weight:g}",
         "distance of relevance and mask": args.relevance_distance + (", second order" if args.second_order else ""),
@@ -151,7 +154,7 @@ def make_card(
         tags=["image-classification", "robust-vit-hf", "robustness", "explainability", "arxiv:2206.01161"],
         metrics=["accuracy"] if measured else None,
         model_name=run["model_name"],
-        eval_results=_eval_results(measured) or None,
+        eval_results=_eval_results(measured, run["data"]["dataset"]) or None,
         co2_eq_emissions=_emissions(run),
     )
     return ModelCard.from_template(
@@ -164,10 +167,11 @@ def make_card(
         adapter=adapter,
         own_class=run["architecture"] == "DINOv3ViTForImageClassification",
         architecture=run["architecture"],
-        parameters=f"{run['num_parameters'] / 1e6:.1f}",
+        parameters=f"{run['num_parameters']:,}",
         num_classes=run["num_classes"],
         image_size="×".join(map(str, run["image_size"])),
         preprocessing=run["preprocessing"],
+        has_control=any(row["top1_control"] is not None for _, _, rows in measured for row in rows),
         results=[{"title": title, "table": main_table(rows).markdown()} for title, _, rows in measured],
         validation=run["validation"],
         figures=[{"file": name, "text": text} for name, text in FIGURES.items() if name in figures],
@@ -248,20 +252,25 @@ def _measured_rows(run: dict, results: dict | None, evaluation: dict | None) -> 
     return []
 
 
-def _eval_results(measured: list[tuple[str, str, list[dict]]]) -> list[EvalResult]:
+def _eval_results(measured: list[tuple[str, str, list[dict]]], own_data: str | None) -> list[EvalResult]:
     entries = []
     for _, protocol, rows in measured:
         for row in rows:
-            for side, name in (("after", "top-1"), ("before", "top-1 before finetuning")):
+            name = row["set"]
+            if name == MEAN_ROW:
+                continue
+            data = name if name in PAPER_SETS else EMOJI_SHIFT if name in SPLITS else own_data or "own images"
+            for side, metric in (("after", "top-1"), ("before", "top-1 before finetuning")):
                 if row[f"top1_{side}"] is not None:
                     entries.append(
                         EvalResult(
                             **TASK,
-                            dataset_type=row["set"],
-                            dataset_name=f"{row['set']} ({protocol} protocol, {row['num_images']} images)",
+                            dataset_type=data,
+                            dataset_name=f"{data if data == name else f'{data}, {name}'} ({protocol} protocol)",
                             dataset_config=protocol,
+                            dataset_split=name,
                             metric_type="accuracy",
-                            metric_name=name,
+                            metric_name=metric,
                             metric_value=round(row[f"top1_{side}"], 4),
                         )
                     )
@@ -285,7 +294,7 @@ def _what_got_worse(measured: list, results: dict | None, evaluation: dict | Non
                 lines.append(
                     f"Expected calibration error on `{row['set']}`{where}: {percent(before)} % before, {percent(after)} % after."
                 )
-        broken = sum(row["broken"] or 0 for row in rows if "mean of" not in row["set"])
+        broken = sum(row["broken"] or 0 for row in rows if row["set"] != MEAN_ROW)
         if broken:
             images = sum(
                 row["num_images"] for row in rows if row["broken"] is not None and "mean of" not in row["set"]
