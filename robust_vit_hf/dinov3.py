@@ -25,7 +25,9 @@ class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):
         self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)
         self.post_init()
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs) -> ImageClassifierOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs
+    ) -> ImageClassifierOutput:
         """Logits `(B, C)` of images `(B, 3, H, W)`, and their mean cross-entropy with `labels` `(B,)`."""
         outputs = self.dinov3_vit(pixel_values, **kwargs)
         tokens = outputs.last_hidden_state

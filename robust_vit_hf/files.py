@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 @contextmanager
@@ -19,6 +20,25 @@ def write_atomically(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Folder to fill instead of `path`, which takes its place once the block has ended without an exception.
+
+    Raises:
+        FileExistsError: `path` is a file, or a folder that holds something.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise FileExistsError(f"`{path}` exists already: name another output, or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as private:
+        folder = Path(private) / path.name  # one that others may read
+        folder.mkdir()
+        yield folder
+        folder.replace(path)
+
+
 def public_name(name: str) -> str:
-    """A Hub id or relative path as it is, and of an absolute path, which tells nobody else anything, the last component."""
-    return Path(name).name if Path(name).is_absolute() or name.startswith("~") else name
+    """A Hub id, or any text, as it is, and of a local path, which tells nobody else anything, the last component."""
+    if Path(name).exists():
+        return Path(name).resolve().name
+    return Path(name).name if Path(name).is_absolute() else name

@@ -1,5 +1,6 @@
 """Talking to the Hub: what is uploaded, and errors that say what to do."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 
 # Of the Trainer's own files: `training_args.bin` and `trainer_state.json` hold paths of the machine that trained.
-NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", "made_by.json"]
+NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json"]
 
 
 @contextmanager
@@ -78,7 +79,16 @@ def push_folder(
 
     Raises:
         OSError: as [`clear_errors`].
+        ValueError: an adapter whose base nobody else can load.
     """
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if base is None or Path(base).exists():
+            raise ValueError(
+                f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
+                "adapter (`--merge_lora`, `model.merge_and_unload()`)."
+            )
     api = HfApi(token=token)
     with clear_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id

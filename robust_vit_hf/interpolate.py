@@ -21,7 +21,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from .evaluation.kept import MADE_BY_FILE, check_made_by, write_made_by
 from .evaluation.plots import COLOURS
 from .evaluation.published import PAPER_SETS
 from .evaluation.tables import Table, percent
-from .files import whole_file, write_atomically
+from .files import public_name, whole_file, whole_folder, write_atomically
 from .models import EMOJI_SHIFT, ZOO, is_timm, load_model, load_processor, weights_digest
 
 
@@ -260,11 +259,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def short_name(name: str) -> str:
-    """A model or set as it may be published: of a local path, the last part alone."""
-    return Path(name).resolve().name if Path(name).exists() else name
-
-
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
     """Write a mixture as a model folder, whole or not at all, with the image processor of `after` and
     `interpolation.json`.
@@ -273,25 +267,21 @@ def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
         before, after: folder, Hub id, or `emoji-shift`.
 
     Raises:
-        ValueError: `output` holds something, which is seen before a model is loaded, or as [`interpolate`].
+        FileExistsError: `output` holds something, which is seen before a model is loaded.
+        ValueError: as [`interpolate`].
         OSError: there is no such model, or no image processor is saved with `after`.
     """
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"`{output}` is not an empty folder. Choose another --output_dir, or delete it.")
-    mixed = interpolate(load_model(before), load_model(after), alpha)
-    source = ZOO.get(after, after)
-    if source == EMOJI_SHIFT or is_timm(source):  # they come without an image processor of transformers
-        processor = load_processor(source, "paper" if source == EMOJI_SHIFT else "native", mixed)
-    else:
-        processor = AutoImageProcessor.from_pretrained(source)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f"{output.name}.", dir=output.parent) as scratch:
-        folder = Path(scratch) / "model"
+    made_by = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
+    with whole_folder(output) as folder:
+        mixed = interpolate(load_model(before), load_model(after), alpha)
+        source = ZOO.get(after, after)
+        if source == EMOJI_SHIFT or is_timm(source):  # they come without an image processor of transformers
+            processor = load_processor(source, "paper" if source == EMOJI_SHIFT else "native", mixed)
+        else:
+            processor = AutoImageProcessor.from_pretrained(source)
         mixed.save_pretrained(folder)
         processor.save_pretrained(folder)
-        made_by = {"alpha": alpha, "before": short_name(before), "after": short_name(after)}
         write_atomically(folder / INTERPOLATION_FILE, json.dumps(made_by, indent=2) + "\n")
-        folder.rename(output)
     print(f"{output}: {1 - alpha:g} · {made_by['before']} + {alpha:g} · {made_by['after']}")
 
 
@@ -342,13 +332,13 @@ def run_sweep(arguments: argparse.Namespace) -> None:
             identity = repr((sets[name].accepted, sets[name].class_subset, file_names)).encode()
             made_by["sets"][name] = {
                 "role": role,
-                "source": short_name(source) if source else None,
+                "source": public_name(source) if source else None,
                 "images": len(dataset),
                 "rows": hashlib.sha256(identity).hexdigest()[:16],
             }
     check_made_by(output, made_by)
 
-    sweep = {side: short_name(getattr(arguments, side)) for side in ("before", "after")}
+    sweep = {side: public_name(getattr(arguments, side)) for side in ("before", "after")}
     sweep |= {role: list(part) for role, part in sources.items()} | {"alphas": {}}
     if (output / SWEEP_FILE).is_file():
         known = json.loads((output / SWEEP_FILE).read_text(encoding="utf-8"))["alphas"]

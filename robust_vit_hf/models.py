@@ -3,15 +3,17 @@
 import hashlib
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel, ViTImageProcessor
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .architectures import UNRECORDED_ATTENTION
-from .convert import from_timm
 from .emoji_shift.model import IMAGE_SIZE, load_biased_model
 from .timm_files import native_processor, timm_files
+from .timm_weights import from_timm
 from .transforms import make_image_processor
 
 
@@ -51,9 +53,33 @@ def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     if find_adapter_config_file(name) is not None:
         return load_adapted(name, trust_remote_code)
     options = {"trust_remote_code": trust_remote_code, "dtype": torch.float32}
-    model = AutoModelForImageClassification.from_pretrained(name, **options)
+    model = load_whole(name, **options)
     if type(model).__name__ in UNRECORDED_ATTENTION:  # it cannot switch to an attention that holds its probabilities
-        model = AutoModelForImageClassification.from_pretrained(name, attn_implementation="eager", **options)
+        model = load_whole(name, attn_implementation="eager", **options)
+    return model
+
+
+def load_whole(name: str, **options) -> PreTrainedModel:
+    """Image classification model of transformers, none of whose weights is left at random.
+
+    Args:
+        name: folder or Hub id.
+        options: of `from_pretrained`.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: its file of weights is broken or cut off, or lacks weights, such as those of the head.
+    """
+    try:
+        model, loading = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True, **options)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
+    if missing := sorted(loading["missing_keys"]):
+        first = ", ".join(f"`{key}`" for key in missing[:4])
+        raise ValueError(
+            f"`{name}` lacks {len(missing)} weights of a `{type(model).__name__}`, such as {first}. Expected a model that "
+            "classifies already: train its head first."
+        )
     return model
 
 

@@ -315,13 +315,6 @@ class RobustViTTrainer(Trainer):
             OSError: the Hub refuses it or cannot be reached, see [`clear_errors`].
             ValueError: an adapter whose base nobody else can load.
         """
-        for adapter in getattr(self.accelerator.unwrap_model(self.model), "peft_config", {}).values():
-            base = adapter.base_model_name_or_path
-            if base is None or Path(base).exists():
-                raise ValueError(
-                    f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
-                    "adapter (`--merge_lora`, `model.merge_and_unload()`)."
-                )
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)

@@ -25,7 +25,8 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.emoji_shift import SHIFTED, load_biased_model, load_evaluation_sets
 from robust_vit_hf.emoji_shift.model import IMAGE_SIZE as EMOJI_IMAGE_SIZE
 from robust_vit_hf.evaluation import EvaluationSet, evaluate_sets, load_evaluation_set
-from robust_vit_hf.interpolate import interpolate, main, parse_arguments, save_sweep_figure, short_name
+from robust_vit_hf.files import public_name
+from robust_vit_hf.interpolate import interpolate, main, parse_arguments, save_sweep_figure
 
 from . import formats
 from .conftest import IMAGE_SIZE, tiny_vit
@@ -223,7 +224,7 @@ def test_a_folder_with_something_in_it_is_refused_before_loading(tmp_path):
         with pytest.raises(ValueError, match=r"Choose another --output_dir, or delete it\."):
             main(["no/such/model", "nor/this/one", *task, "--output_dir", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
-    with pytest.raises(ValueError, match="is not an empty folder"):
+    with pytest.raises(FileExistsError, match="exists already: name another output"):
         main(["no/such/model", "nor/this/one", "--alpha", "0.5", "--output_dir", str(tmp_path / "precious")])
 
 
@@ -267,8 +268,8 @@ def test_a_write_that_fails_leaves_nothing(models, tmp_path):
 def test_local_paths_are_recorded_by_their_last_part(tmp_path, monkeypatch):
     (tmp_path / "runs" / "best").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "runs")
-    assert [short_name(name) for name in (f"{tmp_path}/runs/best/", "best", ".")] == ["best", "best", "runs"]
-    assert [short_name(name) for name in ("google/vit-base-patch16-224", "emoji-shift")] == [
+    assert [public_name(name) for name in (f"{tmp_path}/runs/best/", "best", ".")] == ["best", "best", "runs"]
+    assert [public_name(name) for name in ("google/vit-base-patch16-224", "emoji-shift")] == [
         "google/vit-base-patch16-224",
         "emoji-shift",
     ]
