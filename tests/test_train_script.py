@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTConfig, make_image_processor
-from robust_vit_hf.emoji_shift import SPLITS
 from robust_vit_hf.models import ZOO
 
 from .conftest import IMAGE_SIZE, masked_dataset, tiny_vit
@@ -153,25 +152,6 @@ def test_killed_and_resumed_equals_uninterrupted(inputs, tmp_path):
     assert results[0] == results[1]
 
 
-def test_the_bundled_benchmark(tmp_path):
-    """The default recipe, made short: options that do not name a model or dataset leave it in force."""
-    completed = run("--images_per_set", 20, "--num_train_epochs", 1, "--output_dir", tmp_path / "run")
-    assert completed.returncode == 0, completed.stderr
-    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
-    assert [row["set"] for row in rows] == [*(s for s in SPLITS if s != "train"), "mean of the shifted sets"]
-    assert rows[-1]["num_images"] == 6 * 20 and None not in [rows[-1][key] for key in MEASURED]
-
-    # The evaluation command measures the same, by the same functions.
-    evaluate = [sys.executable, "eval/evaluate_robustness.py", "--compare", tmp_path / "run", "--images_per_set", "20"]
-    evaluate += ["--protocols", "paper", "--output_dir", tmp_path / "evaluation"]
-    evaluated = subprocess.run(list(map(str, evaluate)), cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert evaluated.returncode == 0, evaluated.stderr
-    measured = json.loads((tmp_path / "evaluation" / "results.json").read_text())["protocols"]["paper"]
-    for row, expected in zip(measured["rows"], rows, strict=True):
-        assert row == {key: None if key.endswith("_control") else value for key, value in expected.items()}
-    assert len(measured["class_groups"]) == 2 * 7
-
-
 def test_two_processes(inputs, tmp_path):
     """The whole script under two processes: one writes, and the table is that of all images."""
     launch = [
@@ -211,26 +191,17 @@ def test_refused(options, message, inputs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_from_and_to_a_hub(inputs, tmp_path):
-    """Model and dataset by id, and the finetuned model pushed and loaded back, over the real protocol."""
+def test_from_a_hub(inputs, tmp_path):
+    """Model and dataset by id, over the real protocol."""
     with LoopbackHub() as hub:
         for kind, name, folder in (("models", "user/tiny-vit", "model"), ("datasets", "user/masked", "data")):
             hub.repos[kind, name] = {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
         environment = hub.environment() | {"HF_HOME": str(tmp_path / "home")}
         recipe = write_recipe(tmp_path, inputs | {"model": "user/tiny-vit", "dataset": "user/masked"})
-        completed = run(recipe, "--push_to_hub", "--hub_model_id", "user/robust-tiny-vit", **environment)
+        completed = run(recipe, **environment)
         assert completed.returncode == 0, completed.stderr
-        pushed = hub.repos["models", "user/robust-tiny-vit"]
-        for name in ("model.safetensors", "preprocessor_config.json", "results.json", "table.md", "before_after.png"):
-            assert pushed[name] == (tmp_path / "run" / name).read_bytes(), name
-        assert not [name for name in pushed if name.startswith("checkpoint")]
-
-        load = (
-            "from transformers import AutoModelForImageClassification as A; A.from_pretrained('user/robust-tiny-vit')"
-        )
-        environment = os.environ | environment
-        loaded = subprocess.run([sys.executable, "-c", load], env=environment, capture_output=True, text=True)
-        assert loaded.returncode == 0, loaded.stderr
+        card = (tmp_path / "run" / "README.md").read_text()
+        assert "base_model: user/tiny-vit\n" in card and "datasets:\n- user/masked\n" in card
 
 
 def test_help():

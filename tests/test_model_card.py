@@ -1,0 +1,189 @@
+"""Model cards: all that was measured, and nothing else."""
+
+import copy
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification
+
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.evaluation import Comparison, SetResult
+from robust_vit_hf.model_card import make_card, write_card
+from robust_vit_hf.models import weights_digest
+
+from .conftest import masked_dataset, tiny_config, tiny_vit
+
+
+ROOT = Path(__file__).parents[1]
+RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.json"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Output of a trainer that was asked for its card."""
+    folder = tmp_path_factory.mktemp("cards") / "robustvit-tiny"
+    config = tiny_config(folder, eval_strategy="epoch", load_best_model_at_end=True, save_strategy="epoch")
+    trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(8), masked_dataset(4, seed=1))
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card(license="mit", dataset="user/masked", masks="drawn by hand")
+    return folder
+
+
+def results() -> dict:
+    """`results.json` of one set of 4 images; before 3 are right, after 2."""
+    before = SetResult(np.array([[0], [1], [2], [0]]), [[0], [1], [2], [3]], scores={"top1": 0.75, "ece": 0.1})
+    after = SetResult(np.array([[0], [1], [0], [0]]), [[0], [1], [2], [3]], scores={"top1": 0.5, "ece": 0.3})
+    comparison = Comparison({"validation": before}, {"validation": after}, training_classes=frozenset([0, 1]))
+    return {"rows": comparison.rows(), "class_groups": comparison.class_groups()}
+
+
+def test_what_the_trainer_tells(folder):
+    run = json.loads((folder / "run.json").read_text())
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "mit" and card.data.datasets == ["user/masked"] and card.data.base_model is None
+    assert run["steps"] == 2 and run["seconds"] > 0 and run["resumed"] is False and run["energy_kwh"] is None
+    assert run["data"] == {
+        "dataset": "user/masked",
+        "dataset_on_hub": True,
+        "masks": "drawn by hand",
+        "train_images": 8,
+        "validation_images": 4,
+        "training_classes": [0, 1, 2, 3],
+    }
+    assert "8 images of the 4 classes 0, 1, 2, 3, validated on 4 others, from `user/masked`" in card.content
+    assert "| learning rate | 0.001, × 0.85 every 2 epochs |" in card.content
+    assert "shortest side 37 (bilinear), centre crop of 32×32, mean 0.5, 0.5, 0.5" in card.content
+    assert "doi" not in card.content and "arxiv.org/abs/2206.01161" in card.content
+    assert str(folder.parent) not in str(card) and "kWh" not in str(card)
+
+
+def test_nothing_measured(folder):
+    """Without results there are no figures but those of the validation in training."""
+    run = json.loads((folder / "run.json").read_text())
+    card = make_card(run)
+    assert card.data.eval_results is None and "On the 4 validation images, in training: top-1" in card.content
+    assert "It was not measured." in card.content and "What got worse" in card.content
+    card = make_card(run | {"validation": None})
+    assert "Nothing was measured." in card.content
+    assert not re.search(r"\d+\.\d %|top-1 \d", card.content)
+
+
+def test_results(folder):
+    run, measured = json.loads((folder / "run.json").read_text()), results()
+    card = make_card(run, measured, figures=("before_after.png",))
+    assert {(r.metric_name, r.metric_value, r.dataset_config) for r in card.data.eval_results} == {
+        ("top-1", 0.5, "paper"),
+        ("top-1 before finetuning", 0.75, "paper"),
+    }
+    (row,) = measured["rows"]
+    assert "| validation | 4 | 75.0 | 50.0 | -25.0 [" in card.content and "0 / 1 |" in card.content
+    assert row["change_low"] < 0 and "(before_after.png)" in card.content
+    worse = card.content.split("## What got worse")[1].split("## Intended use")[0]
+    assert "Top-1 on `validation`: 75.0 before, 50.0 after (-25.0 [" in worse
+    assert "Expected calibration error on `validation`: 10.0 % before, 30.0 % after." in worse
+    assert "1 of 4 test images were classified rightly before and are not now." in worse
+    assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
+    assert "classes shown in training" not in worse
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+
+
+def test_what_got_better_is_not_called_worse(folder):
+    run, measured = json.loads((folder / "run.json").read_text()), results()
+    swapped = copy.deepcopy(measured)
+    for new, old in zip(
+        swapped["rows"] + swapped["class_groups"], measured["rows"] + measured["class_groups"], strict=True
+    ):
+        for key in [key for key in old if key.endswith("_before")]:
+            after = key.replace("_before", "_after")
+            new[key], new[after] = old[after], old[key]
+    swapped["rows"][0] |= {"corrected": 1, "broken": 0}
+    assert "Of what was measured, nothing." in make_card(run, swapped).content
+
+
+def test_energy(folder, tmp_path):
+    """From the file that CodeCarbon's callback leaves; the last run counts."""
+    copied = tmp_path / "run"
+    shutil.copytree(folder, copied)
+    with open(copied / "emissions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["timestamp", "emissions", "energy_consumed"])
+        writer.writeheader()
+        writer.writerow({"timestamp": "1", "emissions": "9", "energy_consumed": "9"})
+        writer.writerow({"timestamp": "2", "emissions": "0.002", "energy_consumed": "0.0125"})
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(copied), masked_dataset(8))
+    trainer.create_model_card()
+    card = ModelCard.load(copied / "README.md")
+    assert "Energy, by CodeCarbon: 0.0125 kWh." in card.content
+    assert card.data.to_dict()["co2_eq_emissions"] == {
+        "emissions": 2.0,
+        "source": "CodeCarbon",
+        "training_type": "fine-tuning",
+    }
+
+
+def evaluation_of(weights: str) -> dict:
+    part = results() | {"class_changes": {}, "curves": {}}
+    return {
+        "settings": {"compare": "runs/robustvit-tiny"},
+        "weights": {"before": "0", "after": weights},
+        "paper_model": None,
+        "versions": {},
+        "hardware": "",
+        "protocols": {"paper": part, "standard": copy.deepcopy(part)},
+    }
+
+
+def test_evaluation_under_two_protocols(folder, tmp_path):
+    """The command takes the results of these very weights, and no others."""
+    copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
+    shutil.copytree(folder, copied)
+    (evaluated / "plots" / "standard").mkdir(parents=True)
+    (evaluated / "plots" / "standard" / "accuracy.png").write_bytes(b"png")
+    command = [sys.executable, "-m", "robust_vit_hf.model_card", copied, "--evaluation", evaluated]
+
+    (evaluated / "results.json").write_text(json.dumps(evaluation_of("0123456789abcdef")))
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode != 0 and "measured other weights than those" in refused.stderr
+    assert "Traceback" not in refused.stderr and not (copied / "evaluation.json").exists()
+
+    digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
+    (evaluated / "results.json").write_text(json.dumps(evaluation_of(digest)))
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    card = ModelCard.load(copied / "README.md")
+    assert {(r.dataset_config, r.metric_name, r.metric_value) for r in card.data.eval_results} == {
+        (protocol, name, value)
+        for protocol in ("paper", "standard")
+        for name, value in (("top-1", 0.5), ("top-1 before finetuning", 0.75))
+    }
+    assert "Protocol `standard`. The classes of the set are ranked" in card.content
+    assert "Top-1 on `validation` under protocol `standard`: 75.0 before, 50.0 after" in card.content
+    assert "(accuracy_standard.png)" in card.content and "accuracy_paper.png" not in card.content
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no `run.json`, which `trainer.create_model_card\(\)`"):
+        write_card(tmp_path)
+
+
+def test_there_is_a_released_card():
+    assert [path.name for path in RELEASED] == ["robustvit-emoji-shift"]
+
+
+@pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.name)
+def test_released_cards(released, tmp_path):
+    """The cards in `model_cards/` are what the generator makes of the files beside them."""
+    shutil.copytree(released, tmp_path / "card")
+    (tmp_path / "card" / "README.md").unlink()
+    write_card(tmp_path / "card")
+    assert (released / "README.md").read_text(encoding="utf-8") == (tmp_path / "card" / "README.md").read_text(
+        encoding="utf-8"
+    )
