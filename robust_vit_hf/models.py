@@ -68,12 +68,19 @@ def load_whole(name: str, **options) -> PreTrainedModel:
 
     Raises:
         OSError: there is no such model.
-        ValueError: its file of weights is broken or cut off, or lacks weights, such as those of the head.
+        ValueError: its file of weights is broken or cut off, has other shapes, or lacks weights, such as those of the head.
     """
     try:
-        model, loading = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True, **options)
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except OSError as error:
+        raise OSError(f"`{name}` cannot be loaded. {error}") from error
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
+    if mismatched := sorted(loading["mismatched_keys"]):
+        shapes = "; ".join(f"`{key}` {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in mismatched[:4])
+        raise ValueError(f"The weights of `{name}` do not have the shapes of its `config.json`: {shapes}.")
     if missing := sorted(loading["missing_keys"]):
         first = ", ".join(f"`{key}`" for key in missing[:4])
         raise ValueError(
