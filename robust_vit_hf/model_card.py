@@ -88,9 +88,9 @@ def describe_run(
         "seed": str(args.seed),
         "checkpoint": "lowest validation loss" if args.load_best_model_at_end else "last",
     }
-    if adapters:
-        adapter = next(iter(adapters.values()))
-        training["LoRA"] = f"rank {adapter.r}, alpha {adapter.lora_alpha}"
+    if trainer.adapter is not None:
+        kind, rank = trainer.adapter.peft_type.value, getattr(trainer.adapter, "r", None)
+        training["adapter"] = f"{kind}{f' of rank {rank}' if rank else ''}{'' if adapters else ', merged'}"
     train, validation = trainer.train_dataset, trainer.eval_dataset
     labels = None
     if isinstance(train, datasets.Dataset) and "label" in train.column_names:

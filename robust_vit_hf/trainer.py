@@ -115,6 +115,7 @@ class RobustViTTrainer(Trainer):
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._original_top1: dict[str, float] = {}
         self._description: dict[str, str] = {}  # what the model card is told beside what the trainer knows
+        self.adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which a script may merge later
         self.resumed = False  # whether the training went on from a checkpoint
         self._strips = None
         if self.pop_callback(TensorBoardCallback) is not None:

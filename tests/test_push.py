@@ -167,7 +167,7 @@ def test_adapter(hub, tmp_path):
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
     card = files["README.md"].decode()
     assert (
-        "library_name: peft\n" in card and "base_model: user/tiny-vit\n" in card and "LoRA | rank 2, alpha 4" in card
+        "library_name: peft\n" in card and "base_model: user/tiny-vit\n" in card and "| adapter | LORA of rank 2 |" in card
     )
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "user/tiny-vit"
 
@@ -191,6 +191,7 @@ def test_adapter(hub, tmp_path):
     assert completed.returncode == 0, completed.stderr[-3000:]
     assert "model.safetensors" in hub.repos["models", "user/merged"]
     assert "adapter_config.json" not in hub.repos["models", "user/merged"]
+    assert b"| adapter | LORA of rank 2, merged |" in hub.repos["models", "user/merged"]["README.md"]
     assert load_model(str(tmp_path / "merged" / "run")).num_parameters() == tiny_vit().num_parameters()
 
 

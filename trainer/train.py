@@ -243,6 +243,7 @@ def main(argv: list[str]) -> None:
             save_strategy="no",
             load_best_model_at_end=False,
             report_to="none",
+            push_to_hub=False,
         )
         control_trainer = RobustViTTrainer(original(), control_config, train, validation, processor)
         control_trainer.train()
