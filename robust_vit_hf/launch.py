@@ -25,8 +25,10 @@ def make_accelerator(bf16: bool) -> Accelerator:
 
 
 def use_all_cores() -> None:
-    """`accelerate launch` leaves a process one thread, unless `--num_cpu_threads_per_process` says otherwise."""
-    torch.set_num_threads(os.cpu_count())
+    """`accelerate launch` leaves a process one thread, unless `--num_cpu_threads_per_process` says otherwise. All that the
+    process may run on: containers and `taskset` give it fewer than the machine has."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
+    torch.set_num_threads(len(usable))
 
 
 def leave(device: torch.device, num_processes: int) -> None:
