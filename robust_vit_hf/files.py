@@ -29,11 +29,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"`{path}` exists already: name another output, or remove it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as private:
+    existing = next(parent for parent in path.absolute().parents if parent.is_dir())
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=existing) as private:
         folder = Path(private) / path.name  # one that others may read
         folder.mkdir()
         yield folder
+        path.parent.mkdir(parents=True, exist_ok=True)
         folder.replace(path)
 
 
