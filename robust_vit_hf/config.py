@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from .files import public_name
 
@@ -86,9 +87,7 @@ class RobustViTConfig(TrainingArguments):
         default=False, metadata={"help": "Must stay False: image and mask are no arguments of the model."}
     )
 
-    hub_strategy: str = field(
-        default="end", metadata={"help": "When to push: `end`, with the card, or `every_save`, `checkpoint`, …"}
-    )
+    hub_strategy: str = field(default="end", metadata={"help": "Must stay `end`: one push, with the card."})
 
     # Losses
     relevance_weight: float = field(
@@ -161,6 +160,11 @@ class RobustViTConfig(TrainingArguments):
                 raise ValueError(f"Expected `{name}` > 0, but got {getattr(self, name)}.")
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns=True` would drop the images and masks. Leave it False.")
+        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise ValueError(
+                f"`hub_strategy` {self.hub_strategy.value} uploads checkpoints without a card and with files that hold paths of "
+                "this machine. Leave it `end`."
+            )
         if self.torch_compile:
             raise ValueError(
                 "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the "

@@ -1,6 +1,7 @@
 """Talking to the Hub: what is uploaded, and errors that say what to do."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,9 +9,12 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from .models import EMOJI_SHIFT
+
 
 # Of the Trainer's own files: `training_args.bin` and `trainer_state.json` hold paths of the machine that trained.
 NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json"]
+NOT_UPLOADED += ["emissions.csv"]  # of CodeCarbon, which tells where the machine stands
 
 
 @contextmanager
@@ -42,18 +46,41 @@ def clear_errors(repo_id: str) -> Iterator[None]:
         ) from None
     except Exception as error:
         # httpx raises errors of its own, which are no OSError, and whose package has changed its name.
-        if type(error).__name__ in (
-            "ConnectError",
-            "ConnectTimeout",
-            "ReadError",
-            "ReadTimeout",
-            "RemoteProtocolError",
-        ):
+        names = [kind.__name__ for kind in type(error).__mro__]
+        if "LocalProtocolError" in names or isinstance(error, UnicodeEncodeError):  # these quote the header
+            raise PermissionError(
+                f"The token for `{repo_id}` holds characters that none has, such as a space or a line break. Log in with "
+                "`hf auth login`, or set `HF_TOKEN`."
+            ) from None
+        if "TransportError" in names:
             raise ConnectionError(
                 f"The Hub cannot be reached for `{repo_id}` ({type(error).__name__}: {error}). Check the network and "
                 "`HF_ENDPOINT`; when it is back, push again: what was uploaded is not uploaded twice."
             ) from None
         raise
+
+
+def create_repo(
+    repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: str | None = None
+) -> str:
+    """Create a repository if there is none, and return its id, with the owner.
+
+    Args:
+        repo_id, repo_type, private, token: as in [`push_folder`].
+
+    Raises:
+        OSError: as [`clear_errors`].
+        ValueError: there is a public one, and a private one is asked for.
+    """
+    api = HfApi(token=token)
+    with clear_errors(repo_id):
+        repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
+        is_private = not private or api.repo_info(repo_id, repo_type=repo_type).private
+    if not is_private:
+        raise ValueError(
+            f"`{repo_id}` exists and is public, so nothing was uploaded. Make it private on the Hub first, or take another name."
+        )
+    return repo_id
 
 
 def push_folder(
@@ -73,25 +100,26 @@ def push_folder(
         folder: what to upload, but for [`NOT_UPLOADED`].
         repo_id: `name` or `owner/name`.
         repo_type: `"model"` or `"dataset"`.
-        private: visibility of a new repository.
+        private: whether a new repository is private. One that exists must be, if this is asked for.
         revision: branch, made if it does not exist; `main` by default.
         token: by default the one of `hf auth login` or `HF_TOKEN`.
 
     Raises:
         OSError: as [`clear_errors`].
-        ValueError: an adapter whose base nobody else can load.
+        ValueError: an adapter whose base nobody else can load, or a public repository where a private one is asked for.
     """
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if base is None or Path(base).exists():
+        is_id = base is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
+        if base != EMOJI_SHIFT and not is_id:
             raise ValueError(
                 f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
                 "adapter (`--merge_lora`, `model.merge_and_unload()`)."
             )
+    repo_id = create_repo(repo_id, repo_type=repo_type, private=private, token=token)
     api = HfApi(token=token)
     with clear_errors(repo_id):
-        repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
         return api.upload_folder(

@@ -7,129 +7,54 @@ JSON files alone: `run.json`, which the trainer writes, `results.json` of `train
 """
 
 import argparse
-import csv
 import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import datasets
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.utils import logging
 
-from .architectures import unwrap_pretrained
 from .emoji_shift import SPLITS
 from .evaluation.compare import MEAN_ROW
 from .evaluation.published import PAPER_SETS
-from .evaluation.tables import change, change_with_interval, main_table, percent
-from .files import public_name, write_atomically
+from .evaluation.tables import change, change_with_interval, main_table, number, percent
+from .files import write_atomically
 from .models import EMOJI_SHIFT, load_model, weights_digest
-from .report import RESULTS_FILE, environment
-from .transforms import make_image_processor
+from .report import RESULTS_FILE
+from .run_record import RUN_FILE
 
 
-if TYPE_CHECKING:
-    from .trainer import RobustViTTrainer
+logger = logging.get_logger(__name__)
 
-
-RUN_FILE, EVALUATION_FILE, CARD_FILE = "run.json", "evaluation.json", "README.md"
-EMISSIONS_FILE = "emissions.csv"  # of CodeCarbon, in the output_dir
+EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
+# The pictures that belong to a file of results.
 FIGURES = {
-    "before_after.png": "Test images with the relevance of their class before and after",
-    "accuracy_paper.png": "Top-1 of each set under the protocol of the paper",
-    "accuracy_standard.png": "Top-1 of each set under the usual protocol",
+    RESULTS_FILE: {"before_after.png": "Images of these sets with the relevance of their class before and after"},
+    EVALUATION_FILE: {
+        "accuracy_paper.png": "Top-1 of each set under the protocol of the paper",
+        "accuracy_standard.png": "Top-1 of each set under the usual protocol",
+    },
 }
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+# What is compared: name, whether more is better, and how it is shown.
+SCORES = {
+    "top1": ("Top-1, per cent", True, percent),
+    "top5": ("Top-5, per cent", True, percent),
+    "ece": ("Expected calibration error, per cent", False, percent),
+    "nll": ("Negative log-likelihood, nats", False, number),
+    "brier": ("Brier score", False, number),
+    "mean_iou": ("Mean IoU of relevance map and mask, per cent", True, percent),
+    "pixel_accuracy": ("Pixel accuracy of the relevance map, per cent", True, percent),
+    "mean_ap": ("Average precision of the relevance map, per cent", True, percent),
+}
 TASK = {"task_type": "image-classification", "task_name": "Image classification"}
 PROTOCOLS = {
-    "paper": "All classes are ranked, images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5",
-    "standard": "The classes of the set are ranked, images are resized to 248 (bicubic) and normalised as in pretraining",
+    "paper": "All classes are ranked; images are resized to 256 (bilinear) and cropped to 224, or in this proportion, and "
+    "normalised by 0.5",
+    "standard": "The classes of the set are ranked; images are resized to 248 (bicubic) and cropped to 224, or in this "
+    "proportion, and normalised as in pretraining",
 }
-
-
-def describe_run(
-    trainer: "RobustViTTrainer",
-    *,
-    started_from: str | None = None,
-    dataset: str | None = None,
-    masks: str = "those of the data set",
-    license: str | None = None,
-) -> dict:
-    """What a card tells of a finetuning, as JSON values: model, data, hyper-parameters, effort.
-
-    Args:
-        trainer: after its training.
-        started_from: Hub id or folder of the model before; what the model was loaded from by default.
-        dataset: Hub id or folder of the images.
-        masks: where the masks are from.
-        license: of the finetuned model; nothing by default, since it depends on that of the model before.
-    """
-    args, processor = trainer.args, trainer.processing_class
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    pretrained = unwrap_pretrained(model)
-    crop = processor.crop_size
-    adapters = getattr(model, "peft_config", {})
-    started_from = started_from or pretrained.config._name_or_path or type(pretrained).__name__
-    on_hub = started_from.count("/") == 1 and not Path(started_from).exists()
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-    decays = f", × {args.lr_decay_rate:g} every {args.lr_decay_every} epochs"
-    training = {
-        "learning rate": f"{args.learning_rate:g}{decays if args.lr_scheduler_type == 'constant' else ''}",
-        "epochs": f"{args.num_train_epochs:g}",
-        "batch": f"{args.train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on "
-        f"{args.world_size} process{'es' if args.world_size > 1 else ''}",
-        "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
-        "weights: relevance, confidence": f"{args.relevance_weight:g}, {args.confidence_weight:g}",
-        "weights: background, foreground": f"{args.background_weight:g}, {args.foreground_weight:g}",
-        "distance of relevance and mask": args.relevance_distance + (", second order" if args.second_order else ""),
-        "classes: of the relevance, of the confidence": f"{args.relevance_target}, {args.confidence_target}",
-        "temperature of the confidence": f"{args.confidence_temperature:g}",
-        "precision": precision,
-        "seed": str(args.seed),
-        "checkpoint": "lowest validation loss" if args.load_best_model_at_end else "last",
-    }
-    if trainer.adapter is not None:
-        kind, rank = trainer.adapter.peft_type.value, getattr(trainer.adapter, "r", None)
-        training["adapter"] = f"{kind}{f' of rank {rank}' if rank else ''}{'' if adapters else ', merged'}"
-    train, validation = trainer.train_dataset, trainer.eval_dataset
-    labels = None
-    if isinstance(train, datasets.Dataset) and "label" in train.column_names:
-        labels = sorted(set(train.with_format(None)["label"]))
-    return {
-        "model_name": (trainer.hub_model_id or args.hub_model_id or Path(args.output_dir).resolve().name).split("/")[
-            -1
-        ],
-        "hub_model_id": trainer.hub_model_id or args.hub_model_id,
-        "started_from": public_name(started_from),
-        "base_model": started_from if on_hub else "facebook/dinov2-small" if started_from == EMOJI_SHIFT else None,
-        "license": license,
-        "library_name": "peft" if adapters else "transformers",
-        "architecture": type(pretrained).__name__,
-        "num_parameters": sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name),
-        "num_classes": pretrained.config.num_labels,
-        "image_size": [crop["height"], crop["width"]],
-        "preset": "paper"
-        if _same(processor, make_image_processor("paper", (crop["height"], crop["width"])))
-        else "own",
-        "preprocessing": _preprocessing(processor),
-        "training": training,
-        "data": {
-            "dataset": None if dataset is None else public_name(dataset),
-            "dataset_on_hub": dataset is not None and dataset.count("/") == 1 and not Path(dataset).exists(),
-            "masks": masks,
-            "train_images": len(train),
-            "validation_images": 0 if validation is None else len(validation),
-            "training_classes": labels,
-        },
-        "validation": _validation(trainer),
-        "steps": trainer.state.global_step,
-        "seconds": next(
-            (e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), None
-        ),
-        "resumed": trainer.resumed,
-        **_energy(Path(args.output_dir)),
-        **environment(),
-    }
 
 
 def make_card(
@@ -162,7 +87,8 @@ def make_card(
         template_path=str(TEMPLATE),
         name=run["model_name"],
         id=run["hub_model_id"] or run["model_name"],
-        base=run["base_model"] or run["started_from"],
+        base=run["started_from"],
+        at=f', revision="{run["revision"]}"' if run["revision"] else "",
         started_from=f"`{run['started_from']}`",
         adapter=adapter,
         own_class=run["architecture"] == "DINOv3ViTForImageClassification",
@@ -173,8 +99,11 @@ def make_card(
         preprocessing=run["preprocessing"],
         has_control=any(row["top1_control"] is not None for _, _, rows in measured for row in rows),
         results=[{"title": title, "table": main_table(rows).markdown()} for title, _, rows in measured],
+        chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),
         validation=run["validation"],
-        figures=[{"file": name, "text": text} for name, text in FIGURES.items() if name in figures],
+        figures=[
+            {"file": name, "text": text} for some in FIGURES.values() for name, text in some.items() if name in figures
+        ],
         worse=_what_got_worse(measured, results, evaluation),
         data=_data(run["data"]),
         training=list(run["training"].items()),
@@ -183,58 +112,32 @@ def make_card(
 
 
 def write_card(folder: Path) -> None:
-    """Write `README.md` of a folder from the JSON files and pictures in it.
+    """Write `README.md` of a folder from the JSON files and pictures in it. Results of other weights are left out.
 
     Raises:
         FileNotFoundError: it has no `run.json`.
+        ValueError: its `run.json` is another program's.
     """
     if not (folder / RUN_FILE).is_file():
         raise FileNotFoundError(
             f"`{folder}` has no `{RUN_FILE}`, which `trainer.create_model_card()` and `trainer/train.py` write."
         )
-    files = [folder / name for name in (RUN_FILE, RESULTS_FILE, EVALUATION_FILE)]
-    contents = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None for file in files]
-    figures = tuple(name for name in FIGURES if (folder / name).is_file())
-    write_atomically(folder / CARD_FILE, str(make_card(*contents, figures)))
-
-
-# -- Parts of a run ---------------------------------------------------------------------------------------------------
-
-
-def _same(processor, other) -> bool:
-    names = ("size", "crop_size", "resample", "image_mean", "image_std", "do_center_crop")
-    return all(getattr(processor, name) == getattr(other, name) for name in names)
-
-
-def _preprocessing(processor) -> str:
-    size, crop = dict(processor.size), processor.crop_size
-    resized = size.get("shortest_edge") or f"{size['height']}×{size['width']}"
-    method = {2: "bilinear", 3: "bicubic"}.get(int(processor.resample), f"filter {int(processor.resample)}")
-    edge = "shortest side " if "shortest_edge" in size else ""
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (processor.image_mean, processor.image_std))
-    return f"{edge}{resized} ({method}), centre crop of {crop['height']}×{crop['width']}, mean {mean}, standard deviation {std}"
-
-
-def _validation(trainer: "RobustViTTrainer") -> dict | None:
-    """The evaluation of the checkpoint that was kept, in words."""
-    logs = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    if not logs:
-        return None
-    kept = min(logs, key=lambda entry: entry["eval_loss"]) if trainer.args.load_best_model_at_end else logs[-1]
-    names = ("loss", "relevance_loss", "background_loss", "foreground_loss", "confidence_loss")
-    parts = [f"{name.replace('_', ' ')} {kept[f'eval_{name}']:.4f}" for name in names if f"eval_{name}" in kept]
-    if "eval_original_top1" in kept and "eval_top1" in kept:
-        parts.insert(0, f"top-1 {percent(kept['eval_original_top1'])} before, {percent(kept['eval_top1'])} after")
-    return {"images": len(trainer.eval_dataset), "text": ", ".join(parts)}
-
-
-def _energy(folder: Path) -> dict[str, float | None]:
-    """Of the last run in CodeCarbon's `emissions.csv`, which the callback of transformers writes."""
-    if not (folder / EMISSIONS_FILE).is_file():
-        return {"energy_kwh": None, "emissions_kg": None}
-    with open(folder / EMISSIONS_FILE, newline="", encoding="utf-8") as file:
-        last = list(csv.DictReader(file))[-1]
-    return {"energy_kwh": float(last["energy_consumed"]), "emissions_kg": float(last["emissions"])}
+    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    measured, figures = {}, []
+    for file, pictures in FIGURES.items():
+        contents = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else None
+        if contents is not None and contents.get("weights", {}).get("after") != run.get("weights"):
+            logger.warning(
+                f"`{folder / file}` is of other weights than `{RUN_FILE}`, so the card does not tell of it."
+            )
+            contents = None
+        measured[file] = contents
+        figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
+    try:
+        card = make_card(run, measured[RESULTS_FILE], measured[EVALUATION_FILE], tuple(figures))
+    except KeyError as error:
+        raise ValueError(f"`{folder / RUN_FILE}` has no {error}: it is not what the trainer writes.") from error
+    write_atomically(folder / CARD_FILE, str(card))
 
 
 # -- Parts of a card --------------------------------------------------------------------------------------------------
@@ -281,19 +184,15 @@ def _what_got_worse(measured: list, results: dict | None, evaluation: dict | Non
     lines = []
     for _, protocol, rows in measured:
         where = f" under protocol `{protocol}`" if len(measured) > 1 else ""
-        for row in rows:
-            before, after = row["top1_before"], row["top1_after"]
-            if after is not None and after < before:
-                lines.append(
-                    f"Top-1 on `{row['set']}`{where}: {percent(before)} before, {percent(after)} after "
-                    f"({change_with_interval(row)})."
-                )
-        for row in rows:
-            before, after = row["ece_before"], row["ece_after"]
-            if after is not None and after > before + 0.0005:
-                lines.append(
-                    f"Expected calibration error on `{row['set']}`{where}: {percent(before)} % before, {percent(after)} % after."
-                )
+        for score, (name, rises, show) in SCORES.items():
+            worse = []
+            for row in rows:
+                before, after = row[f"{score}_before"], row[f"{score}_after"]
+                if after is not None and (after < before if rises else after > before):
+                    interval = f" ({change_with_interval(row)})" if score == "top1" else ""
+                    worse.append(f"`{row['set']}` {show(before)} → {show(after)}{interval}")
+            if worse:
+                lines.append(f"{name}{where}: {', '.join(worse)}.")
         broken = sum(row["broken"] or 0 for row in rows if row["set"] != MEAN_ROW)
         if broken:
             images = sum(
@@ -319,6 +218,11 @@ def _what_got_worse(measured: list, results: dict | None, evaluation: dict | Non
                         f"after ({change(before, after)})."
                     )
     return lines
+
+
+def _chose_checkpoint(results: dict) -> bool:
+    """Whether the one set that was measured is that of the validation, by which the checkpoint may have been chosen."""
+    return [row["set"] for row in results["rows"]] == [results.get("settings", {}).get("data", {}).get("eval_split")]
 
 
 def _data(data: dict) -> str:
@@ -366,12 +270,19 @@ def main(argv: list[str]) -> None:
             raise ValueError(
                 f"`{arguments.evaluation}` holds no comparison of two models: run eval/evaluate_robustness.py with --compare."
             )
-        if evaluation["weights"]["after"] != weights_digest(load_model(str(arguments.folder))):
-            raise ValueError(
-                f"`{arguments.evaluation}` measured other weights than those in `{arguments.folder}`: run "
-                f"`eval/evaluate_robustness.py --compare {arguments.folder}` again."
-            )
-        kept = {key: evaluation[key] for key in ("paper_model", "versions", "hardware", "protocols")}
+        known = {"after": weights_digest(load_model(str(arguments.folder)))}
+        if (arguments.folder / RESULTS_FILE).is_file():
+            known |= json.loads((arguments.folder / RESULTS_FILE).read_text(encoding="utf-8")).get("weights", {})
+        for side, digest in known.items():
+            if evaluation["weights"][side] != digest:
+                option = {"before": "--model", "after": f"--compare {arguments.folder}"}[side]
+                raise ValueError(
+                    f"`{arguments.evaluation}` measured other weights than those {side} the finetuning of `{arguments.folder}`: "
+                    f"run eval/evaluate_robustness.py again, see {option}."
+                )
+        for picture in FIGURES[EVALUATION_FILE]:
+            (arguments.folder / picture).unlink(missing_ok=True)
+        kept = {key: evaluation[key] for key in ("paper_model", "weights", "versions", "hardware", "protocols")}
         write_atomically(arguments.folder / EVALUATION_FILE, json.dumps(kept, indent=2) + "\n")
         for protocol in evaluation["protocols"]:
             plot = arguments.evaluation / "plots" / protocol / "accuracy.png"

@@ -1,7 +1,9 @@
 """Models and their preprocessing by name: the paper's seven, a folder, a Hub id, or the bundled model."""
 
+import copy
 import hashlib
 import json
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -50,7 +52,11 @@ def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     name = ZOO.get(name, name)
     if is_timm(name):
         return from_timm(name).float().eval()
-    if find_adapter_config_file(name) is not None:
+    try:
+        adapter = find_adapter_config_file(name)
+    except OSError as error:
+        raise OSError(f"`{name}` cannot be loaded. {error}") from error
+    if adapter is not None:
         return load_adapted(name, trust_remote_code)
     options = {"trust_remote_code": trust_remote_code, "dtype": torch.float32}
     model = load_whole(name, **options)
@@ -79,7 +85,9 @@ def load_whole(name: str, **options) -> PreTrainedModel:
     except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
     if mismatched := sorted(loading["mismatched_keys"]):
-        shapes = "; ".join(f"`{key}` {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in mismatched[:4])
+        shapes = "; ".join(
+            f"`{key}` {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in mismatched[:4]
+        )
         raise ValueError(f"The weights of `{name}` do not have the shapes of its `config.json`: {shapes}.")
     if missing := sorted(loading["missing_keys"]):
         first = ", ".join(f"`{key}`" for key in missing[:4])
@@ -87,15 +95,26 @@ def load_whole(name: str, **options) -> PreTrainedModel:
             f"`{name}` lacks {len(missing)} weights of a `{type(model).__name__}`, such as {first}. Expected a model that "
             "classifies already: train its head first."
         )
+    if layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
+        raise ValueError(
+            f"`{name}` holds {len(layers)} weights of layers that its `config.json` does not have, such as `{layers[0]}`."
+        )
     return model
 
 
 def is_timm(name: str) -> bool:
-    """Whether a Hub id or folder holds weights of timm."""
+    """Whether a Hub id or folder holds weights of timm.
+
+    Raises:
+        ValueError: its `config.json` is broken.
+    """
     config = Path(name, "config.json")
-    if config.is_file():
+    if not config.is_file():
+        return name.startswith("timm/")
+    try:
         return "architecture" in json.loads(config.read_text(encoding="utf-8"))
-    return name.startswith("timm/")
+    except ValueError as error:
+        raise ValueError(f"`{config}` is no JSON; it may be cut off. {error}") from error
 
 
 def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -104,12 +123,27 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     Raises:
         ModuleNotFoundError: PEFT is not installed.
         OSError: there is no such adapter or base.
+        ValueError: the adapter names no base, does not fit it, or its file is broken.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
-    base = load_model(PeftConfig.from_pretrained(name).base_model_name_or_path, trust_remote_code)
-    merged = PeftModel.from_pretrained(base, name).merge_and_unload()
-    return merged.float().requires_grad_(True).eval()
+    base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
+    if base_name is None:
+        raise ValueError(f"The adapter `{name}` does not name its base in `adapter_config.json`: write it there.")
+    base = load_model(base_name, trust_remote_code)
+    try:
+        found = load_peft_weights(name, device="cpu").keys()
+        adapted = PeftModel.from_pretrained(base, name)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f"The adapter `{name}` does not fit `{base_name}`. {type(error).__name__}: {error}"
+        ) from error
+    if differing := sorted(found ^ get_peft_model_state_dict(adapted).keys()):
+        first = ", ".join(f"`{key}`" for key in differing[:4])
+        raise ValueError(
+            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are in one of both alone, such as {first}."
+        )
+    return adapted.merge_and_unload().float().requires_grad_(True).eval()
 
 
 def load_processor(name: str, preset: str, model: PreTrainedModel, image_size: int | None = None) -> ViTImageProcessor:
@@ -147,7 +181,9 @@ def load_processor(name: str, preset: str, model: PreTrainedModel, image_size: i
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits that change with any weight."""
+    """16 hexadecimal digits that change with any weight; of a PEFT model, with those that it has once it is merged."""
+    if hasattr(model, "peft_config"):
+        model = copy.deepcopy(model).merge_and_unload()
     digest = hashlib.sha256()
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

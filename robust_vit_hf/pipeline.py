@@ -48,10 +48,12 @@ class RelevanceMapPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def _sanitize_parameters(self, target: int | str | None = None, overlay: bool = False, **unknown):
-        if unknown:
-            raise ValueError(f"Unknown arguments {', '.join(unknown)}; expected `target` and `overlay`.")
-        return {}, {"target": self._class_id(target)}, {"overlay": overlay}
+    def _sanitize_parameters(self, **arguments):
+        if unknown := arguments.keys() - {"target", "overlay"}:
+            raise ValueError(f"Unknown arguments {', '.join(sorted(unknown))}; expected `target` and `overlay`.")
+        # Only what is given here: it takes the place of what the pipeline was made with.
+        forward = {"target": self._class_id(arguments["target"])} if "target" in arguments else {}
+        return {}, forward, {key: arguments[key] for key in ("overlay",) if key in arguments}
 
     def _class_id(self, target: int | str | None) -> int | None:
         names = self.model.config.id2label
@@ -67,20 +69,21 @@ class RelevanceMapPipeline(Pipeline):
 
     def preprocess(self, image: Any) -> dict[str, Any]:
         image = load_image(image)
-        return {"image": image, "pixel_values": self.image_processor(image, return_tensors="pt")["pixel_values"]}
+        pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"]
+        return {"image": image, "pixel_values": pixel_values.to(self.model.dtype)}
 
-    def _forward(self, inputs: dict[str, Any], target: int | None) -> dict[str, Any]:
+    def _forward(self, inputs: dict[str, Any], target: int | None = None) -> dict[str, Any]:
         output = relevance_map(self.model, inputs["pixel_values"], target)
         classes = output.logits.argmax(dim=1) if target is None else torch.full((len(output.logits),), target)
-        scores = output.logits.softmax(dim=1).gather(1, classes.to(output.logits.device).unsqueeze(1))
+        scores = output.logits.float().softmax(dim=1).gather(1, classes.to(output.logits.device).unsqueeze(1))
         return {
             "image": inputs["image"],
             "relevance": output.relevance,
             "class": classes.unsqueeze(1),
-            "score": scores.float(),
+            "score": scores,
         }
 
-    def postprocess(self, outputs: dict[str, Any], overlay: bool) -> dict[str, Any]:
+    def postprocess(self, outputs: dict[str, Any], overlay: bool = False) -> dict[str, Any]:
         image = outputs["image"][0] if isinstance(outputs["image"], list) else outputs["image"]
         relevance = place_in_image(outputs["relevance"][0, 0], image.size, self.image_processor)
         answer = {
@@ -106,7 +109,9 @@ def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: Ba
     if getattr(processor, "do_center_crop", False):
         edge = processor.size.get("shortest_edge")
         resized = (processor.size.get("width"), processor.size.get("height"))
-        if edge is not None:
+        if not processor.do_resize:
+            resized = size
+        elif edge is not None:
             resized = tuple(edge * side / min(size) for side in size)
     scale = [length / side for length, side in zip(resized, size, strict=True)]
     # A crop that is larger than what was resized pads it.

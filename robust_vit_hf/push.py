@@ -11,21 +11,31 @@ from pathlib import Path
 
 from .data.shards import PARTS_FOLDER, SETTINGS_FILE
 from .files import write_atomically
-from .hub import push_folder
-from .model_card import RUN_FILE, write_card
+from .hub import create_repo, push_folder
+from .model_card import CARD_FILE, write_card
+from .run_record import RUN_FILE
 
 
 def repo_type_of(folder: Path) -> str:
     """`"model"` or `"dataset"`, by what a folder holds.
 
     Raises:
-        ValueError: it holds neither, or a data set that is not finished.
+        ValueError: it holds neither, a data set that is not finished, or a model without weights or card.
     """
     if (folder / PARTS_FOLDER).exists():
         raise ValueError(f"`{folder}` is a data set that was cut off: run the command that made it again first.")
     if (folder / SETTINGS_FILE).is_file():
         return "dataset"
     if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+        if not any(
+            path.suffix in (".safetensors", ".bin") for path in folder.iterdir() if path.stem != "training_args"
+        ):
+            raise ValueError(f"`{folder}` holds no weights (`model.safetensors` or `adapter_model.safetensors`).")
+        if not (folder / RUN_FILE).is_file() and not (folder / CARD_FILE).is_file():
+            raise ValueError(
+                f"`{folder}` has no model card, and no `{RUN_FILE}` to make one from: write a `{CARD_FILE}` that says what the "
+                "model is."
+            )
         return "model"
     raise ValueError(
         f"`{folder}` holds no model (`config.json`), no adapter (`adapter_config.json`), and no prepared images "
@@ -48,8 +58,9 @@ def main(argv: list[str]) -> None:
     repo_type = repo_type_of(arguments.folder)
     run = arguments.folder / RUN_FILE
     if run.is_file():  # the card tells how to load the model from where it will be
-        described = json.loads(run.read_text(encoding="utf-8"))
-        described |= {"hub_model_id": arguments.repo_id, "model_name": arguments.repo_id.split("/")[-1]}
+        repo_id = create_repo(arguments.repo_id, private=arguments.private)
+        described = json.loads(run.read_text(encoding="utf-8")) | {"hub_model_id": repo_id}
+        described |= {"model_name": repo_id.split("/")[-1], "revision": arguments.revision}
         write_atomically(run, json.dumps(described, indent=2) + "\n")
         write_card(arguments.folder)
     commit = push_folder(

@@ -13,6 +13,7 @@ from .evaluation import Comparison, EvaluationSet
 from .evaluation.tables import main_table
 from .figures import denormalize, save_before_after_figure
 from .files import write_atomically
+from .models import weights_digest
 from .relevance import relevance_map
 from .transforms import eval_transform
 
@@ -52,6 +53,7 @@ def write_report(
         "rows": comparison.rows(),
         "class_groups": comparison.class_groups(),
         "settings": settings,
+        "weights": {side: weights_digest(model) for side, model in models.items()},
         **environment(),
     }
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")

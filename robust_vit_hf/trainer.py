@@ -22,10 +22,11 @@ from .callbacks import RelevanceTensorBoardCallback
 from .config import RobustViTConfig
 from .data import check_columns, check_rows
 from .files import write_atomically
-from .hub import clear_errors, push_folder
+from .hub import create_repo, push_folder
 from .losses import ConfidenceLoss, RelevanceLoss
-from .model_card import RUN_FILE, describe_run, write_card
+from .model_card import write_card
 from .relevance import explicit_attention, relevance_map
+from .run_record import RUN_FILE, describe_run
 from .transforms import eval_transform, make_image_processor, train_transform
 
 
@@ -116,6 +117,7 @@ class RobustViTTrainer(Trainer):
         self._original_top1: dict[str, float] = {}
         self._description: dict[str, str] = {}  # what the model card is told beside what the trainer knows
         self.adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which a script may merge later
+        self.validation: dict[str, float] = {}  # the last evaluation of `eval_dataset`, with its step
         self.resumed = False  # whether the training went on from a checkpoint
         self._strips = None
         if self.pop_callback(TensorBoardCallback) is not None:
@@ -251,6 +253,8 @@ class RobustViTTrainer(Trainer):
             output.metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).mean().item()
         if dataloader.dataset is self.eval_dataset and self._original_top1.get("eval") is not None:
             output.metrics[f"{metric_key_prefix}_original_top1"] = self._original_top1["eval"]
+        if dataloader.dataset is self.eval_dataset:
+            self.validation = {"step": self.state.global_step, **output.metrics}
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -267,24 +271,38 @@ class RobustViTTrainer(Trainer):
     # -- The Hub ------------------------------------------------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """The Trainer's, which creates the repository before the training, with errors that say what to do."""
-        with clear_errors(self.args.hub_model_id or Path(self.args.output_dir).resolve().name):
-            super().init_hf_repo(token=token, private=private)
+        """Create the repository, before the training. Arguments are those of [`push_to_hub`], and so are the errors."""
+        if self.is_world_process_zero():
+            self.hub_model_id = create_repo(
+                self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
+                private=self.args.hub_private_repo if private is None else private,
+                token=self.args.hub_token if token is None else token,
+            )
+            self.push_in_progress = None
 
-    def create_model_card(self, model_name: str | None = None, **description) -> None:
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        *,
+        started_from: str | None = None,
+        dataset: str | None = None,
+        masks: str | None = None,
+        license: str | None = None,
+        revision: str | None = None,
+    ) -> None:
         """Write `run.json`, and `README.md` from it and the results that lie beside it, into the `output_dir`.
 
         Args:
             model_name: heading; by default the name on the Hub, or that of the `output_dir`.
-            description: `started_from`, `dataset`, `masks` and `license`, see [`describe_run`]. What an earlier call said
-                holds until another says otherwise.
+            started_from, dataset, masks, license, revision: see [`describe_run`]. What an earlier call said holds until
+                another says otherwise.
         """
+        said = {"model_name": model_name, "started_from": started_from, "dataset": dataset, "masks": masks}
+        said |= {"license": license, "revision": revision}
+        self._description |= {key: value for key, value in said.items() if value is not None}
         if not self.is_world_process_zero():
             return
-        self._description |= description | ({"model_name": model_name} if model_name else {})
-        said = dict(self._description)
-        name = said.pop("model_name", None)
-        run = describe_run(self, **said) | ({"model_name": name} if name else {})
+        run = describe_run(self, **self._description)
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
@@ -307,7 +325,7 @@ class RobustViTTrainer(Trainer):
             commit_message, revision: of the commit; a branch that does not exist is made.
             blocking: whether to return when all is uploaded; otherwise a `Future` is returned.
             token, private: by default `args.hub_token` and `args.hub_private_repo`.
-            description: see [`create_model_card`].
+            description: arguments of [`create_model_card`].
 
         Returns:
             The commit, or a `Future` of it. `None` in all processes but the first.
@@ -322,7 +340,8 @@ class RobustViTTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self.create_model_card(**description)
+        revision = self.args.hub_revision if revision is None else revision
+        self.create_model_card(revision=revision, **description)
         self._finish_current_push()
         pool = ThreadPoolExecutor(1)
         future = pool.submit(
@@ -331,7 +350,7 @@ class RobustViTTrainer(Trainer):
             self.hub_model_id,
             commit_message=commit_message,
             private=self.args.hub_private_repo if private is None else private,
-            revision=self.args.hub_revision if revision is None else revision,
+            revision=revision,
             token=self.args.hub_token if token is None else token,
         )
         pool.shutdown(wait=False)

@@ -40,8 +40,16 @@ def folder(tmp_path_factory) -> Path:
 
 def results() -> dict:
     """`results.json` of one set of 4 images; before 3 are right, after 2."""
-    before = SetResult(np.array([[0], [1], [2], [0]]), [[0], [1], [2], [3]], scores={"top1": 0.75, "ece": 0.1})
-    after = SetResult(np.array([[0], [1], [0], [0]]), [[0], [1], [2], [3]], scores={"top1": 0.5, "ece": 0.3})
+    before = SetResult(
+        np.array([[0], [1], [2], [0]]),
+        [[0], [1], [2], [3]],
+        scores={"top1": 0.75, "ece": 0.1, "nll": 2, "mean_iou": 0.6},
+    )
+    after = SetResult(
+        np.array([[0], [1], [0], [0]]),
+        [[0], [1], [2], [3]],
+        scores={"top1": 0.5, "ece": 0.3, "nll": 2, "mean_iou": 0.2},
+    )
     comparison = Comparison({"validation": before}, {"validation": after}, training_classes=frozenset([0, 1]))
     return {"rows": comparison.rows(), "class_groups": comparison.class_groups()}
 
@@ -71,9 +79,9 @@ def test_nothing_measured(folder):
     run = json.loads((folder / "run.json").read_text())
     card = make_card(run)
     assert card.data.eval_results is None and "On the 4 validation images, in training: top-1" in card.content
-    assert "It was not measured." in card.content and "What got worse" in card.content
+    assert "Only the validation images were measured, see above." in card.content
     card = make_card(run | {"validation": None})
-    assert "Nothing was measured." in card.content
+    assert "Nothing was measured." in card.content and "It was not measured." in card.content
     assert not re.search(r"\d+\.\d %|top-1 \d", card.content)
 
 
@@ -88,8 +96,10 @@ def test_results(folder):
     assert "| validation | 4 | 75.0 | 50.0 | -25.0 [" in card.content and "0 / 1 |" in card.content
     assert row["change_low"] < 0 and "(before_after.png)" in card.content
     worse = card.content.split("## What got worse")[1].split("## Intended use")[0]
-    assert "Top-1 on `validation`: 75.0 before, 50.0 after (-25.0 [" in worse
-    assert "Expected calibration error on `validation`: 10.0 % before, 30.0 % after." in worse
+    assert "- Top-1, per cent: `validation` 75.0 → 50.0 (-25.0 [" in worse
+    assert "- Expected calibration error, per cent: `validation` 10.0 → 30.0." in worse
+    assert "- Mean IoU of relevance map and mask, per cent: `validation` 60.0 → 20.0." in worse
+    assert "- Negative log-likelihood" not in worse and "- Top-5" not in worse
     assert "1 of 4 test images were classified rightly before and are not now." in worse
     assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
     assert "classes shown in training" not in worse
@@ -151,7 +161,7 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
 
     (evaluated / "results.json").write_text(json.dumps(evaluation_of("0123456789abcdef")))
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode != 0 and "measured other weights than those" in refused.stderr
+    assert refused.returncode != 0 and "measured other weights than those after the finetuning" in refused.stderr
     assert "Traceback" not in refused.stderr and not (copied / "evaluation.json").exists()
 
     digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
@@ -165,8 +175,64 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
         for name, value in (("top-1", 0.5), ("top-1 before finetuning", 0.75))
     }
     assert "Protocol `standard`. The classes of the set are ranked" in card.content
-    assert "Top-1 on `validation` under protocol `standard`: 75.0 before, 50.0 after" in card.content
+    assert "Top-1, per cent under protocol `standard`: `validation` 75.0 → 50.0" in card.content
     assert "(accuracy_standard.png)" in card.content and "accuracy_paper.png" not in card.content
+
+
+def test_results_of_other_weights_are_left_out(folder, tmp_path, caplog):
+    """A second training in the same folder, or a resumed one, is not told by the figures of the first."""
+    copied = tmp_path / "run"
+    shutil.copytree(folder, copied)
+    weights = json.loads((copied / "run.json").read_text())["weights"]
+    (copied / "before_after.png").write_bytes(b"png")
+    for digest, told in ((weights, True), ("0123456789abcdef", False)):
+        (copied / "results.json").write_text(json.dumps(results() | {"weights": {"before": "0", "after": digest}}))
+        write_card(copied)
+        text = (copied / "README.md").read_text()
+        assert ("| validation | 4 | 75.0" in text) is told and ("(before_after.png)" in text) is told
+    (copied / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"run.json` has no '\w+': it is not what the trainer writes"):
+        write_card(copied)
+
+
+def test_validation_is_that_of_the_kept_checkpoint(tmp_path):
+    """By the metric that chooses it, and of the validation images, whatever was evaluated later."""
+    settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3, "learning_rate": 0.01}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "foreground_loss", "greater_is_better": True}
+    trainer = RobustViTTrainer(
+        tiny_vit(), tiny_config(tmp_path, **settings), masked_dataset(8), masked_dataset(4, seed=1)
+    )
+    trainer.train()
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    best = max(evaluations, key=lambda entry: entry["eval_foreground_loss"])
+    assert best != min(evaluations, key=lambda entry: entry["eval_loss"])
+    trainer.evaluate([trainer.eval_dataset[0]] * 12)
+    trainer.create_model_card()
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["validation"]["images"] == 4 and f"loss {best['eval_loss']:.4f}" in run["validation"]["text"]
+    assert run["training"]["checkpoint"] == "highest foreground_loss in validation"
+
+    steps = RobustViTTrainer(
+        tiny_vit(),
+        tiny_config(tmp_path / "steps", max_steps=1, lr_scheduler_type="cosine", warmup_steps=5),
+        masked_dataset(16),
+    )
+    steps.train()
+    steps.create_model_card()
+    training = json.loads((tmp_path / "steps" / "run.json").read_text())["training"]
+    assert training["epochs"] == "0.5" and training["learning rate"] == "0.001, cosine"
+    assert training["warm-up"] == "5 steps"
+
+
+def test_arguments_of_a_card(tmp_path):
+    """An unknown one is refused, and spoils no later call; a trainer without images has a card too."""
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path))
+    with pytest.raises(TypeError, match="finetuned_from"):
+        trainer.create_model_card(finetuned_from="x/y")
+    trainer.create_model_card("a name", started_from="x/y")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.content.startswith("\n# a name\n") or "# a name\n" in card.content
+    assert card.data.base_model == "x/y" and "0 images without labels" in card.content
 
 
 def test_no_run(tmp_path):

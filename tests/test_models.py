@@ -130,6 +130,29 @@ def test_an_adapter_is_merged(tmp_path):
     assert not any("lora" in name for name in model.state_dict())
 
 
+@pytest.mark.parametrize("fault", ["names", "missing", "shapes", "cut off", "base"])
+def test_adapters_that_do_not_fit(fault, tmp_path):
+    tiny_vit().save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(load_model(str(tmp_path / "base")), LoraConfig(r=2, target_modules="all-linear"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = None if fault == "base" else str(tmp_path / "base")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    if fault == "names":
+        weights = {name.replace("layers", "blocks"): tensor for name, tensor in weights.items()}
+    elif fault == "missing":
+        weights = dict(list(weights.items())[::2])
+    elif fault == "shapes":
+        weights = {name: torch.zeros(3, 3) for name in weights}
+    save_file(weights, file, metadata={"format": "pt"})
+    if fault == "cut off":
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"does not fit|does not name its base"):
+        load_model(str(tmp_path / "adapter"))
+
+
 def test_data2vec_is_loaded_with_attentions(tmp_path):
     Data2VecVisionForImageClassification(Data2VecVisionConfig(**SIZES)).save_pretrained(tmp_path)
     model = load_model(str(tmp_path))
@@ -179,6 +202,17 @@ def test_a_pickle_that_runs_code(tmp_path):
     with pytest.raises((ValueError, OSError)):
         load_model(str(tmp_path))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_configuration_of_fewer_layers(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"holds 16 weights of layers that its `config.json` does not have"):
+        load_model(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"hidden')
+    with pytest.raises(ValueError, match=r"config.json` is no JSON"):
+        load_model(str(tmp_path))
 
 
 def test_no_such_model():

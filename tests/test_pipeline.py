@@ -10,6 +10,7 @@ from robust_vit_hf import make_image_processor, relevance_map
 from robust_vit_hf.pipeline import place_in_image
 
 from .conftest import IMAGE_SIZE, masked_rows, tiny_vit
+from .families import FAMILIES
 
 
 @pytest.fixture
@@ -43,6 +44,22 @@ def test_answers(model, processor):
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(family, dtype, processor):
+    explain = pipeline("relevance-map", model=family.tiny().to(dtype), image_processor=processor)
+    answer = explain(images(1)[0], target=1)
+    assert 0 < answer["score"] < 1 and np.asarray(answer["relevance"]).max() > 100
+
+
+def test_arguments_of_the_pipeline_itself(model, processor):
+    explain = pipeline("relevance-map", model=model, image_processor=processor, target="b", overlay=True)
+    answer = explain(images(1)[0])
+    assert answer["label"] == "b" and "overlay" in answer
+    answer = explain(images(1)[0], target="c", overlay=False)
+    assert answer["label"] == "c" and "overlay" not in answer
+
+
 def test_batches_and_files(model, processor, tmp_path):
     """A list in batches gives what each image gives alone, and paths what images give."""
     explain = pipeline("relevance-map", model=model, image_processor=processor)
@@ -71,8 +88,9 @@ def test_batches_and_files(model, processor, tmp_path):
         make_image_processor("paper", (224, 160)),
         ViTImageProcessor(size={"height": 224, "width": 224}),
         ViTImageProcessor(size={"shortest_edge": 160}, do_center_crop=True, crop_size={"height": 224, "width": 224}),
+        ViTImageProcessor(do_resize=False, do_center_crop=True, crop_size={"height": 176, "width": 176}),
     ],
-    ids=["crop", "rectangle", "squash", "padded"],
+    ids=["crop", "rectangle", "squash", "padded", "not resized"],
 )
 def test_place(size, processor):
     """A square of the image that a map shows lies where it lay in the image."""

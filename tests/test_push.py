@@ -15,9 +15,11 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf.data.shards import ShardWriter
+from robust_vit_hf.hub import push_folder
 from robust_vit_hf.models import load_model
+from robust_vit_hf.push import repo_type_of
 
-from .conftest import FEATURES, masked_dataset, masked_rows, tiny_vit
+from .conftest import FEATURES, masked_dataset, masked_rows, tiny_config, tiny_vit
 from .hub import LoopbackHub
 
 
@@ -156,6 +158,52 @@ assert future.result().commit_message == "The first one"
     assert refused.returncode != 0 and "user/mine is not a local folder and is not a valid model" in refused.stderr
 
 
+def test_private_is_never_public(hub, pushed, tmp_path):
+    """A public repository is refused where a private one is asked for, before anything is uploaded."""
+    folder, _ = pushed
+    hub.repos["models", "user/public"] = {"notes.txt": b"public"}
+    completed = run(hub, tmp_path, "-m", "robust_vit_hf.push", folder / "run", "user/public", "--private")
+    assert completed.returncode != 0 and "exists and is public, so nothing was uploaded" in completed.stderr
+    options = ["--push_to_hub", "--hub_model_id", "user/public", "--hub_private_repo", "true"]
+    started = train(hub, tmp_path, *options)
+    assert started.returncode != 0 and "exists and is public" in started.stderr
+    assert list(hub.repos["models", "user/public"]) == ["notes.txt"]
+
+
+def test_folders_that_are_not_to_be_pushed(hub, pushed, tmp_path):
+    folder, _ = pushed
+    for files, message in (
+        (["config.json"], "holds no weights"),
+        (["config.json", "training_args.bin"], "holds no weights"),
+        (["config.json", "model.safetensors"], "has no model card"),
+        (["results.json"], "holds no model"),
+    ):
+        target = tmp_path / "-".join(files)
+        target.mkdir()
+        for name in files:
+            (target / name).write_bytes((folder / "run" / name).read_bytes())
+        with pytest.raises(ValueError, match=message):
+            repo_type_of(target)
+    (target / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere/models/base"}')
+    with pytest.raises(ValueError, match="which nobody else has"):
+        push_folder(target, "user/foreign", commit_message="no")
+
+
+def test_a_token_that_is_none(hub, tmp_path):
+    """It stands in no error, and in none that the error comes from."""
+    for token in ("hf_secret\\n", "hf_secrét"):
+        code = f"from robust_vit_hf.hub import create_repo; create_repo('user/model', token='{token}')"
+        completed = run(hub, tmp_path, "-c", code)
+        assert "PermissionError: The token for `user/model` holds characters that none has" in completed.stderr
+        quoted = f"create_repo('user/model', token='{token}')"  # the traceback shows the line itself
+        assert "hf_secr" not in completed.stderr.replace(quoted, "")
+
+
+def test_checkpoints_are_not_pushed(tmp_path):
+    with pytest.raises(ValueError, match="`hub_strategy` every_save uploads checkpoints without a card"):
+        tiny_config(tmp_path, push_to_hub=True, hub_strategy="every_save")
+
+
 def test_adapter(hub, tmp_path):
     """An adapter goes without its base, whose id it names; over a folder of this machine it is refused until merged."""
     tiny_vit().save_pretrained(tmp_path / "base")
@@ -167,7 +215,9 @@ def test_adapter(hub, tmp_path):
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
     card = files["README.md"].decode()
     assert (
-        "library_name: peft\n" in card and "base_model: user/tiny-vit\n" in card and "| adapter | LORA of rank 2 |" in card
+        "library_name: peft\n" in card
+        and "base_model: user/tiny-vit\n" in card
+        and "| adapter | LORA of rank 2 |" in card
     )
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "user/tiny-vit"
 

@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser, set_seed
+from torch import nn
+from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_masked_dataset
@@ -184,6 +185,19 @@ def load_data(arguments: DataArguments, model_name: str, model, seed: int):
     return train, validation, load_evaluation_sets(arguments.images_per_set)
 
 
+def with_adapter(model: PreTrainedModel, arguments: ModelArguments) -> nn.Module:
+    """The model, with a new LoRA adapter if one is asked for."""
+    if arguments.lora_rank is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(r=arguments.lora_rank, lora_alpha=2 * arguments.lora_rank, target_modules="all-linear")
+    adapted = get_peft_model(model, adapter)
+    # The name by which others find the base; the library would write the folder that it was loaded from.
+    adapted.peft_config["default"].base_model_name_or_path = ZOO.get(arguments.model, arguments.model)
+    return adapted
+
+
 def masks_of(dataset: str) -> str:
     """Where the masks of a data set are from, as far as it says."""
     if dataset == EMOJI_SHIFT:
@@ -210,13 +224,7 @@ def main(argv: list[str]) -> None:
     original = partial(load_model, model_arguments.model, model_arguments.trust_remote_code)
     model = original()
     attention_modules(model)  # refuses an architecture before its data are read
-    if model_arguments.lora_rank is not None:
-        from peft import LoraConfig, get_peft_model
-
-        rank = model_arguments.lora_rank
-        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
-        # The name by which others find the base; the library would write the folder that it was loaded from.
-        model.peft_config["default"].base_model_name_or_path = ZOO.get(model_arguments.model, model_arguments.model)
+    model = with_adapter(model, model_arguments)
     processor = load_processor(model_arguments.model, model_arguments.preset, model, model_arguments.image_size)
     train, validation, sets = load_data(data_arguments, model_arguments.model, model, config.seed)
     trainer = RobustViTTrainer(model, config, train, validation, processor)
@@ -245,7 +253,8 @@ def main(argv: list[str]) -> None:
             report_to="none",
             push_to_hub=False,
         )
-        control_trainer = RobustViTTrainer(original(), control_config, train, validation, processor)
+        control_model = with_adapter(original(), model_arguments)
+        control_trainer = RobustViTTrainer(control_model, control_config, train, validation, processor)
         control_trainer.train()
         control = evaluate_sets(
             control_trainer.model, sets, processor, accelerator, METRICS, relevance=False, description="control"
