@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor
 
 from .files import whole_folder
-from .models import load_whole
+from .models import ZOO, load_whole
 from .timm_files import STATISTICS, load_timm, native_processor, timm_config
 from .timm_weights import from_timm, hf_to_timm, timm_to_hf
 from .transforms import make_image_processor
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", help="file of weights, checkpoint, folder, or Hub id")
+    parser.add_argument("source", help="file of weights, checkpoint, folder, Hub id, or name of a model of the paper")
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("--to", choices=["hf", "timm"], default="hf", help="format of the output (default: hf)")
     parser.add_argument("--image_size", type=int, help="another side of the images: interpolate position embeddings")
@@ -46,7 +46,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> None:
     parser = make_parser()
     arguments = parser.parse_args(argv)
-    source, output, statistics = arguments.source, arguments.output, arguments.statistics
+    source = ZOO.get(arguments.source, arguments.source)
+    output, statistics = arguments.output, arguments.statistics
     if arguments.to == "timm" and (arguments.image_size or arguments.num_heads or arguments.preset):
         parser.error("--image_size, --num_heads and --preset do not go with --to timm")
     if arguments.to == "hf" and statistics and arguments.preset != "native":

@@ -65,7 +65,7 @@ def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
     if not groups:
         return
     num_columns = max(len(examples) for examples in groups.values())
-    figure = plt.figure(figsize=(1.5 * num_columns + 0.6, 5.3 * len(groups)), layout="constrained")
+    figure = plt.figure(figsize=(max(1.5 * num_columns + 0.6, 4.5), 5.3 * len(groups)), layout="constrained")
     for part, (title, examples) in zip(np.atleast_1d(figure.subfigures(len(groups), 1)), groups.items(), strict=True):
         part.suptitle(title, fontweight="bold")
         axes = part.subplots(3, num_columns, squeeze=False)

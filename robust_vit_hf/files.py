@@ -39,7 +39,6 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def public_name(name: str) -> str:
-    """A Hub id, or any text, as it is, and of a local path, which tells nobody else anything, the last component."""
-    if Path(name).exists():
-        return Path(name).resolve().name
+    """A Hub id, a relative path or any text as it is, and of an absolute path, which is that of a machine, the last
+    component."""
     return Path(name).name if Path(name).is_absolute() else name

@@ -1,15 +1,10 @@
 """Model cards: what a run left, as the page that the Hub shows.
 
-    python -m robust_vit_hf.model_card runs/vit-base --evaluation runs/vit-base-robustness
-
-writes `README.md` of a finetuned model again, with the results of `eval/evaluate_robustness.py` in it. A card is a function of
-JSON files alone: `run.json`, which the trainer writes, `results.json` of `trainer/train.py`, and `evaluation.json`.
+A card is a function of JSON files alone: `run.json`, which the trainer writes, `results.json` of `trainer/train.py`, and
+`evaluation.json`, which `python -m robust_vit_hf.card` takes from `eval/evaluate_robustness.py`.
 """
 
-import argparse
 import json
-import shutil
-import sys
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -20,7 +15,7 @@ from .evaluation.compare import MEAN_ROW
 from .evaluation.published import PAPER_SETS
 from .evaluation.tables import change, change_with_interval, main_table, number, percent
 from .files import write_atomically
-from .models import EMOJI_SHIFT, load_model, weights_digest
+from .models import EMOJI_SHIFT
 from .report import RESULTS_FILE
 from .run_record import RUN_FILE
 
@@ -86,10 +81,11 @@ def make_card(
         data,
         template_path=str(TEMPLATE),
         name=run["model_name"],
-        id=run["hub_model_id"] or run["model_name"],
+        id=run["hub_model_id"] or f"path/to/{run['model_name']}",
         base=run["started_from"],
         at=f', revision="{run["revision"]}"' if run["revision"] else "",
         started_from=f"`{run['started_from']}`",
+        bundled=run["started_from"] == EMOJI_SHIFT,
         adapter=adapter,
         own_class=run["architecture"] == "DINOv3ViTForImageClassification",
         architecture=run["architecture"],
@@ -232,7 +228,7 @@ def _data(data: dict) -> str:
     elif len(classes) > 30:
         split = f"of {len(classes)} classes (their ids stand in `{RUN_FILE}`)"
     else:
-        split = f"of the {len(classes)} classes {', '.join(map(str, classes))}"
+        split = f"of the {len(classes)} classes {', '.join(data['class_names'])}"
     validation = f", validated on {data['validation_images']} others" if data["validation_images"] else ""
     source = data["dataset"] or "a data set that has no name on the Hub"
     return f"{data['train_images']} images {split}{validation}, from `{source}`. Masks: {data['masks']}."
@@ -253,47 +249,3 @@ def _emissions(run: dict) -> dict | None:
     if run["emissions_kg"] is None:
         return None
     return {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}  # grams
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m robust_vit_hf.model_card",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, help="finetuned model, with the run.json of its training")
-    parser.add_argument("--evaluation", type=Path, help="output_dir of eval/evaluate_robustness.py for this model")
-    arguments = parser.parse_args(argv)
-    if arguments.evaluation is not None:
-        evaluation = json.loads((arguments.evaluation / RESULTS_FILE).read_text(encoding="utf-8"))
-        if not evaluation.get("protocols") or evaluation["settings"]["compare"] is None:
-            raise ValueError(
-                f"`{arguments.evaluation}` holds no comparison of two models: run eval/evaluate_robustness.py with --compare."
-            )
-        known = {"after": weights_digest(load_model(str(arguments.folder)))}
-        if (arguments.folder / RESULTS_FILE).is_file():
-            known |= json.loads((arguments.folder / RESULTS_FILE).read_text(encoding="utf-8")).get("weights", {})
-        for side, digest in known.items():
-            if evaluation["weights"][side] != digest:
-                option = {"before": "--model", "after": f"--compare {arguments.folder}"}[side]
-                raise ValueError(
-                    f"`{arguments.evaluation}` measured other weights than those {side} the finetuning of `{arguments.folder}`: "
-                    f"run eval/evaluate_robustness.py again, see {option}."
-                )
-        for picture in FIGURES[EVALUATION_FILE]:
-            (arguments.folder / picture).unlink(missing_ok=True)
-        kept = {key: evaluation[key] for key in ("paper_model", "weights", "versions", "hardware", "protocols")}
-        write_atomically(arguments.folder / EVALUATION_FILE, json.dumps(kept, indent=2) + "\n")
-        for protocol in evaluation["protocols"]:
-            plot = arguments.evaluation / "plots" / protocol / "accuracy.png"
-            if plot.is_file():
-                shutil.copy(plot, arguments.folder / f"accuracy_{protocol}.png")
-    write_card(arguments.folder)
-    print(arguments.folder / CARD_FILE)
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -110,6 +110,7 @@ def describe_run(
             "train_images": 0 if train is None else len(train),
             "validation_images": 0 if validation is None else len(validation),
             "training_classes": labels,
+            "class_names": None if labels is None else [pretrained.config.id2label[label] for label in labels],
         },
         "validation": _validation(trainer),
         "steps": trainer.state.global_step,

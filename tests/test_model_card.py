@@ -66,8 +66,12 @@ def test_what_the_trainer_tells(folder):
         "train_images": 8,
         "validation_images": 4,
         "training_classes": [0, 1, 2, 3],
+        "class_names": ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"],
     }
-    assert "8 images of the 4 classes 0, 1, 2, 3, validated on 4 others, from `user/masked`" in card.content
+    assert (
+        "8 images of the 4 classes LABEL_0, LABEL_1, LABEL_2, LABEL_3, validated on 4 others, from `user/masked`"
+        in card.content
+    )
     assert "| learning rate | 0.001, × 0.85 every 2 epochs |" in card.content
     assert "shortest side 37 (bilinear), centre crop of 32×32, mean 0.5, 0.5, 0.5" in card.content
     assert "doi" not in card.content and "arxiv.org/abs/2206.01161" in card.content
@@ -157,7 +161,7 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
     shutil.copytree(folder, copied)
     (evaluated / "plots" / "standard").mkdir(parents=True)
     (evaluated / "plots" / "standard" / "accuracy.png").write_bytes(b"png")
-    command = [sys.executable, "-m", "robust_vit_hf.model_card", copied, "--evaluation", evaluated]
+    command = [sys.executable, "-m", "robust_vit_hf.card", copied, "--evaluation", evaluated]
 
     (evaluated / "results.json").write_text(json.dumps(evaluation_of("0123456789abcdef")))
     refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

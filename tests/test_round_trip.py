@@ -44,7 +44,7 @@ def test_round_trip(tmp_path):
                 env=os.environ | hub.environment() | {"HF_HOME": str(home)},
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=900,
             )
             assert completed.returncode == 0, completed.stderr[-3000:]
             return completed.stdout
@@ -68,7 +68,7 @@ def test_round_trip(tmp_path):
             assert row == {key: None if key.endswith("_control") else value for key, value in expected.items()}
         assert len(measured["class_groups"]) == 2 * 7
 
-        run("-m", "robust_vit_hf.model_card", trained, "--evaluation", evaluated)
+        run("-m", "robust_vit_hf.card", trained, "--evaluation", evaluated)
         run("-m", "robust_vit_hf.push", trained, NAME, "--commit_message", "Add the evaluation")
         assert hub.log("models", NAME)[0][1] == "Add the evaluation"
         card = ModelCard(hub.repos["models", NAME]["README.md"].decode())
