@@ -24,10 +24,11 @@ RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "results.json", "table.md", "before_afte
 def environment() -> dict:
     """Versions and hardware, as JSON values."""
     names = ("robust-vit-hf", "torch", "transformers", "datasets", "accelerate")
+    threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
-        "hardware": f"{device}, {torch.get_num_threads()} CPU threads",
+        "hardware": f"{device}, {threads} CPU thread{'s' if threads > 1 else ''}",
     }
 
 
