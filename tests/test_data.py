@@ -1,6 +1,7 @@
 """Datasets: the sources that load, and what is refused before training, by message."""
 
 import json
+import shutil
 
 import datasets
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data import check_columns, check_rows
+from robust_vit_hf.data.shards import ShardWriter
 
 from .conftest import FEATURES, masked_dataset, masked_rows
 
@@ -67,6 +69,25 @@ def test_image_folder(tmp_path):
     rows = masked_rows(4)
     write_image_folder(tmp_path / "photos", rows)
     rows_equal(load_masked_dataset(str(tmp_path / "photos"), "train"), rows)
+
+
+def test_folders_of_one_name_are_not_mixed_up(tmp_path):
+    """Two prepared folders of the same name and card, and one that is written again: each gives its own rows."""
+    features = datasets.Features(FEATURES | {"file_name": datasets.Value("string")})
+
+    def prepare(folder, seed):
+        writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masks", text="Noise.")
+        rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(3, seed))]
+        writer.write([features.encode_example(row) for row in rows])
+        writer.finish()
+        return masked_rows(3, seed)
+
+    for folder, seed in ((tmp_path / "first" / "masks", 0), (tmp_path / "second" / "masks", 1)):
+        rows = prepare(folder, seed)
+        rows_equal(load_masked_dataset(str(folder), "train"), rows)
+    shutil.rmtree(folder)
+    rows = prepare(folder, seed=2)
+    rows_equal(load_masked_dataset(str(folder), "train"), rows)
 
 
 def test_missing_folder(tmp_path):

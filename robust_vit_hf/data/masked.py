@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import datasets
+from datasets.fingerprint import Hasher
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -50,8 +51,18 @@ def load_masked_dataset(path: str, split: str) -> datasets.Dataset:
         )
     if folder.suffix == ".parquet":
         return datasets.load_dataset("parquet", data_files={"train": path}, split=split)
+    cache = None
+    if folder.is_dir():
+        # The cache of `datasets` 5.2 knows a folder with a card by its name and its card alone: another folder of this name,
+        # or this one after its files were written again, would give the rows that were loaded first.
+        files = [
+            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        ]
+        cache = Path(datasets.config.HF_DATASETS_CACHE, "robust-vit-hf", Hasher.hash(files))
     try:
-        return datasets.load_dataset(path, split=split)
+        return datasets.load_dataset(path, split=split, cache_dir=cache)
     except (ConnectionError, FileNotFoundError) as error:
         if folder.exists():
             raise
