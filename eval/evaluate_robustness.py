@@ -12,7 +12,6 @@ border is cut. Finished sets are kept: a run that was cut off goes on when it is
 """
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
@@ -127,8 +126,7 @@ def measure(arguments, models, processors, sets, accelerator, protocol: str) -> 
     """Results of each side and set under a protocol; those of an earlier run are taken from the folder."""
     results = {side: {} for side in models}
     for set_name, (source, rows) in sets.items():
-        file_names = rows.dataset["file_name"][:] if "file_name" in rows.dataset.column_names else None
-        identity = repr((rows.accepted, rows.class_subset, file_names)).encode()
+        digest_of_rows = rows.digest()
         for side, (name, model, digest) in models.items():
             processor = processors[side]
             folder = arguments.output_dir / protocol / set_name / side
@@ -137,7 +135,7 @@ def measure(arguments, models, processors, sets, accelerator, protocol: str) -> 
                 "weights": digest,
                 "source": source,
                 "images": len(rows.dataset),
-                "rows": hashlib.sha256(identity).hexdigest()[:16],
+                "rows": digest_of_rows,
                 "processor": json.loads(processor.to_json_string()),
                 "bf16": arguments.bf16,
             }

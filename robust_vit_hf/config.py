@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from .files import public_name
+from .files import public_settings
 
 
 PAPER = "https://huggingface.co/papers/2206.01161"
@@ -186,7 +186,7 @@ class RobustViTConfig(TrainingArguments):
 
     def to_dict(self) -> dict:
         """What is logged: the Trainer's, which leaves out tokens, and of absolute paths the last component alone."""
-        return {k: public_name(v) if isinstance(v, str) else v for k, v in super().to_dict().items()}
+        return public_settings(super().to_dict())
 
     @property
     def needs_labels(self) -> bool:

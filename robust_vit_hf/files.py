@@ -42,3 +42,8 @@ def public_name(name: str) -> str:
     """A Hub id, a relative path or any text as it is, and of an absolute path, which is that of a machine, the last
     component."""
     return Path(name).name if Path(name).is_absolute() else name
+
+
+def public_settings(settings: dict) -> dict:
+    """Settings as they may be published: each text as [`public_name`] gives it."""
+    return {key: public_name(value) if isinstance(value, str) else value for key, value in settings.items()}

@@ -13,7 +13,6 @@ through the preprocessing of AFTER, with which the mixture is saved. Alphas that
 
 import argparse
 import copy
-import hashlib
 import json
 import math
 import sys
@@ -327,14 +326,11 @@ def run_sweep(arguments: argparse.Namespace) -> None:
     made_by |= {"protocol": arguments.protocol, "processor": json.loads(processor.to_json_string()), "sets": {}}
     for role, part in sources.items():
         for name, source in part.items():
-            dataset = sets[name].dataset
-            file_names = dataset["file_name"][:] if "file_name" in dataset.column_names else None
-            identity = repr((sets[name].accepted, sets[name].class_subset, file_names)).encode()
             made_by["sets"][name] = {
                 "role": role,
                 "source": public_name(source) if source else None,
-                "images": len(dataset),
-                "rows": hashlib.sha256(identity).hexdigest()[:16],
+                "images": len(sets[name].dataset),
+                "rows": sets[name].digest(),
             }
     check_made_by(output, made_by)
 

@@ -189,11 +189,10 @@ def _what_got_worse(measured: list, results: dict | None, evaluation: dict | Non
                     worse.append(f"`{row['set']}` {show(before)} → {show(after)}{interval}")
             if worse:
                 lines.append(f"{name}{where}: {', '.join(worse)}.")
-        broken = sum(row["broken"] or 0 for row in rows if row["set"] != MEAN_ROW)
+        compared = [row for row in rows if row["set"] != MEAN_ROW and row["broken"] is not None]
+        broken = sum(row["broken"] for row in compared)
         if broken:
-            images = sum(
-                row["num_images"] for row in rows if row["broken"] is not None and "mean of" not in row["set"]
-            )
+            images = sum(row["num_images"] for row in compared)
             lines.append(
                 f"{broken:,} of {images:,} test images{where} were classified rightly before and are not now."
             )

@@ -53,9 +53,10 @@ def describe_run(
     scheduler = args.lr_scheduler_type.value
     if scheduler == "constant":
         scheduler = f"× {args.lr_decay_rate:g} every {args.lr_decay_every} epochs"
+    warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %"
     training = {
         "learning rate": f"{args.learning_rate:g}, {scheduler}",
-        "warm-up": f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %",
+        **({"warm-up": warmup} if args.warmup_steps else {}),
         "epochs": f"{trainer.state.epoch or 0:g}",
         "batch": f"{args.train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on "
         f"{args.world_size} process{'es' if args.world_size > 1 else ''}",
@@ -69,8 +70,6 @@ def describe_run(
         "seed": str(args.seed),
         "checkpoint": "last",
     }
-    if not args.warmup_steps:
-        del training["warm-up"]
     if args.load_best_model_at_end:
         best = "highest" if args.greater_is_better else "lowest"
         training["checkpoint"] = f"{best} {args.metric_for_best_model.removeprefix('eval_')} in validation"

@@ -278,7 +278,6 @@ class RobustViTTrainer(Trainer):
                 private=self.args.hub_private_repo if private is None else private,
                 token=self.args.hub_token if token is None else token,
             )
-            self.push_in_progress = None
 
     def create_model_card(
         self,
@@ -342,7 +341,6 @@ class RobustViTTrainer(Trainer):
             return None
         revision = self.args.hub_revision if revision is None else revision
         self.create_model_card(revision=revision, **description)
-        self._finish_current_push()
         pool = ThreadPoolExecutor(1)
         future = pool.submit(
             push_folder,

@@ -33,7 +33,7 @@ from robust_vit_hf.emoji_shift import (
 )
 from robust_vit_hf.evaluation import Comparison, EvaluationSet, evaluate_sets
 from robust_vit_hf.evaluation.tables import main_table
-from robust_vit_hf.files import public_name
+from robust_vit_hf.files import public_settings
 from robust_vit_hf.launch import leave, use_all_cores
 from robust_vit_hf.models import EMOJI_SHIFT, LICENSES, ZOO, load_model, load_processor
 from robust_vit_hf.report import write_report
@@ -276,12 +276,8 @@ def main(argv: list[str]) -> None:
             processor,
             {"before": original(), "after": accelerator.unwrap_model(trainer.model)},
             {
-                "model": {
-                    key: public_name(v) if isinstance(v, str) else v for key, v in asdict(model_arguments).items()
-                },
-                "data": {
-                    key: public_name(v) if isinstance(v, str) else v for key, v in asdict(data_arguments).items()
-                },
+                "model": public_settings(asdict(model_arguments)),
+                "data": public_settings(asdict(data_arguments)),
                 "training": config.to_sanitized_dict(),
                 "seconds": round(time.time() - started, 1),
             },
@@ -296,9 +292,10 @@ def main(argv: list[str]) -> None:
         "masks": masks_of(data_arguments.dataset),
         "license": LICENSES.get(started_from),
     }
-    trainer.create_model_card(**description)
     if config.push_to_hub:
-        trainer.push_to_hub(**description)
+        trainer.push_to_hub(**description)  # which writes the card before it uploads
+    else:
+        trainer.create_model_card(**description)
     leave(config.device, config.world_size)
 
 

@@ -1,7 +1,6 @@
 """Unpacking of the archives that data sets come in."""
 
 import gzip
-import hashlib
 import lzma
 import shutil
 import tarfile
@@ -9,8 +8,9 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-import datasets
 from tqdm.auto import tqdm
+
+from .cache import cache_of
 
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
@@ -27,10 +27,7 @@ def unpacked(archives: list[Path]) -> Path:
     Raises:
         ValueError: as [`unpack`].
     """
-    stamps = [(str(archive.resolve()), archive.stat().st_size, archive.stat().st_mtime_ns) for archive in archives]
-    root = (
-        Path(datasets.config.HF_DATASETS_CACHE) / "robust_vit_hf" / hashlib.sha256(repr(stamps).encode()).hexdigest()
-    )
+    root = cache_of(archives)
     names = [
         archive.name[: -len(next(filter(archive.name.lower().endswith, ARCHIVE_SUFFIXES)))] for archive in archives
     ]

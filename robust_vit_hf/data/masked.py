@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import datasets
-from datasets.fingerprint import Hasher
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..transforms import mask_to_tensor
+from .cache import cache_of
 
 
 logger = logging.get_logger(__name__)
@@ -55,12 +55,7 @@ def load_masked_dataset(path: str, split: str) -> datasets.Dataset:
     if folder.is_dir():
         # The cache of `datasets` 5.2 knows a folder with a card by its name and its card alone: another folder of this name,
         # or this one after its files were written again, would give the rows that were loaded first.
-        files = [
-            (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        ]
-        cache = Path(datasets.config.HF_DATASETS_CACHE, "robust-vit-hf", Hasher.hash(files))
+        cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
     try:
         return datasets.load_dataset(path, split=split, cache_dir=cache)
     except (ConnectionError, FileNotFoundError) as error:

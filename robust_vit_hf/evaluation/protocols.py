@@ -1,5 +1,6 @@
 """What counts as right on a set: under the protocol of the paper, and under the usual one."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -44,6 +45,13 @@ class EvaluationSet:
         labels = dataset.with_format(None)["label"]
         accepted = [label if isinstance(label, list) else [] if label in (None, -1) else [label] for label in labels]
         return cls(dataset.remove_columns("label"), accepted, num_classes=num_classes)
+
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with what counts as right, with the classes that are ranked, and with the file
+        names where the set has them: results with another digest are of other rows."""
+        file_names = self.dataset["file_name"][:] if "file_name" in self.dataset.column_names else None
+        identity = repr((self.accepted, self.class_subset, file_names)).encode()
+        return hashlib.sha256(identity).hexdigest()[:16]
 
     def check_model(self, name: str, num_labels: int) -> None:
         """Refuse a model that was not made for the classes of the set.
