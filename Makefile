@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/emoji-shift-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help demo test round-trip quality style
+.PHONY: help demo test test-slow round-trip quality style
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -18,11 +18,13 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed  ## Finetune the bundled model on emoji-shift and print the before/after table
-	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		trainer/train.py trainer/recipes/emoji_shift.yaml --output_dir $(OUT)
+	$(BIN)/robust-vit train --config emoji-shift --output_dir $(OUT)
 
-test: $(VENV)/.installed  ## Run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed  ## Run the tests, but for the slow ones
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip and the notebook
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 round-trip: $(VENV)/.installed  ## Train, push, load by id and evaluate, against a Hub on loopback
 	$(BIN)/python -m pytest -v tests/test_round_trip.py

@@ -21,16 +21,12 @@ from accelerate import Accelerator
 from transformers import set_seed
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, eval_transform, make_image_processor
-from robust_vit_hf.emoji_shift import (
-    SHIFTED,
-    load_biased_model,
-    load_evaluation_sets,
-    load_finetuning_splits,
-    load_split,
-)
-from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
-from robust_vit_hf.evaluation import Comparison, EvaluationSet, evaluate_sets
-from robust_vit_hf.files import write_atomically
+from robust_vit_hf.emoji_shift.images import SHIFTED, load_evaluation_sets, load_finetuning_splits, load_split
+from robust_vit_hf.emoji_shift.model import IMAGE_SIZE, load_biased_model
+from robust_vit_hf.evaluation.compare import Comparison
+from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
+from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.utils.files import write_atomically
 
 
 TUNING_FILE, SEEDS_FILE = (Path(__file__).with_name(f"emoji_shift_{name}.json") for name in ("tuning", "seeds"))
@@ -45,7 +41,6 @@ VARIANTS = {
         "confidence_target": "label",
     },
 }
-METRICS = Path(__file__).parents[1] / "eval"
 PROCESSOR = make_image_processor("paper", IMAGE_SIZE)
 
 
@@ -63,7 +58,7 @@ def make_trainer(learning_rate: float, seed: int, **overrides) -> RobustViTTrain
         seed=seed,
         **overrides,
     )
-    train, _ = load_finetuning_splits(5, seed)
+    train = load_finetuning_splits(5, seed)["train"]
     return RobustViTTrainer(load_biased_model(), config, train, processing_class=PROCESSOR)
 
 
@@ -85,7 +80,7 @@ def tune() -> None:
 def seeds(images_per_set: int) -> None:
     sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(images_per_set).items()}
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    before = evaluate_sets(load_biased_model().to(accelerator.device), sets, PROCESSOR, accelerator, METRICS)
+    before = evaluate_sets(load_biased_model().to(accelerator.device), sets, PROCESSOR, accelerator)
     learning_rate = json.loads(TUNING_FILE.read_text())["chosen"]
     results = {"images_per_set": images_per_set, "learning_rate": learning_rate, "variants": {}}
     for variant, overrides in VARIANTS.items():
@@ -94,7 +89,7 @@ def seeds(images_per_set: int) -> None:
             trainer = make_trainer(learning_rate, seed, **overrides)
             trainer.train()
             description = f"{variant}, seed {seed}"
-            after = evaluate_sets(trainer.model, sets, PROCESSOR, accelerator, METRICS, description=description)
+            after = evaluate_sets(trainer.model, sets, PROCESSOR, accelerator, description=description)
             runs.append(Comparison(before, after, shifted=SHIFTED).rows())
             summary = {}  # change in points of each set, over the seeds so far
             for key in ("top1", "mean_iou"):

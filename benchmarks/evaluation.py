@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py      # writes benchmarks/evaluation.json
 
 The bare loop calls the model (or `relevance_map`) and keeps nothing. The evaluation gathers, ranks the classes and feeds the
-metric scripts. Both run in turn, so that what else the machine does hits both; the ratios are medians over the rounds.
+metrics. Both run in turn, so that what else the machine does hits both; the ratios are medians over the rounds.
 """
 
 import argparse
@@ -21,13 +21,12 @@ from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import relevance_map
-from robust_vit_hf.evaluation import EvaluationSet
-from robust_vit_hf.evaluation.run import evaluate_batches
-from robust_vit_hf.files import write_atomically
+from robust_vit_hf.evaluation.evaluate_sets import evaluate_batches
+from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.utils.files import write_atomically
 
 
 OUTPUT = Path(__file__).with_suffix(".json")
-METRICS = Path(__file__).parents[1] / "eval"
 # DeiT-S: the smaller the model, the more the rest of the loop weighs.
 SIZES = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 BATCH_SIZE = 32
@@ -61,12 +60,12 @@ def measure(relevance: bool, num_batches: int, num_rounds: int) -> dict[str, flo
                 )
         output.logits.sum().item()  # what is queued on a GPU is done
 
-    def whole() -> None:
-        evaluate_batches(model, loader, rows, accelerator, METRICS, relevance=relevance, description="evaluation")
+    def ours() -> None:
+        evaluate_batches(model, loader, rows, accelerator, relevance=relevance, description="evaluation")
 
     seconds = {"bare": [], "evaluation": []}
     for timed in range(-1, num_rounds):
-        for name, function in (("bare", bare), ("evaluation", whole)):
+        for name, function in (("bare", bare), ("evaluation", ours)):
             started = time.perf_counter()
             function()
             if timed >= 0:

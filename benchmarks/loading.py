@@ -28,10 +28,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from robust_vit_hf.data import load_image_set
+from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import subset, wnids
-from robust_vit_hf.data.si_score import LABELS
-from robust_vit_hf.files import write_atomically
+from robust_vit_hf.data.layouts.si_score import LABELS
+from robust_vit_hf.utils.files import write_atomically
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -1,8 +1,8 @@
-"""Seconds that the metric scripts take, for sets as large as ImageNet's validation and ImageNet-Segmentation.
+"""Seconds that the metrics take, for sets as large as ImageNet's validation and ImageNet-Segmentation.
 
     python benchmarks/metrics.py         # writes benchmarks/metrics.json
 
-The clock runs in `add_batch` and `compute` alone. Inputs are one batch that is made beforehand and shifted between the
+The clock runs in `update` and `compute` alone. Inputs are one batch that is made beforehand and shifted between the
 calls, so that neither a model nor the generation of numbers counts. The figures are medians over the rounds.
 """
 
@@ -17,17 +17,23 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from robust_vit_hf.files import write_atomically
+from robust_vit_hf.metrics.calibration import Calibration
+from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
+from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy
+from robust_vit_hf.utils.files import write_atomically
 
 
 OUTPUT = Path(__file__).with_suffix(".json")
-METRICS = Path(__file__).parents[1] / "eval"
+METRICS = {
+    "robust_accuracy": RobustAccuracy,
+    "calibration": Calibration,
+    "relevance_segmentation": RelevanceSegmentation,
+}
 NUM_CLASSES = 1000
 SUBSET = range(0, NUM_CLASSES, 5)
 
@@ -66,12 +72,12 @@ def seconds(
     name: str, settings: dict, batch: Batch, shift: Callable[[np.ndarray, np.ndarray, int], Batch], count: int
 ) -> float:
     """Of adding `count` images in batches, and computing."""
-    metric = evaluate.load(str(METRICS / name), **settings)
+    metric = METRICS[name](**settings)
     total, size = 0.0, len(batch[0])
     for step in range(-(-count // size)):
         predictions, references = (column[: count - step * size] for column in shift(*batch, step))
         start = time.perf_counter()
-        metric.add_batch(predictions=predictions, references=references)
+        metric.update(predictions, references)
         total += time.perf_counter() - start
     start = time.perf_counter()
     metric.compute()
@@ -109,7 +115,7 @@ def main() -> None:
         "device": f"{os.cpu_count()} CPU cores",
         "load average before": round(load, 2),
         "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("numpy", "datasets", "evaluate")},
+        | {package: version(package) for package in ("numpy", "torch")},
         "images": arguments.images,
         "classes": NUM_CLASSES,
         "maps of 224×224": arguments.maps,

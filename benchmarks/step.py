@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTConfig, RobustViTTrainer
-from robust_vit_hf.files import write_atomically
-from robust_vit_hf.relevance import average_heads, upsample_and_normalize
+from robust_vit_hf.relevance.relevance_map import average_heads, upsample_and_normalize
+from robust_vit_hf.utils.files import write_atomically
 
 
 OUTPUT = Path(__file__).with_name("step.json")

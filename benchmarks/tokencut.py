@@ -36,11 +36,11 @@ from PIL import Image
 from scipy import ndimage
 from transformers import ViTImageProcessor
 
-from robust_vit_hf.emoji_shift import load_backbone, load_biased_model, load_split
-from robust_vit_hf.emoji_shift.artwork import OPEN_VENDORS
-from robust_vit_hf.figures import save_contact_sheet
-from robust_vit_hf.files import write_atomically
+from robust_vit_hf.data.contact_sheet import save_contact_sheet
+from robust_vit_hf.emoji_shift.images import load_split
+from robust_vit_hf.emoji_shift.model import load_backbone, load_biased_model
 from robust_vit_hf.masks.tokencut import TokenCut, coarse_masks, cut_eigenvectors, patch_keys, refine_mask
+from robust_vit_hf.utils.files import write_atomically
 
 
 OUTPUT = Path(__file__).with_name("tokencut.json")
@@ -158,8 +158,8 @@ def quality(num_images: int) -> dict:
 
 
 def figure() -> None:
-    """Masks of the first training images with openly licensed artwork, as `trainer/prepare_masks.py` makes them."""
-    rows = [row for row in load_split("train", 100) if row["vendor"] in OPEN_VENDORS][:12]
+    """Masks of the first training images with openly licensed artwork, as `robust-vit masks` makes them."""
+    rows = [row for row in load_split("train", 100) if row["openly_licensed"]][:12]
     images = [row["image"].convert("RGB") for row in rows]
     results = TokenCut(load_backbone().eval(), min_side=224)(images, rows)
     examples = [

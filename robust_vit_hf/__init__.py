@@ -1,29 +1,35 @@
 """Finetune the relevance maps of vision transformers, so that they decide by the object and not by the background."""
 
-from .config import RobustViTConfig
-from .data import load_image_set, load_masked_dataset
-from .dinov3 import DINOv3ViTForImageClassification
-from .losses import ConfidenceLoss, RelevanceLoss
-from .pipeline import RelevanceMapPipeline
-from .relevance import RelevanceOutput, relevance_map
-from .trainer import RobustViTTrainer
-from .transforms import eval_transform, make_image_processor, train_transform
+import lazy_loader
+from wrapt import lazy_import, when_imported
 
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ConfidenceLoss",
-    "DINOv3ViTForImageClassification",
-    "RelevanceLoss",
-    "RelevanceMapPipeline",
-    "RelevanceOutput",
-    "RobustViTConfig",
-    "RobustViTTrainer",
-    "eval_transform",
-    "load_image_set",
-    "load_masked_dataset",
-    "make_image_processor",
-    "relevance_map",
-    "train_transform",
-]
+# The public names stand in `__init__.pyi`. Each is imported when it is first used, so that `import robust_vit_hf`, and with it
+# the command line, does not wait for torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+# What transformers must know of this package is registered as soon as transformers has loaded the registry in question.
+
+
+@when_imported("transformers.pipelines")
+def _register_pipeline(pipelines) -> None:
+    from transformers import AutoModelForImageClassification
+
+    from .relevance.pipeline import RelevanceMapPipeline
+
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        "relevance-map", pipeline_class=RelevanceMapPipeline, pt_model=AutoModelForImageClassification
+    )
+
+
+@when_imported("transformers.models.auto.modeling_auto")
+def _register_dinov3(auto) -> None:
+    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+
+    # The class itself is imported when it is used: other modules of transformers import this one halfway through. Without
+    # `exist_ok`, a class for a configuration of transformers itself is silently left out.
+    model_class = lazy_import(f"{__name__}.models.dinov3", "DINOv3ViTForImageClassification")
+    auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.register(DINOv3ViTConfig, model_class, exist_ok=True)

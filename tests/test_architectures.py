@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from robust_vit_hf import DINOv3ViTForImageClassification, RobustViTTrainer, relevance_map
-from robust_vit_hf.rules import RULES
+from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
-from . import reference, supported
-from .conftest import tensor_rows, tiny_config, tiny_vit
-from .families import FAMILIES, NUM_PATCHES, SIZES, resolution
+from .helpers import reference, supported
+from .helpers.families import FAMILIES, NUM_PATCHES, SIZES, resolution
+from .helpers.tiny import tensor_rows, tiny_config, tiny_vit
 
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -113,13 +113,13 @@ def test_gradient(family):
 
 
 @every_family
-def test_rules(family):
-    """Every rule gives a map that is not flat, and the model's own logits."""
+def test_attribution_methods(family):
+    """Every attribution method gives a map that is not flat, and the model's own logits."""
     model, pixel_values = family.tiny(), images()
     with torch.no_grad():
         expected = model(pixel_values).logits
-        for name, rule in RULES.items():
-            output = rule.compute(model, pixel_values, 1)
+        for name, method in ATTRIBUTION_METHODS.items():
+            output = method(model, pixel_values, 1)
             torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=1e-5)
             assert output.relevance.amin(dim=(1, 2, 3)).tolist() == [0] * 2, name
             torch.testing.assert_close(output.relevance.amax(dim=(1, 2, 3)), torch.ones(2))
@@ -207,7 +207,7 @@ def test_architectures_without_a_patch_grid(model_class, config):
 
 def test_timm_wrapper():
     config = TimmWrapperConfig.from_dict({"architecture": "vit_tiny_patch16_224", "num_classes": 4})
-    with pytest.raises(ValueError, match=r"Convert the weights.*python -m robust_vit_hf.convert"):
+    with pytest.raises(ValueError, match=r"Convert the weights.*robust-vit convert"):
         relevance_map(TimmWrapperForImageClassification(config), images())
 
 
@@ -223,9 +223,9 @@ def test_head_that_is_not_known(monkeypatch):
     """A class of one's own is refused until it is said what its head reads."""
     own = type("OwnForImageClassification", (type(tiny_vit()),), {})
     model = own(tiny_vit().config).eval()
-    with pytest.raises(ValueError, match=r"not known which tokens the head of `OwnForImageClassification` reads"):
+    with pytest.raises(ValueError, match=r"Unknown classification head `OwnForImageClassification`"):
         relevance_map(model, images())
-    from robust_vit_hf import architectures
+    from robust_vit_hf.relevance import architectures
 
     monkeypatch.setitem(architectures.HEADS, "OwnForImageClassification", architectures.CLS)
     relevance = relevance_map(model, images(), 1).relevance
@@ -240,10 +240,10 @@ def test_data2vec_needs_eager():
         relevance_map(model, images())
 
 
-def test_the_table_in_readme():
+def test_the_table_in_the_documentation():
     """It is what these tests give when all of them pass: no architecture or check is missing, or claimed too much."""
     passed = {(check, name): {"passed"} for check in supported.CHECKS for name in FAMILIES}
-    assert supported.in_readme() == supported.table(passed)
+    assert supported.in_docs() == supported.table(passed)
     assert all(callable(globals()[check]) for check in supported.CHECKS)
     failed = passed | {("test_lora", "ViT"): {"passed", "failed"}}
     assert supported.table(failed).count("✗") == 1 and supported.table({}).count("✓") == 0

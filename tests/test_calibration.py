@@ -7,8 +7,7 @@ import pytest
 import sklearn.metrics
 import torch
 
-from .test_metrics import caches as caches
-from .test_metrics import in_batches, load, noise
+from .helpers.metrics import in_batches, load, noise, softmax, streaming, within
 
 
 def slow_calibration(logits, references, subset=None, num_bins=15):
@@ -45,12 +44,12 @@ def slow_calibration(logits, references, subset=None, num_bins=15):
 def test_calibration_against_a_slow_implementation(subset):
     logits, references = noise(200)
     if subset:
-        references = [ids if not ids or set(ids) & set(subset) else [1] for ids in references]
-    result = load("calibration", class_subset=subset, num_bins=10).compute(predictions=logits, references=references)
+        references = within(references, subset)
+    settings = {"class_subset": subset, "num_bins": 10}
+    result = load("calibration", **settings).compute(predictions=logits, references=references)
     assert result == slow_calibration(logits, references, subset, 10)
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    metric = load("calibration", class_subset=subset, num_bins=10, from_logits=False)
-    assert metric.compute(predictions=probabilities, references=references) == pytest.approx(result)
+    metric = load("calibration", **settings, from_logits=False)
+    assert metric.compute(predictions=softmax(logits), references=references) == pytest.approx(result)
 
 
 def test_calibration_against_scikit_learn():
@@ -69,10 +68,10 @@ def test_memory_layout_does_not_matter(subset):
     """To the last bit, for batches of any size. NumPy adds rows and columns in different orders."""
     rng = np.random.default_rng(0)
     columns = {"predictions": rng.normal(size=(2, 3000)), "references": 2 * rng.integers(0, 1500, 2)}
-    whole = load("calibration", class_subset=subset).compute(**columns)
-    assert in_batches(load("calibration", class_subset=subset), 1, **columns) == whole
+    expected = load("calibration", class_subset=subset).compute(**columns)
+    assert in_batches(load("calibration", class_subset=subset), 1, **columns) == expected
     columns["predictions"] = np.asfortranarray(columns["predictions"])
-    assert load("calibration", class_subset=subset).compute(**columns) == whole
+    assert load("calibration", class_subset=subset).compute(**columns) == expected
 
 
 def test_confidence_at_the_edge_of_a_bin():
@@ -118,5 +117,6 @@ def test_calibration_refuses(settings, predictions, reference, message):
 
 @pytest.mark.parametrize("num_bins", [0, 1.5])
 def test_num_bins_must_be_a_count(num_bins):
-    with pytest.raises(ValueError, match="num_bins is"):
-        load("calibration", num_bins=num_bins)
+    for make in (load, streaming):
+        with pytest.raises(ValueError, match="num_bins is"):
+            make("calibration", num_bins=num_bins)

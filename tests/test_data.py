@@ -1,6 +1,6 @@
 """Datasets: the sources that load, and what is refused before training, by message."""
 
-import json
+import re
 import shutil
 
 import datasets
@@ -8,29 +8,18 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
-from robust_vit_hf.data import check_columns, check_rows
-from robust_vit_hf.data.shards import ShardWriter
+from robust_vit_hf.data.masked_dataset import check_columns, check_rows
+from robust_vit_hf.data.parquet_writer import ShardWriter
 
-from .conftest import FEATURES, masked_dataset, masked_rows
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+from .helpers import formats
+from .helpers.tiny import FEATURES, masked_dataset, masked_rows
 
 
-def write_image_folder(folder, rows, split="train"):
-    (folder / split).mkdir(parents=True)
-    lines = []
-    for index, row in enumerate(rows):
-        row["image"].save(folder / split / f"{index}.png")
-        row["mask"].save(folder / split / f"{index}_mask.png")
-        names = {"image_file_name": f"{index}.png", "mask_file_name": f"{index}_mask.png"}
-        lines.append(json.dumps(names | {"label": row["label"]}))
-    (folder / split / "metadata.jsonl").write_text("\n".join(lines))
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
-def rows_equal(dataset, rows):
+def assert_rows(source, split, rows):
+    dataset = load_masked_dataset(str(source), split)
     assert len(dataset) == len(rows)
     for ours, expected in zip(dataset, rows, strict=True):
         assert ours["image"].convert("RGB").tobytes() == expected["image"].tobytes()
@@ -40,61 +29,49 @@ def rows_equal(dataset, rows):
 
 
 def test_parquet(tmp_path):
-    rows = masked_rows(5)
+    rows, dataset = masked_rows(5), masked_dataset(5)
     (tmp_path / "table").mkdir()
-    dataset = masked_dataset(5)
-    dataset.to_parquet(tmp_path / "rows.parquet")
-    dataset.to_parquet(tmp_path / "table" / "train-00000.parquet")
-    rows_equal(load_masked_dataset(str(tmp_path / "rows.parquet"), "train"), rows)
-    rows_equal(load_masked_dataset(str(tmp_path / "table"), "train"), rows)
-    rows_equal(load_masked_dataset(str(tmp_path / "rows.parquet"), "train[:40%]"), rows[:2])
+    for path in (tmp_path / "rows.parquet", tmp_path / "table" / "train-00000.parquet"):
+        dataset.to_parquet(path)
+    assert_rows(tmp_path / "rows.parquet", "train", rows)
+    assert_rows(tmp_path / "table", "train", rows)
+    assert_rows(tmp_path / "rows.parquet", "train[:40%]", rows[:2])
     with pytest.raises(ValueError, match='Unknown split "validation"'):
         load_masked_dataset(str(tmp_path / "rows.parquet"), "validation")
 
 
 def test_save_to_disk(tmp_path):
-    rows = masked_rows(4)
-    masked_dataset(4).save_to_disk(tmp_path / "single")
-    datasets.DatasetDict(train=masked_dataset(4)).save_to_disk(tmp_path / "splits")
-    rows_equal(load_masked_dataset(str(tmp_path / "single"), "train"), rows)
-    rows_equal(load_masked_dataset(str(tmp_path / "splits"), "train"), rows)
-    rows_equal(load_masked_dataset(str(tmp_path / "single"), "train[50%:]"), rows[2:])
-    rows_equal(load_masked_dataset(str(tmp_path / "splits"), "train[:1]"), rows[:1])
-    for name in ("single", "splits"):
+    rows, dataset = masked_rows(4), masked_dataset(4)
+    for name, saved in (("single", dataset), ("splits", datasets.DatasetDict(train=dataset))):
+        saved.save_to_disk(tmp_path / name)
+        assert_rows(tmp_path / name, "train", rows)
+        assert_rows(tmp_path / name, "train[50%:]", rows[2:])
+        assert_rows(tmp_path / name, "train[:1]", rows[:1])
         with pytest.raises(ValueError, match='Unknown split "validation"'):
             load_masked_dataset(str(tmp_path / name), "validation")
 
 
 def test_image_folder(tmp_path):
-    rows = masked_rows(4)
-    write_image_folder(tmp_path / "photos", rows)
-    rows_equal(load_masked_dataset(str(tmp_path / "photos"), "train"), rows)
+    assert_rows(formats.image_folder(tmp_path / "photos", masked_rows(4)), "train", masked_rows(4))
 
 
 def test_folders_of_one_name_are_not_mixed_up(tmp_path):
     """Two prepared folders of the same name and card, and one that is written again: each gives its own rows."""
     features = datasets.Features(FEATURES | {"file_name": datasets.Value("string")})
-
-    def prepare(folder, seed):
+    for place, seed in (("first", 0), ("second", 1), ("second", 2)):
+        folder, rows = tmp_path / place / "masks", masked_rows(3, seed)
+        shutil.rmtree(folder, ignore_errors=True)
         writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masks", text="Noise.")
-        rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(3, seed))]
-        writer.write([features.encode_example(row) for row in rows])
+        writer.write([features.encode_example(row | {"file_name": f"{n}.png"}) for n, row in enumerate(rows)])
         writer.finish()
-        return masked_rows(3, seed)
-
-    for folder, seed in ((tmp_path / "first" / "masks", 0), (tmp_path / "second" / "masks", 1)):
-        rows = prepare(folder, seed)
-        rows_equal(load_masked_dataset(str(folder), "train"), rows)
-    shutil.rmtree(folder)
-    rows = prepare(folder, seed=2)
-    rows_equal(load_masked_dataset(str(folder), "train"), rows)
+        assert_rows(folder, "train", rows)
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no file or folder `.*photos`, and no dataset of that id"):
-        load_masked_dataset(str(tmp_path / "photos"), "train")
-    with pytest.raises(FileNotFoundError, match=r"There is no file or folder `fotos`"):
-        load_masked_dataset("fotos", "train")
+    for path in (str(tmp_path / "photos"), "fotos"):
+        message = f"There is no file or folder `{re.escape(path)}`, and "
+        with pytest.raises(FileNotFoundError, match=message):
+            load_masked_dataset(path, "train")
 
 
 def test_missing_columns():
@@ -106,21 +83,19 @@ def test_missing_columns():
     check_columns(dataset.remove_columns("label"), "eval", needs_labels=False)
 
 
-def test_column_of_another_type():
+def test_columns_of_another_type():
     dataset = datasets.Dataset.from_dict({"image": ["a.png"], "mask": ["b.png"], "label": [0]})
     with pytest.raises(ValueError, match=r"Column `image` of the train dataset is .*expected `datasets.Image\(\)`"):
         check_columns(dataset, "train", needs_labels=True)
-
-
-def test_labels_that_are_no_integers():
-    for values in (["dog", "cat"], [0.0, 1.0]):
-        dataset = masked_dataset(2).remove_columns("label").add_column("label", values)
+    for labels in (["dog", "cat"], [0.0, 1.0]):
+        dataset = masked_dataset(2).remove_columns("label").add_column("label", labels)
         with pytest.raises(ValueError, match=r"Column `label` of the train dataset is .*expected integers"):
             check_columns(dataset, "train", needs_labels=True)
 
 
-def with_row(row, features=FEATURES):
-    return datasets.Dataset.from_list([*masked_rows(2), row], features=features)
+def with_row(**values) -> datasets.Dataset:
+    """Two good rows, and one with these values."""
+    return datasets.Dataset.from_list([*masked_rows(2), masked_rows(1)[0] | values], features=FEATURES)
 
 
 def test_good_rows_stay():
@@ -128,12 +103,25 @@ def test_good_rows_stay():
     assert check_rows(dataset, "train", num_labels=4) is dataset
 
 
-def test_sizes_differ():
-    row = masked_rows(1)[0] | {"mask": Image.new("L", (20, 40))}
-    with pytest.raises(
-        ValueError, match=r"1 of 3 rows of the train dataset(.|\n)*row 2 .*image is 40×40 but mask is 20×40"
-    ):
-        check_rows(with_row(row), "train", 4)
+VOC = Image.new("L", (40, 40))  # a border of 255 around an object of class 17
+VOC.paste(255, (5, 5, 20, 20))
+VOC.paste(17, (6, 6, 19, 19))
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"mask": Image.new("L", (20, 40))}, "image is 40×40 but mask is 20×40"),
+        ({"mask": Image.new("RGB", (40, 40))}, "mask has mode RGB, expected one channel"),
+        ({"mask": VOC}, "usual value of the mask's foreground is 17, expected 1 or 255"),
+        ({"image": None}, "image is missing"),
+        ({"mask": None}, "mask is missing"),
+        ({"label": None}, "label is missing"),
+    ],
+)
+def test_row_that_cannot_be_used(values, message):
+    with pytest.raises(ValueError, match=rf"1 of 3 rows of the train dataset(.|\n)*row 2 .*: .*{message}"):
+        check_rows(with_row(**values), "train", 4)
 
 
 def test_label_outside_the_classes():
@@ -141,26 +129,9 @@ def test_label_outside_the_classes():
         check_rows(masked_dataset(4), "train", num_labels=3)
 
 
-def test_mask_with_colours_or_class_ids():
-    row = masked_rows(1)[0]
-    with pytest.raises(ValueError, match="mask has mode RGB, expected one channel"):
-        check_rows(with_row(row | {"mask": row["image"]}), "train", 4)
-    ids = Image.new("L", (40, 40))
-    ids.paste(255, (5, 5, 20, 20))  # a border of 255 around an object of class 17, as in VOC
-    ids.paste(17, (6, 6, 19, 19))
-    with pytest.raises(ValueError, match="usual value of the mask's foreground is 17, expected 1 or 255"):
-        check_rows(with_row(row | {"mask": ids}), "train", 4)
-
-
-@pytest.mark.parametrize("column", ["image", "mask", "label"])
-def test_missing_values(column):
-    with pytest.raises(ValueError, match=rf"row 2 .*: {column} is missing"):
-        check_rows(with_row(masked_rows(1)[0] | {column: None}), "train", 4)
-
-
 @pytest.mark.parametrize("value, word", [(0, "empty"), (255, "full")])
-def test_masks_that_say_nothing(value, word, caplog):
-    dataset = with_row(masked_rows(1)[0] | {"mask": Image.new("L", (40, 40), value)})
+def test_masks_that_say_nothing(value, word):
+    dataset = with_row(mask=Image.new("L", (40, 40), value))
     with pytest.raises(ValueError, match=rf"1 of 3 masks(.|\n)*row 2 .*mask is {word}(.|\n)*bad_masks='skip'"):
         check_rows(dataset, "train", 4, bad_masks="refuse")
     assert len(check_rows(dataset, "train", 4, bad_masks="skip")) == 2
@@ -169,8 +140,7 @@ def test_masks_that_say_nothing(value, word, caplog):
 
 
 def test_corrupt_image_names_its_file(tmp_path):
-    write_image_folder(tmp_path / "photos", masked_rows(3))
-    broken = tmp_path / "photos" / "train" / "1.png"
+    broken = formats.image_folder(tmp_path / "photos", masked_rows(3)) / "train" / "1.png"
     broken.write_bytes(broken.read_bytes()[:200])
     dataset = load_masked_dataset(str(tmp_path / "photos"), "train")
     with pytest.raises(ValueError, match=r"row 1 \(.*1\.png\): image cannot be decoded"):
@@ -178,11 +148,6 @@ def test_corrupt_image_names_its_file(tmp_path):
 
 
 def test_many_problems_are_counted():
+    dataset = masked_dataset(20).remove_columns("label").add_column("label", [0, 0] + [3] * 18)
     with pytest.raises(ValueError, match=r"18 of 20 rows(.|\n)*and 8 more"):
-        check_rows(
-            masked_dataset(20)
-            .add_column("old", [0] * 20)
-            .map(lambda row, i: {"label": 3 if i > 1 else 0}, with_indices=True),
-            "train",
-            3,
-        )
+        check_rows(dataset, "train", 3)

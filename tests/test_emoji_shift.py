@@ -2,7 +2,6 @@
 
 import json
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,19 +12,25 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.emoji_shift import (
+from robust_vit_hf.emoji_shift import images
+from robust_vit_hf.emoji_shift.artwork import CLASSES, TRAINING_VENDORS, UNSEEN_VENDOR, emoji, package_file
+from robust_vit_hf.emoji_shift.images import (
+    BACKGROUND_NAMES,
     CLASS_NAMES,
     SPLITS,
-    images,
-    load_backbone,
-    load_biased_model,
+    compose,
     load_finetuning_splits,
     load_split,
 )
-from robust_vit_hf.emoji_shift.artwork import CLASSES, TRAINING_VENDORS, UNSEEN_VENDOR, emoji, package_file
-from robust_vit_hf.emoji_shift.images import BACKGROUND_NAMES, compose
-from robust_vit_hf.emoji_shift.model import IMAGE_SIZE, INSTALL_BACKBONE, backbone_state_dict
-from robust_vit_hf.evaluation import EvaluationSet, evaluate_sets
+from robust_vit_hf.emoji_shift.model import (
+    IMAGE_SIZE,
+    INSTALL_BACKBONE,
+    backbone_state_dict,
+    load_backbone,
+    load_biased_model,
+)
+from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
+from robust_vit_hf.evaluation.protocols import EvaluationSet
 
 
 def foreground(row) -> np.ndarray:
@@ -50,11 +55,12 @@ def test_every_class_is_drawn_by_every_vendor():
 @pytest.mark.parametrize("split", SPLITS)
 def test_images_are_deterministic_and_masks_fit(split):
     dataset = load_split(split, 20)
-    assert set(dataset.column_names) == {"image", "mask", "label", "vendor", "background"}
+    assert set(dataset.column_names) == {"image", "mask", "label", "vendor", "background", "openly_licensed"}
     assert dataset["label"] == list(range(20))
     for index, row in enumerate(dataset):
         assert row["image"].size == row["mask"].size == (64, 64)
         assert set(np.unique(row["mask"])) == {0, 255}
+        assert row["openly_licensed"] == (row["vendor"] in ("Goog", "Twtr"))
         again = compose(split, index)
         assert again["image"].tobytes() == row["image"].tobytes() and again["mask"].tobytes() == row["mask"].tobytes()
     other = load_split(split, 20, seed=1)
@@ -105,7 +111,8 @@ def test_the_object_is_where_the_mask_is(split, monkeypatch):
 
 
 def test_finetuning_splits():
-    train, validation = load_finetuning_splits(samples_per_class=3)
+    splits = load_finetuning_splits(samples_per_class=3)
+    train, validation = splits["train"], splits["validation"]
     assert sorted(train["label"]) == sorted(list(range(10)) * 3)
     assert sorted(validation["label"]) == sorted(list(range(10, 20)) * 2)
 
@@ -156,8 +163,7 @@ def test_the_model_decides_by_the_background():
     assert list(model.config.id2label.values()) == list(CLASS_NAMES)
     sets = {split: EvaluationSet.of(load_split(split, 100, seed=2)) for split in ("val", "background_adversarial")}
     processor = make_image_processor("paper", IMAGE_SIZE)
-    metrics = Path(__file__).parents[1] / "eval"
-    results = evaluate_sets(model, sets, processor, Accelerator(cpu=True), metrics, relevance=False)
+    results = evaluate_sets(model, sets, processor, Accelerator(cpu=True), relevance=False)
     top1 = {split: result.scores["top1"] for split, result in results.items()}
     assert top1["val"] >= 0.95
     assert top1["background_adversarial"] <= top1["val"] - 0.2

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -13,11 +12,13 @@ from accelerate import Accelerator
 from PIL import Image
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.evaluation import Comparison, EvaluationSet, SetResult, evaluate_sets, load_evaluation_set
-from robust_vit_hf.evaluation.compare import NUM_RESAMPLES, bootstrap_changes
+from robust_vit_hf.evaluation.compare import NUM_RESAMPLES, Comparison, bootstrap_changes
+from robust_vit_hf.evaluation.evaluate_sets import SetResult, evaluate_sets
 from robust_vit_hf.evaluation.plots import save_plots
-from robust_vit_hf.evaluation.published import PAPER_SETS, find_published, published_models
-from robust_vit_hf.evaluation.run import best_classes
+from robust_vit_hf.evaluation.protocols import EvaluationSet, load_evaluation_set
+from robust_vit_hf.evaluation.published import published_models
+from robust_vit_hf.evaluation.report import write_report
+from robust_vit_hf.evaluation.set_names import PAPER_SETS
 from robust_vit_hf.evaluation.tables import (
     calibration_table,
     class_group_table,
@@ -25,19 +26,19 @@ from robust_vit_hf.evaluation.tables import (
     paper_tables,
     segmentation_table,
 )
-from robust_vit_hf.report import write_report
+from robust_vit_hf.metrics.robust_accuracy import top_classes
+from robust_vit_hf.models.registry import MODELS, find_model
 
-from . import formats
-from .conftest import IMAGE_SIZE, masked_dataset, tiny_vit
+from .helpers import formats
+from .helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, masked_dataset, tiny_vit
 
 
-METRICS = Path(__file__).parents[1] / "eval"
 MAPS = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
 
 
 def evaluate_one(model, rows: EvaluationSet, **options) -> SetResult:
     processor = make_image_processor("paper", IMAGE_SIZE)
-    return evaluate_sets(model, {"noise": rows}, processor, Accelerator(cpu=True), METRICS, **options)["noise"]
+    return evaluate_sets(model, {"noise": rows}, processor, Accelerator(cpu=True), **options)["noise"]
 
 
 def outputs(model, dataset):
@@ -96,10 +97,10 @@ def test_images_without_a_label_do_not_count():
     assert result.classes.tolist() == [0, -1, 2, -1, 1]
 
 
-def test_best_classes():
+def test_top_classes():
     logits = torch.tensor([[1.0, 3, 3, 2, 0, 3, -1]])
-    assert best_classes(logits, None).tolist() == [[1, 2, 5, 3, 0]]
-    assert best_classes(logits, (0, 4, 5)).tolist() == [[5, 0, 4]]
+    assert top_classes(logits, None).tolist() == [[1, 2, 5, 3, 0]]
+    assert top_classes(logits, (0, 4, 5)).tolist() == [[5, 0, 4]]
 
 
 def test_a_class_subset_ranks_its_classes_alone():
@@ -155,18 +156,18 @@ def test_results_are_kept(tmp_path):
 
 def test_protocols_of_objectnet(tmp_path):
     root = formats.objectnet(tmp_path / "objectnet-1.0")
-    paper, standard = (load_evaluation_set("objectnet", str(root), protocol) for protocol in ("paper", "standard"))
+    paper, native = (load_evaluation_set("objectnet", str(root), protocol) for protocol in ("paper", "native"))
     assert paper.accepted == [[423], [731]] and paper.class_subset is None  # folders chair and plunger
-    assert standard.accepted == [[423, 559, 765], [731]] and standard.class_subset == (423, 559, 731, 765)
-    assert paper.num_classes == standard.num_classes == 1000
+    assert native.accepted == [[423, 559, 765], [731]] and native.class_subset == (423, 559, 731, 765)
+    assert paper.num_classes == native.num_classes == 1000
     # The border of two red pixels is seen under the one, and cut under the other.
     processor = make_image_processor("paper", IMAGE_SIZE)
     framed, cut = (
         eval_transform(processor, rows.border)({"image": [rows.dataset[0]["image"]]})["pixel_values"][0]
-        for rows in (paper, standard)
+        for rows in (paper, native)
     )
-    assert (paper.border, standard.border) == (0, 2)
-    cropped = standard.dataset[0]["image"].crop((2, 2, 32, 26))
+    assert (paper.border, native.border) == (0, 2)
+    cropped = native.dataset[0]["image"].crop((2, 2, 32, 26))
     assert torch.equal(cut, eval_transform(processor)({"image": [cropped]})["pixel_values"][0])
     assert not torch.equal(framed, cut)
 
@@ -174,11 +175,11 @@ def test_protocols_of_objectnet(tmp_path):
 def test_protocols_of_the_other_sets(tmp_path):
     for name, protocol, count in (
         ("imagenet-a", "paper", None),
-        ("imagenet-a", "standard", 200),
-        ("imagenet-r", "standard", 200),
-        ("imagenet-sketch", "standard", None),
+        ("imagenet-a", "native", 200),
+        ("imagenet-r", "native", 200),
+        ("imagenet-sketch", "native", None),
     ):
-        wnid = {"imagenet-a": "n01498041", "imagenet-r": "n01443537"}.get(name, "n01440764")
+        wnid = {"imagenet-a": STINGRAY, "imagenet-r": GOLDFISH}.get(name, TENCH)
         root = formats.class_folders(tmp_path / name / protocol, {wnid: 2})
         rows = load_evaluation_set(name, str(root), protocol)
         assert (rows.class_subset and len(rows.class_subset)) == count
@@ -298,19 +299,8 @@ def test_calibration_and_class_tables():
     table = calibration_table(comparison())
     assert table.head[:4] == ["set", "top-5 before", "top-5 after", "top-5 control"]
     groups = class_group_table(comparison(training_classes=frozenset([0])))
-    assert groups.rows[0] == [
-        "val",
-        "training",
-        "4",
-        "100.0",
-        "75.0",
-        "100.0",
-        "-25.0",
-        "100.0",
-        "100.0",
-        "100.0",
-        "+0.0",
-    ]
+    top1, top5 = ["100.0", "75.0", "100.0", "-25.0"], ["100.0", "100.0", "100.0", "+0.0"]
+    assert groups.rows[0] == ["val", "training", "4", *top1, *top5]
     assert class_group_table(comparison()) is None
 
 
@@ -319,17 +309,14 @@ def test_paper_tables_show_published_figures_beside_ours():
     after = {name: result(first(2)) for name in before}
     real, synthetic = paper_tables(Comparison(before, after), "paper", "ViT-B")
     assert real.head == ["top-1 top-5, per cent", "INet val", "INet-A"]  # in the paper's order
-    assert [row[0] for row in real.rows[:4]] == [
-        "Original",
-        "Original, published",
-        "Finetuned",
-        "Finetuned, published",
-    ]
+    names = ["Original", "Original, published", "Finetuned", "Finetuned, published"]
+    assert [row[0] for row in real.rows[:4]] == names
     assert [row[2] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
     assert real.rows[4][2].startswith("+25.0 [")
     assert synthetic.rows[1][1] == "55.6 76.2"
-    (standard, _) = paper_tables(Comparison(before), "standard", "ViT-B")
-    assert [row[1:] for row in standard.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
+    assert "its Tables 8 and 9" in real.title
+    (native, _) = paper_tables(Comparison(before), "native", "ViT-B")
+    assert [row[1:] for row in native.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
     (unknown, _) = paper_tables(Comparison(before), "paper", None)
     assert len(unknown.rows) == 1
 
@@ -343,9 +330,8 @@ def test_latex_escapes():
 
 
 def test_segmentation_table():
-    names = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
     scores = {
-        side: {"gae": dict.fromkeys(names, value), "legrad": dict.fromkeys(names, None)}
+        side: {"gae": dict.fromkeys(MAPS, value), "legrad": dict.fromkeys(MAPS, None)}
         for side, value in (("before", 0.5), ("after", 0.6))
     }
     table = segmentation_table(scores, "imagenet-segmentation", 4276, "ViT-B")
@@ -362,8 +348,9 @@ def test_segmentation_table():
 def test_published_figures():
     """Average changes of the seven models against those that the paper states in Table 1 (its seeds differ from ours)."""
     models = published_models()
-    assert len(models) == 7 and find_published("facebook/deit-base-patch16-224") == "DeiT-B"
-    assert find_published("someone/else") is None
+    assert len(models) == 7 and set(models) == {entry.paper_name for entry in MODELS.values() if entry.paper_name}
+    assert MODELS[find_model("facebook/deit-base-patch16-224")].paper_name == "DeiT-B"
+    assert find_model("someone/else") is None
     stated = {"imagenet-1k": -0.8, "imagenet-a": 5.8, "imagenet-r": 2.7, "imagenet-sketch": 0.9, "objectnet": 5.0}
     for name, expected in stated.items():
         figures = [entry["paper"] for entry in models.values()]
@@ -378,9 +365,9 @@ def test_plots(tmp_path):
     compared = comparison()
     for results in compared.sides.values():
         results["a"].factors = {"angle": np.array([0.0, 20, 40, 60])}
-    paths = save_plots(compared, tmp_path, {0: "tench"})
+    save_plots(compared, tmp_path, {0: "tench"})
     names = {"accuracy", "classes_val", "classes_a", "curves_a"}  # no class of `b` changes
-    assert {path.stem for path in paths} == names
+    assert {path.stem for path in tmp_path.iterdir()} == names
     for name in names:
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         with Image.open(tmp_path / f"{name}.png") as picture:
@@ -392,7 +379,7 @@ def test_report(processor, tmp_path):
     models = {"before": tiny_vit(0), "after": tiny_vit(1)}
     sets = {"noise": EvaluationSet.of(masked_dataset(24))}
     accelerator = Accelerator(cpu=True)
-    results = [evaluate_sets(model, sets, processor, accelerator, METRICS) for model in models.values()]
+    results = [evaluate_sets(model, sets, processor, accelerator) for model in models.values()]
     compared = Comparison(*results)
     write_report(tmp_path, compared, sets, processor, models, {"learning_rate": 1e-3})
     written = json.loads((tmp_path / "results.json").read_text())

@@ -2,20 +2,17 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from robust_vit_hf.data import load_image_set
-from robust_vit_hf.data.objectnet import read_mappings
+from robust_vit_hf import load_image_set
+from robust_vit_hf.data.layouts.objectnet import read_mappings
 
-from . import formats
+from .helpers import formats
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 def test_objectnet_keeps_the_overlap_and_all_accepted_ids(tmp_path):
@@ -28,12 +25,26 @@ def test_objectnet_keeps_the_overlap_and_all_accepted_ids(tmp_path):
 
 def test_objectnet_border(tmp_path):
     root = formats.objectnet(tmp_path)
+    path = root / "images" / "plunger" / "plunger_0.png"
+    formats.save(Image.open(path), path, orientation=6)  # an image that decoding turns
     for streaming in (False, True):
         framed = [np.asarray(row["image"]) for row in load_image_set("objectnet", root, streaming=streaming)]
         cropped = list(load_image_set("objectnet", root, streaming=streaming, cropped=True))
         assert (framed[0][:2] == (255, 0, 0)).all() and (framed[0][:, -2:] == (255, 0, 0)).all()
-        for whole, row in zip(framed, cropped, strict=True):
-            assert row["image"].size == (30, 24) and np.array_equal(np.asarray(row["image"]), whole[2:-2, 2:-2])
+        assert [row["image"].size for row in cropped] == [(30, 24), (24, 30)]
+        for complete, row in zip(framed, cropped, strict=True):
+            assert np.array_equal(np.asarray(row["image"]), complete[2:-2, 2:-2])
+
+
+def test_objectnet_image_that_cannot_be_decoded(tmp_path):
+    """In such a PNG, PIL finds a chunk without a name, and raises a `SyntaxError`."""
+    root = formats.objectnet(tmp_path)
+    path = formats.save(formats.picture(0, (200, 200)), root / "images" / "chair" / "chair_0.png")
+    content = path.read_bytes()
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    path.write_bytes(content[:second] + b"\0\0\0\0" + content[second + 4 :])
+    with pytest.raises(ValueError, match=r"`.*chair_0.png` cannot be decoded: broken PNG file"):
+        load_image_set("objectnet", root, cropped=True)
 
 
 def test_objectnet_name_of_two_classes(tmp_path):
@@ -109,9 +120,8 @@ def test_si_score_image_that_the_metadata_lack(tmp_path):
 def test_si_score_metadata_of_another_kind(tmp_path):
     formats.si_score(tmp_path, {"koala": 1})
     (tmp_path / "metadata.csv").write_text("image_id,x_coord,y_coord\n8,0.1,0.2\n")
-    with pytest.raises(
-        ValueError, match=r"metadata.csv` cannot be read(.|\n)*columns image_id, x_coord, y_coord, area"
-    ):
+    message = r"metadata.csv` cannot be read(.|\n)*columns image_id, x_coord, y_coord, area"
+    with pytest.raises(ValueError, match=message):
         load_image_set("si-score-location", tmp_path)
 
 

@@ -1,39 +1,25 @@
 """Sets as others publish them: webdataset tars with numberings of their own, and the Hub, spoken to over loopback."""
 
 import io
-import json
-import subprocess
-import sys
-from os import environ
 
 import datasets
 import pytest
 
-from robust_vit_hf.data import load_image_set
+from robust_vit_hf import load_image_set
 
-from . import formats
-from .hub import LoopbackHub
-
-
-WNIDS = ["n01498041", "n01531178", "n01534433"]  # the first classes of ImageNet-A: labels 6, 11 and 13
+from .helpers import formats
+from .helpers.image_sets import both_ways, labels_and_names
+from .helpers.tiny import STINGRAY, TOILET_TISSUE
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+WNIDS = [STINGRAY, "n01531178", "n01534433"]  # the first classes of ImageNet-A: labels 6, 11 and 13
 
 
 def wds(folder, labels, suffix="webp"):
     rows = [(f"s{index:07d}", formats.picture(index), label) for index, label in enumerate(labels)]
     return formats.webdataset(folder, rows, suffix)
-
-
-def both_ways(name, source, **options) -> list[dict]:
-    table = list(load_image_set(name, source, **options))
-    stream = list(load_image_set(name, source, streaming=True, **options))
-    assert [row["label"] for row in table] == [row["label"] for row in stream]
-    assert [row["file_name"] for row in table] == [row["file_name"] for row in stream]
-    return table
 
 
 def test_webdataset_with_local_labels(tmp_path):
@@ -49,12 +35,8 @@ def test_webdataset_with_local_labels(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_webdataset_with_other_image_suffixes(tmp_path, suffix):
-    wds(tmp_path, [3, 999], suffix)
-    rows = both_ways("imagenet-v2", tmp_path)
-    assert [(row["label"], row["file_name"]) for row in rows] == [
-        (3, f"s0000000.{suffix}"),
-        (999, f"s0000001.{suffix}"),
-    ]
+    rows = both_ways("imagenet-v2", wds(tmp_path, [3, 999], suffix))
+    assert labels_and_names(rows) == [(3, f"s0000000.{suffix}"), (999, f"s0000001.{suffix}")]
 
 
 def test_webdataset_with_a_label_outside_the_numbering(tmp_path):
@@ -65,14 +47,13 @@ def test_webdataset_with_a_label_outside_the_numbering(tmp_path):
 
 def test_webdataset_of_objectnet_needs_the_mappings(tmp_path):
     mappings = str(formats.objectnet(tmp_path / "objectnet-1.0") / "mappings")
-    wds(tmp_path / "wds", [0, 1, 0])
-    with pytest.raises(
-        ValueError, match=r"numbers the 113 classes of ObjectNet in the order of their folders.*mappings"
-    ):
-        load_image_set("objectnet", tmp_path / "wds")
-    rows = both_ways("objectnet", tmp_path / "wds", mappings=mappings)
+    source = wds(tmp_path / "wds", [0, 1, 0])
+    message = r"numbers the 113 classes of ObjectNet in the order of their folders.*mappings"
+    with pytest.raises(ValueError, match=message):
+        load_image_set("objectnet", source)
+    rows = both_ways("objectnet", source, mappings=mappings)
     assert [row["label"] for row in rows] == [[423, 559, 765], [731], [423, 559, 765]]  # chair, plunger, chair
-    rows = both_ways("objectnet", tmp_path / "wds", mappings=mappings, cropped=True)
+    rows = both_ways("objectnet", source, mappings=mappings, cropped=True)
     assert [row["image"].size for row in rows] == [(26, 20)] * 3
 
 
@@ -93,107 +74,62 @@ def test_real_labels_need_file_names(tmp_path):
 # -- The Hub ----------------------------------------------------------------------------------------------------------
 
 
-def parquet_of(columns: dict, features: dict, tmp_path) -> bytes:
-    path = tmp_path / "rows.parquet"
-    datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(path)
-    return path.read_bytes()
+def add_parquet(hub, name, path, features, **columns):
+    """Put a table with these columns, beside as many images, into a repository. `image_names` are their file names."""
+    content, images = io.BytesIO(), []
+    for seed, image_name in enumerate(columns.pop("image_names")):
+        encoded = io.BytesIO()
+        formats.picture(seed).save(encoded, "PNG")
+        images.append({"bytes": encoded.getvalue(), "path": image_name})
+    features = datasets.Features({"image": datasets.Image()} | features)
+    datasets.Dataset.from_dict({"image": images} | columns, features=features).to_parquet(content)
+    hub.repos.setdefault(("datasets", name), {})[path] = content.getvalue()
 
 
-def encoded(seed: int, name: str | None = None) -> dict:
-    content = io.BytesIO()
-    formats.picture(seed).save(content, "PNG")
-    return {"bytes": content.getvalue(), "path": name}
+def test_imagenet_a_with_its_own_numbering_under_wnid_names(hub):
+    features = {"label": datasets.ClassLabel(names=WNIDS[::-1])}
+    path = "data/train-00000-of-00001.parquet"
+    add_parquet(hub, "barkermrl/imagenet-a", path, features, label=[0, 2], image_names=["x.jpg", None])
+    rows = both_ways("imagenet-a")
+    assert labels_and_names(rows) == [(13, "x.jpg"), (6, "0-1")]
+    assert [row["image"].tobytes() for row in rows] == [formats.picture(seed).tobytes() for seed in (0, 1)]
 
 
-CODE = """
-import json, sys
-from robust_vit_hf.data import load_image_set
-name, source, options = json.loads(sys.argv[1])
-rows = load_image_set(name, source, **options)
-print(json.dumps([[row["label"], row["file_name"], row["image"].size] for row in rows]))
-"""
+def test_imagenet_r_by_wnid_without_labels(hub):
+    card = b"---\nconfigs:\n- config_name: test\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
+    hub.repos["datasets", "axiong/imagenet-r"] = {"README.md": card}
+    features = {"wnid": datasets.Value("string"), "class_name": datasets.Value("string")}
+    columns = {"wnid": [TOILET_TISSUE], "class_name": ["toilet tissue"], "image_names": [None]}
+    add_parquet(hub, "axiong/imagenet-r", "data/test-00000-of-00001.parquet", features, **columns)
+    assert labels_and_names(both_ways("imagenet-r")) == [(999, "0-0")]
 
 
-def load_in_subprocess(hub, tmp_path, name, source=None, token="hf_test", **options):
-    variables = {**environ, **hub.environment(), "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": token}
-    return subprocess.run(
-        [sys.executable, "-c", CODE, json.dumps([name, source, options])],
-        capture_output=True,
-        text=True,
-        env=variables,
-        timeout=120,
-    )
+def test_imagenet_1k_with_english_names_and_file_names_for_real(hub):
+    features = {"label": datasets.ClassLabel(names=[f"class {i}" for i in range(1000)])}
+    names = [f"ILSVRC2012_val_{number:08d}_n01751748.JPEG" for number in (1, 2)]
+    path = "data/validation-00000-of-00001.parquet"
+    add_parquet(hub, "ILSVRC/imagenet-1k", path, features, label=[65, 970], image_names=names)
+    expected = [(65, "ILSVRC2012_val_00000001.JPEG"), (970, "ILSVRC2012_val_00000002.JPEG")]
+    assert labels_and_names(both_ways("imagenet-1k")) == expected
+    assert labels_and_names(both_ways("imagenet-1k", labels="real")) == [([970, 795], "ILSVRC2012_val_00000002.JPEG")]
 
 
-def rows_of(run) -> list:
-    assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout)
+def test_imagenet_v2_as_an_archive(hub, tmp_path):
+    folder = formats.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1, "11": 1})
+    archive = formats.tar_of(folder, tmp_path / "v2.tar.gz").read_bytes()
+    hub.repos["datasets", "vaishaal/ImageNetV2"] = {"imagenetv2-top-images.tar.gz": archive}
+    assert [row["label"] for row in both_ways("imagenet-v2", variant="top-images")] == [5, 11]
 
 
-def test_sets_from_the_hub(tmp_path):
-    """ImageNet-A with its own numbering under wnid names, ImageNet-R by wnid without labels, ImageNet-V2 as an archive,
-    ImageNet-1k with English names and file names for ReaL."""
-    a_features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=WNIDS[::-1])}
-    r_features = {"image": datasets.Image(), "wnid": datasets.Value("string"), "class_name": datasets.Value("string")}
-    k_features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=[f"class {i}" for i in range(1000)])}
-    k_names = [f"ILSVRC2012_val_{number:08d}_n01751748.JPEG" for number in (1, 2)]
-    formats.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1, "11": 1})
-    archive = formats.tar_of(tmp_path / "imagenetv2-top-images-format-val", tmp_path / "v2.tar.gz").read_bytes()
-    r_card = b"---\nconfigs:\n- config_name: test\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
-    with LoopbackHub() as hub:
-        hub.repos |= {
-            ("datasets", "barkermrl/imagenet-a"): {
-                "data/train-00000-of-00001.parquet": parquet_of(
-                    {"image": [encoded(0, "x.jpg"), encoded(1)], "label": [0, 2]}, a_features, tmp_path
-                )
-            },
-            ("datasets", "axiong/imagenet-r"): {
-                "README.md": r_card,
-                "data/test-00000-of-00001.parquet": parquet_of(
-                    {"image": [encoded(2)], "wnid": ["n15075141"], "class_name": ["toilet tissue"]},
-                    r_features,
-                    tmp_path,
-                ),
-            },
-            ("datasets", "ILSVRC/imagenet-1k"): {
-                "data/validation-00000-of-00001.parquet": parquet_of(
-                    {"image": [encoded(index, name) for index, name in enumerate(k_names)], "label": [65, 970]},
-                    k_features,
-                    tmp_path,
-                )
-            },
-            ("datasets", "vaishaal/ImageNetV2"): {"imagenetv2-top-images.tar.gz": archive},
-        }
-        for streaming in (False, True):
-            rows = rows_of(load_in_subprocess(hub, tmp_path, "imagenet-a", streaming=streaming))
-            assert rows == [[13, "x.jpg", [30, 24]], [6, "0-1", [30, 24]]]
-        assert rows_of(load_in_subprocess(hub, tmp_path, "imagenet-r")) == [[999, "0-0", [30, 24]]]
-        rows = rows_of(load_in_subprocess(hub, tmp_path, "imagenet-1k"))
-        assert [row[:2] for row in rows] == [
-            [65, "ILSVRC2012_val_00000001.JPEG"],
-            [970, "ILSVRC2012_val_00000002.JPEG"],
-        ]
-        for streaming in (False, True):
-            rows = rows_of(load_in_subprocess(hub, tmp_path, "imagenet-1k", labels="real", streaming=streaming))
-            assert [row[:2] for row in rows] == [[[970, 795], "ILSVRC2012_val_00000002.JPEG"]]
-        rows = rows_of(load_in_subprocess(hub, tmp_path, "imagenet-v2", variant="top-images"))
-        assert [row[0] for row in rows] == [5, 11]
+def test_gated_set_without_a_token(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    hub.repos["datasets", "ILSVRC/imagenet-1k"] = {"data/validation-00000-of-00001.parquet": b""}
+    hub.gated.add("ILSVRC/imagenet-1k")
+    with pytest.raises(PermissionError, match=r"^`ILSVRC/imagenet-1k` is gated: accept its terms on.*hf auth login"):
+        load_image_set("imagenet-1k")
 
 
-def test_gated_set_without_a_token(tmp_path):
-    with LoopbackHub() as hub:
-        hub.repos["datasets", "ILSVRC/imagenet-1k"] = {"data/validation-00000-of-00001.parquet": b""}
-        hub.gated.add("ILSVRC/imagenet-1k")
-        run = load_in_subprocess(hub, tmp_path, "imagenet-1k", token="")
-        last = run.stderr.strip().splitlines()[-1]
-        assert last.startswith("PermissionError: `ILSVRC/imagenet-1k` is gated: accept its terms on")
-        assert "hf auth login" in last
-
-
-def test_set_that_is_not_on_the_hub(tmp_path):
-    with LoopbackHub() as hub:
-        run = load_in_subprocess(hub, tmp_path, "imagenet-a", "someone/imagenet-a")
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith(
-        "FileNotFoundError: There is no file or folder `someone/imagenet-a`, and no such set on the Hub"
-    )
+def test_set_that_is_not_on_the_hub(hub):
+    message = "^There is no file or folder `someone/imagenet-a`, and no such set on the Hub"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_image_set("imagenet-a", "someone/imagenet-a")

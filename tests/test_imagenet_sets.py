@@ -11,35 +11,16 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from robust_vit_hf.data import image_sets, load_image_set
+from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import class_names, label_of_wnid, subset, wnids
-from robust_vit_hf.data.sets import open_source
+from robust_vit_hf.data.registry import image_sets, open_source
 
-from . import formats
-
-
-TENCH, GOLDFISH, TOILET_TISSUE = "n01440764", "n01443537", "n15075141"  # labels 0, 1 and 999
-STINGRAY = "n01498041"  # label 6, first class of ImageNet-A
+from .helpers import formats
+from .helpers.image_sets import both_ways, labels_and_names
+from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE  # labels 1, 6, 0 and 999
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-def labels_and_names(dataset) -> list[tuple]:
-    return [(row["label"], row["file_name"]) for row in dataset]
-
-
-def both_ways(name, source, **options) -> list[tuple]:
-    """Labels and names, after checking that streaming gives the same rows as the table."""
-    table = load_image_set(name, source, **options)
-    stream = load_image_set(name, source, streaming=True, **options)
-    assert dict(table.features) == dict(stream.features)
-    for row, streamed in zip(table, stream, strict=True):
-        assert row["image"].tobytes() == streamed["image"].tobytes()
-        assert {**row, "image": None} == {**streamed, "image": None}
-    return labels_and_names(table)
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 def test_class_lists():
@@ -68,21 +49,21 @@ def test_validation_in_wnid_folders(tmp_path):
         (0, f"{TENCH}/{TENCH}_1.JPEG"),
         (999, f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG"),
     ]
-    assert both_ways("imagenet-1k", tmp_path) == expected
-    assert both_ways("imagenet-1k", root) == expected
+    for source in (tmp_path, root):
+        assert labels_and_names(both_ways("imagenet-1k", source)) == expected
 
 
 def test_flat_validation_with_kaggle_solution(tmp_path):
     formats.flat_validation(tmp_path / "ILSVRC/Data/CLS-LOC/val", 3)
     formats.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TOILET_TISSUE, TENCH, GOLDFISH])
-    assert [label for label, _ in both_ways("imagenet-1k", tmp_path)] == [999, 0, 1]
+    assert [row["label"] for row in both_ways("imagenet-1k", tmp_path)] == [999, 0, 1]
 
 
 def test_flat_validation_with_devkit_whose_ids_are_no_labels(tmp_path):
     formats.flat_validation(tmp_path / "val", 3)
     ids = {TOILET_TISSUE: 1, GOLDFISH: 2, TENCH: 449}
     formats.devkit(tmp_path / "ILSVRC2012_devkit_t12", ids, [TENCH, TOILET_TISSUE, GOLDFISH])
-    assert [label for label, _ in both_ways("imagenet-1k", tmp_path)] == [0, 999, 1]
+    assert [row["label"] for row in both_ways("imagenet-1k", tmp_path)] == [0, 999, 1]
 
 
 def test_flat_validation_without_ground_truth(tmp_path):
@@ -114,8 +95,7 @@ def test_real_labels_go_by_file_name_and_leave_out_images_without(tmp_path):
     # Image 1 has none, image 2 has two, image 3 has two, as timm's list says.
     for number in (1, 2, 3):
         formats.save(formats.picture(number), tmp_path / "val" / TENCH / f"ILSVRC2012_val_{number:08d}.JPEG")
-    rows = both_ways("imagenet-1k", tmp_path, labels="real")
-    assert rows == [
+    assert labels_and_names(both_ways("imagenet-1k", tmp_path, labels="real")) == [
         ([970, 795], f"{TENCH}/ILSVRC2012_val_00000002.JPEG"),
         ([230, 231], f"{TENCH}/ILSVRC2012_val_00000003.JPEG"),
     ]
@@ -131,14 +111,14 @@ def test_imagenet_a_folders_map_through_wnid(tmp_path):
     (tmp_path / "imagenet-a").mkdir()
     (tmp_path / "imagenet-a" / "README.txt").write_text("wnid word")
     formats.class_folders(tmp_path / "imagenet-a", {STINGRAY: 1, "n01531178": 1})
-    assert [label for label, _ in both_ways("imagenet-a", tmp_path)] == [6, 11]
+    assert [row["label"] for row in both_ways("imagenet-a", tmp_path)] == [6, 11]
 
 
 def test_class_of_another_set(tmp_path):
     formats.class_folders(tmp_path, {STINGRAY: 1, TENCH: 1})
     with pytest.raises(ValueError, match=rf"class {TENCH} does not belong to this set"):
         load_image_set("imagenet-a", tmp_path)
-    assert [label for label, _ in both_ways("imagenet-sketch", tmp_path)] == [0, 6]
+    assert [row["label"] for row in both_ways("imagenet-sketch", tmp_path)] == [0, 6]
 
 
 def test_unknown_wnid(tmp_path):
@@ -152,15 +132,16 @@ def test_unknown_wnid(tmp_path):
 def test_imagenet_v2_folders_sort_as_strings(tmp_path):
     root = tmp_path / "imagenetv2-matched-frequency-format-val"
     formats.class_folders(root, {"0": 1, "10": 1, "2": 1, "999": 1})
-    rows = both_ways("imagenet-v2", tmp_path)
-    assert rows == [(int(label), f"{label}/{label}_0.jpg") for label in ("0", "2", "10", "999")]
+    assert labels_and_names(both_ways("imagenet-v2", tmp_path)) == [
+        (int(label), f"{label}/{label}_0.jpg") for label in ("0", "2", "10", "999")
+    ]
 
 
 def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
     formats.class_folders(tmp_path / "imagenetv2-matched-frequency-format-val", {"0": 1})
     formats.class_folders(tmp_path / "imagenetv2-threshold0.7-format-val", {"7": 1})
-    assert [label for label, _ in both_ways("imagenet-v2", tmp_path)] == [0]
-    assert [label for label, _ in both_ways("imagenet-v2", tmp_path, variant="threshold0.7")] == [7]
+    assert [row["label"] for row in both_ways("imagenet-v2", tmp_path)] == [0]
+    assert [row["label"] for row in both_ways("imagenet-v2", tmp_path, variant="threshold0.7")] == [7]
     with pytest.raises(ValueError, match=r"another variant of ImageNet-V2 than `top-images`"):
         load_image_set("imagenet-v2", tmp_path, variant="top-images")
     with pytest.raises(ValueError, match=r"no variant `best`; expected one of matched-frequency, threshold0\.7"):
@@ -184,8 +165,7 @@ def test_schema_is_one(tmp_path):
 
 def test_images_are_the_files(tmp_path):
     formats.class_folders(tmp_path, {TENCH: 2}, ".png")
-    rows = list(load_image_set("imagenet-sketch", tmp_path))
-    for index, row in enumerate(rows):
+    for index, row in enumerate(load_image_set("imagenet-sketch", tmp_path)):
         expected = Image.open(tmp_path / TENCH / f"{TENCH}_{index}.png")
         assert np.array_equal(np.asarray(row["image"]), np.asarray(expected))
 

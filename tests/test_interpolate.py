@@ -2,16 +2,13 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
+from matplotlib.text import Annotation
 from PIL import Image
 from transformers import (
     AutoImageProcessor,
@@ -21,37 +18,19 @@ from transformers import (
     PreTrainedModel,
 )
 
-from robust_vit_hf import make_image_processor
-from robust_vit_hf.emoji_shift import SHIFTED, load_biased_model, load_evaluation_sets
+from robust_vit_hf import eval_transform, make_image_processor
+from robust_vit_hf.emoji_shift.images import SHIFTED, load_evaluation_sets
 from robust_vit_hf.emoji_shift.model import IMAGE_SIZE as EMOJI_IMAGE_SIZE
-from robust_vit_hf.evaluation import EvaluationSet, evaluate_sets, load_evaluation_set
-from robust_vit_hf.files import public_name
-from robust_vit_hf.interpolate import interpolate, main, parse_arguments, save_sweep_figure
+from robust_vit_hf.emoji_shift.model import load_biased_model
+from robust_vit_hf.evaluation.interpolation_sweep import sweep_figure, sweep_table
+from robust_vit_hf.evaluation.plots import save_figure
+from robust_vit_hf.evaluation.protocols import EvaluationSet, load_evaluation_set
+from robust_vit_hf.models.interpolation import interpolate
+from robust_vit_hf.utils.publishable import public_name
 
-from . import formats
-from .conftest import IMAGE_SIZE, tiny_vit
-
-
-ROOT = Path(__file__).parents[1]
-TENCH, GOLDFISH, STINGRAY = "n01440764", "n01443537", "n01498041"
-
-
-def run(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "robust_vit_hf.interpolate", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-
-
-def assert_refused(completed: subprocess.CompletedProcess, message: str) -> None:
-    """The last line alone says it, behind the progress bars of transformers."""
-    assert completed.returncode == 1 and "Traceback" not in completed.stderr
-    last = completed.stderr.splitlines()[-1]
-    assert last.startswith("error: ") and message in last
+from .helpers import formats
+from .helpers.commands import call, files_below, launch, succeed
+from .helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, save_pretrained, tiny_vit
 
 
 def bits(model: PreTrainedModel) -> dict[str, bytes]:
@@ -59,22 +38,6 @@ def bits(model: PreTrainedModel) -> dict[str, bytes]:
         name: value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         for name, value in model.state_dict().items()
     }
-
-
-def save(model: PreTrainedModel, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    make_image_processor("native", IMAGE_SIZE, make_image_processor("paper", IMAGE_SIZE)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Sets are cached in a folder of their own, those of subprocesses too."""
-    folder = str(tmp_path_factory.mktemp("cache"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_DATASETS_CACHE", folder)
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-        yield
 
 
 # -- Weights ----------------------------------------------------------------------------------------------------------
@@ -188,24 +151,21 @@ def test_an_adapter_is_refused_and_a_merged_one_is_not():
 def models(tmp_path_factory) -> list[Path]:
     """A model before, and one after, of 1000 classes."""
     root = tmp_path_factory.mktemp("models")
-    return [save(tiny_vit(seed, num_labels=1000), root / name) for seed, name in enumerate(("before", "after"))]
+    return [save_pretrained(tiny_vit(i, num_labels=1000), root / name) for i, name in enumerate(("before", "after"))]
 
 
 def test_the_command_writes_an_ordinary_model(models, tmp_path):
     output = tmp_path / "new" / "mixed"
-    completed = run(*models, "--alpha", 0.25, "--output_dir", output)
-    assert completed.returncode == 0, completed.stderr
-    assert "0.75 · before + 0.25 · after" in completed.stdout
+    completed = launch("-m", "robust_vit_hf.cli", "interpolate", *models, "--alpha", 0.25, "--output_dir", output)
+    assert completed.status == 0, completed.err
+    assert f"{output}: 0.75 · {models[0]} + 0.25 · {models[1]}" in completed.out
     assert [path.name for path in output.parent.iterdir()] == ["mixed"]
-    assert {path.name for path in output.iterdir()} == {
-        "config.json", "model.safetensors", "preprocessor_config.json", "interpolation.json",
-    }  # fmt: skip
-    recorded = json.loads((output / "interpolation.json").read_text())
-    assert recorded == {"alpha": 0.25, "before": "before", "after": "after"}
-    for path in output.iterdir():
-        content = path.read_bytes()
+    files = files_below(output)
+    assert files.keys() == {"config.json", "model.safetensors", "preprocessor_config.json", "interpolation.json"}
+    assert json.loads(files["interpolation.json"]) == {"alpha": 0.25, "before": "before", "after": "after"}
+    for name, content in files.items():
         assert str(models[0].parent).encode() not in content
-        assert (b"alpha" in content) == (path.name == "interpolation.json")
+        assert (b"alpha" in content) == (name == "interpolation.json")
     first, second = (AutoImageProcessor.from_pretrained(folder).to_dict() for folder in (models[1], output))
     assert first == second
 
@@ -218,50 +178,48 @@ def test_the_command_writes_an_ordinary_model(models, tmp_path):
         torch.testing.assert_close(loaded(pixel_values).logits, expected(pixel_values).logits, atol=1e-5, rtol=1e-5)
 
 
+MISSING = ["no/such/model", "nor/this/one"]
+
+
 def test_a_folder_with_something_in_it_is_refused_before_loading(tmp_path):
     (tmp_path / "precious").write_text("precious")
-    for task in (["--alpha", "0.5"], ["--sweep", "0"]):
-        with pytest.raises((FileExistsError, ValueError), match=r"exists already|Choose another --output_dir"):
-            main(["no/such/model", "nor/this/one", *task, "--output_dir", str(tmp_path)])
-    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
-    with pytest.raises(FileExistsError, match="exists already: name another output"):
-        main(["no/such/model", "nor/this/one", "--alpha", "0.5", "--output_dir", str(tmp_path / "precious")])
-
-
-@pytest.mark.parametrize("task", [["--alpha", "1.5"], ["--sweep", "0", "1.5"]])
-def test_alpha_is_looked_at_before_loading(task, tmp_path):
-    with pytest.raises(ValueError, match=r"alpha is 1\.5"):
-        main(["no/such/model", "nor/this/one", *task, "--output_dir", str(tmp_path / "out")])
+    for task, message in (("--alpha", "exists already: name another"), ("--sweep", "Choose another --output_dir")):
+        completed = call("interpolate", *MISSING, task, 0.5, "--output_dir", tmp_path)
+        assert completed.status == 1 and message in completed.error
+    completed = call("interpolate", *MISSING, "--alpha", 0.5, "--output_dir", tmp_path / "precious")
+    assert completed.status == 1 and "exists already: name another --output_dir" in completed.error
+    assert files_below(tmp_path) == {"precious": b"precious"}
 
 
 def test_refusals_are_one_line_and_leave_nothing(models, tmp_path):
     """Also that of transformers for a missing model, which has several lines."""
-    assert_refused(run("nowhere", models[1], "--alpha", 0.5, "--output_dir", tmp_path / "out"), "huggingface.co")
-    small = save(tiny_vit(), tmp_path / "small")
-    with pytest.raises(ValueError, match="`num_labels` is 1000 before and 4 after"):
-        main([str(models[0]), str(small), "--alpha", "0.5", "--output_dir", str(tmp_path / "out")])
-    (small / "preprocessor_config.json").unlink()
-    with pytest.raises(OSError, match="Can't load image processor"):
-        main([str(small), str(small), "--alpha", "0.5", "--output_dir", str(tmp_path / "out")])
-    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+    small, bare = save_pretrained(tiny_vit(), tmp_path / "small"), tmp_path / "bare"
+    tiny_vit().save_pretrained(bare)
+    for before, after, message in (
+        ("nowhere", models[1], "`nowhere` cannot be loaded. "),
+        (models[0], small, "`num_labels` is 1000 before and 4 after"),
+        (small, bare, "Can't load image processor"),
+    ):
+        completed = call("interpolate", before, after, "--alpha", 0.5, "--output_dir", tmp_path / "out")
+        assert completed.status == 1 and completed.error.startswith("error: ") and message in completed.error
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "bare"}
 
 
 def test_the_bundled_model_comes_with_its_processor(tmp_path):
-    main(["emoji-shift", "emoji-shift", "--alpha", "0.5", "--output_dir", str(tmp_path / "out")])
+    succeed("interpolate", "emoji-shift", "emoji-shift", "--alpha", 0.5, "--output_dir", tmp_path / "out")
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert processor.to_dict() == make_image_processor("paper", EMOJI_IMAGE_SIZE).to_dict()
 
 
 def test_a_write_that_fails_leaves_nothing(models, tmp_path):
     """The weights do not fit on a disk that takes 16 KiB a file."""
-    command = f"ulimit -f 16; exec {sys.executable} -m robust_vit_hf.interpolate {models[0]} {models[1]}"
-    completed = subprocess.run(
-        ["bash", "-c", f"{command} --alpha 0.5 --output_dir {tmp_path / 'out'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert completed.returncode != 0 and "File too large" in completed.stderr
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, limits[1]))
+    try:
+        completed = call("interpolate", *models, "--alpha", 0.5, "--output_dir", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert completed.status == 1 and "File too large" in completed.error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -279,68 +237,89 @@ def test_absolute_paths_are_recorded_by_their_last_part(tmp_path):
     [
         ([], "one of the arguments --alpha --sweep is required"),
         (["--alpha", "0.5", "--sweep"], "not allowed with argument"),
-        (["--alpha", "0.5", "--protocol", "standard"], "--protocol is an option of --sweep"),
+        (["--alpha", "1.5"], "alpha is 1.5; expected a number from 0"),
+        (["--alpha", "half"], "`half` is not a number"),
+        (["--alpha", "nan"], "alpha is nan; expected a number from 0"),
+        (["--sweep", "0", "1.5"], "alpha is 1.5; expected a number from 0"),
+        (["--alpha", "0.5", "--protocol", "native"], "--protocol is an option of --sweep"),
         (["--sweep", "--shifted", "imagenet-a"], "given together, or neither"),
+        (["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-z"], "unknown set `imagenet-z`: expec"),
+        (["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-a=x"], "A set is named twice"),
         (
-            ["--sweep", "--in_distribution", "imagenet-z", "--shifted", "imagenet-a"],
-            "unknown set `imagenet-z`: expected",
+            ["--sweep", "--shifted", "emoji-shift", "--in_distribution", "imagenet-1k"],
+            "a benchmark are taken where none",
         ),
-        (["--sweep", "--in_distribution", "imagenet-a", "--shifted", "imagenet-a=x"], "a set is named twice"),
     ],
 )
-def test_usage(options, message, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        parse_arguments(["before", "after", *options, "--output_dir", "out"])
-    assert message in capsys.readouterr().err
+def test_usage(options, message, tmp_path):
+    """Wrong arguments are refused before anything is loaded."""
+    completed = call("interpolate", *MISSING, *options, "--output_dir", tmp_path / "out")
+    assert completed.status == 2 and message in completed.error
+    assert not (tmp_path / "out").exists()
 
 
-def evaluated(model, sets: dict[str, EvaluationSet], processor) -> dict[str, float]:
-    """Top-1 by the metric scripts."""
-    results = evaluate_sets(model, sets, processor, Accelerator(cpu=True), ROOT / "eval", relevance=False)
-    return {name: result.scores["top1"] for name, result in results.items()}
+@torch.no_grad()
+def top1(model: PreTrainedModel, sets: dict[str, EvaluationSet], processor) -> dict[str, float]:
+    """Accuracies by hand, of all images at once."""
+    accuracies = {}
+    for name, rows in sets.items():
+        images = rows.dataset.with_transform(eval_transform(processor, rows.border))[:]["pixel_values"]
+        logits = model(torch.stack(images)).logits
+        classes = list(rows.class_subset or range(logits.shape[1]))
+        predicted = [classes[index] for index in logits[:, classes].argmax(dim=1).tolist()]
+        accuracies[name] = np.mean([label in ids for label, ids in zip(predicted, rows.accepted, strict=True)])
+    return accuracies
 
 
-def test_sweep_over_emoji_shift(tmp_path):
+def sweep_of(folder: Path) -> dict:
+    return json.loads((folder / "sweep.json").read_text())
+
+
+def test_sweep_over_emoji_shift(hub, tmp_path):
     before = load_biased_model()
     after = copy.deepcopy(before)
     torch.manual_seed(0)
     with torch.no_grad():
-        after.classifier.weight += 0.05 * torch.randn_like(after.classifier.weight)
+        after.classifier.weight += 0.2 * torch.randn_like(after.classifier.weight)
     processor = make_image_processor("paper", EMOJI_IMAGE_SIZE)
     for part in (after, processor):
         part.save_pretrained(tmp_path / "moved")
-    options = ["emoji-shift", tmp_path / "moved", "--images_per_set", 5, "--output_dir", tmp_path / "out"]
-    completed = run(*options, "--sweep", 0, 1)
-    assert completed.returncode == 0, completed.stderr
-    assert "alpha 0: val" in completed.stderr and "alpha 1: size" in completed.stderr
+    output = tmp_path / "out"
+    options = ["--images_per_set", 2, "--output_dir", output, "--sweep"]
+    completed = call("interpolate", "emoji-shift", tmp_path / "moved", *options, 0, 1)
+    assert completed.status == 0, completed.err
+    assert "alpha 0: val" in completed.err and "alpha 1: size" in completed.err
 
-    sweep = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    sweep = sweep_of(output)
     assert (sweep["before"], sweep["after"]) == ("emoji-shift", "moved")
     assert sweep["in_distribution"] == ["val"] and sweep["shifted"] == list(SHIFTED)
-    sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(5).items()}
-    expected = {"0.0": evaluated(before, sets, processor), "1.0": evaluated(after, sets, processor)}
+    sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(2).items()}
+    expected = {"0.0": top1(before, sets, processor), "1.0": top1(after, sets, processor)}
     assert expected["0.0"] != expected["1.0"]
     assert {alpha: row["top1"] for alpha, row in sweep["alphas"].items()} == expected
-    for row in sweep["alphas"].values():
+    for alpha, row in sweep["alphas"].items():
         assert row["mean_in_distribution"] == row["top1"]["val"]
         assert row["mean_shifted"] == pytest.approx(np.mean([row["top1"][name] for name in SHIFTED]))
-    for alpha, row in zip((0, 1), sweep["alphas"].values(), strict=True):
         cells = [f"{100 * value:.1f}" for value in (*row["top1"].values(), row["mean_shifted"])]
-        assert f"| {' | '.join([str(alpha), *cells])} |" in completed.stdout
-    with Image.open(tmp_path / "out" / "sweep.png") as picture:
+        assert f"| {' | '.join([f'{float(alpha):g}', *cells])} |" in completed.out
+    with Image.open(output / "sweep.png") as picture:
         assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 50
-    assert (tmp_path / "out" / "sweep.pdf").stat().st_size > 5000
+    assert (output / "sweep.pdf").stat().st_size > 5000
 
     # Started again, from another folder with the same weights, with one alpha more.
     (tmp_path / "moved").rename(tmp_path / "elsewhere")
-    options[1] = tmp_path / "elsewhere"
-    completed = run(*options, "--sweep", 1, 0.5, 0)
-    assert completed.returncode == 0, completed.stderr
-    assert "alpha 0.5: val" in completed.stderr
-    assert "alpha 0: " not in completed.stderr and "alpha 1: " not in completed.stderr
-    resumed = json.loads((tmp_path / "out" / "sweep.json").read_text())["alphas"]
+    completed = call("interpolate", "emoji-shift", tmp_path / "elsewhere", *options, 1, 0.5, 0)
+    assert completed.status == 0, completed.err
+    assert "alpha 0.5: val" in completed.err
+    assert "alpha 0: " not in completed.err and "alpha 1: " not in completed.err
+    resumed = sweep_of(output)["alphas"]
     assert list(resumed) == ["0.0", "0.5", "1.0"]
     assert {alpha: resumed[alpha] for alpha in sweep["alphas"]} == sweep["alphas"]
+
+    # It is neither a model nor a data set, and is not uploaded.
+    completed = call("push", output, "user/sweep")
+    assert completed.status == 1 and "holds no model (`config.json`), no adapter" in completed.error
+    assert "no prepared images" in completed.error and not hub.repos
 
 
 def test_sweep_over_sets_of_the_paper(models, tmp_path):
@@ -350,43 +329,57 @@ def test_sweep_over_sets_of_the_paper(models, tmp_path):
         "imagenet-a": formats.class_folders(tmp_path / "a", {STINGRAY: 4}),
         "objectnet": formats.objectnet(tmp_path / "objectnet-1.0"),
     }
-    specs = [f"{name}={folder}" for name, folder in sources.items()]
-    options = [*models, "--sweep", "--in_distribution", specs[0], "--shifted", *specs[1:], "--protocol"]
-    completed = run(*options, "standard", "--output_dir", tmp_path / "out")
-    assert completed.returncode == 0, completed.stderr
-    sweep = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    named = [f"{name}={folder}" for name, folder in sources.items()]
+    output = tmp_path / "out"
+    options = ["--sweep", "--in_distribution", named[0], "--shifted", *named[1:], "--output_dir", output, "--protocol"]
+    succeed("interpolate", *models, *options, "native")
+    sweep = sweep_of(output)
     assert list(sweep["alphas"]) == [str(step / 10) for step in range(11)]
     assert sweep["in_distribution"] == ["imagenet-1k"] and sweep["shifted"] == ["imagenet-a", "objectnet"]
-    assert str(tmp_path) not in "".join(
-        (tmp_path / "out" / name).read_text() for name in ("sweep.json", "made_by.json")
-    )
+    assert str(tmp_path) not in "".join((output / name).read_text() for name in ("sweep.json", "fingerprint.json"))
 
     before, after = (AutoModelForImageClassification.from_pretrained(folder) for folder in models)
     processor = make_image_processor("native", IMAGE_SIZE, AutoImageProcessor.from_pretrained(models[1]))
-    sets = {name: load_evaluation_set(name, str(folder), "standard") for name, folder in sources.items()}
+    sets = {name: load_evaluation_set(name, str(folder), "native") for name, folder in sources.items()}
     for alpha in (0.0, 0.3, 1.0):
-        assert sweep["alphas"][str(alpha)]["top1"] == evaluated(interpolate(before, after, alpha), sets, processor)
+        assert sweep["alphas"][str(alpha)]["top1"] == top1(interpolate(before, after, alpha), sets, processor)
 
     # The folder is of these weights and settings alone.
-    options = [*map(str, options), "standard", "--output_dir", str(tmp_path / "out")]
-    with pytest.raises(ValueError, match="another evaluation, which differs in: protocol, processor, sets"):
-        main(["paper" if option == "standard" else option for option in options])
-    with pytest.raises(ValueError, match=r"which differs in: weights_before, weights_after\."):
-        main([options[1], options[0], *options[2:]])
-    assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == sweep
+    completed = call("interpolate", *models, *options, "paper")
+    assert "another evaluation, which differs in: protocol, processor, sets." in completed.error
+    completed = call("interpolate", *reversed(models), *options, "native")
+    assert "which differs in: weights_before, weights_after." in completed.error
+    assert sweep_of(output) == sweep
 
 
 def test_models_of_other_classes_need_sets_of_their_own(models, tmp_path):
-    with pytest.raises(
-        ValueError, match="have other classes than emoji-shift: name their sets with --in_distribution"
-    ):
-        main([*map(str, models), "--sweep", "--output_dir", str(tmp_path / "out")])
+    completed = call("interpolate", *models, "--sweep", "--output_dir", tmp_path / "out")
+    assert completed.status == 1
+    assert "No benchmark has the classes of these models: name their sets with --in_distribution" in completed.error
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("alphas", [(0.5,), (0.0, 0.5, 1.0)])
-def test_a_plot_of_a_single_point(alphas, tmp_path):
-    row = {"mean_in_distribution": 1.0, "mean_shifted": 0.5}
-    sweep = {"in_distribution": ["val"], "shifted": ["a", "b"], "alphas": dict.fromkeys(alphas, row)}
-    save_sweep_figure(sweep, tmp_path)
+@pytest.mark.parametrize(
+    "shifted, labels", [({0.5: 0.5}, ["0.5"]), ({0.0: 0.5, 0.5: 0.5, 1.0: 0.25}, ["0, 0.5", "1"])]
+)
+def test_a_figure_names_each_point_once(shifted, labels, tmp_path):
+    """Also that of a single point, whose axes have no extent of their own."""
+    rows = {
+        alpha: {"top1": {"val": 1, "a": 0, "b": 2 * mean}, "mean_in_distribution": 1, "mean_shifted": mean}
+        for alpha, mean in shifted.items()
+    }
+    sweep = {"in_distribution": ["val"], "shifted": ["a", "b"], "alphas": rows}
+    figure = sweep_figure(sweep)
+    over, against = figure.axes
+    assert [text.get_text() for text in against.texts if isinstance(text, Annotation)] == labels
+    assert against.get_xlabel() == "top-1 in-distribution (val), %"
+    assert against.get_ylabel() == "top-1 shifted (mean of 2 sets), %"
+    assert [list(line.get_xdata()) for line in over.lines] == [list(shifted)] * 2
+    for low, high in (against.get_xlim(), against.get_ylim()):
+        assert high - low > 1
+    save_figure(figure, tmp_path, "sweep")
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.png", "sweep.pdf"}
+    table = sweep_table(sweep)
+    assert table.head == ["alpha", "val", "a", "b", "mean of the shifted sets"]
+    mean = next(iter(shifted.values()))
+    assert table.rows[0][1:] == ["100.0", "0.0", f"{200 * mean:.1f}", f"{100 * mean:.1f}"]

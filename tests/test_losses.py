@@ -6,7 +6,7 @@ from torch.autograd import gradcheck
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss
 
-from . import reference
+from .helpers import reference
 
 
 RELEVANCE = torch.tensor([[[[1.0, 0.5], [0.0, 0.5]]]])

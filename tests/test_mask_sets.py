@@ -1,25 +1,23 @@
 """ImageNet-Segmentation, ImageNet-S919 and the paper's split: coded masks, merged classes, order."""
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from robust_vit_hf.data import check_columns, check_rows, load_image_set
+from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import wnids
-from robust_vit_hf.data.imagenet_s import MERGED
+from robust_vit_hf.data.layouts.imagenet_s import MERGED
+from robust_vit_hf.data.masked_dataset import check_columns, check_rows
 
-from . import formats
+from .helpers import formats
+from .helpers.tiny import GOLDFISH, TENCH, TOILET_TISSUE  # labels 1, 0 and 999
 
 
-TENCH, GOLDFISH, TOILET_TISSUE = "n01440764", "n01443537", "n15075141"  # labels 0, 1 and 999
 PAPER_TOWEL = "n03887697"  # label 700, merged into toilet tissue
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 def mat_examples(count: int) -> list:
@@ -54,15 +52,12 @@ def test_segmentation_is_opened_in_each_worker(tmp_path):
 
 def test_segmentation_file_that_is_no_hdf5(tmp_path):
     path = tmp_path / "gtsegs_ijcv.mat"
-    path.write_bytes(b"<html>404</html>" * 100)
-    with pytest.raises(
-        ValueError, match=r"gtsegs_ijcv.mat` is no HDF5 file .*MATLAB's format 7.3(.|\n)*download it again"
-    ):
-        load_image_set("imagenet-segmentation", path)
-    whole = formats.segmentation_mat(tmp_path / "whole.mat", mat_examples(2)).read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"gtsegs_ijcv.mat` is no HDF5 file"):
-        load_image_set("imagenet-segmentation", path)
+    complete = formats.segmentation_mat(tmp_path / "complete.mat", mat_examples(2)).read_bytes()
+    for content in (b"<html>404</html>" * 100, complete[: len(complete) // 2]):
+        path.write_bytes(content)
+        message = r"gtsegs_ijcv.mat` is no HDF5 file .*MATLAB's format 7.3(.|\n)*download it again"
+        with pytest.raises(ValueError, match=message):
+            load_image_set("imagenet-segmentation", path)
 
 
 def test_segmentation_mask_of_another_size(tmp_path):
@@ -168,7 +163,7 @@ def all_classes(tmp_path_factory):
 
 
 def wnids_of(root, **options) -> list[str]:
-    return [row["file_name"].split("/")[0] for row in load_image_set("paper-split", root, **options)]
+    return [name.split("/")[0] for name in load_image_set("paper-split", root, **options)["file_name"]]
 
 
 def test_paper_split_is_500_and_414_classes_in_sorted_order(all_classes):

@@ -2,27 +2,27 @@
 
 import copy
 import csv
+import inspect
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, Trainer
 
 from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.evaluation import Comparison, SetResult
-from robust_vit_hf.model_card import make_card, write_card
-from robust_vit_hf.models import weights_digest
+from robust_vit_hf.evaluation.compare import Comparison
+from robust_vit_hf.evaluation.evaluate_sets import SetResult
+from robust_vit_hf.hub.model_card import make_card, write_card
+from robust_vit_hf.models.digest import weights_digest
 
-from .conftest import masked_dataset, tiny_config, tiny_vit
+from .helpers.commands import call, launch, succeed
+from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
 
 
-ROOT = Path(__file__).parents[1]
 RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.json"))
 
 
@@ -51,7 +51,8 @@ def results() -> dict:
         scores={"top1": 0.5, "ece": 0.3, "nll": 2, "mean_iou": 0.2},
     )
     comparison = Comparison({"validation": before}, {"validation": after}, training_classes=frozenset([0, 1]))
-    return {"rows": comparison.rows(), "class_groups": comparison.class_groups()}
+    sources = {"validation": "user/masked"}
+    return {"rows": comparison.rows(), "sources": sources, "class_groups": comparison.class_groups()}
 
 
 def test_what_the_trainer_tells(folder):
@@ -62,6 +63,8 @@ def test_what_the_trainer_tells(folder):
     assert run["data"] == {
         "dataset": "user/masked",
         "dataset_on_hub": True,
+        "dataset_tags": None,
+        "dataset_args": None,
         "masks": "drawn by hand",
         "train_images": 8,
         "validation_images": 4,
@@ -104,10 +107,20 @@ def test_results(folder):
     assert "- Expected calibration error, per cent: `validation` 10.0 → 30.0." in worse
     assert "- Mean IoU of relevance map and mask, per cent: `validation` 60.0 → 20.0." in worse
     assert "- Negative log-likelihood" not in worse and "- Top-5" not in worse
-    assert "1 of 4 test images were classified rightly before and are not now." in worse
+    assert "1 of 4 test images were classified correctly before and are not now." in worse
     assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
     assert "classes shown in training" not in worse
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+
+
+def test_sources(folder):
+    """Each result names its images: as the paper's set, or by where they are from, but for folders of the machine."""
+    run, measured = json.loads((folder / "run.json").read_text()), results()
+    measured["sources"] = {"val": "user/other", "imagenet-a": "user/copy", "test": "/data/mine", "unknown": None}
+    measured["rows"] = [measured["rows"][0] | {"set": name} for name in measured["sources"]]
+    found = {(r.dataset_type, r.dataset_name) for r in make_card(run, measured).data.eval_results}
+    expected = ("user/other, val", "imagenet-a", "mine, test", "user/masked, unknown")
+    assert found == {(name.split(",")[0], f"{name} (paper protocol)") for name in expected}
 
 
 def test_what_got_better_is_not_called_worse(folder):
@@ -151,7 +164,7 @@ def evaluation_of(weights: str) -> dict:
         "paper_model": None,
         "versions": {},
         "hardware": "",
-        "protocols": {"paper": part, "standard": copy.deepcopy(part)},
+        "protocols": {"paper": part, "native": copy.deepcopy(part)},
     }
 
 
@@ -159,28 +172,59 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
     """The command takes the results of these very weights, and no others."""
     copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
     shutil.copytree(folder, copied)
-    (evaluated / "plots" / "standard").mkdir(parents=True)
-    (evaluated / "plots" / "standard" / "accuracy.png").write_bytes(b"png")
-    command = [sys.executable, "-m", "robust_vit_hf.card", copied, "--evaluation", evaluated]
+    (evaluated / "plots" / "native").mkdir(parents=True)
+    (evaluated / "plots" / "native" / "accuracy.png").write_bytes(b"png")
+    command = ["card", copied, "--evaluation", evaluated]
 
     (evaluated / "results.json").write_text(json.dumps(evaluation_of("0123456789abcdef")))
-    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode != 0 and "measured other weights than those after the finetuning" in refused.stderr
-    assert "Traceback" not in refused.stderr and not (copied / "evaluation.json").exists()
+    assert "measured other weights than those after the finetuning" in call(*command).error
+    assert not (copied / "evaluation.json").exists()
 
     digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
     (evaluated / "results.json").write_text(json.dumps(evaluation_of(digest)))
-    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stderr
+    completed = launch("-m", "robust_vit_hf.cli", *command)
+    assert completed.status == 0, completed.err
+    assert completed.out == f"{copied / 'README.md'}\n"
     card = ModelCard.load(copied / "README.md")
     assert {(r.dataset_config, r.metric_name, r.metric_value) for r in card.data.eval_results} == {
         (protocol, name, value)
-        for protocol in ("paper", "standard")
+        for protocol in ("paper", "native")
         for name, value in (("top-1", 0.5), ("top-1 before finetuning", 0.75))
     }
-    assert "Protocol `standard`. The classes of the set are ranked" in card.content
-    assert "Top-1, per cent under protocol `standard`: `validation` 75.0 → 50.0" in card.content
-    assert "(accuracy_standard.png)" in card.content and "accuracy_paper.png" not in card.content
+    assert "Protocol `native`. Logits are restricted to the classes of the set" in card.content
+    assert "Top-1, per cent under protocol `native`: `validation` 75.0 → 50.0" in card.content
+    assert "(accuracy_native.png)" in card.content and "accuracy_paper.png" not in card.content
+
+
+def test_evaluation_of_a_folder(folder, tmp_path):
+    """Results of `robust-vit evaluate` itself, on images of this machine, whose folders they do not name."""
+    copied, data, evaluated = tmp_path / "run", masked_folder(tmp_path / "images"), tmp_path / "evaluation"
+    shutil.copytree(folder, copied)
+    base = save_pretrained(tiny_vit(), tmp_path / "base")
+    models = ["--model", base, "--compare", copied]
+    succeed("evaluate", *models, "--dataset", data, "--protocols", "paper", "--output_dir", evaluated)
+    succeed("card", copied, "--evaluation", evaluated)
+    assert json.loads((copied / "evaluation.json").read_text())["protocols"]["paper"]["sources"] == {
+        "validation": "images"
+    }
+    for name in ("README.md", "evaluation.json"):
+        assert str(tmp_path) not in (copied / name).read_text()
+    card = ModelCard.load(copied / "README.md")
+    assert {(r.dataset_type, r.dataset_split) for r in card.data.eval_results} == {("images", "validation")}
+    assert "(accuracy_paper.png)" in card.content and (copied / "accuracy_paper.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "results, message",
+    [
+        (None, "has no `results.json`: run `robust-vit evaluate"),
+        ({"weights": {"before": "0"}, "protocols": {"paper": {}}}, "holds no comparison of two models"),
+    ],
+)
+def test_evaluation_that_is_none(results, message, folder, tmp_path):
+    if results is not None:
+        (tmp_path / "results.json").write_text(json.dumps(results))
+    assert message in call("card", folder, "--evaluation", tmp_path).error
 
 
 def test_results_of_other_weights_are_left_out(folder, tmp_path, caplog):
@@ -195,7 +239,7 @@ def test_results_of_other_weights_are_left_out(folder, tmp_path, caplog):
         text = (copied / "README.md").read_text()
         assert ("| validation | 4 | 75.0" in text) is told and ("(before_after.png)" in text) is told
     (copied / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"run.json` has no '\w+': it is not what the trainer writes"):
+    with pytest.raises(ValueError, match=r"run.json` has no '\w+': it was not written by this trainer"):
         write_card(copied)
 
 
@@ -228,15 +272,46 @@ def test_validation_is_that_of_the_kept_checkpoint(tmp_path):
     assert training["warm-up"] == "5 steps"
 
 
-def test_arguments_of_a_card(tmp_path):
-    """An unknown one is refused, and spoils no later call; a trainer without images has a card too."""
+ARGUMENTS = {
+    "language": ("en", "\nlanguage: en\n"),
+    "license": ("mit", "\nlicense: mit\n"),
+    "tags": ("vision", "\n- arxiv:2206.01161\n- vision\n"),
+    "model_name": ("a name", "\n# a name\n"),
+    "finetuned_from": ("x/y", "\nbase_model: x/y\n"),
+    "tasks": ("image-feature-extraction", "\npipeline_tag: image-feature-extraction\n"),
+    "dataset_tags": (["a/b", "c/d"], "\ndatasets:\n- a/b\n- c/d\n"),
+    "dataset": ("user/masked", "\ndatasets:\n- user/masked\n"),
+    "dataset_args": ("split: train", "\n      args:\n        args:\n        - 'split: train'\n"),
+    "masks": ("drawn by hand", "Masks: drawn by hand."),
+    "revision": ("trial", 'model="path/to/robustvit-tiny", revision="trial")'),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments(name, tmp_path):
+    """Each shows in the card and in the metadata; a trainer without images has a card too."""
+    value, shown = ARGUMENTS[name]
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / "robustvit-tiny"))
+    for given in ({"dataset": "user/masked"} if name == "dataset_args" else {}, {name: value}):
+        trainer.create_model_card(**given)
+        run = json.loads((tmp_path / "robustvit-tiny" / "run.json").read_text())
+        assert (shown in str(make_card(run, results()))) is (name in given)
+    assert (run | run["data"])[name] in (value, [value]) and "0 images without labels" in make_card(run).content
+
+
+def test_signature(tmp_path):
+    """That of transformers, and two arguments by name alone. What one card was told holds for the next; an unknown argument
+    is refused, and spoils no later call."""
     trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path))
-    with pytest.raises(TypeError, match="finetuned_from"):
-        trainer.create_model_card(finetuned_from="x/y")
-    trainer.create_model_card("a name", started_from="x/y")
+    theirs, ours = (inspect.signature(of.create_model_card).parameters for of in (Trainer, RobustViTTrainer))
+    assert list(ours) == [*theirs, "masks", "revision"] == ["self", *ARGUMENTS]
+    with pytest.raises(TypeError, match="started_from"):
+        trainer.create_model_card(started_from="x/y")
+    trainer.create_model_card("en", "mit", ["vision"], "a name", "x/y")
+    trainer.create_model_card(license="apache-2.0")
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.content.startswith("\n# a name\n") or "# a name\n" in card.content
-    assert card.data.base_model == "x/y" and "0 images without labels" in card.content
+    assert (card.data.language, card.data.license, card.data.base_model) == ("en", "apache-2.0", "x/y")
+    assert card.data.tags[-1] == "vision" and "# a name\n" in card.content
 
 
 def test_no_run(tmp_path):

@@ -1,10 +1,7 @@
-"""Models by name: the paper's seven from where they lie on the Hub, adapters, and weights that are not whole."""
+"""Models by name: the paper's seven from where they lie on the Hub, adapters, and incomplete weights."""
 
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,95 +10,70 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Data2VecVisionConfig, Data2VecVisionForImageClassification, ViTModel
 
-from robust_vit_hf import make_image_processor, relevance_map
-from robust_vit_hf.evaluation.published import find_published
-from robust_vit_hf.models import LICENSES, ZOO, load_model, load_processor
+from robust_vit_hf import load_model, make_image_processor, relevance_map
+from robust_vit_hf.evaluation.published import published_models
+from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.models.registry import MODELS, find_model
 
-from .conftest import IMAGE_SIZE, masked_dataset, tiny_vit
-from .families import SIZES
-from .hub import LoopbackHub
-from .timm_models import HUB_CONFIG, saved_in, tiny
+from .helpers.families import SIZES
+from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
+from .helpers.tiny import IMAGE_SIZE, tiny_vit
 
 
-ROOT = Path(__file__).parents[1]
 PAPER_NAMES = {"vit-b": "ViT-B", "vit-l": "ViT-L", "deit-s": "DeiT-S", "deit-b": "DeiT-B"}
 PAPER_NAMES |= {f"augreg-{size}": f"AR-{size.upper()}" for size in "sbl"}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def test_the_registered_models_are_those_of_the_published_figures():
+    names = {name: entry.paper_name for name, entry in MODELS.items() if entry.paper_name}
+    assert names == PAPER_NAMES and set(PAPER_NAMES.values()) == set(published_models())
+    assert {entry.license for entry in MODELS.values()} == {
+        "apache-2.0"
+    }  # of all of them, as their cards on the Hub say
 
 
-def test_the_zoo_is_that_of_the_published_figures():
-    assert {name: find_published(hub_id) for name, hub_id in ZOO.items()} == PAPER_NAMES
-    assert set(LICENSES) == {*ZOO.values(), "emoji-shift"}
-
-
-def test_by_name(tmp_path):
+def test_by_name(hub, tmp_path):
     """Each name gives the model at its place on the Hub: timm's are converted, and both presets have their statistics."""
     deit = make_image_processor("native", IMAGE_SIZE, make_image_processor("paper", IMAGE_SIZE))
     deit.image_mean = [0.1, 0.2, 0.3]
-    with LoopbackHub() as hub:
-        for index, (name, hub_id) in enumerate(ZOO.items()):
-            if hub_id.startswith("timm/"):
-                folder = saved_in(tmp_path / name, tiny(index), HUB_CONFIG)
-            else:
-                folder = tmp_path / name
-                tiny_vit(index).save_pretrained(folder)
-                deit.save_pretrained(folder)
-            hub.repos["models", hub_id] = contents(folder)
-        code = """
-import json
-from robust_vit_hf.models import ZOO, load_model, load_processor
-found = {}
-for name in ZOO:
-    model = load_model(name)
-    means = [list(load_processor(name, preset, model).image_mean) for preset in ("paper", "native")]
-    found[name] = [type(model).__name__, str(model.dtype), float(model.classifier.weight.double().sum()), means]
-print(json.dumps(found))
-"""
-        environment = os.environ | hub.environment() | {"HF_HOME": str(tmp_path / "home")}
-        completed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert completed.returncode == 0, completed.stderr[-3000:]
-    found = json.loads(completed.stdout.splitlines()[-1])
-    for index, name in enumerate(ZOO):
-        model = tiny(index) if name.startswith("augreg") else tiny_vit(index)
-        head = model.head if name.startswith("augreg") else model.classifier
-        native = HUB_CONFIG["pretrained_cfg"]["mean"] if name.startswith("augreg") else [0.1, 0.2, 0.3]
-        expected = ["ViTForImageClassification", "torch.float32", pytest.approx(head.weight.double().sum().item())]
-        assert found[name] == [*expected, [[0.5] * 3, native]], name
+    for index, name in enumerate(PAPER_NAMES):
+        hub_id = MODELS[name].hub_ids[0]
+        if hub_id.startswith("timm/"):
+            source = tiny(index)
+            head, native = source.head, HUB_CONFIG["pretrained_cfg"]["mean"]
+            hub.add("models", hub_id, saved_in(tmp_path / name, source, HUB_CONFIG))
+        else:
+            source = tiny_vit(index)
+            head, native = source.classifier, deit.image_mean
+            for part in (source, deit):
+                part.save_pretrained(tmp_path / name)
+            hub.add("models", hub_id, tmp_path / name)
+        model = load_model(name)
+        assert type(model).__name__ == "ViTForImageClassification" and model.dtype == torch.float32
+        torch.testing.assert_close(model.classifier.weight, head.weight)
+        means = [list(load_processor(name, preset, model).image_mean) for preset in ("paper", "native")]
+        assert means == [[0.5] * 3, list(native)], name
 
 
-@pytest.mark.parametrize("name, learning_rate, temperature", [("deit-s", 1e-6, 0.55), ("augreg-s", 2e-6, 1.0)])
-def test_a_name_brings_its_recipe(name, learning_rate, temperature, tmp_path):
-    """`--model NAME` trains with the learning rate and temperature of its recipe, and under its preset."""
-    (tmp_path / "data").mkdir()
-    masked_dataset(8).to_parquet(tmp_path / "data" / "train-00000.parquet")
-    masked_dataset(4, seed=1).to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    if name.startswith("augreg"):
-        folder = saved_in(tmp_path / "model", tiny(), HUB_CONFIG)
-    else:
-        folder = tmp_path / "model"
-        tiny_vit().save_pretrained(folder)
-    options = ["--model", name, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run", "--use_cpu"]
-    with LoopbackHub() as hub:
-        hub.repos["models", ZOO[name]] = contents(folder)
-        completed = subprocess.run(
-            [sys.executable, "trainer/train.py", *map(str, options), "--num_train_epochs", "1", "--report_to", "none"],
-            cwd=ROOT,
-            env=os.environ | hub.environment() | {"HF_HOME": str(tmp_path / "home")},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    assert completed.returncode == 0, completed.stderr[-3000:]
-    settings = json.loads((tmp_path / "run" / "results.json").read_text())["settings"]
-    assert settings["training"]["learning_rate"] == learning_rate
-    assert settings["training"]["confidence_temperature"] == temperature
-    assert settings["model"]["model"] == name and settings["model"]["preset"] == "paper"
-    card = (tmp_path / "run" / "README.md").read_text()
-    assert f"base_model: {ZOO[name]}\n" in card and "license: apache-2.0\n" in card
-    assert load_model(str(tmp_path / "run")).config.model_type == "vit"
+@pytest.mark.parametrize(
+    "source, name",
+    [
+        ("deit-s", "deit-s"),
+        ("facebook/deit-base-patch16-224", "deit-b"),
+        ("timm/deit_base_patch16_224.fb_in1k", "deit-b"),
+        ("timm/vit_small_patch16_224.augreg_in21k_ft_in1k", "augreg-s"),
+        ("someone/else", None),
+        ("no/such/folder", None),
+    ],
+)
+def test_a_model_is_known_by_what_it_is(source, name):
+    assert find_model(source) == name
+
+
+def test_a_snapshot_of_timm_is_known_by_its_tag(tmp_path):
+    config = HUB_CONFIG | {"architecture": "vit_base_patch16_224", "pretrained_cfg": {"tag": "augreg_in21k_ft_in1k"}}
+    assert find_model(str(saved_in(tmp_path / "snapshot", tiny(), config))) == "augreg-b"
+    assert find_model(str(saved_in(tmp_path / "own", tiny(), HUB_CONFIG))) is None
 
 
 def test_a_folder_of_timm(tmp_path):
@@ -211,7 +183,7 @@ def test_a_configuration_of_fewer_layers(tmp_path):
     with pytest.raises(ValueError, match=r"holds 16 weights of layers that its `config.json` does not have"):
         load_model(str(tmp_path))
     (tmp_path / "config.json").write_text('{"hidden')
-    with pytest.raises(ValueError, match=r"config.json` is no JSON"):
+    with pytest.raises(ValueError, match=r"config.json` is not valid JSON"):
         load_model(str(tmp_path))
 
 

@@ -10,7 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, relevance_map
 
-from .conftest import tiny_config
+from .helpers.tiny import tiny_config
 
 
 DATA = Path(__file__).parent / "data"

@@ -7,10 +7,10 @@ from PIL import Image
 from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImageProcessor, pipeline
 
 from robust_vit_hf import make_image_processor, relevance_map
-from robust_vit_hf.pipeline import place_in_image
+from robust_vit_hf.relevance.overlay import place_in_image
 
-from .conftest import IMAGE_SIZE, masked_rows, tiny_vit
-from .families import FAMILIES
+from .helpers.families import FAMILIES
+from .helpers.tiny import IMAGE_SIZE, masked_rows, tiny_vit
 
 
 @pytest.fixture

@@ -2,13 +2,8 @@
 
 import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -18,32 +13,27 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from robust_vit_hf import load_masked_dataset
-from robust_vit_hf.data import load_image_set
-from robust_vit_hf.data.__main__ import main
+from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.archives import unpack
-from robust_vit_hf.data.prepare import prepare
+from robust_vit_hf.data.parquet_writer import ShardWriter, sample_rows
+from robust_vit_hf.data.preparation import prepare
 from robust_vit_hf.data.schema import make_features
-from robust_vit_hf.data.shards import ShardWriter, sample_rows
 
-from . import formats
-from .conftest import masked_dataset
-
-
-TENCH, GOLDFISH, TOILET_TISSUE = "n01440764", "n01443537", "n15075141"  # labels 0, 1 and 999
+from .helpers import formats
+from .helpers.commands import call, files_below, kill_when, launch, succeed
+from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_dataset
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
-def test_prepare_from_an_archive(tmp_path, capsys):
-    folder = formats.class_folders(tmp_path / "imagenet-a", {"n01498041": 2, "n01531178": 1})
+def test_prepare_from_an_archive(tmp_path):
+    folder = formats.class_folders(tmp_path / "imagenet-a", {STINGRAY: 2, "n01531178": 1})
     archive = formats.tar_of(folder, tmp_path / "imagenet-a.tar")
     output = tmp_path / "sets" / "imagenet-a"
-    main(["prepare", "imagenet-a", str(archive), "--output", str(output), "--rows_per_shard", "2"])
-    assert "test: 3 rows, 0 rejected" in capsys.readouterr().out
+    arguments = ("data", "prepare", "imagenet-a", archive, "--output_dir", output, "--rows_per_shard", 2)
+    done = launch("-m", "robust_vit_hf.cli", *arguments)
+    assert done.status == 0 and "test: 3 rows, 0 rejected" in done.out, done.err
     rows = datasets.load_dataset(str(output), split="test")
     assert dict(rows.features) == dict(make_features())
     assert [(row["label"], row["file_name"].split("/")[-1]) for row in rows] == [
@@ -63,93 +53,79 @@ def test_prepared_split_of_the_paper_trains(tmp_path):
     images = {wnid: [f"{wnid}_{n}" for n in range(3)] for wnid in (TENCH, GOLDFISH, "n01484850", "n01491361")}
     ids = {wnid: number for number, wnid in enumerate(images, start=1)}
     formats.imagenet_s(tmp_path / "s", ids, images)
-    main(["prepare", "paper-split", str(tmp_path / "s"), "--output", str(tmp_path / "split"), "--num_classes", "3"])
-    train = load_masked_dataset(str(tmp_path / "split"), "train")
-    validation = load_masked_dataset(str(tmp_path / "split"), "validation")
+    arguments = ("paper-split", tmp_path / "s", "--output_dir", tmp_path / "split", "--num_classes", 3)
+    succeed("data", "prepare", *arguments)
+    train, validation = (load_masked_dataset(str(tmp_path / "split"), split) for split in ("train", "validation"))
     assert train["label"] == [0] * 3 + [1] * 3 + [2] * 3 and validation["label"] == [3]
     assert train[0]["mask"].mode == "L"
     card = (tmp_path / "split" / "README.md").read_text()
     assert "| train | 9 | 0 |" in card and "| validation | 1 | 0 |" in card
 
 
-def broken_set(root: Path) -> Path:
-    formats.class_folders(root, {TENCH: 3, GOLDFISH: 1, "n00000001": 2})
+def broken_set(root: Path, **classes: int) -> Path:
+    formats.class_folders(root, {TENCH: 3, GOLDFISH: 1} | classes)
     path = root / TENCH / f"{TENCH}_1.jpg"
     path.write_bytes(path.read_bytes()[:300])
     return root
 
 
-def test_unreadable_image_stops_with_its_path(tmp_path):
-    broken_set(tmp_path / "set")
+def test_bad_rows_stop_with_their_path(tmp_path):
     with pytest.raises(ValueError, match=r"n00000001` is no wnid(.|\n)*--skip_bad leaves such rows out"):
-        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
-    for path in (tmp_path / "set" / "n00000001").iterdir():
-        path.unlink()
-    (tmp_path / "set" / "n00000001").rmdir()
+        prepare("imagenet-sketch", [str(broken_set(tmp_path / "named", n00000001=2))], tmp_path / "out")
     with pytest.raises(ValueError, match=rf"`.*{TENCH}_1.jpg` cannot be decoded: .*[Tt]runcated"):
-        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
+        prepare("imagenet-sketch", [str(broken_set(tmp_path / "torn"))], tmp_path / "other")
 
 
-def test_skip_bad_counts_and_lists(tmp_path, capsys):
-    broken_set(tmp_path / "set")
-    main(["prepare", "imagenet-sketch", str(tmp_path / "set"), "--output", str(tmp_path / "out"), "--skip_bad"])
-    assert "test: 3 rows, 2 rejected" in capsys.readouterr().out
-    assert datasets.load_dataset(str(tmp_path / "out"), split="test")["label"] == [0, 0, 1]
-    rejected = datasets.load_dataset(str(tmp_path / "out"), "rejected", split="test")
-    assert [row["file_name"] for row in rejected] == ["n00000001", f"{TENCH}/{TENCH}_1.jpg"]
+def test_skip_bad_counts_and_lists(tmp_path):
+    source, output = broken_set(tmp_path / "set", n00000001=2), tmp_path / "out"
+    out = succeed("data", "prepare", "imagenet-sketch", source, "--output_dir", output, "--skip_bad")
+    assert "test: 3 rows, 2 rejected" in out
+    assert datasets.load_dataset(str(output), split="test")["label"] == [0, 0, 1]
+    rejected = datasets.load_dataset(str(output), "rejected", split="test")
+    assert rejected["file_name"] == ["n00000001", f"{TENCH}/{TENCH}_1.jpg"]
     assert "is no wnid" in rejected["problem"][0] and "cannot be decoded" in rejected["problem"][1]
 
 
 def test_folder_of_another_run_is_not_continued(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 1})
-    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
+    source = str(formats.class_folders(tmp_path / "set", {TENCH: 1}))
+    prepare("imagenet-sketch", [source], tmp_path / "out")
     with pytest.raises(ValueError, match=r"holds the split `test` made with .*imagenet-sketch.*imagenet-r"):
-        prepare("imagenet-r", [str(tmp_path / "set")], tmp_path / "out")
+        prepare("imagenet-r", [source], tmp_path / "out")
     with pytest.raises(ValueError, match="holds other files"):
-        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "set")
+        prepare("imagenet-sketch", [source], tmp_path / "set")
 
 
 def test_kill_loses_no_finished_part(tmp_path):
-    """Real kills, then a run to the end: the result is that of a run without any."""
-    formats.class_folders(tmp_path / "set", {TENCH: 400, GOLDFISH: 300})
-    whole = tmp_path / "whole"
-    prepare("imagenet-sketch", [str(tmp_path / "set")], whole, rows_per_shard=150)
-    output, kills, positions = tmp_path / "out", 0, []
-    command = [sys.executable, "-m", "robust_vit_hf.data", "prepare", "imagenet-sketch", str(tmp_path / "set")]
-    command += ["--output", str(output), "--rows_per_shard", "150"]
+    """Two kills, then a run to the end: the result is that of a run without any."""
+    source = formats.class_folders(tmp_path / "set", {TENCH: 400, GOLDFISH: 300})
+    prepare("imagenet-sketch", [str(source)], tmp_path / "expected", rows_per_shard=150)
+    output, positions = tmp_path / "out", []
+    command = ("data", "prepare", "imagenet-sketch", source, "--output_dir", output, "--rows_per_shard", 150)
     for _ in range(2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before = set(output.glob(".parts/test/*.parquet")) | set(output.glob("test-*.parquet"))
-        while process.poll() is None:
-            if (set(output.glob(".parts/test/*.parquet")) | set(output.glob("test-*.parquet"))) - before:
-                os.kill(process.pid, signal.SIGKILL)
-                process.wait()
-                break
-            time.sleep(0.002)
-        kills += process.returncode == -signal.SIGKILL
-        for shard in output.glob("test-*.parquet"):
-            assert parquet.read_table(shard).num_rows >= 150
-        writer = ShardWriter(output, "test", make_features(), read_settings(output), title="", text="")
-        positions.append(writer.position)
-    assert kills and positions == sorted(positions) and positions[0] >= 32
+        before = finished_files(output)
+        kill_when(lambda before=before: finished_files(output) - before, "-m", "robust_vit_hf.cli", *command)
+        assert all(parquet.read_table(shard).num_rows >= 150 for shard in output.glob("test-*.parquet"))
+        settings = json.loads((output / "made_by.json").read_text())["test"]
+        positions.append(ShardWriter(output, "test", make_features(), settings, title="", text="").position)
+    assert 32 <= positions[0] < positions[1] < 700
     written = {path: path.stat().st_mtime_ns for path in output.glob("test-*.parquet")}
-    subprocess.run(command, check=True, capture_output=True)
+    succeed(*command)
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())  # finished shards stay
-    rows, expected = (datasets.load_dataset(str(folder), split="test") for folder in (output, whole))
+    rows, expected = (datasets.load_dataset(str(tmp_path / name), split="test") for name in ("out", "expected"))
     assert rows["file_name"] == expected["file_name"] and len(rows) == 700
     assert rows["label"] == expected["label"]
     assert all(a["image"].tobytes() == b["image"].tobytes() for a, b in zip(rows, expected, strict=True))
 
 
-def read_settings(folder: Path) -> dict:
-    return json.loads((folder / "made_by.json").read_text())["test"]
+def finished_files(output: Path) -> set[Path]:
+    return {*output.glob(".parts/test/*.parquet"), *output.glob("test-*.parquet")}
 
 
 def test_kill_between_shard_and_parts(tmp_path):
     """The moment at which a shard stands beside the parts that it was made of."""
     features = datasets.Features({"file_name": datasets.Value("string")})
-    settings = {"title": "names", "text": "text"}
-    writer = ShardWriter(tmp_path, "train", features, {}, rows_per_shard=4, **settings)
+    settings = {"rows_per_shard": 4, "title": "names", "text": "text"}
+    writer = ShardWriter(tmp_path, "train", features, {}, **settings)
     writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}])
     part = tmp_path / ".parts" / "train" / "0-2.parquet"
     saved = part.read_bytes()
@@ -157,7 +133,7 @@ def test_kill_between_shard_and_parts(tmp_path):
     assert not part.exists()
     part.write_bytes(saved)
     (tmp_path / "train-000000004-000000008.parquet.partial").write_bytes(b"half")
-    again = ShardWriter(tmp_path, "train", features, {}, rows_per_shard=4, **settings)
+    again = ShardWriter(tmp_path, "train", features, {}, **settings)
     assert again.position == 4 and not part.exists()
     again.write([{"file_name": "e"}])
     assert again.finish() == (4, 1)
@@ -169,38 +145,49 @@ def test_kill_between_shard_and_parts(tmp_path):
 # -- Archives ---------------------------------------------------------------------------------------------------------
 
 
-def member(name: str, content: bytes = b"x") -> tuple[tarfile.TarInfo, io.BytesIO]:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    return info, io.BytesIO(content)
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    """Zip or tar of these members. One that begins with `->` is a link."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return path
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            if content.startswith(b"->"):
+                member.size, member.type, member.linkname = 0, tarfile.SYMTYPE, content[2:].decode()
+            archive.addfile(member, io.BytesIO(content))
+    return path
 
 
-@pytest.mark.parametrize("name", ["../outside.jpg", "/tmp/outside.jpg", "a/../../outside.jpg"])
-def test_tar_member_that_would_leave_the_folder(tmp_path, name):
-    with tarfile.open(tmp_path / "set.tar", "w") as tar:
-        tar.addfile(*member("good.jpg"))
-        tar.addfile(*member(name))
-    with pytest.raises(ValueError, match=rf"Member `{re.escape(name)}` of `.*set.tar` would be written outside"):
-        unpack(tmp_path / "set.tar", tmp_path / "inside" / "set")
-    assert not list(tmp_path.rglob("*.jpg"))
-
-
-def test_zip_member_that_would_leave_the_folder(tmp_path):
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
-        packed.writestr("good.jpg", "x")
-        packed.writestr("../outside.jpg", "x")
-    with pytest.raises(ValueError, match=r"Member `../outside.jpg` of `.*set.zip` would be written outside"):
-        unpack(tmp_path / "set.zip", tmp_path / "inside" / "set")
-    assert not list(tmp_path.rglob("*.jpg"))
-
-
-def test_tar_link_that_leads_outside(tmp_path):
-    link = tarfile.TarInfo("images")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
-    with tarfile.open(tmp_path / "set.tar", "w") as tar:
-        tar.addfile(link)
-    with pytest.raises(ValueError, match="Member `images`"):
-        unpack(tmp_path / "set.tar", tmp_path / "set")
+@pytest.mark.parametrize(
+    "archive, members, refused",
+    [
+        ("set.tar", {"../outside.jpg": b"x"}, True),
+        ("set.tar", {"a/../../outside.jpg": b"x"}, True),
+        ("set.tar", {"images": b"->/etc"}, True),
+        ("set.tar", {"images": b"->../..", "images/outside.jpg": b"x"}, True),
+        ("set.tar", {"ROOT/outside.jpg": b"x"}, False),
+        ("set.zip", {"../outside.jpg": b"x"}, False),
+        ("set.zip", {"a/../../outside.jpg": b"x"}, False),
+        ("set.zip", {"ROOT/outside.jpg": b"x"}, False),
+    ],
+)
+def test_archive_that_leads_outside(tmp_path, archive, members, refused):
+    """Such a tar is refused, and leaves nothing; what a name alone says is mended, and stays inside."""
+    members = {name.replace("ROOT", str(tmp_path)): content for name, content in members.items()}
+    path = packed(tmp_path / archive, {"good.jpg": b"x"} | members)
+    inside = tmp_path / "inside"
+    if refused:
+        with pytest.raises(ValueError, match=rf"`.*{archive}` would write outside its folder .*nothing was kept"):
+            unpack(path, inside / "set")
+        assert not list(inside.iterdir())
+    else:
+        unpack(path, inside / "set")
+        assert len(files_below(inside / "set")) == 2
+    assert {found.name for found in tmp_path.iterdir()} == {archive, "inside"}
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
@@ -216,91 +203,75 @@ def test_truncated_tar(tmp_path, suffix, kept):
 
 def test_tar_cut_between_two_members(tmp_path):
     """Python reads such a file to its end without an error."""
-    with tarfile.open(tmp_path / "set.tar", "w") as tar:
-        tar.addfile(*member("a.jpg", b"x" * 512))
-        tar.addfile(*member("b.jpg", b"x" * 512))
-    content = (tmp_path / "set.tar").read_bytes()
-    (tmp_path / "set.tar").write_bytes(content[:1024])
-    assert tarfile.open(tmp_path / "set.tar").getnames() == ["a.jpg"]
+    archive = packed(tmp_path / "set.tar", {"a.jpg": b"x" * 512, "b.jpg": b"x" * 512})
+    archive.write_bytes(archive.read_bytes()[:1024])
+    assert tarfile.open(archive).getnames() == ["a.jpg"]
     with pytest.raises(ValueError, match="it has no end-of-archive mark"):
-        unpack(tmp_path / "set.tar", tmp_path / "set")
+        unpack(archive, tmp_path / "set")
 
 
 def test_truncated_zip(tmp_path):
-    with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
-        packed.writestr("good.jpg", "x" * 1000)
-    content = (tmp_path / "set.zip").read_bytes()
-    (tmp_path / "set.zip").write_bytes(content[:-60])
+    archive = packed(tmp_path / "set.zip", {"good.jpg": b"x" * 1000})
+    archive.write_bytes(archive.read_bytes()[:-60])
     with pytest.raises(ValueError, match=r"`.*set.zip` is truncated or no archive"):
-        unpack(tmp_path / "set.zip", tmp_path / "set")
+        unpack(archive, tmp_path / "set")
 
 
 def test_encrypted_zip(tmp_path):
     """objectnet-1.0.zip has a password. Its flag is all that is needed here."""
-    with zipfile.ZipFile(tmp_path / "objectnet-1.0.zip", "w") as packed:
-        packed.writestr("objectnet-1.0/README", "x")
-    content = bytearray((tmp_path / "objectnet-1.0.zip").read_bytes())
+    archive = packed(tmp_path / "objectnet-1.0.zip", {"objectnet-1.0/README": b"x"})
+    content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
-    (tmp_path / "objectnet-1.0.zip").write_bytes(content)
+    archive.write_bytes(content)
     with pytest.raises(ValueError, match=r"objectnet-1.0.zip` is encrypted. Unpack it with `7z x`"):
-        load_image_set("objectnet", tmp_path / "objectnet-1.0.zip")
+        load_image_set("objectnet", archive)
 
 
-def test_archive_is_unpacked_once(tmp_path):
+def test_archive_is_unpacked_once(tmp_path, datasets_cache):
     formats.class_folders(tmp_path / "set", {TENCH: 1})
     archive = formats.tar_of(tmp_path / "set", tmp_path / "set.tar.gz")
     first = load_image_set("imagenet-sketch", archive)
-    stamp = next(Path(datasets.config.HF_DATASETS_CACHE).rglob(f"{TENCH}_0.jpg")).stat().st_ino
+    inode = next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino
     assert load_image_set("imagenet-sketch", archive)["label"] == first["label"]
-    assert next(Path(datasets.config.HF_DATASETS_CACHE).rglob(f"{TENCH}_0.jpg")).stat().st_ino == stamp
+    assert next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino == inode
 
 
 # -- Description ------------------------------------------------------------------------------------------------------
 
 
-def test_describe_masks(tmp_path, capsys):
+def test_describe_masks(tmp_path):
     dataset = masked_dataset(6)
     empty = {"image": Image.new("RGB", (40, 40)), "mask": Image.new("L", (40, 40)), "label": 3}
-    torn = {"image": Image.new("RGB", (40, 40)), "mask": Image.new("L", (20, 40)), "label": 3}
-    datasets.Dataset.from_list([*dataset, empty, torn], features=dataset.features).to_parquet(
-        tmp_path / "rows.parquet"
-    )
-    main(["describe", str(tmp_path / "rows.parquet")])
-    out = capsys.readouterr().out
+    torn = empty | {"mask": Image.new("L", (20, 40))}
+    rows = datasets.Dataset.from_list([*dataset, empty, torn], features=dataset.features)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    out = succeed("data", "describe", tmp_path / "rows.parquet")
     assert "rows: 8, 1 of them unusable" in out and "columns: file_name, image, mask, label" in out
     assert "classes: 4, labels 0–3, 1–3 rows each" in out
     assert re.search(r"empty +1 █+", out) and re.search(r"10–20 +6 █{40}", out)  # 13 × 13 of 40 × 40 is 10.6 %
     assert "row 7: image is 40×40 but mask is 20×40" in out
 
 
-def test_describe_a_set_of_the_paper(tmp_path, capsys):
+def test_describe_a_set_of_the_paper(tmp_path):
     formats.objectnet(tmp_path / "objectnet-1.0")
-    main(["describe", str(tmp_path / "objectnet-1.0"), "--set", "objectnet"])
-    out = capsys.readouterr().out
+    out = succeed("data", "describe", tmp_path / "objectnet-1.0", "--set", "objectnet")
     assert "rows: 2, 0 of them unusable" in out and "1 rows accept several labels" in out
     assert "images: 34–34 px wide (median 34), 28–28 px high" in out
-    broken_set(tmp_path / "set")
-    main(["describe", str(tmp_path / "set"), "--set", "imagenet-sketch"])
-    out = capsys.readouterr().out
+    source = broken_set(tmp_path / "set", n00000001=2)
+    out = succeed("data", "describe", source, "--set", "imagenet-sketch")
     assert "rows: 5, 2 of them unusable" in out and "first problems (2 of 2)" in out and "is no wnid" in out
 
 
-def test_describe_names_the_split_that_there_is(tmp_path, capsys):
+def test_describe_names_the_split_that_there_is(tmp_path):
     formats.class_folders(tmp_path / "set", {TENCH: 2})
     prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
-    main(["describe", str(tmp_path / "out")])
-    assert capsys.readouterr().out.startswith("split: test\nrows: 2, 0 of them unusable")
+    assert succeed("data", "describe", tmp_path / "out").startswith("split: test\nrows: 2, 0 of them unusable")
 
 
 def test_command_line_errors_are_one_line(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "robust_vit_hf.data", "prepare", "imagenet-a", "nowhere", "--output", "out"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert run.returncode == 1 and run.stderr.startswith("error: There is no file or folder `nowhere`")
-    assert "Traceback" not in run.stderr
+    done = call("data", "prepare", "imagenet-a", "nowhere", "--output_dir", tmp_path / "out")
+    assert done.status == 1 and done.err.startswith("error: There is no file or folder `nowhere`")
+    assert done.error == done.err.rstrip("\n")
 
 
 def test_contact_sheet_takes_rows_from_all_over(tmp_path):

@@ -1,141 +1,99 @@
-"""trainer/prepare_masks.py: from images to masks that train.py takes, through a kill, bad images and the Hub."""
+"""`robust-vit masks`: from images to masks that `robust-vit train` takes, through a kill, bad images and the Hub."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from os import environ
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
+from transformers import ViTImageProcessor
 
 from robust_vit_hf import load_masked_dataset
 
-from . import formats
-from .conftest import masked_dataset, tiny_vit
-from .hub import LoopbackHub
+from .helpers import formats
+from .helpers.commands import call, kill_when, launch, succeed
+from .helpers.tiny import TENCH, TOILET_TISSUE, masked_dataset, tiny_vit
 from .test_grounded import make_models
 
 
-SCRIPTS = Path(__file__).parents[1] / "trainer"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory):
     """A small self-supervised ViT without a head, as a folder."""
     folder = tmp_path_factory.mktemp("vit")
-    backbone = tiny_vit().vit
-    model = ViTModel(ViTConfig(**{**backbone.config.to_dict(), "patch_size": 8}), add_pooling_layer=False)
-    model.load_state_dict(backbone.state_dict())
-    model.save_pretrained(folder)
+    tiny_vit().vit.save_pretrained(folder)
     ViTImageProcessor().save_pretrained(folder)
     return folder
 
 
-def command(method: str, images: Path, output: Path, *options: object) -> list[str]:
-    start = [
-        sys.executable,
-        str(SCRIPTS / "prepare_masks.py"),
-        method,
-        "--images",
-        str(images),
-        "--output",
-        str(output),
-    ]
-    return [*start, *map(str, options)]
-
-
-def run(*arguments, **settings) -> subprocess.CompletedProcess:
-    return subprocess.run(*arguments, capture_output=True, text=True, timeout=300, **settings)
-
-
 def with_objects(count: int) -> datasets.Dataset:
-    """Dark noise with a bright square, where TokenCut finds something."""
-    rows = []
-    rng = np.random.default_rng(0)
+    """Dark noise with a bright rectangle, where TokenCut finds something."""
+    rows, rng = [], np.random.default_rng(0)
     for index in range(count):
         pixels = rng.integers(0, 40, (40 + 8 * (index % 3), 48, 3), dtype=np.uint8)
         pixels[8:32, 8 : 24 + 8 * (index % 2)] += 200
         rows.append({"image": Image.fromarray(pixels), "label": index % 4, "file_name": f"{index}.png"})
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
-    return datasets.Dataset.from_list(
-        rows, features=datasets.Features(features | {"file_name": datasets.Value("string")})
-    )
+    features = datasets.Features(features | {"file_name": datasets.Value("string")})
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+def command(method: str, images, output, *options) -> tuple:
+    return ("masks", method, "--images", images, "--output_dir", output, *options)
 
 
 def test_tokencut_masks_train(tmp_path, vit):
     dataset = with_objects(12)
     for split in ("train", "validation"):
         dataset.to_parquet(tmp_path / "images" / f"{split}.parquet")
-    options = ("--model", vit, "--min_pixels", 20, "--split", "train", "validation")
-    done = run(command("tokencut", tmp_path / "images", tmp_path / "masks", *options))
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--split", "train", "validation")
+    out = succeed(*command("tokencut", tmp_path / "images", tmp_path / "masks", *options))
     masks = load_masked_dataset(str(tmp_path / "masks"), "train")
-    kept, rejected = map(int, re.search(r"train: (\d+) masks, (\d+) rejected", done.stdout).groups())
+    kept, rejected = map(int, re.search(r"train: (\d+) masks, (\d+) rejected", out).groups())
     assert kept == len(masks) > 0 and kept + rejected == 12
     by_name = {row["file_name"]: row for row in dataset}
     for row in masks:
-        assert row["mask"].mode == "L" and row["mask"].size == by_name[row["file_name"]]["image"].size
-        assert row["image"].tobytes() == by_name[row["file_name"]]["image"].tobytes()
-        assert row["label"] == by_name[row["file_name"]]["label"]
+        expected = by_name[row["file_name"]]
+        assert row["mask"].mode == "L" and row["mask"].size == expected["image"].size
+        assert row["image"].tobytes() == expected["image"].tobytes() and row["label"] == expected["label"]
         assert set(np.unique(np.asarray(row["mask"]))) == {0, 255}
     assert (tmp_path / "masks" / "contact_sheet_train.png").is_file()
-    assert str(tmp_path) not in "".join(
-        (tmp_path / "masks" / name).read_text() for name in ("README.md", "made_by.json")
-    )
+    for name in ("README.md", "made_by.json"):
+        assert str(tmp_path) not in (tmp_path / "masks" / name).read_text()
 
     tiny_vit().save_pretrained(tmp_path / "model")
-    arguments = ["--model", tmp_path / "model", "--dataset", tmp_path / "masks", "--output_dir", tmp_path / "run"]
-    arguments += ["--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "true"]
-    done = run([sys.executable, str(SCRIPTS / "train.py"), *map(str, arguments)])
-    assert done.returncode == 0, done.stderr[-3000:]
+    places = ("--model", tmp_path / "model", "--dataset", tmp_path / "masks", "--output_dir", tmp_path / "run")
+    succeed("train", *places, "--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "true")
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_kill_redoes_no_finished_image(tmp_path, vit):
-    with_objects(200).to_parquet(tmp_path / "images" / "train.parquet")
-    options = ("--model", vit, "--min_pixels", 20, "--rows_per_shard", 70)
-    assert run(command("tokencut", tmp_path / "images", tmp_path / "whole", *options)).returncode == 0
-
+    with_objects(128).to_parquet(tmp_path / "images" / "train.parquet")
+    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--rows_per_shard", 50)
     output = tmp_path / "masks"
-    process = subprocess.Popen(
-        command("tokencut", tmp_path / "images", output, *options),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and not list(output.glob("train-*.parquet")):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    finished = {
-        path: path.stat().st_mtime_ns for path in [*output.glob("train-*"), *output.glob(".parts/train/*-*.parquet")]
-    }
-    done_rows = max(int(re.findall(r"\d+", path.stem)[-1]) for path in finished)
-    assert 70 <= done_rows < 200
+    again = command("tokencut", tmp_path / "images", output, *options)
+    kill_when(lambda: any(output.glob("train-*.parquet")), "-m", "robust_vit_hf.cli", *again)
+    written = [*output.glob("train-*"), *output.glob(".parts/train/*-*.parquet")]
+    stamps = {path: path.stat().st_mtime_ns for path in written}
+    done_rows = max(int(re.findall(r"\d+", path.stem)[-1]) for path in written)
+    assert 64 <= done_rows < 128  # a part has 32
     shard = min(output.glob("train-*.parquet"))
     assert parquet.read_table(shard)["mask"].null_count == 0  # it is valid as it is
 
-    again = run(command("tokencut", tmp_path / "images", output, *options))
-    assert again.returncode == 0, again.stderr[-3000:]
-    bars = re.findall(r"tokencut \(train\):.*?(\d+)/200", again.stderr.replace("\r", "\n"))
+    done = call(*again)
+    assert done.status == 0, done.err[-3000:]
+    bars = re.findall(r"tokencut \(train\):.*?(\d+)/128", done.err.replace("\r", "\n"))
     assert int(bars[0]) == done_rows  # the progress bar starts where the kill was
-    assert all(not path.exists() or path.stat().st_mtime_ns == stamp for path, stamp in finished.items())
-    masks, whole = (load_masked_dataset(str(folder), "train") for folder in (output, tmp_path / "whole"))
-    assert masks["file_name"] == whole["file_name"] and len(masks) > 100
-    assert all(a["mask"].tobytes() == b["mask"].tobytes() for a, b in zip(masks, whole, strict=True))
+    assert all(not path.exists() or path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    succeed(*command("tokencut", tmp_path / "images", tmp_path / "expected", *options))
+    masks, expected = (load_masked_dataset(str(tmp_path / name), "train") for name in ("masks", "expected"))
+    assert masks["file_name"] == expected["file_name"] and len(masks) > 64
+    assert all(a["mask"].tobytes() == b["mask"].tobytes() for a, b in zip(masks, expected, strict=True))
 
 
 def test_images_that_cannot_be_read(tmp_path, vit):
@@ -143,36 +101,39 @@ def test_images_that_cannot_be_read(tmp_path, vit):
         formats.save(formats.picture(index, (48, 40)), tmp_path / "photos" / "train" / f"{index}.png")
     broken = tmp_path / "photos" / "train" / "1.png"
     broken.write_bytes(broken.read_bytes()[:500])
-    options = ("--model", vit, "--min_pixels", 1)
-    done = run(command("tokencut", tmp_path / "photos", tmp_path / "masks", *options))
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(r"error: `.*1.png` cannot be decoded(.|\n)*--skip_bad leaves such images out", done.stderr)
-    done = run(command("tokencut", tmp_path / "photos", tmp_path / "masks", *options, "--skip_bad"))
-    assert done.returncode == 0, done.stderr[-3000:]
+    refused = command("tokencut", tmp_path / "photos", tmp_path / "masks", "--model", vit, "--min_pixels", 1)
+    assert re.search("^error: `.*1.png` cannot be decoded.*--skip_bad leaves such images out", call(*refused).error)
+    succeed(*refused, "--skip_bad")
     rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
     assert "1.png` cannot be decoded" in rejected[rejected["file_name"].index("1.png")]["problem"]
 
 
 def test_coco_boxes(tmp_path):
-    rows = with_objects(3)
-    rows.to_parquet(tmp_path / "images" / "train.parquet")
+    """The script. One image is turned by its EXIF, and annotated as everybody sees it."""
+    images = with_objects(3)["image"]
+    for index, image in enumerate(images[:2]):
+        formats.save(image, tmp_path / "images" / "train" / f"{index}.png")
+    stored = images[2].transpose(Image.Transpose.ROTATE_90)
+    formats.save(stored, tmp_path / "images" / "train" / "2.png", orientation=6)
     content = {
         "images": [
-            {"id": index, "file_name": f"{index}.png", "width": 48, "height": 40 + 8 * index} for index in range(2)
+            {"id": 0, "file_name": "0.png", "width": 48, "height": 40},
+            {"id": 2, "file_name": "2.png", "width": 48, "height": 56},
         ],
         "categories": [{"id": 1, "name": "square"}],
-        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [8, 8, 16, 24]}],
+        "annotations": [{"id": 1, "image_id": 2, "category_id": 1, "bbox": [8, 8, 16, 24]}],
     }
     (tmp_path / "boxes.json").write_text(json.dumps(content))
-    done = run(command("coco", tmp_path / "images", tmp_path / "masks", "--annotations", tmp_path / "boxes.json"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "train: 1 masks, 2 rejected" in done.stdout
+    _, *arguments = command("coco", tmp_path / "images", tmp_path / "masks", "--annotations", tmp_path / "boxes.json")
+    done = launch("trainer/prepare_masks.py", *arguments)
+    assert done.status == 0 and "train: 1 masks, 2 rejected" in done.out, done.err[-3000:]
     (row,) = load_masked_dataset(str(tmp_path / "masks"), "train")
-    expected = np.zeros((40, 48), dtype=np.uint8)
+    assert row["image"].tobytes() == images[2].tobytes()
+    expected = np.zeros((56, 48), dtype=np.uint8)
     expected[8:32, 8:24] = 255
     assert np.array_equal(np.asarray(row["mask"]), expected)
     rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
-    assert rejected["file_name"] == ["1.png", "2.png"] and all(rejected["problem"])
+    assert rejected["file_name"] == ["0.png", "1.png"] and all(rejected["problem"])
 
 
 def test_grounded_by_class_name_and_by_parts(tmp_path):
@@ -184,55 +145,37 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
     rows = [{"image": formats.picture(index, (70, 50)), "label": index} for index in range(2)]
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "images" / "train.parquet")
     (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head", "tail"], "dog": ["head"]}))
-    options = ("--detector", tmp_path / "detector", "--segmenter", tmp_path / "sam", "--box_threshold")
-    runs = {
-        "names": ("0.0",),
-        "parts": ("0.0", "--prompts", tmp_path / "parts.json"),
-        "strict": ("1.1",),
-    }
-    texts = {}
-    for name, more in runs.items():
-        done = run(command("grounded", tmp_path / "images", tmp_path / name, *options, *more))
-        texts[name] = done.stdout + done.stderr
-    for name in ("names", "parts"):
+    models = ("--detector", tmp_path / "detector", "--segmenter", tmp_path / "sam", "--box_threshold")
+    for name, options in (("names", ("0.0",)), ("parts", ("0.0", "--prompts", tmp_path / "parts.json"))):
+        succeed(*command("grounded", tmp_path / "images", tmp_path / name, *models, *options))
         rows = load_masked_dataset(str(tmp_path / name), "train")
         assert [row["mask"].size for row in rows] == [(70, 50)] * len(rows) and len(rows) > 0
         assert all(row["note"] for row in rows)
-    assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.1" in texts["strict"]
+    refused = call(*command("grounded", tmp_path / "images", tmp_path / "strict", *models, "1.1"))
+    assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.1" in refused.error
 
 
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):
-    formats.class_folders(tmp_path / "val", {"n01440764": 2, "n15075141": 1}, ".JPEG")
+    formats.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
     options = ("--set", "imagenet-1k", "--split", "validation", "--model", vit, "--min_pixels", 0)
-    done = run(command("tokencut", tmp_path / "val", tmp_path / "masks", *options))
-    assert done.returncode == 0, done.stderr[-3000:]
+    succeed(*command("tokencut", tmp_path / "val", tmp_path / "masks", *options))
     shards = [*(tmp_path / "masks").glob("*.parquet"), *(tmp_path / "masks" / "rejected").glob("*.parquet")]
     names = {row["file_name"]: row["label"] for shard in shards for row in parquet.read_table(shard).to_pylist()}
     assert names == {
-        "n01440764/n01440764_0.JPEG": 0,
-        "n01440764/n01440764_1.JPEG": 0,
-        "n15075141/n15075141_0.JPEG": 999,
+        f"{TENCH}/{TENCH}_0.JPEG": 0,
+        f"{TENCH}/{TENCH}_1.JPEG": 0,
+        f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG": 999,
     }
 
 
-def test_push_to_the_hub(tmp_path, vit):
+def test_push_to_the_hub(tmp_path, vit, hub):
     with_objects(4).to_parquet(tmp_path / "images" / "train.parquet")
-    assert (
-        run(command("tokencut", tmp_path / "images", tmp_path / "m", "--model", vit, "--min_pixels", 1)).returncode
-        == 0
-    )
-    push = "import datasets, sys; datasets.load_dataset(sys.argv[1]).push_to_hub('user/masks')"
-    load = (
-        "import sys; from robust_vit_hf import load_masked_dataset; rows = load_masked_dataset('user/masks', 'train');"
-        "print(len(rows), [row['mask'].size for row in rows])"
-    )
-    count = len(load_masked_dataset(str(tmp_path / "m"), "train"))
-    with LoopbackHub() as hub:
-        for name, code in (("pushing", push), ("loading", load)):
-            variables = {**environ, **hub.environment(), "HF_HOME": str(tmp_path / name)}
-            done = run([sys.executable, "-c", code, str(tmp_path / "m")], env=variables)
-            assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.startswith(f"{count} [(48, 40)")
+    succeed(*command("tokencut", tmp_path / "images", tmp_path / "masks", "--model", vit, "--min_pixels", 1))
+    datasets.load_dataset(str(tmp_path / "masks")).push_to_hub("user/masks")
+    local, pushed = (load_masked_dataset(path, "train") for path in (str(tmp_path / "masks"), "user/masks"))
+    assert len(local) == len(pushed) > 0 and local["file_name"] == pushed["file_name"]
+    for row, expected in zip(pushed, local, strict=True):
+        assert row["mask"].tobytes() == expected["mask"].tobytes() and row["mask"].size == expected["image"].size
 
 
 @pytest.mark.parametrize(
@@ -241,7 +184,7 @@ def test_push_to_the_hub(tmp_path, vit):
         (["tokencut", "--model", "emoji-shift", "--images", "nowhere"], "There is no file or folder `nowhere`"),
         (["coco", "--annotations", "nowhere.json", "--images", "IMAGES"], "nowhere.json"),
         (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
-        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "is no JSON object such as"),
+        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object such as"),
     ],
 )
 def test_what_is_refused(tmp_path, options, message):
@@ -251,6 +194,6 @@ def test_what_is_refused(tmp_path, options, message):
     (tmp_path / "prompts.json").write_text("[]")
     places = {"IMAGES": "named.parquet", "UNNAMED": "unnamed.parquet", "PROMPTS": "prompts.json"}
     options = [str(tmp_path / places[option]) if option in places else option for option in options]
-    done = run([sys.executable, str(SCRIPTS / "prepare_masks.py"), *options, "--output", str(tmp_path / "out")])
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(f"error: .*{message}", done.stderr)
+    refused = call("masks", *options, "--output_dir", tmp_path / "out")
+    assert refused.status == 1 and re.search(f"^error: .*{message}", refused.error)
+    assert not (tmp_path / "out").exists()

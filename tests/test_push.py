@@ -2,76 +2,87 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
+import shutil
+import traceback
 from pathlib import Path
 from threading import Semaphore
 
 import datasets
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
-from robust_vit_hf.data.shards import ShardWriter
-from robust_vit_hf.hub import push_folder
-from robust_vit_hf.models import load_model
-from robust_vit_hf.push import repo_type_of
+from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
+from robust_vit_hf.data.parquet_writer import ShardWriter
+from robust_vit_hf.hub.upload import create_repo, publish_folder, push_folder, repo_type_of
 
-from .conftest import FEATURES, masked_dataset, masked_rows, tiny_config, tiny_vit
-from .hub import LoopbackHub
+from .conftest import HUB
+from .helpers.commands import Completed, call, kill_when, launch, succeed
+from .helpers.hub import TOKENS
+from .helpers.tiny import FEATURES, masked_dataset, masked_folder, masked_rows, tiny_config, tiny_vit
 
 
-ROOT = Path(__file__).parents[1]
 NAME = "user/robustvit-tiny"
+PIXEL_VALUES = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
 
 
 @pytest.fixture(scope="module")
 def hub():
-    with LoopbackHub() as hub:
-        yield hub
+    """One Hub for all tests of this file, which keeps what `pushed` pushed."""
+    HUB.reset()
+    yield HUB
+    HUB.reset()
 
 
-def run(hub: LoopbackHub, folder: Path, *command, **environment) -> subprocess.CompletedProcess:
-    """Python with arguments in a process of its own, with a cache in `folder`."""
-    variables = os.environ | hub.environment() | {"HF_HOME": str(folder / "home")} | environment
-    arguments = [sys.executable, *map(str, command)]
-    return subprocess.run(arguments, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
+@pytest.fixture(autouse=True)
+def no_downloads():
+    """Nothing is loaded from an earlier download."""
+    shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)
 
 
-def evaluate(hub: LoopbackHub, folder: Path, code: str, **environment):
-    """What an expression gives, as JSON, in a fresh process with an empty cache."""
-    imports = "import json, torch, robust_vit_hf; from transformers import *; from PIL import Image"
-    fresh = folder / f"fresh-{len(list(folder.glob('fresh-*')))}"
-    completed = run(hub, fresh, "-c", f"{imports}\nprint(json.dumps({code}))", **environment)
-    assert completed.returncode == 0, completed.stderr[-3000:]
-    return json.loads(completed.stdout.splitlines()[-1])
-
-
-def train(hub: LoopbackHub, folder: Path, *options, **environment) -> subprocess.CompletedProcess:
-    """A run of seconds from files in `folder`, into `folder/run`."""
+def training(folder: Path, *options) -> list:
+    """Command of a run of seconds from files in `folder`, into `folder/run`."""
     tiny_vit().save_pretrained(folder / "model")
-    (folder / "data").mkdir(exist_ok=True)
-    masked_dataset(16).to_parquet(folder / "data" / "train-00000.parquet")
-    masked_dataset(8, seed=1).to_parquet(folder / "data" / "validation-00000.parquet")
-    settings = "--learning_rate 0.01 --num_train_epochs 1 --use_cpu --preset paper".split()
-    settings += ["--model", folder / "model", "--dataset", folder / "data", "--output_dir", folder / "run"]
-    return run(hub, folder, "trainer/train.py", *settings, *options, **environment)
+    masked_folder(folder / "data")
+    settings = "--learning_rate 0.01 --num_train_epochs 1 --use_cpu --preset paper --report_to none".split()
+    places = ["--model", folder / "model", "--dataset", folder / "data", "--output_dir", folder / "run"]
+    return ["train", *settings, *places, *options]
+
+
+def train(folder: Path, *options) -> Completed:
+    return call(*training(folder, *options))
 
 
 @pytest.fixture(scope="module")
 def pushed(hub, tmp_path_factory) -> tuple[Path, str]:
-    """Folder of a finetuning that was pushed, and its log."""
+    """Folder of a finetuning that was pushed, by a process of its own, and its log."""
     folder = tmp_path_factory.mktemp("machine-of-a-user")
     options = ["--report_to", "tensorboard", "--push_to_hub", "--hub_model_id", NAME, "--hub_token", "hf_test"]
-    completed = train(hub, folder, *options, HF_TOKEN="hf_expired")  # the option comes first
-    assert completed.returncode == 0, completed.stderr[-3000:]
-    return folder, completed.stdout + completed.stderr
+    command = training(folder, *options)
+    completed = launch("-m", "robust_vit_hf.cli", *command, HF_TOKEN="hf_expired")  # the option comes first
+    assert completed.status == 0, completed.err[-3000:]
+    return folder, completed.out + completed.err
 
 
-def logits(folder: str | Path, pixel_values: torch.Tensor) -> list[float]:
-    return AutoModelForImageClassification.from_pretrained(folder)(pixel_values).logits[0].tolist()
+def logits(model: torch.nn.Module | str | Path) -> list[float]:
+    if not isinstance(model, torch.nn.Module):
+        model = AutoModelForImageClassification.from_pretrained(model)
+    return model.eval()(PIXEL_VALUES).logits[0].tolist()
+
+
+@pytest.fixture
+def changed(pushed, tmp_path) -> Path:
+    """The finetuned model with other weights."""
+    folder, _ = pushed
+    model = AutoModelForImageClassification.from_pretrained(folder / "run")
+    with torch.no_grad():
+        model.classifier.bias += 1
+    model.save_pretrained(tmp_path / "changed")
+    for name in ("run.json", "results.json", "preprocessor_config.json"):
+        shutil.copy(folder / "run" / name, tmp_path / "changed")
+    return tmp_path / "changed"
 
 
 # -- What is pushed ---------------------------------------------------------------------------------------------------
@@ -80,23 +91,17 @@ def logits(folder: str | Path, pixel_values: torch.Tensor) -> list[float]:
 def test_what_is_pushed(hub, pushed):
     """One commit with weights, processor, card, table, figure and logs, and with no token and no path of the machine."""
     folder, log = pushed
-    assert [message for _, message in hub.log("models", NAME)] == ["End of training", "initial commit"]
+    assert hub.log("models", NAME) == ["End of training", "initial commit"]
     files = hub.repos["models", NAME]
     names = {name for name in files if not name.startswith("runs/")} - {".gitattributes"}
-    assert names == {
-        "README.md",
-        "before_after.png",
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-        "results.json",
-        "run.json",
-        "table.md",
-    }
+    expected = (
+        "README.md before_after.png config.json model.safetensors preprocessor_config.json results.json run.json"
+    )
+    assert names == {*expected.split(), "table.md"}
     assert len([name for name in files if name.startswith("runs/")]) == 1
     for name, content in files.items():
-        assert b"hf_test" not in content and b"hf_expired" not in content, name
-        assert str(folder).encode() not in content and folder.name.encode() not in content, name
+        for secret in ("hf_test", "hf_expired", str(folder), folder.name):
+            assert secret.encode() not in content, name
     assert "hf_test" not in log and "hf_expired" not in log
     assert "hf_test" not in (folder / "run" / "training_args.bin").read_bytes().decode("latin1")
 
@@ -113,90 +118,106 @@ def test_the_pushed_card(hub, pushed):
     assert (folder / "run" / "table.md").read_text().strip() in card.content
 
 
-def test_a_fresh_process_loads_it(hub, pushed, tmp_path):
+def test_a_fresh_process_loads_it(pushed, tmp_path):
+    """With an empty cache: model, processor, and both pipelines."""
     folder, _ = pushed
-    pixel_values = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
-    code = f"AutoModelForImageClassification.from_pretrained('{NAME}')"
-    code += "(torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)).logits[0].tolist()"
-    processor = f"AutoImageProcessor.from_pretrained('{NAME}').crop_size"
-    image = "Image.new('RGB', (50, 40), 'red')"
-    answers = f"pipeline('image-classification', '{NAME}')({image}), "
-    answers += f"{{k: str(v) for k, v in pipeline('relevance-map', '{NAME}')({image}, target=2).items()}}"
-    result = evaluate(hub, tmp_path, f"[{code}, {processor}['height'], {answers}]")
-    assert result[0] == pytest.approx(logits(folder / "run", pixel_values), rel=1e-5)
+    code = f"""
+import json, torch, robust_vit_hf
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+model, image = AutoModelForImageClassification.from_pretrained("{NAME}"), Image.new("RGB", (50, 40), "red")
+relevance = pipeline("relevance-map", "{NAME}")(image, target=2)
+print(json.dumps([
+    model(torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)).logits[0].tolist(),
+    AutoImageProcessor.from_pretrained("{NAME}").crop_size["height"],
+    pipeline("image-classification", "{NAME}")(image),
+    {{key: str(value) for key, value in relevance.items()}},
+]))
+"""
+    completed = launch("-c", code, HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert completed.status == 0, completed.err[-3000:]
+    result = json.loads(completed.out.splitlines()[-1])
+    assert result[0] == pytest.approx(logits(folder / "run"), rel=1e-5)
     assert result[1] == 32 and len(result[2]) == 4
     assert result[3]["label"] == "LABEL_2" and "size=50x40" in result[3]["relevance"]
 
 
-def test_from_python(hub, tmp_path):
-    """`trainer.push_to_hub` into a branch of a private repository, which nobody sees without a token."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        f"""
-from robust_vit_hf import RobustViTTrainer
-from tests.conftest import masked_dataset, tiny_config, tiny_vit
-
-trainer = RobustViTTrainer(tiny_vit(), tiny_config({str(tmp_path / "mine")!r}), masked_dataset(8))
-trainer.train()
-future = trainer.push_to_hub(
-    commit_message="The first one", revision="trial", private=True, blocking=False, license="mit", masks="drawn by hand"
-)
-assert future.result().commit_message == "The first one"
-"""
-    )
-    completed = run(hub, tmp_path, script, PYTHONPATH=str(ROOT))
-    assert completed.returncode == 0, completed.stderr[-3000:]
+def test_from_python(hub, tmp_path, monkeypatch):
+    """`trainer.push_to_hub` into a branch of a private repository, which nobody sees without a token; then into `main`."""
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / "mine"), masked_dataset(8))
+    trainer.train()
+    options = {"commit_message": "The first one", "private": True, "license": "mit", "masks": "drawn by hand"}
+    future = trainer.push_to_hub(revision="trial", blocking=False, **options)
+    assert future.result().commit_message == "The first one"
     assert ("models", "user/mine") in hub.private
     assert "model.safetensors" not in hub.repos["models", "user/mine"]  # of main
-    assert hub.log("models", "user/mine", "trial")[0][1] == "The first one"
-    card = hub.files("models", "user/mine", "trial")["README.md"].decode()
+    assert hub.log("models", "user/mine", "trial")[0] == "The first one"
+    card = hub.at("models", "user/mine", "trial").files["README.md"].decode()
     assert "license: mit" in card and "Masks: drawn by hand." in card and "Nothing was measured" in card
+    assert 'model="user/mine", revision="trial")' in card
 
-    load = "AutoModelForImageClassification.from_pretrained('user/mine', revision='trial')"
-    assert evaluate(hub, tmp_path, f"{load}.num_parameters()") == tiny_vit().num_parameters()
-    refused = run(hub, tmp_path / "other", "-c", f"from transformers import *; {load}", HF_TOKEN="")
-    assert refused.returncode != 0 and "user/mine is not a local folder and is not a valid model" in refused.stderr
+    load = AutoModelForImageClassification.from_pretrained
+    with monkeypatch.context() as context:
+        context.setenv("HF_TOKEN", "")
+        with pytest.raises(OSError, match="user/mine is not a local folder and is not a valid model"):
+            load("user/mine", revision="trial")
+    assert load("user/mine", revision="trial").num_parameters() == tiny_vit().num_parameters()
+    trainer.push_to_hub()
+    card = hub.repos["models", "user/mine"]["README.md"].decode()
+    assert 'model="user/mine")' in card and "trial" not in card
+
+
+def test_push_to_a_branch(hub, changed):
+    succeed("push", changed, "user/branched", "--revision", "trial")
+    files = hub.at("models", "user/branched", "trial").files
+    assert files["model.safetensors"] == (changed / "model.safetensors").read_bytes()
+    assert (
+        b'model="user/branched", revision="trial")' in files["README.md"] and b"\n# branched\n" in files["README.md"]
+    )
+    assert hub.log("models", "user/branched") == ["initial commit"]
 
 
 def test_private_is_never_public(hub, pushed, tmp_path):
     """A public repository is refused where a private one is asked for, before anything is uploaded."""
     folder, _ = pushed
     hub.repos["models", "user/public"] = {"notes.txt": b"public"}
-    completed = run(hub, tmp_path, "-m", "robust_vit_hf.push", folder / "run", "user/public", "--private")
-    assert completed.returncode != 0 and "exists and is public, so nothing was uploaded" in completed.stderr
-    options = ["--push_to_hub", "--hub_model_id", "user/public", "--hub_private_repo", "true"]
-    started = train(hub, tmp_path, *options)
-    assert started.returncode != 0 and "exists and is public" in started.stderr
+    refused = call("push", folder / "run", "user/public", "--private")
+    assert "exists and is public, so nothing was uploaded" in refused.error
+    refused = train(tmp_path, "--push_to_hub", "--hub_model_id", "user/public", "--hub_private_repo", "true")
+    assert "exists and is public" in refused.error
     assert list(hub.repos["models", "user/public"]) == ["notes.txt"]
 
 
-def test_folders_that_are_not_to_be_pushed(hub, pushed, tmp_path):
-    folder, _ = pushed
-    for files, message in (
+@pytest.mark.parametrize(
+    "files, message",
+    [
         (["config.json"], "holds no weights"),
         (["config.json", "training_args.bin"], "holds no weights"),
         (["config.json", "model.safetensors"], "has no model card"),
         (["results.json"], "holds no model"),
-    ):
-        target = tmp_path / "-".join(files)
-        target.mkdir()
-        for name in files:
-            (target / name).write_bytes((folder / "run" / name).read_bytes())
-        with pytest.raises(ValueError, match=message):
-            repo_type_of(target)
-    (target / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere/models/base"}')
+    ],
+)
+def test_folders_that_are_not_to_be_pushed(files, message, pushed, tmp_path):
+    folder, _ = pushed
+    for name in files:
+        shutil.copy(folder / "run" / name, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        repo_type_of(tmp_path)
+
+
+def test_adapter_of_a_folder_is_not_to_be_pushed(hub, tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere/models/base"}')
     with pytest.raises(ValueError, match="which nobody else has"):
-        push_folder(target, "user/foreign", commit_message="no")
+        push_folder(tmp_path, "user/foreign", commit_message="no")
+    assert ("models", "user/foreign") not in hub.repos
 
 
-def test_a_token_that_is_none(hub, tmp_path):
+@pytest.mark.parametrize("token", ["hf_secret\n", "hf_secrét"])
+def test_invalid_token(token):
     """It stands in no error, and in none that the error comes from."""
-    for token in ("hf_secret\\n", "hf_secrét"):
-        code = f"from robust_vit_hf.hub import create_repo; create_repo('user/model', token='{token}')"
-        completed = run(hub, tmp_path, "-c", code)
-        assert "PermissionError: The token for `user/model` holds characters that none has" in completed.stderr
-        quoted = f"create_repo('user/model', token='{token}')"  # the traceback shows the line itself
-        assert "hf_secr" not in completed.stderr.replace(quoted, "")
+    with pytest.raises(PermissionError, match="The token for `user/model` has invalid characters") as refused:
+        create_repo("user/model", token=token)
+    assert "hf_secr" not in "".join(traceback.format_exception(refused.value))
 
 
 def test_checkpoints_are_not_pushed(tmp_path):
@@ -207,152 +228,107 @@ def test_checkpoints_are_not_pushed(tmp_path):
 def test_adapter(hub, tmp_path):
     """An adapter goes without its base, whose id it names; over a folder of this machine it is refused until merged."""
     tiny_vit().save_pretrained(tmp_path / "base")
-    hub.repos["models", "user/tiny-vit"] = {path.name: path.read_bytes() for path in (tmp_path / "base").iterdir()}
-    options = ["--lora_rank", 2, "--report_to", "none", "--push_to_hub", "--hub_model_id", "user/adapter"]
-    completed = train(hub, tmp_path, *options, "--model", "user/tiny-vit")
-    assert completed.returncode == 0, completed.stderr[-3000:]
+    hub.add("models", "user/tiny-vit", tmp_path / "base")
+    options = ["--lora_rank", 2, "--push_to_hub", "--hub_model_id"]
+    assert train(tmp_path, *options, "user/adapter", "--model", "user/tiny-vit").status == 0
     files = hub.repos["models", "user/adapter"]
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
     card = files["README.md"].decode()
-    assert (
-        "library_name: peft\n" in card
-        and "base_model: user/tiny-vit\n" in card
-        and "| adapter | LORA of rank 2 |" in card
-    )
+    for line in ("library_name: peft\n", "base_model: user/tiny-vit\n", "| adapter | LORA of rank 2 |"):
+        assert line in card
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "user/tiny-vit"
-
-    tensor = "torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)"
-    ours, theirs, base = evaluate(
-        hub,
-        tmp_path,
-        f"[m.eval()({tensor}).logits[0].tolist() for m in (__import__('robust_vit_hf.models').models.load_model('user/adapter'),"
-        "AutoModelForImageClassification.from_pretrained('user/adapter'),"
-        "AutoModelForImageClassification.from_pretrained('user/tiny-vit'))]",
-    )
+    ours, theirs, base = logits(load_model("user/adapter")), logits("user/adapter"), logits("user/tiny-vit")
     assert ours == pytest.approx(theirs, rel=1e-4) and ours != pytest.approx(base, rel=1e-4)
 
     (tmp_path / "local").mkdir()
-    completed = train(hub, tmp_path / "local", *options)
-    assert completed.returncode != 0 and "which nobody else has" in completed.stderr
-    merged = run(hub, tmp_path, "-m", "robust_vit_hf.push", tmp_path / "local" / "run", "user/adapter-of-a-folder")
-    assert merged.returncode != 0 and "which nobody else has" in merged.stderr
+    assert "which nobody else has" in train(tmp_path / "local", *options, "user/adapter").error
+    refused = call("push", tmp_path / "local" / "run", "user/adapter-of-a-folder")
+    assert "which nobody else has" in refused.error
     (tmp_path / "merged").mkdir()
-    completed = train(hub, tmp_path / "merged", *options[:-1], "user/merged", "--merge_lora")
-    assert completed.returncode == 0, completed.stderr[-3000:]
-    assert "model.safetensors" in hub.repos["models", "user/merged"]
-    assert "adapter_config.json" not in hub.repos["models", "user/merged"]
-    assert b"| adapter | LORA of rank 2, merged |" in hub.repos["models", "user/merged"]["README.md"]
+    assert train(tmp_path / "merged", *options, "user/merged", "--merge_lora").status == 0
+    merged = hub.repos["models", "user/merged"]
+    assert "model.safetensors" in merged and "adapter_config.json" not in merged
+    assert b"| adapter | LORA of rank 2, merged |" in merged["README.md"]
     assert load_model(str(tmp_path / "merged" / "run")).num_parameters() == tiny_vit().num_parameters()
 
 
 def test_images_with_masks(hub, tmp_path):
-    """What `prepare_masks.py` and `prepare` write, pushed and loaded by id."""
+    """What `robust-vit masks` and `robust-vit data prepare` write, pushed by a process of its own and loaded by id."""
     folder = tmp_path / "prepared"
     features = datasets.Features(FEATURES | {"file_name": datasets.Value("string")})
     writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masked", text="Noise.")
-    unfinished = run(hub, tmp_path, "-m", "robust_vit_hf.push", folder, "user/prepared")
-    assert unfinished.returncode != 0 and "is a data set that was cut off" in unfinished.stderr
+    assert "is an unfinished data set" in call("push", folder, "user/prepared").error
     rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(6))]
     writer.write([features.encode_example(row) for row in rows])
     writer.finish()
-    completed = run(hub, tmp_path, "-m", "robust_vit_hf.push", folder, "user/prepared", "--private")
-    assert completed.returncode == 0, completed.stderr
+    completed = launch("-m", "robust_vit_hf.cli", "push", folder, "user/prepared", "--private")
+    assert completed.status == 0, completed.err
     assert ("datasets", "user/prepared") in hub.private
-    assert completed.stdout.strip().startswith(hub.url)
-    code = "[[row['label'], row['image'].size, row['mask'].size] for row in "
-    code += "__import__('datasets').load_dataset('user/prepared', split='train')]"
-    assert evaluate(hub, tmp_path, code) == [[index % 4, [40, 40], [40, 40]] for index in range(6)]
-    checked = "len(robust_vit_hf.load_masked_dataset('user/prepared', 'train'))"
-    assert evaluate(hub, tmp_path, checked) == 6
+    assert completed.out.strip().startswith(f"{hub.url}/datasets/user/prepared/commit/")
+    loaded = datasets.load_dataset("user/prepared", split="train")
+    assert [(row["label"], row["image"].size, row["mask"].size) for row in loaded] == [
+        (index % 4, (40, 40), (40, 40)) for index in range(6)
+    ]
+    assert len(load_masked_dataset("user/prepared", "train")) == 6
 
 
 # -- What goes wrong --------------------------------------------------------------------------------------------------
 
 
-def changed_copy(folder: Path, target: Path) -> Path:
-    """The finetuned model with other weights."""
-    model = AutoModelForImageClassification.from_pretrained(folder / "run")
-    with torch.no_grad():
-        model.classifier.bias += 1
-    model.save_pretrained(target)
-    for name in ("run.json", "results.json", "preprocessor_config.json"):
-        (target / name).write_bytes((folder / "run" / name).read_bytes())
-    return target
-
-
-def test_a_commit_that_fails_leaves_the_old_one(hub, pushed, tmp_path):
-    folder, _ = pushed
-    push = ["-m", "robust_vit_hf.push", changed_copy(folder, tmp_path / "changed"), NAME]
-    before = hub.log("models", NAME)
+def test_a_commit_that_fails_leaves_the_old_one(hub, pushed, changed):
+    (folder, _), repo = pushed, "user/failing"
+    hub.repos["models", repo] = dict(hub.repos["models", NAME])
+    before, old = hub.log("models", repo), logits(folder / "run")
     for fault in ("drop_commits", "fail_commits"):
         setattr(hub, fault, 10)  # more often than the client tries
-        completed = run(hub, tmp_path, *push)
+        refused = call("push", changed, repo)
         setattr(hub, fault, 0)
-        assert completed.returncode != 0, fault
-        assert "push again" in completed.stderr or "try again" in completed.stderr
-        assert "Traceback" not in completed.stderr and "hf_test" not in completed.stderr
-    assert hub.log("models", NAME) == before
-    bias = f"AutoModelForImageClassification.from_pretrained('{NAME}').classifier.bias.tolist()"
-    old = AutoModelForImageClassification.from_pretrained(folder / "run").classifier.bias
-    assert evaluate(hub, tmp_path, bias) == pytest.approx(old.tolist())
-    completed = run(hub, tmp_path, *push, "--commit_message", "At last")
-    assert completed.returncode == 0, completed.stderr
-    assert hub.log("models", NAME)[0][1] == "At last"
-    assert evaluate(hub, tmp_path, bias) == pytest.approx((old + 1).tolist())
+        assert "push again" in refused.error or "try again" in refused.error
+        assert "hf_test" not in refused.err
+    assert hub.log("models", repo) == before
+    assert logits(repo) == pytest.approx(old, rel=1e-5)
+    succeed("push", changed, repo, "--commit_message", "At last")
+    assert hub.log("models", repo) == ["At last", *before]
+    assert logits(repo) == pytest.approx([value + 1 for value in old], rel=1e-4)
 
 
-def test_a_push_that_was_killed_is_repeated(hub, pushed, tmp_path):
+def test_a_push_that_was_killed_is_repeated(hub, changed):
     """Killed while the second of two large files goes up: nothing is visible, and the first is not uploaded again."""
-    folder, _ = pushed
-    changed = changed_copy(folder, tmp_path / "changed")
-    (changed / "before_after.png").write_bytes(os.urandom(2000))
-    command = [sys.executable, "-m", "robust_vit_hf.push", str(changed), "user/killed"]
-    variables = os.environ | hub.environment() | {"HF_HOME": str(tmp_path / "home")}
-    hub.uploads.clear()
-    hub.uploading.clear()
-    hub.stall_uploads = Semaphore(1)  # one goes through
-    process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        assert hub.uploading.wait(120)
-        for _ in range(600):
-            if len(hub.uploads) == 1:
-                break
-            assert process.poll() is None
-            Semaphore(0).acquire(timeout=0.1)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for _ in range(10):
-            hub.stall_uploads.release()
-        hub.stall_uploads = None
-    assert [message for _, message in hub.log("models", "user/killed")] == ["initial commit"]
-    first = list(hub.uploads)
-    completed = run(hub, tmp_path, *command[1:])
-    assert completed.returncode == 0, completed.stderr
-    assert first[0] not in hub.uploads[len(first) :]
+    (changed / "before_after.png").write_bytes(bytes(2000))
+    for arrived in (hub.blobs, hub.begun, hub.uploads):
+        arrived.clear()
+    hub.stall_uploads = Semaphore(1)  # one is kept
+    push = ["push", changed, "user/killed"]
+    kill_when(lambda: (len(hub.begun), len(hub.uploads)) == (2, 1), "-m", "robust_vit_hf.cli", *push)
+    hub.stall_uploads.release()
+    hub.stall_uploads = None
+    assert hub.log("models", "user/killed") == ["initial commit"]
+    (first,) = hub.uploads
+    succeed(*push)
+    assert len(hub.begun) == 3 and first not in hub.begun[2:]
     assert hub.repos["models", "user/killed"]["model.safetensors"] == (changed / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
-    "repo, environment, error, message",
+    "repo, token, endpoint, error, message",
     [
-        ("other/model", {}, "PermissionError", "has no right to write to `other/model`"),
-        ("user/model", {"HF_TOKEN": "hf_read"}, "PermissionError", "has no right to write to `user/model`"),
-        ("user/model", {"HF_TOKEN": "hf_expired"}, "PermissionError", "does not accept the token for `user/model`"),
-        ("user/model", {"HF_TOKEN": ""}, "PermissionError", "does not accept the token for `user/model`"),
-        ("user/model", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "ConnectionError", "The Hub cannot be reached"),
+        ("other/model", "hf_test", None, PermissionError, "has no right to write to `other/model`"),
+        ("user/model", "hf_read", None, PermissionError, "has no right to write to `user/model`"),
+        ("user/model", "hf_expired", None, PermissionError, "does not accept the token for `user/model`"),
+        ("user/model", "", None, PermissionError, "does not accept the token for `user/model`"),
+        ("user/model", "hf_test", "http://127.0.0.1:9", ConnectionError, "The Hub cannot be reached for `user/model`"),
     ],
     ids=["namespace", "read token", "expired token", "no token", "no network"],
 )
-def test_refused(repo, environment, error, message, hub, pushed, tmp_path):
+def test_refused(repo, token, endpoint, error, message, hub, pushed, tmp_path, monkeypatch):
     """Before the training, and by `push`: what is wrong and what to do, without the token."""
     folder, _ = pushed
-    completed = run(hub, tmp_path, "-m", "robust_vit_hf.push", folder / "run", repo, **environment)
-    assert completed.returncode != 0 and message in completed.stderr and "Traceback" not in completed.stderr
-    options = ["--report_to", "none", "--push_to_hub", "--hub_model_id", repo]
-    started = train(hub, tmp_path, *options, **environment)
-    assert started.returncode != 0 and message in started.stderr and error in started.stderr
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint or hub.url)
+    with pytest.raises(error, match=message):
+        publish_folder(folder / "run", repo)
+    options = ["--push_to_hub", "--hub_model_id", repo]
+    for refused in (call("push", folder / "run", repo), train(tmp_path, *options)):
+        assert message in refused.error and not any(token in refused.out + refused.err for token in TOKENS)
     assert not list((tmp_path / "run").glob("checkpoint-*"))
-    for text in (completed.stdout, completed.stderr, started.stdout, started.stderr):
-        assert not any(token in text for token in hub.tokens)
     assert ("models", repo) not in hub.repos

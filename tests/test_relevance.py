@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 
-from robust_vit_hf import relevance, relevance_map
-from robust_vit_hf.relevance import average_heads, propagate_relevance, upsample_and_normalize
+from robust_vit_hf import relevance_map
+from robust_vit_hf.relevance import attention as reading
+from robust_vit_hf.relevance.relevance_map import average_heads, propagate_relevance, upsample_and_normalize
 
-from . import reference
-from .conftest import tiny_vit
-from .families import FAMILIES
+from .helpers import reference
+from .helpers.families import FAMILIES
+from .helpers.tiny import tiny_vit
 
 
 def images(count=3, height=32, width=32, seed=0):
@@ -79,8 +80,8 @@ def test_equals_the_reference(seed, height, width):
 def test_work_spared_in_the_last_layer_changes_nothing(family, monkeypatch):
     """Heads that read the CLS token alone: same map, logits and gradient of every parameter as without the shortcut."""
     results = []
-    for heads in (relevance.CLS_HEADS, ()):
-        monkeypatch.setattr(relevance, "CLS_HEADS", heads)
+    for heads in (reading.CLS_HEADS, ()):
+        monkeypatch.setattr(reading, "CLS_HEADS", heads)
         model = FAMILIES[family].tiny()
         output = relevance_map(model, images(), 1)
         (output.relevance.square().mean() + output.logits.square().mean()).backward()
@@ -94,14 +95,14 @@ def test_work_spared_in_the_last_layer_changes_nothing(family, monkeypatch):
 
 def test_attention_with_probabilities():
     query, key, value = torch.randn(3, 2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
-    output, attention = relevance.attention_with_probabilities(torch.nn.Module().eval(), query, key, value)
+    output, probabilities = reading.attention_with_probabilities(torch.nn.Module().eval(), query, key, value)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     torch.testing.assert_close(output, expected.transpose(1, 2))
-    torch.testing.assert_close(attention @ value, expected)
-    torch.testing.assert_close(attention.sum(dim=-1), torch.ones(2, 3, 5))
+    torch.testing.assert_close(probabilities @ value, expected)
+    torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(2, 3, 5))
 
     bias = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(1))
-    output, _ = relevance.attention_with_probabilities(torch.nn.Module().eval(), query, key, value, bias)
+    output, _ = reading.attention_with_probabilities(torch.nn.Module().eval(), query, key, value, bias)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     torch.testing.assert_close(output, expected.transpose(1, 2))
 

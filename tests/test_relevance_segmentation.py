@@ -2,25 +2,23 @@
 
 import json
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
 
-from .test_metrics import caches as caches
-from .test_metrics import load, maps
-
-
-DATA = Path(__file__).parent / "data"
+from .helpers.metrics import in_batches, load, maps, streaming
+from .helpers.tiny import DATA
 
 
 def test_equality_with_the_released_code():
     inputs = np.load(DATA / "official_segmentation.npz")
     expected = json.loads((DATA / "official_segmentation.json").read_text())["values"]
-    result = load("relevance_segmentation").compute(predictions=inputs["relevance"], references=inputs["mask"])
+    columns = {"predictions": inputs["relevance"], "references": inputs["mask"]}
+    result = load("relevance_segmentation").compute(**columns)
     assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert in_batches(streaming("relevance_segmentation"), 2, **columns) == result
 
 
 def test_segmentation_against_scikit_learn():
@@ -136,8 +134,9 @@ def test_memory_layout_does_not_matter():
 def test_channel_dimension():
     relevance, masks = maps()
     expected = load("relevance_segmentation").compute(predictions=relevance, references=masks)
-    metric = load("relevance_segmentation")
-    assert metric.compute(predictions=relevance[:, None], references=torch.from_numpy(masks)[:, None]) == expected
+    columns = {"predictions": relevance[:, None], "references": torch.from_numpy(masks)[:, None]}
+    for metric in (load("relevance_segmentation"), streaming("relevance_segmentation")):
+        assert in_batches(metric, 4, **columns) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Sources that look right and are not: other sets, other splits, changed files, turned images, the junk of archives."""
 
-import json
 import os
 import shutil
 
@@ -10,38 +9,32 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from robust_vit_hf import load_masked_dataset
-from robust_vit_hf.data import load_image_set
-from robust_vit_hf.data.__main__ import main
+from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.imagenet_classes import class_names
-from robust_vit_hf.data.prepare import prepare
+from robust_vit_hf.data.preparation import prepare
 
-from . import formats
-from .conftest import masked_rows
-
-
-TENCH, GOLDFISH = "n01440764", "n01443537"
+from .helpers import formats
+from .helpers.commands import succeed
+from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_rows
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 def names_of(rows) -> list[str]:
     return sorted(row["file_name"] for row in rows)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path, num_workers):
+def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
     rows = [(f"s{index}", formats.picture(index), index) for index in range(20)]
     formats.webdataset(tmp_path / "tars", rows)
     formats.class_folders(tmp_path / "folders", {TENCH: 100, GOLDFISH: 100})
     prepare("imagenet-sketch", [str(tmp_path / "folders")], tmp_path / "prepared", rows_per_shard=64)
     for source, count in (("tars", 20), ("folders", 200), ("prepared", 200)):
         stream = load_image_set("imagenet-sketch", tmp_path / source, streaming=True).select_columns("file_name")
-        loaded = list(DataLoader(stream, batch_size=None, num_workers=num_workers))
-        assert len(loaded) == count and names_of(loaded) == names_of(stream)
+        for num_workers in (0, 1, 2):
+            loaded = list(DataLoader(stream, batch_size=None, num_workers=num_workers))
+            assert len(loaded) == count and names_of(loaded) == names_of(stream)
 
 
 # -- Other sets and splits --------------------------------------------------------------------------------------------
@@ -91,9 +84,8 @@ def test_imagenet_s_beside_its_smaller_sets(tmp_path):
 
 @pytest.mark.parametrize("order", [sorted, list])
 def test_names_of_classes_in_another_order(tmp_path, order):
-    names = [
-        f"{name}, also {index}" for index, name in enumerate(order(class_names()))
-    ]  # a `ClassLabel` wants unique ones
+    # A `ClassLabel` wants unique names.
+    names = [f"{name}, also {index}" for index, name in enumerate(order(class_names()))]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
     dataset = datasets.Dataset.from_dict({"image": [formats.picture(0)], "label": [3]}, features=features)
     dataset.to_parquet(tmp_path / "validation.parquet")
@@ -106,23 +98,22 @@ def test_names_of_classes_in_another_order(tmp_path, order):
 
 def test_prepared_as_another_set(tmp_path):
     formats.objectnet(tmp_path / "objectnet")
-    formats.class_folders(tmp_path / "set", {"n01498041": 1})
+    formats.class_folders(tmp_path / "set", {STINGRAY: 1})
     prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "sketch")
     with pytest.raises(ValueError, match="was prepared as `imagenet-sketch` with no options, not as `imagenet-a`"):
         load_image_set("imagenet-a", tmp_path / "sketch")
     prepare("objectnet", [str(tmp_path / "objectnet")], tmp_path / "cropped", cropped=True)
     with pytest.raises(ValueError, match=r"with \{'cropped': True\}, not as `objectnet` with \{'cropped': False\}"):
         load_image_set("objectnet", tmp_path / "cropped", cropped=False)
-    for options in ({}, {"cropped": True}):  # not cut twice
-        assert {row["image"].size for row in load_image_set("objectnet", tmp_path / "cropped", **options)} == {
-            (30, 24)
-        }
     prepare("objectnet", [str(tmp_path / "objectnet")], tmp_path / "framed")
-    sizes = [
-        {row["image"].size for row in load_image_set("objectnet", tmp_path / "framed", cropped=cropped)}
-        for cropped in (False, True)
-    ]
-    assert sizes == [{(34, 28)}, {(30, 24)}]
+    for folder, options, size in (
+        ("cropped", {}, (30, 24)),
+        ("cropped", {"cropped": True}, (30, 24)),  # not cut twice
+        ("framed", {"cropped": False}, (34, 28)),
+        ("framed", {"cropped": True}, (30, 24)),
+    ):
+        rows = load_image_set("objectnet", tmp_path / folder, **options)
+        assert {row["image"].size for row in rows} == {size}, (folder, options)
 
 
 def test_prepared_with_real_labels(tmp_path):
@@ -172,16 +163,16 @@ def test_edited_metadata_are_read_again(tmp_path):
 
 
 def test_changed_source_is_not_continued(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 40})
+    formats.class_folders(tmp_path / "set", {TENCH: 4})
     prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
     prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")  # the same again changes nothing
-    assert len(datasets.load_dataset(str(tmp_path / "out"), split="test")) == 40
+    assert len(datasets.load_dataset(str(tmp_path / "out"), split="test")) == 4
     formats.save(formats.picture(0), tmp_path / "set" / TENCH / "a_first.jpg")
     with pytest.raises(ValueError, match=r"was begun with other rows, such as `.*`: the source has changed"):
         prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
     shutil.rmtree(tmp_path / "set")
-    formats.class_folders(tmp_path / "set", {TENCH: 39})
-    with pytest.raises(ValueError, match=r"was begun with other rows, such as `.*_39\.jpg`"):
+    formats.class_folders(tmp_path / "set", {TENCH: 3})
+    with pytest.raises(ValueError, match=r"was begun with other rows, such as `.*_3\.jpg`"):
         prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
 
 
@@ -195,9 +186,8 @@ def test_typo_leaves_nothing_behind(tmp_path):
 def test_nothing_usable(tmp_path):
     path = formats.save(formats.picture(0), tmp_path / "set" / TENCH / "a.jpg")
     path.write_bytes(b"no image")
-    with pytest.raises(
-        ValueError, match=r"split `test` has no rows: all 1 were rejected, the first for: `.*a.jpg` cannot"
-    ):
+    message = r"split `test` has no rows: all 1 were rejected, the first for: `.*a.jpg` cannot"
+    with pytest.raises(ValueError, match=message):
         prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", skip_bad=True)
     path.unlink()
     with pytest.raises(ValueError, match="split `test` has no rows: the source has no images"):
@@ -226,49 +216,42 @@ def test_junk_of_macos(tmp_path):
     assert load_image_set("imagenet-sketch", tmp_path)["label"] == [0, 1]
 
 
-def turned(image: Image.Image, path, orientation: int):
-    exif = Image.Exif()
-    exif[274] = orientation
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, exif=exif, quality=100)
-
-
-def test_mask_stays_on_the_pixels_of_a_turned_image(tmp_path):
-    """A quarter turn in EXIF: the mask was drawn on the stored pixels, and decoding must not turn the image away."""
-    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
-    image = Image.new("RGB", (30, 24))
-    image.paste((255, 255, 255), (8, 6, 20, 18))  # where the mask is
-    turned(image, tmp_path / "train-semi" / TENCH / f"{TENCH}_1.JPEG", 6)
+def test_mask_is_turned_with_its_image(tmp_path):
+    """Masks are drawn on the stored pixels: as decoding turns an image by its EXIF, its mask is turned too."""
+    names = [f"{TENCH}_{orientation}" for orientation in range(1, 9)]
+    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: names})
+    values = np.zeros((24, 30), dtype=np.int32)
+    values[2:10, 3:24] = values[10:20, 3:8] = 1  # no two turns of it are alike
+    stored = Image.fromarray((values * 255).astype(np.uint8)).convert("RGB")
+    for orientation, name in enumerate(names, start=1):
+        formats.save(stored, tmp_path / "train-semi" / TENCH / f"{name}.JPEG", orientation)
+        formats.coded_mask(values).save(tmp_path / "train-semi-segmentation" / TENCH / f"{name}.png")
     prepare("imagenet-s919", [str(tmp_path)], tmp_path / "out")
     for rows in (load_image_set("imagenet-s919", tmp_path), load_masked_dataset(str(tmp_path / "out"), "train")):
-        pixels, mask = (np.asarray(rows[0][column]) for column in ("image", "mask"))
-        assert pixels.shape[:2] == mask.shape == (24, 30)
-        assert pixels[mask == 255].min() > 200 and pixels[mask == 0].max() < 120
+        masks = [np.asarray(row["mask"]) for row in rows]
+        assert [mask.shape for mask in masks] == [(24, 30)] * 4 + [(30, 24)] * 4
+        assert len({mask.tobytes() for mask in masks}) == 8
+        for row, mask in zip(rows, masks, strict=True):
+            pixels = np.asarray(row["image"])
+            assert pixels[mask == 255].min() > 200 and pixels[mask == 0].max() < 60
+    for row in rows.cast_column("image", datasets.Image(decode=False)):
+        assert row["image"]["bytes"] == (tmp_path / "train-semi" / row["file_name"]).read_bytes()
 
 
-def test_masks_are_described_upright(tmp_path, capsys):
+def test_masks_are_described_upright(tmp_path):
     (row,) = masked_rows(1, size=40)
-    folder = tmp_path / "photos" / "train"
-    turned(row["image"].crop((0, 0, 40, 20)), folder / "0.jpg", 6)  # 20 wide and 40 high once upright
-    row["mask"].crop((0, 0, 20, 40)).save(folder / "0_mask.png")
-    line = {"image_file_name": "0.jpg", "mask_file_name": "0_mask.png", "label": 0}
-    (folder / "metadata.jsonl").write_text(json.dumps(line))
-    main(["describe", str(tmp_path / "photos")])
-    out = capsys.readouterr().out
+    row |= {"image": row["image"].crop((0, 0, 40, 20)), "mask": row["mask"].crop((0, 0, 20, 40))}
+    formats.image_folder(tmp_path / "photos", [row], orientation=6)  # 20 wide and 40 high once upright
+    out = succeed("data", "describe", tmp_path / "photos")
     assert "rows: 1, 0 of them unusable" in out and "images: 20–20 px wide (median 20), 40–40 px high" in out
 
 
-def test_palette_mask_is_described_as_it_is_trained(tmp_path, capsys):
+def test_palette_mask_is_described_as_it_is_trained(tmp_path):
     (row,) = masked_rows(1, size=40)
     mask = Image.fromarray((np.asarray(row["mask"]) > 0).astype(np.uint8), "P")
     mask.putpalette([255, 255, 255, 0, 0, 0])  # background white, foreground black
-    folder = tmp_path / "photos" / "train"
-    formats.save(row["image"], folder / "0.png")
-    mask.save(folder / "0_mask.png")
-    line = {"image_file_name": "0.png", "mask_file_name": "0_mask.png", "label": 0}
-    (folder / "metadata.jsonl").write_text(json.dumps(line))
-    main(["describe", str(tmp_path / "photos")])
-    (bar,) = [text for text in capsys.readouterr().out.splitlines() if "█" in text]
+    out = succeed("data", "describe", formats.image_folder(tmp_path / "photos", [row | {"mask": mask}]))
+    (bar,) = [text for text in out.splitlines() if "█" in text]
     assert bar.split()[0] == "10–20"
 
 

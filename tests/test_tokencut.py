@@ -44,7 +44,8 @@ from transformers import (
 )
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from robust_vit_hf.emoji_shift import load_backbone, load_split
+from robust_vit_hf.emoji_shift.images import load_split
+from robust_vit_hf.emoji_shift.model import load_backbone
 from robust_vit_hf.masks import tokencut
 from robust_vit_hf.masks.bilateral import bilateral_solver
 from robust_vit_hf.masks.tokencut import (
@@ -56,7 +57,7 @@ from robust_vit_hf.masks.tokencut import (
     refine_mask,
 )
 
-from .conftest import tiny_vit
+from .helpers.tiny import tiny_vit
 
 
 # -- The definition, one image at a time ------------------------------------------------------------------------------

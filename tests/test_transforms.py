@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
-from robust_vit_hf.transforms import mask_to_tensor
+from robust_vit_hf.data.transforms import mask_to_tensor
 
 
 IMAGENET_STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -52,21 +52,22 @@ def test_evaluation_equals_the_saved_processor(preset, tmp_path):
 @pytest.mark.parametrize("image_size", [32, (32, 64)])
 @pytest.mark.parametrize("make", [train_transform, eval_transform])
 def test_image_and_mask_move_together(make, image_size):
-    rows = noise_row()
+    rows = noise_row(24, 20)  # enlarged, so that antialiasing changes nothing
     rows["image"] = [rows["mask"][0].convert("RGB")]  # an image that shows its own mask
     transform = make(make_image_processor("paper", image_size))
     for seed in range(20):
         torch.manual_seed(seed)
         batch = transform(rows)
         # mean and standard deviation 0.5 put black at −1 and white at 1
-        torch.testing.assert_close((batch["pixel_values"][0][:1] + 1) / 2, batch["mask"][0])
+        image = (batch["pixel_values"][0][:1] + 1) / 2
+        torch.testing.assert_close(image, batch["mask"][0], atol=2 / 255, rtol=0)  # images are rounded to 8 bits
         assert 0 < batch["mask"][0].mean() < 1
 
 
 def test_a_wide_crop_is_not_padded():
     rows = {"image": [Image.new("RGB", (40, 40), "white")], "mask": [Image.new("L", (40, 40), 255)]}
     batch = eval_transform(make_image_processor("paper", (32, 64)))(rows)
-    assert batch["mask"][0].shape == (1, 32, 64) and batch["mask"][0].min() == 1
+    assert batch["mask"][0].shape == (1, 32, 64) and batch["mask"][0].min() > 1 - 1e-6
 
 
 def test_training_crops_and_flips():
@@ -83,6 +84,18 @@ def test_training_crops_and_flips():
     assert len({round(centre) for centre in centres}) > 3
     for mask in masks:  # squashed to 256×256, and not resized by the crop
         assert mask.sum().item() == pytest.approx(60 * 256 / 300 * 40 * 256 / 200, rel=0.01)
+
+
+@pytest.mark.parametrize("make", [train_transform, eval_transform])
+def test_masks_are_resized_without_antialiasing(make):
+    """As floating-point tensors are in the released code's torchvision 0.8.2."""
+    rows = noise_row(100, 100)
+    torch.manual_seed(0)
+    mask = make(make_image_processor("paper", 28))(rows)["mask"][0]  # 32 pixels before the crop of 28
+    whole = torch.from_numpy(np.asarray(rows["mask"][0]) / 255).float()[None, None]
+    resized = torch.nn.functional.interpolate(whole, (32, 32), mode="bilinear", antialias=False)[0]
+    crops = [resized[:, top : top + 28, left : left + 28] for top in range(5) for left in range(5)]
+    assert any(torch.allclose(mask, one, atol=1e-5) for crop in crops for one in (crop, crop.flip(2)))
 
 
 def test_masks_are_fractional_at_edges():

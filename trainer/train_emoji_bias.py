@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
-from robust_vit_hf.emoji_shift import load_backbone, load_split
-from robust_vit_hf.emoji_shift.model import IMAGE_SIZE
-from robust_vit_hf.transforms import eval_transform, make_image_processor, train_transform
+from robust_vit_hf import eval_transform, make_image_processor, train_transform
+from robust_vit_hf.emoji_shift.images import load_split
+from robust_vit_hf.emoji_shift.model import IMAGE_SIZE, load_backbone
 
 
 BIAS = Path(__file__).parents[1] / "robust_vit_hf" / "emoji_shift" / "bias"

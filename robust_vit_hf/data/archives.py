@@ -6,7 +6,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -41,11 +41,10 @@ def unpacked(archives: list[Path]) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive. `folder` appears only once it is whole.
+    """Unpack a tar or zip archive. `folder` appears only once it is complete.
 
     Raises:
-        ValueError: the archive is truncated, corrupt or encrypted, or a member would leave the folder; the message names
-            archive and member.
+        ValueError: the archive is truncated, corrupt or encrypted, or a member of a tar would leave the folder.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -55,6 +54,10 @@ def unpack(archive: Path, folder: Path) -> None:
             _unpack_zip(archive, partial)
         else:
             _unpack_tar(archive, partial)
+    except tarfile.FilterError as error:
+        raise ValueError(
+            f"`{archive}` would write outside its folder ({error}); nothing was kept. Take it from its official source."
+        ) from error
     except (tarfile.ReadError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
         raise ValueError(
             f"`{archive}` is truncated or no archive ({error}; {archive.stat().st_size:,} bytes): compare its size and "
@@ -87,11 +90,7 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
         check_tar_end(archive)
     with tarfile.open(archive) as tar:
         for member in tqdm(tar, desc=f"unpacking {archive.name}", unit="file", leave=False):
-            _check_name(archive, member.name)
-            try:
-                tar.extract(member, folder, filter="data")  # refuses links to outside and devices (PEP 706)
-            except tarfile.FilterError as error:
-                raise ValueError(_unsafe(archive, member.name, error)) from error
+            tar.extract(member, folder, filter="data")  # refuses paths and links to outside, and devices (PEP 706)
         if archive.suffix.lower() != ".tar":
             while tar.fileobj.read(2**20):  # to the end of the compressed stream, whose checksum stands there
                 pass
@@ -100,24 +99,9 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
 def _unpack_zip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
         for member in tqdm(packed.infolist(), desc=f"unpacking {archive.name}", unit="file", leave=False):
-            _check_name(archive, member.filename)
             if member.flag_bits & 1:
                 raise ValueError(
                     f"`{archive}` is encrypted. Unpack it with `7z x` or `unzip`, which ask for the password of its "
                     "source, and give the folder."
                 )
-            packed.extract(member, folder)
-
-
-def _check_name(archive: Path, name: str) -> None:
-    """Refuse names that lead outside: tarfile and zipfile would mend some of them, and write to another place."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(_unsafe(archive, name, "it is absolute or goes up"))
-
-
-def _unsafe(archive: Path, member: str, reason: object) -> str:
-    return (
-        f"Member `{member}` of `{archive}` would be written outside the target folder ({reason}); nothing was kept. Take "
-        "the archive from its official source."
-    )
+            packed.extract(member, folder)  # without `..` and leading slashes

@@ -6,11 +6,12 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from .artwork import BACKGROUNDS, CLASSES, TRAINING_VENDORS, UNSEEN_VENDOR, background, emoji
+from .artwork import BACKGROUNDS, CLASSES, OPEN_VENDORS, TRAINING_VENDORS, UNSEEN_VENDOR, background, emoji
 
 
 IMAGE_SIZE = 64
 CLASS_NAMES = tuple(CLASSES)
+TRAINING_CLASSES = range(len(CLASS_NAMES) // 2)  # the classes that the finetuning shows
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 
 FEATURES = datasets.Features(
@@ -20,6 +21,7 @@ FEATURES = datasets.Features(
         "label": datasets.ClassLabel(names=list(CLASS_NAMES)),
         "vendor": datasets.Value("string"),
         "background": datasets.Value("string"),
+        "openly_licensed": datasets.Value("bool"),  # whether the artwork may be shown in published figures
     }
 )
 
@@ -60,8 +62,8 @@ SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val"))
 
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
-    """Image number `index` of a split: a row with `image` (64×64 RGB), `mask` (64×64, 0 or 255), `label`, `vendor`
-    and `background`. Labels go round the classes, so that every prefix of a split is balanced."""
+    """Image number `index` of a split: a row with `image` (64×64 RGB), `mask` (64×64, 0 or 255), `label`, `vendor`,
+    `background` and `openly_licensed`. Labels go round the classes, so that every prefix of a split is balanced."""
     spec = SPLITS[split]
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
     label = index % len(CLASS_NAMES)
@@ -100,6 +102,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
         "label": label,
         "vendor": vendor,
         "background": BACKGROUND_NAMES[scene],
+        "openly_licensed": vendor in OPEN_VENDORS,
     }
 
 
@@ -113,7 +116,7 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: range | None
         classes: labels to keep, as the paper trains on half of the classes; all by default.
 
     Returns:
-        Dataset with the columns `image`, `mask`, `label`, `vendor` and `background`.
+        Dataset with the columns of [`compose`].
 
     Raises:
         ValueError: unknown split.
@@ -127,17 +130,19 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: range | None
     return datasets.Dataset.from_list([compose(split, index, seed) for index in indices], features=FEATURES)
 
 
-def load_finetuning_splits(samples_per_class: int, seed: int = 0) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training and validation images of the finetuning. As in the paper, training sees half of the classes, and
+def load_finetuning_splits(samples_per_class: int = 5, seed: int = 0) -> dict[str, datasets.Dataset]:
+    """Images of the finetuning, `train` and `validation`. As in the paper, training sees half of the classes, and
     validation a few images (two) of each of the others. Both are biased images that no evaluation split shares.
 
     Args:
         samples_per_class: training images of each of the 10 classes; the paper takes 3.
         seed: which images.
     """
-    half = len(CLASS_NAMES) // 2
-    shown, others = range(half), range(half, len(CLASS_NAMES))
-    return load_split("train", samples_per_class * half, seed, shown), load_split("train", 2 * half, seed, others)
+    others = range(TRAINING_CLASSES.stop, len(CLASS_NAMES))
+    return {
+        "train": load_split("train", samples_per_class * len(TRAINING_CLASSES), seed, TRAINING_CLASSES),
+        "validation": load_split("train", 2 * len(others), seed, others),
+    }
 
 
 def load_evaluation_sets(images_per_set: int) -> dict[str, datasets.Dataset]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .run import TOP, SetResult
+from ..metrics.robust_accuracy import TOP
+from .evaluate_sets import SetResult
 
 
 NUM_RESAMPLES = 10_000

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from ..files import whole_file
+from matplotlib.figure import Figure
+
+from ..utils.files import atomic_file
 from .compare import Comparison
 
 
@@ -10,48 +12,37 @@ COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
 NUM_CLASSES = 50  # helped and harmed classes that a plot shows, as in Figures 8 to 14 of the paper
 
 
-def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]) -> list[Path]:
+def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]) -> None:
     """Plot what there is: `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes),
     `curves_<set>` (top-1 over the set's factors).
 
     Args:
         folder: where to; it exists.
         class_names: names by label.
-
-    Returns:
-        The PNG files; a PDF lies beside each.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-
-    figures = {}
     if any(result.accepted is not None for result in comparison.before.values()):
-        figures["accuracy"] = accuracy_figure(comparison)
+        save_figure(accuracy_figure(comparison), folder, "accuracy")
     for name, result in comparison.before.items():
         if comparison.after is not None and result.accepted is not None:
             figure = class_figure(comparison.class_changes(name), class_names, name)
-            figures |= {f"classes_{name}": figure} if figure is not None else {}
+            if figure is not None:
+                save_figure(figure, folder, f"classes_{name}")
         if curves := comparison.curves(name):
-            figures[f"curves_{name}"] = curve_figure(curves, name)
-    paths = []
-    for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
-            with whole_file(folder / f"{name}.{suffix}") as partial:
-                figure.savefig(partial, dpi=120, format=suffix)
-        paths.append(folder / f"{name}.png")
-    from matplotlib import pyplot as plt
-
-    plt.close("all")
-    return paths
+            save_figure(curve_figure(curves, name), folder, f"curves_{name}")
 
 
-def accuracy_figure(comparison: Comparison):
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write `<name>.png` and `<name>.pdf` into a folder that exists."""
+    for suffix in ("png", "pdf"):
+        with atomic_file(folder / f"{name}.{suffix}") as partial:
+            figure.savefig(partial, dpi=120, format=suffix)
+
+
+def accuracy_figure(comparison: Comparison) -> Figure:
     """Bars of top-1 by set, a bar a model; the line on each is the change's 95 % interval, from the first model's bar."""
-    from matplotlib import pyplot as plt
-
     rows = [row for row in comparison.rows() if row["top1_before"] is not None]
-    figure, axis = plt.subplots(figsize=(1.2 + 1.1 * len(rows), 3.6), layout="constrained")
+    figure = Figure((1.2 + 1.1 * len(rows), 3.6), layout="constrained")
+    axis = figure.subplots()
     width = 0.8 / len(comparison.sides)
     for place, side in enumerate(comparison.sides):
         left = [index + (place - (len(comparison.sides) - 1) / 2) * width for index in range(len(rows))]
@@ -72,11 +63,9 @@ def accuracy_figure(comparison: Comparison):
     return figure
 
 
-def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str):
+def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str) -> Figure | None:
     """Bars of the change of each class, the most harmed on the left, the most helped on the right; `None` where no class
     changes. Of more than 100 classes, 50 of each are shown."""
-    from matplotlib import pyplot as plt
-
     labels = list(changes)
     if not any(changes.values()):
         return None
@@ -87,13 +76,8 @@ def class_figure(changes: dict[int, float], class_names: dict[int, str], name: s
             f"the {NUM_CLASSES} most helped classes": labels[-NUM_CLASSES:],
         }
     longest = max(map(len, panels.values()))
-    figure, axes = plt.subplots(
-        len(panels),
-        1,
-        figsize=(max(6.0, 1 + 0.17 * longest), 3.4 * len(panels)),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = Figure((max(6.0, 1 + 0.17 * longest), 3.4 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False)
     for axis, (title, shown) in zip(axes.flat, panels.items(), strict=True):
         values = [100 * changes[label] for label in shown]
         axis.bar(range(len(shown)), values, color=["#b23a3a" if value < 0 else "#2e7d4f" for value in values])
@@ -107,13 +91,10 @@ def class_figure(changes: dict[int, float], class_names: dict[int, str], name: s
     return figure
 
 
-def curve_figure(curves: dict[str, dict[str, list[float]]], name: str):
+def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure:
     """Top-1 over each factor, a panel a factor and a line a model."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(
-        1, len(curves), figsize=(0.6 + 3.6 * len(curves), 3.2), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure((0.6 + 3.6 * len(curves), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)
     for axis, (factor, curve) in zip(axes.flat, curves.items(), strict=True):
         for side in [side for side in COLOURS if side in curve]:
             values = [100 * value for value in curve[side]]

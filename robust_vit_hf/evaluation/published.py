@@ -4,32 +4,13 @@ import json
 from importlib.resources import files
 
 
-# Sets in the order of the paper's Tables 1 and 2, with the names that these give them.
-PAPER_SETS = {
-    "imagenet-1k": "INet val",
-    "imagenet-a": "INet-A",
-    "imagenet-r": "INet-R",
-    "imagenet-sketch": "Sketch",
-    "imagenet-v2": "INet-v2",
-    "objectnet": "ObjNet",
-    "si-score-location": "SI-location",
-    "si-score-rotation": "SI-rotation",
-    "si-score-size": "SI-size",
-}
-
-
 def published_models() -> dict[str, dict]:
-    """By the paper's name of the model (`ViT-B`): `hub_ids`, and by protocol and then `original` or `finetuned`, the
-    figures of each set in per cent by name of the score. A pair is a mean and a standard deviation.
+    """By the paper's name of the model (`ViT-B`), by protocol, and then `original` or `finetuned`, the figures of each set in
+    per cent by name of the score. A pair is a mean and a standard deviation.
 
     Sources are in the file itself, `published.json`.
     """
     return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["models"]
-
-
-def find_published(model: str) -> str | None:
-    """The paper's name of a model, from its id on the Hub."""
-    return next((name for name, entry in published_models().items() if model in entry["hub_ids"]), None)
 
 
 def published_cell(entry: dict | None, protocol: str, version: str, set_name: str, scores: tuple[str, ...]) -> str:

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 
 from .compare import Comparison
-from .published import PAPER_SETS, published_cell, published_models
+from .published import published_cell, published_models
+from .set_names import PAPER_SETS
 
 
 @dataclass
@@ -12,7 +13,7 @@ class Table:
     """Cells of text.
 
     Args:
-        title: what the table tells.
+        title: what the table shows.
         head: names of the columns.
         rows: cells; the first column names the row.
     """
@@ -101,7 +102,7 @@ def class_group_table(comparison: Comparison) -> Table | None:
 
 
 def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None) -> list[Table]:
-    """Tables 1 and 2 of the paper: sets as columns in its order, top-1 and top-5, with its figures beside ours.
+    """Tables in the layout of the paper's Tables 1 and 2: sets as columns, top-1 and top-5, published figures beside ours.
 
     Args:
         protocol: under which the sets were measured.
@@ -111,9 +112,13 @@ def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None)
     rows = {row["set"]: row for row in comparison.rows()}
     ordered = [name for name in PAPER_SETS if name in rows]
     groups = {
-        "Real images (Table 1 of the paper)": [name for name in ordered if not name.startswith("si-score")],
-        "SI-Score (Table 2 of the paper)": [name for name in ordered if name.startswith("si-score")],
+        "Real images, as in Table 1 of the paper": [name for name in ordered if not name.startswith("si-score")],
+        "SI-Score, as in Table 2 of the paper": [name for name in ordered if name.startswith("si-score")],
     }
+    source = {
+        "paper": "its Tables 8 and 9, where finetuned is the mean of three class seeds",
+        "native": "timm's results",
+    }[protocol]
     tables = []
     for title, names in groups.items():
         lines = [("Original", "before", "original"), ("Finetuned", "after", "finetuned")]
@@ -128,7 +133,8 @@ def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None)
             cells.append(["Change of top-1 [95 % interval]", *(change_with_interval(rows[name]) for name in names)])
         if names:
             head = ["top-1 top-5, per cent", *(PAPER_SETS[name] for name in names)]
-            tables.append(Table(f"{title}{', ' + paper_model if paper_model else ''}", head, cells))
+            named = f"{title}, {paper_model} (published figures: {source})" if entry else title
+            tables.append(Table(named, head, cells))
     return tables
 
 
@@ -145,27 +151,29 @@ SEGMENTATION_SCORES = {
 def segmentation_table(
     scores: dict[str, dict[str, dict]], set_name: str, num_images: int, paper_model: str | None
 ) -> Table:
-    """Table 3 of the paper, with further rules and scores, in per cent.
+    """Table 3 of the paper, with further attribution methods and scores, in per cent.
 
     Args:
-        scores: by side (`before`, `after`) and rule, what `relevance_segmentation` returns.
+        scores: by side (`before`, `after`) and method, what [`RelevanceSegmentation`] computes.
         set_name: name of the set, for which the paper may have figures.
         paper_model: the paper's name of the model; `None` for a model that it does not have.
     """
     entry, cells = published_models().get(paper_model), []
-    for rule in scores["before"]:
+    for method in scores["before"]:
         for label, side, version in (("original", "before", "original"), ("finetuned", "after", "finetuned")):
             if side in scores:
-                row = [percent(scores[side][rule][name]) for name in SEGMENTATION_SCORES]
-                cells.append([f"{rule}, {label}", *row])
+                row = [percent(scores[side][method][name]) for name in SEGMENTATION_SCORES]
+                cells.append([f"{method}, {label}", *row])
             published = [published_cell(entry, "paper", version, set_name, (name,)) for name in SEGMENTATION_SCORES]
-            if rule == "gae" and any(published):
+            if method == "gae" and any(published):
                 cells.append([f"gae, {label}, published", *(text or "–" for text in published)])
         if "after" in scores:
-            row = [change(*(scores[side][rule][name] for side in ("before", "after"))) for name in SEGMENTATION_SCORES]
-            cells.append([f"{rule}, change", *row])
+            row = [
+                change(*(scores[side][method][name] for side in ("before", "after"))) for name in SEGMENTATION_SCORES
+            ]
+            cells.append([f"{method}, change", *row])
     title = f"Relevance maps and masks of {set_name}, {num_images} images, in per cent"
-    return Table(title, ["rule, model", *SEGMENTATION_SCORES.values()], cells)
+    return Table(title, ["method, model", *SEGMENTATION_SCORES.values()], cells)
 
 
 def percent(value: float | None) -> str:

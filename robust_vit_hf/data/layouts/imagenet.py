@@ -1,0 +1,106 @@
+"""ImageNet-1k validation, with its original labels or those of ReaL."""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from ..imagenet_classes import label_of_wnid, real_labels
+from ..schema import Source
+from .folders import FlatFiles, flat_rows, image_files, is_wnid, subfolders, wnid_source
+
+
+VALIDATION_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", ".")
+DEVKIT_FOLDERS = ("data", "ILSVRC2012_devkit_t12/data", "ILSVRC2012_devkit_t12/ILSVRC2012_devkit_t12/data")
+VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+def open_validation(root: Path, labels: Literal["original", "real"] = "original") -> Source:
+    """ImageNet-1k validation: `val/<wnid>/` folders, or the flat folder of the archive beside Kaggle's
+    `LOC_val_solution.csv` or the devkit.
+
+    Args:
+        labels: `"real"` for the lists of ReaL labels, without the images that have none.
+
+    Raises:
+        ValueError: there are no images, or nothing gives the labels of a flat folder.
+    """
+    folder = next(root / name for name in VALIDATION_FOLDERS if (root / name).is_dir())
+    if any(is_wnid(child.name) for child in subfolders(folder)) or not image_files(folder):
+        source = wnid_source(folder)
+        if source.shards[0].path.parent.name == "train":
+            raise ValueError(
+                f"`{root}` holds the training images of ImageNet, expected `val` or the validation archive."
+            )
+    else:
+        files = image_files(folder)
+        truth = _flat_labels(root)
+        shards = [
+            FlatFiles(folder, [(path.name, truth.get(path.stem)) for path in files[first : first + 500]])
+            for first in range(0, len(files), 500)
+        ]
+        source = Source(flat_rows, shards)
+    if labels == "original":
+        return source
+    if labels != "real":
+        raise ValueError(f"ImageNet has no labels `{labels}`; expected `original` or `real`.")
+    return with_real_labels(source)
+
+
+def _flat_labels(root: Path) -> dict[str, int]:
+    """Labels of validation images by file name without suffix."""
+    for folder in (root, *root.parents[:3]):
+        solution = folder / "LOC_val_solution.csv"
+        if solution.is_file():
+            try:
+                with solution.open(newline="") as lines:
+                    return {
+                        row["ImageId"]: label_of_wnid()[row["PredictionString"].split()[0]]
+                        for row in csv.DictReader(lines)
+                    }
+            except (KeyError, IndexError) as error:
+                raise ValueError(
+                    f"`{solution}` is not Kaggle's file: expected `ImageId` and a `PredictionString` that begins with a "
+                    f"wnid of ImageNet-1k, and did not find {error}."
+                ) from error
+    devkit = next((root / name for name in DEVKIT_FOLDERS if (root / name / "meta.mat").is_file()), None)
+    if devkit is None:
+        raise ValueError(
+            f"The images in `{root}` are not sorted into folders of wnids, and nothing there gives their labels. Put "
+            "`LOC_val_solution.csv` (Kaggle) or the unpacked `ILSVRC2012_devkit_t12` beside them, or sort them."
+        )
+    from scipy.io import loadmat
+
+    # The ground truth counts classes by ILSVRC2012_ID, which is another order than that of the sorted wnids.
+    synsets = loadmat(devkit / "meta.mat", squeeze_me=True)["synsets"]
+    wnid_of_id = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
+    truth = (devkit / "ILSVRC2012_validation_ground_truth.txt").read_text().split()
+    return {
+        f"ILSVRC2012_val_{number:08d}": label_of_wnid()[wnid_of_id[int(identifier)]]
+        for number, identifier in enumerate(truth, start=1)
+    }
+
+
+def with_real_labels(source: Source) -> Source:
+    """Validation images with their ReaL labels, lists, instead of the original ones."""
+    return replace(source, rows=partial(real_rows, rows=source.rows))
+
+
+def real_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
+    """Rows with ReaL labels. Images without any are left out, as ReaL asks."""
+    for row in rows(shards):
+        if "problem" in row:
+            yield row
+            continue
+        number = VALIDATION_NAME.search(row["file_name"])
+        if number is None or not 1 <= int(number[1]) <= len(real_labels()):
+            yield {
+                "file_name": row["file_name"],
+                "problem": f"`{row['file_name']}`: ReaL labels go by names such as ILSVRC2012_val_00000001.JPEG. Take the "
+                "images from the official archive or from ILSVRC/imagenet-1k.",
+            }
+        elif labels := real_labels()[int(number[1]) - 1]:
+            yield row | {"label": list(labels)}

@@ -1,0 +1,40 @@
+"""ImageNet-V2: folders of images named by their label.
+
+Source: https://huggingface.co/papers/1902.10811
+"""
+
+from pathlib import Path
+
+from ..imagenet_classes import wnids
+from ..schema import Source
+from .folders import ClassFolder, class_folder_rows, find_classes, subfolders
+
+
+V2_VARIANTS = ("matched-frequency", "threshold0.7", "top-images")
+
+
+def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
+    """ImageNet-V2: folders "0" to "999", which are labels, though their names sort as strings.
+
+    Args:
+        variant: one of `V2_VARIANTS`. The paper's is the first.
+
+    Raises:
+        ValueError: unknown variant, or the folder is that of another one.
+    """
+    if variant not in V2_VARIANTS:
+        raise ValueError(f"ImageNet-V2 has no variant `{variant}`; expected one of {', '.join(V2_VARIANTS)}.")
+    wanted = [path for path in subfolders(root) if path.name.startswith(f"imagenetv2-{variant}")]
+    named = [path for path in subfolders(root) if path.name.startswith("imagenetv2-")]
+    root = (wanted or named or [root])[0]
+    folders = find_classes(root, str.isdecimal)
+    if any(part.startswith("imagenetv2-") and f"-{variant}" not in part for part in folders[0].parts):
+        raise ValueError(
+            f"`{folders[0].parent}` is another variant of ImageNet-V2 than `{variant}`: name it with --variant."
+        )
+    shards = []
+    for folder in folders:
+        label = int(folder.name) if folder.name.isdecimal() and int(folder.name) < len(wnids()) else None
+        problem = f"`{folder}`: the folders of ImageNet-V2 are named 0 to 999." if label is None else None
+        shards.append(ClassFolder(folder, root, label, problem=problem))
+    return Source(class_folder_rows, sorted(shards, key=lambda shard: -1 if shard.label is None else shard.label))

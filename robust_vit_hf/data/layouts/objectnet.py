@@ -1,0 +1,121 @@
+"""ObjectNet: 113 of its 313 folders show ImageNet classes, nine of them several. It may not be used for training.
+
+The mapping files join on English names, one of which can stand for two classes ("crane"); here they are joined on their
+line in the list of names, and an ambiguous name is refused.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from ..schema import Source
+from .folders import ClassFolder, class_folder_rows, find_classes
+
+
+BORDER = 2  # pixels of red around every image
+MAPPING_FILES = (
+    "folder_to_objectnet_label.json",
+    "objectnet_to_imagenet_1k.json",
+    "pytorch_to_imagenet_2012_id.json",
+    "imagenet_to_label_2012_v2",
+)
+
+
+def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = False) -> Source:
+    """Folders of images with ObjectNet's mapping files beside them.
+
+    Args:
+        mappings: folder of the mapping files; `mappings` in or beside the folder of images by default.
+        cropped: whether to cut the 2 red pixels at the edge. The paper leaves them, the standard protocol cuts them.
+
+    Raises:
+        FileNotFoundError: a mapping file is missing.
+        ValueError: no folder is one of ObjectNet's, or the mapping is ambiguous.
+    """
+    accepted = read_mappings(find_mappings(root) if mappings is None else Path(mappings))
+    shards = [
+        ClassFolder(folder, root, accepted[folder.name])
+        for folder in find_classes(root, accepted.__contains__)
+        if folder.name in accepted
+    ]
+    source = Source(class_folder_rows, shards)
+    return without_border(source) if cropped else source
+
+
+def find_mappings(root: Path) -> Path:
+    """Folder of the mapping files.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for folder in (root.parent, root):
+        for pattern in ("mappings", "*/mappings", "*/*/mappings") if folder == root else ("mappings",):
+            if found := sorted(folder.glob(pattern)):
+                return found[0]
+    raise FileNotFoundError(
+        f"There is no folder `mappings` in or beside `{root}`: it comes with objectnet-1.0.zip, and tells which ImageNet "
+        "classes a folder shows. Give it with --mappings."
+    )
+
+
+def read_mappings(folder: Path) -> dict[str, list[int]]:
+    """Accepted labels 0–999 of each ObjectNet folder that shows ImageNet classes, in the order of the mapping.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a name stands for two classes, or for none.
+    """
+    missing = [name for name in MAPPING_FILES if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"`{folder}` lacks {', '.join(missing)} of ObjectNet's mapping files.")
+    folder_names, accepted_names, line_of_label = (
+        json.loads((folder / name).read_text()) for name in MAPPING_FILES[:3]
+    )
+    lines = [line.strip() for line in (folder / MAPPING_FILES[3]).read_text().splitlines()]
+    label_of_line = {int(line): int(label) for label, line in line_of_label.items()}
+    occurrences = Counter(lines)
+    label_of_name = {name: label_of_line[line] for line, name in enumerate(lines) if line in label_of_line}
+
+    accepted = {}
+    for directory, object_name in folder_names.items():
+        if object_name not in accepted_names:
+            continue
+        names = accepted_names[object_name].split("; ")
+        for name in names:
+            if occurrences[name] != 1 or name not in label_of_name:
+                raise ValueError(
+                    f"`{folder}`: ObjectNet's {object_name} is ImageNet's `{name}`, a name of {occurrences[name]} "
+                    "classes: these are not the mapping files of objectnet-1.0."
+                )
+        accepted[directory] = [label_of_name[name] for name in names]
+    return accepted
+
+
+def without_border(source: Source) -> Source:
+    """The same images, cut by `BORDER` pixels at each edge."""
+    return replace(source, rows=partial(cropped_rows, rows=source.rows))
+
+
+def cropped_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
+    """Rows whose images have lost the border, as BMP."""
+    for row in rows(shards):
+        if "problem" not in row:
+            path, content = row["image"]["path"], row["image"]["bytes"]
+            cropped = io.BytesIO()
+            try:
+                with Image.open(path if content is None else io.BytesIO(content)) as image:
+                    upright = ImageOps.exif_transpose(image)  # a BMP has no EXIF
+                    ImageOps.crop(upright, BORDER).convert("RGB").save(cropped, "BMP")  # in little time
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                where = path if content is None else row["file_name"]
+                row = {"file_name": row["file_name"], "problem": f"`{where}` cannot be decoded: {error}"}
+            else:
+                name = Path(row["file_name"]).with_suffix(".bmp").name
+                row = row | {"image": {"bytes": cropped.getvalue(), "path": name}}
+        yield row

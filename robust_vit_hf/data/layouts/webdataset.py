@@ -1,0 +1,30 @@
+"""Webdatasets: numbered tars that hold `<key>.webp` and `<key>.cls`."""
+
+import re
+from pathlib import Path
+
+import datasets
+
+from ..archives import check_tar_end
+
+
+def has_numbered_tars(folder: Path) -> bool:
+    """Whether a folder holds shards of a webdataset. The tars of official archives have no numbers."""
+    places = (folder, *(folder / name for name in ("train", "validation", "val", "test")))
+    return any(re.fullmatch(r"(.*[-_])?\d+\.tar", path.name) for place in places for path in place.glob("*.tar"))
+
+
+def load_webdataset(folder: Path, split: str) -> tuple[datasets.IterableDataset, object]:
+    """The streamed rows of the tars in a folder, and what changes when they do.
+
+    Raises:
+        ValueError: there are tars of training images alone, or a tar is truncated.
+    """
+    tars = [path for path in sorted(folder.rglob("*.tar")) if "train" not in path.relative_to(folder).as_posix()]
+    if not tars:
+        raise ValueError(f"`{folder}` holds tars of training images alone, expected those of an evaluation set.")
+    for tar in tars:
+        check_tar_end(tar)
+    state = [(str(path), path.stat().st_mtime_ns) for path in tars]
+    data_files = {split: [path for path, _ in state]}
+    return datasets.load_dataset("webdataset", data_files=data_files, split=split, streaming=True), state

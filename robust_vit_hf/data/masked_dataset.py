@@ -1,0 +1,268 @@
+"""Images with foreground masks: one schema for all sources, and the check that every row fits it.
+
+Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 0 background, 1 or 255 foreground) and
+`label` (integer or `ClassLabel`, an index of the model's classes), which may be absent where no target is the label.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import datasets
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from .benchmarks import benchmarks, find_benchmark
+from .cache import cache_of
+from .parquet_writer import SETTINGS_FILE
+from .transforms import mask_to_tensor
+
+
+logger = logging.get_logger(__name__)
+
+IMAGE_FOLDER_REMEDY = (
+    "In an image folder, a `metadata.jsonl` gives the masks: one line a row with `image_file_name`, `mask_file_name` "
+    "and `label`."
+)
+
+
+def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
+    """Load one split of a dataset with masks from wherever it is.
+
+    Args:
+        path: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet files,
+            image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or the id of a dataset on
+            the Hub, with its owner.
+        split: name of the split, or a slice of it such as `train[:80%]`. A single parquet file, or dataset saved to disk,
+            has the split `train` alone.
+        options: of a benchmark: `samples_per_class`, `seed`.
+
+    Raises:
+        FileNotFoundError: there is no such file, folder or Hub dataset.
+        ValueError: the split does not exist; the message names those that do.
+    """
+    if path in benchmarks():
+        return _slice_of(benchmarks()[path].load_finetuning_splits(**options), split)
+    folder = Path(path)
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        loaded = datasets.load_from_disk(path)
+        return _slice_of({"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded, split)
+    if folder.suffix == ".parquet":
+        return datasets.load_dataset("parquet", data_files={"train": path}, split=split)
+    if not folder.exists() and "/" not in path:
+        raise FileNotFoundError(f"There is no file or folder `{path}`, and a Hub id has the form `owner/name`.")
+    cache = None
+    if folder.is_dir():
+        # The cache of `datasets` 5.2 knows a folder with a card by its name and its card alone: another folder of this name,
+        # or this one after its files were written again, would give the rows that were loaded first.
+        cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
+    try:
+        return datasets.load_dataset(path, split=split, cache_dir=cache)
+    except (ConnectionError, FileNotFoundError) as error:
+        if folder.exists():
+            raise
+        raise FileNotFoundError(
+            f"There is no file or folder `{path}`, and no dataset of that id could be loaded from the Hub: {error}"
+        ) from error
+
+
+def _slice_of(splits: dict[str, datasets.Dataset], spec: str) -> datasets.Dataset:
+    """A split, or a slice of it such as `train[:80%]`."""
+    lengths = {name: len(rows) for name, rows in splits.items()}
+    parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
+    return datasets.concatenate_datasets([splits[p.splitname].select(range(p.from_, p.to)) for p in parts])
+
+
+def mask_origin(path: str) -> str:
+    """Where the masks of a dataset come from, as far as that is recorded, in words for a model card.
+
+    Args:
+        path: as for [`load_masked_dataset`].
+    """
+    if path in benchmarks():
+        return benchmarks()[path].masks
+    recorded = Path(path) / SETTINGS_FILE
+    settings = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
+    methods = {split.get("method", split.get("set")) for split in settings.values()} - {None}
+    return f"made by {', '.join(sorted(methods))}" if methods else "those that came with the data set"
+
+
+def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
+    """Rows with images as dicts with `bytes` and `path`, and with `file_name`: that of the row, or of its image, or the
+    number of the row.
+
+    Raises:
+        ValueError: there is no column of images.
+    """
+    if not isinstance(dataset.features.get("image"), datasets.Image):
+        raise ValueError(
+            f"The dataset has the columns {dataset.features}, expected an `image` of type `datasets.Image()`. "
+            f"{IMAGE_FOLDER_REMEDY}"
+        )
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    for index, row in enumerate(dataset):
+        path = (row.get("image") or {}).get("path")
+        yield {"file_name": Path(path).name if path else f"row {index}"} | row
+
+
+def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool, needs_masks: bool = True) -> None:
+    """Check the schema of a dataset.
+
+    Args:
+        name: how to call the dataset in errors.
+
+    Raises:
+        ValueError: a column is missing or has another type.
+    """
+    for column in ("image", "mask") if needs_masks else ("image",):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"The {name} dataset has no column `{column}`; it has {', '.join(dataset.column_names)}. Rename one with "
+                f"`dataset.rename_column`. {IMAGE_FOLDER_REMEDY}"
+            )
+        if not isinstance(dataset.features[column], datasets.Image):
+            raise ValueError(
+                f"Column `{column}` of the {name} dataset is {dataset.features[column]}, expected `datasets.Image()`: "
+                f'`dataset.cast_column("{column}", datasets.Image())`.'
+            )
+    if needs_labels and "label" not in dataset.column_names:
+        raise ValueError(
+            f"The {name} dataset has no column `label`; it has {', '.join(dataset.column_names)}. Rename one, or finetune "
+            "without labels: `relevance_target='prediction'` and `confidence_target='prediction'`."
+        )
+    label = dataset.features.get("label")
+    if (
+        label is not None
+        and not isinstance(label, datasets.ClassLabel)
+        and "int" not in str(getattr(label, "dtype", ""))
+    ):
+        raise ValueError(
+            f"Column `label` of the {name} dataset is {label}, expected integers, indices of the model's classes: "
+            '`dataset.class_encode_column("label")` numbers names in alphabetical order.'
+        )
+
+
+def check_class_names(dataset: datasets.Dataset, source: str, class_names: Iterable[str]) -> None:
+    """Refuse images of other classes than those of a model for a benchmark.
+
+    Args:
+        source: where the images are from, for errors.
+        class_names: of the model, by label.
+
+    Raises:
+        ValueError: the model or the images have the classes of a benchmark, and the other has not.
+    """
+    class_names = tuple(class_names)
+    names = getattr(dataset.features.get("label"), "names", None)
+    if source in benchmarks() and benchmarks()[source].class_names != class_names:
+        raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
+    if (benchmark := find_benchmark(class_names)) and names is not None and tuple(names) != class_names:
+        raise ValueError(
+            f"This model knows the classes of {benchmark} alone, and `{source}` has others: name another --model."
+        )
+
+
+def check_rows(
+    dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
+) -> datasets.Dataset:
+    """Decode every row once and check it, so that training does not fail on it hours later.
+
+    Args:
+        dataset: rows with the schema of this module.
+        name: how to call the dataset in errors.
+        num_labels: number of classes of the model.
+        bad_masks: what to do with rows whose mask is empty or full.
+
+    Returns:
+        The dataset, without the rows whose mask is empty or full.
+
+    Raises:
+        ValueError: rows whose image or mask cannot be decoded, whose sizes differ, whose mask has several channels or
+            whose label is no class of the model; rows with an empty or full mask, if these are refused; or no row left.
+            The message names rows and files.
+    """
+    undecoded = dataset.with_format(None)
+    features = {column: dataset.features[column] for column in ("image", "mask")}
+    for column in features:
+        undecoded = undecoded.cast_column(column, datasets.Image(decode=False))
+
+    kept, problems, uninformative = [], [], []
+    for index, row in enumerate(tqdm(undecoded, desc=f"checking {name} rows", unit="row", leave=False)):
+        where = f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
+        pictures, problem = {}, None
+        for column, feature in features.items():
+            if row[column] is None:
+                problem = f"{column} is missing"
+                break
+            try:
+                pictures[column] = feature.decode_example(row[column])
+            except Exception as error:  # whatever the codec raises, the user needs the row
+                problem = f"{column} cannot be decoded: {error}"
+        if problem is None:
+            problem = problem_of(pictures["image"], pictures["mask"], row.get("label", 0), num_labels)
+        if problem is not None:
+            problems.append(f"{where}: {problem}")
+            continue
+        mask = mask_to_tensor(pictures["mask"])
+        if mask.min() == mask.max():
+            uninformative.append(f"{where}: mask is {'empty' if mask.max() == 0 else 'full'}")
+        else:
+            kept.append(index)
+
+    if problems:
+        raise ValueError(
+            f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}\n"
+            "Repair them, or leave them out with `dataset.filter` or `dataset.select`."
+        )
+    if uninformative and bad_masks == "refuse":
+        raise ValueError(
+            f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full:\n"
+            f"{_head(uninformative)}\nRepair them, or leave these rows out with `bad_masks='skip'`."
+        )
+    if not kept:
+        raise ValueError(f"The {name} dataset has no row with a usable mask ({len(dataset)} rows).")
+    if uninformative:
+        logger.warning(
+            f"Left out {len(uninformative)} of {len(dataset)} rows of the {name} dataset, whose masks are empty or full:\n"
+            f"{_head(uninformative)}"
+        )
+        return dataset.select(kept)
+    return dataset
+
+
+def problem_of(
+    image: Image.Image, mask: Image.Image | None, label: int | None, num_labels: int | None = None
+) -> str | None:
+    """What is wrong with a decoded row, if anything.
+
+    Args:
+        mask: `None` for a row that has none.
+        num_labels: number of classes, where it is known.
+    """
+    if mask is not None:
+        if image.size != mask.size:
+            return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}"
+        if mask.mode not in ("1", "L", "P"):
+            return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
+        values = mask_to_tensor(mask)
+        foreground = values[values > 0]
+        if len(foreground) and foreground.float().median() < 128:
+            return (
+                f"the usual value of the mask's foreground is {foreground.median().item()}, expected 1 or 255 (class ids "
+                "are no mask)"
+            )
+    if label is None:
+        return "label is missing"
+    if isinstance(label, int) and (label < 0 or (num_labels is not None and label >= num_labels)):
+        classes = f"the model's classes 0–{num_labels - 1}" if num_labels is not None else "all classes"
+        return f"label {label} is outside {classes}"
+    return None
+
+
+def _head(lines: list[str], count: int = 10) -> str:
+    shown = "\n".join(f"  {line}" for line in lines[:count])
+    return shown + (f"\n  … and {len(lines) - count} more" if len(lines) > count else "")

@@ -1,0 +1,256 @@
+"""Data sets written as parquet shards, row after row, so that a kill costs a part of a shard and no more."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from huggingface_hub import DatasetCard, DatasetCardData
+from pyarrow import compute, parquet
+
+from ..utils.files import atomic_file, write_atomically
+
+
+SETTINGS_FILE, REJECTED_FOLDER, PARTS_FOLDER = "made_by.json", "rejected", ".parts"
+MAX_SHARD_BYTES = 500 * 2**20
+CARD = """---
+{metadata}
+---
+
+# {title}
+
+{text}
+
+Images with {columns}, in the schema of [robust-vit-hf](https://huggingface.co/papers/2206.01161).
+
+| split | rows | rejected |
+|---|---:|---:|
+{table}
+
+`load_dataset(folder)` gives the rows, `load_dataset(folder, "rejected")` those that were left out, with the reason in
+`problem`. How they were made stands in `{settings_file}`.
+"""
+
+
+class ShardWriter:
+    """Writes one split of a data set into a folder that `datasets.load_dataset` and `push_to_hub` take.
+
+    Rows come in the order of their source, in parts. Each part is a file at once; when they hold enough rows, they become
+    a shard, named by the rows of the source that it covers. So a writer that is opened again knows where to go on. A row
+    with a `problem` goes to the configuration `rejected` instead.
+
+    Args:
+        folder: where to; made if it does not exist. It may hold other splits.
+        split: name of the split.
+        features: columns of a row.
+        settings: what the rows are made from, as JSON values. A folder is continued with the same alone.
+        title, text: heading and first paragraph of the data set card.
+        rows_per_shard: rows of the source in a shard, at least, if these are not more than 500 MiB.
+
+    Raises:
+        ValueError: the folder holds this split, made with other settings, or other files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        features: datasets.Features,
+        settings: dict,
+        *,
+        title: str,
+        text: str,
+        rows_per_shard: int = 1000,
+    ):
+        self.folder, self.split, self.rows_per_shard = folder, split, rows_per_shard
+        self.title, self.text = title, text
+        self.features = features
+        self.rejected_features = datasets.Features(features | {"problem": datasets.Value("string")})
+        made_by = folder / SETTINGS_FILE
+        known = json.loads(made_by.read_text()) if made_by.is_file() else {}
+        if not known and any(not path.name.endswith(".partial") for path in folder.glob("*")):
+            raise ValueError(f"`{folder}` holds other files. Choose another output folder, or delete it.")
+        if known.get(split, settings) != json.loads(json.dumps(settings)):
+            raise ValueError(
+                f"`{folder}` holds the split `{split}` made with {json.dumps(known[split])}, now asked for with "
+                f"{json.dumps(settings)}. Choose another output folder, or delete it."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(made_by, json.dumps(known | {split: settings}, indent=2) + "\n")
+        for place in (folder / REJECTED_FOLDER, folder / PARTS_FOLDER / split):
+            place.mkdir(parents=True, exist_ok=True)
+        self._drop_leftovers()
+
+    @property
+    def position(self) -> int:
+        """Number of rows of the source that are written."""
+        return max((end for _, end, _ in self._shards() + self._parts()), default=0)
+
+    def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
+        """The rows of the source after those that are written.
+
+        Args:
+            rows: all rows, with `file_name`.
+
+        Raises:
+            ValueError: those that are written are not the first ones: the source has changed.
+        """
+        names = Counter()
+        for path in [self.folder / REJECTED_FOLDER / path.name for *_, path in self._shards()]:
+            names.update(_file_names(path) if path.is_file() else ())
+        for *_, path in self._shards() + self._parts():
+            names.update(_file_names(path))
+        for row in islice(rows, self.position):
+            names[row["file_name"]] -= 1
+        if any(names.values()):
+            name = next(name for name, count in names.items() if count)
+            raise ValueError(
+                f"`{self.folder}` was begun with other rows, such as `{name}`: the source has changed. Delete the folder, "
+                "or choose another."
+            )
+        return rows
+
+    def write(self, rows: list[dict]) -> None:
+        """Write the next rows of the source. They are on disk when this returns.
+
+        Args:
+            rows: images as dicts with `bytes` and `path`; a row to be rejected has `problem`, the reason.
+        """
+        first = self.position
+        table = pa.Table.from_pylist(rows, schema=self.rejected_features.arrow_schema)
+        with atomic_file(self.folder / PARTS_FOLDER / self.split / f"{first}-{first + len(rows)}.parquet") as partial:
+            parquet.write_table(table, partial)
+        parts = self._parts()
+        num_bytes = sum(path.stat().st_size for *_, path in parts)
+        if first + len(rows) - parts[0][0] >= self.rows_per_shard or num_bytes >= MAX_SHARD_BYTES:
+            self._make_shard()
+
+    def finish(self) -> tuple[int, int]:
+        """Write what is left of the last shard, and the card.
+
+        Returns:
+            Number of rows, and of rejected rows, of this split.
+
+        Raises:
+            ValueError: there are no rows, or all are rejected.
+        """
+        if self._parts():
+            self._make_shard(last=True)
+        for *_, part in self._parts():  # rejected rows alone, which stand in their own shard now
+            part.unlink()
+        for place in (self.folder / PARTS_FOLDER / self.split, self.folder / PARTS_FOLDER):
+            if not any(place.iterdir()):
+                place.rmdir()
+        kept, rejected = self._write_card()[self.split]
+        if not kept:
+            reasons = "the source has no images"
+            if rejected:
+                (row, *_) = sample_rows(sorted((self.folder / REJECTED_FOLDER).glob(f"{self.split}-*")), 1)
+                reasons = f"all {rejected:,} were rejected, the first for: {row['problem']}"
+            raise ValueError(f"`{self.folder}`: the split `{self.split}` has no rows: {reasons}.")
+        return kept, rejected
+
+    def _write_card(self) -> dict[str, tuple[int, int]]:
+        """Write the card of all splits. Returns the number of rows and of rejected rows of each."""
+        counts = {}
+        for split in json.loads((self.folder / SETTINGS_FILE).read_text()):
+            counts[split] = tuple(
+                sum(parquet.read_metadata(path).num_rows for path in place.glob(f"{split}-*.parquet"))
+                for place in (self.folder, self.folder / REJECTED_FOLDER)
+            )
+        configurations = [
+            {"config_name": name, "data_files": [{"split": split, "path": f"{place}{split}-*"} for split in splits]}
+            for name, place, splits in (
+                ("default", "", [split for split in counts if counts[split][0]]),
+                ("rejected", f"{REJECTED_FOLDER}/", [split for split in counts if counts[split][1]]),
+            )
+            if splits
+        ]
+        card = CARD.format(
+            metadata=DatasetCardData(configs=configurations, tags=["robust-vit"]).to_yaml(),
+            title=self.title,
+            text=self.text,
+            columns=", ".join(f"`{column}`" for column in self.features if column != "image"),
+            table="\n".join(f"| {split} | {kept} | {rejected} |" for split, (kept, rejected) in counts.items()),
+            settings_file=SETTINGS_FILE,
+        )
+        DatasetCard(card)  # raises where the metadata are no YAML
+        write_atomically(self.folder / "README.md", card)
+        return counts
+
+    def _make_shard(self, last: bool = False) -> None:
+        """Join the parts. The shard of kept rows comes last: while it is missing, nothing of this counts.
+
+        Args:
+            last: whether no more rows come. Otherwise parts without a row to keep wait for one, since `load_dataset`
+                takes no empty shard.
+        """
+        parts = self._parts()
+        problems = [parquet.read_table(path, columns=["problem"])["problem"] for *_, path in parts]
+        num_kept = sum(column.null_count for column in problems)
+        if not num_kept and not last:
+            return
+        name = f"{self.split}-{parts[0][0]:09d}-{parts[-1][1]:09d}.parquet"
+        if num_kept < sum(map(len, problems)):
+            self._join(parts, self.folder / REJECTED_FOLDER / name, self.rejected_features, compute.is_valid)
+        if num_kept:
+            self._join(parts, self.folder / name, self.features, compute.is_null)
+        self._drop_leftovers()
+        if not (self.folder / "README.md").is_file():
+            self._write_card()  # what is finished loads, even if this is cut off
+
+    @staticmethod
+    def _join(parts: list[tuple[int, int, Path]], path: Path, features: datasets.Features, wanted: Callable) -> None:
+        """Write the rows of the parts whose `problem` is `wanted`."""
+        schema = features.arrow_schema
+        with atomic_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
+            for *_, part in parts:  # one after the other, since a shard of large images would fill the memory
+                table = parquet.read_table(part)
+                writer.write_table(table.filter(wanted(table["problem"])).select(schema.names).cast(schema))
+
+    def _drop_leftovers(self) -> None:
+        """Delete what a finished shard holds already, and what was being written at a kill."""
+        covered = max((end for _, end, _ in self._shards()), default=0)
+        for _, end, path in self._parts():
+            if end <= covered:
+                path.unlink()
+        for place in (self.folder, self.folder / REJECTED_FOLDER, self.folder / PARTS_FOLDER / self.split):
+            for path in place.glob("*.partial"):
+                path.unlink()
+
+    def _shards(self) -> list[tuple[int, int, Path]]:
+        return self._ranges(self.folder, rf"{re.escape(self.split)}-(\d+)-(\d+)\.parquet")
+
+    def _parts(self) -> list[tuple[int, int, Path]]:
+        return self._ranges(self.folder / PARTS_FOLDER / self.split, r"(\d+)-(\d+)\.parquet")
+
+    @staticmethod
+    def _ranges(place: Path, pattern: str) -> list[tuple[int, int, Path]]:
+        """First row, end and path of files, in order."""
+        found = ((re.fullmatch(pattern, path.name), path) for path in place.glob("*.parquet"))
+        return sorted((int(match[1]), int(match[2]), path) for match, path in found if match)
+
+
+def sample_rows(shards: list[Path], count: int) -> list[dict]:
+    """At most `count` rows at equal distances, without reading the others' row groups."""
+    groups = [
+        (shard, group, parquet.read_metadata(shard).row_group(group).num_rows)
+        for shard in shards
+        for group in range(parquet.read_metadata(shard).num_row_groups)
+    ]
+    total, first, rows = sum(size for *_, size in groups), 0, []
+    wanted = [index * total // count for index in range(count)] if total > count else list(range(total))
+    for shard, group, size in groups:
+        inside = [index - first for index in wanted if first <= index < first + size]
+        if inside:
+            rows += parquet.ParquetFile(shard).read_row_group(group).take(inside).to_pylist()
+        first += size
+    return rows
+
+
+def _file_names(shard: Path) -> list[str]:
+    return parquet.read_table(shard, columns=["file_name"])["file_name"].to_pylist()

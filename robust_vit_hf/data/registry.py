@@ -1,0 +1,301 @@
+"""The sets of the paper by name: where each comes from, and one function that loads them all."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+from huggingface_hub import hf_hub_download
+
+from .archives import ARCHIVE_SUFFIXES, is_archive, unpacked
+from .imagenet_classes import subset
+from .layouts.columns import has_parquet, open_columns
+from .layouts.folders import wnid_source
+from .layouts.imagenet import open_validation, with_real_labels
+from .layouts.imagenet_s import open_imagenet_s, open_paper_split
+from .layouts.imagenet_segmentation import open_segmentation
+from .layouts.imagenet_v2 import V2_VARIANTS, open_v2
+from .layouts.objectnet import open_objectnet, read_mappings, without_border
+from .layouts.si_score import METADATA_COLUMNS, open_si_score
+from .layouts.webdataset import has_numbered_tars
+from .parquet_writer import SETTINGS_FILE
+from .schema import Source, make_features
+
+
+V2_ARCHIVES = "vaishaal/ImageNetV2"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A set of the paper.
+
+    Args:
+        origin: where its archives are.
+        open: makes a [`Source`] from the folder (or file) of the official layout, and takes `options`.
+        features: columns.
+        options: names of what the loader can be asked for.
+        split: name of the split that a prepared set has.
+        hub: places on the Hub, the default first: id to configuration and split.
+        local_labels: labels 0–999 of the classes in the numbering of the copies on the Hub.
+    """
+
+    origin: str
+    open: Callable[..., Source]
+    features: datasets.Features
+    options: tuple[str, ...] = ()
+    split: str = "test"
+    hub: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+    local_labels: tuple[int, ...] | None = None
+
+
+@cache
+def image_sets() -> dict[str, ImageSet]:
+    """The sets by name."""
+    labelled, masked = make_features(), make_features(mask=True)
+    factors = make_features({factor: datasets.Value("float64") for factor in METADATA_COLUMNS})
+    sets = {
+        "imagenet-1k": ImageSet(
+            "https://image-net.org",
+            open_validation,
+            labelled,
+            options=("labels",),
+            split="validation",
+            hub={
+                "ILSVRC/imagenet-1k": (None, "validation"),
+                "timm/imagenet-1k-wds": (None, "validation"),
+                "clip-benchmark/wds_imagenet1k": (None, "test"),
+            },
+        ),
+        "imagenet-a": ImageSet(
+            "https://github.com/hendrycks/natural-adv-examples",
+            partial(wnid_source, classes=subset("imagenet-a")),
+            labelled,
+            hub={"barkermrl/imagenet-a": (None, "train"), "clip-benchmark/wds_imagenet-a": (None, "test")},
+            local_labels=subset("imagenet-a"),
+        ),
+        "imagenet-r": ImageSet(
+            "https://github.com/hendrycks/imagenet-r",
+            partial(wnid_source, classes=subset("imagenet-r")),
+            labelled,
+            hub={"axiong/imagenet-r": ("test", "test"), "clip-benchmark/wds_imagenet-r": (None, "test")},
+            local_labels=subset("imagenet-r"),
+        ),
+        "imagenet-sketch": ImageSet(
+            "https://github.com/HaohanWang/ImageNet-Sketch",
+            wnid_source,
+            labelled,
+            hub={"clip-benchmark/wds_imagenet_sketch": (None, "test")},
+        ),
+        "imagenet-v2": ImageSet(
+            "https://github.com/modestyachts/ImageNetV2",
+            open_v2,
+            labelled,
+            options=("variant",),
+            hub={V2_ARCHIVES: (None, "test"), "clip-benchmark/wds_imagenetv2": (None, "test")},
+        ),
+        "objectnet": ImageSet(
+            "https://objectnet.dev",
+            open_objectnet,
+            make_features(several_labels=True),
+            options=("mappings", "cropped"),
+            hub={"clip-benchmark/wds_objectnet": (None, "test")},
+        ),
+    }
+    for factor in ("size", "rotation", "location"):
+        sets[f"si-score-{factor}"] = ImageSet(
+            "https://github.com/google-research/si-score", partial(open_si_score, factor=factor), factors
+        )
+    return sets | {
+        "imagenet-segmentation": ImageSet(
+            "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
+            open_segmentation,
+            make_features(label=False, mask=True),
+        ),
+        "imagenet-s919": ImageSet(
+            "https://github.com/LUSSeg/ImageNet-S", open_imagenet_s, masked, options=("imagenet",), split="train"
+        ),
+        "paper-split": ImageSet(
+            "https://github.com/LUSSeg/ImageNet-S",
+            open_paper_split,
+            masked,
+            options=("imagenet", "split", "class_seed", "num_classes", "samples_per_class"),
+            split="train",
+        ),
+    }
+
+
+def load_image_set(
+    name: str, source: str | Path | None = None, *, streaming: bool = False, **options
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Load a set of the paper into the one schema: `image`, `mask` (some sets), `label` (0–999, or the list of accepted
+    ids), `file_name` and the set's own factors.
+
+    Args:
+        name: one of `image_sets()`.
+        source: folder of the official layout, archive, `gtsegs_ijcv.mat`, folder of webdataset tars, folder that
+            `robust-vit data prepare` wrote, or Hub id; by default the set's place on the Hub.
+        streaming: read rows while they are asked for, in flat memory. Otherwise rows (paths, or bytes where a source
+            is no folder of images) are written to the cache of `datasets` first.
+        options: of the set: `labels="real"` (imagenet-1k), `variant` (imagenet-v2), `mappings` and `cropped`
+            (objectnet), `imagenet` (imagenet-s919), `imagenet`, `split`, `class_seed`, `num_classes` and
+            `samples_per_class` (paper-split).
+
+    Raises:
+        ValueError: unknown set or option, or the source does not have the layout of the set; while rows are read: a row
+            that cannot be used.
+        FileNotFoundError: there is no such source.
+        PermissionError: the set on the Hub is gated, and there is no token.
+    """
+    if source is not None and (Path(source) / SETTINGS_FILE).is_file():
+        options = _check_prepared(Path(source), name, options) | options  # columns depend on what it was prepared with
+    opened = open_source(name, [source] if source is not None else [], options)
+    rows, features = partial(usable_rows, rows=opened.rows), features_of(name, options)
+    if streaming:
+        return datasets.IterableDataset.from_generator(rows, features, gen_kwargs={"shards": opened.shards})
+    # Everything that the rows depend on: the code, what was asked for, and the state of the source.
+    state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
+    state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
+    try:
+        return datasets.Dataset.from_generator(
+            rows,
+            features,
+            gen_kwargs={"shards": opened.shards},
+            fingerprint=hashlib.sha256(repr(state).encode()).hexdigest()[:16],
+        )
+    except DatasetGenerationError as error:
+        raise error.__cause__ from None
+
+
+def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
+    """The undecoded rows of a set, wherever it is.
+
+    Args:
+        sources: one folder, file or Hub id; or archives; or nothing for the set's place on the Hub.
+        options: as [`load_image_set`] takes them.
+
+    Raises:
+        As [`load_image_set`].
+    """
+    image_set = get_image_set(name, options)
+    path = find_source(name, sources, options)
+    if path is not None and not has_numbered_tars(path) and not has_parquet(path):
+        if path.is_file() and name != "imagenet-segmentation":
+            raise ValueError(f"`{path}` is a file; expected a folder, or an archive ({', '.join(ARCHIVE_SUFFIXES)}).")
+        return image_set.open(path, **options)
+
+    place = str(path or next(iter(sources or image_set.hub)))
+    if path is not None and (path / SETTINGS_FILE).is_file():
+        made = _check_prepared(path, name, options)
+        opened = open_columns(place, None, options.get("split", image_set.split), image_set.features, None)
+        return without_border(opened) if options.get("cropped") and not made.get("cropped") else opened
+    if options.get("variant", V2_VARIANTS[0]) != V2_VARIANTS[0]:
+        raise ValueError(
+            f"`{place}` is the {V2_VARIANTS[0]} variant of ImageNet-V2: leave the source out, or give the archive of "
+            f"`{options['variant']}`."
+        )
+    config, split = image_set.hub.get(place, (None, options.get("split", image_set.split)))
+    local_labels = image_set.local_labels
+    if name == "objectnet":
+        accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
+        local_labels = [accepted[folder] for folder in sorted(accepted)]
+    opened = open_columns(place, config, split, image_set.features, local_labels)
+    if options.get("labels") == "real":
+        opened = with_real_labels(opened)
+    return without_border(opened) if options.get("cropped") else opened
+
+
+def prepared_options(source: str | None) -> dict:
+    """Options of the set that a prepared folder holds; none for any other source."""
+    path = Path(source or "", SETTINGS_FILE)
+    made = json.loads(path.read_text()).values() if source and path.is_file() else ()
+    return next(({k: v for k, v in one.items() if k not in ("set", "sources", "split")} for one in made), {})
+
+
+def _check_prepared(folder: Path, name: str, options: dict) -> dict:
+    """Refuse a prepared folder of another set, or of the same one under other options. Returns its options."""
+    for settings in json.loads((folder / SETTINGS_FILE).read_text()).values():
+        if "sources" not in settings:
+            break  # made by something else, such as with new masks
+        made = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
+        # What was not cropped can still be; `cropped=False` is what was not asked for when the folder was made.
+        asked = {key: value for key, value in options.items() if key not in ("split", "cropped")}
+        was_cropped, compared = made.get("cropped", False), {k: v for k, v in made.items() if k != "cropped"}
+        if (
+            settings["set"] != name
+            or (asked and asked != compared)
+            or (was_cropped and options.get("cropped") is False)
+        ):
+            raise ValueError(
+                f"`{folder}` was prepared as `{settings['set']}` with {made or 'no options'}, not as `{name}` with "
+                f"{asked | {k: v for k, v in options.items() if k == 'cropped'} or 'none'}: prepare it again into another "
+                "folder."
+            )
+        return made
+    return {}
+
+
+def get_image_set(name: str, options: dict) -> ImageSet:
+    """A set by name.
+
+    Raises:
+        ValueError: there is no such set, or it does not take one of the options.
+    """
+    if name not in image_sets():
+        raise ValueError(f"There is no set `{name}`; expected one of {', '.join(image_sets())}.")
+    unknown = options.keys() - set(image_sets()[name].options)
+    if unknown:
+        raise ValueError(
+            f"`{name}` takes no option {', '.join(sorted(unknown))}; it takes "
+            f"{', '.join(image_sets()[name].options) or 'none'}."
+        )
+    return image_sets()[name]
+
+
+def features_of(name: str, options: dict) -> datasets.Features:
+    """Columns of a set under the given options."""
+    return make_features(several_labels=True) if options.get("labels") == "real" else image_sets()[name].features
+
+
+def find_source(name: str, sources: list[str | Path], options: dict) -> Path | None:
+    """Where on disk a set is: what was given, or what was unpacked from given or downloaded archives. `None` for a set
+    that is on the Hub as a table.
+
+    Raises:
+        FileNotFoundError: what was given does not exist and is no Hub id, or the set is not on the Hub.
+        ValueError: several sources that are not all archives.
+    """
+    paths = [Path(source) for source in sources]
+    if not sources and not image_sets()[name].hub:
+        raise FileNotFoundError(
+            f"`{name}` is not on the Hub: get it from {image_sets()[name].origin}, and give the folder or archive."
+        )
+    if name == "imagenet-v2" and (not sources or str(sources[0]) == V2_ARCHIVES):
+        archive = f"imagenetv2-{options.get('variant', V2_VARIANTS[0])}.tar.gz"
+        paths = [Path(hf_hub_download(V2_ARCHIVES, archive, repo_type="dataset"))]
+    if paths and all(map(is_archive, paths)):
+        return unpacked(paths)
+    if len(paths) > 1:
+        raise ValueError(f"`{name}`: give one folder, or archives alone; got {', '.join(map(str, paths))}.")
+    if paths and paths[0].exists():
+        return paths[0]
+    if paths and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(sources[0])):
+        raise FileNotFoundError(f"There is no file or folder `{sources[0]}`, and it is no Hub id (owner/name) either.")
+    return None
+
+
+def usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
+    """Rows up to the first that cannot be used.
+
+    Raises:
+        ValueError: a row cannot be used; the message says why.
+    """
+    for row in rows(shards):
+        if "problem" in row:
+            raise ValueError(row["problem"])
+        yield row

@@ -1,0 +1,116 @@
+"""Joint transforms of image and mask, for training, evaluation and segmentation.
+
+Images are turned as their EXIF says when they are decoded, and masks belong to the turned images. Masks are resized
+bilinearly without antialiasing, as in the released code, whose masks are floating-point tensors (torchvision 0.8.2 has
+antialiasing for images alone). So an edge keeps fractional values, and a small object is not blurred.
+"""
+
+from collections.abc import Callable
+
+import torch
+from PIL import ImageOps
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
+from transformers import BaseImageProcessor, ViTImageProcessor
+from transformers.image_utils import PILImageResampling
+
+
+def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of 224
+    (both in the proportion of the processor's crop), horizontal flip.
+
+    It takes a batch of rows with `image`, `mask` (PIL images) and `label`, if there is one, and returns `pixel_values`,
+    fp32 `(3, H, W)` normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
+    """
+    height, width = processor.crop_size["height"], processor.crop_size["width"]
+    size = [round(height * 256 / 224), round(width * 256 / 224)]
+    crop_and_flip = v2.Compose([v2.RandomCrop((height, width)), v2.RandomHorizontalFlip()])
+    normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
+
+    def transform(rows: dict[str, list]) -> dict[str, list]:
+        batch = {"pixel_values": [], "mask": []}
+        for image, mask in zip(rows["image"], rows["mask"], strict=True):
+            image = functional.resize(functional.pil_to_tensor(image.convert("RGB")), size, InterpolationMode.BILINEAR)
+            mask = functional.resize(mask_to_tensor(mask) / 255, size, InterpolationMode.BILINEAR, antialias=False)
+            # The mask travels as an image, since of other tensors v2 transforms one in a sample alone.
+            image, mask = crop_and_flip(tv_tensors.Image(image), tv_tensors.Image(mask))
+            batch["pixel_values"].append(normalize(functional.to_dtype(image, scale=True)).as_subclass(torch.Tensor))
+            batch["mask"].append(mask.as_subclass(torch.Tensor))
+        return batch | ({"labels": rows["label"]} if "label" in rows else {})
+
+    return transform
+
+
+class _MaskProcessor(ViTImageProcessor):
+    """Geometry of an image processor for masks, which are resized without antialiasing."""
+
+    def resize(self, image, size, resample=None, **kwargs):
+        return super().resize(image, size, PILImageResampling.BILINEAR, antialias=False)
+
+
+def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: `pixel_values` are those of
+    `processor`, and the mask, if there is one, goes through the same geometry.
+
+    Args:
+        border: pixels to cut first at each edge of an image without a mask, such as the red ones of ObjectNet.
+    """
+    geometry = ("size", "do_resize", "crop_size", "do_center_crop")
+    mask_processor = _MaskProcessor(
+        **{name: getattr(processor, name) for name in geometry}, do_rescale=False, do_normalize=False
+    )
+
+    def transform(rows: dict[str, list]) -> dict[str, list]:
+        check_sizes(rows)
+        images = [ImageOps.crop(image.convert("RGB"), border) for image in rows["image"]]
+        batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"])}
+        if "mask" in rows:
+            masks = [mask_to_tensor(mask) / 255 for mask in rows["mask"]]
+            batch["mask"] = list(mask_processor(masks, return_tensors="pt")["pixel_values"])
+        return batch | ({"labels": rows["label"]} if "label" in rows else {})
+
+    return transform
+
+
+def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image (bilinearly) and
+    mask (by nearest neighbour) are squashed to the size of the processor's crop, so that nothing is cut off."""
+    height, width = processor.crop_size["height"], processor.crop_size["width"]
+
+    def transform(rows: dict[str, list]) -> dict[str, list]:
+        check_sizes(rows)
+        pixel_values = processor(
+            [image.convert("RGB") for image in rows["image"]],
+            size={"height": height, "width": width},
+            resample=PILImageResampling.BILINEAR,
+            do_center_crop=False,
+            return_tensors="pt",
+        )["pixel_values"]
+        masks = [
+            functional.resize(mask_to_tensor(mask), [height, width], InterpolationMode.NEAREST_EXACT) / 255
+            for mask in rows["mask"]
+        ]
+        return {"pixel_values": list(pixel_values), "mask": masks}
+
+    return transform
+
+
+def check_sizes(rows: dict[str, list]) -> None:
+    """Refuse a mask of another size than its image, which would be laid over it all the same.
+
+    Raises:
+        ValueError: such a mask.
+    """
+    for image, mask in zip(rows["image"], rows.get("mask", rows["image"]), strict=True):
+        if image.size != mask.size:
+            raise ValueError(
+                f"An image is {image.width}×{image.height} but its mask is {mask.width}×{mask.height}: expected equal sizes. "
+                "`robust-vit data describe` names the rows."
+            )
+
+
+def mask_to_tensor(mask) -> torch.Tensor:
+    """A PIL mask as uint8 `(1, H, W)` in 0–255. Files that store the foreground as 1 rather than 255 are scaled."""
+    tensor = functional.pil_to_tensor(mask.convert("L") if mask.mode == "1" else mask)
+    return tensor * 255 if tensor.max() == 1 else tensor

@@ -1,0 +1,330 @@
+"""Model cards, from the metadata and the results of a run.
+
+A card is a function of JSON files alone: `run.json`, which the trainer writes, `results.json` of `robust-vit train`, and
+`evaluation.json`, which `robust-vit card` takes from the results of `robust-vit evaluate`.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.utils import logging
+
+from ..evaluation.compare import MEAN_ROW
+from ..evaluation.report import RESULTS_FILE
+from ..evaluation.set_names import PAPER_SETS
+from ..evaluation.tables import change, change_with_interval, main_table, number, percent
+from ..models.digest import weights_digest
+from ..models.loading import load_model
+from ..models.registry import MODELS
+from ..utils.files import write_atomically
+from ..utils.publishable import public_name
+from .run_metadata import RUN_FILE
+
+
+logger = logging.get_logger(__name__)
+
+EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
+# The pictures that belong to a file of results.
+FIGURES = {
+    RESULTS_FILE: {"before_after.png": "Images of these sets with the relevance of their class before and after"},
+    EVALUATION_FILE: {
+        "accuracy_paper.png": "Top-1 of each set under the protocol of the paper",
+        "accuracy_native.png": "Top-1 of each set under the native protocol",
+    },
+}
+TEMPLATE = Path(__file__).parent / "model_card_template.md"
+# What is compared: name, whether more is better, and how it is shown.
+SCORES = {
+    "top1": ("Top-1, per cent", True, percent),
+    "top5": ("Top-5, per cent", True, percent),
+    "ece": ("Expected calibration error, per cent", False, percent),
+    "nll": ("Negative log-likelihood, nats", False, number),
+    "brier": ("Brier score", False, number),
+    "mean_iou": ("Mean IoU of relevance map and mask, per cent", True, percent),
+    "pixel_accuracy": ("Pixel accuracy of the relevance map, per cent", True, percent),
+    "mean_ap": ("Average precision of the relevance map, per cent", True, percent),
+}
+TASK = {"task_type": "image-classification", "task_name": "Image classification"}
+PROTOCOLS = {
+    "paper": "Logits are not restricted to a subset of classes; images are resized to 256 (bilinear) and cropped to 224, or in "
+    "this proportion, and normalised by 0.5",
+    "native": "Logits are restricted to the classes of the set; images are resized to 248 (bicubic) and cropped to 224, or in "
+    "this proportion, and normalised as in pretraining",
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Results under one protocol.
+
+    Args:
+        title: heading of the table.
+        protocol: name of the protocol, or of the preset.
+        rows: of [`Comparison.rows`].
+        class_groups: of [`Comparison.class_groups`].
+        sources: where the images of each set are from, by its name.
+    """
+
+    title: str
+    protocol: str
+    rows: list[dict]
+    class_groups: list[dict]
+    sources: dict[str, str | None]
+
+
+def make_card(
+    run: dict, results: dict | None = None, evaluation: dict | None = None, figures: Sequence[str] = ()
+) -> ModelCard:
+    """Model card with metadata (`model-index` among them) of what was measured, and of nothing else.
+
+    Args:
+        run: metadata of the run, see [`describe_run`].
+        results: `results.json` of `robust-vit train`.
+        evaluation: `results.json` of `robust-vit evaluate`, which replaces what `results` says of the same.
+        figures: names of the pictures of [`FIGURES`] that lie beside the card.
+    """
+    measurements, data = _measurements(run, results, evaluation), run["data"]
+    registered = MODELS.get(run["finetuned_from"])
+    datasets = data["dataset_tags"] or ([data["dataset"]] if data["dataset_on_hub"] else None)
+    metadata = ModelCardData(
+        language=run["language"],
+        license=run["license"],
+        library_name=run["library_name"],
+        pipeline_tag=run["tasks"][0],
+        base_model=run["base_model"],
+        datasets=datasets,
+        tags=[
+            "image-classification",
+            "robust-vit-hf",
+            "robustness",
+            "explainability",
+            "arxiv:2206.01161",
+            *run["tags"],
+        ],
+        metrics=["accuracy"] if measurements else None,
+        model_name=run["model_name"],
+        eval_results=_eval_results(measurements, data["dataset"], data["dataset_args"]) or None,
+        co2_eq_emissions=_emissions(run),
+    )
+    has_control = any(row["top1_control"] is not None for part in measurements for row in part.rows)
+    return ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        name=run["model_name"],
+        id=run["hub_model_id"] or f"path/to/{run['model_name']}",
+        base=run["finetuned_from"],
+        at=f', revision="{run["revision"]}"' if run["revision"] else "",
+        finetuned_from=f"`{run['finetuned_from']}`",
+        note=registered.note if registered is not None else None,
+        adapter=run["library_name"] == "peft",
+        own_class=run["architecture"] == "DINOv3ViTForImageClassification",
+        architecture=run["architecture"],
+        parameters=f"{run['num_parameters']:,}",
+        num_classes=run["num_classes"],
+        image_size="×".join(map(str, run["image_size"])),
+        preprocessing=run["preprocessing"],
+        has_control=has_control,
+        results=[{"title": part.title, "table": main_table(part.rows).markdown()} for part in measurements],
+        chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),
+        validation=run["validation"],
+        figures=[
+            {"file": name, "text": text} for some in FIGURES.values() for name, text in some.items() if name in figures
+        ],
+        worse=_what_got_worse(measurements),
+        data=_data(data),
+        training=list(run["training"].items()),
+        effort=_effort(run),
+    )
+
+
+def write_card(folder: Path) -> None:
+    """Write `README.md` of a folder from the JSON files and pictures in it. Results of other weights are left out.
+
+    Raises:
+        FileNotFoundError: it has no `run.json`.
+        ValueError: its `run.json` was not written by the trainer.
+    """
+    if not (folder / RUN_FILE).is_file():
+        raise FileNotFoundError(
+            f"`{folder}` has no `{RUN_FILE}`, which `trainer.create_model_card()` and `robust-vit train` write."
+        )
+    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    measured, figures = {}, []
+    for file, pictures in FIGURES.items():
+        contents = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else None
+        if contents is not None and contents.get("weights", {}).get("after") != run.get("weights"):
+            logger.warning(f"`{folder / file}` is of other weights than `{RUN_FILE}`, so the card leaves it out.")
+            contents = None
+        measured[file] = contents
+        figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
+    try:
+        card = make_card(run, measured[RESULTS_FILE], measured[EVALUATION_FILE], figures)
+    except KeyError as error:
+        raise ValueError(f"`{folder / RUN_FILE}` has no {error}: it was not written by this trainer.") from error
+    write_atomically(folder / CARD_FILE, str(card))
+
+
+def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
+    """Add the results of `robust-vit evaluate` to a finetuned model, for its card.
+
+    Args:
+        folder: finetuned model, with the `run.json` of its training.
+        evaluation_folder: output folder of the evaluation.
+
+    Raises:
+        FileNotFoundError: there are no results.
+        ValueError: they are of one model alone, or of other weights.
+    """
+    path = evaluation_folder / RESULTS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`{evaluation_folder}` has no `{RESULTS_FILE}`: run `robust-vit evaluate --output_dir {evaluation_folder}` first."
+        )
+    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    if not evaluation.get("protocols") or "after" not in evaluation["weights"]:
+        raise ValueError(
+            f"`{evaluation_folder}` holds no comparison of two models: run `robust-vit evaluate` with --compare."
+        )
+    known = {"after": weights_digest(load_model(str(folder)))}
+    if (folder / RESULTS_FILE).is_file():
+        known |= json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")).get("weights", {})
+    for side, digest in known.items():
+        if evaluation["weights"][side] != digest:
+            option = {"before": "--model", "after": f"--compare {folder}"}[side]
+            raise ValueError(
+                f"`{evaluation_folder}` measured other weights than those {side} the finetuning of `{folder}`: run "
+                f"`robust-vit evaluate` again, see {option}."
+            )
+    for picture in FIGURES[EVALUATION_FILE]:
+        (folder / picture).unlink(missing_ok=True)
+    kept = {key: evaluation[key] for key in ("paper_model", "weights", "versions", "hardware", "protocols")}
+    write_atomically(folder / EVALUATION_FILE, json.dumps(kept, indent=2) + "\n")
+    for protocol in evaluation["protocols"]:
+        plot = evaluation_folder / "plots" / protocol / "accuracy.png"
+        if plot.is_file():
+            shutil.copy(plot, folder / f"accuracy_{protocol}.png")
+
+
+# -- Parts of a card --------------------------------------------------------------------------------------------------
+
+
+def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[Measurement]:
+    if evaluation is not None:
+        return [
+            Measurement(
+                f"Protocol `{name}`. {PROTOCOLS[name]}",
+                name,
+                part["rows"],
+                part["class_groups"],
+                part.get("sources", {}),
+            )
+            for name, part in evaluation["protocols"].items()
+        ]
+    if results is not None:
+        title = f"Logits are not restricted to a subset of classes; {run['preprocessing']}"
+        return [
+            Measurement(title, run["preset"], results["rows"], results["class_groups"], results.get("sources", {}))
+        ]
+    return []
+
+
+def _eval_results(
+    measurements: list[Measurement], own_data: str | None, own_args: list[str] | None
+) -> list[EvalResult]:
+    entries = []
+    for part in measurements:
+        for row in part.rows:
+            name = row["set"]
+            if name == MEAN_ROW:
+                continue
+            source = part.sources.get(name) or own_data or "own images"
+            data = name if name in PAPER_SETS else public_name(source)
+            for side, metric in (("after", "top-1"), ("before", "top-1 before finetuning")):
+                if row[f"top1_{side}"] is not None:
+                    entries.append(
+                        EvalResult(
+                            **TASK,
+                            dataset_type=data,
+                            dataset_name=f"{data if data == name else f'{data}, {name}'} ({part.protocol} protocol)",
+                            dataset_config=part.protocol,
+                            dataset_split=name,
+                            dataset_args={"args": own_args} if own_args and source == own_data else None,
+                            metric_type="accuracy",
+                            metric_name=metric,
+                            metric_value=round(row[f"top1_{side}"], 4),
+                        )
+                    )
+    return entries
+
+
+def _what_got_worse(measurements: list[Measurement]) -> list[str]:
+    lines = []
+    for part in measurements:
+        where = f" under protocol `{part.protocol}`" if len(measurements) > 1 else ""
+        for score, (name, rises, show) in SCORES.items():
+            worse = []
+            for row in part.rows:
+                before, after = row[f"{score}_before"], row[f"{score}_after"]
+                if after is not None and (after < before if rises else after > before):
+                    interval = f" ({change_with_interval(row)})" if score == "top1" else ""
+                    worse.append(f"`{row['set']}` {show(before)} → {show(after)}{interval}")
+            if worse:
+                lines.append(f"{name}{where}: {', '.join(worse)}.")
+        compared = [row for row in part.rows if row["set"] != MEAN_ROW and row["broken"] is not None]
+        if broken := sum(row["broken"] for row in compared):
+            images = sum(row["num_images"] for row in compared)
+            lines.append(
+                f"{broken:,} of {images:,} test images{where} were classified correctly before and are not now."
+            )
+        for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
+            groups = [row for row in part.class_groups if row["classes"] == kind]
+            groups = [row for row in groups if row.get("top1_after") is not None]
+            if groups:
+                before, after = (
+                    sum(row[f"top1_{side}"] for row in groups) / len(groups) for side in ("before", "after")
+                )
+                if after < before:
+                    lines.append(
+                        f"Top-1 of the classes {text}, mean of the sets{where}: {percent(before)} before, {percent(after)} "
+                        f"after ({change(before, after)})."
+                    )
+    return lines
+
+
+def _chose_checkpoint(results: dict) -> bool:
+    """Whether the one set that was measured is that of the validation, by which the checkpoint may have been chosen."""
+    return [row["set"] for row in results["rows"]] == [results.get("settings", {}).get("data", {}).get("eval_split")]
+
+
+def _data(data: dict) -> str:
+    classes = data["training_classes"]
+    if classes is None:
+        split = "without labels"
+    elif len(classes) > 30:
+        split = f"of {len(classes)} classes (their ids stand in `{RUN_FILE}`)"
+    else:
+        split = f"of the {len(classes)} classes {', '.join(data['class_names'])}"
+    validation = f", validated on {data['validation_images']} others" if data["validation_images"] else ""
+    source = data["dataset"] or "a data set that has no name on the Hub"
+    return f"{data['train_images']} images {split}{validation}, from `{source}`. Masks: {data['masks']}."
+
+
+def _effort(run: dict) -> str:
+    parts = [f"Hardware: {run['hardware']}."]
+    if run["seconds"] is not None:
+        since = " since it was resumed" if run["resumed"] else ""
+        parts.append(f"Training took {run['seconds'] / 60:.1f} minutes{since}, {run['steps']} steps.")
+    if run["energy_kwh"] is not None:
+        parts.append(f"Energy, by CodeCarbon: {run['energy_kwh']:.3g} kWh.")
+    parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()) + ".")
+    return " ".join(parts)
+
+
+def _emissions(run: dict) -> dict | None:
+    if run["emissions_kg"] is None:
+        return None
+    return {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}  # grams

@@ -1,0 +1,167 @@
+"""Metadata of a fine-tuning run, for its model card: `run.json`."""
+
+import csv
+from pathlib import Path
+
+import datasets
+from transformers import Trainer
+
+from ..evaluation.tables import percent
+from ..models.digest import weights_digest
+from ..models.image_processors import make_image_processor
+from ..models.registry import MODELS, find_model
+from ..relevance.architectures import unwrap_pretrained
+from ..utils.environment import environment
+from ..utils.publishable import public_name
+
+
+RUN_FILE = "run.json"
+EMISSIONS_FILE = "emissions.csv"  # of CodeCarbon, in the output_dir
+
+
+def describe_run(
+    trainer: Trainer,
+    method: dict[str, str],
+    *,
+    validation: dict | None,
+    resumed: bool,
+    language: str | None = None,
+    license: str | None = None,
+    tags: list[str] | None = None,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    tasks: list[str] | None = None,
+    dataset_tags: list[str] | None = None,
+    dataset: str | None = None,
+    dataset_args: list[str] | None = None,
+    masks: str = "those that came with the data set",
+    revision: str | None = None,
+) -> dict:
+    """Model, data, hyper-parameters and effort of a run, as JSON values.
+
+    Args:
+        trainer: after its training.
+        method: hyper-parameters of the method, by name, in words.
+        validation: the evaluation of the checkpoint that was kept, of the images and in words, see [`describe_validation`].
+        resumed: whether the training was resumed from a checkpoint.
+        language, license, tags, model_name, tasks, dataset_tags, dataset_args: as in `Trainer.create_model_card`. Of a
+            registered model the license is that of its weights; otherwise there is none by default.
+        finetuned_from: Hub id, folder or name of the model before; what the model was loaded from by default.
+        dataset: Hub id, folder or name of the images.
+        masks: where the masks are from.
+        revision: branch on the Hub; `main` by default.
+    """
+    args, processor = trainer.args, trainer.processing_class
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    pretrained = unwrap_pretrained(model)
+    crop = processor.crop_size
+    finetuned_from = finetuned_from or pretrained.config._name_or_path or type(pretrained).__name__
+    registered = MODELS.get(find_model(finetuned_from))
+    on_hub = finetuned_from.count("/") == 1 and not Path(finetuned_from).exists()
+    train, validation_set = trainer.train_dataset, trainer.eval_dataset
+    labels, hub_model_id = None, trainer.hub_model_id or args.hub_model_id
+    if isinstance(train, datasets.Dataset) and "label" in train.column_names:
+        labels = sorted(set(train.with_format(None)["label"]))
+    is_paper = _same(processor, make_image_processor("paper", (crop["height"], crop["width"])))
+    return {
+        "model_name": model_name or (hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1],
+        "hub_model_id": hub_model_id,
+        "revision": revision,
+        "weights": weights_digest(model),
+        "finetuned_from": public_name(finetuned_from),
+        "base_model": finetuned_from if on_hub else registered and registered.base_model,
+        "language": language,
+        "license": license or (registered and registered.license),
+        "tags": tags or [],
+        "tasks": tasks or ["image-classification"],
+        "library_name": "peft" if getattr(model, "peft_config", {}) else "transformers",
+        "architecture": type(pretrained).__name__,
+        "num_parameters": sum(
+            p.numel()
+            for name, p in model.named_parameters()
+            if "lora_" not in name and ".original_module." not in name
+        ),
+        "num_classes": pretrained.config.num_labels,
+        "image_size": [crop["height"], crop["width"]],
+        "preset": "paper" if is_paper else "own",
+        "preprocessing": _preprocessing(processor),
+        "training": _hyperparameters(trainer, method),
+        "data": {
+            "dataset": None if dataset is None else public_name(dataset),
+            "dataset_on_hub": dataset is not None and dataset.count("/") == 1 and not Path(dataset).exists(),
+            "dataset_tags": dataset_tags,
+            "dataset_args": dataset_args,
+            "masks": masks,
+            "train_images": 0 if train is None else len(train),
+            "validation_images": 0 if validation_set is None else len(validation_set),
+            "training_classes": labels,
+            "class_names": None if labels is None else [pretrained.config.id2label[label] for label in labels],
+        },
+        "validation": validation,
+        "steps": trainer.state.global_step,
+        "seconds": next(
+            (e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), None
+        ),
+        "resumed": resumed,
+        **_energy(Path(args.output_dir)),
+        **environment(),
+    }
+
+
+def describe_validation(num_images: int, metrics: dict[str, float]) -> dict:
+    """The evaluation of a checkpoint on the validation images, in words.
+
+    Args:
+        metrics: of the Trainer, with the prefix `eval_`.
+    """
+    names = ("loss", "relevance_loss", "background_loss", "foreground_loss", "confidence_loss")
+    parts = [f"{name.replace('_', ' ')} {metrics[f'eval_{name}']:.4f}" for name in names if f"eval_{name}" in metrics]
+    if "eval_original_top1" in metrics and "eval_top1" in metrics:
+        parts.insert(
+            0, f"top-1 {percent(metrics['eval_original_top1'])} before, {percent(metrics['eval_top1'])} after"
+        )
+    return {"images": num_images, "text": ", ".join(parts)}
+
+
+def _hyperparameters(trainer: Trainer, method: dict[str, str]) -> dict[str, str]:
+    args = trainer.args
+    warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %"
+    checkpoint = "last"
+    if args.load_best_model_at_end:
+        best = "highest" if args.greater_is_better else "lowest"
+        checkpoint = f"{best} {args.metric_for_best_model.removeprefix('eval_')} in validation"
+    processes = f"{args.world_size} process{'es' if args.world_size > 1 else ''}"
+    return {
+        "learning rate": f"{args.learning_rate:g}",
+        **({"warm-up": warmup} if args.warmup_steps else {}),
+        "epochs": f"{trainer.state.epoch or 0:g}",
+        "batch": f"{args.train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on {processes}",
+        "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
+        **method,
+        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        "seed": str(args.seed),
+        "checkpoint": checkpoint,
+    }
+
+
+def _same(processor, other) -> bool:
+    names = ("size", "crop_size", "resample", "image_mean", "image_std", "do_center_crop")
+    return all(getattr(processor, name) == getattr(other, name) for name in names)
+
+
+def _preprocessing(processor) -> str:
+    size, crop = dict(processor.size), processor.crop_size
+    resized = size.get("shortest_edge") or f"{size['height']}×{size['width']}"
+    method = {2: "bilinear", 3: "bicubic"}.get(int(processor.resample), f"filter {int(processor.resample)}")
+    edge = "shortest side " if "shortest_edge" in size else ""
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (processor.image_mean, processor.image_std))
+    return f"{edge}{resized} ({method}), centre crop of {crop['height']}×{crop['width']}, mean {mean}, standard deviation {std}"
+
+
+def _energy(folder: Path) -> dict[str, float | None]:
+    """Of the last run in CodeCarbon's `emissions.csv`, which the callback of transformers writes."""
+    if not (folder / EMISSIONS_FILE).is_file():
+        return {"energy_kwh": None, "emissions_kg": None}
+    with open(folder / EMISSIONS_FILE, newline="", encoding="utf-8") as file:
+        last = list(csv.DictReader(file))[-1]
+    return {"energy_kwh": float(last["energy_consumed"]), "emissions_kg": float(last["emissions"])}

@@ -1,0 +1,165 @@
+"""Expected calibration error, negative log-likelihood and Brier score, with class subsets and several accepted ids."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from .streaming import StreamingMetric, check_accepted_ids, place_of, to_accepted_ids, to_class_subset, to_numpy
+
+
+class Calibration(StreamingMetric):
+    """How far a classifier's confidence can be trusted. Logits are reduced to four numbers an image at once.
+
+    Args:
+        from_logits: whether predictions are logits, or probabilities.
+        class_subset: ids of the classes over which probabilities are normalised; all by default.
+        num_bins: equal-width bins of the expected calibration error.
+
+    Raises:
+        ValueError: a subset without ids, or no number of bins.
+
+    Example:
+        >>> calibration = Calibration(from_logits=False)
+        >>> calibration.update([[0.8, 0.2], [0.4, 0.6]], [0, 0])
+        >>> round(calibration.compute()["ece"], 4)
+        0.4
+
+    Source: https://huggingface.co/papers/1706.04599
+    """
+
+    columns = dict.fromkeys(("confidence", "nll", "brier"), "float64") | {"correct": "bool"}
+
+    def __init__(self, from_logits: bool = True, class_subset: Sequence[int] | None = None, num_bins: int = 15):
+        super().__init__()
+        self.from_logits = from_logits
+        self.class_subset = to_class_subset(class_subset)
+        if not isinstance(num_bins, int) or num_bins < 1:
+            raise ValueError(f"num_bins is {num_bins!r}: expected an integer from 1")
+        self.num_bins = num_bins
+
+    def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
+        """`confidence` of the predicted class, `nll`, `brier`, `correct` (bool) and `usable` of each image.
+
+        Args:
+            predictions: logits, or probabilities that sum to 1, `(N, C)`, floating point. Of equal ones, the class with the
+                lower id is predicted.
+            references: `(N,)`, each an id, or a list of the ids that are accepted. An image with an empty list is left out
+                and counted. An array `(N, m)` holds such lists, filled up with -1.
+
+        Raises:
+            ValueError: NaN (the row is named), rows of probabilities that do not sum to 1, ids that do not exist or are not
+                in the subset, or inputs of unequal length.
+        """
+        predictions = to_numpy(predictions)
+        if predictions.size == 0:
+            predictions = np.empty((0, 1))
+        if predictions.ndim != 2 or predictions.dtype.kind != "f" or references is None:
+            raise ValueError(
+                f"predictions are {predictions.dtype} of shape {predictions.shape}, and references are "
+                f"{'missing' if references is None else 'given'}: expected both, with "
+                f"{'logits' if self.from_logits else 'probabilities'} (N, C) in floating point"
+            )
+        accepted = to_accepted_ids(references, first_image)
+        if len(accepted) != len(predictions):
+            raise ValueError(
+                f"{len(predictions)} predictions but {len(accepted)} references: expected one for each image"
+            )
+        usable = np.array([bool(labels) for labels in accepted], dtype=bool)
+        if not len(predictions):
+            return {name: np.empty(0, dtype) for name, dtype in self.columns.items()} | {"usable": usable}
+        # The last bit of a sum depends on the memory layout, which is thus the same for batches of any size.
+        scores = predictions.astype(np.float64, order="C")
+        check_accepted_ids(accepted, scores.shape[1], self.class_subset, first_image)
+        if self.class_subset is not None:
+            columns = {class_id: column for column, class_id in enumerate(self.class_subset.tolist())}
+            accepted = [[columns[class_id] for class_id in labels if class_id in columns] for labels in accepted]
+        return _numbers(self._to_logits(scores, first_image), accepted) | {"usable": usable}
+
+    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images.
+
+        Returns:
+            `ece`, in [0, 1]: mean over images of the gap between accuracy and mean confidence of the image's bin; bins are
+            (0, 1/num_bins], …, (1 − 1/num_bins, 1]. `nll`, in nats, from 0 and infinite where an accepted probability is
+            0. `brier`, in [0, 2]: mean squared error of the probabilities, summed over the classes, in which accepted ids
+            count as one class. `num_images` (usable) and `num_excluded`.
+
+        Raises:
+            ValueError: no image has an accepted id.
+        """
+        usable = images["usable"]
+        if not usable.any():
+            raise ValueError(f"zero usable images: {len(usable)} were added, and none has an accepted id")
+        confidence = images["confidence"][usable]
+        # A confidence is rounded: that of the probabilities 0.2, 0.16, …, 0.16 must not exceed the edge 3/15.
+        edges = np.arange(1, self.num_bins) / self.num_bins + 2.0**-40
+        bins = np.searchsorted(edges, confidence, side="left")
+        gaps = images["correct"][usable].astype(int) - confidence
+        # fsum is exact, so that the order of the images does not matter.
+        return {
+            "ece": math.fsum(abs(math.fsum(gaps[bins == index])) for index in np.unique(bins)) / len(gaps),
+            "nll": math.fsum(images["nll"][usable]) / len(gaps),
+            "brier": math.fsum(images["brier"][usable]) / len(gaps),
+            "num_images": len(gaps),
+            "num_excluded": int((~usable).sum()),
+        }
+
+    def _to_logits(self, scores: np.ndarray, first_image: int) -> np.ndarray:
+        """Logits `(N, C)` of the classes that count, the highest of each row finite."""
+        problems = {"NaN": np.isnan(scores).any(axis=1)}
+        if not self.from_logits:
+            # bfloat16 rounds a probability by up to 0.4 per cent.
+            no_probabilities = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 0.01)
+            problems["no probabilities, from 0 and with a sum of 1"] = no_probabilities
+            with np.errstate(divide="ignore", invalid="ignore"):  # a probability of 0; what is below is refused
+                scores = np.log(scores)
+        scores = scores if self.class_subset is None else scores.take(self.class_subset, axis=1)
+        highest = scores.max(axis=1)
+        problems["+inf"] = highest == np.inf
+        problems["without any probability on the classes that count"] = highest == -np.inf
+        for problem, bad in problems.items():
+            if bad.any():
+                raise ValueError(
+                    f"the predictions of {place_of(first_image, int(bad.argmax()))} are {problem}: look at the image and at "
+                    "the model, or evaluate in float32. They are taken as "
+                    f"{'logits' if self.from_logits else 'probabilities'}, which is the setting from_logits"
+                )
+        return scores
+
+
+def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndarray]:
+    """What images are reduced to.
+
+    Args:
+        logits: `(N, C)` float64, the highest of each row finite. -inf is a probability of 0.
+        accepted: `(N,)` lists of columns. With an empty list, what depends on it is meaningless.
+    """
+    count = len(logits)
+    highest = logits.max(axis=1)
+    predicted = logits.argmax(axis=1)  # the first of equals
+    unnormalized = np.exp(logits - highest[:, None])
+    total = unnormalized.sum(axis=1)
+    probabilities = unnormalized / total[:, None]
+
+    # The same for the accepted ids alone, whose logits may lie too far below the highest for `unnormalized`.
+    rows = np.repeat(np.arange(count), [len(ids) for ids in accepted])
+    columns = np.array([column for ids in accepted for column in ids], dtype=int)
+    values = logits[rows, columns]
+    highest_accepted = np.full(count, -np.inf)
+    np.maximum.at(highest_accepted, rows, values)
+    shift = np.where(np.isfinite(highest_accepted), highest_accepted, 0)
+    accepted_total = np.bincount(rows, weights=np.exp(values - shift[rows]), minlength=count)
+    with np.errstate(divide="ignore"):  # log 0 of an accepted probability of 0
+        nll = highest - shift + np.log(total) - np.log(accepted_total)
+
+    others = probabilities
+    others[rows, columns] = 0
+    return {
+        "confidence": 1 / total,
+        "nll": np.maximum(nll, 0),
+        "brier": (1 - np.exp(-nll)) ** 2 + np.square(others).sum(axis=1),
+        "correct": np.array(
+            [column in ids for column, ids in zip(predicted.tolist(), accepted, strict=True)], dtype=bool
+        ),
+    }

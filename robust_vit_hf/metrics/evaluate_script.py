@@ -1,0 +1,89 @@
+"""What the metric scripts in `eval/` share: a streaming metric as a metric of `evaluate`."""
+
+import inspect
+
+import datasets
+import evaluate
+import numpy as np
+
+from .streaming import StreamingMetric, to_numpy
+
+
+class ScriptMetric(evaluate.Metric):
+    """Metric of `evaluate` whose computation is a [`StreamingMetric`].
+
+    A script subclasses it with `metric_class`, whose settings are given to `evaluate.load`. `evaluate` stores what images
+    are reduced to: `predictions` is a struct of the numbers of [`StreamingMetric.reduce`], `references` says whether the
+    image counts, and in the configuration `groups` of metrics that have groups, `groups` is a string.
+    """
+
+    metric_class: type[StreamingMetric]
+
+    def _info(self):
+        name, configurations = self.metric_class.__name__, ["default"]
+        if "groups" in inspect.signature(self.metric_class.reduce).parameters:
+            configurations.append("groups")
+        if self.config_name not in configurations:
+            raise ValueError(
+                f"{name} has no configuration {self.config_name!r}: expected {' or '.join(configurations)}"
+            )
+        columns = {column: datasets.Value(dtype) for column, dtype in self.metric_class.columns.items()}
+        features = {"predictions": columns, "references": datasets.Value("bool")}
+        if self.config_name == "groups":
+            features["groups"] = datasets.Value("string")
+        documented = (self.metric_class.reduce, self.metric_class.summarize)
+        return evaluate.MetricInfo(
+            description=inspect.getdoc(self.metric_class),
+            citation="",  # the source stands in the description
+            inputs_description="\n\n".join(map(inspect.getdoc, documented)),
+            features=datasets.Features(features),
+        )
+
+    def __init__(self, *args, **kwargs):
+        own = inspect.signature(self.metric_class).parameters
+        settings = {name: kwargs.pop(name) for name in own if name in kwargs}
+        # The base class takes any keyword and ignores those that it does not know.
+        if unknown := sorted(kwargs.keys() - inspect.signature(evaluate.Metric).parameters.keys()):
+            known = ", ".join(own) or "none of its own"
+            raise TypeError(f"{self.metric_class.__name__} has no setting {', '.join(unknown)}: it has {known}")
+        self.metric = self.metric_class(**settings)
+        super().__init__(*args, **kwargs)
+
+    def add_batch(self, *, predictions=None, references=None, **groups):
+        """Add images, each reduced to a few numbers at once. A batch that raises is not added."""
+        expected = {"groups"} & set(self._feature_names())
+        if groups.keys() != expected:
+            raise ValueError(
+                "groups are missing: give one for each image, or load without the configuration 'groups'"
+                if expected
+                else "groups need the configuration 'groups': evaluate.load(…, 'groups')"
+            )
+        images = self.metric.reduce(predictions, references, first_image=len(self), **groups)
+        groups = {name: images.pop("group").tolist() for name in groups}
+        usable = images.pop("usable").tolist()
+        rows = [
+            dict(zip(images, row, strict=True)) for row in zip(*map(np.ndarray.tolist, images.values()), strict=True)
+        ]
+        super().add_batch(predictions=rows, references=usable, **groups)
+
+    def add(self, *, prediction=None, reference=None, **groups):
+        """Add one image."""
+        # evaluate.combine gives the plural names here too.
+        image = {"predictions": prediction, "references": reference, **groups}
+        image["predictions"] = to_numpy(image["predictions"])
+        self.add_batch(**{name: value[None] if name == "predictions" else [value] for name, value in image.items()})
+
+    def compute(self, *, predictions=None, references=None, **groups):
+        """Scores of all that was added, and of what is given here."""
+        if predictions is None and self.writer is None:
+            raise ValueError("zero images: add some with add_batch, or give predictions and references to compute")
+        if unknown := sorted(groups.keys() - set(self._feature_names())):
+            raise TypeError(
+                f"compute takes no {', '.join(unknown)}: settings and configurations are given to evaluate.load"
+            )
+        return super().compute(predictions=predictions, references=references, **groups)
+
+    def _compute(self, predictions, references, groups=None):
+        images = {name: np.array([row[name] for row in predictions]) for name in self.features["predictions"]}
+        images |= {} if groups is None else {"group": np.array(groups, dtype=object)}
+        return self.metric.summarize(images | {"usable": np.array(references, dtype=bool)})

@@ -1,0 +1,177 @@
+"""Relevance maps against foreground masks: the paper's segmentation test, pointing game, energy inside, AUC."""
+
+import math
+
+import numpy as np
+
+from .streaming import StreamingMetric, place_of, to_numpy
+
+
+SCORES = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
+
+
+class RelevanceSegmentation(StreamingMetric):
+    """How well relevance maps cover the object. A map and its mask are reduced to eight numbers at once.
+
+    Example:
+        >>> segmentation = RelevanceSegmentation()
+        >>> segmentation.update([[[1.0, 0.8], [0.2, 0.0]]], [[[1, 0], [0, 0]]])
+        >>> scores = segmentation.compute()
+        >>> scores["pixel_accuracy"], scores["pointing_game"], scores["energy"]
+        (0.75, 1.0, 0.5)
+
+    Source: Table 3 of https://huggingface.co/papers/2206.01161
+    """
+
+    columns = dict.fromkeys(("foreground", "predicted", "intersection", "pixels"), "int64") | dict.fromkeys(
+        ("ap", "pointing_game", "energy", "auc"), "float64"
+    )
+
+    def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
+        """Numbers of pixels (`foreground` of the mask, `predicted` of the thresholded map, their `intersection`, `pixels`),
+        `ap`, `pointing_game`, `energy` and `auc` (NaN where they have no meaning), and `usable`, which is always true.
+
+        Args:
+            predictions: relevance maps `(N, H, W)` or `(N, 1, H, W)`, finite numbers of any range and sign; or a list of
+                maps of different sizes. Every map is scaled to [0, 1] by its own minimum and maximum.
+            references: masks of the same sizes in [0, 1], foreground from 0.5.
+
+        Raises:
+            ValueError: maps with NaN or infinity, masks outside [0, 1], a map and a mask of different sizes (each names the
+                row), or inputs of unequal length.
+        """
+        if predictions is None or references is None:
+            raise ValueError("expected both: maps as predictions and masks as references")
+        # One transfer where the batch is on another device.
+        predictions, references = (to_numpy(x) if hasattr(x, "shape") else x for x in (predictions, references))
+        if len(predictions) != len(references):
+            raise ValueError(f"{len(predictions)} maps but {len(references)} masks: expected one for each image")
+        rows = [
+            _numbers(*_checked(to_numpy(relevance), to_numpy(mask), place_of(first_image, row)))
+            for row, (relevance, mask) in enumerate(zip(predictions, references, strict=True))
+        ]
+        images = {name: np.array([row[name] for row in rows], dtype) for name, dtype in self.columns.items()}
+        return images | {"usable": np.ones(len(rows), dtype=bool)}
+
+    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images, in [0, 1].
+
+        Returns:
+            `pixel_accuracy`: share of all pixels of the set that the thresholded maps get right; a pixel is foreground
+            where it exceeds the mean of its map. `mean_iou`: mean over background and foreground of the IoU over all
+            pixels of the set; a class that occurs nowhere is left out. `mean_ap`: mean over images of the average
+            precision of the scores (1 − map, map) of all pixels for the classes (background, foreground), both in one
+            ranking. `pointing_game`: share of the images with a foreground whose maximum lies on it. `energy`: mean over
+            these of the share of the map's sum that lies on the foreground. `auc`: mean over the images with both classes
+            of the ROC AUC of the map for the mask. `num_images`, `num_empty_masks`, `num_full_masks`. A score is `None`
+            where no image is left for it. A flat map scales to 0 everywhere; its maxima and its energy are spread over
+            all pixels.
+
+        Raises:
+            ValueError: no image was added.
+        """
+        if not len(images["pixels"]):
+            raise ValueError("zero usable images: every batch that was added was empty")
+        intersection, predicted, foreground, pixels = (
+            int(images[name].sum()) for name in ("intersection", "predicted", "foreground", "pixels")
+        )
+        union = predicted + foreground - intersection
+        background_intersection, background_union = pixels - union, pixels - intersection
+        pairs = [(background_intersection, background_union), (intersection, union)]
+        ious = [both / either for both, either in pairs if either]
+        return {
+            "pixel_accuracy": (background_intersection + intersection) / pixels,
+            "mean_iou": sum(ious) / len(ious),
+            "mean_ap": _mean(images["ap"]),
+            **{name: _mean(images[name]) for name in SCORES[3:]},
+            "num_images": len(images["pixels"]),
+            "num_empty_masks": int((images["foreground"] == 0).sum()),
+            "num_full_masks": int((images["foreground"] == images["pixels"]).sum()),
+        }
+
+
+def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
+    """AP over the scores (1 - map, map) of all pixels, where a pixel's own class is positive and the other negative.
+
+    Args:
+        foreground, background: ascending values of the map in [0, 1] on the pixels of each class. Scores are equal
+            where they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float.
+    """
+    one = 2.0**40
+    # A pixel scores s for its own class and 1 - s for the other, so that the negatives are the positives mirrored, and
+    # the ranks of both come from one sorted array.
+    positive = np.concatenate([np.rint(one * foreground), one - np.rint(one * background[::-1])])
+    positive.sort()
+    positives_above = len(positive) - np.searchsorted(positive, positive, side="left")
+    negatives_above = np.searchsorted(positive, (one - positive)[::-1], side="right")[::-1]
+    return float(np.mean(positives_above / (positives_above + negatives_above)))
+
+
+def roc_auc(foreground: np.ndarray, background: np.ndarray) -> float:
+    """Probability that a foreground pixel exceeds a background pixel, where equal values count half.
+
+    Args:
+        foreground, background: ascending values of the map on the pixels of each class, at least one of each.
+    """
+    below = np.searchsorted(background, foreground, side="left") + np.searchsorted(
+        background, foreground, side="right"
+    )
+    return float(below.sum() / (2 * len(foreground) * len(background)))
+
+
+def _checked(relevance: np.ndarray, mask: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Map `(H, W)` and bool mask `(H, W)` of one image."""
+    shapes = [image.shape[1:] if image.ndim == 3 and len(image) == 1 else image.shape for image in (relevance, mask)]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not relevance.size:
+        raise ValueError(
+            f"{where} has a map of shape {relevance.shape} and a mask of shape {mask.shape}: expected (H, W) for both. Resize "
+            "the map bilinearly, or the mask with nearest neighbours"
+        )
+    if not (np.isfinite(relevance.min()) and np.isfinite(relevance.max())):
+        raise ValueError(
+            f"{where} has a map with NaN or infinity: look at the image and at the model, or compute relevance in float32"
+        )
+    if not (mask.min() >= 0 and mask.max() <= 1):  # this way round, NaN fails too
+        raise ValueError(
+            f"{where} has a mask with values from {mask.min()} to {mask.max()}: expected [0, 1], with foreground from 0.5. "
+            "Divide masks of 0 and 255 by 255"
+        )
+    return relevance.reshape(shapes[0]), mask.reshape(shapes[1]) >= 0.5
+
+
+def _numbers(relevance: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """What an image is reduced to.
+
+    Args:
+        relevance: `(H, W)`, finite.
+        mask: `(H, W)` bool.
+    """
+    relevance = relevance.astype(np.float64, order="C")  # a mean depends on the memory layout, in its last bit
+    low, high = relevance.min(), relevance.max()
+    flat = low == high
+    relevance = np.zeros_like(relevance) if flat else (relevance - low) / (high - low)
+    predicted = relevance > relevance.mean()
+    foreground, background = np.sort(relevance[mask]), np.sort(relevance[~mask])
+    maximum, mass = relevance.max(), foreground.sum()
+    numbers = {
+        "foreground": len(foreground),
+        "predicted": int(predicted.sum()),
+        "intersection": int(predicted[mask].sum()),
+        "pixels": mask.size,
+        "ap": average_precision(foreground, background),
+        "pointing_game": math.nan,
+        "energy": math.nan,
+        "auc": math.nan,
+    }
+    if len(foreground):
+        numbers["pointing_game"] = float((foreground == maximum).sum() / (relevance == maximum).sum())
+        numbers["energy"] = float(len(foreground) / mask.size if flat else mass / (mass + background.sum()))
+        if len(background):
+            numbers["auc"] = roc_auc(foreground, background)
+    return numbers
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Mean over the values that are not NaN, or `None` if there are none. The order does not matter."""
+    known = values[~np.isnan(values)]
+    return math.fsum(known) / len(known) if len(known) else None

@@ -1,0 +1,194 @@
+"""Top-1 and top-5 accuracy over images, classes and groups, with class subsets and several accepted ids."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .streaming import StreamingMetric, check_accepted_ids, place_of, to_accepted_ids, to_class_subset, to_numpy
+
+
+TOP = 5
+
+
+class RobustAccuracy(StreamingMetric):
+    """Accuracy of a set that is added batch by batch. Logits are reduced to the rank of the right class at once.
+
+    Args:
+        class_subset: ids of the classes to which logits are restricted; all by default.
+
+    Raises:
+        ValueError: a subset without ids.
+
+    Example:
+        >>> accuracy = RobustAccuracy(class_subset=[0, 2])
+        >>> accuracy.update([[4.0, 9.0, 0.0], [1.0, 9.0, 2.0]], [0, [2, 1]])
+        >>> accuracy.compute()["top1"]
+        1.0
+    """
+
+    columns = dict.fromkeys(("rank", "num_ranked", "class_id"), "int64")
+
+    def __init__(self, class_subset: Sequence[int] | None = None):
+        super().__init__()
+        self.class_subset = to_class_subset(class_subset)
+
+    def reduce(self, predictions, references, first_image: int = 0, groups=None) -> dict[str, np.ndarray]:
+        """`rank` of the first accepted id among the best five (5 where none is accepted), `num_ranked` (5 for logits), `class_id` (the
+        first accepted id, or -1), `usable`, and `group` where there are groups.
+
+        Args:
+            predictions: one of
+                - logits or probabilities `(N, C)`, floating point. Of equal logits, the lower id ranks first.
+                - ids `(N, k)`, integers, the best first. With fewer than five, there is no top-5.
+                - ids `(N,)`, integers, of the predicted classes.
+            references: `(N,)`, each an id, or a list of the ids that are accepted. An image with an empty list is left
+                out and counted. An array `(N, m)` holds such lists, filled up with -1.
+            groups: `(N,)`, strings or numbers.
+
+        Raises:
+            ValueError: NaN logits (the row is named), ids that do not exist or are not in the subset, or inputs of unequal
+                length.
+        """
+        values = predictions if isinstance(predictions, torch.Tensor) else to_numpy(predictions)
+        if values.ndim and not len(values):
+            values = np.empty((0, 1), dtype=int)
+        is_float, is_integer = (kind in str(values.dtype) for kind in ("float", "int"))
+        if not ((is_float and values.ndim == 2) or (is_integer and values.ndim in (1, 2))) or references is None:
+            raise ValueError(
+                f"predictions are {values.dtype} of shape {tuple(values.shape)}, and references are "
+                f"{'missing' if references is None else 'given'}: expected references, and logits (N, C) in floating "
+                "point or integer ids (N, k) or (N,). The label names of a pipeline need a label_mapping"
+            )
+        accepted = to_accepted_ids(references, first_image)
+        columns = {"references": accepted}
+        if groups is not None:
+            # One by one: in an array with 2.5, the group 1 would become 1.0.
+            columns["groups"] = [str(to_numpy(group).item()) for group in groups]
+        for name, column in columns.items():
+            if len(column) != len(values):
+                raise ValueError(f"{len(values)} predictions but {len(column)} {name}: expected one for each image")
+        check_accepted_ids(accepted, values.shape[1] if is_float else None, self.class_subset, first_image)
+        if is_float:
+            ids = top_classes(values, self.class_subset, first_image=first_image).cpu().numpy()
+        else:
+            ids = to_numpy(values)
+            ids = (ids if ids.ndim == 2 else ids[:, None])[:, :TOP]
+            self._check_ids(ids, first_image)
+        images = {
+            "rank": ranks(ids, accepted),
+            "num_ranked": np.full(len(ids), TOP if is_float else ids.shape[1]),
+            "class_id": np.array([labels[0] if labels else -1 for labels in accepted], dtype=np.int64),
+            "usable": np.array([bool(labels) for labels in accepted], dtype=bool),
+        }
+        return images | ({"group": np.array(columns["groups"], dtype=object)} if groups is not None else {})
+
+    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images.
+
+        Returns:
+            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending), and so
+            on, `mean_per_group_top1` and `per_group_top1` where there are groups, `num_images` (usable) and
+            `num_excluded`.
+
+        Raises:
+            ValueError: no image has an accepted id.
+        """
+        usable = images["usable"]
+        if not usable.any():
+            raise ValueError(f"zero usable images: {len(usable)} were added, and none has an accepted id")
+        keys = {"class": images["class_id"][usable]}
+        if "group" in images:
+            keys["group"] = images["group"][usable].astype(str)
+        results = {}
+        for k in (1, TOP) if images["num_ranked"][usable].min() >= TOP else (1,):
+            correct = images["rank"][usable] < k
+            results[f"top{k}"] = float(correct.mean())
+            for name, values in keys.items():
+                by_key = _means(correct, values)
+                results[f"mean_per_{name}_top{k}"] = sum(by_key.values()) / len(by_key)
+                results[f"per_{name}_top{k}"] = by_key
+        return results | {"num_images": int(usable.sum()), "num_excluded": int((~usable).sum())}
+
+    def _check_ids(self, ids: np.ndarray, first_image: int) -> None:
+        """Refuse what cannot be a ranking of classes, such as integer logits."""
+        ascending = np.sort(ids, axis=1)
+        problems = {
+            "a negative id": (ids < 0).any(axis=1),
+            "an id twice": (ascending[:, 1:] == ascending[:, :-1]).any(axis=1),
+        }
+        if self.class_subset is not None:
+            problems["an id that is not in class_subset"] = ~np.isin(ids, self.class_subset).all(axis=1)
+        for problem, bad in problems.items():
+            if bad.any():
+                row = int(bad.argmax())
+                raise ValueError(
+                    f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}, with {problem}: expected the "
+                    "ids of the best classes. Logits are given in floating point"
+                )
+
+
+def top_classes(
+    logits: torch.Tensor | np.ndarray, class_subset: Sequence[int] | None = None, *, first_image: int = 0
+) -> torch.Tensor:
+    """Ids of the five highest logits (fewer where there are fewer classes), the highest first and the lower id first among
+    equals.
+
+    Args:
+        logits: `(N, C)`, floating point.
+        class_subset: ascending ids of the classes to which logits are restricted; all by default.
+        first_image: number of the first image in the whole set, for errors.
+
+    Returns:
+        `(N, 5)` int64, on the device of the logits.
+
+    Raises:
+        ValueError: NaN, or -inf for every class; the image is named.
+    """
+    logits = torch.as_tensor(logits).detach()
+    ids = torch.arange(logits.shape[1]) if class_subset is None else torch.as_tensor(np.asarray(class_subset))
+    ids = ids.to(logits.device)
+    # A copy in which what has been taken can be marked. -inf is the mark, so that logits themselves must lie above it.
+    scores = (logits if class_subset is None else logits[:, ids]).clamp(min=torch.finfo(logits.dtype).min)
+    if not len(scores):
+        return ids[:TOP].repeat(0, 1)
+    # To take the highest five times is faster than to sort, and `argmax` takes the first of equals.
+    best = []
+    for _ in range(min(TOP, len(ids))):
+        best.append(scores.argmax(dim=1, keepdim=True))
+        scores.scatter_(1, best[-1], -torch.inf)
+    best = ids[torch.cat(best, dim=1)]
+    first = logits.gather(1, best[:, :1]).squeeze(1)
+    nan = logits.isnan().any(dim=1)
+    bad = nan | (first == -torch.inf)
+    if bad.any():
+        row = int(bad.int().argmax())
+        problem = "NaN" if nan[row] else "-inf for every class"
+        raise ValueError(
+            f"the logits of {place_of(first_image, row)} are {problem}, which cannot be ranked: look at the image and at the "
+            "model, or evaluate in float32"
+        )
+    return best
+
+
+def ranks(predictions: np.ndarray, accepted: list[list[int]]) -> np.ndarray:
+    """Rank of the first prediction that is accepted, from 0, and 5 where none is: an image is right in the sense of top-k if
+    its rank is below k.
+
+    Args:
+        predictions: `(N, k)`, ids of the best classes, the best first.
+        accepted: `(N,)` lists of ids that are right.
+
+    Returns:
+        `(N,)` int64.
+    """
+    found = []
+    for best, labels in zip(predictions.tolist(), accepted, strict=True):
+        found.append(next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP))
+    return np.array(found, dtype=np.int64)
+
+
+def _means(correct: np.ndarray, keys: np.ndarray) -> dict:
+    """Mean of `correct` `(N,)` by key `(N,)`, in ascending order of the keys."""
+    unique, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    return dict(zip(unique.tolist(), (np.bincount(inverse, weights=correct) / counts).tolist(), strict=True))

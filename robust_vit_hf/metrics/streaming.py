@@ -1,0 +1,128 @@
+"""What all metrics share: each batch is reduced to a few numbers an image, and these are summarised at the end."""
+
+import reprlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class StreamingMetric(ABC):
+    """A metric over a set that is added batch by batch. A batch that raises is not added.
+
+    Subclasses say what a batch is reduced to and how the numbers of all images are summarised. Both are pure, so that
+    the scripts for `evaluate` call them too.
+    """
+
+    columns: dict[str, str]  # numbers of an image that [`reduce`] gives, beside `usable` and `group`: dtype by name
+
+    def __init__(self):
+        self._batches: list[dict[str, np.ndarray]] = []
+        self.num_images = 0  # added, usable or not
+
+    @abstractmethod
+    def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
+        """Numbers `(N,)` of each image of a batch, by name; `usable` (bool) says whether an image counts.
+
+        Args:
+            predictions, references: arrays, tensors on any device, or lists.
+            first_image: number of the first image in the whole set, for errors.
+        """
+
+    @abstractmethod
+    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images from what [`reduce`] gave. The order of the images does not matter."""
+
+    def update(self, predictions, references, **columns) -> None:
+        """Add a batch. Arguments are those of [`reduce`]."""
+        batch = self.reduce(predictions, references, first_image=self.num_images, **columns)
+        self._batches.append(batch)
+        self.num_images += len(batch["usable"])
+
+    def compute(self) -> dict:
+        """Scores of all that was added.
+
+        Raises:
+            ValueError: no image was added, or none counts.
+        """
+        if not self._batches:
+            raise ValueError("zero images: add some first")
+        names = self._batches[0]
+        return self.summarize({name: np.concatenate([batch[name] for batch in self._batches]) for name in names})
+
+
+def to_numpy(values) -> np.ndarray:
+    """Array of a list, an array or a tensor, which may be on another device, within a graph, or in bfloat16."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if values.is_floating_point() and values.itemsize == 2:
+            values = values.float()
+    return np.asarray(values)
+
+
+def place_of(first_image: int, row: int) -> str:
+    """How errors name an image: by its number in the set and its row in the batch."""
+    return f"image {first_image + row} (row {row} of the batch)"
+
+
+def to_class_subset(class_subset: Sequence[int] | None) -> np.ndarray | None:
+    """Ascending ids of a class subset; `None` for all classes.
+
+    Raises:
+        ValueError: it holds no ids.
+    """
+    if class_subset is None:
+        return None
+    ids = np.unique(to_numpy(class_subset))
+    if not len(ids) or ids.dtype.kind not in "iu" or ids[0] < 0:
+        raise ValueError(f"class_subset is {class_subset!r}: expected one or more class ids, from 0")
+    return ids
+
+
+def to_accepted_ids(references, first_image: int) -> list[list[int]]:
+    """Lists of accepted ids, each id once and in the order given.
+
+    Args:
+        references: `(N,)` ids or lists of ids, or an array `(N, m)` filled up with -1.
+        first_image: number of the first image in the whole set, for errors.
+    """
+    accepted = []
+    for row, reference in enumerate(to_numpy(references) if hasattr(references, "shape") else references):
+        values = to_numpy(reference)
+        ids = [value for value in values.tolist() if value != -1] if values.ndim else [values.item()]
+        if values.ndim > 1 or not all(type(value) is int and value >= 0 for value in ids):
+            raise ValueError(
+                f"the reference of {place_of(first_image, row)} is {reprlib.repr(values.tolist())}: expected the id of "
+                "a class, from 0, or a list of ids. Leave images without a label out, or give them an empty list"
+            )
+        accepted.append(list(dict.fromkeys(ids)))
+    return accepted
+
+
+def check_accepted_ids(
+    accepted: list[list[int]], num_classes: int | None, class_subset: np.ndarray | None, first_image: int
+) -> None:
+    """Refuse ids that no prediction can have.
+
+    Args:
+        num_classes: of the logits; `None` where that is not known.
+
+    Raises:
+        ValueError: a class outside the logits, or an image none of whose ids is in the subset.
+    """
+    if num_classes is not None and class_subset is not None and class_subset[-1] >= num_classes:
+        raise ValueError(
+            f"class_subset holds the id {class_subset[-1]}, but the predictions have {num_classes} classes: expected ids "
+            "of the model's classes"
+        )
+    subset = None if class_subset is None else set(class_subset.tolist())
+    for row, ids in enumerate(accepted):
+        where = f"{place_of(first_image, row)} has the reference {ids}"
+        if num_classes is not None and ids and max(ids) >= num_classes:
+            raise ValueError(
+                f"{where}, but the predictions have {num_classes} classes: expected ids of the model's classes"
+            )
+        if subset is not None and ids and subset.isdisjoint(ids):
+            raise ValueError(
+                f"{where}, none of which is in class_subset: give both in the model's ids, and leave such images out"
+            )

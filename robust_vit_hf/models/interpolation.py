@@ -1,0 +1,128 @@
+"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT does.
+
+The mixture runs at the cost of one model, and often has much of the gain under shift while it keeps the accuracy on the
+training distribution.
+
+Source: https://huggingface.co/papers/2109.01903
+"""
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoImageProcessor, PreTrainedModel
+
+from ..utils.files import atomic_folder, write_atomically
+from ..utils.publishable import public_name
+from .image_processors import load_processor
+from .loading import is_timm, load_model
+from .registry import MODELS, resolve
+
+
+INTERPOLATION_FILE = "interpolation.json"
+
+
+def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -> PreTrainedModel:
+    """Model with the weights (1 − alpha) · before + alpha · after, https://huggingface.co/papers/2109.01903.
+
+    Args:
+        before, after: two models of one architecture, the second finetuned from the first.
+        alpha: 0 gives the weights of `before` and 1 those of `after`, bit by bit.
+
+    Returns:
+        A copy of `after` (its configuration, dtype, device and mode) in which floating-point parameters and buffers are
+        mixed, computed in fp32, or in fp64 where they are fp64. Neither model is changed.
+
+    Raises:
+        ValueError: alpha outside [0, 1], or models that do not fit, see [`check_alike`].
+    """
+    check_alpha(alpha)
+    check_alike(before, after)
+    start, end, mixed = before.state_dict(), after.state_dict(), copy.deepcopy(after)
+    with torch.no_grad():
+        for name, tensor in mixed.state_dict().items():
+            if alpha == 1 or not tensor.is_floating_point():
+                continue
+            value = start[name].to(tensor.device)
+            # At alpha 0, `lerp` would lose the sign of a zero. Half precision it computes in fp32 by itself.
+            tensor.copy_(value if alpha == 0 else torch.lerp(value, end[name], alpha))
+    return mixed
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise a `ValueError` for an alpha outside [0, 1], which would extrapolate."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; expected a number from 0 (the model before) to 1 (the model after).")
+
+
+def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
+    """Refuse models whose mixed weights would mean nothing.
+
+    Raises:
+        ValueError: a model with an adapter; another architecture, number of classes or label names; weights of other names,
+            shapes or dtypes, the first of which are named; or integer buffers that are not equal.
+    """
+    for side, model in (("before", before), ("after", after)):
+        if hasattr(model, "peft_config"):
+            raise ValueError(
+                f"The model {side} has a PEFT adapter, whose factors cannot be mixed like weights. Merge it first: "
+                "`PeftModel.from_pretrained(…).merge_and_unload()`, then `save_pretrained`."
+            )
+    remedy = "Give the model that the other one was finetuned from."
+    settings = ("num_labels", "num_attention_heads", "hidden_act", "layer_norm_eps")  # not all show in the weights
+    facts = [
+        {"architecture": type(model).__name__} | {name: getattr(model.config, name, None) for name in settings}
+        for model in (before, after)
+    ]
+    for name, value in facts[0].items():
+        if facts[1][name] != value:
+            raise ValueError(f"`{name}` is {value} before and {facts[1][name]} after: expected the same. {remedy}")
+    names, others = before.config.id2label, after.config.id2label
+    if differing := [label for label in names | others if names.get(label) != others.get(label)]:
+        label = differing[0]
+        raise ValueError(
+            f"The models have other `id2label` for {len(differing)} classes: {label} is `{names.get(label)}` before and "
+            f"`{others.get(label)}` after. If the classes are the same, copy `id2label` and `label2id` from one "
+            "`config.json` to the other; otherwise the heads cannot be mixed."
+        )
+    start, end = before.state_dict(), after.state_dict()
+    kinds = [
+        {name: f"{tuple(value.shape)} {value.dtype}".replace("torch.", "") for name, value in state.items()}
+        for state in (start, end)
+    ]
+    differing = [name for name in kinds[0] | kinds[1] if kinds[0].get(name) != kinds[1].get(name)]
+    if differing:
+        first = "; ".join(
+            f"`{name}` is {kinds[0].get(name, 'missing')} before and {kinds[1].get(name, 'missing')} after"
+            for name in differing[:3]
+        )
+        raise ValueError(f"{len(differing)} weights do not fit: {first}. {remedy} Load both with the same `dtype`.")
+    for name, value in start.items():
+        if not value.is_floating_point() and not torch.equal(value, end[name].to(value.device)):
+            raise ValueError(f"The integer buffer `{name}` differs, and cannot be mixed. {remedy}")
+
+
+def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
+    """Write a mixture as a model folder, complete or not at all, with the image processor of `after` and
+    `interpolation.json`.
+
+    Args:
+        before, after: as for [`load_model`].
+
+    Raises:
+        FileExistsError: `output` holds something, which is seen before a model is loaded.
+        ValueError: as [`interpolate`].
+        OSError: there is no such model, or no image processor is saved with `after`.
+    """
+    made_by = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
+    with atomic_folder(output) as folder:
+        mixed = interpolate(load_model(before), load_model(after), alpha)
+        source = resolve(after)
+        if source in MODELS or is_timm(source):  # these come without an image processor of transformers
+            processor = load_processor(source, "paper" if source in MODELS else "native", mixed)
+        else:
+            processor = AutoImageProcessor.from_pretrained(source)
+        mixed.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_atomically(folder / INTERPOLATION_FILE, json.dumps(made_by, indent=2) + "\n")

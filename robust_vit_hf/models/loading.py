@@ -1,0 +1,126 @@
+"""Loading a model by name, Hub id or folder, none of whose weights may be missing."""
+
+import json
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..relevance.architectures import UNRECORDED_ATTENTION
+from .registry import MODELS, resolve
+from .timm_weights import from_timm
+
+
+def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Image classification model in fp32.
+
+    Args:
+        name: a registered model ([`MODELS`]), a Hub id or a folder. Weights of timm are converted, and an adapter of PEFT is
+            merged into its base, which is loaded by its name in turn.
+        trust_remote_code: run model code that comes with the weights.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: weights that do not fit, see [`timm_to_hf`].
+    """
+    if name in MODELS and MODELS[name].load is not None:
+        return MODELS[name].load()
+    name = resolve(name)
+    if is_timm(name):
+        return from_timm(name).float().eval()
+    try:
+        adapter = find_adapter_config_file(name)
+    except OSError as error:
+        raise OSError(f"`{name}` cannot be loaded. {error}") from error
+    if adapter is not None:
+        return load_adapted(name, trust_remote_code)
+    options = {"trust_remote_code": trust_remote_code, "dtype": torch.float32}
+    model = load_complete(name, **options)
+    if type(model).__name__ in UNRECORDED_ATTENTION:  # it cannot switch to an attention that holds its probabilities
+        model = load_complete(name, attn_implementation="eager", **options)
+    return model
+
+
+def load_complete(name: str, **options) -> PreTrainedModel:
+    """Image classification model of transformers, none of whose weights is left at random.
+
+    Args:
+        name: folder or Hub id.
+        options: of `from_pretrained`.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: its file of weights is broken or cut off, has other shapes, or lacks weights, such as those of the head.
+    """
+    try:
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    except OSError as error:
+        raise OSError(f"`{name}` cannot be loaded. {error}") from error
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
+    if mismatched := sorted(loading["mismatched_keys"]):
+        shapes = "; ".join(
+            f"`{key}` {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in mismatched[:4]
+        )
+        raise ValueError(f"The weights of `{name}` do not have the shapes of its `config.json`: {shapes}.")
+    if missing := sorted(loading["missing_keys"]):
+        first = ", ".join(f"`{key}`" for key in missing[:4])
+        raise ValueError(
+            f"`{name}` lacks {len(missing)} weights of a `{type(model).__name__}`, such as {first}. Expected a model that "
+            "classifies already: train its head first."
+        )
+    if layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
+        raise ValueError(
+            f"`{name}` holds {len(layers)} weights of layers that its `config.json` does not have, such as `{layers[0]}`."
+        )
+    return model
+
+
+def is_timm(name: str) -> bool:
+    """Whether a Hub id or folder holds weights of timm.
+
+    Raises:
+        ValueError: its `config.json` is broken.
+    """
+    config = Path(name, "config.json")
+    if not config.is_file():
+        return name.startswith("timm/")
+    try:
+        return "architecture" in json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{config}` is not valid JSON; it may be cut off. {error}") from error
+
+
+def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Base of an adapter of PEFT, with the adapter merged into it; every parameter is trainable.
+
+    Raises:
+        ModuleNotFoundError: PEFT is not installed.
+        OSError: there is no such adapter or base.
+        ValueError: the adapter names no base, does not fit it, or its file is broken.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
+
+    base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
+    if base_name is None:
+        raise ValueError(f"The adapter `{name}` does not name its base in `adapter_config.json`: write it there.")
+    base = load_model(base_name, trust_remote_code)
+    try:
+        found = load_peft_weights(name, device="cpu").keys()
+        adapted = PeftModel.from_pretrained(base, name)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f"The adapter `{name}` does not fit `{base_name}`. {type(error).__name__}: {error}"
+        ) from error
+    if differing := sorted(found ^ get_peft_model_state_dict(adapted).keys()):
+        first = ", ".join(f"`{key}`" for key in differing[:4])
+        raise ValueError(
+            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are in one of both alone, such as {first}."
+        )
+    return adapted.merge_and_unload().float().requires_grad_(True).eval()

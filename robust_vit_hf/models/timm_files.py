@@ -1,0 +1,129 @@
+"""Files of timm: weights, and the configuration beside them on the Hub."""
+
+import argparse
+import json
+import re
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import ViTImageProcessor
+
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
+# Hidden size, layers, MLP size: the name in timm, and the number of heads, which no weight shows.
+SIZES = {
+    (192, 12, 768): ("tiny", 3),
+    (384, 12, 1536): ("small", 6),
+    (768, 12, 3072): ("base", 12),
+    (1024, 24, 4096): ("large", 16),
+    (1280, 32, 5120): ("huge", 16),
+}
+
+
+def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str, Tensor], dict | None]:
+    """Weights in timm's names, and timm's `config.json` where [`timm_files`] finds one.
+
+    In training checkpoints the weights are those under `state_dict` or `model`. The prefix `module.` of `DataParallel` is
+    taken off. Pickles are read without running any code.
+
+    Raises:
+        OSError: no such file, folder or model.
+        ValueError: a file that is cut off, no weights, or a pickle that holds more than tensors and plain values.
+    """
+    path, config = timm_files(source, revision)
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            # Checkpoints of timm and DeiT hold their command line, as a Namespace.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except OSError:
+        raise
+    except Exception as error:  # a broken file makes the readers raise what it will
+        if isinstance(error, UnpicklingError):
+            code = re.search(r"GLOBAL (\S+)", str(error))
+            found = f"would run `{code[1]}` to be read" if code else "holds more than that, or is cut off"
+            raise ValueError(
+                f"Expected a pickle of tensors and plain values alone, but `{path}` {found}. Nothing in it was run: save "
+                "the `state_dict()` of the model alone, as safetensors at best."
+            ) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"`{path}` cannot be read; it may be cut off. {type(error).__name__}: {reason}") from error
+    for key in ("model", "state_dict"):
+        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+            weights = weights[key]
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        found = (
+            ", ".join(f"`{key}`" for key in list(weights)[:4]) if isinstance(weights, dict) else type(weights).__name__
+        )
+        raise ValueError(f"`{path}` holds {found}, expected weights by name, at once or in `state_dict` or `model`.")
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    return weights, config
+
+
+def timm_files(source: str | Path, revision: str | None = None) -> tuple[Path, dict | None]:
+    """File of the weights, and timm's `config.json`, which is None for a lone file of weights.
+
+    Args:
+        source: a file; a folder, such as a snapshot of a model of timm on the Hub; or a Hub id, of which only the
+            configuration and one file of weights are downloaded, safetensors if there are any.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        OSError: no such file, folder or model, or no weights in it.
+        ValueError: a `config.json` that is not timm's.
+    """
+    folder = Path(source)
+    if folder.is_file():
+        return folder, None
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or re.search(
+            r"\.(safetensors|pth|pt|bin|tar)$", str(source)
+        ):
+            raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
+        for name in WEIGHT_FILES:
+            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=["config.json", name]))
+            if (folder / name).is_file():
+                break
+    config = None
+    if (folder / "config.json").is_file():
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"`{folder / 'config.json'}` is not valid JSON: {error}") from error
+        if not isinstance(config, dict) or "architecture" not in config:
+            raise ValueError(
+                f"`{folder / 'config.json'}` has no `architecture`, so it is not timm's. Models of transformers, which "
+                "have `architectures`, load as they are."
+            )
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name, config
+    raise FileNotFoundError(f"`{source}` holds no {' and no '.join(f'`{name}`' for name in WEIGHT_FILES)}.")
+
+
+def native_processor(config: dict | None, statistics: str | None = None) -> ViTImageProcessor:
+    """Processor with the mean and standard deviation of pretraining, for the native preset of [`make_image_processor`].
+
+    Args:
+        config: timm's `config.json`.
+        statistics: `"imagenet"`, or `"half"` for 0.5, instead of those of the configuration.
+
+    Raises:
+        ValueError: neither has them.
+    """
+    pretrained = (config or {}).get("pretrained_cfg", config or {})
+    if statistics is None and not ("mean" in pretrained and "std" in pretrained):
+        raise ValueError(
+            "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
+        )
+    mean, std = STATISTICS[statistics] if statistics else (pretrained["mean"], pretrained["std"])
+    return ViTImageProcessor(image_mean=list(mean), image_std=list(std))

@@ -1,0 +1,1 @@
+"""Relevance maps of vision transformers, other attribution methods, and how they are shown."""

@@ -1,0 +1,62 @@
+"""Relevance maps over their images, as tensors and as pictures."""
+
+import torch
+from PIL import Image
+from torchvision.utils import make_grid
+from transformers import BaseImageProcessor
+
+
+def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
+    """Pixel values `(B, 3, H, W)` back to colours in [0, 1]."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+    return (pixel_values * std + mean).clamp(0, 1)
+
+
+def overlay(images: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
+    """Relevance maps `(B, 1, H, W)` in colours over the grey images `(B, 3, H, W)`, both in [0, 1]."""
+    from matplotlib import colormaps
+
+    colours = torch.from_numpy(colormaps["inferno"](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
+    return 0.35 * images.mean(dim=1, keepdim=True) + 0.65 * colours
+
+
+def relevance_strip(
+    pixel_values: torch.Tensor,
+    masks: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    processor: BaseImageProcessor,
+) -> torch.Tensor:
+    """Picture `(3, H', W')` in [0, 1] with a row per image: image | mask | relevance before | relevance after.
+
+    Args:
+        pixel_values: `(B, 3, H, W)`, normalised by `processor`.
+        masks, before, after: `(B, 1, H, W)` in [0, 1].
+    """
+    images = denormalize(pixel_values, processor)
+    columns = [images, masks.expand_as(images), overlay(images, before), overlay(images, after)]
+    return make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
+
+
+def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
+    """Map over the whole image, as a grey picture: 0 where the processor's crop left out the image.
+
+    Args:
+        relevance: `(H, W)` in [0, 1], of the pixels that the model was given.
+        size: width and height of the image.
+        processor: what made the pixels: a resize, to a size or of the shortest side, and perhaps a centre crop.
+    """
+    picture = Image.fromarray((255 * relevance.clamp(0, 1)).round().byte().cpu().numpy())
+    resized = picture.size
+    if getattr(processor, "do_center_crop", False):
+        edge = processor.size.get("shortest_edge")
+        resized = (processor.size.get("width"), processor.size.get("height"))
+        if not processor.do_resize:
+            resized = size
+        elif edge is not None:
+            resized = tuple(edge * side / min(size) for side in size)
+    scale = [length / side for length, side in zip(resized, size, strict=True)]
+    # A crop that is larger than what was resized pads it.
+    left, top = ((length - side) / 2 for length, side in zip(resized, picture.size, strict=True))
+    coordinates = (scale[0], 0, -left, 0, scale[1], -top)  # in the picture, of the pixels of the image
+    return picture.transform(size, Image.Transform.AFFINE, coordinates, Image.Resampling.BILINEAR)

@@ -1,0 +1,101 @@
+"""`pipeline("relevance-map")`: the class of an image, and a map of what spoke for it."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional
+from transformers import Pipeline
+from transformers.image_utils import load_image
+
+from .overlay import overlay as overlay_map
+from .overlay import place_in_image
+from .relevance_map import relevance_map
+
+
+class RelevanceMapPipeline(Pipeline):
+    """Class, score and relevance map of images. `pipeline` knows it once `robust_vit_hf` is imported.
+
+    Calling it takes an image, or a list of images: PIL images, paths or URLs. `batch_size` is that of `pipeline`.
+
+    Args:
+        target (`int` or `str`, *optional*): class to explain, by id or name; each image's predicted class by default.
+        overlay (`bool`, *optional*, defaults to `False`): whether to return the image with its map over it, too.
+
+    Returns:
+        For each image a dict with `label` and `score`, name and probability of the explained class; `relevance`, a grey
+        image (mode L) of the same size, white where most spoke for the class, and black too where the crop of the processor
+        left out the image; and `overlay`, an image in colours, if it was asked for.
+
+    Raises:
+        ValueError: an architecture without relevance maps, or a target that is no class of the model.
+
+    Example:
+        >>> import torch
+        >>> from PIL import Image
+        >>> from transformers import ViTConfig, ViTForImageClassification, pipeline
+        >>> from robust_vit_hf import make_image_processor
+        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+        >>> model = ViTForImageClassification(config).eval()
+        >>> explain = pipeline("relevance-map", model=model, image_processor=make_image_processor("paper", 224))
+        >>> answer = explain(Image.new("RGB", (300, 200)), target="LABEL_1")
+        >>> answer["label"], answer["relevance"].size
+        ('LABEL_1', (300, 200))
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self, **arguments):
+        if unknown := arguments.keys() - {"target", "overlay"}:
+            raise ValueError(f"Unknown arguments {', '.join(sorted(unknown))}; expected `target` and `overlay`.")
+        # Only what is given here: it takes the place of what the pipeline was made with.
+        forward = {"target": self._class_id(arguments["target"])} if "target" in arguments else {}
+        return {}, forward, {key: arguments[key] for key in ("overlay",) if key in arguments}
+
+    def _class_id(self, target: int | str | None) -> int | None:
+        names = self.model.config.id2label
+        if isinstance(target, str):
+            ids = [index for index, name in names.items() if name == target]
+            if len(ids) != 1:
+                known = ", ".join(list(names.values())[:5])
+                raise ValueError(
+                    f"`{target}` names {len(ids)} classes of the model, which has {known}, …: give the class by its id."
+                )
+            return ids[0]
+        return target
+
+    def preprocess(self, image: Any) -> dict[str, Any]:
+        image = load_image(image)
+        pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"]
+        return {"image": image, "pixel_values": pixel_values.to(self.model.dtype)}
+
+    def _forward(self, inputs: dict[str, Any], target: int | None = None) -> dict[str, Any]:
+        output = relevance_map(self.model, inputs["pixel_values"], target)
+        classes = output.logits.argmax(dim=1) if target is None else torch.full((len(output.logits),), target)
+        scores = output.logits.float().softmax(dim=1).gather(1, classes.to(output.logits.device).unsqueeze(1))
+        return {
+            "image": inputs["image"],
+            "relevance": output.relevance,
+            "class": classes.unsqueeze(1),
+            "score": scores,
+        }
+
+    def postprocess(self, outputs: dict[str, Any], overlay: bool = False) -> dict[str, Any]:
+        image = outputs["image"][0] if isinstance(outputs["image"], list) else outputs["image"]
+        relevance = place_in_image(outputs["relevance"][0, 0], image.size, self.image_processor)
+        answer = {
+            "label": self.model.config.id2label[int(outputs["class"][0, 0])],
+            "score": float(outputs["score"][0, 0]),
+            "relevance": relevance,
+        }
+        if overlay:
+            answer["overlay"] = _overlay(image, relevance)
+        return answer
+
+
+def _overlay(image: Image.Image, relevance: Image.Image) -> Image.Image:
+    pixels, grey = (functional.pil_to_tensor(picture) / 255 for picture in (image.convert("RGB"), relevance))
+    return functional.to_pil_image(overlay_map(pixels[None], grey[None])[0])

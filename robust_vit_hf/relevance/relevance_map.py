@@ -1,0 +1,190 @@
+"""Relevance maps of vision transformers: attention × attention gradient, propagated to the tokens that the head reads.
+
+Source: *Optimizing Relevance Maps of Vision Transformers Improves Robustness*, appendix B, Eq. 6 and 7
+(https://huggingface.co/papers/2206.01161), after https://huggingface.co/papers/2103.15679.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .architectures import check_images, forward_arguments, head_row, unwrap_pretrained
+from .attention import EXPLICIT_ATTENTION, cls_token_alone, explicit_attention, record_attentions
+
+
+@dataclass
+class RelevanceOutput(ModelOutput):
+    """Output of [`relevance_map`].
+
+    Args:
+        relevance: `(B, 1, H, W)`, fp32, in [0, 1].
+        logits: `(B, C)`, of the same forward pass.
+    """
+
+    relevance: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+# -- Pure functions of tensors ----------------------------------------------------------------------------------------
+
+
+def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:
+    """Relevance of one attention layer, Eq. 6: mean over the heads of the positive part of gradient × attention.
+
+    Args:
+        attention: `(B, h, T, T)`, attention probabilities, so never negative.
+        attention_gradient: `(B, h, T, T)`, gradient of the explained logit with respect to `attention`.
+
+    Returns:
+        `(B, T, T)`, fp32, non-negative. Differentiable in both arguments.
+    """
+    # (∇A ⊙ A)⁺ = (∇A)⁺ ⊙ A since A ≥ 0. The mean as a quotient of the sum spares a pass over all heads in backward.
+    return (attention_gradient.float().clamp(min=0) * attention.float()).sum(dim=1) / attention.shape[1]
+
+
+def propagate_relevance(
+    attentions: Sequence[torch.Tensor], attention_gradients: Sequence[torch.Tensor], row: torch.Tensor
+) -> torch.Tensor:
+    """Rows of the relevance matrix R, Eq. 7: R ← R + Ā R from the first layer to the last, starting from the identity.
+
+    Only the rows that the classification head reads are needed, so a row vector is carried from the last layer to the
+    first instead, which is the same product in O(T²) a layer.
+
+    Args:
+        attentions: one `(B, h, T, T)` a layer, from the first layer to the last.
+        attention_gradients: as `attentions`.
+        row: `(B, T)`, weights of the tokens that the head reads: one-hot at the CLS token for the paper's models.
+
+    Returns:
+        `(B, T)`, fp32: relevance of every token.
+    """
+    row = row.float()
+    for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):
+        row = row + torch.bmm(row.unsqueeze(1), average_heads(attention, gradient)).squeeze(1)  # (B, T)
+    return row
+
+
+def upsample_and_normalize(token_relevance: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """Relevance of the patches as a map over the pixels: bilinear upsampling, then min–max to [0, 1] per image.
+
+    Args:
+        token_relevance: `(B, 1, h, w)`, relevance on the patch grid.
+        image_size: `(H, W)` in pixels.
+
+    Returns:
+        `(B, 1, H, W)`, fp32, in [0, 1]. A flat map gives zeros, with finite gradients.
+    """
+    relevance = F.interpolate(token_relevance.float(), image_size, mode="bilinear", align_corners=False)
+    low, high = relevance.amin(dim=(1, 2, 3), keepdim=True), relevance.amax(dim=(1, 2, 3), keepdim=True)
+    span = high - low
+    # Interpolating a constant rounds, so a flat map is one that varies by a few units in the last place.
+    numbers = torch.finfo(torch.float32)
+    flat = span <= (8 * numbers.eps * high).clamp(min=numbers.tiny)
+    return torch.where(flat, 0.0, (relevance - low) / torch.where(flat, 1.0, span))
+
+
+# -- Entry point ------------------------------------------------------------------------------------------------------
+
+
+def relevance_map(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int | None = None,
+    *,
+    create_graph: bool = False,
+) -> RelevanceOutput:
+    """Relevance maps of a batch of images, in one forward and one backward pass.
+
+    Works under any attention implementation, autocast, DDP and `torch.no_grad()`, for any (non-square) image size, and
+    leaves nothing about the model changed. Propagation and normalisation are in fp32.
+
+    Args:
+        model: image classification model of transformers over one patch grid, possibly wrapped by PEFT, Accelerate or
+            DDP. Set it to `eval()` yourself if you want maps without dropout. The map starts from the tokens that its
+            head reads: the CLS token, the mean of the patches, or both.
+        pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
+        target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
+        create_graph: whether the maps are differentiable through the attention gradients as well (second order).
+            By default the attention gradients are constants, as in the released code, and the maps are differentiable
+            through the attentions alone.
+
+    Returns:
+        [`RelevanceOutput`] with `relevance` `(B, 1, H, W)`, fp32 in [0, 1], and `logits` `(B, C)`. Both are attached to
+        the graph unless gradients are disabled where this is called.
+
+    Raises:
+        ValueError: an architecture without one patch grid (Swin, ConvNeXt, …), an image size that is not divisible by the
+            patch size, or a target outside the classes.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from robust_vit_hf import relevance_map
+        >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+        >>> model = ViTForImageClassification(config).eval()
+        >>> output = relevance_map(model, torch.rand(4, 3, 224, 224), target=1)
+        >>> tuple(output.relevance.shape), tuple(output.logits.shape)
+        ((4, 1, 224, 224), (4, 2))
+
+    Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
+    """
+    grid = check_images(model, pixel_values)
+    image_size = (pixel_values.shape[2], pixel_values.shape[3])
+    wants_graph = torch.is_grad_enabled()
+    pretrained = unwrap_pretrained(model)
+    if (
+        wants_graph
+        and pretrained.is_activation_checkpointing
+        and pretrained.training
+        and pretrained.config._attn_implementation not in ("eager", EXPLICIT_ATTENTION)
+    ):
+        raise ValueError(
+            "With activation checkpointing the attention is computed again in `loss.backward()`, which must see the same "
+            'implementation: call `model.set_attn_implementation("eager")` first.'
+        )
+
+    with torch.inference_mode(False), torch.enable_grad():
+        if pixel_values.is_inference():
+            pixel_values = pixel_values.clone()
+        with explicit_attention(model):
+            with record_attentions(model) as attentions, cls_token_alone(model):
+                logits = model(pixel_values=pixel_values, **forward_arguments(model, image_size)).logits
+            score = target_logits(logits, target).sum()  # images do not interact, so one backward pass serves them all
+            gradients = torch.autograd.grad(
+                score, attentions, retain_graph=wants_graph or create_graph, create_graph=create_graph
+            )
+
+        num_tokens, num_patches = attentions[0].shape[-1], grid[0] * grid[1]
+        if any(a.shape != attentions[0].shape for a in attentions):
+            raise ValueError(
+                f"`{type(pretrained).__name__}` gave attentions of shapes {[tuple(a.shape) for a in attentions]}; "
+                "expected the same (B, heads, T, T) in all layers."
+            )
+        with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
+            row = head_row(model, num_tokens, num_patches).expand(len(logits), -1)
+            tokens = propagate_relevance(attentions, gradients, row)
+            relevance = tokens[:, num_tokens - num_patches :].unflatten(1, (1, *grid))
+            relevance = upsample_and_normalize(relevance, image_size)
+    return RelevanceOutput(relevance=relevance, logits=logits if wants_graph else logits.detach())
+
+
+def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:
+    """Logits `(B,)` of the explained classes."""
+    batch_size, num_classes = logits.shape
+    if target is None:
+        target = logits.argmax(dim=1)
+    target = torch.as_tensor(target, device=logits.device)
+    if target.is_floating_point() or target.shape not in ((), (batch_size,)):
+        raise ValueError(
+            f"Expected `target` to be an integer or integers of shape ({batch_size},), but got {target.dtype} of shape "
+            f"{tuple(target.shape)}."
+        )
+    if target.min() < 0 or target.max() >= num_classes:
+        raise ValueError(
+            f"Expected `target` in 0–{num_classes - 1}, the classes of the model, but got {target.tolist()}."
+        )
+    return logits.gather(1, target.long().expand(batch_size).unsqueeze(1))

@@ -1,0 +1,1 @@
+"""The finetuning: configuration, losses, trainer and checkpoints."""

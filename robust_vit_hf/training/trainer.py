@@ -1,0 +1,322 @@
+"""The finetuning: a `Trainer` that adds the relevance and confidence losses to a vision transformer."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import datasets
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..data.masked_dataset import check_columns, check_rows
+from ..data.transforms import eval_transform, train_transform
+from ..hub.publishing import PublishingTrainer
+from ..metrics.robust_accuracy import RobustAccuracy
+from ..models.image_processors import load_processor, make_image_processor
+from ..models.loading import load_model
+from ..relevance.architectures import attention_modules, patch_grid, unwrap_pretrained
+from ..relevance.attention import explicit_attention
+from ..relevance.relevance_map import relevance_map
+from .callbacks import RelevanceTensorBoardCallback
+from .config import RobustViTConfig
+from .losses import ConfidenceLoss, RelevanceLoss
+
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class RobustViTTrainer(PublishingTrainer):
+    """Finetunes the relevance maps of an image classification model, Eq. 5 of
+    https://huggingface.co/papers/2206.01161.
+
+    Logs `background_loss`, `foreground_loss`, `relevance_loss`, `confidence_loss` and `top1` beside `loss`, for
+    training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy of the model as it was handed
+    over. For the training images that is measured once, on their evaluation view.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `PeftModel`): image classification model over one patch grid, or its name, Hub id
+            or folder, as for [`load_model`].
+        args ([`RobustViTConfig`], *optional*): hyper-parameters; by default those of the paper, with an `output_dir` named
+            after the model.
+        train_dataset, eval_dataset (`datasets.Dataset`, *optional*): rows with `image`, `mask` and `label`. Every row is
+            checked here, and the joint transforms that match `processing_class` are applied. A dataset that already
+            yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels` is taken as it is.
+        processing_class (`BaseImageProcessor`, *optional*): image processor with a centre crop, saved with the model.
+            The `paper` preset at the model's image size by default. See [`make_image_processor`].
+        data_collator, compute_metrics, callbacks, optimizers (*optional*): as in [`~transformers.Trainer`].
+        peft_config (`PeftConfig`, *optional*): adapter to finetune in place of the weights.
+
+    Raises:
+        ValueError: an architecture without relevance maps, rows that cannot be used, or an image size that the patch
+            size does not divide. Always before the first step.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from robust_vit_hf import RobustViTConfig, RobustViTTrainer
+        >>> sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        >>> model = ViTForImageClassification(ViTConfig(**sizes, image_size=32, patch_size=8))
+        >>> mask = torch.zeros(1, 32, 32)
+        >>> mask[:, 8:24, 8:24] = 1
+        >>> rows = [{"pixel_values": torch.rand(3, 32, 32), "mask": mask, "labels": index % 2} for index in range(8)]
+        >>> quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
+        >>> config = RobustViTConfig("runs/example", num_train_epochs=1, eval_strategy="no", save_strategy="no",
+        ...     load_best_model_at_end=False, **quiet)
+        >>> trainer = RobustViTTrainer(model, config, rows)
+        >>> output = trainer.train()  # doctest: +ELLIPSIS
+        {...}
+        >>> output.global_step
+        1
+    """
+
+    # Our loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. It would not, by
+    # itself: ViTs take **kwargs in `forward`, which it reads as "normalises its own loss".
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: str | nn.Module,
+        args: RobustViTConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: BaseImageProcessor | None = None,
+        *,
+        data_collator: Callable[[list], dict] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        peft_config: "PeftConfig | None" = None,
+    ):
+        if isinstance(model, str):
+            name, model = model, load_model(model)
+            processing_class = processing_class or load_processor(name, "paper", model)
+        attention_modules(model)
+        config = unwrap_pretrained(model).config
+        if args is None:
+            name = (config._name_or_path or type(unwrap_pretrained(model)).__name__).rstrip("/").rpartition("/")[2]
+            args = RobustViTConfig(f"{name}-robustvit")
+        if processing_class is None:
+            processing_class = make_image_processor("paper", config.image_size)
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
+        self._check(model, args, eval_dataset, processing_class)
+        prepared = {
+            name: self._prepare_dataset(name, dataset, transform(processing_class), config.num_labels, args)
+            for name, dataset, transform in (
+                ("train", train_dataset, train_transform),
+                ("eval", eval_dataset, eval_transform),
+            )
+            if dataset is not None
+        }
+        super().__init__(
+            model,
+            args,
+            data_collator=data_collator,
+            train_dataset=prepared.get("train"),
+            eval_dataset=prepared.get("eval"),
+            processing_class=processing_class,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = False
+        if isinstance(prepared.get("train"), datasets.Dataset):
+            prepared["train"] = prepared["train"].with_transform(eval_transform(processing_class))
+        self._measured_on = prepared
+
+        self.relevance_loss = RelevanceLoss(
+            args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges
+        )
+        self.confidence_loss = ConfidenceLoss(args.confidence_temperature)
+        self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._original_top1: dict[str, float] = {}
+        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which may be merged later
+        self._strips = None
+        if self.pop_callback(TensorBoardCallback) is not None and prepared:
+            self._strips = RelevanceTensorBoardCallback(self.eval_dataset or self.train_dataset, processing_class)
+            self.add_callback(self._strips)
+
+    @staticmethod
+    def _check(model: nn.Module, args: RobustViTConfig, eval_dataset: object, processor: BaseImageProcessor) -> None:
+        """Refuse what could not be trained or measured."""
+        if getattr(processor, "crop_size", None) is None or not hasattr(processor, "resample"):
+            raise ValueError(
+                f"`processing_class` is a {type(processor).__name__} without a centre crop, whose size the joint "
+                "transforms take. Make one: `make_image_processor('native', 224, AutoImageProcessor.from_pretrained(…))`."
+            )
+        half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
+        if half:
+            raise ValueError(
+                f"The model's weights are {', '.join(map(str, half))}, in which steps of this size round to nothing. Load "
+                "it with `dtype=torch.float32`, and give `bf16=True` for speed."
+            )
+        if args.n_gpu > 1:
+            raise ValueError(
+                "One process over several GPUs is not supported: start one each with `accelerate launch`."
+            )
+        patch_grid(model, (processor.crop_size["height"], processor.crop_size["width"]))
+        if isinstance(eval_dataset, dict):
+            raise ValueError("Expected one `eval_dataset`, but got a dict. Call `evaluate_sets` for several.")
+
+    @staticmethod
+    def _prepare_dataset(
+        name: str, dataset: Dataset, transform: Callable, num_labels: int, args: RobustViTConfig
+    ) -> Dataset:
+        if isinstance(dataset, datasets.IterableDataset):
+            raise ValueError(
+                f"The {name} dataset is streamed, but every row is checked before training: load it as a table."
+            )
+        if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
+            return dataset
+        check_columns(dataset, name, args.needs_labels)
+        return check_rows(dataset, name, num_labels, args.bad_masks).with_transform(transform)
+
+    def describe_method(self) -> dict[str, str]:
+        """Losses, schedule and adapter, in words, for the model card."""
+        method = self.args.describe()
+        if self._adapter is not None:
+            rank, merged = getattr(self._adapter, "r", None), not hasattr(self.model, "peft_config")
+            method["adapter"] = (
+                f"{self._adapter.peft_type.value}{f' of rank {rank}' if rank else ''}{', merged' if merged else ''}"
+            )
+        return method
+
+    def merge_adapter(self) -> None:
+        """Replace the model by its base with the adapter merged into it."""
+        self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model).merge_and_unload()
+
+    # -- Losses -------------------------------------------------------------------------------------------------------
+
+    def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Components `(B,)` of the loss of each image, `loss` and `top1` among them, and the logits `(B, C)`."""
+        args, labels = self.args, inputs.get("labels")
+        if "mask" not in inputs:
+            raise ValueError(f"A batch has no `mask`; it has {', '.join(inputs)}. Each row needs a `mask` (1, H, W).")
+        values = {}
+        if args.relevance_weight > 0:
+            target = labels if args.relevance_target == "label" else None
+            output = relevance_map(model, inputs["pixel_values"], target, create_graph=args.second_order)
+            values |= self.relevance_loss.per_image(output.relevance, inputs["mask"])
+        else:
+            output = model(pixel_values=inputs["pixel_values"])
+        values |= self.confidence_loss.per_image(output.logits, labels if args.confidence_target == "label" else None)
+        values["loss"] = args.confidence_weight * values["confidence_loss"]
+        if args.relevance_weight > 0:
+            values["loss"] = values["loss"] + args.relevance_weight * values["relevance_loss"]
+        if labels is not None:
+            values["top1"] = (output.logits.argmax(dim=1) == labels).float()
+        return values, output.logits
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
+        values, logits = self._losses_per_image(model, inputs)
+        if model.training:
+            for name, value in values.items():
+                self._train_values[name].append(value.detach().mean())
+        loss = values["loss"].mean()
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
+        with explicit_attention(model):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    # -- Optimisation -------------------------------------------------------------------------------------------------
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All parameters: the released code decays biases and norms too."""
+        return [name for name, _ in model.named_parameters()]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Learning rate × `lr_decay_rate` every `lr_decay_every` epochs; other scheduler types as in the Trainer."""
+        args = self.args
+        if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
+            batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+            images = len(self.train_dataset)
+            steps_per_epoch = max(1, images // batch_size if args.dataloader_drop_last else -(-images // batch_size))
+            self.lr_scheduler = LambdaLR(
+                self.optimizer if optimizer is None else optimizer,
+                lambda step: args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # -- Training and evaluation --------------------------------------------------------------------------------------
+
+    # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
+    # Trainer loads them with `load_state_dict(strict=False)`, which leaves out every renamed weight, so that a resumed
+    # run, or the best model, would have the attention of another step (huggingface/transformers#48805).
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, whose names are PEFT's
+
+    def _load_best_model(self) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        # The released code runs a second copy of the original model in every step to log its accuracy. Before the
+        # first step this model is the original, also when the run is resumed.
+        if not self._original_top1:
+            self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
+            if self._strips is not None and self.args.relevance_strip_steps and self.is_world_process_zero():
+                self._strips.measure_before(self.model)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @torch.no_grad()
+    def _top1(self, dataset: Dataset) -> float | None:
+        """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
+        accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
+        # Not the evaluation loader, which persistent workers would keep for all later evaluations.
+        for batch in self.get_test_dataloader(dataset):
+            if "labels" not in batch:
+                return None
+            with self.accelerator.autocast():
+                logits = model(pixel_values=batch["pixel_values"]).logits
+            accuracy.update(*self.accelerator.gather_for_metrics((logits.float(), batch["labels"])))
+        return accuracy.compute()["top1"]
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Loss, logits and labels of a batch. The Trainer's own would need labels, and gather every output."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            values, logits = self._losses_per_image(model, inputs)
+        for name, value in values.items():
+            self._eval_values[name].append(self.accelerator.gather_for_metrics(value))
+        loss = values["loss"].mean()
+        return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
+
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """The Trainer's, with the components of the loss in its metrics: means over the images, each counted once."""
+        self._eval_values.clear()
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        for name, values in self._eval_values.items():
+            output.metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).mean().item()
+        if dataloader.dataset is self.eval_dataset and self._original_top1.get("eval") is not None:
+            output.metrics[f"{metric_key_prefix}_original_top1"] = self._original_top1["eval"]
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log `logs`, and beside a training loss the means of its components since the last log."""
+        if "loss" in logs:
+            for name, values in self._train_values.items():
+                if name != "loss":
+                    logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
+            if self._original_top1.get("train") is not None:
+                logs["original_top1"] = self._original_top1["train"]
+            self._train_values.clear()
+        super().log(logs, start_time)

@@ -1,0 +1,1 @@
+"""Atomic writes, what may be published, processes, and the environment of a run."""

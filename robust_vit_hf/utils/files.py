@@ -1,0 +1,38 @@
+"""Atomic writes: a reader, also after a kill, finds a file or folder complete or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Path to write to instead of `path`, which it replaces once the block has ended without an exception."""
+    partial = path.with_name(path.name + ".partial")
+    yield partial
+    partial.replace(path)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file in UTF-8."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Folder to fill instead of `path`, which it becomes once the block has ended without an exception.
+
+    Raises:
+        FileExistsError: `path` is a file, or a folder that is not empty.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise FileExistsError(f"`{path}` exists already: name another --output_dir, or remove it.")
+    existing = next(parent for parent in path.absolute().parents if parent.is_dir())
+    with TemporaryDirectory(prefix=f".{path.name}-", dir=existing) as private:
+        folder = Path(private) / path.name  # one that others may read
+        folder.mkdir()
+        yield folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.replace(path)

@@ -1,0 +1,104 @@
+"""Commands as users run them: in this process where that proves the same, or launched."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+
+from robust_vit_hf.cli.main import main
+
+from .tiny import ROOT
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command left: exit status, stdout and stderr."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The line that says what was wrong: the last of stderr, and no traceback before it."""
+        assert self.status in (1, 2) and "Traceback" not in self.err, self.err[-3000:]
+        return self.err.splitlines()[-1]
+
+
+def call(*arguments) -> Completed:
+    """`robust-vit …` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(out))
+        stack.enter_context(redirect_stderr(err))
+        # Evaluations take every core, for which the workers of xdist would contend.
+        stack.enter_context(patch.object(torch, "set_num_threads"))
+        for state in (AcceleratorState, PartialState):  # a process has one precision: another test's may differ
+            stack.enter_context(patch.dict(state._shared_state, clear=True))
+        status = main(list(map(str, arguments)))
+    return Completed(status, out.getvalue(), err.getvalue())
+
+
+def succeed(*arguments) -> str:
+    """stdout of `robust-vit …` in this process, which must succeed."""
+    completed = call(*arguments)
+    assert completed.status == 0, completed.err[-3000:]
+    return completed.out
+
+
+def python(*arguments, **environment) -> list[str]:
+    return list(map(str, [sys.executable, *arguments]))
+
+
+def launch(*arguments, timeout: float = 300, **environment) -> Completed:
+    """Python with arguments, in a process of its own in the root of the repository."""
+    done = subprocess.run(
+        python(*arguments),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+def launch_two(*arguments, **environment) -> Completed:
+    """Python with arguments in two processes: `accelerate launch --cpu --num_processes 2` starts one where MPI is not
+    installed, so torchrun starts them."""
+    return launch("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, *arguments, **environment)
+
+
+def kill_when(condition: Callable[[], bool], *arguments, **environment) -> None:
+    """Start Python with arguments, and kill it and its children without warning as soon as a condition holds."""
+    process = subprocess.Popen(
+        python(*arguments),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Contents of all files, by path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

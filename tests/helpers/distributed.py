@@ -1,0 +1,46 @@
+"""A short finetuning and an evaluation, which `test_distributed.py` runs in one process and launches in two.
+
+torchrun --nproc_per_node N --module tests.helpers.distributed FOLDER BATCH_SIZE_OF_A_PROCESS
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from robust_vit_hf import RobustViTTrainer, make_image_processor
+from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
+from robust_vit_hf.evaluation.protocols import EvaluationSet
+
+from .tiny import IMAGE_SIZE, masked_dataset, tensor_rows, tiny_config, tiny_vit
+
+
+def run(folder: Path, batch_size: int) -> None:
+    """Train, evaluate, and write `summary.json` into the folder."""
+    config = tiny_config(
+        folder,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        eval_strategy="epoch",
+    )
+    # 5 validation images: with two processes the last batch is filled up, and must not be counted twice.
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(16), tensor_rows(5, seed=1))
+    trainer.train()
+    trainer.save_model()
+    sets = {"noise": EvaluationSet.of(masked_dataset(7, seed=2))}
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    result = evaluate_sets(trainer.model, sets, processor, trainer.accelerator, batch_size=2)["noise"]
+    if trainer.accelerator.is_main_process:
+        summary = {
+            "num_processes": trainer.accelerator.num_processes,
+            "log": trainer.state.log_history,
+            "predictions": result.predictions.tolist(),
+            "accepted": result.accepted,
+            "scores": result.scores,
+        }
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), int(sys.argv[2]))
+    os._exit(0)  # as `robust-vit train` does: taking down a gloo group sometimes aborts or hangs

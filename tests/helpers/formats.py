@@ -1,0 +1,199 @@
+"""Miniatures of the official layouts of the sets: few and small images, every trap."""
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import ExifTags, Image
+from scipy.io import savemat
+
+
+def picture(seed: int, size: tuple[int, int] = (30, 24)) -> Image.Image:
+    """Noise, `size` is (width, height)."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def save(image: Image.Image, path: Path, orientation: int = 1) -> Path:
+    """Write an image as stored, with the EXIF orientation by which a reader turns it; 1 leaves it as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(path, quality=95, **{} if orientation == 1 else {"exif": exif})
+    return path
+
+
+def image_folder(root: Path, rows: list[dict], orientation: int = 1) -> Path:
+    """Image folder with masks: `train/<n>.png`, `train/<n>_mask.png` and the `metadata.jsonl` that names them."""
+    lines = []
+    for index, row in enumerate(rows):
+        save(row["image"], root / "train" / f"{index}.png", orientation)
+        save(row["mask"], root / "train" / f"{index}_mask.png")
+        names = {"image_file_name": f"{index}.png", "mask_file_name": f"{index}_mask.png"}
+        lines.append(json.dumps(names | {"label": row["label"]}))
+    (root / "train" / "metadata.jsonl").write_text("\n".join(lines))
+    return root
+
+
+def class_folders(root: Path, counts: dict[str, int], suffix: str = ".jpg") -> Path:
+    """`root/<class>/<class>_<n><suffix>`, written in reverse order, so that a listing that is not sorted shows."""
+    seed = 0
+    for name, count in reversed(counts.items()):
+        for index in reversed(range(count)):
+            save(picture(seed := seed + 1), root / name / f"{name}_{index}{suffix}")
+    return root
+
+
+def validation_names(count: int) -> list[str]:
+    return [f"ILSVRC2012_val_{number:08d}" for number in range(1, count + 1)]
+
+
+def flat_validation(root: Path, count: int) -> Path:
+    for seed, name in enumerate(validation_names(count)):
+        save(picture(seed), root / f"{name}.JPEG")
+    return root
+
+
+def kaggle_solution(path: Path, wnids: list[str]) -> None:
+    """Kaggle's ground truth, in another order than the images, with boxes."""
+    with path.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["ImageId", "PredictionString"])
+        for name, wnid in reversed(list(zip(validation_names(len(wnids)), wnids, strict=True))):
+            writer.writerow([name, f"{wnid} 111 108 404 417 {wnid} 1 2 3 4 "])
+
+
+def devkit(root: Path, id_of_wnid: dict[str, int], truth: list[str]) -> Path:
+    """ILSVRC2012_devkit_t12: `meta.mat` with ids in an order of their own, and the ground truth as these ids."""
+    (root / "data").mkdir(parents=True)
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
+    synsets = np.zeros((len(id_of_wnid), 1), dtype=fields)
+    for row, (wnid, identifier) in enumerate(id_of_wnid.items()):
+        synsets[row, 0] = (np.uint16(identifier), wnid, "some, words", np.uint8(0))
+    savemat(root / "data" / "meta.mat", {"synsets": synsets})
+    lines = "".join(f"{id_of_wnid[wnid]}\n" for wnid in truth)
+    (root / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text(lines)
+    return root
+
+
+def objectnet(root: Path) -> Path:
+    """objectnet-1.0 with four folders: one class, three classes, no ImageNet class, and a border of 2 red pixels.
+
+    `imagenet_to_label_2012_v2` is in an order of its own, and has "crane" twice.
+    """
+    names = ["plunger, plumber's helper", "crane", "barber chair", "crane", "folding chair", "rocking chair, rocker"]
+    labels = [731, 134, 423, 517, 559, 765]
+    mappings = {
+        "folder_to_objectnet_label.json": {"plunger": "Plunger", "chair": "Chair", "banana": "Banana", "axe": "Axe"},
+        "objectnet_to_imagenet_1k.json": {
+            "Plunger": "plunger, plumber's helper",
+            "Chair": "barber chair; folding chair; rocking chair, rocker",
+        },
+        "pytorch_to_imagenet_2012_id.json": {str(label): line for line, label in enumerate(labels)},
+    }
+    (root / "mappings").mkdir(parents=True)
+    for name, content in mappings.items():
+        (root / "mappings" / name).write_text(json.dumps(content))
+    (root / "mappings" / "imagenet_to_label_2012_v2").write_text("\n".join(names) + "\n")
+    for seed, folder in enumerate(mappings["folder_to_objectnet_label.json"]):
+        framed = Image.new("RGB", (34, 28), (255, 0, 0))
+        framed.paste(picture(seed), (2, 2))
+        save(framed, root / "images" / folder / f"{folder}_0.png")
+    return root
+
+
+SI_SCORE_HEADER = ["image_id", "x_coord", "y_coord", "area", "rotation", "foreground_class", "foreground_instance"]
+SI_SCORE_HEADER += ["background", "bg_resolution_width", "bg_resolution_height", "pct_inside_image"]
+
+
+def si_score(root: Path, counts: dict[str, int], metadata: bool = True) -> Path:
+    """A folder of SI-Score: classes named in English, and CSVs beside the folders. Row `i` is at x = i / 10, turned by
+    20 i + 1 degrees; ids run over the classes and do not sort as numbers when they are compared as strings."""
+    rows, identifier = [], 8
+    for name, count in counts.items():
+        for _ in range(count):
+            save(picture(identifier), root / name / f"{identifier}.jpg")
+            rows.append([identifier, identifier / 10, 0.5, 0.2, 20 * identifier + 1, 0, 0, 3, 500, 500, 1.0])
+            identifier += 1
+    if metadata:
+        with (root / "metadata.csv").open("w", newline="") as lines:
+            csv.writer(lines).writerows([SI_SCORE_HEADER, *reversed(rows)])
+    for name in ("backgrounds.csv", "foreground_classes.csv"):
+        (root / name).write_text("int,label\n0,banana\n")
+    return root
+
+
+def segmentation_mat(path: Path, examples: list[tuple[np.ndarray, np.ndarray]]) -> Path:
+    """MATLAB 7.3 file of ImageNet-Segmentation: references to images, and to cells that hold references to masks, all
+    with their axes in reverse.
+
+    Args:
+        examples: images `(H, W, 3)` and masks `(H, W)`.
+    """
+    with h5py.File(path, "w") as file:
+        reference = h5py.special_dtype(ref=h5py.Reference)
+        images = file.create_dataset("/value/img", (len(examples), 1), dtype=reference)
+        masks = file.create_dataset("/value/gt", (len(examples), 1), dtype=reference)
+        for index, (image, mask) in enumerate(examples):
+            stored = file.create_dataset(f"/#refs#/img{index}", data=image.transpose(2, 1, 0))
+            images[index, 0] = stored.ref
+            inner = file.create_dataset(f"/#refs#/mask{index}", data=mask.transpose(1, 0))
+            cell = file.create_dataset(f"/#refs#/cell{index}", (1, 1), dtype=reference)
+            cell[0, 0] = inner.ref
+            masks[index, 0] = cell.ref
+    return path
+
+
+def coded_mask(ids: np.ndarray) -> Image.Image:
+    """Mask PNG of ImageNet-S: class id = R + 256 · G."""
+    return Image.fromarray(np.stack([ids % 256, ids // 256, np.zeros_like(ids)], axis=-1).astype(np.uint8))
+
+
+def imagenet_s(root: Path, ids: dict[str, int], images: dict[str, list[str]], with_images: bool = True) -> Path:
+    """ImageNet-S919: `train-semi-segmentation/<folder>/<name>.png` with a square of the class in it and a rim that is to
+    be ignored, `train-semi/<folder>/<name>.JPEG`, and the category file.
+
+    Args:
+        ids: folder to mask id.
+        images: folder to names without suffix, such as `n01440764_18`.
+    """
+    seed = 0
+    for folder in reversed(images):
+        for name in reversed(images[folder]):
+            values = np.zeros((24, 30), dtype=np.int32)
+            values[4:20, 6:22] = 1000
+            values[6:18, 8:20] = ids[folder]
+            save(coded_mask(values), root / "train-semi-segmentation" / folder / f"{name}.png")
+            if with_images:
+                save(picture(seed := seed + 1), root / "train-semi" / folder / f"{name}.JPEG")
+    return root
+
+
+def webdataset(
+    folder: Path, rows: list[tuple[str, Image.Image, int]], image_suffix: str = "webp", rows_per_tar: int = 2
+) -> Path:
+    """Tars `0.tar`, `1.tar`, … of some rows each: `<key>.webp` and `<key>.cls`, and `nshards.txt`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [rows[first : first + rows_per_tar] for first in range(0, len(rows), rows_per_tar)]
+    for number, shard in enumerate(shards):
+        with tarfile.open(folder / f"{number}.tar", "w") as tar:
+            for key, image, label in shard:
+                encoded = io.BytesIO()
+                image.save(encoded, {"webp": "webp", "jpg": "jpeg", "png": "png"}[image_suffix], quality=95)
+                for suffix, content in ((image_suffix, encoded.getvalue()), ("cls", str(label).encode())):
+                    member = tarfile.TarInfo(f"{key}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    (folder / "nshards.txt").write_text(f"{len(shards)}\n")
+    return folder
+
+
+def tar_of(folder: Path, path: Path) -> Path:
+    """Tar of a folder, compressed as its suffix says."""
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        tar.add(folder, folder.name)
+    return path

@@ -1,0 +1,104 @@
+"""Small models and data. Everything is made on the spot."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification
+
+from robust_vit_hf import RobustViTConfig, make_image_processor
+
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(__file__).parents[1] / "data"
+IMAGE_SIZE = 32
+TENCH, GOLDFISH, STINGRAY, TOILET_TISSUE = "n01440764", "n01443537", "n01498041", "n15075141"
+
+
+def tiny_vit(seed: int = 0, **overrides) -> ViTForImageClassification:
+    """ViT with 2 layers for 32×32 images, patch 8, 4 classes. Weights are large enough for maps that are not flat."""
+    torch.manual_seed(seed)
+    settings = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 48,
+        "image_size": IMAGE_SIZE,
+        "patch_size": 8,
+        "num_labels": 4,
+        "initializer_range": 0.3,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    } | overrides
+    return ViTForImageClassification(ViTConfig(**settings)).eval()
+
+
+def masked_rows(count: int, seed: int = 0, size: int = 40) -> list[dict]:
+    """Rows of noise images with a rectangle as the foreground, and labels in turn."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for index in range(count):
+        mask = np.zeros((size, size), dtype=np.uint8)
+        top, left = rng.integers(2, size // 2, 2)
+        mask[top : top + size // 3, left : left + size // 3] = 255
+        image = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        rows.append({"image": Image.fromarray(image), "mask": Image.fromarray(mask), "label": index % 4})
+    return rows
+
+
+FEATURES = datasets.Features(
+    {"image": datasets.Image(), "mask": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
+)
+
+
+def masked_dataset(count: int, seed: int = 0) -> datasets.Dataset:
+    return datasets.Dataset.from_list(masked_rows(count, seed), features=FEATURES)
+
+
+def tensor_rows(count: int, seed: int = 0) -> list[dict]:
+    """Rows that are ready for the model, so that no random crop is drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "pixel_values": torch.randn(3, IMAGE_SIZE, IMAGE_SIZE, generator=generator),
+            "mask": torch.nn.functional.interpolate(
+                torch.randint(0, 2, (1, 1, 4, 4), generator=generator).float(), IMAGE_SIZE
+            )[0],
+            "labels": index % 4,
+        }
+        for index in range(count)
+    ]
+
+
+def tiny_config(output_dir, **overrides) -> RobustViTConfig:
+    """Config of a fast run that evaluates and saves nothing."""
+    settings = {
+        "num_train_epochs": 2,
+        "learning_rate": 1e-3,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 0,
+    } | overrides
+    return RobustViTConfig(str(output_dir), **settings)
+
+
+def save_pretrained(model, folder: Path, preset: str = "native") -> Path:
+    """Write a model with an image processor, as a finetuning does."""
+    model.save_pretrained(folder)
+    make_image_processor(preset, IMAGE_SIZE, make_image_processor("paper", IMAGE_SIZE)).save_pretrained(folder)
+    return folder
+
+
+def masked_folder(folder: Path, train: int = 16, validation: int = 8) -> Path:
+    """Parquet folder with two splits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    masked_dataset(train).to_parquet(folder / "train-00000.parquet")
+    masked_dataset(validation, seed=1).to_parquet(folder / "validation-00000.parquet")
+    return folder

@@ -1,0 +1,80 @@
+"""The layout: packages import one way, and public names are where they are said to be."""
+
+import ast
+from collections import defaultdict
+from graphlib import TopologicalSorter
+
+import robust_vit_hf
+
+from .helpers.tiny import ROOT
+
+
+# Each package may import those before it.
+ORDER = [
+    "utils",
+    "emoji_shift",
+    "metrics",
+    "relevance",
+    "data",
+    "models",
+    "masks",
+    "evaluation",
+    "hub",
+    "training",
+    "cli",
+]
+
+
+def imports() -> dict[str, set[str]]:
+    """Modules of the package by name, and the modules of it that each imports, within functions and for types too."""
+    package = ROOT / "robust_vit_hf"
+    found = defaultdict(set)
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package).with_suffix("").parts
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = (*parts[: len(parts) - node.level], *(node.module or "").split("."))
+                base = [part for part in base if part]
+                for name in node.names:
+                    module = [*base, name.name] if (package.joinpath(*base, f"{name.name}.py")).is_file() else base
+                    found[".".join(parts)].add(".".join(module))
+    return found
+
+
+def test_imports_run_one_way():
+    for module, imported in imports().items():
+        package = module.partition(".")[0]
+        if package in ORDER:
+            others = {other.partition(".")[0] for other in imported} - {package, ""}
+            assert all(ORDER.index(other) < ORDER.index(package) for other in others), (module, others)
+
+
+def test_no_circle_of_modules():
+    graph = {module: imported - {module, ""} for module, imported in imports().items()}
+    assert len(list(TopologicalSorter(graph).static_order())) > 60  # raises a CycleError
+
+
+def test_the_first_level_is_short():
+    names = [path.name for path in (ROOT / "robust_vit_hf").iterdir() if not path.name.startswith(("__", "py.typed"))]
+    assert sorted(names) == sorted(ORDER)
+
+
+def test_public_names():
+    assert sorted(robust_vit_hf.__all__) == [
+        "ConfidenceLoss",
+        "DINOv3ViTForImageClassification",
+        "RelevanceLoss",
+        "RelevanceMapPipeline",
+        "RelevanceOutput",
+        "RobustViTConfig",
+        "RobustViTTrainer",
+        "eval_transform",
+        "load_image_set",
+        "load_masked_dataset",
+        "load_model",
+        "make_image_processor",
+        "relevance_map",
+        "train_transform",
+    ]
+    for name in robust_vit_hf.__all__:
+        assert getattr(robust_vit_hf, name).__module__.startswith("robust_vit_hf."), name
