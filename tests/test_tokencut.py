@@ -186,16 +186,6 @@ def test_groups_that_are_joined_by_weak_links_alone(sizes):
     assert_is_the_cut(keys_of_graph(cliques(*sizes)).unsqueeze(0), (1, sum(sizes)))
 
 
-def test_images_that_do_not_converge_are_solved_densely(monkeypatch, features):
-    """With one step nothing converges; the result is the same."""
-    fast, _ = cut_eigenvectors(features)
-    monkeypatch.setattr(tokencut, "STEPS", 1)
-    slow, unique = cut_eigenvectors(features)
-    assert unique.all()
-    for image, vector, other in zip(features, fast, slow, strict=True):
-        assert angle(vector, other, affinity(image).sum(axis=1)) < 1e-6
-
-
 @pytest.mark.parametrize("sizes", [(49,) * 4, (7,) * 28, (2, 2, 2), (20,) * 9])
 def test_a_multiple_eigenvalue_is_reported(sizes):
     keys = keys_of_graph(cliques(*sizes)).unsqueeze(0)

@@ -30,13 +30,7 @@ from .result import MaskResult
 
 
 WEAK_LINK = 1e-5  # affinity of patches that are not alike: the graph stays connected
-MAX_PATCHES = (
-    4096  # 1024×1024 pixels at patch 16; the affinity of a grid grows with the fourth power of the image's side
-)
-
-# The Krylov space in which the eigenvector is sought. Over real features and groups of isolated patches, 4×7 leaves a
-# residual below 1e-8 of the gap to the next eigenvalue.
-BLOCK, STEPS = 4, 7
+MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the fourth power of the image's side
 
 
 # -- Pure functions of tensors ----------------------------------------------------------------------------------------
@@ -46,9 +40,7 @@ def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor
     """Second smallest generalised eigenvector of (D − W) y = λ D y for each image of a batch.
 
     W is 1 between patches whose keys have a cosine above `tau`, else 1e-5; D is diagonal and holds the sums of its rows.
-    The eigenvector is sought in a Krylov space of the inverse of the normalised Laplacian, from one Cholesky factorisation
-    an image, and images that have not converged are handed to a dense solver. An image's result does not depend on the
-    others of its batch beyond rounding.
+    An image's result does not depend on the others of its batch beyond rounding.
 
     Where the second eigenvalue is multiple (groups of patches of the same size, each joined to nothing else; in the
     extreme all patches alike, or no two), every vector of its eigenspace is an answer and the cut is arbitrary. The
@@ -75,7 +67,7 @@ def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor
 
 
 def _cut_eigenvectors(keys: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
-    batch_size, num_patches, _ = keys.shape
+    num_patches = keys.shape[1]
     keys = F.normalize(keys.float(), dim=-1)  # a norm may overflow fp16
     alike = keys @ keys.mT > tau
     alike = alike & alike.mT  # the two roundings of a cosine may lie on either side of tau
@@ -83,45 +75,19 @@ def _cut_eigenvectors(keys: torch.Tensor, tau: float) -> tuple[torch.Tensor, tor
     # fp64 throughout: groups of patches that are joined by weak links alone have eigenvalues that differ by 1e-5.
     num_alike = alike.sum(dim=-1)
     degree = num_alike.double() * (1 - WEAK_LINK) + num_patches * WEAK_LINK  # (B, N)
-    links = torch.tensor([-1.0, -WEAK_LINK], dtype=torch.float64, device=keys.device)
-    laplacian = torch.where(alike, links[0], links[1])  # (B, N, N)
-    laplacian.diagonal(dim1=1, dim2=2).add_(degree)
-    # The known eigenvector 1 of the eigenvalue 0 is moved to 2, the upper end of the spectrum; the others stay.
-    laplacian.baddbmm_(degree.unsqueeze(2), (2 * degree / degree.sum(dim=-1, keepdim=True)).unsqueeze(1))
+    inverse_root = degree.rsqrt()
+    # With v = D^½ y the problem is the ordinary one of 1 − D^-½ W D^-½.
+    laplacian = torch.where(alike, -1.0, -WEAK_LINK).double() * inverse_root.unsqueeze(1) * inverse_root.unsqueeze(2)
+    laplacian.diagonal(dim1=1, dim2=2).add_(1)
+    values, vectors = torch.linalg.eigh(laplacian)  # ascending; the first is 0
+    eigenspace = values <= values[:, 1:2] * (1 + 1e-6)
+    eigenspace[:, 0] = False
 
-    # With v = D^½ y the problem is the ordinary one of A = D^-½ (D − W) D^-½.
-    root, inverse_root = degree.sqrt().unsqueeze(2), degree.rsqrt().unsqueeze(2)
-    start = torch.randn(num_patches, BLOCK, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    start = start.to(keys.device)
-    factor, _ = torch.linalg.cholesky_ex(laplacian)
-    block, blocks = start.expand(batch_size, -1, -1), []
-    for _ in range(STEPS if num_patches > BLOCK * STEPS else 0):
-        block = torch.linalg.solve_triangular(factor, root * block, upper=False)
-        block = torch.linalg.solve_triangular(factor.mT, block, upper=True)
-        block = torch.linalg.qr(root * block).Q
-        blocks.append(block)
-
-    vectors = torch.zeros(batch_size, num_patches, dtype=torch.float64, device=keys.device)
-    unique = torch.zeros(batch_size, dtype=torch.bool, device=keys.device)
-    if blocks:
-        basis = torch.linalg.qr(torch.cat(blocks, dim=-1)).Q
-        applied = inverse_root * (laplacian @ (inverse_root * basis))
-        values, coordinates = torch.linalg.eigh(basis.mT @ applied)  # ascending
-        first = coordinates[..., :1]
-        vectors = (basis @ first).squeeze(2)
-        residual = ((applied @ first).squeeze(2) - values[:, :1] * vectors).norm(dim=-1)
-        # The angle to the true eigenvector is at most the residual over the gap. A multiple eigenvalue has no gap.
-        unique = residual < 1e-7 * (values[:, 1] - values[:, 0])
-
+    start = torch.randn(num_patches, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    coordinates = torch.where(eigenspace.unsqueeze(2), vectors.mT @ start.to(keys.device), 0.0)
     flat = (num_alike == num_patches).all(dim=-1) | (num_alike <= 1).all(dim=-1)
-    vectors = torch.where(flat.unsqueeze(1), 0.0, vectors)
-    for index in (~unique & ~flat).nonzero().flatten().tolist():
-        normalized = inverse_root[index] * laplacian[index] * inverse_root[index].T
-        values, dense = torch.linalg.eigh(normalized)
-        eigenspace = dense[:, values <= values[0] * (1 + 1e-6)]
-        vectors[index] = eigenspace @ (eigenspace.T @ start[:, 0])
-        unique[index] = eigenspace.shape[1] == 1
-    return vectors * inverse_root.squeeze(2), unique & ~flat
+    cut = torch.where(flat.unsqueeze(1), 0.0, (vectors @ coordinates).squeeze(2))
+    return cut * inverse_root, (eigenspace.sum(dim=1) == 1) & ~flat
 
 
 def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
