@@ -35,7 +35,7 @@ from robust_vit_hf.utils.files import write_atomically
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests import formats
+from tests.helpers import formats
 
 
 OUTPUT = Path(__file__).with_name("loading.json")

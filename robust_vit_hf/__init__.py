@@ -1,12 +1,14 @@
 """Finetune the relevance maps of vision transformers, so that they decide by the object and not by the background."""
 
+from importlib import import_module
+
 import lazy_loader
 from wrapt import lazy_import, when_imported
 
 
 __version__ = "0.1.0"
 
-# The public names stand in `__init__.pyi`. Each is imported when it is first used, so that `import robust_vit_hf`, and with it
+# The public names are in `__init__.pyi`. Each is imported when it is first used, so that `import robust_vit_hf`, and with it
 # the command line, does not wait for torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
@@ -16,13 +18,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 @when_imported("transformers.pipelines")
 def _register_pipeline(pipelines) -> None:
-    from transformers import AutoModelForImageClassification
-
-    from .relevance.pipeline import RelevanceMapPipeline
-
-    pipelines.PIPELINE_REGISTRY.register_pipeline(
-        "relevance-map", pipeline_class=RelevanceMapPipeline, pt_model=AutoModelForImageClassification
-    )
+    import_module(
+        f"{__name__}.relevance.pipeline"
+    )  # which registers it, and may be what imports `transformers.pipelines`
 
 
 @when_imported("transformers.models.auto.modeling_auto")

@@ -317,7 +317,9 @@ def test_model_without_a_processor_needs_statistics(tmp_path):
         "timm",
     )
     ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "hf")
-    refused("gives no images of 32 px as the model takes them", tmp_path / "hf", tmp_path / "out", "--to", "timm")
+    refused(
+        "does not give the images of 32 px that the model takes", tmp_path / "hf", tmp_path / "out", "--to", "timm"
+    )
     ViTImageProcessor(size={"height": 32, "width": 32}, do_normalize=False).save_pretrained(tmp_path / "hf")
     refused(
         "does not resize, rescale or normalise, and timm always does",
@@ -342,7 +344,7 @@ def test_an_output_that_exists_is_refused_before_anything_is_read(tmp_path):
 
 def test_nothing_is_left_behind_by_a_failure(tmp_path):
     source = saved_in(tmp_path / "source", tiny())
-    refused("no multiple", source, tmp_path / "new" / "out", "--image_size", 33)
+    refused("not a multiple", source, tmp_path / "new" / "out", "--image_size", 33)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
     # A failure while writing: no file may grow as large as the weights.

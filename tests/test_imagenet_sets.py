@@ -123,9 +123,9 @@ def test_class_of_another_set(tmp_path):
 
 def test_unknown_wnid(tmp_path):
     formats.class_folders(tmp_path, {TENCH: 1, "n00000001": 1})
-    with pytest.raises(ValueError, match=r"`n00000001` is no wnid of ImageNet-1k. Remove the folder"):
+    with pytest.raises(ValueError, match=r"`n00000001` is not a wnid of ImageNet-1k. Remove the folder"):
         load_image_set("imagenet-sketch", tmp_path)
-    with pytest.raises(ValueError, match=r"`n00000001` is no wnid"):
+    with pytest.raises(ValueError, match=r"`n00000001` is not a wnid"):
         list(load_image_set("imagenet-sketch", tmp_path, streaming=True))
 
 

@@ -238,7 +238,7 @@ def test_absolute_paths_are_recorded_by_their_last_part(tmp_path):
         ([], "one of the arguments --alpha --sweep is required"),
         (["--alpha", "0.5", "--sweep"], "not allowed with argument"),
         (["--alpha", "1.5"], "alpha is 1.5; expected a number from 0"),
-        (["--alpha", "half"], "`half` is not a number"),
+        (["--alpha", "half"], "argument --alpha: invalid number value: 'half'"),
         (["--alpha", "nan"], "alpha is nan; expected a number from 0"),
         (["--sweep", "0", "1.5"], "alpha is 1.5; expected a number from 0"),
         (["--alpha", "0.5", "--protocol", "native"], "--protocol is an option of --sweep"),

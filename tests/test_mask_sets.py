@@ -55,7 +55,7 @@ def test_segmentation_file_that_is_no_hdf5(tmp_path):
     complete = formats.segmentation_mat(tmp_path / "complete.mat", mat_examples(2)).read_bytes()
     for content in (b"<html>404</html>" * 100, complete[: len(complete) // 2]):
         path.write_bytes(content)
-        message = r"gtsegs_ijcv.mat` is no HDF5 file .*MATLAB's format 7.3(.|\n)*download it again"
+        message = r"gtsegs_ijcv.mat` is not an HDF5 file .*MATLAB's format 7.3(.|\n)*download it again"
         with pytest.raises(ValueError, match=message):
             load_image_set("imagenet-segmentation", path)
 

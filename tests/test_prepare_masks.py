@@ -102,7 +102,7 @@ def test_images_that_cannot_be_read(tmp_path, vit):
     broken = tmp_path / "photos" / "train" / "1.png"
     broken.write_bytes(broken.read_bytes()[:500])
     refused = command("tokencut", tmp_path / "photos", tmp_path / "masks", "--model", vit, "--min_pixels", 1)
-    assert re.search("^error: `.*1.png` cannot be decoded.*--skip_bad leaves such images out", call(*refused).error)
+    assert re.search("^error: `.*1.png` cannot be decoded.*--skip_bad leaves such rows out", call(*refused).error)
     succeed(*refused, "--skip_bad")
     rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
     assert "1.png` cannot be decoded" in rejected[rejected["file_name"].index("1.png")]["problem"]

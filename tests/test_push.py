@@ -257,7 +257,7 @@ def test_images_with_masks(hub, tmp_path):
     folder = tmp_path / "prepared"
     features = datasets.Features(FEATURES | {"file_name": datasets.Value("string")})
     writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masked", text="Noise.")
-    assert "is an unfinished data set" in call("push", folder, "user/prepared").error
+    assert "is an unfinished dataset" in call("push", folder, "user/prepared").error
     rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(6))]
     writer.write([features.encode_example(row) for row in rows])
     writer.finish()

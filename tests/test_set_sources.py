@@ -51,7 +51,7 @@ def test_training_images_are_no_validation_images(tmp_path):
 
 def test_training_tars_are_left_out(tmp_path):
     formats.webdataset(tmp_path / "train", [("a", formats.picture(0), 5)])
-    with pytest.raises(ValueError, match="holds tars of training images alone"):
+    with pytest.raises(ValueError, match="holds only tars of training images"):
         load_image_set("imagenet-1k", tmp_path)
     formats.webdataset(tmp_path / "test", [("b", formats.picture(1), 7)])
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [7]

@@ -168,11 +168,11 @@ def test_weight_that_does_not_fit(name, tensor, message):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("deit3_small_patch16_224", {}, "24 unexpected .*Layer scale"),
+        ("deit3_small_patch16_224", {}, "24 unexpected .*no layer scale"),
         ("vit_small_patch14_dinov2", {}, "facebook/dinov2-base-imagenet1k-1-layer.*A backbone without a classifier"),
         ("vit_base_patch16_224", {"global_pool": "avg"}, r"`fc_norm.bias`.*The head reads the mean of the patches"),
         ("vit_base_patch16_gap_224", {}, "1 missing .`cls_token`.*the head reads a mean of the patches"),
-        ("vit_base_patch16_clip_224", {}, "A norm before the first block .CLIP."),
+        ("vit_base_patch16_clip_224", {}, "no norm before the first block .CLIP."),
         ("vit_base_patch16_224", {"num_classes": 0}, "2 missing .`head.bias`, `head.weight`.*without a classifier"),
         ("vit_base_patch16_224", {"reg_tokens": 4}, "1 unexpected .`reg_token`"),
         ("vit_base_patch16_224", {"qk_norm": True}, "48 unexpected .*`blocks.0.attn.k_norm.weight`"),
@@ -182,9 +182,9 @@ def test_weight_that_does_not_fit(name, tensor, message):
             "4 missing .*`head_dist.weight`.*without a classifier",
         ),
         ("flexivit_small", {}, r"`pos_embed: \(1, 225, 384\), expected \(1, 1 \+ a square number of patches, 384\)`"),
-        ("swin_tiny_patch4_window7_224", {}, "Swin, ConvNeXt, ResNet and the like are no plain ViT"),
-        ("convnext_tiny", {}, "Swin, ConvNeXt, ResNet and the like are no plain ViT"),
-        ("resnet18", {}, "Swin, ConvNeXt, ResNet and the like are no plain ViT"),
+        ("swin_tiny_patch4_window7_224", {}, "Swin, ConvNeXt, ResNet and the like are not plain ViTs"),
+        ("convnext_tiny", {}, "Swin, ConvNeXt, ResNet and the like are not plain ViTs"),
+        ("resnet18", {}, "Swin, ConvNeXt, ResNet and the like are not plain ViTs"),
     ],
 )
 def test_other_architectures(name, options, message):
@@ -196,7 +196,7 @@ def test_other_architectures(name, options, message):
 
 def test_hints_for_old_and_converted_weights():
     weights = tiny().state_dict() | {"pre_logits.fc.weight": torch.zeros(192, 192)}
-    with pytest.raises(ValueError, match=r"A layer between norm and head \(`pre_logits`\)"):
+    with pytest.raises(ValueError, match=r"no layer between norm and head \(`pre_logits`\)"):
         timm_to_hf(weights)
     with pytest.raises(ValueError, match="The names are those of transformers: there is nothing to convert"):
         timm_to_hf(tiny_vit().state_dict())
@@ -238,7 +238,7 @@ def test_what_only_the_configuration_shows(settings, message):
 
 @pytest.mark.parametrize("size", [0, 8, 40, -32])
 def test_image_size_that_is_no_multiple_of_the_patch(size):
-    with pytest.raises(ValueError, match=f"The image size {size} is no multiple of the patch size, 16"):
+    with pytest.raises(ValueError, match=f"The image size {size} is not a multiple of the patch size, 16"):
         timm_to_hf(tiny().state_dict(), image_size=size)
 
 

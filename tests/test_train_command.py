@@ -163,7 +163,7 @@ def test_two_processes(inputs, tmp_path):
     [
         ({"dataset": "emoji-shift"}, "This model has other classes than emoji-shift: name its images with --dataset"),
         ({"resume_from_checkpoint": "elsewhere/checkpoint-5"}, "is not a complete checkpoint in the output_dir"),
-        ({"model": "emoji-shift"}, "This model knows the classes of emoji-shift alone, and "),
+        ({"model": "emoji-shift"}, "This model has the classes of emoji-shift, and "),
         ({"image_size": 36}, "36×36 is not divisible by the patch size 8×8"),
     ],
 )

@@ -2,9 +2,9 @@
 
     python trainer/train_emoji_bias.py
 
-One epoch over 4,000 biased images (125 steps of 32, about three minutes on two cores) turns the pretrained DINOv2-S/14
-into a classifier of the 20 classes that is right on 99 % of images of the same distribution, and mostly for the
-background. Running it again rewrites `robust_vit_hf/emoji_shift/bias`.
+One epoch over 4,000 biased images (125 steps of 32, about three minutes on two cores) turns the pretrained DINOv2-S/14 into
+a classifier of the 20 classes with 99 % top-1 on images of the same distribution, which decides mostly by the background.
+Running it again rewrites `robust_vit_hf/emoji_shift/bias`.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ BIAS = Path(__file__).parents[1] / "robust_vit_hf" / "emoji_shift" / "bias"
 
 
 class LabelTrainer(Trainer):
-    """Cross-entropy on `labels`; the masks of emoji-shift are left aside."""
+    """Cross-entropy on `labels`, without the masks of emoji-shift."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         outputs = model(pixel_values=inputs["pixel_values"], labels=inputs["labels"])

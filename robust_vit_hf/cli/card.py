@@ -5,7 +5,7 @@ from pathlib import Path
 from .parser import Parser
 
 
-DESCRIPTION = """Write the model card of a finetuned model again, with the results of `robust-vit evaluate` in it.
+DESCRIPTION = """Rewrite the model card of a finetuned model, with the results of `robust-vit evaluate`.
 
   robust-vit card runs/vit-b --evaluation runs/vit-b-robustness"""
 

@@ -24,7 +24,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--statistics",
         choices=["imagenet", "half"],
-        help="mean and standard deviation of the native preset, or of timm's configuration, where the source states none",
+        help="mean and standard deviation of the native preset, or of timm's configuration, if the source has none",
     )
     arguments = parser.parse_args(argv)
     if arguments.to == "timm" and (arguments.image_size or arguments.num_heads or arguments.preset):
@@ -34,15 +34,10 @@ def run(argv: list[str]) -> None:
 
     from ..models.conversion import convert_to_timm, convert_to_transformers
 
+    output = arguments.output_dir
     if arguments.to == "timm":
-        model = convert_to_timm(arguments.source, arguments.output_dir, arguments.statistics)
+        model = convert_to_timm(arguments.source, output, arguments.statistics)
     else:
-        model = convert_to_transformers(
-            arguments.source,
-            arguments.output_dir,
-            arguments.preset or "paper",
-            image_size=arguments.image_size,
-            num_heads=arguments.num_heads,
-            statistics=arguments.statistics,
-        )
-    print(f"{arguments.output_dir}: {model.num_parameters():,} parameters of {type(model).__name__}")
+        options = {name: getattr(arguments, name) for name in ("image_size", "num_heads", "statistics")}
+        model = convert_to_transformers(arguments.source, output, arguments.preset or "paper", **options)
+    print(f"{output}: {model.num_parameters():,} parameters of {type(model).__name__}")

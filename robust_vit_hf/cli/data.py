@@ -4,38 +4,26 @@ import argparse
 
 from ..data.layouts.imagenet_v2 import V2_VARIANTS
 from ..data.registry import image_sets
-from .parser import Parser, add_output_dir
+from .parser import Parser, add_writer_options
 
 
-DESCRIPTION = """Prepare the sets of the paper, and look into any data set.
+DESCRIPTION = """Prepare the sets of the paper, and describe any dataset.
 
   robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
   robust-vit data describe sets/imagenet-a
   robust-vit data describe objectnet-1.0 --set objectnet"""
-# Options that some sets take.
-SET_OPTIONS = (
-    "labels",
-    "variant",
-    "mappings",
-    "cropped",
-    "imagenet",
-    "class_seed",
-    "num_classes",
-    "samples_per_class",
-)
 
 
 def run(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
-    options = {name: getattr(arguments, name) for name in SET_OPTIONS if getattr(arguments, name) is not None}
+    names = {name for image_set in image_sets().values() for name in image_set.options}
+    options = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
     if arguments.command == "describe":
         print(_describe(arguments, options))
         return
 
     from ..data.preparation import prepare
 
-    if arguments.split is not None:
-        options["split"] = arguments.split
     counts = prepare(
         arguments.set,
         arguments.sources,
@@ -56,7 +44,6 @@ def _describe(arguments: argparse.Namespace, options: dict) -> str:
     from ..data.registry import open_source
 
     if arguments.set is not None:
-        options |= {} if arguments.split is None else {"split": arguments.split}
         source = open_source(arguments.set, [arguments.source], options)
         return describe(source.rows(source.shards), len(wnids()))
     split = arguments.split or split_of(arguments.source)
@@ -76,13 +63,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         nargs="*",
         help="folder of the official layout, archives, or Hub id; by default the set's place on the Hub",
     )
-    add_output_dir(command)
-    command.add_argument("--skip_bad", action="store_true", help="leave out rows that cannot be used, and list them")
-    command.add_argument("--rows_per_shard", type=int, default=1000)
+    add_writer_options(command)
     _add_set_options(command)
     command.add_argument("--split", choices=["train", "validation"], help="paper-split: one part alone")
 
-    command = commands.add_parser("describe", help="rows, classes, mask coverage and the first problems of a data set")
+    command = commands.add_parser("describe", help="rows, classes, mask coverage and the first problems of a dataset")
     command.add_argument("source", help="folder, file or Hub id")
     command.add_argument("--set", choices=list(image_sets()), help="read it as this set of the paper")
     command.add_argument("--split", default=None, help="split to read; `train` by default, if there is one")

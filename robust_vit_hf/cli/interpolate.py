@@ -5,7 +5,7 @@ from typing import get_args
 
 from ..evaluation.set_names import PAPER_SETS
 from ..models.presets import Preset
-from .parser import Parser, add_evaluation_options, add_output_dir, check_sets, named_source
+from .parser import Parser, add_output_dir, add_pass_options, check_sets, named_source
 
 
 DESCRIPTION = """Mix the weights of a model before and after finetuning, (1 - alpha) · BEFORE + alpha · AFTER (WiSE-FT,
@@ -18,74 +18,44 @@ https://huggingface.co/papers/2109.01903).
 
 The first command writes a model folder. The others measure mixtures, write `sweep.json` and plot it; all alphas see their images
 through the preprocessing of AFTER, with which the mixture is saved. Alphas that are in `sweep.json` are not measured again."""
-ROLES = {"in_distribution": "in-distribution", "shifted": "shifted"}
-ALPHAS = tuple(step / 10 for step in range(11))
 
 
 def run(argv: list[str]) -> None:
-    arguments = parse_arguments(argv)
-    if arguments.alpha is not None:
-        from ..models.interpolation import write_mixture
-
-        write_mixture(arguments.before, arguments.after, arguments.alpha, arguments.output_dir)
-        alpha, names = arguments.alpha, (arguments.before, arguments.after)
-        print(f"{arguments.output_dir}: {1 - alpha:g} · {names[0]} + {alpha:g} · {names[1]}")
-        return
-
-    from ..evaluation.interpolation_sweep import sweep_interpolations
-    from ..utils.processes import make_accelerator
-
-    named_sets = {role: getattr(arguments, role) for role in ROLES}
-    table = sweep_interpolations(
-        arguments.before,
-        arguments.after,
-        arguments.sweep,
-        arguments.output_dir,
-        make_accelerator(bf16=False),
-        named_sets=named_sets if arguments.shifted else None,
-        protocol=arguments.protocol,
-        images_per_set=arguments.images_per_set,
-        batch_size=arguments.batch_size,
-        num_workers=arguments.num_workers,
-    )
-    print(
-        f"\n{table}\nAn alpha that is chosen by these accuracies is not measured by them: choose it on other images.\n"
-    )
-    print(f"sweep.json, sweep.png and sweep.pdf: {arguments.output_dir}")
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="robust-vit interpolate", description=DESCRIPTION)
     parser.add_argument("before", help="the original model: name, folder or Hub id")
     parser.add_argument("after", help="the finetuned model")
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--alpha", type=_alpha, help="write the mixture with this share of AFTER, from 0 to 1")
+    task.add_argument("--alpha", type=number, help="write the mixture with this share of AFTER, from 0 to 1")
     task.add_argument(
-        "--sweep", type=_alpha, nargs="*", metavar="ALPHA", help="measure mixtures; without values, of 0, 0.1 … 1"
+        "--sweep", type=number, nargs="*", metavar="ALPHA", help="measure mixtures; without values, of 0, 0.1 … 1"
     )
     add_output_dir(parser)
     sweep = parser.add_argument_group("options of --sweep")
-    for role, title in ROLES.items():
+    for name in ("in_distribution", "shifted"):
         sweep.add_argument(
-            f"--{role}",
+            f"--{name}",
             nargs="+",
             type=named_source,
             metavar="NAME[=PATH_OR_ID]",
-            help=f"{title} sets of the paper, each from its place on the Hub or from what `robust-vit data prepare` wrote; by "
-            "default those of the benchmark that has the classes of the models",
+            help=f"{name.replace('_', '-')} sets of the paper, each from the Hub or from the output of `robust-vit data "
+            "prepare`; by default those of the benchmark with the classes of the models",
         )
     sweep.add_argument(
         "--protocol", choices=get_args(Preset), default="paper", help="see `robust-vit evaluate --help`"
     )
-    add_evaluation_options(sweep)
+    add_pass_options(sweep)
     arguments = parser.parse_args(argv)
+    before, after, alpha = arguments.before, arguments.after, arguments.alpha
+    if alpha is not None:
+        for name in ("in_distribution", "shifted", "protocol", "images_per_set", "batch_size", "num_workers"):
+            if getattr(arguments, name) != parser.get_default(name):
+                parser.error(f"--{name} is an option of --sweep")
 
-    if arguments.alpha is not None:
-        options = [*ROLES, "protocol", "images_per_set", "batch_size", "num_workers"]
-        if given := [name for name in options if getattr(arguments, name) != parser.get_default(name)]:
-            parser.error(f"--{given[0]} is an option of --sweep")
-        return arguments
-    arguments.sweep = sorted(set(arguments.sweep or ALPHAS))
+        from ..models.interpolation import write_mixture
+
+        write_mixture(before, after, alpha, arguments.output_dir)
+        print(f"{arguments.output_dir}: {1 - alpha:g} · {before} + {alpha:g} · {after}")
+        return
     if (arguments.in_distribution is None) != (arguments.shifted is None):
         parser.error("--in_distribution and --shifted are given together, or neither")
     if arguments.shifted is not None:
@@ -96,14 +66,21 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
                 f"unknown set `{others[0]}`: expected {known}. Those of a benchmark are taken where none are named"
             )
         check_sets(parser, named)
-    return arguments
+
+    from ..evaluation.interpolation_sweep import sweep_interpolations
+    from ..utils.processes import make_accelerator
+
+    options = {name: value for name, value in vars(arguments).items() if name not in ("alpha", "sweep")}
+    alphas = arguments.sweep or [step / 10 for step in range(11)]
+    table = sweep_interpolations(alphas=alphas, accelerator=make_accelerator(bf16=False), **options)
+    print(
+        f"\n{table}\nAn alpha that is chosen by these accuracies is not measured by them: choose it on other images.\n"
+    )
+    print(f"sweep.json, sweep.png and sweep.pdf: {arguments.output_dir}")
 
 
-def _alpha(text: str) -> float:
-    try:
-        alpha = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number") from None
+def number(text: str) -> float:
+    alpha = float(text)
     if not 0 <= alpha <= 1:
         raise argparse.ArgumentTypeError(
             f"alpha is {alpha}; expected a number from 0 (the model before) to 1 (the model after)"

@@ -1,26 +1,25 @@
-"""`robust-vit COMMAND …`: the commands, and how their errors are shown."""
+"""`robust-vit COMMAND …`: the commands, and their errors."""
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module
 
 from .. import __version__
-from .parser import Parser
+from .parser import Parser, unknown
 
 
-# Command to what it does. Each is the function `run` of the module of its name, imported when it is asked for.
+# Each command is the function `run` of the module of its name, which is imported when the command is called.
 COMMANDS = {
     "train": "finetune a model so that its relevance map leaves the background, and measure it before and after",
     "evaluate": "measure accuracy, calibration and relevance of one or two models on shifted sets",
     "segment": "measure how well the maps of several attribution methods cover the object",
     "masks": "make foreground masks: TokenCut, Grounding DINO with SAM, or COCO files",
-    "data": "prepare the sets of the paper as parquet, and describe any data set",
+    "data": "prepare the sets of the paper as parquet, and describe any dataset",
     "convert": "convert weights of timm to transformers and back",
     "interpolate": "mix a model before and after finetuning (WiSE-FT), or measure a sweep of mixtures",
-    "card": "write the model card of a finetuned model again, with the results of an evaluation",
+    "card": "rewrite the model card of a finetuned model, with the results of an evaluation",
     "push": "upload a model, an adapter or images with masks to the Hub",
 }
-# Extra of this package that brings a module.
+# Extras of this package, and modules that they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
     "data": ("h5py", "scipy", "timm"),
@@ -55,8 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command = parser.parse_args(argv[:1]).command
         if command not in COMMANDS:
-            close = get_close_matches(command, COMMANDS, n=1)
-            parser.error(f"unknown command {command}" + (f"; did you mean {close[0]}?" if close else ""))
+            parser.error(unknown("command", command, COMMANDS))
         import_module(f".{command}", __package__).run(argv[1:])
     except SystemExit as exit:
         return int(exit.code or 0)

@@ -7,17 +7,17 @@ import datasets
 
 from ..data.registry import image_sets
 from ..models.registry import MODELS
-from .parser import Parser, add_output_dir
+from .parser import Parser, add_writer_options
 
 
-DESCRIPTION = """Make foreground masks for images that have none: a data set that `robust-vit train --dataset` takes.
+DESCRIPTION = """Make foreground masks for images that have none: a dataset for `robust-vit train --dataset`.
 
   robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
   robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
   robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
 
 TokenCut needs no annotation, Grounding DINO with SAM the names of classes or of their parts, COCO files boxes or polygons.
-The output is sharded parquet with a data set card, a contact sheet to look at, and the rejected masks with their reasons
+The output is sharded parquet with a dataset card, a contact sheet to look at, and the rejected masks with their reasons
 beside it. An interrupted run resumes when it is started again."""
 
 
@@ -50,13 +50,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     common.add_argument("--set", choices=list(image_sets()), help="read them as this set of the paper, unprepared")
     common.add_argument("--split", nargs="+", default=["train"], help="splits to make masks for")
-    add_output_dir(common)
-    common.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be read, and list them")
-    common.add_argument("--rows_per_shard", type=int, default=1000)
+    add_writer_options(common)
 
     parser = Parser(prog="robust-vit masks", description=DESCRIPTION)
     methods = parser.add_subparsers(dest="method", required=True)
-    method = methods.add_parser("tokencut", parents=[common], help="what stands out in the features of a ViT")
+    method = methods.add_parser("tokencut", parents=[common], help="salient object in the features of a ViT")
     method.add_argument(
         "--model",
         default="facebook/dino-vitb16",
@@ -80,7 +78,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def make_masker(arguments: argparse.Namespace, features: datasets.Features):
-    """The mask maker that was asked for, on the accelerator if there is one."""
+    """Mask maker of the method, on the accelerator if there is one."""
     import torch
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -101,12 +99,8 @@ def make_masker(arguments: argparse.Namespace, features: datasets.Features):
         )
     from ..masks.tokencut import TokenCut
 
-    settings = {
-        "batch_size": arguments.batch_size,
-        "min_pixels": arguments.min_pixels,
-        "min_side": arguments.min_side,
-        "refine": not arguments.coarse,
-    }
+    settings = {name: getattr(arguments, name) for name in ("batch_size", "min_pixels", "min_side")}
+    settings["refine"] = not arguments.coarse
     registered = MODELS.get(arguments.model)
     if registered is not None and registered.load_backbone is not None:
         return TokenCut(registered.load_backbone().to(device), **settings)

@@ -1,9 +1,11 @@
-"""What the parsers of all commands share."""
+"""Parser, options and error messages that the commands share."""
 
 import argparse
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from ..models.registry import MODELS
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,16 +26,27 @@ class Parser(argparse.ArgumentParser):
 
 
 def unknown_option(token: str, known: Iterable[str]) -> str:
-    """What is wrong with a token that no option takes."""
+    """Error message for a token that no option takes."""
     if not token.startswith("-"):
         return "there are more values than the options take"
-    name = token.partition("=")[0]
+    return unknown("option", token.partition("=")[0], known)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Error message for an unknown option or command, with the known one that is most similar."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"unknown option {name}" + (f"; did you mean {close[0]}?" if close else "")
+    return f"unknown {kind} {name}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def add_writer_options(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that write images as parquet."""
+    add_output_dir(parser)
+    parser.add_argument("--skip_bad", action="store_true", help="leave out rows that cannot be used, and list them")
+    parser.add_argument("--rows_per_shard", type=int, default=1000)
 
 
 def named_source(text: str) -> tuple[str, str | None]:
-    """`NAME` or `NAME=SOURCE`: the name of a set, and where it is."""
+    """Name and source of a set, from `NAME` or `NAME=SOURCE`."""
     name, _, source = text.partition("=")
     if not name:
         raise argparse.ArgumentTypeError(f"`{text}` names no set: expected NAME or NAME=SOURCE")
@@ -51,20 +64,44 @@ def check_sets(parser: Parser, named: Iterable[tuple[str, str | None]]) -> None:
 
 
 def add_output_dir(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """`--output_dir`, which is required where it has no default."""
-    parser.add_argument(
-        "--output_dir",
-        type=Path,
-        default=default and Path(default),
-        required=default is None,
-        help="folder to write" + (f" (default: {default})" if default else ""),
-    )
+    """`--output_dir`, which is required if it has no default."""
+    text = "folder to write" if default is None else f"folder to write (default: {default})"
+    parser.add_argument("--output_dir", type=Path, default=default, required=default is None, help=text)
 
 
-def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+def add_pass_options(parser: argparse.ArgumentParser) -> None:
     """Options of every pass over evaluation sets."""
     parser.add_argument(
         "--images_per_set", type=int, default=200, help="images of each set of a benchmark (default: 200)"
     )
     parser.add_argument("--batch_size", type=int, default=32, help="images that a process takes at once (default: 32)")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read images, of each process")
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser, dataset: str, output_dir: str) -> None:
+    """Options of `robust-vit evaluate` and `segment`, with the help of `--dataset` and the default of `--output_dir`."""
+    parser.add_argument("--model", default="emoji-shift", help="name, folder or Hub id; the bundled model by default")
+    parser.add_argument("--compare", help="the model after finetuning")
+    parser.add_argument("--dataset", help=dataset)
+    parser.add_argument("--split", default="validation", help="split of --dataset")
+    parser.add_argument(
+        "--paper_model",
+        choices=[entry.paper_name for entry in MODELS.values() if entry.paper_name],
+        help="the paper's name of --model; by default that of the registered model with these weights",
+    )
+    add_pass_options(parser)
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    add_output_dir(parser, output_dir)
+
+
+def run_evaluation(evaluate: Callable[..., str], arguments: argparse.Namespace, written: str) -> None:
+    """Run `robust-vit evaluate` or `segment`, whose options are the arguments of `evaluate`. Prints its tables, and the names
+    of the files that it has `written`."""
+    from ..utils.processes import leave, make_accelerator
+
+    options = vars(arguments)
+    settings = options | {"output_dir": str(arguments.output_dir)}
+    accelerator = make_accelerator(options.pop("bf16"))
+    if tables := evaluate(**options, accelerator=accelerator, settings=settings):
+        print(f"\n{tables}\n{written}: {arguments.output_dir}")
+    leave(accelerator.device, accelerator.num_processes)

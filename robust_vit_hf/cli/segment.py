@@ -1,15 +1,12 @@
 """Options of `robust-vit segment`."""
 
-import argparse
-from pathlib import Path
 from typing import get_args
 
 from ..data.benchmarks import benchmarks
 from ..data.registry import image_sets
 from ..models.presets import Preset
-from ..models.registry import MODELS
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
-from .parser import Parser, add_evaluation_options, add_output_dir, named_source
+from .parser import Parser, add_evaluation_options, named_source, run_evaluation
 
 
 DESCRIPTION = """Measure how well relevance maps cover the object, before and after finetuning and by several attribution methods: the paper's
@@ -24,62 +21,22 @@ finished is not measured again: an interrupted run resumes when it is started ag
 
 
 def run(argv: list[str]) -> None:
-    arguments = parse_arguments(argv)
-
-    from ..evaluation.segmentation import evaluate_segmentation
-    from ..utils.processes import leave, make_accelerator
-
-    accelerator = make_accelerator(arguments.bf16)
-    name, source = (None, arguments.dataset) if arguments.dataset else arguments.set
-    table = evaluate_segmentation(
-        arguments.model,
-        arguments.compare,
-        name,
-        source,
-        arguments.output_dir,
-        accelerator,
-        split=arguments.split if arguments.dataset else None,
-        methods=arguments.methods,
-        preset=arguments.preset,
-        paper_model=arguments.paper_model,
-        images_per_set=arguments.images_per_set,
-        batch_size=arguments.batch_size,
-        num_workers=arguments.num_workers,
-        settings={key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()},
-    )
-    if table:
-        print(f"\n{table}\nresults.json, table and attribution.png: {arguments.output_dir}")
-    leave(accelerator.device, accelerator.num_processes)
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="robust-vit segment", description=DESCRIPTION)
+    own_data = "images with masks of your own, as for `robust-vit train`"
+    add_evaluation_options(parser, own_data, output_dir="runs/segmentation")
     masked = [*benchmarks(), *(name for name, image_set in image_sets().items() if "mask" in image_set.features)]
-    parser.add_argument("--model", default="emoji-shift", help="name, folder or Hub id; the bundled model by default")
-    parser.add_argument("--compare", help="the model after finetuning")
     parser.add_argument(
         "--set",
         type=named_source,
         metavar="NAME[=PATH_OR_ID]",
-        help=f"{', '.join(masked)}; from a place that `robust-vit data prepare` takes, or from what it wrote (default: "
-        f"{masked[0]})",
+        help=f"{', '.join(masked)}; from a source of `robust-vit data prepare` or from its output (default: {masked[0]})",
     )
-    parser.add_argument("--dataset", help="images with masks of your own, as for `robust-vit train`")
-    parser.add_argument("--split", default="validation", help="split of --dataset")
     parser.add_argument(
         "--methods", nargs="+", choices=ATTRIBUTION_METHOD_NAMES, default=list(ATTRIBUTION_METHOD_NAMES)
     )
     parser.add_argument(
         "--preset", choices=get_args(Preset), default="paper", help="statistics that images are normalised with"
     )
-    parser.add_argument(
-        "--paper_model",
-        choices=[entry.paper_name for entry in MODELS.values() if entry.paper_name],
-        help="which of the paper's models --model is; by default known from what it is",
-    )
-    add_evaluation_options(parser)
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
-    add_output_dir(parser, "runs/segmentation")
     arguments = parser.parse_args(argv)
     if arguments.set and arguments.dataset:
         parser.error("give one set: --set or --dataset")
@@ -89,4 +46,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
             f"unknown set `{arguments.set[0]}`, or one without masks: expected {', '.join(masked)}. For your own, give "
             "--dataset"
         )
-    return arguments
+
+    from ..evaluation.segmentation import evaluate_segmentation
+
+    run_evaluation(evaluate_segmentation, arguments, "results.json, table and attribution.png")

@@ -4,7 +4,8 @@ import argparse
 import ast
 import os
 import sys
-from dataclasses import field, fields, make_dataclass
+from copy import copy
+from dataclasses import fields, make_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_type_hints
@@ -43,9 +44,9 @@ def run(argv: list[str]) -> None:
 
 
 def parse_arguments(argv: list[str]) -> tuple:
-    """`ModelArguments`, `DataArguments` and `RobustViTConfig` of a recipe, if there is one, and the command line.
+    """`ModelArguments`, `DataArguments` and `RobustViTConfig` from a recipe, if there is one, and the command line.
 
-    What this package declares is checked first, and so are all names, before the seconds that importing the Trainer takes.
+    All names, and the values of the options of this package, are checked before the Trainer is imported, which takes seconds.
     """
     recipe, argv = _take_recipe(argv)
     values = {} if recipe is None else read_recipe(recipe)
@@ -54,16 +55,15 @@ def parse_arguments(argv: list[str]) -> tuple:
     if {"-h", "--help"} & {*argv}:
         _make_parser((*own, _trainer_options())).print_help()
         sys.exit(0)
-    known = [option.name for arguments in own for option in fields(arguments)]
-    trainer = [name for name in trainer_option_names() if name not in known]
+    declared = [option.name for arguments in own for option in fields(arguments)]
+    known = [f"--{name}" for name in dict.fromkeys([*declared, *trainer_option_names()])]
     for name in values:
-        if name not in (*known, *trainer):
-            raise ValueError(f"`{recipe}`: {unknown_option(f'--{name}', [f'--{one}' for one in (*known, *trainer)])}")
+        if f"--{name}" not in known:
+            raise ValueError(f"`{recipe}`: {unknown_option(f'--{name}', known)}")
     for name in (token.partition("=")[0] for token in argv if token.startswith("--")):
-        plain = name.removeprefix("--").replace("-", "_").removeprefix("no_")
-        if plain not in (*known, *trainer):
-            parser.error(unknown_option(name, [f"--{one}" for one in (*known, *trainer)]))
-    parser.set_defaults(**{name: value for name, value in values.items() if name in known})
+        if f"--{name.removeprefix('--').replace('-', '_').removeprefix('no_')}" not in known:
+            parser.error(unknown_option(name, known))
+    parser.set_defaults(**{name: value for name, value in values.items() if name in declared})
     parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
 
     from ..training.config import RobustViTConfig
@@ -78,19 +78,18 @@ def parse_arguments(argv: list[str]) -> tuple:
 
 
 def _take_recipe(argv: list[str]) -> tuple[Path | None, list[str]]:
-    """The recipe that is named first or with --config, or else that of the model; and the other arguments."""
+    """The recipe that is named first or with --config, or else that of the model, and the other arguments."""
     if argv and not argv[0].startswith("-"):
         return Path(argv[0]), argv[1:]
-    named = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for option in ("--config", "--model", "--dataset"):
-        named.add_argument(option, nargs="?")
-    found, _ = named.parse_known_args(argv)
-    if "config" not in found:
-        return find_recipe(getattr(found, "model", None), getattr(found, "dataset", None)), argv
-    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config.add_argument("--config", type=Path)
-    found, rest = config.parse_known_args(argv)
-    return found.config, rest
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    found, rest = parser.parse_known_args(argv)
+    if found.config is not None:
+        return found.config, rest
+    parser.add_argument("--model", nargs="?")
+    parser.add_argument("--dataset", nargs="?")
+    found, _ = parser.parse_known_args(argv)
+    return find_recipe(found.model, found.dataset), argv
 
 
 def trainer_option_names() -> list[str]:
@@ -101,23 +100,15 @@ def trainer_option_names() -> list[str]:
 
 
 def _trainer_options() -> type:
-    """Those options of the Trainer that this package does not declare, as a dataclass."""
+    """Dataclass of the Trainer's options that this package does not declare."""
     from transformers import TrainingArguments
 
     own = {option.name for option in fields(FinetuningArguments)}
     hints = get_type_hints(TrainingArguments)
     rest = [option for option in fields(TrainingArguments) if option.init and option.name not in own]
+    options = [(option.name, hints[option.name], copy(option)) for option in rest]
     return make_dataclass(
-        "TrainerOptions",
-        [
-            (
-                option.name,
-                hints[option.name],
-                field(default=option.default, default_factory=option.default_factory, metadata=option.metadata),
-            )
-            for option in rest
-        ],
-        namespace={"_argument_group_name": "options of transformers.Trainer"},
+        "TrainerOptions", options, namespace={"_argument_group_name": "options of transformers.Trainer"}
     )
 
 

@@ -1,1 +1,1 @@
-"""Data sets: those of the paper by name, any images with masks, their checks and their preparation."""
+"""Datasets: the sets of the paper by name, any images with masks, their checks and their preparation."""

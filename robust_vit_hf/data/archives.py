@@ -1,4 +1,4 @@
-"""Unpacking of the archives that data sets come in."""
+"""Unpacking of the archives that datasets come in."""
 
 import gzip
 import lzma
@@ -21,11 +21,11 @@ def is_archive(path: Path) -> bool:
 
 
 def unpacked(archives: list[Path]) -> Path:
-    """Folder with the contents of some archives, each in a folder of its name. They are unpacked once, into the cache of
-    `datasets` (`HF_DATASETS_CACHE`), and again when an archive has changed.
+    """Folder with the contents of some archives, each in a folder of its name, see [`unpack`]. It is kept in the cache of
+    `datasets` (`HF_DATASETS_CACHE`) until an archive changes.
 
     Raises:
-        ValueError: as [`unpack`].
+        ValueError: two archives have the same name, or one cannot be unpacked.
     """
     root = cache_of(archives)
     names = [
@@ -34,9 +34,8 @@ def unpacked(archives: list[Path]) -> Path:
     if len(set(names)) < len(names):
         raise ValueError(f"Archives of one name: {', '.join(map(str, archives))}. Give one of each, or rename one.")
     for archive, name in zip(archives, names, strict=True):
-        folder = root / name
-        if not folder.is_dir():
-            unpack(archive, folder)
+        if not (root / name).is_dir():
+            unpack(archive, root / name)
     return root
 
 
@@ -50,27 +49,24 @@ def unpack(archive: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        if archive.name.lower().endswith(".zip"):
-            _unpack_zip(archive, partial)
-        else:
-            _unpack_tar(archive, partial)
+        unpack_into = _unpack_zip if archive.suffix.lower() == ".zip" else _unpack_tar
+        unpack_into(archive, partial)
+        partial.rename(folder)
     except tarfile.FilterError as error:
         raise ValueError(
             f"`{archive}` would write outside its folder ({error}); nothing was kept. Take it from its official source."
         ) from error
     except (tarfile.ReadError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
         raise ValueError(
-            f"`{archive}` is truncated or no archive ({error}; {archive.stat().st_size:,} bytes): compare its size and "
-            "checksum with those of its source, and download it again."
+            f"`{archive}` is truncated or not an archive ({error}; {archive.stat().st_size:,} bytes): compare its size "
+            "and checksum with those of its source, and download it again."
         ) from error
-    else:
-        partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_tar_end(archive: Path) -> None:
-    """Check that an uncompressed tar ends as tars do. Python takes one that was cut between two members for whole.
+    """Check the end of an uncompressed tar: `tarfile` accepts one that was cut between two members.
 
     Raises:
         ValueError: the end is missing.
@@ -92,7 +88,7 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
         for member in tqdm(tar, desc=f"unpacking {archive.name}", unit="file", leave=False):
             tar.extract(member, folder, filter="data")  # refuses paths and links to outside, and devices (PEP 706)
         if archive.suffix.lower() != ".tar":
-            while tar.fileobj.read(2**20):  # to the end of the compressed stream, whose checksum stands there
+            while tar.fileobj.read(2**20):  # to the end of the compressed stream, where its checksum is
                 pass
 
 

@@ -1,6 +1,6 @@
-"""Benchmarks: data sets with images to finetune on, and sets to measure on, some of which are shifted.
+"""Benchmarks: datasets with images to finetune on, and evaluation sets, some of which are shifted.
 
-One is bundled. A benchmark of your own is an entry more of `benchmarks`.
+One is bundled. Add an entry to `benchmarks` for a benchmark of your own.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,16 +12,15 @@ import datasets
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set with its evaluation sets.
+    """A dataset with its evaluation sets.
 
     Args:
         class_names: names of the classes, by label.
-        training_classes: labels of the classes that the finetuning shows.
+        training_classes: labels of the classes that are finetuned on.
         shifted: names of the evaluation sets whose distribution is shifted; their mean is shown.
-        masks: where the masks are from, for model cards.
-        load_finetuning_splits: gives the splits `train` and `validation`, with the options `samples_per_class` and
-            `seed`.
-        load_evaluation_sets: gives the evaluation sets by name, in the order of the tables, each with so many images.
+        masks: origin of the masks, for model cards.
+        load_finetuning_splits: loads the splits `train` and `validation`; takes `samples_per_class` and `seed`.
+        load_evaluation_sets: loads the evaluation sets by name, in the order of the tables; takes the images per set.
     """
 
     class_names: tuple[str, ...]

@@ -8,8 +8,7 @@ import datasets
 
 
 def cache_of(files: Iterable[Path]) -> Path:
-    """Folder within `HF_DATASETS_CACHE` for what is computed from some files: another one once a file was moved or changed."""
+    """Folder within `HF_DATASETS_CACHE` for results computed from some files; a moved or changed file gives another one."""
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return (
-        Path(datasets.config.HF_DATASETS_CACHE) / "robust_vit_hf" / hashlib.sha256(repr(stamps).encode()).hexdigest()
-    )
+    digest = hashlib.sha256(repr(stamps).encode()).hexdigest()
+    return Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", digest)

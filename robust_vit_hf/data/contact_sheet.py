@@ -1,4 +1,4 @@
-"""Contact sheets: pictures of rows from all over a data set, each image beside its mask."""
+"""Contact sheets: a sample of the rows of a dataset, each image beside its mask."""
 
 import io
 from pathlib import Path
@@ -11,18 +11,15 @@ from .parquet_writer import REJECTED_FOLDER, sample_rows
 
 
 def save_contact_sheets(folder: Path, splits: list[str], count: int = 24) -> None:
-    """Write `contact_sheet_<split>.png`, rows from all over a split to look at, and the same of the rejected rows.
-
-    Args:
-        folder: what [`ShardWriter`] wrote.
-        count: number of rows of a sheet, at most.
-    """
+    """Write `contact_sheet_<split>.png` and `contact_sheet_<split>_rejected.png`, with at most `count` rows from all over each
+    split of a folder that [`ShardWriter`] wrote."""
     for split in splits:
         for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
-            rows = [row for row in sample_rows(sorted(place.glob(f"{split}-*.parquet")), count) if row["image"]]
+            rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), count)
             examples = [
-                (*(_picture(row.get(column)) for column in ("image", "mask")), row.get("problem") or row["file_name"])
+                (_picture(row["image"]), _picture(row.get("mask")), row.get("problem") or row["file_name"])
                 for row in rows
+                if row["image"]
             ]
             if examples:
                 save_contact_sheet(examples, folder / f"contact_sheet_{name}.png")
@@ -31,12 +28,7 @@ def save_contact_sheets(folder: Path, splits: list[str], count: int = 24) -> Non
 def save_contact_sheet(
     examples: list[tuple[Image.Image, Image.Image | None, str]], path: Path, num_columns: int = 4
 ) -> None:
-    """Figure of images, each beside its mask if it has one.
-
-    Args:
-        examples: image, mask (0 is background) and caption.
-        num_columns: examples in a row.
-    """
+    """Figure of images, each beside its mask (0 is background), if it has one, and with a caption."""
     from matplotlib.figure import Figure
 
     sheets = [_side_by_side(image.convert("RGB"), mask) for image, mask, _ in examples]
@@ -54,7 +46,7 @@ def save_contact_sheet(
 
 
 def _side_by_side(image: Image.Image, mask: Image.Image | None) -> Image.Image:
-    """Image | mask | what the mask leaves of the image."""
+    """Image | mask | image with the background painted over."""
     panels = [image]
     if mask is not None:
         foreground = Image.fromarray(255 * (np.asarray(mask) > 0).astype(np.uint8))  # of a palette, the indices

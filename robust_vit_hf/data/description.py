@@ -1,4 +1,4 @@
-"""What a loader sees: rows, classes, masks and the first problems of a data set, as a text."""
+"""Description of a dataset as a loader reads it: rows, classes, masks and the first problems, as text."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,16 +11,17 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .masked_dataset import problem_of
-from .preparation import decode
+from .schema import decode
 from .transforms import mask_to_tensor
 
 
 NUM_PROBLEMS = 10
-BINS = ((0, 0), *((low, low + 10) for low in range(0, 100, 10)), (100, 100))  # of mask coverage, in per cent
+# Of mask coverage, in per cent.
+BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "full")
 
 
 def split_of(path: str) -> str:
-    """The split to look into where none is named: `train`, or the first if there is no such."""
+    """Default split of a dataset: `train`, or the first if there is no `train`."""
     if (Path(path) / "state.json").is_file() or Path(path).suffix == ".parquet":
         return "train"
     if (Path(path) / "dataset_dict.json").is_file():
@@ -29,19 +30,19 @@ def split_of(path: str) -> str:
         try:
             names = datasets.get_dataset_split_names(path)
         except (ConnectionError, FileNotFoundError):
-            return "train"  # loading it says what is wrong
+            return "train"  # loading it explains the error
     return "train" if "train" in names else names[0]
 
 
 def describe(rows: Iterable[dict], num_labels: int | None = None) -> str:
-    """Read all rows and sum up what they hold.
+    """Read all rows and summarise them.
 
     Args:
+        rows: rows of a [`Source`].
         num_labels: number of classes, where it is known.
-        rows: as a [`Source`] gives them: images as dicts with `bytes` and `path`, and `file_name`.
 
     Returns:
-        Markdown-like text: rows, columns, image sizes, rows of a class, histogram of mask coverage, first problems.
+        Markdown-like text: rows, columns, image sizes, rows per class, histogram of mask coverage, first problems.
     """
     columns, problems, labels, sizes, coverage = {}, [], Counter(), [], Counter()
     count = num_problems = several = 0
@@ -61,15 +62,15 @@ def describe(rows: Iterable[dict], num_labels: int | None = None) -> str:
                         problem = "image is missing"
                     else:
                         sizes.append(image.size)
-                        problem = next(
-                            filter(None, (problem_of(image, mask, label, num_labels) for label in accepted)), None
-                        )
-                    if mask is not None and problem is None:
-                        coverage[_bin(mask_to_tensor(mask).numpy())] += 1
+                        found = (problem_of(image, mask, label, num_labels) for label in accepted)
+                        problem = next(filter(None, found), None)
                     problem = problem and f"{row['file_name']}: {problem}"
                 if problem is not None:
                     num_problems += 1
                     problems += [problem] if len(problems) < NUM_PROBLEMS else []
+                elif mask is not None:
+                    share = 100 * (mask_to_tensor(mask).numpy() > 0).mean()
+                    coverage[BINS[0 if share == 0 else int(share // 10) + 1]] += 1
             progress.update(len(window))
 
     lines = [f"rows: {count:,}, {num_problems:,} of them unusable", f"columns: {', '.join(columns)}"]
@@ -83,23 +84,16 @@ def describe(rows: Iterable[dict], num_labels: int | None = None) -> str:
         each = np.array(list(labels.values()))
         integers = [label for label in labels if isinstance(label, int)]
         lines.append(
-            f"classes: {len(labels)}" + (f", labels {min(integers)}–{max(integers)}" if integers else "") + f", "
-            f"{each.min()}–{each.max()} rows each (median {np.median(each):.0f})"
+            f"classes: {len(labels)}"
+            + (f", labels {min(integers)}–{max(integers)}" if integers else "")
+            + f", {each.min()}–{each.max()} rows each (median {np.median(each):.0f})"
             + (f"; {several:,} rows accept several labels" if several else "")
         )
     if coverage:
         lines.append("mask coverage (foreground in per cent of the image):")
-        for low, high in BINS:
-            share = coverage[low, high]
-            name = {0: "empty", 100: "full"}[low] if low == high else f"{low:>3}–{high:<3}"
-            lines.append(f"  {name:>8} {share:>8,} {'█' * round(40 * share / max(coverage.values()))}")
+        for name in BINS:
+            bar = "█" * round(40 * coverage[name] / max(coverage.values()))
+            lines.append(f"  {name:>8} {coverage[name]:>8,} {bar}")
     if problems:
         lines += [f"first problems ({len(problems)} of {num_problems:,}):", *(f"  {problem}" for problem in problems)]
     return "\n".join(lines)
-
-
-def _bin(mask: np.ndarray) -> tuple[int, int]:
-    share = 100 * (mask > 0).mean()
-    if share in (0, 100):
-        return int(share), int(share)
-    return int(share // 10) * 10, int(share // 10) * 10 + 10

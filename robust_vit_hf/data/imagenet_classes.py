@@ -1,6 +1,6 @@
-"""The 1000 classes of ImageNet-1k and their subsets, joined on the wnid (WordNet id), as the lists inside timm give them.
+"""The 1000 classes of ImageNet-1k and subsets of them, from the lists that timm ships, joined on the wnid (WordNet id).
 
-English names are no key: two classes are called "crane", and two "maillot".
+English names are not unique: two classes are called "crane", and two "maillot".
 """
 
 import json
@@ -11,11 +11,11 @@ from pathlib import Path
 
 @cache
 def _timm_list(file_name: str) -> str:
-    # Found without `import timm`, which takes seconds: the lists are text files beside its code.
+    # Without `import timm`, which takes seconds: the lists are text files beside its code.
     timm = find_spec("timm")
     if timm is None:
         raise ModuleNotFoundError("The class lists of ImageNet come with timm: pip install 'robust-vit-hf[data]'")
-    return (Path(timm.submodule_search_locations[0]) / "data" / "_info" / file_name).read_text()
+    return Path(timm.submodule_search_locations[0], "data", "_info", file_name).read_text()
 
 
 @cache
@@ -45,7 +45,7 @@ def subset(name: str) -> tuple[int, ...]:
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """ReaL labels of the 50,000 validation images: those of `ILSVRC2012_val_00000001` come first. 3,163 are empty.
+    """ReaL labels of the 50,000 validation images, from `ILSVRC2012_val_00000001` on. 3,163 are empty.
 
     Source: https://huggingface.co/papers/2006.07159
     """

@@ -1,10 +1,9 @@
 """Images with foreground masks: one schema for all sources, and the check that every row fits it.
 
 Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 0 background, 1 or 255 foreground) and
-`label` (integer or `ClassLabel`, an index of the model's classes), which may be absent where no target is the label.
+`label` (integer or `ClassLabel`, an index of the model's classes), which is optional where no target is the label.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,7 @@ from transformers.utils import logging
 
 from .benchmarks import benchmarks, find_benchmark
 from .cache import cache_of
-from .parquet_writer import SETTINGS_FILE
+from .parquet_writer import read_settings
 from .transforms import mask_to_tensor
 
 
@@ -29,14 +28,13 @@ IMAGE_FOLDER_REMEDY = (
 
 
 def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
-    """Load one split of a dataset with masks from wherever it is.
+    """Load one split of a dataset with masks.
 
     Args:
         path: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet files,
-            image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or the id of a dataset on
-            the Hub, with its owner.
+            image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or Hub id.
         split: name of the split, or a slice of it such as `train[:80%]`. A single parquet file, or dataset saved to disk,
-            has the split `train` alone.
+            has only the split `train`.
         options: of a benchmark: `samples_per_class`, `seed`.
 
     Raises:
@@ -55,8 +53,8 @@ def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
         raise FileNotFoundError(f"There is no file or folder `{path}`, and a Hub id has the form `owner/name`.")
     cache = None
     if folder.is_dir():
-        # The cache of `datasets` 5.2 knows a folder with a card by its name and its card alone: another folder of this name,
-        # or this one after its files were written again, would give the rows that were loaded first.
+        # `datasets` 5.2 keys its cache for a folder with a card by name and card: another folder of this name, or the same
+        # one after its files have changed, would give the rows that were loaded first.
         cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
     try:
         return datasets.load_dataset(path, split=split, cache_dir=cache)
@@ -76,22 +74,23 @@ def _slice_of(splits: dict[str, datasets.Dataset], spec: str) -> datasets.Datase
 
 
 def mask_origin(path: str) -> str:
-    """Where the masks of a dataset come from, as far as that is recorded, in words for a model card.
-
-    Args:
-        path: as for [`load_masked_dataset`].
-    """
+    """Origin of the masks of the dataset in a path or of a benchmark, as far as it is recorded, for a model card."""
     if path in benchmarks():
         return benchmarks()[path].masks
-    recorded = Path(path) / SETTINGS_FILE
-    settings = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
-    methods = {split.get("method", split.get("set")) for split in settings.values()} - {None}
-    return f"made by {', '.join(sorted(methods))}" if methods else "those that came with the data set"
+    methods = {made_by.get("method", made_by.get("set")) for made_by in read_settings(Path(path)).values()} - {None}
+    return f"made by {', '.join(sorted(methods))}" if methods else "those that came with the dataset"
+
+
+def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The dataset with images as dicts with `bytes` and `path`."""
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
 
 
 def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
-    """Rows with images as dicts with `bytes` and `path`, and with `file_name`: that of the row, or of its image, or the
-    number of the row.
+    """Rows with undecoded images, and with `file_name`: that of the row or of its image, or else the number of the row.
 
     Raises:
         ValueError: there is no column of images.
@@ -101,19 +100,13 @@ def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
             f"The dataset has the columns {dataset.features}, expected an `image` of type `datasets.Image()`. "
             f"{IMAGE_FOLDER_REMEDY}"
         )
-    for column, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-    for index, row in enumerate(dataset):
+    for index, row in enumerate(undecoded(dataset)):
         path = (row.get("image") or {}).get("path")
         yield {"file_name": Path(path).name if path else f"row {index}"} | row
 
 
 def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool, needs_masks: bool = True) -> None:
-    """Check the schema of a dataset.
-
-    Args:
-        name: how to call the dataset in errors.
+    """Check the schema of a dataset, which errors call `name`.
 
     Raises:
         ValueError: a column is missing or has another type.
@@ -135,11 +128,7 @@ def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool, need
             "without labels: `relevance_target='prediction'` and `confidence_target='prediction'`."
         )
     label = dataset.features.get("label")
-    if (
-        label is not None
-        and not isinstance(label, datasets.ClassLabel)
-        and "int" not in str(getattr(label, "dtype", ""))
-    ):
+    if label is not None and "int" not in str(getattr(label, "dtype", "")):
         raise ValueError(
             f"Column `label` of the {name} dataset is {label}, expected integers, indices of the model's classes: "
             '`dataset.class_encode_column("label")` numbers names in alphabetical order.'
@@ -147,14 +136,10 @@ def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool, need
 
 
 def check_class_names(dataset: datasets.Dataset, source: str, class_names: Iterable[str]) -> None:
-    """Refuse images of other classes than those of a model for a benchmark.
-
-    Args:
-        source: where the images are from, for errors.
-        class_names: of the model, by label.
+    """Check that the images of a source and a model with these classes fit.
 
     Raises:
-        ValueError: the model or the images have the classes of a benchmark, and the other has not.
+        ValueError: one of them has the classes of a benchmark, and the other does not.
     """
     class_names = tuple(class_names)
     names = getattr(dataset.features.get("label"), "names", None)
@@ -162,36 +147,30 @@ def check_class_names(dataset: datasets.Dataset, source: str, class_names: Itera
         raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
     if (benchmark := find_benchmark(class_names)) and names is not None and tuple(names) != class_names:
         raise ValueError(
-            f"This model knows the classes of {benchmark} alone, and `{source}` has others: name another --model."
+            f"This model has the classes of {benchmark}, and `{source}` has others: name another --model."
         )
 
 
 def check_rows(
     dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
 ) -> datasets.Dataset:
-    """Decode every row once and check it, so that training does not fail on it hours later.
+    """Decode and check every row once, so that training does not fail on it hours later.
 
     Args:
-        dataset: rows with the schema of this module.
-        name: how to call the dataset in errors.
-        num_labels: number of classes of the model.
-        bad_masks: what to do with rows whose mask is empty or full.
+        name: name of the dataset in errors.
+        bad_masks: whether rows with an empty or full mask are left out or refused.
 
     Returns:
         The dataset, without the rows whose mask is empty or full.
 
     Raises:
         ValueError: rows whose image or mask cannot be decoded, whose sizes differ, whose mask has several channels or
-            whose label is no class of the model; rows with an empty or full mask, if these are refused; or no row left.
-            The message names rows and files.
+            whose label is not a class of the model; refused masks; or no row left. The message names rows and files.
     """
-    undecoded = dataset.with_format(None)
     features = {column: dataset.features[column] for column in ("image", "mask")}
-    for column in features:
-        undecoded = undecoded.cast_column(column, datasets.Image(decode=False))
-
+    rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
     kept, problems, uninformative = [], [], []
-    for index, row in enumerate(tqdm(undecoded, desc=f"checking {name} rows", unit="row", leave=False)):
+    for index, row in enumerate(rows):
         where = f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
         pictures, problem = {}, None
         for column, feature in features.items():
@@ -200,7 +179,7 @@ def check_rows(
                 break
             try:
                 pictures[column] = feature.decode_example(row[column])
-            except Exception as error:  # whatever the codec raises, the user needs the row
+            except Exception as error:  # codecs raise anything
                 problem = f"{column} cannot be decoded: {error}"
         if problem is None:
             problem = problem_of(pictures["image"], pictures["mask"], row.get("label", 0), num_labels)
@@ -218,31 +197,23 @@ def check_rows(
             f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}\n"
             "Repair them, or leave them out with `dataset.filter` or `dataset.select`."
         )
+    found = f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full"
     if uninformative and bad_masks == "refuse":
         raise ValueError(
-            f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full:\n"
-            f"{_head(uninformative)}\nRepair them, or leave these rows out with `bad_masks='skip'`."
+            f"{found}:\n{_head(uninformative)}\nRepair them, or leave these rows out with `bad_masks='skip'`."
         )
     if not kept:
         raise ValueError(f"The {name} dataset has no row with a usable mask ({len(dataset)} rows).")
-    if uninformative:
-        logger.warning(
-            f"Left out {len(uninformative)} of {len(dataset)} rows of the {name} dataset, whose masks are empty or full:\n"
-            f"{_head(uninformative)}"
-        )
-        return dataset.select(kept)
-    return dataset
+    if not uninformative:
+        return dataset
+    logger.warning(f"{found}; their rows are left out:\n{_head(uninformative)}")
+    return dataset.select(kept)
 
 
 def problem_of(
     image: Image.Image, mask: Image.Image | None, label: int | None, num_labels: int | None = None
 ) -> str | None:
-    """What is wrong with a decoded row, if anything.
-
-    Args:
-        mask: `None` for a row that has none.
-        num_labels: number of classes, where it is known.
-    """
+    """Problem of a decoded row, or `None`. `mask` is `None` if the row has none, `num_labels` if it is unknown."""
     if mask is not None:
         if image.size != mask.size:
             return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}"
@@ -253,7 +224,7 @@ def problem_of(
         if len(foreground) and foreground.float().median() < 128:
             return (
                 f"the usual value of the mask's foreground is {foreground.median().item()}, expected 1 or 255 (class ids "
-                "are no mask)"
+                "are not a mask)"
             )
     if label is None:
         return "label is missing"

@@ -1,4 +1,4 @@
-"""Data sets written as parquet shards, row after row, so that a kill costs a part of a shard and no more."""
+"""Datasets written as parquet shards, in parts, so that an interrupted run can be resumed."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import pyarrow as pa
 from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import compute, parquet
 
-from ..utils.files import atomic_file, write_atomically
+from ..utils.files import atomic_file, read_json, write_atomically, write_json
 
 
 SETTINGS_FILE, REJECTED_FOLDER, PARTS_FOLDER = "made_by.json", "rejected", ".parts"
@@ -32,24 +32,28 @@ Images with {columns}, in the schema of [robust-vit-hf](https://huggingface.co/p
 {table}
 
 `load_dataset(folder)` gives the rows, `load_dataset(folder, "rejected")` those that were left out, with the reason in
-`problem`. How they were made stands in `{settings_file}`.
+`problem`. `{settings_file}` records how they were made.
 """
 
 
-class ShardWriter:
-    """Writes one split of a data set into a folder that `datasets.load_dataset` and `push_to_hub` take.
+def read_settings(folder: Path) -> dict[str, dict]:
+    """Settings that each split of a folder was written with; empty for a folder that [`ShardWriter`] did not write."""
+    path = folder / SETTINGS_FILE
+    return read_json(path) or {}
 
-    Rows come in the order of their source, in parts. Each part is a file at once; when they hold enough rows, they become
-    a shard, named by the rows of the source that it covers. So a writer that is opened again knows where to go on. A row
-    with a `problem` goes to the configuration `rejected` instead.
+
+class ShardWriter:
+    """Writes one split of a dataset into a folder that `datasets.load_dataset` and `push_to_hub` take.
+
+    Rows come in the order of their source, in parts. Each part is written to a file at once, and parts with enough rows are
+    joined to a shard, whose name holds the rows of the source that it covers. So a writer that is opened again knows its
+    position. A row with a `problem` goes to the configuration `rejected` instead.
 
     Args:
-        folder: where to; made if it does not exist. It may hold other splits.
-        split: name of the split.
-        features: columns of a row.
-        settings: what the rows are made from, as JSON values. A folder is continued with the same alone.
-        title, text: heading and first paragraph of the data set card.
-        rows_per_shard: rows of the source in a shard, at least, if these are not more than 500 MiB.
+        folder: output folder. It may hold other splits.
+        settings: settings that the rows depend on, as JSON values. Only a writer with the same ones can continue a folder.
+        title, text: heading and first paragraph of the dataset card.
+        rows_per_shard: minimum number of rows of the source in a shard, unless these exceed 500 MiB.
 
     Raises:
         ValueError: the folder holds this split, made with other settings, or other files.
@@ -70,8 +74,7 @@ class ShardWriter:
         self.title, self.text = title, text
         self.features = features
         self.rejected_features = datasets.Features(features | {"problem": datasets.Value("string")})
-        made_by = folder / SETTINGS_FILE
-        known = json.loads(made_by.read_text()) if made_by.is_file() else {}
+        known = read_settings(folder)
         if not known and any(not path.name.endswith(".partial") for path in folder.glob("*")):
             raise ValueError(f"`{folder}` holds other files. Choose another output folder, or delete it.")
         if known.get(split, settings) != json.loads(json.dumps(settings)):
@@ -80,7 +83,7 @@ class ShardWriter:
                 f"{json.dumps(settings)}. Choose another output folder, or delete it."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(made_by, json.dumps(known | {split: settings}, indent=2) + "\n")
+        write_json(folder / SETTINGS_FILE, known | {split: settings})
         for place in (folder / REJECTED_FOLDER, folder / PARTS_FOLDER / split):
             place.mkdir(parents=True, exist_ok=True)
         self._drop_leftovers()
@@ -91,21 +94,17 @@ class ShardWriter:
         return max((end for _, end, _ in self._shards() + self._parts()), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """The rows of the source after those that are written.
-
-        Args:
-            rows: all rows, with `file_name`.
+        """Skip the rows of the source that are written, by their `file_name`.
 
         Raises:
-            ValueError: those that are written are not the first ones: the source has changed.
+            ValueError: the first rows differ from those that are written: the source has changed.
         """
         names = Counter()
-        for path in [self.folder / REJECTED_FOLDER / path.name for *_, path in self._shards()]:
-            names.update(_file_names(path) if path.is_file() else ())
         for *_, path in self._shards() + self._parts():
-            names.update(_file_names(path))
-        for row in islice(rows, self.position):
-            names[row["file_name"]] -= 1
+            rejected = self.folder / REJECTED_FOLDER / path.name
+            for shard in filter(Path.is_file, (path, rejected)):
+                names.update(parquet.read_table(shard, columns=["file_name"])["file_name"].to_pylist())
+        names.subtract(row["file_name"] for row in islice(rows, self.position))
         if any(names.values()):
             name = next(name for name, count in names.items() if count)
             raise ValueError(
@@ -115,11 +114,7 @@ class ShardWriter:
         return rows
 
     def write(self, rows: list[dict]) -> None:
-        """Write the next rows of the source. They are on disk when this returns.
-
-        Args:
-            rows: images as dicts with `bytes` and `path`; a row to be rejected has `problem`, the reason.
-        """
+        """Write the next rows of the source, with encoded images, to disk. A row to be rejected has `problem`, the reason."""
         first = self.position
         table = pa.Table.from_pylist(rows, schema=self.rejected_features.arrow_schema)
         with atomic_file(self.folder / PARTS_FOLDER / self.split / f"{first}-{first + len(rows)}.parquet") as partial:
@@ -130,17 +125,14 @@ class ShardWriter:
             self._make_shard()
 
     def finish(self) -> tuple[int, int]:
-        """Write what is left of the last shard, and the card.
-
-        Returns:
-            Number of rows, and of rejected rows, of this split.
+        """Write the last shard and the card. Returns the numbers of rows and of rejected rows of this split.
 
         Raises:
             ValueError: there are no rows, or all are rejected.
         """
         if self._parts():
             self._make_shard(last=True)
-        for *_, part in self._parts():  # rejected rows alone, which stand in their own shard now
+        for *_, part in self._parts():  # of rejected rows, which are in their own shard now
             part.unlink()
         for place in (self.folder / PARTS_FOLDER / self.split, self.folder / PARTS_FOLDER):
             if not any(place.iterdir()):
@@ -155,21 +147,19 @@ class ShardWriter:
         return kept, rejected
 
     def _write_card(self) -> dict[str, tuple[int, int]]:
-        """Write the card of all splits. Returns the number of rows and of rejected rows of each."""
-        counts = {}
-        for split in json.loads((self.folder / SETTINGS_FILE).read_text()):
-            counts[split] = tuple(
-                sum(parquet.read_metadata(path).num_rows for path in place.glob(f"{split}-*.parquet"))
-                for place in (self.folder, self.folder / REJECTED_FOLDER)
+        """Write the card of all splits. Returns the numbers of rows and of rejected rows of each."""
+        places = {"default": "", "rejected": f"{REJECTED_FOLDER}/"}
+        counts = {
+            split: tuple(
+                sum(parquet.read_metadata(path).num_rows for path in self.folder.glob(f"{place}{split}-*.parquet"))
+                for place in places.values()
             )
-        configurations = [
-            {"config_name": name, "data_files": [{"split": split, "path": f"{place}{split}-*"} for split in splits]}
-            for name, place, splits in (
-                ("default", "", [split for split in counts if counts[split][0]]),
-                ("rejected", f"{REJECTED_FOLDER}/", [split for split in counts if counts[split][1]]),
-            )
-            if splits
-        ]
+            for split in read_settings(self.folder)
+        }
+        configurations = []
+        for index, (name, place) in enumerate(places.items()):
+            files = [{"split": split, "path": f"{place}{split}-*"} for split in counts if counts[split][index]]
+            configurations += [{"config_name": name, "data_files": files}] if files else []
         card = CARD.format(
             metadata=DatasetCardData(configs=configurations, tags=["robust-vit"]).to_yaml(),
             title=self.title,
@@ -178,17 +168,13 @@ class ShardWriter:
             table="\n".join(f"| {split} | {kept} | {rejected} |" for split, (kept, rejected) in counts.items()),
             settings_file=SETTINGS_FILE,
         )
-        DatasetCard(card)  # raises where the metadata are no YAML
+        DatasetCard(card)  # raises an error for invalid metadata
         write_atomically(self.folder / "README.md", card)
         return counts
 
     def _make_shard(self, last: bool = False) -> None:
-        """Join the parts. The shard of kept rows comes last: while it is missing, nothing of this counts.
-
-        Args:
-            last: whether no more rows come. Otherwise parts without a row to keep wait for one, since `load_dataset`
-                takes no empty shard.
-        """
+        """Join the parts. The shard of kept rows is written last: until it exists, the parts hold the rows. Parts without a
+        kept row wait for one unless they are the `last`, since `load_dataset` refuses empty shards."""
         parts = self._parts()
         problems = [parquet.read_table(path, columns=["problem"])["problem"] for *_, path in parts]
         num_kept = sum(column.null_count for column in problems)
@@ -201,19 +187,19 @@ class ShardWriter:
             self._join(parts, self.folder / name, self.features, compute.is_null)
         self._drop_leftovers()
         if not (self.folder / "README.md").is_file():
-            self._write_card()  # what is finished loads, even if this is cut off
+            self._write_card()  # finished shards load, even if this run is interrupted
 
     @staticmethod
     def _join(parts: list[tuple[int, int, Path]], path: Path, features: datasets.Features, wanted: Callable) -> None:
         """Write the rows of the parts whose `problem` is `wanted`."""
         schema = features.arrow_schema
         with atomic_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
-            for *_, part in parts:  # one after the other, since a shard of large images would fill the memory
+            for *_, part in parts:  # one by one, since a shard of large images would fill the memory
                 table = parquet.read_table(part)
                 writer.write_table(table.filter(wanted(table["problem"])).select(schema.names).cast(schema))
 
     def _drop_leftovers(self) -> None:
-        """Delete what a finished shard holds already, and what was being written at a kill."""
+        """Delete the parts of finished shards, and files that an interrupted run left incomplete."""
         covered = max((end for _, end, _ in self._shards()), default=0)
         for _, end, path in self._parts():
             if end <= covered:
@@ -250,7 +236,3 @@ def sample_rows(shards: list[Path], count: int) -> list[dict]:
             rows += parquet.ParquetFile(shard).read_row_group(group).take(inside).to_pylist()
         first += size
     return rows
-
-
-def _file_names(shard: Path) -> list[str]:
-    return parquet.read_table(shard, columns=["file_name"])["file_name"].to_pylist()

@@ -1,8 +1,6 @@
-"""The sets of the paper by name: where each comes from, and one function that loads them all."""
+"""The sets of the paper by name: their origins, and one function that loads them all."""
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -13,6 +11,7 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import hf_hub_download
 
+from ..utils.publishable import is_hub_id
 from .archives import ARCHIVE_SUFFIXES, is_archive, unpacked
 from .imagenet_classes import subset
 from .layouts.columns import has_parquet, open_columns
@@ -24,7 +23,7 @@ from .layouts.imagenet_v2 import V2_VARIANTS, open_v2
 from .layouts.objectnet import open_objectnet, read_mappings, without_border
 from .layouts.si_score import METADATA_COLUMNS, open_si_score
 from .layouts.webdataset import has_numbered_tars
-from .parquet_writer import SETTINGS_FILE
+from .parquet_writer import read_settings
 from .schema import Source, make_features
 
 
@@ -36,12 +35,11 @@ class ImageSet:
     """A set of the paper.
 
     Args:
-        origin: where its archives are.
+        origin: URL of its archives.
         open: makes a [`Source`] from the folder (or file) of the official layout, and takes `options`.
-        features: columns.
-        options: names of what the loader can be asked for.
+        options: names of the options of the loader.
         split: name of the split that a prepared set has.
-        hub: places on the Hub, the default first: id to configuration and split.
+        hub: configuration and split by Hub id, the default first.
         local_labels: labels 0–999 of the classes in the numbering of the copies on the Hub.
     """
 
@@ -59,7 +57,7 @@ def image_sets() -> dict[str, ImageSet]:
     """The sets by name."""
     labelled, masked = make_features(), make_features(mask=True)
     factors = make_features({factor: datasets.Value("float64") for factor in METADATA_COLUMNS})
-    sets = {
+    return {
         "imagenet-1k": ImageSet(
             "https://image-net.org",
             open_validation,
@@ -106,12 +104,12 @@ def image_sets() -> dict[str, ImageSet]:
             options=("mappings", "cropped"),
             hub={"clip-benchmark/wds_objectnet": (None, "test")},
         ),
-    }
-    for factor in ("size", "rotation", "location"):
-        sets[f"si-score-{factor}"] = ImageSet(
-            "https://github.com/google-research/si-score", partial(open_si_score, factor=factor), factors
-        )
-    return sets | {
+        **{
+            f"si-score-{factor}": ImageSet(
+                "https://github.com/google-research/si-score", partial(open_si_score, factor=factor), factors
+            )
+            for factor in ("size", "rotation", "location")
+        },
         "imagenet-segmentation": ImageSet(
             "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
             open_segmentation,
@@ -133,15 +131,14 @@ def image_sets() -> dict[str, ImageSet]:
 def load_image_set(
     name: str, source: str | Path | None = None, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load a set of the paper into the one schema: `image`, `mask` (some sets), `label` (0–999, or the list of accepted
-    ids), `file_name` and the set's own factors.
+    """Load a set of the paper, with the columns of [`make_features`].
 
     Args:
         name: one of `image_sets()`.
-        source: folder of the official layout, archive, `gtsegs_ijcv.mat`, folder of webdataset tars, folder that
-            `robust-vit data prepare` wrote, or Hub id; by default the set's place on the Hub.
-        streaming: read rows while they are asked for, in flat memory. Otherwise rows (paths, or bytes where a source
-            is no folder of images) are written to the cache of `datasets` first.
+        source: folder of the official layout, archive, `gtsegs_ijcv.mat`, folder of webdataset tars, folder written by
+            `robust-vit data prepare`, or Hub id; by default the set's place on the Hub.
+        streaming: whether to read rows on the fly, in constant memory. Otherwise rows (paths, or bytes where the source is
+            not a folder of images) are written to the cache of `datasets` first.
         options: of the set: `labels="real"` (imagenet-1k), `variant` (imagenet-v2), `mappings` and `cropped`
             (objectnet), `imagenet` (imagenet-s919), `imagenet`, `split`, `class_seed`, `num_classes` and
             `samples_per_class` (paper-split).
@@ -152,13 +149,13 @@ def load_image_set(
         FileNotFoundError: there is no such source.
         PermissionError: the set on the Hub is gated, and there is no token.
     """
-    if source is not None and (Path(source) / SETTINGS_FILE).is_file():
-        options = _check_prepared(Path(source), name, options) | options  # columns depend on what it was prepared with
+    if source is not None:
+        options = _check_prepared(Path(source), name, options) | options  # the columns depend on the options
     opened = open_source(name, [source] if source is not None else [], options)
     rows, features = partial(usable_rows, rows=opened.rows), features_of(name, options)
     if streaming:
         return datasets.IterableDataset.from_generator(rows, features, gen_kwargs={"shards": opened.shards})
-    # Everything that the rows depend on: the code, what was asked for, and the state of the source.
+    # Everything that the rows depend on: the code, the options, and the state of the source.
     state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
     state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
     try:
@@ -173,14 +170,11 @@ def load_image_set(
 
 
 def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
-    """The undecoded rows of a set, wherever it is.
+    """The undecoded rows of a set.
 
     Args:
         sources: one folder, file or Hub id; or archives; or nothing for the set's place on the Hub.
-        options: as [`load_image_set`] takes them.
-
-    Raises:
-        As [`load_image_set`].
+        options: as for [`load_image_set`], which also lists the errors.
     """
     image_set = get_image_set(name, options)
     path = find_source(name, sources, options)
@@ -190,7 +184,7 @@ def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
         return image_set.open(path, **options)
 
     place = str(path or next(iter(sources or image_set.hub)))
-    if path is not None and (path / SETTINGS_FILE).is_file():
+    if path is not None and read_settings(path):
         made = _check_prepared(path, name, options)
         opened = open_columns(place, None, options.get("split", image_set.split), image_set.features, None)
         return without_border(opened) if options.get("cropped") and not made.get("cropped") else opened
@@ -211,33 +205,33 @@ def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
 
 
 def prepared_options(source: str | None) -> dict:
-    """Options of the set that a prepared folder holds; none for any other source."""
-    path = Path(source or "", SETTINGS_FILE)
-    made = json.loads(path.read_text()).values() if source and path.is_file() else ()
-    return next(({k: v for k, v in one.items() if k not in ("set", "sources", "split")} for one in made), {})
+    """Options of the set in a prepared folder; none for any other source."""
+    return _prepared(Path(source))[1] if source else {}
+
+
+def _prepared(folder: Path) -> tuple[str | None, dict]:
+    """Set and options of a prepared folder; `None` and none for any other one, such as one with new masks."""
+    settings = next(iter(read_settings(folder).values()), {})
+    options = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
+    return (settings["set"], options) if "sources" in settings else (None, {})
 
 
 def _check_prepared(folder: Path, name: str, options: dict) -> dict:
     """Refuse a prepared folder of another set, or of the same one under other options. Returns its options."""
-    for settings in json.loads((folder / SETTINGS_FILE).read_text()).values():
-        if "sources" not in settings:
-            break  # made by something else, such as with new masks
-        made = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
-        # What was not cropped can still be; `cropped=False` is what was not asked for when the folder was made.
-        asked = {key: value for key, value in options.items() if key not in ("split", "cropped")}
-        was_cropped, compared = made.get("cropped", False), {k: v for k, v in made.items() if k != "cropped"}
-        if (
-            settings["set"] != name
-            or (asked and asked != compared)
-            or (was_cropped and options.get("cropped") is False)
-        ):
-            raise ValueError(
-                f"`{folder}` was prepared as `{settings['set']}` with {made or 'no options'}, not as `{name}` with "
-                f"{asked | {k: v for k, v in options.items() if k == 'cropped'} or 'none'}: prepare it again into another "
-                "folder."
-            )
-        return made
-    return {}
+    prepared, made = _prepared(folder)
+    if prepared is None:
+        return {}
+    # An uncropped set can still be cropped; `cropped=False` only refuses a cropped one.
+    compared, asked = (
+        {key: value for key, value in given.items() if key not in ("split", "cropped")} for given in (made, options)
+    )
+    if prepared != name or (asked and asked != compared) or (made.get("cropped") and options.get("cropped") is False):
+        given = {key: value for key, value in options.items() if key != "split"}
+        raise ValueError(
+            f"`{folder}` was prepared as `{prepared}` with {made or 'no options'}, not as `{name}` with "
+            f"{given or 'none'}: prepare it again into another folder."
+        )
+    return made
 
 
 def get_image_set(name: str, options: dict) -> ImageSet:
@@ -248,13 +242,11 @@ def get_image_set(name: str, options: dict) -> ImageSet:
     """
     if name not in image_sets():
         raise ValueError(f"There is no set `{name}`; expected one of {', '.join(image_sets())}.")
-    unknown = options.keys() - set(image_sets()[name].options)
-    if unknown:
-        raise ValueError(
-            f"`{name}` takes no option {', '.join(sorted(unknown))}; it takes "
-            f"{', '.join(image_sets()[name].options) or 'none'}."
-        )
-    return image_sets()[name]
+    image_set = image_sets()[name]
+    if unknown := sorted(options.keys() - set(image_set.options)):
+        known = ", ".join(image_set.options) or "none"
+        raise ValueError(f"`{name}` takes no option {', '.join(unknown)}; it takes {known}.")
+    return image_set
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
@@ -263,11 +255,11 @@ def features_of(name: str, options: dict) -> datasets.Features:
 
 
 def find_source(name: str, sources: list[str | Path], options: dict) -> Path | None:
-    """Where on disk a set is: what was given, or what was unpacked from given or downloaded archives. `None` for a set
-    that is on the Hub as a table.
+    """Path of a set: the given one, or the folder that given or downloaded archives were unpacked to. `None` for a set that
+    is on the Hub as a table.
 
     Raises:
-        FileNotFoundError: what was given does not exist and is no Hub id, or the set is not on the Hub.
+        FileNotFoundError: the source neither exists nor is a Hub id, or the set is not on the Hub.
         ValueError: several sources that are not all archives.
     """
     paths = [Path(source) for source in sources]
@@ -284,17 +276,15 @@ def find_source(name: str, sources: list[str | Path], options: dict) -> Path | N
         raise ValueError(f"`{name}`: give one folder, or archives alone; got {', '.join(map(str, paths))}.")
     if paths and paths[0].exists():
         return paths[0]
-    if paths and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(sources[0])):
-        raise FileNotFoundError(f"There is no file or folder `{sources[0]}`, and it is no Hub id (owner/name) either.")
+    if paths and not is_hub_id(str(sources[0])):
+        raise FileNotFoundError(
+            f"There is no file or folder `{sources[0]}`, and it is not a Hub id (owner/name) either."
+        )
     return None
 
 
 def usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
-    """Rows up to the first that cannot be used.
-
-    Raises:
-        ValueError: a row cannot be used; the message says why.
-    """
+    """Rows; raises a `ValueError` at the first that cannot be used."""
     for row in rows(shards):
         if "problem" in row:
             raise ValueError(row["problem"])

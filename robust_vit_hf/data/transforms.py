@@ -1,8 +1,8 @@
 """Joint transforms of image and mask, for training, evaluation and segmentation.
 
-Images are turned as their EXIF says when they are decoded, and masks belong to the turned images. Masks are resized
-bilinearly without antialiasing, as in the released code, whose masks are floating-point tensors (torchvision 0.8.2 has
-antialiasing for images alone). So an edge keeps fractional values, and a small object is not blurred.
+Images are decoded upright, as their EXIF says, and masks belong to upright images. Masks are resized bilinearly without
+antialiasing, as in the released code, whose masks are floating-point tensors (torchvision 0.8.2 antialiases only images).
+So an edge keeps fractional values, and a small object is not blurred.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]]
         for image, mask in zip(rows["image"], rows["mask"], strict=True):
             image = functional.resize(functional.pil_to_tensor(image.convert("RGB")), size, InterpolationMode.BILINEAR)
             mask = functional.resize(mask_to_tensor(mask) / 255, size, InterpolationMode.BILINEAR, antialias=False)
-            # The mask travels as an image, since of other tensors v2 transforms one in a sample alone.
+            # The mask is passed as an image, since v2 transforms only one plain tensor of a sample.
             image, mask = crop_and_flip(tv_tensors.Image(image), tv_tensors.Image(mask))
             batch["pixel_values"].append(normalize(functional.to_dtype(image, scale=True)).as_subclass(torch.Tensor))
             batch["mask"].append(mask.as_subclass(torch.Tensor))
@@ -43,7 +43,7 @@ def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]]
 
 
 class _MaskProcessor(ViTImageProcessor):
-    """Geometry of an image processor for masks, which are resized without antialiasing."""
+    """Image processor for masks, which are resized without antialiasing."""
 
     def resize(self, image, size, resample=None, **kwargs):
         return super().resize(image, size, PILImageResampling.BILINEAR, antialias=False)
@@ -97,11 +97,7 @@ def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str,
 
 
 def check_sizes(rows: dict[str, list]) -> None:
-    """Refuse a mask of another size than its image, which would be laid over it all the same.
-
-    Raises:
-        ValueError: such a mask.
-    """
+    """Raise a `ValueError` for a mask of another size than its image."""
     for image, mask in zip(rows["image"], rows.get("mask", rows["image"]), strict=True):
         if image.size != mask.size:
             raise ValueError(

@@ -1,5 +1,5 @@
-"""emoji-shift: a small ImageNet with every distribution shift of the paper, made of images that come in pip packages.
+"""emoji-shift: a small benchmark with every distribution shift of the paper, made of images from pip packages.
 
-`images.load_split` composes the images, `model.load_biased_model` gives the pretrained ViT with a background shortcut that
-the default run of `robust-vit train` mends.
+`images.load_split` composes the images, `model.load_biased_model` loads a pretrained ViT with a background shortcut, which
+the default run of `robust-vit train` removes.
 """

@@ -11,7 +11,7 @@ from .artwork import BACKGROUNDS, CLASSES, OPEN_VENDORS, TRAINING_VENDORS, UNSEE
 
 IMAGE_SIZE = 64
 CLASS_NAMES = tuple(CLASSES)
-TRAINING_CLASSES = range(len(CLASS_NAMES) // 2)  # the classes that the finetuning shows
+TRAINING_CLASSES = range(len(CLASS_NAMES) // 2)  # the classes that are finetuned on
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 
 FEATURES = datasets.Features(
@@ -28,15 +28,15 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True)
 class Split:
-    """How the images of a split are drawn.
+    """Distribution of the images of a split.
 
     Args:
-        background_bias: probability that an image has its class's habitual background; otherwise it is drawn from
-            all of them, or from those of the other classes if `adversarial`.
-        vendors: whose drawings are used.
+        background_bias: probability of the habitual background of the class; otherwise it is drawn from all backgrounds,
+            or from those of the other classes if `adversarial`.
+        vendors: vendors of the drawings.
         side: range of the object's side as a fraction of the image's side.
         max_angle: rotation in degrees, drawn uniformly from ±`max_angle`.
-        overhang: fraction of the object's side that may lie outside the image.
+        overhang: fraction of the object's side that may be outside the image.
     """
 
     background_bias: float = 0.0
@@ -47,7 +47,7 @@ class Split:
     overhang: float = 0.0
 
 
-# Every shifted split changes one factor beside the background, as SI-Score does (https://huggingface.co/papers/2007.08558).
+# Each shifted split changes one factor beside the background, as in SI-Score (https://huggingface.co/papers/2007.08558).
 SPLITS = {
     "train": Split(background_bias=0.98),
     "val": Split(background_bias=0.98),
@@ -63,7 +63,7 @@ SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val"))
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
     """Image number `index` of a split: a row with `image` (64×64 RGB), `mask` (64×64, 0 or 255), `label`, `vendor`,
-    `background` and `openly_licensed`. Labels go round the classes, so that every prefix of a split is balanced."""
+    `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is balanced."""
     spec = SPLITS[split]
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
     label = index % len(CLASS_NAMES)
@@ -84,7 +84,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
     if rng.random() < 0.5:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     drawing = drawing.rotate(rng.uniform(-spec.max_angle, spec.max_angle), Image.Resampling.BICUBIC, expand=True)
-    # The rotated canvas is larger than the drawing by transparent corners: crop them, then set the size of what is seen.
+    # Crop the transparent corners of the rotated canvas, so that the size is that of the visible object.
     drawing = drawing.crop(drawing.getchannel("A").getbbox())
     scale = rng.uniform(*spec.side) * IMAGE_SIZE / max(drawing.size)
     width, height = (max(1, round(length * scale)) for length in drawing.size)
@@ -111,9 +111,9 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: range | None
 
     Args:
         split: one of `SPLITS`.
-        num_images: number of rows. Any number works; a longer split begins with the shorter one.
-        seed: seed of the composition. Images of another seed share artwork but nothing else.
-        classes: labels to keep, as the paper trains on half of the classes; all by default.
+        num_images: number of rows. A longer split begins with the shorter one.
+        seed: seed of the composition. Images of other seeds share only the artwork.
+        classes: labels to keep; all by default.
 
     Returns:
         Dataset with the columns of [`compose`].
@@ -124,19 +124,17 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: range | None
     if split not in SPLITS:
         raise ValueError(f"emoji-shift has no split `{split}`; expected one of {', '.join(SPLITS)}.")
     kept = range(len(CLASS_NAMES)) if classes is None else classes
-    rounds, extra = divmod(num_images, len(kept))
-    indices = [i * len(CLASS_NAMES) + label for i in range(rounds) for label in kept]
-    indices += [rounds * len(CLASS_NAMES) + label for label in kept[:extra]]
+    indices = [i // len(kept) * len(CLASS_NAMES) + kept[i % len(kept)] for i in range(num_images)]
     return datasets.Dataset.from_list([compose(split, index, seed) for index in indices], features=FEATURES)
 
 
 def load_finetuning_splits(samples_per_class: int = 5, seed: int = 0) -> dict[str, datasets.Dataset]:
-    """Images of the finetuning, `train` and `validation`. As in the paper, training sees half of the classes, and
-    validation a few images (two) of each of the others. Both are biased images that no evaluation split shares.
+    """Images to finetune on, `train` and `validation`. As in the paper, half of the classes are trained on, and validation has
+    a few images (two) of each of the others. Both are biased, and share no image with the evaluation splits.
 
     Args:
-        samples_per_class: training images of each of the 10 classes; the paper takes 3.
-        seed: which images.
+        samples_per_class: training images of each of the 10 classes; 3 in the paper.
+        seed: seed of the composition.
     """
     others = range(TRAINING_CLASSES.stop, len(CLASS_NAMES))
     return {
@@ -146,5 +144,5 @@ def load_finetuning_splits(samples_per_class: int = 5, seed: int = 0) -> dict[st
 
 
 def load_evaluation_sets(images_per_set: int) -> dict[str, datasets.Dataset]:
-    """All splits but that of training, by name: `val`, and the `SHIFTED` ones."""
+    """All splits but `train`, by name: `val`, and the `SHIFTED` ones."""
     return {split: load_split(split, images_per_set) for split in ("val", *SHIFTED)}

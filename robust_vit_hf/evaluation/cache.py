@@ -1,27 +1,17 @@
 """Cached results and the fingerprint of their inputs."""
 
-import json
 from pathlib import Path
 
-from ..utils.files import write_atomically
+from ..utils.files import read_json, write_json
 
 
 FINGERPRINT_FILE = "fingerprint.json"
 
 
 def check_fingerprint(folder: Path, fingerprint: dict) -> None:
-    """Refuse a folder that holds the result of other inputs.
-
-    Args:
-        folder: where a result is, or will be.
-        fingerprint: what the result depends on, as JSON values.
-
-    Raises:
-        ValueError: the fingerprint in the folder is another one; the message names the inputs that differ.
-    """
-    path = folder / FINGERPRINT_FILE
-    known = json.loads(path.read_text()) if path.is_file() else fingerprint
-    if known != fingerprint:
+    """Raise a `ValueError` if a folder holds the result of other inputs. A fingerprint is a JSON object of all inputs."""
+    known = read_json(folder / FINGERPRINT_FILE)
+    if known not in (None, fingerprint):
         differing = ", ".join(key for key, value in fingerprint.items() if known.get(key) != value)
         raise ValueError(
             f"`{folder}` holds the result of another evaluation, which differs in: {differing}. Choose another "
@@ -30,6 +20,6 @@ def check_fingerprint(folder: Path, fingerprint: dict) -> None:
 
 
 def write_fingerprint(folder: Path, fingerprint: dict) -> None:
-    """Write the fingerprint. It is written before the result, so that no result lacks it."""
+    """Write a fingerprint. It is written before the result, so that every result has one."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / FINGERPRINT_FILE, json.dumps(fingerprint, indent=2) + "\n")
+    write_json(folder / FINGERPRINT_FILE, fingerprint)

@@ -1,4 +1,4 @@
-"""Before and after: what changed on each set, how certain that is, and for which classes, images and factors."""
+"""Comparison of results before and after: the change on each set, its confidence interval, and changes by class and factor."""
 
 import zlib
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from .evaluate_sets import SetResult
 NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
 MEAN_ROW = "mean of the shifted sets"
-# What a row tells of each model beside top-1 and top-5, all as fractions but NLL (nats) and Brier score (0–2).
+# Scores of each model in a row beside top-1 and top-5: fractions, but for NLL (nats) and Brier score (0–2).
 SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_per_class_top1", "mean_per_group_top1")
 
 
 def bootstrap_changes(before: np.ndarray, after: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Changes of accuracy in paired bootstrap resamples of the images.
 
-    An image is corrected, broken, or neither, and a resample is told by how often it draws each of the three: one
-    multinomial draw, in place of drawing all images.
+    An image is corrected, broken, or neither, and the change depends on how often a resample draws each of the three: one
+    multinomial draw instead of a draw of all images.
 
     Args:
-        before, after: `(N,)` bool, whether each image is right.
+        before, after: `(N,)` bool, whether each image is classified correctly.
 
     Returns:
         `(10000,)` float64, after − before, as fractions.
@@ -38,14 +38,13 @@ def bootstrap_changes(before: np.ndarray, after: np.ndarray, rng: np.random.Gene
 
 @dataclass
 class Comparison:
-    """Results of the same sets before and after the finetuning, and of the control that saw the same images.
+    """Results by set, before and after the finetuning.
 
     Args:
-        before: results by set.
-        after: the same; `None` where there is one model alone.
-        control: results of finetuning with cross-entropy alone, where it was run.
-        shifted: names of the sets that the mean row averages; none for no mean row.
-        training_classes: the classes that the finetuning showed, where they are known.
+        after: `None` for one model alone.
+        control: finetuning on the same images with cross-entropy alone, if it was run.
+        shifted: names of the sets that the mean row averages; without any there is no mean row.
+        training_classes: classes of the images of the finetuning, if they are known.
     """
 
     before: dict[str, SetResult]
@@ -60,9 +59,9 @@ class Comparison:
         return {side: results for side, results in sides.items() if results is not None}
 
     def rows(self) -> list[dict]:
-        """One row a set, and the mean row: `set`, `num_images` (with a label), `top1_before`, `top1_after`, `top1_control`,
-        and likewise the other scores, as fractions; `change_low` and `change_high`, the 95 % confidence interval of the
-        change in top-1; `corrected` and `broken`, numbers of images. What was not measured is `None`."""
+        """A row for each set, and the mean row: `set`, `num_images` (with a label), `top1_before`, `top1_after`,
+        `top1_control`, and likewise the other scores, as fractions; `change_low` and `change_high`, the 95 % confidence
+        interval of the change in top-1; `corrected` and `broken`, numbers of images. `None` if not measured."""
         rows, changes = [], {}
         for name, before in self.before.items():
             row = {"set": name, "num_images": int(before.usable.sum()) if before.accepted else len(before.predictions)}
@@ -73,7 +72,7 @@ class Comparison:
             row |= dict.fromkeys(("change_low", "change_high", "corrected", "broken"))
             if self.after is not None and before.accepted is not None:
                 right, right_after = (r.correct()[r.usable] for r in (before, self.after[name]))
-                # By name, so that an interval does not depend on what else is measured.
+                # Seeded by the name, so that an interval does not depend on the other sets.
                 rng = np.random.default_rng(zlib.crc32(name.encode()))
                 changes[name] = bootstrap_changes(right, right_after, rng)
                 row |= _interval(changes[name])
@@ -87,21 +86,18 @@ class Comparison:
                 counted = key in ("num_images", "corrected", "broken")
                 mean[key] = None if None in values else sum(values) if counted else sum(values) / len(values)
             if mean["change_low"] is not None:
-                # Sets are independent of one another, so are their resamples.
+                # Sets are independent of one another, and so are their resamples.
                 mean |= _interval(np.mean([changes[name] for name in self.shifted], axis=0))
             rows.append(mean)
         return rows
 
     def class_groups(self) -> list[dict]:
-        """Tables 10 and 11: top-1 and top-5 of each set on the training classes and on the others.
-
-        Returns:
-            Rows with `set`, `classes` (`training` or `other`), `num_images`, and `top1_before` and so on, `None` where a
-            set has no such image. Empty where the training classes are not known.
-        """
+        """Tables 10 and 11: top-1 and top-5 on the training classes and on the others. Rows with `set`, `classes` (`training`
+        or `other`), `num_images`, and `top1_before` and so on, `None` if a set has no such image. No rows if the training
+        classes are not known."""
         rows = []
-        for name, before in self.before.items() if self.training_classes is not None else ():
-            if before.accepted is None:
+        for name, before in self.before.items():
+            if self.training_classes is None or before.accepted is None:
                 continue
             in_training = np.isin(before.classes, list(self.training_classes))
             for classes, chosen in (("training", in_training), ("other", ~in_training)):
@@ -121,8 +117,8 @@ class Comparison:
         return dict(sorted(((label, after[label] - before[label]) for label in before), key=lambda item: item[1]))
 
     def curves(self, name: str) -> dict[str, dict[str, list[float]]]:
-        """Top-1 over each factor that a set varies: factor to `value` and `num_images`, and `before`, `after` and so on, all
-        lists of the same length in the order of the values."""
+        """Top-1 over each factor that a set varies: `value`, `num_images`, `before`, `after` and so on, lists of equal length
+        in the order of the values."""
         before, curves = self.before[name], {}
         for factor, values in before.factors.items():
             if before.accepted is None or len(np.unique(values)) < 2:

@@ -1,6 +1,6 @@
 """One pass of a model over a set: predictions, calibration and relevance."""
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ..relevance.architectures import unwrap_pretrained
 from ..relevance.relevance_map import relevance_map
-from ..utils.files import atomic_file, write_atomically
+from ..utils.files import atomic_file, read_json, write_json
 from .protocols import EvaluationSet
 
 
@@ -30,16 +30,16 @@ PREDICTIONS_FILE, SCORES_FILE = "predictions.parquet", "scores.json"
 
 @dataclass
 class SetResult:
-    """What a model does on a set.
+    """Predictions and scores of a model on a set.
 
     Args:
         predictions: `(N, k)` int64, the ids of the k = 5 best classes (fewer if fewer are ranked), the best first, in the
             order of the set. Of equal logits, the class with the lower id ranks first.
-        accepted: labels that are right for each image; `None` for a set without labels.
+        accepted: correct labels of each image; `None` for a set without labels.
         factors: `(N,)` float columns of the set, by name: angle, area, position.
-        scores: what [`RobustAccuracy`], [`Calibration`] and [`RelevanceSegmentation`] compute, all in one. Without labels
-            there are no accuracies and no calibration, and without masks no relevance.
-        file_names: `(N,)`, where the set has them.
+        scores: those of [`RobustAccuracy`] and [`Calibration`] for a set with labels, and of [`RelevanceSegmentation`] for
+            one with masks.
+        file_names: `(N,)`, if the set has them.
     """
 
     predictions: np.ndarray
@@ -49,14 +49,14 @@ class SetResult:
     file_names: list[str] | None = None
 
     @cached_property
-    def usable(self) -> np.ndarray:
-        """`(N,)` bool: images that have a label."""
-        return np.array([bool(labels) for labels in self.accepted or [[]] * len(self.predictions)])
-
-    @cached_property
     def classes(self) -> np.ndarray:
         """`(N,)` int: the class of each image, which is the first of its accepted labels; -1 without one."""
         return np.array([labels[0] if labels else -1 for labels in self.accepted or [[]] * len(self.predictions)])
+
+    @property
+    def usable(self) -> np.ndarray:
+        """`(N,)` bool: images that have a label."""
+        return self.classes >= 0
 
     @cached_property
     def ranks(self) -> np.ndarray:
@@ -68,41 +68,34 @@ class SetResult:
         return self.ranks < k
 
     def save(self, folder: Path) -> None:
-        """Write `predictions.parquet`, a row an image, and then `scores.json`, whose presence says that all is there."""
+        """Write `predictions.parquet`, a row for each image, and then `scores.json`, which marks the result as complete."""
         folder.mkdir(parents=True, exist_ok=True)
-        columns = {} if self.file_names is None else {"file_name": self.file_names}
-        columns |= {"predictions": self.predictions.tolist()}
-        columns |= {} if self.accepted is None else {"accepted": self.accepted}
+        columns = {"file_name": self.file_names, "predictions": self.predictions.tolist(), "accepted": self.accepted}
         columns |= {f"factor_{name}": values for name, values in self.factors.items()}
-        features = {"file_name": datasets.Value("string")} | {
-            name: datasets.List(datasets.Value("int64")) for name in ("predictions", "accepted")
-        }
+        columns = {name: values for name, values in columns.items() if values is not None}
+        class_ids = datasets.List(datasets.Value("int64"))
+        features = {"file_name": datasets.Value("string"), "predictions": class_ids, "accepted": class_ids}
         features = {name: features.get(name, datasets.Value("float64")) for name in columns}
         with atomic_file(folder / PREDICTIONS_FILE) as partial:
             datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(partial)
-        write_atomically(folder / SCORES_FILE, json.dumps(self.scores, indent=2) + "\n")
+        write_json(folder / SCORES_FILE, self.scores)
 
     @classmethod
     def load(cls, folder: Path) -> "SetResult | None":
-        """What [`save`] wrote, or `None` where nothing is finished."""
-        if not (folder / SCORES_FILE).is_file():
+        """Read a result that [`save`] wrote; `None` if there is no complete one."""
+        scores = read_json(folder / SCORES_FILE)
+        if scores is None:
             return None
+        for name in scores.keys() & {"per_class_top1", "per_class_top5"}:  # JSON has no integer keys
+            scores[name] = {int(label): value for label, value in scores[name].items()}
         columns = datasets.Dataset.from_parquet(str(folder / PREDICTIONS_FILE), keep_in_memory=True)[:]
-        scores = json.loads((folder / SCORES_FILE).read_text())
-        for name in ("per_class_top1", "per_class_top5"):  # JSON has no integer keys
-            if name in scores:
-                scores[name] = {int(label): value for label, value in scores[name].items()}
-        return cls(
-            np.array(columns["predictions"]),
-            columns.get("accepted"),
-            {
-                name.removeprefix("factor_"): np.array(values, dtype=float)
-                for name, values in columns.items()
-                if name.startswith("factor_")
-            },
-            scores,
-            columns.get("file_name"),
-        )
+        factors = {
+            name.removeprefix("factor_"): np.array(values, dtype=float)
+            for name, values in columns.items()
+            if name.startswith("factor_")
+        }
+        predictions, accepted = np.array(columns["predictions"]), columns.get("accepted")
+        return cls(predictions, accepted, factors, scores, columns.get("file_name"))
 
 
 def evaluate_sets(
@@ -125,12 +118,7 @@ def evaluate_sets(
         model: image classification model on the accelerator's device.
         processor: image processor of the model, with a centre crop.
         relevance: whether to compute relevance maps for sets with masks, at three times the cost.
-        batch_size: images a process takes at once.
-        num_workers: worker processes that read images, of each process.
-        description: label of the progress bars.
-
-    Returns:
-        One [`SetResult`] a set.
+        batch_size, num_workers: images at once, and workers that read images, of each process.
 
     Raises:
         ValueError: the model was made for other classes, or gives logits that are not finite (the image is named).
@@ -141,16 +129,17 @@ def evaluate_sets(
         rows.check_model(name, unwrap_pretrained(model).config.num_labels)
         with_masks = relevance and "mask" in rows.dataset.column_names
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
-        loader = DataLoader(
-            dataset.with_transform(eval_transform(processor, rows.border)),
-            batch_size,
-            num_workers=num_workers,
-            collate_fn=default_data_collator,
-        )
+        loader = image_loader(dataset, eval_transform(processor, rows.border), batch_size, num_workers)
         results[name] = evaluate_batches(
             model, loader, rows, accelerator, relevance=with_masks, description=f"{description}: {name}"
         )
     return results
+
+
+def image_loader(dataset: datasets.Dataset, transform: Callable, batch_size: int, num_workers: int) -> DataLoader:
+    """Loader of the transformed rows of a dataset, in their order."""
+    rows = dataset.with_transform(transform)
+    return DataLoader(rows, batch_size, num_workers=num_workers, collate_fn=default_data_collator)
 
 
 def evaluate_batches(
@@ -164,18 +153,12 @@ def evaluate_batches(
 ) -> SetResult:
     """The pass of [`evaluate_sets`] over one set, of which `loader` gives batches with `pixel_values` (and `mask`) in the
     order of `rows`. Scores are those of the main process; others have none."""
-    file_names = rows.dataset.with_format(None)["file_name"] if "file_name" in rows.dataset.column_names else None
-    streamed = {}  # metrics that take batches as they come, so that a large set never holds all logits or maps
-    if accelerator.is_main_process:
-        if rows.accepted is not None:
-            streamed["calibration"] = Calibration(class_subset=rows.class_subset)
-        if relevance:
-            streamed["relevance_segmentation"] = RelevanceSegmentation()
-
+    main, labelled = accelerator.is_main_process, rows.accepted is not None
+    # These take batches as they come, so that a large set never holds all logits or maps.
+    calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None
+    segmentation = RelevanceSegmentation() if main and relevance else None
     predictions, done = [], 0
-    with tqdm(
-        total=len(rows.dataset), desc=description, unit="image", disable=not accelerator.is_main_process
-    ) as progress:
+    with tqdm(total=len(rows.dataset), desc=description, unit="image", disable=not main) as progress:
         for batch in accelerator.prepare(loader):
             with torch.no_grad(), accelerator.autocast():
                 if relevance:
@@ -184,52 +167,50 @@ def evaluate_batches(
                 else:
                     output = model(pixel_values=batch["pixel_values"])
             logits = accelerator.gather_for_metrics(output.logits.float())
-            check_logits(logits, file_names, done, description)
+            check_logits(logits, rows.dataset, done, description)
             predictions.append(top_classes(logits, rows.class_subset).cpu())
-            if "calibration" in streamed:
-                accepted = rows.accepted[done : done + len(logits)]
-                streamed["calibration"].update(logits, accepted)
-            if "relevance_segmentation" in streamed:
-                streamed["relevance_segmentation"].update(maps, masks)
+            if calibration is not None:
+                calibration.update(logits, rows.accepted[done : done + len(logits)])
+            if segmentation is not None:
+                segmentation.update(maps, masks)
             done += len(logits)
             progress.update(len(logits))
 
+    file_names = rows.dataset.with_format(None)["file_name"] if "file_name" in rows.dataset.column_names else None
     result = SetResult(torch.cat(predictions).numpy(), rows.accepted, factors_of(rows.dataset), {}, file_names)
-    if accelerator.is_main_process:
-        if rows.accepted is not None:
-            streamed["robust_accuracy"] = RobustAccuracy()
-            groups = [" ".join(map(str, values)) for values in zip(*result.factors.values(), strict=True)]
-            streamed["robust_accuracy"].update(result.predictions, rows.accepted, groups=groups or None)
-        for metric in streamed.values():
-            result.scores |= metric.compute()
+    accuracy = RobustAccuracy() if main and labelled else None
+    if accuracy is not None:
+        groups = [" ".join(map(str, values)) for values in zip(*result.factors.values(), strict=True)]
+        accuracy.update(result.predictions, rows.accepted, groups=groups or None)
+    for metric in filter(None, (calibration, segmentation, accuracy)):
+        result.scores |= metric.compute()
     return result
 
 
-def check_logits(logits: torch.Tensor, file_names: list[str] | None, first: int, description: str) -> None:
-    """Refuse logits that cannot be ranked. Every process looks at those of all, so that all stop at once.
+def check_logits(logits: torch.Tensor, dataset: datasets.Dataset, first: int, description: str) -> None:
+    """Refuse logits `(N, C)` that cannot be ranked. Every process checks those of all, so that all stop at once.
 
     Args:
-        logits: `(N, C)`.
-        file_names: of all images of the set, if it has any.
-        first: number of the first of these N images in the set.
-        description: how to call the pass in errors.
+        first: index in the dataset of the first of these N images.
+        description: name of the pass in errors.
 
     Raises:
         ValueError: logits are NaN or infinite; the image is named.
     """
     if bad := (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist():
-        where = f"`{file_names[first + bad[0]]}`" if file_names else f"image {first + bad[0]}"
+        index, named = first + bad[0], "file_name" in dataset.column_names
+        image = f"`{dataset.with_format(None)['file_name'][index]}`" if named else f"image {index}"
         raise ValueError(
-            f"{description}: the logits of {where} are NaN or infinite. Look at the image and at the model's weights; in half "
+            f"{description}: the logits of {image} are NaN or infinite. Look at the image and at the model's weights; in half "
             "precision, try float32."
         )
 
 
 def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
-    """The columns of SI-Score that say where and how the object is, where they are known for every image."""
+    """Columns of SI-Score with the place and pose of the object, if they are known for every image."""
     factors = {}
-    for name in set(METADATA_COLUMNS) & set(dataset.column_names):
+    for name in sorted(set(METADATA_COLUMNS) & set(dataset.column_names)):
         values = np.array(dataset.with_format(None)[name], dtype=float)
         if not np.isnan(values).any():
             factors[name] = values
-    return dict(sorted(factors.items()))
+    return factors

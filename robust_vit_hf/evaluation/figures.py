@@ -15,12 +15,11 @@ from ..relevance.overlay import denormalize, overlay
 
 
 def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
-    """Figure of test images with their relevance before and after, a column per image.
+    """Figure of test images with their relevance before and after, a column for each image.
 
     Args:
-        groups: title of a row of images, such as "corrected", to its images: each a dict with `image` `(3, H, W)` in
-            [0, 1], `before` and `after` `(1, H, W)`, the names `set_name`, `label`, `predicted_before` and
-            `predicted_after`. Empty groups are left out.
+        groups: images by title, each a dict with `image` `(3, H, W)` in [0, 1], `before` and `after` `(1, H, W)`, and the
+            names `set_name`, `label`, `predicted_before` and `predicted_after`. Empty groups are left out.
     """
     from matplotlib.figure import Figure
 
@@ -55,7 +54,7 @@ def save_attribution_figure(
     methods: Sequence[str],
     path: Path,
 ) -> None:
-    """Figure of images, a row each: image | mask | the map of each attribution method, for each model, of the class that it predicts.
+    """Figure with a row for each image: image | mask | the map of each model and attribution method for the predicted class.
 
     Args:
         models, processors: by side, such as `before` and `after`.

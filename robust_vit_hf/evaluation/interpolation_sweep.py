@@ -5,6 +5,7 @@ Source: https://huggingface.co/papers/2109.01903
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,17 @@ from ..models.digest import weights_digest
 from ..models.image_processors import load_processor
 from ..models.interpolation import check_alike, interpolate
 from ..models.loading import load_model
-from ..utils.files import write_atomically
+from ..utils.files import read_json, write_json
 from ..utils.publishable import public_name
 from .cache import FINGERPRINT_FILE, check_fingerprint, write_fingerprint
 from .evaluate_sets import evaluate_sets
 from .plots import COLOURS, save_figure
-from .protocols import EvaluationSet, Protocol, benchmark_sets, load_evaluation_sets
+from .protocols import Protocol, benchmark_sets, load_evaluation_sets
 from .tables import Table, percent
 
 
 SWEEP_FILE = "sweep.json"
-ROLES = {"in_distribution": "in-distribution", "shifted": "shifted"}  # of the sets of a sweep, and how they are shown
+ROLES = ("in_distribution", "shifted")  # of the sets of a sweep
 
 
 def sweep_interpolations(
@@ -36,7 +37,8 @@ def sweep_interpolations(
     output_dir: Path,
     accelerator: Accelerator,
     *,
-    named_sets: dict[str, Sequence[tuple[str, str | None]]] | None = None,
+    in_distribution: Sequence[tuple[str, str | None]] | None = None,
+    shifted: Sequence[tuple[str, str | None]] | None = None,
     protocol: Protocol = "paper",
     images_per_set: int = 200,
     batch_size: int = 32,
@@ -48,15 +50,15 @@ def sweep_interpolations(
     Args:
         before, after: as for [`load_model`].
         alphas: shares of `after`, in [0, 1].
-        named_sets: by role (`in_distribution`, `shifted`) the sets, as for [`load_evaluation_sets`]; by default those of
-            the benchmark that has the classes of the models.
+        in_distribution, shifted: sets as for [`load_evaluation_sets`], both or neither; by default those of the benchmark
+            with the classes of the models.
         images_per_set: images of each set of a benchmark.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        ValueError: the models do not fit, see [`check_alike`], nor the sets, or `output_dir` holds something else.
+        ValueError: the models do not fit each other, see [`check_alike`], or the sets, or `output_dir` holds other files.
         OSError: there is no such model or set.
     """
     if output_dir.is_dir() and any(output_dir.iterdir()) and not (output_dir / FINGERPRINT_FILE).is_file():
@@ -66,25 +68,35 @@ def sweep_interpolations(
     start, end = load_model(before), load_model(after)
     check_alike(start, end)
     processor = load_processor(after, protocol, end)
-    sets = _load_sets(named_sets, end, protocol, images_per_set)
-    roles = {role: [name for name, (of_set, _) in sets.items() if of_set == role] for role in ROLES}
+    if shifted is not None:
+        sets = {}
+        for is_shifted, named in ((False, in_distribution), (True, shifted)):
+            found = load_evaluation_sets(named, protocol, images_per_set)
+            sets |= {name: replace(rows, shifted=is_shifted) for name, rows in found.items()}
+    elif benchmark := find_benchmark(end.config.id2label.values()):
+        sets = benchmark_sets(benchmark, images_per_set)
+    else:
+        raise ValueError(
+            "No benchmark has the classes of these models: name their sets with --in_distribution and --shifted."
+        )
+    roles = {role: [name for name, rows in sets.items() if rows.shifted == (role == "shifted")] for role in ROLES}
 
-    # What an accuracy depends on. Names of models are left out: the same weights may lie in another folder now.
+    # The inputs of an accuracy. Names of models are left out: the same weights may lie in another folder now.
     fingerprint = {"weights_before": weights_digest(start), "weights_after": weights_digest(end), "protocol": protocol}
     fingerprint |= {"processor": json.loads(processor.to_json_string()), "sets": {}}
-    for name, (role, rows) in sets.items():
-        facts = {"role": role, "source": public_name(rows.source), "images": len(rows.dataset), "rows": rows.digest}
-        fingerprint["sets"][name] = facts
+    for name, rows in sets.items():
+        rows.check_model(name, end.config.num_labels)
+        facts = {"role": "shifted" if rows.shifted else "in_distribution", "source": public_name(rows.source)}
+        fingerprint["sets"][name] = facts | {"images": len(rows.dataset), "rows": rows.digest}
     check_fingerprint(output_dir, fingerprint)
 
-    sweep = {"before": public_name(before), "after": public_name(after), **roles, "alphas": {}}
-    if (output_dir / SWEEP_FILE).is_file():
-        known = json.loads((output_dir / SWEEP_FILE).read_text(encoding="utf-8"))["alphas"]
-        sweep["alphas"] = {float(alpha): row for alpha, row in known.items()}  # JSON has no numbers as keys
-    for alpha in sorted(set(alphas) - sweep["alphas"].keys()):
+    known = (read_json(output_dir / SWEEP_FILE) or {"alphas": {}})["alphas"]
+    measured = {float(alpha): row for alpha, row in known.items()}  # JSON has no numbers as keys
+    sweep = {"before": public_name(before), "after": public_name(after), **roles, "alphas": measured}
+    for alpha in sorted(set(alphas) - measured.keys()):
         results = evaluate_sets(
             interpolate(start, end, alpha).to(accelerator.device),
-            {name: rows for name, (_, rows) in sets.items()},
+            sets,
             processor,
             accelerator,
             relevance=False,
@@ -94,41 +106,20 @@ def sweep_interpolations(
         )
         top1 = {name: result.scores["top1"] for name, result in results.items()}
         means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
-        sweep["alphas"] = dict(sorted({**sweep["alphas"], alpha: {"top1": top1, **means}}.items()))
+        measured[alpha] = {"top1": top1, **means}
+        sweep["alphas"] = dict(sorted(measured.items()))
         write_fingerprint(output_dir, fingerprint)
-        write_atomically(output_dir / SWEEP_FILE, json.dumps(sweep, indent=2) + "\n")
+        write_json(output_dir / SWEEP_FILE, sweep)
     save_figure(sweep_figure(sweep), output_dir, "sweep")
     table = sweep_table(sweep)
     return f"{table.title}:\n\n{table.markdown()}\n"
 
 
-def _load_sets(
-    named_sets: dict | None, model, protocol: Protocol, images_per_set: int
-) -> dict[str, tuple[str, EvaluationSet]]:
-    """Role of each set, and the set, each of which fits the model."""
-    if named_sets is None:
-        benchmark = find_benchmark(model.config.id2label.values())
-        if benchmark is None:
-            raise ValueError(
-                "No benchmark has the classes of these models: name their sets with --in_distribution and --shifted."
-            )
-        found = benchmark_sets(benchmark, images_per_set)
-        sets = {name: ("shifted" if rows.shifted else "in_distribution", rows) for name, rows in found.items()}
-    else:
-        sets = {}
-        for role, named in named_sets.items():
-            found = load_evaluation_sets(named, protocol, images_per_set)
-            sets |= {name: (role, rows) for name, rows in found.items()}
-    for name, (_, rows) in sets.items():
-        rows.check_model(name, model.config.num_labels)
-    return sets
-
-
 def sweep_table(sweep: dict) -> Table:
-    """A row an alpha: top-1 of each set, and the mean of the shifted ones, in per cent.
+    """Top-1 of each set, and the mean of the shifted ones, in per cent, with a row for each alpha.
 
     Args:
-        sweep: what `sweep.json` holds, with alphas as numbers, in ascending order.
+        sweep: contents of `sweep.json`, with alphas as numbers, in ascending order.
     """
     names = [*sweep["in_distribution"], *sweep["shifted"]]
     rows = [
@@ -139,17 +130,11 @@ def sweep_table(sweep: dict) -> Table:
 
 
 def sweep_figure(sweep: dict) -> Figure:
-    """Top-1 in distribution and shifted: over alpha, and against each other with the points named by alpha, as in Figure 1
-    of https://huggingface.co/papers/2109.01903. Several sets are shown by their mean.
-
-    Args:
-        sweep: as for [`sweep_table`].
-    """
+    """Top-1 in distribution and shifted of a sweep, as for [`sweep_table`]: over alpha, and against each other with the points
+    named by alpha, as in Figure 1 of https://huggingface.co/papers/2109.01903. Several sets are shown by their mean."""
     points = np.array([[100 * row[f"mean_{role}"] for role in ROLES] for row in sweep["alphas"].values()])
-    names = [
-        f"{title} ({sweep[role][0] if len(sweep[role]) == 1 else f'mean of {len(sweep[role])} sets'})"
-        for role, title in ROLES.items()
-    ]
+    shown = {role: sweep[role][0] if len(sweep[role]) == 1 else f"mean of {len(sweep[role])} sets" for role in ROLES}
+    names = [f"{role.replace('_', '-')} ({text})" for role, text in shown.items()]
     figure = Figure((9.0, 3.8), layout="constrained")
     over, against = figure.subplots(1, 2)
     for name, values, colour in zip(names, points.T, (COLOURS["control"], COLOURS["after"]), strict=True):
@@ -168,7 +153,5 @@ def sweep_figure(sweep: dict) -> Figure:
     against.set(xlim=xlim, ylim=ylim, xlabel=f"top-1 {names[0]}, %", ylabel=f"top-1 {names[1]}, %")
     against.locator_params(nbins=6)
     against.set_title("numbers at the points: alpha", fontsize=9)
-    for axis in (over, against):
-        axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=2, frameon=False)
     return figure

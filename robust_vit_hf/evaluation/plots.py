@@ -13,19 +13,17 @@ NUM_CLASSES = 50  # helped and harmed classes that a plot shows, as in Figures 8
 
 
 def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]) -> None:
-    """Plot what there is: `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes),
-    `curves_<set>` (top-1 over the set's factors).
+    """Save `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and `curves_<set>`
+    (top-1 over the factors of a set) into a folder that exists. Plots without data are left out.
 
     Args:
-        folder: where to; it exists.
         class_names: names by label.
     """
     if any(result.accepted is not None for result in comparison.before.values()):
         save_figure(accuracy_figure(comparison), folder, "accuracy")
     for name, result in comparison.before.items():
         if comparison.after is not None and result.accepted is not None:
-            figure = class_figure(comparison.class_changes(name), class_names, name)
-            if figure is not None:
+            if figure := class_figure(comparison.class_changes(name), class_names, name):
                 save_figure(figure, folder, f"classes_{name}")
         if curves := comparison.curves(name):
             save_figure(curve_figure(curves, name), folder, f"curves_{name}")
@@ -33,13 +31,15 @@ def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write `<name>.png` and `<name>.pdf` into a folder that exists."""
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
     for suffix in ("png", "pdf"):
         with atomic_file(folder / f"{name}.{suffix}") as partial:
             figure.savefig(partial, dpi=120, format=suffix)
 
 
 def accuracy_figure(comparison: Comparison) -> Figure:
-    """Bars of top-1 by set, a bar a model; the line on each is the change's 95 % interval, from the first model's bar."""
+    """Bars of top-1 for each set and model; the line on a bar is the 95 % interval of the change, added to top-1 before."""
     rows = [row for row in comparison.rows() if row["top1_before"] is not None]
     figure = Figure((1.2 + 1.1 * len(rows), 3.6), layout="constrained")
     axis = figure.subplots()
@@ -57,18 +57,17 @@ def accuracy_figure(comparison: Comparison) -> Figure:
     axis.set_xticks(range(len(rows)), [row["set"].replace("_", " ") for row in rows], rotation=25, ha="right")
     axis.set_ylabel("top-1, %")
     axis.set_ylim(0, 100)
-    axis.spines[["top", "right"]].set_visible(False)
     if len(comparison.sides) > 1:
         figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
 
 
 def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str) -> Figure | None:
-    """Bars of the change of each class, the most harmed on the left, the most helped on the right; `None` where no class
+    """Bars of the change of each class, the most harmed on the left, the most helped on the right; `None` if no class
     changes. Of more than 100 classes, 50 of each are shown."""
-    labels = list(changes)
     if not any(changes.values()):
         return None
+    labels = list(changes)
     panels = {"classes": labels}
     if len(labels) > 2 * NUM_CLASSES:
         panels = {
@@ -87,12 +86,11 @@ def class_figure(changes: dict[int, float], class_names: dict[int, str], name: s
         axis.set_xlim(-0.6, len(shown) - 0.4)
         axis.set_ylabel("change of top-1, points")
         axis.set_title(f"{name}: {title}", fontsize=9)
-        axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure:
-    """Top-1 over each factor, a panel a factor and a line a model."""
+    """Top-1 over each factor, in a panel for each factor with a line for each model."""
     figure = Figure((0.6 + 3.6 * len(curves), 3.2), layout="constrained")
     axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)
     for axis, (factor, curve) in zip(axes.flat, curves.items(), strict=True):
@@ -100,7 +98,6 @@ def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure
             values = [100 * value for value in curve[side]]
             axis.plot(curve["value"], values, marker=".", label=side, color=COLOURS[side])
         axis.set_xlabel({"angle": "angle, degrees", "area": "area of the object"}.get(factor, factor))
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("top-1, %")
     axes[0, 0].legend(frameon=False)
     figure.suptitle(name, fontsize=9)

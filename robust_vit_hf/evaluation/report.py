@@ -1,8 +1,9 @@
 """The results of a run beside its model: `results.json`, the table and the before/after figure."""
 
-import json
+from itertools import chain, zip_longest
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import BaseImageProcessor
@@ -12,7 +13,7 @@ from ..models.digest import weights_digest
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import relevance_map
 from ..utils.environment import environment
-from ..utils.files import write_atomically
+from ..utils.files import write_atomically, write_json
 from ..utils.publishable import public_settings
 from .compare import Comparison
 from .figures import save_before_after_figure
@@ -21,6 +22,16 @@ from .tables import main_table
 
 
 RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "results.json", "table.md", "before_after.png"
+NUM_EXAMPLES = 8  # in a group of the figure
+
+
+def summarize(comparison: Comparison, sets: dict[str, EvaluationSet]) -> dict:
+    """Rows and class groups of a comparison, and the sources of its images, as JSON values."""
+    return {
+        "rows": comparison.rows(),
+        "sources": public_settings({name: rows.source for name, rows in sets.items()}),
+        "class_groups": comparison.class_groups(),
+    }
 
 
 def write_report(
@@ -31,70 +42,24 @@ def write_report(
     models: dict[str, nn.Module],
     settings: dict,
 ) -> None:
-    """Write the results of a run.
+    """Write the results of a run into a folder that exists.
 
     Args:
-        folder: where to; it exists.
-        comparison: results of all sets.
-        sets: the evaluation sets.
         processor: image processor of both models.
         models: `"before"` and `"after"`.
-        settings: what the run was asked for, as JSON values.
+        settings: options of the run, as JSON values.
     """
-    results = {
-        "rows": comparison.rows(),
-        "sources": public_settings({name: rows.source for name, rows in sets.items()}),
-        "class_groups": comparison.class_groups(),
+    results = summarize(comparison, sets) | {
         "settings": settings,
         "weights": {side: weights_digest(model) for side, model in models.items()},
         **environment(),
     }
-    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+    write_json(folder / RESULTS_FILE, results)
     write_atomically(folder / TABLE_FILE, main_table(results["rows"]).markdown() + "\n")
 
-    def examples(was_right: bool, is_right: bool) -> list[dict]:
-        return _examples(comparison, sets, processor, models, was_right, is_right)
-
-    groups = {
-        "Predictions that were corrected": examples(was_right=False, is_right=True),
-        "Predictions that got worse": examples(was_right=True, is_right=False),
-    }
-    if not any(groups.values()):
-        groups = {"No prediction changed": examples(was_right=True, is_right=True)}
-    save_before_after_figure(groups, folder / FIGURE_FILE)
-
-
-def _examples(
-    comparison: Comparison,
-    sets: dict[str, EvaluationSet],
-    processor: BaseImageProcessor,
-    models: dict[str, nn.Module],
-    was_right: bool,
-    is_right: bool,
-    count: int = 8,
-) -> list[dict]:
-    """Test images, going round the sets, whose predictions were right or wrong before and after."""
-    candidates = {}
-    for name, before in comparison.before.items():
-        after = comparison.after[name]
-        if before.accepted is None:
-            continue
-        chosen = before.usable & (before.correct() == was_right) & (after.correct() == is_right)
-        indices = chosen.nonzero()[0].tolist()
-        if "openly_licensed" in sets[name].dataset.column_names:  # figures show no other artwork
-            shown = sets[name].dataset["openly_licensed"]
-            indices = [index for index in indices if shown[index]]
-        candidates[name] = indices
-
-    chosen = []
-    for rank in range(count):
-        chosen += [(name, indices[rank]) for name, indices in candidates.items() if rank < len(indices)]
-    examples = []
-    for name, index in chosen[:count]:
-        row = sets[name].dataset.with_transform(eval_transform(processor))[index]
-        pixel_values = row["pixel_values"].unsqueeze(0)
-        label = int(comparison.before[name].classes[index])
-        names = models["before"].config.id2label
+    def explained(name: str, index: int) -> dict:
+        pixel_values = sets[name].dataset.with_transform(eval_transform(processor))[index]["pixel_values"].unsqueeze(0)
+        label, names = int(comparison.before[name].classes[index]), models["before"].config.id2label
         example = {"set_name": name, "image": denormalize(pixel_values, processor)[0], "label": names[label]}
         for side, model in models.items():
             model.eval()
@@ -103,5 +68,29 @@ def _examples(
                 maps = relevance_map(model, pixel_values.to(next(model.parameters()).device), label).relevance
             example[side] = maps[0].cpu()
             example[f"predicted_{side}"] = names[int(comparison.sides[side][name].predictions[index, 0])]
-        examples.append(example)
-    return examples
+        return example
+
+    groups = {
+        "Predictions that were corrected": _changed(comparison, sets, was_right=False, is_right=True),
+        "Predictions that got worse": _changed(comparison, sets, was_right=True, is_right=False),
+    }
+    if not any(groups.values()):
+        groups = {"No prediction changed": _changed(comparison, sets, was_right=True, is_right=True)}
+    examples = {title: [explained(*image) for image in images] for title, images in groups.items()}
+    save_before_after_figure(examples, folder / FIGURE_FILE)
+
+
+def _changed(
+    comparison: Comparison, sets: dict[str, EvaluationSet], was_right: bool, is_right: bool
+) -> list[tuple[str, int]]:
+    """Set and index of images, taken from the sets in turn, that were classified right or wrong before and after."""
+    candidates = []
+    for name, before in comparison.before.items():
+        if before.accepted is None:
+            continue
+        chosen = before.usable & (before.correct() == was_right) & (comparison.after[name].correct() == is_right)
+        if "openly_licensed" in sets[name].dataset.column_names:  # figures show no other artwork
+            chosen &= np.array(sets[name].dataset["openly_licensed"][:], dtype=bool)
+        candidates.append([(name, index) for index in chosen.nonzero()[0].tolist()])
+    in_turn = chain.from_iterable(zip_longest(*candidates))
+    return [image for image in in_turn if image is not None][:NUM_EXAMPLES]

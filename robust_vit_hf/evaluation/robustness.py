@@ -18,14 +18,13 @@ from ..models.image_processors import load_processor
 from ..models.loading import load_model
 from ..models.registry import MODELS, find_model
 from ..utils.environment import environment
-from ..utils.files import write_atomically
-from ..utils.publishable import public_settings
+from ..utils.files import write_atomically, write_json
 from .cache import check_fingerprint, write_fingerprint
 from .compare import Comparison
 from .evaluate_sets import SetResult, evaluate_sets
 from .plots import save_plots
 from .protocols import EvaluationSet, Protocol, load_evaluation_sets, own_set
-from .report import RESULTS_FILE
+from .report import RESULTS_FILE, summarize
 from .set_names import PAPER_SETS
 from .tables import calibration_table, class_group_table, main_table, paper_tables
 
@@ -33,12 +32,14 @@ from .tables import calibration_table, class_group_table, main_table, paper_tabl
 def evaluate_robustness(
     model: str,
     compare: str | None,
-    named_sets: Sequence[tuple[str, str | None]],
+    sets: Sequence[tuple[str, str | None]],
     output_dir: Path,
     accelerator: Accelerator,
     *,
-    own_data: tuple[str, str] | None = None,
-    training_data: tuple[str, str] | None = None,
+    dataset: str | None = None,
+    split: str = "validation",
+    training_data: str | None = None,
+    train_split: str = "train",
     protocols: Sequence[Protocol] = ("paper", "native"),
     paper_model: str | None = None,
     images_per_set: int = 200,
@@ -48,18 +49,18 @@ def evaluate_robustness(
 ) -> str:
     """Measure models on sets, and write `results.json`, `tables.md`, `tables.tex`, `plots/` and the predictions of each image.
 
-    Results that lie in `output_dir` are not measured again.
+    Results in `output_dir` from an earlier run are not measured again.
 
     Args:
-        model, compare: the model, or the model before and after finetuning: name, Hub id or folder.
-        named_sets, images_per_set: as for [`load_evaluation_sets`].
-        own_data: path and split of images of your own, measured as well.
-        training_data: path and split of the images that `compare` was finetuned on, whose classes are shown apart.
-        paper_model: the paper's name of `model`; by default known from what `model` is.
-        settings: what the command was asked for, for `results.json`.
+        model, compare: the model, or the model before and after finetuning, as for [`load_model`].
+        sets, images_per_set: as for [`load_evaluation_sets`].
+        dataset, split: images of your own, measured as well, as for [`own_set`].
+        training_data, train_split: images that `compare` was finetuned on, whose classes are shown apart.
+        paper_model: the paper's name of `model`; by default that of the registered model with these weights.
+        settings: options of the command, for `results.json`.
 
     Returns:
-        The tables, as Markdown.
+        The tables, as Markdown; nothing in other processes than the main one.
 
     Raises:
         ValueError: sets or models that do not fit together, before the first set is measured.
@@ -73,30 +74,35 @@ def evaluate_robustness(
             f"The models have different numbers of classes, so that they cannot be compared: {num_labels}."
         )
     with accelerator.main_process_first():
-        sets = {protocol: _load_sets(named_sets, own_data, protocol, images_per_set) for protocol in protocols}
+        loaded_sets = {protocol: load_evaluation_sets(sets, protocol, images_per_set) for protocol in protocols}
+        own = {} if dataset is None else {split: own_set(dataset, split)}
     processors = {
         protocol: {side: load_processor(name, protocol, models[side]) for side, name in names.items()}
         for protocol in protocols
     }
-    for name, rows in (item for of_protocol in sets.values() for item in of_protocol.items()):
-        rows.check_model(name, num_labels["before"])
+    for of_protocol in loaded_sets.values():
+        if own.keys() & of_protocol.keys():
+            raise ValueError(f"`{split}` is both a split of --dataset and one of --sets: measure one at a time.")
+        of_protocol.update(own)
+        for name, rows in of_protocol.items():
+            rows.check_model(name, num_labels["before"])
 
     if paper_model is None and (registered := find_model(model)):
         paper_model = MODELS[registered].paper_name
     digests = {side: weights_digest(loaded) for side, loaded in models.items()}
-    classes = _training_classes(training_data, sets[protocols[0]]) if compare else None
+    classes = _training_classes(training_data, train_split, loaded_sets[protocols[0]]) if compare else None
     bf16 = accelerator.mixed_precision == "bf16"
-    documents = {"md": [], "tex": []}
-    summary = {"settings": settings, "weights": digests, "paper_model": paper_model, **environment(), "protocols": {}}
-    for protocol in protocols:
-        results = {side: {} for side in models}
-        for set_name, rows in sets[protocol].items():
+    markdown, latex = [], []
+    results = {"settings": settings, "weights": digests, "paper_model": paper_model, **environment(), "protocols": {}}
+    for protocol, of_protocol in loaded_sets.items():
+        measured = {side: {} for side in models}
+        for set_name, rows in of_protocol.items():
             for side, name in names.items():
-                results[side][set_name] = _measure_once(
+                measured[side][set_name] = _measure_once(
                     output_dir / protocol / set_name / side,
                     {"model": name, "weights": digests[side], "bf16": bf16},
                     models[side],
-                    (set_name, rows),
+                    {set_name: rows},
                     processors[protocol][side],
                     accelerator,
                     batch_size=batch_size,
@@ -106,51 +112,37 @@ def evaluate_robustness(
         if not accelerator.is_main_process:
             continue
         comparison = Comparison(
-            results["before"],
-            results.get("after"),
-            shifted=[name for name, rows in sets[protocol].items() if rows.shifted],
+            measured["before"],
+            measured.get("after"),
+            shifted=[name for name, rows in of_protocol.items() if rows.shifted],
             training_classes=classes,
         )
-        summary["protocols"][protocol] = _summary(comparison, sets[protocol])
+        labelled = [name for name, result in comparison.before.items() if result.accepted is not None]
+        results["protocols"][protocol] = summarize(comparison, of_protocol) | {
+            "class_changes": {name: comparison.class_changes(name) for name in labelled} if compare else {},
+            "curves": {name: curves for name in labelled if (curves := comparison.curves(name))},
+        }
         tables = [main_table(comparison.rows()), *paper_tables(comparison, protocol, paper_model)]
         tables += [calibration_table(comparison), class_group_table(comparison)]
-        documents["md"].append(f"# Protocol `{protocol}`\n")
+        markdown.append(f"# Protocol `{protocol}`\n")
         for table in filter(None, tables):
-            documents["md"].append(f"{table.title}:\n\n{table.markdown()}\n")
-            documents["tex"].append(f"% protocol {protocol}\n{table.latex()}")
+            markdown.append(f"{table.title}:\n\n{table.markdown()}\n")
+            latex.append(f"% protocol {protocol}\n{table.latex()}")
         plots = output_dir / "plots" / protocol
         plots.mkdir(parents=True, exist_ok=True)
         of_imagenet = any(name in PAPER_SETS for name in comparison.before)
-        save_plots(
-            comparison, plots, dict(enumerate(class_names())) if of_imagenet else models["before"].config.id2label
-        )
-    markdown = "\n".join(documents["md"])
+        label_names = dict(enumerate(class_names())) if of_imagenet else models["before"].config.id2label
+        save_plots(comparison, plots, label_names)
     if accelerator.is_main_process:
-        write_atomically(output_dir / "tables.md", markdown)
-        write_atomically(output_dir / "tables.tex", "\n".join(documents["tex"]))
-        write_atomically(output_dir / RESULTS_FILE, json.dumps(summary, indent=2) + "\n")
-    return markdown
+        write_atomically(output_dir / "tables.md", "\n".join(markdown))
+        write_atomically(output_dir / "tables.tex", "\n".join(latex))
+        write_json(output_dir / RESULTS_FILE, results)
+    return "\n".join(markdown)
 
 
-def _load_sets(
-    named_sets: Sequence[tuple[str, str | None]],
-    own_data: tuple[str, str] | None,
-    protocol: Protocol,
-    images_per_set: int,
-) -> dict[str, EvaluationSet]:
-    sets = load_evaluation_sets(named_sets, protocol, images_per_set)
-    if own_data is not None:
-        path, split = own_data
-        if split in sets:
-            raise ValueError(f"`{split}` is both a split of --dataset and one of --sets: measure one at a time.")
-        sets[split] = own_set(path, split)
-    return sets
-
-
-def _training_classes(training_data: tuple[str, str] | None, sets: dict[str, EvaluationSet]) -> frozenset[int] | None:
-    """Classes that the finetuning showed, if they are known."""
-    if training_data is not None:
-        path, split = training_data
+def _training_classes(path: str | None, split: str, sets: dict[str, EvaluationSet]) -> frozenset[int] | None:
+    """Classes of the images of the finetuning: those of `path`, or else of the one benchmark that all sets are from."""
+    if path is not None:
         dataset = load_masked_dataset(path, split)
         check_columns(dataset, path, needs_labels=True)
         return frozenset(dataset.with_format(None).unique("label"))
@@ -164,13 +156,13 @@ def _measure_once(
     folder: Path,
     identity: dict,
     model: PreTrainedModel,
-    named_set: tuple[str, EvaluationSet],
+    named_set: dict[str, EvaluationSet],
     processor: BaseImageProcessor,
     accelerator: Accelerator,
     **options,
 ) -> SetResult:
-    """Result of a model on a set: what `folder` holds of an earlier run, or else measured and saved there."""
-    name, rows = named_set
+    """Result of a model on one set, from `folder` if an earlier run saved it there."""
+    ((name, rows),) = named_set.items()
     fingerprint = identity | {
         "source": rows.source,
         "images": len(rows.dataset),
@@ -181,20 +173,8 @@ def _measure_once(
     result = SetResult.load(folder)
     accelerator.wait_for_everyone()  # until all have looked, before one writes
     if result is None:
-        result = evaluate_sets(model, {name: rows}, processor, accelerator, **options)[name]
+        result = evaluate_sets(model, named_set, processor, accelerator, **options)[name]
         if accelerator.is_main_process:
             write_fingerprint(folder, fingerprint)
             result.save(folder)
     return result
-
-
-def _summary(comparison: Comparison, sets: dict[str, EvaluationSet]) -> dict:
-    """What `results.json` says of a protocol."""
-    labelled = [name for name, result in comparison.before.items() if result.accepted is not None]
-    return {
-        "rows": comparison.rows(),
-        "sources": public_settings({name: rows.source for name, rows in sets.items()}),
-        "class_groups": comparison.class_groups(),
-        "class_changes": {name: comparison.class_changes(name) for name in labelled} if comparison.after else {},
-        "curves": {name: curves for name in labelled if (curves := comparison.curves(name))},
-    }

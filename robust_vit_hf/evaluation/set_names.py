@@ -18,10 +18,10 @@ PAPER_SETS = {
 
 
 def check_set_names(names: list[str]) -> None:
-    """Refuse names that cannot be evaluated, before anything is loaded.
+    """Refuse sets that cannot be evaluated, before anything is loaded.
 
     Raises:
-        ValueError: a name that is no benchmark and no set of the paper with labels, or that stands twice.
+        ValueError: a name that is neither a benchmark nor a set of the paper with labels, or a repeated name.
     """
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")

@@ -8,15 +8,12 @@ from .published import published_cell, published_models
 from .set_names import PAPER_SETS
 
 
+VERSIONS = {"before": "original", "after": "finetuned"}
+
+
 @dataclass
 class Table:
-    """Cells of text.
-
-    Args:
-        title: what the table shows.
-        head: names of the columns.
-        rows: cells; the first column names the row.
-    """
+    """A table of text, whose first column names the rows."""
 
     title: str
     head: list[str]
@@ -32,21 +29,14 @@ class Table:
         import pandas as pd
 
         caption = re.sub(r"([%&_#])", r"\\\1", self.title)
-        return pd.DataFrame(self.rows, columns=self.head).to_latex(
-            index=False,
-            escape=True,
-            caption=caption,
-            column_format="l" + "r" * (len(self.head) - 1),
-        )
+        alignment = "l" + "r" * (len(self.head) - 1)
+        table = pd.DataFrame(self.rows, columns=self.head)
+        return table.to_latex(index=False, escape=True, caption=caption, column_format=alignment)
 
 
 def main_table(rows: list[dict]) -> Table:
-    """A row a set: top-1 before and after, the change with its confidence interval, and relevance, in per cent and
-    points. Columns of what was not measured on any set are left out.
-
-    Args:
-        rows: of [`Comparison.rows`].
-    """
+    """Top-1 before and after, the change with its confidence interval, and relevance, from [`Comparison.rows`]. Columns
+    without any value are left out."""
     compared = any(value is not None for row in rows for key, value in row.items() if key.endswith("_after"))
     columns = {
         "set": lambda row: row["set"],
@@ -67,46 +57,38 @@ def main_table(rows: list[dict]) -> Table:
 
 
 def calibration_table(comparison: Comparison) -> Table:
-    """A row a set: top-5, and what the confidence loss costs in calibration."""
+    """Top-5, and calibration, which the confidence loss may worsen."""
     columns = {"set": lambda row: row["set"]}
-    for score, name, show in (
-        ("top5", "top-5", percent),
-        ("ece", "ECE", percent),
-        ("nll", "NLL", number),
-        ("brier", "Brier", number),
-    ):
+    scores = {"top5": ("top-5", percent), "ece": ("ECE", percent), "nll": ("NLL", number), "brier": ("Brier", number)}
+    for score, (name, show) in scores.items():
         for side in comparison.sides:
-            columns[f"{name} {side}" if comparison.after else name] = lambda row, key=f"{score}_{side}", show=show: (
-                show(row[key])
-            )
+            column = f"{name} {side}" if comparison.after else name
+            columns[column] = lambda row, key=f"{score}_{side}", show=show: show(row[key])
     title = "Top-5 accuracy and expected calibration error in per cent, negative log-likelihood in nats, Brier score"
     return _without_empty_columns(title, columns, comparison.rows())
 
 
 def class_group_table(comparison: Comparison) -> Table | None:
-    """Tables 10 and 11 of the paper: training classes and the others. `None` where the former are not known."""
+    """Tables 10 and 11 of the paper: training classes and the others. `None` if the former are not known."""
     columns = {
         "set": lambda row: row["set"],
         "classes": lambda row: row["classes"],
         "images": lambda row: str(row["num_images"]),
     }
-    for k in (1, 5):
+    for k, change_name in ((1, "change"), (5, "change ")):
         for side in comparison.sides:
             columns[f"top-{k} {side}"] = lambda row, key=f"top{k}_{side}": percent(row[key])
         if comparison.after is not None:
-            columns[f"change {k}"] = lambda row, k=k: change(row[f"top{k}_before"], row[f"top{k}_after"])
-    rows = comparison.class_groups()
-    table = _without_empty_columns("Classes of the finetuning's images, and the others, in per cent", columns, rows)
-    table.head = ["change" if name in ("change 1", "change 5") else name for name in table.head]
-    return table if rows else None
+            columns[change_name] = lambda row, k=k: change(row[f"top{k}_before"], row[f"top{k}_after"])
+    rows, title = comparison.class_groups(), "Classes of the finetuning's images, and the others, in per cent"
+    return _without_empty_columns(title, columns, rows) if rows else None
 
 
 def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None) -> list[Table]:
     """Tables in the layout of the paper's Tables 1 and 2: sets as columns, top-1 and top-5, published figures beside ours.
 
     Args:
-        protocol: under which the sets were measured.
-        paper_model: the paper's name of the model, such as `ViT-B`; `None` for a model that it does not have.
+        paper_model: the paper's name of the model, such as `ViT-B`; `None` if the paper does not have it.
     """
     entry = published_models().get(paper_model)
     rows = {row["set"]: row for row in comparison.rows()}
@@ -121,14 +103,14 @@ def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None)
     }[protocol]
     tables = []
     for title, names in groups.items():
-        lines = [("Original", "before", "original"), ("Finetuned", "after", "finetuned")]
         cells = []
-        for label, side, version in lines:
+        for side, version in VERSIONS.items():
             if side in comparison.sides:
-                cells.append([label, *(_both(rows[name], side) for name in names)])
+                both = [[percent(rows[name][f"{score}_{side}"]) for score in ("top1", "top5")] for name in names]
+                cells.append([version.capitalize(), *map(" ".join, both)])
             published = [published_cell(entry, protocol, version, name, ("top1", "top5")) for name in names]
             if any(published):
-                cells.append([f"{label}, published", *(text or "–" for text in published)])
+                cells.append([f"{version.capitalize()}, published", *(text or "–" for text in published)])
         if comparison.after is not None:
             cells.append(["Change of top-1 [95 % interval]", *(change_with_interval(rows[name]) for name in names)])
         if names:
@@ -155,23 +137,21 @@ def segmentation_table(
 
     Args:
         scores: by side (`before`, `after`) and method, what [`RelevanceSegmentation`] computes.
-        set_name: name of the set, for which the paper may have figures.
-        paper_model: the paper's name of the model; `None` for a model that it does not have.
+        paper_model: as for [`paper_tables`].
     """
     entry, cells = published_models().get(paper_model), []
     for method in scores["before"]:
-        for label, side, version in (("original", "before", "original"), ("finetuned", "after", "finetuned")):
+        for side, version in VERSIONS.items():
             if side in scores:
-                row = [percent(scores[side][method][name]) for name in SEGMENTATION_SCORES]
-                cells.append([f"{method}, {label}", *row])
+                cells.append(
+                    [f"{method}, {version}", *(percent(scores[side][method][name]) for name in SEGMENTATION_SCORES)]
+                )
             published = [published_cell(entry, "paper", version, set_name, (name,)) for name in SEGMENTATION_SCORES]
             if method == "gae" and any(published):
-                cells.append([f"gae, {label}, published", *(text or "–" for text in published)])
+                cells.append([f"gae, {version}, published", *(text or "–" for text in published)])
         if "after" in scores:
-            row = [
-                change(*(scores[side][method][name] for side in ("before", "after"))) for name in SEGMENTATION_SCORES
-            ]
-            cells.append([f"{method}, change", *row])
+            before, after = scores["before"][method], scores["after"][method]
+            cells.append([f"{method}, change", *(change(before[name], after[name]) for name in SEGMENTATION_SCORES)])
     title = f"Relevance maps and masks of {set_name}, {num_images} images, in per cent"
     return Table(title, ["method, model", *SEGMENTATION_SCORES.values()], cells)
 
@@ -195,11 +175,8 @@ def change_with_interval(row: dict) -> str:
     return f"{text} [{100 * row['change_low']:+.1f}, {100 * row['change_high']:+.1f}]"
 
 
-def _both(row: dict, side: str) -> str:
-    return f"{percent(row[f'top1_{side}'])} {percent(row[f'top5_{side}'])}"
-
-
 def _without_empty_columns(title: str, columns: dict, rows: list[dict]) -> Table:
+    # Names of columns may end in spaces, which tell equal heads apart.
     cells = {name: [show(row) for row in rows] for name, show in columns.items()}
     cells = {name: column for name, column in cells.items() if set(column) != {"–"}}
     return Table(title, [name.strip() for name in cells], [list(row) for row in zip(*cells.values(), strict=True)])

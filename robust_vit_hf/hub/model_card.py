@@ -4,10 +4,8 @@ A card is a function of JSON files alone: `run.json`, which the trainer writes, 
 `evaluation.json`, which `robust-vit card` takes from the results of `robust-vit evaluate`.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -20,7 +18,7 @@ from ..evaluation.tables import change, change_with_interval, main_table, number
 from ..models.digest import weights_digest
 from ..models.loading import load_model
 from ..models.registry import MODELS
-from ..utils.files import write_atomically
+from ..utils.files import read_json, write_atomically, write_json
 from ..utils.publishable import public_name
 from .run_metadata import RUN_FILE
 
@@ -28,7 +26,7 @@ from .run_metadata import RUN_FILE
 logger = logging.get_logger(__name__)
 
 EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
-# The pictures that belong to a file of results.
+# Pictures of each file of results, and their captions.
 FIGURES = {
     RESULTS_FILE: {"before_after.png": "Images of these sets with the relevance of their class before and after"},
     EVALUATION_FILE: {
@@ -37,7 +35,7 @@ FIGURES = {
     },
 }
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
-# What is compared: name, whether more is better, and how it is shown.
+# Scores that may have got worse: name, whether more is better, and how they are shown.
 SCORES = {
     "top1": ("Top-1, per cent", True, percent),
     "top5": ("Top-5, per cent", True, percent),
@@ -48,7 +46,7 @@ SCORES = {
     "pixel_accuracy": ("Pixel accuracy of the relevance map, per cent", True, percent),
     "mean_ap": ("Average precision of the relevance map, per cent", True, percent),
 }
-TASK = {"task_type": "image-classification", "task_name": "Image classification"}
+TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability", "arxiv:2206.01161")
 PROTOCOLS = {
     "paper": "Logits are not restricted to a subset of classes; images are resized to 256 (bilinear) and cropped to 224, or in "
     "this proportion, and normalised by 0.5",
@@ -57,86 +55,53 @@ PROTOCOLS = {
 }
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Results under one protocol.
-
-    Args:
-        title: heading of the table.
-        protocol: name of the protocol, or of the preset.
-        rows: of [`Comparison.rows`].
-        class_groups: of [`Comparison.class_groups`].
-        sources: where the images of each set are from, by its name.
-    """
-
-    title: str
-    protocol: str
-    rows: list[dict]
-    class_groups: list[dict]
-    sources: dict[str, str | None]
-
-
 def make_card(
     run: dict, results: dict | None = None, evaluation: dict | None = None, figures: Sequence[str] = ()
 ) -> ModelCard:
-    """Model card with metadata (`model-index` among them) of what was measured, and of nothing else.
+    """Model card of the measured results alone, with metadata that includes the `model-index`.
 
     Args:
         run: metadata of the run, see [`describe_run`].
         results: `results.json` of `robust-vit train`.
-        evaluation: `results.json` of `robust-vit evaluate`, which replaces what `results` says of the same.
-        figures: names of the pictures of [`FIGURES`] that lie beside the card.
+        evaluation: `results.json` of `robust-vit evaluate`, which replaces `results`.
+        figures: names of the pictures of [`FIGURES`] in the folder of the card.
+
+    Raises:
+        KeyError: the metadata or the results are not complete.
     """
-    measurements, data = _measurements(run, results, evaluation), run["data"]
+    measurements, data, emissions = _measurements(run, results, evaluation), run["data"], run["emissions_kg"]
+    if emissions is not None:  # in grams
+        emissions = {"emissions": 1000 * emissions, "source": "CodeCarbon", "training_type": "fine-tuning"}
     registered = MODELS.get(run["finetuned_from"])
-    datasets = data["dataset_tags"] or ([data["dataset"]] if data["dataset_on_hub"] else None)
     metadata = ModelCardData(
         language=run["language"],
         license=run["license"],
         library_name=run["library_name"],
         pipeline_tag=run["tasks"][0],
         base_model=run["base_model"],
-        datasets=datasets,
-        tags=[
-            "image-classification",
-            "robust-vit-hf",
-            "robustness",
-            "explainability",
-            "arxiv:2206.01161",
-            *run["tags"],
-        ],
+        datasets=data["dataset_tags"] or ([data["dataset"]] if data["dataset_on_hub"] else None),
+        tags=[*TAGS, *run["tags"]],
         metrics=["accuracy"] if measurements else None,
         model_name=run["model_name"],
         eval_results=_eval_results(measurements, data["dataset"], data["dataset_args"]) or None,
-        co2_eq_emissions=_emissions(run),
+        co2_eq_emissions=emissions,
     )
-    has_control = any(row["top1_control"] is not None for part in measurements for row in part.rows)
+    shown = ("model_name", "finetuned_from", "library_name", "architecture", "num_parameters", "num_classes")
+    shown += ("image_size", "preprocessing", "validation", "training")
+    pictures = {name: text for of_file in FIGURES.values() for name, text in of_file.items() if name in figures}
     return ModelCard.from_template(
         metadata,
         template_path=str(TEMPLATE),
-        name=run["model_name"],
+        **{name: run[name] for name in shown},
         id=run["hub_model_id"] or f"path/to/{run['model_name']}",
-        base=run["finetuned_from"],
         at=f', revision="{run["revision"]}"' if run["revision"] else "",
-        finetuned_from=f"`{run['finetuned_from']}`",
         note=registered.note if registered is not None else None,
-        adapter=run["library_name"] == "peft",
-        own_class=run["architecture"] == "DINOv3ViTForImageClassification",
-        architecture=run["architecture"],
-        parameters=f"{run['num_parameters']:,}",
-        num_classes=run["num_classes"],
-        image_size="×".join(map(str, run["image_size"])),
-        preprocessing=run["preprocessing"],
-        has_control=has_control,
-        results=[{"title": part.title, "table": main_table(part.rows).markdown()} for part in measurements],
+        has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
+        results=[{"title": part["title"], "table": main_table(part["rows"]).markdown()} for part in measurements],
         chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),
-        validation=run["validation"],
-        figures=[
-            {"file": name, "text": text} for some in FIGURES.values() for name, text in some.items() if name in figures
-        ],
+        figures=pictures,
         worse=_what_got_worse(measurements),
         data=_data(data),
-        training=list(run["training"].items()),
         effort=_effort(run),
     )
 
@@ -148,14 +113,13 @@ def write_card(folder: Path) -> None:
         FileNotFoundError: it has no `run.json`.
         ValueError: its `run.json` was not written by the trainer.
     """
-    if not (folder / RUN_FILE).is_file():
+    run, measured, figures = read_json(folder / RUN_FILE), {}, []
+    if run is None:
         raise FileNotFoundError(
             f"`{folder}` has no `{RUN_FILE}`, which `trainer.create_model_card()` and `robust-vit train` write."
         )
-    run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    measured, figures = {}, []
     for file, pictures in FIGURES.items():
-        contents = json.loads((folder / file).read_text(encoding="utf-8")) if (folder / file).is_file() else None
+        contents = read_json(folder / file)
         if contents is not None and contents.get("weights", {}).get("after") != run.get("weights"):
             logger.warning(f"`{folder / file}` is of other weights than `{RUN_FILE}`, so the card leaves it out.")
             contents = None
@@ -179,19 +143,17 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
         FileNotFoundError: there are no results.
         ValueError: they are of one model alone, or of other weights.
     """
-    path = evaluation_folder / RESULTS_FILE
-    if not path.is_file():
+    evaluation = read_json(evaluation_folder / RESULTS_FILE)
+    if evaluation is None:
         raise FileNotFoundError(
             f"`{evaluation_folder}` has no `{RESULTS_FILE}`: run `robust-vit evaluate --output_dir {evaluation_folder}` first."
         )
-    evaluation = json.loads(path.read_text(encoding="utf-8"))
     if not evaluation.get("protocols") or "after" not in evaluation["weights"]:
         raise ValueError(
             f"`{evaluation_folder}` holds no comparison of two models: run `robust-vit evaluate` with --compare."
         )
     known = {"after": weights_digest(load_model(str(folder)))}
-    if (folder / RESULTS_FILE).is_file():
-        known |= json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8")).get("weights", {})
+    known |= (read_json(folder / RESULTS_FILE) or {}).get("weights", {})
     for side, digest in known.items():
         if evaluation["weights"][side] != digest:
             option = {"before": "--model", "after": f"--compare {folder}"}[side]
@@ -202,55 +164,42 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
     for picture in FIGURES[EVALUATION_FILE]:
         (folder / picture).unlink(missing_ok=True)
     kept = {key: evaluation[key] for key in ("paper_model", "weights", "versions", "hardware", "protocols")}
-    write_atomically(folder / EVALUATION_FILE, json.dumps(kept, indent=2) + "\n")
+    write_json(folder / EVALUATION_FILE, kept)
     for protocol in evaluation["protocols"]:
         plot = evaluation_folder / "plots" / protocol / "accuracy.png"
         if plot.is_file():
             shutil.copy(plot, folder / f"accuracy_{protocol}.png")
 
 
-# -- Parts of a card --------------------------------------------------------------------------------------------------
-
-
-def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[Measurement]:
+def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[dict]:
+    """Results by protocol, see [`summarize`], with `protocol` and `title`, the heading of their table."""
     if evaluation is not None:
         return [
-            Measurement(
-                f"Protocol `{name}`. {PROTOCOLS[name]}",
-                name,
-                part["rows"],
-                part["class_groups"],
-                part.get("sources", {}),
-            )
+            part | {"protocol": name, "title": f"Protocol `{name}`. {PROTOCOLS[name]}"}
             for name, part in evaluation["protocols"].items()
         ]
-    if results is not None:
-        title = f"Logits are not restricted to a subset of classes; {run['preprocessing']}"
-        return [
-            Measurement(title, run["preset"], results["rows"], results["class_groups"], results.get("sources", {}))
-        ]
-    return []
+    title = f"Logits are not restricted to a subset of classes; {run['preprocessing']}"
+    return [] if results is None else [results | {"protocol": run["preset"], "title": title}]
 
 
-def _eval_results(
-    measurements: list[Measurement], own_data: str | None, own_args: list[str] | None
-) -> list[EvalResult]:
+def _eval_results(measurements: list[dict], own_data: str | None, own_args: list[str] | None) -> list[EvalResult]:
     entries = []
     for part in measurements:
-        for row in part.rows:
+        for row in part["rows"]:
             name = row["set"]
             if name == MEAN_ROW:
                 continue
-            source = part.sources.get(name) or own_data or "own images"
+            source = part.get("sources", {}).get(name) or own_data or "own images"
             data = name if name in PAPER_SETS else public_name(source)
             for side, metric in (("after", "top-1"), ("before", "top-1 before finetuning")):
                 if row[f"top1_{side}"] is not None:
                     entries.append(
                         EvalResult(
-                            **TASK,
+                            task_type="image-classification",
+                            task_name="Image classification",
                             dataset_type=data,
-                            dataset_name=f"{data if data == name else f'{data}, {name}'} ({part.protocol} protocol)",
-                            dataset_config=part.protocol,
+                            dataset_name=f"{data if data == name else f'{data}, {name}'} ({part['protocol']} protocol)",
+                            dataset_config=part["protocol"],
                             dataset_split=name,
                             dataset_args={"args": own_args} if own_args and source == own_data else None,
                             metric_type="accuracy",
@@ -261,42 +210,42 @@ def _eval_results(
     return entries
 
 
-def _what_got_worse(measurements: list[Measurement]) -> list[str]:
+def _what_got_worse(measurements: list[dict]) -> list[str]:
     lines = []
     for part in measurements:
-        where = f" under protocol `{part.protocol}`" if len(measurements) > 1 else ""
+        where = f" under protocol `{part['protocol']}`" if len(measurements) > 1 else ""
         for score, (name, rises, show) in SCORES.items():
             worse = []
-            for row in part.rows:
+            for row in part["rows"]:
                 before, after = row[f"{score}_before"], row[f"{score}_after"]
                 if after is not None and (after < before if rises else after > before):
                     interval = f" ({change_with_interval(row)})" if score == "top1" else ""
                     worse.append(f"`{row['set']}` {show(before)} → {show(after)}{interval}")
             if worse:
                 lines.append(f"{name}{where}: {', '.join(worse)}.")
-        compared = [row for row in part.rows if row["set"] != MEAN_ROW and row["broken"] is not None]
+        compared = [row for row in part["rows"] if row["set"] != MEAN_ROW and row["broken"] is not None]
         if broken := sum(row["broken"] for row in compared):
             images = sum(row["num_images"] for row in compared)
             lines.append(
                 f"{broken:,} of {images:,} test images{where} were classified correctly before and are not now."
             )
         for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
-            groups = [row for row in part.class_groups if row["classes"] == kind]
-            groups = [row for row in groups if row.get("top1_after") is not None]
-            if groups:
-                before, after = (
-                    sum(row[f"top1_{side}"] for row in groups) / len(groups) for side in ("before", "after")
+            groups = [
+                row for row in part["class_groups"] if row["classes"] == kind and row.get("top1_after") is not None
+            ]
+            if not groups:
+                continue
+            before, after = (sum(row[f"top1_{side}"] for row in groups) / len(groups) for side in ("before", "after"))
+            if after < before:
+                lines.append(
+                    f"Top-1 of the classes {text}, mean of the sets{where}: {percent(before)} before, {percent(after)} "
+                    f"after ({change(before, after)})."
                 )
-                if after < before:
-                    lines.append(
-                        f"Top-1 of the classes {text}, mean of the sets{where}: {percent(before)} before, {percent(after)} "
-                        f"after ({change(before, after)})."
-                    )
     return lines
 
 
 def _chose_checkpoint(results: dict) -> bool:
-    """Whether the one set that was measured is that of the validation, by which the checkpoint may have been chosen."""
+    """Whether only the validation images were measured, by which the checkpoint may have been chosen."""
     return [row["set"] for row in results["rows"]] == [results.get("settings", {}).get("data", {}).get("eval_split")]
 
 
@@ -305,11 +254,11 @@ def _data(data: dict) -> str:
     if classes is None:
         split = "without labels"
     elif len(classes) > 30:
-        split = f"of {len(classes)} classes (their ids stand in `{RUN_FILE}`)"
+        split = f"of {len(classes)} classes (their ids are in `{RUN_FILE}`)"
     else:
         split = f"of the {len(classes)} classes {', '.join(data['class_names'])}"
     validation = f", validated on {data['validation_images']} others" if data["validation_images"] else ""
-    source = data["dataset"] or "a data set that has no name on the Hub"
+    source = data["dataset"] or "a dataset that has no name on the Hub"
     return f"{data['train_images']} images {split}{validation}, from `{source}`. Masks: {data['masks']}."
 
 
@@ -322,9 +271,3 @@ def _effort(run: dict) -> str:
         parts.append(f"Energy, by CodeCarbon: {run['energy_kwh']:.3g} kWh.")
     parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()) + ".")
     return " ".join(parts)
-
-
-def _emissions(run: dict) -> dict | None:
-    if run["emissions_kg"] is None:
-        return None
-    return {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}  # grams

@@ -1,30 +1,29 @@
-"""A Trainer that publishes what was measured: run metadata, a model card, and one push."""
+"""A Trainer that publishes its results: run metadata, a model card, and one push."""
 
-import json
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
 from transformers import Trainer
 
-from ..utils.files import write_atomically
+from ..utils.files import write_json
 from .model_card import write_card
-from .run_metadata import RUN_FILE, describe_run, describe_validation
+from .run_metadata import RUN_FILE, describe_run
 from .upload import create_repo, push_folder
 
 
 class PublishingTrainer(Trainer):
     """A Trainer whose model card is made from run metadata and results, and which pushes once, with that card.
 
-    A subclass says what its method is in [`describe_method`].
+    A subclass overrides [`describe_method`].
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._card_facts: dict[str, object] = {}  # what `create_model_card` was told
+        self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._last_evaluation: dict[str, float] = {}  # metrics of `eval_dataset`
-        self._evaluated_step = None  # when they were measured
-        self._resumed = False  # whether the training was resumed from a checkpoint
+        self._evaluated_step = None  # at which they were measured
+        self._resumed = False  # from a checkpoint
 
     def describe_method(self) -> dict[str, str]:
         """Hyper-parameters of the method by name, in words, for the model card."""
@@ -43,7 +42,7 @@ class PublishingTrainer(Trainer):
         return output
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository, before the training. Arguments and errors are those of [`push_to_hub`]."""
+        """Create the repository before the training. Arguments and errors are those of [`push_to_hub`]."""
         if self.is_world_process_zero():
             self.hub_model_id = create_repo(
                 self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
@@ -66,33 +65,30 @@ class PublishingTrainer(Trainer):
         masks: str | None = None,
         revision: str | None = None,
     ) -> None:
-        """Write `run.json`, and `README.md` from it and the results beside it, into the `output_dir`.
+        """Write `run.json`, and `README.md` from it and the results, into the `output_dir`. Arguments of an earlier call hold
+        until a call gives others.
 
         Args:
-            language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args: as in
-                `Trainer.create_model_card`; see [`describe_run`] for the defaults.
-            masks, revision: see [`describe_run`].
-
-        What an earlier call was told holds until another call is told otherwise.
+            language, tags, model_name, tasks, dataset_tags, dataset_args: as in `Trainer.create_model_card`.
+            license: that of the weights of a registered model by default; otherwise none.
+            finetuned_from: Hub id, folder or name of the original model; by default that which the model was loaded from.
+            dataset: Hub id, folder or name of the images.
+            masks: origin of the masks, in words.
+            revision: branch on the Hub; `main` by default.
         """
-        lists = {"tags": tags, "tasks": tasks, "dataset_tags": dataset_tags, "dataset_args": dataset_args}
-        facts = {name: [value] if isinstance(value, str) else value for name, value in lists.items()}
-        facts |= {"language": language, "license": license, "model_name": model_name, "revision": revision}
-        facts |= {"finetuned_from": finetuned_from, "masks": masks}
-        facts |= {"dataset": ", ".join(dataset) if isinstance(dataset, list) else dataset}
-        self._card_facts |= {name: value for name, value in facts.items() if value is not None}
+        facts = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        for name in ("tags", "tasks", "dataset_tags", "dataset_args"):
+            if isinstance(facts.get(name), str):
+                facts[name] = [facts[name]]
+        if isinstance(dataset, list):
+            facts["dataset"] = ", ".join(dataset)
+        self._card_facts |= facts
         if not self.is_world_process_zero():
             return
-        run = describe_run(
-            self,
-            self.describe_method(),
-            validation=self._validation(),
-            resumed=self._resumed,
-            **self._card_facts,
-        )
+        run = describe_run(self, self._card_facts, self.describe_method(), self._validation(), self._resumed)
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RUN_FILE, json.dumps(run, indent=2) + "\n")
+        write_json(folder / RUN_FILE, run)
         write_card(folder)
 
     def push_to_hub(
@@ -105,21 +101,18 @@ class PublishingTrainer(Trainer):
         **facts,
     ) -> CommitInfo | Future | None:
         """Upload model (or adapter), processor, card, results, figures and TensorBoard logs to `args.hub_model_id`, or else to
-        the name of the `output_dir`, in one commit. After an upload that was cut off, call it again: large files that the
-        Hub has are not uploaded twice.
+        the name of the `output_dir`, in one commit. It can be called again after an interrupted upload, see [`push_folder`].
 
         Args:
-            commit_message, revision: of the commit; a branch that does not exist is created.
-            blocking: whether to return when all is uploaded; otherwise a `Future` is returned.
-            token, private: by default `args.hub_token` and `args.hub_private_repo`.
+            blocking: wait for the end of the upload; otherwise return a `Future` of the commit.
+            revision, token, private: as for [`push_folder`]; those of `args` by default.
             facts: arguments of [`create_model_card`].
 
         Returns:
             The commit, or a `Future` of it. `None` in all processes but the first.
 
         Raises:
-            OSError: the Hub refuses it or cannot be reached, see [`clear_errors`].
-            ValueError: an adapter whose base nobody else can load.
+            OSError, ValueError: as [`push_folder`].
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -143,13 +136,10 @@ class PublishingTrainer(Trainer):
         pool.shutdown(wait=False)
         return future.result() if blocking else future
 
-    def _validation(self) -> dict | None:
-        """The evaluation of the checkpoint that was kept."""
-        kept = self._last_evaluation
+    def _validation(self) -> dict[str, float] | None:
+        """Metrics of the saved checkpoint on `eval_dataset`."""
         if self.args.load_best_model_at_end and self.state.best_global_step is not None:
             # The first of that step: later ones may be of other images.
-            logs = [e for e in self.state.log_history if e["step"] == self.state.best_global_step and "eval_loss" in e]
-            kept = logs[0] if logs else {}
-        elif self._evaluated_step != self.state.global_step:
-            kept = {}
-        return describe_validation(len(self.eval_dataset), kept) if kept else None
+            step = self.state.best_global_step
+            return next((log for log in self.state.log_history if log["step"] == step and "eval_loss" in log), None)
+        return self._last_evaluation if self._evaluated_step == self.state.global_step else None

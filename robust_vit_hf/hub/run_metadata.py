@@ -12,7 +12,7 @@ from ..models.image_processors import make_image_processor
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import unwrap_pretrained
 from ..utils.environment import environment
-from ..utils.publishable import public_name
+from ..utils.publishable import is_hub_id, public_name
 
 
 RUN_FILE = "run.json"
@@ -20,60 +20,44 @@ EMISSIONS_FILE = "emissions.csv"  # of CodeCarbon, in the output_dir
 
 
 def describe_run(
-    trainer: Trainer,
-    method: dict[str, str],
-    *,
-    validation: dict | None,
-    resumed: bool,
-    language: str | None = None,
-    license: str | None = None,
-    tags: list[str] | None = None,
-    model_name: str | None = None,
-    finetuned_from: str | None = None,
-    tasks: list[str] | None = None,
-    dataset_tags: list[str] | None = None,
-    dataset: str | None = None,
-    dataset_args: list[str] | None = None,
-    masks: str = "those that came with the data set",
-    revision: str | None = None,
+    trainer: Trainer, facts: dict, method: dict[str, str], validation: dict[str, float] | None, resumed: bool
 ) -> dict:
-    """Model, data, hyper-parameters and effort of a run, as JSON values.
+    """Model, data, hyper-parameters and cost of a run, as JSON values.
 
     Args:
         trainer: after its training.
+        facts: arguments of [`PublishingTrainer.create_model_card`] that were given.
         method: hyper-parameters of the method, by name, in words.
-        validation: the evaluation of the checkpoint that was kept, of the images and in words, see [`describe_validation`].
+        validation: metrics of the saved checkpoint on the validation images, with the prefix `eval_`.
         resumed: whether the training was resumed from a checkpoint.
-        language, license, tags, model_name, tasks, dataset_tags, dataset_args: as in `Trainer.create_model_card`. Of a
-            registered model the license is that of its weights; otherwise there is none by default.
-        finetuned_from: Hub id, folder or name of the model before; what the model was loaded from by default.
-        dataset: Hub id, folder or name of the images.
-        masks: where the masks are from.
-        revision: branch on the Hub; `main` by default.
     """
     args, processor = trainer.args, trainer.processing_class
     model = trainer.accelerator.unwrap_model(trainer.model)
     pretrained = unwrap_pretrained(model)
     crop = processor.crop_size
-    finetuned_from = finetuned_from or pretrained.config._name_or_path or type(pretrained).__name__
+    dataset = facts.get("dataset")
+    finetuned_from = facts.get("finetuned_from") or pretrained.config._name_or_path or type(pretrained).__name__
     registered = MODELS.get(find_model(finetuned_from))
-    on_hub = finetuned_from.count("/") == 1 and not Path(finetuned_from).exists()
     train, validation_set = trainer.train_dataset, trainer.eval_dataset
     labels, hub_model_id = None, trainer.hub_model_id or args.hub_model_id
     if isinstance(train, datasets.Dataset) and "label" in train.column_names:
         labels = sorted(set(train.with_format(None)["label"]))
-    is_paper = _same(processor, make_image_processor("paper", (crop["height"], crop["width"])))
+    paper = make_image_processor("paper", (crop["height"], crop["width"]))
+    compared = ("size", "crop_size", "resample", "image_mean", "image_std", "do_center_crop")
+    is_paper = all(getattr(processor, name) == getattr(paper, name) for name in compared)
     return {
-        "model_name": model_name or (hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1],
+        "model_name": facts.get("model_name") or (hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1],
         "hub_model_id": hub_model_id,
-        "revision": revision,
+        "revision": facts.get("revision"),
         "weights": weights_digest(model),
         "finetuned_from": public_name(finetuned_from),
-        "base_model": finetuned_from if on_hub else registered and registered.base_model,
-        "language": language,
-        "license": license or (registered and registered.license),
-        "tags": tags or [],
-        "tasks": tasks or ["image-classification"],
+        "base_model": finetuned_from
+        if is_hub_id(finetuned_from)
+        else registered and (registered.base_model or registered.hub_ids[0]),
+        "language": facts.get("language"),
+        "license": facts.get("license") or (registered and registered.license),
+        "tags": facts.get("tags", []),
+        "tasks": facts.get("tasks") or ["image-classification"],
         "library_name": "peft" if getattr(model, "peft_config", {}) else "transformers",
         "architecture": type(pretrained).__name__,
         "num_parameters": sum(
@@ -88,16 +72,16 @@ def describe_run(
         "training": _hyperparameters(trainer, method),
         "data": {
             "dataset": None if dataset is None else public_name(dataset),
-            "dataset_on_hub": dataset is not None and dataset.count("/") == 1 and not Path(dataset).exists(),
-            "dataset_tags": dataset_tags,
-            "dataset_args": dataset_args,
-            "masks": masks,
+            "dataset_on_hub": dataset is not None and is_hub_id(dataset),
+            "dataset_tags": facts.get("dataset_tags"),
+            "dataset_args": facts.get("dataset_args"),
+            "masks": facts.get("masks", "those that came with the dataset"),
             "train_images": 0 if train is None else len(train),
             "validation_images": 0 if validation_set is None else len(validation_set),
             "training_classes": labels,
             "class_names": None if labels is None else [pretrained.config.id2label[label] for label in labels],
         },
-        "validation": validation,
+        "validation": validation and {"images": len(validation_set), "text": _in_words(validation)},
         "steps": trainer.state.global_step,
         "seconds": next(
             (e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), None
@@ -108,19 +92,13 @@ def describe_run(
     }
 
 
-def describe_validation(num_images: int, metrics: dict[str, float]) -> dict:
-    """The evaluation of a checkpoint on the validation images, in words.
-
-    Args:
-        metrics: of the Trainer, with the prefix `eval_`.
-    """
+def _in_words(metrics: dict[str, float]) -> str:
     names = ("loss", "relevance_loss", "background_loss", "foreground_loss", "confidence_loss")
     parts = [f"{name.replace('_', ' ')} {metrics[f'eval_{name}']:.4f}" for name in names if f"eval_{name}" in metrics]
     if "eval_original_top1" in metrics and "eval_top1" in metrics:
-        parts.insert(
-            0, f"top-1 {percent(metrics['eval_original_top1'])} before, {percent(metrics['eval_top1'])} after"
-        )
-    return {"images": num_images, "text": ", ".join(parts)}
+        top1 = f"top-1 {percent(metrics['eval_original_top1'])} before, {percent(metrics['eval_top1'])} after"
+        parts = [top1, *parts]
+    return ", ".join(parts)
 
 
 def _hyperparameters(trainer: Trainer, method: dict[str, str]) -> dict[str, str]:
@@ -144,11 +122,6 @@ def _hyperparameters(trainer: Trainer, method: dict[str, str]) -> dict[str, str]
     }
 
 
-def _same(processor, other) -> bool:
-    names = ("size", "crop_size", "resample", "image_mean", "image_std", "do_center_crop")
-    return all(getattr(processor, name) == getattr(other, name) for name in names)
-
-
 def _preprocessing(processor) -> str:
     size, crop = dict(processor.size), processor.crop_size
     resized = size.get("shortest_edge") or f"{size['height']}×{size['width']}"
@@ -159,7 +132,7 @@ def _preprocessing(processor) -> str:
 
 
 def _energy(folder: Path) -> dict[str, float | None]:
-    """Of the last run in CodeCarbon's `emissions.csv`, which the callback of transformers writes."""
+    """Energy and emissions of the last run in `emissions.csv`, which CodeCarbon's callback in transformers writes."""
     if not (folder / EMISSIONS_FILE).is_file():
         return {"energy_kwh": None, "emissions_kg": None}
     with open(folder / EMISSIONS_FILE, newline="", encoding="utf-8") as file:

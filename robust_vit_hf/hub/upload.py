@@ -1,7 +1,5 @@
 """Uploads to the Hub, with errors that say what to do."""
 
-import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,24 +10,24 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ..data.parquet_writer import PARTS_FOLDER, SETTINGS_FILE
 from ..models.registry import MODELS
-from ..utils.files import write_atomically
+from ..utils.files import read_json, write_json
+from ..utils.publishable import is_hub_id
 from .model_card import CARD_FILE, write_card
-from .run_metadata import RUN_FILE
+from .run_metadata import EMISSIONS_FILE, RUN_FILE
 
 
-# Of the Trainer's own files: `training_args.bin` and `trainer_state.json` hold paths of the machine that trained.
-NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json"]
-NOT_UPLOADED += ["emissions.csv"]  # of CodeCarbon, which tells where the machine stands
+# The Trainer's `training_args.bin` and `trainer_state.json` hold paths of the machine, and `emissions.csv` its location.
+NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", EMISSIONS_FILE]
 
 
 @contextmanager
 def clear_errors(repo_id: str) -> Iterator[None]:
-    """Context in which a refusal of the Hub is raised as an `OSError` that says what is wrong and what to do.
+    """Context that raises a refusal of the Hub as an `OSError` that says what is wrong and what to do.
 
     Raises:
-        PermissionError: no token, one that is not valid or has expired, or one without rights.
-        OSError: all else that the Hub refuses.
-        ConnectionError: it cannot be reached.
+        PermissionError: no token, an invalid or expired one, or one without rights.
+        ConnectionError: the Hub cannot be reached.
+        OSError: any other refusal.
     """
     try:
         yield
@@ -43,11 +41,11 @@ def clear_errors(repo_id: str) -> Iterator[None]:
             ) from None
         if status == 403:
             raise PermissionError(
-                f"This token has no right to write to `{repo_id}` ({said}). Take a token with write rights, and a name of your "
+                f"This token has no right to write to `{repo_id}` ({said}). Use a token with write rights, and a name of your "
                 "own or of an organisation that you may write to: `--hub_model_id NAMESPACE/NAME`."
             ) from None
         raise OSError(
-            f"The Hub refused `{repo_id}` ({status}: {said}). What it had stays as it was; try again."
+            f"The Hub refused `{repo_id}` ({status}: {said}). The repository is unchanged; try again."
         ) from None
     except (httpx2.LocalProtocolError, UnicodeEncodeError):  # their messages quote the header, token and all
         raise PermissionError(
@@ -64,23 +62,19 @@ def clear_errors(repo_id: str) -> Iterator[None]:
 def create_repo(
     repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: str | None = None
 ) -> str:
-    """Create a repository if there is none, and return its id, with the owner.
-
-    Args:
-        repo_id, repo_type, private, token: as in [`push_folder`].
+    """Create a repository if there is none, and return its id, with the owner. Arguments are those of [`push_folder`].
 
     Raises:
         OSError: as [`clear_errors`].
-        ValueError: there is a public one, and a private one is asked for.
+        ValueError: the repository exists and is public, and a private one is asked for.
     """
     api = HfApi(token=token)
     with clear_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
-        is_private = not private or api.repo_info(repo_id, repo_type=repo_type).private
-    if not is_private:
-        raise ValueError(
-            f"`{repo_id}` exists and is public, so nothing was uploaded. Make it private on the Hub first, or take another name."
-        )
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+            raise ValueError(
+                f"`{repo_id}` exists and is public, so nothing was uploaded. Make it private on the Hub, or take another name."
+            )
     return repo_id
 
 
@@ -94,26 +88,24 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
 ) -> CommitInfo:
-    """Create a repository if there is none, and upload a folder in one commit. Large files that the Hub already has, such as
-    those of an upload that was cut off, are not uploaded again.
+    """Create a repository if there is none, and upload a folder, but for [`NOT_UPLOADED`], in one commit. Large files that the
+    Hub already has, such as those of an interrupted upload, are not uploaded again.
 
     Args:
-        folder: what to upload, but for [`NOT_UPLOADED`].
         repo_id: `name` or `owner/name`.
         repo_type: `"model"` or `"dataset"`.
-        private: whether a new repository is private. One that exists must be, if this is asked for.
-        revision: branch, made if it does not exist; `main` by default.
-        token: by default the one of `hf auth login` or `HF_TOKEN`.
+        private: whether a new repository is private; an existing one must then be private too.
+        revision: branch, created if it does not exist; `main` by default.
+        token: that of `hf auth login` or `HF_TOKEN` by default.
 
     Raises:
         OSError: as [`clear_errors`].
-        ValueError: an adapter whose base nobody else can load, or a public repository where a private one is asked for.
+        ValueError: an adapter whose base nobody else can load, or as [`create_repo`].
     """
-    adapter = folder / "adapter_config.json"
-    if adapter.is_file():
-        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        is_id = base is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not Path(base).exists()
-        if base not in MODELS and not is_id:
+    adapter = read_json(folder / "adapter_config.json")
+    if adapter is not None:
+        base = adapter["base_model_name_or_path"]
+        if base not in MODELS and not is_hub_id(base or ""):
             raise ValueError(
                 f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
                 "adapter (`--merge_lora`, `model.merge_and_unload()`)."
@@ -134,24 +126,22 @@ def push_folder(
 
 
 def repo_type_of(folder: Path) -> str:
-    """`"model"` or `"dataset"`, by what a folder holds.
+    """`"model"` or `"dataset"`, by the files of a folder.
 
     Raises:
-        ValueError: it holds neither, a data set that is not finished, or a model without weights or card.
+        ValueError: the folder holds neither, an unfinished dataset, or a model without weights or card.
     """
     if (folder / PARTS_FOLDER).exists():
-        raise ValueError(f"`{folder}` is an unfinished data set: run the command that writes it again first.")
+        raise ValueError(f"`{folder}` is an unfinished dataset: run the command that writes it again first.")
     if (folder / SETTINGS_FILE).is_file():
         return "dataset"
     if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-        if not any(
-            path.suffix in (".safetensors", ".bin") for path in folder.iterdir() if path.stem != "training_args"
-        ):
+        suffixes = {path.suffix for path in folder.iterdir() if path.stem != "training_args"}
+        if not suffixes & {".safetensors", ".bin"}:
             raise ValueError(f"`{folder}` holds no weights (`model.safetensors` or `adapter_model.safetensors`).")
         if not (folder / RUN_FILE).is_file() and not (folder / CARD_FILE).is_file():
             raise ValueError(
-                f"`{folder}` has no model card, and no `{RUN_FILE}` to make one from: write a `{CARD_FILE}` that says what the "
-                "model is."
+                f"`{folder}` has no model card, and no `{RUN_FILE}` to make one from: describe the model in a `{CARD_FILE}`."
             )
         return "model"
     raise ValueError(
@@ -168,28 +158,22 @@ def publish_folder(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> CommitInfo:
-    """Push a model, an adapter or prepared images. The card of a model that has run metadata is written anew, with the name
-    that the model will have.
+    """Push a model, an adapter or prepared images, as [`push_folder`] does. The card of a model that has run metadata is
+    rewritten for its name on the Hub.
 
     Args:
-        repo_id, private, revision: as for [`push_folder`].
         commit_message: `Upload model` or `Upload dataset` by default.
 
     Raises:
         ValueError, OSError: as [`repo_type_of`] and [`push_folder`].
     """
-    repo_type = repo_type_of(folder)
-    run = folder / RUN_FILE
-    if run.is_file():
+    repo_type, run = repo_type_of(folder), read_json(folder / RUN_FILE)
+    if run is not None:
         repo_id = create_repo(repo_id, private=private)
-        described = json.loads(run.read_text(encoding="utf-8")) | {"hub_model_id": repo_id, "revision": revision}
-        write_atomically(run, json.dumps(described | {"model_name": repo_id.split("/")[-1]}, indent=2) + "\n")
+        names = {"hub_model_id": repo_id, "model_name": repo_id.split("/")[-1], "revision": revision}
+        write_json(folder / RUN_FILE, run | names)
         write_card(folder)
+    message = commit_message or f"Upload {repo_type}"
     return push_folder(
-        folder,
-        repo_id,
-        repo_type=repo_type,
-        commit_message=commit_message or f"Upload {repo_type}",
-        private=private,
-        revision=revision,
+        folder, repo_id, repo_type=repo_type, commit_message=message, private=private, revision=revision
     )

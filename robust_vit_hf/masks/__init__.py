@@ -1,5 +1,5 @@
 """Foreground masks for images that have none: from a ViT's features alone (`tokencut`), from the names of the classes
 (`grounded`), or from annotations in COCO's format (`coco`).
 
-A mask maker is called with images and the rows of the data set that they come from, and gives a `MaskResult` for each.
+A mask maker is called with images and their rows, and returns a `MaskResult` for each.
 """

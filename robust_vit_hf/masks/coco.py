@@ -1,4 +1,4 @@
-"""Foreground masks from annotations that exist: boxes, polygons and run-length encodings in COCO's JSON format.
+"""Foreground masks from existing annotations: boxes, polygons and run-length encodings in COCO's JSON format.
 
 Source: https://cocodataset.org/#format-data
 """
@@ -15,11 +15,11 @@ from .result import MaskResult
 
 
 class CocoAnnotations:
-    """Masks of what was annotated in an image: the union of its annotations.
+    """Masks of images: the union of the annotations of an image.
 
     Args:
         path: JSON file with `images`, `annotations` and `categories`, as COCO's `instances_….json`.
-        category: name of the only category that counts as foreground; by default all do.
+        category: name of the category that is foreground; all are by default.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -55,7 +55,7 @@ class CocoAnnotations:
             self.by_basename[PurePosixPath(entry["file_name"]).name].append(entry)
 
     def _entries(self, content: dict, key: str, fields: tuple[str, ...]) -> list[dict]:
-        """A list of the file, whose entries have these fields."""
+        """A list of the file, each of whose entries must have these fields."""
         entries = content.get(key)
         if not isinstance(entries, list):
             raise ValueError(
@@ -72,15 +72,11 @@ class CocoAnnotations:
         return entries
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make the masks of some images.
+        """Make the masks of images of any sizes, in their order. Images without an annotation are rejected.
 
         Args:
-            images: of any sizes.
-            rows: their rows; `file_name` is read. It is looked up as it is, else without its folder, if the file has one
-                image of that name alone.
-
-        Returns:
-            A result for each image, in their order. Images that are not in the file or have no annotation are rejected.
+            rows: rows of the images. Their `file_name` is looked up as it is, or else without its folder, if the file has
+                only one image of that name.
 
         Raises:
             ValueError: a row without `file_name`, an image of another size than the file says, or an annotation that
@@ -92,16 +88,13 @@ class CocoAnnotations:
         name = row.get("file_name")
         if not isinstance(name, str):
             raise ValueError(
-                "A row has no `file_name`, by which its annotations are looked up in "
-                f"`{self.path}`; it has {', '.join(row)}."
+                f"A row has no `file_name` to look up its annotations in `{self.path}`; it has {', '.join(row)}."
             )
         candidates = self.by_basename.get(PurePosixPath(name).name, [])
-        if name in self.by_name:
-            candidates = [self.by_name[name]]
-        if len(candidates) != 1:
-            known = "not" if not candidates else f"{len(candidates)} times, in other folders,"
+        entry = self.by_name.get(name, candidates[0] if len(candidates) == 1 else None)
+        if entry is None:
+            known = f"{len(candidates)} times, in other folders," if candidates else "not"
             return MaskResult(None, rejected=f"`{name}` is {known} in `{self.path}`")
-        (entry,) = candidates
         if image.size != (entry["width"], entry["height"]):
             raise ValueError(
                 f"`{name}` has {image.width}×{image.height} pixels, but `{self.path}` says {entry['width']}×"
@@ -119,7 +112,7 @@ class CocoAnnotations:
         return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), ", ".join(names), rejected)
 
     def _foreground(self, annotation: dict, name: str, shape: tuple[int, int]) -> np.ndarray:
-        """`(H, W)`, bool: what one annotation covers."""
+        """Pixels `(H, W)`, bool, of one annotation."""
         height, width = shape
         segmentation, box = annotation.get("segmentation"), annotation.get("bbox")
         try:
@@ -132,18 +125,18 @@ class CocoAnnotations:
                         raise ValueError(f"its run lengths add up to {sum(counts)}, not {height * width}")
                     segmentation = run_lengths.frPyObjects(segmentation, height, width)
                 foreground = run_lengths.decode(segmentation)
-                # Pixels behind the end of a damaged encoding are whatever the memory held.
+                # Pixels behind the end of a damaged encoding are uninitialised memory.
                 if foreground.sum() != run_lengths.area(segmentation):
                     raise ValueError("its run lengths end before the image does")
                 return foreground.astype(bool)
             if segmentation:
-                # pycocotools takes four numbers for a box, and drops the last of an odd number.
+                # pycocotools reads four numbers as a box, and drops the last of an odd count.
                 if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
                     raise ValueError("a polygon needs three or more pairs of x and y")
                 encoded = run_lengths.merge(run_lengths.frPyObjects(segmentation, height, width))
                 return run_lengths.decode(encoded).astype(bool)
             left, top, box_width, box_height = map(float, box)
-        except Exception as error:  # whatever the decoder raises, the user needs the annotation
+        except Exception as error:  # the decoder raises anything
             raise ValueError(
                 f"An annotation of `{name}` ({width}×{height} pixels, id {annotation.get('id')}) in `{self.path}` cannot "
                 f"be read: {error}. Expected a `segmentation` (polygons or run lengths) or a `bbox` of x, y, width and "

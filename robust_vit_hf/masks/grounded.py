@@ -1,4 +1,4 @@
-"""Foreground masks from the names of what is in the images: Grounding DINO finds boxes, SAM segments what is in them.
+"""Foreground masks from names: Grounding DINO finds boxes, SAM segments their contents.
 
 The names are those of the class, or of its parts, for the concept masks of *Concept-Guided Fine-Tuning*
 (https://huggingface.co/papers/2603.08309).
@@ -8,6 +8,7 @@ Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment An
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Self
 
 import numpy as np
@@ -18,9 +19,11 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Pre
 from .result import MaskResult
 
 
+Prompts = Mapping[Hashable, Sequence[str]] | Callable[[Hashable], Sequence[str]]
+
+
 def prompt_text(names: Sequence[str]) -> str:
-    """Prompt of Grounding DINO: lower case, each name closed by " .". A full stop inside a name would cut it in two, and
-    is left out.
+    """Prompt of Grounding DINO: lower case, " ." after each name. Full stops within a name, which would split it, are dropped.
 
     Example:
         >>> prompt_text(["Tench"])
@@ -32,7 +35,7 @@ def prompt_text(names: Sequence[str]) -> str:
 
 
 def best_masks(logits: torch.Tensor, predicted_iou: torch.Tensor) -> torch.Tensor:
-    """Of SAM's masks for each box, the one that SAM itself expects to overlap best.
+    """For each box, the mask with the highest IoU that SAM predicts.
 
     Args:
         logits: `(N, M, h, w)`, M masks (three: whole, part, subpart) for each of N boxes.
@@ -44,55 +47,37 @@ def best_masks(logits: torch.Tensor, predicted_iou: torch.Tensor) -> torch.Tenso
     return logits[torch.arange(len(logits)), predicted_iou.argmax(dim=1)].unsqueeze(1)
 
 
+@dataclass(eq=False)
 class GroundedSegmentation:
-    """Masks of what a prompt names: the union of SAM's masks of all boxes that Grounding DINO finds.
+    """Masks of the prompted names: the union of SAM's masks of all boxes that Grounding DINO finds.
 
     Args:
         detector: Grounding DINO, or another zero-shot detector of transformers with the same processor.
-        detector_processor: processor of `detector`.
         segmenter: SAM.
-        segmenter_processor: processor of `segmenter`.
-        prompts: for each label, the names to look for: the class name, or its parts. A mapping, or a function of the
-            label.
-        box_threshold: boxes with a higher score are taken. Scores are in [0, 1].
-        text_threshold: words with a higher score make up the phrase of a box, which is only shown in the note.
-
-    Source: https://huggingface.co/papers/2303.05499, https://huggingface.co/papers/2304.02643
+        prompts: names to look for (the class name, or its parts) by label: a mapping, or a function of the label.
+        box_threshold: score in [0, 1] above which boxes are taken.
+        text_threshold: score above which words make up the phrase of a box, which is only shown in the note.
     """
 
-    def __init__(
-        self,
-        detector: PreTrainedModel,
-        detector_processor: ProcessorMixin,
-        segmenter: SamModel,
-        segmenter_processor: ProcessorMixin,
-        prompts: Mapping[Hashable, Sequence[str]] | Callable[[Hashable], Sequence[str]],
-        *,
-        box_threshold: float = 0.3,
-        text_threshold: float = 0.25,
-    ):
-        self.detector, self.detector_processor = detector, detector_processor
-        self.segmenter, self.segmenter_processor = segmenter, segmenter_processor
-        self.prompts = prompts
-        self.box_threshold, self.text_threshold = box_threshold, text_threshold
+    detector: PreTrainedModel
+    detector_processor: ProcessorMixin
+    segmenter: SamModel
+    segmenter_processor: ProcessorMixin
+    prompts: Prompts
+    _: KW_ONLY
+    box_threshold: float = 0.3
+    text_threshold: float = 0.25
 
     @classmethod
     def from_pretrained(
         cls,
-        prompts: Mapping[Hashable, Sequence[str]] | Callable[[Hashable], Sequence[str]],
+        prompts: Prompts,
         detector: str = "IDEA-Research/grounding-dino-tiny",
         segmenter: str = "facebook/sam-vit-base",
         device: str | torch.device = "cpu",
         **arguments,
     ) -> Self:
-        """With checkpoints from the Hub or from folders.
-
-        Args:
-            prompts: as for the class.
-            detector, segmenter: ids on the Hub, or folders.
-            device: where both models run.
-            arguments: as for the class.
-        """
+        """Load both models from Hub ids or folders. Further arguments are those of the class."""
         return cls(
             AutoModelForZeroShotObjectDetection.from_pretrained(detector).eval().to(device),
             AutoProcessor.from_pretrained(detector),
@@ -103,15 +88,11 @@ class GroundedSegmentation:
         )
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make the masks of some images, one after the other: boxes and prompts differ in number, and padding would make
-        the mask of an image depend on its neighbours.
+        """Make the masks of RGB images of any sizes, in their order. Each is processed alone: boxes and prompts differ in
+        number, and padding would make the mask of an image depend on the others.
 
         Args:
-            images: RGB, of any sizes.
-            rows: their rows; `label` is read.
-
-        Returns:
-            A result for each image, in their order.
+            rows: rows of the images; only `label` is read.
 
         Raises:
             ValueError: a row without a label, or a label without names. All rows are checked before the first image.
@@ -120,12 +101,12 @@ class GroundedSegmentation:
         return [self._mask(image, of_image) for image, of_image in zip(images, names, strict=True)]
 
     def _names(self, row: dict) -> list[str]:
-        if row.get("label") is None:
+        label = row.get("label")
+        if label is None:
             raise ValueError(
-                f"A row has no `label`, by which its prompt is looked up; it has {', '.join(row)}. Rename a column with "
+                f"A row has no `label` to look up its prompt; it has {', '.join(row)}. Rename a column with "
                 "`dataset.rename_column`."
             )
-        label = row["label"]
         names = self.prompts(label) if callable(self.prompts) else self.prompts.get(label)
         if isinstance(names, str) or not names or not all(prompt_text([name]).strip(" .") for name in names):
             raise ValueError(
@@ -147,8 +128,7 @@ class GroundedSegmentation:
             target_sizes=[size],
         )
         if not len(found["boxes"]):
-            listed = ", ".join(repr(name) for name in names)
-            return MaskResult(None, rejected=f"no box for {listed} above {self.box_threshold}")
+            return MaskResult(None, rejected=f"no box for {', '.join(map(repr, names))} above {self.box_threshold}")
         scored = zip(found["text_labels"], found["scores"].tolist(), strict=True)
         note = ", ".join(f"{phrase or 'no word'} {score:.2f}" for phrase, score in scored)
 

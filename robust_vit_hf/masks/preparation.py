@@ -1,23 +1,22 @@
-"""Masks for a data set that has none: parquet that `robust-vit train --dataset` takes."""
+"""Masks for a dataset that has none, as parquet that `robust-vit train --dataset` takes."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import datasets
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ..data.contact_sheet import save_contact_sheets
 from ..data.imagenet_classes import class_names, label_of_wnid
 from ..data.layouts.folders import is_wnid
 from ..data.masked_dataset import load_masked_dataset, undecoded_rows
 from ..data.parquet_writer import ShardWriter
-from ..data.preparation import ROWS_PER_PART, decode, encode_png
+from ..data.preparation import DecodedRow, write_rows
 from ..data.registry import features_of, image_sets, open_source
+from ..data.schema import encode_image
 from .result import MaskResult
 
 
@@ -43,34 +42,38 @@ def prepare_masks(
     skip_bad: bool = False,
     rows_per_shard: int = 1000,
 ) -> dict[str, tuple[int, int]]:
-    """Write images with masks as parquet shards, with a card and contact sheets. A run that was interrupted resumes when this
-    is called again.
+    """Write images with masks as parquet shards, with a card and contact sheets. Call it again to resume an interrupted run.
 
     Args:
         method: name of the mask maker, for the card.
-        make_masker: gives the mask maker for images with these columns.
-        images: where the images are, as for [`load_masked_dataset`]; their masks are not read.
+        make_masker: makes the mask maker for images with the given columns.
+        images: as for [`load_masked_dataset`]; their masks are not read.
         splits: splits to make masks for.
         set_name: read `images` as this set of the paper, unprepared.
-        settings: what the masks depend on, as JSON values. A folder is continued with the same alone.
-        skip_bad: reject images that cannot be read, instead of raising.
-        rows_per_shard: rows of a shard, at least.
+        settings: settings that the masks depend on, as JSON values. Only a run with the same ones can continue a folder.
+        skip_bad, rows_per_shard: as for [`prepare`].
 
     Returns:
-        Number of rows and of rejected rows of each split.
+        Numbers of rows and of rejected rows of each split.
 
     Raises:
         ValueError: an image cannot be read, or the folder holds something else.
         FileNotFoundError: there are no such images.
     """
+    described = {name: _described(value) for name, value in (settings or {}).items()}
     counts = {}
     for split in splits:
-        rows, columns, total = _open_images(images, split, set_name)
-        masker = make_masker(columns)
+        if set_name is None:
+            dataset = load_masked_dataset(images, split)
+            rows, columns, total = undecoded_rows(dataset), dataset.features, len(dataset)
+        else:
+            options = {"split": split} if "split" in image_sets()[set_name].options else {}
+            source = open_source(set_name, [images], options)
+            rows, columns, total = source.rows(source.shards), features_of(set_name, options), None
         features = {"image": datasets.Image(), "mask": datasets.Image()}
-        features |= {name: columns[name] for name in ("label",) if name in columns}
-        features |= {name: datasets.Value("string") for name in ("file_name", "note")}
-        described = {name: _described(value) for name, value in (settings or {}).items()}
+        features |= {"label": columns["label"]} if "label" in columns else {}
+        features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
+        finish = partial(_with_masks, masker=make_masker(columns), features=features)
         writer = ShardWriter(
             output_dir,
             split.partition("[")[0],  # a slice has the name of its split
@@ -80,33 +83,18 @@ def prepare_masks(
             text=TEXT[method],
             rows_per_shard=rows_per_shard,
         )
-        with (
-            ThreadPoolExecutor() as pool,
-            tqdm(desc=f"{method} ({split})", unit="image", total=total, initial=writer.position) as progress,
-        ):
-            rows = writer.unwritten(rows)
-            while window := list(islice(rows, ROWS_PER_PART)):
-                # The mask that a row may have is not wanted, and need not be decoded.
-                decoded = pool.map(decode, [{**row, "mask": None} for row in window])
-                rows_and_images = [(row, image) for row, image, _ in decoded]
-                unreadable = [row["problem"] for row, image in rows_and_images if image is None and "problem" in row]
-                if unreadable and not skip_bad:
-                    raise ValueError(f"{unreadable[0]} --skip_bad leaves such images out, and lists them.")
-                usable = [(row, image) for row, image in rows_and_images if image is not None]
-                results = masker([image.convert("RGB") for _, image in usable], [row for row, _ in usable])
-                made = {id(row): result for (row, _), result in zip(usable, results, strict=True)}
-                writer.write([finished_row(row, made.get(id(row)), features) for row, _ in rows_and_images])
-                progress.update(len(window))
-        counts[writer.split] = writer.finish()
+        # Existing masks need not be decoded.
+        rows = ({**row, "mask": None} for row in rows)
+        counts[writer.split] = write_rows(writer, rows, skip_bad, finish, total)
     save_contact_sheets(output_dir, list(counts))
     return counts
 
 
 def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Callable[[int], list[str]]:
-    """What to look for in an image of a label: the class name, or what the file of prompts says.
+    """Names to prompt with for an image of a label: the class name, or those in the file of prompts.
 
     Raises:
-        ValueError: the labels have no names, or the file is no JSON object of lists.
+        ValueError: the labels have no names, or the file is not a JSON object of lists.
     """
     label = features.get("label")
     if not isinstance(label, datasets.ClassLabel):
@@ -127,30 +115,26 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
     return dict(enumerate(lists)).get
 
 
-def _open_images(
-    images: str, split: str, set_name: str | None
-) -> tuple[Iterator[dict], datasets.Features, int | None]:
-    """Undecoded rows, their columns, and their number where it is known."""
-    if set_name is not None:
-        options = {"split": split} if "split" in image_sets()[set_name].options else {}
-        source = open_source(set_name, [images], options)
-        return source.rows(source.shards), features_of(set_name, options), None
-    dataset = load_masked_dataset(images, split)
-    return undecoded_rows(dataset), dataset.features, len(dataset)
-
-
 def _described(value: object) -> object:
-    """A setting as it may be published: without the folders of the machine, and with the digest of a file."""
+    """A setting that may be published: without the folders of the machine, and with the digest of a file."""
     path = Path(str(value))
     if path.is_file():
         return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
     return path.name if path.exists() else value
 
 
-def finished_row(row: dict, result: MaskResult | None, features: dict) -> dict:
-    """Row to write: with its mask and note, and `problem` if it is to be rejected."""
+def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -> list[dict]:
+    """Rows to write: with mask and note, and `problem` if they are to be rejected."""
+    decoded = list(decoded)
+    usable = [(row, image) for row, image in decoded if image is not None]
+    results = masker([image.convert("RGB") for _, image in usable], [row for row, _ in usable])
+    result_of = {id(row): result for (row, _), result in zip(usable, results, strict=True)}
+    return [_finished(row, result_of.get(id(row)), features) for row, _ in decoded]
+
+
+def _finished(row: dict, result: MaskResult | None, features: dict) -> dict:
     kept = {name: row.get(name) for name in features}
     if result is None:
         return kept | {"problem": row.get("problem", "image is missing")}
-    mask = None if result.mask is None else {"bytes": encode_png(result.mask), "path": None}
+    mask = None if result.mask is None else encode_image(result.mask, file_format="PNG")
     return kept | {"mask": mask, "note": result.note} | ({"problem": result.rejected} if result.rejected else {})

@@ -1,8 +1,7 @@
 """Foreground masks from the features of a self-supervised ViT, without annotation: TokenCut.
 
-The patches of an image are a graph, in which two patches are joined if their features point the same way. Its normalised
-cut separates the object from the background, and a bilateral solver moves the border from the patches to the edges of the
-image.
+The patches of an image are a graph, in which patches with similar features are joined. Its normalised cut separates the
+object from the background, and a bilateral solver moves the border from the patches to the edges of the image.
 
 Source: *Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut*
 (https://huggingface.co/papers/2202.11539); the solver is that of *The Fast Bilateral Solver*
@@ -10,8 +9,8 @@ Source: *Self-Supervised Transformers for Unsupervised Object Discovery using No
 """
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
-from inspect import signature
 from math import sqrt
 from typing import Self
 
@@ -24,7 +23,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..relevance.architectures import patch_grid, unwrap_pretrained
+from ..relevance.architectures import forward_arguments, patch_grid, patch_size, unwrap_pretrained
 from .bilateral import bilateral_solver
 from .result import MaskResult
 
@@ -33,33 +32,28 @@ WEAK_LINK = 1e-5  # affinity of patches that are not alike: the graph stays conn
 MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the fourth power of the image's side
 
 
-# -- Pure functions of tensors ----------------------------------------------------------------------------------------
-
-
 def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
     """Second smallest generalised eigenvector of (D − W) y = λ D y for each image of a batch.
 
     W is 1 between patches whose keys have a cosine above `tau`, else 1e-5; D is diagonal and holds the sums of its rows.
-    An image's result does not depend on the others of its batch beyond rounding.
+    The result of an image depends on the others of its batch by rounding only.
 
-    Where the second eigenvalue is multiple (groups of patches of the same size, each joined to nothing else; in the
-    extreme all patches alike, or no two), every vector of its eigenspace is an answer and the cut is arbitrary. The
-    result is then the projection of a fixed vector onto that space, the same in every run.
+    The cut is arbitrary if the second eigenvalue is multiple: groups of patches of the same size, each joined to nothing
+    else; in the extreme, all patches are alike, or no two. The result is then the projection of a fixed vector onto the
+    eigenspace, the same in every run.
 
     Args:
         keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
         tau: cosine above which two patches are alike.
 
     Returns:
-        `(B, N)`, fp64 and of any sign and length, and `(B,)`, bool: whether the vector is unique. Where all patches are
-        alike, or no two are, it is zero and not unique.
-
-    Source: https://huggingface.co/papers/2202.11539
+        `(B, N)`, fp64 and of any sign and length, and `(B,)`, bool: whether the vector is unique. If all patches are alike,
+        or no two are, it is zero and not unique.
     """
     if keys.device.type == "mps":
         keys = keys.cpu()  # Apple's GPUs have no fp64
     num_patches = keys.shape[1]
-    # As many images at once as stay within the caches of a CPU; an accelerator has to be filled.
+    # Few enough images to stay within the caches of a CPU, enough to fill an accelerator.
     chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // num_patches**2)
     chunks = [_cut_eigenvectors(part, tau) for part in keys.split(chunk)]
     vectors, unique = zip(*chunks, strict=True)
@@ -72,7 +66,7 @@ def _cut_eigenvectors(keys: torch.Tensor, tau: float) -> tuple[torch.Tensor, tor
     alike = keys @ keys.mT > tau
     alike = alike & alike.mT  # the two roundings of a cosine may lie on either side of tau
 
-    # fp64 throughout: groups of patches that are joined by weak links alone have eigenvalues that differ by 1e-5.
+    # fp64 throughout: the eigenvalues of groups of patches that only weak links join differ by 1e-5.
     num_alike = alike.sum(dim=-1)
     degree = num_alike.double() * (1 - WEAK_LINK) + num_patches * WEAK_LINK  # (B, N)
     inverse_root = degree.rsqrt()
@@ -91,18 +85,18 @@ def _cut_eigenvectors(keys: torch.Tensor, tau: float) -> tuple[torch.Tensor, tor
 
 
 def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """Foreground on the patch grid: of the two sides of the mean, the one with the largest absolute value (the seed), and
-    of that side the connected component of the seed. Components are 4-connected, as in the released code.
+    """Foreground on the patch grid: the patches on the same side of the mean as the seed, which has the largest absolute
+    value, and connected to it. Components are 4-connected, as in the released code.
 
-    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that patches that are
-    alike are not told apart by rounding.
+    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does not
+    decide between patches that are alike.
 
     Args:
         eigenvectors: `(B, h·w)`, of any sign.
         grid: `(h, w)`.
 
     Returns:
-        `(B, h, w)`, bool. Empty where all values are the same.
+        `(B, h, w)`, bool. Empty if all values are the same.
     """
     magnitude = eigenvectors.abs()
     seeds = (magnitude >= (1 - 1e-6) * magnitude.amax(dim=1, keepdim=True)).int().argmax(dim=1, keepdim=True)
@@ -118,16 +112,8 @@ def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarra
 
 
 def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:
-    """Mask whose border follows the edges of the image: bilateral solver, above 0.5, holes filled, largest component.
-
-    Args:
-        image: RGB, W×H.
-        coarse: `(H, W)`, bool.
-
-    Returns:
-        `(H, W)`, bool; empty if the solver leaves nothing above 0.5.
-
-    Source: https://huggingface.co/papers/2202.11539
+    """Mask `(H, W)`, bool, from a coarse one, whose border follows the edges of an RGB image: bilateral solver, threshold 0.5,
+    holes filled, largest component. Empty if the solver leaves nothing above 0.5.
     """
     filled = ndimage.binary_fill_holes(bilateral_solver(image, coarse) > 0.5)
     components, _ = ndimage.label(filled)
@@ -136,18 +122,15 @@ def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:
     return filled & (components == sizes.argmax())
 
 
-# -- Reading keys from a model ----------------------------------------------------------------------------------------
-
-
 class _KeysReached(Exception):
-    """Ends a forward pass: the last layer's attention and what follows it are not needed."""
+    """Ends a forward pass at the keys of the last layer."""
 
 
 def key_projection(model: nn.Module) -> nn.Module:
     """The key projection of the last layer of a ViT.
 
     Raises:
-        ValueError: the architecture has no attention over one patch grid: convolutional, windowed or hierarchical.
+        ValueError: the architecture has none over one patch grid: convolutional, windowed or hierarchical.
     """
     pretrained = unwrap_pretrained(model)
     name, config = type(pretrained).__name__, pretrained.config
@@ -163,31 +146,31 @@ def key_projection(model: nn.Module) -> nn.Module:
         raise ValueError(
             f"`{name}` has no key projection over one patch grid in each of its layers (convolutional, windowed or "
             "hierarchical architecture, or queries, keys and values in one projection), so TokenCut has nothing to cut. "
-            "Use a plain ViT of transformers, best a self-supervised one: DINO (`facebook/dino-vitb16`), DINOv2, DINOv3 "
-            "or ViTMSN; DeiT, BEiT and Data2VecVision work as well."
+            "Use a plain ViT of transformers, preferably a self-supervised one: DINO (`facebook/dino-vitb16`), DINOv2, "
+            "DINOv3 or ViTMSN; DeiT, BEiT and Data2VecVision work as well."
         )
     return projections[-1]
 
 
 @torch.no_grad()
 def patch_keys(model: nn.Module, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
-    """Keys of the patches in the last layer. The forward pass ends there, and the model is left as it was.
+    """Keys of the patches in the last layer, where the forward pass ends. The model is not changed.
 
     Args:
-        model: ViT of transformers, possibly with a head. Set it to `eval()` yourself.
+        model: ViT of transformers, with or without a head. Set it to `eval()` yourself.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
-        key_bias: whether the bias of the projection stays in the keys.
+        key_bias: whether to keep the bias of the projection in the keys.
 
     Returns:
-        `(B, h·w, C)`, fp32: CLS, distillation and register tokens are dropped.
+        `(B, h·w, C)`, fp32, without prefix tokens.
 
     Raises:
-        ValueError: an architecture without such keys, or one that has not a token for each patch.
+        ValueError: an architecture without such keys, or one without a token for each patch.
     """
     pretrained, projection = unwrap_pretrained(model), key_projection(model)
-    height, width = patch_grid(model, (pixel_values.shape[2], pixel_values.shape[3]))
-    accepted = signature(pretrained.forward).parameters
-    interpolation = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepted else {}
+    image_size = tuple(pixel_values.shape[2:])
+    height, width = patch_grid(model, image_size)
+    arguments = forward_arguments(model, image_size)
     reached = []
 
     def stop(module, args, output):
@@ -196,9 +179,8 @@ def patch_keys(model: nn.Module, pixel_values: torch.Tensor, key_bias: bool) -> 
 
     hook = projection.register_forward_hook(stop)
     try:
-        pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **interpolation)
-    except _KeysReached:
-        pass
+        with suppress(_KeysReached):
+            pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **arguments)
     finally:
         hook.remove()
     keys = reached[0].float()
@@ -214,30 +196,26 @@ def patch_keys(model: nn.Module, pixel_values: torch.Tensor, key_bias: bool) -> 
     return keys[:, num_prefix_tokens:]
 
 
-# -- Entry point ------------------------------------------------------------------------------------------------------
-
-
 class TokenCut:
-    """Masks of the object that stands out, by the normalised cut of a ViT's features.
+    """Masks of the salient object, by the normalised cut of a ViT's features.
 
     Args:
-        model: ViT of transformers, self-supervised if possible; with or without a head, on any device, in eval mode.
-        processor: image processor whose mean and standard deviation normalise the images. By default they are those of
-            ImageNet, with which DINO, DINOv2, DINOv3, ViTMSN and DeiT were trained; others (BEiT, Google's ViTs: 0.5)
-            need their own. Its resizing is not used: each side becomes the nearest multiple of the patch size (Lanczos,
-            as in the released code). Images of more than 4096 patches are shrunk to that, with a note.
+        model: ViT of transformers, preferably self-supervised; with or without a head, on any device, in eval mode.
+        processor: image processor with the mean and standard deviation of the model; by default those of ImageNet, with
+            which DINO, DINOv2, DINOv3, ViTMSN and DeiT were trained (BEiT and Google's ViTs: 0.5). Its resizing is not
+            used: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images of
+            more than 4096 patches are shrunk to that, with a note.
         tau: cosine above which two patches are alike.
-        key_bias: whether the bias of the key projection stays in the keys. Attention does not depend on it (softmax
-            cancels what all keys have in common), so training leaves it to chance: in DINOv2-S/14 it is as long as the
-            keys themselves, all patches are alike, and nothing can be cut. By default it stays for the model type `vit`,
-            to which DINO belongs, as in the paper, and is subtracted for all others.
-        batch_size: largest number of images in a forward pass. Only images with the same patch grid share one.
-        min_pixels: masks with fewer foreground pixels, counted in the image's own pixels, are rejected. 520 is the limit
-            of RobustViT.
+        key_bias: whether to keep the bias of the key projection in the keys. Attention does not depend on it (softmax
+            cancels what all keys have in common), so training does not determine it: in DINOv2-S/14 it is as long as the
+            keys themselves, and all patches are alike. By default it is kept for the model type `vit`, to which DINO
+            belongs, as in the paper, and subtracted for all others.
+        batch_size: maximum number of images in a forward pass. Only images with the same patch grid share one.
+        min_pixels: masks with fewer foreground pixels are rejected. 520 is the limit of RobustViT.
         min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks are shrunk again;
-            pixels are counted in the enlarged image. By default none is.
-        refine: whether the border is moved to the edges of the image by the bilateral solver. Otherwise masks are unions
-            of patches.
+            `min_pixels` counts in the enlarged image.
+        refine: whether the bilateral solver moves the border to the edges of the image. Otherwise masks are unions of
+            patches.
 
     Raises:
         ValueError: an architecture without a patch grid.
@@ -268,13 +246,12 @@ class TokenCut:
         min_side: int = 0,
         refine: bool = True,
     ):
-        key_projection(model)  # refuses other architectures now, not in the middle of a data set
+        key_projection(model)  # refuses other architectures now, not in the middle of a dataset
         self.model = model
         self.mean, self.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         if processor is not None:
             self.mean, self.std = processor.image_mean, processor.image_std
-        patch_size = unwrap_pretrained(model).config.patch_size
-        self.patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
+        self.patch_size = patch_size(model)
         self.tau = tau
         self.key_bias = unwrap_pretrained(model).config.model_type == "vit" if key_bias is None else key_bias
         self.batch_size = batch_size
@@ -286,51 +263,34 @@ class TokenCut:
     def from_pretrained(
         cls, name: str = "facebook/dino-vitb16", device: str | torch.device = "cpu", **arguments
     ) -> Self:
-        """TokenCut with a checkpoint's model and the statistics of its own image processor.
-
-        Args:
-            name: id on the Hub, or folder.
-            device: where the model runs.
-            arguments: as for the class.
-        """
+        """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class."""
         model = AutoModel.from_pretrained(name).eval().to(device)
         return cls(model, AutoImageProcessor.from_pretrained(name), **arguments)
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make the masks of some images.
-
-        Args:
-            images: RGB, of any sizes.
-            rows: not read; mask makers have the same call.
-
-        Returns:
-            A result for each image, in their order.
-        """
-        sizes = [image.size for image in images]
-        scales = [max(1, self.min_side / min(size)) for size in sizes]
-        images = [
+        """Make the masks of RGB images of any sizes, in their order. `rows`, an argument of all mask makers, is not read."""
+        scales = [max(1, self.min_side / min(image.size)) for image in images]
+        enlarged = [
             image.resize([round(scale * side) for side in image.size], Image.Resampling.LANCZOS)
-            if scale > 1
-            else image
             for image, scale in zip(images, scales, strict=True)
         ]
         by_grid = defaultdict(list)
-        for index, image in enumerate(images):
+        for index, image in enumerate(enlarged):
             by_grid[self.grid(image)].append(index)
         results = {}
         for grid, indices in by_grid.items():
             for start in range(0, len(indices), self.batch_size):
                 batch = indices[start : start + self.batch_size]
-                results |= zip(batch, self._batch([images[index] for index in batch], grid), strict=True)
-        for index, size in enumerate(sizes):
+                results |= zip(batch, self._batch([enlarged[index] for index in batch], grid), strict=True)
+        for index, image in enumerate(images):
             mask = results[index].mask
-            if scales[index] > 1 and mask is not None:
-                shrunk = mask.resize(size, Image.Resampling.BOX).point(lambda share: 255 * (share > 127))
+            if mask is not None and mask.size != image.size:
+                shrunk = mask.resize(image.size, Image.Resampling.BOX).point(lambda share: 255 * (share > 127))
                 results[index] = replace(results[index], mask=shrunk)
         return [results[index] for index in range(len(images))]
 
     def grid(self, image: Image.Image) -> tuple[int, int]:
-        """Patches `(h, w)` of the image as the model sees it."""
+        """Patch grid `(h, w)` of the image as the model sees it."""
         height = max(1, round(image.height / self.patch_size[0]))
         width = max(1, round(image.width / self.patch_size[1]))
         if height * width > MAX_PATCHES:

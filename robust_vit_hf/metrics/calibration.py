@@ -9,15 +9,15 @@ from .streaming import StreamingMetric, check_accepted_ids, place_of, to_accepte
 
 
 class Calibration(StreamingMetric):
-    """How far a classifier's confidence can be trusted. Logits are reduced to four numbers an image at once.
+    """Calibration of a classifier's confidence. Each batch is reduced to four numbers per image.
 
     Args:
         from_logits: whether predictions are logits, or probabilities.
         class_subset: ids of the classes over which probabilities are normalised; all by default.
-        num_bins: equal-width bins of the expected calibration error.
+        num_bins: number of equal-width bins of the expected calibration error.
 
     Raises:
-        ValueError: a subset without ids, or no number of bins.
+        ValueError: a subset without ids, or an invalid number of bins.
 
     Example:
         >>> calibration = Calibration(from_logits=False)
@@ -44,8 +44,8 @@ class Calibration(StreamingMetric):
         Args:
             predictions: logits, or probabilities that sum to 1, `(N, C)`, floating point. Of equal ones, the class with the
                 lower id is predicted.
-            references: `(N,)`, each an id, or a list of the ids that are accepted. An image with an empty list is left out
-                and counted. An array `(N, m)` holds such lists, filled up with -1.
+            references: `(N,)`, each an id, or a list of accepted ids. An image with an empty list is excluded, and counted
+                as such. An array `(N, m)` holds such lists, padded with -1.
 
         Raises:
             ValueError: NaN (the row is named), rows of probabilities that do not sum to 1, ids that do not exist or are not
@@ -68,7 +68,7 @@ class Calibration(StreamingMetric):
         usable = np.array([bool(labels) for labels in accepted], dtype=bool)
         if not len(predictions):
             return {name: np.empty(0, dtype) for name, dtype in self.columns.items()} | {"usable": usable}
-        # The last bit of a sum depends on the memory layout, which is thus the same for batches of any size.
+        # One memory layout for batches of any size, since the last bit of a sum depends on it.
         scores = predictions.astype(np.float64, order="C")
         check_accepted_ids(accepted, scores.shape[1], self.class_subset, first_image)
         if self.class_subset is not None:
@@ -81,8 +81,8 @@ class Calibration(StreamingMetric):
 
         Returns:
             `ece`, in [0, 1]: mean over images of the gap between accuracy and mean confidence of the image's bin; bins are
-            (0, 1/num_bins], …, (1 − 1/num_bins, 1]. `nll`, in nats, from 0 and infinite where an accepted probability is
-            0. `brier`, in [0, 2]: mean squared error of the probabilities, summed over the classes, in which accepted ids
+            (0, 1/num_bins], …, (1 − 1/num_bins, 1]. `nll`, in nats, from 0 and infinite if an accepted probability is 0.
+            `brier`, in [0, 2]: mean squared error of the probabilities, summed over the classes, where the accepted ids
             count as one class. `num_images` (usable) and `num_excluded`.
 
         Raises:
@@ -106,13 +106,13 @@ class Calibration(StreamingMetric):
         }
 
     def _to_logits(self, scores: np.ndarray, first_image: int) -> np.ndarray:
-        """Logits `(N, C)` of the classes that count, the highest of each row finite."""
+        """Logits `(N, C)` of the class subset. The highest of each row is finite."""
         problems = {"NaN": np.isnan(scores).any(axis=1)}
         if not self.from_logits:
             # bfloat16 rounds a probability by up to 0.4 per cent.
             no_probabilities = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 0.01)
             problems["no probabilities, from 0 and with a sum of 1"] = no_probabilities
-            with np.errstate(divide="ignore", invalid="ignore"):  # a probability of 0; what is below is refused
+            with np.errstate(divide="ignore", invalid="ignore"):  # of 0, and of negative ones, which are refused
                 scores = np.log(scores)
         scores = scores if self.class_subset is None else scores.take(self.class_subset, axis=1)
         highest = scores.max(axis=1)
@@ -129,11 +129,11 @@ class Calibration(StreamingMetric):
 
 
 def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndarray]:
-    """What images are reduced to.
+    """The `columns` of each image.
 
     Args:
         logits: `(N, C)` float64, the highest of each row finite. -inf is a probability of 0.
-        accepted: `(N,)` lists of columns. With an empty list, what depends on it is meaningless.
+        accepted: `(N,)` lists of columns. For an empty list, numbers that depend on it are meaningless.
     """
     count = len(logits)
     highest = logits.max(axis=1)
@@ -142,7 +142,7 @@ def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndar
     total = unnormalized.sum(axis=1)
     probabilities = unnormalized / total[:, None]
 
-    # The same for the accepted ids alone, whose logits may lie too far below the highest for `unnormalized`.
+    # The same for the accepted ids alone, whose logits may be too far below the highest for `unnormalized`.
     rows = np.repeat(np.arange(count), [len(ids) for ids in accepted])
     columns = np.array([column for ids in accepted for column in ids], dtype=int)
     values = logits[rows, columns]
@@ -153,13 +153,11 @@ def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndar
     with np.errstate(divide="ignore"):  # log 0 of an accepted probability of 0
         nll = highest - shift + np.log(total) - np.log(accepted_total)
 
-    others = probabilities
-    others[rows, columns] = 0
+    probabilities[rows, columns] = 0
+    correct = [column in ids for column, ids in zip(predicted.tolist(), accepted, strict=True)]
     return {
         "confidence": 1 / total,
         "nll": np.maximum(nll, 0),
-        "brier": (1 - np.exp(-nll)) ** 2 + np.square(others).sum(axis=1),
-        "correct": np.array(
-            [column in ids for column, ids in zip(predicted.tolist(), accepted, strict=True)], dtype=bool
-        ),
+        "brier": (1 - np.exp(-nll)) ** 2 + np.square(probabilities).sum(axis=1),
+        "correct": np.array(correct, dtype=bool),
     }

@@ -1,4 +1,4 @@
-"""What the metric scripts in `eval/` share: a streaming metric as a metric of `evaluate`."""
+"""Base class of the metric scripts in `eval/`: a streaming metric as a metric of `evaluate`."""
 
 import inspect
 
@@ -12,9 +12,9 @@ from .streaming import StreamingMetric, to_numpy
 class ScriptMetric(evaluate.Metric):
     """Metric of `evaluate` whose computation is a [`StreamingMetric`].
 
-    A script subclasses it with `metric_class`, whose settings are given to `evaluate.load`. `evaluate` stores what images
-    are reduced to: `predictions` is a struct of the numbers of [`StreamingMetric.reduce`], `references` says whether the
-    image counts, and in the configuration `groups` of metrics that have groups, `groups` is a string.
+    A script subclasses it with `metric_class`, whose settings are arguments of `evaluate.load`. `evaluate` stores the reduced
+    images: `predictions` is a struct of the numbers of [`StreamingMetric.reduce`], `references` says whether the image
+    counts, and in the configuration `groups` of metrics that have groups, `groups` is a string.
     """
 
     metric_class: type[StreamingMetric]
@@ -34,7 +34,7 @@ class ScriptMetric(evaluate.Metric):
         documented = (self.metric_class.reduce, self.metric_class.summarize)
         return evaluate.MetricInfo(
             description=inspect.getdoc(self.metric_class),
-            citation="",  # the source stands in the description
+            citation="",  # the description has the source
             inputs_description="\n\n".join(map(inspect.getdoc, documented)),
             features=datasets.Features(features),
         )
@@ -50,7 +50,7 @@ class ScriptMetric(evaluate.Metric):
         super().__init__(*args, **kwargs)
 
     def add_batch(self, *, predictions=None, references=None, **groups):
-        """Add images, each reduced to a few numbers at once. A batch that raises is not added."""
+        """Add images, reduced to a few numbers each. A batch that raises an error is not added."""
         expected = {"groups"} & set(self._feature_names())
         if groups.keys() != expected:
             raise ValueError(
@@ -61,9 +61,8 @@ class ScriptMetric(evaluate.Metric):
         images = self.metric.reduce(predictions, references, first_image=len(self), **groups)
         groups = {name: images.pop("group").tolist() for name in groups}
         usable = images.pop("usable").tolist()
-        rows = [
-            dict(zip(images, row, strict=True)) for row in zip(*map(np.ndarray.tolist, images.values()), strict=True)
-        ]
+        columns = [column.tolist() for column in images.values()]
+        rows = [dict(zip(images, row, strict=True)) for row in zip(*columns, strict=True)]
         super().add_batch(predictions=rows, references=usable, **groups)
 
     def add(self, *, prediction=None, reference=None, **groups):
@@ -74,7 +73,7 @@ class ScriptMetric(evaluate.Metric):
         self.add_batch(**{name: value[None] if name == "predictions" else [value] for name, value in image.items()})
 
     def compute(self, *, predictions=None, references=None, **groups):
-        """Scores of all that was added, and of what is given here."""
+        """Scores of all added images, and of those given here."""
         if predictions is None and self.writer is None:
             raise ValueError("zero images: add some with add_batch, or give predictions and references to compute")
         if unknown := sorted(groups.keys() - set(self._feature_names())):

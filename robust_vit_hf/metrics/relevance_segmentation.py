@@ -11,7 +11,7 @@ SCORES = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "a
 
 
 class RelevanceSegmentation(StreamingMetric):
-    """How well relevance maps cover the object. A map and its mask are reduced to eight numbers at once.
+    """Agreement of relevance maps with foreground masks. A map and its mask are reduced to eight numbers.
 
     Example:
         >>> segmentation = RelevanceSegmentation()
@@ -29,7 +29,7 @@ class RelevanceSegmentation(StreamingMetric):
 
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
         """Numbers of pixels (`foreground` of the mask, `predicted` of the thresholded map, their `intersection`, `pixels`),
-        `ap`, `pointing_game`, `energy` and `auc` (NaN where they have no meaning), and `usable`, which is always true.
+        `ap`, `pointing_game`, `energy` and `auc` (NaN where they are undefined), and `usable`, which is always true.
 
         Args:
             predictions: relevance maps `(N, H, W)` or `(N, 1, H, W)`, finite numbers of any range and sign; or a list of
@@ -47,7 +47,7 @@ class RelevanceSegmentation(StreamingMetric):
         if len(predictions) != len(references):
             raise ValueError(f"{len(predictions)} maps but {len(references)} masks: expected one for each image")
         rows = [
-            _numbers(*_checked(to_numpy(relevance), to_numpy(mask), place_of(first_image, row)))
+            _numbers(to_numpy(relevance), to_numpy(mask), place_of(first_image, row))
             for row, (relevance, mask) in enumerate(zip(predictions, references, strict=True))
         ]
         images = {name: np.array([row[name] for row in rows], dtype) for name, dtype in self.columns.items()}
@@ -57,15 +57,14 @@ class RelevanceSegmentation(StreamingMetric):
         """Scores of all images, in [0, 1].
 
         Returns:
-            `pixel_accuracy`: share of all pixels of the set that the thresholded maps get right; a pixel is foreground
-            where it exceeds the mean of its map. `mean_iou`: mean over background and foreground of the IoU over all
-            pixels of the set; a class that occurs nowhere is left out. `mean_ap`: mean over images of the average
-            precision of the scores (1 − map, map) of all pixels for the classes (background, foreground), both in one
-            ranking. `pointing_game`: share of the images with a foreground whose maximum lies on it. `energy`: mean over
-            these of the share of the map's sum that lies on the foreground. `auc`: mean over the images with both classes
-            of the ROC AUC of the map for the mask. `num_images`, `num_empty_masks`, `num_full_masks`. A score is `None`
-            where no image is left for it. A flat map scales to 0 everywhere; its maxima and its energy are spread over
-            all pixels.
+            `pixel_accuracy`: accuracy over all pixels of the set of the thresholded maps, whose foreground exceeds the mean
+            of the map. `mean_iou`: mean over background and foreground of the IoU over all pixels of the set, without a
+            class that never occurs. `mean_ap`: mean over images of the average precision of the scores (1 − map, map) of
+            all pixels for the classes (background, foreground), both in one ranking. `pointing_game`: share of the images
+            with a foreground whose maximum lies on it. `energy`: mean over these of the share of the map's sum on the
+            foreground. `auc`: mean over the images with both classes of the ROC AUC of the map for the mask.
+            `num_images`, `num_empty_masks`, `num_full_masks`. A score is `None` if no image is left for it. A flat map
+            scales to 0 everywhere; its maxima and its energy are spread over all pixels.
 
         Raises:
             ValueError: no image was added.
@@ -94,12 +93,12 @@ def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
     """AP over the scores (1 - map, map) of all pixels, where a pixel's own class is positive and the other negative.
 
     Args:
-        foreground, background: ascending values of the map in [0, 1] on the pixels of each class. Scores are equal
-            where they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float.
+        foreground, background: ascending values of the map in [0, 1] on the pixels of each class. Scores are equal if
+            they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float.
     """
     one = 2.0**40
-    # A pixel scores s for its own class and 1 - s for the other, so that the negatives are the positives mirrored, and
-    # the ranks of both come from one sorted array.
+    # A pixel scores s for its own class and 1 - s for the other: the negatives are the positives mirrored, and one sorted
+    # array gives the ranks of both.
     positive = np.concatenate([np.rint(one * foreground), one - np.rint(one * background[::-1])])
     positive.sort()
     positives_above = len(positive) - np.searchsorted(positive, positive, side="left")
@@ -113,14 +112,12 @@ def roc_auc(foreground: np.ndarray, background: np.ndarray) -> float:
     Args:
         foreground, background: ascending values of the map on the pixels of each class, at least one of each.
     """
-    below = np.searchsorted(background, foreground, side="left") + np.searchsorted(
-        background, foreground, side="right"
-    )
-    return float(below.sum() / (2 * len(foreground) * len(background)))
+    below, up_to = (np.searchsorted(background, foreground, side=side) for side in ("left", "right"))
+    return float((below + up_to).sum() / (2 * len(foreground) * len(background)))
 
 
-def _checked(relevance: np.ndarray, mask: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Map `(H, W)` and bool mask `(H, W)` of one image."""
+def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, float]:
+    """The `columns` of an image, which errors call `where`."""
     shapes = [image.shape[1:] if image.ndim == 3 and len(image) == 1 else image.shape for image in (relevance, mask)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not relevance.size:
         raise ValueError(
@@ -136,17 +133,9 @@ def _checked(relevance: np.ndarray, mask: np.ndarray, where: str) -> tuple[np.nd
             f"{where} has a mask with values from {mask.min()} to {mask.max()}: expected [0, 1], with foreground from 0.5. "
             "Divide masks of 0 and 255 by 255"
         )
-    return relevance.reshape(shapes[0]), mask.reshape(shapes[1]) >= 0.5
-
-
-def _numbers(relevance: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """What an image is reduced to.
-
-    Args:
-        relevance: `(H, W)`, finite.
-        mask: `(H, W)` bool.
-    """
-    relevance = relevance.astype(np.float64, order="C")  # a mean depends on the memory layout, in its last bit
+    mask = mask.reshape(shapes[1]) >= 0.5
+    # In one memory layout, on which the last bit of a mean depends.
+    relevance = relevance.reshape(shapes[0]).astype(np.float64, order="C")
     low, high = relevance.min(), relevance.max()
     flat = low == high
     relevance = np.zeros_like(relevance) if flat else (relevance - low) / (high - low)
@@ -172,6 +161,6 @@ def _numbers(relevance: np.ndarray, mask: np.ndarray) -> dict[str, float]:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Mean over the values that are not NaN, or `None` if there are none. The order does not matter."""
+    """Mean of the values that are not NaN, in any order, or `None` if there are none."""
     known = values[~np.isnan(values)]
     return math.fsum(known) / len(known) if len(known) else None

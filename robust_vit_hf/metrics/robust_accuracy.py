@@ -12,7 +12,7 @@ TOP = 5
 
 
 class RobustAccuracy(StreamingMetric):
-    """Accuracy of a set that is added batch by batch. Logits are reduced to the rank of the right class at once.
+    """Accuracy of a set that is added batch by batch. Logits are reduced to the rank of the right class.
 
     Args:
         class_subset: ids of the classes to which logits are restricted; all by default.
@@ -34,16 +34,16 @@ class RobustAccuracy(StreamingMetric):
         self.class_subset = to_class_subset(class_subset)
 
     def reduce(self, predictions, references, first_image: int = 0, groups=None) -> dict[str, np.ndarray]:
-        """`rank` of the first accepted id among the best five (5 where none is accepted), `num_ranked` (5 for logits), `class_id` (the
-        first accepted id, or -1), `usable`, and `group` where there are groups.
+        """`rank` of the first accepted id among the best five (5 if none is accepted), `num_ranked` (5 for logits), `class_id`
+        (the first accepted id, or -1), `usable`, and `group` if there are groups.
 
         Args:
             predictions: one of
                 - logits or probabilities `(N, C)`, floating point. Of equal logits, the lower id ranks first.
                 - ids `(N, k)`, integers, the best first. With fewer than five, there is no top-5.
                 - ids `(N,)`, integers, of the predicted classes.
-            references: `(N,)`, each an id, or a list of the ids that are accepted. An image with an empty list is left
-                out and counted. An array `(N, m)` holds such lists, filled up with -1.
+            references: `(N,)`, each an id, or a list of accepted ids. An image with an empty list is excluded, and counted
+                as such. An array `(N, m)` holds such lists, padded with -1.
             groups: `(N,)`, strings or numbers.
 
         Raises:
@@ -63,7 +63,7 @@ class RobustAccuracy(StreamingMetric):
         accepted = to_accepted_ids(references, first_image)
         columns = {"references": accepted}
         if groups is not None:
-            # One by one: in an array with 2.5, the group 1 would become 1.0.
+            # One by one: beside 2.5 in an array, the group 1 would become 1.0.
             columns["groups"] = [str(to_numpy(group).item()) for group in groups]
         for name, column in columns.items():
             if len(column) != len(values):
@@ -87,8 +87,8 @@ class RobustAccuracy(StreamingMetric):
         """Scores of all images.
 
         Returns:
-            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending), and so
-            on, `mean_per_group_top1` and `per_group_top1` where there are groups, `num_images` (usable) and
+            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending), and the
+            same for top-5; `mean_per_group_top1`, `per_group_top1`, … if there are groups; `num_images` (usable) and
             `num_excluded`.
 
         Raises:
@@ -111,7 +111,7 @@ class RobustAccuracy(StreamingMetric):
         return results | {"num_images": int(usable.sum()), "num_excluded": int((~usable).sum())}
 
     def _check_ids(self, ids: np.ndarray, first_image: int) -> None:
-        """Refuse what cannot be a ranking of classes, such as integer logits."""
+        """Refuse ids that are not a ranking of classes, such as integer logits."""
         ascending = np.sort(ids, axis=1)
         problems = {
             "a negative id": (ids < 0).any(axis=1),
@@ -131,8 +131,7 @@ class RobustAccuracy(StreamingMetric):
 def top_classes(
     logits: torch.Tensor | np.ndarray, class_subset: Sequence[int] | None = None, *, first_image: int = 0
 ) -> torch.Tensor:
-    """Ids of the five highest logits (fewer where there are fewer classes), the highest first and the lower id first among
-    equals.
+    """Ids of the five highest logits, the highest first and the lower id first among equals.
 
     Args:
         logits: `(N, C)`, floating point.
@@ -140,7 +139,7 @@ def top_classes(
         first_image: number of the first image in the whole set, for errors.
 
     Returns:
-        `(N, 5)` int64, on the device of the logits.
+        `(N, 5)` int64, or `(N, C)` for fewer classes, on the device of the logits.
 
     Raises:
         ValueError: NaN, or -inf for every class; the image is named.
@@ -148,11 +147,11 @@ def top_classes(
     logits = torch.as_tensor(logits).detach()
     ids = torch.arange(logits.shape[1]) if class_subset is None else torch.as_tensor(np.asarray(class_subset))
     ids = ids.to(logits.device)
-    # A copy in which what has been taken can be marked. -inf is the mark, so that logits themselves must lie above it.
+    # A copy in which -inf marks the classes that were taken, so that logits themselves must lie above it.
     scores = (logits if class_subset is None else logits[:, ids]).clamp(min=torch.finfo(logits.dtype).min)
     if not len(scores):
         return ids[:TOP].repeat(0, 1)
-    # To take the highest five times is faster than to sort, and `argmax` takes the first of equals.
+    # Five times `argmax` is faster than sorting, and takes the first of equals.
     best = []
     for _ in range(min(TOP, len(ids))):
         best.append(scores.argmax(dim=1, keepdim=True))
@@ -172,19 +171,16 @@ def top_classes(
 
 
 def ranks(predictions: np.ndarray, accepted: list[list[int]]) -> np.ndarray:
-    """Rank of the first prediction that is accepted, from 0, and 5 where none is: an image is right in the sense of top-k if
-    its rank is below k.
+    """Rank `(N,)`, int64, of the first accepted prediction, from 0; 5 if none is. An image is top-k correct if it is below k.
 
     Args:
         predictions: `(N, k)`, ids of the best classes, the best first.
-        accepted: `(N,)` lists of ids that are right.
-
-    Returns:
-        `(N,)` int64.
+        accepted: `(N,)` lists of accepted ids.
     """
-    found = []
-    for best, labels in zip(predictions.tolist(), accepted, strict=True):
-        found.append(next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP))
+    found = [
+        next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP)
+        for best, labels in zip(predictions.tolist(), accepted, strict=True)
+    ]
     return np.array(found, dtype=np.int64)
 
 

@@ -1,4 +1,4 @@
-"""What all metrics share: each batch is reduced to a few numbers an image, and these are summarised at the end."""
+"""Base class of the metrics: each batch is reduced to a few numbers per image, which are summarised at the end."""
 
 import reprlib
 from abc import ABC, abstractmethod
@@ -8,13 +8,12 @@ import numpy as np
 
 
 class StreamingMetric(ABC):
-    """A metric over a set that is added batch by batch. A batch that raises is not added.
+    """A metric over a set that is added batch by batch. A batch that raises an error is not added.
 
-    Subclasses say what a batch is reduced to and how the numbers of all images are summarised. Both are pure, so that
-    the scripts for `evaluate` call them too.
+    Subclasses define `reduce` and `summarize`. Both are pure, so that the scripts for `evaluate` call them too.
     """
 
-    columns: dict[str, str]  # numbers of an image that [`reduce`] gives, beside `usable` and `group`: dtype by name
+    columns: dict[str, str]  # dtypes by name of the numbers that [`reduce`] gives beside `usable` and `group`
 
     def __init__(self):
         self._batches: list[dict[str, np.ndarray]] = []
@@ -22,7 +21,7 @@ class StreamingMetric(ABC):
 
     @abstractmethod
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
-        """Numbers `(N,)` of each image of a batch, by name; `usable` (bool) says whether an image counts.
+        """Numbers `(N,)` of the images of a batch, by name; `usable` (bool) says whether an image counts.
 
         Args:
             predictions, references: arrays, tensors on any device, or lists.
@@ -31,7 +30,7 @@ class StreamingMetric(ABC):
 
     @abstractmethod
     def summarize(self, images: dict[str, np.ndarray]) -> dict:
-        """Scores of all images from what [`reduce`] gave. The order of the images does not matter."""
+        """Scores of all images from the results of [`reduce`], in any order."""
 
     def update(self, predictions, references, **columns) -> None:
         """Add a batch. Arguments are those of [`reduce`]."""
@@ -40,7 +39,7 @@ class StreamingMetric(ABC):
         self.num_images += len(batch["usable"])
 
     def compute(self) -> dict:
-        """Scores of all that was added.
+        """Scores of all added images.
 
         Raises:
             ValueError: no image was added, or none counts.
@@ -61,7 +60,7 @@ def to_numpy(values) -> np.ndarray:
 
 
 def place_of(first_image: int, row: int) -> str:
-    """How errors name an image: by its number in the set and its row in the batch."""
+    """Name of an image in errors: its number in the set and its row in the batch."""
     return f"image {first_image + row} (row {row} of the batch)"
 
 
@@ -83,7 +82,7 @@ def to_accepted_ids(references, first_image: int) -> list[list[int]]:
     """Lists of accepted ids, each id once and in the order given.
 
     Args:
-        references: `(N,)` ids or lists of ids, or an array `(N, m)` filled up with -1.
+        references: `(N,)` ids or lists of ids, or an array `(N, m)` padded with -1.
         first_image: number of the first image in the whole set, for errors.
     """
     accepted = []
@@ -102,13 +101,10 @@ def to_accepted_ids(references, first_image: int) -> list[list[int]]:
 def check_accepted_ids(
     accepted: list[list[int]], num_classes: int | None, class_subset: np.ndarray | None, first_image: int
 ) -> None:
-    """Refuse ids that no prediction can have.
+    """Refuse ids that no prediction can have: a class outside the logits, or an image without an id in the subset.
 
     Args:
-        num_classes: of the logits; `None` where that is not known.
-
-    Raises:
-        ValueError: a class outside the logits, or an image none of whose ids is in the subset.
+        num_classes: number of logits; `None` if it is unknown.
     """
     if num_classes is not None and class_subset is not None and class_subset[-1] >= num_classes:
         raise ValueError(

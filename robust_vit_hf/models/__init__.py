@@ -1,1 +1,1 @@
-"""Models and image processors by name, conversion of weights, and mixtures of two models."""
+"""Models and image processors by name, conversion of weights, and weight interpolation."""

@@ -1,20 +1,13 @@
 """Conversion of ViT and DeiT weights of timm to model folders of transformers, and back, bit for bit."""
 
-import json
 import math
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoImageProcessor,
-    BaseImageProcessor,
-    DeiTForImageClassificationWithTeacher,
-    PreTrainedModel,
-    ViTForImageClassification,
-)
+from transformers import AutoImageProcessor, BaseImageProcessor, DeiTForImageClassificationWithTeacher, PreTrainedModel
 from transformers.image_utils import PILImageResampling
 
-from ..utils.files import atomic_folder
+from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
 from .image_processors import make_image_processor
 from .loading import load_complete
@@ -33,18 +26,17 @@ def convert_to_transformers(
     num_heads: int | None = None,
     statistics: str | None = None,
 ) -> PreTrainedModel:
-    """Write a model folder of transformers, complete or not at all, with the image processor of a preset and
-    `conversion.json`, which names the source.
+    """Write a model folder of transformers atomically, with the image processor of a preset and `conversion.json`, which
+    names the source.
 
     Args:
         source: file of weights, checkpoint, folder or Hub id of timm, or name of a registered model.
-        output: folder to write.
         image_size, num_heads: as for [`timm_to_hf`].
         statistics: mean and standard deviation of the native preset, as for [`native_processor`].
 
     Raises:
         FileExistsError: `output` is not empty.
-        OSError, ValueError: as [`load_timm`], [`timm_to_hf`] and [`native_processor`].
+        OSError, ValueError: see [`load_timm`], [`timm_to_hf`] and [`native_processor`].
     """
     source = resolve(source)
     with atomic_folder(output) as folder:
@@ -53,22 +45,20 @@ def convert_to_transformers(
         native = native_processor(config, statistics) if preset == "native" else None
         model.save_pretrained(folder)
         make_image_processor(preset, model.config.image_size, native).save_pretrained(folder)
-        (folder / CONVERSION_FILE).write_text(json.dumps({"source": public_name(source)}) + "\n", encoding="utf-8")
+        write_json(folder / CONVERSION_FILE, {"source": public_name(source)})
     return model
 
 
 def convert_to_timm(source: str, output: Path, statistics: str | None = None) -> PreTrainedModel:
-    """Write a model folder of timm, complete or not at all, that preprocesses as the image processor of the source.
+    """Write a model folder of timm atomically, with the preprocessing of the source's image processor.
 
     Args:
         source: folder or Hub id of transformers, or name of a registered model.
-        output: folder to write.
-        statistics: preprocess by the native preset with this mean and standard deviation instead, see
-            [`native_processor`].
+        statistics: use the native preset with this mean and standard deviation instead, see [`native_processor`].
 
     Raises:
         FileExistsError: `output` is not empty.
-        OSError, ValueError: as [`load_complete`] and [`save_timm`], or the source has no image processor.
+        OSError, ValueError: see [`load_complete`] and [`save_timm`], or the source has no image processor.
     """
     source = resolve(source)
     with atomic_folder(output) as folder:
@@ -86,18 +76,13 @@ def convert_to_timm(source: str, output: Path, statistics: str | None = None) ->
     return model
 
 
-def save_timm(
-    model: ViTForImageClassification | DeiTForImageClassificationWithTeacher,
-    processor: BaseImageProcessor,
-    folder: Path,
-) -> None:
-    """Write `model.safetensors` and `config.json`, from which timm builds the model and preprocesses as a processor.
+def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
+    """Write `model.safetensors` and `config.json`, with the settings of a processor, into an existing folder.
 
-    Args:
-        folder: where to; it exists. `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads it.
+    `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model.
 
     Raises:
-        ValueError: images or patches that are not square, preprocessing that timm has no settings for, or as
+        ValueError: images or patches that are not square, preprocessing that timm has no settings for, or see
             [`hf_to_timm`].
     """
     import timm
@@ -115,7 +100,7 @@ def save_timm(
     mlp_ratio = config.intermediate_size / config.hidden_size
     if int(config.hidden_size * mlp_ratio) != config.intermediate_size:  # as timm computes it
         mlp_ratio = math.nextafter(mlp_ratio, math.inf)
-    # All of them, so that the architecture is but a name.
+    # All of them, so that the name of the architecture does not matter.
     model_args = {
         "img_size": image_size,
         "patch_size": patch_size,
@@ -126,7 +111,7 @@ def save_timm(
         "mlp_ratio": mlp_ratio,
         "qkv_bias": config.qkv_bias,
     }
-    with torch.device("meta"):  # nothing is drawn at random only to be overwritten
+    with torch.device("meta"):  # without initialising weights that are overwritten
         exported = timm.create_model(architecture, num_classes=config.num_labels, **model_args)
     exported.load_state_dict(weights, assign=True)
     labels = [config.id2label[index] for index in range(config.num_labels)]
@@ -141,7 +126,7 @@ def save_timm(
 
 
 def _preprocessing(processor: BaseImageProcessor, image_size: int, num_channels: int) -> dict:
-    """Settings of timm's evaluation transform: it resizes to the floor of the image size / `crop_pct`, then crops."""
+    """Settings of timm's evaluation transform, which resizes to the floor of the image size / `crop_pct`, then crops."""
     if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
         raise ValueError("The image processor does not resize, rescale or normalise, and timm always does.")
     squash = processor.size["shortest_edge"] is None
@@ -152,8 +137,8 @@ def _preprocessing(processor: BaseImageProcessor, image_size: int, num_channels:
         cropped = resized if squash else None
     if cropped != image_size or resized < image_size:
         raise ValueError(
-            f"The image processor has size {processor.size} and crop {cropped}, which gives no images of {image_size} px "
-            "as the model takes them."
+            f"The image processor has size {processor.size} and crop {cropped}, which does not give the images of "
+            f"{image_size} px that the model takes."
         )
     crop_pct = image_size / resized
     if math.floor(image_size / crop_pct) != resized:
@@ -162,15 +147,14 @@ def _preprocessing(processor: BaseImageProcessor, image_size: int, num_channels:
         "crop_pct": crop_pct,
         "crop_mode": "squash" if squash else "center",
         "interpolation": PILImageResampling(processor.resample).name.lower(),
-        # Of a processor for colours, whose statistics are those of another number of channels, those of the first.
+        # For models with fewer channels than the processor.
         "mean": list(processor.image_mean)[:num_channels],
         "std": list(processor.image_std)[:num_channels],
     }
 
 
 def _side(name: str, value: int | tuple[int, int] | list[int]) -> int:
-    if isinstance(value, int):
-        return value
-    if value[0] != value[1]:
-        raise ValueError(f"`{name}` is {value[0]}×{value[1]}, expected a square, as the models of timm here have.")
-    return value[0]
+    height, width = (value, value) if isinstance(value, int) else value
+    if height != width:
+        raise ValueError(f"`{name}` is {height}×{width}, expected a square, as timm has for these models.")
+    return height

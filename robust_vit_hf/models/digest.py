@@ -1,4 +1,4 @@
-"""A digest of a model's weights, by which results know the weights that they are of."""
+"""Digest of a model's weights, which identifies them in cached results."""
 
 import copy
 import hashlib
@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits that change with any weight; of a PEFT model, with those that it has once it is merged."""
+    """16 hexadecimal digits that change with any weight; of a PEFT model, with those of the merged model."""
     if hasattr(model, "peft_config"):
         model = copy.deepcopy(model).merge_and_unload()
     digest = hashlib.sha256()

@@ -9,8 +9,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):
     """DINOv3 with a linear head over the CLS token and the mean of the patches, as in its authors' linear probe.
 
-    `AutoModelForImageClassification` finds it once `robust_vit_hf` is imported. From a checkpoint of the backbone, the head
-    comes out new: train it first, since the finetuning holds the predictions that a model has.
+    `AutoModelForImageClassification` finds it once `robust_vit_hf` is imported. A checkpoint of the backbone gives an
+    untrained head: train it first, since the finetuning preserves the predictions of a model.
 
     Source: https://huggingface.co/papers/2508.10104 and `dinov3/hub/classifiers.py` of
     https://github.com/facebookresearch/dinov3

@@ -1,19 +1,18 @@
 """Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT does.
 
-The mixture runs at the cost of one model, and often has much of the gain under shift while it keeps the accuracy on the
-training distribution.
+The mixed model costs no more than one of them at inference, and often keeps much of the gain under distribution shift as
+well as the accuracy on the training distribution.
 
 Source: https://huggingface.co/papers/2109.01903
 """
 
 import copy
-import json
 from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, PreTrainedModel
 
-from ..utils.files import atomic_folder, write_atomically
+from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
 from .image_processors import load_processor
 from .loading import is_timm, load_model
@@ -31,13 +30,14 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
         alpha: 0 gives the weights of `before` and 1 those of `after`, bit by bit.
 
     Returns:
-        A copy of `after` (its configuration, dtype, device and mode) in which floating-point parameters and buffers are
-        mixed, computed in fp32, or in fp64 where they are fp64. Neither model is changed.
+        A copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers,
+        computed in fp32, or in fp64 for those in fp64.
 
     Raises:
         ValueError: alpha outside [0, 1], or models that do not fit, see [`check_alike`].
     """
-    check_alpha(alpha)
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; expected a number from 0 (the model before) to 1 (the model after).")
     check_alike(before, after)
     start, end, mixed = before.state_dict(), after.state_dict(), copy.deepcopy(after)
     with torch.no_grad():
@@ -45,23 +45,17 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
             if alpha == 1 or not tensor.is_floating_point():
                 continue
             value = start[name].to(tensor.device)
-            # At alpha 0, `lerp` would lose the sign of a zero. Half precision it computes in fp32 by itself.
+            # At alpha 0, `lerp` would lose the sign of a zero. It computes half precision in fp32.
             tensor.copy_(value if alpha == 0 else torch.lerp(value, end[name], alpha))
     return mixed
 
 
-def check_alpha(alpha: float) -> None:
-    """Raise a `ValueError` for an alpha outside [0, 1], which would extrapolate."""
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; expected a number from 0 (the model before) to 1 (the model after).")
-
-
 def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
-    """Refuse models whose mixed weights would mean nothing.
+    """Check that the weights of two models can be mixed.
 
     Raises:
         ValueError: a model with an adapter; another architecture, number of classes or label names; weights of other names,
-            shapes or dtypes, the first of which are named; or integer buffers that are not equal.
+            shapes or dtypes; or integer buffers that are not equal.
     """
     for side, model in (("before", before), ("after", after)):
         if hasattr(model, "peft_config"):
@@ -71,13 +65,11 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
             )
     remedy = "Give the model that the other one was finetuned from."
     settings = ("num_labels", "num_attention_heads", "hidden_act", "layer_norm_eps")  # not all show in the weights
-    facts = [
-        {"architecture": type(model).__name__} | {name: getattr(model.config, name, None) for name in settings}
-        for model in (before, after)
-    ]
-    for name, value in facts[0].items():
-        if facts[1][name] != value:
-            raise ValueError(f"`{name}` is {value} before and {facts[1][name]} after: expected the same. {remedy}")
+    facts = {"architecture": (type(before).__name__, type(after).__name__)}
+    facts |= {name: (getattr(before.config, name, None), getattr(after.config, name, None)) for name in settings}
+    for name, (old, new) in facts.items():
+        if old != new:
+            raise ValueError(f"`{name}` is {old} before and {new} after: expected the same. {remedy}")
     names, others = before.config.id2label, after.config.id2label
     if differing := [label for label in names | others if names.get(label) != others.get(label)]:
         label = differing[0]
@@ -91,11 +83,10 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
         {name: f"{tuple(value.shape)} {value.dtype}".replace("torch.", "") for name, value in state.items()}
         for state in (start, end)
     ]
-    differing = [name for name in kinds[0] | kinds[1] if kinds[0].get(name) != kinds[1].get(name)]
-    if differing:
+    pairs = {name: [kind.get(name, "missing") for kind in kinds] for name in start | end}
+    if differing := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
         first = "; ".join(
-            f"`{name}` is {kinds[0].get(name, 'missing')} before and {kinds[1].get(name, 'missing')} after"
-            for name in differing[:3]
+            f"`{name}` is {old} before and {new} after" for name, (old, new) in list(differing.items())[:3]
         )
         raise ValueError(f"{len(differing)} weights do not fit: {first}. {remedy} Load both with the same `dtype`.")
     for name, value in start.items():
@@ -104,25 +95,24 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
 
 
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
-    """Write a mixture as a model folder, complete or not at all, with the image processor of `after` and
-    `interpolation.json`.
+    """Write a mixed model folder atomically, with the image processor of `after` and `interpolation.json`.
 
     Args:
         before, after: as for [`load_model`].
 
     Raises:
-        FileExistsError: `output` holds something, which is seen before a model is loaded.
-        ValueError: as [`interpolate`].
+        FileExistsError: `output` is not empty, which is checked before a model is loaded.
+        ValueError: see [`interpolate`].
         OSError: there is no such model, or no image processor is saved with `after`.
     """
     made_by = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:
         mixed = interpolate(load_model(before), load_model(after), alpha)
         source = resolve(after)
-        if source in MODELS or is_timm(source):  # these come without an image processor of transformers
+        if source in MODELS or is_timm(source):  # these have no image processor of transformers
             processor = load_processor(source, "paper" if source in MODELS else "native", mixed)
         else:
             processor = AutoImageProcessor.from_pretrained(source)
         mixed.save_pretrained(folder)
         processor.save_pretrained(folder)
-        write_atomically(folder / INTERPOLATION_FILE, json.dumps(made_by, indent=2) + "\n")
+        write_json(folder / INTERPOLATION_FILE, made_by)

@@ -1,6 +1,5 @@
-"""Loading a model by name, Hub id or folder, none of whose weights may be missing."""
+"""Loading of models by name, Hub id or folder, with a check that no weights are missing."""
 
-import json
 import re
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,6 +10,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..relevance.architectures import UNRECORDED_ATTENTION
+from ..utils.files import read_json
 from .registry import MODELS, resolve
 from .timm_weights import from_timm
 
@@ -19,9 +19,9 @@ def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """Image classification model in fp32.
 
     Args:
-        name: a registered model ([`MODELS`]), a Hub id or a folder. Weights of timm are converted, and an adapter of PEFT is
-            merged into its base, which is loaded by its name in turn.
-        trust_remote_code: run model code that comes with the weights.
+        name: name in [`MODELS`], Hub id or folder. Weights of timm are converted, and a PEFT adapter is merged into its
+            base, which is loaded in the same way.
+        trust_remote_code: whether to run model code that comes with the weights.
 
     Raises:
         OSError: there is no such model.
@@ -40,21 +40,18 @@ def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
         return load_adapted(name, trust_remote_code)
     options = {"trust_remote_code": trust_remote_code, "dtype": torch.float32}
     model = load_complete(name, **options)
-    if type(model).__name__ in UNRECORDED_ATTENTION:  # it cannot switch to an attention that holds its probabilities
+    if type(model).__name__ in UNRECORDED_ATTENTION:  # it cannot switch its attention implementation later
         model = load_complete(name, attn_implementation="eager", **options)
     return model
 
 
 def load_complete(name: str, **options) -> PreTrainedModel:
-    """Image classification model of transformers, none of whose weights is left at random.
-
-    Args:
-        name: folder or Hub id.
-        options: of `from_pretrained`.
+    """Image classification model of transformers without randomly initialised weights. `options` are those of
+    `from_pretrained`.
 
     Raises:
         OSError: there is no such model.
-        ValueError: its file of weights is broken or cut off, has other shapes, or lacks weights, such as those of the head.
+        ValueError: its file of weights is corrupt, has other shapes, or lacks weights, such as those of the head.
     """
     try:
         model, loading = AutoModelForImageClassification.from_pretrained(
@@ -72,8 +69,8 @@ def load_complete(name: str, **options) -> PreTrainedModel:
     if missing := sorted(loading["missing_keys"]):
         first = ", ".join(f"`{key}`" for key in missing[:4])
         raise ValueError(
-            f"`{name}` lacks {len(missing)} weights of a `{type(model).__name__}`, such as {first}. Expected a model that "
-            "classifies already: train its head first."
+            f"`{name}` lacks {len(missing)} weights of a `{type(model).__name__}`, such as {first}. Expected a model with a "
+            "trained head: train it first."
         )
     if layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
         raise ValueError(
@@ -86,24 +83,24 @@ def is_timm(name: str) -> bool:
     """Whether a Hub id or folder holds weights of timm.
 
     Raises:
-        ValueError: its `config.json` is broken.
+        ValueError: its `config.json` is not valid JSON.
     """
     config = Path(name, "config.json")
     if not config.is_file():
         return name.startswith("timm/")
     try:
-        return "architecture" in json.loads(config.read_text(encoding="utf-8"))
+        return "architecture" in read_json(config)
     except ValueError as error:
         raise ValueError(f"`{config}` is not valid JSON; it may be cut off. {error}") from error
 
 
 def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Base of an adapter of PEFT, with the adapter merged into it; every parameter is trainable.
+    """Base of a PEFT adapter, with the adapter merged into it; every parameter is trainable.
 
     Raises:
         ModuleNotFoundError: PEFT is not installed.
         OSError: there is no such adapter or base.
-        ValueError: the adapter names no base, does not fit it, or its file is broken.
+        ValueError: the adapter names no base, does not fit it, or its file is corrupt.
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
@@ -121,6 +118,7 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     if differing := sorted(found ^ get_peft_model_state_dict(adapted).keys()):
         first = ", ".join(f"`{key}`" for key in differing[:4])
         raise ValueError(
-            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are in one of both alone, such as {first}."
+            f"The adapter `{name}` does not fit `{base_name}`: {len(differing)} weights are missing or unexpected, such as "
+            f"{first}."
         )
     return adapted.merge_and_unload().float().requires_grad_(True).eval()

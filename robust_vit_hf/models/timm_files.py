@@ -1,7 +1,6 @@
 """Files of timm: weights, and the configuration beside them on the Hub."""
 
 import argparse
-import json
 import re
 import zipfile
 from pathlib import Path
@@ -12,6 +11,9 @@ from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import ViTImageProcessor
+
+from ..utils.files import read_json
+from ..utils.publishable import is_hub_id
 
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -27,14 +29,14 @@ SIZES = {
 
 
 def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str, Tensor], dict | None]:
-    """Weights in timm's names, and timm's `config.json` where [`timm_files`] finds one.
+    """Weights in timm's names, and timm's `config.json` if [`timm_files`] finds one.
 
-    In training checkpoints the weights are those under `state_dict` or `model`. The prefix `module.` of `DataParallel` is
-    taken off. Pickles are read without running any code.
+    The weights of training checkpoints are under `state_dict` or `model`. The prefix `module.` of `DataParallel` is removed.
+    Pickles are read without running any code.
 
     Raises:
         OSError: no such file, folder or model.
-        ValueError: a file that is cut off, no weights, or a pickle that holds more than tensors and plain values.
+        ValueError: a corrupt file, no weights, or a pickle that holds more than tensors and plain values.
     """
     path, config = timm_files(source, revision)
     try:
@@ -46,63 +48,62 @@ def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str
                 weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError:
         raise
-    except Exception as error:  # a broken file makes the readers raise what it will
-        if isinstance(error, UnpicklingError):
-            code = re.search(r"GLOBAL (\S+)", str(error))
-            found = f"would run `{code[1]}` to be read" if code else "holds more than that, or is cut off"
-            raise ValueError(
-                f"Expected a pickle of tensors and plain values alone, but `{path}` {found}. Nothing in it was run: save "
-                "the `state_dict()` of the model alone, as safetensors at best."
-            ) from error
+    except UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"would run `{code[1]}` to be read" if code else "holds more than that, or is cut off"
+        raise ValueError(
+            f"Expected a pickle of tensors and plain values alone, but `{path}` {found}. Nothing in it was run: save the "
+            "`state_dict()` of the model alone, preferably as safetensors."
+        ) from error
+    except Exception as error:  # the readers raise anything for a corrupt file
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"`{path}` cannot be read; it may be cut off. {type(error).__name__}: {reason}") from error
     for key in ("model", "state_dict"):
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
             weights = weights[key]
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        found = (
-            ", ".join(f"`{key}`" for key in list(weights)[:4]) if isinstance(weights, dict) else type(weights).__name__
+        keys = [f"`{key}`" for key in weights][:4] if isinstance(weights, dict) else [type(weights).__name__]
+        raise ValueError(
+            f"`{path}` holds {', '.join(keys)}, expected weights by name, directly or in `state_dict` or `model`."
         )
-        raise ValueError(f"`{path}` holds {found}, expected weights by name, at once or in `state_dict` or `model`.")
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     return weights, config
 
 
 def timm_files(source: str | Path, revision: str | None = None) -> tuple[Path, dict | None]:
-    """File of the weights, and timm's `config.json`, which is None for a lone file of weights.
+    """File of the weights, and timm's `config.json` if there is one.
 
     Args:
         source: a file; a folder, such as a snapshot of a model of timm on the Hub; or a Hub id, of which only the
-            configuration and one file of weights are downloaded, safetensors if there are any.
+            configuration and one file of weights are downloaded, preferably safetensors.
         revision: branch, tag or commit on the Hub.
 
     Raises:
         OSError: no such file, folder or model, or no weights in it.
         ValueError: a `config.json` that is not timm's.
     """
-    folder = Path(source)
+    folder, source = Path(source), str(source)
     if folder.is_file():
         return folder, None
     if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or re.search(
-            r"\.(safetensors|pth|pt|bin|tar)$", str(source)
-        ):
+        is_file_name = source.endswith((".safetensors", ".pth", ".pt", ".bin", ".tar"))
+        if is_file_name or not is_hub_id(source):
             raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
         for name in WEIGHT_FILES:
-            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=["config.json", name]))
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=["config.json", name]))
             if (folder / name).is_file():
                 break
-    config = None
-    if (folder / "config.json").is_file():
+    config, path = None, folder / "config.json"
+    if path.is_file():
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = read_json(path)
         except ValueError as error:
-            raise ValueError(f"`{folder / 'config.json'}` is not valid JSON: {error}") from error
+            raise ValueError(f"`{path}` is not valid JSON: {error}") from error
         if not isinstance(config, dict) or "architecture" not in config:
             raise ValueError(
-                f"`{folder / 'config.json'}` has no `architecture`, so it is not timm's. Models of transformers, which "
-                "have `architectures`, load as they are."
+                f"`{path}` has no `architecture`, so it is not timm's. Models of transformers, which have `architectures`, "
+                "need no conversion."
             )
     for name in WEIGHT_FILES:
         if (folder / name).is_file():

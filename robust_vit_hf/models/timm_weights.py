@@ -24,7 +24,7 @@ from .timm_files import SIZES, load_timm
 logger = logging.get_logger(__name__)
 
 LAYER_NORM_EPS = 1e-6  # of every ViT and DeiT of timm; the default of transformers is 1e-12
-# The weights whose shapes give the sizes, and their number of dimensions.
+# Weights whose shapes give the sizes of the model, and their numbers of dimensions.
 SIZING = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2, "head.weight": 2}
 # Arguments of timm's class that the weights show, or that do not change what a trained model computes.
 KNOWN_ARGUMENTS = {
@@ -32,14 +32,14 @@ KNOWN_ARGUMENTS = {
     *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
     *("dynamic_img_size", "strict_img_size", "weight_init", "fix_init"),
 }
-# What unexpected names indicate.
+# Causes of unexpected names.
 HINTS = {
-    r"\.ls[12]\.gamma$|\.gamma_[12]$": "Layer scale (DeiT III, DINOv2) is no part of ViT in transformers; for DINOv2 "
-    "take a checkpoint of transformers, such as `facebook/dinov2-base-imagenet1k-1-layer`.",
+    r"\.ls[12]\.gamma$|\.gamma_[12]$": "ViT in transformers has no layer scale (DeiT III, DINOv2); for DINOv2 take a "
+    "checkpoint of transformers, such as `facebook/dinov2-base-imagenet1k-1-layer`.",
     r"^fc_norm\.": "The head reads the mean of the patches (`fc_norm`), expected one that reads CLS.",
-    r"^norm_pre\.": "A norm before the first block (CLIP) is no part of ViT in transformers.",
-    r"^pre_logits\.": "A layer between norm and head (`pre_logits`) is no part of ViT in transformers.",
-    r"^(layers|stages)\.\d|^layer\d\.": "Swin, ConvNeXt, ResNet and the like are no plain ViT.",
+    r"^norm_pre\.": "ViT in transformers has no norm before the first block (CLIP).",
+    r"^pre_logits\.": "ViT in transformers has no layer between norm and head (`pre_logits`).",
+    r"^(layers|stages)\.\d|^layer\d\.": "Swin, ConvNeXt, ResNet and the like are not plain ViTs.",
     r"^(vit|deit)\.": "The names are those of transformers: there is nothing to convert.",
 }
 
@@ -47,7 +47,7 @@ HINTS = {
 def from_timm(
     source: str | Path, *, revision: str | None = None, image_size: int | None = None, num_heads: int | None = None
 ) -> PreTrainedModel:
-    """Model of transformers with the weights that [`load_timm`] finds, converted by [`timm_to_hf`], in their dtype."""
+    """Model of transformers with the weights of [`load_timm`], converted by [`timm_to_hf`], in their dtype."""
     return timm_to_hf(*load_timm(source, revision), image_size=image_size, num_heads=num_heads)
 
 
@@ -58,20 +58,20 @@ def timm_to_hf(
     image_size: int | None = None,
     num_heads: int | None = None,
 ) -> PreTrainedModel:
-    """Model that computes what timm's does, in evaluation mode and in the dtype of the weights, which are copied. With a
-    distillation token it is a `DeiTForImageClassificationWithTeacher`, without one a `ViTForImageClassification`.
+    """Model equivalent to timm's, in evaluation mode and in the dtype of the weights, which are copied: a
+    `DeiTForImageClassificationWithTeacher` if there is a distillation token, otherwise a `ViTForImageClassification`.
 
     Args:
         state_dict: weights in timm's names. They show all sizes but the number of heads.
-        config: timm's `config.json`, for the number of heads and the names of the classes (`label_names`), if it has
-            them. Without names, 1000 classes get those of ImageNet, others `LABEL_0`, ….
+        config: timm's `config.json`, for the number of heads and the names of the classes (`label_names`). Without names,
+            1000 classes get those of ImageNet, others `LABEL_0`, ….
         image_size: side of the images in pixels, for which the position embeddings are interpolated as timm does
             (bicubic, antialiased, in fp32). By default that of the weights.
         num_heads: attention heads, for weights of other sizes than tiny, small, base, large and huge.
 
     Raises:
         ValueError: names, shapes or dtypes that are not those of a plain ViT or DeiT with a head, an unknown number of
-            heads, or an image size that is no multiple of the patch size.
+            heads, or an image size that is not a multiple of the patch size.
 
     Source: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/vision_transformer.py
     """
@@ -134,18 +134,18 @@ def timm_to_hf(
     if num_heads is None:
         raise ValueError(
             f"The weights do not show the number of heads, and hidden size {hidden_size} with {depth} layers and MLP size "
-            f"{intermediate_size} is no ViT or DeiT tiny, small, base, large or huge: give `num_heads` (`--num_heads`)."
+            f"{intermediate_size} is not a tiny, small, base, large or huge ViT or DeiT: give `num_heads` (`--num_heads`)."
         )
 
     tensors = dict(state_dict)
-    if image_size is not None and image_size != options["image_size"]:
+    if image_size not in (None, options["image_size"]):
         if image_size < patch_size or image_size % patch_size:
-            raise ValueError(f"The image size {image_size} is no multiple of the patch size, {patch_size}.")
-        patches = tensors["pos_embed"][:, prefix:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
-        size = (image_size // patch_size, image_size // patch_size)
-        patches = nn.functional.interpolate(patches, size=size, mode="bicubic", antialias=True)
+            raise ValueError(f"The image size {image_size} is not a multiple of the patch size, {patch_size}.")
+        positions = tensors["pos_embed"]
+        patches = positions[:, prefix:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
+        patches = nn.functional.interpolate(patches, image_size // patch_size, mode="bicubic", antialias=True)
         patches = patches.permute(0, 2, 3, 1).flatten(1, 2).to(dtype)
-        tensors["pos_embed"] = torch.cat([tensors["pos_embed"][:, :prefix], patches], dim=1)
+        tensors["pos_embed"] = torch.cat([positions[:, :prefix], patches], dim=1)
         options["image_size"] = image_size
     model = _empty_model(distilled, options)
     pieces = {
@@ -158,8 +158,8 @@ def timm_to_hf(
 
 
 def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Weights in timm's names, copied, in their dtype: what [`timm_to_hf`] was given, bit for bit. Norms whose epsilon is
-    not timm's 1e-6 get a warning, since timm computes with its own.
+    """Weights in timm's names, copied, in their dtype: the inverse of [`timm_to_hf`], bit for bit. Warns if the epsilon of the
+    norms is not 1e-6, which timm uses in any case.
 
     Raises:
         ValueError: another class than `ViTForImageClassification` and `DeiTForImageClassificationWithTeacher`, another
@@ -173,7 +173,7 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
         )
     config = model.config
     if config.hidden_act != "gelu":
-        raise ValueError(f"`hidden_act` is `{config.hidden_act}`, expected `gelu`, with which ViTs of timm compute.")
+        raise ValueError(f"`hidden_act` is `{config.hidden_act}`, expected `gelu`, which ViTs of timm use.")
     if config.layer_norm_eps != LAYER_NORM_EPS:
         logger.warning(
             f"`layer_norm_eps` is {config.layer_norm_eps} and in timm {LAYER_NORM_EPS}: logits will differ slightly."
@@ -187,12 +187,9 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _names(depth: int, distilled: bool, qkv_bias: bool) -> dict[str, list[str]]:
-    """The parameters of transformers that make up each of timm's: those of query, key and value, or one."""
+    """Parameters of transformers by parameter of timm: those of query, key and value, or a single one."""
     base = "deit" if distilled else "vit"
-    names = {
-        "cls_token": [f"{base}.embeddings.cls_token"],
-        "pos_embed": [f"{base}.embeddings.position_embeddings"],
-    }
+    names = {"cls_token": [f"{base}.embeddings.cls_token"], "pos_embed": [f"{base}.embeddings.position_embeddings"]}
     modules = {
         "patch_embed.proj": [f"{base}.embeddings.patch_embeddings.projection"],
         "norm": [f"{base}.layernorm"],
@@ -219,7 +216,7 @@ def _names(depth: int, distilled: bool, qkv_bias: bool) -> dict[str, list[str]]:
 
 
 def _empty_model(distilled: bool, options: dict) -> PreTrainedModel:
-    """Model without storage: nothing is drawn at random only to be overwritten."""
+    """Model without storage, which saves initialising weights that are overwritten."""
     with torch.device("meta"):
         if distilled:
             return DeiTForImageClassificationWithTeacher(DeiTConfig(**options))
@@ -237,7 +234,7 @@ def _label_names(count: int, config: dict) -> list[str]:
 
 
 def _key_error(missing: AbstractSet[str], unexpected: AbstractSet[str], misshapen: AbstractSet[str]) -> ValueError:
-    """The names that are wrong, and what they give away."""
+    """Error with the wrong names and their probable cause."""
     problems = []
     for kind, names in {"missing": missing, "unexpected": unexpected, "of another shape or type": misshapen}.items():
         if names:

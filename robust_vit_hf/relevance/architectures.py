@@ -1,4 +1,4 @@
-"""Which vision transformers have relevance maps: where their attentions are, and which tokens their heads read."""
+"""The supported vision transformers: their attention modules, and the tokens that their heads read."""
 
 from dataclasses import dataclass
 from inspect import signature
@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """How much a classification head reads of each token of the last layer.
+    """Weights with which a classification head reads the tokens of the last layer.
 
     Args:
-        prefix: of the tokens before the patches, from the first on; of those that are left over, nothing.
-        patches: of all patches together, each the same.
+        prefix: weights of the first prefix tokens; those of further ones are 0.
+        patches: weight of all patches together, each the same.
     """
 
     prefix: tuple[float, ...]
@@ -42,12 +42,12 @@ CLS = TokenWeights((1.0,), 0.0)
 CLS_AND_PATCH_MEAN = TokenWeights((1.0,), 1.0)
 PATCH_MEAN = TokenWeights((), 1.0)
 
-# What the head of a class of transformers reads. With `config.use_mean_pooling` it is the mean of the patches.
+# Tokens that the head of each class reads. With `config.use_mean_pooling`, it is the mean of the patches.
 HEADS: dict[str, TokenWeights] = {
     "ViTForImageClassification": CLS,
     "ViTMSNForImageClassification": CLS,
     "DeiTForImageClassification": CLS,
-    # Its logits are the mean of those of two heads: one reads the CLS token, one the distillation token.
+    # The logits are the mean of two heads: one reads the CLS token, one the distillation token.
     "DeiTForImageClassificationWithTeacher": TokenWeights((0.5, 0.5), 0.0),
     "Dinov2ForImageClassification": CLS_AND_PATCH_MEAN,
     "Dinov2WithRegistersForImageClassification": CLS_AND_PATCH_MEAN,
@@ -60,7 +60,7 @@ SUPPORTED = (
     "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
     "Data2VecVision and IJepa."
 )
-# Class of the attention where transformers does not declare which module it records for `output_attentions=True`.
+# Attention class of models for which transformers does not declare what it records for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
 
 
@@ -68,8 +68,7 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside `model`, which may be wrapped by DDP, PEFT or Accelerate.
 
     Raises:
-        ValueError: there is none, or it is replicated over GPUs by `nn.DataParallel`, whose replicas' attentions lie on
-            different devices.
+        ValueError: there is none, or `nn.DataParallel` replicates it, so that attentions are on different devices.
     """
     if isinstance(model, nn.DataParallel):
         raise ValueError("`nn.DataParallel` is not supported: use `accelerate launch`, which starts a process a GPU.")
@@ -80,13 +79,12 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
 
 
 def attention_modules(model: nn.Module) -> list[nn.Module]:
-    """Modules of a vision transformer whose second output is the attention, from the first layer to the last.
-
-    They are those that transformers itself records for `output_attentions=True`.
+    """Modules that transformers records for `output_attentions=True`, from the first layer to the last. Their second output
+    is the attention.
 
     Raises:
-        ValueError: the architecture has no attention over one patch grid: convolutional, windowed or hierarchical. The
-            relevance map does not fit these. Or the tokens that its head reads are unknown.
+        ValueError: the architecture has no attention over one patch grid (convolutional, windowed or hierarchical), or the
+            tokens that its head reads are unknown.
     """
     pretrained = unwrap_pretrained(model)
     name, config = type(pretrained).__name__, pretrained.config
@@ -118,11 +116,7 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def head_row(model: nn.Module, num_tokens: int, num_patches: int) -> torch.Tensor:
-    """Weights `(T,)`, fp32, of the tokens that the classification head reads, see [`TokenWeights`].
-
-    Args:
-        model: one that [`attention_modules`] takes.
-        num_tokens: T, of prefix tokens and patches.
+    """Weights `(T,)`, fp32, of the tokens that the head of a supported model reads, see [`TokenWeights`].
 
     Raises:
         ValueError: fewer prefix tokens than the head reads.
@@ -133,15 +127,19 @@ def head_row(model: nn.Module, num_tokens: int, num_patches: int) -> torch.Tenso
     return weights.row(num_tokens, num_patches, pretrained.device)
 
 
+def patch_size(model: nn.Module) -> tuple[int, int]:
+    """Height and width of a patch in pixels."""
+    size = unwrap_pretrained(model).config.patch_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
 def patch_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
     """Number of patches `(h, w)` of an image of `(H, W)` pixels.
 
     Raises:
         ValueError: the image size is not a multiple of the patch size.
     """
-    patch_size = unwrap_pretrained(model).config.patch_size
-    patch_height, patch_width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    height, width = image_size
+    (height, width), (patch_height, patch_width) = image_size, patch_size(model)
     if height % patch_height or width % patch_width:
         raise ValueError(
             f"Image size {height}×{width} is not divisible by the patch size {patch_height}×{patch_width}: the border "
@@ -154,22 +152,20 @@ def check_images(model: nn.Module, pixel_values: torch.Tensor) -> tuple[int, int
     """Number of patches `(h, w)` of images `(B, 3, H, W)`.
 
     Raises:
-        ValueError: another shape, a size that is no multiple of the patch size, or an unsupported architecture.
+        ValueError: another shape, a size that is not a multiple of the patch size, or an unsupported architecture.
     """
     if pixel_values.ndim != 4:
         raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
     attention_modules(model)  # refuses other architectures, which have no patch size either
-    return patch_grid(model, (pixel_values.shape[2], pixel_values.shape[3]))
+    return patch_grid(model, tuple(pixel_values.shape[2:]))
 
 
 def forward_arguments(model: nn.Module, image_size: tuple[int, int]) -> dict[str, bool]:
-    """Arguments with which a model takes images of `(H, W)` pixels where it does not adapt to another resolution by
-    itself, and computes attentions where it would otherwise drop them."""
+    """Arguments for models that need one to accept images of `(H, W)` pixels, or to compute attentions."""
     pretrained = unwrap_pretrained(model)
     arguments = {"output_attentions": True} if type(pretrained).__name__ in UNRECORDED_ATTENTION else {}
     size = pretrained.config.image_size
-    if image_size == ((size, size) if isinstance(size, int) else tuple(size)):
-        return arguments
-    if "interpolate_pos_encoding" in signature(pretrained.forward).parameters:
+    resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
+    if resized and "interpolate_pos_encoding" in signature(pretrained.forward).parameters:
         arguments["interpolate_pos_encoding"] = True
     return arguments

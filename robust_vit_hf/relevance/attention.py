@@ -1,4 +1,4 @@
-"""Reading attention probabilities from a model, inside its graph, and leaving the model as it was."""
+"""Reading the attention probabilities of a model inside its graph, without changing the model."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,8 +12,7 @@ from .architectures import attention_modules, unwrap_pretrained
 
 
 EXPLICIT_ATTENTION = "explicit"  # its name in transformers' registry
-
-# Models whose last layer can be spared for all tokens but the CLS token, which alone their head reads.
+# Models whose head reads only the CLS token of the last layer.
 CLS_HEADS = ("ViTForImageClassification", "ViTMSNForImageClassification", "DeiTForImageClassification")
 
 
@@ -27,8 +26,8 @@ def attention_with_probabilities(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention function for `transformers.AttentionInterface`: eager attention that scales the queries and not the
-    scores, which spares a pass over all pairs of tokens in the forward and in each backward pass.
+    """Attention function for `transformers.AttentionInterface`: eager attention that scales the queries instead of the
+    scores, which saves a pass over all pairs of tokens in the forward and in each backward pass.
 
     Args:
         query, key, value: `(B, h, T, d)`.
@@ -51,10 +50,8 @@ AttentionInterface.register(EXPLICIT_ATTENTION, attention_with_probabilities)
 
 @contextmanager
 def explicit_attention(model: nn.Module) -> Iterator[None]:
-    """Context in which the model holds its attention probabilities; the implementation that it had is restored.
-
-    Other implementations than this and eager never do: transformers then returns an empty tuple for
-    `output_attentions=True`, without an error.
+    """Context in which the model computes its attention probabilities, which only this and the eager implementation do:
+    under others, transformers silently returns an empty tuple for `output_attentions=True`.
 
     Raises:
         ValueError: the model cannot switch its implementation.
@@ -80,9 +77,8 @@ def explicit_attention(model: nn.Module) -> Iterator[None]:
 def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     """Context that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass.
 
-    They are taken where they are computed. What `output_attentions=True` returns are the same tensors, but once
-    Accelerate casts the outputs of autocast to fp32, or DDP passes them through its sink, the returned ones are copies
-    outside the graph, and the gradient of the logits with respect to them does not exist.
+    Hooks take them where they are computed: those that `output_attentions=True` returns are copies outside the graph once
+    Accelerate casts the outputs of autocast to fp32, or DDP passes them through its sink.
     """
     attentions: list[torch.Tensor] = []
 
@@ -91,7 +87,7 @@ def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
     def require_grad(module, args, output):
         embeddings = output[0] if isinstance(output, tuple) else output
-        if not embeddings.requires_grad:  # where every parameter is frozen the graph would begin nowhere
+        if not embeddings.requires_grad:  # if every parameter is frozen, the graph begins here
             embeddings.requires_grad_()
 
     with ExitStack() as hooks:
@@ -104,9 +100,9 @@ def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def cls_token_alone(model: nn.Module) -> Iterator[None]:
-    """Context in which the last layer computes its output projection and MLP for the CLS token alone, where the head
-    reads no other token. Logits, attentions and all gradients stay the same, and a twelfth (at 12 layers) of most of the
-    work in the forward and both backward passes is spared; the last hidden states of the patches mean nothing.
+    """Context in which the last layer computes its output projection and MLP only for the CLS token, if the head reads no
+    other. Logits, attentions and all gradients stay the same, and most of the work of one layer is saved; the last hidden
+    states of the patches are meaningless.
     """
     pretrained = unwrap_pretrained(model)
     # Activation checkpointing runs the layer again in `loss.backward()`, when the hooks are gone.
@@ -119,7 +115,7 @@ def cls_token_alone(model: nn.Module) -> Iterator[None]:
 
     layer = list(pretrained.base_model.layers)[-1]
     with ExitStack() as hooks:
-        # Each sum with the residual spreads the one token over all, which none but the CLS token is read from.
+        # Each sum with the residual broadcasts the one token over all, of which only the CLS token is read.
         for module in (layer.attention.o_proj, layer.layernorm_after):
             hooks.callback(module.register_forward_pre_hook(first_token).remove)
         yield

@@ -39,12 +39,12 @@ def relevance_strip(
 
 
 def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
-    """Map over the whole image, as a grey picture: 0 where the processor's crop left out the image.
+    """Map over the whole image, as a grey picture: 0 outside the processor's crop.
 
     Args:
-        relevance: `(H, W)` in [0, 1], of the pixels that the model was given.
+        relevance: `(H, W)` in [0, 1], of the model's input.
         size: width and height of the image.
-        processor: what made the pixels: a resize, to a size or of the shortest side, and perhaps a centre crop.
+        processor: image processor of the model: resizes to a size or the shortest side, with or without a centre crop.
     """
     picture = Image.fromarray((255 * relevance.clamp(0, 1)).round().byte().cpu().numpy())
     resized = picture.size
@@ -56,7 +56,7 @@ def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: Ba
         elif edge is not None:
             resized = tuple(edge * side / min(size) for side in size)
     scale = [length / side for length, side in zip(resized, size, strict=True)]
-    # A crop that is larger than what was resized pads it.
+    # Negative if the crop is larger than the resized image, and pads it.
     left, top = ((length - side) / 2 for length, side in zip(resized, picture.size, strict=True))
-    coordinates = (scale[0], 0, -left, 0, scale[1], -top)  # in the picture, of the pixels of the image
+    coordinates = (scale[0], 0, -left, 0, scale[1], -top)  # from pixels of the image to those of the picture
     return picture.transform(size, Image.Transform.AFFINE, coordinates, Image.Resampling.BILINEAR)

@@ -1,12 +1,12 @@
-"""`pipeline("relevance-map")`: the class of an image, and a map of what spoke for it."""
+"""`pipeline("relevance-map")`: the class of an image and its relevance map."""
 
 from typing import Any
 
 import torch
-from PIL import Image
 from torchvision.transforms.v2 import functional
-from transformers import Pipeline
+from transformers import AutoModelForImageClassification, Pipeline
 from transformers.image_utils import load_image
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .overlay import overlay as overlay_map
 from .overlay import place_in_image
@@ -16,7 +16,7 @@ from .relevance_map import relevance_map
 class RelevanceMapPipeline(Pipeline):
     """Class, score and relevance map of images. `pipeline` knows it once `robust_vit_hf` is imported.
 
-    Calling it takes an image, or a list of images: PIL images, paths or URLs. `batch_size` is that of `pipeline`.
+    It is called with an image, or a list of images: PIL images, paths or URLs. `batch_size` is that of `pipeline`.
 
     Args:
         target (`int` or `str`, *optional*): class to explain, by id or name; each image's predicted class by default.
@@ -24,11 +24,11 @@ class RelevanceMapPipeline(Pipeline):
 
     Returns:
         For each image a dict with `label` and `score`, name and probability of the explained class; `relevance`, a grey
-        image (mode L) of the same size, white where most spoke for the class, and black too where the crop of the processor
-        left out the image; and `overlay`, an image in colours, if it was asked for.
+        image (mode L) of the same size, white where the relevance is highest, and black also outside the processor's crop;
+        and `overlay`, an image in colours, if it was asked for.
 
     Raises:
-        ValueError: an architecture without relevance maps, or a target that is no class of the model.
+        ValueError: an architecture without relevance maps, or a target that is not a class of the model.
 
     Example:
         >>> import torch
@@ -51,21 +51,21 @@ class RelevanceMapPipeline(Pipeline):
     def _sanitize_parameters(self, **arguments):
         if unknown := arguments.keys() - {"target", "overlay"}:
             raise ValueError(f"Unknown arguments {', '.join(sorted(unknown))}; expected `target` and `overlay`.")
-        # Only what is given here: it takes the place of what the pipeline was made with.
+        # Only the given arguments: they replace those that the pipeline was made with.
         forward = {"target": self._class_id(arguments["target"])} if "target" in arguments else {}
         return {}, forward, {key: arguments[key] for key in ("overlay",) if key in arguments}
 
     def _class_id(self, target: int | str | None) -> int | None:
+        if not isinstance(target, str):
+            return target
         names = self.model.config.id2label
-        if isinstance(target, str):
-            ids = [index for index, name in names.items() if name == target]
-            if len(ids) != 1:
-                known = ", ".join(list(names.values())[:5])
-                raise ValueError(
-                    f"`{target}` names {len(ids)} classes of the model, which has {known}, …: give the class by its id."
-                )
-            return ids[0]
-        return target
+        ids = [index for index, name in names.items() if name == target]
+        if len(ids) != 1:
+            known = ", ".join(list(names.values())[:5])
+            raise ValueError(
+                f"`{target}` names {len(ids)} classes of the model, which has {known}, …: give the class by its id."
+            )
+        return ids[0]
 
     def preprocess(self, image: Any) -> dict[str, Any]:
         image = load_image(image)
@@ -76,12 +76,7 @@ class RelevanceMapPipeline(Pipeline):
         output = relevance_map(self.model, inputs["pixel_values"], target)
         classes = output.logits.argmax(dim=1) if target is None else torch.full((len(output.logits),), target)
         scores = output.logits.float().softmax(dim=1).gather(1, classes.to(output.logits.device).unsqueeze(1))
-        return {
-            "image": inputs["image"],
-            "relevance": output.relevance,
-            "class": classes.unsqueeze(1),
-            "score": scores,
-        }
+        return {"image": inputs["image"], "relevance": output.relevance, "class": classes[:, None], "score": scores}
 
     def postprocess(self, outputs: dict[str, Any], overlay: bool = False) -> dict[str, Any]:
         image = outputs["image"][0] if isinstance(outputs["image"], list) else outputs["image"]
@@ -92,10 +87,11 @@ class RelevanceMapPipeline(Pipeline):
             "relevance": relevance,
         }
         if overlay:
-            answer["overlay"] = _overlay(image, relevance)
+            pixels, grey = (functional.pil_to_tensor(picture) / 255 for picture in (image.convert("RGB"), relevance))
+            answer["overlay"] = functional.to_pil_image(overlay_map(pixels[None], grey[None])[0])
         return answer
 
 
-def _overlay(image: Image.Image, relevance: Image.Image) -> Image.Image:
-    pixels, grey = (functional.pil_to_tensor(picture) / 255 for picture in (image.convert("RGB"), relevance))
-    return functional.to_pil_image(overlay_map(pixels[None], grey[None])[0])
+PIPELINE_REGISTRY.register_pipeline(
+    "relevance-map", pipeline_class=RelevanceMapPipeline, pt_model=AutoModelForImageClassification
+)

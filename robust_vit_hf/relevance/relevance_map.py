@@ -29,9 +29,6 @@ class RelevanceOutput(ModelOutput):
     logits: torch.Tensor | None = None
 
 
-# -- Pure functions of tensors ----------------------------------------------------------------------------------------
-
-
 def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:
     """Relevance of one attention layer, Eq. 6: mean over the heads of the positive part of gradient × attention.
 
@@ -51,11 +48,11 @@ def propagate_relevance(
 ) -> torch.Tensor:
     """Rows of the relevance matrix R, Eq. 7: R ← R + Ā R from the first layer to the last, starting from the identity.
 
-    Only the rows that the classification head reads are needed, so a row vector is carried from the last layer to the
-    first instead, which is the same product in O(T²) a layer.
+    Only the rows that the classification head reads are needed: a row vector from the last layer to the first gives the
+    same product in O(T²) a layer.
 
     Args:
-        attentions: one `(B, h, T, T)` a layer, from the first layer to the last.
+        attentions: `(B, h, T, T)` of each layer, from the first layer to the last.
         attention_gradients: as `attentions`.
         row: `(B, T)`, weights of the tokens that the head reads: one-hot at the CLS token for the paper's models.
 
@@ -81,13 +78,16 @@ def upsample_and_normalize(token_relevance: torch.Tensor, image_size: tuple[int,
     relevance = F.interpolate(token_relevance.float(), image_size, mode="bilinear", align_corners=False)
     low, high = relevance.amin(dim=(1, 2, 3), keepdim=True), relevance.amax(dim=(1, 2, 3), keepdim=True)
     span = high - low
-    # Interpolating a constant rounds, so a flat map is one that varies by a few units in the last place.
+    # Interpolating a constant rounds, so a flat map may vary by a few units in the last place.
     numbers = torch.finfo(torch.float32)
     flat = span <= (8 * numbers.eps * high).clamp(min=numbers.tiny)
     return torch.where(flat, 0.0, (relevance - low) / torch.where(flat, 1.0, span))
 
 
-# -- Entry point ------------------------------------------------------------------------------------------------------
+def map_of_tokens(tokens: torch.Tensor, grid: tuple[int, int], pixel_values: torch.Tensor) -> torch.Tensor:
+    """Map `(B, 1, H, W)` of images from the relevance `(B, T)` of all tokens, of which the patches are the last."""
+    patches = tokens[:, -grid[0] * grid[1] :].unflatten(1, (1, *grid))
+    return upsample_and_normalize(patches, tuple(pixel_values.shape[2:]))
 
 
 def relevance_map(
@@ -100,7 +100,7 @@ def relevance_map(
     """Relevance maps of a batch of images, in one forward and one backward pass.
 
     Works under any attention implementation, autocast, DDP and `torch.no_grad()`, for any (non-square) image size, and
-    leaves nothing about the model changed. Propagation and normalisation are in fp32.
+    leaves the model unchanged. Propagation and normalisation are in fp32.
 
     Args:
         model: image classification model of transformers over one patch grid, possibly wrapped by PEFT, Accelerate or
@@ -108,13 +108,11 @@ def relevance_map(
             head reads: the CLS token, the mean of the patches, or both.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
         target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
-        create_graph: whether the maps are differentiable through the attention gradients as well (second order).
-            By default the attention gradients are constants, as in the released code, and the maps are differentiable
-            through the attentions alone.
+        create_graph: whether the maps are also differentiable through the attention gradients (second order). By default
+            these are constants, as in the released code.
 
     Returns:
-        [`RelevanceOutput`] with `relevance` `(B, 1, H, W)`, fp32 in [0, 1], and `logits` `(B, C)`. Both are attached to
-        the graph unless gradients are disabled where this is called.
+        [`RelevanceOutput`], attached to the graph unless gradients are disabled where this is called.
 
     Raises:
         ValueError: an architecture without one patch grid (Swin, ConvNeXt, …), an image size that is not divisible by the
@@ -133,7 +131,6 @@ def relevance_map(
     Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
     """
     grid = check_images(model, pixel_values)
-    image_size = (pixel_values.shape[2], pixel_values.shape[3])
     wants_graph = torch.is_grad_enabled()
     pretrained = unwrap_pretrained(model)
     if (
@@ -148,28 +145,30 @@ def relevance_map(
         )
 
     with torch.inference_mode(False), torch.enable_grad():
-        if pixel_values.is_inference():
-            pixel_values = pixel_values.clone()
         with explicit_attention(model):
             with record_attentions(model) as attentions, cls_token_alone(model):
-                logits = model(pixel_values=pixel_values, **forward_arguments(model, image_size)).logits
+                logits = forward_logits(model, pixel_values)
             score = target_logits(logits, target).sum()  # images do not interact, so one backward pass serves them all
             gradients = torch.autograd.grad(
                 score, attentions, retain_graph=wants_graph or create_graph, create_graph=create_graph
             )
 
-        num_tokens, num_patches = attentions[0].shape[-1], grid[0] * grid[1]
         if any(a.shape != attentions[0].shape for a in attentions):
             raise ValueError(
                 f"`{type(pretrained).__name__}` gave attentions of shapes {[tuple(a.shape) for a in attentions]}; "
                 "expected the same (B, heads, T, T) in all layers."
             )
         with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
-            row = head_row(model, num_tokens, num_patches).expand(len(logits), -1)
-            tokens = propagate_relevance(attentions, gradients, row)
-            relevance = tokens[:, num_tokens - num_patches :].unflatten(1, (1, *grid))
-            relevance = upsample_and_normalize(relevance, image_size)
+            row = head_row(model, attentions[0].shape[-1], grid[0] * grid[1]).expand(len(logits), -1)
+            relevance = map_of_tokens(propagate_relevance(attentions, gradients, row), grid, pixel_values)
     return RelevanceOutput(relevance=relevance, logits=logits if wants_graph else logits.detach())
+
+
+def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Logits `(B, C)` of images of any size that the patches divide."""
+    if pixel_values.is_inference() and torch.is_grad_enabled():
+        pixel_values = pixel_values.clone()  # a tensor of inference mode cannot be saved for backward
+    return model(pixel_values=pixel_values, **forward_arguments(model, tuple(pixel_values.shape[2:]))).logits
 
 
 def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:

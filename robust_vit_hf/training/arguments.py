@@ -1,11 +1,11 @@
 """Options of a finetuning: of the model, of the data, and of the method.
 
-They are plain dataclasses, so that the command line refuses a wrong one before the seconds that importing torch and the
-Trainer takes. Fields of [`FinetuningArguments`] are documented with [`RobustViTConfig`], which inherits them.
+They are plain dataclasses, so that the command line refuses wrong options before it imports torch and the Trainer, which takes
+seconds.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin
 
 from ..models.presets import Preset
 from ..models.registry import MODELS
@@ -13,10 +13,10 @@ from ..models.registry import MODELS
 
 PAPER = "https://huggingface.co/papers/2206.01161"
 
-Distance = Literal["mse", "bce"]
-MaskEdges = Literal["fractional", "complement"]
-Target = Literal["label", "prediction"]
-BadMasks = Literal["skip", "refuse"]
+
+def option(default: Any, text: str) -> Any:
+    """Field with a default and a help text."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -25,28 +25,20 @@ class ModelArguments:
 
     _argument_group_name = "options of the model"
 
-    model: str = field(
-        default="emoji-shift",
-        metadata={
-            "help": f"Name ({', '.join(MODELS)}), Hub id (also of timm) or folder of an image classification model."
-        },
+    model: str = option(
+        "emoji-shift", f"Name ({', '.join(MODELS)}), Hub id (also of timm) or folder of an image classification model."
     )
-    preset: Preset = field(
-        default="paper",
-        metadata={
-            "help": "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear) or `native` (the "
-            "model's own statistics, 248 bicubic)."
-        },
+    preset: Preset = option(
+        "paper",
+        "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear) or `native` (the model's own "
+        "statistics, 248 bicubic).",
     )
-    image_size: int | None = field(
-        default=None, metadata={"help": "Side of the images in pixels; what the model was made for by default."}
+    image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.")
+    trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
+    lora_rank: int | None = option(
+        None, "Finetune a LoRA adapter of this rank over all linear layers, and save it alone."
     )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run model code that comes with the weights."})
-    lora_rank: int | None = field(
-        default=None,
-        metadata={"help": "Finetune a LoRA adapter of this rank over all linear layers, and save it alone."},
-    )
-    merge_lora: bool = field(default=False, metadata={"help": "Save the adapter merged into the weights."})
+    merge_lora: bool = option(False, "Save the adapter merged into the weights.")
 
     def __post_init__(self):
         if self.merge_lora and self.lora_rank is None:
@@ -59,24 +51,17 @@ class DataArguments:
 
     _argument_group_name = "options of the data"
 
-    dataset: str = field(
-        default="emoji-shift",
-        metadata={
-            "help": "Images with masks: Hub id, parquet file or folder, `save_to_disk` folder, image folder with a "
-            "metadata.jsonl, what `robust-vit masks` and `robust-vit data prepare` write, or `emoji-shift`."
-        },
+    dataset: str = option(
+        "emoji-shift",
+        "Images with masks: Hub id, parquet file or folder, `save_to_disk` folder, image folder with a metadata.jsonl, "
+        "output of `robust-vit masks` or `robust-vit data prepare`, or `emoji-shift`.",
     )
-    train_split: str = field(
-        default="train", metadata={"help": "Split to train on; slices such as `train[:80%%]` work."}
-    )
-    eval_split: str = field(default="validation", metadata={"help": "Split to validate on."})
-    samples_per_class: int = field(
-        default=5, metadata={"help": "Of a benchmark: training images of each class that is shown."}
-    )
-    images_per_set: int = field(default=200, metadata={"help": "Of a benchmark: images of each evaluation set."})
-    control: bool = field(
-        default=False,
-        metadata={"help": "Finetune a second copy with cross-entropy alone on the same images, for comparison."},
+    train_split: str = option("train", "Split to train on; slices such as `train[:80%%]` work.")
+    eval_split: str = option("validation", "Split to validate on.")
+    samples_per_class: int = option(5, "Images of each training class, if the dataset is a benchmark.")
+    images_per_set: int = option(200, "Images of each evaluation set of a benchmark.")
+    control: bool = option(
+        False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
     )
 
 
@@ -87,83 +72,74 @@ class FinetuningArguments:
     _argument_group_name = "options of the method"
 
     # Parameters whose default values are overridden from TrainingArguments
-    learning_rate: float = field(
-        default=3e-6,
-        metadata={"help": f"Initial learning rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5)."},
+    learning_rate: float = option(3e-6, f"Initial learning rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).")
+    weight_decay: float = option(1e-4, "Weight decay, on all parameters.")
+    num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).")
+    max_grad_norm: float = option(0.0, "Gradient clipping; 0 for none, as released.")
+    lr_scheduler_type: str = option(
+        "constant", "Scheduler. `constant` decays by `lr_decay_rate` every `lr_decay_every` epochs."
     )
-    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, on all parameters."})
-    num_train_epochs: float = field(default=50, metadata={"help": f"Number of epochs ({PAPER}, section 4)."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; 0 for none, as released."})
-    lr_scheduler_type: str = field(
-        default="constant",
-        metadata={"help": "Scheduler. `constant` decays by `lr_decay_rate` every `lr_decay_every` epochs."},
-    )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: `no`, `steps` or `epoch`."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: `no`, `steps`, `epoch` or `best`."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Load the checkpoint of the lowest total validation loss at the end."}
-    )
-    metric_for_best_model: str | None = field(default="loss", metadata={"help": "Metric of the best checkpoint."})
-    logging_steps: float = field(default=10, metadata={"help": "Steps between two logs."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: image and mask are no arguments of the model."}
-    )
-    hub_strategy: str = field(default="end", metadata={"help": "Must stay `end`: one push, with the card."})
+    eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
+    save_strategy: str = option("epoch", "When to save: `no`, `steps`, `epoch` or `best`.")
+    save_total_limit: int | None = option(1, "Checkpoints kept beside the best one.")
+    load_best_model_at_end: bool = option(True, "Load the checkpoint of the lowest total validation loss at the end.")
+    metric_for_best_model: str | None = option("loss", "Metric of the best checkpoint.")
+    logging_steps: float = option(10, "Steps between two logs.")
+    remove_unused_columns: bool = option(False, "Must stay False: image and mask are not arguments of the model.")
+    hub_strategy: str = option("end", "Must stay `end`: one push, with the card.")
 
     # Losses
-    relevance_weight: float = field(
-        default=0.8, metadata={"help": f"Weight of the relevance loss ({PAPER}, Eq. 5). Recommended: 0.8."}
+    relevance_weight: float = option(
+        0.8, f"Weight of the relevance loss ({PAPER}, Eq. 5). Recommended: 0.8. At 0 no relevance map is computed."
     )
-    confidence_weight: float = field(
-        default=0.2, metadata={"help": f"Weight of the confidence loss ({PAPER}, Eq. 5). Recommended: 0.2."}
+    confidence_weight: float = option(0.2, f"Weight of the confidence loss ({PAPER}, Eq. 5). Recommended: 0.2.")
+    background_weight: float = option(
+        2.0, f"Weight of the background loss in the relevance loss ({PAPER}, Eq. 3). Recommended: 2."
     )
-    background_weight: float = field(
-        default=2.0, metadata={"help": f"Weight of the background loss ({PAPER}, Eq. 3). Recommended: 2."}
+    foreground_weight: float = option(
+        0.3, f"Weight of the foreground loss in the relevance loss ({PAPER}, Eq. 3). Recommended: 0.3."
     )
-    foreground_weight: float = field(
-        default=0.3, metadata={"help": f"Weight of the foreground loss ({PAPER}, Eq. 3). Recommended: 0.3."}
+    relevance_distance: Literal["mse", "bce"] = option(
+        "mse", "Distance of relevance and mask: `mse` (Eq. 1 and 2) or `bce`."
     )
-    relevance_distance: Distance = field(default="mse", metadata={"help": "Distance of relevance and mask."})
-    mask_edges: MaskEdges = field(
-        default="fractional",
-        metadata={"help": "Background at fractional mask values v: v as released, or the complement 1 - v."},
+    mask_edges: Literal["fractional", "complement"] = option(
+        "fractional", "Background at fractional mask values v: v as released (`fractional`), or 1 - v (`complement`)."
     )
-    relevance_target: Target = field(default="label", metadata={"help": "Class whose relevance is trained."})
-    confidence_target: Target = field(default="prediction", metadata={"help": "Class whose confidence is raised."})
-    confidence_temperature: float = field(
-        default=1.0, metadata={"help": "Temperature of the confidence loss: 0.65 for DeiT-B, 0.55 for DeiT-S, else 1."}
+    relevance_target: Literal["label", "prediction"] = option(
+        "label", "Class whose relevance is trained: `label` or `prediction`."
     )
-    second_order: bool = field(
-        default=False, metadata={"help": "Differentiate through the attention gradients as well."}
+    confidence_target: Literal["label", "prediction"] = option(
+        "prediction",
+        "Class whose confidence is raised: `prediction` (Eq. 4), or `label`, the ablation with ordinary cross-entropy. "
+        "With both targets at `prediction` no labels are needed.",
+    )
+    confidence_temperature: float = option(
+        1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S."
+    )
+    second_order: bool = option(
+        False, "Differentiate through the attention gradients as well. The released code takes them as constants."
     )
 
     # Schedule
-    lr_decay_rate: float = field(
-        default=0.85, metadata={"help": "Factor of the learning rate every `lr_decay_every` epochs."}
+    lr_decay_rate: float = option(
+        0.85, "Factor of the learning rate every `lr_decay_every` epochs, with the scheduler `constant`."
     )
-    lr_decay_every: int = field(default=2, metadata={"help": "Epochs between two decays of the learning rate."})
+    lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.")
 
     # Data and logging
-    bad_masks: BadMasks = field(
-        default="skip", metadata={"help": "Images with an empty or full mask: leave out, or refuse."}
+    bad_masks: Literal["skip", "refuse"] = option(
+        "skip",
+        "Images with an empty or full mask: `skip` leaves them out with a warning, `refuse` raises an error.",
     )
-    relevance_strip_steps: int = field(
-        default=100, metadata={"help": "Steps between two relevance strips in TensorBoard; 0 for none."}
+    relevance_strip_steps: int = option(
+        100, "Steps between two strips image | mask | relevance before | relevance after in TensorBoard; 0 for none."
     )
 
     def __post_init__(self):
-        for name, choices in {
-            "relevance_distance": Distance,
-            "mask_edges": MaskEdges,
-            "relevance_target": Target,
-            "confidence_target": Target,
-            "bad_masks": BadMasks,
-        }.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(
-                    f"Expected `{name}` to be one of {get_args(choices)}, but got `{getattr(self, name)}`."
-                )
+        for declared in fields(FinetuningArguments):
+            value, choices = getattr(self, declared.name), get_args(declared.type)
+            if get_origin(declared.type) is Literal and value not in choices:
+                raise ValueError(f"Expected `{declared.name}` to be one of {choices}, but got `{value}`.")
         for name in ("relevance_weight", "confidence_weight", "background_weight", "foreground_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Expected `{name}` ≥ 0, but got {getattr(self, name)}.")

@@ -1,4 +1,4 @@
-"""Pictures of the training in TensorBoard."""
+"""Images in TensorBoard during the training."""
 
 import torch
 from torch import nn
@@ -11,25 +11,26 @@ from ..relevance.overlay import relevance_strip
 from ..relevance.relevance_map import relevance_map
 
 
+NUM_IMAGES = 4  # of a strip
+
+
 class RelevanceTensorBoardCallback(TensorBoardCallback):
-    """The Trainer's TensorBoard logs, and every `relevance_strip_steps` steps a strip of images:
-    image | mask | relevance before | relevance after.
+    """The Trainer's TensorBoard logs, and every `relevance_strip_steps` steps a strip image | mask | relevance before |
+    relevance after of the first images of a dataset.
 
     Args:
-        dataset: whose first images are shown; rows with `pixel_values`, `mask`, and `labels` if there are any.
-        processor: that normalised the pixel values.
-        num_images: rows of the strip.
+        dataset: rows with `pixel_values`, `mask`, and `labels` if there are any.
+        processor: image processor of the pixel values.
     """
 
-    def __init__(self, dataset: Dataset, processor: BaseImageProcessor, num_images: int = 4):
+    def __init__(self, dataset: Dataset, processor: BaseImageProcessor):
         super().__init__()
         self.dataset = dataset
         self.processor = processor
-        self.num_images = num_images
 
     def measure_before(self, model: nn.Module) -> None:
         """Keep the maps of the original model, before a checkpoint is loaded into it."""
-        rows = [self.dataset[index] for index in range(min(self.num_images, len(self.dataset)))]
+        rows = [self.dataset[index] for index in range(min(NUM_IMAGES, len(self.dataset)))]
         self.pixel_values = torch.stack([row["pixel_values"] for row in rows])
         self.masks = torch.stack([row["mask"] for row in rows])
         self.targets = torch.tensor([row["labels"] for row in rows]) if "labels" in rows[0] else None

@@ -1,17 +1,15 @@
-"""Checkpoints of a run: which are complete, and which one to resume from."""
+"""Complete checkpoints, and the one to resume from."""
 
 import json
 from pathlib import Path
 
-
-TRAINER_STATE_NAME = "trainer_state.json"  # which the Trainer writes last
+from transformers.trainer import TRAINER_STATE_NAME
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> str | None:
-    """The checkpoint to resume from, if any.
+    """The checkpoint to resume from.
 
     Args:
-        output_dir: folder of the run.
         resume_from_checkpoint: `"last"`, folder of a checkpoint in `output_dir`, or `None` for a new run.
 
     Raises:
@@ -39,7 +37,7 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> str 
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: a kill may have left only a part."""
+    """Whether the last file that the Trainer writes is complete: a killed run may have left a part of a checkpoint."""
     try:
         return bool(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()))
     except (OSError, json.JSONDecodeError):

@@ -1,6 +1,6 @@
 """Hyper-parameters of the finetuning."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 from transformers import TrainingArguments
@@ -12,54 +12,10 @@ from .arguments import FinetuningArguments
 
 @dataclass
 class RobustViTConfig(FinetuningArguments, TrainingArguments):
-    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and the following.
-
-    > Parameters of the losses
-
-    Args:
-        relevance_weight (`float`, *optional*, defaults to `0.8`):
-            Weight of the relevance loss (Eq. 5). At 0 no relevance map is computed.
-        confidence_weight (`float`, *optional*, defaults to `0.2`):
-            Weight of the confidence loss (Eq. 5).
-        background_weight (`float`, *optional*, defaults to `2.0`):
-            Weight of the background loss within the relevance loss (Eq. 3).
-        foreground_weight (`float`, *optional*, defaults to `0.3`):
-            Weight of the foreground loss within the relevance loss (Eq. 3).
-        relevance_distance (`str`, *optional*, defaults to `"mse"`):
-            `"mse"` (Eq. 1 and 2) or `"bce"`.
-        mask_edges (`str`, *optional*, defaults to `"fractional"`):
-            `"fractional"` or `"complement"`, see [`RelevanceLoss`].
-        relevance_target (`str`, *optional*, defaults to `"label"`):
-            Class whose relevance is trained: `"label"` or `"prediction"`.
-        confidence_target (`str`, *optional*, defaults to `"prediction"`):
-            Class whose confidence is raised: `"prediction"` (Eq. 4), or `"label"`, the ablation with ordinary
-            cross-entropy. With both targets at `"prediction"` no labels are needed.
-        confidence_temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature of the confidence loss. The released code takes 0.65 for DeiT-B and 0.55 for DeiT-S.
-        second_order (`bool`, *optional*, defaults to `False`):
-            Differentiate through the attention gradients as well. The released code takes them as constants.
-
-    > Parameters of the schedule
+    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and the following ones, some of which
+    change a default of the Trainer to that of the paper.
 
     Args:
-        lr_decay_rate (`float`, *optional*, defaults to `0.85`):
-            Factor of the learning rate every `lr_decay_every` epochs, with `lr_scheduler_type="constant"`.
-        lr_decay_every (`int`, *optional*, defaults to `2`):
-            Epochs between two decays.
-
-    > Parameters of data and logging
-
-    Args:
-        bad_masks (`str`, *optional*, defaults to `"skip"`):
-            What to do with images whose mask is empty or full: `"skip"` leaves them out and says how many,
-            `"refuse"` raises an error.
-        relevance_strip_steps (`int`, *optional*, defaults to `100`):
-            Steps between two strips image | mask | relevance before | relevance after in TensorBoard. 0 for none.
-
-    These defaults differ from [`~transformers.TrainingArguments`]: `learning_rate` 3e-6, `weight_decay` 1e-4 (on all
-    parameters), `num_train_epochs` 50, `max_grad_norm` 0 (no clipping), `lr_scheduler_type` constant, evaluation and
-    checkpoint every epoch with the best checkpoint by `eval_loss` loaded at the end, `save_total_limit` 1,
-    `logging_steps` 10, `remove_unused_columns` False, `hub_strategy` end (one push, with the card).
     """
 
     def __post_init__(self):
@@ -67,8 +23,8 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         FinetuningArguments.__post_init__(self)
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ValueError(
-                f"`hub_strategy` {self.hub_strategy.value} uploads checkpoints without a card and with files that hold paths of "
-                "this machine. Leave it `end`."
+                f"`hub_strategy` {self.hub_strategy.value} uploads checkpoints without a card, and files with paths of this "
+                "machine. Leave it `end`."
             )
         if self.torch_compile:
             raise ValueError(
@@ -86,20 +42,20 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 )
 
     def __getstate__(self) -> dict:
-        """What is pickled as `training_args.bin`: everything but the token."""
+        """State for `training_args.bin`, without the token."""
         return self.__dict__ | {"hub_token": None}
 
     def to_dict(self) -> dict:
-        """What is logged: the Trainer's, without tokens, and of absolute paths the last component alone."""
+        """Values for logs: those of the Trainer, with the last component alone of absolute paths."""
         return public_settings(super().to_dict())
 
     @property
     def needs_labels(self) -> bool:
-        """Whether a target is the label; otherwise images and masks are enough."""
+        """Whether a target is the label; otherwise images and masks suffice."""
         return "label" in (self.relevance_target if self.relevance_weight else None, self.confidence_target)
 
     def control(self) -> Self:
-        """Config of the control: cross-entropy with the label alone, which evaluates, saves and pushes nothing."""
+        """Config of the control: cross-entropy with the label alone, without evaluation, checkpoints and push."""
         return replace(
             self,
             relevance_weight=0.0,
@@ -127,3 +83,10 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             "classes: of the relevance, of the confidence": f"{self.relevance_target}, {self.confidence_target}",
             "temperature of the confidence": f"{self.confidence_temperature:g}",
         }
+
+
+# The help of an option on the command line documents it here too.
+RobustViTConfig.__doc__ = RobustViTConfig.__doc__.rstrip() + "".join(
+    f"\n        {option.name} (*optional*, defaults to `{option.default!r}`): {option.metadata['help']}"
+    for option in fields(FinetuningArguments)
+)

@@ -1,4 +1,4 @@
-"""A whole finetuning: load, train, compare before with after, save or push."""
+"""The complete finetuning: load, train, compare before with after, save or push."""
 
 import time
 from dataclasses import asdict
@@ -7,11 +7,11 @@ from pathlib import Path
 from torch import nn
 from transformers import set_seed
 
-from ..data.benchmarks import benchmarks
+from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.masked_dataset import check_class_names, load_masked_dataset, mask_origin
 from ..evaluation.compare import Comparison
 from ..evaluation.evaluate_sets import evaluate_sets
-from ..evaluation.protocols import sets_for_model
+from ..evaluation.protocols import EvaluationSet, benchmark_sets
 from ..evaluation.report import write_report
 from ..evaluation.tables import main_table
 from ..models.image_processors import load_processor
@@ -34,7 +34,7 @@ def finetune(model_arguments: ModelArguments, data_arguments: DataArguments, con
         The table of results, as Markdown; nothing in other processes than the main one.
 
     Raises:
-        ValueError: model, data or output folder cannot be used, before the first step.
+        ValueError: model, data or output folder cannot be used. Always before the first step.
         OSError: there is no such model or data.
     """
     started = time.time()
@@ -45,14 +45,21 @@ def finetune(model_arguments: ModelArguments, data_arguments: DataArguments, con
 
     model = _load(model_arguments)
     processor = load_processor(model_arguments.model, model_arguments.preset, model, model_arguments.image_size)
-    train, validation = _load_splits(data_arguments, config.seed)
+    options = {}
+    if data_arguments.dataset in benchmarks():
+        options = {"samples_per_class": data_arguments.samples_per_class, "seed": config.seed}
+    train, validation = (
+        load_masked_dataset(data_arguments.dataset, split, **options)
+        for split in (data_arguments.train_split, data_arguments.eval_split)
+    )
     class_names = unwrap_pretrained(model).config.id2label.values()
     check_class_names(train, data_arguments.dataset, class_names)
     if data_arguments.control and "label" not in train.column_names:
         raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
-    sets = sets_for_model(
-        class_names, validation, data_arguments.eval_split, data_arguments.dataset, data_arguments.images_per_set
-    )
+    if benchmark := find_benchmark(class_names):
+        sets = benchmark_sets(benchmark, data_arguments.images_per_set)
+    else:
+        sets = {data_arguments.eval_split: EvaluationSet.of(validation, source=data_arguments.dataset)}
 
     trainer = RobustViTTrainer(model, config, train, validation, processor)
     accelerator = trainer.accelerator
@@ -99,17 +106,7 @@ def finetune(model_arguments: ModelArguments, data_arguments: DataArguments, con
 
 
 def _load(arguments: ModelArguments) -> nn.Module:
-    """The model, with a new adapter if one is asked for."""
+    """The model, with a new adapter if a rank is given."""
     model = load_model(arguments.model, arguments.trust_remote_code)
     attention_modules(model)  # refuses an architecture before its data are read
     return model if arguments.lora_rank is None else add_lora(model, arguments.lora_rank, arguments.model)
-
-
-def _load_splits(arguments: DataArguments, seed: int):
-    options = {}
-    if arguments.dataset in benchmarks():
-        options = {"samples_per_class": arguments.samples_per_class, "seed": seed}
-    return (
-        load_masked_dataset(arguments.dataset, split, **options)
-        for split in (arguments.train_split, arguments.eval_split)
-    )

@@ -1,6 +1,6 @@
 """Losses of the finetuning: relevance off the background and on the foreground, and confidence in the prediction.
 
-Each is a small module that returns named components. `per_image` gives them for every image, `forward` their means.
+Each module has named components: `per_image` computes them for each image, `forward` their means.
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 
-# min–max puts exactly 1 somewhere in every map, where the gradient of a cross-entropy with 0 is infinite.
+# Every map has a pixel of exactly 1 after min–max, where the gradient of a cross-entropy with 0 is infinite.
 BCE_EPSILON = 1e-6
 
 
@@ -19,11 +19,11 @@ class RelevanceLoss(nn.Module):
 
     Args:
         background_weight: λ_bg of Eq. 3.
-        foreground_weight: λ_fg of Eq. 3. Small, since it asks for uniform relevance on the whole object.
+        foreground_weight: λ_fg of Eq. 3. Small, because this loss asks for uniform relevance on the whole object.
         distance: `"mse"`, mean squared error as in the paper, or `"bce"`, binary cross-entropy as in Concept-Guided
-            Fine-Tuning (https://huggingface.co/papers/2603.08309, which weights them 1.2 and 0.5).
-        mask_edges: what a fractional mask value v means for the background. `"fractional"`: v counts for both sides, as
-            in the released code, which swaps exact 0 and 1 alone. `"complement"`: the background is 1 − v.
+            Fine-Tuning (https://huggingface.co/papers/2603.08309, with the weights 1.2 and 0.5).
+        mask_edges: background at a fractional mask value v: v with `"fractional"`, as in the released code, which swaps
+            exact 0 and 1 alone, or 1 − v with `"complement"`.
 
     Raises:
         ValueError: unknown `distance` or `mask_edges`, or a negative weight.
@@ -38,8 +38,8 @@ class RelevanceLoss(nn.Module):
         >>> {name: round(value.item(), 5) for name, value in RelevanceLoss()(relevance, mask).items()}
         {'background_loss': 0.0625, 'foreground_loss': 0.0625, 'relevance_loss': 0.14375}
 
-    Source: section 3 of https://huggingface.co/papers/2206.01161. Eq. 2 compares R ⊙ S with 1; the released code, and
-    this, compare it with S, so that the background adds nothing to the foreground loss.
+    Source: section 3 of https://huggingface.co/papers/2206.01161. Eq. 2 compares R ⊙ S with 1; the released code and this
+    class compare it with S, so that the background adds nothing to the foreground loss.
     """
 
     def __init__(
@@ -62,8 +62,7 @@ class RelevanceLoss(nn.Module):
         self.mask_edges = mask_edges
 
     def per_image(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Components `(B,)` of each image: `background_loss` and `foreground_loss` before weighting, and
-        `relevance_loss`, their weighted sum.
+        """Components `(B,)`: `background_loss` and `foreground_loss`, and `relevance_loss`, their weighted sum.
 
         Raises:
             ValueError: the shapes differ.
@@ -99,7 +98,7 @@ class RelevanceLoss(nn.Module):
 
 
 class ConfidenceLoss(nn.Module):
-    """Holds the predictions: cross-entropy with the model's own argmax, Eq. 4, or with given classes.
+    """Preserves the predictions: cross-entropy with the model's own argmax, Eq. 4, or with given classes.
 
     Args:
         temperature: divides the logits. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S and 1 elsewhere.

@@ -15,14 +15,11 @@ def list_recipes() -> dict[str, Path]:
 
 
 def find_recipe(model: str | None, dataset: str | None) -> Path | None:
-    """The recipe for a model, by what the model is and not by how it is named.
+    """The recipe of a model of the paper, under any of its names, or of the bundled model on its own images; otherwise `None`.
 
     Args:
         model: name, Hub id or folder; `None` for the bundled model.
         dataset: path or id; `None` for the bundled images.
-
-    Returns:
-        The recipe of one of the paper's models, that of the bundled model on its own images, or `None`.
     """
     name = "emoji-shift" if model is None else find_model(model)
     if name == "emoji-shift" and dataset not in (None, "emoji-shift"):
@@ -31,10 +28,7 @@ def find_recipe(model: str | None, dataset: str | None) -> Path | None:
 
 
 def read_recipe(path: Path) -> dict:
-    """Options of a recipe, by name. Values are checked where options are parsed.
-
-    Args:
-        path: YAML file, or name of one of [`list_recipes`].
+    """Options by name of a YAML file, or of one of [`list_recipes`]. Values are checked when the options are parsed.
 
     Raises:
         FileNotFoundError: there is no such file.

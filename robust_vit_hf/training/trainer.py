@@ -32,29 +32,26 @@ if TYPE_CHECKING:
 
 
 class RobustViTTrainer(PublishingTrainer):
-    """Finetunes the relevance maps of an image classification model, Eq. 5 of
-    https://huggingface.co/papers/2206.01161.
+    """Finetunes the relevance maps of an image classification model, Eq. 5 of https://huggingface.co/papers/2206.01161.
 
-    Logs `background_loss`, `foreground_loss`, `relevance_loss`, `confidence_loss` and `top1` beside `loss`, for
-    training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy of the model as it was handed
-    over. For the training images that is measured once, on their evaluation view.
+    Logs `background_loss`, `foreground_loss`, `relevance_loss`, `confidence_loss` and `top1` beside `loss`, for training and
+    evaluation (with the prefix `eval_`), and `original_top1`, the accuracy before the first step, without augmentation.
 
     Args:
-        model (`str`, `PreTrainedModel` or `PeftModel`): image classification model over one patch grid, or its name, Hub id
-            or folder, as for [`load_model`].
-        args ([`RobustViTConfig`], *optional*): hyper-parameters; by default those of the paper, with an `output_dir` named
-            after the model.
-        train_dataset, eval_dataset (`datasets.Dataset`, *optional*): rows with `image`, `mask` and `label`. Every row is
-            checked here, and the joint transforms that match `processing_class` are applied. A dataset that already
-            yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels` is taken as it is.
-        processing_class (`BaseImageProcessor`, *optional*): image processor with a centre crop, saved with the model.
-            The `paper` preset at the model's image size by default. See [`make_image_processor`].
-        data_collator, compute_metrics, callbacks, optimizers (*optional*): as in [`~transformers.Trainer`].
-        peft_config (`PeftConfig`, *optional*): adapter to finetune in place of the weights.
+        model: image classification model over one patch grid, with or without a PEFT adapter, or its name, Hub id or folder,
+            as for [`load_model`].
+        args: hyper-parameters; by default those of the paper, with an `output_dir` named after the model.
+        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked here and transformed to match
+            `processing_class`. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`
+            is taken as it is.
+        processing_class: image processor with a centre crop, saved with the model; by default the `paper` preset at the
+            model's image size. See [`make_image_processor`].
+        data_collator, compute_metrics, callbacks, optimizers: as in [`~transformers.Trainer`].
+        peft_config: adapter to finetune instead of the weights.
 
     Raises:
-        ValueError: an architecture without relevance maps, rows that cannot be used, or an image size that the patch
-            size does not divide. Always before the first step.
+        ValueError: an architecture without relevance maps, rows that cannot be used, or an image size that the patch size
+            does not divide. Always before the first step.
 
     Example:
         >>> import torch
@@ -75,8 +72,8 @@ class RobustViTTrainer(PublishingTrainer):
         1
     """
 
-    # Our loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. It would not, by
-    # itself: ViTs take **kwargs in `forward`, which it reads as "normalises its own loss".
+    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. It does not by default:
+    # it takes **kwargs in the `forward` of a ViT to mean that the model normalises its own loss.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -108,12 +105,10 @@ class RobustViTTrainer(PublishingTrainer):
 
             model = get_peft_model(model, peft_config)
         self._check(model, args, eval_dataset, processing_class)
+        views = {"train": (train_dataset, train_transform), "eval": (eval_dataset, eval_transform)}
         prepared = {
             name: self._prepare_dataset(name, dataset, transform(processing_class), config.num_labels, args)
-            for name, dataset, transform in (
-                ("train", train_dataset, train_transform),
-                ("eval", eval_dataset, eval_transform),
-            )
+            for name, (dataset, transform) in views.items()
             if dataset is not None
         }
         super().__init__(
@@ -147,22 +142,20 @@ class RobustViTTrainer(PublishingTrainer):
 
     @staticmethod
     def _check(model: nn.Module, args: RobustViTConfig, eval_dataset: object, processor: BaseImageProcessor) -> None:
-        """Refuse what could not be trained or measured."""
+        """Refuse models, processors and settings that cannot be trained or measured."""
         if getattr(processor, "crop_size", None) is None or not hasattr(processor, "resample"):
             raise ValueError(
-                f"`processing_class` is a {type(processor).__name__} without a centre crop, whose size the joint "
-                "transforms take. Make one: `make_image_processor('native', 224, AutoImageProcessor.from_pretrained(…))`."
+                f"`processing_class` is a {type(processor).__name__} without a centre crop, whose size the joint transforms "
+                "need. Make one: `make_image_processor('native', 224, AutoImageProcessor.from_pretrained(…))`."
             )
         half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
         if half:
             raise ValueError(
-                f"The model's weights are {', '.join(map(str, half))}, in which steps of this size round to nothing. Load "
+                f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
                 "it with `dtype=torch.float32`, and give `bf16=True` for speed."
             )
         if args.n_gpu > 1:
-            raise ValueError(
-                "One process over several GPUs is not supported: start one each with `accelerate launch`."
-            )
+            raise ValueError("One process for several GPUs is not supported: start one each with `accelerate launch`.")
         patch_grid(model, (processor.crop_size["height"], processor.crop_size["width"]))
         if isinstance(eval_dataset, dict):
             raise ValueError("Expected one `eval_dataset`, but got a dict. Call `evaluate_sets` for several.")
@@ -184,17 +177,14 @@ class RobustViTTrainer(PublishingTrainer):
         """Losses, schedule and adapter, in words, for the model card."""
         method = self.args.describe()
         if self._adapter is not None:
-            rank, merged = getattr(self._adapter, "r", None), not hasattr(self.model, "peft_config")
-            method["adapter"] = (
-                f"{self._adapter.peft_type.value}{f' of rank {rank}' if rank else ''}{', merged' if merged else ''}"
-            )
+            rank = f" of rank {self._adapter.r}" if getattr(self._adapter, "r", None) else ""
+            merged = "" if hasattr(self.model, "peft_config") else ", merged"
+            method["adapter"] = f"{self._adapter.peft_type.value}{rank}{merged}"
         return method
 
     def merge_adapter(self) -> None:
         """Replace the model by its base with the adapter merged into it."""
         self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model).merge_and_unload()
-
-    # -- Losses -------------------------------------------------------------------------------------------------------
 
     def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Components `(B,)` of the loss of each image, `loss` and `top1` among them, and the logits `(B, C)`."""
@@ -230,8 +220,6 @@ class RobustViTTrainer(PublishingTrainer):
         with explicit_attention(model):
             return super().training_step(model, inputs, num_items_in_batch)
 
-    # -- Optimisation -------------------------------------------------------------------------------------------------
-
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: the released code decays biases and norms too."""
         return [name for name, _ in model.named_parameters()]
@@ -250,8 +238,6 @@ class RobustViTTrainer(PublishingTrainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    # -- Training and evaluation --------------------------------------------------------------------------------------
-
     # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
     # Trainer loads them with `load_state_dict(strict=False)`, which leaves out every renamed weight, so that a resumed
     # run, or the best model, would have the attention of another step (huggingface/transformers#48805).
@@ -269,8 +255,8 @@ class RobustViTTrainer(PublishingTrainer):
             super()._load_best_model()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        # The released code runs a second copy of the original model in every step to log its accuracy. Before the
-        # first step this model is the original, also when the run is resumed.
+        # The released code runs a second copy of the original model in every step to log its accuracy. Before the first
+        # step this model is the original, also when the run is resumed.
         if not self._original_top1:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
             if self._strips is not None and self.args.relevance_strip_steps and self.is_world_process_zero():
@@ -291,7 +277,7 @@ class RobustViTTrainer(PublishingTrainer):
         return accuracy.compute()["top1"]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss, logits and labels of a batch. The Trainer's own would need labels, and gather every output."""
+        """Loss, logits and labels of a batch. The method of the Trainer needs labels, and gathers all outputs."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             values, logits = self._losses_per_image(model, inputs)
@@ -301,7 +287,7 @@ class RobustViTTrainer(PublishingTrainer):
         return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """The Trainer's, with the components of the loss in its metrics: means over the images, each counted once."""
+        """The loop of the Trainer, with components of the loss in its metrics: means in which each image counts once."""
         self._eval_values.clear()
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         for name, values in self._eval_values.items():
@@ -311,7 +297,7 @@ class RobustViTTrainer(PublishingTrainer):
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log `logs`, and beside a training loss the means of its components since the last log."""
+        """Log `logs`, and with a training loss the means of its components since the last log."""
         if "loss" in logs:
             for name, values in self._train_values.items():
                 if name != "loss":

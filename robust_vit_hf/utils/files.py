@@ -1,5 +1,6 @@
-"""Atomic writes: a reader, also after a kill, finds a file or folder complete or not at all."""
+"""Atomic writes: a file or folder is complete or does not exist, also after a kill. JSON files."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,16 @@ def write_atomically(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict | None:
+    """Contents of a JSON file, or `None` if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Folder to fill instead of `path`, which it becomes once the block has ended without an exception.
@@ -31,7 +42,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise FileExistsError(f"`{path}` exists already: name another --output_dir, or remove it.")
     existing = next(parent for parent in path.absolute().parents if parent.is_dir())
     with TemporaryDirectory(prefix=f".{path.name}-", dir=existing) as private:
-        folder = Path(private) / path.name  # one that others may read
+        folder = Path(private) / path.name  # the temporary folder itself is readable by its owner alone
         folder.mkdir()
         yield folder
         path.parent.mkdir(parents=True, exist_ok=True)

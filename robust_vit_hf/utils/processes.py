@@ -9,11 +9,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
-    """Accelerator of an evaluation command.
-
-    Args:
-        bf16: autocast to bfloat16; otherwise fp32, whatever `accelerate config` says.
-    """
+    """Accelerator of an evaluation command, with autocast to bfloat16 or else fp32, whatever `accelerate config` says."""
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if bf16 else "no",

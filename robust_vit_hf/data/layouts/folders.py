@@ -1,8 +1,8 @@
-"""Folders of images: a folder a class, or one folder without classes."""
+"""Folders of images: one per class, or a single one without classes."""
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..imagenet_classes import label_of_wnid
@@ -14,25 +14,16 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class ClassFolder:
-    """A folder of images of one class.
-
-    Args:
-        path: where the images are.
-        root: file names are relative to this folder.
-        label: label 0–999, or list of accepted ones.
-        factors: values of the set's own columns, the same for all images.
-        problem: why the images cannot be used.
-    """
+    """A folder of images of one class."""
 
     path: Path
-    root: Path
-    label: int | list[int] | None
-    factors: dict = field(default_factory=dict)
-    problem: str | None = None
+    root: Path  # file names are relative to it
+    label: int | list[int] | None  # 0–999, or list of accepted ones
+    problem: str | None = None  # why the images cannot be used
 
 
 def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
-    """Rows of folders of images, sorted by name on every file system. Other files, such as stray CSVs, are passed by."""
+    """Rows of folders of images, sorted by name on every file system. Other files, such as stray CSVs, are ignored."""
     for shard in shards:
         if shard.problem is not None:
             yield {"file_name": shard.path.relative_to(shard.root).as_posix(), "problem": shard.problem}
@@ -42,7 +33,6 @@ def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
                 "image": {"bytes": None, "path": str(path)},
                 "label": shard.label,
                 "file_name": path.relative_to(shard.root).as_posix(),
-                **shard.factors,
             }
 
 
@@ -54,10 +44,8 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
-    """Folders of classes, sorted by name: those in `root`, or in the folder that an archive put around them.
-
-    Args:
-        is_class: whether a name can be that of a class. As soon as one can, its whole folder is taken.
+    """Folders of classes, sorted by name: those in `root`, or in a folder up to three levels below it. One folder whose name
+    `is_class` accepts is enough: all folders beside it are returned.
 
     Raises:
         ValueError: there are none, or in several places.
@@ -86,10 +74,8 @@ def is_wnid(name: str) -> bool:
 
 
 def wnid_source(root: Path, classes: tuple[int, ...] | None = None) -> Source:
-    """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders.
-
-    Args:
-        classes: labels that the set has, all by default.
+    """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders. `classes` are the
+    labels that the set has, all by default.
 
     Raises:
         ValueError: no folder is named by a wnid.
@@ -98,7 +84,9 @@ def wnid_source(root: Path, classes: tuple[int, ...] | None = None) -> Source:
     for folder in find_classes(root, is_wnid):
         label, problem = label_of_wnid().get(folder.name), None
         if label is None:
-            problem = f"`{folder}`: `{folder.name}` is no wnid of ImageNet-1k. Remove the folder, or mend its name."
+            problem = (
+                f"`{folder}`: `{folder.name}` is not a wnid of ImageNet-1k. Remove the folder, or correct its name."
+            )
         elif classes is not None and label not in classes:
             problem = f"`{folder}`: class {folder.name} does not belong to this set: is it another one?"
         shards.append(ClassFolder(folder, root, label, problem=problem))
@@ -107,15 +95,10 @@ def wnid_source(root: Path, classes: tuple[int, ...] | None = None) -> Source:
 
 @dataclass(frozen=True)
 class FlatFiles:
-    """Some images of a folder without classes.
-
-    Args:
-        path: the folder.
-        files: names and labels; `None` where the ground truth has no such image.
-    """
+    """Some images of a folder without classes."""
 
     path: Path
-    files: list[tuple[str, int | None]]
+    files: list[tuple[str, int | None]]  # names and labels; `None` for an image that is not in the ground truth
 
 
 def flat_rows(shards: list[FlatFiles]) -> Iterator[dict]:

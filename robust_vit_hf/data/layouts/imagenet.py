@@ -23,7 +23,7 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
     `LOC_val_solution.csv` or the devkit.
 
     Args:
-        labels: `"real"` for the lists of ReaL labels, without the images that have none.
+        labels: `"real"` for the lists of ReaL labels, without the images whose list is empty.
 
     Raises:
         ValueError: there are no images, or nothing gives the labels of a flat folder.
@@ -51,16 +51,13 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
 
 
 def _flat_labels(root: Path) -> dict[str, int]:
-    """Labels of validation images by file name without suffix."""
+    """Labels of validation images by the stem of their file name."""
     for folder in (root, *root.parents[:3]):
         solution = folder / "LOC_val_solution.csv"
         if solution.is_file():
             try:
-                with solution.open(newline="") as lines:
-                    return {
-                        row["ImageId"]: label_of_wnid()[row["PredictionString"].split()[0]]
-                        for row in csv.DictReader(lines)
-                    }
+                rows = csv.DictReader(solution.read_text().splitlines())
+                return {row["ImageId"]: label_of_wnid()[row["PredictionString"].split()[0]] for row in rows}
             except (KeyError, IndexError) as error:
                 raise ValueError(
                     f"`{solution}` is not Kaggle's file: expected `ImageId` and a `PredictionString` that begins with a "
@@ -74,7 +71,7 @@ def _flat_labels(root: Path) -> dict[str, int]:
         )
     from scipy.io import loadmat
 
-    # The ground truth counts classes by ILSVRC2012_ID, which is another order than that of the sorted wnids.
+    # The ground truth numbers classes by ILSVRC2012_ID, not in the order of the sorted wnids.
     synsets = loadmat(devkit / "meta.mat", squeeze_me=True)["synsets"]
     wnid_of_id = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     truth = (devkit / "ILSVRC2012_validation_ground_truth.txt").read_text().split()
@@ -92,15 +89,15 @@ def with_real_labels(source: Source) -> Source:
 def real_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
     """Rows with ReaL labels. Images without any are left out, as ReaL asks."""
     for row in rows(shards):
+        name = row["file_name"]
+        number = VALIDATION_NAME.search(name)
         if "problem" in row:
             yield row
-            continue
-        number = VALIDATION_NAME.search(row["file_name"])
-        if number is None or not 1 <= int(number[1]) <= len(real_labels()):
-            yield {
-                "file_name": row["file_name"],
-                "problem": f"`{row['file_name']}`: ReaL labels go by names such as ILSVRC2012_val_00000001.JPEG. Take the "
-                "images from the official archive or from ILSVRC/imagenet-1k.",
-            }
+        elif number is None or not 1 <= int(number[1]) <= len(real_labels()):
+            problem = (
+                f"`{name}`: ReaL labels go by names such as ILSVRC2012_val_00000001.JPEG. Take the images from the official "
+                "archive or from ILSVRC/imagenet-1k."
+            )
+            yield {"file_name": name, "problem": problem}
         elif labels := real_labels()[int(number[1]) - 1]:
             yield row | {"label": list(labels)}

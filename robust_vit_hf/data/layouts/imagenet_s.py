@@ -3,7 +3,6 @@
 Source: https://huggingface.co/papers/2106.03149, https://github.com/LUSSeg/ImageNet-S
 """
 
-import io
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,13 +13,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from ..imagenet_classes import label_of_wnid
-from ..schema import Source
+from ..schema import Source, encode_image
 from .folders import image_files, subfolders
 
 
 MASK_FOLDER, IMAGE_FOLDER = "train-semi-segmentation", "train-semi"
+CATEGORIES = "ImageNetS_categories_im919.txt"
 IGNORE = 1000
-# Classes of ImageNet-1k that share one folder and mask id in ImageNet-S, under the second wnid.
+# Pairs of classes of ImageNet-1k that share a folder and a mask id in ImageNet-S, under the second wnid.
 MERGED = {
     "n04356056": "n04355933",
     "n04493381": "n02808440",
@@ -33,31 +33,23 @@ PAPER_VALIDATION_CLASSES = 414
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """Masks of one class, and where their images may be.
-
-    Args:
-        path: folder of the masks.
-        image_folders: roots of folders of images by wnid, the first that has an image wins.
-        mask_id: value of the class in the masks; `None` where it is not known.
-        first: how many images to take, in the order of their names; all by default.
-    """
+    """Folder of the masks of one class."""
 
     path: Path
-    image_folders: list[Path]
-    mask_id: int | None
-    first: int | None = None
+    image_folders: list[Path]  # roots of folders of images by wnid, in order of preference
+    mask_id: int | None  # value of the class in the masks, where it is known
+    first: int | None = None  # number of images to take, in the order of their names; all by default
 
 
 def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
-    """All annotated training images.
+    """All annotated training images of a folder that holds `train-semi-segmentation`, at most two levels down.
 
     Args:
-        root: folder that holds `train-semi-segmentation`, at most two levels down.
         imagenet: your ImageNet-1k, with `train/<wnid>` or `<wnid>`, for images that are not in `train-semi`.
 
     Raises:
         FileNotFoundError: there is no folder of masks.
-        ValueError: there are several, and none is that of ImageNet-S919.
+        ValueError: there are several, and not exactly one is that of ImageNet-S919.
     """
     level, found = [root], []
     for _ in range(3):
@@ -76,23 +68,16 @@ def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
     if imagenet is not None:
         image_folders += [Path(imagenet) / name for name in ("train", "ILSVRC/Data/CLS-LOC/train", ".")]
     folders = subfolders(masks)
-    categories = _categories(root, masks, [folder.name for folder in folders])
+    places = (parent / folder / CATEGORIES for folder in (".", "data/categories") for parent in (root, masks.parent))
+    categories = [folder.name for folder in folders] if len(folders) == 919 else []
+    if listed := next(filter(Path.is_file, places), None):
+        categories = listed.read_text().split()
+    mask_ids = {wnid: mask_id for mask_id, wnid in enumerate(sorted(categories), start=1)}
     return Source(
         mask_rows,
-        [
-            MaskFolder(folder, image_folders, categories.index(folder.name) + 1 if folder.name in categories else None)
-            for folder in folders
-        ],
+        [MaskFolder(folder, image_folders, mask_ids.get(folder.name)) for folder in folders],
         [path.stat().st_mtime_ns for folder in folders for path in image_files(folder)],
     )
-
-
-def _categories(root: Path, masks: Path, folders: list[str]) -> list[str]:
-    """Wnids in the order of the mask ids, which start at 1; none where that is not known."""
-    for folder in (root, masks.parent, root / "data" / "categories", masks.parent / "data" / "categories"):
-        if (folder / "ImageNetS_categories_im919.txt").is_file():
-            return sorted((folder / "ImageNetS_categories_im919.txt").read_text().split())
-    return folders if len(folders) == 919 else []
 
 
 def open_paper_split(
@@ -106,18 +91,16 @@ def open_paper_split(
     """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs; the
     first 500 give three training images each, and the last 414 one validation image each.
 
-    The released split follows the order in which a file system lists folders, which nobody can repeat; here all is
-    sorted.
+    The released split depends on the order in which the file system lists folders, and so is not reproducible.
 
     Args:
         root, imagenet: as for [`open_imagenet_s`].
-        split: which part.
-        class_seed: shuffle the classes first, for Tables 8 and 9; not by default.
-        num_classes: training classes, for Figure 7b. The validation classes stay the same up to 500.
+        class_seed: seed to shuffle the classes with, for Tables 8 and 9; not shuffled by default.
+        num_classes: training classes, for Figure 7b. The validation classes are the same up to 500.
         samples_per_class: training images of each class, for Figure 7a.
 
     Raises:
-        ValueError: there are not so many classes, or not so many images of one.
+        ValueError: there are fewer classes, or fewer images of one.
     """
     merged = {*MERGED, *MERGED.values()}
     everything = open_imagenet_s(root, imagenet)
@@ -126,8 +109,8 @@ def open_paper_split(
         raise ValueError(f"samples_per_class is {samples_per_class}, expected at least 1.")
     if not 0 < num_classes < len(shards):
         raise ValueError(
-            f"num_classes is {num_classes}, but `{root}` has {len(shards)} classes beside the merged ones, of which "
-            "some must be left for validation."
+            f"num_classes is {num_classes}, but `{root}` has {len(shards)} classes beside the merged ones, some of which "
+            "must be left for validation."
         )
     if class_seed is not None:
         random.Random(class_seed).shuffle(shards)
@@ -138,11 +121,9 @@ def open_paper_split(
     else:
         raise ValueError(f"The paper's split has no part `{split}`; expected `train` or `validation`.")
     for shard in chosen:
-        if len(image_files(shard.path)) < first:
-            raise ValueError(f"`{shard.path}` has {len(image_files(shard.path))} masks, but {first} are asked for.")
-    return replace(
-        everything, shards=[MaskFolder(shard.path, shard.image_folders, shard.mask_id, first) for shard in chosen]
-    )
+        if (count := len(image_files(shard.path))) < first:
+            raise ValueError(f"`{shard.path}` has {count} masks, but {first} are asked for.")
+    return replace(everything, shards=[replace(shard, first=first) for shard in chosen])
 
 
 def mask_rows(shards: list[MaskFolder]) -> Iterator[dict]:
@@ -157,21 +138,14 @@ def mask_rows(shards: list[MaskFolder]) -> Iterator[dict]:
 
 
 def _image_mask_label(path: Path, shard: MaskFolder) -> dict:
-    """Image, binary mask and label of one mask file.
-
-    Raises:
-        ValueError: there is no image, another size, no or several classes in the mask, or an unknown wnid.
-        OSError: a file cannot be read.
-    """
+    """Image, binary mask and label of one mask file. Raises a `ValueError` or `OSError` if it cannot be used."""
     wnid = path.stem.split("_")[0]
     if wnid not in label_of_wnid():
-        raise ValueError(f"`{wnid}` is no wnid of ImageNet-1k")
+        raise ValueError(f"`{wnid}` is not a wnid of ImageNet-1k")
     if shard.path.name not in (wnid, MERGED.get(wnid)):
         raise ValueError(f"an image of {wnid} in the folder of {shard.path.name}: put it into its own")
-    candidates = [
-        root / name / f"{path.stem}.JPEG" for root in shard.image_folders for name in (shard.path.name, wnid)
-    ]
-    image = next((candidate for candidate in candidates if candidate.is_file()), None)
+    folders = (root / name for root in shard.image_folders for name in (shard.path.name, wnid))
+    image = next(filter(Path.is_file, (folder / f"{path.stem}.JPEG" for folder in folders)), None)
     if image is None:
         raise ValueError(
             f"its image {path.stem}.JPEG is not in {', '.join(f'`{root}`' for root in shard.image_folders)}; give your "
@@ -194,12 +168,10 @@ def _image_mask_label(path: Path, shard: MaskFolder) -> dict:
             raise ValueError(
                 f"the mask is {coded.width}×{coded.height}, but `{image}` is {opened.width}×{opened.height}"
             )
-        # Masks are drawn on the stored pixels. Whoever decodes the image turns it as its EXIF says, so the mask is turned too.
+        # Masks are drawn on the stored pixels, and decoding will rotate the image as its EXIF says: rotate the mask, too.
         mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
-    encoded = io.BytesIO()
-    ImageOps.exif_transpose(mask).save(encoded, "BMP")
     return {
         "image": {"bytes": None, "path": str(image)},
-        "mask": {"bytes": encoded.getvalue(), "path": f"{path.stem}.bmp"},
+        "mask": encode_image(ImageOps.exif_transpose(mask), f"{path.stem}.bmp"),
         "label": label_of_wnid()[wnid],
     }

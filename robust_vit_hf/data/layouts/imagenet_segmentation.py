@@ -1,6 +1,5 @@
 """ImageNet-Segmentation (Guillaumin et al., 2014): 4,276 images with masks in one MATLAB file, `gtsegs_ijcv.mat`."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..schema import Source
+from ..schema import Source, encode_image
 
 
 FILE_NAME = "gtsegs_ijcv.mat"
@@ -28,14 +27,14 @@ def open_segmentation(path: Path) -> Source:
 
     Raises:
         FileNotFoundError: the folder does not hold it.
-        ValueError: the file is no HDF5, which is what MATLAB 7.3 writes, or lacks the images or masks.
+        ValueError: the file is not HDF5, which is what MATLAB 7.3 writes, or lacks the images or masks.
     """
     import h5py
 
     if path.is_dir():
-        if not (path / FILE_NAME).is_file():
-            raise FileNotFoundError(f"`{path}` does not hold `{FILE_NAME}`.")
         path = path / FILE_NAME
+        if not path.is_file():
+            raise FileNotFoundError(f"`{path.parent}` does not hold `{FILE_NAME}`.")
     try:
         with h5py.File(path) as file:
             count = len(file["/value/img"])
@@ -43,8 +42,8 @@ def open_segmentation(path: Path) -> Source:
                 raise KeyError(f"{len(file['/value/gt'])} masks for {count} images")
     except OSError as error:
         raise ValueError(
-            f"`{path}` is no HDF5 file ({error}): `{FILE_NAME}` is in MATLAB's format 7.3. If it is truncated or an "
-            "error page, download it again; if it was saved anew, save it with `-v7.3`."
+            f"`{path}` is not an HDF5 file ({error}): `{FILE_NAME}` is in MATLAB's format 7.3. If it is truncated or an "
+            "error page, download it again; if you saved it again in MATLAB, use `-v7.3`."
         ) from error
     except KeyError as error:
         raise ValueError(f"`{path}` has no `/value/img` and `/value/gt` of equal length: {error}.") from error
@@ -52,8 +51,7 @@ def open_segmentation(path: Path) -> Source:
 
 
 def mat_rows(shards: list[MatRows]) -> Iterator[dict]:
-    """Rows with image and mask as BMP, which takes a thirtieth of the time of PNG to write and to read. The file is opened
-    in the worker that reads it: HDF5 handles survive no fork."""
+    """Rows with image and mask as BMP. The worker that reads the file opens it: HDF5 handles do not survive a fork."""
     import h5py
 
     for shard in shards:
@@ -70,10 +68,9 @@ def mat_rows(shards: list[MatRows]) -> Iterator[dict]:
                         f"{mask.max()}, expected 0 and 1 in the image's shape {image.shape[:2]}.",
                     }
                     continue
-                yield {"image": _encoded(image, name), "mask": _encoded(255 * mask, name), "file_name": name}
-
-
-def _encoded(values: np.ndarray, name: str) -> dict:
-    encoded = io.BytesIO()
-    Image.fromarray(values.astype(np.uint8)).save(encoded, "BMP")
-    return {"bytes": encoded.getvalue(), "path": f"{name}.bmp"}
+                image, mask = (Image.fromarray(values.astype(np.uint8)) for values in (image, 255 * mask))
+                yield {
+                    "image": encode_image(image, f"{name}.bmp"),
+                    "mask": encode_image(mask, f"{name}.bmp"),
+                    "file_name": name,
+                }

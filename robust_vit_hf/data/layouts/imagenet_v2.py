@@ -14,18 +14,15 @@ V2_VARIANTS = ("matched-frequency", "threshold0.7", "top-images")
 
 
 def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
-    """ImageNet-V2: folders "0" to "999", which are labels, though their names sort as strings.
-
-    Args:
-        variant: one of `V2_VARIANTS`. The paper's is the first.
+    """One of the `V2_VARIANTS`, of which the paper uses the first: folders "0" to "999", which are labels.
 
     Raises:
         ValueError: unknown variant, or the folder is that of another one.
     """
     if variant not in V2_VARIANTS:
         raise ValueError(f"ImageNet-V2 has no variant `{variant}`; expected one of {', '.join(V2_VARIANTS)}.")
-    wanted = [path for path in subfolders(root) if path.name.startswith(f"imagenetv2-{variant}")]
     named = [path for path in subfolders(root) if path.name.startswith("imagenetv2-")]
+    wanted = [path for path in named if path.name.startswith(f"imagenetv2-{variant}")]
     root = (wanted or named or [root])[0]
     folders = find_classes(root, str.isdecimal)
     if any(part.startswith("imagenetv2-") and f"-{variant}" not in part for part in folders[0].parts):

@@ -1,10 +1,9 @@
-"""ObjectNet: 113 of its 313 folders show ImageNet classes, nine of them several. It may not be used for training.
+"""ObjectNet: 113 of its 313 folders show ImageNet classes, nine of them several. Its terms forbid training on it.
 
-The mapping files join on English names, one of which can stand for two classes ("crane"); here they are joined on their
-line in the list of names, and an ambiguous name is refused.
+The mapping files join on English names, one of which can mean two classes ("crane"). Here they are joined on the line in
+the list of names, and an ambiguous name is refused.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,9 +11,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from ..schema import Source
+from ..schema import Source, decode, encode_image
 from .folders import ClassFolder, class_folder_rows, find_classes
 
 
@@ -54,13 +53,13 @@ def find_mappings(root: Path) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    for folder in (root.parent, root):
-        for pattern in ("mappings", "*/mappings", "*/*/mappings") if folder == root else ("mappings",):
-            if found := sorted(folder.glob(pattern)):
-                return found[0]
+    places = ((root.parent, "mappings"), (root, "mappings"), (root, "*/mappings"), (root, "*/*/mappings"))
+    for folder, pattern in places:
+        if found := sorted(folder.glob(pattern)):
+            return found[0]
     raise FileNotFoundError(
-        f"There is no folder `mappings` in or beside `{root}`: it comes with objectnet-1.0.zip, and tells which ImageNet "
-        "classes a folder shows. Give it with --mappings."
+        f"There is no folder `mappings` in or beside `{root}`: it comes with objectnet-1.0.zip, and maps folders to "
+        "ImageNet classes. Give it with --mappings."
     )
 
 
@@ -69,15 +68,14 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a name stands for two classes, or for none.
+        ValueError: a name means two classes, or none.
     """
     missing = [name for name in MAPPING_FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"`{folder}` lacks {', '.join(missing)} of ObjectNet's mapping files.")
-    folder_names, accepted_names, line_of_label = (
-        json.loads((folder / name).read_text()) for name in MAPPING_FILES[:3]
-    )
-    lines = [line.strip() for line in (folder / MAPPING_FILES[3]).read_text().splitlines()]
+    *tables, names_of_classes = ((folder / name).read_text() for name in MAPPING_FILES)
+    folder_names, accepted_names, line_of_label = map(json.loads, tables)
+    lines = [line.strip() for line in names_of_classes.splitlines()]
     label_of_line = {int(line): int(label) for label, line in line_of_label.items()}
     occurrences = Counter(lines)
     label_of_name = {name: label_of_line[line] for line, name in enumerate(lines) if line in label_of_line}
@@ -104,18 +102,8 @@ def without_border(source: Source) -> Source:
 
 def cropped_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
     """Rows whose images have lost the border, as BMP."""
-    for row in rows(shards):
-        if "problem" not in row:
-            path, content = row["image"]["path"], row["image"]["bytes"]
-            cropped = io.BytesIO()
-            try:
-                with Image.open(path if content is None else io.BytesIO(content)) as image:
-                    upright = ImageOps.exif_transpose(image)  # a BMP has no EXIF
-                    ImageOps.crop(upright, BORDER).convert("RGB").save(cropped, "BMP")  # in little time
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                where = path if content is None else row["file_name"]
-                row = {"file_name": row["file_name"], "problem": f"`{where}` cannot be decoded: {error}"}
-            else:
-                name = Path(row["file_name"]).with_suffix(".bmp").name
-                row = row | {"image": {"bytes": cropped.getvalue(), "path": name}}
+    for row, image, _ in map(decode, rows(shards)):
+        if image is not None:
+            name = Path(row["file_name"]).with_suffix(".bmp").name
+            row = row | {"image": encode_image(ImageOps.crop(image, BORDER).convert("RGB"), name)}
         yield row

@@ -23,152 +23,57 @@ FOLDERS = {"size": "area", "rotation": "rotation", "location": "location20_area0
 METADATA_FILE = "metadata.csv"
 METADATA_COLUMNS = {"x": "x_coord", "y": "y_coord", "area": "area", "angle": "rotation"}
 
-# label_str_to_imagenet_classes.py of google-research/si-score at 94cf862 (Apache-2.0): a folder is named by an English
-# word of the authors' choice, which no list of ImageNet names has. 61 of these are present.
+# label_str_to_imagenet_classes.py of google-research/si-score at 94cf862 (Apache-2.0): folders have English names of the
+# authors' choice, which are not in the lists of ImageNet names. The sets have 61 of them.
+# fmt: off
 LABELS = {
-    "ambulance": 407,
-    "armadillo": 363,
-    "artichoke": 944,
-    "backpack": 414,
-    "bagel": 931,
-    "balance beam": 416,
-    "banana": 954,
-    "band-aid": 419,
-    "beaker": 438,
-    "bell pepper": 945,
-    "billiard table": 736,
-    "binoculars": 447,
-    "broccoli": 937,
-    "brown bear": 294,
-    "burrito": 965,
-    "candle": 470,
-    "canoe": 472,
-    "cello": 486,
-    "cheetah": 293,
-    "cocktail shaker": 503,
-    "common fig": 952,
-    "computer mouse": 673,
-    "cowboy hat": 515,
-    "cucumber": 943,
-    "diaper": 529,
-    "digital clock": 530,
-    "dumbbell": 543,
-    "envelope": 549,
-    "eraser": 767,
-    "filing cabinet": 553,
-    "flowerpot": 738,
-    "flute": 558,
-    "frying pan": 567,
-    "golf ball": 574,
-    "goose": 99,
-    "guacamole": 924,
-    "hair dryer": 589,
-    "hair spray": 585,
-    "hammer": 587,
-    "hamster": 333,
-    "harmonica": 593,
-    "hedgehog": 334,
-    "hippopotamus": 344,
-    "hot dog": 934,
-    "ipod": 605,
-    "jeans": 608,
-    "kite": 21,
-    "koala": 105,
-    "ladle": 618,
-    "laptop": 620,
-    "lemon": 951,
-    "light switch": 844,
-    "lighthouse": 437,
-    "limousine": 627,
-    "lipstick": 629,
-    "lynx": 287,
-    "magpie": 18,
-    "maracas": 641,
-    "measuring cup": 647,
-    "microwave oven": 651,
-    "miniskirt": 655,
-    "missile": 657,
-    "mixing bowl": 659,
-    "mobile phone": 487,
-    "mushroom": 947,
-    "orange": 950,
-    "ostrich": 9,
-    "otter": 360,
-    "paper towel": 700,
-    "pencil case": 709,
-    "pig": 341,
-    "pillow": 721,
-    "pitcher (container)": 725,
-    "pizza": 963,
-    "plastic bag": 728,
-    "polar bear": 296,
-    "pomegranate": 957,
-    "pretzel": 932,
-    "printer": 742,
-    "punching bag": 747,
-    "racket": 752,
-    "red panda": 387,
-    "remote control": 761,
-    "rugby ball": 768,
-    "ruler": 769,
-    "saxophone": 776,
-    "screwdriver": 784,
-    "sea lion": 150,
-    "seat belt": 785,
-    "skunk": 361,
-    "snowmobile": 802,
-    "soap dispenser": 804,
-    "sock": 806,
-    "sombrero": 808,
-    "spatula": 813,
-    "starfish": 327,
-    "strawberry": 949,
-    "studio couch": 831,
-    "taxi": 468,
-    "teapot": 849,
-    "teddy bear": 850,
-    "tennis ball": 852,
-    "toaster": 859,
-    "toilet paper": 999,
-    "torch": 862,
-    "traffic light": 920,
-    "vase": 883,
-    "volleyball (ball)": 890,
-    "washing machine": 897,
-    "wok": 909,
-    "zebra": 340,
-    "zucchini": 939,
+    "ambulance": 407, "armadillo": 363, "artichoke": 944, "backpack": 414, "bagel": 931, "balance beam": 416,
+    "banana": 954, "band-aid": 419, "beaker": 438, "bell pepper": 945, "billiard table": 736, "binoculars": 447,
+    "broccoli": 937, "brown bear": 294, "burrito": 965, "candle": 470, "canoe": 472, "cello": 486, "cheetah": 293,
+    "cocktail shaker": 503, "common fig": 952, "computer mouse": 673, "cowboy hat": 515, "cucumber": 943,
+    "diaper": 529, "digital clock": 530, "dumbbell": 543, "envelope": 549, "eraser": 767, "filing cabinet": 553,
+    "flowerpot": 738, "flute": 558, "frying pan": 567, "golf ball": 574, "goose": 99, "guacamole": 924,
+    "hair dryer": 589, "hair spray": 585, "hammer": 587, "hamster": 333, "harmonica": 593, "hedgehog": 334,
+    "hippopotamus": 344, "hot dog": 934, "ipod": 605, "jeans": 608, "kite": 21, "koala": 105, "ladle": 618,
+    "laptop": 620, "lemon": 951, "light switch": 844, "lighthouse": 437, "limousine": 627, "lipstick": 629,
+    "lynx": 287, "magpie": 18, "maracas": 641, "measuring cup": 647, "microwave oven": 651, "miniskirt": 655,
+    "missile": 657, "mixing bowl": 659, "mobile phone": 487, "mushroom": 947, "orange": 950, "ostrich": 9,
+    "otter": 360, "paper towel": 700, "pencil case": 709, "pig": 341, "pillow": 721, "pitcher (container)": 725,
+    "pizza": 963, "plastic bag": 728, "polar bear": 296, "pomegranate": 957, "pretzel": 932, "printer": 742,
+    "punching bag": 747, "racket": 752, "red panda": 387, "remote control": 761, "rugby ball": 768, "ruler": 769,
+    "saxophone": 776, "screwdriver": 784, "sea lion": 150, "seat belt": 785, "skunk": 361, "snowmobile": 802,
+    "soap dispenser": 804, "sock": 806, "sombrero": 808, "spatula": 813, "starfish": 327, "strawberry": 949,
+    "studio couch": 831, "taxi": 468, "teapot": 849, "teddy bear": 850, "tennis ball": 852, "toaster": 859,
+    "toilet paper": 999, "torch": 862, "traffic light": 920, "vase": 883, "volleyball (ball)": 890,
+    "washing machine": 897, "wok": 909, "zebra": 340, "zucchini": 939,
 }
+# fmt: on
 
 
 @dataclass(frozen=True)
 class FactorFolder(ClassFolder):
-    """Folder of one class, whose factors stand in `metadata`, a CSV; `None` where that is missing."""
+    """Folder of one class, whose factors are in the CSV file `metadata`, if there is one."""
 
     metadata: Path | None = None
 
 
 def open_si_score(root: Path, factor: str) -> Source:
-    """One of the three sets: folders of classes named in English, with `metadata.csv` beside them.
-
-    Args:
-        factor: one of `FOLDERS`.
+    """The set of one of the `FOLDERS`: folders of classes named in English, with `metadata.csv` beside them.
 
     Raises:
         ValueError: no folder is named after a class, or `metadata.csv` has other columns.
     """
-    inside = [root / name for name in (FOLDERS[factor], f"object_{factor}") if (root / name).is_dir()]
-    folders = find_classes(inside[0] if inside else root, LABELS.__contains__)
-    others = {name for other in FOLDERS for name in (FOLDERS[other], f"object_{other}") if other != factor}
-    if folders[0].parent.name in others:
-        raise ValueError(f"`{folders[0].parent}` is another set of SI-Score than that of {factor}.")
-    metadata = next(
-        (parent / METADATA_FILE for parent in folders[0].parents[:2] if (parent / METADATA_FILE).is_file()), None
-    )
+    names = {name: (folder, f"object_{name}") for name, folder in FOLDERS.items()}
+    root_of_set = next((root / name for name in names[factor] if (root / name).is_dir()), root)
+    folders = find_classes(root_of_set, LABELS.__contains__)
+    parent = folders[0].parent
+    if any(parent.name in others for other, others in names.items() if other != factor):
+        raise ValueError(f"`{parent}` is another set of SI-Score than that of {factor}.")
+    metadata = next(filter(Path.is_file, (parent / METADATA_FILE, parent.parent / METADATA_FILE)), None)
     if metadata is None:
         logger.warning(
-            f"There is no {METADATA_FILE} beside the classes in `{folders[0].parent}`: the columns "
-            f"{', '.join(METADATA_COLUMNS)} are empty, and accuracies over them cannot be measured."
+            f"There is no {METADATA_FILE} beside the classes in `{parent}`: the columns {', '.join(METADATA_COLUMNS)} are "
+            "empty, and accuracies over them cannot be measured."
         )
     else:
         read_factors(metadata, metadata.stat().st_mtime_ns)
@@ -176,7 +81,7 @@ def open_si_score(root: Path, factor: str) -> Source:
     for folder in folders:
         problem = None
         if folder.name not in LABELS:
-            problem = f"`{folder}`: SI-Score has no class `{folder.name}`. Remove the folder, or mend its name."
+            problem = f"`{folder}`: SI-Score has no class `{folder.name}`. Remove the folder, or correct its name."
         shards.append(FactorFolder(folder, root, LABELS.get(folder.name), problem=problem, metadata=metadata))
     return Source(factor_rows, shards, None if metadata is None else metadata.stat().st_mtime_ns)
 
@@ -200,25 +105,21 @@ def factor_rows(shards: list[FactorFolder]) -> Iterator[dict]:
 
 @lru_cache(maxsize=1)
 def read_factors(path: Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image ids `(N,)`, ascending, and their factors `(N, 4)`, float64, in the order of `METADATA_COLUMNS`.
-
-    Arrays, since half a million rows of Python objects would be 200 MB in every worker.
-
-    Args:
-        changed: when the file was changed, so that another state of it is not taken from the cache.
+    """Image ids `(N,)`, ascending, and their factors `(N, 4)`, float64, in the order of `METADATA_COLUMNS`: arrays, since half
+    a million rows of Python objects would take 200 MB in every worker. `changed`, the modification time, is a cache key.
 
     Raises:
-        ValueError: a column is missing, or the file is no CSV of numbers.
+        ValueError: a column is missing, or the file is not a CSV of numbers.
     """
     columns = ["image_id", *METADATA_COLUMNS.values()]
     try:
         table = read_csv(path, convert_options=ConvertOptions(include_columns=columns))
         ids, *factors = (table[column].to_numpy() for column in columns)
-        values = np.stack(factors, axis=1).astype(np.float64)
-        order = np.argsort(ids.astype(np.int64))
+        ids, values = ids.astype(np.int64), np.stack(factors, axis=1).astype(np.float64)
     except (ArrowInvalid, KeyError, ValueError) as error:
         raise ValueError(
             f"`{path}` cannot be read ({error}); expected a CSV of numbers with the columns {', '.join(columns)}: take "
             "the file that comes with the set."
         ) from error
-    return ids.astype(np.int64)[order], values[order]
+    order = np.argsort(ids)
+    return ids[order], values[order]

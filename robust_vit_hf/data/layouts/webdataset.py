@@ -15,16 +15,16 @@ def has_numbered_tars(folder: Path) -> bool:
 
 
 def load_webdataset(folder: Path, split: str) -> tuple[datasets.IterableDataset, object]:
-    """The streamed rows of the tars in a folder, and what changes when they do.
+    """The streamed rows of the tars in a folder, and a state that changes when they do.
 
     Raises:
-        ValueError: there are tars of training images alone, or a tar is truncated.
+        ValueError: there are only tars of training images, or a tar is truncated.
     """
     tars = [path for path in sorted(folder.rglob("*.tar")) if "train" not in path.relative_to(folder).as_posix()]
     if not tars:
-        raise ValueError(f"`{folder}` holds tars of training images alone, expected those of an evaluation set.")
+        raise ValueError(f"`{folder}` holds only tars of training images, expected those of an evaluation set.")
     for tar in tars:
         check_tar_end(tar)
+    data_files = {split: [str(path) for path in tars]}
     state = [(str(path), path.stat().st_mtime_ns) for path in tars]
-    data_files = {split: [path for path, _ in state]}
     return datasets.load_dataset("webdataset", data_files=data_files, split=split, streaming=True), state
