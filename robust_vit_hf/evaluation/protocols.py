@@ -5,14 +5,15 @@ through the preset `paper`. `native`: logits are restricted to the classes of th
 of ObjectNet), every accepted label counts, the border is cut, and images go through the preset `native`.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import datasets
+import xxhash
 
 from ..data.benchmarks import benchmarks
+from ..data.identity import dataset_identity
 from ..data.imagenet_classes import subset, wnids
 from ..data.layouts.objectnet import BORDER
 from ..data.masked_dataset import check_columns, load_masked_dataset
@@ -58,10 +59,9 @@ class EvaluationSet:
 
     @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits that identify the rows: they change with accepted labels, class subset and file names."""
-        file_names = self.dataset["file_name"][:] if "file_name" in self.dataset.column_names else None
-        identity = repr((self.accepted, self.class_subset, file_names)).encode()
-        return hashlib.sha256(identity).hexdigest()[:16]
+        """32 hexadecimal digits that change with all that a result depends on: see [`dataset_identity`]."""
+        facts = (self.accepted, self.class_subset, self.border, dataset_identity(self.dataset))
+        return xxhash.xxh3_128(repr(facts)).hexdigest()
 
     def check_model(self, name: str, num_labels: int) -> None:
         """Refuse a model with `num_labels` classes that was not made for this set, which errors call `name`.

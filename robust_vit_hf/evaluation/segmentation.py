@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
 from ..data.benchmarks import benchmarks
+from ..data.identity import dataset_identity
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set
 from ..data.transforms import segmentation_transform
@@ -92,7 +93,7 @@ def evaluate_segmentation(
             "model": name,
             "weights": weights_digest(models[side]),
             "source": source,
-            "images": len(rows),
+            "rows": dataset_identity(rows),
             "methods": list(methods),
             "processor": json.loads(processors[side].to_json_string()),
             "bf16": accelerator.mixed_precision == "bf16",

@@ -1,7 +1,13 @@
-"""Reading the attention probabilities of a model inside its graph, without changing the model."""
+"""Reading the attention probabilities of a model inside its graph, without changing the model.
 
-from collections.abc import Iterator
+Hooks and attention implementation belong to the model, which several threads may use at once. So hooks act on the forward passes
+of the thread that set them alone, and the implementation is switched back when the last thread has left.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +53,10 @@ def attention_with_probabilities(
 
 AttentionInterface.register(EXPLICIT_ATTENTION, attention_with_probabilities)
 
+# Models that are switched: the number of contexts that hold them so, and their own implementation.
+_switched: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
+_switching = threading.Lock()
+
 
 @contextmanager
 def explicit_attention(model: nn.Module) -> Iterator[None]:
@@ -57,20 +67,25 @@ def explicit_attention(model: nn.Module) -> Iterator[None]:
         ValueError: the model cannot switch its implementation.
     """
     pretrained = unwrap_pretrained(model)
-    previous = pretrained.config._attn_implementation
-    if previous in ("eager", EXPLICIT_ATTENTION):
-        yield
-        return
-    pretrained.set_attn_implementation(EXPLICIT_ATTENTION)
-    if pretrained.config._attn_implementation != EXPLICIT_ATTENTION:
-        raise ValueError(
-            f"`{type(pretrained).__name__}` cannot switch from `{previous}` to an attention that holds its "
-            'probabilities. Load it with `from_pretrained(..., attn_implementation="eager")`.'
-        )
+    with _switching:
+        count, own = _switched.get(pretrained, (0, pretrained.config._attn_implementation))
+        if own not in ("eager", EXPLICIT_ATTENTION) and not count:
+            pretrained.set_attn_implementation(EXPLICIT_ATTENTION)
+            if pretrained.config._attn_implementation != EXPLICIT_ATTENTION:
+                raise ValueError(
+                    f"`{type(pretrained).__name__}` cannot switch from `{own}` to an attention that holds its "
+                    'probabilities. Load it with `from_pretrained(..., attn_implementation="eager")`.'
+                )
+        _switched[pretrained] = count + 1, own
     try:
         yield
     finally:
-        pretrained.set_attn_implementation(previous)
+        with _switching:
+            count, own = _switched.pop(pretrained)
+            if count > 1:
+                _switched[pretrained] = count - 1, own
+            elif pretrained.config._attn_implementation != own:
+                pretrained.set_attn_implementation(own)
 
 
 @contextmanager
@@ -82,9 +97,11 @@ def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     """
     attentions: list[torch.Tensor] = []
 
+    @of_this_thread
     def record(module, args, output):
         attentions.append(output[1])
 
+    @of_this_thread
     def require_grad(module, args, output):
         embeddings = output[0] if isinstance(output, tuple) else output
         if not embeddings.requires_grad:  # if every parameter is frozen, the graph begins here
@@ -96,6 +113,12 @@ def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
         embeddings = unwrap_pretrained(model).get_input_embeddings()
         hooks.callback(embeddings.register_forward_hook(require_grad).remove)
         yield attentions
+
+
+def of_this_thread(hook: Callable) -> Callable:
+    """A hook that does nothing in other threads than the present one."""
+    thread = threading.get_ident()
+    return lambda *arguments: hook(*arguments) if threading.get_ident() == thread else None
 
 
 @contextmanager
@@ -110,6 +133,7 @@ def cls_token_alone(model: nn.Module) -> Iterator[None]:
         yield
         return
 
+    @of_this_thread
     def first_token(module, args):
         return (args[0][:, :1],)
 
