@@ -61,7 +61,7 @@ class EvaluationSet:
     def digest(self) -> str:
         """32 hexadecimal digits that change with all that a result depends on: see [`dataset_identity`]."""
         facts = (self.accepted, self.class_subset, self.border, dataset_identity(self.dataset))
-        return xxhash.xxh3_128(repr(facts)).hexdigest()
+        return xxhash.xxh3_128(repr(facts).encode()).hexdigest()
 
     def check_model(self, name: str, num_labels: int) -> None:
         """Refuse a model with `num_labels` classes that was not made for this set, which errors call `name`.
