@@ -147,10 +147,14 @@ def test_killed_and_started_again(models, tmp_path):
         (["--sets", "imagenet-segmentation=x"], 2, "`robust-vit segment` takes sets with masks"),
         (["--sets", "SET", "SET"], 2, "A set is named twice: imagenet-a, imagenet-a"),
         (["--training_data", "x"], 2, "name it with --compare"),
-        (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes, but the model has 20"),
+        (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),
         (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "no file or folder `nowhere/at/all`"),
         (["--model", "SMALL", "--sets", "SET"], 1, "`imagenet-a` has 1000 classes, but the model has 4"),
-        (["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"], 1, "different numbers of classes"),
+        (
+            ["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"],
+            1,
+            "The models have 1000 and 4 classes, so that they cannot be compared",
+        ),
     ],
 )
 def test_refused(options, status, message, models, sets, tmp_path):

@@ -38,6 +38,8 @@ def imports() -> dict[str, set[str]]:
                 for name in node.names:
                     module = [*base, name.name] if (package.joinpath(*base, f"{name.name}.py")).is_file() else base
                     found[".".join(parts)].add(".".join(module))
+            elif isinstance(node, ast.Constant) and str(node.value).startswith("robust_vit_hf."):  # imported by name
+                found[".".join(parts)].add(node.value.removeprefix("robust_vit_hf."))
     return found
 
 

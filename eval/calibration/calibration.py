@@ -7,3 +7,12 @@ from robust_vit_hf.metrics import evaluate_script
 
 class Calibration(evaluate_script.ScriptMetric):
     metric_class = computation.Calibration
+    reference_url = "https://huggingface.co/papers/1706.04599"
+    citation = """\
+@inproceedings{guo2017calibration,
+  title={On Calibration of Modern Neural Networks},
+  author={Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
+  booktitle={International Conference on Machine Learning},
+  year={2017}
+}
+"""

@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: arguments; those of the process by default.
 
     Returns:
-        Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 130 for an interrupt.
+        Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 130 for an
+        interrupt, 143 for a SIGTERM in the training.
         Other errors are raised, and with `--debug` expected ones too.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -49,7 +50,6 @@ def main(argv: list[str] | None = None) -> int:
         epilog=f"commands:\n{commands}\n\n`robust-vit COMMAND --help` lists the options of a command.",
     )
     parser.add_argument("command", help="see below", metavar="COMMAND")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("--version", action="version", version=__version__)
     try:
         command = parser.parse_args(argv[:1]).command
@@ -58,9 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         import_module(f".{command}", __package__).run(argv[1:])
     except SystemExit as exit:
         return int(exit.code or 0)
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        print(f"error: {_one_line(interrupt)}" if str(interrupt) else "error: interrupted", file=sys.stderr)
+        return getattr(interrupt, "exit_status", 130)
     except (ValueError, OSError, ImportError) as error:
         if debug:
             raise
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)

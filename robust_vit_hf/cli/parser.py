@@ -5,7 +5,8 @@ import difflib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..models.registry import MODELS
+from ..data.benchmarks import IMAGES_PER_SET
+from ..models.registry import BUNDLED_MODEL, MODELS
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,6 +14,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs):
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False} | kwargs)
+        if self.add_help:  # shown there; `main` takes it
+            text = "show the traceback of an error"
+            self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=text)
 
     def error(self, message: str):
         message = " ".join(message.split()).rstrip(".")
@@ -72,7 +76,10 @@ def add_output_dir(parser: argparse.ArgumentParser, default: str | None = None) 
 def add_pass_options(parser: argparse.ArgumentParser) -> None:
     """Options of every pass over evaluation sets."""
     parser.add_argument(
-        "--images_per_set", type=int, default=200, help="images of each set of a benchmark (default: 200)"
+        "--images_per_set",
+        type=int,
+        default=IMAGES_PER_SET,
+        help=f"images of each set of a benchmark (default: {IMAGES_PER_SET})",
     )
     parser.add_argument("--batch_size", type=int, default=32, help="images that a process takes at once (default: 32)")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read images, of each process")
@@ -80,7 +87,7 @@ def add_pass_options(parser: argparse.ArgumentParser) -> None:
 
 def add_evaluation_options(parser: argparse.ArgumentParser, dataset: str, output_dir: str) -> None:
     """Options of `robust-vit evaluate` and `segment`, with the help of `--dataset` and the default of `--output_dir`."""
-    parser.add_argument("--model", default="emoji-shift", help="name, folder or Hub id; the bundled model by default")
+    parser.add_argument("--model", default=BUNDLED_MODEL, help="name, folder or Hub id; the bundled model by default")
     parser.add_argument("--compare", help="the model after finetuning")
     parser.add_argument("--dataset", help=dataset)
     parser.add_argument("--split", default="validation", help="split of --dataset")

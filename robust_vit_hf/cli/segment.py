@@ -24,7 +24,7 @@ def run(argv: list[str]) -> None:
     parser = Parser(prog="robust-vit segment", description=DESCRIPTION)
     own_data = "images with masks of your own, as for `robust-vit train`"
     add_evaluation_options(parser, own_data, output_dir="runs/segmentation")
-    masked = [*benchmarks(), *(name for name, image_set in image_sets().items() if "mask" in image_set.features)]
+    masked = [*benchmarks(), *(name for name, image_set in image_sets().items() if "mask" in image_set.columns)]
     parser.add_argument(
         "--set",
         type=named_source,

@@ -34,12 +34,15 @@ class TrainParser(HfArgumentParser, Parser):
 def run(argv: list[str]) -> None:
     model_arguments, data_arguments, config = parse_arguments(argv)
 
+    from ..evaluation.report import FIGURE_FILE
     from ..training.finetune import finetune
     from ..utils.processes import leave
 
     if table := finetune(model_arguments, data_arguments, config):
         folder = Path(config.output_dir)
-        print(f"\n{table}\n\nModel, card, results.json and table: {folder}. Look at {folder / 'before_after.png'}.")
+        picture = folder / FIGURE_FILE  # of images with labels
+        look = f" Look at {picture}." if picture.is_file() else ""
+        print(f"\n{table}\n\nModel, card, results.json and table: {folder}.{look}")
     leave(config.device, config.world_size)
 
 
@@ -56,7 +59,7 @@ def parse_arguments(argv: list[str]) -> tuple:
         _make_parser((*own, _trainer_options())).print_help()
         sys.exit(0)
     declared = [option.name for arguments in own for option in fields(arguments)]
-    known = [f"--{name}" for name in dict.fromkeys([*declared, *trainer_option_names()])]
+    known = [f"--{name}" for name in dict.fromkeys([*declared, *trainer_option_names(), "config"])]
     for name in values:
         if f"--{name}" not in known:
             raise ValueError(f"`{recipe}`: {unknown_option(f'--{name}', known)}")
@@ -64,13 +67,18 @@ def parse_arguments(argv: list[str]) -> tuple:
         if f"--{name.removeprefix('--').replace('-', '_').removeprefix('no_')}" not in known:
             parser.error(unknown_option(name, known))
     parser.set_defaults(**{name: value for name, value in values.items() if name in declared})
+    # Values of the Trainer's options remain, and stray ones, which the complete parser below refuses.
     parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
 
     from ..training.config import RobustViTConfig
 
     parser = _make_parser((*own, _trainer_options()))
     parser.set_defaults(**values)
-    *groups, method, rest = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    *groups, method, rest, stray = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if stray:
+        parser.error(unknown_option(stray[0], known))
     config = RobustViTConfig(**vars(method) | vars(rest))
     if recipe is not None and os.environ.get("RANK", "0") == "0":
         print(f"Recipe: {recipe}")
@@ -105,6 +113,7 @@ def _trainer_options() -> type:
 
     own = {option.name for option in fields(FinetuningArguments)}
     hints = get_type_hints(TrainingArguments)
+    own.add("debug")  # whose name is that of an option of all commands; a recipe can set it
     rest = [option for option in fields(TrainingArguments) if option.init and option.name not in own]
     options = [(option.name, hints[option.name], copy(option)) for option in rest]
     return make_dataclass(
@@ -113,13 +122,16 @@ def _trainer_options() -> type:
 
 
 def _make_parser(groups: tuple) -> TrainParser:
-    return TrainParser(
+    parser = TrainParser(
         groups,
         prog="robust-vit train",
         usage="robust-vit train [--config RECIPE] [options]",
         description=DESCRIPTION,
         formatter_class=_HelpFormatter,
     )
+    # For the help alone: `_take_recipe` takes it.
+    parser.add_argument("--config", metavar="RECIPE", default=argparse.SUPPRESS, help="recipe, see above")
+    return parser
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

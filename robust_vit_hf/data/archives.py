@@ -56,7 +56,15 @@ def unpack(archive: Path, folder: Path) -> None:
         raise ValueError(
             f"`{archive}` would write outside its folder ({error}); nothing was kept. Take it from its official source."
         ) from error
-    except (tarfile.ReadError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+    except (
+        tarfile.ReadError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        gzip.BadGzipFile,
+        EOFError,
+        NotImplementedError,
+    ) as error:
         raise ValueError(
             f"`{archive}` is truncated or not an archive ({error}; {archive.stat().st_size:,} bytes): compare its size "
             "and checksum with those of its source, and download it again."

@@ -3,11 +3,19 @@
 One is bundled. Add an entry to `benchmarks` for a benchmark of your own.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-import datasets
+
+if TYPE_CHECKING:  # the command line reads the names without importing datasets
+    import datasets
+
+BUNDLED_BENCHMARK = "emoji-shift"
+IMAGES_PER_SET = 300  # of a benchmark, by default
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ def benchmarks() -> dict[str, Benchmark]:
     from ..emoji_shift import images as emoji_shift
 
     return {
-        "emoji-shift": Benchmark(
+        BUNDLED_BENCHMARK: Benchmark(
             class_names=emoji_shift.CLASS_NAMES,
             training_classes=frozenset(emoji_shift.TRAINING_CLASSES),
             shifted=emoji_shift.SHIFTED,

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
+from .benchmarks import benchmarks
 from .masked_dataset import problem_of
 from .schema import decode
 from .transforms import mask_to_tensor
@@ -22,7 +23,7 @@ BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "f
 
 def split_of(path: str) -> str:
     """Default split of a dataset: `train`, or the first if there is no `train`."""
-    if (Path(path) / "state.json").is_file() or Path(path).suffix == ".parquet":
+    if path in benchmarks() or (Path(path) / "state.json").is_file() or Path(path).suffix == ".parquet":
         return "train"
     if (Path(path) / "dataset_dict.json").is_file():
         names = list(datasets.load_from_disk(path))

@@ -4,7 +4,7 @@ Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 
 `label` (integer or `ClassLabel`, an index of the model's classes), which is optional where no target is the label.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from .benchmarks import benchmarks, find_benchmark
+from .benchmarks import benchmarks
 from .cache import cache_of
 from .parquet_writer import read_settings
 from .transforms import mask_to_tensor
@@ -132,22 +132,6 @@ def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool, need
         raise ValueError(
             f"Column `label` of the {name} dataset is {label}, expected integers, indices of the model's classes: "
             '`dataset.class_encode_column("label")` numbers names in alphabetical order.'
-        )
-
-
-def check_class_names(dataset: datasets.Dataset, source: str, class_names: Iterable[str]) -> None:
-    """Check that the images of a source and a model with these classes fit.
-
-    Raises:
-        ValueError: one of them has the classes of a benchmark, and the other does not.
-    """
-    class_names = tuple(class_names)
-    names = getattr(dataset.features.get("label"), "names", None)
-    if source in benchmarks() and benchmarks()[source].class_names != class_names:
-        raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
-    if (benchmark := find_benchmark(class_names)) and names is not None and tuple(names) != class_names:
-        raise ValueError(
-            f"This model has the classes of {benchmark}, and `{source}` has others: name another --model."
         )
 
 

@@ -37,31 +37,35 @@ class ImageSet:
     Args:
         origin: URL of its archives.
         open: makes a [`Source`] from the folder (or file) of the official layout, and takes `options`.
+        columns: arguments of [`make_features`].
         options: names of the options of the loader.
         split: name of the split that a prepared set has.
         hub: configuration and split by Hub id, the default first.
-        local_labels: labels 0–999 of the classes in the numbering of the copies on the Hub.
+        class_subset: name of the subset of classes, see [`subset`], whose order is the numbering of the copies on the Hub;
+            `None` for all classes.
     """
 
     origin: str
     open: Callable[..., Source]
-    features: datasets.Features
+    columns: dict = field(default_factory=dict)
     options: tuple[str, ...] = ()
     split: str = "test"
     hub: dict[str, tuple[str | None, str]] = field(default_factory=dict)
-    local_labels: tuple[int, ...] | None = None
+    class_subset: str | None = None
+
+    @property
+    def features(self) -> datasets.Features:
+        return make_features(**self.columns)
 
 
 @cache
 def image_sets() -> dict[str, ImageSet]:
-    """The sets by name."""
-    labelled, masked = make_features(), make_features(mask=True)
-    factors = make_features({factor: datasets.Value("float64") for factor in METADATA_COLUMNS})
+    """The sets by name. Their classes are looked up when they are used, for which timm must be installed."""
+    factors = {"factors": {factor: datasets.Value("float64") for factor in METADATA_COLUMNS}}
     return {
         "imagenet-1k": ImageSet(
             "https://image-net.org",
             open_validation,
-            labelled,
             options=("labels",),
             split="validation",
             hub={
@@ -72,35 +76,31 @@ def image_sets() -> dict[str, ImageSet]:
         ),
         "imagenet-a": ImageSet(
             "https://github.com/hendrycks/natural-adv-examples",
-            partial(wnid_source, classes=subset("imagenet-a")),
-            labelled,
+            partial(wnid_source, class_subset="imagenet-a"),
             hub={"barkermrl/imagenet-a": (None, "train"), "clip-benchmark/wds_imagenet-a": (None, "test")},
-            local_labels=subset("imagenet-a"),
+            class_subset="imagenet-a",
         ),
         "imagenet-r": ImageSet(
             "https://github.com/hendrycks/imagenet-r",
-            partial(wnid_source, classes=subset("imagenet-r")),
-            labelled,
+            partial(wnid_source, class_subset="imagenet-r"),
             hub={"axiong/imagenet-r": ("test", "test"), "clip-benchmark/wds_imagenet-r": (None, "test")},
-            local_labels=subset("imagenet-r"),
+            class_subset="imagenet-r",
         ),
         "imagenet-sketch": ImageSet(
             "https://github.com/HaohanWang/ImageNet-Sketch",
             wnid_source,
-            labelled,
             hub={"clip-benchmark/wds_imagenet_sketch": (None, "test")},
         ),
         "imagenet-v2": ImageSet(
             "https://github.com/modestyachts/ImageNetV2",
             open_v2,
-            labelled,
             options=("variant",),
             hub={V2_ARCHIVES: (None, "test"), "clip-benchmark/wds_imagenetv2": (None, "test")},
         ),
         "objectnet": ImageSet(
             "https://objectnet.dev",
             open_objectnet,
-            make_features(several_labels=True),
+            {"several_labels": True},
             options=("mappings", "cropped"),
             hub={"clip-benchmark/wds_objectnet": (None, "test")},
         ),
@@ -113,15 +113,19 @@ def image_sets() -> dict[str, ImageSet]:
         "imagenet-segmentation": ImageSet(
             "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
             open_segmentation,
-            make_features(label=False, mask=True),
+            {"label": False, "mask": True},
         ),
         "imagenet-s919": ImageSet(
-            "https://github.com/LUSSeg/ImageNet-S", open_imagenet_s, masked, options=("imagenet",), split="train"
+            "https://github.com/LUSSeg/ImageNet-S",
+            open_imagenet_s,
+            {"mask": True},
+            options=("imagenet",),
+            split="train",
         ),
         "paper-split": ImageSet(
             "https://github.com/LUSSeg/ImageNet-S",
             open_paper_split,
-            masked,
+            {"mask": True},
             options=("imagenet", "split", "class_seed", "num_classes", "samples_per_class"),
             split="train",
         ),
@@ -194,7 +198,7 @@ def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
             f"`{options['variant']}`."
         )
     config, split = image_set.hub.get(place, (None, options.get("split", image_set.split)))
-    local_labels = image_set.local_labels
+    local_labels = subset(image_set.class_subset) if image_set.class_subset else None
     if name == "objectnet":
         accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
         local_labels = [accepted[folder] for folder in sorted(accepted)]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from accelerate import Accelerator
+from pyarrow import parquet as pq
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -33,7 +35,7 @@ class SetResult:
     """Predictions and scores of a model on a set.
 
     Args:
-        predictions: `(N, k)` int64, the ids of the k = 5 best classes (fewer if fewer are ranked), the best first, in the
+        predictions: `(N, k)` int64, the ids of the k = 5 best classes (fewer if logits are restricted to fewer), the best first, in the
             order of the set. Of equal logits, the class with the lower id ranks first.
         accepted: correct labels of each image; `None` for a set without labels.
         factors: `(N,)` float columns of the set, by name: angle, area, position.
@@ -77,7 +79,7 @@ class SetResult:
         features = {"file_name": datasets.Value("string"), "predictions": class_ids, "accepted": class_ids}
         features = {name: features.get(name, datasets.Value("float64")) for name in columns}
         with atomic_file(folder / PREDICTIONS_FILE) as partial:
-            datasets.Dataset.from_dict(columns, features=datasets.Features(features)).to_parquet(partial)
+            pq.write_table(pa.table(columns, schema=datasets.Features(features).arrow_schema), partial)
         write_json(folder / SCORES_FILE, self.scores)
 
     @classmethod
@@ -88,7 +90,7 @@ class SetResult:
             return None
         for name in scores.keys() & {"per_class_top1", "per_class_top5"}:  # JSON has no integer keys
             scores[name] = {int(label): value for label, value in scores[name].items()}
-        columns = datasets.Dataset.from_parquet(str(folder / PREDICTIONS_FILE), keep_in_memory=True)[:]
+        columns = pq.read_table(folder / PREDICTIONS_FILE).to_pydict()
         factors = {
             name.removeprefix("factor_"): np.array(values, dtype=float)
             for name, values in columns.items()
@@ -126,7 +128,7 @@ def evaluate_sets(
     model.eval()
     results = {}
     for name, rows in sets.items():
-        rows.check_model(name, unwrap_pretrained(model).config.num_labels)
+        rows = rows.for_model(name, unwrap_pretrained(model).config)
         with_masks = relevance and "mask" in rows.dataset.column_names
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
         loader = image_loader(dataset, eval_transform(processor, rows.border), batch_size, num_workers)

@@ -6,6 +6,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from transformers import BaseImageProcessor
 
@@ -21,8 +22,6 @@ def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
         groups: images by title, each a dict with `image` `(3, H, W)` in [0, 1], `before` and `after` `(1, H, W)`, and the
             names `set_name`, `label`, `predicted_before` and `predicted_after`. Empty groups are left out.
     """
-    from matplotlib.figure import Figure
-
     groups = {title: examples for title, examples in groups.items() if examples}
     if not groups:
         return
@@ -61,8 +60,6 @@ def save_attribution_figure(
         rows: `image` and `mask`.
         methods: names from `ATTRIBUTION_METHODS`.
     """
-    from matplotlib.figure import Figure
-
     titles, columns = ["image", "mask"], []
     for side, model in models.items():
         batch = rows.select_columns(["image", "mask"]).with_transform(segmentation_transform(processors[side]))[:]

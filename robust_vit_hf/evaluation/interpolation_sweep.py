@@ -12,7 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 from matplotlib.figure import Figure
 
-from ..data.benchmarks import find_benchmark
+from ..data.benchmarks import IMAGES_PER_SET, find_benchmark
 from ..models.digest import weights_digest
 from ..models.image_processors import load_processor
 from ..models.interpolation import check_alike, interpolate
@@ -40,7 +40,7 @@ def sweep_interpolations(
     in_distribution: Sequence[tuple[str, str | None]] | None = None,
     shifted: Sequence[tuple[str, str | None]] | None = None,
     protocol: Protocol = "paper",
-    images_per_set: int = 200,
+    images_per_set: int = IMAGES_PER_SET,
     batch_size: int = 32,
     num_workers: int = 0,
 ) -> str:
@@ -84,8 +84,8 @@ def sweep_interpolations(
     # The inputs of an accuracy. Names of models are left out: the same weights may lie in another folder now.
     fingerprint = {"weights_before": weights_digest(start), "weights_after": weights_digest(end), "protocol": protocol}
     fingerprint |= {"processor": json.loads(processor.to_json_string()), "sets": {}}
+    sets = {name: rows.for_model(name, end.config) for name, rows in sets.items()}
     for name, rows in sets.items():
-        rows.check_model(name, end.config.num_labels)
         facts = {"role": "shifted" if rows.shifted else "in_distribution", "source": public_name(rows.source)}
         fingerprint["sets"][name] = facts | {"images": len(rows.dataset), "rows": rows.digest}
     check_fingerprint(output_dir, fingerprint)

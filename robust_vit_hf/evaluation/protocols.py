@@ -11,8 +11,10 @@ from functools import cached_property
 
 import datasets
 import xxhash
+from transformers import PreTrainedConfig
 
 from ..data.benchmarks import benchmarks
+from ..data.class_order import class_names_of, label_mapping
 from ..data.identity import dataset_identity
 from ..data.imagenet_classes import subset, wnids
 from ..data.layouts.objectnet import BORDER
@@ -34,6 +36,7 @@ class EvaluationSet:
         accepted: correct labels of each image; none for an image that does not count. `None` for a set without labels.
         class_subset: the classes to which logits are restricted; `None` for all of the model's.
         num_classes: number of classes that the model must have, if it is known.
+        class_names: names of the classes, in the order of the labels, if they have any.
         border: pixels to cut at each edge of an image.
         source: Hub id or folder of the images, or name of a benchmark.
         shifted: whether the set counts for the mean of the shifted sets.
@@ -43,6 +46,7 @@ class EvaluationSet:
     accepted: list[list[int]] | None = None
     class_subset: tuple[int, ...] | None = None
     num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
     border: int = 0
     source: str | None = None
     shifted: bool = False
@@ -55,7 +59,8 @@ class EvaluationSet:
             return cls(dataset, **facts)
         labels = dataset.with_format(None)["label"]
         accepted = [label if isinstance(label, list) else [] if label in (None, -1) else [label] for label in labels]
-        return cls(dataset.remove_columns("label"), accepted, num_classes=num_classes, **facts)
+        facts |= {"num_classes": num_classes, "class_names": class_names_of(dataset.features)}
+        return cls(dataset.remove_columns("label"), accepted, **facts)
 
     @cached_property
     def digest(self) -> str:
@@ -63,17 +68,24 @@ class EvaluationSet:
         facts = (self.accepted, self.class_subset, self.border, dataset_identity(self.dataset))
         return xxhash.xxh3_128(repr(facts).encode()).hexdigest()
 
-    def check_model(self, name: str, num_labels: int) -> None:
-        """Refuse a model with `num_labels` classes that was not made for this set, which errors call `name`.
+    def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
+        """The set with labels that are indices of a model's classes, by name where both have names, see [`label_mapping`].
+
+        Args:
+            name: name of the set in errors.
+            config: configuration of the model.
 
         Raises:
-            ValueError: the number of classes differs, the model lacks a label, or there is no image, or none with a label.
+            ValueError: the model was not made for the classes of this set, or there is no image, or none with a label.
         """
+        num_labels = config.num_labels
         if not len(self.dataset):
             raise ValueError(f"`{name}` has no images.")
         if self.accepted is None:
-            return
-        if self.num_classes not in (None, num_labels):
+            return self
+        model_names = [config.id2label[index] for index in range(num_labels)]
+        mapping = label_mapping(self.class_names, model_names, name)
+        if mapping is None and self.num_classes not in (None, num_labels):
             raise ValueError(
                 f"`{name}` has {self.num_classes} classes, but the model has {num_labels}: give a model with a head for the "
                 "classes of this set."
@@ -81,11 +93,15 @@ class EvaluationSet:
         if not any(self.accepted):
             raise ValueError(f"`{name}` has no usable image: of {len(self.accepted)}, none has a label.")
         highest = max(max(labels) for labels in self.accepted if labels)
-        if highest >= num_labels:
+        if mapping is None and highest >= num_labels:
             raise ValueError(
                 f"`{name}` has the label {highest}, but the model has the classes 0–{num_labels - 1}: labels must be "
                 "indices of the model's classes."
             )
+        accepted = self.accepted
+        if mapping is not None:
+            accepted = [[mapping[label] for label in labels] for labels in self.accepted]
+        return replace(self, accepted=accepted, num_classes=None, class_names=None)
 
 
 def load_evaluation_sets(

@@ -10,7 +10,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..data.benchmarks import benchmarks
+from ..data.benchmarks import IMAGES_PER_SET, benchmarks
+from ..data.class_order import check_same_classes
 from ..data.imagenet_classes import class_names
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.digest import weights_digest
@@ -42,7 +43,7 @@ def evaluate_robustness(
     train_split: str = "train",
     protocols: Sequence[Protocol] = ("paper", "native"),
     paper_model: str | None = None,
-    images_per_set: int = 200,
+    images_per_set: int = IMAGES_PER_SET,
     batch_size: int = 32,
     num_workers: int = 0,
     settings: dict | None = None,
@@ -68,11 +69,7 @@ def evaluate_robustness(
     """
     names = {"before": model} | ({"after": compare} if compare else {})
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
-    num_labels = {side: loaded.config.num_labels for side, loaded in models.items()}
-    if len(set(num_labels.values())) > 1:
-        raise ValueError(
-            f"The models have different numbers of classes, so that they cannot be compared: {num_labels}."
-        )
+    check_same_classes(*([*models[side].config.id2label.values()] for side in ("before", list(models)[-1])))
     with accelerator.main_process_first():
         loaded_sets = {protocol: load_evaluation_sets(sets, protocol, images_per_set) for protocol in protocols}
         own = {} if dataset is None else {split: own_set(dataset, split)}
@@ -83,9 +80,8 @@ def evaluate_robustness(
     for of_protocol in loaded_sets.values():
         if own.keys() & of_protocol.keys():
             raise ValueError(f"`{split}` is both a split of --dataset and one of --sets: measure one at a time.")
-        of_protocol.update(own)
-        for name, rows in of_protocol.items():
-            rows.check_model(name, num_labels["before"])
+        for name, rows in (of_protocol | own).items():
+            of_protocol[name] = rows.for_model(name, models["before"].config)
 
     if paper_model is None and (registered := find_model(model)):
         paper_model = MODELS[registered].paper_name
@@ -102,7 +98,8 @@ def evaluate_robustness(
                     output_dir / protocol / set_name / side,
                     {"model": name, "weights": digests[side], "bf16": bf16},
                     models[side],
-                    {set_name: rows},
+                    set_name,
+                    rows,
                     processors[protocol][side],
                     accelerator,
                     batch_size=batch_size,
@@ -156,13 +153,13 @@ def _measure_once(
     folder: Path,
     identity: dict,
     model: PreTrainedModel,
-    named_set: dict[str, EvaluationSet],
+    name: str,
+    rows: EvaluationSet,
     processor: BaseImageProcessor,
     accelerator: Accelerator,
     **options,
 ) -> SetResult:
     """Result of a model on one set, from `folder` if an earlier run saved it there."""
-    ((name, rows),) = named_set.items()
     fingerprint = identity | {
         "source": rows.source,
         "images": len(rows.dataset),
@@ -173,7 +170,7 @@ def _measure_once(
     result = SetResult.load(folder)
     accelerator.wait_for_everyone()  # until all have looked, before one writes
     if result is None:
-        result = evaluate_sets(model, named_set, processor, accelerator, **options)[name]
+        result = evaluate_sets(model, {name: rows}, processor, accelerator, **options)[name]
         if accelerator.is_main_process:
             write_fingerprint(folder, fingerprint)
             result.save(folder)

@@ -11,7 +11,8 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
-from ..data.benchmarks import benchmarks
+from ..data.benchmarks import IMAGES_PER_SET, benchmarks
+from ..data.class_order import check_same_classes
 from ..data.identity import dataset_identity
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set
@@ -47,7 +48,7 @@ def evaluate_segmentation(
     methods: Sequence[str] = tuple(ATTRIBUTION_METHODS),
     preset: Preset = "paper",
     paper_model: str | None = None,
-    images_per_set: int = 200,
+    images_per_set: int = IMAGES_PER_SET,
     batch_size: int = 32,
     num_workers: int = 0,
     settings: dict | None = None,
@@ -84,6 +85,7 @@ def evaluate_segmentation(
             rows = load_image_set(set_name, source)
     names = {"before": model} | ({"after": compare} if compare else {})
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
+    check_same_classes(*([*models[side].config.id2label.values()] for side in ("before", list(models)[-1])))
     processors = {side: load_processor(name, preset, models[side]) for side, name in names.items()}
 
     scores = {}

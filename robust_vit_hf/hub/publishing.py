@@ -1,15 +1,40 @@
 """A Trainer that publishes its results: run metadata, a model card, and one push."""
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from ..utils.files import write_json
 from .model_card import write_card
 from .run_metadata import RUN_FILE, describe_run
 from .upload import create_repo, push_folder
+
+
+class TrainingTime(TrainerCallback, ExportableState):
+    """Seconds of training over all parts of a run, which each checkpoint keeps."""
+
+    def __init__(self):
+        self.earlier = 0.0  # of the parts before this one
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"seconds": self.seconds}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        saved = state.stateful_callbacks.get(type(self).__name__)  # of the checkpoint, if the run is resumed
+        self.earlier = saved["attributes"]["seconds"] if saved else 0.0
+        self._started = time.monotonic()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.earlier, self._started = self.seconds, None
 
 
 class PublishingTrainer(Trainer):
@@ -24,6 +49,8 @@ class PublishingTrainer(Trainer):
         self._last_evaluation: dict[str, float] = {}  # metrics of `eval_dataset`
         self._evaluated_step = None  # at which they were measured
         self._resumed = False  # from a checkpoint
+        self._time = TrainingTime()
+        self.add_callback(self._time)
 
     def describe_method(self) -> dict[str, str]:
         """Hyper-parameters of the method by name, in words, for the model card."""
@@ -31,6 +58,7 @@ class PublishingTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         self._resumed = bool(resume_from_checkpoint)
+        self._time.earlier = 0.0
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
@@ -85,7 +113,8 @@ class PublishingTrainer(Trainer):
         self._card_facts |= facts
         if not self.is_world_process_zero():
             return
-        run = describe_run(self, self._card_facts, self.describe_method(), self._validation(), self._resumed)
+        cost = {"seconds": round(self._time.seconds, 1), "resumed": self._resumed}
+        run = describe_run(self, self._card_facts, self.describe_method(), self._validation(), cost)
         folder = Path(self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RUN_FILE, run)

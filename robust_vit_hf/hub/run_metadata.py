@@ -20,7 +20,7 @@ EMISSIONS_FILE = "emissions.csv"  # of CodeCarbon, in the output_dir
 
 
 def describe_run(
-    trainer: Trainer, facts: dict, method: dict[str, str], validation: dict[str, float] | None, resumed: bool
+    trainer: Trainer, facts: dict, method: dict[str, str], validation: dict[str, float] | None, cost: dict
 ) -> dict:
     """Model, data, hyper-parameters and cost of a run, as JSON values.
 
@@ -29,7 +29,7 @@ def describe_run(
         facts: arguments of [`PublishingTrainer.create_model_card`] that were given.
         method: hyper-parameters of the method, by name, in words.
         validation: metrics of the saved checkpoint on the validation images, with the prefix `eval_`.
-        resumed: whether the training was resumed from a checkpoint.
+        cost: `seconds` of training over all parts of the run, and whether it was `resumed` from a checkpoint.
     """
     args, processor = trainer.args, trainer.processing_class
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -83,10 +83,7 @@ def describe_run(
         },
         "validation": validation and {"images": len(validation_set), "text": _in_words(validation)},
         "steps": trainer.state.global_step,
-        "seconds": next(
-            (e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), None
-        ),
-        "resumed": resumed,
+        **cost,
         **_energy(Path(args.output_dir)),
         **environment(),
     }

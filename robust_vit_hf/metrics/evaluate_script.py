@@ -9,6 +9,16 @@ import numpy as np
 from .streaming import StreamingMetric, to_numpy
 
 
+CHEFER_2022 = """\
+@inproceedings{chefer2022optimizing,
+  title={Optimizing Relevance Maps of Vision Transformers Improves Robustness},
+  author={Chefer, Hila and Schwartz, Idan and Wolf, Lior},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2022}
+}
+"""
+
+
 class ScriptMetric(evaluate.Metric):
     """Metric of `evaluate` whose computation is a [`StreamingMetric`].
 
@@ -18,6 +28,8 @@ class ScriptMetric(evaluate.Metric):
     """
 
     metric_class: type[StreamingMetric]
+    citation: str = CHEFER_2022
+    reference_url: str = "https://huggingface.co/papers/2206.01161"
 
     def _info(self):
         name, configurations = self.metric_class.__name__, ["default"]
@@ -34,9 +46,10 @@ class ScriptMetric(evaluate.Metric):
         documented = (self.metric_class.reduce, self.metric_class.summarize)
         return evaluate.MetricInfo(
             description=inspect.getdoc(self.metric_class),
-            citation="",  # the description has the source
+            citation=self.citation,
             inputs_description="\n\n".join(map(inspect.getdoc, documented)),
             features=datasets.Features(features),
+            reference_urls=[self.reference_url],
         )
 
     def __init__(self, *args, **kwargs):

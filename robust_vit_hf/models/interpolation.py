@@ -105,7 +105,7 @@ def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
         ValueError: see [`interpolate`].
         OSError: there is no such model, or no image processor is saved with `after`.
     """
-    made_by = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
+    mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:
         mixed = interpolate(load_model(before), load_model(after), alpha)
         source = resolve(after)
@@ -115,4 +115,4 @@ def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
             processor = AutoImageProcessor.from_pretrained(source)
         mixed.save_pretrained(folder)
         processor.save_pretrained(folder)
-        write_json(folder / INTERPOLATION_FILE, made_by)
+        write_json(folder / INTERPOLATION_FILE, mixture)

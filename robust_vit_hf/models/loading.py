@@ -11,6 +11,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..relevance.architectures import UNRECORDED_ATTENTION
 from ..utils.files import read_json
+from ..utils.finite import non_finite_weights
 from .registry import MODELS, resolve
 from .timm_weights import from_timm
 
@@ -25,8 +26,18 @@ def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights that do not fit, see [`timm_to_hf`].
+        ValueError: weights that do not fit, see [`timm_to_hf`], or that are NaN or infinite.
     """
+    model = _load(name, trust_remote_code)
+    if bad := non_finite_weights(model):
+        raise ValueError(
+            f"`{name}` has {len(bad)} weights with NaN or infinite values, such as `{bad[0]}`: its training has diverged, or "
+            "the file is damaged. Take another checkpoint."
+        )
+    return model
+
+
+def _load(name: str, trust_remote_code: bool) -> PreTrainedModel:
     if name in MODELS and MODELS[name].load is not None:
         return MODELS[name].load()
     name = resolve(name)

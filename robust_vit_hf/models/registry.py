@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the command line reads the names without importing transfor
 
 
 CONVERSION_FILE = "conversion.json"  # beside converted weights: their source
-BUNDLED = "robust_vit_hf.emoji_shift.model"
+BUNDLED_MODEL, _BUNDLED_MODULE = "emoji-shift", "robust_vit_hf.emoji_shift.model"
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ MODELS = {
     "augreg-l": RegisteredModel(("timm/vit_large_patch16_224.augreg_in21k_ft_in1k",), "AR-L"),
     "deit-s": RegisteredModel(("facebook/deit-small-patch16-224", "timm/deit_small_patch16_224.fb_in1k"), "DeiT-S"),
     "deit-b": RegisteredModel(("facebook/deit-base-patch16-224", "timm/deit_base_patch16_224.fb_in1k"), "DeiT-B"),
-    "emoji-shift": RegisteredModel(
+    BUNDLED_MODEL: RegisteredModel(
         base_model="facebook/dinov2-small",
-        load=lazy_import(BUNDLED, "load_biased_model"),
+        load=lazy_import(_BUNDLED_MODULE, "load_biased_model"),
         image_size=112,
-        load_backbone=lazy_import(BUNDLED, "load_backbone"),
+        load_backbone=lazy_import(_BUNDLED_MODULE, "load_backbone"),
         note="`emoji-shift` is the bundled model of `robust-vit-hf`: a DINOv2-S/14 that was trained, on purpose, to decide by "
         'the background of small pictures. "Before" is that model here, and not DINOv2.',
     ),

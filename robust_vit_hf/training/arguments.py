@@ -7,8 +7,9 @@ seconds.
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
+from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.presets import Preset
-from ..models.registry import MODELS
+from ..models.registry import BUNDLED_MODEL, MODELS
 
 
 PAPER = "https://huggingface.co/papers/2206.01161"
@@ -26,7 +27,7 @@ class ModelArguments:
     _argument_group_name = "options of the model"
 
     model: str = option(
-        "emoji-shift", f"Name ({', '.join(MODELS)}), Hub id (also of timm) or folder of an image classification model."
+        BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id (also of timm) or folder of an image classification model."
     )
     preset: Preset = option(
         "paper",
@@ -52,14 +53,14 @@ class DataArguments:
     _argument_group_name = "options of the data"
 
     dataset: str = option(
-        "emoji-shift",
+        BUNDLED_BENCHMARK,
         "Images with masks: Hub id, parquet file or folder, `save_to_disk` folder, image folder with a metadata.jsonl, "
         "output of `robust-vit masks` or `robust-vit data prepare`, or `emoji-shift`.",
     )
     train_split: str = option("train", "Split to train on; slices such as `train[:80%%]` work.")
     eval_split: str = option("validation", "Split to validate on.")
     samples_per_class: int = option(5, "Images of each training class, if the dataset is a benchmark.")
-    images_per_set: int = option(200, "Images of each evaluation set of a benchmark.")
+    images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.")
     control: bool = option(
         False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
     )
@@ -130,6 +131,11 @@ class FinetuningArguments:
     bad_masks: Literal["skip", "refuse"] = option(
         "skip",
         "Images with an empty or full mask: `skip` leaves them out with a warning, `refuse` raises an error.",
+    )
+    on_nan: Literal["stop", "skip"] = option(
+        "stop",
+        "A batch whose loss is NaN or infinite: `stop` ends the training and names the images, `skip` leaves the batch out, "
+        "with a warning, and counts it.",
     )
     relevance_strip_steps: int = option(
         100, "Steps between two strips image | mask | relevance before | relevance after in TensorBoard; 0 for none."

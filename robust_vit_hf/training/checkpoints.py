@@ -4,36 +4,61 @@ import json
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import logging
+
+from ..utils.lock import LOCK_FILE
 
 
-def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None) -> str | None:
+logger = logging.get_logger(__name__)
+
+
+def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: bool) -> str | None:
     """The checkpoint to resume from.
 
     Args:
-        resume_from_checkpoint: `"last"`, folder of a checkpoint in `output_dir`, or `None` for a new run.
+        resume_from_checkpoint: `"last"`, folder of a checkpoint in `output_dir`, or `None` for a new run. A run that was
+            stopped before its first checkpoint begins again.
+        begun: whether a run has written into `output_dir` before.
+
+    Returns:
+        Its folder, or `None` for a run that begins.
 
     Raises:
-        ValueError: the folder of a new run is not empty, or there is no complete checkpoint to resume from.
+        ValueError: the folder of a new run is not empty, or there is no run, or no such checkpoint, to resume from.
     """
     folder = Path(output_dir)
+    others = [path for path in folder.glob("*") if path.name != LOCK_FILE] if folder.is_dir() else []
     if resume_from_checkpoint is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        if others:
             raise ValueError(
                 f"`{folder}` holds another run. Choose another --output_dir, delete it, or continue it with "
                 "`--resume_from_checkpoint last`."
             )
         return None
-    checkpoints = [path for path in folder.glob("checkpoint-*") if is_complete(path)]
+    last = last_checkpoint(output_dir)
     if resume_from_checkpoint != "last":
-        if Path(resume_from_checkpoint).resolve() not in [path.resolve() for path in checkpoints]:
+        complete = [path for path in folder.glob("checkpoint-*") if is_complete(path)]
+        if Path(resume_from_checkpoint).resolve() not in [path.resolve() for path in complete]:
             raise ValueError(
                 f"`{resume_from_checkpoint}` is not a complete checkpoint in the output_dir `{folder}`, which has "
-                f"{', '.join(path.name for path in checkpoints) or 'none'}."
+                f"{', '.join(path.name for path in complete) or 'none'}."
             )
         return resume_from_checkpoint
-    if not checkpoints:
-        raise ValueError(f"`{folder}` has no complete checkpoint to resume from. Leave out --resume_from_checkpoint.")
-    return str(max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-"))))
+    if last is None and not begun:
+        raise ValueError(
+            f"`{folder}` holds no run to resume: expected the --output_dir of one. To begin a new run, leave out "
+            "--resume_from_checkpoint."
+        )
+    if last is None:
+        logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")
+    return last
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The complete checkpoint of the highest step."""
+    checkpoints = [path for path in Path(output_dir).glob("checkpoint-*") if is_complete(path)]
+    last = max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    return last and str(last)
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -31,6 +31,12 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the "
                 "gradient of one in the other does not exist. Leave it False."
             )
+        if self.device.type == "cpu":  # the default would warn that there is nothing to pin for
+            self.dataloader_pin_memory = False
+        if self.on_nan == "skip" and self.fp16:
+            raise ValueError(
+                "`on_nan='skip'` is not supported with `fp16`, whose loss scale needs a gradient: use `bf16`."
+            )
         if self.deepspeed or self.fsdp:
             raise ValueError("DeepSpeed and FSDP are not supported: use DDP (`accelerate launch --multi_gpu`).")
         if self.activation_checkpointing:

@@ -1,23 +1,28 @@
 """The complete finetuning: load, train, compare before with after, save or push."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+import datasets
 from torch import nn
-from transformers import set_seed
+from transformers import PreTrainedConfig, set_seed
 
 from ..data.benchmarks import benchmarks, find_benchmark
-from ..data.masked_dataset import check_class_names, load_masked_dataset, mask_origin
+from ..data.class_order import align_labels, class_names_of
+from ..data.masked_dataset import load_masked_dataset, mask_origin
 from ..evaluation.compare import Comparison
 from ..evaluation.evaluate_sets import evaluate_sets
 from ..evaluation.protocols import EvaluationSet, benchmark_sets
-from ..evaluation.report import write_report
+from ..evaluation.report import TABLE_FILE, write_report
 from ..evaluation.tables import main_table
 from ..models.image_processors import load_processor
 from ..models.loading import load_model
 from ..models.registry import resolve
 from ..relevance.architectures import attention_modules, unwrap_pretrained
+from ..utils.lock import folder_lock
 from ..utils.processes import use_all_cores
 from ..utils.publishable import public_settings
 from .adapters import add_lora
@@ -35,62 +40,52 @@ def finetune(model_arguments: ModelArguments, data_arguments: DataArguments, con
 
     Raises:
         ValueError: model, data or output folder cannot be used. Always before the first step.
-        OSError: there is no such model or data.
+        OSError: there is no such model or data, or another process uses the `output_dir`.
+        TrainingInterrupted: after SIGINT or SIGTERM in the training; a checkpoint is saved.
     """
+    # The first process locks the folder, and its error ends the others.
+    with folder_lock(Path(config.output_dir)) if config.process_index == 0 else nullcontext(True) as begun:
+        checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
+        return _finetune(model_arguments, data_arguments, config, checkpoint)
+
+
+def _finetune(
+    model_arguments: ModelArguments, data_arguments: DataArguments, config: RobustViTConfig, checkpoint: str | None
+) -> str:
     started = time.time()
-    checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint)
     set_seed(config.seed)
     if config.device.type == "cpu" and config.world_size == 1:
         use_all_cores()
 
     model = _load(model_arguments)
     processor = load_processor(model_arguments.model, model_arguments.preset, model, model_arguments.image_size)
-    options = {}
-    if data_arguments.dataset in benchmarks():
-        options = {"samples_per_class": data_arguments.samples_per_class, "seed": config.seed}
-    train, validation = (
-        load_masked_dataset(data_arguments.dataset, split, **options)
-        for split in (data_arguments.train_split, data_arguments.eval_split)
-    )
-    class_names = unwrap_pretrained(model).config.id2label.values()
-    check_class_names(train, data_arguments.dataset, class_names)
-    if data_arguments.control and "label" not in train.column_names:
-        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
-    if benchmark := find_benchmark(class_names):
-        sets = benchmark_sets(benchmark, data_arguments.images_per_set)
-    else:
-        sets = {data_arguments.eval_split: EvaluationSet.of(validation, source=data_arguments.dataset)}
-
+    train, validation, sets = load_data(data_arguments, unwrap_pretrained(model).config, config.seed)
     trainer = RobustViTTrainer(model, config, train, validation, processor)
-    accelerator = trainer.accelerator
-    before = evaluate_sets(trainer.model, sets, processor, accelerator, description="before")
+    if checkpoint:
+        trainer.check_checkpoint(checkpoint)
+    measure = partial(evaluate_sets, sets=sets, processor=processor, accelerator=trainer.accelerator)
+    before = measure(trainer.model, description="before")
     trainer.train(resume_from_checkpoint=checkpoint)
     if model_arguments.merge_lora:
         trainer.merge_adapter()
     trainer.save_model(_internal_call=True)  # or else it would be pushed before it is measured
     trainer.save_state()
-    after = evaluate_sets(trainer.model, sets, processor, accelerator, description="after")
+    after = measure(trainer.model, description="after")
     control = None
     if data_arguments.control:
         control_trainer = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
         control_trainer.train()
-        control = evaluate_sets(
-            control_trainer.model, sets, processor, accelerator, relevance=False, description="control"
-        )
+        control = measure(control_trainer.model, relevance=False, description="control")
 
     table = ""
-    if accelerator.is_main_process:
-        comparison = Comparison(
-            before,
-            after,
-            control,
-            [name for name, rows in sets.items() if rows.shifted],
-            frozenset(train.unique("label")) if "label" in train.column_names else None,
-        )
+    if trainer.accelerator.is_main_process:
+        shifted = [name for name, rows in sets.items() if rows.shifted]
+        shown = frozenset(train.unique("label")) if "label" in train.column_names else None
+        comparison = Comparison(before, after, control, shifted, shown)
         settings = {"model": public_settings(asdict(model_arguments)), "data": public_settings(asdict(data_arguments))}
         settings |= {"training": config.to_sanitized_dict(), "seconds": round(time.time() - started, 1)}
         models = {"before": load_model(model_arguments.model, model_arguments.trust_remote_code)}
-        models["after"] = accelerator.unwrap_model(trainer.model)
+        models["after"] = trainer.accelerator.unwrap_model(trainer.model)
         write_report(Path(config.output_dir), comparison, sets, processor, models, settings)
         table = main_table(comparison.rows()).markdown()
     facts = {
@@ -98,11 +93,48 @@ def finetune(model_arguments: ModelArguments, data_arguments: DataArguments, con
         "dataset": data_arguments.dataset,
         "masks": mask_origin(data_arguments.dataset),
     }
+    trainer.create_model_card(**facts)
     if config.push_to_hub:
-        trainer.push_to_hub(**facts)  # which writes the card before it uploads
-    else:
-        trainer.create_model_card(**facts)
+        try:
+            trainer.push_to_hub()
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"The run is complete in `{config.output_dir}`, with its table in `{TABLE_FILE}`, but was not pushed: {error} "
+                f"Push it with `robust-vit push {config.output_dir} {trainer.hub_model_id or 'OWNER/NAME'}`."
+            ) from error
     return table
+
+
+def load_data(
+    arguments: DataArguments, model_config: PreTrainedConfig, seed: int
+) -> tuple[datasets.Dataset, datasets.Dataset, dict[str, EvaluationSet]]:
+    """Images to train and to validate on, with labels of the model, and the sets to measure it on: those of the benchmark that
+    has its classes, or else the validation images.
+
+    Raises:
+        ValueError: dataset and model have other classes, or there are no labels for a control.
+        OSError: there is no such dataset.
+    """
+    source, options = arguments.dataset, {}
+    if source in benchmarks():
+        options = {"samples_per_class": arguments.samples_per_class, "seed": seed}
+    splits = (arguments.train_split, arguments.eval_split)
+    train, validation = (load_masked_dataset(source, split, **options) for split in splits)
+    classes = [model_config.id2label[label] for label in range(model_config.num_labels)]
+    benchmark = find_benchmark(classes)
+    if source in benchmarks() and source != benchmark:
+        raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
+    if benchmark is not None and class_names_of(train.features) is None:
+        raise ValueError(
+            f"This model has the classes of {benchmark}, and the labels of `{source}` have no names: name another --model, "
+            'or name the classes: `dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
+        )
+    if arguments.control and "label" not in train.column_names:
+        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
+    train = align_labels(train, classes, source)
+    if benchmark is not None:
+        return train, validation, benchmark_sets(benchmark, arguments.images_per_set)
+    return train, validation, {arguments.eval_split: EvaluationSet.of(validation, source=source)}
 
 
 def _load(arguments: ModelArguments) -> nn.Module:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from ..models.registry import find_model
+from ..data.benchmarks import BUNDLED_BENCHMARK
+from ..models.registry import BUNDLED_MODEL, find_model
 
 
 def list_recipes() -> dict[str, Path]:
@@ -15,16 +16,17 @@ def list_recipes() -> dict[str, Path]:
 
 
 def find_recipe(model: str | None, dataset: str | None) -> Path | None:
-    """The recipe of a model of the paper, under any of its names, or of the bundled model on its own images; otherwise `None`.
+    """The recipe of a registered model, under any of its names; otherwise `None`. A recipe that names a dataset is for that
+    dataset alone.
 
     Args:
-        model: name, Hub id or folder; `None` for the bundled model.
+        model: as for [`find_model`]; `None` for the bundled model.
         dataset: path or id; `None` for the bundled images.
     """
-    name = "emoji-shift" if model is None else find_model(model)
-    if name == "emoji-shift" and dataset not in (None, "emoji-shift"):
+    recipe = list_recipes().get(find_model(model or BUNDLED_MODEL))
+    if recipe is None or read_recipe(recipe).get("dataset", dataset) not in (dataset, dataset or BUNDLED_BENCHMARK):
         return None
-    return list_recipes().get(name)
+    return recipe
 
 
 def read_recipe(path: Path) -> dict:

@@ -1,31 +1,45 @@
 """The finetuning: a `Trainer` that adds the relevance and confidence losses to a vision transformer."""
 
+import signal
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 
-from ..data.masked_dataset import check_columns, check_rows
+from ..data.class_order import align_labels
+from ..data.masked_dataset import check_columns, check_rows, undecoded
 from ..data.transforms import eval_transform, train_transform
 from ..hub.publishing import PublishingTrainer
 from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.image_processors import load_processor, make_image_processor
 from ..models.loading import load_model
+from ..models.registry import resolve
 from ..relevance.architectures import attention_modules, patch_grid, unwrap_pretrained
 from ..relevance.attention import explicit_attention
-from ..relevance.relevance_map import relevance_map
+from ..relevance.relevance_map import forward_logits, relevance_map
+from ..utils.finite import NonFiniteError, check_finite, non_finite_weights
+from ..utils.lock import folder_lock
 from .callbacks import RelevanceTensorBoardCallback
+from .checkpoints import last_checkpoint
 from .config import RobustViTConfig
+from .interrupts import InterruptCallback, TrainingInterrupted
 from .losses import ConfidenceLoss, RelevanceLoss
+from .run_identity import RunIdentity
 
+
+logger = logging.get_logger(__name__)
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -46,7 +60,8 @@ class RobustViTTrainer(PublishingTrainer):
             is taken as it is.
         processing_class: image processor with a centre crop, saved with the model; by default the `paper` preset at the
             model's image size. See [`make_image_processor`].
-        data_collator, compute_metrics, callbacks, optimizers: as in [`~transformers.Trainer`].
+        data_collator, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in
+            [`~transformers.Trainer`].
         peft_config: adapter to finetune instead of the weights.
 
     Raises:
@@ -88,26 +103,31 @@ class RobustViTTrainer(PublishingTrainer):
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict] | None = None,
+        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         peft_config: "PeftConfig | None" = None,
     ):
-        if isinstance(model, str):
-            name, model = model, load_model(model)
+        name = model if isinstance(model, str) else None
+        if name is not None:
+            model = load_model(name)
             processing_class = processing_class or load_processor(name, "paper", model)
         attention_modules(model)
         config = unwrap_pretrained(model).config
         if args is None:
-            name = (config._name_or_path or type(unwrap_pretrained(model)).__name__).rstrip("/").rpartition("/")[2]
-            args = RobustViTConfig(f"{name}-robustvit")
+            path = config._name_or_path or type(unwrap_pretrained(model)).__name__
+            args = RobustViTConfig(f"{path.rstrip('/').rpartition('/')[2]}-robustvit")
         if processing_class is None:
             processing_class = make_image_processor("paper", config.image_size)
         if peft_config is not None:
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+            if name is not None:  # the saved adapter names its base; PEFT would name the folder in the cache
+                model.peft_config["default"].base_model_name_or_path = resolve(name)
         self._check(model, args, eval_dataset, processing_class)
         views = {"train": (train_dataset, train_transform), "eval": (eval_dataset, eval_transform)}
         prepared = {
-            name: self._prepare_dataset(name, dataset, transform(processing_class), config.num_labels, args)
+            name: self._prepare_dataset(name, dataset, transform(processing_class), config, args)
             for name, (dataset, transform) in views.items()
             if dataset is not None
         }
@@ -121,8 +141,16 @@ class RobustViTTrainer(PublishingTrainer):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_accepts_loss_kwargs = False
+        if args.dataloader_drop_last and 0 < len(prepared.get("train", ())) < args.train_batch_size * args.world_size:
+            raise ValueError(
+                f"The train dataset has {len(prepared['train'])} images, fewer than a batch of "
+                f"{args.train_batch_size * args.world_size}, which `dataloader_drop_last` leaves out: there would be no step. "
+                "Lower `per_device_train_batch_size`, or leave `dataloader_drop_last` out."
+            )
         if isinstance(prepared.get("train"), datasets.Dataset):
             prepared["train"] = prepared["train"].with_transform(eval_transform(processing_class))
         self._measured_on = prepared
@@ -135,7 +163,11 @@ class RobustViTTrainer(PublishingTrainer):
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._original_top1: dict[str, float] = {}
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which may be merged later
+        self._identity: RunIdentity | None = None
+        self._interrupt = InterruptCallback()
+        self.add_callback(self._interrupt)
         self._strips = None
+        self.skipped_batches = 0  # whose loss was not finite, in this training
         if self.pop_callback(TensorBoardCallback) is not None and prepared:
             self._strips = RelevanceTensorBoardCallback(self.eval_dataset or self.train_dataset, processing_class)
             self.add_callback(self._strips)
@@ -162,7 +194,7 @@ class RobustViTTrainer(PublishingTrainer):
 
     @staticmethod
     def _prepare_dataset(
-        name: str, dataset: Dataset, transform: Callable, num_labels: int, args: RobustViTConfig
+        name: str, dataset: Dataset, transform: Callable, config: PreTrainedConfig, args: RobustViTConfig
     ) -> Dataset:
         if isinstance(dataset, datasets.IterableDataset):
             raise ValueError(
@@ -171,7 +203,11 @@ class RobustViTTrainer(PublishingTrainer):
         if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
             return dataset
         check_columns(dataset, name, args.needs_labels)
-        return check_rows(dataset, name, num_labels, args.bad_masks).with_transform(transform)
+        names = [config.id2label[index] for index in range(config.num_labels)]
+        dataset = align_labels(dataset, names, f"{name} dataset")
+        dataset = dataset.add_column("row_index", range(len(dataset)))  # to name images whose loss is not finite
+        dataset = check_rows(dataset, name, config.num_labels, args.bad_masks)
+        return dataset.with_transform(lambda rows: transform(rows) | {"row_index": rows["row_index"]})
 
     def describe_method(self) -> dict[str, str]:
         """Losses, schedule and adapter, in words, for the model card."""
@@ -180,6 +216,8 @@ class RobustViTTrainer(PublishingTrainer):
             rank = f" of rank {self._adapter.r}" if getattr(self._adapter, "r", None) else ""
             merged = "" if hasattr(self.model, "peft_config") else ", merged"
             method["adapter"] = f"{self._adapter.peft_type.value}{rank}{merged}"
+        if self.skipped_batches:
+            method["batches left out"] = f"{self.skipped_batches}, whose loss was not finite"
         return method
 
     def merge_adapter(self) -> None:
@@ -204,6 +242,7 @@ class RobustViTTrainer(PublishingTrainer):
             values["loss"] = values["loss"] + args.relevance_weight * values["relevance_loss"]
         if labels is not None:
             values["top1"] = (output.logits.argmax(dim=1) == labels).float()
+        check_finite("loss", values["loss"])
         return values, output.logits
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -216,9 +255,41 @@ class RobustViTTrainer(PublishingTrainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
-        with explicit_attention(model):
-            return super().training_step(model, inputs, num_items_in_batch)
+        try:
+            # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
+            with explicit_attention(model):
+                return super().training_step(model, inputs, num_items_in_batch)
+        except NonFiniteError as error:
+            message = (
+                f"Step {self.state.global_step + 1}: the {error.values} of {self._name_images(inputs, error.images)} is NaN "
+                "or infinite."
+            )
+            if self.args.on_nan == "stop":
+                raise ValueError(
+                    f"{message} Look at the image, and lower the learning rate if there are many; `on_nan='skip'` leaves such "
+                    f"batches out. {self._describe_last_checkpoint()}"
+                ) from error
+            self.skipped_batches += 1
+            logger.warning(f"{message} The batch is left out.")
+            return torch.tensor(torch.nan, device=self.args.device)  # the Trainer logs the mean of the other steps
+
+    def _name_images(self, inputs: dict, images: list[int]) -> str:
+        """Images of a batch by their rows in the dataset and their files, as far as they are known."""
+        if not images:
+            return "images of another process"
+        if "row_index" not in inputs:
+            return f"image {', '.join(map(str, images))} of the batch"
+        dataset = (self.train_dataset if self.model.training else self.eval_dataset).with_format(None)
+        places = {row: place for place, row in enumerate(dataset["row_index"])}
+        names = []
+        for row in inputs["row_index"][images].tolist():
+            path = undecoded(dataset)[places[row]]["image"]["path"]
+            names.append(f"row {row}" + (f" (`{path}`)" if path else ""))
+        return ", ".join(names)
+
+    def _describe_last_checkpoint(self) -> str:
+        last = last_checkpoint(self.args.output_dir)
+        return f"The last good checkpoint is `{last}`." if last else "There is no checkpoint yet."
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: the released code decays biases and norms too."""
@@ -254,14 +325,71 @@ class RobustViTTrainer(PublishingTrainer):
         else:
             super()._load_best_model()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in the Trainer, but weights that are NaN or infinite are refused with a `ValueError`."""
+        if bad := non_finite_weights(self.model):
+            raise ValueError(
+                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
+                f"saved. Lower the learning rate, {self.args.learning_rate:g}. {self._describe_last_checkpoint()}"
+            )
+        super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as an "unexpected pos"
+            raise OSError(
+                f"The checkpoint of step {self.state.global_step} could not be written to `{self.args.output_dir}`: {error}. "
+                f"Is the disk full? {self._describe_last_checkpoint()} Make room, and resume."
+            ) from error
+
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """Check that a run can be resumed from a checkpoint by this trainer, which must not have been trained.
+
+        Raises:
+            ValueError: the checkpoint was begun with other settings, another model or other data. See [`RunIdentity`].
+        """
+        self._identify().check(checkpoint)
+
+    def _identify(self) -> RunIdentity:
+        """The identity of the run, taken before the first step, when this model is the original one."""
+        if self._identity is None:
+            self._identity = RunIdentity(self)
+            self.add_callback(self._identity)
+        return self._identity
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
+
+        Raises:
+            ValueError: the checkpoint is not of this run, see [`check_checkpoint`], or a loss or weight is NaN or infinite.
+            OSError: a checkpoint cannot be written, or another process trains in the `output_dir`.
+            TrainingInterrupted: after a signal.
+        """
+        identity = self._identify()
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            identity.check(resume_from_checkpoint)
         # The released code runs a second copy of the original model in every step to log its accuracy. Before the first
         # step this model is the original, also when the run is resumed.
         if not self._original_top1:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
             if self._strips is not None and self.args.relevance_strip_steps and self.is_world_process_zero():
                 self._strips.measure_before(self.model)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        self.skipped_batches = 0
+        with ExitStack() as stack:
+            if self.is_world_process_zero():
+                stack.enter_context(folder_lock(Path(self.args.output_dir)))
+            stack.enter_context(self._interrupt)
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if number := self._interrupt.received:
+            raise TrainingInterrupted(
+                f"{signal.Signals(number).name} has stopped the training after step {self.state.global_step}. "
+                f"{self._describe_last_checkpoint()} Resume with the same command and `--resume_from_checkpoint last`.",
+                128 + number,
+            )
+        return output
 
     @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
@@ -272,15 +400,19 @@ class RobustViTTrainer(PublishingTrainer):
             if "labels" not in batch:
                 return None
             with self.accelerator.autocast():
-                logits = model(pixel_values=batch["pixel_values"]).logits
+                logits = forward_logits(model, batch["pixel_values"])
             accuracy.update(*self.accelerator.gather_for_metrics((logits.float(), batch["labels"])))
         return accuracy.compute()["top1"]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a batch. The method of the Trainer needs labels, and gathers all outputs."""
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad():
-            values, logits = self._losses_per_image(model, inputs)
+        try:
+            with torch.no_grad():
+                values, logits = self._losses_per_image(model, inputs)
+        except NonFiniteError as error:
+            images = self._name_images(inputs, error.images)
+            raise ValueError(f"Validation: the {error.values} of {images} is NaN or infinite.") from error
         for name, value in values.items():
             self._eval_values[name].append(self.accelerator.gather_for_metrics(value))
         loss = values["loss"].mean()
@@ -305,4 +437,6 @@ class RobustViTTrainer(PublishingTrainer):
             if self._original_top1.get("train") is not None:
                 logs["original_top1"] = self._original_top1["train"]
             self._train_values.clear()
+            if self.skipped_batches:
+                logs["skipped_batches"] = self.skipped_batches
         super().log(logs, start_time)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..imagenet_classes import label_of_wnid
+from ..imagenet_classes import label_of_wnid, subset
 from ..schema import Source
 
 
@@ -73,14 +73,14 @@ def is_wnid(name: str) -> bool:
     return re.fullmatch(r"n\d{8}", name) is not None
 
 
-def wnid_source(root: Path, classes: tuple[int, ...] | None = None) -> Source:
-    """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders. `classes` are the
-    labels that the set has, all by default.
+def wnid_source(root: Path, class_subset: str | None = None) -> Source:
+    """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders. `class_subset`
+    is the name of the classes that the set has, see [`subset`]; all by default.
 
     Raises:
         ValueError: no folder is named by a wnid.
     """
-    shards = []
+    shards, classes = [], None if class_subset is None else subset(class_subset)
     for folder in find_classes(root, is_wnid):
         label, problem = label_of_wnid().get(folder.name), None
         if label is None:

@@ -31,7 +31,7 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
 
     Args:
         mappings: folder of the mapping files; `mappings` in or beside the folder of images by default.
-        cropped: whether to cut the 2 red pixels at the edge. The paper leaves them, the standard protocol cuts them.
+        cropped: whether to cut the 2 red pixels at the edge. The paper leaves them, the protocol `native` cuts them.
 
     Raises:
         FileNotFoundError: a mapping file is missing.

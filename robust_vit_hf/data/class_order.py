@@ -1,0 +1,101 @@
+"""Labels of a dataset by the names of their classes. A label is an index, which is right in the order of the model alone."""
+
+import re
+from collections.abc import Sequence
+
+import datasets
+from transformers.utils import logging
+
+from .imagenet_classes import class_names, label_of_wnid, wnids
+
+
+logger = logging.get_logger(__name__)
+
+
+def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:
+    """Names of the classes in the column `label`, in their order; `None` where it has none."""
+    label = features.get("label")
+    label = getattr(label, "feature", label)  # of a list of labels
+    return tuple(label.names) if isinstance(label, datasets.ClassLabel) else None
+
+
+def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
+    """Class of the model for each label of a dataset, found by name.
+
+    Args:
+        names: names of the dataset's classes, in the order of its labels.
+        model_names: names of the model's classes, `id2label` in order.
+        source: name of the dataset in errors.
+
+    Returns:
+        The mapping, or `None` where labels are right as they are: the order is the same, or one of the two has no names
+        (digits, or the `LABEL_n` of transformers). Wnids are names of the classes of ImageNet-1k.
+
+    Raises:
+        ValueError: the dataset has a class that the model does not have.
+    """
+    names, model_names = tuple(names or ()), tuple(model_names)
+    if not names or names == model_names:
+        return None
+    of_imagenet = len(model_names) == 1000 and (unnamed(model_names) or _are_imagenet(model_names))
+    if of_imagenet and label_of_wnid().keys() >= {*names}:
+        places = label_of_wnid()
+    elif unnamed(names) or unnamed(model_names) or (of_imagenet and len(names) == 1000 and _are_imagenet(names)):
+        return None
+    else:
+        places = {name: index for index, name in enumerate(model_names)}
+        unknown = [name for name in names if name not in places or model_names.count(name) > 1]
+        if unknown:
+            raise ValueError(
+                f"`{source}` has {len(unknown)} classes that the model does not have, such as `{unknown[0]}`; those of the "
+                f"model are {', '.join(model_names[:4])}{', …' if len(model_names) > 4 else ''}. Expected classes of the "
+                "model, in any order: give a model with a head for these classes, or rename them: "
+                '`dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
+            )
+    mapping = {label: places[name] for label, name in enumerate(names)}
+    if all(label == place for label, place in mapping.items()):
+        return None
+    logger.warning(f"`{source}` has the model's classes in another order: its labels are mapped by name.")
+    return mapping
+
+
+def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: str) -> datasets.Dataset:
+    """The dataset with labels that are indices of the model's classes. Arguments and errors are those of [`label_mapping`]."""
+    mapping = label_mapping(class_names_of(dataset.features), model_names, source)
+    if mapping is None:
+        return dataset
+    labels = [mapping.get(label, label) for label in dataset.with_format(None)["label"]]
+    return dataset.remove_columns("label").add_column("label", labels, feature=datasets.Value("int64"))
+
+
+def unnamed(names: Sequence[str]) -> bool:
+    """Whether names say nothing but the index of a class."""
+    return all(re.fullmatch(r"(LABEL_)?\d+", str(name)) for name in names)
+
+
+def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
+    """Check that two models that are compared have the same classes, by number and, where both have names, by name.
+
+    Raises:
+        ValueError: they differ; the message names the first class that does.
+    """
+    if len(before) != len(after):
+        raise ValueError(
+            f"The models have {len(before)} and {len(after)} classes, so that they cannot be compared: expected a model and "
+            "the one that was finetuned from it."
+        )
+    differing = [index for index, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
+    if differing and not unnamed(before) and not unnamed(after):
+        index = differing[0]
+        raise ValueError(
+            f"The models have other `id2label` for {len(differing)} classes, so that they cannot be compared: class {index} "
+            f"is `{before[index]}` before and `{after[index]}` after."
+        )
+
+
+def _are_imagenet(names: Sequence[str]) -> bool:
+    """Whether 1000 names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must agree."""
+    if tuple(names) == wnids():
+        return True
+    pairs = zip(names, class_names(), strict=True)
+    return sum(name.split(",")[0].strip().lower() == known.lower() for name, known in pairs) >= 500

@@ -1,0 +1,99 @@
+"""Identity of a run: the settings, model and data that it began with, which a run that resumes it must share."""
+
+import json
+from pathlib import Path
+
+import datasets
+from transformers import Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+
+from ..data.identity import dataset_identity
+from ..models.digest import weights_digest
+
+
+# Settings that may change when a run is resumed: they do not change what a step computes.
+MAY_CHANGE = (
+    "num_train_epochs",
+    "max_steps",
+    "output_dir",
+    "resume_from_checkpoint",
+    "run_name",
+    "report_to",
+    "disable_tqdm",
+    "relevance_strip_steps",
+    "on_nan",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "use_cpu",
+    "trackio_space_id",
+)
+MAY_CHANGE_PREFIXES = ("logging_", "log_", "save_", "eval_", "do_", "push_to_hub", "hub_", "project", "ddp_")
+
+
+class RunIdentity(TrainerCallback, ExportableState):
+    """Saves the identity of a run in the `trainer_state.json` of each of its checkpoints.
+
+    Args:
+        trainer: before its first step, so that its model is the original one.
+    """
+
+    def __init__(self, trainer: Trainer):
+        settings = trainer.args.to_sanitized_dict() | {"number of processes": trainer.args.world_size}
+        adapter = next(iter(getattr(trainer.model, "peft_config", {}).values()), None)
+        identity = {
+            "settings": {name: value for name, value in settings.items() if not _may_change(name)},
+            "original model": weights_digest(trainer.model),
+            "adapter": adapter and str(adapter.to_dict()),
+            "image processor": trainer.processing_class.to_json_string(),
+            "train dataset": _identity_of(trainer.train_dataset),
+            "validation dataset": _identity_of(trainer.eval_dataset),
+        }
+        self.identity = json.loads(json.dumps(identity, default=str))
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"identity": self.identity}}
+
+    def check(self, checkpoint: str) -> None:
+        """Refuse to resume from a checkpoint of another run.
+
+        Raises:
+            ValueError: it was begun with other settings, another model or other data, which the message names.
+        """
+        state = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        begun = state["stateful_callbacks"].get(type(self).__name__, {}).get("attributes", {}).get("identity")
+        if begun is None:
+            raise ValueError(
+                f"`{checkpoint}` does not say with which settings, model and data it was begun: expected a checkpoint of "
+                "this version of robust-vit-hf. Begin a new run in another --output_dir."
+            )
+        settings, others = begun.pop("settings"), {**self.identity}
+        now = others.pop("settings")
+        changed = [
+            f"`{name}` {settings.get(name)}, now {now.get(name)}"
+            for name in settings | now
+            if settings.get(name) != now.get(name)
+        ]
+        changed += [f"another {name}" for name in others if begun.get(name) != others[name]]
+        if changed:
+            raise ValueError(
+                f"`{checkpoint}` was begun with {'; '.join(changed)}. Give the same to resume it, or begin a new run in "
+                "another --output_dir. Epochs, logging, evaluation, saving and pushing may change."
+            )
+
+
+def _may_change(name: str) -> bool:
+    return name in MAY_CHANGE or name.startswith(MAY_CHANGE_PREFIXES)
+
+
+def _identity_of(dataset: object) -> str | int | None:
+    """Identity of a table, and of other datasets the number of rows, as nothing else is known of them."""
+    if isinstance(dataset, datasets.Dataset):
+        return dataset_identity(dataset)
+    return None if dataset is None else len(dataset)
