@@ -401,7 +401,11 @@ class RobustViTTrainer(PublishingTrainer):
                 return None
             with self.accelerator.autocast():
                 logits = forward_logits(model, batch["pixel_values"])
-            accuracy.update(*self.accelerator.gather_for_metrics((logits.float(), batch["labels"])))
+            logits, labels = self.accelerator.gather_for_metrics((logits.float(), batch["labels"]))
+            if self.args.on_nan == "skip":
+                finite = logits.isfinite().all(dim=1)
+                logits, labels = logits[finite], labels[finite]
+            accuracy.update(logits, labels)
         return accuracy.compute()["top1"]
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

@@ -1,0 +1,95 @@
+"""Labels are mapped by the names of their classes, and what cannot be mapped is refused."""
+
+import datasets
+import pytest
+import torch
+from transformers import ViTConfig
+
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.data.class_order import align_labels, label_mapping
+from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.evaluation.protocols import EvaluationSet
+
+from .helpers.commands import call
+from .helpers.tiny import masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
+
+
+def named(names: str) -> dict:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+@pytest.mark.parametrize(
+    "names, model_names, mapping",
+    [
+        ("abcd", "abcd", None),
+        ("abcd", "dcba", {0: 3, 1: 2, 2: 1, 3: 0}),
+        ("db", "abcd", {0: 3, 1: 1}),  # a part of the model's classes
+        ("ab", "abcd", None),
+        (None, "abcd", None),
+        ("0123", "abcd", None),
+        ("abcd", [f"LABEL_{index}" for index in range(4)], None),
+        (wnids()[:3], class_names(), None),
+        (wnids()[7:9], class_names(), {0: 7, 1: 8}),
+        (wnids()[7:9], [f"LABEL_{index}" for index in range(1000)], {0: 7, 1: 8}),
+        ([f"{name}, a synonym" for name in class_names()], class_names(), None),
+    ],
+)
+def test_mapping(names, model_names, mapping):
+    assert label_mapping(names, model_names, "photos") == mapping
+
+
+@pytest.mark.parametrize("names, model_names", [("abce", "abcd"), ("a", "aabb"), (wnids()[:4], "abcd")])
+def test_other_classes_are_refused(names, model_names):
+    with pytest.raises(ValueError, match=r"`photos` has . classes that the model does not have, such as `"):
+        label_mapping(names, model_names, "photos")
+
+
+def test_lists_of_labels_and_missing_ones():
+    features = {"label": datasets.List(datasets.ClassLabel(names=list("ab"))), "image": datasets.Image()}
+    image = masked_dataset(1)[0]["image"]
+    rows = datasets.Dataset.from_dict({"label": [[0, 1], []], "image": [image] * 2}, datasets.Features(features))
+    found = EvaluationSet.of(rows).for_model("photos", ViTConfig(**named("ba")))
+    assert found.accepted == [[1, 0], []]
+
+
+def test_training_sees_the_models_classes(tmp_path):
+    """Labels of the same rows, whatever their numbering."""
+    rows, model = masked_dataset(8), tiny_vit(**named("dbca"))
+    trainer = RobustViTTrainer(model, tiny_config(tmp_path), rows)
+    batch = next(iter(trainer.get_test_dataloader(trainer.train_dataset)))
+    assert batch["labels"].tolist() == [3, 1, 2, 0] * 2
+    assert torch.equal(batch["row_index"], torch.arange(8))
+
+
+def test_accuracy_does_not_depend_on_the_numbering(tmp_path):
+    """A dataset in the order `abcd`, and one model under two numberings of its classes: the same top-1."""
+    model = tiny_vit(**named("abcd"))
+    turned = tiny_vit(**named("bcda"))
+    with torch.no_grad():
+        turned.classifier.weight.copy_(model.classifier.weight.roll(-1, 0))
+        turned.classifier.bias.copy_(model.classifier.bias.roll(-1, 0))
+    masked_folder(tmp_path / "data")
+    tables = []
+    for name, shown in (("one", model), ("two", turned)):
+        options = ["--model", save_pretrained(shown, tmp_path / name), "--dataset", tmp_path / "data"]
+        done = call("evaluate", *options, "--protocols", "paper", "--output_dir", tmp_path / f"{name}-out")
+        tables.append([line for line in done.out.splitlines() if line.startswith("| validation")])
+    assert tables[0] and tables[0] == tables[1]
+
+
+def test_models_with_other_classes_are_not_compared(tmp_path):
+    folders = [save_pretrained(tiny_vit(**named(names)), tmp_path / names) for names in ("abcd", "abdc")]
+    masked_folder(tmp_path / "data")
+    for command in ("evaluate", "segment"):
+        options = ["--model", folders[0], "--compare", folders[1], "--dataset", tmp_path / "data"]
+        completed = call(command, *options, "--output_dir", tmp_path / "out")
+        assert (
+            "other `id2label` for 2 classes, so that they cannot be compared: class 2 is `c` before" in completed.error
+        )
+
+
+def test_align_keeps_images():
+    rows = masked_dataset(4)
+    aligned = align_labels(rows, "dcba", "photos")
+    assert aligned["label"] == [3, 2, 1, 0]
+    assert [image.tobytes() for image in aligned["image"]] == [image.tobytes() for image in rows["image"]]

@@ -1,0 +1,197 @@
+"""Interrupted runs: what resumes, what is refused, and what stays on disk."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from transformers import TrainerCallback
+
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.training.checkpoints import find_checkpoint
+from robust_vit_hf.training.interrupts import TrainingInterrupted
+from robust_vit_hf.utils.lock import LOCK_FILE, folder_lock
+
+from .helpers.commands import call, python, succeed
+from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
+
+
+class At(TrainerCallback):
+    """Calls a function at the end of a step."""
+
+    def __init__(self, step: int, function):
+        self.step, self.function = step, function
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.function()
+
+
+def make_trainer(folder, rows=None, model=None, callbacks=None, **settings) -> RobustViTTrainer:
+    rows = masked_dataset(12) if rows is None else rows
+    config = tiny_config(folder, per_device_train_batch_size=4, **SAVING | settings)
+    return RobustViTTrainer(model or tiny_vit(), config, rows, masked_dataset(4, seed=1), callbacks=callbacks)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """Folder of a run of two epochs of three steps, which tests do not change."""
+    folder = tmp_path_factory.mktemp("begun")
+    make_trainer(folder).train()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"learning_rate": 0.5}, "`learning_rate` 0.001, now 0.5"),
+        ({"relevance_weight": 0.5}, "`relevance_weight` 0.8, now 0.5"),
+        ({"seed": 1}, "`seed` 0, now 1"),
+        ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` 1, now 2"),
+        ({"model": tiny_vit(seed=1)}, "another original model"),
+        ({"rows": masked_dataset(12, seed=3)}, "another train dataset"),
+        ({"rows": masked_dataset(8)}, "another train dataset"),
+    ],
+)
+def test_another_run_is_refused_by_name(begun, change, named):
+    with pytest.raises(ValueError, match=f"was begun with .*{named}.*[Gg]ive the same"):
+        make_trainer(begun, **change).train(resume_from_checkpoint=str(begun / "checkpoint-4"))
+
+
+def test_logging_and_epochs_may_change(begun, tmp_path):
+    settings = {"num_train_epochs": 3, "logging_steps": 2, "save_total_limit": 1, "on_nan": "skip"}
+    trainer = make_trainer(tmp_path, **settings)
+    trainer.train(resume_from_checkpoint=str(begun / "checkpoint-6"))
+    assert trainer.state.global_step == 9
+
+
+def test_a_checkpoint_without_identity_is_refused(begun, tmp_path):
+    state = json.loads((begun / "checkpoint-4" / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["RunIdentity"]
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"does not say with which settings, model and data it was begun"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path))
+
+
+def test_the_record_counts_all_parts(tmp_path):
+    """A finished run that is resumed does nothing, and records the time that it took."""
+    make_trainer(tmp_path, callbacks=[At(2, lambda: time.sleep(0.5))]).train()
+    again = make_trainer(tmp_path)
+    again.train(resume_from_checkpoint=True)
+    again.create_model_card()
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["resumed"] and run["steps"] == 6 and run["seconds"] >= 0.5
+    fresh = make_trainer(tmp_path / "fresh")
+    fresh.train()
+    fresh.create_model_card()
+    assert not json.loads((tmp_path / "fresh" / "run.json").read_text())["resumed"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint(tmp_path, number):
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)]
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch"}
+    trainer = make_trainer(tmp_path, callbacks=[At(4, lambda: os.kill(os.getpid(), number))], **settings)
+    with pytest.raises(
+        TrainingInterrupted, match=rf"{number.name} .*after step 4.*checkpoint-4`.*resume_from_check"
+    ) as caught:
+        trainer.train()
+    assert caught.value.exit_status == 128 + number
+    assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+    assert [log["step"] for log in trainer.state.log_history if "eval_loss" in log] == [3]  # none after the signal
+
+    resumed = make_trainer(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6 and len(resumed.state.log_history) > len(trainer.state.log_history)
+
+
+def test_a_signal_without_checkpoints_is_told(tmp_path):
+    trainer = make_trainer(
+        tmp_path, callbacks=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))], save_strategy="no"
+    )
+    with pytest.raises(TrainingInterrupted, match=r"There is no checkpoint yet"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
+    """A process of its own, as a cluster stops it; the same command with `--resume_from_checkpoint last` ends the run."""
+    masked_folder(tmp_path / "data")
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run"]
+    options += ["--num_train_epochs", "400", "--report_to", "none", "--use_cpu", "True", "--save_total_limit", "1"]
+    command = python("-m", "robust_vit_hf.cli", "train", *options)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "checkpoint-4").is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    # The folder is in use.
+    refused = call("train", *options)
+    assert f"`{tmp_path / 'run'}` is in use by process {process.pid} on " in refused.error
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in err
+    assert "SIGTERM has stopped the training after step" in err.splitlines()[-1]
+    (last,) = sorted((tmp_path / "run").glob("checkpoint-*"))[-1:]
+    epochs = int(json.loads((last / "trainer_state.json").read_text())["epoch"]) + 1
+    succeed("train", *options, "--num_train_epochs", str(epochs), "--resume_from_checkpoint", "last")
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_lock(tmp_path):
+    with folder_lock(tmp_path / "run") as begun, folder_lock(tmp_path / "run"):  # the same process may enter twice
+        assert not begun
+        (tmp_path / "run" / "file").touch()
+    assert (tmp_path / "run" / LOCK_FILE).read_text() == ""  # no name of a host stays behind
+    (tmp_path / "run" / LOCK_FILE).write_text(
+        '{"pid": 1, "host": "gone", "since": "yesterday"}'
+    )  # as a kill leaves it
+    with folder_lock(tmp_path / "run") as begun:
+        assert begun
+    with pytest.raises(KeyError), folder_lock(tmp_path / "empty"):
+        raise KeyError
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path):
+    """Neither refusal sends to the other."""
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(ValueError, match=r"continue it with `--resume_from_checkpoint last`"):
+        find_checkpoint(str(tmp_path), None, begun=True)
+    assert find_checkpoint(str(tmp_path), "last", begun=True) is None
+    with pytest.raises(ValueError, match=r"holds no run to resume.*leave out --resume_from_checkpoint"):
+        find_checkpoint(str(tmp_path), "last", begun=False)
+
+
+def test_a_full_disk(tmp_path):
+    """A limit on the size of files, under which torch reports an "unexpected pos"."""
+    program = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from tests.test_resume import At, make_trainer
+limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, -1))
+trainer = make_trainer({str(tmp_path)!r}, callbacks=[At(2, limit)])
+try:
+    trainer.train()
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run(python("-c", program), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert "The checkpoint of step 2 could not be written" in done.stdout, done.stderr[-2000:]
+    assert "checkpoint-1`" in done.stdout and "Is the disk full?" in done.stdout
+
+
+def test_fewer_images_than_a_batch(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"has 12 images, fewer than a batch of 16, which `dataloader_drop_last` leaves"
+    ):
+        config = tiny_config(tmp_path, per_device_train_batch_size=16, dataloader_drop_last=True)
+        RobustViTTrainer(tiny_vit(), config, masked_dataset(12))
