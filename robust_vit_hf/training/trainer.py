@@ -1,27 +1,21 @@
 """The finetuning: a `Trainer` that adds the relevance and confidence losses to a vision transformer."""
 
-import signal
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor, EvalPrediction, PreTrainedConfig, PreTrainedModel, TrainerCallback
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedConfig, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils import logging
 
 from ..data.class_order import align_labels
-from ..data.masked_dataset import check_columns, check_rows, undecoded
+from ..data.masked_dataset import check_columns, check_rows
 from ..data.transforms import eval_transform, train_transform
-from ..hub.publishing import PublishingTrainer
 from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.image_processors import load_processor, make_image_processor
 from ..models.loading import load_model
@@ -29,23 +23,18 @@ from ..models.registry import resolve
 from ..relevance.architectures import attention_modules, patch_grid, unwrap_pretrained
 from ..relevance.attention import explicit_attention
 from ..relevance.relevance_map import forward_logits, relevance_map
-from ..utils.finite import NonFiniteError, check_finite, non_finite_weights
-from ..utils.lock import folder_lock
+from ..utils.finite import NonFiniteError, check_finite
 from .callbacks import RelevanceTensorBoardCallback
-from .checkpoints import last_checkpoint
 from .config import RobustViTConfig
-from .interrupts import InterruptCallback, TrainingInterrupted
 from .losses import ConfidenceLoss, RelevanceLoss
-from .run_identity import RunIdentity
+from .reliable_trainer import ReliableTrainer
 
-
-logger = logging.get_logger(__name__)
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class RobustViTTrainer(PublishingTrainer):
+class RobustViTTrainer(ReliableTrainer):
     """Finetunes the relevance maps of an image classification model, Eq. 5 of https://huggingface.co/papers/2206.01161.
 
     Logs `background_loss`, `foreground_loss`, `relevance_loss`, `confidence_loss` and `top1` beside `loss`, for training and
@@ -145,12 +134,6 @@ class RobustViTTrainer(PublishingTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_accepts_loss_kwargs = False
-        if args.dataloader_drop_last and 0 < len(prepared.get("train", ())) < args.train_batch_size * args.world_size:
-            raise ValueError(
-                f"The train dataset has {len(prepared['train'])} images, fewer than a batch of "
-                f"{args.train_batch_size * args.world_size}, which `dataloader_drop_last` leaves out: there would be no step. "
-                "Lower `per_device_train_batch_size`, or leave `dataloader_drop_last` out."
-            )
         if isinstance(prepared.get("train"), datasets.Dataset):
             prepared["train"] = prepared["train"].with_transform(eval_transform(processing_class))
         self._measured_on = prepared
@@ -163,11 +146,7 @@ class RobustViTTrainer(PublishingTrainer):
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._original_top1: dict[str, float] = {}
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which may be merged later
-        self._identity: RunIdentity | None = None
-        self._interrupt = InterruptCallback()
-        self.add_callback(self._interrupt)
         self._strips = None
-        self.skipped_batches = 0  # whose loss was not finite, in this training
         if self.pop_callback(TensorBoardCallback) is not None and prepared:
             self._strips = RelevanceTensorBoardCallback(self.eval_dataset or self.train_dataset, processing_class)
             self.add_callback(self._strips)
@@ -247,7 +226,12 @@ class RobustViTTrainer(PublishingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
-        values, logits = self._losses_per_image(model, inputs)
+        error = None
+        try:
+            values, logits = self._losses_per_image(model, inputs)
+        except NonFiniteError as found:
+            error = found
+        self.raise_in_all_processes(error)
         if model.training:
             for name, value in values.items():
                 self._train_values[name].append(value.detach().mean())
@@ -255,41 +239,9 @@ class RobustViTTrainer(PublishingTrainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        try:
-            # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
-            with explicit_attention(model):
-                return super().training_step(model, inputs, num_items_in_batch)
-        except NonFiniteError as error:
-            message = (
-                f"Step {self.state.global_step + 1}: the {error.values} of {self._name_images(inputs, error.images)} is NaN "
-                "or infinite."
-            )
-            if self.args.on_nan == "stop":
-                raise ValueError(
-                    f"{message} Look at the image, and lower the learning rate if there are many; `on_nan='skip'` leaves such "
-                    f"batches out. {self._describe_last_checkpoint()}"
-                ) from error
-            self.skipped_batches += 1
-            logger.warning(f"{message} The batch is left out.")
-            return torch.tensor(torch.nan, device=self.args.device)  # the Trainer logs the mean of the other steps
-
-    def _name_images(self, inputs: dict, images: list[int]) -> str:
-        """Images of a batch by their rows in the dataset and their files, as far as they are known."""
-        if not images:
-            return "images of another process"
-        if "row_index" not in inputs:
-            return f"image {', '.join(map(str, images))} of the batch"
-        dataset = (self.train_dataset if self.model.training else self.eval_dataset).with_format(None)
-        places = {row: place for place, row in enumerate(dataset["row_index"])}
-        names = []
-        for row in inputs["row_index"][images].tolist():
-            path = undecoded(dataset)[places[row]]["image"]["path"]
-            names.append(f"row {row}" + (f" (`{path}`)" if path else ""))
-        return ", ".join(names)
-
-    def _describe_last_checkpoint(self) -> str:
-        last = last_checkpoint(self.args.output_dir)
-        return f"The last good checkpoint is `{last}`." if last else "There is no checkpoint yet."
+        # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
+        with explicit_attention(model):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: the released code decays biases and norms too."""
@@ -309,87 +261,14 @@ class RobustViTTrainer(PublishingTrainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
-    # Trainer loads them with `load_state_dict(strict=False)`, which leaves out every renamed weight, so that a resumed
-    # run, or the best model, would have the attention of another step (huggingface/transformers#48805).
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if isinstance(self.model, PreTrainedModel):
-            self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, whose names are PEFT's
-
-    def _load_best_model(self) -> None:
-        if isinstance(self.model, PreTrainedModel):
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
-        else:
-            super()._load_best_model()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in the Trainer, but weights that are NaN or infinite are refused with a `ValueError`."""
-        if bad := non_finite_weights(self.model):
-            raise ValueError(
-                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
-                f"saved. Lower the learning rate, {self.args.learning_rate:g}. {self._describe_last_checkpoint()}"
-            )
-        super().save_model(output_dir, _internal_call)
-
-    def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as an "unexpected pos"
-            raise OSError(
-                f"The checkpoint of step {self.state.global_step} could not be written to `{self.args.output_dir}`: {error}. "
-                f"Is the disk full? {self._describe_last_checkpoint()} Make room, and resume."
-            ) from error
-
-    def check_checkpoint(self, checkpoint: str) -> None:
-        """Check that a run can be resumed from a checkpoint by this trainer, which must not have been trained.
-
-        Raises:
-            ValueError: the checkpoint was begun with other settings, another model or other data. See [`RunIdentity`].
-        """
-        self._identify().check(checkpoint)
-
-    def _identify(self) -> RunIdentity:
-        """The identity of the run, taken before the first step, when this model is the original one."""
-        if self._identity is None:
-            self._identity = RunIdentity(self)
-            self.add_callback(self._identity)
-        return self._identity
-
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
-
-        Raises:
-            ValueError: the checkpoint is not of this run, see [`check_checkpoint`], or a loss or weight is NaN or infinite.
-            OSError: a checkpoint cannot be written, or another process trains in the `output_dir`.
-            TrainingInterrupted: after a signal.
-        """
-        identity = self._identify()
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint:
-            identity.check(resume_from_checkpoint)
         # The released code runs a second copy of the original model in every step to log its accuracy. Before the first
         # step this model is the original, also when the run is resumed.
         if not self._original_top1:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
             if self._strips is not None and self.args.relevance_strip_steps and self.is_world_process_zero():
                 self._strips.measure_before(self.model)
-        self.skipped_batches = 0
-        with ExitStack() as stack:
-            if self.is_world_process_zero():
-                stack.enter_context(folder_lock(Path(self.args.output_dir)))
-            stack.enter_context(self._interrupt)
-            output = super().train(resume_from_checkpoint, *args, **kwargs)
-        if number := self._interrupt.received:
-            raise TrainingInterrupted(
-                f"{signal.Signals(number).name} has stopped the training after step {self.state.global_step}. "
-                f"{self._describe_last_checkpoint()} Resume with the same command and `--resume_from_checkpoint last`.",
-                128 + number,
-            )
-        return output
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
@@ -415,7 +294,7 @@ class RobustViTTrainer(PublishingTrainer):
             with torch.no_grad():
                 values, logits = self._losses_per_image(model, inputs)
         except NonFiniteError as error:
-            images = self._name_images(inputs, error.images)
+            images = self.name_images(inputs, error.images)
             raise ValueError(f"Validation: the {error.values} of {images} is NaN or infinite.") from error
         for name, value in values.items():
             self._eval_values[name].append(self.accelerator.gather_for_metrics(value))

@@ -1,0 +1,160 @@
+"""A Trainer that stops rather than going wrong in silence: one process a folder, one identity a run, finite values, interrupts."""
+
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..data.masked_dataset import undecoded
+from ..hub.publishing import PublishingTrainer
+from ..utils.finite import NonFiniteError, non_finite_weights
+from ..utils.lock import folder_lock
+from .checkpoints import last_checkpoint
+from .interrupts import InterruptCallback, TrainingInterrupted
+from .run_identity import RunIdentity
+
+
+logger = logging.get_logger(__name__)
+
+
+class ReliableTrainer(PublishingTrainer):
+    """The Trainer whose promises are those of `docs/reliability.md`. Its `args` have `on_nan`, and images of its datasets are
+    named in errors if batches have their `row_index`."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.skipped_batches = 0  # whose loss was not finite, in this training
+        self._identity: RunIdentity | None = None
+        self._interrupt = InterruptCallback()
+        self.add_callback(self._interrupt)
+        batch_size = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and self.train_dataset is not None and len(self.train_dataset) < batch_size:
+            raise ValueError(
+                f"The train dataset has {len(self.train_dataset)} images, fewer than a batch of {batch_size}, which "
+                "`dataloader_drop_last` leaves out: there would be no step. Lower `per_device_train_batch_size`, or leave "
+                "`dataloader_drop_last` out."
+            )
+
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """Check that a run can be resumed from a checkpoint by this trainer, which must not have been trained.
+
+        Raises:
+            ValueError: the checkpoint was begun with other settings, another model or other data. See [`RunIdentity`].
+        """
+        self._identify().check(checkpoint)
+
+    def _identify(self) -> RunIdentity:
+        """The identity of the run, taken before the first step, when this model is the original one."""
+        if self._identity is None:
+            self._identity = RunIdentity(self)
+            self.add_callback(self._identity)
+        return self._identity
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
+
+        Raises:
+            ValueError: the checkpoint is not of this run, see [`check_checkpoint`], or a loss or weight is NaN or infinite.
+            OSError: a checkpoint cannot be written, or another process trains in the `output_dir`.
+            TrainingInterrupted: after a signal.
+        """
+        identity = self._identify()
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            identity.check(resume_from_checkpoint)
+        self.skipped_batches = 0
+        with ExitStack() as stack:
+            if self.is_world_process_zero():
+                stack.enter_context(folder_lock(Path(self.args.output_dir)))
+            stack.enter_context(self._interrupt)
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if number := self._interrupt.received:
+            raise TrainingInterrupted(
+                f"{signal.Signals(number).name} has stopped the training after step {self.state.global_step}. "
+                f"{self._describe_last_checkpoint()} Resume with the same command and `--resume_from_checkpoint last`.",
+                128 + number,
+            )
+        return output
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except NonFiniteError as error:
+            message = (
+                f"Step {self.state.global_step + 1}: the {error.values} of {self.name_images(inputs, error.images)} is NaN "
+                "or infinite."
+            )
+            if self.args.on_nan == "stop":
+                raise ValueError(
+                    f"{message} Look at the image, and lower the learning rate if there are many; `on_nan='skip'` leaves such "
+                    f"batches out. {self._describe_last_checkpoint()}"
+                ) from error
+            self.skipped_batches += 1
+            logger.warning(f"{message} The batch is left out.")
+            return torch.tensor(torch.nan, device=self.args.device)  # the Trainer logs the mean of the other steps
+
+    def raise_in_all_processes(self, error: NonFiniteError | None) -> None:
+        """Raise the error of this process, or one for that of another process, so that all leave the batch out or stop."""
+        failed = torch.tensor(error is not None, dtype=torch.int32, device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(failed, torch.distributed.ReduceOp.MAX)
+        if error is not None or failed:
+            raise error or NonFiniteError("loss", [])
+
+    def name_images(self, inputs: dict, images: list[int]) -> str:
+        """Images of a batch by their rows in the dataset and their files, as far as they are known."""
+        if not images:
+            return "images of another process"
+        if "row_index" not in inputs:
+            return f"image {', '.join(map(str, images))} of the batch"
+        dataset = (self.train_dataset if self.model.training else self.eval_dataset).with_format(None)
+        places = {row: place for place, row in enumerate(dataset["row_index"])}
+        names = []
+        for row in inputs["row_index"][images].tolist():
+            path = undecoded(dataset)[places[row]]["image"]["path"]
+            names.append(f"row {row}" + (f" (`{path}`)" if path else ""))
+        return ", ".join(names)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in the Trainer, but weights that are NaN or infinite are refused with a `ValueError`."""
+        if bad := non_finite_weights(self.model):
+            raise ValueError(
+                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
+                f"saved. Lower the learning rate, {self.args.learning_rate:g}. {self._describe_last_checkpoint()}"
+            )
+        super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as an "unexpected pos"
+            raise OSError(
+                f"The checkpoint of step {self.state.global_step} could not be written to `{self.args.output_dir}`: {error}. "
+                f"Is the disk full? {self._describe_last_checkpoint()} Make room, and resume."
+            ) from error
+
+    def _describe_last_checkpoint(self) -> str:
+        last = last_checkpoint(self.args.output_dir)
+        return f"The last good checkpoint is `{last}`." if last else "There is no checkpoint yet."
+
+    # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
+    # Trainer loads them with `load_state_dict(strict=False)`, which leaves out every renamed weight, so that a resumed
+    # run, or the best model, would have the attention of another step (huggingface/transformers#48805).
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, whose names are PEFT's
+
+    def _load_best_model(self) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
