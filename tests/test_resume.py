@@ -11,6 +11,7 @@ import pytest
 from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 from robust_vit_hf.utils.lock import LOCK_FILE, folder_lock
@@ -69,6 +70,18 @@ def test_logging_and_epochs_may_change(begun, tmp_path):
     trainer = make_trainer(tmp_path, **settings)
     trainer.train(resume_from_checkpoint=str(begun / "checkpoint-6"))
     assert trainer.state.global_step == 9
+
+
+def test_an_adapter_is_recognised(tmp_path):
+    """The modules that it adapts are a set, whose order differs from process to process."""
+    adapted = add_lora(tiny_vit(), 2, "tiny")
+    trainer = make_trainer(tmp_path, model=adapted)
+    modules = json.loads(trainer._identify().identity["adapter"])["target_modules"]
+    assert len(modules) > 5 and modules == sorted(modules)
+    trainer.train()
+    with pytest.raises(ValueError, match=r"was begun with another adapter\. Give the same"):
+        make_trainer(tmp_path, model=add_lora(tiny_vit(), 3, "tiny")).train(resume_from_checkpoint=True)
+    make_trainer(tmp_path, model=add_lora(tiny_vit(), 2, "tiny")).train(resume_from_checkpoint=True)
 
 
 def test_a_checkpoint_without_identity_is_refused(begun, tmp_path):

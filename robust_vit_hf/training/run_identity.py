@@ -50,7 +50,8 @@ class RunIdentity(TrainerCallback, ExportableState):
         identity = {
             "settings": {name: value for name, value in settings.items() if not _may_change(name)},
             "original model": weights_digest(trainer.model),
-            "adapter": adapter and str(adapter.to_dict()),
+            # A set has another order in each process.
+            "adapter": adapter and json.dumps(adapter.to_dict(), default=lambda value: sorted(map(str, value))),
             "image processor": trainer.processing_class.to_json_string(),
             "train dataset": _identity_of(trainer.train_dataset),
             "validation dataset": _identity_of(trainer.eval_dataset),
