@@ -18,6 +18,8 @@ from transformers import (
 )
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, make_image_processor, relevance_map
+from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
+from robust_vit_hf.evaluation.protocols import EvaluationSet
 
 from .helpers.tiny import masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
 
@@ -139,6 +141,25 @@ def test_without_labels(tmp_path):
     targets = {"relevance_target": "prediction", "confidence_target": "prediction"}
     trainer = trained(tmp_path, dataset, eval_rows=dataset, eval_strategy="epoch", **targets)
     assert logged(trainer, "eval_relevance_loss") and not logged(trainer, "top1")
+
+
+@pytest.mark.parametrize("weights", [{}, {"relevance_weight": 0.0, "confidence_weight": 1.0}])
+def test_another_image_size_than_the_model_was_made_for(weights, tmp_path):
+    """Every pass interpolates the position embeddings, and the saved model is of use to plain transformers."""
+    settings = {"eval_strategy": "epoch", "num_train_epochs": 1, **weights}
+    processor = make_image_processor("paper", 64)
+    config = tiny_config(tmp_path, **settings)
+    trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(4), masked_dataset(4, seed=1), processor)
+    trainer.train()
+    assert "eval_top1" in trainer.evaluate() and "eval_original_top1" in trainer.evaluate()
+    evaluated = EvaluationSet.of(masked_dataset(4).remove_columns("mask"), source="x")
+    assert len(evaluate_sets(trainer.model, {"x": evaluated}, processor, trainer.accelerator)["x"].predictions) == 4
+    trainer.save_model()
+    trainer.create_model_card()
+    assert "model(**inputs, interpolate_pos_encoding=True)" in (tmp_path / "README.md").read_text()
+    inputs = AutoImageProcessor.from_pretrained(tmp_path)(masked_rows(1)[0]["image"], return_tensors="pt")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert loaded(**inputs, interpolate_pos_encoding=True).logits.shape == (1, 4)
 
 
 def test_control_computes_no_map(tmp_path):

@@ -22,7 +22,7 @@ from ..metrics.calibration import Calibration
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ..relevance.architectures import unwrap_pretrained
-from ..relevance.relevance_map import relevance_map
+from ..relevance.relevance_map import forward_logits, relevance_map
 from ..utils.files import atomic_file, read_json, write_json
 from .protocols import EvaluationSet
 
@@ -166,9 +166,10 @@ def evaluate_batches(
                 if relevance:
                     output = relevance_map(model, batch["pixel_values"])
                     maps, masks = accelerator.gather_for_metrics((output.relevance, batch["mask"]))
+                    logits = output.logits
                 else:
-                    output = model(pixel_values=batch["pixel_values"])
-            logits = accelerator.gather_for_metrics(output.logits.float())
+                    logits = forward_logits(model, batch["pixel_values"])
+            logits = accelerator.gather_for_metrics(logits.float())
             check_logits(logits, rows.dataset, done, description)
             predictions.append(top_classes(logits, rows.class_subset).cpu())
             if calibration is not None:

@@ -93,6 +93,7 @@ def make_card(
         metadata,
         template_path=str(TEMPLATE),
         **{name: run[name] for name in shown},
+        interpolates="interpolate_pos_encoding" in run.get("forward_arguments", {}),
         id=run["hub_model_id"] or f"path/to/{run['model_name']}",
         at=f', revision="{run["revision"]}"' if run["revision"] else "",
         note=registered.note if registered is not None else None,

@@ -10,7 +10,7 @@ from ..evaluation.tables import percent
 from ..models.digest import weights_digest
 from ..models.image_processors import make_image_processor
 from ..models.registry import MODELS, find_model
-from ..relevance.architectures import unwrap_pretrained
+from ..relevance.architectures import forward_arguments, unwrap_pretrained
 from ..utils.environment import environment
 from ..utils.publishable import is_hub_id, public_name
 
@@ -67,6 +67,7 @@ def describe_run(
         ),
         "num_classes": pretrained.config.num_labels,
         "image_size": [crop["height"], crop["width"]],
+        "forward_arguments": forward_arguments(model, (crop["height"], crop["width"])),
         "preset": "paper" if is_paper else "own",
         "preprocessing": _preprocessing(processor),
         "training": _hyperparameters(trainer, method),

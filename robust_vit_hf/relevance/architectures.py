@@ -164,8 +164,8 @@ def forward_arguments(model: nn.Module, image_size: tuple[int, int]) -> dict[str
     """Arguments for models that need one to accept images of `(H, W)` pixels, or to compute attentions."""
     pretrained = unwrap_pretrained(model)
     arguments = {"output_attentions": True} if type(pretrained).__name__ in UNRECORDED_ATTENTION else {}
-    size = pretrained.config.image_size
-    resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
-    if resized and "interpolate_pos_encoding" in signature(pretrained.forward).parameters:
-        arguments["interpolate_pos_encoding"] = True
+    if "interpolate_pos_encoding" in signature(pretrained.forward).parameters:
+        size = pretrained.config.image_size
+        resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
+        arguments |= {"interpolate_pos_encoding": True} if resized else {}
     return arguments

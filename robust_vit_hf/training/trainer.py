@@ -213,16 +213,17 @@ class RobustViTTrainer(ReliableTrainer):
             target = labels if args.relevance_target == "label" else None
             output = relevance_map(model, inputs["pixel_values"], target, create_graph=args.second_order)
             values |= self.relevance_loss.per_image(output.relevance, inputs["mask"])
+            logits = output.logits
         else:
-            output = model(pixel_values=inputs["pixel_values"])
-        values |= self.confidence_loss.per_image(output.logits, labels if args.confidence_target == "label" else None)
+            logits = forward_logits(model, inputs["pixel_values"])
+        values |= self.confidence_loss.per_image(logits, labels if args.confidence_target == "label" else None)
         values["loss"] = args.confidence_weight * values["confidence_loss"]
         if args.relevance_weight > 0:
             values["loss"] = values["loss"] + args.relevance_weight * values["relevance_loss"]
         if labels is not None:
-            values["top1"] = (output.logits.argmax(dim=1) == labels).float()
+            values["top1"] = (logits.argmax(dim=1) == labels).float()
         check_finite("loss", values["loss"])
-        return values, output.logits
+        return values, logits
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
