@@ -24,6 +24,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..relevance.architectures import forward_arguments, patch_grid, patch_size, unwrap_pretrained
+from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
 from .result import MaskResult
 
@@ -177,12 +178,8 @@ def patch_keys(model: nn.Module, pixel_values: torch.Tensor, key_bias: bool) -> 
         reached.append(output)
         raise _KeysReached
 
-    hook = projection.register_forward_hook(stop)
-    try:
-        with suppress(_KeysReached):
-            pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **arguments)
-    finally:
-        hook.remove()
+    with hooks_of_this_thread((projection.register_forward_hook, stop)), suppress(_KeysReached):
+        pretrained(pixel_values=pixel_values.to(pretrained.device, pretrained.dtype), **arguments)
     keys = reached[0].float()
     num_prefix_tokens = keys.shape[1] - height * width
     if len(keys) != len(pixel_values) or num_prefix_tokens < 0:

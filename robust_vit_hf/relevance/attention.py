@@ -97,28 +97,37 @@ def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     """
     attentions: list[torch.Tensor] = []
 
-    @of_this_thread
     def record(module, args, output):
         attentions.append(output[1])
 
-    @of_this_thread
     def require_grad(module, args, output):
         embeddings = output[0] if isinstance(output, tuple) else output
         if not embeddings.requires_grad:  # if every parameter is frozen, the graph begins here
             embeddings.requires_grad_()
 
-    with ExitStack() as hooks:
-        for module in attention_modules(model):
-            hooks.callback(module.register_forward_hook(record).remove)
-        embeddings = unwrap_pretrained(model).get_input_embeddings()
-        hooks.callback(embeddings.register_forward_hook(require_grad).remove)
+    hooks = [(module.register_forward_hook, record) for module in attention_modules(model)]
+    embeddings = unwrap_pretrained(model).get_input_embeddings()
+    with hooks_of_this_thread(*hooks, (embeddings.register_forward_hook, require_grad)):
         yield attentions
 
 
-def of_this_thread(hook: Callable) -> Callable:
-    """A hook that does nothing in other threads than the present one."""
+@contextmanager
+def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
+    """Context with hooks that act on the forward passes of the present thread alone.
+
+    Args:
+        hooks: pairs of the method that registers a hook, such as `module.register_forward_hook`, and the hook.
+    """
     thread = threading.get_ident()
-    return lambda *arguments: hook(*arguments) if threading.get_ident() == thread else None
+
+    def of_this_thread(hook: Callable) -> Callable:
+        return lambda *arguments: hook(*arguments) if threading.get_ident() == thread else None
+
+    with ExitStack() as handles:
+        with _switching:  # torch numbers hooks without a lock, and one of two with the same number would be lost
+            for register, hook in hooks:
+                handles.callback(register(of_this_thread(hook)).remove)
+        yield
 
 
 @contextmanager
@@ -133,13 +142,11 @@ def cls_token_alone(model: nn.Module) -> Iterator[None]:
         yield
         return
 
-    @of_this_thread
     def first_token(module, args):
         return (args[0][:, :1],)
 
     layer = list(pretrained.base_model.layers)[-1]
-    with ExitStack() as hooks:
-        # Each sum with the residual broadcasts the one token over all, of which only the CLS token is read.
-        for module in (layer.attention.o_proj, layer.layernorm_after):
-            hooks.callback(module.register_forward_pre_hook(first_token).remove)
+    # Each sum with the residual broadcasts the one token over all, of which only the CLS token is read.
+    modules = (layer.attention.o_proj, layer.layernorm_after)
+    with hooks_of_this_thread(*((module.register_forward_pre_hook, first_token) for module in modules)):
         yield

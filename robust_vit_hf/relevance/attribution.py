@@ -6,13 +6,13 @@
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from .architectures import attention_modules, check_images, head_row, unwrap_pretrained
-from .attention import explicit_attention, record_attentions
+from .attention import explicit_attention, hooks_of_this_thread, record_attentions
 from .method_names import ATTRIBUTION_METHOD_NAMES
 from .relevance_map import (
     RelevanceOutput,
@@ -68,10 +68,8 @@ def head_at_every_layer(model: nn.Module) -> Iterator[tuple[list[torch.Tensor], 
         stack.append(torch.cat(outputs))
         return (stack[0],)
 
-    with ExitStack() as hooks:
-        for layer in layers:
-            hooks.callback(layer.register_forward_hook(record).remove)
-        hooks.callback(norm.register_forward_pre_hook(replace_input).remove)
+    hooks = [(layer.register_forward_hook, record) for layer in layers]
+    with hooks_of_this_thread(*hooks, (norm.register_forward_pre_hook, replace_input)):
         yield outputs, stack
 
 
