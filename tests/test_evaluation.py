@@ -122,8 +122,9 @@ def test_nan_logits_name_the_image():
         return output
 
     model.classifier.register_forward_hook(poison)
-    with pytest.raises(ValueError, match=r"noise: the logits of `1\.jpg` are NaN or infinite"):
-        evaluate_one(model, EvaluationSet.of(dataset), batch_size=2, relevance=False)
+    for relevance in (False, True):
+        with pytest.raises(ValueError, match=r"noise: the logits of `1\.jpg` are NaN or infinite"):
+            evaluate_one(model, EvaluationSet.of(dataset), batch_size=2, relevance=relevance)
 
 
 def test_a_model_of_other_classes_is_refused():

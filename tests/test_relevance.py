@@ -1,12 +1,14 @@
 """Relevance maps: hand-computed cases, an independent reference, and what must not matter or change."""
 
 import copy
+import math
 
 import pytest
 import torch
 
 from robust_vit_hf import relevance_map
 from robust_vit_hf.relevance import attention as reading
+from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.relevance.relevance_map import average_heads, propagate_relevance, upsample_and_normalize
 
 from .helpers import reference
@@ -130,10 +132,67 @@ def test_targets():
     )
 
 
-@pytest.mark.parametrize("target", [4, -1, torch.tensor([0, 1]), torch.tensor([0.0, 1.0, 2.0])])
+BAD_TARGETS = [
+    4,
+    -1,
+    True,
+    "cat",
+    float("nan"),
+    [0, 1],
+    [0, [1], 2],
+    torch.tensor([0, 1]),
+    torch.tensor([0.0, 1.0, 2.0]),
+]
+
+
+@pytest.mark.parametrize(
+    "target", [*BAD_TARGETS, torch.tensor([True, False, True]), torch.zeros(3, dtype=torch.complex64)]
+)
 def test_bad_targets(target):
     with pytest.raises(ValueError, match="Expected `target`"):
         relevance_map(tiny_vit(), images(), target)
+
+
+@pytest.mark.parametrize(
+    "pixel_values, message",
+    [
+        ([[[[0.0]]]], "Expected `pixel_values` to be a tensor, but got a list: take `processor"),
+        (images().numpy(), "Expected `pixel_values` to be a tensor, but got a ndarray"),
+        (images().byte(), "normalised as the model expects, but got torch.uint8: prepare images"),
+        (images() > 0, "but got torch.bool"),
+        (images(0), r"shape \(B, 3, H, W\) with one image or more, but got \(0, 3, 32, 32\)"),
+        (images(1, 32, 0), r"with one image or more, but got \(1, 3, 32, 0\)"),
+        (images()[:, :1], r"but got \(3, 1, 32, 32\)"),
+        (images()[0], r"but got \(3, 32, 32\)"),
+    ],
+)
+@pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
+def test_bad_images(method, pixel_values, message):
+    with pytest.raises(ValueError, match=message):
+        ATTRIBUTION_METHODS[method](tiny_vit(), pixel_values)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_pixel_that_is_not_finite_names_its_image(family, value):
+    pixel_values, model = images(), family.tiny()
+    pixel_values[1, 2, 31, 0] = value
+    for method in ATTRIBUTION_METHODS.values():
+        with pytest.raises(
+            ValueError, match=r"of the 3 images of the batch, counted from 0: 1\. Their `pixel_values`"
+        ):
+            method(model, pixel_values, 1)
+    output = relevance_map(model, pixel_values, 1, check_finite=False)
+    assert output.logits.isfinite().all(dim=1).tolist() == [True, False, True]
+
+
+def test_weights_that_are_not_finite():
+    model = tiny_vit()
+    with torch.no_grad():
+        model.classifier.bias[2] = math.nan
+    for target in (None, 1, 2):
+        with pytest.raises(ValueError, match=r"for 3 of the 3 images .*: 0, 1, 2\. Look at the model's weights"):
+            relevance_map(model, images(), target)
 
 
 def test_flat_map_is_zero_with_finite_gradients():

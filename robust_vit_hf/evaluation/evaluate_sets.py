@@ -164,7 +164,7 @@ def evaluate_batches(
         for batch in accelerator.prepare(loader):
             with torch.no_grad(), accelerator.autocast():
                 if relevance:
-                    output = relevance_map(model, batch["pixel_values"])
+                    output = relevance_map(model, batch["pixel_values"], check_finite=False)
                     maps, masks = accelerator.gather_for_metrics((output.relevance, batch["mask"]))
                     logits = output.logits
                 else:

@@ -173,7 +173,7 @@ def segment_set(
         for batch in accelerator.prepare(loader):
             for method in methods:
                 with torch.no_grad(), accelerator.autocast():
-                    output = ATTRIBUTION_METHODS[method](model, batch["pixel_values"])
+                    output = ATTRIBUTION_METHODS[method](model, batch["pixel_values"], check_finite=False)
                 maps, masks, logits = accelerator.gather_for_metrics(
                     (output.relevance, batch["mask"], output.logits.float())
                 )

@@ -152,11 +152,26 @@ def check_images(model: nn.Module, pixel_values: torch.Tensor) -> tuple[int, int
     """Number of patches `(h, w)` of images `(B, 3, H, W)`.
 
     Raises:
-        ValueError: another shape, a size that is not a multiple of the patch size, or an unsupported architecture.
+        ValueError: no tensor, integers (images that are not normalised), another shape, no image, a size that is not a
+            multiple of the patch size, or an unsupported architecture.
     """
-    if pixel_values.ndim != 4:
-        raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
+    if not isinstance(pixel_values, torch.Tensor):
+        raise ValueError(
+            f"Expected `pixel_values` to be a tensor, but got a {type(pixel_values).__name__}: take "
+            '`processor(images, return_tensors="pt").pixel_values`.'
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"Expected `pixel_values` to be floating-point numbers, normalised as the model expects, but got {pixel_values.dtype}: "
+            "prepare images with the model's image processor."
+        )
     attention_modules(model)  # refuses other architectures, which have no patch size either
+    num_channels = getattr(unwrap_pretrained(model).config, "num_channels", 3)
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels or not pixel_values.numel():
+        raise ValueError(
+            f"Expected `pixel_values` of shape (B, {num_channels}, H, W) with one image or more, but got "
+            f"{tuple(pixel_values.shape)}."
+        )
     return patch_grid(model, tuple(pixel_values.shape[2:]))
 
 

@@ -17,6 +17,7 @@ from .method_names import ATTRIBUTION_METHOD_NAMES
 from .relevance_map import (
     RelevanceOutput,
     forward_logits,
+    make_output,
     map_of_tokens,
     relevance_map,
     target_logits,
@@ -74,7 +75,11 @@ def head_at_every_layer(model: nn.Module) -> Iterator[tuple[list[torch.Tensor], 
 
 
 def attention_rollout(
-    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int | None = None,
+    *,
+    check_finite: bool = True,
 ) -> RelevanceOutput:
     """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the attention heads, in the row of the
     tokens that the classification head reads. The map is the same for every class: `target` is ignored.
@@ -89,11 +94,16 @@ def attention_rollout(
         row = _head_rows(model, attentions, grid)
         for attention in reversed(attentions):
             row = 0.5 * (row + torch.bmm(row, attention.float().mean(dim=1)))  # (B, 1, T)
-        return RelevanceOutput(relevance=map_of_tokens(row[:, 0], grid, pixel_values), logits=logits)
+        relevance = map_of_tokens(row[:, 0], grid, pixel_values)
+    return make_output(relevance, logits, pixel_values, check_finite)
 
 
 def last_layer_attention(
-    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int | None = None,
+    *,
+    check_finite: bool = True,
 ) -> RelevanceOutput:
     """Attention of the tokens that the classification head reads in the last layer, mean over the attention heads. The map
     is the same for every class: `target` is ignored.
@@ -103,11 +113,15 @@ def last_layer_attention(
     grid = check_images(model, pixel_values)
     attentions, logits = _attentions(model, pixel_values)
     row = torch.bmm(_head_rows(model, attentions, grid), attentions[-1].float().mean(dim=1))  # (B, 1, T)
-    return RelevanceOutput(relevance=map_of_tokens(row[:, 0], grid, pixel_values), logits=logits)
+    return make_output(map_of_tokens(row[:, 0], grid, pixel_values), logits, pixel_values, check_finite)
 
 
 def input_gradient(
-    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int | None = None,
+    *,
+    check_finite: bool = True,
 ) -> RelevanceOutput:
     """Gradient of the explained logit with respect to the pixels: absolute value, maximum over the channels.
 
@@ -122,10 +136,16 @@ def input_gradient(
         (gradient,) = torch.autograd.grad(target_logits(logits, target).sum(), pixels)
     # Bilinear interpolation to the same size changes nothing.
     saliency = upsample_and_normalize(gradient.abs().amax(dim=1, keepdim=True), tuple(pixels.shape[2:]))
-    return RelevanceOutput(relevance=saliency, logits=logits.detach())
+    return make_output(saliency, logits.detach(), pixel_values, check_finite)
 
 
-def legrad(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | int | None = None) -> RelevanceOutput:
+def legrad(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int | None = None,
+    *,
+    check_finite: bool = True,
+) -> RelevanceOutput:
     """LeGrad: sensitivity of the head's score of each layer's output to that layer's attention.
 
     The score s of layer l is the logit of the target that the final norm and the head give to the output tokens of layer
@@ -155,8 +175,8 @@ def legrad(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor | 
             (change,) = torch.autograd.grad(output, attention, output_gradient, create_graph=wants_graph)
             tokens = tokens + change.float().clamp(min=0).mean(dim=(1, 2)) / len(outputs)  # (B, T)
         relevance = map_of_tokens(tokens, grid, pixel_values)
-    logits = logits[-1]
-    return RelevanceOutput(relevance=relevance, logits=logits if wants_graph else logits.detach())
+    logits = logits[-1] if wants_graph else logits[-1].detach()
+    return make_output(relevance, logits, pixel_values, check_finite)
 
 
 _METHODS = (relevance_map, attention_rollout, last_layer_attention, input_gradient, legrad)

@@ -96,6 +96,7 @@ def relevance_map(
     target: torch.Tensor | int | None = None,
     *,
     create_graph: bool = False,
+    check_finite: bool = True,
 ) -> RelevanceOutput:
     """Relevance maps of a batch of images, in one forward and one backward pass.
 
@@ -110,13 +111,16 @@ def relevance_map(
         target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
         create_graph: whether the maps are also differentiable through the attention gradients (second order). By default
             these are constants, as in the released code.
+        check_finite: whether to raise if logits or maps are not finite, or else to return them as they are, for a caller
+            that looks at those of all processes.
 
     Returns:
         [`RelevanceOutput`], attached to the graph unless gradients are disabled where this is called.
 
     Raises:
-        ValueError: an architecture without one patch grid (Swin, ConvNeXt, …), an image size that is not divisible by the
-            patch size, or a target outside the classes.
+        ValueError: an architecture without one patch grid (Swin, ConvNeXt, …); pixel values that are no tensor, integers, of
+            another shape, without an image, or of a size that the patch size does not divide; a target that is no integer or
+            outside the classes; or NaN or infinite logits or maps (the images are named by their place in the batch).
 
     Example:
         >>> import torch
@@ -161,7 +165,33 @@ def relevance_map(
         with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
             row = head_row(model, attentions[0].shape[-1], grid[0] * grid[1]).expand(len(logits), -1)
             relevance = map_of_tokens(propagate_relevance(attentions, gradients, row), grid, pixel_values)
-    return RelevanceOutput(relevance=relevance, logits=logits if wants_graph else logits.detach())
+    return make_output(relevance, logits if wants_graph else logits.detach(), pixel_values, check_finite)
+
+
+def make_output(
+    relevance: torch.Tensor, logits: torch.Tensor, pixel_values: torch.Tensor, check_finite: bool
+) -> RelevanceOutput:
+    """Output of an attribution method: maps `(B, 1, H, W)` in [0, 1] and logits `(B, C)`.
+
+    Raises:
+        ValueError: with `check_finite`, some are not finite; the images are named by their place in the batch, and whether it
+            is their pixels.
+    """
+    output = RelevanceOutput(relevance=relevance, logits=logits)
+    if not check_finite:
+        return output
+    # A NaN pixel reaches every token, so pixels need no check of their own. Maps are in [0, 1]: their sum is finite if they are.
+    finite = (relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)).isfinite()
+    if finite.all():
+        return output
+    bad = [index for index, whole in enumerate(finite.tolist()) if not whole]
+    advice = "Look at the model's weights; in half precision, try float32."
+    if not pixel_values[bad].isfinite().all():
+        advice = "Their `pixel_values` are, too: look at the images."
+    raise ValueError(
+        f"Logits or relevance maps are NaN or infinite for {len(bad)} of the {len(finite)} images of the batch, counted from 0: "
+        f"{', '.join(map(str, bad[:5]))}{', …' if len(bad) > 5 else ''}. {advice}"
+    )
 
 
 def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -172,12 +202,22 @@ def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor
 
 
 def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:
-    """Logits `(B,)` of the explained classes."""
+    """Logits `(B, 1)` of the explained classes.
+
+    Raises:
+        ValueError: targets that are not one integer or `(B,)` integers, or are outside the classes.
+    """
     batch_size, num_classes = logits.shape
     if target is None:
-        target = logits.argmax(dim=1)
-    target = torch.as_tensor(target, device=logits.device)
-    if target.is_floating_point() or target.shape not in ((), (batch_size,)):
+        return logits.gather(1, logits.argmax(dim=1, keepdim=True))
+    try:
+        target = torch.as_tensor(target, device=logits.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"Expected `target` to be an integer or integers, but got a {type(target).__name__}."
+        ) from error
+    integers = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+    if not integers or target.shape not in ((), (batch_size,)):
         raise ValueError(
             f"Expected `target` to be an integer or integers of shape ({batch_size},), but got {target.dtype} of shape "
             f"{tuple(target.shape)}."
