@@ -1,5 +1,6 @@
 """The command line as a whole: its help, its errors, and what is imported when."""
 
+import re
 import subprocess
 import sys
 
@@ -27,7 +28,10 @@ def test_help(command):
         (["evaluate", "--image_per_set", "3"], "unknown option --image_per_set; did you mean --images_per_set?"),
         (["push", "folder", "name", "--tokn", "hf_secret"], "unknown option --tokn."),
         (["push", "folder"], "the following arguments are required: repo_id"),
-        (["evaluate", "--images_per_set", "few"], "argument --images_per_set: invalid int value: 'few'"),
+        (
+            ["evaluate", "--images_per_set", "few"],
+            "argument --images_per_set: expected a whole number ≥ 1, but got `few`",
+        ),
         (["segment", "--set", "=x"], "`=x` names no set: expected NAME or NAME=SOURCE"),
         (["data", "prepare", "imagenet-z", "--output_dir", "x"], "argument set: invalid choice: 'imagenet-z'"),
     ],
@@ -36,6 +40,70 @@ def test_wrong_arguments_are_one_line(arguments, message):
     completed = call(*arguments)
     assert completed.status == 2 and message in completed.error
     assert completed.err.count("\n") == 1 and "hf_secret" not in completed.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate --images_per_set 0",
+        "evaluate --batch_size -4",
+        "segment --num_workers -1",
+        "segment --batch_size nan",
+        "interpolate a b --alpha inf --output_dir x",
+        "interpolate a b --sweep --images_per_set 0 --output_dir x",
+        "convert a --output_dir x --image_size 0",
+        "convert a --output_dir x --num_heads -1",
+        "masks tokencut --images a --output_dir x --batch_size 0",
+        "masks tokencut --images a --output_dir x --min_side -1",
+        "masks tokencut --images a --output_dir x --min_pixels 1.5",
+        "masks tokencut --images a --output_dir x --rows_per_shard 0",
+        "masks grounded --images a --output_dir x --box_threshold nan",
+        "data prepare paper-split --output_dir x --samples_per_class 0",
+        "data prepare paper-split --output_dir x --num_classes 0",
+        "data prepare paper-split --output_dir x --class_seed -1",
+    ],
+)
+def test_numbers_that_mean_nothing(command):
+    completed = call(*command.split())
+    option, value = re.search(r"(--\w+) (-?[\w.]+)(?: --output_dir x)?$", command).groups()
+    assert completed.status == 2
+    assert re.search(rf"argument {option}: expected a (whole )?number .*, but got `{value}`\. See", completed.error)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "push x y --tokne hf_secret",
+        "push x y --tokenhf_secret",
+        "push x y --token=hf_secret",
+        "push x y --private=hf_secret",
+        "push x y z hf_secret",
+        "push hf_secret",
+        "hf_secret",
+        "train --hub_tokne=hf_secret",
+        "train --hub_tokenhf_secret",
+        "train --hub-tokenSecret",
+        "train --hub_token x hf_secret",
+        "train --seed hf_secret",
+        "train --preset hf_secret",
+        "train --bf16 hf_secret",
+        "evaluate --num_workers hf_secret",
+        "evaluate --protocols hf_secret",
+        "evaluate --sets hf_secret",
+    ],
+)
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_no_token_is_printed(command, debug):
+    completed = call(*command.split(), *debug)
+    assert completed.status == 2 and completed.error.startswith("error: ")
+    assert "secret" not in (completed.err + completed.out).lower()
+
+
+def test_a_token_in_the_place_of_a_file(tmp_path):
+    token = "hf_" + "Ab1" * 12
+    assert "There is no recipe `hf_…`" in call("train", token).error
+    with pytest.raises(FileNotFoundError, match="There is no recipe `hf_…`"):
+        main(["train", token, "--debug"])
 
 
 def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):

@@ -1,8 +1,13 @@
 """Hyper-parameters: the paper's defaults, and what is refused."""
 
+import math
+from dataclasses import fields
+
+import numpy as np
 import pytest
 
 from robust_vit_hf import RobustViTConfig
+from robust_vit_hf.training.arguments import RANGES, DataArguments, ModelArguments
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):
@@ -28,7 +33,21 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"bad_masks": "ignore"}, "Expected `bad_masks`"),
         ({"background_weight": -1.0}, "Expected `background_weight` ≥ 0, but got -1.0"),
         ({"confidence_temperature": 0.0}, "Expected `confidence_temperature` > 0, but got 0.0"),
-        ({"lr_decay_every": 0}, "Expected `lr_decay_every` > 0"),
+        ({"lr_decay_every": 0}, "Expected `lr_decay_every` ≥ 1, but got 0"),
+        ({"lr_decay_rate": math.nan}, "Expected `lr_decay_rate` > 0, but got nan"),
+        ({"learning_rate": math.inf}, "Expected `learning_rate` ≥ 0, but got inf"),
+        ({"learning_rate": None}, r"Expected `learning_rate` to be a number, but got nothing \(null\)"),
+        ({"learning_rate": [1e-6]}, "Expected `learning_rate` to be a number, but got a list"),
+        ({"learning_rate": "1e-6"}, "Expected `learning_rate` to be a number, but got text"),
+        ({"num_train_epochs": 0}, "Expected `num_train_epochs` > 0, but got 0"),
+        ({"gradient_accumulation_steps": 0}, "Expected `gradient_accumulation_steps` ≥ 1, but got 0"),
+        ({"per_device_eval_batch_size": -1}, "Expected `per_device_eval_batch_size` ≥ 1, but got -1"),
+        ({"dataloader_num_workers": -1}, "Expected `dataloader_num_workers` ≥ 0, but got -1"),
+        ({"seed": True}, "Expected `seed` to be a whole number, but got true or false"),
+        ({"second_order": "false"}, "Expected `second_order` to be true or false, but got text"),
+        ({"report_to": 3}, "Expected `report_to` to be text or a list, but got a whole number"),
+        ({"local_rank": math.nan}, "Expected `local_rank` to be a whole number, but got a number"),
+        ({"lr_scheduler_type": 3}, "Expected `lr_scheduler_type` to be text, but got a whole number"),
         ({"remove_unused_columns": True}, "would drop the images and masks"),
         ({"torch_compile": True}, "sibling outputs of one compiled function"),
         (
@@ -40,6 +59,19 @@ def test_defaults_are_those_of_the_paper(tmp_path):
 def test_refused(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         RobustViTConfig(str(tmp_path), **arguments)
+
+
+def test_ranges_are_of_options_that_exist():
+    known = {
+        option.name for arguments in (RobustViTConfig, ModelArguments, DataArguments) for option in fields(arguments)
+    }
+    assert RANGES.keys() <= known
+
+
+def test_numbers_of_numpy_and_a_second_check(tmp_path):
+    """A config that the Trainer has rewritten can be copied with other values."""
+    config = RobustViTConfig(str(tmp_path), learning_rate=np.float32(1e-3), seed=np.int64(3), report_to=["none"])
+    assert config.control().seed == 3
 
 
 def test_activation_checkpointing_is_non_reentrant(tmp_path):

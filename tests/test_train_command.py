@@ -1,9 +1,10 @@
 """`robust-vit train`: from recipes, killed, resumed, on two processes, from a Hub."""
 
 import json
-import re
 from dataclasses import fields
 from pathlib import Path
+from types import NoneType
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, TrainingArguments
 
 from robust_vit_hf import load_model, make_image_processor
-from robust_vit_hf.cli.train import parse_arguments, trainer_option_names
+from robust_vit_hf.cli.train import parse_arguments, trainer_option_types
 from robust_vit_hf.models.registry import MODELS
 from robust_vit_hf.training.recipes import find_recipe, list_recipes
+from robust_vit_hf.utils.options import types_of
 
 from .helpers.commands import call, kill_when, launch, launch_two, succeed
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
@@ -81,22 +83,50 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values, message",
+    "text, message",
     [
-        ({"learning_rat": 1e-3}, "recipe.yaml`: unknown option --learning_rat; did you mean --learning_rate?"),
-        ([1, 2], "recipe.yaml` must be a mapping of option names to values, got a list"),
-        (None, "must be a mapping of option names to values, got a NoneType"),
+        ("seed: 1\nlearning_rat: 1", ", line 2: unknown option --learning_rat; did you mean --learning_rate?"),
+        ("hub_tokenhf_secret: 1", ", line 1: unknown option --hub_token…; did you mean --hub_token?"),
+        ("hub_tokne: hf_secret", ", line 1: unknown option --hub_tokne; did you mean --hub_token?"),
+        ("\nhub_token: [hf_secret]", ", line 2: Expected `hub_token` to be text, but got a list."),
+        ("seed: 1\nhub_token: hf_secret: 2", ", line 2: not valid YAML: mapping values are not allowed here"),
+        ("hub_token: *hf_secret", ", line 1: not valid YAML: found undefined alias"),
+        ("seed: 1\n\nseed: 2", ", line 3: `seed` is given a second time"),
+        ("learning_rate:", ", line 1: Expected `learning_rate` to be a number, but got nothing (null)."),
+        ("learning_rate: [1, 2]", "Expected `learning_rate` to be a number, but got a list."),
+        ("learning_rate: {a: 1}", "Expected `learning_rate` to be a number, but got a mapping."),
+        ("learning_rate: true", "Expected `learning_rate` to be a number, but got true or false."),
+        ("learning_rate: high", "Expected `learning_rate` to be a number, but got text."),
+        ("learning_rate: .nan", "Expected `learning_rate` ≥ 0, but got nan."),
+        ("learning_rate: -3e-6", "Expected `learning_rate` ≥ 0, but got -3e-06."),
+        ("weight_decay: 1e999", "Expected `weight_decay` ≥ 0, but got inf."),
+        ("adam_beta1: 2", "Expected `adam_beta1` from 0 to 1, but got 2."),
+        (
+            "per_device_train_batch_size: 2.5",
+            "Expected `per_device_train_batch_size` to be a whole number, but got a number.",
+        ),
+        ("gradient_accumulation_steps: 0", "Expected `gradient_accumulation_steps` ≥ 1, but got 0."),
+        ("samples_per_class: 0", "Expected `samples_per_class` ≥ 1, but got 0."),
+        ("bf16: 'false'", "Expected `bf16` to be true or false, but got text."),
+        ("control: 1", "Expected `control` to be true or false, but got a whole number."),
+        ("eval_strategy: no", "Expected `eval_strategy` to be text, but got true or false: put text in quotes."),
+        ("model: 5", "Expected `model` to be text, but got a whole number."),
+        ("[1, 2]", "recipe.yaml` must be a mapping of option names to values, got a list"),
+        ("", "must be a mapping of option names to values, got a NoneType"),
+        ("run_name: 2026-99-99", "not valid YAML: ValueError"),
     ],
 )
-def test_bad_recipes(values, message, tmp_path):
+def test_bad_recipes(text, message, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
     for named in ([], ["--config"]):
-        assert message in call("train", *named, write_recipe(tmp_path, values)).error
+        error = call("train", *named, tmp_path / "recipe.yaml").error
+        assert f"{tmp_path / 'recipe.yaml'}`" in error and message in error and "secret" not in error
 
 
 def test_recipes_that_cannot_be_read(tmp_path):
     assert "There is no recipe `nowhere.yaml`" in call("train", "--config", "nowhere.yaml").error
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
-    assert re.search(r"broken.yaml` is not valid YAML: .*line 2", call("train", tmp_path / "broken.yaml").error)
+    assert "broken.yaml`, line 2: not valid YAML: expected ','" in call("train", tmp_path / "broken.yaml").error
 
 
 @pytest.mark.parametrize(
@@ -107,6 +137,18 @@ def test_recipes_that_cannot_be_read(tmp_path):
         (["--preset", "timm"], "argument --preset: invalid choice: 'timm'"),
         (["--learning_rate", "low"], "argument --learning_rate"),
         (["--relevance_weight", "-1"], "Expected `relevance_weight` ≥ 0, but got -1.0"),
+        (["--relevance_weight", "nan"], "Expected `relevance_weight` ≥ 0, but got nan"),
+        (["--num_train_epochs", "-1"], "Expected `num_train_epochs` > 0, but got -1.0"),
+        (["--image_size", "0"], "Expected `image_size` ≥ 1, but got 0"),
+        (["--lora_rank", "0"], "Expected `lora_rank` ≥ 1, but got 0"),
+        (["--images_per_set", "0"], "Expected `images_per_set` ≥ 1, but got 0"),
+        (
+            ["--gradient_accumulation_steps", "0"],
+            "accumulation-steps: expected a whole number ≥ 1, but got `0`",
+        ),
+        (["--per-device-train-batch-size", "-8"], "expected a whole number ≥ 1, but got `-8`"),
+        (["--dataloader_num_workers", "-1"], "dataloader-num-workers: expected a whole number ≥ 0, but got `-1`"),
+        (["--seed", "1", "2"], "there are more values than the options take"),
         (["--merge_lora"], "`merge_lora` merges the adapter of `lora_rank`, which is not given"),
     ],
 )
@@ -117,7 +159,12 @@ def test_wrong_options(options, message, inputs, tmp_path):
 
 def test_names_of_the_trainers_options():
     """Those that are read from the source, which spares the import of the Trainer, are those that it has."""
-    assert set(trainer_option_names()) == {option.name for option in fields(TrainingArguments)}
+    assert set(trainer_option_types()) == {option.name for option in fields(TrainingArguments)}
+    hints, read = get_type_hints(TrainingArguments), trainer_option_types()
+    strict = {bool, int, float, NoneType}
+    assert {name: read[name] for name in hints if types_of(hints[name]) <= strict} == {
+        name: types_of(hint) for name, hint in hints.items() if types_of(hint) <= strict
+    }
 
 
 def test_unusable_rows_leave_nothing_behind(inputs, tmp_path):

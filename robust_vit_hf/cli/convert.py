@@ -3,7 +3,7 @@
 from typing import get_args
 
 from ..models.presets import Preset
-from .parser import Parser, add_output_dir
+from .parser import Parser, add_output_dir, count
 
 
 DESCRIPTION = """Convert ViT and DeiT weights of timm to model folders of transformers, and back, bit for bit.
@@ -18,8 +18,8 @@ def run(argv: list[str]) -> None:
     parser.add_argument("source", help="file of weights, checkpoint, folder, Hub id, or name of a model of the paper")
     add_output_dir(parser)
     parser.add_argument("--to", choices=["hf", "timm"], default="hf", help="format to write (default: hf)")
-    parser.add_argument("--image_size", type=int, help="another side of the images: interpolate position embeddings")
-    parser.add_argument("--num_heads", type=int, help="attention heads, for weights of an unusual size")
+    parser.add_argument("--image_size", type=count, help="another side of the images: interpolate position embeddings")
+    parser.add_argument("--num_heads", type=count, help="attention heads, for weights of an unusual size")
     parser.add_argument("--preset", choices=get_args(Preset), help="image processor to save (default: paper)")
     parser.add_argument(
         "--statistics",

@@ -4,7 +4,7 @@ import argparse
 
 from ..data.layouts.imagenet_v2 import V2_VARIANTS
 from ..data.registry import image_sets
-from .parser import Parser, add_writer_options
+from .parser import Parser, add_writer_options, count, count_from_zero
 
 
 DESCRIPTION = """Prepare the sets of the paper, and describe any dataset.
@@ -82,6 +82,8 @@ def _add_set_options(command: argparse.ArgumentParser) -> None:
     options.add_argument("--mappings", help="objectnet: folder of the mapping files")
     options.add_argument("--cropped", action="store_const", const=True, help="objectnet: cut the red border of 2 px")
     options.add_argument("--imagenet", help="imagenet-s919, paper-split: your ImageNet-1k, for the images")
-    options.add_argument("--class_seed", type=int, help="paper-split: shuffle the classes first (Tables 8 and 9)")
-    options.add_argument("--num_classes", type=int, help="paper-split: training classes, 500 by default (Fig. 7b)")
-    options.add_argument("--samples_per_class", type=int, help="paper-split: images of each, 3 by default (Fig. 7a)")
+    options.add_argument(
+        "--class_seed", type=count_from_zero, help="paper-split: shuffle the classes first (Tables 8 and 9)"
+    )
+    options.add_argument("--num_classes", type=count, help="paper-split: training classes, 500 by default (Fig. 7b)")
+    options.add_argument("--samples_per_class", type=count, help="paper-split: images of each, 3 by default (Fig. 7a)")

@@ -1,11 +1,11 @@
 """Options of `robust-vit interpolate`."""
 
-import argparse
 from typing import get_args
 
 from ..evaluation.set_names import PAPER_SETS
 from ..models.presets import Preset
-from .parser import Parser, add_output_dir, add_pass_options, check_sets, named_source
+from ..utils.options import Range
+from .parser import Parser, add_output_dir, add_pass_options, check_sets, named_source, number
 
 
 DESCRIPTION = """Mix the weights of a model before and after finetuning, (1 - alpha) · BEFORE + alpha · AFTER (WiSE-FT,
@@ -24,10 +24,11 @@ def run(argv: list[str]) -> None:
     parser = Parser(prog="robust-vit interpolate", description=DESCRIPTION)
     parser.add_argument("before", help="the original model: name, folder or Hub id")
     parser.add_argument("after", help="the finetuned model")
+    share = number(float, Range(0, 1))
     task = parser.add_mutually_exclusive_group(required=True)
-    task.add_argument("--alpha", type=number, help="write the mixture with this share of AFTER, from 0 to 1")
+    task.add_argument("--alpha", type=share, help="write the mixture with this share of AFTER, from 0 to 1")
     task.add_argument(
-        "--sweep", type=number, nargs="*", metavar="ALPHA", help="measure mixtures; without values, of 0, 0.1 … 1"
+        "--sweep", type=share, nargs="*", metavar="ALPHA", help="measure mixtures; without values, of 0, 0.1 … 1"
     )
     add_output_dir(parser)
     sweep = parser.add_argument_group("options of --sweep")
@@ -77,12 +78,3 @@ def run(argv: list[str]) -> None:
         f"\n{table}\nAn alpha that is chosen by these accuracies is not measured by them: choose it on other images.\n"
     )
     print(f"sweep.json, sweep.png and sweep.pdf: {arguments.output_dir}")
-
-
-def number(text: str) -> float:
-    alpha = float(text)
-    if not 0 <= alpha <= 1:
-        raise argparse.ArgumentTypeError(
-            f"alpha is {alpha}; expected a number from 0 (the model before) to 1 (the model after)"
-        )
-    return alpha

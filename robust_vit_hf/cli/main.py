@@ -1,5 +1,6 @@
 """`robust-vit COMMAND …`: the commands, and their errors."""
 
+import re
 import sys
 from importlib import import_module
 
@@ -63,14 +64,20 @@ def main(argv: list[str] | None = None) -> int:
         return getattr(interrupt, "exit_status", 130)
     except (ValueError, OSError, ImportError) as error:
         if debug:
+            error.args = tuple(_hide_tokens(part) if isinstance(part, str) else part for part in error.args)
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
     return 0
 
 
+def _hide_tokens(message: str) -> str:
+    """A message without tokens of the Hub, which may have been given in the place of a file."""
+    return re.sub(r"hf_[A-Za-z0-9]{30,}", "hf_…", message)
+
+
 def _one_line(error: BaseException) -> str:
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = _hide_tokens(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)
         if extra is not None:

@@ -7,7 +7,8 @@ import datasets
 
 from ..data.registry import image_sets
 from ..models.registry import MODELS
-from .parser import Parser, add_writer_options
+from ..utils.options import Range
+from .parser import Parser, add_writer_options, count, count_from_zero, number
 
 
 DESCRIPTION = """Make foreground masks for images that have none: a dataset for `robust-vit train --dataset`.
@@ -60,17 +61,22 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         default="facebook/dino-vitb16",
         help="self-supervised ViT: Hub id or folder, or `emoji-shift` for the bundled DINOv2",
     )
-    method.add_argument("--batch_size", type=int, default=16, help="images in a forward pass")
-    method.add_argument("--min_side", type=int, default=224, help="smaller images are enlarged for a finer patch grid")
+    method.add_argument("--batch_size", type=count, default=16, help="images in a forward pass")
     method.add_argument(
-        "--min_pixels", type=int, default=520, help="smaller masks are rejected; RobustViT's limit by default"
+        "--min_side", type=count_from_zero, default=224, help="smaller images are enlarged for a finer patch grid"
+    )
+    method.add_argument(
+        "--min_pixels",
+        type=count_from_zero,
+        default=520,
+        help="smaller masks are rejected; RobustViT's limit by default",
     )
     method.add_argument("--coarse", action="store_true", help="unions of patches, without the bilateral solver")
     method = methods.add_parser("grounded", parents=[common], help="from the name of the class, or of its parts")
     method.add_argument("--detector", default="IDEA-Research/grounding-dino-tiny")
     method.add_argument("--segmenter", default="facebook/sam-vit-base")
     method.add_argument("--prompts", type=Path, help="JSON: class name or wnid to a list of names, such as of parts")
-    method.add_argument("--box_threshold", type=float, default=0.3)
+    method.add_argument("--box_threshold", type=number(float, Range(0, 1)), default=0.3)
     method = methods.add_parser("coco", parents=[common], help="from boxes and polygons that you have")
     method.add_argument("--annotations", type=Path, required=True, help="COCO JSON")
     method.add_argument("--category", help="the only category that is foreground; all by default")

@@ -2,11 +2,14 @@
 
 import argparse
 import difflib
+import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..data.benchmarks import IMAGES_PER_SET
 from ..models.registry import BUNDLED_MODEL, MODELS
+from ..utils.options import Range
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +22,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=text)
 
     def error(self, message: str):
-        message = " ".join(message.split()).rstrip(".")
+        message = re.sub(r"hf_\w+", "hf_…", " ".join(message.split()).rstrip("."))
         self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
 
     def parse_args(self, args=None, namespace=None):
@@ -37,16 +40,38 @@ def unknown_option(token: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Error message for an unknown option or command, with the known one that is most similar."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"unknown {kind} {name}" + (f"; did you mean {close[0]}?" if close else "")
+    """Error message for an unknown option or command, with the known one that is most similar. Of a name it shows the part that
+    cannot be of a token."""
+    shown = re.match(r"((?!hf_)[a-z0-9_-])*", name).group()
+    close = difflib.get_close_matches(shown, known, n=1)
+    return f"unknown {kind} {shown}{'…' * (shown != name)}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def number(kind: type[int] | type[float], allowed: Range) -> Callable[[str], int | float]:
+    """Type of an option of the command line that takes numbers in a range."""
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if value not in allowed:
+            name = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {name} {allowed}, but got `{text}`")
+        return value
+
+    return parse
+
+
+count = number(int, Range(1))
+count_from_zero = number(int, Range(0))
 
 
 def add_writer_options(parser: argparse.ArgumentParser) -> None:
     """Options of commands that write images as parquet."""
     add_output_dir(parser)
     parser.add_argument("--skip_bad", action="store_true", help="leave out rows that cannot be used, and list them")
-    parser.add_argument("--rows_per_shard", type=int, default=1000)
+    parser.add_argument("--rows_per_shard", type=count, default=1000)
 
 
 def named_source(text: str) -> tuple[str, str | None]:
@@ -77,12 +102,16 @@ def add_pass_options(parser: argparse.ArgumentParser) -> None:
     """Options of every pass over evaluation sets."""
     parser.add_argument(
         "--images_per_set",
-        type=int,
+        type=count,
         default=IMAGES_PER_SET,
         help=f"images of each set of a benchmark (default: {IMAGES_PER_SET})",
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="images that a process takes at once (default: 32)")
-    parser.add_argument("--num_workers", type=int, default=0, help="processes that read images, of each process")
+    parser.add_argument(
+        "--batch_size", type=count, default=32, help="images that a process takes at once (default: 32)"
+    )
+    parser.add_argument(
+        "--num_workers", type=count_from_zero, default=0, help="processes that read images, of each process"
+    )
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser, dataset: str, output_dir: str) -> None:

@@ -2,19 +2,23 @@
 
 import argparse
 import ast
+import builtins
 import os
 import sys
+from contextlib import suppress
 from copy import copy
 from dataclasses import fields, make_dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_type_hints
+from types import NoneType
+from typing import Any, get_type_hints
 
 from transformers import HfArgumentParser
 
-from ..training.arguments import DataArguments, FinetuningArguments, ModelArguments
+from ..training.arguments import RANGES, DataArguments, FinetuningArguments, ModelArguments
 from ..training.recipes import find_recipe, list_recipes, read_recipe
-from .parser import Parser, unknown_option
+from ..utils.options import check_option, types_of
+from .parser import Parser, number, unknown_option
 
 
 DESCRIPTION = f"""Finetune a model so that its relevance map leaves the background and covers the object.
@@ -52,20 +56,32 @@ def parse_arguments(argv: list[str]) -> tuple:
     All names, and the values of the options of this package, are checked before the Trainer is imported, which takes seconds.
     """
     recipe, argv = _take_recipe(argv)
-    values = {} if recipe is None else read_recipe(recipe)
     own = (ModelArguments, DataArguments, FinetuningArguments)
+    trainers = trainer_option_types()
+    types = trainers | {option.name: types_of(option.type) for arguments in own for option in fields(arguments)}
+    known = [f"--{name}" for name in (*types, "config")]
+
+    def check(name: str, value: Any) -> None:
+        if name not in types:
+            raise ValueError(unknown_option(f"--{name}", known))
+        if isinstance(value, str) and types[name] <= {int, float, NoneType}:
+            with suppress(ValueError):  # YAML takes 3e-6 for text
+                value = (float if float in types[name] else int)(value)
+        check_option(name, value, types[name], RANGES.get(name))
+
+    values = {} if recipe is None else read_recipe(recipe, check)
     parser = _make_parser(own)
     if {"-h", "--help"} & {*argv}:
         _make_parser((*own, _trainer_options())).print_help()
         sys.exit(0)
-    declared = [option.name for arguments in own for option in fields(arguments)]
-    known = [f"--{name}" for name in dict.fromkeys([*declared, *trainer_option_names(), "config"])]
-    for name in values:
-        if f"--{name}" not in known:
-            raise ValueError(f"`{recipe}`: {unknown_option(f'--{name}', known)}")
     for name in (token.partition("=")[0] for token in argv if token.startswith("--")):
         if f"--{name.removeprefix('--').replace('-', '_').removeprefix('no_')}" not in known:
             parser.error(unknown_option(name, known))
+    declared = {option.name for arguments in own for option in fields(arguments)}
+    for name in RANGES.keys() & trainers.keys() - declared:
+        kind = float if float in types[name] else int
+        names = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
+        parser.add_argument(*names, type=number(kind, RANGES[name]), default=argparse.SUPPRESS)
     parser.set_defaults(**{name: value for name, value in values.items() if name in declared})
     # Values of the Trainer's options remain, and stray ones, which the complete parser below refuses.
     parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
@@ -74,11 +90,11 @@ def parse_arguments(argv: list[str]) -> tuple:
 
     parser = _make_parser((*own, _trainer_options()))
     parser.set_defaults(**values)
-    *groups, method, rest, stray = parser.parse_args_into_dataclasses(
+    *groups, method, rest, surplus = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
-    if stray:
-        parser.error(unknown_option(stray[0], known))
+    if surplus:
+        parser.error(unknown_option(surplus[0], known))
     config = RobustViTConfig(**vars(method) | vars(rest))
     if recipe is not None and os.environ.get("RANK", "0") == "0":
         print(f"Recipe: {recipe}")
@@ -89,7 +105,7 @@ def _take_recipe(argv: list[str]) -> tuple[Path | None, list[str]]:
     """The recipe that is named first or with --config, or else that of the model, and the other arguments."""
     if argv and not argv[0].startswith("-"):
         return Path(argv[0]), argv[1:]
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(prog="robust-vit train", add_help=False)
     parser.add_argument("--config", type=Path)
     found, rest = parser.parse_known_args(argv)
     if found.config is not None:
@@ -100,11 +116,17 @@ def _take_recipe(argv: list[str]) -> tuple[Path | None, list[str]]:
     return find_recipe(found.model, found.dataset), argv
 
 
-def trainer_option_names() -> list[str]:
-    """Names of the Trainer's options, read from the source of `TrainingArguments`, whose import takes seconds."""
+def trainer_option_types() -> dict[str, set[type]]:
+    """Types of the values of the Trainer's options, by name, read from the source of `TrainingArguments`, whose import takes
+    seconds. Types that are not built in, such as enumerations, count as text."""
     tree = ast.parse(Path(find_spec("transformers.training_args").origin).read_text(encoding="utf-8"))
     (declared,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments")
-    return [node.target.id for node in declared.body if isinstance(node, ast.AnnAssign)]
+    types = {}
+    for option in (node for node in declared.body if isinstance(node, ast.AnnAssign)):
+        parts = list(ast.walk(option.annotation))
+        types[option.target.id] = {getattr(builtins, part.id, str) for part in parts if isinstance(part, ast.Name)}
+        types[option.target.id] |= {type(part.value) for part in parts if isinstance(part, ast.Constant)}
+    return types
 
 
 def _trainer_options() -> type:

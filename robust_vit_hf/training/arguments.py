@@ -5,14 +5,43 @@ seconds.
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.presets import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS
+from ..utils.options import Range, check_options
 
 
 PAPER = "https://huggingface.co/papers/2206.01161"
+
+
+# Numbers of the options of this package and of the Trainer. All others must be finite.
+_COUNT, _POSITIVE, _NOT_NEGATIVE, _SHARE, _SEED = (
+    Range(1),
+    Range(0, above=True),
+    Range(0),
+    Range(0, 1),
+    Range(0, 2**32 - 1),
+)
+RANGES = {
+    **dict.fromkeys(("image_size", "lora_rank", "samples_per_class", "images_per_set", "lr_decay_every"), _COUNT),
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), _COUNT
+    ),
+    **dict.fromkeys(("eval_accumulation_steps", "save_total_limit", "dataloader_prefetch_factor"), _COUNT),
+    **dict.fromkeys(("torch_empty_cache_steps", "ddp_timeout", "ddp_bucket_cap_mb"), _COUNT),
+    **dict.fromkeys(("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon"), _POSITIVE),
+    **dict.fromkeys(("confidence_temperature", "lr_decay_rate"), _POSITIVE),
+    **dict.fromkeys(
+        ("relevance_weight", "confidence_weight", "background_weight", "foreground_weight"), _NOT_NEGATIVE
+    ),
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_delay"), _NOT_NEGATIVE),
+    **dict.fromkeys(("dataloader_num_workers", "relevance_strip_steps", "neftune_noise_alpha"), _NOT_NEGATIVE),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _SHARE),
+    **dict.fromkeys(("seed", "data_seed"), _SEED),
+    "max_steps": Range(-1),  # -1 for none
+}
 
 
 def option(default: Any, text: str) -> Any:
@@ -42,6 +71,7 @@ class ModelArguments:
     merge_lora: bool = option(False, "Save the adapter merged into the weights.")
 
     def __post_init__(self):
+        check_options(self, get_type_hints(ModelArguments), RANGES)
         if self.merge_lora and self.lora_rank is None:
             raise ValueError("`merge_lora` merges the adapter of `lora_rank`, which is not given.")
 
@@ -64,6 +94,9 @@ class DataArguments:
     control: bool = option(
         False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
     )
+
+    def __post_init__(self):
+        check_options(self, get_type_hints(DataArguments), RANGES)
 
 
 @dataclass
@@ -142,15 +175,10 @@ class FinetuningArguments:
     )
 
     def __post_init__(self):
+        check_options(self, get_type_hints(FinetuningArguments), RANGES)
         for declared in fields(FinetuningArguments):
             value, choices = getattr(self, declared.name), get_args(declared.type)
             if get_origin(declared.type) is Literal and value not in choices:
                 raise ValueError(f"Expected `{declared.name}` to be one of {choices}, but got `{value}`.")
-        for name in ("relevance_weight", "confidence_weight", "background_weight", "foreground_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"Expected `{name}` ≥ 0, but got {getattr(self, name)}.")
-        for name in ("confidence_temperature", "lr_decay_rate", "lr_decay_every"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"Expected `{name}` > 0, but got {getattr(self, name)}.")
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns=True` would drop the images and masks. Leave it False.")

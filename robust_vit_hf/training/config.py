@@ -1,13 +1,14 @@
 """Hyper-parameters of the finetuning."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self, get_type_hints
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from ..utils.options import check_options
 from ..utils.publishable import public_settings
-from .arguments import FinetuningArguments
+from .arguments import RANGES, FinetuningArguments
 
 
 @dataclass
@@ -19,6 +20,8 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     """
 
     def __post_init__(self):
+        # `debug` is None where `HfArgumentParser` parsed it.
+        check_options(self, get_type_hints(RobustViTConfig) | {"debug": Any}, RANGES)
         TrainingArguments.__post_init__(self)
         FinetuningArguments.__post_init__(self)
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:

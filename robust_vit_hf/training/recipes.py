@@ -1,7 +1,10 @@
 """Recipes: YAML files of options, one for each of the paper's models and one for each benchmark."""
 
+import re
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,22 +32,42 @@ def find_recipe(model: str | None, dataset: str | None) -> Path | None:
     return recipe
 
 
-def read_recipe(path: Path) -> dict:
-    """Options by name of a YAML file, or of one of [`list_recipes`]. Values are checked when the options are parsed.
+def read_recipe(path: Path, check: Callable[[str, Any], None]) -> dict:
+    """Options by name of a YAML file, or of one of [`list_recipes`].
+
+    Args:
+        check: raises a `ValueError` for an option, by name and value, that is unknown or has no such values.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a YAML mapping; the message names file and line.
+        ValueError: it is not a YAML mapping, names an option twice, or `check` refuses an option; the message names file and
+            line, and quotes nothing, since a line may hold a token.
     """
     path = list_recipes().get(str(path), path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(list_recipes())}."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"`{path}` is not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-99-99, text not in UTF-8
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f", line {mark.line + 1}"
+        reason = re.sub(
+            " '[^'<]{2,}'", "", getattr(error, "problem", None) or type(error).__name__
+        )  # names in the file
+        raise ValueError(f"`{path}`{place}: not valid YAML: {reason}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must be a mapping of option names to values, got a {type(values).__name__}.")
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        if key.value in lines:
+            raise ValueError(f"`{path}`, line {key.start_mark.line + 1}: `{key.value}` is given a second time.")
+        lines[key.value] = key.start_mark.line + 1
+    for name, value in values.items():
+        try:
+            check(str(name), value)
+        except ValueError as error:
+            raise ValueError(f"`{path}`, line {lines.get(str(name), 1)}: {error}") from None
     return values
