@@ -26,7 +26,6 @@ from robust_vit_hf.evaluation.interpolation_sweep import sweep_figure, sweep_tab
 from robust_vit_hf.evaluation.plots import save_figure
 from robust_vit_hf.evaluation.protocols import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.interpolation import interpolate
-from robust_vit_hf.utils.publishable import public_name
 
 from .helpers import formats
 from .helpers.commands import call, files_below, launch, succeed
@@ -221,12 +220,6 @@ def test_a_write_that_fails_leaves_nothing(models, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert completed.status == 1 and "File too large" in completed.error
     assert list(tmp_path.iterdir()) == []
-
-
-def test_absolute_paths_are_recorded_by_their_last_part(tmp_path):
-    assert public_name(f"{tmp_path}/runs/best/") == "best"
-    for name in ("runs/best", "google/vit-base-patch16-224", "emoji-shift", "cosine"):
-        assert public_name(name) == name
 
 
 # -- Sweep ------------------------------------------------------------------------------------------------------------

@@ -134,9 +134,10 @@ def run_evaluation(evaluate: Callable[..., str], arguments: argparse.Namespace, 
     """Run `robust-vit evaluate` or `segment`, whose options are the arguments of `evaluate`. Prints its tables, and the names
     of the files that it has `written`."""
     from ..utils.processes import leave, make_accelerator
+    from ..utils.publishable import public_settings
 
     options = vars(arguments)
-    settings = options | {"output_dir": str(arguments.output_dir)}
+    settings = public_settings(options)
     accelerator = make_accelerator(options.pop("bf16"))
     if tables := evaluate(**options, accelerator=accelerator, settings=settings):
         print(f"\n{tables}\n{written}: {arguments.output_dir}")

@@ -72,7 +72,7 @@ def describe_run(
         "preprocessing": _preprocessing(processor),
         "training": _hyperparameters(trainer, method),
         "data": {
-            "dataset": None if dataset is None else public_name(dataset),
+            "dataset": None if dataset is None else ", ".join(map(public_name, dataset.split(", "))),
             "dataset_on_hub": dataset is not None and is_hub_id(dataset),
             "dataset_tags": facts.get("dataset_tags"),
             "dataset_args": facts.get("dataset_args"),

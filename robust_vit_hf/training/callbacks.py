@@ -1,10 +1,16 @@
 """Images in TensorBoard during the training."""
 
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor
 from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import default_logdir
 
 from ..relevance.architectures import unwrap_pretrained
 from ..relevance.overlay import relevance_strip
@@ -27,6 +33,18 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         super().__init__()
         self.dataset = dataset
         self.processor = processor
+
+    def _init_summary_writer(self, args):
+        from tensorboard.summary.writer import event_file_writer
+
+        # The names of the Trainer's folder and of the event file hold that of the host, which would be uploaded with them. No
+        # argument changes that.
+        output, logs = Path(args.output_dir), Path(self.logging_dir or Path(args.output_dir, default_logdir()))
+        if logs.is_relative_to(output):
+            within = str(logs.relative_to(output)).replace(f"_{socket.gethostname()}", "")
+            self.logging_dir = str(output / within)
+        with patch.object(event_file_writer, "socket", SimpleNamespace(gethostname=lambda: "host")):
+            super()._init_summary_writer(args)
 
     def measure_before(self, model: nn.Module) -> None:
         """Keep the maps of the original model, before a checkpoint is loaded into it."""

@@ -211,7 +211,9 @@ class RobustViTTrainer(ReliableTrainer):
         values = {}
         if args.relevance_weight > 0:
             target = labels if args.relevance_target == "label" else None
-            output = relevance_map(model, inputs["pixel_values"], target, create_graph=args.second_order)
+            output = relevance_map(
+                model, inputs["pixel_values"], target, create_graph=args.second_order, check_finite=False
+            )
             values |= self.relevance_loss.per_image(output.relevance, inputs["mask"])
             logits = output.logits
         else:
