@@ -151,8 +151,8 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
         rows = load_masked_dataset(str(tmp_path / name), "train")
         assert [row["mask"].size for row in rows] == [(70, 50)] * len(rows) and len(rows) > 0
         assert all(row["note"] for row in rows)
-    refused = call(*command("grounded", tmp_path / "images", tmp_path / "strict", *models, "1.1"))
-    assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.1" in refused.error
+    refused = call(*command("grounded", tmp_path / "images", tmp_path / "strict", *models, "1.0"))
+    assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.0" in refused.error
 
 
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):
