@@ -7,6 +7,7 @@ from textwrap import wrap
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..utils.images import to_rgb
 from .parquet_writer import REJECTED_FOLDER, sample_rows
 
 
@@ -31,7 +32,7 @@ def save_contact_sheet(
     """Figure of images, each beside its mask (0 is background), if it has one, and with a caption."""
     from matplotlib.figure import Figure
 
-    sheets = [_side_by_side(image.convert("RGB"), mask) for image, mask, _ in examples]
+    sheets = [_side_by_side(to_rgb(image), mask) for image, mask, _ in examples]
     num_rows = -(-len(sheets) // num_columns)
     width = 3.6 if any(mask is not None for _, mask, _ in examples) else 1.9  # inches, of a column
     height = width * max(sheet.height / sheet.width for sheet in sheets) + 0.3

@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..utils.images import to_rgb
 from .benchmarks import benchmarks
 from .cache import cache_of
 from .parquet_writer import read_settings
@@ -163,8 +164,11 @@ def check_rows(
                 break
             try:
                 pictures[column] = feature.decode_example(row[column])
+                if column == "image":
+                    to_rgb(pictures[column])  # refuses what no transform takes
             except Exception as error:  # codecs raise anything
                 problem = f"{column} cannot be decoded: {error}"
+                break
         if problem is None:
             problem = problem_of(pictures["image"], pictures["mask"], row.get("label", 0), num_labels)
         if problem is not None:

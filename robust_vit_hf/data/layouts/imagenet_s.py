@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from ...utils.images import to_rgb
 from ..imagenet_classes import label_of_wnid
 from ..schema import Source, encode_image
 from .folders import image_files, subfolders
@@ -152,7 +153,7 @@ def _image_mask_label(path: Path, shard: MaskFolder) -> dict:
             "ImageNet-1k with --imagenet"
         )
 
-    coded = Image.open(path).convert("RGB")
+    coded = to_rgb(Image.open(path))
     red, green, _ = coded.split()
     ids = np.asarray(red) + 256 * np.asarray(green, dtype=np.uint16)  # the documented code of a class
     foreground = (ids != 0) & (ids != IGNORE)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import ImageOps
 
+from ...utils.images import to_rgb
 from ..schema import Source, decode, encode_image
 from .folders import ClassFolder, class_folder_rows, find_classes
 
@@ -105,5 +106,5 @@ def cropped_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterat
     for row, image, _ in map(decode, rows(shards)):
         if image is not None:
             name = Path(row["file_name"]).with_suffix(".bmp").name
-            row = row | {"image": encode_image(ImageOps.crop(image, BORDER).convert("RGB"), name)}
+            row = row | {"image": encode_image(to_rgb(ImageOps.crop(image, BORDER)), name)}
         yield row

@@ -1,0 +1,34 @@
+"""One conversion of images to RGB, for training, evaluation, masks and pictures."""
+
+import numpy as np
+from PIL import Image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB, 8 bits a channel; an RGB image is returned as it is.
+
+    16-bit grey is scaled by its full range, 0–65535 to 0–255, which Pillow would clip to white. All other conversions are
+    Pillow's: CMYK without a colour profile, the first frame of an animation, and the colours that are stored below
+    transparency, since neither `datasets` nor torchvision puts a background there.
+
+    Raises:
+        ValueError: an image of 32-bit integers or floating-point numbers, whose range nothing tells, or of more pixels than
+            Pillow's limit, `Image.MAX_IMAGE_PIXELS`, at which Pillow itself only warns.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{image.width}×{image.height} pixels are more than Pillow's limit of {limit:,} (a decompression bomb?): shrink the "
+            "image, or raise `PIL.Image.MAX_IMAGE_PIXELS`"
+        )
+    image.load()
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"an image of mode {image.mode} holds 32-bit {'integers' if image.mode == 'I' else 'floating-point numbers'}, whose "
+            "range is not known: save it with 8 bits a channel"
+        )
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255
+    return image.convert("RGB")
