@@ -59,8 +59,8 @@ def describe(rows: Iterable[dict], num_labels: int | None = None) -> str:
                     if "label" in row:
                         labels.update(accepted)
                         several += len(accepted) > 1
-                    if image is None:
-                        problem = "image is missing"
+                    if image is None or ("mask" in row and mask is None):
+                        problem = f"{'image' if image is None else 'mask'} is missing"
                     else:
                         sizes.append(image.size)
                         found = (problem_of(image, mask, label, num_labels) for label in accepted)

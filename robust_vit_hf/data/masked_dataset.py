@@ -17,7 +17,7 @@ from ..utils.images import to_rgb
 from .benchmarks import benchmarks
 from .cache import cache_of
 from .parquet_writer import read_settings
-from .transforms import mask_to_tensor
+from .transforms import mask_problem, mask_to_tensor
 
 
 logger = logging.get_logger(__name__)
@@ -202,18 +202,8 @@ def problem_of(
     image: Image.Image, mask: Image.Image | None, label: int | None, num_labels: int | None = None
 ) -> str | None:
     """Problem of a decoded row, or `None`. `mask` is `None` if the row has none, `num_labels` if it is unknown."""
-    if mask is not None:
-        if image.size != mask.size:
-            return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}"
-        if mask.mode not in ("1", "L", "P"):
-            return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
-        values = mask_to_tensor(mask)
-        foreground = values[values > 0]
-        if len(foreground) and foreground.float().median() < 128:
-            return (
-                f"the usual value of the mask's foreground is {foreground.median().item()}, expected 1 or 255 (class ids "
-                "are not a mask)"
-            )
+    if mask is not None and (problem := mask_problem(image, mask)):
+        return problem
     if label is None:
         return "label is missing"
     if isinstance(label, int) and (label < 0 or (num_labels is not None and label >= num_labels)):

@@ -12,6 +12,7 @@ from .contact_sheet import save_contact_sheets
 from .parquet_writer import ShardWriter
 from .registry import features_of, get_image_set, open_source
 from .schema import decode
+from .transforms import mask_problem
 
 
 ROWS_PER_PART = 32
@@ -46,7 +47,9 @@ def write_rows(
 
 
 def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:
-    for row, image, _ in rows:
+    for row, image, mask in rows:
+        if "mask" in row and image is not None and (problem := mask_problem(image, mask)):
+            row, image = {"file_name": row["file_name"], "problem": f"`{row['file_name']}`: {problem}."}, None
         if "problem" in row and not skip_bad:
             raise ValueError(f"{row['problem']} --skip_bad leaves such rows out, and lists them.")
         yield row, image

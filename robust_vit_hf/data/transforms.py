@@ -6,9 +6,10 @@ So an edge keeps fractional values, and a small object is not blurred.
 """
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
@@ -64,7 +65,8 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[
     )
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
-        check_sizes(rows)
+        if "mask" in rows:
+            check_masks(rows)
         images = [ImageOps.crop(to_rgb(image), border) for image in rows["image"]]
         batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"])}
         if "mask" in rows:
@@ -81,7 +83,7 @@ def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str,
     height, width = processor.crop_size["height"], processor.crop_size["width"]
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
-        check_sizes(rows)
+        check_masks(rows)
         pixel_values = processor(
             [to_rgb(image) for image in rows["image"]],
             size={"height": height, "width": width},
@@ -98,14 +100,35 @@ def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str,
     return transform
 
 
-def check_sizes(rows: dict[str, list]) -> None:
-    """Raise a `ValueError` for a mask of another size than its image."""
-    for image, mask in zip(rows["image"], rows.get("mask", rows["image"]), strict=True):
-        if image.size != mask.size:
-            raise ValueError(
-                f"An image is {image.width}×{image.height} but its mask is {mask.width}×{mask.height}: expected equal sizes. "
-                "`robust-vit data describe` names the rows."
-            )
+def check_masks(rows: dict[str, list]) -> None:
+    """Raise a `ValueError` for the first mask of a batch of rows that has a problem, see [`mask_problem`]."""
+    for image, mask in zip(rows["image"], rows["mask"], strict=True):
+        if problem := mask_problem(image, mask):
+            raise ValueError(problem)
+
+
+def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
+    """Why a mask cannot be used, or `None`: the check of training, evaluation, `data describe` and `data prepare`.
+
+    A mask has one channel and the size of its image; 0 is background, and foreground is 1 or 255, or soft towards its edges
+    with a median of at least 128. An empty mask is none of its problems.
+    """
+    if mask is None:
+        return "mask is missing"
+    if image.size != mask.size:
+        return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}: expected equal sizes"
+    if mask.mode not in ("1", "L", "P"):
+        return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
+    counts = mask.histogram()
+    counts[0] = 0
+    foreground = [value for value, count in enumerate(counts) if count]
+    if foreground == [1, 255]:
+        return "the mask mixes the values 1 and 255, expected one of them as the foreground (no value stands for `ignore`)"
+    half = sum(counts) / 2
+    median = next(value for value, reached in enumerate(accumulate(counts)) if reached >= half)
+    if 1 < median < 128 or (median == 1 and foreground != [1]):
+        return f"the usual value of the mask's foreground is {median}, expected 1 or 255 (class ids are not a mask)"
+    return None
 
 
 def mask_to_tensor(mask) -> torch.Tensor:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, default_data_collator
 
 from ..data.layouts.si_score import METADATA_COLUMNS
+from ..data.masked_dataset import undecoded
 from ..data.transforms import eval_transform
 from ..metrics.calibration import Calibration
 from ..metrics.relevance_segmentation import RelevanceSegmentation
@@ -123,7 +124,8 @@ def evaluate_sets(
         batch_size, num_workers: images at once, and workers that read images, of each process.
 
     Raises:
-        ValueError: the model was made for other classes, or gives logits that are not finite (the image is named).
+        ValueError: an image or mask cannot be used (the row is named), the model was made for other classes, or
+            gives logits that are not finite (the image is named).
     """
     model.eval()
     results = {}
@@ -139,9 +141,32 @@ def evaluate_sets(
 
 
 def image_loader(dataset: datasets.Dataset, transform: Callable, batch_size: int, num_workers: int) -> DataLoader:
-    """Loader of the transformed rows of a dataset, in their order."""
-    rows = dataset.with_transform(transform)
-    return DataLoader(rows, batch_size, num_workers=num_workers, collate_fn=default_data_collator)
+    """Loader of the transformed rows of a dataset, in their order. It raises a `ValueError` that names the row whose image or
+    mask cannot be read or used."""
+    return DataLoader(_Rows(dataset, transform), batch_size, num_workers=num_workers, collate_fn=default_data_collator)
+
+
+class _Rows(torch.utils.data.Dataset):
+    """Transformed rows of a dataset, in batches; of a batch that fails, the row that is the reason is named."""
+
+    def __init__(self, dataset: datasets.Dataset, transform: Callable):
+        self.dataset, self.rows = dataset, dataset.with_transform(transform)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        try:
+            return self.rows.__getitems__(indices)
+        except Exception as error:  # codecs raise anything
+            if len(indices) > 1:
+                return [row for index in indices for row in self.__getitems__([index])]
+            (index,) = indices
+            path = (undecoded(self.dataset)[index]["image"] or {"path": "no image"})["path"]
+            raise ValueError(
+                f"Row {index} ({path or 'image in the table'}) cannot be used: {error}. `robust-vit data describe` lists all "
+                "such rows."
+            ) from error
 
 
 def evaluate_batches(

@@ -160,7 +160,7 @@ def segment_set(
         By method, what [`RelevanceSegmentation`] computes; nothing in other processes than the main one.
 
     Raises:
-        ValueError: logits are NaN or infinite (the image is named), or a mask has another size than its image.
+        ValueError: logits are NaN or infinite (the image is named), or an image or mask cannot be used (the row is named).
 
     Source: Table 3 of https://huggingface.co/papers/2206.01161
     """

@@ -85,7 +85,7 @@ def prepare_masks(
             rows_per_shard=rows_per_shard,
         )
         # Existing masks need not be decoded.
-        rows = ({**row, "mask": None} for row in rows)
+        rows = ({name: value for name, value in row.items() if name != "mask"} for row in rows)
         counts[writer.split] = write_rows(writer, rows, skip_bad, finish, total)
     save_contact_sheets(output_dir, list(counts))
     return counts
