@@ -15,6 +15,7 @@ from robust_vit_hf.data.schema import decode, encode_image
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.masks.preparation import prepare_masks
 from robust_vit_hf.masks.result import MaskResult
+from robust_vit_hf.masks.tokencut import TokenCut
 from robust_vit_hf.utils.images import to_rgb
 
 from .helpers import formats
@@ -122,3 +123,14 @@ def test_decompression_bombs_name_their_file(tmp_path, monkeypatch, limit):
     path = str(tmp_path / "photos" / "train" / "0.png")
     row, image, _ = decode({"image": {"bytes": None, "path": path}, "file_name": "0.png"})
     assert image is None and f"`{path}` cannot be decoded: " in row["problem"] and "pixels" in row["problem"]
+
+
+@pytest.mark.parametrize("size", [(20000, 1), (1, 20000)])
+def test_tokencut_rejects_narrow_images_before_it_enlarges_them(size):
+    noise = Image.effect_noise((64, 64), 90).convert("RGB")
+    narrow, good = TokenCut(tiny_vit(), min_side=64, min_pixels=0)([Image.new("RGB", size), noise], [{}, {}])
+    assert narrow.mask is None and good.mask.size == (64, 64)
+    width, height = size
+    assert narrow.rejected == (
+        f"{width}×{height} pixels are too narrow to enlarge to a shorter side of 64: more than 4096 patches"
+    )

@@ -210,7 +210,7 @@ class TokenCut:
         batch_size: maximum number of images in a forward pass. Only images with the same patch grid share one.
         min_pixels: masks with fewer foreground pixels are rejected. 520 is the limit of RobustViT.
         min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks are shrunk again;
-            `min_pixels` counts in the enlarged image.
+            `min_pixels` counts in the enlarged image. One that would have more than 4096 patches then is rejected.
         refine: whether the bilateral solver moves the border to the edges of the image. Otherwise masks are unions of
             patches.
 
@@ -266,15 +266,17 @@ class TokenCut:
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make the masks of RGB images of any sizes, in their order. `rows`, an argument of all mask makers, is not read."""
-        scales = [max(1, self.min_side / min(image.size)) for image in images]
-        enlarged = [
-            image.resize([round(scale * side) for side in image.size], Image.Resampling.LANCZOS)
-            for image, scale in zip(images, scales, strict=True)
-        ]
-        by_grid = defaultdict(list)
-        for index, image in enumerate(enlarged):
-            by_grid[self.grid(image)].append(index)
-        results = {}
+        enlarged, by_grid, results = {}, defaultdict(list), {}
+        for index, image in enumerate(images):
+            scale = max(1, self.min_side / min(image.size))
+            size = [round(scale * side) for side in image.size]
+            # Before it takes memory: 20,000×1 pixels would become a billion.
+            if scale > 1 and size[0] * size[1] > MAX_PATCHES * self.patch_size[0] * self.patch_size[1]:
+                reason = f"{image.width}×{image.height} pixels are too narrow to enlarge to a shorter side of {self.min_side}: "
+                results[index] = MaskResult(None, rejected=f"{reason}more than {MAX_PATCHES} patches")
+                continue
+            enlarged[index] = image.resize(size, Image.Resampling.LANCZOS)
+            by_grid[self.grid(enlarged[index])].append(index)
         for grid, indices in by_grid.items():
             for start in range(0, len(indices), self.batch_size):
                 batch = indices[start : start + self.batch_size]
