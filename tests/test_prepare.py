@@ -126,16 +126,16 @@ def test_kill_between_shard_and_parts(tmp_path):
     features = datasets.Features({"file_name": datasets.Value("string")})
     settings = {"rows_per_shard": 4, "title": "names", "text": "text"}
     writer = ShardWriter(tmp_path, "train", features, {}, **settings)
-    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}])
+    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}], ["1", "2"])
     part = tmp_path / ".parts" / "train" / "0-2.parquet"
     saved = part.read_bytes()
-    writer.write([{"file_name": "c"}, {"file_name": "d"}])
+    writer.write([{"file_name": "c"}, {"file_name": "d"}], ["3", "4"])
     assert not part.exists()
     part.write_bytes(saved)
     (tmp_path / "train-000000004-000000008.parquet.partial").write_bytes(b"half")
     again = ShardWriter(tmp_path, "train", features, {}, **settings)
     assert again.position == 4 and not part.exists()
-    again.write([{"file_name": "e"}])
+    again.write([{"file_name": "e"}], ["5"])
     assert again.finish() == (4, 1)
     assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "d", "e"]
     assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["problem"] == ["torn"]

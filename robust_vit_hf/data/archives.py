@@ -2,10 +2,12 @@
 
 import gzip
 import lzma
+import os
 import shutil
 import tarfile
 import zipfile
 import zlib
+from datetime import datetime
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -108,4 +110,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
                     f"`{archive}` is encrypted. Unpack it with `7z x` or `unzip`, which ask for the password of its "
                     "source, and give the folder."
                 )
-            packed.extract(member, folder)  # without `..` and leading slashes
+            path = packed.extract(member, folder)  # without `..` and leading slashes
+            # As tar does: unpacked again, the files are the same to whoever compares times.
+            changed = datetime(*member.date_time).timestamp()
+            os.utime(path, (changed, changed))

@@ -2,20 +2,22 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import xxhash
 from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import compute, parquet
 
 from ..utils.files import atomic_file, read_json, write_atomically, write_json
+from .identity import row_digest
 
 
 SETTINGS_FILE, REJECTED_FOLDER, PARTS_FOLDER = "made_by.json", "rejected", ".parts"
+# In the record of a finished split, its source rows; in the metadata of each file, their digests.
+SOURCE_KEY, DIGESTS_KEY = "source_rows", b"robust_vit_hf.source_rows"
 MAX_SHARD_BYTES = 500 * 2**20
 CARD = """---
 {metadata}
@@ -38,8 +40,8 @@ Images with {columns}, in the schema of [robust-vit-hf](https://huggingface.co/p
 
 def read_settings(folder: Path) -> dict[str, dict]:
     """Settings that each split of a folder was written with; empty for a folder that [`ShardWriter`] did not write."""
-    path = folder / SETTINGS_FILE
-    return read_json(path) or {}
+    made_by = read_json(folder / SETTINGS_FILE) or {}
+    return {split: {k: v for k, v in made.items() if k != SOURCE_KEY} for split, made in made_by.items()}
 
 
 class ShardWriter:
@@ -83,10 +85,17 @@ class ShardWriter:
                 f"{json.dumps(settings)}. Choose another output folder, or delete it."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SETTINGS_FILE, known | {split: settings})
+        if split not in known:
+            write_json(folder / SETTINGS_FILE, (read_json(folder / SETTINGS_FILE) or {}) | {split: settings})
         for place in (folder / REJECTED_FOLDER, folder / PARTS_FOLDER / split):
             place.mkdir(parents=True, exist_ok=True)
         self._drop_leftovers()
+        for first, _, _ in self._parts()[
+            :1
+        ]:  # they hold the rows of a rejected shard whose other half is missing, too
+            for start, _, path in self._shards():
+                if start >= first:
+                    path.unlink()
 
     @property
     def position(self) -> int:
@@ -94,29 +103,52 @@ class ShardWriter:
         return max((end for _, end, _ in self._shards() + self._parts()), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """Skip the rows of the source that are written, by their `file_name`.
+        """Skip the rows of the source that are written, once each is compared with what was written of it.
 
         Raises:
-            ValueError: the first rows differ from those that are written: the source has changed.
+            ValueError: the source has changed: a row differs or is missing, or a finished split has further ones. The
+                message names the first row that differs, or the numbers of rows.
         """
-        names = Counter()
-        for *_, path in self._shards() + self._parts():
-            rejected = self.folder / REJECTED_FOLDER / path.name
-            for shard in filter(Path.is_file, (path, rejected)):
-                names.update(parquet.read_table(shard, columns=["file_name"])["file_name"].to_pylist())
-        names.subtract(row["file_name"] for row in islice(rows, self.position))
-        if any(names.values()):
-            name = next(name for name, count in names.items() if count)
-            raise ValueError(
-                f"`{self.folder}` was begun with other rows, such as `{name}`: the source has changed. Delete the folder, "
-                "or choose another."
-            )
+        finished = SOURCE_KEY in read_json(self.folder / SETTINGS_FILE)[self.split]
+        changed = f"`{self.folder}`: the source of the split `{self.split}` has changed since it was written"
+        remedy = "Delete the folder, or choose another."
+        digests, num_rows = self._digests(), 0
+        for digest, row in zip(digests, rows, strict=False):
+            if digest != row_digest(row):
+                raise ValueError(f"{changed}: row {num_rows}, now `{row['file_name']}`, differs. {remedy}")
+            num_rows += 1
+        if finished:
+            num_rows += sum(1 for _ in rows)
+        if num_rows < len(digests) or (finished and num_rows > len(digests)):
+            raise ValueError(f"{changed}: {len(digests):,} rows were written, the source has {num_rows:,}. {remedy}")
         return rows
 
-    def write(self, rows: list[dict]) -> None:
-        """Write the next rows of the source, with encoded images, to disk. A row to be rejected has `problem`, the reason."""
+    def _digests(self) -> list[str]:
+        """Digests of the rows of the source that are written, in their order."""
+        digests = []
+        for first, end, path in self._shards() + self._parts():
+            schema = parquet.read_schema(path)
+            of_file = schema.metadata.get(DIGESTS_KEY, b"").decode().split()
+            columns = datasets.Features.from_arrow_schema(schema)
+            columns.pop("problem", None)
+            if first != len(digests) or len(of_file) != end - first or columns != self.features:
+                raise ValueError(
+                    f"`{path}` does not continue the split `{self.split}` of this source: it has other columns or classes, or was "
+                    "written by an earlier version. Delete the folder, or choose another."
+                )
+            digests += of_file
+        return digests
+
+    def write(self, rows: list[dict], digests: list[str]) -> None:
+        """Write the next rows of the source, with encoded images, to disk.
+
+        Args:
+            rows: a row to be rejected has `problem`, the reason.
+            digests: [`row_digest`] of each row as the source gave it.
+        """
         first = self.position
-        table = pa.Table.from_pylist(rows, schema=self.rejected_features.arrow_schema)
+        schema = self.rejected_features.arrow_schema
+        table = pa.Table.from_pylist(rows, schema=_with_digests(schema, digests))
         with atomic_file(self.folder / PARTS_FOLDER / self.split / f"{first}-{first + len(rows)}.parquet") as partial:
             parquet.write_table(table, partial)
         parts = self._parts()
@@ -144,6 +176,12 @@ class ShardWriter:
                 (row, *_) = sample_rows(sorted((self.folder / REJECTED_FOLDER).glob(f"{self.split}-*")), 1)
                 reasons = f"all {rejected:,} were rejected, the first for: {row['problem']}"
             raise ValueError(f"`{self.folder}`: the split `{self.split}` has no rows: {reasons}.")
+        made_by, digests = read_json(self.folder / SETTINGS_FILE), self._digests()
+        made_by[self.split][SOURCE_KEY] = {
+            "count": len(digests),
+            "digest": xxhash.xxh3_64_hexdigest("".join(digests).encode()),
+        }
+        write_json(self.folder / SETTINGS_FILE, made_by)
         return kept, rejected
 
     def _write_card(self) -> dict[str, tuple[int, int]]:
@@ -192,7 +230,8 @@ class ShardWriter:
     @staticmethod
     def _join(parts: list[tuple[int, int, Path]], path: Path, features: datasets.Features, wanted: Callable) -> None:
         """Write the rows of the parts whose `problem` is `wanted`."""
-        schema = features.arrow_schema
+        digests = [parquet.read_schema(part).metadata[DIGESTS_KEY].decode() for *_, part in parts]
+        schema = _with_digests(features.arrow_schema, digests)
         with atomic_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
             for *_, part in parts:  # one by one, since a shard of large images would fill the memory
                 table = parquet.read_table(part)
@@ -200,7 +239,7 @@ class ShardWriter:
 
     def _drop_leftovers(self) -> None:
         """Delete the parts of finished shards, and files that an interrupted run left incomplete."""
-        covered = max((end for _, end, _ in self._shards()), default=0)
+        covered = max((end for _, end, path in self._shards() if path.parent == self.folder), default=0)
         for _, end, path in self._parts():
             if end <= covered:
                 path.unlink()
@@ -209,7 +248,14 @@ class ShardWriter:
                 path.unlink()
 
     def _shards(self) -> list[tuple[int, int, Path]]:
-        return self._ranges(self.folder, rf"{re.escape(self.split)}-(\d+)-(\d+)\.parquet")
+        """Those of kept rows, and of rejected rows where none of the range was kept."""
+        pattern = rf"{re.escape(self.split)}-(\d+)-(\d+)\.parquet"
+        found = {
+            (first, end): path
+            for place in (self.folder / REJECTED_FOLDER, self.folder)
+            for first, end, path in self._ranges(place, pattern)
+        }
+        return sorted((first, end, path) for (first, end), path in found.items())
 
     def _parts(self) -> list[tuple[int, int, Path]]:
         return self._ranges(self.folder / PARTS_FOLDER / self.split, r"(\d+)-(\d+)\.parquet")
@@ -219,6 +265,10 @@ class ShardWriter:
         """First row, end and path of files, in order."""
         found = ((re.fullmatch(pattern, path.name), path) for path in place.glob("*.parquet"))
         return sorted((int(match[1]), int(match[2]), path) for match, path in found if match)
+
+
+def _with_digests(schema: pa.Schema, digests: list[str]) -> pa.Schema:
+    return schema.with_metadata({**schema.metadata, DIGESTS_KEY: " ".join(digests)})
 
 
 def sample_rows(shards: list[Path], count: int) -> list[dict]:

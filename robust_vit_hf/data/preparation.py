@@ -9,6 +9,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .contact_sheet import save_contact_sheets
+from .identity import row_digest
 from .parquet_writer import ShardWriter
 from .registry import features_of, get_image_set, open_source
 from .schema import decode
@@ -41,7 +42,8 @@ def write_rows(
     ):
         rows = writer.unwritten(rows)
         while window := list(islice(rows, ROWS_PER_PART)):
-            writer.write(finish(_decoded(pool.map(decode, window), skip_bad)))
+            digests = [row_digest(row) for row in window]
+            writer.write(finish(_decoded(pool.map(decode, window), skip_bad)), digests)
             progress.update(len(window))
     return writer.finish()
 
