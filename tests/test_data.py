@@ -62,7 +62,8 @@ def test_folders_of_one_name_are_not_mixed_up(tmp_path):
         folder, rows = tmp_path / place / "masks", masked_rows(3, seed)
         shutil.rmtree(folder, ignore_errors=True)
         writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masks", text="Noise.")
-        writer.write([features.encode_example(row | {"file_name": f"{n}.png"}) for n, row in enumerate(rows)])
+        encoded = [features.encode_example(row | {"file_name": f"{n}.png"}) for n, row in enumerate(rows)]
+        writer.write(encoded, list("012"))
         writer.finish()
         assert_rows(folder, "train", rows)
 

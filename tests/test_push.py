@@ -259,7 +259,7 @@ def test_images_with_masks(hub, tmp_path):
     writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masked", text="Noise.")
     assert "is an unfinished dataset" in call("push", folder, "user/prepared").error
     rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(6))]
-    writer.write([features.encode_example(row) for row in rows])
+    writer.write([features.encode_example(row) for row in rows], list("012345"))
     writer.finish()
     completed = launch("-m", "robust_vit_hf.cli", "push", folder, "user/prepared", "--private")
     assert completed.status == 0, completed.err

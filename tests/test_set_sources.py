@@ -162,20 +162,6 @@ def test_edited_metadata_are_read_again(tmp_path):
         assert [row["x"] for row in load_image_set("si-score-size", tmp_path, streaming=streaming)] == [0.25]
 
 
-def test_changed_source_is_not_continued(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 4})
-    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
-    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")  # the same again changes nothing
-    assert len(datasets.load_dataset(str(tmp_path / "out"), split="test")) == 4
-    formats.save(formats.picture(0), tmp_path / "set" / TENCH / "a_first.jpg")
-    with pytest.raises(ValueError, match=r"was begun with other rows, such as `.*`: the source has changed"):
-        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
-    shutil.rmtree(tmp_path / "set")
-    formats.class_folders(tmp_path / "set", {TENCH: 3})
-    with pytest.raises(ValueError, match=r"was begun with other rows, such as `.*_3\.jpg`"):
-        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
-
-
 def test_typo_leaves_nothing_behind(tmp_path):
     formats.class_folders(tmp_path / "set", {TENCH: 1})
     with pytest.raises(FileNotFoundError):
