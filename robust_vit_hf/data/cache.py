@@ -7,6 +7,19 @@ from pathlib import Path
 import datasets
 
 
+def check_no_pattern(path: Path) -> None:
+    """Refuse an existing path that `datasets` would read as a pattern, and so find other files or none.
+
+    Raises:
+        ValueError: the path, as an absolute one, holds `*`, `?` or `[`.
+    """
+    if path.exists() and (found := sorted(set("*?[") & set(str(path.resolve())))):
+        raise ValueError(
+            f"`{path.resolve()}` has {' and '.join(f'`{character}`' for character in found)} in its name, which `datasets` reads "
+            "as a pattern: rename the file or folder."
+        )
+
+
 def cache_of(files: Iterable[Path]) -> Path:
     """Folder within `HF_DATASETS_CACHE` for results computed from some files; a moved or changed file gives another one."""
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Literal
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
+from pyarrow import ArrowInvalid
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..utils.images import to_rgb
 from .benchmarks import benchmarks
-from .cache import cache_of
+from .cache import cache_of, check_no_pattern
 from .parquet_writer import read_settings
 from .transforms import mask_problem, mask_to_tensor
 
@@ -40,7 +42,8 @@ def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
 
     Raises:
         FileNotFoundError: there is no such file, folder or Hub dataset.
-        ValueError: the split does not exist; the message names those that do.
+        ValueError: the split does not exist (the message names those that do), a local path would be read as a pattern, a
+            `metadata.jsonl` names files outside its folder, or the copy in the cache of `datasets` is damaged.
     """
     if path in benchmarks():
         return _slice_of(benchmarks()[path].load_finetuning_splits(**options), split)
@@ -48,8 +51,9 @@ def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = datasets.load_from_disk(path)
         return _slice_of({"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded, split)
+    check_no_pattern(folder)
     if folder.suffix == ".parquet":
-        return datasets.load_dataset("parquet", data_files={"train": path}, split=split)
+        return _load("parquet", path, split, data_files={"train": path})
     if not folder.exists() and "/" not in path:
         raise FileNotFoundError(f"There is no file or folder `{path}`, and a Hub id has the form `owner/name`.")
     cache = None
@@ -58,13 +62,36 @@ def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
         # one after its files have changed, would give the rows that were loaded first.
         cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
     try:
-        return datasets.load_dataset(path, split=split, cache_dir=cache)
+        return _load(path, path, split, cache_dir=cache)
     except (ConnectionError, FileNotFoundError) as error:
         if folder.exists():
             raise
         raise FileNotFoundError(
             f"There is no file or folder `{path}`, and no dataset of that id could be loaded from the Hub: {error}"
         ) from error
+
+
+def _load(name: str, path: str, split: str, **options) -> datasets.Dataset:
+    """`datasets.load_dataset(name, …)`, with errors that say what is wrong with the dataset in `path`."""
+    damage = None
+    try:
+        dataset = datasets.load_dataset(name, split=split, **options)
+        # A copy that is cut between two batches loads without an error.
+        lengths = {name: info.num_examples for name, info in dataset.info.splits.items()}
+        num_rows = sum(part.to - part.from_ for part in datasets.ReadInstruction.from_spec(split).to_absolute(lengths))
+        if len(dataset) == num_rows:
+            return dataset
+        damage = f"{len(dataset):,} of {num_rows:,} rows are there"
+    except DatasetGenerationError as error:
+        raise ValueError(f"`{path}` cannot be read: {error.__cause__ or error}") from error
+    except (ConnectionError, FileNotFoundError):
+        raise
+    except (ArrowInvalid, OSError) as error:
+        damage = str(error)
+    raise ValueError(
+        f"The copy of `{path}` in the cache of `datasets` is damaged ({damage}): delete `{datasets.config.HF_DATASETS_CACHE}`, "
+        "which is made again."
+    )
 
 
 def _slice_of(splits: dict[str, datasets.Dataset], spec: str) -> datasets.Dataset:

@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import compute, parquet
 
 from ..utils.files import atomic_file, read_json, write_atomically, write_json
+from .cache import check_no_pattern
 from .identity import row_digest
 
 
@@ -85,6 +86,7 @@ class ShardWriter:
                 f"{json.dumps(settings)}. Choose another output folder, or delete it."
             )
         folder.mkdir(parents=True, exist_ok=True)
+        check_no_pattern(folder)  # it could not be loaded
         if split not in known:
             write_json(folder / SETTINGS_FILE, (read_json(folder / SETTINGS_FILE) or {}) | {split: settings})
         for place in (folder / REJECTED_FOLDER, folder / PARTS_FOLDER / split):

@@ -70,7 +70,9 @@ def load_complete(name: str, **options) -> PreTrainedModel:
         )
     except OSError as error:
         raise OSError(f"`{name}` cannot be loaded. {error}") from error
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+    except UnpicklingError as error:
+        raise ValueError(_pickle_problem(name)) from error
+    except (SafetensorError, EOFError, RuntimeError) as error:
         raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
     if mismatched := sorted(loading["mismatched_keys"]):
         shapes = "; ".join(
@@ -122,7 +124,9 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     try:
         found = load_peft_weights(name, device="cpu").keys()
         adapted = PeftModel.from_pretrained(base, name)
-    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+    except UnpicklingError as error:
+        raise ValueError(_pickle_problem(name)) from error
+    except (SafetensorError, EOFError, RuntimeError) as error:
         raise ValueError(
             f"The adapter `{name}` does not fit `{base_name}`. {type(error).__name__}: {error}"
         ) from error
@@ -133,3 +137,11 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
             f"{first}."
         )
     return adapted.merge_and_unload().float().requires_grad_(True).eval()
+
+
+def _pickle_problem(name: str) -> str:
+    # torch's own message proposes `weights_only=False`, which would run the code in the file.
+    return (
+        f"`{name}` is not loaded: its pickle is no file of weights, but holds more than tensors, or is cut off. Nothing in it was "
+        "run: take a copy with `model.safetensors` from a source that you trust."
+    )

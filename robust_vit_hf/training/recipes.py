@@ -27,7 +27,10 @@ def find_recipe(model: str | None, dataset: str | None) -> Path | None:
         dataset: path or id; `None` for the bundled images.
     """
     recipe = list_recipes().get(find_model(model or BUNDLED_MODEL))
-    if recipe is None or read_recipe(recipe).get("dataset", dataset) not in (dataset, dataset or BUNDLED_BENCHMARK):
+    if recipe is None or yaml.safe_load(recipe.read_text()).get("dataset", dataset) not in (
+        dataset,
+        dataset or BUNDLED_BENCHMARK,
+    ):
         return None
     return recipe
 

@@ -8,6 +8,7 @@ import datasets
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
+from ..cache import check_no_pattern
 from ..imagenet_classes import class_names, label_of_wnid
 from ..schema import Source
 from .folders import is_wnid
@@ -98,6 +99,7 @@ def column_rows(shards: list[int], dataset: datasets.IterableDataset, row_of) ->
 def _load(source: str, config: str | None, split: str) -> tuple[datasets.IterableDataset, object]:
     """The streamed set, and a state that changes when it does."""
     folder = Path(source)
+    check_no_pattern(folder)
     if folder.is_dir() and not has_parquet(folder):
         return load_webdataset(folder, split)
     if folder.is_dir():
