@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import compute, parquet
 
 from ..utils.files import atomic_file, read_json, write_atomically, write_json
+from ..utils.lock import LOCK_FILE
 from .cache import check_no_pattern
 from .identity import row_digest
 
@@ -78,7 +79,7 @@ class ShardWriter:
         self.features = features
         self.rejected_features = datasets.Features(features | {"problem": datasets.Value("string")})
         known = read_settings(folder)
-        if not known and any(not path.name.endswith(".partial") for path in folder.glob("*")):
+        if not known and any(not path.name.endswith((".partial", LOCK_FILE)) for path in folder.glob("*")):
             raise ValueError(f"`{folder}` holds other files. Choose another output folder, or delete it.")
         if known.get(split, settings) != json.loads(json.dumps(settings)):
             raise ValueError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..utils.lock import folder_lock
 from .contact_sheet import save_contact_sheets
 from .identity import row_digest
 from .parquet_writer import ShardWriter
@@ -74,23 +75,24 @@ def prepare(
 
     Raises:
         OSError, ValueError: as for [`load_image_set`], or no row can be used, or the source has changed since an
-            interrupted run.
+            interrupted run, or another process writes to `output`.
     """
     image_set = get_image_set(name, options)
     both = name == "paper-split" and "split" not in options
     counts = {}
-    for chosen in [options | {"split": split} for split in ("train", "validation")] if both else [options]:
-        source = open_source(name, sources, chosen)
-        public = {key: Path(value).name if Path(str(value)).exists() else value for key, value in chosen.items()}
-        writer = ShardWriter(
-            output,
-            chosen.get("split", image_set.split),
-            features_of(name, options),
-            {"set": name, "sources": [Path(source).name for source in sources], **public},
-            title=name,
-            text=f"Prepared from the set of {image_set.origin}, whose terms hold for these images too.",
-            rows_per_shard=rows_per_shard,
-        )
-        counts[writer.split] = write_rows(writer, source.rows(source.shards), skip_bad)
-    save_contact_sheets(output, list(counts))
+    with folder_lock(output):
+        for chosen in [options | {"split": split} for split in ("train", "validation")] if both else [options]:
+            source = open_source(name, sources, chosen)
+            public = {key: Path(value).name if Path(str(value)).exists() else value for key, value in chosen.items()}
+            writer = ShardWriter(
+                output,
+                chosen.get("split", image_set.split),
+                features_of(name, options),
+                {"set": name, "sources": [Path(source).name for source in sources], **public},
+                title=name,
+                text=f"Prepared from the set of {image_set.origin}, whose terms hold for these images too.",
+                rows_per_shard=rows_per_shard,
+            )
+            counts[writer.split] = write_rows(writer, source.rows(source.shards), skip_bad)
+        save_contact_sheets(output, list(counts))
     return counts

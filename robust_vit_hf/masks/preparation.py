@@ -18,6 +18,7 @@ from ..data.preparation import DecodedRow, write_rows
 from ..data.registry import features_of, image_sets, open_source
 from ..data.schema import encode_image
 from ..utils.images import to_rgb
+from ..utils.lock import folder_lock
 from .result import MaskResult
 
 
@@ -63,31 +64,32 @@ def prepare_masks(
     """
     described = {name: _described(value) for name, value in (settings or {}).items()}
     counts = {}
-    for split in splits:
-        if set_name is None:
-            dataset = load_masked_dataset(images, split)
-            rows, columns, total = undecoded_rows(dataset), dataset.features, len(dataset)
-        else:
-            options = {"split": split} if "split" in image_sets()[set_name].options else {}
-            source = open_source(set_name, [images], options)
-            rows, columns, total = source.rows(source.shards), features_of(set_name, options), None
-        features = {"image": datasets.Image(), "mask": datasets.Image()}
-        features |= {"label": columns["label"]} if "label" in columns else {}
-        features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
-        finish = partial(_with_masks, masker=make_masker(columns), features=features)
-        writer = ShardWriter(
-            output_dir,
-            split.partition("[")[0],  # a slice has the name of its split
-            datasets.Features(features),
-            {"method": method, "images": _described(images), "set": set_name, **described, "split": split},
-            title=f"{Path(images).name}, masks by {method}",
-            text=TEXT[method],
-            rows_per_shard=rows_per_shard,
-        )
-        # Existing masks need not be decoded.
-        rows = ({name: value for name, value in row.items() if name != "mask"} for row in rows)
-        counts[writer.split] = write_rows(writer, rows, skip_bad, finish, total)
-    save_contact_sheets(output_dir, list(counts))
+    with folder_lock(output_dir):
+        for split in splits:
+            if set_name is None:
+                dataset = load_masked_dataset(images, split)
+                rows, columns, total = undecoded_rows(dataset), dataset.features, len(dataset)
+            else:
+                options = {"split": split} if "split" in image_sets()[set_name].options else {}
+                source = open_source(set_name, [images], options)
+                rows, columns, total = source.rows(source.shards), features_of(set_name, options), None
+            features = {"image": datasets.Image(), "mask": datasets.Image()}
+            features |= {"label": columns["label"]} if "label" in columns else {}
+            features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
+            finish = partial(_with_masks, masker=make_masker(columns), features=features)
+            writer = ShardWriter(
+                output_dir,
+                split.partition("[")[0],  # a slice has the name of its split
+                datasets.Features(features),
+                {"method": method, "images": _described(images), "set": set_name, **described, "split": split},
+                title=f"{Path(images).name}, masks by {method}",
+                text=TEXT[method],
+                rows_per_shard=rows_per_shard,
+            )
+            # Existing masks need not be decoded.
+            rows = ({name: value for name, value in row.items() if name != "mask"} for row in rows)
+            counts[writer.split] = write_rows(writer, rows, skip_bad, finish, total)
+        save_contact_sheets(output_dir, list(counts))
     return counts
 
 

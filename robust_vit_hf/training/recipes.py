@@ -27,12 +27,10 @@ def find_recipe(model: str | None, dataset: str | None) -> Path | None:
         dataset: path or id; `None` for the bundled images.
     """
     recipe = list_recipes().get(find_model(model or BUNDLED_MODEL))
-    if recipe is None or yaml.safe_load(recipe.read_text()).get("dataset", dataset) not in (
-        dataset,
-        dataset or BUNDLED_BENCHMARK,
-    ):
+    if recipe is None:
         return None
-    return recipe
+    named = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("dataset")
+    return recipe if named in (None, dataset or BUNDLED_BENCHMARK) else None
 
 
 def read_recipe(path: Path, check: Callable[[str, Any], None]) -> dict:
