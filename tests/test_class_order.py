@@ -18,6 +18,9 @@ def named(names: str) -> dict:
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
+CONFIG = ViTConfig(**named("abcd"))
+
+
 @pytest.mark.parametrize(
     "names, model_names, mapping",
     [
@@ -27,6 +30,11 @@ def named(names: str) -> dict:
         ("ab", "abcd", None),
         (None, "abcd", None),
         ("0123", "abcd", None),
+        (["0", "1", "10", "2"], [str(index) for index in range(11)], {0: 0, 1: 1, 2: 10, 3: 2}),
+        (["LABEL_1", "LABEL_0"], ["LABEL_0", "LABEL_1"], {0: 1, 1: 0}),
+        (["1", "0"], ["LABEL_0", "LABEL_1"], {0: 1, 1: 0}),
+        (class_names()[1:3], [f"{name}, a synonym" for name in class_names()[:999]] + ["x"], "refused"),
+        ([*class_names()[:600], *class_names()[:599:-1]], class_names(), "refused"),  # "crane" stands twice
         ("abcd", [f"LABEL_{index}" for index in range(4)], None),
         (wnids()[:3], class_names(), None),
         (wnids()[7:9], class_names(), {0: 7, 1: 8}),
@@ -35,12 +43,16 @@ def named(names: str) -> dict:
     ],
 )
 def test_mapping(names, model_names, mapping):
-    assert label_mapping(names, model_names, "photos") == mapping
+    if mapping == "refused":
+        with pytest.raises(ValueError, match=r"`photos` has"):
+            label_mapping(names, model_names, "photos")
+    else:
+        assert label_mapping(names, model_names, "photos") == mapping
 
 
-@pytest.mark.parametrize("names, model_names", [("abce", "abcd"), ("a", "aabb"), (wnids()[:4], "abcd")])
+@pytest.mark.parametrize("names, model_names", [("abce", "abcd"), ("10", "abcd"), (wnids()[:4], "abcd")])
 def test_other_classes_are_refused(names, model_names):
-    with pytest.raises(ValueError, match=r"`photos` has . classes that the model does not have, such as `"):
+    with pytest.raises(ValueError, match=r"`photos` has . class(es)? that the model does not have, such as `"):
         label_mapping(names, model_names, "photos")
 
 
@@ -86,6 +98,19 @@ def test_models_with_other_classes_are_not_compared(tmp_path):
         assert (
             "other `id2label` for 2 classes, so that they cannot be compared: class 2 is `c` before" in completed.error
         )
+
+
+def test_a_label_without_a_name_is_refused():
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("dc"))})
+    rows = masked_dataset(2).select_columns(["image", "label"]).cast(features)
+    table = rows.data.table.set_column(1, "label", [[0, 7]])
+    rows = datasets.Dataset(table, info=rows.info)
+    for use in (
+        lambda: align_labels(rows, "abcd", "photos"),
+        lambda: EvaluationSet.of(rows).for_model("photos", CONFIG),
+    ):
+        with pytest.raises(ValueError, match=r"`photos` has the label 7, but names for 0–1 alone"):
+            use()
 
 
 def test_align_keeps_images():

@@ -38,11 +38,16 @@ GOOD_MASKS = {
     "255": mask_of(255, 255),
     "bits": mask_of(1, 1).point(bool, "1"),
     "soft edges": mask_of(255, 254, 128, 200, 1, 64),
+    "a small box, halved": mask_of(255, 255, 255, 128, 128),
 }
 BAD_MASKS = {
     "VOC": (mask_of(15, 15, 15), "usual value of the mask's foreground is 15, expected 1 or 255"),
     "VOC with ignore": (mask_of(15, 15, 15, 255), "usual value of the mask's foreground is 15"),
     "ones among others": (mask_of(1, 1, 2), "usual value of the mask's foreground is 1,"),
+    "class ids": (mask_of(131, 131, 180, 200), "has the values 131, 180, 200, expected 1 or 255 as the foreground"),
+    "one class id": (mask_of(150, 150), "has the values 150, expected 1 or 255"),
+    "a class id and ignore": (mask_of(15, 15, 255, 255, 255), "has the values 15, 255, expected 1 or 255"),
+    "few ones and a class id": (mask_of(1, 254, 255), "has the values 1, 254, 255, expected 1 or 255"),
     "ones among 255": (mask_of(1, 255, 255), "mixes the values 1 and 255"),
     "255 among ones": (mask_of(1, 1, 255), "mixes the values 1 and 255"),
     "RGB": (mask_of(255).convert("RGB"), "mask has mode RGB, expected one channel"),
@@ -64,6 +69,7 @@ def test_median_of_the_foreground():
     rng = np.random.default_rng(0)
     for _ in range(300):
         values = rng.choice([0, 2, 100, 127, 128, 129, 255], rng.integers(1, 9))
+        values = np.append(values, [250, 251, 252, 253, 254])  # many values, as of soft edges
         foreground = np.sort(values[values > 0])
         refused = len(foreground) > 0 and foreground[(len(foreground) - 1) // 2] < 128
         assert (mask_problem(IMAGE, mask_of(*values)) is not None) == refused, values

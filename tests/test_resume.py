@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +15,7 @@ from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.interrupts import TrainingInterrupted
-from robust_vit_hf.utils.lock import LOCK_FILE, folder_lock
+from robust_vit_hf.utils.lock import folder_lock
 
 from .helpers.commands import call, python, succeed
 from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
@@ -54,6 +55,7 @@ def begun(tmp_path_factory) -> Path:
         ({"learning_rate": 0.5}, "`learning_rate` 0.001, now 0.5"),
         ({"relevance_weight": 0.5}, "`relevance_weight` 0.8, now 0.5"),
         ({"seed": 1}, "`seed` 0, now 1"),
+        ({"metric_for_best_model": "top1"}, "`metric_for_best_model` .*, now top1"),
         ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` 1, now 2"),
         ({"model": tiny_vit(seed=1)}, "another original model"),
         ({"rows": masked_dataset(12, seed=3)}, "another train dataset"),
@@ -125,11 +127,41 @@ def test_a_signal_saves_a_checkpoint(tmp_path, number):
     assert resumed.state.global_step == 6 and len(resumed.state.log_history) > len(trainer.state.log_history)
 
 
+def test_a_signal_keeps_its_checkpoint_beside_the_best(tmp_path):
+    """Under the default limit of 1, at which the Trainer deletes every checkpoint but the best one when it ends."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "save_total_limit": 1, "learning_rate": 0.3}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "num_train_epochs": 5}
+    trainer = make_trainer(tmp_path, callbacks=[At(11, lambda: os.kill(os.getpid(), signal.SIGTERM))], **settings)
+    with pytest.raises(TrainingInterrupted, match=r"checkpoint-11`"):
+        trainer.train()
+    assert (tmp_path / "checkpoint-11" / "trainer_state.json").is_file()
+    assert trainer.state.best_global_step < 11 and trainer.args.save_total_limit == 1
+
+
+def test_a_moved_folder_keeps_its_best_checkpoint(tmp_path):
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    settings |= {"metric_for_best_model": "loss"}
+    make_trainer(tmp_path / "before", **settings).train()
+    (tmp_path / "before").rename(tmp_path / "moved")
+    trainer = make_trainer(tmp_path / "moved", **settings | {"num_train_epochs": 3})
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.best_model_checkpoint.startswith(str(tmp_path / "moved"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_named(begun, tmp_path, name):
+    shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
+    content = (tmp_path / "checkpoint-4" / name).read_bytes()
+    (tmp_path / "checkpoint-4" / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"A file of `.*checkpoint-4` is damaged .*delete this checkpoint"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
 def test_a_signal_without_checkpoints_is_told(tmp_path):
     trainer = make_trainer(
         tmp_path, callbacks=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))], save_strategy="no"
     )
-    with pytest.raises(TrainingInterrupted, match=r"There is no checkpoint yet"):
+    with pytest.raises(TrainingInterrupted, match=r"There is no checkpoint yet. Start it again"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
 
@@ -160,16 +192,15 @@ def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
 
 
 def test_lock(tmp_path):
-    with folder_lock(tmp_path / "run") as begun, folder_lock(tmp_path / "run"):  # the same process may enter twice
+    run = tmp_path / "run"
+    with folder_lock(run, "train") as begun, folder_lock(run, "train"):  # the same process may enter twice
         assert not begun
-        (tmp_path / "run" / "file").touch()
-    assert (tmp_path / "run" / LOCK_FILE).read_text() == ""  # no name of a host stays behind
-    (tmp_path / "run" / LOCK_FILE).write_text(
-        '{"pid": 1, "host": "gone", "since": "yesterday"}'
-    )  # as a kill leaves it
-    with folder_lock(tmp_path / "run") as begun:
-        assert begun
-    with pytest.raises(KeyError), folder_lock(tmp_path / "empty"):
+        (run / "file").touch()
+    assert (run / ".train.lock").read_text() == ""  # no name of a host stays behind
+    (run / ".train.lock").write_text('{"pid": 1, "host": "gone", "since": "yesterday"}')  # as a kill leaves it
+    with folder_lock(run, "train") as begun, folder_lock(run, "prepare") as prepared:
+        assert begun and not prepared
+    with pytest.raises(KeyError), folder_lock(tmp_path / "empty", "train"):
         raise KeyError
     assert not (tmp_path / "empty").exists()
 
@@ -180,6 +211,10 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path):
     with pytest.raises(ValueError, match=r"continue it with `--resume_from_checkpoint last`"):
         find_checkpoint(str(tmp_path), None, begun=True)
     assert find_checkpoint(str(tmp_path), "last", begun=True) is None
+    with pytest.raises(
+        ValueError, match=r"holds other files, such as `checkpoint-1`. Choose another --output_dir, or delete"
+    ):
+        find_checkpoint(str(tmp_path), None, begun=False)
     with pytest.raises(ValueError, match=r"holds no run to resume.*leave out --resume_from_checkpoint"):
         find_checkpoint(str(tmp_path), "last", begun=False)
 

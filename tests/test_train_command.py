@@ -75,7 +75,7 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.safetensors").write_bytes(b"precious")
     recipe = write_recipe(tmp_path, inputs)
-    message = "holds another run. Choose another --output_dir, delete it, or continue it"
+    message = "holds other files, such as `model.safetensors`. Choose another --output_dir, or delete it"
     assert message in call("train", recipe).error
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.safetensors"]
     resumed = call("train", recipe, "--resume_from_checkpoint", "last")

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -112,5 +113,6 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
                 )
             path = packed.extract(member, folder)  # without `..` and leading slashes
             # As tar does: unpacked again, the files are the same to whoever compares times.
-            changed = datetime(*member.date_time).timestamp()
-            os.utime(path, (changed, changed))
+            with suppress(ValueError):  # reproducible builds write dates that are none
+                changed = datetime(*member.date_time).timestamp()
+                os.utime(path, (changed, changed))

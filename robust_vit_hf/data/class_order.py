@@ -29,7 +29,7 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
 
     Returns:
         The mapping, or `None` where labels are right as they are: the order is the same, or one of the two has no names
-        (digits, or the `LABEL_n` of transformers). Wnids are names of the classes of ImageNet-1k.
+        (the digits from 0 on, or the `LABEL_n` of transformers). Wnids are names of the classes of ImageNet-1k.
 
     Raises:
         ValueError: the dataset has a class that the model does not have.
@@ -37,21 +37,27 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
     names, model_names = tuple(names or ()), tuple(model_names)
     if not names or names == model_names:
         return None
+    places = {name: index for index, name in enumerate(model_names) if model_names.count(name) == 1}
     of_imagenet = len(model_names) == 1000 and (unnamed(model_names) or _are_imagenet(model_names))
     if of_imagenet and label_of_wnid().keys() >= {*names}:
         places = label_of_wnid()
-    elif unnamed(names) or unnamed(model_names) or (of_imagenet and len(names) == 1000 and _are_imagenet(names)):
-        return None
-    else:
-        places = {name: index for index, name in enumerate(model_names)}
-        unknown = [name for name in names if name not in places or model_names.count(name) > 1]
-        if unknown:
-            raise ValueError(
-                f"`{source}` has {len(unknown)} classes that the model does not have, such as `{unknown[0]}`; those of the "
-                f"model are {', '.join(model_names[:4])}{', …' if len(model_names) > 4 else ''}. Expected classes of the "
-                "model, in any order: give a model with a head for these classes, or rename them: "
-                '`dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
-            )
+    elif not places.keys() >= {*names}:
+        if unnamed(names) and unnamed(model_names):
+            numbers = {str(number): number for number in range(len(model_names))}
+            places = {name: numbers.get(name.removeprefix("LABEL_")) for name in names}
+        elif unnamed(model_names) or names == tuple(map(str, range(len(names)))) or names == _labels(len(names)):
+            return None
+        elif of_imagenet and len(names) == 1000 and _are_imagenet(names):
+            return None
+    if unknown := [name for name in names if places.get(name) is None]:
+        several = model_names.count(unknown[0]) > 1
+        raise ValueError(
+            f"`{source}` has {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} that the model "
+            f"{'has more than once' if several else 'does not have'}, such as `{unknown[0]}`; those of the model are "
+            f"{', '.join(model_names[:4])}{', …' if len(model_names) > 4 else ''}. Expected classes of the model, in any order: "
+            "give a model with a head for these classes, or rename them: "
+            '`dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
+        )
     mapping = {label: places[name] for label, name in enumerate(names)}
     if all(label == place for label, place in mapping.items()):
         return None
@@ -64,8 +70,24 @@ def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: 
     mapping = label_mapping(class_names_of(dataset.features), model_names, source)
     if mapping is None:
         return dataset
-    labels = [mapping.get(label, label) for label in dataset.with_format(None)["label"]]
+    labels = [
+        label if label in (None, -1) else map_label(mapping, label, source)
+        for label in dataset.with_format(None)["label"]
+    ]
     return dataset.remove_columns("label").add_column("label", labels, feature=datasets.Value("int64"))
+
+
+def map_label(mapping: dict[int, int], label: int, source: str) -> int:
+    """The class of a label.
+
+    Raises:
+        ValueError: the label has no name.
+    """
+    if label not in mapping:
+        raise ValueError(
+            f"`{source}` has the label {label}, but names for 0–{len(mapping) - 1} alone: correct the rows or the names."
+        )
+    return mapping[label]
 
 
 def unnamed(names: Sequence[str]) -> bool:
@@ -93,9 +115,17 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
         )
 
 
+def _labels(count: int) -> tuple[str, ...]:
+    """Names that transformers gives."""
+    return tuple(f"LABEL_{index}" for index in range(count))
+
+
 def _are_imagenet(names: Sequence[str]) -> bool:
-    """Whether 1000 names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must agree."""
+    """Whether 1000 names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must agree, and none may
+    be found elsewhere."""
     if tuple(names) == wnids():
         return True
-    pairs = zip(names, class_names(), strict=True)
-    return sum(name.split(",")[0].strip().lower() == known.lower() for name, known in pairs) >= 500
+    known = [name.lower() for name in class_names()]
+    first = [name.split(",")[0].strip().lower() for name in names]
+    misplaced = [name for name, right in zip(first, known, strict=True) if name != right and name in known]
+    return not misplaced and sum(map(str.__eq__, first, known)) >= 500

@@ -87,6 +87,10 @@ def _load(name: str, path: str, split: str, **options) -> datasets.Dataset:
     except (ConnectionError, FileNotFoundError):
         raise
     except (ArrowInvalid, OSError) as error:
+        if "JSON" in str(error):
+            raise ValueError(
+                f"A `metadata.jsonl` of `{path}` is not valid: {error}. Expected a JSON object on each line."
+            ) from error
         damage = str(error)
     raise ValueError(
         f"The copy of `{path}` in the cache of `datasets` is damaged ({damage}): delete `{datasets.config.HF_DATASETS_CACHE}`, "

@@ -12,7 +12,6 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import compute, parquet
 
 from ..utils.files import atomic_file, read_json, write_atomically, write_json
-from ..utils.lock import LOCK_FILE
 from .cache import check_no_pattern
 from .identity import row_digest
 
@@ -79,7 +78,7 @@ class ShardWriter:
         self.features = features
         self.rejected_features = datasets.Features(features | {"problem": datasets.Value("string")})
         known = read_settings(folder)
-        if not known and any(not path.name.endswith((".partial", LOCK_FILE)) for path in folder.glob("*")):
+        if not known and any(not path.name.endswith((".partial", ".lock")) for path in folder.glob("*")):
             raise ValueError(f"`{folder}` holds other files. Choose another output folder, or delete it.")
         if known.get(split, settings) != json.loads(json.dumps(settings)):
             raise ValueError(
@@ -93,9 +92,8 @@ class ShardWriter:
         for place in (folder / REJECTED_FOLDER, folder / PARTS_FOLDER / split):
             place.mkdir(parents=True, exist_ok=True)
         self._drop_leftovers()
-        for first, _, _ in self._parts()[
-            :1
-        ]:  # they hold the rows of a rejected shard whose other half is missing, too
+        # Parts also hold the rows of a rejected shard whose other half is missing.
+        for first, _, _ in self._parts()[:1]:
             for start, _, path in self._shards():
                 if start >= first:
                     path.unlink()

@@ -80,7 +80,7 @@ def prepare(
     image_set = get_image_set(name, options)
     both = name == "paper-split" and "split" not in options
     counts = {}
-    with folder_lock(output):
+    with folder_lock(output, "prepare"):
         for chosen in [options | {"split": split} for split in ("train", "validation")] if both else [options]:
             source = open_source(name, sources, chosen)
             public = {key: Path(value).name if Path(str(value)).exists() else value for key, value in chosen.items()}

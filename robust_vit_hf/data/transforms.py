@@ -128,6 +128,13 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
     median = next(value for value, reached in enumerate(accumulate(counts)) if reached >= half)
     if 1 < median < 128 or (median == 1 and foreground != [1]):
         return f"the usual value of the mask's foreground is {median}, expected 1 or 255 (class ids are not a mask)"
+    # Class ids are few values without white, or with a common one that is nearly black, as beside the 255 of `ignore`.
+    few = 0 < len(foreground) <= 4 and foreground != [1]
+    if few and (foreground[-1] < 250 or max(counts[1:32]) > half * 2 / 5 or max(counts[32:250]) > half):
+        return (
+            f"the mask has the values {', '.join(map(str, foreground))}, expected 1 or 255 as the foreground (class ids are not "
+            "a mask)"
+        )
     return None
 
 

@@ -11,9 +11,9 @@ FINGERPRINT_FILE = "fingerprint.json"
 def check_fingerprint(folder: Path, fingerprint: dict) -> None:
     """Raise a `ValueError` if a folder holds the result of other inputs. A fingerprint is a JSON object of all inputs."""
     known = read_json(folder / FINGERPRINT_FILE)
-    if known is None and folder.is_dir() and any(not path.name.endswith(".partial") for path in folder.iterdir()):
+    if known is None and folder.is_dir() and any(folder.glob("*.json")):
         raise ValueError(
-            f"`{folder}` holds files without a `{FINGERPRINT_FILE}`, such as results of an earlier version. Choose another "
+            f"`{folder}` holds results without a `{FINGERPRINT_FILE}`, such as results of an earlier version. Choose another "
             "--output_dir, or delete it."
         )
     if known not in (None, fingerprint):

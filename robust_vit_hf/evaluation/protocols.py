@@ -14,7 +14,7 @@ import xxhash
 from transformers import PreTrainedConfig
 
 from ..data.benchmarks import benchmarks
-from ..data.class_order import class_names_of, label_mapping
+from ..data.class_order import class_names_of, label_mapping, map_label
 from ..data.identity import dataset_identity
 from ..data.imagenet_classes import subset, wnids
 from ..data.layouts.objectnet import BORDER
@@ -100,7 +100,7 @@ class EvaluationSet:
             )
         accepted = self.accepted
         if mapping is not None:
-            accepted = [[mapping[label] for label in labels] for labels in self.accepted]
+            accepted = [[map_label(mapping, label, name) for label in labels] for labels in self.accepted]
         return replace(self, accepted=accepted, num_classes=None, class_names=None)
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.benchmarks import IMAGES_PER_SET, benchmarks
-from ..data.class_order import check_same_classes
+from ..data.class_order import align_labels, check_same_classes
 from ..data.imagenet_classes import class_names
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.digest import weights_digest
@@ -86,17 +86,20 @@ def evaluate_robustness(
     if paper_model is None and (registered := find_model(model)):
         paper_model = MODELS[registered].paper_name
     digests = {side: weights_digest(loaded) for side, loaded in models.items()}
-    classes = _training_classes(training_data, train_split, loaded_sets[protocols[0]]) if compare else None
+    model_names = [*models["before"].config.id2label.values()]
+    classes = None
+    if compare:
+        classes = _training_classes(training_data, train_split, loaded_sets[protocols[0]], model_names)
     bf16 = accelerator.mixed_precision == "bf16"
     markdown, latex = [], []
     results = {"settings": settings, "weights": digests, "paper_model": paper_model, **environment(), "protocols": {}}
     for protocol, of_protocol in loaded_sets.items():
         measured = {side: {} for side in models}
         for set_name, rows in of_protocol.items():
-            for side, name in names.items():
+            for side in names:
                 measured[side][set_name] = _measure_once(
                     output_dir / protocol / set_name / side,
-                    {"model": name, "weights": digests[side], "bf16": bf16},
+                    {"weights": digests[side], "bf16": bf16},
                     models[side],
                     set_name,
                     rows,
@@ -137,12 +140,14 @@ def evaluate_robustness(
     return "\n".join(markdown)
 
 
-def _training_classes(path: str | None, split: str, sets: dict[str, EvaluationSet]) -> frozenset[int] | None:
+def _training_classes(
+    path: str | None, split: str, sets: dict[str, EvaluationSet], model_names: list[str]
+) -> frozenset[int] | None:
     """Classes of the images of the finetuning: those of `path`, or else of the one benchmark that all sets are from."""
     if path is not None:
         dataset = load_masked_dataset(path, split)
         check_columns(dataset, path, needs_labels=True)
-        return frozenset(dataset.with_format(None).unique("label"))
+        return frozenset(align_labels(dataset, model_names, path).with_format(None).unique("label"))
     sources = {rows.source for rows in sets.values()}
     return (
         benchmarks()[sources.pop()].training_classes if len(sources) == 1 and sources <= benchmarks().keys() else None
@@ -161,7 +166,6 @@ def _measure_once(
 ) -> SetResult:
     """Result of a model on one set, from `folder` if an earlier run saved it there."""
     fingerprint = identity | {
-        "source": rows.source,
         "images": len(rows.dataset),
         "rows": rows.digest,
         "processor": json.loads(processor.to_json_string()),

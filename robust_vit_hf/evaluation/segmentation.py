@@ -89,12 +89,10 @@ def evaluate_segmentation(
     processors = {side: load_processor(name, preset, models[side]) for side, name in names.items()}
 
     scores = {}
-    for side, name in names.items():
+    for side in names:
         folder = output_dir / set_name / side
         fingerprint = {
-            "model": name,
             "weights": weights_digest(models[side]),
-            "source": source,
             "rows": dataset_identity(rows),
             "methods": list(methods),
             "processor": json.loads(processors[side].to_json_string()),

@@ -20,10 +20,13 @@ class TrainingTime(TrainerCallback, ExportableState):
     def __init__(self):
         self.earlier = 0.0  # of the parts before this one
         self._started: float | None = None
+        self._ended: float | None = None
 
     @property
     def seconds(self) -> float:
-        return self.earlier + (0.0 if self._started is None else time.monotonic() - self._started)
+        if self._started is None:
+            return self.earlier
+        return self.earlier + (self._ended or time.monotonic()) - self._started
 
     def state(self) -> dict:
         return {"args": {}, "attributes": {"seconds": self.seconds}}
@@ -31,10 +34,10 @@ class TrainingTime(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         saved = state.stateful_callbacks.get(type(self).__name__)  # of the checkpoint, if the run is resumed
         self.earlier = saved["attributes"]["seconds"] if saved else 0.0
-        self._started = time.monotonic()
+        self._started, self._ended = time.monotonic(), None
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.earlier, self._started = self.seconds, None
+        self._ended = time.monotonic()
 
 
 class PublishingTrainer(Trainer):
@@ -52,13 +55,18 @@ class PublishingTrainer(Trainer):
         self._time = TrainingTime()
         self.add_callback(self._time)
 
+    @property
+    def earlier_seconds(self) -> float:
+        """Seconds of training before the run was resumed."""
+        return self._time.earlier
+
     def describe_method(self) -> dict[str, str]:
         """Hyper-parameters of the method by name, in words, for the model card."""
         return {}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         self._resumed = bool(resume_from_checkpoint)
-        self._time.earlier = 0.0
+        self._time.earlier, self._time._started = 0.0, None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def evaluation_loop(self, dataloader, *args, **kwargs):

@@ -64,7 +64,7 @@ def prepare_masks(
     """
     described = {name: _described(value) for name, value in (settings or {}).items()}
     counts = {}
-    with folder_lock(output_dir):
+    with folder_lock(output_dir, "prepare"):
         for split in splits:
             if set_name is None:
                 dataset = load_masked_dataset(images, split)

@@ -1,9 +1,11 @@
 """`pipeline("relevance-map")`: the class of an image and its relevance map."""
 
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import torch
+from httpx2 import HTTPError
 from huggingface_hub import get_session
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
@@ -101,14 +103,16 @@ def _read(source: Image.Image | str) -> Image.Image:
     """The image in RGB, upright as EXIF says. `load_image` of transformers would turn 16-bit grey white."""
     if isinstance(source, Image.Image):
         return to_rgb(ImageOps.exif_transpose(source))
-    if not isinstance(source, str):
+    if not isinstance(source, (str, Path)):
         raise TypeError(f"Expected a PIL image, a path or a URL, got {type(source).__name__}.")
+    source = str(source)
     try:
         file = source
         if source.startswith(("http://", "https://")):
             file = BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content)
         return to_rgb(ImageOps.exif_transpose(Image.open(file)))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, HTTPError, Image.DecompressionBombError) as error:
+        source = source if len(source) < 200 else f"{source[:200]}…"
         raise ValueError(f"`{source}` cannot be read as an image: {error}") from error
 
 

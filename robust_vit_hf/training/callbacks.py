@@ -67,6 +67,6 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         was_training = model.training
         model.eval()
         targets = None if self.targets is None else self.targets.to(model.device)
-        relevance = relevance_map(model, self.pixel_values.to(model.device), targets).relevance
+        relevance = relevance_map(model, self.pixel_values.to(model.device), targets, check_finite=False).relevance
         model.train(was_training)
         return relevance.cpu()

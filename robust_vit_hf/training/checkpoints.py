@@ -6,8 +6,6 @@ from pathlib import Path
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from ..utils.lock import LOCK_FILE
-
 
 logger = logging.get_logger(__name__)
 
@@ -27,12 +25,16 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
         ValueError: the folder of a new run is not empty, or there is no run, or no such checkpoint, to resume from.
     """
     folder = Path(output_dir)
-    others = [path for path in folder.glob("*") if path.name != LOCK_FILE] if folder.is_dir() else []
+    others = [path for path in folder.glob("*") if path.suffix != ".lock"] if folder.is_dir() else []
     if resume_from_checkpoint is None:
-        if others:
+        if others and begun:
             raise ValueError(
                 f"`{folder}` holds another run. Choose another --output_dir, delete it, or continue it with "
                 "`--resume_from_checkpoint last`."
+            )
+        if others:
+            raise ValueError(
+                f"`{folder}` holds other files, such as `{others[0].name}`. Choose another --output_dir, or delete it."
             )
         return None
     last = last_checkpoint(output_dir)

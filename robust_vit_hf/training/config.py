@@ -34,6 +34,13 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the "
                 "gradient of one in the other does not exist. Leave it False."
             )
+        if self.max_steps == 0:
+            raise ValueError("Expected `max_steps` ≥ 1, or -1 for all steps of `num_train_epochs`, but got 0.")
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            raise ValueError(
+                "The scheduler `constant`, which decays by `lr_decay_rate`, has no warm-up: leave `warmup_steps` out, or name "
+                "another `lr_scheduler_type`, such as `constant_with_warmup`."
+            )
         if self.device.type == "cpu":  # the default would warn that there is nothing to pin for
             self.dataloader_pin_memory = False
         if self.on_nan == "skip" and self.fp16:

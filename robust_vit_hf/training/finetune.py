@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig, set_seed
 
 from ..data.benchmarks import benchmarks, find_benchmark
-from ..data.class_order import align_labels, class_names_of
+from ..data.class_order import class_names_of
 from ..data.masked_dataset import load_masked_dataset, mask_origin
 from ..evaluation.compare import Comparison
 from ..evaluation.evaluate_sets import evaluate_sets
@@ -44,7 +44,7 @@ def finetune(model_arguments: ModelArguments, data_arguments: DataArguments, con
         TrainingInterrupted: after SIGINT or SIGTERM in the training; a checkpoint is saved.
     """
     # The first process locks the folder, and its error ends the others.
-    with folder_lock(Path(config.output_dir)) if config.process_index == 0 else nullcontext(True) as begun:
+    with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
         return _finetune(model_arguments, data_arguments, config, checkpoint)
 
@@ -80,10 +80,14 @@ def _finetune(
     table = ""
     if trainer.accelerator.is_main_process:
         shifted = [name for name, rows in sets.items() if rows.shifted]
-        shown = frozenset(train.unique("label")) if "label" in train.column_names else None
+        labels = trainer.train_dataset.with_format(None)["label"] if "label" in train.column_names else None
+        shown = labels and frozenset(labels[:])  # of the model, whatever the order of the dataset
         comparison = Comparison(before, after, control, shifted, shown)
         settings = {"model": public_settings(asdict(model_arguments)), "data": public_settings(asdict(data_arguments))}
-        settings |= {"training": config.to_sanitized_dict(), "seconds": round(time.time() - started, 1)}
+        settings |= {
+            "training": config.to_sanitized_dict(),
+            "seconds": round(trainer.earlier_seconds + time.time() - started, 1),
+        }
         models = {"before": load_model(model_arguments.model, model_arguments.trust_remote_code)}
         models["after"] = trainer.accelerator.unwrap_model(trainer.model)
         write_report(Path(config.output_dir), comparison, sets, processor, models, settings)
@@ -131,7 +135,6 @@ def load_data(
         )
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
-    train = align_labels(train, classes, source)
     if benchmark is not None:
         return train, validation, benchmark_sets(benchmark, arguments.images_per_set)
     return train, validation, {arguments.eval_split: EvaluationSet.of(validation, source=source)}

@@ -59,6 +59,8 @@ class InterruptCallback(TrainerCallback):
         if self.received:
             control.should_training_stop = True
             control.should_save = args.save_strategy != SaveStrategy.NO
+            # With a limit of 1 the Trainer would delete every checkpoint but the best one at the end.
+            args.save_total_limit = None
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.received:  # a cluster waits some seconds, too few for an evaluation

@@ -52,7 +52,15 @@ def read_recipe(path: Path, check: Callable[[str, Any], None]) -> dict:
         raise FileNotFoundError(
             f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(list_recipes())}."
         ) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-99-99, text not in UTF-8
+    except IsADirectoryError:
+        raise ValueError(
+            f"`{path}` is a folder; expected a recipe, a YAML file. Name images with --dataset."
+        ) from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: dates such as 2026-99-99, text not in UTF-8
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f", line {mark.line + 1}"
         reason = re.sub(

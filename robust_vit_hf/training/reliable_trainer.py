@@ -1,12 +1,15 @@
 """A Trainer that stops rather than going wrong in silence: one process a folder, one identity a run, finite values, interrupts."""
 
 import signal
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -28,12 +31,13 @@ class ReliableTrainer(PublishingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.skipped_batches = 0  # whose loss was not finite, in this training
         self._identity: RunIdentity | None = None
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
+        self._mean_loss, self._num_losses = torch.zeros(()), 0  # of the steps of this training
         batch_size = self.args.train_batch_size * self.args.world_size
-        if self.args.dataloader_drop_last and self.train_dataset is not None and len(self.train_dataset) < batch_size:
+        sized = hasattr(self.train_dataset, "__len__")
+        if self.args.dataloader_drop_last and sized and len(self.train_dataset) < batch_size:
             raise ValueError(
                 f"The train dataset has {len(self.train_dataset)} images, fewer than a batch of {batch_size}, which "
                 "`dataloader_drop_last` leaves out: there would be no step. Lower `per_device_train_batch_size`, or leave "
@@ -68,23 +72,33 @@ class ReliableTrainer(PublishingTrainer):
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
             identity.check(resume_from_checkpoint)
-        self.skipped_batches = 0
+        self._num_losses, limit = 0, self.args.save_total_limit
         with ExitStack() as stack:
             if self.is_world_process_zero():
-                stack.enter_context(folder_lock(Path(self.args.output_dir)))
+                stack.enter_context(folder_lock(Path(self.args.output_dir), "train"))
+            stack.callback(setattr, self.args, "save_total_limit", limit)
             stack.enter_context(self._interrupt)
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         if number := self._interrupt.received:
+            how = "Resume with the same command and `--resume_from_checkpoint last`."
             raise TrainingInterrupted(
                 f"{signal.Signals(number).name} has stopped the training after step {self.state.global_step}. "
-                f"{self._describe_last_checkpoint()} Resume with the same command and `--resume_from_checkpoint last`.",
+                f"{self._describe_last_checkpoint()} {how if last_checkpoint(self.args.output_dir) else 'Start it again.'}",
                 128 + number,
             )
         return output
 
+    @property
+    def skipped_batches(self) -> int:
+        """Number of batches, over all parts of the run, that were left out because their loss was not finite."""
+        return self._identity.skipped_batches if self._identity is not None else 0
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         try:
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self._num_losses += 1
+            self._mean_loss = self._mean_loss + (loss - self._mean_loss) / self._num_losses
+            return loss
         except NonFiniteError as error:
             message = (
                 f"Step {self.state.global_step + 1}: the {error.values} of {self.name_images(inputs, error.images)} is NaN "
@@ -95,9 +109,9 @@ class ReliableTrainer(PublishingTrainer):
                     f"{message} Look at the image, and lower the learning rate if there are many; `on_nan='skip'` leaves such "
                     f"batches out. {self._describe_last_checkpoint()}"
                 ) from error
-            self.skipped_batches += 1
+            self._identity.skipped_batches += 1
             logger.warning(f"{message} The batch is left out.")
-            return torch.tensor(torch.nan, device=self.args.device)  # the Trainer logs the mean of the other steps
+            return torch.as_tensor(self._mean_loss, device=self.args.device)  # for the mean that the Trainer logs
 
     def raise_in_all_processes(self, error: NonFiniteError | None) -> None:
         """Raise the error of this process, or one for that of another process, so that all leave the batch out or stop."""
@@ -107,17 +121,18 @@ class ReliableTrainer(PublishingTrainer):
         if error is not None or failed:
             raise error or NonFiniteError("loss", [])
 
-    def name_images(self, inputs: dict, images: list[int]) -> str:
-        """Images of a batch by their rows in the dataset and their files, as far as they are known."""
+    def name_images(self, inputs: dict, images: list[int], dataset: Dataset | None = None) -> str:
+        """Images of a batch by their rows in the dataset and their files, as far as they are known. The dataset is by default
+        the one that the present mode of the model is for."""
         if not images:
             return "images of another process"
         if "row_index" not in inputs:
             return f"image {', '.join(map(str, images))} of the batch"
-        dataset = (self.train_dataset if self.model.training else self.eval_dataset).with_format(None)
-        places = {row: place for place, row in enumerate(dataset["row_index"])}
-        names = []
+        if dataset is None:
+            dataset = self.train_dataset if self.model.training else self.eval_dataset
+        dataset, names = undecoded(dataset.with_format(None)), []
         for row in inputs["row_index"][images].tolist():
-            path = undecoded(dataset)[places[row]]["image"]["path"]
+            path = dataset[dataset["row_index"][:].index(row)]["image"]["path"]
             names.append(f"row {row}" + (f" (`{path}`)" if path else ""))
         return ", ".join(names)
 
@@ -148,13 +163,35 @@ class ReliableTrainer(PublishingTrainer):
     # run, or the best model, would have the attention of another step (huggingface/transformers#48805).
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if isinstance(self.model, PreTrainedModel):
-            self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, whose names are PEFT's
+        with _damage_is_named(resume_from_checkpoint):
+            if isinstance(self.model, PreTrainedModel):
+                self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, whose names are PEFT's
 
     def _load_best_model(self) -> None:
         if isinstance(self.model, PreTrainedModel):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
+
+    # A kill cannot damage a complete checkpoint, but disks and copies can.
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _damage_is_named(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _damage_is_named(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextmanager
+def _damage_is_named(checkpoint: str | None) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        raise ValueError(
+            f"A file of `{checkpoint}` is damaged ({' '.join(str(error).split())}): delete this checkpoint, and resume from an "
+            "earlier one, or begin again."
+        ) from error

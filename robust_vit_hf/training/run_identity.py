@@ -7,6 +7,7 @@ import datasets
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.identity import dataset_identity
 from ..models.digest import weights_digest
@@ -24,8 +25,8 @@ MAY_CHANGE = (
     "relevance_strip_steps",
     "on_nan",
     "load_best_model_at_end",
-    "metric_for_best_model",
-    "greater_is_better",
+    "prediction_loss_only",
+    "train_batch_size",  # beside `per_device_train_batch_size`
     "per_device_eval_batch_size",
     "dataloader_num_workers",
     "dataloader_pin_memory",
@@ -57,9 +58,17 @@ class RunIdentity(TrainerCallback, ExportableState):
             "validation dataset": _identity_of(trainer.eval_dataset),
         }
         self.identity = json.loads(json.dumps(identity, default=str))
+        self.skipped_batches = 0  # whose loss was not finite, over all parts of the run
 
     def state(self) -> dict:
-        return {"args": {}, "attributes": {"identity": self.identity}}
+        return {"args": {}, "attributes": {"identity": self.identity, "skipped_batches": self.skipped_batches}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.skipped_batches = state.stateful_callbacks[type(self).__name__]["attributes"]["skipped_batches"]
+        # A folder that was moved has its best checkpoint in another place than it was saved under.
+        best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+        if state.best_model_checkpoint is None and best.is_dir():
+            state.best_model_checkpoint = str(best)
 
     def check(self, checkpoint: str) -> None:
         """Refuse to resume from a checkpoint of another run.
@@ -94,7 +103,7 @@ def _may_change(name: str) -> bool:
 
 
 def _identity_of(dataset: object) -> str | int | None:
-    """Identity of a table, and of other datasets the number of rows, as nothing else is known of them."""
+    """Identity of a table; of other datasets the number of rows, if they have one, as nothing else is known of them."""
     if isinstance(dataset, datasets.Dataset):
         return dataset_identity(dataset)
-    return None if dataset is None else len(dataset)
+    return len(dataset) if hasattr(dataset, "__len__") else None

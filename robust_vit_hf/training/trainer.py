@@ -135,7 +135,7 @@ class RobustViTTrainer(ReliableTrainer):
         )
         self.model_accepts_loss_kwargs = False
         if isinstance(prepared.get("train"), datasets.Dataset):
-            prepared["train"] = prepared["train"].with_transform(eval_transform(processing_class))
+            prepared["train"] = prepared["train"].with_transform(_with_rows(eval_transform(processing_class)))
         self._measured_on = prepared
 
         self.relevance_loss = RelevanceLoss(
@@ -186,7 +186,7 @@ class RobustViTTrainer(ReliableTrainer):
         dataset = align_labels(dataset, names, f"{name} dataset")
         dataset = dataset.add_column("row_index", range(len(dataset)))  # to name images whose loss is not finite
         dataset = check_rows(dataset, name, config.num_labels, args.bad_masks)
-        return dataset.with_transform(lambda rows: transform(rows) | {"row_index": rows["row_index"]})
+        return dataset.with_transform(_with_rows(transform))
 
     def describe_method(self) -> dict[str, str]:
         """Losses, schedule and adapter, in words, for the model card."""
@@ -208,6 +208,9 @@ class RobustViTTrainer(ReliableTrainer):
         args, labels = self.args, inputs.get("labels")
         if "mask" not in inputs:
             raise ValueError(f"A batch has no `mask`; it has {', '.join(inputs)}. Each row needs a `mask` (1, H, W).")
+        low, high = inputs["mask"].aminmax()
+        if low < 0 or high > 1:
+            raise ValueError(f"A mask has values from {low:g} to {high:g}; expected 0 (background) to 1 (foreground).")
         values = {}
         if args.relevance_weight > 0:
             target = labels if args.relevance_target == "label" else None
@@ -283,12 +286,21 @@ class RobustViTTrainer(ReliableTrainer):
                 return None
             with self.accelerator.autocast():
                 logits = forward_logits(model, batch["pixel_values"])
+            if self.args.on_nan == "stop":
+                try:
+                    check_finite("logits", logits)
+                except NonFiniteError as error:
+                    images = self.name_images(batch, error.images, dataset)
+                    raise ValueError(
+                        f"Before the first step: the logits of {images} are NaN or infinite. Look at the image; "
+                        "`on_nan='skip'` leaves such batches out."
+                    ) from error
             logits, labels = self.accelerator.gather_for_metrics((logits.float(), batch["labels"]))
             if self.args.on_nan == "skip":
                 finite = logits.isfinite().all(dim=1)
                 logits, labels = logits[finite], labels[finite]
             accuracy.update(logits, labels)
-        return accuracy.compute()["top1"]
+        return accuracy.compute()["top1"] if accuracy.num_images else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a batch. The method of the Trainer needs labels, and gathers all outputs."""
@@ -317,8 +329,10 @@ class RobustViTTrainer(ReliableTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs`, and with a training loss the means of its components since the last log."""
         if "loss" in logs:
+            if not self._train_values["loss"]:
+                logs["loss"] = float("nan")  # every batch since the last log was left out
             for name, values in self._train_values.items():
-                if name != "loss":
+                if name != "loss" and values:
                     logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
             if self._original_top1.get("train") is not None:
                 logs["original_top1"] = self._original_top1["train"]
@@ -326,3 +340,8 @@ class RobustViTTrainer(ReliableTrainer):
             if self.skipped_batches:
                 logs["skipped_batches"] = self.skipped_batches
         super().log(logs, start_time)
+
+
+def _with_rows(transform: Callable) -> Callable:
+    """A transform that keeps the number of the row, to name images in errors."""
+    return lambda rows: transform(rows) | {"row_index": rows["row_index"]}

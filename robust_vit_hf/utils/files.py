@@ -27,8 +27,19 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict | None:
-    """Contents of a JSON file, or `None` if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """Contents of a JSON file, or `None` if there is no such file.
+
+    Raises:
+        ValueError: the file is not JSON; it is named.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"`{path}` is not valid JSON, and may be cut off: {error}. Delete it, or restore it."
+        ) from error
 
 
 @contextmanager

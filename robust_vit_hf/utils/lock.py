@@ -11,13 +11,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-LOCK_FILE = ".lock"
-
-
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[bool]:
-    """Context in which no other process enters this context for the same folder, which is made if it does not exist. A
-    folder in which nothing is written stays as it was.
+def folder_lock(folder: Path, purpose: str) -> Iterator[bool]:
+    """Context in which no other process enters this context for the same folder and purpose. The folder is made if it does
+    not exist, and stays as it was if nothing is written in it.
 
     The operating system holds the lock, and releases it when the process ends, however it ends: the file that stays behind
     locks nothing. The same process may enter twice.
@@ -29,7 +26,7 @@ def folder_lock(folder: Path) -> Iterator[bool]:
         BlockingIOError: another process is in it; the message names the process, its host and its start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, before = folder / LOCK_FILE, {*folder.iterdir()}
+    path, before = folder / f".{purpose}.lock", {*folder.iterdir()}
     lock = FileLock(path, is_singleton=True)
     try:
         lock.acquire(timeout=0)
@@ -58,4 +55,11 @@ def _holder(path: Path) -> str:
         holder = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):  # it has just been taken, or is not ours to read
         return "another process"
-    return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+    ended = ""
+    if (
+        holder["host"] == socket.gethostname()
+        and not Path(f"/proc/{holder['pid']}").exists()
+        and Path("/proc").is_dir()
+    ):
+        ended = ", which has ended, and whose data loader workers are about to"
+    return f"process {holder['pid']} on {holder['host']}, since {holder['since']}{ended}"

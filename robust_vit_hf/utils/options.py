@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import date
 from enum import Enum
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -65,6 +66,8 @@ def check_option(name: str, value: Any, types: Collection[type], allowed: Range 
         fits = float in types or (int in types and isinstance(value, Integral))
     elif isinstance(value, (str, list, dict)):
         fits = isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
+    elif isinstance(value, (bytes, date)):  # YAML makes dates of text such as 2024-05-01
+        fits = False
     else:  # objects of Python, of which the Trainer takes some where its annotations do not say so
         fits = not types <= {bool, int, float, NoneType}
     if not fits:
