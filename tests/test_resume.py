@@ -138,6 +138,27 @@ def test_a_signal_keeps_its_checkpoint_beside_the_best(tmp_path):
     assert trainer.state.best_global_step < 11 and trainer.args.save_total_limit == 1
 
 
+def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
+    class During(TrainerCallback):
+        batches = 0
+
+        def on_prediction_step(self, args, state, control, **kwargs):
+            self.batches += state.global_step == 3
+            if self.batches == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    during = During()
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    trainer = make_trainer(tmp_path, callbacks=[during], **settings)
+    with pytest.raises(TrainingInterrupted, match=r"after step 3.*checkpoint-3`"):
+        trainer.train()
+    assert during.batches <= 2  # of four images
+    assert "eval_loss" in trainer.evaluate()  # the trainer is as usable as before
+    resumed = make_trainer(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+
+
 def test_a_moved_folder_keeps_its_best_checkpoint(tmp_path):
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
     settings |= {"metric_for_best_model": "loss"}

@@ -24,6 +24,10 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.exit_status = exit_status
 
 
+class EvaluationInterrupted(Exception):
+    """A signal has come during a validation within the training, which may take longer than a cluster waits."""
+
+
 class InterruptCallback(TrainerCallback):
     """Context and callback that let the first SIGINT or SIGTERM end the training after the present step, with a checkpoint
     unless `save_strategy` is `no`. A second one acts as before the training. Signals reach the main thread alone, so a
@@ -34,22 +38,27 @@ class InterruptCallback(TrainerCallback):
 
     def __init__(self):
         self.received = 0
+        self._in_training = False
         self._previous = {}
 
     def __enter__(self) -> "InterruptCallback":
-        self.received = 0
+        self.received, self._in_training = 0, True
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *exception) -> None:
+        self._in_training = False
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self.__exit__()
+        self._restore()
 
     def on_step_end(self, args, state, control, **kwargs):
         if args.world_size > 1:  # the signal may reach processes in different steps, and all must stop after the same
@@ -61,6 +70,10 @@ class InterruptCallback(TrainerCallback):
             control.should_save = args.save_strategy != SaveStrategy.NO
             # With a limit of 1 the Trainer would delete every checkpoint but the best one at the end.
             args.save_total_limit = None
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if self.received and self._in_training and args.world_size == 1:
+            raise EvaluationInterrupted
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.received:  # a cluster waits some seconds, too few for an evaluation

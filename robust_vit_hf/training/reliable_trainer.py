@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
 from ..data.masked_dataset import undecoded
@@ -18,7 +19,7 @@ from ..hub.publishing import PublishingTrainer
 from ..utils.finite import NonFiniteError, non_finite_weights
 from ..utils.lock import folder_lock
 from .checkpoints import last_checkpoint
-from .interrupts import InterruptCallback, TrainingInterrupted
+from .interrupts import EvaluationInterrupted, InterruptCallback, TrainingInterrupted
 from .run_identity import RunIdentity
 
 
@@ -87,6 +88,15 @@ class ReliableTrainer(PublishingTrainer):
                 128 + number,
             )
         return output
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        try:
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+        except EvaluationInterrupted:
+            self.control.should_training_stop = True
+            self.args.save_total_limit = None  # as at a signal during a step
+            if self.args.save_strategy != SaveStrategy.NO:
+                self._save_checkpoint(self.model, None)
 
     @property
     def skipped_batches(self) -> int:
