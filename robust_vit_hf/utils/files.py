@@ -1,6 +1,7 @@
 """Atomic writes: a file or folder is complete or does not exist, also after a kill. JSON files."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from tempfile import TemporaryDirectory
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Path to write to instead of `path`, which it replaces once the block has ended without an exception."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several processes may write the same file
     yield partial
     partial.replace(path)
 
