@@ -40,6 +40,7 @@ RANGES = {
     **dict.fromkeys(("dataloader_num_workers", "relevance_strip_steps", "neftune_noise_alpha"), _NOT_NEGATIVE),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _SHARE),
     **dict.fromkeys(("seed", "data_seed"), _SEED),
+    "background_swap": Range(0, 1),
     "max_steps": Range(-1),  # -1 for none
 }
 
@@ -142,10 +143,11 @@ class FinetuningArguments:
     relevance_target: Literal["label", "prediction"] = option(
         "label", "Class whose relevance is trained: `label` or `prediction`."
     )
-    confidence_target: Literal["label", "prediction"] = option(
+    confidence_target: Literal["label", "prediction", "original"] = option(
         "prediction",
-        "Class whose confidence is raised: `prediction` (Eq. 4), or `label`, the ablation with ordinary cross-entropy. "
-        "With both targets at `prediction` no labels are needed.",
+        "Class whose confidence is raised: `prediction` (Eq. 4), or `label`, the ablation with ordinary cross-entropy. With "
+        "`original`, the loss is the Kullback-Leibler divergence from the output of the model before finetuning, on the "
+        "image without background swap. Only `label` needs labels.",
     )
     confidence_temperature: float = option(
         1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S."
@@ -161,6 +163,11 @@ class FinetuningArguments:
     lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.")
 
     # Data and logging
+    background_swap: float = option(
+        0.0,
+        "Probability of an image in training to have, through its mask, the background of another image of the batch. "
+        "0 for none; 0.5 where it is used.",
+    )
     bad_masks: Literal["skip", "refuse"] = option(
         "skip",
         "Images with an empty or full mask: `skip` leaves them out with a warning, `refuse` raises an error.",
@@ -180,5 +187,11 @@ class FinetuningArguments:
             value, choices = getattr(self, declared.name), get_args(declared.type)
             if get_origin(declared.type) is Literal and value not in choices:
                 raise ValueError(f"Expected `{declared.name}` to be one of {choices}, but got `{value}`.")
+        if self.background_swap > 0 and self.confidence_weight > 0 and self.confidence_target == "prediction":
+            raise ValueError(
+                "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped "
+                "background, the prediction of a model that looks at the background is the background's class. Set "
+                "`confidence_target` to `original` or `label`."
+            )
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns=True` would drop the images and masks. Leave it False.")

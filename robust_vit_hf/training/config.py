@@ -78,6 +78,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             confidence_weight=1.0,
             confidence_target="label",
             confidence_temperature=1.0,
+            background_swap=0.0,
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
@@ -98,6 +99,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             + (", second order" if self.second_order else ""),
             "classes: of the relevance, of the confidence": f"{self.relevance_target}, {self.confidence_target}",
             "temperature of the confidence": f"{self.confidence_temperature:g}",
+            "probability of a background swap": f"{self.background_swap:g}",
         }
 
 

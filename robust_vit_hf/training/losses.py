@@ -98,7 +98,8 @@ class RelevanceLoss(nn.Module):
 
 
 class ConfidenceLoss(nn.Module):
-    """Preserves the predictions: cross-entropy with the model's own argmax, Eq. 4, or with given classes.
+    """Preserves the predictions: cross-entropy with the model's own argmax, Eq. 4, or with given classes; or the
+    Kullback–Leibler divergence from the output of another model.
 
     Args:
         temperature: divides the logits. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S and 1 elsewhere.
@@ -106,7 +107,8 @@ class ConfidenceLoss(nn.Module):
     Raises:
         ValueError: the temperature is not positive.
 
-    Inputs: `logits` `(B, C)`, and `target` `(B,)`, or `None` for the argmax of the logits.
+    Inputs: `logits` `(B, C)`, and `target`: classes `(B,)`, logits of another model `(B, C)`, or `None` for the argmax of
+    `logits`. The temperature divides the logits of the other model too.
 
     Example:
         >>> import torch
@@ -127,7 +129,12 @@ class ConfidenceLoss(nn.Module):
     def per_image(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """`confidence_loss` `(B,)` of each image."""
         target = logits.argmax(dim=1) if target is None else target
-        return {"confidence_loss": F.cross_entropy(logits.float() / self.temperature, target, reduction="none")}
+        logits = logits.float() / self.temperature
+        if target.dim() == 1:
+            return {"confidence_loss": F.cross_entropy(logits, target, reduction="none")}
+        expected = F.log_softmax(target.float() / self.temperature, dim=1)
+        divergence = F.kl_div(F.log_softmax(logits, dim=1), expected, reduction="none", log_target=True)
+        return {"confidence_loss": divergence.sum(dim=1)}
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Scalar mean of [`per_image`] over the batch."""

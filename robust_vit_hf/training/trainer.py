@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import datasets
@@ -24,6 +25,7 @@ from ..relevance.architectures import attention_modules, patch_grid, unwrap_pret
 from ..relevance.attention import explicit_attention
 from ..relevance.relevance_map import forward_logits, relevance_map
 from ..utils.finite import NonFiniteError, check_finite
+from .background_swap import swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback
 from .config import RobustViTConfig
 from .losses import ConfidenceLoss, RelevanceLoss
@@ -146,6 +148,11 @@ class RobustViTTrainer(ReliableTrainer):
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._original_top1: dict[str, float] = {}
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which may be merged later
+        self._original = None  # frozen copy of the starting model; an adapter is disabled instead
+        if args.confidence_target == "original" and self._adapter is None:
+            original = deepcopy(self.model).requires_grad_(False)
+            self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
+        self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
         self._strips = None
         if self.pop_callback(TensorBoardCallback) is not None and prepared:
             self._strips = RelevanceTensorBoardCallback(self.eval_dataset or self.train_dataset, processing_class)
@@ -211,17 +218,21 @@ class RobustViTTrainer(ReliableTrainer):
         low, high = inputs["mask"].aminmax()
         if low < 0 or high > 1:
             raise ValueError(f"A mask has values from {low:g} to {high:g}; expected 0 (background) to 1 (foreground).")
-        values = {}
+        pixel_values, values = inputs["pixel_values"], {}
+        targets = {"label": labels, "prediction": None}
+        if args.confidence_target == "original":
+            targets["original"] = self._original_logits(pixel_values)
+        if model.training and args.background_swap:
+            seed = (args.seed, args.process_index, *self._batch_of_step)
+            pixel_values = swap_backgrounds(pixel_values, inputs["mask"], args.background_swap, seed)
         if args.relevance_weight > 0:
-            target = labels if args.relevance_target == "label" else None
-            output = relevance_map(
-                model, inputs["pixel_values"], target, create_graph=args.second_order, check_finite=False
-            )
+            target = targets[args.relevance_target]
+            output = relevance_map(model, pixel_values, target, create_graph=args.second_order, check_finite=False)
             values |= self.relevance_loss.per_image(output.relevance, inputs["mask"])
             logits = output.logits
         else:
-            logits = forward_logits(model, inputs["pixel_values"])
-        values |= self.confidence_loss.per_image(logits, labels if args.confidence_target == "label" else None)
+            logits = forward_logits(model, pixel_values)
+        values |= self.confidence_loss.per_image(logits, targets[args.confidence_target])
         values["loss"] = args.confidence_weight * values["confidence_loss"]
         if args.relevance_weight > 0:
             values["loss"] = values["loss"] + args.relevance_weight * values["relevance_loss"]
@@ -229,6 +240,19 @@ class RobustViTTrainer(ReliableTrainer):
             values["top1"] = (logits.argmax(dim=1) == labels).float()
         check_finite("loss", values["loss"])
         return values, logits
+
+    @torch.no_grad()
+    def _original_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits `(B, C)` of the model before finetuning, without dropout."""
+        with self.accelerator.autocast():
+            if self._original is not None:
+                return forward_logits(self._original, pixel_values)
+            model = self.accelerator.unwrap_model(self.model)
+            was_training = model.training
+            with model.eval().disable_adapter():
+                logits = forward_logits(model, pixel_values)
+            model.train(was_training)
+            return logits
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
@@ -245,6 +269,8 @@ class RobustViTTrainer(ReliableTrainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        step, batch = self._batch_of_step
+        self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
         # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
         with explicit_attention(model):
             return super().training_step(model, inputs, num_items_in_batch)
