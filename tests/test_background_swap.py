@@ -1,0 +1,145 @@
+"""The background swap: what it keeps, what it takes, and what decides it."""
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from robust_vit_hf import ConfidenceLoss, RobustViTTrainer
+from robust_vit_hf.training.background_swap import fill, swap_backgrounds
+
+from .helpers.tiny import tensor_rows, tiny_config, tiny_vit
+from .test_trainer import assert_equal_weights, logged, trained
+
+
+SWAP = {"background_swap": 0.5, "confidence_target": "original"}
+
+
+def batch(size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of one colour each, its number, whose objects are squares of the colour 100 + number."""
+    images = torch.arange(size).float()[:, None, None, None].expand(-1, 3, 16, 16).clone()
+    mask = torch.zeros(size, 1, 16, 16)
+    mask[:, :, 4:9, 5:11] = 1
+    return images + 100 * mask, mask
+
+
+def test_objects_stay_and_backgrounds_are_those_of_other_images():
+    images, mask = batch()
+    swapped = swap_backgrounds(images, mask, 1.0, (0,))
+    foreground = mask.bool().expand_as(images)
+    assert torch.equal(swapped[foreground], images[foreground])
+    for index, image in enumerate(swapped):
+        colours = image[~foreground[index]].unique()
+        assert len(colours) == 1 and colours.item() in set(range(6)) - {index}, index
+    assert torch.equal(images, batch()[0])
+
+
+def test_fractional_masks_blend():
+    images, mask = batch(2)
+    mask[0, :, 4] = 0.25
+    images = batch(2)[0]
+    swapped = swap_backgrounds(images, mask, 1.0, (0,))
+    assert torch.equal(swapped[0, :, 4, 5:11], 0.25 * images[0, :, 4, 5:11] + 0.75 * 1.0)
+    assert torch.equal(swapped[0, :, 5, 5:11], images[0, :, 5, 5:11])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_an_image_with_an_empty_or_full_mask_keeps_its_background(value):
+    images, mask = batch(3)
+    mask[0] = value
+    swapped = swap_backgrounds(images, mask, 1.0, (0,))
+    assert torch.equal(swapped[0], images[0])
+    if value == 1:  # and has no background to give
+        assert swapped[1, 0, 0, 0] == 2 and swapped[2, 0, 0, 0] == 1
+
+
+def test_an_image_without_another_background_stays():
+    for count in (1, 3):
+        images, mask = batch(count)
+        mask[1:] = 1
+        assert torch.equal(swap_backgrounds(images, mask, 1.0, (0,)), images)
+
+
+def test_the_probability():
+    images, mask = batch(400)
+    for probability, low, high in ((0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)):
+        swapped = swap_backgrounds(images, mask, probability, (0,))
+        assert low <= (swapped != images).flatten(1).any(dim=1).float().mean() <= high
+
+
+def test_the_seed_alone_decides():
+    images, mask = batch(50)
+    first = swap_backgrounds(images, mask, 0.5, (3, 1))
+    torch.manual_seed(9)
+    assert torch.equal(swap_backgrounds(images, mask, 0.5, (3, 1)), first)
+    assert not torch.equal(swap_backgrounds(images, mask, 0.5, (3, 2)), first)
+
+
+def test_filling_keeps_what_is_known_and_continues_it():
+    ramp = torch.linspace(0, 1, 33).expand(1, 3, 21, 33)
+    known = torch.ones(1, 1, 21, 33)
+    known[..., 8:14, 10:20] = 0
+    filled = fill(torch.where(known > 0, ramp, 7.0), known)
+    assert torch.equal(filled[..., :8, :], ramp[..., :8, :])
+    assert (filled - ramp).abs().max() < 0.25
+    assert torch.equal(fill(ramp, torch.zeros_like(known)), torch.zeros_like(ramp))
+
+
+# -- In the trainer ---------------------------------------------------------------------------------------------------
+
+
+def test_the_swap_changes_training_and_not_evaluation(tmp_path):
+    rows, eval_rows = tensor_rows(8), tensor_rows(6, seed=1)
+    plain = trained(tmp_path / "a", rows, eval_rows=eval_rows, confidence_target="original")
+    swapped = trained(tmp_path / "b", rows, eval_rows=eval_rows, **SWAP)
+    assert logged(plain, "loss") != logged(swapped, "loss")
+    swapped.model.load_state_dict(plain.model.state_dict())
+    assert swapped.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
+
+
+def test_the_number_of_workers_does_not_change_the_swaps(tmp_path):
+    runs = [trained(tmp_path / str(n), dataloader_num_workers=n, **SWAP) for n in (0, 2)]
+    assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
+
+
+def test_a_resumed_run_swaps_as_one_that_was_not_interrupted(tmp_path):
+    settings = SWAP | {
+        "save_strategy": "epoch",
+        "save_total_limit": None,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+    }
+    whole = trained(tmp_path, **settings)
+    again = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), tensor_rows(8))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert_equal_weights(whole.model, again.model, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_the_original_is_the_model_before_the_first_step(tmp_path, with_adapter):
+    adapter = {"peft_config": LoraConfig(r=2, target_modules="all-linear")} if with_adapter else {}
+    rows = tensor_rows(8)
+    config = tiny_config(tmp_path, confidence_target="original", learning_rate=0.05, relevance_weight=0.0)
+    trainer = RobustViTTrainer(tiny_vit(), config, rows, rows, **adapter)
+    assert trainer.evaluate()["eval_confidence_loss"] == pytest.approx(0, abs=1e-6)
+    pixel_values = torch.stack([row["pixel_values"] for row in rows])
+    expected = tiny_vit()(pixel_values=pixel_values).logits
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    torch.testing.assert_close(trainer._original_logits(pixel_values), expected)
+    assert trainer.evaluate()["eval_confidence_loss"] > 0.001
+
+
+def test_the_divergence_from_given_logits():
+    logits, original = torch.randn(4, 5), torch.randn(4, 5)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=original / 0.5), torch.distributions.Categorical(logits=logits / 0.5)
+    )
+    torch.testing.assert_close(ConfidenceLoss(0.5).per_image(logits, original)["confidence_loss"], expected)
+
+
+def test_the_original_needs_no_labels(tmp_path):
+    rows = [{name: value for name, value in row.items() if name != "labels"} for row in tensor_rows(8)]
+    trainer = trained(tmp_path, rows, relevance_target="prediction", **SWAP)
+    assert not trainer.args.needs_labels and len(logged(trainer, "confidence_loss")) == 2
