@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from robust_vit_hf import eval_transform, make_image_processor
+from robust_vit_hf.emoji_shift.images import IMAGE_SIZE as EMOJI_IMAGE_SIZE
 from robust_vit_hf.emoji_shift.images import SHIFTED, load_evaluation_sets
-from robust_vit_hf.emoji_shift.model import IMAGE_SIZE as EMOJI_IMAGE_SIZE
 from robust_vit_hf.emoji_shift.model import load_biased_model
 from robust_vit_hf.evaluation.interpolation_sweep import sweep_figure, sweep_table
 from robust_vit_hf.evaluation.plots import save_figure
