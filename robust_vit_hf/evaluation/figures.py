@@ -16,30 +16,33 @@ from ..relevance.overlay import denormalize, overlay
 
 
 def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
-    """Figure of test images with their relevance before and after, a column for each image.
+    """Figure of test images with their relevance before and after, for the predicted class and for the true one, a column
+    for each image.
 
     Args:
-        groups: images by title, each a dict with `image` `(3, H, W)` in [0, 1], `before` and `after` `(1, H, W)`, and the
-            names `set_name`, `label`, `predicted_before` and `predicted_after`. Empty groups are left out.
+        groups: images by title, each a dict with `image` `(3, H, W)` in [0, 1], `before` and `after` `(2, 1, H, W)` (the maps
+            of the predicted class and of the true one), and the names `set_name`, `label`, `predicted_before` and
+            `predicted_after`. Empty groups are left out.
     """
     groups = {title: examples for title, examples in groups.items() if examples}
     if not groups:
         return
     num_columns = max(len(examples) for examples in groups.values())
-    figure = Figure((max(1.5 * num_columns + 0.6, 4.5), 5.3 * len(groups)), layout="constrained")
+    figure = Figure((max(1.5 * num_columns + 0.6, 4.5), 8.2 * len(groups)), layout="constrained")
     for part, (title, examples) in zip(np.atleast_1d(figure.subfigures(len(groups), 1)), groups.items(), strict=True):
         part.suptitle(title, fontweight="bold")
-        axes = part.subplots(3, num_columns, squeeze=False)
+        axes = part.subplots(5, num_columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
         for column, example in enumerate(examples):
             image = example["image"]
-            pictures = [image, *(overlay(image[None], example[side][None])[0] for side in ("before", "after"))]
-            captions = (
-                f"{example['set_name']}\n{example['label']}",
-                f"before: {example['predicted_before']}",
-                f"after: {example['predicted_after']}",
-            )
+            pictures, captions = [image], [f"{example['set_name']}\n{example['label']}"]
+            for side in ("before", "after"):
+                pictures += overlay(image.expand(2, -1, -1, -1), example[side])
+                captions += [
+                    f"{side}, predicted:\n{example[f'predicted_{side}']}",
+                    f"{side}, true:\n{example['label']}",
+                ]
             for axis, picture, caption in zip(axes[:, column], pictures, captions, strict=True):
                 axis.imshow(picture.permute(1, 2, 0).numpy())
                 axis.set_title(caption, fontsize=8)

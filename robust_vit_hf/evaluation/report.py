@@ -22,7 +22,8 @@ from .tables import main_table
 
 
 RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "results.json", "table.md", "before_after.png"
-NUM_EXAMPLES = 8  # in a group of the figure
+NUM_EXAMPLES = 6  # in a group of the figure
+NUM_CANDIDATES = 60  # corrected images that are searched for those whose relevance left the background most
 
 
 def summarize(comparison: Comparison, sets: dict[str, EvaluationSet]) -> dict:
@@ -58,32 +59,50 @@ def write_report(
     write_atomically(folder / TABLE_FILE, main_table(results["rows"]).markdown() + "\n")
 
     def explained(name: str, index: int) -> dict:
-        pixel_values = sets[name].dataset.with_transform(eval_transform(processor))[index]["pixel_values"].unsqueeze(0)
+        row = sets[name].dataset.with_transform(eval_transform(processor))[index]
+        pixel_values = row["pixel_values"].expand(2, -1, -1, -1)
         label, names = int(comparison.before[name].classes[index]), models["before"].config.id2label
         example = {"set_name": name, "image": denormalize(pixel_values, processor)[0], "label": names[label]}
         for side, model in models.items():
+            device, predicted = (
+                next(model.parameters()).device,
+                int(comparison.sides[side][name].predictions[index, 0]),
+            )
             model.eval()
             with torch.no_grad():
-                # Both maps explain the true class, so that they can be compared.
-                maps = relevance_map(model, pixel_values.to(next(model.parameters()).device), label).relevance
-            example[side] = maps[0].cpu()
-            example[f"predicted_{side}"] = names[int(comparison.sides[side][name].predictions[index, 0])]
+                targets = torch.tensor([predicted, label], device=device)
+                example[side] = relevance_map(model, pixel_values.to(device), targets).relevance.cpu()
+            example[f"predicted_{side}"] = names[predicted]
+            if "mask" in row:
+                relevance = example[side][0]
+                share = (relevance * (1 - row["mask"])).sum() / relevance.sum().clamp_min(1e-6)
+                example[f"background_{side}"] = share.item()
         return example
 
+    corrected = _changed(comparison, sets, was_right=False, is_right=True)
+    masked = [image for image in corrected if "mask" in sets[image[0]].dataset.column_names][:NUM_CANDIDATES]
+    ranked = sorted(
+        (explained(*image) for image in masked), key=lambda e: e["background_after"] - e["background_before"]
+    )
     groups = {
-        "Predictions that were corrected": _changed(comparison, sets, was_right=False, is_right=True),
-        "Predictions that got worse": _changed(comparison, sets, was_right=True, is_right=False),
+        f"Corrected: the relevance of the prediction left the background most (of {len(masked)})": ranked[
+            :NUM_EXAMPLES
+        ]
     }
-    if not any(groups.values()):
-        groups = {"No prediction changed": _changed(comparison, sets, was_right=True, is_right=True)}
-    examples = {title: [explained(*image) for image in images] for title, images in groups.items()}
-    save_before_after_figure(examples, folder / FIGURE_FILE)
+    drawn = {"Corrected": corrected, "Got worse": _changed(comparison, sets, was_right=True, is_right=False)}
+    if not any(drawn.values()):
+        drawn = {"No prediction changed": _changed(comparison, sets, was_right=True, is_right=True)}
+    rng = np.random.default_rng(0)
+    for title, images in drawn.items():
+        chosen = rng.permutation(len(images))[:NUM_EXAMPLES]
+        groups[f"{title}: drawn at random (seed 0, of {len(images)})"] = [explained(*images[i]) for i in chosen]
+    save_before_after_figure(groups, folder / FIGURE_FILE)
 
 
 def _changed(
     comparison: Comparison, sets: dict[str, EvaluationSet], was_right: bool, is_right: bool
 ) -> list[tuple[str, int]]:
-    """Set and index of images, taken from the sets in turn, that were classified right or wrong before and after."""
+    """Set and index of all images, taken from the sets in turn, that were classified right or wrong before and after."""
     candidates = []
     for name, before in comparison.before.items():
         if before.accepted is None:
@@ -93,4 +112,4 @@ def _changed(
             chosen &= np.array(sets[name].dataset["openly_licensed"][:], dtype=bool)
         candidates.append([(name, index) for index in chosen.nonzero()[0].tolist()])
     in_turn = chain.from_iterable(zip_longest(*candidates))
-    return [image for image in in_turn if image is not None][:NUM_EXAMPLES]
+    return [image for image in in_turn if image is not None]

@@ -28,7 +28,12 @@ logger = logging.get_logger(__name__)
 EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
 # Pictures of each file of results, and their captions.
 FIGURES = {
-    RESULTS_FILE: {"before_after.png": "Images of these sets with the relevance of their class before and after"},
+    RESULTS_FILE: {
+        "before_after.png": (
+            "Relevance of the predicted and of the true class before and after: corrected images whose relevance left the "
+            "background most, and images drawn at random"
+        )
+    },
     EVALUATION_FILE: {
         "accuracy_paper.png": "Top-1 of each set under the protocol of the paper",
         "accuracy_native.png": "Top-1 of each set under the native protocol",
