@@ -75,11 +75,12 @@ def package_file(package: str, *parts: str, install: str) -> Path:
     return path
 
 
-def artwork_files() -> list[Path]:
+@cache
+def artwork_files() -> tuple[Path, ...]:
     """All files that images of emoji-shift are composed of."""
     vendors = (*TRAINING_VENDORS, UNSEEN_VENDOR)
     drawings = [_drawing_file(class_name, vendor) for class_name in CLASSES for vendor in vendors]
-    return drawings + [_photograph_file(name) for name in BACKGROUNDS]
+    return (*drawings, *(_photograph_file(name) for name in BACKGROUNDS))
 
 
 def _drawing_file(class_name: str, vendor: str) -> Path:

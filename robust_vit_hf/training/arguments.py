@@ -90,7 +90,7 @@ class DataArguments:
     )
     train_split: str = option("train", "Split to train on; slices such as `train[:80%%]` work.")
     eval_split: str = option("validation", "Split to validate on.")
-    samples_per_class: int = option(5, "Images of each training class, if the dataset is a benchmark.")
+    samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.")
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.")
     control: bool = option(
         False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
