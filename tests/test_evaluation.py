@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
+from robust_vit_hf.evaluation import report
 from robust_vit_hf.evaluation.compare import NUM_RESAMPLES, Comparison, bootstrap_changes
 from robust_vit_hf.evaluation.evaluate_sets import SetResult, evaluate_sets
 from robust_vit_hf.evaluation.plots import save_plots
@@ -389,3 +390,26 @@ def test_report(processor, tmp_path):
     assert (tmp_path / "table.md").read_text() == main_table(compared.rows()).markdown() + "\n"
     assert (tmp_path / "before_after.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_examples_of_the_figure_follow_its_captions(processor, tmp_path, monkeypatch):
+    models = {"before": tiny_vit(0), "after": tiny_vit(1)}
+    sets = {"noise": EvaluationSet.of(masked_dataset(60))}
+    compared = Comparison(*(evaluate_sets(model, sets, processor, Accelerator(cpu=True)) for model in models.values()))
+    saved = []
+    monkeypatch.setattr(report, "save_before_after_figure", lambda groups, path: saved.append(groups))
+    for _ in range(2):
+        write_report(tmp_path, compared, sets, processor, models, {})
+    most, corrected, worse = saved[0].values()
+    assert len(most) == len(corrected) == len(worse) == 6
+    left = [example["background_before"] - example["background_after"] for example in most]
+    assert left == sorted(left, reverse=True) and left[0] >= max(
+        example["background_before"] - example["background_after"] for example in corrected
+    )
+    for example in most:  # the prediction is the true class afterwards alone, and so is its map
+        assert example["predicted_before"] != example["label"] == example["predicted_after"]
+        torch.testing.assert_close(example["after"][0], example["after"][1])
+        assert (example["before"][0] - example["before"][1]).abs().max() > 0.1
+    again = saved[1].values()
+    for first, second in zip((most, corrected, worse), again, strict=True):
+        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
