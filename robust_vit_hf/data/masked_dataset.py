@@ -15,9 +15,9 @@ from pyarrow import ArrowInvalid
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..utils.cache import cache_of, check_no_pattern
 from ..utils.images import to_rgb
 from .benchmarks import benchmarks
-from .cache import cache_of, check_no_pattern
 from .parquet_writer import read_settings
 from .transforms import mask_problem, mask_to_tensor
 

@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import compute, parquet
 
 from ..utils.files import atomic_file, read_json, write_atomically, write_json
-from .cache import check_no_pattern
+from ..utils.cache import check_no_pattern
 from .identity import row_digest
 
 

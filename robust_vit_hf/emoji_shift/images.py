@@ -11,7 +11,7 @@ import numpy as np
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image
 
-from ..data.cache import cache_of
+from ..utils.cache import cache_of
 from ..utils.files import atomic_file
 from . import artwork
 from .artwork import BACKGROUNDS, CLASSES, OPEN_VENDORS, TRAINING_VENDORS, UNSEEN_VENDOR, background, emoji

@@ -8,7 +8,7 @@ import datasets
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-from ..cache import check_no_pattern
+from ...utils.cache import check_no_pattern
 from ..imagenet_classes import class_names, label_of_wnid
 from ..schema import Source
 from .folders import is_wnid
