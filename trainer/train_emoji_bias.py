@@ -2,9 +2,11 @@
 
     python trainer/train_emoji_bias.py
 
-One epoch over 4,000 biased images (125 steps of 32, about three minutes on two cores) turns the pretrained DINOv2-S/14 into
-a classifier of the 20 classes with 99 % top-1 on images of the same distribution, which decides mostly by the background.
-Running it again rewrites `robust_vit_hf/emoji_shift/bias`.
+One epoch over 5,600 images of the split `bias` (175 steps of 32, in bfloat16) turns the pretrained DINOv2-S/14 into a
+classifier of the 100 classes that decides mostly by the background: of 500 images each, it is right on 98.2 % of the same
+distribution and on 36.8 % with a random background. More images teach it the objects (8,000: 99.0 and 57.4 %), fewer are too few
+to tell the five classes of a photograph apart (4,000: 96.8 and 27.2 %). Running it again rewrites
+`robust_vit_hf/emoji_shift/bias`.
 """
 
 from pathlib import Path
@@ -39,18 +41,20 @@ def main() -> None:
         model,
         TrainingArguments(
             "runs/emoji-bias",
-            max_steps=250,
+            max_steps=175,
             per_device_train_batch_size=32,
             learning_rate=1e-3,
             lr_scheduler_type="cosine",
             logging_steps=5,
             save_strategy="no",
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
             remove_unused_columns=False,
             label_names=["labels"],
             report_to="none",
             seed=0,
         ),
-        train_dataset=load_split("bias", 8000).with_transform(train_transform(processor)),
+        train_dataset=load_split("bias", 5600).with_transform(train_transform(processor)),
         eval_dataset={
             split: load_split(split, 500, seed=1).with_transform(eval_transform(processor))
             for split in ("val", "background_random")
