@@ -11,8 +11,8 @@ import xxhash
 from huggingface_hub import DatasetCard, DatasetCardData
 from pyarrow import compute, parquet
 
-from ..utils.files import atomic_file, read_json, write_atomically, write_json
 from ..utils.cache import check_no_pattern
+from ..utils.files import atomic_file, read_json, write_atomically, write_json
 from .identity import row_digest
 
 
