@@ -31,7 +31,7 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"relevance_target": "class"}, "Expected `relevance_target`"),
         ({"confidence_target": "class"}, "Expected `confidence_target`"),
         ({"bad_masks": "ignore"}, "Expected `bad_masks`"),
-        ({"background_swap": 1.5}, r"Expected `background_swap` in \[0, 1\], a probability, but got 1.5"),
+        ({"background_swap": 1.5}, r"Expected `background_swap` from 0 to 1, but got 1.5"),
         ({"background_swap": 0.5}, "would teach the shortcut: .* Set `confidence_target` to `original` or `label`"),
         ({"background_weight": -1.0}, "Expected `background_weight` ≥ 0, but got -1.0"),
         ({"confidence_temperature": 0.0}, "Expected `confidence_temperature` > 0, but got 0.0"),
