@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTConfig, RobustViTTrainer
-from robust_vit_hf.relevance.relevance_map import average_heads, upsample_and_normalize
+from robust_vit_hf.relevance.relevance_map import average_heads, min_max, upsample
 from robust_vit_hf.utils.files import write_atomically
 
 
@@ -82,7 +82,7 @@ def make_released(model, inputs):
         for attention in output.attentions:
             (gradient,) = torch.autograd.grad(score, attention, retain_graph=True)
             relevance = relevance + average_heads(attention, gradient) @ relevance
-        maps = upsample_and_normalize(relevance[:, 0, 1:].reshape(-1, 1, 14, 14), (224, 224))
+        maps = min_max(upsample(relevance[:, 0, 1:].reshape(-1, 1, 14, 14), (224, 224)))
         loss = 0.8 * relevance_loss(maps, inputs["mask"])["relevance_loss"]
         loss = loss + 0.2 * confidence_loss(model(pixel_values).logits)["confidence_loss"]
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from robust_vit_hf import relevance_map
 from robust_vit_hf.relevance import attention as reading
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
-from robust_vit_hf.relevance.relevance_map import average_heads, propagate_relevance, upsample_and_normalize
+from robust_vit_hf.relevance.relevance_map import average_heads, min_max, propagate_relevance, upsample
 
 from .helpers import reference
 from .helpers.families import FAMILIES
@@ -76,6 +76,20 @@ def test_equals_the_reference(seed, height, width):
         torch.testing.assert_close(
             output.relevance[index, 0], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5
         )
+
+
+def test_from_a_layer_on_and_before_min_max():
+    model, pixel_values, target = tiny_vit(num_hidden_layers=3), images(1), torch.tensor([1])
+    attentions, gradients, _ = eager_attentions(model, pixel_values, target)
+    matrix = reference.relevance_matrix(
+        *([t[0].detach().numpy() for t in some[1:]] for some in (attentions, gradients))
+    )
+    expected = reference.upsample(matrix[0, 1:].reshape(4, 4), 32, 32)
+    relevance = relevance_map(model, pixel_values, target, start_layer=1, normalize=False).relevance
+    torch.testing.assert_close(relevance[0, 0], torch.from_numpy(expected).float(), atol=1e-6, rtol=1e-5)
+    for start_layer in (3, -1):
+        with pytest.raises(ValueError, match=f"Expected `start_layer` from 0 to 2, .* but got {start_layer}"):
+            relevance_map(model, pixel_values, start_layer=start_layer)
 
 
 @pytest.mark.parametrize("family", ["ViT", "DeiT", "ViTMSN", "Dinov2"])
@@ -197,7 +211,7 @@ def test_weights_that_are_not_finite():
 
 def test_flat_map_is_zero_with_finite_gradients():
     tokens = torch.full((2, 1, 4, 4), 0.3, requires_grad=True)
-    relevance = upsample_and_normalize(tokens, (32, 32))
+    relevance = min_max(upsample(tokens, (32, 32)))
     assert torch.equal(relevance, torch.zeros(2, 1, 32, 32))
     relevance.square().sum().backward()
     assert tokens.grad.isfinite().all()

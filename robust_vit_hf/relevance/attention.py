@@ -46,7 +46,7 @@ def attention_with_probabilities(
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
         scores = scores + attention_mask
-    attention = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    attention = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     attention = F.dropout(attention, dropout, module.training)
     return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
 

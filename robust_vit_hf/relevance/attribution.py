@@ -19,9 +19,9 @@ from .relevance_map import (
     forward_logits,
     make_output,
     map_of_tokens,
+    min_max,
     relevance_map,
     target_logits,
-    upsample_and_normalize,
 )
 
 
@@ -134,8 +134,7 @@ def input_gradient(
         pixels = pixel_values.detach().clone().requires_grad_()
         logits = forward_logits(model, pixels)
         (gradient,) = torch.autograd.grad(target_logits(logits, target).sum(), pixels)
-    # Bilinear interpolation to the same size changes nothing.
-    saliency = upsample_and_normalize(gradient.abs().amax(dim=1, keepdim=True), tuple(pixels.shape[2:]))
+    saliency = min_max(gradient.float().abs().amax(dim=1, keepdim=True))
     return make_output(saliency, logits.detach(), pixel_values, check_finite)
 
 

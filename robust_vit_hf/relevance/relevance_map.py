@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.utils import ModelOutput
 
-from .architectures import check_images, forward_arguments, head_row, unwrap_pretrained
+from ..utils.precision import at_least_float32
+from .architectures import attention_modules, check_images, forward_arguments, head_row, unwrap_pretrained
 from .attention import EXPLICIT_ATTENTION, cls_token_alone, explicit_attention, record_attentions
 
 
@@ -21,7 +22,7 @@ class RelevanceOutput(ModelOutput):
     """Output of [`relevance_map`].
 
     Args:
-        relevance: `(B, 1, H, W)`, fp32, in [0, 1].
+        relevance: `(B, 1, H, W)`, fp32, in [0, 1] unless it was asked for without normalisation.
         logits: `(B, C)`, of the same forward pass.
     """
 
@@ -37,10 +38,11 @@ def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> 
         attention_gradient: `(B, h, T, T)`, gradient of the explained logit with respect to `attention`.
 
     Returns:
-        `(B, T, T)`, fp32, non-negative. Differentiable in both arguments.
+        `(B, T, T)`, at least fp32, non-negative. Differentiable in both arguments.
     """
     # (∇A ⊙ A)⁺ = (∇A)⁺ ⊙ A since A ≥ 0. The mean as a quotient of the sum spares a pass over all heads in backward.
-    return (attention_gradient.float().clamp(min=0) * attention.float()).sum(dim=1) / attention.shape[1]
+    gradient, attention = at_least_float32(attention_gradient), at_least_float32(attention)
+    return (gradient.clamp(min=0) * attention).sum(dim=1) / attention.shape[1]
 
 
 def propagate_relevance(
@@ -57,25 +59,29 @@ def propagate_relevance(
         row: `(B, T)`, weights of the tokens that the head reads: one-hot at the CLS token for the paper's models.
 
     Returns:
-        `(B, T)`, fp32: relevance of every token.
+        `(B, T)`, at least fp32: relevance of every token.
     """
-    row = row.float()
+    row = row.to(torch.promote_types(attentions[0].dtype, torch.float32))
     for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):
         row = row + torch.bmm(row.unsqueeze(1), average_heads(attention, gradient)).squeeze(1)  # (B, T)
     return row
 
 
-def upsample_and_normalize(token_relevance: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """Relevance of the patches as a map over the pixels: bilinear upsampling, then min–max to [0, 1] per image.
+def upsample(token_relevance: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
+    """Relevance of the patches over the pixels, bilinear.
 
     Args:
         token_relevance: `(B, 1, h, w)`, relevance on the patch grid.
         image_size: `(H, W)` in pixels.
 
     Returns:
-        `(B, 1, H, W)`, fp32, in [0, 1]. A flat map gives zeros, with finite gradients.
+        `(B, 1, H, W)`, at least fp32.
     """
-    relevance = F.interpolate(token_relevance.float(), image_size, mode="bilinear", align_corners=False)
+    return F.interpolate(at_least_float32(token_relevance), image_size, mode="bilinear", align_corners=False)
+
+
+def min_max(relevance: torch.Tensor) -> torch.Tensor:
+    """Maps `(B, 1, H, W)` scaled to [0, 1] each. A flat map gives zeros, with finite gradients."""
     low, high = relevance.amin(dim=(1, 2, 3), keepdim=True), relevance.amax(dim=(1, 2, 3), keepdim=True)
     span = high - low
     # Interpolating a constant rounds, so a flat map may vary by a few units in the last place.
@@ -84,10 +90,26 @@ def upsample_and_normalize(token_relevance: torch.Tensor, image_size: tuple[int,
     return torch.where(flat, 0.0, (relevance - low) / torch.where(flat, 1.0, span))
 
 
-def map_of_tokens(tokens: torch.Tensor, grid: tuple[int, int], pixel_values: torch.Tensor) -> torch.Tensor:
+def map_of_tokens(
+    tokens: torch.Tensor, grid: tuple[int, int], pixel_values: torch.Tensor, normalize: bool = True
+) -> torch.Tensor:
     """Map `(B, 1, H, W)` of images from the relevance `(B, T)` of all tokens, of which the patches are the last."""
     patches = tokens[:, -grid[0] * grid[1] :].unflatten(1, (1, *grid))
-    return upsample_and_normalize(patches, tuple(pixel_values.shape[2:]))
+    relevance = upsample(patches, tuple(pixel_values.shape[2:]))
+    return min_max(relevance) if normalize else relevance
+
+
+def check_start_layer(model: nn.Module, start_layer: int) -> None:
+    """Refuse a first layer of the maps that the model does not have.
+
+    Raises:
+        ValueError: it is not one of the layers, which are counted from 0.
+    """
+    layers = len(attention_modules(model))
+    if not 0 <= start_layer < layers:
+        raise ValueError(
+            f"Expected `start_layer` from 0 to {layers - 1}, a layer of this model counted from 0, but got {start_layer}."
+        )
 
 
 def relevance_map(
@@ -96,6 +118,8 @@ def relevance_map(
     target: torch.Tensor | int | None = None,
     *,
     create_graph: bool = False,
+    start_layer: int = 0,
+    normalize: bool = True,
     check_finite: bool = True,
 ) -> RelevanceOutput:
     """Relevance maps of a batch of images, in one forward and one backward pass.
@@ -111,6 +135,8 @@ def relevance_map(
         target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
         create_graph: whether the maps are also differentiable through the attention gradients (second order). By default
             these are constants, as in the released code.
+        start_layer: first layer of the propagation, counted from 0: those below it count as the identity.
+        normalize: whether to scale each map to [0, 1], or else to return what was propagated, which is not negative.
         check_finite: whether to raise if logits or maps are not finite, or else to return them as they are, for a caller
             that looks at those of all processes.
 
@@ -120,7 +146,7 @@ def relevance_map(
     Raises:
         ValueError: an architecture without one patch grid (Swin, ConvNeXt, …); pixel values that are no tensor, integers, of
             another shape, without an image, or of a size that the patch size does not divide; a target that is no integer or
-            outside the classes; or NaN or infinite logits or maps (the images are named by their place in the batch).
+            outside the classes; a `start_layer` that the model does not have; or NaN or infinite logits or maps (the images are named by their place in the batch).
 
     Example:
         >>> import torch
@@ -135,6 +161,7 @@ def relevance_map(
     Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
     """
     grid = check_images(model, pixel_values)
+    check_start_layer(model, start_layer)
     wants_graph = torch.is_grad_enabled()
     pretrained = unwrap_pretrained(model)
     if (
@@ -152,6 +179,7 @@ def relevance_map(
         with explicit_attention(model):
             with record_attentions(model) as attentions, cls_token_alone(model):
                 logits = forward_logits(model, pixel_values)
+            attentions = attentions[start_layer:]
             score = target_logits(logits, target).sum()  # images do not interact, so one backward pass serves them all
             gradients = torch.autograd.grad(
                 score, attentions, retain_graph=wants_graph or create_graph, create_graph=create_graph
@@ -164,7 +192,7 @@ def relevance_map(
             )
         with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
             row = head_row(model, attentions[0].shape[-1], grid[0] * grid[1]).expand(len(logits), -1)
-            relevance = map_of_tokens(propagate_relevance(attentions, gradients, row), grid, pixel_values)
+            relevance = map_of_tokens(propagate_relevance(attentions, gradients, row), grid, pixel_values, normalize)
     return make_output(relevance, logits if wants_graph else logits.detach(), pixel_values, check_finite)
 
 
