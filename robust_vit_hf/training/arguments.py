@@ -5,12 +5,14 @@ seconds.
 """
 
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.presets import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS
 from ..utils.options import Range, check_options
+from .methods import method_names
 
 
 PAPER = "https://huggingface.co/papers/2206.01161"
@@ -37,11 +39,30 @@ RANGES = {
         ("relevance_weight", "confidence_weight", "background_weight", "foreground_weight"), _NOT_NEGATIVE
     ),
     **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_delay"), _NOT_NEGATIVE),
-    **dict.fromkeys(("dataloader_num_workers", "relevance_strip_steps", "neftune_noise_alpha"), _NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("dataloader_num_workers", "relevance_strip_steps", "neftune_noise_alpha", "start_layer"), _NOT_NEGATIVE
+    ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _SHARE),
     **dict.fromkeys(("seed", "data_seed"), _SEED),
     "background_swap": Range(0, 1),
     "max_steps": Range(-1),  # -1 for none
+}
+
+
+# Options that not all methods have, with the value that stands for the default of the method.
+METHOD_OPTIONS: dict[str, bool | None] = {
+    "relevance_weight": None,
+    "confidence_weight": None,
+    "background_weight": None,
+    "foreground_weight": None,
+    "relevance_distance": None,
+    "mask_edges": None,
+    "mean_over": None,
+    "relevance_target": None,
+    "confidence_target": None,
+    "second_order": False,
+    "start_layer": None,
+    "released_gradients": False,
 }
 
 
@@ -124,36 +145,68 @@ class FinetuningArguments:
     hub_strategy: str = option("end", "Must stay `end`: one push, with the card.")
 
     # Losses
-    relevance_weight: float = option(
-        0.8, f"Weight of the relevance loss ({PAPER}, Eq. 5). Recommended: 0.8. At 0 no relevance map is computed."
+    method: str = option(
+        "robustvit",
+        f"Method of finetuning: {', '.join(method_names())}. Each has options of its own among the following, with its own "
+        "defaults: see docs/methods.md.",
     )
-    confidence_weight: float = option(0.2, f"Weight of the confidence loss ({PAPER}, Eq. 5). Recommended: 0.2.")
-    background_weight: float = option(
-        2.0, f"Weight of the background loss in the relevance loss ({PAPER}, Eq. 3). Recommended: 2."
+    relevance_weight: float | None = option(
+        None,
+        f"Weight of the loss on the relevance map; 0.8 by default ({PAPER}, Eq. 5). Of `robustvit`, `cft` and `energy`. At 0 "
+        "`robustvit` computes no map.",
     )
-    foreground_weight: float = option(
-        0.3, f"Weight of the foreground loss in the relevance loss ({PAPER}, Eq. 3). Recommended: 0.3."
+    confidence_weight: float | None = option(
+        None,
+        f"Weight of the confidence loss, in all methods; by default 0.2 ({PAPER}, Eq. 5), in `finetune` 1, in `gradmask` 3e-9 and "
+        "in `rrr` 2e-6 (Tables 7 and 6).",
     )
-    relevance_distance: Literal["mse", "bce"] = option(
-        "mse", "Distance of relevance and mask: `mse` (Eq. 1 and 2) or `bce`."
+    background_weight: float | None = option(
+        None,
+        f"Weight of the background loss: within the relevance loss of `robustvit` (2 by default, {PAPER}, Eq. 3) and `cft` (1.2), "
+        "or of the input gradients of `gradmask` (50, Table 7) and `rrr` (1e-10, Table 6).",
     )
-    mask_edges: Literal["fractional", "complement"] = option(
-        "fractional", "Background at fractional mask values v: v as released (`fractional`), or 1 - v (`complement`)."
+    foreground_weight: float | None = option(
+        None,
+        f"Weight of the foreground loss within the relevance loss of `robustvit` (0.3 by default, {PAPER}, Eq. 3) and `cft` (0.5).",
     )
-    relevance_target: Literal["label", "prediction"] = option(
-        "label", "Class whose relevance is trained: `label` or `prediction`."
+    relevance_distance: Literal["mse", "bce"] | None = option(
+        None,
+        "Distance of relevance and mask: `mse` (Eq. 1 and 2), the default of `robustvit`, or `bce`, that of `cft`.",
     )
-    confidence_target: Literal["label", "prediction", "original"] = option(
-        "prediction",
-        "Class whose confidence is raised: `prediction` (Eq. 4), or `label`, the ablation with ordinary cross-entropy. With "
-        "`original`, the loss is the Kullback-Leibler divergence from the output of the model before finetuning, on the "
-        "image without background swap. Only `label` needs labels.",
+    mask_edges: Literal["fractional", "complement"] | None = option(
+        None,
+        "Background at fractional mask values v: v as released (`fractional`), the default, or 1 - v (`complement`), that of "
+        "`cft`. Of all methods with a background loss.",
+    )
+    mean_over: Literal["image", "region"] | None = option(
+        None,
+        "Pixels over which the relevance losses are averaged: all (`image`), the default of `robustvit` and what the code of "
+        "`cft` does, or those of the background and of the foreground each (`region`), the default of `cft`, as in its paper.",
+    )
+    relevance_target: Literal["label", "prediction"] | None = option(
+        None,
+        "Class whose relevance, or whose input gradient in `gradmask`, is trained: `label`, the default, or `prediction`.",
+    )
+    confidence_target: Literal["label", "prediction", "original"] | None = option(
+        None,
+        "Class whose confidence is raised: `prediction` (Eq. 4), the default of `robustvit` and `cft`, or `label`, the ordinary "
+        "cross-entropy of all others. With `original`, the loss is the Kullback-Leibler divergence from the output of the model "
+        "before finetuning, on the image without background swap. Only `label` needs labels.",
     )
     confidence_temperature: float = option(
         1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S."
     )
     second_order: bool = option(
-        False, "Differentiate through the attention gradients as well. The released code takes them as constants."
+        False,
+        "Differentiate relevance maps through the attention gradients as well. The released code takes them as constants.",
+    )
+    start_layer: int | None = option(
+        None, "First layer of the propagation of relevance maps, counted from 0, which is the default."
+    )
+    released_gradients: bool = option(
+        False,
+        "Background loss of `gradmask` and `rrr` as in the released code, in which the input gradient is a constant and the "
+        "background loss changes no weight.",
     )
 
     # Schedule
@@ -184,14 +237,15 @@ class FinetuningArguments:
     def __post_init__(self):
         check_options(self, get_type_hints(FinetuningArguments), RANGES)
         for declared in fields(FinetuningArguments):
-            value, choices = getattr(self, declared.name), get_args(declared.type)
-            if get_origin(declared.type) is Literal and value not in choices:
+            value, kinds = getattr(self, declared.name), (declared.type, *get_args(declared.type))
+            choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), None)
+            if choices and value is not None and value not in choices:
                 raise ValueError(f"Expected `{declared.name}` to be one of {choices}, but got `{value}`.")
-        if self.background_swap > 0 and self.confidence_weight > 0 and self.confidence_target == "prediction":
+        if self.method not in method_names():
+            close = get_close_matches(self.method, method_names(), n=1)
             raise ValueError(
-                "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped "
-                "background, the prediction of a model that looks at the background is the background's class. Set "
-                "`confidence_target` to `original` or `label`."
+                f"Unknown method `{self.method}`; "
+                + (f"did you mean `{close[0]}`?" if close else f"expected one of {', '.join(method_names())}.")
             )
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns=True` would drop the images and masks. Leave it False.")

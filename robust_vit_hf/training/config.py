@@ -8,7 +8,8 @@ from transformers.trainer_utils import HubStrategy
 
 from ..utils.options import check_options
 from ..utils.publishable import public_settings
-from .arguments import RANGES, FinetuningArguments
+from .arguments import METHOD_OPTIONS, RANGES, FinetuningArguments
+from .methods import load_method
 
 
 @dataclass
@@ -24,6 +25,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         check_options(self, get_type_hints(RobustViTConfig) | {"debug": Any}, RANGES)
         TrainingArguments.__post_init__(self)
         FinetuningArguments.__post_init__(self)
+        self._take_options_of_the_method()
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ValueError(
                 f"`hub_strategy` {self.hub_strategy.value} uploads checkpoints without a card, and files with paths of this "
@@ -57,6 +59,23 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                     'Set `activation_checkpointing_kwargs={"use_reentrant": False}`.'
                 )
 
+    def _take_options_of_the_method(self) -> None:
+        """Fill in the method's defaults, and refuse options that it does not have."""
+        defaults = load_method(self.method).DEFAULTS
+        for name, unset in METHOD_OPTIONS.items():
+            if getattr(self, name) is unset:
+                setattr(self, name, defaults.get(name, unset))
+            elif name not in defaults:
+                raise ValueError(
+                    f"`{name}` is not an option of the method `{self.method}`, which has {', '.join(defaults)}: leave it out."
+                )
+        if self.background_swap > 0 and self.confidence_weight > 0 and self.confidence_target == "prediction":
+            raise ValueError(
+                "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped "
+                "background, the prediction of a model that looks at the background is the background's class. Set "
+                "`confidence_target` to `original` or `label`."
+            )
+
     def __getstate__(self) -> dict:
         """State for `training_args.bin`, without the token."""
         return self.__dict__ | {"hub_token": None}
@@ -68,15 +87,14 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     @property
     def needs_labels(self) -> bool:
         """Whether a target is the label; otherwise images and masks suffice."""
-        return "label" in (self.relevance_target if self.relevance_weight else None, self.confidence_target)
+        return "label" in (self.relevance_target if self.relevance_weight != 0 else None, self.confidence_target)
 
     def control(self) -> Self:
         """Config of the control: cross-entropy with the label alone, without evaluation, checkpoints and push."""
         return replace(
             self,
-            relevance_weight=0.0,
-            confidence_weight=1.0,
-            confidence_target="label",
+            method="finetune",
+            **METHOD_OPTIONS,
             confidence_temperature=1.0,
             background_swap=0.0,
             eval_strategy="no",
@@ -91,13 +109,23 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         schedule = self.lr_scheduler_type.value
         if schedule == "constant":
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
-        return {
-            "learning rate": f"{self.learning_rate:g}, {schedule}",
-            "weights: relevance, confidence": f"{self.relevance_weight:g}, {self.confidence_weight:g}",
-            "weights: background, foreground": f"{self.background_weight:g}, {self.foreground_weight:g}",
-            "distance of relevance and mask": self.relevance_distance
-            + (", second order" if self.second_order else ""),
-            "classes: of the relevance, of the confidence": f"{self.relevance_target}, {self.confidence_target}",
+        described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
+        for text, names in {
+            "weights: relevance, confidence": ("relevance_weight", "confidence_weight"),
+            "weights: background, foreground": ("background_weight", "foreground_weight"),
+            "distance of relevance and mask, mean over": ("relevance_distance", "mean_over"),
+            "classes: of the relevance, of the confidence": ("relevance_target", "confidence_target"),
+            "first layer of the relevance": ("start_layer",),
+        }.items():
+            values = [getattr(self, name) for name in names]
+            if any(value is not None for value in values):
+                described[text] = ", ".join(
+                    "–" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values
+                )
+        for name in ("second_order", "released_gradients"):
+            if getattr(self, name):
+                described["gradients"] = name.replace("_", " ")
+        return described | {
             "temperature of the confidence": f"{self.confidence_temperature:g}",
             "probability of a background swap": f"{self.background_swap:g}",
         }

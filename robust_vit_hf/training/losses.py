@@ -9,9 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..utils.precision import at_least_float32
+
 
 # Every map has a pixel of exactly 1 after min–max, where the gradient of a cross-entropy with 0 is infinite.
 BCE_EPSILON = 1e-6
+
+
+def background_of(mask: torch.Tensor, edges: Literal["fractional", "complement"]) -> torch.Tensor:
+    """Background of a mask in [0, 1], of any shape; `edges` as in [`RelevanceLoss`]."""
+    return torch.where((mask == 0) | (mask == 1), 1 - mask, mask) if edges == "fractional" else 1 - mask
 
 
 class RelevanceLoss(nn.Module):
@@ -24,9 +31,11 @@ class RelevanceLoss(nn.Module):
             Fine-Tuning (https://huggingface.co/papers/2603.08309, with the weights 1.2 and 0.5).
         mask_edges: background at a fractional mask value v: v with `"fractional"`, as in the released code, which swaps
             exact 0 and 1 alone, or 1 − v with `"complement"`.
+        mean_over: pixels over which each distance is averaged: all of the image with `"image"`, or with `"region"` those of the
+            background for its loss and those of the foreground for its own, as in Concept-Guided Fine-Tuning.
 
     Raises:
-        ValueError: unknown `distance` or `mask_edges`, or a negative weight.
+        ValueError: unknown `distance`, `mask_edges` or `mean_over`, or a negative weight.
 
     Inputs: `relevance` and `mask`, both `(B, 1, H, W)` in [0, 1]; the mask is 1 on the foreground.
 
@@ -48,18 +57,22 @@ class RelevanceLoss(nn.Module):
         foreground_weight: float = 0.3,
         distance: Literal["mse", "bce"] = "mse",
         mask_edges: Literal["fractional", "complement"] = "fractional",
+        mean_over: Literal["image", "region"] = "image",
     ):
         super().__init__()
         if distance not in ("mse", "bce"):
             raise ValueError(f"Expected `distance` to be `mse` or `bce`, but got `{distance}`.")
         if mask_edges not in ("fractional", "complement"):
             raise ValueError(f"Expected `mask_edges` to be `fractional` or `complement`, but got `{mask_edges}`.")
+        if mean_over not in ("image", "region"):
+            raise ValueError(f"Expected `mean_over` to be `image` or `region`, but got `{mean_over}`.")
         if background_weight < 0 or foreground_weight < 0:
             raise ValueError(f"Expected weights ≥ 0, but got {background_weight} and {foreground_weight}.")
         self.background_weight = background_weight
         self.foreground_weight = foreground_weight
         self.distance = distance
         self.mask_edges = mask_edges
+        self.mean_over = mean_over
 
     def per_image(self, relevance: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Components `(B,)`: `background_loss` and `foreground_loss`, and `relevance_loss`, their weighted sum.
@@ -73,11 +86,9 @@ class RelevanceLoss(nn.Module):
                 f"{tuple(mask.shape)}."
             )
         mask = mask.to(relevance.dtype)
-        background = 1 - mask
-        if self.mask_edges == "fractional":
-            background = torch.where((mask == 0) | (mask == 1), background, mask)
-        background_loss = self._distance(relevance * background, torch.zeros_like(mask))
-        foreground_loss = self._distance(relevance * mask, mask)
+        background = background_of(mask, self.mask_edges)
+        background_loss = self._distance(relevance * background, torch.zeros_like(mask), background)
+        foreground_loss = self._distance(relevance * mask, mask, mask)
         return {
             "background_loss": background_loss,
             "foreground_loss": foreground_loss,
@@ -88,13 +99,16 @@ class RelevanceLoss(nn.Module):
         """Scalar means of [`per_image`] over the batch."""
         return {name: values.mean() for name, values in self.per_image(relevance, mask).items()}
 
-    def _distance(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _distance(self, prediction: torch.Tensor, target: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
         if self.distance == "mse":
             values = F.mse_loss(prediction, target, reduction="none")
         else:
             prediction = prediction.clamp(BCE_EPSILON, 1 - BCE_EPSILON)
             values = F.binary_cross_entropy(prediction, target, reduction="none")
-        return values.mean(dim=(1, 2, 3))
+        if self.mean_over == "image":
+            return values.mean(dim=(1, 2, 3))
+        # Outside the region prediction and target are 0, and so is their distance. A region may be empty.
+        return values.sum(dim=(1, 2, 3)) / region.sum(dim=(1, 2, 3)).clamp(min=1)
 
 
 class ConfidenceLoss(nn.Module):
@@ -129,10 +143,10 @@ class ConfidenceLoss(nn.Module):
     def per_image(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """`confidence_loss` `(B,)` of each image."""
         target = logits.argmax(dim=1) if target is None else target
-        logits = logits.float() / self.temperature
+        logits = at_least_float32(logits) / self.temperature
         if target.dim() == 1:
             return {"confidence_loss": F.cross_entropy(logits, target, reduction="none")}
-        expected = F.log_softmax(target.float() / self.temperature, dim=1)
+        expected = F.log_softmax(at_least_float32(target) / self.temperature, dim=1)
         divergence = F.kl_div(F.log_softmax(logits, dim=1), expected, reduction="none", log_target=True)
         return {"confidence_loss": divergence.sum(dim=1)}
 

@@ -1,4 +1,4 @@
-"""The finetuning: a `Trainer` that adds the relevance and confidence losses to a vision transformer."""
+"""The finetuning: a `Trainer` that adds the losses of a method to a vision transformer."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from ..models.loading import load_model
 from ..models.registry import resolve
 from ..relevance.architectures import attention_modules, patch_grid, unwrap_pretrained
 from ..relevance.attention import explicit_attention
-from ..relevance.relevance_map import forward_logits, relevance_map
+from ..relevance.relevance_map import check_start_layer, forward_logits
 from ..utils.finite import NonFiniteError, check_finite
 from .background_swap import swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback
 from .config import RobustViTConfig
-from .losses import ConfidenceLoss, RelevanceLoss
+from .methods import load_method
 from .reliable_trainer import ReliableTrainer
 
 
@@ -37,10 +37,12 @@ if TYPE_CHECKING:
 
 
 class RobustViTTrainer(ReliableTrainer):
-    """Finetunes the relevance maps of an image classification model, Eq. 5 of https://huggingface.co/papers/2206.01161.
+    """Finetunes the relevance maps of an image classification model, Eq. 5 of https://huggingface.co/papers/2206.01161, or
+    trains another `method` of `docs/methods.md`.
 
-    Logs `background_loss`, `foreground_loss`, `relevance_loss`, `confidence_loss` and `top1` beside `loss`, for training and
-    evaluation (with the prefix `eval_`), and `original_top1`, the accuracy before the first step, without augmentation.
+    Logs `background_loss`, `foreground_loss`, `relevance_loss` (or the components of the method), `confidence_loss` and `top1`
+    beside `loss`, for training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy before the first
+    step, without augmentation.
 
     Args:
         model: image classification model over one patch grid, with or without a PEFT adapter, or its name, Hub id or folder,
@@ -140,10 +142,7 @@ class RobustViTTrainer(ReliableTrainer):
             prepared["train"] = prepared["train"].with_transform(_with_rows(eval_transform(processing_class)))
         self._measured_on = prepared
 
-        self.relevance_loss = RelevanceLoss(
-            args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges
-        )
-        self.confidence_loss = ConfidenceLoss(args.confidence_temperature)
+        self.method = load_method(args.method)(args)
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._original_top1: dict[str, float] = {}
@@ -175,6 +174,7 @@ class RobustViTTrainer(ReliableTrainer):
         if args.n_gpu > 1:
             raise ValueError("One process for several GPUs is not supported: start one each with `accelerate launch`.")
         patch_grid(model, (processor.crop_size["height"], processor.crop_size["width"]))
+        check_start_layer(model, args.start_layer or 0)
         if isinstance(eval_dataset, dict):
             raise ValueError("Expected one `eval_dataset`, but got a dict. Call `evaluate_sets` for several.")
 
@@ -218,24 +218,14 @@ class RobustViTTrainer(ReliableTrainer):
         low, high = inputs["mask"].aminmax()
         if low < 0 or high > 1:
             raise ValueError(f"A mask has values from {low:g} to {high:g}; expected 0 (background) to 1 (foreground).")
-        pixel_values, values = inputs["pixel_values"], {}
+        pixel_values = inputs["pixel_values"]
         targets = {"label": labels, "prediction": None}
         if args.confidence_target == "original":
             targets["original"] = self._original_logits(pixel_values)
         if model.training and args.background_swap:
             seed = (args.seed, args.process_index, *self._batch_of_step)
             pixel_values = swap_backgrounds(pixel_values, inputs["mask"], args.background_swap, seed)
-        if args.relevance_weight > 0:
-            target = targets[args.relevance_target]
-            output = relevance_map(model, pixel_values, target, create_graph=args.second_order, check_finite=False)
-            values |= self.relevance_loss.per_image(output.relevance, inputs["mask"])
-            logits = output.logits
-        else:
-            logits = forward_logits(model, pixel_values)
-        values |= self.confidence_loss.per_image(logits, targets[args.confidence_target])
-        values["loss"] = args.confidence_weight * values["confidence_loss"]
-        if args.relevance_weight > 0:
-            values["loss"] = values["loss"] + args.relevance_weight * values["relevance_loss"]
+        values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
         if labels is not None:
             values["top1"] = (logits.argmax(dim=1) == labels).float()
         check_finite("loss", values["loss"])

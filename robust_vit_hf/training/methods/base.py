@@ -1,0 +1,77 @@
+"""The common part of the methods: their options, and the loss of each image."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ...relevance.attention import cls_token_alone, explicit_attention
+from ...relevance.relevance_map import forward_logits
+from ..config import RobustViTConfig
+from ..losses import ConfidenceLoss
+
+
+class Method:
+    """Loss of a finetuning: a penalty, which a subclass computes, and the confidence loss.
+
+    Attributes:
+        DEFAULTS: values of the options of the method unless they are given. The other options of
+            [`~robust_vit_hf.training.arguments.METHOD_OPTIONS`] are refused with this method.
+
+    Args:
+        args: hyper-parameters, with the defaults of this method.
+    """
+
+    DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
+
+    def __init__(self, args: RobustViTConfig):
+        self.args = args
+        self.confidence_loss = ConfidenceLoss(args.confidence_temperature)
+
+    def penalty(
+        self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
+    ) -> tuple[torch.Tensor | float, dict[str, torch.Tensor], torch.Tensor]:
+        """Penalty `(B,)`, weighted; its components `(B,)` by name, to be logged; and the logits `(B, C)`, of one forward pass.
+
+        Args:
+            model: under DDP and autocast, if the training is. Gradients are disabled in evaluation.
+            pixel_values: `(B, 3, H, W)`, normalised.
+            mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
+            targets: by the names of `relevance_target` and `confidence_target`: labels `(B,)` if there are any, `None` for the
+                prediction, and logits `(B, C)` of the original model if they are a target.
+        """
+        raise NotImplementedError
+
+    def per_image(
+        self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Components `(B,)` of the loss by name, `loss` among them, and the logits `(B, C)`. Arguments as in [`penalty`]."""
+        penalty, values, logits = self.penalty(model, pixel_values, mask, targets)
+        values |= self.confidence_loss.per_image(logits, targets[self.args.confidence_target])
+        values["loss"] = self.args.confidence_weight * values["confidence_loss"] + penalty
+        return values, logits
+
+
+def pixel_gradient(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    score: Callable[[torch.Tensor], torch.Tensor],
+    create_graph: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient `(B, 3, H, W)` with respect to the pixels, and the logits `(B, C)` of the same forward pass.
+
+    Args:
+        score: of the logits, summed over the images, which do not interact.
+        create_graph: whether a loss on the gradient reaches the weights, through the second derivative. The attention is
+            computed explicitly, since fused kernels have none. Never where gradients are disabled.
+    """
+    wants_graph = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        pixels = pixel_values.detach().clone().requires_grad_()
+        with explicit_attention(model), cls_token_alone(model):
+            logits = forward_logits(model, pixels)
+        (gradient,) = torch.autograd.grad(
+            score(logits).sum(), pixels, retain_graph=wants_graph, create_graph=create_graph and wants_graph
+        )
+    return gradient, logits if wants_graph else logits.detach()

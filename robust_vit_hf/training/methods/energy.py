@@ -1,0 +1,44 @@
+"""Energy loss: the share of the relevance that lies outside the object."""
+
+from typing import ClassVar
+
+import torch
+
+from ...relevance.relevance_map import relevance_map
+from .base import Method
+
+
+class Energy(Method):
+    """One minus the share of positive attribution inside the mask, and cross-entropy with the label.
+
+    The attribution is the relevance map of this package before min–max, which would shift mass; it has no negative part. An
+    image without relevance has the loss 0.
+
+    Source: energy loss of https://huggingface.co/papers/2303.11932 (ICCV 2023), there with bounding boxes, input gradients
+    and other attributions of convolutional networks. The weights are those of the paper's method, and not published.
+    """
+
+    DEFAULTS: ClassVar = {
+        "relevance_weight": 0.8,
+        "confidence_weight": 0.2,
+        "relevance_target": "label",
+        "confidence_target": "label",
+        "second_order": False,
+        "start_layer": 0,
+    }
+
+    def penalty(self, model, pixel_values, mask, targets):
+        output = relevance_map(
+            model,
+            pixel_values,
+            targets[self.args.relevance_target],
+            create_graph=self.args.second_order,
+            start_layer=self.args.start_layer,
+            normalize=False,
+            check_finite=False,
+        )
+        total = output.relevance.sum(dim=(1, 2, 3))
+        outside = (output.relevance * (1 - mask)).sum(dim=(1, 2, 3))
+        # Not `outside / total`, whose gradient is NaN where both are 0.
+        energy_loss = outside / torch.where(total == 0, 1.0, total)
+        return self.args.relevance_weight * energy_loss, {"energy_loss": energy_loss}, output.logits

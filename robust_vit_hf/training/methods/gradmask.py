@@ -1,0 +1,40 @@
+"""GradMask: no input gradient on the background."""
+
+from typing import ClassVar
+
+import torch
+
+from ...relevance.relevance_map import target_logits
+from ..losses import background_of
+from .base import Method, pixel_gradient
+
+
+class GradMask(Method):
+    """L2 norm, over the background, of the gradient of the label's logit with respect to the pixels, and cross-entropy with
+    the label: Eq. 8 and 9 of https://huggingface.co/papers/2206.01161, after https://huggingface.co/papers/1904.07478, with
+    the weights of Table 7.
+
+    With `released_gradients`, the background loss is that of the released code: the mean of the squares instead of the norm,
+    with a gradient that is a constant, so that it does not change the weights.
+    """
+
+    DEFAULTS: ClassVar = {
+        "background_weight": 50.0,
+        "confidence_weight": 3e-9,
+        "mask_edges": "fractional",
+        "relevance_target": "label",
+        "confidence_target": "label",
+        "released_gradients": False,
+    }
+
+    def penalty(self, model, pixel_values, mask, targets):
+        released, target = self.args.released_gradients, targets[self.args.relevance_target]
+        gradient, logits = pixel_gradient(
+            model, pixel_values, lambda logits: target_logits(logits, target), create_graph=not released
+        )
+        outside = gradient * background_of(mask, self.args.mask_edges)
+        if released:
+            background_loss = outside.square().mean(dim=(1, 2, 3))
+        else:
+            background_loss = torch.linalg.vector_norm(outside, dim=(1, 2, 3))
+        return self.args.background_weight * background_loss, {"background_loss": background_loss}, logits
