@@ -316,6 +316,10 @@ def test_paper_tables_show_published_figures_beside_ours():
     assert [row[2] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
     assert real.rows[4][2].startswith("+25.0 [")
     assert synthetic.rows[1][1] == "55.6 76.2"
+    assert [row[:2] for row in synthetic.rows[5:]] == [
+        ["GradMask, published", "57.0 77.5"],
+        ["RRR, published", "58.0 78.4"],
+    ]
     assert "its Tables 8 and 9" in real.title
     (native, _) = paper_tables(Comparison(before), "native", "ViT-B")
     assert [row[1:] for row in native.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
@@ -359,8 +363,21 @@ def test_published_figures():
         changes = [model["finetuned"][name]["top1"][0] - model["original"][name]["top1"] for model in figures]
         assert np.mean(changes) == pytest.approx(expected, abs=0.3), name
     for entry in models.values():
-        for version in entry["paper"].values():
-            assert version.keys() == {*PAPER_SETS, "imagenet-segmentation"}
+        for version in ("original", "finetuned"):
+            assert entry["paper"][version].keys() == {*PAPER_SETS, "imagenet-segmentation"}
+    # Changes that Table 2 states beside the figures of GradMask.
+    gains = {"si-score-location": 1.3, "si-score-rotation": 1.6, "si-score-size": 1.4}
+    vit = models["ViT-B"]["paper"]
+    for name, gain in gains.items():
+        assert vit["gradmask"][name]["top1"] - vit["original"][name]["top1"] == pytest.approx(gain)
+    baselines = [name for name, entry in models.items() if {"gradmask", "rrr"} <= entry["paper"].keys()]
+    assert baselines == [
+        "ViT-B",
+        "AR-S",
+        "AR-B",
+        "DeiT-S",
+        "DeiT-B",
+    ]  # the paper could not run them on the large models
 
 
 def test_plots(tmp_path):

@@ -5,8 +5,8 @@ from importlib.resources import files
 
 
 def published_models() -> dict[str, dict]:
-    """Figures in per cent by the paper's name of the model (`ViT-B`), protocol, `original` or `finetuned`, set and score. A
-    pair is a mean and a standard deviation. `published.json` names the sources."""
+    """Figures in per cent by the paper's name of the model (`ViT-B`), protocol, version (`original`, `finetuned`, `gradmask` or
+    `rrr`), set and score. A pair is a mean and a standard deviation. `published.json` names the sources."""
     return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["models"]
 
 

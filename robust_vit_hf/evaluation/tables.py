@@ -9,6 +9,7 @@ from .set_names import PAPER_SETS
 
 
 VERSIONS = {"before": "original", "after": "finetuned"}
+BASELINES = {"gradmask": "GradMask", "rrr": "RRR"}
 
 
 @dataclass
@@ -98,7 +99,7 @@ def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None)
         "SI-Score, as in Table 2 of the paper": [name for name in ordered if name.startswith("si-score")],
     }
     source = {
-        "paper": "its Tables 8 and 9, where finetuned is the mean of three class seeds",
+        "paper": "its Tables 8 and 9, where finetuned is the mean of three class seeds, and of baselines Tables 1 and 2",
         "native": "timm's results",
     }[protocol]
     tables = []
@@ -113,6 +114,10 @@ def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None)
                 cells.append([f"{version.capitalize()}, published", *(text or "–" for text in published)])
         if comparison.after is not None:
             cells.append(["Change of top-1 [95 % interval]", *(change_with_interval(rows[name]) for name in names)])
+        for version, method in BASELINES.items():
+            published = [published_cell(entry, protocol, version, name, ("top1", "top5")) for name in names]
+            if any(published):
+                cells.append([f"{method}, published", *(text or "–" for text in published)])
         if names:
             head = ["top-1 top-5, per cent", *(PAPER_SETS[name] for name in names)]
             named = f"{title}, {paper_model} (published figures: {source})" if entry else title
