@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, relevance_map
+from robust_vit_hf.training.methods import load_method
 
 from .helpers.tiny import tiny_config
 
@@ -99,6 +100,17 @@ def test_gradient_of_every_parameter(official):
             assert parameter.grad.abs().max() < 1e-7
         else:
             assert relative_error(parameter.grad, gradients[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("name", ["gradmask", "rrr"])
+def test_released_input_gradients(name, official, tmp_path):
+    model, tensors, _ = official
+    args = tiny_config(tmp_path, method=name, released_gradients=True)
+    targets = {"label": tensors["labels"]}
+    values, _ = load_method(name)(args).per_image(model, tensors["pixel_values"], tensors["mask"], targets)
+    expected = SETTINGS["values"]
+    assert values["background_loss"].mean().item() == pytest.approx(expected[f"{name}_background_loss"], rel=1e-4)
+    assert values["confidence_loss"].mean().item() == pytest.approx(expected["ground_truth_cross_entropy"], rel=1e-5)
 
 
 def test_five_steps_of_the_trainer(official, tmp_path):

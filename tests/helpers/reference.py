@@ -46,12 +46,46 @@ def relevance_map(attentions, gradients, grid, image_size, read=None):
 
 def losses(relevance, mask, logits):
     """Background, foreground and confidence loss of one image, as released."""
-    inverse = mask.copy()
-    inverse[mask == 0] = 1
-    inverse[mask == 1] = 0
     log_probabilities = logits - np.log(np.exp(logits).sum())
     return {
-        "background_loss": np.mean((relevance * inverse) ** 2),
+        "background_loss": np.mean((relevance * background(mask)) ** 2),
         "foreground_loss": np.mean((relevance * mask - mask) ** 2),
         "confidence_loss": -log_probabilities.max(),
     }
+
+
+def background(mask):
+    """Background of a mask as released: fractional values stay."""
+    inverse = mask.copy()
+    inverse[mask == 0] = 1
+    inverse[mask == 1] = 0
+    return inverse
+
+
+def pixel_gradient_losses(gradients, mask):
+    """Background losses of input gradients (C, H, W) of one image: of Eq. 9 and Eq. 10, and of the released GradMask."""
+    total, count = 0.0, 0
+    for channel in gradients:
+        for gradient, outside in zip(channel.flatten(), background(mask).flatten(), strict=True):
+            total += (gradient * outside) ** 2
+            count += 1
+    return {"gradmask": total**0.5, "rrr": total, "gradmask released": total / count}
+
+
+def energy(relevance, mask):
+    """One minus the share of relevance (H, W) inside the mask of one image."""
+    inside = sum(value * share for value, share in zip(relevance.flatten(), mask.flatten(), strict=True))
+    return 1 - inside / sum(relevance.flatten())
+
+
+def cross_entropies(relevance, mask, region):
+    """Background and foreground loss of Concept-Guided Fine-Tuning of one image: binary cross-entropy of R ⊙ (1 − M) with 0 and
+    of R ⊙ M with M, over the pixels of the region or of the image."""
+    background_loss = foreground_loss = 0.0
+    for value, inside in zip(relevance.flatten().clip(1e-6, 1 - 1e-6), mask.flatten(), strict=True):
+        if inside:
+            foreground_loss -= np.log(value)
+        else:
+            background_loss -= np.log(1 - value)
+    pixels = (np.sum(mask == 0), np.sum(mask == 1)) if region else (mask.size, mask.size)
+    return background_loss / pixels[0], foreground_loss / pixels[1]

@@ -1,0 +1,297 @@
+"""Methods of finetuning: their losses against slow references, their derivatives, and what reaches the weights."""
+
+import re
+from copy import deepcopy
+
+import pytest
+import torch
+import yaml
+from torch.autograd import gradcheck
+
+from robust_vit_hf import RobustViTTrainer, relevance_map
+from robust_vit_hf.training import methods
+from robust_vit_hf.training.ablations import ABLATIONS
+from robust_vit_hf.training.arguments import METHOD_OPTIONS
+from robust_vit_hf.training.methods import load_method, method_names
+
+from .helpers import reference
+from .helpers.commands import call, succeed
+from .helpers.tiny import ROOT, masked_folder, tensor_rows, tiny_config, tiny_vit
+
+
+NAMES = ("cft", "energy", "finetune", "gradmask", "robustvit", "rrr")
+every_method = pytest.mark.parametrize("name", NAMES)
+# Options under which a loss is exactly differentiable, and its terms are of one size.
+EXACT = {
+    "gradmask": {"background_weight": 1.0, "confidence_weight": 1.0},
+    "rrr": {"background_weight": 0.01, "confidence_weight": 1.0},
+    "robustvit": {"second_order": True},
+    "cft": {"second_order": True},
+    "energy": {"second_order": True},
+}
+
+
+def batch(count=3) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """Pixels, masks with a fractional value, and targets, all in float64."""
+    rows = tensor_rows(count)
+    pixel_values, mask = (torch.stack([row[name] for row in rows]).double() for name in ("pixel_values", "mask"))
+    return pixel_values, mask, {"label": torch.tensor([row["labels"] for row in rows]), "prediction": None}
+
+
+def losses(name, folder, model, pixel_values, mask, targets, **options):
+    args = tiny_config(folder, method=name, **options)
+    return load_method(name)(args).per_image(model, pixel_values, mask, targets)
+
+
+# -- What a method is --------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_defaults_are_options(name, tmp_path):
+    defaults = load_method(name).DEFAULTS
+    assert defaults.keys() <= METHOD_OPTIONS.keys()
+    config = tiny_config(tmp_path, method=name)
+    assert {option: getattr(config, option) for option in METHOD_OPTIONS} == METHOD_OPTIONS | defaults
+    assert config.describe()["method"] == name and None not in config.describe().values()
+
+
+def test_names_are_those_of_the_modules():
+    assert tuple(method_names()) == NAMES
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"method": "gradmsk"}, "Unknown method `gradmsk`; did you mean `gradmask`?"),
+        ({"method": "x"}, "Unknown method `x`; expected one of cft, energy, finetune"),
+        (
+            {"method": "rrr", "relevance_weight": 0.0},
+            "`relevance_weight` is not an option of the method `rrr`, which has",
+        ),
+        (
+            {"method": "energy", "released_gradients": True},
+            "`released_gradients` is not an option of the method `energy`",
+        ),
+        ({"mean_over": "pixels"}, "Expected `mean_over` to be one of ('image', 'region'), but got `pixels`"),
+        ({"method": "cft", "background_swap": 0.5}, "would teach the shortcut"),
+        ({"start_layer": -1}, "Expected `start_layer` ≥ 0, but got -1"),
+    ],
+)
+def test_refused_options(options, message, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny_config(tmp_path, **options)
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="Expected `start_layer` from 0 to 1"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, start_layer=2), tensor_rows(4))
+
+
+def test_control_is_the_method_finetune(tmp_path):
+    control = tiny_config(tmp_path, relevance_distance="bce", second_order=True).control()
+    expected = tiny_config(tmp_path, method="finetune")
+    assert {option: getattr(control, option) for option in ("method", *METHOD_OPTIONS)} == {
+        option: getattr(expected, option) for option in ("method", *METHOD_OPTIONS)
+    }
+
+
+def test_a_method_is_added_by_adding_a_file(tmp_path, monkeypatch):
+    """The file that docs/methods.md shows."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), flags=re.DOTALL)
+    assert len(code.splitlines()) <= 25
+    (tmp_path / "area.py").write_text(code)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    assert "area" in method_names()
+    config = tiny_config(tmp_path / "run", method="area", relevance_weight=0.5)
+    assert config.confidence_target == "label"
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+    trainer.train()
+    areas = [entry["area_loss"] for entry in trainer.state.log_history if "area_loss" in entry]
+    assert len(areas) == 2 and 0 < areas[1] < areas[0] < 1
+
+
+def test_a_file_without_a_method(tmp_path, monkeypatch):
+    (tmp_path / "empty.py").write_text("")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match=r"empty.py` defines 0 subclasses of `Method`: a method's module defines one"):
+        tiny_config(tmp_path / "run", method="empty")
+
+
+# -- Values ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_input_gradients_against_a_slow_reference(released, tmp_path):
+    """Each class and image by itself: the scale of RRR is that of a sum over classes, channels and pixels."""
+    model, (pixel_values, mask, targets) = tiny_vit().double(), batch()
+    mask[:, :, 0] = 0.25
+    found = {
+        name: losses(name, tmp_path, model, pixel_values, mask, targets, released_gradients=released)[0]
+        for name in ("gradmask", "rrr")
+    }
+    for index in range(len(mask)):
+        pixels = pixel_values[index : index + 1].clone().requires_grad_()
+        logits = model(pixels).logits[0]
+        (of_label,) = torch.autograd.grad(logits[targets["label"][index]], pixels, retain_graph=True)
+        of_classes = 0
+        for log_probability in torch.log(torch.exp(logits) / torch.exp(logits).sum()):
+            of_classes = of_classes + torch.autograd.grad(log_probability, pixels, retain_graph=True)[0]
+        of_label, of_classes = (
+            reference.pixel_gradient_losses(gradient[0].numpy(), mask[index, 0].numpy())
+            for gradient in (of_label, of_classes)
+        )
+        expected = {
+            "gradmask": of_label["gradmask released" if released else "gradmask"],
+            "rrr": of_classes["rrr"] * (len(mask) if released else 1),
+        }
+        for name, value in expected.items():
+            assert found[name]["background_loss"][index].item() == pytest.approx(value, rel=1e-6), name
+            cross_entropy = -logits.log_softmax(0)[targets["label"][index]].item()
+            assert found[name]["confidence_loss"][index].item() == pytest.approx(cross_entropy)
+            total = {"gradmask": (50, 3e-9), "rrr": (1e-10, 2e-6)}[name]
+            assert found[name]["loss"][index].item() == pytest.approx(total[0] * value + total[1] * cross_entropy)
+
+
+def test_energy_against_a_slow_reference(tmp_path):
+    model, (pixel_values, mask, targets) = tiny_vit().double(), batch()
+    mask[:, :, 0] = 0.25
+    values, logits = losses("energy", tmp_path, model, pixel_values, mask, targets)
+    relevance = relevance_map(model, pixel_values, targets["label"], normalize=False).relevance.detach().numpy()
+    for index in range(len(mask)):
+        expected = reference.energy(relevance[index, 0], mask[index, 0].numpy())
+        assert values["energy_loss"][index].item() == pytest.approx(expected, rel=1e-9)
+    cross_entropy = torch.nn.functional.cross_entropy(logits, targets["label"], reduction="none")
+    torch.testing.assert_close(values["loss"], 0.8 * values["energy_loss"] + 0.2 * cross_entropy)
+
+
+def test_energy_of_no_relevance(tmp_path):
+    model = tiny_vit().double()
+    torch.nn.init.zeros_(model.classifier.weight)  # no logit depends on any attention
+    values, _ = losses("energy", tmp_path, model, *batch())
+    assert torch.equal(values["energy_loss"], torch.zeros(3).double())
+    values["loss"].sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"mean_over": "image"}])
+def test_cft_against_a_slow_reference(options, tmp_path):
+    model, (pixel_values, mask, targets) = tiny_vit().double(), batch()
+    values, logits = losses("cft", tmp_path, model, pixel_values, mask, targets, **options)
+    relevance = relevance_map(model, pixel_values, targets["label"]).relevance.detach().numpy()
+    for index in range(len(mask)):
+        background, foreground = reference.cross_entropies(
+            relevance[index, 0], mask[index, 0].numpy(), region=not options
+        )
+        assert values["background_loss"][index].item() == pytest.approx(background, rel=1e-3)
+        assert values["foreground_loss"][index].item() == pytest.approx(foreground, rel=1e-3)
+        confidence = -logits[index].log_softmax(0).max().item()
+        expected = 0.8 * (1.2 * background + 0.5 * foreground) + 0.2 * confidence
+        assert values["loss"][index].item() == pytest.approx(expected, rel=1e-3)
+
+
+# -- Derivatives -------------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_gradients_in_float64(name, tmp_path):
+    """The gradient of the loss in weights of each kind, which goes through second derivatives of the model."""
+    model, inputs = tiny_vit(hidden_size=12, intermediate_size=16).double(), batch(2)
+    embeddings, (first, last) = model.vit.embeddings.patch_embeddings, model.vit.layers
+    modules = (embeddings.projection, first.attention.q_proj, first.mlp.fc1, last.attention.v_proj, model.classifier)
+    weights = [module._parameters.pop("weight").detach().requires_grad_() for module in modules]
+
+    def loss(*weights):
+        for module, weight in zip(modules, weights, strict=True):
+            module.weight = weight
+        return losses(name, tmp_path, model, *inputs, **EXACT.get(name, {}))[0]["loss"].sum()
+
+    assert gradcheck(loss, weights, fast_mode=True)
+    *_, head = torch.autograd.grad(loss(*weights), weights)
+    assert head.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("name", ["gradmask", "rrr"])
+def test_the_background_loss_changes_the_weights(name, released, tmp_path):
+    """As the equations say, and not as released, where it is a constant."""
+    options = {"background_weight": 1.0, "confidence_weight": 0.0, "weight_decay": 0.0, "released_gradients": released}
+    model = tiny_vit()
+    trainer = RobustViTTrainer(deepcopy(model), tiny_config(tmp_path, method=name, **options), tensor_rows(8))
+    trainer.train()
+    changed = [not torch.equal(*pair) for pair in zip(model.parameters(), trainer.model.parameters(), strict=True)]
+    # Softmax is invariant to the bias of the keys, and the logit to that of the head.
+    assert sum(changed) >= len(changed) - 4 if not released else not any(changed)
+    logged = [entry["background_loss"] for entry in trainer.state.log_history if "background_loss" in entry]
+    assert logged[1] == pytest.approx(logged[0]) if released else logged[1] < logged[0]
+
+
+@pytest.mark.parametrize("name", ["gradmask", "rrr", "energy", "cft"])
+def test_precision_and_checkpointing(name, tmp_path):
+    """bf16 trains every parameter, and activation checkpointing changes nothing."""
+
+    def trained(folder, **options):
+        config = tiny_config(folder, method=name, **EXACT[name] | {"second_order": False}, **options)
+        trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+        trainer.train()
+        return trainer.model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    # In this order, since a process keeps the precision of its last Trainer.
+    _, half = trained(tmp_path / "a", bf16=True)
+    plain, full = trained(tmp_path / "b")
+    checkpointed, again = trained(tmp_path / "c", activation_checkpointing=True)
+    assert half != full and half == pytest.approx(full, rel=0.2)
+    assert again == pytest.approx(full, rel=1e-6)
+    for (parameter, ours), theirs in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        if "k_proj.bias" not in parameter:  # its gradient is rounding alone, which AdamW blows up to full steps
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4, msg=parameter)
+
+
+def test_evaluation_without_gradients(tmp_path):
+    """The same values as in training, without a graph."""
+    model, inputs = tiny_vit().double(), batch()
+    for name in NAMES:
+        attached, _ = losses(name, tmp_path, model, *inputs)
+        with torch.no_grad():
+            detached, logits = losses(name, tmp_path, model, *inputs)
+        assert not logits.requires_grad and not detached["loss"].requires_grad
+        torch.testing.assert_close(detached, {key: value.detach() for key, value in attached.items()})
+
+
+# -- The command line --------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_two_steps_from_the_command_line(name, tmp_path):
+    tiny_vit().save_pretrained(tmp_path / "model")
+    masked_folder(tmp_path / "data", 8, 4)
+    options = {
+        "model": str(tmp_path / "model"),
+        "dataset": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "run"),
+    }
+    options |= {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(options))
+    succeed("train", tmp_path / "recipe.yaml", "--method", name)
+    assert f"| method | {name} |" in (tmp_path / "run" / "README.md").read_text()
+    refused = call("train", tmp_path / "recipe.yaml", "--method", "robustvt")
+    assert "Unknown method `robustvt`; did you mean `robustvit`?" in refused.error
+
+
+# -- Ablations ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_ablation_gives_other_gradients(tmp_path):
+    model, inputs = tiny_vit(num_hidden_layers=7).double(), batch()
+    found = {}
+    for name, options in ABLATIONS.items():
+        loss = losses("robustvit", tmp_path, model, *inputs, **options)[0]["loss"].sum()
+        found[name] = torch.autograd.grad(loss, model.vit.layers[-1].attention.q_proj.weight)[0]
+        if name != "full":
+            assert not torch.allclose(found[name], found["full"], rtol=1e-3, atol=0), name
+    assert not tiny_config(tmp_path, **ABLATIONS["label-free"]).needs_labels
+
+
+def test_ablations_in_the_docs():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    shown = re.findall(r"^\| `([a-z-]+)` \| (?:none|`(.*)`) \|$", text, flags=re.MULTILINE)
+    assert {name: yaml.safe_load(options or "{}") for name, options in shown} == ABLATIONS
