@@ -248,10 +248,14 @@ def test_recipes(name):
     text = list_recipes()[name].read_text()
     values = yaml.safe_load(text)
     model, data, config = parse_arguments(["--config", name])
-    assert model.model == values["model"] == name and model.preset == values["preset"]
+    assert model.model == values["model"] and model.preset == values["preset"]
+    assert (config.method, name) in {
+        ("robustvit", model.model),
+        (values.get("method"), f"{config.method}-{model.model}"),
+    }
     assert config.learning_rate == float(values["learning_rate"])
     assert make_image_processor(values["preset"], IMAGE_SIZE)
-    assert ("robust-vit train\n" if name == "emoji-shift" else f"robust-vit train --model {name} ") in text
+    assert ("robust-vit train\n" if name == "emoji-shift" else f"robust-vit train --model {model.model} ") in text
     temperatures = {"deit-b": 0.65, "deit-s": 0.55}
     assert config.confidence_temperature == temperatures.get(name, 1.0)
     assert data.control is (name == "emoji-shift")
@@ -259,11 +263,17 @@ def test_recipes(name):
 
 def test_every_model_has_its_recipe():
     """A recipe is found by what the model is: its name, its ids on the Hub, its conversion. Other models have none."""
-    assert set(list_recipes()) == set(MODELS)
+    assert {name for name in list_recipes() if not name.startswith(("gradmask-", "rrr-"))} == set(MODELS)
     for name, entry in MODELS.items():
         for known in (name, *entry.hub_ids):
             assert find_recipe(known, None) == list_recipes()[name]
     assert find_recipe(None, None).stem == find_recipe("emoji-shift", None).stem == "emoji-shift"
+    for method in ("gradmask", "rrr"):
+        assert find_recipe(None, None, method).stem == "emoji-shift"
+        found = [find_recipe(name, "photos", method) for name in ("vit-b", "vit-l", "deit-s")]
+        expected = [f"{method}-vit-b", None, f"{method}-deit-s"]  # the paper could not run them on the large models
+        assert [recipe and recipe.stem for recipe in found] == expected
+    assert find_recipe("vit-b", None, "cft") is None  # weights and rates of the paper's method are not those of others
     assert find_recipe(None, "photos") is None and find_recipe("someone/else", None) is None
 
 

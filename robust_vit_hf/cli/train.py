@@ -25,10 +25,11 @@ DESCRIPTION = f"""Finetune a model so that its relevance map leaves the backgrou
 
   robust-vit train                                                   the bundled model and images
   robust-vit train --model vit-b --dataset PATH_OR_ID --output_dir runs/vit-b
+  robust-vit train --method gradmask                                 another method, see docs/methods.md
   accelerate launch --module robust_vit_hf.cli train …               on several GPUs; so does trainer/train.py
 
 Options come from a recipe, which the command line overrides: the one that --config names (a YAML file, or one of
-{", ".join(list_recipes())}), or else that of the model, if it has one."""
+{", ".join(list_recipes())}), or else that of the model and method, if they have one."""
 
 
 class TrainParser(HfArgumentParser, Parser):
@@ -112,8 +113,9 @@ def _take_recipe(argv: list[str]) -> tuple[Path | None, list[str]]:
         return found.config, rest
     parser.add_argument("--model", nargs="?")
     parser.add_argument("--dataset", nargs="?")
+    parser.add_argument("--method", nargs="?")
     found, _ = parser.parse_known_args(argv)
-    return find_recipe(found.model, found.dataset), argv
+    return find_recipe(found.model, found.dataset, found.method), argv
 
 
 def trainer_option_types() -> dict[str, set[type]]:

@@ -1,4 +1,4 @@
-"""Recipes: YAML files of options, one for each of the paper's models and one for each benchmark."""
+"""Recipes: YAML files of options, one for each of the paper's models and methods and one for each benchmark."""
 
 import re
 from collections.abc import Callable
@@ -10,27 +10,33 @@ import yaml
 
 from ..data.benchmarks import BUNDLED_BENCHMARK
 from ..models.registry import BUNDLED_MODEL, find_model
+from .arguments import FinetuningArguments
 
 
 def list_recipes() -> dict[str, Path]:
-    """The recipes of this package, by the name of their model."""
+    """The recipes of this package, by the name of their model, after that of their method if it is not the paper's."""
     folder = Path(str(files(__package__) / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def find_recipe(model: str | None, dataset: str | None) -> Path | None:
-    """The recipe of a registered model, under any of its names; otherwise `None`. A recipe that names a dataset is for that
-    dataset alone.
+def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> Path | None:
+    """The recipe of a registered model, under any of its names; otherwise `None`. A recipe that names a dataset or a method is
+    for that one alone.
 
     Args:
         model: as for [`find_model`]; `None` for the bundled model.
         dataset: path or id; `None` for the bundled images.
+        method: as for `--method`; `None` for its default.
     """
-    recipe = list_recipes().get(find_model(model or BUNDLED_MODEL))
-    if recipe is None:
-        return None
-    named = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("dataset")
-    return recipe if named in (None, dataset or BUNDLED_BENCHMARK) else None
+    recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
+    for recipe in (recipes.get(f"{method}-{name}"), recipes.get(name)):
+        values = {} if recipe is None else yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        if recipe is not None and (
+            values.get("dataset") in (None, dataset or BUNDLED_BENCHMARK)
+            and values.get("method") in (None, method or FinetuningArguments.method)
+        ):
+            return recipe
+    return None
 
 
 def read_recipe(path: Path, check: Callable[[str, Any], None]) -> dict:
