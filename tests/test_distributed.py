@@ -22,6 +22,8 @@ def test_two_processes_equal_one(tmp_path):
         names = [f"{prefix}{name}" for prefix in ("", "eval_") for name in (*COMPONENTS, "loss")]
         for name in [name for name in names if name in expected]:
             assert ours[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
+    for name, losses in one["losses"].items():
+        assert len(losses) == 4 and two["losses"][name] == pytest.approx(losses, rel=1e-3), name
     models = [ViTForImageClassification.from_pretrained(tmp_path / n) for n in "21"]
     assert_equal_weights(*models, atol=1e-5, rtol=1e-4)
     for name in ("predictions", "accepted"):

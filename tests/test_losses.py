@@ -87,6 +87,7 @@ def test_confidence():
     [
         ({"distance": "l1"}, "Expected `distance` to be `mse` or `bce`, but got `l1`"),
         ({"mask_edges": "soft"}, "Expected `mask_edges`"),
+        ({"mean_over": "pixels"}, "Expected `mean_over` to be `image` or `region`, but got `pixels`"),
         ({"background_weight": -1}, "Expected weights ≥ 0"),
     ],
 )

@@ -272,7 +272,9 @@ def test_two_steps_from_the_command_line(name, tmp_path):
     options |= {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(options))
     succeed("train", tmp_path / "recipe.yaml", "--method", name)
-    assert f"| method | {name} |" in (tmp_path / "run" / "README.md").read_text()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| method | {name} |" in card
+    assert ("by the method of\n[Optimizing" in card) is (name == "robustvit")
     refused = call("train", tmp_path / "recipe.yaml", "--method", "robustvt")
     assert "Unknown method `robustvt`; did you mean `robustvit`?" in refused.error
 

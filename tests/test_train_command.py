@@ -253,7 +253,8 @@ def test_recipes(name):
         ("robustvit", model.model),
         (values.get("method"), f"{config.method}-{model.model}"),
     }
-    assert config.learning_rate == float(values["learning_rate"])
+    for option in ("learning_rate", "confidence_weight", "background_weight"):
+        assert getattr(config, option) == float(values.get(option, getattr(config, option)))
     assert make_image_processor(values["preset"], IMAGE_SIZE)
     assert ("robust-vit train\n" if name == "emoji-shift" else f"robust-vit train --model {model.model} ") in text
     temperatures = {"deit-b": 0.65, "deit-s": 0.55}

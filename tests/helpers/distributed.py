@@ -15,6 +15,16 @@ from robust_vit_hf.evaluation.protocols import EvaluationSet
 from .tiny import IMAGE_SIZE, masked_dataset, tensor_rows, tiny_config, tiny_vit
 
 
+# Methods beside the paper's, with terms of one size.
+METHODS = {
+    "cft": {},
+    "energy": {},
+    "finetune": {},
+    "gradmask": {"background_weight": 1.0, "confidence_weight": 1.0},
+    "rrr": {"background_weight": 0.01, "confidence_weight": 1.0},
+}
+
+
 def run(folder: Path, batch_size: int) -> None:
     """Train, evaluate, and write `summary.json` into the folder."""
     config = tiny_config(
@@ -38,6 +48,14 @@ def run(folder: Path, batch_size: int) -> None:
             "accepted": result.accepted,
             "scores": result.scores,
         }
+    losses = {}
+    for name, options in METHODS.items():
+        config = tiny_config(folder / name, method=name, per_device_train_batch_size=batch_size, **options)
+        trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(16))
+        trainer.train()
+        losses[name] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if trainer.accelerator.is_main_process:
+        summary["losses"] = losses
         (folder / "summary.json").write_text(json.dumps(summary))
 
 
