@@ -27,7 +27,8 @@ class Benchmark:
         training_classes: labels of the classes that are finetuned on by default.
         shifted: names of the evaluation sets whose distribution is shifted; their mean is shown.
         masks: origin of the masks, for model cards.
-        load_finetuning_splits: loads the splits `train` and `validation`; takes `samples_per_class` and `seed`.
+        load_finetuning_splits: loads the splits `train` and `validation`; takes `samples_per_class`, `seed` and
+            `class_seed`.
         load_evaluation_sets: loads the evaluation sets by name, in the order of the tables; takes the images per set.
     """
 

@@ -38,7 +38,7 @@ def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
             image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or Hub id.
         split: name of the split, or a slice of it such as `train[:80%]`. A single parquet file, or dataset saved to disk,
             has only the split `train`.
-        options: of a benchmark: `samples_per_class`, `seed`.
+        options: of a benchmark: `samples_per_class`, `class_seed`, `seed`.
 
     Raises:
         FileNotFoundError: there is no such file, folder or Hub dataset.

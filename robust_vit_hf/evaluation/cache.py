@@ -1,8 +1,16 @@
 """Cached results and the fingerprint of their inputs."""
 
+import hashlib
+import json
 from pathlib import Path
 
+from accelerate import Accelerator
+from torch import nn
+from transformers import BaseImageProcessor
+
 from ..utils.files import read_json, write_json
+from .evaluate_sets import SetResult, evaluate_sets
+from .protocols import EvaluationSet
 
 
 FINGERPRINT_FILE = "fingerprint.json"
@@ -28,3 +36,47 @@ def write_fingerprint(folder: Path, fingerprint: dict) -> None:
     """Write a fingerprint. It is written before the result, so that every result has one."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FINGERPRINT_FILE, fingerprint)
+
+
+def measure_once(
+    folder: Path,
+    identity: dict,
+    model: nn.Module,
+    name: str,
+    rows: EvaluationSet,
+    processor: BaseImageProcessor,
+    accelerator: Accelerator,
+    *,
+    shared: Path | None = None,
+    **options,
+) -> SetResult:
+    """Result of a model on one set, from `folder` if an earlier run saved it there.
+
+    Args:
+        identity: what tells the model and its precision from others, as a JSON object.
+        shared: folder of results of many models and sets, where the result is looked for, and kept, as well.
+        options: as for [`evaluate_sets`].
+
+    Raises:
+        ValueError: `folder` holds the result of other inputs, or as [`evaluate_sets`].
+    """
+    fingerprint = identity | {
+        "source": rows.source,
+        "images": len(rows.dataset),
+        "rows": rows.digest,
+        "processor": json.loads(processor.to_json_string()),
+    }
+    check_fingerprint(folder, fingerprint)
+    result = SetResult.load(folder)
+    accelerator.wait_for_everyone()  # until all have looked, before one writes
+    if result is None:
+        if shared is not None:
+            key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+            within = shared / f"{name}-{key}"
+            result = measure_once(within, identity, model, name, rows, processor, accelerator, **options)
+        else:
+            result = evaluate_sets(model, {name: rows}, processor, accelerator, **options)[name]
+        if accelerator.is_main_process:
+            write_fingerprint(folder, fingerprint)
+            result.save(folder)
+    return result

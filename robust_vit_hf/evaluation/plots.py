@@ -35,7 +35,10 @@ def save_figure(figure: Figure, folder: Path, name: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     for suffix in ("png", "pdf"):
         with atomic_file(folder / f"{name}.{suffix}") as partial:
-            figure.savefig(partial, dpi=120, format=suffix)
+            # Without the date, the same figure is the same file.
+            figure.savefig(
+                partial, dpi=120, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None
+            )
 
 
 def accuracy_figure(comparison: Comparison) -> Figure:

@@ -3,12 +3,10 @@
 Tables in the layout of the paper's Tables 1, 2, 10 and 11, and its class plots (Figures 8 to 14).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
-from transformers import BaseImageProcessor, PreTrainedModel
 
 from ..data.benchmarks import IMAGES_PER_SET, benchmarks
 from ..data.class_order import align_labels, check_same_classes
@@ -20,9 +18,8 @@ from ..models.loading import load_model
 from ..models.registry import MODELS, find_model
 from ..utils.environment import environment
 from ..utils.files import write_atomically, write_json
-from .cache import check_fingerprint, write_fingerprint
+from .cache import measure_once
 from .compare import Comparison
-from .evaluate_sets import SetResult, evaluate_sets
 from .plots import save_plots
 from .protocols import EvaluationSet, Protocol, load_evaluation_sets, own_set
 from .report import RESULTS_FILE, summarize
@@ -47,6 +44,7 @@ def evaluate_robustness(
     batch_size: int = 32,
     num_workers: int = 0,
     settings: dict | None = None,
+    originals: Path | None = None,
 ) -> str:
     """Measure models on sets, and write `results.json`, `tables.md`, `tables.tex`, `plots/` and the predictions of each image.
 
@@ -59,6 +57,7 @@ def evaluate_robustness(
         training_data, train_split: images that `compare` was finetuned on, whose classes are shown apart.
         paper_model: the paper's name of `model`; by default that of the registered model with these weights.
         settings: options of the command, for `results.json`.
+        originals: folder of results of original models, which several evaluations share.
 
     Returns:
         The tables, as Markdown; nothing in other processes than the main one.
@@ -97,7 +96,7 @@ def evaluate_robustness(
         measured = {side: {} for side in models}
         for set_name, rows in of_protocol.items():
             for side in names:
-                measured[side][set_name] = _measure_once(
+                measured[side][set_name] = measure_once(
                     output_dir / protocol / set_name / side,
                     {"weights": digests[side], "bf16": bf16},
                     models[side],
@@ -105,6 +104,7 @@ def evaluate_robustness(
                     rows,
                     processors[protocol][side],
                     accelerator,
+                    shared=originals if side == "before" else None,
                     batch_size=batch_size,
                     num_workers=num_workers,
                     description=f"{protocol}, {side}",
@@ -152,30 +152,3 @@ def _training_classes(
     return (
         benchmarks()[sources.pop()].training_classes if len(sources) == 1 and sources <= benchmarks().keys() else None
     )
-
-
-def _measure_once(
-    folder: Path,
-    identity: dict,
-    model: PreTrainedModel,
-    name: str,
-    rows: EvaluationSet,
-    processor: BaseImageProcessor,
-    accelerator: Accelerator,
-    **options,
-) -> SetResult:
-    """Result of a model on one set, from `folder` if an earlier run saved it there."""
-    fingerprint = identity | {
-        "images": len(rows.dataset),
-        "rows": rows.digest,
-        "processor": json.loads(processor.to_json_string()),
-    }
-    check_fingerprint(folder, fingerprint)
-    result = SetResult.load(folder)
-    accelerator.wait_for_everyone()  # until all have looked, before one writes
-    if result is None:
-        result = evaluate_sets(model, {name: rows}, processor, accelerator, **options)[name]
-        if accelerator.is_main_process:
-            write_fingerprint(folder, fingerprint)
-            result.save(folder)
-    return result

@@ -43,7 +43,7 @@ RANGES = {
         ("dataloader_num_workers", "relevance_strip_steps", "neftune_noise_alpha", "start_layer"), _NOT_NEGATIVE
     ),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _SHARE),
-    **dict.fromkeys(("seed", "data_seed"), _SEED),
+    **dict.fromkeys(("seed", "data_seed", "class_seed"), _SEED),
     "background_swap": Range(0, 1),
     "max_steps": Range(-1),  # -1 for none
 }
@@ -112,6 +112,7 @@ class DataArguments:
     train_split: str = option("train", "Split to train on; slices such as `train[:80%%]` work.")
     eval_split: str = option("validation", "Split to validate on.")
     samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.")
+    class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.")
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.")
     control: bool = option(
         False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."

@@ -13,11 +13,13 @@ from transformers import PreTrainedConfig, set_seed
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.class_order import class_names_of
 from ..data.masked_dataset import load_masked_dataset, mask_origin
+from ..evaluation.cache import measure_once
 from ..evaluation.compare import Comparison
 from ..evaluation.evaluate_sets import evaluate_sets
 from ..evaluation.protocols import EvaluationSet, benchmark_sets
 from ..evaluation.report import TABLE_FILE, write_report
 from ..evaluation.tables import main_table
+from ..models.digest import weights_digest
 from ..models.image_processors import load_processor
 from ..models.loading import load_model
 from ..models.registry import resolve
@@ -32,8 +34,18 @@ from .config import RobustViTConfig
 from .trainer import RobustViTTrainer
 
 
-def finetune(model_arguments: ModelArguments, data_arguments: DataArguments, config: RobustViTConfig) -> str:
+def finetune(
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    config: RobustViTConfig,
+    predictions: Path | None = None,
+    originals: Path | None = None,
+) -> str:
     """Finetune a model, measure it before and after, and save or push it with its results and its card.
+
+    Args:
+        predictions: folder for the predictions of each image, `<set>/before` and `<set>/after`; not saved by default.
+        originals: folder of results of original models, which several runs share, if `predictions` are saved.
 
     Returns:
         The table of results, as Markdown; nothing in other processes than the main one.
@@ -46,11 +58,16 @@ def finetune(model_arguments: ModelArguments, data_arguments: DataArguments, con
     # The first process locks the folder, and its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
-        return _finetune(model_arguments, data_arguments, config, checkpoint)
+        return _finetune(model_arguments, data_arguments, config, checkpoint, predictions, originals)
 
 
 def _finetune(
-    model_arguments: ModelArguments, data_arguments: DataArguments, config: RobustViTConfig, checkpoint: str | None
+    model_arguments: ModelArguments,
+    data_arguments: DataArguments,
+    config: RobustViTConfig,
+    checkpoint: str | None,
+    predictions: Path | None,
+    originals: Path | None,
 ) -> str:
     started = time.time()
     set_seed(config.seed)
@@ -64,13 +81,34 @@ def _finetune(
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
     measure = partial(evaluate_sets, sets=sets, processor=processor, accelerator=trainer.accelerator)
-    before = measure(trainer.model, description="before")
+    if predictions is None:
+        before = measure(trainer.model, description="before")
+    else:
+        precision = trainer.accelerator.mixed_precision
+        identity = {"weights": weights_digest(trainer.model), "precision": precision}
+        before = {
+            name: measure_once(
+                predictions / name / "before",
+                identity,
+                trainer.model,
+                name,
+                rows,
+                processor,
+                trainer.accelerator,
+                shared=originals,
+                description="before",
+            )
+            for name, rows in sets.items()
+        }
     trainer.train(resume_from_checkpoint=checkpoint)
     if model_arguments.merge_lora:
         trainer.merge_adapter()
     trainer.save_model(_internal_call=True)  # or else it would be pushed before it is measured
     trainer.save_state()
     after = measure(trainer.model, description="after")
+    if predictions is not None and trainer.accelerator.is_main_process:
+        for name, result in after.items():
+            result.save(predictions / name / "after")
     control = None
     if data_arguments.control:
         control_trainer = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
@@ -121,7 +159,7 @@ def load_data(
     """
     source, options = arguments.dataset, {}
     if source in benchmarks():
-        options = {"samples_per_class": arguments.samples_per_class, "seed": seed}
+        options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
     splits = (arguments.train_split, arguments.eval_split)
     train, validation = (load_masked_dataset(source, split, **options) for split in splits)
     classes = [model_config.id2label[label] for label in range(model_config.num_labels)]

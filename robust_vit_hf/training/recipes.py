@@ -39,11 +39,12 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
     return None
 
 
-def read_recipe(path: Path, check: Callable[[str, Any], None]) -> dict:
+def read_recipe(path: Path, check: Callable[[str, Any], Any]) -> dict:
     """Options by name of a YAML file, or of one of [`list_recipes`].
 
     Args:
-        check: raises a `ValueError` for an option, by name and value, that is unknown or has no such values.
+        check: gives the value of an option, by name and value in the file, and raises a `ValueError` for an option that is
+            unknown or has no such values.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -82,7 +83,7 @@ def read_recipe(path: Path, check: Callable[[str, Any], None]) -> dict:
         lines[key.value] = key.start_mark.line + 1
     for name, value in values.items():
         try:
-            check(str(name), value)
+            values[name] = check(str(name), value)
         except ValueError as error:
             raise ValueError(f"`{path}`, line {lines.get(str(name), 1)}: {error}") from None
     return values
