@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from copy import copy
 from dataclasses import fields, make_dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType
@@ -58,19 +59,9 @@ def parse_arguments(argv: list[str]) -> tuple:
     """
     recipe, argv = _take_recipe(argv)
     own = (ModelArguments, DataArguments, FinetuningArguments)
-    trainers = trainer_option_types()
-    types = trainers | {option.name: types_of(option.type) for arguments in own for option in fields(arguments)}
+    trainers, types = trainer_option_types(), option_types()
     known = [f"--{name}" for name in (*types, "config")]
-
-    def check(name: str, value: Any) -> None:
-        if name not in types:
-            raise ValueError(unknown_option(f"--{name}", known))
-        if isinstance(value, str) and types[name] <= {int, float, NoneType}:
-            with suppress(ValueError):  # YAML takes 3e-6 for text
-                value = (float if float in types[name] else int)(value)
-        check_option(name, value, types[name], RANGES.get(name))
-
-    values = {} if recipe is None else read_recipe(recipe, check)
+    values = {} if recipe is None else read_recipe(recipe, check_train_option)
     parser = _make_parser(own)
     if {"-h", "--help"} & {*argv}:
         _make_parser((*own, _trainer_options())).print_help()
@@ -100,6 +91,31 @@ def parse_arguments(argv: list[str]) -> tuple:
     if recipe is not None and os.environ.get("RANK", "0") == "0":
         print(f"Recipe: {recipe}")
     return *groups, config
+
+
+def check_train_option(name: str, value: Any) -> Any:
+    """Value of an option of `robust-vit train` in a YAML file, text such as 3e-6 as the number that it is.
+
+    Raises:
+        ValueError: unknown option, or another value than the option takes; the message names the option.
+    """
+    types = option_types()
+    if name not in types:
+        raise ValueError(unknown_option(f"--{name}", [f"--{known}" for known in (*types, "config")]))
+    if isinstance(value, str) and types[name] <= {int, float, NoneType}:
+        with suppress(ValueError):  # YAML takes 3e-6 for text
+            value = (float if float in types[name] else int)(value)
+    check_option(name, value, types[name], RANGES.get(name))
+    return value
+
+
+@cache
+def option_types() -> dict[str, set[type]]:
+    """Types of the values of all options of `robust-vit train`, by name."""
+    own = (ModelArguments, DataArguments, FinetuningArguments)
+    return trainer_option_types() | {
+        option.name: types_of(option.type) for arguments in own for option in fields(arguments)
+    }
 
 
 def _take_recipe(argv: list[str]) -> tuple[Path | None, list[str]]:
