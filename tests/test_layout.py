@@ -21,6 +21,7 @@ ORDER = [
     "evaluation",
     "hub",
     "training",
+    "experiments",
     "cli",
 ]
 

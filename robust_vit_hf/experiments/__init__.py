@@ -1,0 +1,1 @@
+"""Grids of runs, sweeps over them, and the report of their results."""

@@ -1,0 +1,196 @@
+"""Grids: YAML files that name the runs of an experiment."""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ..data.benchmarks import BUNDLED_BENCHMARK
+from ..evaluation.set_names import check_set_names
+from ..models.registry import BUNDLED_MODEL
+from ..training.recipes import find_recipe, read_recipe
+
+
+PREPARED = "imagenet/"  # begins the names of folders that `--imagenet` holds
+VALIDATION_BOUND = 0.02
+_KEYS = ("options", "grid", "variants", "seeds", "sets", "validation_bound")
+# The sweep sets these itself.
+_OF_THE_SWEEP = ("output_dir", "resume_from_checkpoint", "push_to_hub")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a grid.
+
+    Args:
+        name: that of its folder, which ends in a hash of `options`.
+        variant, seed: names in the grid.
+        crossed: those of the crossed options that are neither model nor learning rate, such as `samples_per_class`.
+        options: all options of `robust-vit train` that recipe and grid give, as JSON values.
+    """
+
+    name: str
+    variant: str
+    seed: str
+    crossed: dict
+    options: dict
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of an experiment.
+
+    Args:
+        points: at least one.
+        sets: names and folders of the paper's sets to measure each model on; without any, what `train` measures.
+        validation_bound: greatest fall of top-1 on the validation images, as a fraction, of a learning rate that is chosen.
+    """
+
+    points: list[Point]
+    sets: list[tuple[str, str]]
+    validation_bound: float
+
+
+def read_grid(path: Path, check: Callable[[str, Any], Any], imagenet: Path | None = None) -> Grid:
+    """Read a grid, whose keys are all optional, but for one of `grid`, `variants` and `seeds`:
+
+    - `options`: options of `robust-vit train` that all runs share, above the recipe of the model;
+    - `grid`: lists of values by option, which are crossed;
+    - `variants`, `seeds`: options by name; lists in a variant are crossed as well, so that each method can have learning
+      rates of its own;
+    - `sets`: names of the paper's sets, which each model is measured on;
+    - `validation_bound`: see [`Grid`]; 0.02 by default, after the "2-3%" of
+      https://huggingface.co/papers/2206.01161, section 4.
+
+    Args:
+        check: as for [`read_recipe`], for options of `robust-vit train`.
+        imagenet: folder of outputs of `robust-vit data prepare`, one for each set, by the name of the set; the folder of a
+            grid's dataset `imagenet/paper-split` is `paper-split` in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no run in it, or two with the same settings; an unknown key or option, or a wrong value; a
+            folder of `imagenet` is needed that is not given. The message names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no grid `{path}`: expected a YAML file, such as those in trainer/grids.")
+    content = read_recipe(path, _check_key)
+    crossed = _options(path, "grid", content.get("grid"), check, lists=True)
+    shared = _options(path, "options", content.get("options"), check)
+    named = {}
+    for key in ("variants", "seeds"):
+        mapping = content.get(key) or {"": {}}
+        named[key] = {
+            str(name): _options(path, f"{key}: {name}", options, check, lists="maybe" if key == "variants" else False)
+            for name, options in mapping.items()
+        }
+    if not any(content.get(key) for key in ("grid", "variants", "seeds")):
+        raise ValueError(
+            f"`{path}` has no runs: give lists of options in `grid`, or named ones in `variants` or `seeds`."
+        )
+
+    points: dict[str, Point] = {}
+    for (variant, of_variant), (seed, of_seed) in product(named["variants"].items(), named["seeds"].items()):
+        lists = crossed | {name: values for name, values in of_variant.items() if isinstance(values, list)}
+        fixed = {name: value for name, value in of_variant.items() if not isinstance(value, list)}
+        lists = {name: values for name, values in lists.items() if name not in fixed}
+        for values in product(*lists.values()):
+            chosen = dict(zip(lists, values, strict=True))
+            point = _point(shared | fixed | of_seed | chosen, variant, seed, chosen, check)
+            digest = point.name.rpartition("-")[2]
+            if digest in points:
+                raise ValueError(
+                    f"`{path}`: `{points[digest].name}` and `{point.name}` are the same run, of the same settings: remove one, "
+                    "or set an option apart."
+                )
+            points[digest] = point
+    sets = [(name, f"{PREPARED}{name}") for name in content.get("sets") or []]
+    check_set_names([name for name, _ in sets])
+    points, sets = (
+        [_with_folder(path, point, imagenet) for point in points.values()],
+        [(name, _in_folder(path, source, imagenet)) for name, source in sets],
+    )
+    return Grid(points, sets, content.get("validation_bound", VALIDATION_BOUND))
+
+
+def _check_key(name: str, value: Any) -> Any:
+    """Check a key of a grid, as [`read_recipe`] calls it."""
+    if name not in _KEYS:
+        close = difflib.get_close_matches(name, _KEYS, n=1)
+        raise ValueError(
+            f"unknown key `{name}`{f'; did you mean `{close[0]}`?' if close else ''} Known: {', '.join(_KEYS)}."
+        )
+    if name == "sets":
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise ValueError("Expected `sets` to be a list of names.")
+    elif name == "validation_bound":
+        if not isinstance(value, float) or not 0 <= value <= 1:
+            raise ValueError(f"Expected `validation_bound` to be a fraction from 0 to 1, but got {value}.")
+    elif not isinstance(value, dict) or not value:
+        raise ValueError(f"`{name}` is empty: expected a mapping of names to values, or leave it out.")
+    return value
+
+
+def _options(path: Path, where: str, options: Any, check: Callable, lists: bool | str = False) -> dict:
+    """Options in a part of a grid with the values that `check` gives. With `lists`, each is a list of values, or (`maybe`)
+    may be one."""
+    if not isinstance(options, dict) and options is not None:
+        raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
+    checked = {}
+    for name, value in (options or {}).items():
+        if name in _OF_THE_SWEEP:
+            raise ValueError(f"`{path}`, {where}: `{name}` is set by the sweep itself: leave it out.")
+        try:
+            if lists is True and not isinstance(value, list):
+                raise ValueError(f"Expected a list of values of `{name}`.")
+            if isinstance(value, list) and lists:
+                if not value:
+                    raise ValueError(f"The list of `{name}` has no values.")
+                checked[name] = [check(str(name), entry) for entry in value]
+            else:
+                checked[name] = check(str(name), value)
+        except ValueError as error:
+            raise ValueError(f"`{path}`, {where}: {error}") from None
+    return checked
+
+
+def _point(given: dict, variant: str, seed: str, chosen: dict, check: Callable) -> Point:
+    """A run with these options above those of its model's recipe."""
+    model, dataset = given.get("model", BUNDLED_MODEL), given.get("dataset", BUNDLED_BENCHMARK)
+    recipe = find_recipe(model, dataset)
+    options = ({} if recipe is None else read_recipe(recipe, check)) | given
+    options.pop("output_dir", None)
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
+    crossed = {name: value for name, value in chosen.items() if name not in ("model", "learning_rate")}
+    # The names of datasets that a grid crosses tell numbers of samples and classes apart.
+    shown = [f"{name}-{value}" for name, value in chosen.items() if name != "model"]
+    words = [str(model).rstrip("/").rpartition("/")[2], variant, *shown, seed and f"seed-{seed}"]
+    name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, words))).strip("-.")[:90]
+    return Point(f"{name}-{digest}", variant, seed, crossed, options)
+
+
+def _with_folder(path: Path, point: Point, imagenet: Path | None) -> Point:
+    """The run with the folder of its prepared dataset. Its name stays that of the grid, wherever the sets lie."""
+    dataset = point.options.get("dataset")
+    if dataset is None or not dataset.startswith(PREPARED):
+        return point
+    options = point.options | {"dataset": _in_folder(path, dataset, imagenet)}
+    return Point(point.name, point.variant, point.seed, point.crossed, options)
+
+
+def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:
+    if imagenet is None:
+        raise ValueError(
+            f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see docs/experiments.md)."
+        )
+    folder = imagenet / source.removeprefix(PREPARED)
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"There is no `{folder}`, which `{path}` needs: make it with `robust-vit data prepare` (see docs/experiments.md)."
+        )
+    return str(folder)

@@ -1,0 +1,287 @@
+"""Sweeps: the runs of a grid, one after another on this machine or as jobs of a cluster."""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import submitit
+import torch
+from tqdm.auto import tqdm
+
+from ..evaluation.protocols import load_evaluation_sets
+from ..evaluation.report import RESULTS_FILE
+from ..evaluation.robustness import evaluate_robustness
+from ..hub.run_metadata import RUN_FILE
+from ..models.loading import load_model
+from ..training.arguments import DataArguments, ModelArguments
+from ..training.config import RobustViTConfig
+from ..training.finetune import finetune, load_data
+from ..utils.files import read_json, write_json
+from ..utils.lock import LOCK_FILE, folder_lock
+from ..utils.processes import make_accelerator
+from .grid import Grid, Point
+
+
+# In the folder of a point: what it is, its `train` run, its sets of the paper, its predictions, its error.
+POINT_FILE, RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "point.json", "run", "robustness", "predictions", "error.json"
+ORIGINALS, LOGS, SWEEP_FILE = "originals", "logs", "sweep.json"  # in the folder of the sweep
+THREE_DAYS = 3 * 24 * 60  # minutes that a job may take by default; submitit's default is 5
+
+
+def sweep(
+    grid: Grid,
+    output_dir: Path,
+    *,
+    cluster: str = "local",
+    jobs: int = 1,
+    cluster_options: dict | None = None,
+    dry_run: bool = False,
+) -> str:
+    """Run the points of a grid that are not complete, each in a folder of its own in `output_dir`. A point that was begun is
+    resumed. A failed one is recorded and the others go on; the next sweep tries it again.
+
+    Several sweeps may share a folder: a point that another process runs is waited for, and never run twice.
+
+    Args:
+        cluster: executor of submitit: `local` (a process for each run), `debug` (this process) or `slurm`, where the jobs
+            are submitted and not waited for.
+        jobs: runs at once; not of `debug`.
+        cluster_options: parameters of the executor, such as `slurm_partition`.
+        dry_run: only say what would run.
+
+    Returns:
+        A line for each point with its state, and an estimate of the time of those that are left.
+
+    Raises:
+        ValueError: options, model or data of a point do not fit together, or a folder holds another point; before the
+            first run.
+        OSError: there is no such model or set.
+    """
+    pending = [point for point in grid.points if not is_complete(output_dir / point.name, grid)]
+    _check(pending, grid, output_dir)
+    executor = None if dry_run else _executor(output_dir / LOGS, cluster, jobs, cluster_options or {})
+    if pending and not dry_run:
+        for point in pending:
+            (output_dir / point.name).mkdir(parents=True, exist_ok=True)
+            write_json(output_dir / point.name / POINT_FILE, asdict(point))
+        settings = {"validation_bound": grid.validation_bound, "sets": [name for name, _ in grid.sets]}
+        write_json(output_dir / SWEEP_FILE, settings)
+        if cluster == "slurm":
+            with executor.batch():
+                submitted = [executor.submit(Run(point, output_dir, grid.sets)) for point in pending]
+            return f"{len(submitted)} runs are submitted as {submitted[0].job_id.partition('_')[0]}.\n" + describe(
+                grid, output_dir, jobs
+            )
+        _run_all(executor, pending, grid, output_dir, 1 if cluster == "debug" else jobs)
+    return describe(grid, output_dir, jobs)
+
+
+@dataclass
+class Run:
+    """A point as submitit runs it, in a process of its own or in this one.
+
+    Args:
+        folder: that of the sweep.
+        sets: of the paper, with their folders.
+    """
+
+    point: Point
+    folder: Path
+    sets: Sequence[tuple[str, str]]
+
+    def __call__(self) -> bool:
+        """Run it, and record its error if it fails. Returns whether it was free: another process may run it."""
+        folder = self.folder / self.point.name
+        try:
+            with folder_lock(folder):
+                try:
+                    self._run(folder)
+                except Exception as error:  # whatever it is, the other runs go on
+                    write_error(folder, error)
+        except BlockingIOError:
+            return False
+        return True
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What submitit puts into the queue again when the cluster takes the machine back: the same, which resumes."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _run(self, folder: Path) -> None:
+        model, data, config = arguments_of(self.point, folder / RUN)
+        if not is_trained(folder):
+            config.resume_from_checkpoint = "last" if (folder / RUN / LOCK_FILE).exists() else None
+            finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
+            for checkpoint in (folder / RUN).glob("checkpoint-*"):  # with its optimizer, three times the model
+                shutil.rmtree(checkpoint)
+        if self.sets and not (folder / ROBUSTNESS / RESULTS_FILE).is_file():
+            evaluate_robustness(
+                model.model,
+                str(folder / RUN),
+                self.sets,
+                folder / ROBUSTNESS,
+                make_accelerator(bf16=False),
+                training_data=data.dataset,
+                train_split=data.train_split,
+                protocols=("paper",),
+                batch_size=config.per_device_eval_batch_size,
+                num_workers=config.dataloader_num_workers,
+                originals=self.folder / ORIGINALS,
+            )
+
+
+def write_error(folder: Path, error: Exception) -> None:
+    """Record why a run failed, in one line."""
+    kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+    write_json(folder / ERROR_FILE, {"error": kind + " ".join(str(error).split())})
+
+
+def is_complete(folder: Path, grid: Grid) -> bool:
+    """Whether a point has all of its results."""
+    return is_trained(folder) and (not grid.sets or (folder / ROBUSTNESS / RESULTS_FILE).is_file())
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the `train` run of a point has ended, with its results and then its record."""
+    return all((folder / RUN / name).is_file() for name in (RESULTS_FILE, RUN_FILE))
+
+
+def arguments_of(point: Point, output_dir: Path) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
+    """The arguments of [`finetune`] for a point."""
+    groups, options = [], dict(point.options)
+    for arguments in (ModelArguments, DataArguments):
+        names = [option.name for option in fields(arguments) if option.name in options]
+        groups.append(arguments(**{name: options.pop(name) for name in names}))
+    return *groups, RobustViTConfig(output_dir=str(output_dir), **options)
+
+
+def describe(grid: Grid, output_dir: Path, jobs: int) -> str:
+    """A line for each point with its state, and an estimate of the time of those that are left, from the seconds of those that
+    are complete."""
+    lines, left, seconds = [], 0, []
+    for point in grid.points:
+        folder = output_dir / point.name
+        if is_complete(folder, grid):
+            state = "complete"
+            seconds.append(read_json(folder / RUN / RESULTS_FILE)["settings"]["seconds"])
+        else:
+            left += 1
+            error = read_json(folder / ERROR_FILE)
+            state = "running" if _in_use(folder) else f"failed: {error['error']}" if error else "to run"
+            if state == "to run" and (folder / RUN).is_dir():
+                state = "begun, to resume"
+        lines.append(f"{point.name}: {state}")
+    if left and seconds:
+        minutes = left * sum(seconds) / len(seconds) / jobs / 60
+        lines.append(
+            f"{left} of {len(lines)} runs are left: about {minutes:.0f} minutes, after those that are complete."
+        )
+    elif left:
+        lines.append(f"{left} of {len(lines)} runs are left. None is complete, so their time is not known.")
+    else:
+        lines.append(f"All {len(lines)} runs are complete.")
+    return "\n".join(lines)
+
+
+def _check(points: list[Point], grid: Grid, output_dir: Path) -> None:
+    """Refuse points that cannot be run, before any is: the arguments of all are made, and each model and dataset is loaded
+    once."""
+    models, checked = {}, set()
+    for point in points:
+        known = read_json(output_dir / point.name / POINT_FILE)
+        if known is None and (output_dir / point.name / RUN).exists():
+            raise ValueError(
+                f"`{output_dir / point.name}` holds a run without its `{POINT_FILE}`: choose another --output_dir."
+            )
+        if known is not None and _settings(known["options"]) != _settings(point.options):
+            raise ValueError(
+                f"`{output_dir / point.name}` holds a run of other settings, see its `{POINT_FILE}`: choose another "
+                "--output_dir, or delete it."
+            )
+        try:
+            model, data, config = arguments_of(point, output_dir / point.name / RUN)
+            if model.model not in models:
+                models[model.model] = load_model(model.model, model.trust_remote_code).config
+            key = (model.model, json.dumps(asdict(data)), config.seed)
+            if key not in checked:
+                load_data(data, models[model.model], config.seed)
+            checked.add(key)
+        except (ValueError, OSError) as error:
+            kind = ValueError if isinstance(error, ValueError) else OSError
+            raise kind(f"{point.name}: {error}") from error
+    if points:
+        load_evaluation_sets(grid.sets, "paper", 1)
+
+
+def _executor(folder: Path, cluster: str, jobs: int, options: dict) -> submitit.AutoExecutor:
+    """The executor of a cluster, with one GPU for each run, if there is any.
+
+    Raises:
+        OSError: this machine has no such cluster.
+        ValueError: an unknown parameter.
+    """
+    parameters = {"timeout_min": THREE_DAYS, "gpus_per_node": min(1, torch.cuda.device_count())}
+    if cluster == "slurm":
+        parameters |= {"gpus_per_node": 1, "slurm_array_parallelism": jobs, "slurm_job_name": "robust-vit"}
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=cluster)
+    except RuntimeError as error:
+        raise OSError(f"Cannot use the cluster `{cluster}`: {error} Name another --cluster.") from error
+    try:
+        executor.update_parameters(**parameters | options)
+    except (NameError, TypeError, ValueError) as error:
+        raise ValueError(f"--cluster_options: {error}") from error
+    return executor
+
+
+def _settings(options: dict) -> dict:
+    """Options without the folder of the dataset, which may have been moved."""
+    return json.loads(json.dumps({**options, "dataset": Path(options.get("dataset", "")).name}))
+
+
+def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, output_dir: Path, jobs: int) -> None:
+    """Run points, `jobs` at once, until each is complete or has failed."""
+    waiting, running = list(points), {}
+    with tqdm(total=len(grid.points), initial=len(grid.points) - len(points), desc="runs", unit="run") as progress:
+        try:
+            while waiting or running:
+                for job in [job for job in running if job.done()]:
+                    point = running.pop(job)
+                    killed = job.exception()
+                    if killed is None and not job.result():
+                        waiting.append(point)
+                        continue
+                    if killed is not None:
+                        log = job.paths.stderr
+                        error = OSError(f"The process ended without a result, see `{log}`. The next sweep resumes it.")
+                        write_error(output_dir / point.name, error)
+                    progress.update()
+                for point in [point for point in waiting if not _in_use(output_dir / point.name)]:
+                    if len(running) == jobs:
+                        break
+                    waiting.remove(point)
+                    if is_complete(output_dir / point.name, grid):  # by another sweep
+                        progress.update()
+                        continue
+                    progress.set_postfix_str(point.name)
+                    (output_dir / point.name / ERROR_FILE).unlink(missing_ok=True)
+                    running[executor.submit(Run(point, output_dir, grid.sets))] = point
+                if waiting or running:
+                    time.sleep(0.2)
+        except BaseException:
+            for job in running:
+                job.cancel(check=False)
+            raise
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether another process runs in the folder of a point."""
+    if not (folder / LOCK_FILE).exists():
+        return False
+    try:
+        with folder_lock(folder):
+            return False
+    except BlockingIOError:
+        return True
