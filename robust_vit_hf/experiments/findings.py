@@ -1,0 +1,122 @@
+"""The findings of the paper as checks of an experiment: each agrees, disagrees, or was not measured.
+
+Source: https://huggingface.co/papers/2206.01161, whose Tables 1, 2, 4 and 10 give the signs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..evaluation.set_names import PAPER_SETS
+from ..evaluation.tables import Table
+from .differences import Difference, change, versus
+from .paper_tables import METHODS, OURS, Experiment, group_change
+from .results import UNSHIFTED
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement of the paper.
+
+    Args:
+        source: table or figure.
+        rises: whether the value is positive, according to the paper.
+        value: measured, as a fraction or with its interval; `None` if it was not measured.
+    """
+
+    source: str
+    statement: str
+    rises: bool
+    value: Difference | float | None
+
+    @property
+    def verdict(self) -> str:
+        if self.value is None:
+            return "not measured"
+        mean = self.value if isinstance(self.value, float) else self.value.mean
+        return "agrees" if (mean > 0) == self.rises and mean else "disagrees"
+
+
+# Sign of the mean over the shifted sets of Table 4, and over both models, of an ablation less the full loss.
+_LESS_ROBUST = ("without-confidence", "without-background", "without-foreground", "ground-truth")
+_KEEPS_VALIDATION = ("without-background", "ground-truth")
+
+
+def findings(experiment: Experiment) -> list[Finding]:
+    """All findings, whether they were measured or not."""
+    ours = experiment.of(OURS)
+    unshifted = experiment.common(ours, [name for name in experiment.sets if name not in experiment.shifted])
+    shifted = experiment.common(ours, experiment.shifted)
+    names = shifted + [name for name in unshifted if name in (*UNSHIFTED, "val")]
+    expected = {name: name not in UNSHIFTED and name != "val" for name in (*PAPER_SETS, *names)}
+    if names and not set(names) & set(PAPER_SETS):  # a benchmark, whose sets stand for those of the paper
+        expected = {name: rises for name, rises in expected.items() if name in names}
+    found = [
+        Finding(
+            "Tables 1, 2",
+            f"Top-1 {'rises' if rises else 'falls'} on {PAPER_SETS.get(name, name)}",
+            rises,
+            change(ours, [name]) if name in names else None,
+        )
+        for name, rises in expected.items()
+    ]
+
+    def group(shown: bool, sets: list[str]) -> float | None:
+        values = [group_change(run, name, shown, 1) for run in ours for name in sets]
+        return float(np.mean([after - before for before, after in values])) if values and None not in values else None
+
+    shown, others = group(True, shifted), group(False, shifted)
+    kept, lost = group(True, unshifted), group(False, unshifted)
+    found += [
+        Finding("Figure 4", "Classes that were trained on gain on the shifted sets", True, shown),
+        Finding("Figure 4", "The other classes gain on the shifted sets too", True, others),
+        Finding(
+            "Figure 4",
+            "Without a shift, classes that were trained on keep more than the others",
+            True,
+            None if kept is None or lost is None else kept - lost,
+        ),
+    ]
+    for method in _LESS_ROBUST:
+        statement = f"{METHODS[method]}: less gain on the shifted sets than with the full loss"
+        found.append(Finding("Table 4", statement, False, _against_ours(experiment, method, experiment.shifted)))
+    for method in _KEEPS_VALIDATION:
+        statement = f"{METHODS[method]}: higher top-1 without a shift than with the full loss"
+        found.append(Finding("Table 4", statement, True, _against_ours(experiment, method, unshifted)))
+    for method in ("gradmask", "rrr"):
+        statement = f"{METHODS[method]} gains less on the shifted sets than Ours"
+        found.append(Finding("Tables 1, 2", statement, False, _against_ours(experiment, method, experiment.shifted)))
+    scores = [
+        scores.segmentation["mean_iou_after"] - scores.segmentation["mean_iou_before"]
+        for run in ours
+        for scores in run.sets.values()
+        if scores.segmentation
+    ]
+    miou = float(np.mean(scores)) if scores else None
+    found.append(Finding("Table 3", "The relevance maps cover the masks better (mIoU)", True, miou))
+    return found
+
+
+def _against_ours(experiment: Experiment, method: str, sets: list[str]) -> Difference | None:
+    ours, runs = experiment.of(OURS), experiment.of(method)
+    return versus(ours, runs, experiment.common([*ours, *runs], sets)) if ours and runs else None
+
+
+def findings_table(found: list[Finding]) -> Table:
+    """The findings with what was measured, in points."""
+    rows = [
+        [
+            finding.source,
+            finding.statement,
+            "–"
+            if finding.value is None
+            else f"{100 * finding.value:+.1f}"
+            if isinstance(finding.value, float)
+            else str(finding.value),
+            finding.verdict,
+        ]
+        for finding in found
+    ]
+    return Table(
+        "Findings of the paper, measured in points of top-1 or mIoU", ["source", "finding", "measured", ""], rows
+    )

@@ -1,0 +1,85 @@
+"""The paper's figures from the runs of an experiment: 4, 7, and 8 to 14.
+
+Source: https://huggingface.co/papers/2206.01161
+"""
+
+from collections import Counter
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..evaluation.plots import class_figure
+from ..evaluation.set_names import PAPER_SETS
+from .differences import change
+from .paper_tables import OURS, Experiment, group_change
+from .results import RunResult
+
+
+def class_group_figure(experiment: Experiment) -> Figure | None:
+    """Figure 4: average change of top-1 and top-5 on the training classes and on the others, by set."""
+    runs = [run for run in experiment.of(OURS) if run.training_classes]
+    sets = experiment.common(runs, experiment.sets)
+    if not sets:
+        return None
+    figure = Figure((2 + 1.6 * len(sets), 3.6), layout="constrained")
+    for axis, k in zip(figure.subplots(1, 2, sharey=True), (1, 5), strict=True):
+        for offset, shown, colour in ((-0.2, True, "#1f6fb2"), (0.2, False, "#c77c11")):
+            heights = []
+            for name in sets:
+                pairs = [pair for run in runs if (pair := group_change(run, name, shown, k))]
+                heights.append(100 * float(np.mean([after - before for before, after in pairs])) if pairs else 0.0)
+            label = "training classes" if shown else "other classes"
+            axis.bar([place + offset for place in range(len(sets))], heights, 0.4, label=label, color=colour)
+        axis.axhline(0, color="black", linewidth=0.8)
+        names = [PAPER_SETS.get(name, name.replace("_", " ")) for name in sets]
+        axis.set_xticks(range(len(sets)), names, rotation=35, ha="right", fontsize=8)
+        axis.set_title(f"top-{k}", fontsize=9)
+    figure.axes[0].set_ylabel("average change, points")
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def size_figure(experiment: Experiment) -> Figure | None:
+    """Figure 7: change of top-1 over (a) the samples of a class and (b) the number of training classes. Each panel has the runs
+    of the most frequent value of the other. `None` if neither varies."""
+    runs = [run for run in experiment.runs if run.method.partition(",")[0] == OURS and run.training_classes]
+    samples = {run.name: round(run.train_images / len(run.training_classes), 2) for run in runs}
+    classes = {run.name: len(run.training_classes) for run in runs}
+    panels = {}
+    for title, varied, fixed in (("samples of a class", samples, classes), ("training classes", classes, samples)):
+        if len(set(fixed.values())) > 0:
+            (value, _), *_ = Counter(fixed.values()).most_common(1)
+            chosen = [run for run in runs if fixed[run.name] == value]
+            if len({varied[run.name] for run in chosen}) > 1:
+                panels[title] = (chosen, varied)
+    if not panels:
+        return None
+    figure = Figure((0.8 + 4 * len(panels), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (title, (chosen, varied)) in zip(axes, panels.items(), strict=True):
+        steps = sorted({varied[run.name] for run in chosen})
+        by_step: dict[float, list[RunResult]] = {step: [r for r in chosen if varied[r.name] == step] for step in steps}
+        for name in experiment.common(chosen, experiment.sets):
+            values = [100 * change(by_step[step], [name]).mean for step in steps]
+            axis.plot(steps, values, marker=".", label=PAPER_SETS.get(name, name.replace("_", " ")))
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xlabel(title)
+    axes[0].set_ylabel("change of top-1, points")
+    axes[-1].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def class_change_figures(experiment: Experiment, class_names: dict[str, dict[int, str]]) -> dict[str, Figure]:
+    """Figures 8 to 14, for the first model, which in the paper is ViT-B: the change of each class of a set, as a mean over the
+    seeds; of many classes the 50 most harmed and the 50 most helped."""
+    figures = {}
+    for model in experiment.models[:1]:
+        runs = experiment.of(OURS, model)
+        for name in experiment.common(runs, experiment.sets):
+            classes = runs[0].sets[name].classes
+            moved = np.mean([(run.sets[name].after < 1) * 1.0 - (run.sets[name].before < 1) for run in runs], axis=0)
+            changes = {int(label): float(moved[classes == label].mean()) for label in np.unique(classes)}
+            ordered = dict(sorted(changes.items(), key=lambda item: item[1]))
+            if figure := class_figure(ordered, class_names.get(model, {}), PAPER_SETS.get(name, name)):
+                figures[f"figure_8_to_14_{name}"] = figure
+    return figures
