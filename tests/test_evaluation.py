@@ -363,9 +363,14 @@ def test_published_figures():
         changes = [model["finetuned"][name]["top1"][0] - model["original"][name]["top1"] for model in figures]
         assert np.mean(changes) == pytest.approx(expected, abs=0.3), name
     for entry in models.values():
-        for version in ("original", "finetuned"):
-            assert entry["paper"][version].keys() == {*PAPER_SETS, "imagenet-segmentation"}
-    # Changes that Table 2 states beside the figures of GradMask.
+        for version, sets in entry["paper"].items():  # ablations and baselines are not measured by segmentation
+            measured = {*PAPER_SETS, "imagenet-segmentation"}
+            if version in ("original", "finetuned"):
+                assert sets.keys() == measured
+            elif version in ("gradmask", "rrr"):  # figures that the paper leaves out are missing
+                assert sets.keys() < measured
+            else:
+                assert sets.keys() == {*PAPER_SETS}
     gains = {"si-score-location": 1.3, "si-score-rotation": 1.6, "si-score-size": 1.4}
     vit = models["ViT-B"]["paper"]
     for name, gain in gains.items():

@@ -61,7 +61,6 @@ def measure_once(
         ValueError: `folder` holds the result of other inputs, or as [`evaluate_sets`].
     """
     fingerprint = identity | {
-        "source": rows.source,
         "images": len(rows.dataset),
         "rows": rows.digest,
         "processor": json.loads(processor.to_json_string()),

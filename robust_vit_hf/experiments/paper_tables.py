@@ -127,7 +127,7 @@ def _accuracy_table(
         names = {name: name in of_model[0].sets for name in sets}
         original = [_accuracy(of_model[:1], name, ks, "before") if known else "–" for name, known in names.items()]
         rows.append([model, "Original", _validation(of_model, 0), *original])
-        rows += _published_rows(model, "Original", "original", sets, scores)
+        rows += _published_row(model, "Original", "original", sets, scores)
         for method in methods:
             runs = experiment.of(method, model)
             if not runs:
@@ -140,8 +140,8 @@ def _accuracy_table(
                 moved = f" ({100 * change(runs, [name]).mean:+.1f})" if with_changes else ""
                 cells.append(_accuracy(runs, name, ks, "after") + moved)
             rows.append([model, METHODS.get(method, method), _validation(runs, 1), *cells])
-            if method == OURS:
-                rows += _published_rows(model, METHODS[OURS], "finetuned", sets, scores)
+            version = "finetuned" if method == OURS else method
+            rows += _published_row(model, METHODS.get(method, method), version, sets, scores)
     for method in methods:
         runs = experiment.of(method)
         if {run.model for run in runs} == set(experiment.models):  # as in the paper, only over all models
@@ -152,7 +152,7 @@ def _accuracy_table(
     return Table(title, head, rows)
 
 
-def _published_rows(model: str, method: str, version: str, sets: Sequence[str], scores: tuple[str, ...]) -> list[list]:
+def _published_row(model: str, method: str, version: str, sets: Sequence[str], scores: tuple[str, ...]) -> list[list]:
     cells = [published_cell(published_models().get(model), "paper", version, name, scores) for name in sets]
     return [[model, f"{method}, published", "–", *(cell or "–" for cell in cells)]] if any(cells) else []
 
@@ -188,10 +188,9 @@ def segmentation_table(experiment: Experiment) -> dict[str, Table]:
             ]
             if not runs:
                 continue
-            sides = ("before", "after") if method == experiment.of(method)[0].method else ("after",)
-            cells = {side: [] for side in sides}
+            cells = {"before": [], "after": []}
             for score in SEGMENTATION:
-                for side in sides:
+                for side in cells:
                     means = [
                         np.mean([s.segmentation[f"{score}_{side}"] for s in run.sets.values() if s.segmentation])
                         for run in runs
@@ -220,8 +219,10 @@ def class_group_tables(experiment: Experiment) -> dict[str, Table]:
         "table_11": ("Table 11: synthetic", experiment.synthetic),
     }
     tables = {}
-    for table, (title, sets) in parts.items():
-        sets = [name for name in experiment.sets if name in sets or name not in experiment.shifted]
+    for table, (title, kind) in parts.items():
+        if not kind:
+            continue
+        sets = [name for name in experiment.sets if name in kind or name not in experiment.shifted]
         rows, changes = [], {True: [], False: []}
         for model in experiment.models:
             runs = [run for run in experiment.of(OURS, model) if run.training_classes]
@@ -241,7 +242,7 @@ def class_group_tables(experiment: Experiment) -> dict[str, Table]:
             means = 100 * np.mean(changes[shown], axis=0)
             cells = [" ".join("–" if np.isnan(v) else f"{v:+.1f}" for v in pair) for pair in means]
             rows.append(["Avg. change", mark, "", _validation_change(experiment.of(OURS)), *cells])
-        if rows and sets:
+        if rows:
             head = ["model", "train classes", "", VALIDATION, *(PAPER_SETS.get(n, n.replace("_", " ")) for n in sets)]
             tables[table] = Table(f"{title}, training classes and others, top-1 and top-5 in per cent", head, rows)
     return tables

@@ -19,7 +19,7 @@ from ..metrics.robust_accuracy import TOP
 from ..models.registry import BUNDLED_MODEL, MODELS, find_model
 from ..utils.files import atomic_file, read_json
 from .grid import VALIDATION_BOUND
-from .sweep import POINT_FILE, PREDICTIONS, ROBUSTNESS, RUN, SWEEP_FILE, is_trained
+from .sweep import POINT_FILE, RUN, SWEEP_FILE, is_trained
 
 
 RESULTS_TABLE = "results.parquet"
@@ -112,7 +112,7 @@ def collect(folders: Iterable[Path], path: Path) -> int:
             if (folder / POINT_FILE).is_file()
             else sorted(file.parent for file in folder.glob(f"*/{POINT_FILE}"))
         )
-        complete = [point for point in points if is_trained(point)]
+        complete = [point for point in points if is_trained(point) and _results_of(point).is_dir()]
         if not complete:
             raise FileNotFoundError(
                 f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep."
@@ -121,14 +121,10 @@ def collect(folders: Iterable[Path], path: Path) -> int:
             if point.name in taken:
                 raise ValueError(f"`{point}` is named twice, or another folder holds the same run: name one of them.")
             taken.add(point.name)
-            settings = read_json(point.parent / SWEEP_FILE) or {}
-            bound = settings.get("validation_bound", bound)
-            of_paper = point / ROBUSTNESS / "paper"
-            if settings.get("sets") and not (point / ROBUSTNESS / RESULTS_FILE).is_file():
-                continue
+            bound = (read_json(point.parent / SWEEP_FILE) or {}).get("validation_bound", bound)
             run = _run(point)
             class_names.setdefault(run["model"], _class_names(point))
-            rows += [run | row for row in _set_rows(of_paper if settings.get("sets") else point / PREDICTIONS, point)]
+            rows += [run | row for row in _set_rows(point)]
     metadata = {"version": VERSION, "validation_bound": bound, "class_names": class_names}
     schema = SCHEMA.with_metadata({"robust-vit": json.dumps(metadata)})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,11 +210,16 @@ def _run(point: Path) -> dict:
     }
 
 
-def _set_rows(predictions: Path, point: Path) -> list[dict]:
+def _results_of(point: Path) -> Path:
+    """Folder of the results of a point by set: those of the paper's sets, or else those of `train`."""
+    return point / read_json(point / POINT_FILE)["results"]
+
+
+def _set_rows(point: Path) -> list[dict]:
     """The columns of each labelled set of a run."""
     dataset = read_json(point / POINT_FILE)["options"].get("dataset", BUNDLED_BENCHMARK)
     benchmark = benchmarks().get(dataset)
-    folders = {folder.name: folder for folder in sorted(predictions.iterdir())}
+    folders = {folder.name: folder for folder in sorted(_results_of(point).iterdir())}
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
     names = [name for name in order if name in folders] + [name for name in folders if name not in order]
     rows = []

@@ -11,6 +11,7 @@ import submitit
 import torch
 from tqdm.auto import tqdm
 
+from ..evaluation.evaluate_sets import SCORES_FILE
 from ..evaluation.protocols import load_evaluation_sets
 from ..evaluation.report import RESULTS_FILE
 from ..evaluation.robustness import evaluate_robustness
@@ -27,6 +28,7 @@ from .grid import Grid, Point
 
 # In the folder of a point: what it is, its `train` run, its sets of the paper, its predictions, its error.
 POINT_FILE, RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "point.json", "run", "robustness", "predictions", "error.json"
+MEASURED = f"{ROBUSTNESS}/paper"  # the protocol
 ORIGINALS, LOGS, SWEEP_FILE = "originals", "logs", "sweep.json"  # in the folder of the sweep
 THREE_DAYS = 3 * 24 * 60  # minutes that a job may take by default; submitit's default is 5
 
@@ -66,9 +68,9 @@ def sweep(
     if pending and not dry_run:
         for point in pending:
             (output_dir / point.name).mkdir(parents=True, exist_ok=True)
-            write_json(output_dir / point.name / POINT_FILE, asdict(point))
-        settings = {"validation_bound": grid.validation_bound, "sets": [name for name, _ in grid.sets]}
-        write_json(output_dir / SWEEP_FILE, settings)
+            facts = asdict(point) | {"results": MEASURED if grid.sets else PREDICTIONS}
+            write_json(output_dir / point.name / POINT_FILE, facts)
+        write_json(output_dir / SWEEP_FILE, {"validation_bound": grid.validation_bound})
         if cluster == "slurm":
             with executor.batch():
                 submitted = [executor.submit(Run(point, output_dir, grid.sets)) for point in pending]
@@ -116,11 +118,11 @@ class Run:
             finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
             for checkpoint in (folder / RUN).glob("checkpoint-*"):  # with its optimizer, three times the model
                 shutil.rmtree(checkpoint)
-        if self.sets and not (folder / ROBUSTNESS / RESULTS_FILE).is_file():
+        if sets := unmeasured(folder, self.sets):
             evaluate_robustness(
                 model.model,
                 str(folder / RUN),
-                self.sets,
+                sets,
                 folder / ROBUSTNESS,
                 make_accelerator(bf16=False),
                 training_data=data.dataset,
@@ -140,7 +142,14 @@ def write_error(folder: Path, error: Exception) -> None:
 
 def is_complete(folder: Path, grid: Grid) -> bool:
     """Whether a point has all of its results."""
-    return is_trained(folder) and (not grid.sets or (folder / ROBUSTNESS / RESULTS_FILE).is_file())
+    return is_trained(folder) and not unmeasured(folder, grid.sets)
+
+
+def unmeasured(folder: Path, sets: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of some sets of the paper that a point has not been measured on. Another grid may have measured others."""
+    return [
+        (name, source) for name, source in sets if not (folder / MEASURED / name / "after" / SCORES_FILE).is_file()
+    ]
 
 
 def is_trained(folder: Path) -> bool:

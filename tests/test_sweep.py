@@ -1,0 +1,326 @@
+"""`robust-vit sweep`: what runs, what is skipped, resumed, recorded and refused."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from robust_vit_hf.cli.train import check_train_option
+from robust_vit_hf.experiments.grid import read_grid
+from robust_vit_hf.experiments.sweep import POINT_FILE, RUN, Run, is_trained
+
+from .helpers.commands import call, kill_when, python, succeed
+from .helpers.tiny import ROOT, masked_folder, save_pretrained, tiny_vit
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """A model and images with masks."""
+    root = tmp_path_factory.mktemp("inputs")
+    save_pretrained(tiny_vit(), root / "model")
+    masked_folder(root / "data", train=16)
+    return root
+
+
+def write_grid(path: Path, inputs: Path, options: dict | None = None, **keys) -> Path:
+    """A grid of runs of a second each."""
+    shared = {"model": str(inputs / "model"), "dataset": str(inputs / "data"), "num_train_epochs": 1}
+    shared |= {"report_to": "none", "use_cpu": True, "load_best_model_at_end": False, "disable_tqdm": True}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"options": shared | (options or {})} | keys))
+    return path
+
+
+VARIANTS = {"robustvit": {"learning_rate": 0.01}, "bce": {"learning_rate": 0.01, "relevance_distance": "bce"}}
+SEEDS = {0: {"seed": 0}, 1: {"seed": 1}}
+
+
+@pytest.fixture(scope="module")
+def swept(inputs, tmp_path_factory) -> tuple[Path, Path, str]:
+    """Grid, output folder and output of a sweep of four runs."""
+    root = tmp_path_factory.mktemp("swept")
+    grid = write_grid(root / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS)
+    return grid, root / "out", succeed("sweep", grid, "--output_dir", root / "out", "--cluster", "debug")
+
+
+def points(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{POINT_FILE}"))
+
+
+def table(folder: Path, output: Path) -> str:
+    """The report of a sweep."""
+    succeed("report", folder, "--output_dir", output)
+    return (output / "report.md").read_text()
+
+
+def test_each_point_is_a_run(swept):
+    _, out, printed = swept
+    assert [path.name.rpartition("-")[0] for path in points(out)] == [
+        f"model-{variant}-seed-{seed}" for variant in ("bce", "robustvit") for seed in (0, 1)
+    ]
+    assert "All 4 runs are complete." in printed
+    for path in points(out):
+        training = json.loads((path / RUN / "results.json").read_text())["settings"]["training"]
+        assert training["relevance_distance"] == ("bce" if "bce" in path.name else "mse")
+        assert not list((path / RUN).glob("checkpoint-*"))  # which hold the optimizer
+    assert len(list((out / "originals").iterdir())) == 1  # the original model is measured once
+
+
+def test_complete_runs_are_skipped(swept):
+    grid, out, _ = swept
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    for options in ([], ["--dry_run"]):
+        assert "All 4 runs" in succeed("sweep", grid, "--output_dir", out, "--cluster", "debug", *options)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_dry_run_lists_and_estimates(swept, inputs, tmp_path):
+    _, out, _ = swept
+    longer = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS | {2: {"seed": 2}})
+    printed = succeed("sweep", longer, "--output_dir", out, "--dry_run")
+    assert printed.count(": complete") == 4 and printed.count("-seed-2-") == 2 == printed.count(": to run")
+    assert "2 of 6 runs are left: about 0 minutes, after those that are complete." in printed
+    assert len(points(out)) == 4
+    printed = succeed("sweep", longer, "--output_dir", tmp_path / "new", "--dry_run")
+    assert "6 of 6 runs are left. None is complete, so their time is not known." in printed
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_run_is_recorded_and_tried_again(inputs, tmp_path):
+    variants = {"diverges": {"learning_rate": 1e30}, "trains": {"learning_rate": 1e-3}}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=variants)
+    completed = call("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    assert completed.error == "error: 1 of 2 runs have failed, see above and their `error.json`."
+    failed, trained = points(tmp_path / "out")
+    error = json.loads((failed / "error.json").read_text())["error"]
+    assert "NaN or infinite" in error and f"{failed.name}: failed: {error}" in completed.out
+    assert is_trained(trained) and not (trained / "error.json").exists()
+    assert call("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug").status == 1  # once more
+
+
+def test_a_begun_run_is_resumed(inputs, tmp_path):
+    twice = {"num_train_epochs": 2, "save_total_limit": 2}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants={"robustvit": {}}, options=twice)
+    succeed("sweep", grid, "--output_dir", tmp_path / "whole", "--cluster", "debug")
+    (point,) = read_grid(grid, check_train_option).points
+    folder = tmp_path / "out" / point.name
+    folder.mkdir(parents=True)
+    (folder / POINT_FILE).write_text(json.dumps(vars(point) | {"results": "predictions"}))
+    options = [f"--{name}={value}" for name, value in point.options.items()]
+    succeed("train", *options, "--output_dir", folder / RUN)
+    for name in ("results.json", "run.json", "model.safetensors"):
+        (folder / RUN / name).unlink()
+    shutil.rmtree(folder / RUN / "checkpoint-4")
+    assert "begun, to resume" in succeed("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run")
+    succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    assert json.loads((folder / RUN / "run.json").read_text())["resumed"]
+    assert table(tmp_path / "out", tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
+
+
+def test_learning_rates_of_a_variant_are_crossed(inputs, tmp_path):
+    variants = {"a": {"learning_rate": ["1e-3", 1e-4], "seed": 3}, "b": {"learning_rate": 1e-2}}
+    grid = write_grid(
+        tmp_path / "grid.yaml", inputs, variants=variants, grid={"samples_per_class": [1, 2], "learning_rate": [1]}
+    )
+    chosen = [
+        (point.variant, point.options["learning_rate"], point.crossed)
+        for point in read_grid(grid, check_train_option).points
+    ]
+    one, two = {"samples_per_class": 1}, {"samples_per_class": 2}
+    assert chosen == [
+        ("a", 1e-3, one), ("a", 1e-3, two), ("a", 1e-4, one), ("a", 1e-4, two), ("b", 1e-2, one), ("b", 1e-2, two)
+    ]  # fmt: skip
+
+
+def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", inputs, {"dataset": "imagenet/data"}, seeds={0: {}})
+    shutil.copytree(inputs / "data", tmp_path / "elsewhere" / "data")
+    here, there = (read_grid(grid, check_train_option, root).points for root in (inputs, tmp_path / "elsewhere"))
+    assert [point.name for point in here] == [point.name for point in there]
+    assert there[0].options["dataset"] == str(tmp_path / "elsewhere" / "data")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "trainer" / "grids").glob("*.yaml")), ids=lambda path: path.stem)
+def test_grids_of_the_paper(path, tmp_path):
+    """Each parses, and its options are those of `train`; its header says how it is run."""
+    for name in yaml.safe_load(path.read_text()).get("sets", []):
+        (tmp_path / name).mkdir()
+    for word in path.read_text().replace(",", " ").replace("}", " ").split():
+        if word.startswith("imagenet/"):
+            (tmp_path / word.removeprefix("imagenet/")).mkdir(exist_ok=True)
+    grid = read_grid(path, check_train_option, tmp_path)
+    numbers = {"table1": 14, "table2": 14, "table4": 10, "table8": 21, "table9": 21, "figure7": 8, "emoji-shift": 33}
+    assert len(grid.points) == numbers[path.stem]
+    assert f"robust-vit sweep trainer/grids/{path.resolve().name} " in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{}", "has no runs: give lists of options in `grid`, or named ones in `variants` or `seeds`."),
+        ("options: {seed: 0}", "has no runs"),
+        ("grid: {}", "line 1: `grid` is empty"),
+        ("grid: {seed: []}", "grid: The list of `seed` has no values."),
+        ("grid: {seed: 1}", "grid: Expected a list of values of `seed`."),
+        ("variant: {a: {}}", "line 1: unknown key `variant`; did you mean `variants`?"),
+        (
+            "variants: {a: {learning_rat: 1}}",
+            "variants: a: unknown option --learning_rat; did you mean --learning_rate?",
+        ),
+        (
+            "variants: {a: {relevance_distance: mes}}",
+            "a-11111111: Expected `relevance_distance` to be one of ('mse', 'bce')",
+        ),
+        ("variants: {a: {learning_rate: -1}}", "variants: a: Expected `learning_rate` ≥ 0, but got -1."),
+        ("seeds: {0: {output_dir: x}}", "seeds: 0: `output_dir` is set by the sweep itself"),
+        ("variants: {a: {}, b: {}}", "are the same run, of the same settings: remove one"),
+        ("variants: {a: {}}\nsets: [imagenet-z]", "Unknown set `imagenet-z`"),
+        (
+            "variants: {a: {}}\nsets: [imagenet-a]",
+            "needs `imagenet/imagenet-a`: give the folder of your prepared sets",
+        ),
+        ("variants: {a: {dataset: imagenet/paper-split}}", "needs `imagenet/paper-split`: give the folder"),
+        ("variants: {a: {model: no/such-model}}", "a-11111111: "),
+        ("variants: {a: {dataset: nowhere}}", "a-11111111: There is no file or folder `nowhere`"),
+        ("variants: {a: {}, b: {dataset: nowhere}}", "There is no file or folder `nowhere`"),
+        ("variants: {a: {background_swap: 0.5}}", "`background_swap` with `confidence_target='prediction'`"),
+        ("variants: {a: {}}\nvalidation_bound: 2", "Expected `validation_bound` to be a fraction from 0 to 1"),
+    ],
+)
+def test_refused_before_the_first_run(text, message, inputs, tmp_path):
+    shared = yaml.safe_load(write_grid(tmp_path / "shared.yaml", inputs).read_text())["options"]
+    grid = tmp_path / "grid.yaml"
+    named = {"options": shared} if "options" not in text else {}
+    grid.write_text(text if text == "{}" else f"{text}\n{yaml.safe_dump(named) if named else ''}")
+    error = call("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug").error
+    expected, _, rest = message.partition("11111111")
+    assert expected in error and rest in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_folders_are_named(inputs, tmp_path):
+    assert "There is no grid `nowhere.yaml`" in call("sweep", "nowhere.yaml", "--output_dir", tmp_path / "out").error
+    grid = write_grid(tmp_path / "grid.yaml", inputs, seeds={0: {}}, sets=["imagenet-a"])
+    error = call("sweep", grid, "--output_dir", tmp_path / "out", "--imagenet", tmp_path / "sets").error
+    assert f"There is no `{tmp_path / 'sets' / 'imagenet-a'}`" in error and "robust-vit data prepare" in error
+
+
+def test_a_folder_of_other_settings_is_refused(swept, tmp_path):
+    grid, out, _ = swept
+    shutil.copytree(out, tmp_path / "out")
+    folder = points(tmp_path / "out")[0]
+    facts = json.loads((folder / POINT_FILE).read_text())
+    (folder / POINT_FILE).write_text(json.dumps(facts | {"options": facts["options"] | {"learning_rate": 0.5}}))
+    (folder / RUN / "results.json").unlink()
+    error = call("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug").error
+    assert f"`{folder}` holds a run of other settings" in error
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Path:
+    """Folder of an `sbatch` that copies what it is given."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, text in {"sbatch": f'cp "$1" {folder}/given\necho Submitted batch job 12345', "srun": "exit 1"}.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS)
+    options = ["--jobs", 3, "--cluster_options", "slurm_partition=gpu", "timeout_min=60", "mem_gb=8"]
+    printed = succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "slurm", *options)
+    assert "4 runs are submitted as 12345." in printed
+    script = (slurm / "given").read_text()
+    for line in ("--array=0-3%3", "--partition=gpu", "--time=60", "--mem=8GB", "--gpus-per-node=1"):
+        assert f"#SBATCH {line}\n" in script
+    assert "submitit.core._submit" in script
+    jobs = sorted((tmp_path / "out" / "logs").glob("12345_*_submitted.pkl"))
+    submitted = [pickle.loads(path.read_bytes()) for path in jobs]
+    assert [job.function.point.name for job in submitted] == [
+        p.name for p in read_grid(grid, check_train_option).points
+    ]
+    # After a pre-emption the same run is put into the queue again.
+    again = submitted[0].function.checkpoint()
+    assert isinstance(again.function, Run) and again.function.point == submitted[0].function.point
+    again.function()
+    assert is_trained(tmp_path / "out" / again.function.point.name)
+
+
+def test_clusters_that_cannot_be_used(inputs, tmp_path, monkeypatch):
+    grid = write_grid(tmp_path / "grid.yaml", inputs, seeds={0: {}})
+    monkeypatch.setenv("PATH", "")
+    options = ["sweep", grid, "--output_dir", tmp_path / "out"]
+    assert "Cannot use the cluster `slurm`" in call(*options, "--cluster", "slurm").error
+    assert "--cluster_options: " in call(*options, "--cluster", "debug", "--cluster_options", "slurm_partitoin=gpu").error
+    assert "expected NAME=VALUE" in call(*options, "--cluster_options", "gpu").error
+
+
+@pytest.mark.slow
+def test_a_process_for_each_run(inputs, tmp_path):
+    """Two at once, one of which fails."""
+    variants = {"diverges": {"learning_rate": 1e30}, "trains": {"learning_rate": 1e-3}}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=variants)
+    completed = call("sweep", grid, "--output_dir", tmp_path / "out", "--jobs", 2)
+    assert completed.error == "error: 1 of 2 runs have failed, see above and their `error.json`."
+    assert [is_trained(path) for path in points(tmp_path / "out")] == [False, True]
+
+
+def start(*arguments) -> subprocess.Popen:
+    return subprocess.Popen(
+        python("-m", "robust_vit_hf.cli", "sweep", *arguments),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS, options={"num_train_epochs": 8})
+    succeed("sweep", grid, "--output_dir", tmp_path / "whole", "--cluster", "debug")
+    out = tmp_path / "out"
+    command = ["-m", "robust_vit_hf.cli", "sweep", grid, "--output_dir", out]
+
+    def begun(number: int) -> bool:
+        return len([path for path in points(out) if list((path / RUN).glob("checkpoint-*"))]) >= number
+
+    kill_when(lambda: begun(1), *command, "--cluster", "debug")
+    kill_when(lambda: sum(map(is_trained, points(out))) == 1, *command)
+    # Now a run alone is killed, with its process: the sweep records it and goes on.
+    process = start(grid, "--output_dir", out)
+    killed = set()
+    while process.poll() is None:
+        for path in points(out):
+            holder = (path / ".lock").read_text() if (path / ".lock").exists() else ""
+            if holder and not killed and list((path / RUN).glob("checkpoint-*")):
+                killed.add(path)
+                os.kill(json.loads(holder)["pid"], signal.SIGKILL)
+        time.sleep(0.005)
+    printed, _ = process.communicate()
+    assert killed and process.returncode == 1
+    assert "failed: The process ended without a result" in printed and printed.count(": complete") == 3
+    succeed("sweep", grid, "--output_dir", out, "--cluster", "debug")
+    assert table(out, tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_share_the_runs(inputs, tmp_path):
+    """Both wait until all runs are complete, and none is run twice."""
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS, options={"num_train_epochs": 4})
+    sweeps = [start(grid, "--output_dir", tmp_path / "out", "--cluster", "debug") for _ in range(2)]
+    outputs = [process.communicate(timeout=400) for process in sweeps]
+    assert [process.returncode for process in sweeps] == [0, 0], outputs[0][1][-3000:] + outputs[1][1][-3000:]
+    assert all("All 4 runs are complete." in printed for printed, _ in outputs)
+    assert sum(log.count("after: validation: 100%") for _, log in outputs) == 4
