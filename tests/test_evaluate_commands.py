@@ -13,7 +13,8 @@ from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from .helpers import formats
 from .helpers.commands import call, kill_when, launch, launch_two, succeed
-from .helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, masked_dataset, save_pretrained, tiny_vit
+from .helpers.image_sets import miniatures
+from .helpers.tiny import GOLDFISH, IMAGE_SIZE, TENCH, masked_dataset, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +31,7 @@ def models(tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory) -> dict[str, str]:
     """Every evaluation set of the paper in its official layout, with 4 to 6 images, as the command takes it."""
-    root = tmp_path_factory.mktemp("sets")
-    folders = {
-        "imagenet-1k": formats.class_folders(root / "imagenet" / "val", {TENCH: 3, GOLDFISH: 2}, ".JPEG").parent,
-        "imagenet-a": formats.class_folders(root / "a", {STINGRAY: 4}),
-        "imagenet-r": formats.class_folders(root / "r", {GOLDFISH: 4}),
-        "imagenet-sketch": formats.class_folders(root / "sketch", {TENCH: 2, GOLDFISH: 2}),
-        "imagenet-v2": formats.class_folders(root / "v2", {"0": 2, "10": 1, "2": 2}),
-        "objectnet": formats.objectnet(root / "objectnet-1.0"),
-    }
-    for name, folder in (("location", "location20_area02_min0pc"), ("rotation", "rotation"), ("size", "area")):
-        folders[f"si-score-{name}"] = formats.si_score(root / name / folder, {"koala": 4, "wok": 2})
+    folders = miniatures(tmp_path_factory.mktemp("sets"))
     return {name: f"{name}={folder}" for name, folder in folders.items()}
 
 

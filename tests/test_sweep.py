@@ -261,7 +261,9 @@ def test_clusters_that_cannot_be_used(inputs, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     options = ["sweep", grid, "--output_dir", tmp_path / "out"]
     assert "Cannot use the cluster `slurm`" in call(*options, "--cluster", "slurm").error
-    assert "--cluster_options: " in call(*options, "--cluster", "debug", "--cluster_options", "slurm_partitoin=gpu").error
+    assert (
+        "--cluster_options: " in call(*options, "--cluster", "debug", "--cluster_options", "slurm_partitoin=gpu").error
+    )
     assert "expected NAME=VALUE" in call(*options, "--cluster_options", "gpu").error
 
 

@@ -34,7 +34,7 @@ class Finding:
         if self.value is None:
             return "not measured"
         mean = self.value if isinstance(self.value, float) else self.value.mean
-        return "agrees" if (mean > 0) == self.rises and mean else "disagrees"
+        return "agrees" if (mean > 0) == self.rises and abs(mean) > 1e-9 else "disagrees"
 
 
 # Sign of the mean over the shifted sets of Table 4, and over both models, of an ablation less the full loss.
@@ -74,7 +74,7 @@ def findings(experiment: Experiment) -> list[Finding]:
             "Figure 4",
             "Without a shift, classes that were trained on keep more than the others",
             True,
-            None if kept is None or lost is None else kept - lost,
+            None if kept is None or lost is None else round(kept - lost, 9) + 0.0,  # and not -0.0
         ),
     ]
     for method in _LESS_ROBUST:

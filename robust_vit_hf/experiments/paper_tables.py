@@ -4,6 +4,7 @@ Source: https://huggingface.co/papers/2206.01161
 """
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -142,12 +143,12 @@ def _accuracy_table(
             rows.append([model, METHODS.get(method, method), _validation(runs, 1), *cells])
             version = "finetuned" if method == OURS else method
             rows += _published_row(model, METHODS.get(method, method), version, sets, scores)
-    for method in methods:
+    for method, k in product(methods, ks):
         runs = experiment.of(method)
         if {run.model for run in runs} == set(experiment.models):  # as in the paper, only over all models
-            cells = [str(change(runs, [name], ks[0])) if experiment.common(runs, [name]) else "–" for name in sets]
-            validation = _validation_change(runs)
-            rows.append([f"Avg. change of top-{ks[0]}", METHODS.get(method, method), validation, *cells])
+            cells = [str(change(runs, [name], k)) if experiment.common(runs, [name]) else "–" for name in sets]
+            validation = _validation_change(runs) if k == 1 else "–"
+            rows.append([f"Avg. change of top-{k}", METHODS.get(method, method), validation, *cells])
     head = ["model", "method", VALIDATION, *(PAPER_SETS.get(name, name.replace("_", " ")) for name in sets)]
     return Table(title, head, rows)
 

@@ -1,0 +1,183 @@
+"""`robust-vit report`: the paper's tables, figures and findings from one file of results."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from robust_vit_hf.evaluation.set_names import PAPER_SETS
+from robust_vit_hf.experiments.differences import bootstrap, change, versus
+from robust_vit_hf.experiments.findings import findings
+from robust_vit_hf.experiments.paper_tables import Experiment
+from robust_vit_hf.experiments.results import read_results
+from robust_vit_hf.experiments.selection import choose_learning_rates
+from robust_vit_hf.models.registry import MODELS
+
+from .helpers.commands import call, files_below, succeed
+from .helpers.experiment import result_rows, write_results
+from .helpers.image_sets import miniatures
+from .helpers.tiny import DATA, ROOT, masked_dataset, tiny_vit
+
+
+FIXED = DATA / "experiment"
+
+
+@pytest.fixture
+def results(tmp_path):
+    return read_results(write_results(tmp_path / "results.parquet", result_rows()))
+
+
+def test_the_report_of_a_fixed_file(tmp_path):
+    """Equal to the committed one, and to the byte from one time to the next, figures too."""
+    for name in ("a", "b"):
+        succeed("report", FIXED / "results.parquet", "--output_dir", tmp_path / name)
+    files = files_below(tmp_path / "a")
+    assert files == files_below(tmp_path / "b")
+    for name in ("report.md", "report.tex"):
+        assert files[name].decode() == (FIXED / name).read_text()
+    figures = {"figure_4", *(f"figure_8_to_14_{name}" for name in ("imagenet-1k", "imagenet-a", "si-score-rotation"))}
+    assert {name for name in files if not name.startswith("report.")} == {
+        f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")
+    }
+    with Image.open(tmp_path / "a" / "figure_4.png") as picture:
+        assert picture.width > 300
+
+
+def test_the_tables_of_the_paper():
+    text = (FIXED / "report.md").read_text()
+    for number in (1, 2, 4, 8, 9, 10, 11, 12):
+        assert f"## Table {number}: " in text
+    # Beside ours, the paper's; in every table, the classes that were not trained on, and the set without a shift.
+    assert "| ViT-B | Ours, published | – | 80.3±0.1 95.4±0.0 | 23.6±0.7 47.1±0.8 |" in text
+    assert "| ViT-B | w/o background loss (Eq. 1), published | – | 81.5 | 19.1 | 42.3 |" in text
+    for line in text.splitlines():
+        if line.startswith(("| model | method | unseen", "| model | train classes")):
+            assert " | unseen classes | INet val | " in line
+    assert "| Avg. change | ✓ |" in text and "| Avg. change of top-1 | GradMask | -1.0 |" in text
+
+
+def test_the_highest_rate_that_keeps_the_validation(results):
+    chosen, table = choose_learning_rates(results)
+    assert {run.learning_rate for run in chosen} == {1e-6}
+    assert ["ViT-B", "robustvit", "1e-06", "2", "1.0", "chosen"] in table.rows
+    assert ["ViT-B", "robustvit", "1e-05", "2", "20.0", ""] in table.rows
+
+
+def test_a_method_that_always_forgets_is_marked(tmp_path):
+    rows = [row | {"validation_after": row["validation_after"] - 0.1} for row in result_rows()]
+    _, table = choose_learning_rates(read_results(write_results(tmp_path / "results.parquet", rows)))
+    assert ["ViT-B", "robustvit", "1e-06", "2", "11.0", "beyond the bound"] in table.rows
+
+
+@pytest.mark.parametrize(
+    "row_change, message",
+    [
+        ({"epochs": 3.0}, "ViT-B, robustvit: its learning rates 1e-06, 1e-05 differ in their seeds or epochs"),
+        ({"seed": "7"}, "differ in their seeds or epochs"),
+        ({"validation_after": None}, "differ in their validation images, some of which have no labels"),
+    ],
+)
+def test_rates_with_other_budgets_are_refused(row_change, message, tmp_path):
+    rows = result_rows()
+    rows = [row | (row_change if row["run"] == "ViT-B-robustvit-1e-05-1" else {}) for row in rows]
+    assert (
+        message in call("report", write_results(tmp_path / "r.parquet", rows), "--output_dir", tmp_path / "out").error
+    )
+
+
+def test_bootstrap_against_draws_of_all_images():
+    rng = np.random.default_rng(3)
+    pairs = [(rng.random(60) < 0.4, rng.random(60) < 0.6) for _ in range(3)]
+    difference = bootstrap(["a"], lambda name: pairs)
+    gains = np.mean([after * 1.0 - before for before, after in pairs], axis=0)
+    draws = gains[rng.integers(0, 60, (10_000, 60))].mean(axis=1)
+    assert difference.mean == pytest.approx(gains.mean())
+    assert (difference.low, difference.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.01)
+
+
+def test_runs_are_paired_by_model_and_seed(results):
+    runs = choose_learning_rates(results)[0]
+    ours, other = ([run for run in runs if run.method == name] for name in ("robustvit", "bce"))
+    against = versus(ours, other, ["imagenet-a"])
+    assert against.mean == pytest.approx(change(other, ["imagenet-a"]).mean - change(ours, ["imagenet-a"]).mean)
+    assert versus(ours, [], ["imagenet-a"]) is None
+    assert versus(ours[:1], other[1:2], ["imagenet-a"]) is None  # of another seed
+
+
+def test_findings(results):
+    verdicts = {f.statement: f.verdict for f in findings(Experiment(choose_learning_rates(results)[0]))}
+    assert verdicts["Top-1 rises on INet-A"] == "agrees" and verdicts["Top-1 falls on INet val"] == "disagrees"
+    assert verdicts["GradMask gains less on the shifted sets than Ours"] == "agrees"
+    assert verdicts["RRR gains less on the shifted sets than Ours"] == "not measured"
+    assert verdicts["Top-1 rises on Sketch"] == "not measured"
+    name = "w/o background loss (Eq. 1): less gain on the shifted sets than with the full loss"
+    assert verdicts[name] == "agrees"
+    swapped = {"robustvit": "without-background", "without-background": "robustvit"}
+    runs = [run for run in results.runs if run.learning_rate == 1e-6]
+    runs = [type(run)(**vars(run) | {"method": swapped.get(run.method, run.method)}) for run in runs]
+    assert {f.statement: f.verdict for f in findings(Experiment(runs))}[name] == "disagrees"
+
+
+def test_refused(tmp_path):
+    def error(*sources) -> str:
+        return call("report", *sources, "--output_dir", tmp_path / "out").error
+
+    old = write_results(tmp_path / "old.parquet", result_rows(), version=0)
+    assert f"`{old}` is of version 0, and version 1 is read here: make it again from the folders" in error(old)
+    (tmp_path / "text.parquet").write_text("text")
+    assert "is not a results.parquet of `robust-vit report`" in error(tmp_path / "text.parquet")
+    assert "There is no `nowhere`: expected folders of sweeps, or a results.parquet" in error("nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "holds no complete run of `robust-vit sweep`: name the folder of a sweep" in error(tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """Folder of all sets of the paper, as `--imagenet` takes it, in miniature."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for name, folder in miniatures(root / "layouts").items():
+        (root / name).symlink_to(folder)
+    for name in (*(f"paper-split-seed-{seed}" for seed in range(3)), "paper-split", "paper-split-tokencut"):
+        for split, seed in (("train", 0), ("validation", 1)):
+            rows = masked_dataset(4, seed).remove_columns("label").add_column("label", [0, 0, 1, 105])
+            rows.to_parquet(root / name / f"{split}-00000.parquet")
+    return root
+
+
+@pytest.mark.parametrize(
+    "name, tables",
+    [
+        ("table8", (1, 2, 8, 9, 10, 11)),
+        pytest.param("table4", (4, 12), marks=pytest.mark.slow),
+        pytest.param("table1", (1, 10), marks=pytest.mark.slow),
+    ],
+)
+def test_a_grid_of_the_paper_in_miniature(name, tables, imagenet, hub, tmp_path):
+    """From sweep to report, with the paper's figures beside those that were measured: of ViT-B, for one epoch."""
+    torch.manual_seed(0)
+    hub.add("models", MODELS["vit-b"].hub_ids[0], _saved(tmp_path / "vit-b"))
+    grid = yaml.safe_load((ROOT / "trainer" / "grids" / f"{name}.yaml").read_text())
+    grid["grid"]["model"] = ["vit-b"]
+    grid["options"] |= {"num_train_epochs": 1, "use_cpu": True, "disable_tqdm": True}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
+    options = ["--imagenet", imagenet, "--output_dir", tmp_path / "out", "--cluster", "debug"]
+    printed = succeed("sweep", tmp_path / "grid.yaml", *options)
+    assert "runs are complete." in printed
+    # The original model is measured once on each set, for all runs.
+    originals = [path.name.rpartition("-")[0] for path in (tmp_path / "out" / "originals").iterdir()]
+    assert sorted({*originals} - {"validation"}) == sorted(grid["sets"])
+    assert len([name for name in originals if name != "validation"]) == len(grid["sets"])
+    succeed("report", tmp_path / "out", "--output_dir", tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    for number in tables:
+        assert f"## Table {number}: " in text
+    head = next(line for line in text.splitlines() if line.startswith("| model | method"))
+    assert [column for column in PAPER_SETS.values() if f" {column} " in head]
+    assert "| ViT-B | Original, published | – | 81.5" in text and "| ViT-B | Ours, published | – | 80.3±0.1" in text
+
+
+def _saved(folder):
+    tiny_vit(num_labels=1000).save_pretrained(folder)
+    return folder
