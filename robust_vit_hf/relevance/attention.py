@@ -1,23 +1,26 @@
-"""Reading the attention probabilities of a model inside its graph, without changing the model.
+"""Reading the attention of a model inside its graph, without changing the model: its probabilities, or, in memory that is linear
+in tokens, its inputs and outputs.
 
-Hooks and attention implementation belong to the model, which several threads may use at once. So hooks act on the forward passes
-of the thread that set them alone, and the implementation is switched back when the last thread has left.
+Hooks and attention implementation belong to the model, which several threads may use at once. So hooks and records are those of
+the forward passes of one thread alone, and the implementation is switched back when the last thread has left.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from .architectures import attention_modules, unwrap_pretrained
 
 
-EXPLICIT_ATTENTION = "explicit"  # its name in transformers' registry
+EXPLICIT_ATTENTION, RECORDED_ATTENTION = "explicit", "recorded"  # their names in transformers' registry
 # Models whose head reads only the CLS token of the last layer.
 CLS_HEADS = ("ViTForImageClassification", "ViTMSNForImageClassification", "DeiTForImageClassification")
 
@@ -51,7 +54,42 @@ def attention_with_probabilities(
     return torch.matmul(attention, value).transpose(1, 2).contiguous(), attention
 
 
-AttentionInterface.register(EXPLICIT_ATTENTION, attention_with_probabilities)
+@dataclass
+class RecordedAttention:
+    """Inputs and output of the attention of a layer.
+
+    Args:
+        query, key, value: `(B, h, T, d)`.
+        output: `(B, T, h, d)`, in the graph.
+        scaling: factor of the scores.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    output: torch.Tensor
+    scaling: float
+
+
+class _Wanted(threading.local):
+    """The attention function of the forward passes of this thread; `None` for that of the model."""
+
+    function: Callable | None = None
+
+
+_wanted = _Wanted()
+
+
+def _explicit(*arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return (_wanted.function or attention_with_probabilities)(*arguments, **settings)
+
+
+def _recorded(*arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return (_wanted.function or sdpa_attention_forward)(*arguments, **settings)
+
+
+AttentionInterface.register(EXPLICIT_ATTENTION, _explicit)
+AttentionInterface.register(RECORDED_ATTENTION, _recorded)
 
 # Models that are switched: the number of contexts that hold them so, and their own implementation.
 _switched: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
@@ -59,9 +97,12 @@ _switching = threading.Lock()
 
 
 @contextmanager
-def explicit_attention(model: nn.Module) -> Iterator[None]:
-    """Context in which the model computes its attention probabilities, which only this and the eager implementation do:
-    under others, transformers silently returns an empty tuple for `output_attentions=True`.
+def switched_attention(model: nn.Module, implementation: str) -> Iterator[None]:
+    """Context in which the model has another attention implementation, unless its own is eager.
+
+    With `EXPLICIT_ATTENTION` it computes its attention probabilities, which only this and the eager implementation do: under
+    others, transformers silently returns an empty tuple for `output_attentions=True`. With `RECORDED_ATTENTION` it is that of
+    `sdpa`. A thread that records has the implementation that it needs, whichever another thread has switched to.
 
     Raises:
         ValueError: the model cannot switch its implementation.
@@ -69,9 +110,9 @@ def explicit_attention(model: nn.Module) -> Iterator[None]:
     pretrained = unwrap_pretrained(model)
     with _switching:
         count, own = _switched.get(pretrained, (0, pretrained.config._attn_implementation))
-        if own not in ("eager", EXPLICIT_ATTENTION) and not count:
-            pretrained.set_attn_implementation(EXPLICIT_ATTENTION)
-            if pretrained.config._attn_implementation != EXPLICIT_ATTENTION:
+        if own not in ("eager", implementation) and not count:
+            pretrained.set_attn_implementation(implementation)
+            if pretrained.config._attn_implementation != implementation:
                 raise ValueError(
                     f"`{type(pretrained).__name__}` cannot switch from `{own}` to an attention that holds its "
                     'probabilities. Load it with `from_pretrained(..., attn_implementation="eager")`.'
@@ -100,15 +141,45 @@ def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     def record(module, args, output):
         attentions.append(output[1])
 
+    hooks = [(module.register_forward_hook, record) for module in attention_modules(model)]
+    with hooks_of_this_thread(*hooks, _graph_from_the_embeddings(model)), _wants(attention_with_probabilities):
+        yield attentions
+
+
+@contextmanager
+def record_outputs(model: nn.Module) -> Iterator[list[RecordedAttention]]:
+    """Context that fills a list with inputs and output of the attention of each layer during a forward pass, which is computed
+    by `sdpa` and holds no `(B, h, T, T)`."""
+    attentions: list[RecordedAttention] = []
+
+    def record(module, query, key, value, attention_mask=None, scaling=None, **settings):
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **settings)
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        attentions.append(RecordedAttention(query, key, value, output, scaling))
+        return output, None
+
+    with hooks_of_this_thread(_graph_from_the_embeddings(model)), _wants(record):
+        yield attentions
+
+
+@contextmanager
+def _wants(function: Callable) -> Iterator[None]:
+    _wanted.function = function
+    try:
+        yield
+    finally:
+        _wanted.function = None
+
+
+def _graph_from_the_embeddings(model: nn.Module) -> tuple[Callable, Callable]:
+    """Hook that begins the graph at the embeddings if every parameter is frozen."""
+
     def require_grad(module, args, output):
         embeddings = output[0] if isinstance(output, tuple) else output
-        if not embeddings.requires_grad:  # if every parameter is frozen, the graph begins here
+        if not embeddings.requires_grad:
             embeddings.requires_grad_()
 
-    hooks = [(module.register_forward_hook, record) for module in attention_modules(model)]
-    embeddings = unwrap_pretrained(model).get_input_embeddings()
-    with hooks_of_this_thread(*hooks, (embeddings.register_forward_hook, require_grad)):
-        yield attentions
+    return unwrap_pretrained(model).get_input_embeddings().register_forward_hook, require_grad
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .architectures import attention_modules, check_images, head_row, unwrap_pretrained
-from .attention import explicit_attention, hooks_of_this_thread, record_attentions
+from .attention import EXPLICIT_ATTENTION, hooks_of_this_thread, record_attentions, switched_attention
 from .method_names import ATTRIBUTION_METHOD_NAMES
 from .relevance_map import (
     RelevanceOutput,
@@ -27,7 +27,7 @@ from .relevance_map import (
 
 def _attentions(model: nn.Module, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Attentions `(B, h, T, T)` of each layer, and the logits, of one forward pass."""
-    with explicit_attention(model), record_attentions(model) as attentions:
+    with switched_attention(model, EXPLICIT_ATTENTION), record_attentions(model) as attentions:
         logits = forward_logits(model, pixel_values)
     return attentions, logits
 

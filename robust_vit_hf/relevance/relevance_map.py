@@ -14,7 +14,15 @@ from transformers.utils import ModelOutput
 
 from ..utils.precision import at_least_float32
 from .architectures import attention_modules, check_images, forward_arguments, head_row, unwrap_pretrained
-from .attention import EXPLICIT_ATTENTION, cls_token_alone, explicit_attention, record_attentions
+from .attention import (
+    EXPLICIT_ATTENTION,
+    RECORDED_ATTENTION,
+    cls_token_alone,
+    record_attentions,
+    record_outputs,
+    switched_attention,
+)
+from .linear_memory import has_linear_memory, propagate_recorded
 
 
 @dataclass
@@ -164,8 +172,10 @@ def relevance_map(
     check_start_layer(model, start_layer)
     wants_graph = torch.is_grad_enabled()
     pretrained = unwrap_pretrained(model)
+    linear = has_linear_memory(model, grid[0] * grid[1], create_graph)
     if (
         wants_graph
+        and not linear
         and pretrained.is_activation_checkpointing
         and pretrained.training
         and pretrained.config._attn_implementation not in ("eager", EXPLICIT_ATTENTION)
@@ -176,23 +186,30 @@ def relevance_map(
         )
 
     with torch.inference_mode(False), torch.enable_grad():
-        with explicit_attention(model):
-            with record_attentions(model) as attentions, cls_token_alone(model):
+        record = record_outputs if linear else record_attentions
+        with switched_attention(model, RECORDED_ATTENTION if linear else EXPLICIT_ATTENTION):
+            with record(model) as attentions, cls_token_alone(model):
                 logits = forward_logits(model, pixel_values)
             attentions = attentions[start_layer:]
             score = target_logits(logits, target).sum()  # images do not interact, so one backward pass serves them all
+            read = [attention.output for attention in attentions] if linear else attentions
             gradients = torch.autograd.grad(
-                score, attentions, retain_graph=wants_graph or create_graph, create_graph=create_graph
+                score, read, retain_graph=wants_graph or create_graph, create_graph=create_graph
             )
 
-        if any(a.shape != attentions[0].shape for a in attentions):
+        if any(a.shape != read[0].shape for a in read):
             raise ValueError(
-                f"`{type(pretrained).__name__}` gave attentions of shapes {[tuple(a.shape) for a in attentions]}; "
-                "expected the same (B, heads, T, T) in all layers."
+                f"`{type(pretrained).__name__}` gave attentions of shapes {[tuple(a.shape) for a in read]}; expected the same "
+                "in all layers."
             )
         with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
-            row = head_row(model, attentions[0].shape[-1], grid[0] * grid[1]).expand(len(logits), -1)
-            relevance = map_of_tokens(propagate_relevance(attentions, gradients, row), grid, pixel_values, normalize)
+            num_tokens = read[0].shape[1 if linear else -1]
+            row = head_row(model, num_tokens, grid[0] * grid[1])
+            if linear:
+                tokens = propagate_recorded(attentions, gradients, row)
+            else:
+                tokens = propagate_relevance(attentions, gradients, row.expand(len(logits), -1))
+            relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
     return make_output(relevance, logits if wants_graph else logits.detach(), pixel_values, check_finite)
 
 

@@ -22,7 +22,8 @@ from ..models.image_processors import load_processor, make_image_processor
 from ..models.loading import load_model
 from ..models.registry import resolve
 from ..relevance.architectures import attention_modules, patch_grid, unwrap_pretrained
-from ..relevance.attention import explicit_attention
+from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
+from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import check_start_layer, forward_logits
 from ..utils.finite import NonFiniteError, check_finite
 from .background_swap import swap_backgrounds
@@ -261,8 +262,14 @@ class RobustViTTrainer(ReliableTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         step, batch = self._batch_of_step
         self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
+        grid = patch_grid(model, tuple(inputs["pixel_values"].shape[2:]))
+        holds_attention = self.method.second_derivative or not has_linear_memory(
+            model, grid[0] * grid[1], self.args.second_order
+        )
+        if not (holds_attention and unwrap_pretrained(model).is_activation_checkpointing):
+            return super().training_step(model, inputs, num_items_in_batch)
         # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
-        with explicit_attention(model):
+        with switched_attention(model, EXPLICIT_ATTENTION):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ...relevance.attention import cls_token_alone, explicit_attention
+from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
 from ...relevance.relevance_map import forward_logits
 from ..config import RobustViTConfig
 from ..losses import ConfidenceLoss
@@ -18,12 +18,14 @@ class Method:
     Attributes:
         DEFAULTS: values of the options of the method unless they are given. The other options of
             [`~robust_vit_hf.training.arguments.METHOD_OPTIONS`] are refused with this method.
+        second_derivative: whether a loss on the gradient of the pixels reaches the weights, see [`pixel_gradient`].
 
     Args:
         args: hyper-parameters, with the defaults of this method.
     """
 
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
+    second_derivative: ClassVar[bool] = False
 
     def __init__(self, args: RobustViTConfig):
         self.args = args
@@ -69,7 +71,7 @@ def pixel_gradient(
     wants_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
-        with explicit_attention(model), cls_token_alone(model):
+        with switched_attention(model, EXPLICIT_ATTENTION), cls_token_alone(model):
             logits = forward_logits(model, pixels)
         (gradient,) = torch.autograd.grad(
             score(logits).sum(), pixels, retain_graph=wants_graph, create_graph=create_graph and wants_graph

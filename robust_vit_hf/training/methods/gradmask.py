@@ -26,6 +26,7 @@ class GradMask(Method):
         "confidence_target": "label",
         "released_gradients": False,
     }
+    second_derivative: ClassVar = True
 
     def penalty(self, model, pixel_values, mask, targets):
         released, target = self.args.released_gradients, targets[self.args.relevance_target]

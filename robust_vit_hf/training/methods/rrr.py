@@ -26,6 +26,7 @@ class RightForTheRightReasons(Method):
         "confidence_target": "label",
         "released_gradients": False,
     }
+    second_derivative: ClassVar = True
 
     def penalty(self, model, pixel_values, mask, targets):
         released = self.args.released_gradients

@@ -1,0 +1,115 @@
+"""Relevance without attention matrices: the first-order maps of [`propagate_relevance`] in memory that is linear in tokens.
+
+The gradient of a score s in the attention A of a layer is (∂s/∂O) Vᵀ, with O = A V the output of the attention per head. So the
+model keeps a fused attention, which holds no A; queries, keys, values and outputs are recorded; and rows of A and of its gradient
+are computed in chunks, in the forward pass and again in the backward pass.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..utils.precision import at_least_float32
+from .architectures import unwrap_pretrained
+from .attention import EXPLICIT_ATTENTION, RecordedAttention
+
+
+CHUNK = 128  # rows of the attention at once
+MIN_TOKENS = 400  # from which this path is the faster one, see benchmarks/linear_memory.py
+# Models that add a bias to the scores of their attention, whose gradient is not computed here.
+POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
+
+
+def has_linear_memory(model: nn.Module, num_tokens: int, create_graph: bool) -> bool:
+    """Whether the map of a model is computed in linear memory. Otherwise, attentions are held: for second order, for attention
+    dropout, position biases and the eager implementation, which need them, and for few tokens, where that is faster. Activation
+    checkpointing always takes linear memory where it can.
+    """
+    pretrained = unwrap_pretrained(model)
+    config = pretrained.config
+    dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
+    checkpointing = pretrained.is_activation_checkpointing and pretrained.training
+    return not (
+        create_graph
+        or type(pretrained).__name__ in POSITION_BIASES
+        or config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
+        or (dropout and pretrained.training)
+        or (num_tokens < MIN_TOKENS and not checkpointing)
+    )
+
+
+def propagate_recorded(
+    attentions: Sequence[RecordedAttention], output_gradients: Sequence[torch.Tensor], row: torch.Tensor
+) -> torch.Tensor:
+    """Rows of the relevance matrix, as [`propagate_relevance`] gives them.
+
+    Args:
+        attentions: of each layer, from the first to the last.
+        output_gradients: gradients `(B, T, h, d)` of the explained logit in the outputs, which are constants.
+        row: `(T,)`, weights of the tokens that the head reads, the same for all images.
+
+    Returns:
+        `(B, T)`, fp32: relevance of every token.
+    """
+    # Rows of weight 0 add nothing: of the last layer, a head at the CLS token needs one row.
+    rows = row.nonzero().flatten()
+    weights = at_least_float32(row).expand(len(output_gradients[0]), -1)
+    for attention, gradient in zip(reversed(attentions), reversed(output_gradients), strict=True):
+        query = attention.query[:, :, rows] if len(rows) < len(row) else attention.query
+        gradient = gradient.transpose(1, 2)
+        gradient = gradient[:, :, rows] if len(rows) < len(row) else gradient
+        chosen = weights[:, rows] if len(rows) < len(row) else weights
+        weights = weights + RowProduct.apply(
+            chosen, query, attention.key, attention.value.detach(), gradient.detach(), attention.scaling
+        )
+        rows = torch.arange(len(row))
+    return weights
+
+
+class RowProduct(torch.autograd.Function):
+    """`row · mean over heads of (relu(G Vᵀ) ⊙ softmax(s Q Kᵀ))`, with gradients for `row`, Q and K alone.
+
+    Inputs: `row` `(B, n)`, fp32; Q and G `(B, h, n, d)`, of n of the T rows; K and V `(B, h, T, d)`; s. Output: `(B, T)`, fp32.
+    """
+
+    @staticmethod
+    def forward(ctx, row, query, key, value, gradient, scaling):
+        ctx.save_for_backward(row, query, key, value, gradient)
+        ctx.scaling = scaling
+        product = row.new_zeros(key.shape[0], key.shape[2])
+        for chunk in chunks(query.shape[2]):
+            _, contribution = relevance_rows(query[:, :, chunk], key, value, gradient[:, :, chunk], scaling)
+            product += torch.matmul(row[:, None, None, chunk], contribution).sum(dim=(1, 2))
+        return product / query.shape[1]
+
+    @staticmethod
+    def backward(ctx, product_gradient):
+        row, query, key, value, gradient = ctx.saved_tensors
+        heads = query.shape[1]
+        row_gradient, query_gradient = torch.empty_like(row), torch.empty_like(query)
+        key_gradient = torch.zeros_like(at_least_float32(key))
+        upstream = product_gradient[:, None, None, :] / heads  # (B, 1, 1, T)
+        for chunk in chunks(query.shape[2]):
+            part = query[:, :, chunk]
+            attention, contribution = relevance_rows(part, key, value, gradient[:, :, chunk], ctx.scaling)
+            weighted = contribution.mul_(upstream)
+            total = weighted.sum(dim=-1, keepdim=True)  # (B, h, n, 1)
+            row_gradient[:, chunk] = total.sum(dim=(1, 3))
+            # Gradient of the scores, by that of the softmax: A ⊙ (∂A − Σ A ∂A).
+            scores = weighted.sub_(attention.mul_(total)).mul_(row[:, None, chunk, None] * ctx.scaling).to(key.dtype)
+            query_gradient[:, :, chunk] = torch.matmul(scores, key)
+            key_gradient += torch.matmul(scores.transpose(2, 3), part)
+        return row_gradient, query_gradient, key_gradient.to(key.dtype), None, None, None
+
+
+def chunks(num_rows: int) -> list[slice]:
+    return [slice(first, min(first + CHUNK, num_rows)) for first in range(0, num_rows, CHUNK)]
+
+
+def relevance_rows(query, key, value, gradient, scaling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows `(B, h, n, T)`, fp32, of the attention, and of its product with the positive part of its gradient."""
+    attention = torch.matmul(query * scaling, key.transpose(2, 3))
+    attention = at_least_float32(attention).softmax(dim=-1)
+    contribution = at_least_float32(torch.matmul(gradient, value.transpose(2, 3))).clamp_(min=0).mul_(attention)
+    return attention, contribution
