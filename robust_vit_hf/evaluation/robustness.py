@@ -17,7 +17,7 @@ from ..models.image_processors import load_processor
 from ..models.loading import load_model
 from ..models.registry import MODELS, find_model
 from ..utils.environment import environment
-from ..utils.files import write_atomically, write_json
+from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
 from .cache import measure_once
 from .compare import Comparison
 from .plots import save_plots
@@ -88,7 +88,7 @@ def evaluate_robustness(
     model_names = [*models["before"].config.id2label.values()]
     classes = None
     if compare:
-        classes = _training_classes(training_data, train_split, loaded_sets[protocols[0]], model_names)
+        classes = _training_classes(training_data, train_split, compare, loaded_sets[protocols[0]], model_names)
     bf16 = accelerator.mixed_precision == "bf16"
     markdown, latex = [], []
     results = {"settings": settings, "weights": digests, "paper_model": paper_model, **environment(), "protocols": {}}
@@ -141,13 +141,17 @@ def evaluate_robustness(
 
 
 def _training_classes(
-    path: str | None, split: str, sets: dict[str, EvaluationSet], model_names: list[str]
+    path: str | None, split: str, finetuned: str, sets: dict[str, EvaluationSet], model_names: list[str]
 ) -> frozenset[int] | None:
-    """Classes of the images of the finetuning: those of `path`, or else of the one benchmark that all sets are from."""
+    """Classes of the images of the finetuning: those of `path`, or else those that the run recorded, or else those of the one
+    benchmark that all sets are from."""
     if path is not None:
         dataset = load_masked_dataset(path, split)
         check_columns(dataset, path, needs_labels=True)
         return frozenset(align_labels(dataset, model_names, path).with_format(None).unique("label"))
+    run = read_json(Path(finetuned, RUN_FILE))
+    if run is not None and run["data"]["training_classes"] is not None:
+        return frozenset(run["data"]["training_classes"])
     sources = {rows.source for rows in sets.values()}
     return (
         benchmarks()[sources.pop()].training_classes if len(sources) == 1 and sources <= benchmarks().keys() else None

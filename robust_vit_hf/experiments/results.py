@@ -14,10 +14,9 @@ from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
 from ..evaluation.evaluate_sets import SetResult
 from ..evaluation.report import RESULTS_FILE
 from ..evaluation.set_names import PAPER_SETS
-from ..hub.run_metadata import RUN_FILE
 from ..metrics.robust_accuracy import TOP
 from ..models.registry import BUNDLED_MODEL, MODELS, find_model
-from ..utils.files import atomic_file, read_json
+from ..utils.files import RUN_FILE, atomic_file, read_json
 from .grid import VALIDATION_BOUND
 from .sweep import POINT_FILE, RUN, SWEEP_FILE, is_trained
 

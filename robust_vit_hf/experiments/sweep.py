@@ -15,12 +15,11 @@ from ..evaluation.evaluate_sets import SCORES_FILE
 from ..evaluation.protocols import load_evaluation_sets
 from ..evaluation.report import RESULTS_FILE
 from ..evaluation.robustness import evaluate_robustness
-from ..hub.run_metadata import RUN_FILE
 from ..models.loading import load_model
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
 from ..training.finetune import finetune, load_data
-from ..utils.files import read_json, write_json
+from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.lock import LOCK_FILE, folder_lock
 from ..utils.processes import make_accelerator
 from .grid import Grid, Point

@@ -18,9 +18,8 @@ from ..evaluation.tables import change, change_with_interval, main_table, number
 from ..models.digest import weights_digest
 from ..models.loading import load_model
 from ..models.registry import MODELS
-from ..utils.files import read_json, write_atomically, write_json
+from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
 from ..utils.publishable import public_name
-from .run_metadata import RUN_FILE
 
 
 logger = logging.get_logger(__name__)

@@ -8,9 +8,9 @@ from huggingface_hub import CommitInfo
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from ..utils.files import write_json
+from ..utils.files import RUN_FILE, write_json
 from .model_card import write_card
-from .run_metadata import RUN_FILE, describe_run
+from .run_metadata import describe_run
 from .upload import create_repo, push_folder
 
 

@@ -15,7 +15,6 @@ from ..utils.environment import environment
 from ..utils.publishable import is_hub_id, public_name
 
 
-RUN_FILE = "run.json"
 EMISSIONS_FILE = "emissions.csv"  # of CodeCarbon, in the output_dir
 
 

@@ -10,10 +10,10 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ..data.parquet_writer import PARTS_FOLDER, SETTINGS_FILE
 from ..models.registry import MODELS
-from ..utils.files import read_json, write_json
+from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.publishable import is_hub_id
 from .model_card import CARD_FILE, write_card
-from .run_metadata import EMISSIONS_FILE, RUN_FILE
+from .run_metadata import EMISSIONS_FILE
 
 
 # The Trainer's `training_args.bin` and `trainer_state.json` hold paths of the machine, and `emissions.csv` its location.

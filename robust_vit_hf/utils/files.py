@@ -8,6 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 
+RUN_FILE = "run.json"  # metadata of a finetuning, in its folder
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Path to write to instead of `path`, which it replaces once the block has ended without an exception."""
