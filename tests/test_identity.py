@@ -81,4 +81,4 @@ def test_results_without_a_fingerprint_are_refused(tmp_path):
     options += ["--output_dir", tmp_path / "out", "--dataset", tmp_path / "rows.parquet", "--split", "train"]
     succeed(*options)
     (tmp_path / "out" / "paper" / "train" / "before" / "fingerprint.json").unlink()
-    assert "holds files without a `fingerprint.json`" in call(*options).error
+    assert "holds results without a `fingerprint.json`" in call(*options).error
