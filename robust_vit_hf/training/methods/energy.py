@@ -14,8 +14,8 @@ class Energy(Method):
     The attribution is the relevance map of this package before min–max, which would shift mass; it has no negative part. An
     image without relevance has the loss 0.
 
-    Source: energy loss of https://huggingface.co/papers/2303.11932 (ICCV 2023), there with bounding boxes, input gradients
-    and other attributions of convolutional networks. The weights are those of the paper's method, and not published.
+    Source: energy loss of https://huggingface.co/papers/2303.11932 (ICCV 2023), there with bounding boxes and other
+    attributions. The weights are those of `robustvit`, and not published ones.
     """
 
     DEFAULTS: ClassVar = {
