@@ -1,24 +1,25 @@
 """Time and peak memory of one finetuning step: loss and gradients at 224 px, without the optimizer, which is the same.
 
     python benchmarks/step.py            # writes benchmarks/step.json
+    python benchmarks/step.py --models DeiT-S            # and leaves the rows of other models there
 
-(a) ours: the loss of `RobustViTTrainer`.
+(a) each method of `RobustViTTrainer`, `robustvit` being ours.
 (b) released: the cost structure of the released code, written plainly: one forward pass for the relevance map with one
     partial backward pass a layer and the full relevance matrix, a second forward pass for the logits, a forward pass of
     the original model for its accuracy, and the backward pass of both graphs.
 (c) cross-entropy: a plain finetuning step with sdpa attention.
 
-The three run in turn within one process, so that what else the machine does hits all of them; the ratios are medians
+They run in turn within one process, so that what else the machine does hits all of them; the ratios are medians
 over the rounds. Peak memory is that of a fresh process that takes two steps.
 """
 
 import argparse
 import copy
 import json
-import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTConfig, RobustViTTrainer
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, upsample
+from robust_vit_hf.training.methods import method_names
 from robust_vit_hf.utils.files import write_atomically
 
 
@@ -56,9 +58,10 @@ def make_inputs(name: str) -> tuple[ViTForImageClassification, dict[str, torch.T
     return model, inputs
 
 
-def make_ours(model, inputs):
+def make_method(method, model, inputs):
     config = RobustViTConfig(
         "runs/step-benchmark",
+        method=method,
         report_to="none",
         save_strategy="no",
         eval_strategy="no",
@@ -96,7 +99,8 @@ def make_cross_entropy(model, inputs):
     return lambda: F.cross_entropy(model(inputs["pixel_values"]).logits, inputs["labels"]).backward()
 
 
-STEPS = {"ours": make_ours, "released": make_released, "cross-entropy": make_cross_entropy}
+STEPS = {method: partial(make_method, method) for method in method_names()}
+STEPS |= {"released": make_released, "cross-entropy": make_cross_entropy}
 
 
 def synchronize() -> None:
@@ -126,18 +130,18 @@ def peak_memory(name: str, kind: str) -> float:
 
 def seconds(name: str, rounds: int) -> dict[str, list[float]]:
     """Time of each kind of step in each round, after one round of warming up."""
-    steps, times = {}, {kind: [] for kind in STEPS}
+    steps, times, shared = {}, {kind: [] for kind in STEPS}, make_inputs(name)
     for kind, make in STEPS.items():
-        model, inputs = make_inputs(name)
+        model, inputs = make_inputs(name) if kind == "released" else shared  # which has another attention
         steps[kind] = model, make(model, inputs)
     for _ in range(rounds + 1):
         for kind, (model, step) in steps.items():
-            model.zero_grad()
             synchronize()
             start = time.perf_counter()
             step()
             synchronize()
             times[kind].append(time.perf_counter() - start)
+            model.zero_grad()
     return {kind: values[1:] for kind, values in times.items()}
 
 
@@ -150,9 +154,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"{os.cpu_count()} CPU cores, fp32"
-    results = {"device": device, "rounds": arguments.rounds, "models": {}}
-    print(f"{device}\n{'':8}released / ours   ours / cross-entropy   GiB: " + ", ".join(STEPS))
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads, fp32"
+    results = json.loads(OUTPUT.read_text()) if OUTPUT.is_file() else {}
     for name in arguments.models:
         memory = {}
         for kind in STEPS:
@@ -160,18 +163,17 @@ def main() -> None:
                 memory[kind] = round(fresh_process.submit(peak_memory, name, kind).result(), 2)
         times = seconds(name, arguments.rounds)
         row = {
+            "device": device,
+            "rounds": arguments.rounds,
             "batch_size": MODELS[name][1],
-            "released / ours": round(ratio(times, "released", "ours"), 2),
-            "ours / cross-entropy": round(ratio(times, "ours", "cross-entropy"), 2),
+            "released / ours": round(ratio(times, "released", "robustvit"), 2),
+            "ours / cross-entropy": round(ratio(times, "robustvit", "cross-entropy"), 2),
+            "method / ours": {method: round(ratio(times, method, "robustvit"), 2) for method in method_names()},
             "median_seconds": {kind: round(statistics.median(values), 3) for kind, values in times.items()},
             "peak_memory_gib": memory,
         }
-        results["models"][name] = row
-        print(
-            f"{name:8}{row['released / ours']:15.2f}{row['ours / cross-entropy']:23.2f}   "
-            + ", ".join(f"{value:.2f}" for value in memory.values()),
-            flush=True,
-        )
+        results[name] = row
+        print(f"{name}: {json.dumps(row, indent=2)}", flush=True)
         write_atomically(OUTPUT, json.dumps(results, indent=2) + "\n")
 
 
