@@ -95,7 +95,8 @@ def read_grid(path: Path, check: Callable[[str, Any], Any], imagenet: Path | Non
         )
 
     points: dict[str, Point] = {}
-    for (variant, of_variant), (seed, of_seed) in product(named["variants"].items(), named["seeds"].items()):
+    # Seeds are outermost, so that a part of a sweep has all variants of the first seed.
+    for (seed, of_seed), (variant, of_variant) in product(named["seeds"].items(), named["variants"].items()):
         lists = crossed | {name: values for name, values in of_variant.items() if isinstance(values, list)}
         fixed = {name: value for name, value in of_variant.items() if not isinstance(value, list)}
         lists = {name: values for name, values in lists.items() if name not in fixed}

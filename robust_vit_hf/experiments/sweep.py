@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 
 import submitit
@@ -63,7 +64,9 @@ def sweep(
     """
     pending = [point for point in grid.points if not is_complete(output_dir / point.name, grid)]
     _check(pending, grid, output_dir)
-    executor = None if dry_run else _executor(output_dir / LOGS, cluster, jobs, cluster_options or {})
+    # Jobs are named by their process, and another sweep may have had one of the same number.
+    logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
+    executor = None if dry_run else _executor(logs, cluster, jobs, cluster_options or {})
     if pending and not dry_run:
         for point in pending:
             (output_dir / point.name).mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,7 @@ class Run:
         folder = self.folder / self.point.name
         try:
             with folder_lock(folder):
+                (folder / ERROR_FILE).unlink(missing_ok=True)  # of the last attempt
                 try:
                     self._run(folder)
                 except Exception as error:  # whatever it is, the other runs go on
@@ -274,7 +278,6 @@ def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, o
                         progress.update()
                         continue
                     progress.set_postfix_str(point.name)
-                    (output_dir / point.name / ERROR_FILE).unlink(missing_ok=True)
                     running[executor.submit(Run(point, output_dir, grid.sets))] = point
                 if waiting or running:
                     time.sleep(0.2)
