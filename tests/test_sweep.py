@@ -124,6 +124,16 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
     assert table(tmp_path / "out", tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
 
 
+def test_a_run_is_the_same_whether_the_original_is_measured_or_read(swept, tmp_path):
+    """The first run of a sweep measures it, and the others read it."""
+    grid, out, _ = swept
+    last = [point.name for point in read_grid(grid, check_train_option).points][-1]
+    again = tmp_path / "out"
+    Run(read_grid(grid, check_train_option).points[-1], again, [])()  # alone, so that it measures
+    weights = [(folder / last / RUN / "model.safetensors").read_bytes() for folder in (out, again)]
+    assert weights[0] == weights[1]
+
+
 def test_learning_rates_of_a_variant_are_crossed(inputs, tmp_path):
     variants = {"a": {"learning_rate": ["1e-3", 1e-4], "seed": 3}, "b": {"learning_rate": 1e-2}}
     grid = write_grid(

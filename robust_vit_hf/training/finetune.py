@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, set_seed
 
@@ -86,20 +87,21 @@ def _finetune(
     else:
         precision = trainer.accelerator.mixed_precision
         identity = {"weights": weights_digest(trainer.model), "precision": precision}
-        before = {
-            name: measure_once(
-                predictions / name / "before",
-                identity,
-                trainer.model,
-                name,
-                rows,
-                processor,
-                trainer.accelerator,
-                shared=originals,
-                description="before",
-            )
-            for name, rows in sets.items()
-        }
+        with torch.random.fork_rng():  # or else the training would differ by what is measured and what is read
+            before = {
+                name: measure_once(
+                    predictions / name / "before",
+                    identity,
+                    trainer.model,
+                    name,
+                    rows,
+                    processor,
+                    trainer.accelerator,
+                    shared=originals,
+                    description="before",
+                )
+                for name, rows in sets.items()
+            }
     trainer.train(resume_from_checkpoint=checkpoint)
     if model_arguments.merge_lora:
         trainer.merge_adapter()
