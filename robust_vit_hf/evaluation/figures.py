@@ -16,8 +16,8 @@ from ..relevance.overlay import denormalize, overlay
 
 
 def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
-    """Figure of test images with their relevance before and after, for the predicted class and for the true one, a column
-    for each image.
+    """Figure of test images with their relevance before and after, for the predicted class and, where a prediction is wrong, for
+    the true one too: a column for each image, groups side by side.
 
     Args:
         groups: images by title, each a dict with `image` `(3, H, W)` in [0, 1], `before` and `after` `(2, 1, H, W)` (the maps
@@ -27,23 +27,25 @@ def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
     groups = {title: examples for title, examples in groups.items() if examples}
     if not groups:
         return
-    num_columns = max(len(examples) for examples in groups.values())
-    figure = Figure((max(1.5 * num_columns + 0.6, 4.5), 8.2 * len(groups)), layout="constrained")
-    for part, (title, examples) in zip(np.atleast_1d(figure.subfigures(len(groups), 1)), groups.items(), strict=True):
-        part.suptitle(title, fontweight="bold")
-        axes = part.subplots(5, num_columns, squeeze=False)
+    num_columns = [max(len(examples), 3) for examples in groups.values()]  # no fewer, for the title
+    figure = Figure((1.45 * sum(num_columns), 7.2), layout="constrained")
+    parts = np.atleast_1d(figure.subfigures(1, len(groups), width_ratios=num_columns, wspace=0.03))
+    for part, columns, (title, examples) in zip(parts, num_columns, groups.items(), strict=True):
+        part.suptitle(title, fontweight="bold", fontsize=9)
+        axes = part.subplots(4, columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
         for column, example in enumerate(examples):
             image = example["image"]
             pictures, captions = [image], [f"{example['set_name']}\n{example['label']}"]
             for side in ("before", "after"):
-                pictures += overlay(image.expand(2, -1, -1, -1), example[side])
-                captions += [
-                    f"{side}, predicted:\n{example[f'predicted_{side}']}",
-                    f"{side}, true:\n{example['label']}",
-                ]
-            for axis, picture, caption in zip(axes[:, column], pictures, captions, strict=True):
+                predicted, maps = example[f"predicted_{side}"], overlay(image.expand(2, -1, -1, -1), example[side])
+                pictures.append(maps[0])
+                captions.append(f"{side}, predicted:\n{predicted}")
+                if predicted != example["label"]:
+                    pictures.append(maps[1])
+                    captions.append(f"{side}, true:\n{example['label']}")
+            for axis, picture, caption in zip(axes[:, column], pictures, captions, strict=False):
                 axis.imshow(picture.permute(1, 2, 0).numpy())
                 axis.set_title(caption, fontsize=8)
     figure.savefig(path, dpi=90)

@@ -22,7 +22,7 @@ from .tables import main_table
 
 
 RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "results.json", "table.md", "before_after.png"
-NUM_EXAMPLES = 6  # in a group of the figure
+NUM_EXAMPLES = 4  # in a group of the figure
 NUM_CANDIDATES = 60  # corrected images that are searched for those whose relevance left the background most
 
 
@@ -84,18 +84,14 @@ def write_report(
     ranked = sorted(
         (explained(*image) for image in masked), key=lambda e: e["background_after"] - e["background_before"]
     )
-    groups = {
-        f"Corrected: the relevance of the prediction left the background most (of {len(masked)})": ranked[
-            :NUM_EXAMPLES
-        ]
-    }
+    groups = {f"Corrected, of {len(masked)} those whose\nrelevance left the background most": ranked[:NUM_EXAMPLES]}
     drawn = {"Corrected": corrected, "Got worse": _changed(comparison, sets, was_right=True, is_right=False)}
     if not any(drawn.values()):
         drawn = {"No prediction changed": _changed(comparison, sets, was_right=True, is_right=True)}
     rng = np.random.default_rng(0)
     for title, images in drawn.items():
         chosen = rng.permutation(len(images))[:NUM_EXAMPLES]
-        groups[f"{title}: drawn at random (seed 0, of {len(images)})"] = [explained(*images[i]) for i in chosen]
+        groups[f"{title}, of {len(images)}\ndrawn at random (seed 0)"] = [explained(*images[i]) for i in chosen]
     save_before_after_figure(groups, folder / FIGURE_FILE)
 
 
