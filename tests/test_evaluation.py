@@ -423,7 +423,7 @@ def test_the_examples_of_the_figure_follow_its_captions(processor, tmp_path, mon
     for _ in range(2):
         write_report(tmp_path, compared, sets, processor, models, {})
     most, corrected, worse = saved[0].values()
-    assert len(most) == len(corrected) == len(worse) == 6
+    assert len(most) == len(corrected) == len(worse) == 4
     left = [example["background_before"] - example["background_after"] for example in most]
     assert left == sorted(left, reverse=True) and left[0] >= max(
         example["background_before"] - example["background_after"] for example in corrected

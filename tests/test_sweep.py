@@ -316,7 +316,7 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
     while killed is None:
         assert process.poll() is None
         for path in (path for path in points(out) if list((path / RUN).glob("checkpoint-*"))):
-            holder = (path / ".lock").read_text()
+            holder = (path / ".sweep.lock").read_text()
             command = (
                 Path(f"/proc/{json.loads(holder)['pid']}/cmdline") if holder else None
             )  # it may be of a killed sweep

@@ -21,7 +21,7 @@ from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
 from ..training.finetune import finetune, load_data
 from ..utils.files import RUN_FILE, read_json, write_json
-from ..utils.lock import LOCK_FILE, folder_lock
+from ..utils.lock import folder_lock, lock_file
 from ..utils.processes import make_accelerator
 from .grid import Grid, Point
 
@@ -100,7 +100,7 @@ class Run:
         """Run it, and record its error if it fails. Returns whether it was free: another process may run it."""
         folder = self.folder / self.point.name
         try:
-            with folder_lock(folder):
+            with folder_lock(folder, "sweep"):
                 (folder / ERROR_FILE).unlink(missing_ok=True)  # of the last attempt
                 try:
                     self._run(folder)
@@ -117,7 +117,7 @@ class Run:
     def _run(self, folder: Path) -> None:
         model, data, config = arguments_of(self.point, folder / RUN)
         if not is_trained(folder):
-            config.resume_from_checkpoint = "last" if (folder / RUN / LOCK_FILE).exists() else None
+            config.resume_from_checkpoint = "last" if lock_file(folder / RUN, "train").exists() else None
             finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
             for checkpoint in (folder / RUN).glob("checkpoint-*"):  # with its optimizer, three times the model
                 shutil.rmtree(checkpoint)
@@ -289,10 +289,10 @@ def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, o
 
 def _in_use(folder: Path) -> bool:
     """Whether another process runs in the folder of a point."""
-    if not (folder / LOCK_FILE).exists():
+    if not lock_file(folder, "sweep").exists():
         return False
     try:
-        with folder_lock(folder):
+        with folder_lock(folder, "sweep"):
             return False
     except BlockingIOError:
         return True

@@ -11,6 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
+def lock_file(folder: Path, purpose: str) -> Path:
+    """The file that [`folder_lock`] leaves in a folder that was written under it."""
+    return folder / f".{purpose}.lock"
+
+
 @contextmanager
 def folder_lock(folder: Path, purpose: str) -> Iterator[bool]:
     """Context in which no other process enters this context for the same folder and purpose. The folder is made if it does
@@ -26,7 +31,7 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[bool]:
         BlockingIOError: another process is in it; the message names the process, its host and its start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, before = folder / f".{purpose}.lock", {*folder.iterdir()}
+    path, before = lock_file(folder, purpose), {*folder.iterdir()}
     lock = FileLock(path, is_singleton=True)
     try:
         lock.acquire(timeout=0)
