@@ -1,4 +1,4 @@
-"""What the checks of docs/reliability.md cost: the identity of a large dataset, and finite losses and weights in a step.
+"""Cost of the checks of docs/reliability.md: the identity of a large dataset, and finite losses and weights in a step.
 
 python benchmarks/reliability.py     # writes benchmarks/reliability.json
 """
