@@ -16,7 +16,7 @@ from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
 CHUNK = 128  # rows of the attention at once
-MIN_TOKENS = 600  # from which this path is the faster one, see benchmarks/linear_memory.py
+MIN_TOKENS = 600  # from which the time is about the same, at a third of the memory: benchmarks/linear_memory.py
 # Models that add a bias to the scores of their attention, whose gradient is not computed here.
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
 
