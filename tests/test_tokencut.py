@@ -508,7 +508,7 @@ def test_small_masks_are_rejected_and_kept(backbone, photographs):
     assert result.rejected == f"{count} foreground pixels, fewer than {count + 1}"
     assert foreground(result).sum() == count
     assert TokenCut(backbone, min_pixels=count)([image], [{}])[0].rejected is None
-    (small,) = TokenCut(backbone)([image.resize((22, 22))], [{}])
+    (small,) = TokenCut(backbone)([photographs[1][0].resize((40, 40))], [{}])
     assert small.rejected == f"{foreground(small).sum()} foreground pixels, fewer than 520"
 
 
