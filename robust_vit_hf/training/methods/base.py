@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
-from ...relevance.relevance_map import forward_logits
+from ...relevance.relevance_map import RelevanceOutput, forward_logits, relevance_map
 from ..config import RobustViTConfig
 from ..losses import ConfidenceLoss
 
@@ -53,6 +53,21 @@ class Method:
         values |= self.confidence_loss.per_image(logits, targets[self.args.confidence_target])
         values["loss"] = self.args.confidence_weight * values["confidence_loss"] + penalty
         return values, logits
+
+    def explain(
+        self, model: nn.Module, pixel_values: torch.Tensor, targets: dict[str, torch.Tensor | None], **options
+    ) -> RelevanceOutput:
+        """Relevance of the target, in the order and from the layer of `args`. `options` are those of [`relevance_map`]. The loss
+        is checked, so the map is not."""
+        return relevance_map(
+            model,
+            pixel_values,
+            targets[self.args.relevance_target],
+            create_graph=self.args.second_order,
+            start_layer=self.args.start_layer,
+            check_finite=False,
+            **options,
+        )
 
 
 def pixel_gradient(

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import torch
 
-from ...relevance.relevance_map import relevance_map
 from .base import Method
 
 
@@ -28,15 +27,7 @@ class Energy(Method):
     }
 
     def penalty(self, model, pixel_values, mask, targets):
-        output = relevance_map(
-            model,
-            pixel_values,
-            targets[self.args.relevance_target],
-            create_graph=self.args.second_order,
-            start_layer=self.args.start_layer,
-            normalize=False,
-            check_finite=False,
-        )
+        output = self.explain(model, pixel_values, targets, normalize=False)
         total = output.relevance.sum(dim=(1, 2, 3))
         outside = (output.relevance * (1 - mask)).sum(dim=(1, 2, 3))
         # Not `outside / total`, whose gradient is NaN where both are 0.

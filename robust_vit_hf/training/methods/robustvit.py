@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from ...relevance.relevance_map import forward_logits, relevance_map
+from ...relevance.relevance_map import forward_logits
 from ..losses import RelevanceLoss
 from .base import Method
 
@@ -33,13 +33,6 @@ class RobustViT(Method):
     def penalty(self, model, pixel_values, mask, targets):
         if self.args.relevance_weight == 0:
             return 0.0, {}, forward_logits(model, pixel_values)
-        output = relevance_map(
-            model,
-            pixel_values,
-            targets[self.args.relevance_target],
-            create_graph=self.args.second_order,
-            start_layer=self.args.start_layer,
-            check_finite=False,
-        )
+        output = self.explain(model, pixel_values, targets)
         values = self.relevance_loss.per_image(output.relevance, mask)
         return self.args.relevance_weight * values["relevance_loss"], values, output.logits
