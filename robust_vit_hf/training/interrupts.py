@@ -68,8 +68,6 @@ class InterruptCallback(TrainerCallback):
         if self.received:
             control.should_training_stop = True
             control.should_save = args.save_strategy != SaveStrategy.NO
-            # With a limit of 1 the Trainer would delete every checkpoint but the best one at the end.
-            args.save_total_limit = None
 
     def on_prediction_step(self, args, state, control, **kwargs):
         if self.received and self._in_training and args.world_size == 1:

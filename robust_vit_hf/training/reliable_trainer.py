@@ -94,7 +94,6 @@ class ReliableTrainer(PublishingTrainer):
             super()._maybe_log_save_evaluate(*args, **kwargs)
         except EvaluationInterrupted:
             self.control.should_training_stop = True
-            self.args.save_total_limit = None  # as at a signal during a step
             if self.args.save_strategy != SaveStrategy.NO:
                 self._save_checkpoint(self.model, None)
 
@@ -156,6 +155,9 @@ class ReliableTrainer(PublishingTrainer):
         super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        if self._interrupt.received:
+            # With a limit of 1 the Trainer would delete every checkpoint but the best one when it ends; `train` restores it.
+            self.args.save_total_limit = None
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as an "unexpected pos"
