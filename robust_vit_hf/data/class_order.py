@@ -4,12 +4,18 @@ import re
 from collections.abc import Sequence
 
 import datasets
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .imagenet_classes import class_names, label_of_wnid, wnids
 
 
 logger = logging.get_logger(__name__)
+
+
+def classes_of_model(config: PreTrainedConfig) -> list[str]:
+    """Names of a model's classes, in the order of its logits."""
+    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:
@@ -24,7 +30,7 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
 
     Args:
         names: names of the dataset's classes, in the order of its labels.
-        model_names: names of the model's classes, `id2label` in order.
+        model_names: names of the model's classes, see [`classes_of_model`].
         source: name of the dataset in errors.
 
     Returns:

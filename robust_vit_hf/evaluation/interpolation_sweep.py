@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import IMAGES_PER_SET, find_benchmark
+from ..data.class_order import classes_of_model
 from ..models.digest import weights_digest
 from ..models.image_processors import load_processor
 from ..models.interpolation import check_alike, interpolate
@@ -73,7 +74,7 @@ def sweep_interpolations(
         for is_shifted, named in ((False, in_distribution), (True, shifted)):
             found = load_evaluation_sets(named, protocol, images_per_set)
             sets |= {name: replace(rows, shifted=is_shifted) for name, rows in found.items()}
-    elif benchmark := find_benchmark(end.config.id2label.values()):
+    elif benchmark := find_benchmark(classes_of_model(end.config)):
         sets = benchmark_sets(benchmark, images_per_set)
     else:
         raise ValueError(

@@ -14,7 +14,7 @@ import xxhash
 from transformers import PreTrainedConfig
 
 from ..data.benchmarks import benchmarks
-from ..data.class_order import class_names_of, label_mapping, map_label
+from ..data.class_order import class_names_of, classes_of_model, label_mapping, map_label
 from ..data.identity import dataset_identity
 from ..data.imagenet_classes import subset, wnids
 from ..data.layouts.objectnet import BORDER
@@ -83,8 +83,7 @@ class EvaluationSet:
             raise ValueError(f"`{name}` has no images.")
         if self.accepted is None:
             return self
-        model_names = [config.id2label[index] for index in range(num_labels)]
-        mapping = label_mapping(self.class_names, model_names, name)
+        mapping = label_mapping(self.class_names, classes_of_model(config), name)
         if mapping is None and self.num_classes not in (None, num_labels):
             raise ValueError(
                 f"`{name}` has {self.num_classes} classes, but the model has {num_labels}: give a model with a head for the "

@@ -9,7 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..data.benchmarks import IMAGES_PER_SET, benchmarks
-from ..data.class_order import align_labels, check_same_classes
+from ..data.class_order import align_labels, check_same_classes, classes_of_model
 from ..data.imagenet_classes import class_names
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.digest import weights_digest
@@ -68,7 +68,8 @@ def evaluate_robustness(
     """
     names = {"before": model} | ({"after": compare} if compare else {})
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
-    check_same_classes(*([*models[side].config.id2label.values()] for side in ("before", list(models)[-1])))
+    if compare:
+        check_same_classes(*(classes_of_model(loaded.config) for loaded in models.values()))
     with accelerator.main_process_first():
         loaded_sets = {protocol: load_evaluation_sets(sets, protocol, images_per_set) for protocol in protocols}
         own = {} if dataset is None else {split: own_set(dataset, split)}
@@ -85,7 +86,7 @@ def evaluate_robustness(
     if paper_model is None and (registered := find_model(model)):
         paper_model = MODELS[registered].paper_name
     digests = {side: weights_digest(loaded) for side, loaded in models.items()}
-    model_names = [*models["before"].config.id2label.values()]
+    model_names = classes_of_model(models["before"].config)
     classes = None
     if compare:
         classes = _training_classes(training_data, train_split, compare, loaded_sets[protocols[0]], model_names)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
 from ..data.benchmarks import IMAGES_PER_SET, benchmarks
-from ..data.class_order import check_same_classes
+from ..data.class_order import check_same_classes, classes_of_model
 from ..data.identity import dataset_identity
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set
@@ -85,7 +85,8 @@ def evaluate_segmentation(
             rows = load_image_set(set_name, source)
     names = {"before": model} | ({"after": compare} if compare else {})
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
-    check_same_classes(*([*models[side].config.id2label.values()] for side in ("before", list(models)[-1])))
+    if compare:
+        check_same_classes(*(classes_of_model(loaded.config) for loaded in models.values()))
     processors = {side: load_processor(name, preset, models[side]) for side, name in names.items()}
 
     scores = {}

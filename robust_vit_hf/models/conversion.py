@@ -7,6 +7,7 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor, DeiTForImageClassificationWithTeacher, PreTrainedModel
 from transformers.image_utils import PILImageResampling
 
+from ..data.class_order import classes_of_model
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
 from .image_processors import make_image_processor
@@ -114,7 +115,7 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
     with torch.device("meta"):  # without initialising weights that are overwritten
         exported = timm.create_model(architecture, num_classes=config.num_labels, **model_args)
     exported.load_state_dict(weights, assign=True)
-    labels = [config.id2label[index] for index in range(config.num_labels)]
+    labels = classes_of_model(config)
     save_for_hf(
         exported,
         folder,

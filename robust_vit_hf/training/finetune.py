@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, set_seed
 
 from ..data.benchmarks import benchmarks, find_benchmark
-from ..data.class_order import class_names_of
+from ..data.class_order import class_names_of, classes_of_model
 from ..data.masked_dataset import load_masked_dataset, mask_origin
 from ..evaluation.cache import measure_once
 from ..evaluation.compare import Comparison
@@ -164,8 +164,7 @@ def load_data(
         options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
     splits = (arguments.train_split, arguments.eval_split)
     train, validation = (load_masked_dataset(source, split, **options) for split in splits)
-    classes = [model_config.id2label[label] for label in range(model_config.num_labels)]
-    benchmark = find_benchmark(classes)
+    benchmark = find_benchmark(classes_of_model(model_config))
     if source in benchmarks() and source != benchmark:
         raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
     if benchmark is not None and class_names_of(train.features) is None:

@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor, EvalPrediction, PreTrainedConfig, T
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.class_order import align_labels
+from ..data.class_order import align_labels, classes_of_model
 from ..data.masked_dataset import check_columns, check_rows
 from ..data.transforms import eval_transform, train_transform
 from ..metrics.robust_accuracy import RobustAccuracy
@@ -190,8 +190,7 @@ class RobustViTTrainer(ReliableTrainer):
         if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
             return dataset
         check_columns(dataset, name, args.needs_labels)
-        names = [config.id2label[index] for index in range(config.num_labels)]
-        dataset = align_labels(dataset, names, f"{name} dataset")
+        dataset = align_labels(dataset, classes_of_model(config), f"{name} dataset")
         dataset = dataset.add_column("row_index", range(len(dataset)))  # to name images whose loss is not finite
         dataset = check_rows(dataset, name, config.num_labels, args.bad_masks)
         return dataset.with_transform(_with_rows(transform))
@@ -262,11 +261,11 @@ class RobustViTTrainer(ReliableTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         step, batch = self._batch_of_step
         self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
+        if not unwrap_pretrained(model).is_activation_checkpointing:
+            return super().training_step(model, inputs, num_items_in_batch)
         grid = patch_grid(model, tuple(inputs["pixel_values"].shape[2:]))
-        holds_attention = self.method.second_derivative or not has_linear_memory(
-            model, grid[0] * grid[1], self.args.second_order
-        )
-        if not (holds_attention and unwrap_pretrained(model).is_activation_checkpointing):
+        linear = has_linear_memory(model, grid[0] * grid[1], self.args.second_order)
+        if linear and not self.method.second_derivative:
             return super().training_step(model, inputs, num_items_in_batch)
         # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
         with switched_attention(model, EXPLICIT_ATTENTION):
