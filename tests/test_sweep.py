@@ -169,15 +169,17 @@ def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "trainer" / "grids").glob("*.yaml")), ids=lambda path: path.stem)
 def test_grids_of_the_paper(path, tmp_path):
-    """Each parses, and its options are those of `train`; its header says how it is run."""
+    """Each parses, and its options are those of `train` and of its methods; its header says how it is run."""
     for name in yaml.safe_load(path.read_text()).get("sets", []):
         (tmp_path / name).mkdir()
     for word in path.read_text().replace(",", " ").replace("}", " ").split():
         if word.startswith("imagenet/"):
             (tmp_path / word.removeprefix("imagenet/")).mkdir(exist_ok=True)
     grid = read_grid(path, check_train_option, tmp_path)
-    numbers = {"table1": 14, "table2": 14, "table4": 10, "table8": 21, "table9": 21, "figure7": 8, "emoji-shift": 72}
+    numbers = {"table1": 14, "table2": 14, "table4": 10, "table8": 21, "table9": 21, "figure7": 8, "emoji-shift": 36}
     assert len(grid.points) == numbers[path.stem]
+    for point in grid.points:
+        assert arguments_of(point, tmp_path)[-1].learning_rate == point.options["learning_rate"]
     assert f"robust-vit sweep trainer/grids/{path.resolve().name} " in path.read_text()
 
 

@@ -57,11 +57,11 @@ def parse_arguments(argv: list[str]) -> tuple:
 
     All names, and the values of the options of this package, are checked before the Trainer is imported, which takes seconds.
     """
-    recipe, argv = _take_recipe(argv)
+    recipe, method, argv = _take_recipe(argv)
     own = (ModelArguments, DataArguments, FinetuningArguments)
     trainers, types = trainer_option_types(), option_types()
     known = [f"--{name}" for name in (*types, "config")]
-    values = {} if recipe is None else read_recipe(recipe, check_train_option)
+    values = {} if recipe is None else read_recipe(recipe, check_train_option, method)
     parser = _make_parser(own)
     if {"-h", "--help"} & {*argv}:
         _make_parser((*own, _trainer_options())).print_help()
@@ -118,20 +118,20 @@ def option_types() -> dict[str, set[type]]:
     }
 
 
-def _take_recipe(argv: list[str]) -> tuple[Path | None, list[str]]:
-    """The recipe that is named first or with --config, or else that of the model, and the other arguments."""
+def _take_recipe(argv: list[str]) -> tuple[Path | None, str | None, list[str]]:
+    """The recipe that is named first or with --config, or else that of the model; the method, if it is named; and the
+    arguments without the recipe."""
+    recipe = None
     if argv and not argv[0].startswith("-"):
-        return Path(argv[0]), argv[1:]
+        recipe, argv = Path(argv[0]), argv[1:]
     parser = Parser(prog="robust-vit train", add_help=False)
-    parser.add_argument("--config", type=Path)
-    found, rest = parser.parse_known_args(argv)
-    if found.config is not None:
-        return found.config, rest
-    parser.add_argument("--model", nargs="?")
-    parser.add_argument("--dataset", nargs="?")
-    parser.add_argument("--method", nargs="?")
+    for name in ("--model", "--dataset", "--method"):
+        parser.add_argument(name, nargs="?")
     found, _ = parser.parse_known_args(argv)
-    return find_recipe(found.model, found.dataset, found.method), argv
+    parser = Parser(prog="robust-vit train", add_help=False)
+    parser.add_argument("--config", type=Path, default=recipe)
+    named, argv = parser.parse_known_args(argv)
+    return named.config or find_recipe(found.model, found.dataset, found.method), found.method, argv
 
 
 def trainer_option_types() -> dict[str, set[type]]:

@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..data.benchmarks import BUNDLED_BENCHMARK
 from ..evaluation.set_names import check_set_names
 from ..models.registry import BUNDLED_MODEL
 from ..training.recipes import find_recipe, read_recipe
@@ -162,9 +161,9 @@ def _options(path: Path, where: str, options: Any, check: Callable, lists: bool 
 
 def _point(given: dict, variant: str, seed: str, chosen: dict, check: Callable) -> Point:
     """A run with these options above those of its model's recipe."""
-    model, dataset = given.get("model", BUNDLED_MODEL), given.get("dataset", BUNDLED_BENCHMARK)
-    recipe = find_recipe(model, dataset)
-    options = ({} if recipe is None else read_recipe(recipe, check)) | given
+    model, dataset, method = given.get("model", BUNDLED_MODEL), given.get("dataset"), given.get("method")
+    recipe = find_recipe(model, dataset, method)
+    options = ({} if recipe is None else read_recipe(recipe, check, method)) | given
     options.pop("output_dir", None)
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
     crossed = {name: value for name, value in chosen.items() if name not in ("model", "learning_rate")}

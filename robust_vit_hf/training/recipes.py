@@ -10,7 +10,7 @@ import yaml
 
 from ..data.benchmarks import BUNDLED_BENCHMARK
 from ..models.registry import BUNDLED_MODEL, find_model
-from .arguments import FinetuningArguments
+from .arguments import METHOD_OPTIONS, FinetuningArguments
 
 
 def list_recipes() -> dict[str, Path]:
@@ -39,10 +39,11 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
     return None
 
 
-def read_recipe(path: Path, check: Callable[[str, Any], Any]) -> dict:
+def read_recipe(path: Path, check: Callable[[str, Any], Any], method: str | None = None) -> dict:
     """Options by name of a YAML file, or of one of [`list_recipes`].
 
     Args:
+        method: that is asked for. If it is not that of the recipe, the recipe's options of its method are left out.
         check: gives the value of an option, by name and value in the file, and raises a `ValueError` for an option that is
             unknown or has no such values.
 
@@ -86,4 +87,6 @@ def read_recipe(path: Path, check: Callable[[str, Any], Any]) -> dict:
             values[name] = check(str(name), value)
         except ValueError as error:
             raise ValueError(f"`{path}`, line {lines.get(str(name), 1)}: {error}") from None
+    if method not in (None, values.get("method", FinetuningArguments.method)):
+        return {name: value for name, value in values.items() if name not in METHOD_OPTIONS}
     return values
