@@ -11,6 +11,7 @@ import numpy as np
 from ..evaluation.published import published_cell, published_models
 from ..evaluation.set_names import PAPER_SETS
 from ..evaluation.tables import Table
+from ..training.ablations import ABLATIONS
 from .differences import change, versus
 from .results import SEGMENTATION, RunResult
 
@@ -27,8 +28,6 @@ METHODS = {
     "without-foreground": "w/o foreground loss (Eq. 2)",
     "ground-truth": "w/ ground-truth",
 }
-ABLATIONS = ("without-confidence", "without-background", "without-foreground", "ground-truth", "second-order", "bce")
-ABLATIONS += ("label-free", "start-layer")
 SYNTHETIC = ("si-score-location", "si-score-rotation", "si-score-size", "location", "rotation", "size")
 VALIDATION = "unseen classes"  # the validation images of the finetuning
 
@@ -69,7 +68,7 @@ class Experiment:
 def accuracy_tables(experiment: Experiment) -> dict[str, Table]:
     """Tables 1 and 2: top-1 and top-5 of each method; the changes of Table 2, and the average changes of both with their 95 %
     intervals."""
-    methods = [method for method in experiment.methods if not method.startswith(ABLATIONS)]
+    methods = [method for method in experiment.methods if not method.startswith(tuple(ABLATIONS))]
     parts = {
         "table_1": ("Table 1: real images, top-1 and top-5 in per cent", experiment.real),
         "table_2": (
@@ -86,7 +85,7 @@ def accuracy_tables(experiment: Experiment) -> dict[str, Table]:
 
 def ablation_tables(experiment: Experiment) -> dict[str, Table]:
     """Tables 4 and 12: the full loss and its ablations, top-1 and top-5."""
-    methods = [method for method in experiment.methods if method == OURS or method.startswith(ABLATIONS)]
+    methods = [method for method in experiment.methods if method == OURS or method.startswith(tuple(ABLATIONS))]
     if len(methods) < 2:
         return {}
     titles = {"table_4": ("Table 4: ablations, top-1", 1), "table_12": ("Table 12: ablations, top-5", 5)}

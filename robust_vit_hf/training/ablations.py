@@ -1,18 +1,17 @@
-"""Ablations of the paper's method by name: options to set."""
+"""Ablations of the paper's method by name: options to set over those of `robustvit`."""
 
 from typing import Any
 
 
-# Tables 4 and 12 of https://huggingface.co/papers/2206.01161 to `ground-truth`. `later-layers` is half of the 12 layers of a
+# Tables 4 and 12 of https://huggingface.co/papers/2206.01161 to `ground-truth`. `start-layer` is half of the 12 layers of a
 # base or small model.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "no-confidence": {"confidence_weight": 0.0},
-    "no-background": {"background_weight": 0.0},
-    "no-foreground": {"foreground_weight": 0.0},
+    "without-confidence": {"confidence_weight": 0.0},
+    "without-background": {"background_weight": 0.0},
+    "without-foreground": {"foreground_weight": 0.0},
     "ground-truth": {"confidence_target": "label"},
     "second-order": {"second_order": True},
     "bce": {"relevance_distance": "bce"},
     "label-free": {"relevance_target": "prediction"},
-    "later-layers": {"start_layer": 6},
+    "start-layer": {"start_layer": 6},
 }
