@@ -59,8 +59,9 @@ class RecordedAttention:
     """Inputs and output of the attention of a layer.
 
     Args:
-        query, key, value: `(B, h, T, d)`.
-        output: `(B, T, h, d)`, in the graph.
+        query: `(B, h, T, d)`, or `(B, h, 1, d)` where the CLS token alone is read, see [`cls_token_alone`].
+        key, value: `(B, h, T, d)`.
+        output: `(B, T, h, d)`, or `(B, 1, h, d)`, in the graph.
         scaling: factor of the scores.
     """
 
@@ -72,20 +73,29 @@ class RecordedAttention:
 
 
 class _Wanted(threading.local):
-    """The attention function of the forward passes of this thread; `None` for that of the model."""
+    """What the forward passes of this thread compute: the attention function, `None` for that of the model, and the attention
+    module, if any, of which the CLS token alone is read."""
 
     function: Callable | None = None
+    cls_alone: nn.Module | None = None
 
 
 _wanted = _Wanted()
 
 
 def _explicit(*arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return (_wanted.function or attention_with_probabilities)(*arguments, **settings)
+    return _attention(_wanted.function or attention_with_probabilities, *arguments, **settings)
 
 
 def _recorded(*arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return (_wanted.function or sdpa_attention_forward)(*arguments, **settings)
+    return _attention(_wanted.function or sdpa_attention_forward, *arguments, **settings)
+
+
+def _attention(function, module, query, *arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if module is not _wanted.cls_alone:
+        return function(module, query, *arguments, **settings)
+    output, attention = function(module, query[:, :, :1], *arguments, **settings)
+    return output.expand(-1, query.shape[2], -1, -1), attention  # transformers expects one of each token
 
 
 AttentionInterface.register(EXPLICIT_ATTENTION, _explicit)
@@ -131,7 +141,8 @@ def switched_attention(model: nn.Module, implementation: str) -> Iterator[None]:
 
 @contextmanager
 def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Context that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass.
+    """Context that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass; `(B, h, 1, T)` of one of
+    which the CLS token alone is read.
 
     Hooks take them where they are computed: those that `output_attentions=True` returns are copies outside the graph once
     Accelerate casts the outputs of autocast to fp32, or DDP passes them through its sink.
@@ -203,9 +214,9 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 @contextmanager
 def cls_token_alone(model: nn.Module) -> Iterator[None]:
-    """Context in which the last layer computes its output projection and MLP only for the CLS token, if the head reads no
-    other. Logits, attentions and all gradients stay the same, and most of the work of one layer is saved; the last hidden
-    states of the patches are meaningless.
+    """Context in which the last layer computes its attention, output projection and MLP only for the CLS token, if the head
+    reads no other. Logits and all gradients stay the same, and most of the work of one layer is saved; the last hidden states
+    of the patches are meaningless.
     """
     pretrained = unwrap_pretrained(model)
     # Activation checkpointing runs the layer again in `loss.backward()`, when the hooks are gone.
@@ -220,4 +231,8 @@ def cls_token_alone(model: nn.Module) -> Iterator[None]:
     # Each sum with the residual broadcasts the one token over all, of which only the CLS token is read.
     modules = (layer.attention.o_proj, layer.layernorm_after)
     with hooks_of_this_thread(*((module.register_forward_pre_hook, first_token) for module in modules)):
-        yield
+        _wanted.cls_alone = layer.attention
+        try:
+            yield
+        finally:
+            _wanted.cls_alone = None

@@ -15,7 +15,7 @@ from .architectures import unwrap_pretrained
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
-CHUNK = 128  # rows of the attention at once
+CHUNK = 64  # rows of the attention of an image at once, which fit into a core's cache
 MIN_TOKENS = 600  # from which the time is about the same, at a third of the memory: benchmarks/linear_memory.py
 # Models that add a bias to the scores of their attention, whose gradient is not computed here.
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
@@ -78,38 +78,43 @@ class RowProduct(torch.autograd.Function):
         ctx.save_for_backward(row, query, key, value, gradient)
         ctx.scaling = scaling
         product = row.new_zeros(key.shape[0], key.shape[2])
-        for chunk in chunks(query.shape[2]):
-            _, contribution = relevance_rows(query[:, :, chunk], key, value, gradient[:, :, chunk], scaling)
-            product += torch.matmul(row[:, None, None, chunk], contribution).sum(dim=(1, 2))
+        for image, chunk in chunks(query):
+            _, contribution = relevance_rows(
+                query[image, :, chunk], key[image], value[image], gradient[image, :, chunk], scaling
+            )
+            product[image] += torch.matmul(row[image, None, None, chunk], contribution).sum(dim=(0, 1))
         return product / query.shape[1]
 
     @staticmethod
     def backward(ctx, product_gradient):
         row, query, key, value, gradient = ctx.saved_tensors
-        heads = query.shape[1]
         row_gradient, query_gradient = torch.empty_like(row), torch.empty_like(query)
         key_gradient = torch.zeros_like(at_least_float32(key))
-        upstream = product_gradient[:, None, None, :] / heads  # (B, 1, 1, T)
-        for chunk in chunks(query.shape[2]):
-            part = query[:, :, chunk]
-            attention, contribution = relevance_rows(part, key, value, gradient[:, :, chunk], ctx.scaling)
-            weighted = contribution.mul_(upstream)
-            total = weighted.sum(dim=-1, keepdim=True)  # (B, h, n, 1)
-            row_gradient[:, chunk] = total.sum(dim=(1, 3))
-            # Gradient of the scores, by that of the softmax: A ⊙ (∂A − Σ A ∂A).
-            scores = weighted.sub_(attention.mul_(total)).mul_(row[:, None, chunk, None] * ctx.scaling).to(key.dtype)
-            query_gradient[:, :, chunk] = torch.matmul(scores, key)
-            key_gradient += torch.matmul(scores.transpose(2, 3), part)
+        upstream = product_gradient / query.shape[1]  # (B, T)
+        for image, chunk in chunks(query):
+            part, own_key = query[image, :, chunk], key[image]
+            attention, contribution = relevance_rows(
+                part, own_key, value[image], gradient[image, :, chunk], ctx.scaling
+            )
+            total = torch.matmul(contribution, upstream[image, :, None])  # (h, n, 1)
+            row_gradient[image, chunk] = total.sum(dim=(0, 2))
+            # Gradient of the scores, by that of the softmax: A ⊙ (∂A − Σ A ∂A), without the weights of its rows.
+            scores = contribution.mul_(upstream[image]).addcmul_(attention, total, value=-1).to(key.dtype)
+            weights = (row[image, chunk, None] * ctx.scaling).to(key.dtype)
+            query_gradient[image, :, chunk] = torch.matmul(scores, own_key) * weights
+            key_gradient[image] += torch.matmul(scores.transpose(1, 2), part * weights)
         return row_gradient, query_gradient, key_gradient.to(key.dtype), None, None, None
 
 
-def chunks(num_rows: int) -> list[slice]:
-    return [slice(first, min(first + CHUNK, num_rows)) for first in range(0, num_rows, CHUNK)]
+def chunks(query: torch.Tensor) -> list[tuple[int, slice]]:
+    """Each image of `(B, h, n, d)`, and each `CHUNK` of its rows."""
+    images, rows = range(query.shape[0]), query.shape[2]
+    return [(image, slice(first, min(first + CHUNK, rows))) for image in images for first in range(0, rows, CHUNK)]
 
 
 def relevance_rows(query, key, value, gradient, scaling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows `(B, h, n, T)`, fp32, of the attention, and of its product with the positive part of its gradient."""
-    attention = torch.matmul(query * scaling, key.transpose(2, 3))
+    """Rows `(h, n, T)`, fp32, of the attention of an image, and of its product with the positive part of its gradient."""
+    attention = torch.matmul(query * scaling, key.transpose(1, 2))
     attention = at_least_float32(attention).softmax(dim=-1)
-    contribution = at_least_float32(torch.matmul(gradient, value.transpose(2, 3))).clamp_(min=0).mul_(attention)
+    contribution = at_least_float32(torch.matmul(gradient, value.transpose(1, 2))).clamp_(min=0).mul_(attention)
     return attention, contribution

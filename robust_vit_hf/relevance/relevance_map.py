@@ -62,7 +62,8 @@ def propagate_relevance(
     same product in O(T²) a layer.
 
     Args:
-        attentions: `(B, h, T, T)` of each layer, from the first layer to the last.
+        attentions: `(B, h, T, T)` of each layer, from the first layer to the last, which may be `(B, h, 1, T)` if the head reads
+            the first token alone.
         attention_gradients: as `attentions`.
         row: `(B, T)`, weights of the tokens that the head reads: one-hot at the CLS token for the paper's models.
 
@@ -71,7 +72,8 @@ def propagate_relevance(
     """
     row = row.to(torch.promote_types(attentions[0].dtype, torch.float32))
     for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):
-        row = row + torch.bmm(row.unsqueeze(1), average_heads(attention, gradient)).squeeze(1)  # (B, T)
+        weights = row[:, None, : attention.shape[2]]
+        row = row + torch.bmm(weights, average_heads(attention, gradient)).squeeze(1)  # (B, T)
     return row
 
 
@@ -197,14 +199,13 @@ def relevance_map(
                 score, read, retain_graph=wants_graph or create_graph, create_graph=create_graph
             )
 
-        if any(a.shape != read[0].shape for a in read):
+        numbers = [attention.key.shape[2] if linear else attention.shape[3] for attention in attentions]
+        if len({*numbers}) > 1:
             raise ValueError(
-                f"`{type(pretrained).__name__}` gave attentions of shapes {[tuple(a.shape) for a in read]}; expected the same "
-                "in all layers."
+                f"`{type(pretrained).__name__}` has attentions over {numbers} tokens; expected the same in all layers."
             )
         with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
-            num_tokens = read[0].shape[1 if linear else -1]
-            row = head_row(model, num_tokens, grid[0] * grid[1])
+            row = head_row(model, numbers[0], grid[0] * grid[1])
             if linear:
                 tokens = propagate_recorded(attentions, gradients, row)
             else:
