@@ -11,10 +11,14 @@ from pyarrow import parquet
 from transformers import ViTImageProcessor
 
 from robust_vit_hf import load_masked_dataset
+from robust_vit_hf.data.schema import encode_image
+from robust_vit_hf.emoji_shift.images import load_split
+from robust_vit_hf.masks.preparation import prepare_masks
+from robust_vit_hf.masks.result import MaskResult
 
 from .helpers import formats
-from .helpers.commands import call, kill_when, launch, succeed
-from .helpers.tiny import TENCH, TOILET_TISSUE, masked_dataset, tiny_vit
+from .helpers.commands import call, files_below, kill_when, launch, succeed
+from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE, masked_dataset, tiny_vit
 from .test_grounded import make_models
 
 
@@ -94,6 +98,81 @@ def test_kill_redoes_no_finished_image(tmp_path, vit):
     masks, expected = (load_masked_dataset(str(tmp_path / name), "train") for name in ("masks", "expected"))
     assert masks["file_name"] == expected["file_name"] and len(masks) > 64
     assert all(a["mask"].tobytes() == b["mask"].tobytes() for a, b in zip(masks, expected, strict=True))
+
+
+def test_released_masks_of_each_class(tmp_path, caplog):
+    """Of real images: TokenCut's mask of the first covers more than half, and that of the third is unlike the coarse one."""
+    rows = [
+        {"image": encode_image(row["image"].resize((224, 224), Image.Resampling.BICUBIC)), "file_name": f"{index}.png"}
+        for index, row in enumerate(load_split("val", 7))
+    ]
+    features = datasets.Features({"image": datasets.Image(), "file_name": datasets.Value("string")})
+    dataset = datasets.Dataset.from_list(rows, features=features).add_column("label", [0, 0, 0, 0, 0, 1, 1])
+    dataset = dataset.cast_column("label", datasets.ClassLabel(names=["tench", "dog"]))
+    dataset.to_parquet(tmp_path / "images" / "train.parquet")
+    options = ("--model", "emoji-shift", "--released", "--per_class", 2)
+    again = command("tokencut", tmp_path / "images", tmp_path / "masks", *options)
+    done = call(*again)
+    assert done.status == 0 and "train: 3 masks, 3 rejected" in done.out, done.err[-3000:]
+    assert "Classes of `train` that ran out of images before they had 2 masks: `dog` 1. Give more" in caplog.text
+    # The fifth image is not needed.
+    assert load_masked_dataset(str(tmp_path / "masks"), "train")["file_name"] == ["1.png", "3.png", "5.png"]
+    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
+    assert rejected["file_name"] == ["0.png", "2.png", "6.png"]
+    assert "% of the image, more than half" in rejected["problem"][0]
+    assert all("overlaps the coarse one by an IoU of 0." in problem for problem in rejected["problem"][1:])
+    before = files_below(tmp_path / "masks")
+    caplog.clear()
+    succeed(*again)
+    assert "`dog` 1" in caplog.text and files_below(tmp_path / "masks") == before
+    assert '"per_class": 2' in call(*again[:-1], 3).error
+    assert "--coarse: not allowed with argument --released" in call(*again, "--coarse").error
+
+
+def test_interrupted_masks_of_each_class(tmp_path):
+    """Of three classes, one has all of its masks, of one every second is rejected, and of one all are."""
+    counts = {TENCH: 50, GOLDFISH: 50, STINGRAY: 4}
+    source = formats.class_folders(tmp_path / "photos" / "train", counts, ".png").parent
+    seen = []
+
+    def usable(name: str) -> bool:
+        wnid, number = re.fullmatch(r"(n\d+)_(\d+)\.png", name).groups()
+        return wnid == TENCH or (wnid == GOLDFISH and int(number) % 2 == 0)
+
+    def masker(images, rows):
+        if None in seen:
+            raise KeyboardInterrupt
+        names = [row["file_name"] for row in rows]
+        seen.extend([*names, None])
+        rejected = [None if usable(name) else "bad" for name in names]
+        return [
+            MaskResult(Image.new("L", image.size, 255), None, why) for image, why in zip(images, rejected, strict=True)
+        ]
+
+    def make() -> dict:
+        return prepare_masks("coco", lambda features: masker, str(source), ["train"], tmp_path / "out", per_class=20)
+
+    counted = None
+    while counted is None:  # interrupted after each part
+        try:
+            counted = make()
+        except KeyboardInterrupt:
+            seen.remove(None)
+    seen.remove(None)
+    names = {wnid: sorted(f"{wnid}_{number}.png" for number in range(count)) for wnid, count in counts.items()}
+    # No more images than it takes: for every second to be good, up to the twentieth that is.
+    last = [index for index, name in enumerate(names[GOLDFISH]) if usable(name)][19]
+    assert seen == names[TENCH][:20] + names[GOLDFISH][: last + 1] + names[STINGRAY]
+    assert counted == {"train": (40, len(seen) - 40)}
+    kept = load_masked_dataset(str(tmp_path / "out"), "train")["file_name"]
+    assert kept == [name for name in seen if usable(name)]
+    before = files_below(tmp_path / "out")
+    assert make() == counted and files_below(tmp_path / "out") == before
+    (source / "train" / TENCH / names[TENCH][3]).unlink()
+    with pytest.raises(
+        ValueError, match=r"has changed since it was written: .* rows were written, the source has 3\."
+    ):
+        make()
 
 
 def test_images_that_cannot_be_read(tmp_path, vit):
@@ -185,6 +264,10 @@ def test_push_to_the_hub(tmp_path, vit, hub):
         (["coco", "--annotations", "nowhere.json", "--images", "IMAGES"], "nowhere.json"),
         (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
         (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object such as"),
+        (
+            ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
+            "--per_class counts the masks of each class, but the images have labels of type None",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path, options, message):
@@ -192,7 +275,9 @@ def test_what_is_refused(tmp_path, options, message):
     dataset.to_parquet(tmp_path / "named.parquet")
     dataset.cast_column("label", datasets.Value("int64")).to_parquet(tmp_path / "unnamed.parquet")
     (tmp_path / "prompts.json").write_text("[]")
+    dataset.remove_columns("label").to_parquet(tmp_path / "unlabeled.parquet")
     places = {"IMAGES": "named.parquet", "UNNAMED": "unnamed.parquet", "PROMPTS": "prompts.json"}
+    places["UNLABELED"] = "unlabeled.parquet"
     options = [str(tmp_path / places[option]) if option in places else option for option in options]
     refused = call("masks", *options, "--output_dir", tmp_path / "out")
     assert refused.status == 1 and re.search(f"^error: .*{message}", refused.error)

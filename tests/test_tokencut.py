@@ -500,6 +500,27 @@ def test_fallback_to_the_coarse_mask(backbone, photographs, monkeypatch):
     assert result.mask.tobytes() == coarse.mask.tobytes() and result.rejected is None
 
 
+def test_what_the_released_pipeline_drops(backbone, photographs):
+    """Of real images: masks over half of the image, and those that the solver moved away from the coarse mask."""
+    images = [image for image, _ in photographs]
+    ours, released = (TokenCut(backbone, released=value)(images, [{}] * len(images)) for value in (False, True))
+    assert all(result.rejected is None for result in ours)
+    reasons = []
+    for result, other in zip(ours, released, strict=True):
+        assert other.note is None
+        if foreground(result).mean() > 0.5:
+            reasons.append("half")
+            assert other.rejected.endswith("% of the image, more than half")
+        elif result.note is not None:
+            reasons.append("IoU")
+            assert result.note.startswith("coarse mask: ")
+            assert other.rejected.startswith("the refined mask overlaps the coarse one by an IoU of 0.")
+            assert other.mask.tobytes() != result.mask.tobytes()  # the refined one, to look at
+        else:
+            assert other.rejected is None and other.mask.tobytes() == result.mask.tobytes()
+    assert {*reasons} == {"half", "IoU"} and len(reasons) < 8
+
+
 def test_small_masks_are_rejected_and_kept(backbone, photographs):
     (image, _) = photographs[0]
     count = foreground(TokenCut(backbone)([image], [{}])[0]).sum()

@@ -14,6 +14,7 @@ from .parser import Parser, add_writer_options, count, count_from_zero, number
 DESCRIPTION = """Make foreground masks for images that have none: a dataset for `robust-vit train --dataset`.
 
   robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
+  robust-vit masks tokencut --released --per_class 3 --images sets/paper-split-10-samples --output_dir sets/paper-split-tokencut
   robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
   robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
 
@@ -27,7 +28,17 @@ def run(argv: list[str]) -> None:
 
     from ..masks.preparation import prepare_masks
 
-    run_options = ("method", "images", "set", "split", "output_dir", "skip_bad", "rows_per_shard", "batch_size")
+    run_options = (
+        "method",
+        "images",
+        "set",
+        "split",
+        "output_dir",
+        "per_class",
+        "skip_bad",
+        "rows_per_shard",
+        "batch_size",
+    )
     counts = prepare_masks(
         arguments.method,
         lambda features: make_masker(arguments, features),
@@ -36,6 +47,7 @@ def run(argv: list[str]) -> None:
         arguments.output_dir,
         set_name=arguments.set,
         settings={name: value for name, value in vars(arguments).items() if name not in run_options},
+        per_class=arguments.per_class,
         skip_bad=arguments.skip_bad,
         rows_per_shard=arguments.rows_per_shard,
     )
@@ -51,6 +63,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     common.add_argument("--set", choices=list(image_sets()), help="read them as this set of the paper, unprepared")
     common.add_argument("--split", nargs="+", default=["train"], help="splits to make masks for")
+    common.add_argument(
+        "--per_class", type=count, help="take images until each class has this many masks; all images by default"
+    )
     add_writer_options(common)
 
     parser = Parser(prog="robust-vit masks", description=DESCRIPTION)
@@ -71,7 +86,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         default=520,
         help="smaller masks are rejected; RobustViT's limit by default",
     )
-    method.add_argument("--coarse", action="store_true", help="unions of patches, without the bilateral solver")
+    semantics = method.add_mutually_exclusive_group()
+    semantics.add_argument("--coarse", action="store_true", help="unions of patches, without the bilateral solver")
+    semantics.add_argument(
+        "--released",
+        action="store_true",
+        help="reject what RobustViT's code drops: masks over half of the image, and refined ones unlike the coarse ones",
+    )
     method = methods.add_parser("grounded", parents=[common], help="from the name of the class, or of its parts")
     method.add_argument("--detector", default="IDEA-Research/grounding-dino-tiny")
     method.add_argument("--segmenter", default="facebook/sam-vit-base")
@@ -106,7 +127,7 @@ def make_masker(arguments: argparse.Namespace, features: datasets.Features):
     from ..masks.tokencut import TokenCut
 
     settings = {name: getattr(arguments, name) for name in ("batch_size", "min_pixels", "min_side")}
-    settings["refine"] = not arguments.coarse
+    settings |= {"refine": not arguments.coarse, "released": arguments.released}
     registered = MODELS.get(arguments.model)
     if registered is not None and registered.load_backbone is not None:
         return TokenCut(registered.load_backbone().to(device), **settings)

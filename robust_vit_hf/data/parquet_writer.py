@@ -113,7 +113,7 @@ class ShardWriter:
         finished = SOURCE_KEY in read_json(self.folder / SETTINGS_FILE)[self.split]
         changed = f"`{self.folder}`: the source of the split `{self.split}` has changed since it was written"
         remedy = "Delete the folder, or choose another."
-        digests, num_rows = self._digests(), 0
+        digests, num_rows = self.digests(), 0
         for digest, row in zip(digests, rows, strict=False):
             if digest != row_digest(row):
                 raise ValueError(f"{changed}: row {num_rows}, now `{row['file_name']}`, differs. {remedy}")
@@ -124,7 +124,7 @@ class ShardWriter:
             raise ValueError(f"{changed}: {len(digests):,} rows were written, the source has {num_rows:,}. {remedy}")
         return rows
 
-    def _digests(self) -> list[str]:
+    def digests(self) -> list[str]:
         """Digests of the rows of the source that are written, in their order."""
         digests = []
         for first, end, path in self._shards() + self._parts():
@@ -139,6 +139,14 @@ class ShardWriter:
                 )
             digests += of_file
         return digests
+
+    def kept(self, column: str) -> list:
+        """Values of a column in the rows that are written and not rejected."""
+        values = []
+        for *_, path in self._shards() + self._parts():
+            is_kept = compute.field("problem").is_null() if "problem" in parquet.read_schema(path).names else None
+            values += parquet.read_table(path, columns=[column], filters=is_kept)[column].to_pylist()
+        return values
 
     def write(self, rows: list[dict], digests: list[str]) -> None:
         """Write the next rows of the source, with encoded images, to disk.
@@ -177,7 +185,7 @@ class ShardWriter:
                 (row, *_) = sample_rows(sorted((self.folder / REJECTED_FOLDER).glob(f"{self.split}-*")), 1)
                 reasons = f"all {rejected:,} were rejected, the first for: {row['problem']}"
             raise ValueError(f"`{self.folder}`: the split `{self.split}` has no rows: {reasons}.")
-        made_by, digests = read_json(self.folder / SETTINGS_FILE), self._digests()
+        made_by, digests = read_json(self.folder / SETTINGS_FILE), self.digests()
         made_by[self.split][SOURCE_KEY] = {
             "count": len(digests),
             "digest": xxhash.xxh3_64_hexdigest("".join(digests).encode()),

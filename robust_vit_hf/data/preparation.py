@@ -21,14 +21,22 @@ ROWS_PER_PART = 32
 DecodedRow = tuple[dict, Image.Image | None]
 
 
+def parts_of(rows: Iterator[dict]) -> Iterator[list[dict]]:
+    """Rows as they are decoded and written: 32 at once."""
+    while part := list(islice(rows, ROWS_PER_PART)):
+        yield part
+
+
 def write_rows(
     writer: ShardWriter,
     rows: Iterator[dict],
     skip_bad: bool,
     finish: Callable[[Iterator[DecodedRow]], list[dict]] = lambda decoded: [row for row, _ in decoded],
     total: int | None = None,
+    parts: Callable[[Iterator[dict]], Iterator[list[dict]]] = parts_of,
 ) -> tuple[int, int]:
-    """Write the rows of a [`Source`] that are not written yet, every image decoded once. `finish` gives the rows to write.
+    """Write the rows of a [`Source`] that are not written yet, every image decoded once. `finish` gives the rows to write, of
+    each of the `parts`.
 
     Returns:
         Numbers of rows and of rejected rows.
@@ -41,11 +49,10 @@ def write_rows(
         ThreadPoolExecutor() as pool,
         tqdm(desc=title, unit="image", total=total, initial=writer.position) as progress,
     ):
-        rows = writer.unwritten(rows)
-        while window := list(islice(rows, ROWS_PER_PART)):
-            digests = [row_digest(row) for row in window]
-            writer.write(finish(_decoded(pool.map(decode, window), skip_bad)), digests)
-            progress.update(len(window))
+        for part in parts(writer.unwritten(rows)):
+            digests = [row_digest(row) for row in part]
+            writer.write(finish(_decoded(pool.map(decode, part), skip_bad)), digests)
+            progress.update(len(part))
     return writer.finish()
 
 

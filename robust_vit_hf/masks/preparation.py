@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 from PIL import Image
+from transformers.utils import logging
 
 from ..data.contact_sheet import save_contact_sheets
 from ..data.imagenet_classes import class_names, label_of_wnid
@@ -19,8 +20,11 @@ from ..data.registry import features_of, image_sets, open_source
 from ..data.schema import encode_image
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
+from .per_class import PerClass
 from .result import MaskResult
 
+
+logger = logging.get_logger(__name__)
 
 Masker = Callable[[list[Image.Image], list[dict]], list[MaskResult]]
 
@@ -41,6 +45,7 @@ def prepare_masks(
     *,
     set_name: str | None = None,
     settings: dict | None = None,
+    per_class: int | None = None,
     skip_bad: bool = False,
     rows_per_shard: int = 1000,
 ) -> dict[str, tuple[int, int]]:
@@ -53,13 +58,15 @@ def prepare_masks(
         splits: splits to make masks for.
         set_name: read `images` as this set of the paper, unprepared.
         settings: settings that the masks depend on, as JSON values. Only a run with the same ones can continue a folder.
+        per_class: number of masks of each class: images are taken in their order until a class has them. Classes that run out
+            of images are named in a warning. By default, masks are made for all images.
         skip_bad, rows_per_shard: as for [`prepare`].
 
     Returns:
         Numbers of rows and of rejected rows of each split.
 
     Raises:
-        ValueError: an image cannot be read, or the folder holds something else.
+        ValueError: an image cannot be read, the folder holds something else, or `per_class` is asked for images without labels.
         FileNotFoundError: there are no such images.
     """
     described = {name: _described(value) for name, value in (settings or {}).items()}
@@ -73,6 +80,11 @@ def prepare_masks(
                 options = {"split": split} if "split" in image_sets()[set_name].options else {}
                 source = open_source(set_name, [images], options)
                 rows, columns, total = source.rows(source.shards), features_of(set_name, options), None
+            if per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
+                raise ValueError(
+                    f"--per_class counts the masks of each class, but the images have labels of type {columns.get('label')}: "
+                    "give images with a column `label` of integers, such as folders of classes, or leave it out."
+                )
             features = {"image": datasets.Image(), "mask": datasets.Image()}
             features |= {"label": columns["label"]} if "label" in columns else {}
             features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
@@ -81,14 +93,35 @@ def prepare_masks(
                 output_dir,
                 split.partition("[")[0],  # a slice has the name of its split
                 datasets.Features(features),
-                {"method": method, "images": _described(images), "set": set_name, **described, "split": split},
+                {
+                    "method": method,
+                    "images": _described(images),
+                    "set": set_name,
+                    **described,
+                    "per_class": per_class,
+                    "split": split,
+                },
                 title=f"{Path(images).name}, masks by {method}",
                 text=TEXT[method],
                 rows_per_shard=rows_per_shard,
             )
             # Existing masks need not be decoded.
             rows = ({name: value for name, value in row.items() if name != "mask"} for row in rows)
-            counts[writer.split] = write_rows(writer, rows, skip_bad, finish, total)
+            if per_class is None:
+                counts[writer.split] = write_rows(writer, rows, skip_bad, finish, total)
+                continue
+            chosen = PerClass(per_class, writer)
+            finish = chosen.counting(finish)
+            counts[writer.split] = write_rows(writer, chosen.rows(rows), skip_bad, finish, parts=chosen.parts)
+            if lacking := chosen.lacking():
+                names = getattr(columns["label"], "names", None)
+                classes = ", ".join(
+                    f"`{names[label] if names else label}` {count}" for label, count in lacking.items()
+                )
+                logger.warning(
+                    f"Classes of `{writer.split}` that ran out of images before they had {per_class} masks: {classes}. "
+                    "Give more images of them, or train with fewer."
+                )
         save_contact_sheets(output_dir, list(counts))
     return counts
 

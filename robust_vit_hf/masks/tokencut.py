@@ -213,6 +213,9 @@ class TokenCut:
             `min_pixels` counts in the enlarged image. One that would have more than 4096 patches then is rejected.
         refine: whether the bilateral solver moves the border to the edges of the image. Otherwise masks are unions of
             patches.
+        released: whether to reject masks as the released pipeline of RobustViT does: those of more than half of the image, and
+            refined ones that overlap the coarse one by an IoU below 0.5. By default the first are kept, and the coarse mask
+            takes the place of the second.
 
     Raises:
         ValueError: an architecture without a patch grid.
@@ -242,6 +245,7 @@ class TokenCut:
         min_pixels: int = 520,
         min_side: int = 0,
         refine: bool = True,
+        released: bool = False,
     ):
         key_projection(model)  # refuses other architectures now, not in the middle of a dataset
         self.model = model
@@ -255,6 +259,7 @@ class TokenCut:
         self.min_pixels = min_pixels
         self.min_side = min_side
         self.refine = refine
+        self.released = released
 
     @classmethod
     def from_pretrained(
@@ -321,17 +326,25 @@ class TokenCut:
         if max(image.width / width, image.height / height) > 1.5:  # more than rounding to a multiple of the patch
             notes.append(f"features of the image shrunk to {width}×{height} pixels")
         mask = np.asarray(Image.fromarray(coarse).resize(image.size, Image.Resampling.NEAREST))
+        rejected = None
         if self.refine:
             refined = refine_mask(image, mask)
             overlap = (refined & mask).sum() / (refined | mask).sum()
             if overlap >= 0.5:
                 mask = refined
+            elif self.released:
+                mask, rejected = (
+                    refined,
+                    f"the refined mask overlaps the coarse one by an IoU of {overlap:.2f}, below 0.5",
+                )
             else:
                 notes.append(f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}")
-        num_pixels, rejected = int(mask.sum()), None
+        num_pixels = int(mask.sum())
         if not unique:
             rejected = "the cut is arbitrary: several parts of the image stand out alike"
         elif num_pixels < self.min_pixels:
             rejected = f"{num_pixels} foreground pixels, fewer than {self.min_pixels}"
+        elif self.released and rejected is None and 2 * num_pixels > mask.size:
+            rejected = f"the foreground is {num_pixels / mask.size:.0%} of the image, more than half"
         mask = Image.fromarray(mask.astype(np.uint8) * 255)
         return MaskResult(mask, "; ".join(notes) or None, rejected)
