@@ -176,11 +176,34 @@ def test_grids_of_the_paper(path, tmp_path):
         if word.startswith("imagenet/"):
             (tmp_path / word.removeprefix("imagenet/")).mkdir(exist_ok=True)
     grid = read_grid(path, check_train_option, tmp_path)
-    numbers = {"table1": 14, "table2": 14, "table4": 10, "table8": 21, "table9": 21, "figure7": 8, "emoji-shift": 36}
+    numbers = {"table1": 24, "table2": 24, "table4": 10, "table8": 21, "table9": 21, "figure7": 8, "emoji-shift": 36}
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
         assert arguments_of(point, tmp_path)[-1].learning_rate == point.options["learning_rate"]
     assert f"robust-vit sweep trainer/grids/{path.resolve().name} " in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_baselines_of_the_paper(name, tmp_path):
+    """On the models that the paper has them for, at the rates and weights of its Tables 6 and 7."""
+    grid = yaml.safe_load((ROOT / "trainer" / "grids" / f"{name}.yaml").read_text())
+    for folder in ("paper-split", "paper-split-tokencut", *grid["sets"]):
+        (tmp_path / folder).mkdir()
+    points = read_grid(ROOT / "trainer" / "grids" / f"{name}.yaml", check_train_option, tmp_path).points
+    found = {
+        (point.variant, point.options["model"]): tuple(
+            point.options[option] for option in ("learning_rate", "background_weight", "confidence_weight")
+        )
+        for point in points
+        if point.variant in ("gradmask", "rrr")
+    }
+    rrr = {"vit-b": (2e-6, 1e-10, 2e-6), "augreg-s": (1e-5, 1e-8, 2e-8), "augreg-b": (5e-7, 1e-8, 2e-7)}
+    rrr |= {"deit-s": (1e-5, 1e-10, 2e-6), "deit-b": (5e-6, 1e-10, 2e-6)}
+    rates = {"vit-b": 2e-4, "augreg-s": 5e-4, "augreg-b": 1e-5, "deit-s": 5e-3, "deit-b": 1e-3}
+    expected = {("rrr", model): values for model, values in rrr.items()}
+    assert found == expected | {("gradmask", model): (rate, 50, 3e-9) for model, rate in rates.items()}
+    datasets = {point.variant: Path(point.options["dataset"]).name for point in points}
+    assert datasets.pop("unsupervised-masks") == "paper-split-tokencut" and {*datasets.values()} == {"paper-split"}
 
 
 @pytest.mark.parametrize(
