@@ -5,8 +5,11 @@ from importlib.resources import files
 
 
 def published_models() -> dict[str, dict]:
-    """Figures in per cent by the paper's name of the model (`ViT-B`), protocol, version (`original`, `finetuned`, `gradmask` or
-    `rrr`), set and score. A pair is a mean and a standard deviation. `published.json` names the sources."""
+    """Figures in per cent by the paper's name of the model (`ViT-B`), protocol, version, set and score. A pair is a mean and a
+    standard deviation.
+
+    Versions are `original` and `finetuned`, both also with `-training-classes` and `-other-classes`; `full-loss` with its
+    ablations; `unsupervised-masks`, `gradmask` and `rrr`. `published.json` names the sources."""
     return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["models"]
 
 

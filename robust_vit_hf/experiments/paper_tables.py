@@ -90,7 +90,7 @@ def ablation_tables(experiment: Experiment) -> dict[str, Table]:
         return {}
     titles = {"table_4": ("Table 4: ablations, top-1", 1), "table_12": ("Table 12: ablations, top-5", 5)}
     return {
-        name: _accuracy_table(experiment, f"{title} in per cent", methods, experiment.sets, (k,))
+        name: _accuracy_table(experiment, f"{title} in per cent", methods, experiment.sets, (k,), ours="full-loss")
         for name, (title, k) in titles.items()
     }
 
@@ -115,6 +115,7 @@ def _accuracy_table(
     sets: Sequence[str],
     ks: Sequence[int],
     with_changes: bool = False,
+    ours: str = "finetuned",
 ) -> Table:
     rows = []
     scores = tuple(f"top{k}" for k in ks)
@@ -140,7 +141,7 @@ def _accuracy_table(
                 moved = f" ({100 * change(runs, [name]).mean:+.1f})" if with_changes else ""
                 cells.append(_accuracy(runs, name, ks, "after") + moved)
             rows.append([model, METHODS.get(method, method), _validation(runs, 1), *cells])
-            version = "finetuned" if method == OURS else method
+            version = ours if method == OURS else method
             rows += _published_row(model, METHODS.get(method, method), version, sets, scores)
     for method, k in product(methods, ks):
         runs = experiment.of(method)
@@ -152,9 +153,11 @@ def _accuracy_table(
     return Table(title, head, rows)
 
 
-def _published_row(model: str, method: str, version: str, sets: Sequence[str], scores: tuple[str, ...]) -> list[list]:
+def _published_row(
+    model: str, method: str, version: str, sets: Sequence[str], scores: tuple[str, ...], marks: Sequence[str] = ()
+) -> list[list]:
     cells = [published_cell(published_models().get(model), "paper", version, name, scores) for name in sets]
-    return [[model, f"{method}, published", "–", *(cell or "–" for cell in cells)]] if any(cells) else []
+    return [[model, *marks, f"{method}, published", "–", *(cell or "–" for cell in cells)]] if any(cells) else []
 
 
 def _accuracy(runs: Sequence[RunResult], name: str, ks: Sequence[int], side: str) -> str:
@@ -237,6 +240,8 @@ def class_group_tables(experiment: Experiment) -> dict[str, Table]:
                     means = 100 * values.mean(axis=0)[:, :, side]
                     cells = [" ".join("–" if np.isnan(v) else f"{v:.1f}" for v in pair) for pair in means]
                     rows.append([model, mark, version, _validation(runs, side), *cells])
+                    published = f"{('original', 'finetuned')[side]}-{'training' if shown else 'other'}-classes"
+                    rows += _published_row(model, version, published, sets, ("top1", "top5"), [mark])
                 changes[shown].append((values[..., 1] - values[..., 0]).mean(axis=0))
         for shown, mark in ((True, "✓"), (False, "✗")) if rows else ():
             means = 100 * np.mean(changes[shown], axis=0)
