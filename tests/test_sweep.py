@@ -17,6 +17,7 @@ import yaml
 from robust_vit_hf.cli.train import check_train_option
 from robust_vit_hf.experiments.grid import read_grid
 from robust_vit_hf.experiments.sweep import ORIGINALS, POINT_FILE, PREDICTIONS, RUN, Run, arguments_of, is_trained
+from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetune import finetune
 
 from .helpers.commands import call, kill_when, launch, python, succeed
@@ -270,10 +271,12 @@ def test_a_folder_of_other_settings_is_refused(swept, tmp_path):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch) -> Path:
-    """Folder of an `sbatch` that copies what it is given."""
+    """Folder of an `sbatch` that copies what it is given, and of a `scontrol` that records it."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in {"sbatch": f'cp "$1" {folder}/given\necho Submitted batch job 12345', "srun": "exit 1"}.items():
+    commands = {"sbatch": f'cp "$1" {folder}/given\necho Submitted batch job 12345', "srun": "exit 1"}
+    commands["scontrol"] = f'echo "$@" >> {folder}/scontrol.log'
+    for name, text in commands.items():
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -299,6 +302,48 @@ def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
     assert isinstance(again.function, Run) and again.function.point == submitted[0].function.point
     again.function()
     assert is_trained(tmp_path / "out" / again.function.point.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notice", [False, True])
+def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_path):
+    """The process of a Slurm job gets the signals that precede a pre-emption, with or without SIGTERM as a notice before the
+    one on which submitit queues it again, and is started again as Slurm does."""
+    out, options = tmp_path / "out", {"num_train_epochs": 50, "save_total_limit": 1}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants={"robustvit": {}}, options=options)
+    assert "1 runs are submitted as 12345." in succeed("sweep", grid, "--output_dir", out, "--cluster", "slurm")
+    (logs,), (folder,) = (out / "logs").iterdir(), points(out)
+    variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "12345", "SLURM_PROCID": "0", "OMP_NUM_THREADS": "1"}
+
+    def job() -> subprocess.Popen:
+        command = python("-u", "-m", "submitit.core._submit", logs)
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
+
+    process = job()
+    while not list((folder / RUN).glob("checkpoint-*")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    if notice:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(5)  # it saves a checkpoint, and waits
+        assert process.poll() is None
+    process.send_signal(signal.SIGUSR2)
+    _, log = process.communicate(timeout=120)
+    assert process.returncode == 255 and not is_trained(folder), log[-3000:]
+    assert (slurm / "scontrol.log").read_text() == "requeue 12345\n"
+    assert not (folder / "error.json").exists() and not list(logs.glob("*_result.pkl"))
+    assert "begun, to resume" in succeed("sweep", grid, "--output_dir", out, "--dry_run")
+    checkpoint = find_checkpoint(str(folder / RUN), "last", True)
+    done = json.loads(Path(checkpoint, "trainer_state.json").read_text())
+    assert 0 < done["global_step"] < done["max_steps"]
+
+    process = job()
+    _, log = process.communicate(timeout=400)
+    assert process.returncode == 0 and is_trained(folder), log[-3000:]
+    assert json.loads((folder / RUN / "run.json").read_text())["resumed"]
+    state = json.loads((folder / RUN / "trainer_state.json").read_text())
+    assert state["log_history"][: len(done["log_history"])] == done["log_history"]  # its steps are not done again
+    assert "All 1 runs are complete." in succeed("sweep", grid, "--output_dir", out, "--dry_run")
 
 
 def test_clusters_that_cannot_be_used(inputs, tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """Sweeps: the runs of a grid, one after another on this machine or as jobs of a cluster."""
 
 import json
+import os
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +22,7 @@ from ..models.loading import load_model
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
 from ..training.finetune import finetune, load_data
+from ..training.interrupts import TrainingInterrupted
 from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
 from ..utils.processes import make_accelerator
@@ -104,6 +107,13 @@ class Run:
                 (folder / ERROR_FILE).unlink(missing_ok=True)  # of the last attempt
                 try:
                     self._run(folder)
+                except TrainingInterrupted as interrupt:
+                    on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+                    while on_slurm and interrupt.exit_status == 128 + signal.SIGTERM:
+                        # Slurm gives notice of a pre-emption, then ends the job and queues it again, or lets submitit do so;
+                        # a job that ends by itself meanwhile is not queued again.
+                        signal.pause()
+                    raise
                 except Exception as error:  # whatever it is, the other runs go on
                     write_error(folder, error)
         except BlockingIOError:
