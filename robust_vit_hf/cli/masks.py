@@ -14,7 +14,7 @@ from .parser import Parser, add_writer_options, count, count_from_zero, number
 DESCRIPTION = """Make foreground masks for images that have none: a dataset for `robust-vit train --dataset`.
 
   robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
-  robust-vit masks tokencut --released --per_class 3 --images sets/paper-split-10-samples --output_dir sets/paper-split-tokencut
+  robust-vit masks tokencut --released --per_class 3 --images sets/ten --output_dir sets/three
   robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
   robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
 
