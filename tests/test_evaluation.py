@@ -298,18 +298,18 @@ def test_main_table():
 
 
 def test_calibration_and_class_tables():
-    table = calibration_table(comparison())
+    table = calibration_table(comparison().rows())
     assert table.head[:4] == ["set", "top-5 before", "top-5 after", "top-5 control"]
-    groups = class_group_table(comparison(training_classes=frozenset([0])))
+    groups = class_group_table(comparison(training_classes=frozenset([0])).class_groups())
     top1, top5 = ["100.0", "75.0", "100.0", "-25.0"], ["100.0", "100.0", "100.0", "+0.0"]
     assert groups.rows[0] == ["val", "training", "4", *top1, *top5]
-    assert class_group_table(comparison()) is None
+    assert class_group_table(comparison().class_groups()) is None
 
 
 def test_paper_tables_show_published_figures_beside_ours():
     before = {name: result(first(1)) for name in ("si-score-size", "imagenet-a", "imagenet-1k")}
     after = {name: result(first(2)) for name in before}
-    real, synthetic = paper_tables(Comparison(before, after), "paper", "ViT-B")
+    real, synthetic = paper_tables(Comparison(before, after).rows(), "paper", "ViT-B")
     assert real.head == ["top-1 top-5, per cent", "INet val", "INet-A"]  # in the paper's order
     names = ["Original", "Original, published", "Finetuned", "Finetuned, published"]
     assert [row[0] for row in real.rows[:4]] == names
@@ -321,9 +321,9 @@ def test_paper_tables_show_published_figures_beside_ours():
         ["RRR, published", "58.0 78.4"],
     ]
     assert "its Tables 8 and 9" in real.title
-    (native, _) = paper_tables(Comparison(before), "native", "ViT-B")
+    (native, _) = paper_tables(Comparison(before).rows(), "native", "ViT-B")
     assert [row[1:] for row in native.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
-    (unknown, _) = paper_tables(Comparison(before), "paper", None)
+    (unknown, _) = paper_tables(Comparison(before).rows(), "paper", None)
     assert len(unknown.rows) == 1
 
 
@@ -440,19 +440,21 @@ def test_the_examples_of_the_figure_follow_its_captions(processor, tmp_path, mon
     sets = {"noise": EvaluationSet.of(masked_dataset(60))}
     compared = Comparison(*(evaluate_sets(model, sets, processor, Accelerator(cpu=True)) for model in models.values()))
     saved = []
-    monkeypatch.setattr(report, "save_before_after_figure", lambda groups, path: saved.append(groups))
+    draw_figure = report.before_after_figure
+    monkeypatch.setattr(report, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows))
     for _ in range(2):
         write_report(tmp_path, compared, sets, processor, models, {})
     most, corrected, worse = saved[0].values()
     assert len(most) == len(corrected) == len(worse) == 4
-    left = [example["background_before"] - example["background_after"] for example in most]
+    left = [example.background["before"] - example.background["after"] for example in most]
     assert left == sorted(left, reverse=True) and left[0] >= max(
-        example["background_before"] - example["background_after"] for example in corrected
+        example.background["before"] - example.background["after"] for example in corrected
     )
     for example in most:  # the prediction is the true class afterwards alone, and so is its map
-        assert example["predicted_before"] != example["label"] == example["predicted_after"]
-        torch.testing.assert_close(example["after"][0], example["after"][1])
-        assert (example["before"][0] - example["before"][1]).abs().max() > 0.1
+        assert example.predicted["before"] != example.label == example.predicted["after"]
+        assert example.maps["after", "predicted"] == example.maps["after", "true"]
+        assert example.maps["before", "predicted"] != example.maps["before", "true"]
     again = saved[1].values()
     for first, second in zip((most, corrected, worse), again, strict=True):
-        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
+        assert [example.row for example in first] == [example.row for example in second]
+    assert (tmp_path / "examples.parquet").is_file()

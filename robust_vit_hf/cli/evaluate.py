@@ -2,10 +2,8 @@
 
 from typing import get_args
 
-from ..data.benchmarks import benchmarks
-from ..evaluation.set_names import PAPER_SETS
 from ..models.presets import Preset
-from .parser import Parser, add_evaluation_options, check_sets, named_source, run_evaluation
+from .parser import Parser, add_evaluation_options, add_sets, chosen_sets, run_evaluation
 
 
 DESCRIPTION = """Measure a model, or two (before and after finetuning), on shifted sets: tables in the layout of the paper's Tables 1, 2, 10
@@ -25,26 +23,19 @@ def run(argv: list[str]) -> None:
     parser = Parser(prog="robust-vit evaluate", description=DESCRIPTION)
     own_data = "images of your own with the column `label`, and `mask` if there are any"
     add_evaluation_options(parser, own_data, output_dir="runs/robustness")
-    parser.add_argument(
-        "--sets",
-        nargs="+",
-        type=named_source,
-        metavar="NAME[=PATH_OR_ID]",
-        help=f"benchmarks ({', '.join(benchmarks())}: the default) or sets of the paper ({', '.join(PAPER_SETS)}), each from "
-        "the Hub or from the output of `robust-vit data prepare`",
-    )
+    add_sets(parser)
     parser.add_argument("--protocols", nargs="+", choices=get_args(Preset), default=list(get_args(Preset)))
     parser.add_argument(
         "--training_data", help="images that --compare was finetuned on, whose classes are shown apart"
     )
     parser.add_argument("--train_split", default="train", help="split of --training_data")
     arguments = parser.parse_args(argv)
-    if arguments.sets is None:
-        arguments.sets = [] if arguments.dataset else [(name, None) for name in benchmarks()]
-    check_sets(parser, arguments.sets)
+    arguments.sets = chosen_sets(parser, arguments)
     if arguments.training_data and not arguments.compare:
         parser.error("--training_data shows classes apart for the model after finetuning: name it with --compare")
 
     from ..evaluation.robustness import evaluate_robustness
 
-    run_evaluation(evaluate_robustness, arguments, "results.json, tables, plots and the predictions of each image")
+    run_evaluation(
+        evaluate_robustness, arguments, "results.json, tables, plots, examples and the predictions of each image"
+    )

@@ -12,6 +12,7 @@ from .parser import Parser, unknown
 COMMANDS = {
     "train": "finetune a model so that its relevance map leaves the background, and measure it before and after",
     "evaluate": "measure accuracy, calibration and relevance of one or two models on shifted sets",
+    "figures": "make the paper's figures of examples from the predictions of an evaluation",
     "segment": "measure how well the maps of several attribution methods cover the object",
     "masks": "make foreground masks: TokenCut, Grounding DINO with SAM, or COCO files",
     "data": "prepare the sets of the paper as parquet, and describe any dataset",

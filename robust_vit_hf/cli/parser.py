@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..data.benchmarks import IMAGES_PER_SET
+from ..data.benchmarks import IMAGES_PER_SET, benchmarks
 from ..models.registry import BUNDLED_MODEL, MODELS
 from ..utils.options import Range
 
@@ -100,12 +100,7 @@ def add_output_dir(parser: argparse.ArgumentParser, default: str | None = None) 
 
 def add_pass_options(parser: argparse.ArgumentParser) -> None:
     """Options of every pass over evaluation sets."""
-    parser.add_argument(
-        "--images_per_set",
-        type=count,
-        default=IMAGES_PER_SET,
-        help=f"images of each set of a benchmark (default: {IMAGES_PER_SET})",
-    )
+    add_images_per_set(parser)
     parser.add_argument(
         "--batch_size", type=count, default=32, help="images that a process takes at once (default: 32)"
     )
@@ -114,12 +109,49 @@ def add_pass_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_evaluation_options(parser: argparse.ArgumentParser, dataset: str, output_dir: str) -> None:
-    """Options of `robust-vit evaluate` and `segment`, with the help of `--dataset` and the default of `--output_dir`."""
+def add_images_per_set(parser: argparse.ArgumentParser) -> None:
+    """`--images_per_set`."""
+    parser.add_argument(
+        "--images_per_set",
+        type=count,
+        default=IMAGES_PER_SET,
+        help=f"images of each set of a benchmark (default: {IMAGES_PER_SET})",
+    )
+
+
+def add_pair_options(parser: argparse.ArgumentParser, dataset: str, compare_required: bool = False) -> None:
+    """The models before and after finetuning, and images of your own, with the help of `--dataset`."""
     parser.add_argument("--model", default=BUNDLED_MODEL, help="name, folder or Hub id; the bundled model by default")
-    parser.add_argument("--compare", help="the model after finetuning")
+    parser.add_argument("--compare", required=compare_required, help="the model after finetuning")
     parser.add_argument("--dataset", help=dataset)
     parser.add_argument("--split", default="validation", help="split of --dataset")
+
+
+def add_sets(parser: argparse.ArgumentParser) -> None:
+    """`--sets`, whose default [`chosen_sets`] gives."""
+    from ..evaluation.set_names import PAPER_SETS
+
+    parser.add_argument(
+        "--sets",
+        nargs="+",
+        type=named_source,
+        metavar="NAME[=PATH_OR_ID]",
+        help=f"benchmarks ({', '.join(benchmarks())}: the default) or sets of the paper ({', '.join(PAPER_SETS)}), each from "
+        "the Hub or from the output of `robust-vit data prepare`",
+    )
+
+
+def chosen_sets(parser: Parser, arguments: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """The sets of `--sets`, or else the benchmarks, unless `--dataset` is given."""
+    if arguments.sets is None:
+        return [] if arguments.dataset else [(name, None) for name in benchmarks()]
+    check_sets(parser, arguments.sets)
+    return arguments.sets
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser, dataset: str, output_dir: str) -> None:
+    """Options of `robust-vit evaluate` and `segment`, with the help of `--dataset` and the default of `--output_dir`."""
+    add_pair_options(parser, dataset)
     parser.add_argument(
         "--paper_model",
         choices=[entry.paper_name for entry in MODELS.values() if entry.paper_name],

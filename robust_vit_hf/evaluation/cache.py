@@ -38,6 +38,15 @@ def write_fingerprint(folder: Path, fingerprint: dict) -> None:
     write_json(folder / FINGERPRINT_FILE, fingerprint)
 
 
+def fingerprint_of(identity: dict, rows: EvaluationSet, processor: BaseImageProcessor) -> dict:
+    """The inputs of a result as a JSON object; `identity` is that of [`measure_once`]."""
+    return identity | {
+        "images": len(rows.dataset),
+        "rows": rows.digest,
+        "processor": json.loads(processor.to_json_string()),
+    }
+
+
 def measure_once(
     folder: Path,
     identity: dict,
@@ -60,11 +69,7 @@ def measure_once(
     Raises:
         ValueError: `folder` holds the result of other inputs, or as [`evaluate_sets`].
     """
-    fingerprint = identity | {
-        "images": len(rows.dataset),
-        "rows": rows.digest,
-        "processor": json.loads(processor.to_json_string()),
-    }
+    fingerprint = fingerprint_of(identity, rows, processor)
     check_fingerprint(folder, fingerprint)
     result = SetResult.load(folder)
     accelerator.wait_for_everyone()  # until all have looked, before one writes

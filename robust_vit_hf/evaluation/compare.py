@@ -12,9 +12,15 @@ from .evaluate_sets import SetResult
 
 NUM_RESAMPLES = 10_000
 CONFIDENCE = 0.95
+SIDES = ("before", "after", "control")
 MEAN_ROW = "mean of the shifted sets"
 # Scores of each model in a row beside top-1 and top-5: fractions, but for NLL (nats) and Brier score (0–2).
 SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_per_class_top1", "mean_per_group_top1")
+
+
+def sides_of(rows: list[dict]) -> list[str]:
+    """Those of `before`, `after` and `control` whose top-1 is in rows of [`Comparison.rows`] or [`Comparison.class_groups`]."""
+    return [side for side in SIDES if any(row.get(f"top1_{side}") is not None for row in rows)]
 
 
 def bootstrap_changes(before: np.ndarray, after: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -66,7 +72,7 @@ class Comparison:
         for name, before in self.before.items():
             row = {"set": name, "num_images": int(before.usable.sum()) if before.accepted else len(before.predictions)}
             for score in ("top1", f"top{TOP}", *SCORES):
-                for side in ("before", "after", "control"):
+                for side in SIDES:
                     results = self.sides.get(side)
                     row[f"{score}_{side}"] = None if results is None else results[name].scores.get(score)
             row |= dict.fromkeys(("change_low", "change_high", "corrected", "broken"))

@@ -1,6 +1,6 @@
 """Figures of images with their relevance maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -13,42 +13,42 @@ from transformers import BaseImageProcessor
 from ..data.transforms import segmentation_transform
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
+from .examples import Example
 
 
-def save_before_after_figure(groups: dict[str, list[dict]], path: Path) -> None:
-    """Figure of test images with their relevance before and after, for the predicted class and, where a prediction is wrong, for
-    the true one too: a column for each image, groups side by side.
+def before_after_figure(
+    rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
+) -> Figure:
+    """Figure of images with their relevance maps before and after: a column for each image, and groups side by side.
 
     Args:
-        groups: images by title, each a dict with `image` `(3, H, W)` in [0, 1], `before` and `after` `(2, 1, H, W)` (the maps
-            of the predicted class and of the true one), and the names `set_name`, `label`, `predicted_before` and
-            `predicted_after`. Empty groups are left out.
+        rows: for each row of the figure, its examples by title. Empty groups are left out; one is not empty.
+        targets: classes whose maps are shown, of `predicted` and `true`; of both, the true one where the prediction is wrong.
     """
-    groups = {title: examples for title, examples in groups.items() if examples}
-    if not groups:
-        return
-    num_columns = [max(len(examples), 3) for examples in groups.values()]  # no fewer, for the title
-    figure = Figure((1.45 * sum(num_columns), 7.2), layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(1, len(groups), width_ratios=num_columns, wspace=0.03))
-    for part, columns, (title, examples) in zip(parts, num_columns, groups.items(), strict=True):
-        part.suptitle(title, fontweight="bold", fontsize=9)
-        axes = part.subplots(4, columns, squeeze=False)
-        for axis in axes.flat:
-            axis.axis("off")
-        for column, example in enumerate(examples):
-            image = example["image"]
-            pictures, captions = [image], [f"{example['set_name']}\n{example['label']}"]
-            for side in ("before", "after"):
-                predicted, maps = example[f"predicted_{side}"], overlay(image.expand(2, -1, -1, -1), example[side])
-                pictures.append(maps[0])
-                captions.append(f"{side}, predicted:\n{predicted}")
-                if predicted != example["label"]:
-                    pictures.append(maps[1])
-                    captions.append(f"{side}, true:\n{example['label']}")
-            for axis, picture, caption in zip(axes[:, column], pictures, captions, strict=False):
-                axis.imshow(picture.permute(1, 2, 0).numpy())
-                axis.set_title(caption, fontsize=8)
-    figure.savefig(path, dpi=90)
+    rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
+    rows = [row for row in rows if row]
+    lines = 2 + len(targets)  # pictures of a column
+    columns = [[max(len(examples), 3) for examples in row.values()] for row in rows]  # no fewer, for the title
+    figure = Figure((1.45 * max(map(sum, columns)), 1.8 * lines * len(rows)), layout="constrained")
+    bands = np.atleast_1d(figure.subfigures(len(rows), 1, hspace=0.02))
+    for band, widths, row in zip(bands, columns, rows, strict=True):
+        parts = np.atleast_1d(band.subfigures(1, len(row), width_ratios=widths, wspace=0.03))
+        for part, width, (title, examples) in zip(parts, widths, row.items(), strict=True):
+            part.suptitle(title.replace("$", r"\$"), fontweight="bold", fontsize=9)
+            axes = part.subplots(lines, width, squeeze=False)
+            for axis in axes.flat:
+                axis.axis("off")
+            for column, example in enumerate(examples):
+                pictures = [(f"{example.set_name}\n{example.label}", example.image)]
+                for side, predicted in example.predicted.items():
+                    for target in targets:
+                        if target == "predicted" or len(targets) == 1 or predicted != example.label:
+                            named = predicted if target == "predicted" else example.label
+                            pictures.append((f"{side}, {target}:\n{named}", example.maps[side, target]))
+                for axis, (caption, picture) in zip(axes[:, column], pictures, strict=False):
+                    axis.imshow(picture)
+                    axis.set_title(caption.replace("$", r"\$"), fontsize=8)
+    return figure
 
 
 def save_attribution_figure(
@@ -86,3 +86,23 @@ def save_attribution_figure(
             axis.imshow(pictures[index].permute(1, 2, 0).numpy())
             axis.axis("off")
     figure.savefig(path, dpi=75)
+
+
+def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
+    """Figure with a titled row for each entry, in which each image stands beside the map of its predicted class before the
+    finetuning. One row has an example."""
+    rows = {title: examples for title, examples in rows.items() if examples}
+    columns = max(map(len, rows.values()))
+    figure = Figure((2.7 * columns, 2.1 * len(rows)), layout="constrained")
+    for band, (title, examples) in zip(np.atleast_1d(figure.subfigures(len(rows), 1)), rows.items(), strict=True):
+        band.suptitle(title, fontweight="bold", fontsize=9)
+        axes = band.subplots(1, 2 * columns, squeeze=False)[0]
+        for axis in axes:
+            axis.axis("off")
+        for place, example in enumerate(examples):
+            left, right = axes[2 * place : 2 * place + 2]
+            left.imshow(example.image)
+            left.set_title(f"{example.label}", fontsize=8)
+            right.imshow(example.maps["before", "predicted"])
+            right.set_title(f"{example.predicted['before']}, {example.confidence['before']:.0%}", fontsize=8)
+    return figure

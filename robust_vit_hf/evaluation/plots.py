@@ -1,11 +1,12 @@
 """Plots of an evaluation, each as PNG and PDF."""
 
+import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from ..utils.files import atomic_file
-from .compare import Comparison
+from .compare import Comparison, sides_of
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
@@ -20,7 +21,7 @@ def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]
         class_names: names by label.
     """
     if any(result.accepted is not None for result in comparison.before.values()):
-        save_figure(accuracy_figure(comparison), folder, "accuracy")
+        save_figure(accuracy_figure(comparison.rows()), folder, "accuracy")
     for name, result in comparison.before.items():
         if comparison.after is not None and result.accepted is not None:
             if figure := class_figure(comparison.class_changes(name), class_names, name):
@@ -31,24 +32,30 @@ def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write `<name>.png` and `<name>.pdf` into a folder that exists."""
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
     for suffix in ("png", "pdf"):
         with atomic_file(folder / f"{name}.{suffix}") as partial:
-            # Without the date, the same figure is the same file.
-            figure.savefig(
-                partial, dpi=120, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None
-            )
+            partial.write_bytes(figure_bytes(figure, suffix))
 
 
-def accuracy_figure(comparison: Comparison) -> Figure:
-    """Bars of top-1 for each set and model; the line on a bar is the 95 % interval of the change, added to top-1 before."""
-    rows = [row for row in comparison.rows() if row["top1_before"] is not None]
+def figure_bytes(figure: Figure, suffix: str) -> bytes:
+    """A figure as a file, `png` or `pdf`. The same figure gives the same bytes, under the same version of matplotlib."""
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=120, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
+    return file.getvalue()
+
+
+def accuracy_figure(rows: list[dict]) -> Figure:
+    """Bars of top-1 for each set and model, from [`Comparison.rows`]; the line on a bar is the 95 % interval of the change, added
+    to top-1 before."""
+    rows = [row for row in rows if row["top1_before"] is not None]
+    sides = sides_of(rows)
     figure = Figure((1.2 + 1.1 * len(rows), 3.6), layout="constrained")
     axis = figure.subplots()
-    width = 0.8 / len(comparison.sides)
-    for place, side in enumerate(comparison.sides):
-        left = [index + (place - (len(comparison.sides) - 1) / 2) * width for index in range(len(rows))]
+    width = 0.8 / len(sides)
+    for place, side in enumerate(sides):
+        left = [index + (place - (len(sides) - 1) / 2) * width for index in range(len(rows))]
         values = [100 * row[f"top1_{side}"] for row in rows]
         axis.bar(left, values, width, label=side, color=COLOURS[side])
         if side == "after":
@@ -60,7 +67,7 @@ def accuracy_figure(comparison: Comparison) -> Figure:
     axis.set_xticks(range(len(rows)), [row["set"].replace("_", " ") for row in rows], rotation=25, ha="right")
     axis.set_ylabel("top-1, %")
     axis.set_ylim(0, 100)
-    if len(comparison.sides) > 1:
+    if len(sides) > 1:
         figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
 

@@ -3,10 +3,11 @@
 Tables in the layout of the paper's Tables 1, 2, 10 and 11, and its class plots (Figures 8 to 14).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
+from transformers import PreTrainedModel
 
 from ..data.benchmarks import IMAGES_PER_SET, benchmarks
 from ..data.class_order import align_labels, check_same_classes, classes_of_model
@@ -20,6 +21,7 @@ from ..utils.environment import environment
 from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
 from .cache import measure_once
 from .compare import Comparison
+from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .plots import save_plots
 from .protocols import EvaluationSet, Protocol, load_evaluation_sets, own_set
 from .report import RESULTS_FILE, summarize
@@ -46,7 +48,8 @@ def evaluate_robustness(
     settings: dict | None = None,
     originals: Path | None = None,
 ) -> str:
-    """Measure models on sets, and write `results.json`, `tables.md`, `tables.tex`, `plots/` and the predictions of each image.
+    """Measure models on sets, and write `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions of each image and, of
+    two models, examples with their relevance maps.
 
     Results in `output_dir` from an earlier run are not measured again.
 
@@ -67,22 +70,16 @@ def evaluate_robustness(
         OSError: there is no such model or set.
     """
     names = {"before": model} | ({"after": compare} if compare else {})
-    models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
-    if compare:
-        check_same_classes(*(classes_of_model(loaded.config) for loaded in models.values()))
+    models = load_models(names, accelerator)
     with accelerator.main_process_first():
-        loaded_sets = {protocol: load_evaluation_sets(sets, protocol, images_per_set) for protocol in protocols}
-        own = {} if dataset is None else {split: own_set(dataset, split)}
+        loaded_sets = {
+            protocol: load_sets(sets, dataset, split, protocol, images_per_set, models["before"])
+            for protocol in protocols
+        }
     processors = {
         protocol: {side: load_processor(name, protocol, models[side]) for side, name in names.items()}
         for protocol in protocols
     }
-    for of_protocol in loaded_sets.values():
-        if own.keys() & of_protocol.keys():
-            raise ValueError(f"`{split}` is both a split of --dataset and one of --sets: measure one at a time.")
-        for name, rows in (of_protocol | own).items():
-            of_protocol[name] = rows.for_model(name, models["before"].config)
-
     if paper_model is None and (registered := find_model(model)):
         paper_model = MODELS[registered].paper_name
     digests = {side: weights_digest(loaded) for side, loaded in models.items()}
@@ -96,7 +93,7 @@ def evaluate_robustness(
     for protocol, of_protocol in loaded_sets.items():
         measured = {side: {} for side in models}
         for set_name, rows in of_protocol.items():
-            for side in names:
+            for side in models:
                 measured[side][set_name] = measure_once(
                     output_dir / protocol / set_name / side,
                     {"weights": digests[side], "bf16": bf16},
@@ -118,27 +115,70 @@ def evaluate_robustness(
             shifted=[name for name, rows in of_protocol.items() if rows.shifted],
             training_classes=classes,
         )
-        labelled = [name for name, result in comparison.before.items() if result.accepted is not None]
-        results["protocols"][protocol] = summarize(comparison, of_protocol) | {
-            "class_changes": {name: comparison.class_changes(name) for name in labelled} if compare else {},
-            "curves": {name: curves for name in labelled if (curves := comparison.curves(name))},
-        }
-        tables = [main_table(comparison.rows()), *paper_tables(comparison, protocol, paper_model)]
-        tables += [calibration_table(comparison), class_group_table(comparison)]
+        results["protocols"][protocol] = summarize(comparison, of_protocol)
+        rows, groups = (results["protocols"][protocol][key] for key in ("rows", "class_groups"))
+        tables = [main_table(rows), *paper_tables(rows, protocol, paper_model)]
+        tables += [calibration_table(rows), class_group_table(groups)]
         markdown.append(f"# Protocol `{protocol}`\n")
         for table in filter(None, tables):
             markdown.append(f"{table.title}:\n\n{table.markdown()}\n")
             latex.append(f"% protocol {protocol}\n{table.latex()}")
         plots = output_dir / "plots" / protocol
         plots.mkdir(parents=True, exist_ok=True)
-        of_imagenet = any(name in PAPER_SETS for name in comparison.before)
-        label_names = dict(enumerate(class_names())) if of_imagenet else models["before"].config.id2label
+        label_names = results["class_names"] = label_names_of(models["before"], of_protocol)
         save_plots(comparison, plots, label_names)
+        if compare:
+            examples = {}
+            for kind in KINDS:
+                drawn = draw(
+                    rows_of_kind(kind, measured["before"], measured["after"], of_protocol), NUM_EXAMPLES, seed=0
+                )
+                examples[kind] = explain(drawn, models, processors[protocol], of_protocol, measured, label_names)
+            save_examples(examples, output_dir / protocol / EXAMPLES_FILE)
     if accelerator.is_main_process:
         write_atomically(output_dir / "tables.md", "\n".join(markdown))
         write_atomically(output_dir / "tables.tex", "\n".join(latex))
         write_json(output_dir / RESULTS_FILE, results)
     return "\n".join(markdown)
+
+
+def load_models(names: dict[str, str], accelerator: Accelerator) -> dict[str, PreTrainedModel]:
+    """Models by side on the accelerator's device. Names and errors are those of [`load_model`].
+
+    Raises:
+        ValueError: they have other classes.
+    """
+    models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
+    if len(models) > 1:
+        check_same_classes(*(classes_of_model(loaded.config) for loaded in models.values()))
+    return models
+
+
+def load_sets(
+    named: Sequence[tuple[str, str | None]],
+    dataset: str | None,
+    split: str,
+    protocol: Protocol,
+    images_per_set: int,
+    model: PreTrainedModel,
+) -> dict[str, EvaluationSet]:
+    """Sets by name, and images of your own by their split, with labels of a model. Arguments are those of
+    [`evaluate_robustness`].
+
+    Raises:
+        ValueError: a set that the model was not made for, or two of one name.
+    """
+    loaded = load_evaluation_sets(named, protocol, images_per_set)
+    if dataset is not None:
+        if split in loaded:
+            raise ValueError(f"`{split}` is both a split of --dataset and one of --sets: measure one at a time.")
+        loaded[split] = own_set(dataset, split)
+    return {name: rows.for_model(name, model.config) for name, rows in loaded.items()}
+
+
+def label_names_of(model: PreTrainedModel, sets: Collection[str]) -> dict[int, str]:
+    """Names of a model's classes by label. Sets of the paper are of ImageNet, whose names not every model has."""
+    return dict(enumerate(class_names())) if PAPER_SETS.keys() & set(sets) else model.config.id2label
 
 
 def _training_classes(

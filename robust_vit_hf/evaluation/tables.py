@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from .compare import Comparison
+from .compare import sides_of
 from .published import published_cell, published_models
 from .set_names import PAPER_SETS
 
@@ -57,42 +57,45 @@ def main_table(rows: list[dict]) -> Table:
     return _without_empty_columns("Top-1 and relevance, in per cent", columns, rows)
 
 
-def calibration_table(comparison: Comparison) -> Table:
-    """Top-5, and calibration, which the confidence loss may worsen."""
-    columns = {"set": lambda row: row["set"]}
+def calibration_table(rows: list[dict]) -> Table:
+    """Top-5, and calibration, which the confidence loss may worsen, from [`Comparison.rows`]."""
+    columns, sides = {"set": lambda row: row["set"]}, sides_of(rows)
     scores = {"top5": ("top-5", percent), "ece": ("ECE", percent), "nll": ("NLL", number), "brier": ("Brier", number)}
     for score, (name, show) in scores.items():
-        for side in comparison.sides:
-            column = f"{name} {side}" if comparison.after else name
+        for side in sides:
+            column = f"{name} {side}" if "after" in sides else name
             columns[column] = lambda row, key=f"{score}_{side}", show=show: show(row[key])
     title = "Top-5 accuracy and expected calibration error in per cent, negative log-likelihood in nats, Brier score"
-    return _without_empty_columns(title, columns, comparison.rows())
+    return _without_empty_columns(title, columns, rows)
 
 
-def class_group_table(comparison: Comparison) -> Table | None:
-    """Tables 10 and 11 of the paper: training classes and the others. `None` if the former are not known."""
+def class_group_table(rows: list[dict]) -> Table | None:
+    """Tables 10 and 11 of the paper, from [`Comparison.class_groups`]: training classes and the others. `None` if the former are
+    not known."""
+    sides = sides_of(rows)
     columns = {
         "set": lambda row: row["set"],
         "classes": lambda row: row["classes"],
         "images": lambda row: str(row["num_images"]),
     }
     for k, change_name in ((1, "change"), (5, "change ")):
-        for side in comparison.sides:
+        for side in sides:
             columns[f"top-{k} {side}"] = lambda row, key=f"top{k}_{side}": percent(row[key])
-        if comparison.after is not None:
+        if "after" in sides:
             columns[change_name] = lambda row, k=k: change(row[f"top{k}_before"], row[f"top{k}_after"])
-    rows, title = comparison.class_groups(), "Classes of the finetuning's images, and the others, in per cent"
+    title = "Classes of the finetuning's images, and the others, in per cent"
     return _without_empty_columns(title, columns, rows) if rows else None
 
 
-def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None) -> list[Table]:
+def paper_tables(rows: list[dict], protocol: str, paper_model: str | None) -> list[Table]:
     """Tables in the layout of the paper's Tables 1 and 2: sets as columns, top-1 and top-5, published figures beside ours.
 
     Args:
+        rows: those of [`Comparison.rows`].
         paper_model: the paper's name of the model, such as `ViT-B`; `None` if the paper does not have it.
     """
-    entry = published_models().get(paper_model)
-    rows = {row["set"]: row for row in comparison.rows()}
+    entry, sides = published_models().get(paper_model), sides_of(rows)
+    rows = {row["set"]: row for row in rows}
     ordered = [name for name in PAPER_SETS if name in rows]
     groups = {
         "Real images, as in Table 1 of the paper": [name for name in ordered if not name.startswith("si-score")],
@@ -106,13 +109,13 @@ def paper_tables(comparison: Comparison, protocol: str, paper_model: str | None)
     for title, names in groups.items():
         cells = []
         for side, version in VERSIONS.items():
-            if side in comparison.sides:
+            if side in sides:
                 both = [[percent(rows[name][f"{score}_{side}"]) for score in ("top1", "top5")] for name in names]
                 cells.append([version.capitalize(), *map(" ".join, both)])
             published = [published_cell(entry, protocol, version, name, ("top1", "top5")) for name in names]
             if any(published):
                 cells.append([f"{version.capitalize()}, published", *(text or "–" for text in published)])
-        if comparison.after is not None:
+        if "after" in sides:
             cells.append(["Change of top-1 [95 % interval]", *(change_with_interval(rows[name]) for name in names)])
         for version, method in BASELINES.items():
             published = [published_cell(entry, protocol, version, name, ("top1", "top5")) for name in names]

@@ -69,17 +69,22 @@ def size_figure(experiment: Experiment) -> Figure | None:
     return figure
 
 
-def class_change_figures(experiment: Experiment, class_names: dict[str, dict[int, str]]) -> dict[str, Figure]:
-    """Figures 8 to 14, for the first model, which in the paper is ViT-B: the change of each class of a set, as a mean over the
-    seeds; of many classes the 50 most harmed and the 50 most helped."""
+def class_changes(experiment: Experiment) -> dict[str, dict[int, float]]:
+    """Change of top-1 of each class by set, from the most harmed class to the most helped, of the first model, which in the paper
+    is ViT-B: fractions, as a mean over the seeds."""
+    runs, found = experiment.of(OURS, experiment.models[0]), {}
+    for name in experiment.common(runs, experiment.sets):
+        classes = runs[0].sets[name].classes
+        moved = np.mean([(run.sets[name].after < 1) * 1.0 - (run.sets[name].before < 1) for run in runs], axis=0)
+        changes = {int(label): float(moved[classes == label].mean()) for label in np.unique(classes)}
+        found[name] = dict(sorted(changes.items(), key=lambda item: item[1]))
+    return found
+
+
+def class_change_figures(changes: dict[str, dict[int, float]], names: dict[int, str]) -> dict[str, Figure]:
+    """Figures 8 to 14 from [`class_changes`]; of many classes, the 50 most harmed and the 50 most helped."""
     figures = {}
-    for model in experiment.models[:1]:
-        runs = experiment.of(OURS, model)
-        for name in experiment.common(runs, experiment.sets):
-            classes = runs[0].sets[name].classes
-            moved = np.mean([(run.sets[name].after < 1) * 1.0 - (run.sets[name].before < 1) for run in runs], axis=0)
-            changes = {int(label): float(moved[classes == label].mean()) for label in np.unique(classes)}
-            ordered = dict(sorted(changes.items(), key=lambda item: item[1]))
-            if figure := class_figure(ordered, class_names.get(model, {}), PAPER_SETS.get(name, name)):
-                figures[f"figure_8_to_14_{name}"] = figure
+    for name, of_set in changes.items():
+        if figure := class_figure(of_set, names, PAPER_SETS.get(name, name)):
+            figures[f"figure_8_to_14_{name}"] = figure
     return figures

@@ -114,7 +114,8 @@ def collect(folders: Iterable[Path], path: Path) -> int:
         complete = [point for point in points if is_trained(point) and _results_of(point).is_dir()]
         if not complete:
             raise FileNotFoundError(
-                f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep."
+                f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep, or give --html for the "
+                "output folder of one `robust-vit train` or `evaluate`."
             )
         for point in complete:
             if point.name in taken:

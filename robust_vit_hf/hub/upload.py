@@ -9,6 +9,7 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..data.parquet_writer import PARTS_FOLDER, SETTINGS_FILE
+from ..evaluation.examples import EXAMPLES_FILE
 from ..models.registry import MODELS
 from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.publishable import is_hub_id
@@ -16,8 +17,10 @@ from .model_card import CARD_FILE, write_card
 from .run_metadata import EMISSIONS_FILE
 
 
-# The Trainer's `training_args.bin` and `trainer_state.json` hold paths of the machine, and `emissions.csv` its location.
+# The Trainer's `training_args.bin` and `trainer_state.json` hold paths of the machine, `emissions.csv` its location, and the
+# examples images of the user.
 NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", EMISSIONS_FILE]
+NOT_UPLOADED += [EXAMPLES_FILE]
 
 
 @contextmanager

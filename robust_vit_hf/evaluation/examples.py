@@ -1,0 +1,189 @@
+"""Example images with their relevance maps before and after finetuning: drawn by a rule, explained, and saved in one file."""
+
+import io
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from pyarrow import parquet as pq
+from torch import nn
+from torchvision.transforms.v2.functional import to_pil_image
+from tqdm.auto import tqdm
+from transformers import BaseImageProcessor
+
+from ..data.transforms import eval_transform
+from ..relevance.overlay import denormalize, overlay
+from ..relevance.relevance_map import relevance_map
+from ..utils.files import atomic_file
+from .evaluate_sets import SetResult
+from .protocols import EvaluationSet
+
+
+EXAMPLES_FILE = "examples.parquet"
+# Kinds of examples, and the rule of each.
+KINDS = {
+    "corrected": "the prediction is wrong before the finetuning and right after it",
+    "broken": "the prediction is right before the finetuning and wrong after it",
+    "unchanged": "the prediction is the same before and after the finetuning",
+}
+NUM_EXAMPLES = 8  # of each kind, in the file
+_PICTURES = ("image", "before_predicted", "before_true", "after_predicted", "after_true")
+FEATURES = datasets.Features(
+    {name: datasets.Value("string") for name in ("kind", "set", "label", "predicted_before", "predicted_after")}
+    | {"row": datasets.Value("int64")}
+    | {f"background_{side}": datasets.Value("float64") for side in ("before", "after")}
+    | {name: datasets.Image() for name in _PICTURES}
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and its relevance maps.
+
+    Args:
+        set_name, row: where it is.
+        label: name of its class.
+        image: what the original model sees, in colours.
+        predicted: name of the predicted class by side, `before` and `after`.
+        confidence: probability of the predicted class by side.
+        maps: by side and target (`predicted`, `true`), the map over the image.
+        background: by side, the share of the relevance of the predicted class that is outside the mask; without a mask, none.
+        coverage: by side, the mean of that map within the mask; without a mask, none.
+    """
+
+    set_name: str
+    row: int
+    label: str
+    image: Image.Image
+    predicted: dict[str, str] = field(default_factory=dict)
+    confidence: dict[str, float] = field(default_factory=dict)
+    maps: dict[tuple[str, str], Image.Image] = field(default_factory=dict)
+    background: dict[str, float] = field(default_factory=dict)
+    coverage: dict[str, float] = field(default_factory=dict)
+
+
+def rows_of_kind(
+    kind: str,
+    before: Mapping[str, SetResult],
+    after: Mapping[str, SetResult],
+    sets: Mapping[str, EvaluationSet],
+    classes: Collection[int] | None = None,
+) -> dict[str, list[int]]:
+    """Rows of each set that are of a kind, see [`KINDS`], among those that have a label and may be shown.
+
+    Args:
+        classes: classes to which the rows are restricted.
+    """
+    found = {}
+    for name, result in before.items():
+        if result.accepted is None:
+            continue
+        right, right_after = result.correct(), after[name].correct()
+        chosen = (
+            result.usable
+            & {
+                "corrected": ~right & right_after,
+                "broken": right & ~right_after,
+                "unchanged": result.predictions[:, 0] == after[name].predictions[:, 0],
+            }[kind]
+        )
+        if classes is not None:
+            chosen &= np.isin(result.classes, list(classes))
+        found[name] = np.flatnonzero(chosen & may_be_shown(sets[name].dataset)).tolist()
+    return found
+
+
+def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
+    """`(N,)` bool: rows that figures may show. Of emoji-shift, those with openly licensed artwork."""
+    if "openly_licensed" not in dataset.column_names:
+        return np.ones(len(dataset), dtype=bool)
+    return np.array(dataset.with_format(None)["openly_licensed"][:], dtype=bool)
+
+
+def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple[str, int]]:
+    """At most `count` pairs of set and row, from the sets in turn. The seed and the name of a set give the order of its rows, so
+    that more examples begin with the fewer, and a set does not depend on the others."""
+    shuffled = [
+        [(name, row) for row in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(list_).tolist()]
+        for name, list_ in rows.items()
+    ]
+    in_turn = chain.from_iterable(zip_longest(*shuffled))
+    return [pair for pair in in_turn if pair is not None][:count]
+
+
+def explain(
+    images: Sequence[tuple[str, int]],
+    models: Mapping[str, nn.Module],
+    processors: Mapping[str, BaseImageProcessor],
+    sets: Mapping[str, EvaluationSet],
+    results: Mapping[str, Mapping[str, SetResult]],
+    class_names: Mapping[int, str],
+) -> list[Example]:
+    """Relevance maps of images, of the class that was predicted and of the true one.
+
+    Args:
+        images: set and row of each.
+        models, processors, results: by side, `before` and `after`, or `before` alone; results by set.
+        class_names: names by label.
+    """
+    examples = []
+    for name, index in tqdm(images, desc="relevance maps", unit="image", disable=len(images) < 2):
+        first = results["before"][name]
+        label, example = int(first.classes[index]), None
+        for side, model in models.items():
+            transform = eval_transform(processors[side], sets[name].border)
+            row = sets[name].dataset.with_transform(transform)[index]
+            pixel_values = row["pixel_values"].expand(2, -1, -1, -1)
+            picture = denormalize(pixel_values, processors[side])
+            if example is None:
+                example = Example(name, index, class_names[label], to_pil_image(picture[0]))
+            predicted, device = int(results[side][name].predictions[index, 0]), next(model.parameters()).device
+            model.eval()
+            with torch.no_grad():
+                targets = torch.tensor([predicted, label], device=device)
+                output = relevance_map(model, pixel_values.to(device), targets)
+            relevance = output.relevance.cpu()
+            for target, shown in zip(("predicted", "true"), overlay(picture, relevance), strict=True):
+                example.maps[side, target] = to_pil_image(shown)
+            example.predicted[side] = class_names[predicted]
+            example.confidence[side] = output.logits[0].softmax(dim=0)[predicted].item()
+            if "mask" in row:
+                total = relevance[0].sum().clamp_min(1e-6)
+                example.background[side] = ((relevance[0] * (1 - row["mask"])).sum() / total).item()
+                example.coverage[side] = (
+                    (relevance[0] * row["mask"]).sum() / row["mask"].sum().clamp_min(1e-6)
+                ).item()
+        examples.append(example)
+    return examples
+
+
+def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None:
+    """Write examples by kind into a parquet file, which `datasets` reads: a row for each, with its pictures as WebP. Maps of the true
+    class are there where the prediction is wrong."""
+    rows = []
+    for kind, of_kind in examples.items():
+        for example in of_kind:
+            row = {"kind": kind, "set": example.set_name, "row": example.row, "label": example.label}
+            row["image"] = _webp(example.image)
+            for side, predicted in example.predicted.items():
+                row |= {f"predicted_{side}": predicted, f"background_{side}": example.background.get(side)}
+                row[f"{side}_predicted"] = _webp(example.maps[side, "predicted"])
+                if predicted != example.label:
+                    row[f"{side}_true"] = _webp(example.maps[side, "true"])
+            rows.append(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
+
+
+def _webp(picture: Image.Image) -> dict:
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=90)
+    return {"bytes": file.getvalue(), "path": None}

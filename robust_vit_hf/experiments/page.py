@@ -1,0 +1,142 @@
+"""A report as one HTML file, which loads nothing: styles, script and pictures are in it."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from pyarrow import parquet as pq
+
+from ..evaluation.examples import EXAMPLES_FILE, FEATURES, KINDS
+from ..evaluation.plots import figure_bytes
+from ..evaluation.report import FIGURE_FILE
+from ..evaluation.tables import Table
+from ..utils.files import write_atomically
+
+
+PAGE_FILE = "report.html"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in a page.
+
+    Args:
+        caption: shown below it.
+        alt: the text for those who do not see it.
+        source: `data:` address with its bytes.
+        wide: whether to scroll it on a narrow screen, rather than to shrink it.
+    """
+
+    caption: str
+    alt: str
+    source: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class ClassChanges:
+    """Changes of top-1 by class, in points, as a sortable table.
+
+    Args:
+        sets: names of the columns.
+        rows: name of a class, and its change on each set and as a mean of those that have it; `None` without images.
+    """
+
+    sets: list[str]
+    rows: list[tuple[str, list[float | None]]]
+
+
+@dataclass
+class Section:
+    """A part of a page. What is empty is left out.
+
+    Args:
+        gallery: by kind, the pictures of each example with its caption.
+    """
+
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    plots: list[Picture] = field(default_factory=list)
+    changes: ClassChanges | None = None
+    gallery: dict[str, list[tuple[str, list[Picture]]]] = field(default_factory=dict)
+
+    @property
+    def filled(self) -> bool:
+        return any((self.tables, self.plots, self.changes, self.gallery))
+
+
+def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
+    """Write a page. The same arguments give the same bytes. Text is escaped, whatever it holds.
+
+    Args:
+        facts: what was reported on, by name.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = environment.get_template("page_template.html")
+    # The browser runs this script alone, and loads nothing: see the policy in the template.
+    page = template.render(
+        title=title, facts=facts, sections=sections, kinds=KINDS, script=Markup(script), script_digest=digest
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page)
+
+
+def plot(figure, caption: str, alt: str) -> Picture:
+    """A matplotlib figure as a picture."""
+    return Picture(caption, alt, _source("png", figure_bytes(figure, "png")))
+
+
+def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> ClassChanges | None:
+    """Table of changes by set and label, as fractions, from the most harmed class to the most helped, by the mean. `None` without
+    a set."""
+    labels = sorted({label for of_set in changes.values() for label in of_set})
+    rows = []
+    for label in labels:
+        values = [of_set.get(label) for of_set in changes.values()]
+        known = [value for value in values if value is not None]
+        points = [None if value is None else 100 * value for value in [*values, sum(known) / len(known)]]
+        rows.append((names.get(label, str(label)), points))
+    rows.sort(key=lambda row: row[1][-1])
+    return ClassChanges([*changes, "mean"], rows) if rows else None
+
+
+def add_gallery(section: Section, folder: Path) -> None:
+    """Add the examples that a run or an evaluation saved in a folder to a section; of a run of an earlier version, its figure."""
+    if not (folder / EXAMPLES_FILE).is_file():
+        if (folder / FIGURE_FILE).is_file():
+            caption = "Relevance maps of example images before and after the finetuning"
+            alt = "A column for each image: the image, and its relevance maps before and after, of the named classes."
+            source = _source("png", (folder / FIGURE_FILE).read_bytes())
+            section.plots.append(Picture(caption, alt, source, wide=True))
+        return
+    for row in pq.read_table(folder / EXAMPLES_FILE, columns=list(FEATURES)).to_pylist():
+        pictures = [
+            Picture(row["label"], f"Image of the class {row['label']}.", _source("webp", row["image"]["bytes"]))
+        ]
+        for side in ("before", "after"):
+            for target in ("predicted", "true"):
+                if (picture := row[f"{side}_{target}"]) is not None:
+                    name = row[f"predicted_{side}"] if target == "predicted" else row["label"]
+                    alt = f"Relevance map {side} the finetuning, of the {target} class {name}."
+                    pictures.append(Picture(f"{side}, {target}: {name}", alt, _source("webp", picture["bytes"])))
+        caption = f"{row['set']}, row {row['row']}"
+        if row["background_before"] is not None:
+            shares = [f"{row[f'background_{side}']:.0%}" for side in ("before", "after")]
+            caption += f". Relevance of the predicted class on the background: {shares[0]} before, {shares[1]} after"
+        section.gallery.setdefault(row["kind"], []).append((caption, pictures))
+
+
+def _source(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

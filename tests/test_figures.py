@@ -1,0 +1,183 @@
+"""`robust-vit figures`, and the examples that evaluations save: which images are shown, and why."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet as pq
+
+from robust_vit_hf.evaluation.evaluate_sets import SetResult
+from robust_vit_hf.evaluation.examples import KINDS, draw, rows_of_kind
+from robust_vit_hf.evaluation.protocols import EvaluationSet
+
+from .helpers.commands import call, files_below, succeed
+from .helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+
+
+NUM_IMAGES = 80
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> list:
+    """Options of two confident models that often differ, and of images with masks of four classes."""
+    root = tmp_path_factory.mktemp("inputs")
+    for name, seed in (("before", 0), ("after", 1)):
+        model = tiny_vit(seed)
+        with torch.no_grad():
+            model.classifier.weight *= 8
+        save_pretrained(model, root / name)
+    masked_dataset(NUM_IMAGES).to_parquet(root / "data" / "validation-00000.parquet")
+    return ["--model", root / "before", "--compare", root / "after", "--dataset", root / "data"]
+
+
+@pytest.fixture(scope="module")
+def evaluation(inputs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    succeed("evaluate", *inputs, "--protocols", "paper", "--output_dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figures(evaluation, inputs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("figures")
+    printed = succeed("figures", evaluation, *inputs, "--output_dir", folder)
+    assert (folder / "captions.md").read_text() in printed
+    return folder
+
+
+def columns_of(evaluation: Path, side: str) -> dict[str, np.ndarray]:
+    table = pq.read_table(evaluation / "paper" / "validation" / side / "predictions.parquet").to_pydict()
+    predicted, label = (np.array(table[name])[:, 0] for name in ("predictions", "accepted"))
+    return {"predicted": predicted, "label": label, "right": predicted == label}
+
+
+def shown(folder: Path, number: int) -> list[int]:
+    """Rows of the images of a figure, as its caption names them."""
+    caption = re.search(rf"^\*\*Figure {number}\*\* .*", (folder / "captions.md").read_text(), re.MULTILINE).group()
+    return [int(row) for row in re.search(r"Images: validation, rows ([\d, ]+)\.$", caption).group(1).split(", ")]
+
+
+def test_every_figure_as_png_and_pdf(figures):
+    numbers = (1, 2, 3, 6, 15)
+    names = {f"figure_{number}.{suffix}" for number in numbers for suffix in ("png", "pdf")} | {"captions.md"}
+    assert {path.name for path in figures.iterdir()} == names
+    for number in numbers:
+        assert (figures / f"figure_{number}.pdf").read_bytes().startswith(b"%PDF")
+        with Image.open(figures / f"figure_{number}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 10 and picture.width > 300
+
+
+def test_the_images_follow_the_rules(figures, evaluation):
+    before, after = (columns_of(evaluation, side) for side in ("before", "after"))
+    corrected = ~before["right"] & after["right"]
+    broken = before["right"] & ~after["right"]
+    unchanged = before["predicted"] == after["predicted"]
+    rows = np.array(shown(figures, 2))
+    assert len(rows) == 12 and unchanged[rows[:4]].all() and corrected[rows[4:8]].all() and broken[rows[8:]].all()
+    first, further = shown(figures, 3), shown(figures, 6)
+    assert corrected[first + further].all() and len({*first, *further}) == 8
+    changes = {
+        label: after["right"][before["label"] == label].mean() - before["right"][before["label"] == label].mean()
+        for label in range(4)
+    }
+    harmed = [label for label in sorted(changes, key=changes.get)[:2] if changes[label] < 0]
+    assert harmed
+    expected = [row for label in harmed for row in np.flatnonzero(broken & (before["label"] == label))[:3]]
+    assert shown(figures, 15) == expected
+
+
+def test_confident_predictions_with_relevance_off_the_object(figures):
+    caption = (figures / "captions.md").read_text()
+    assert re.search(
+        r"of 60 images that were drawn at random \(seed 0\), the \d+ .* confidence of at least 90%", caption
+    )
+    assert len(shown(figures, 1)) == 8
+
+
+def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):
+    for seed in (0, 1):
+        succeed("figures", evaluation, *inputs, "--output_dir", tmp_path / str(seed), "--seed", seed)
+    assert files_below(tmp_path / "0") == files_below(figures)
+    assert shown(tmp_path / "1", 3) != shown(figures, 3)
+
+
+def test_target_and_classes(figures, evaluation, inputs, tmp_path):
+    options = [
+        "--figures",
+        2,
+        "--output_dir",
+        tmp_path,
+        "--target",
+        "true",
+        "--classes",
+        "b",
+        "3",
+        "--num_examples",
+        2,
+    ]
+    succeed("figures", evaluation, *inputs, *options)
+    labels = columns_of(evaluation, "before")["label"][shown(tmp_path, 2)]
+    assert len(labels) <= 6 and {*labels} <= {1, 3}
+    assert "Classes: b, d. " in (tmp_path / "captions.md").read_text()
+    assert "Maps explain the true class." in (tmp_path / "captions.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--classes", "e"], "Unknown class `e`: expected a name or label of the model's 4 classes"),
+        (["--protocol", "native"], "has no predictions of `validation` before the finetuning under protocol `native`"),
+        (["--compare", "MODEL"], "holds the result of another evaluation, which differs in: weights"),
+        (["--split", "train"], "train"),
+        (["--figures", "15", "--classes", "HELPED"], "No image fits figure 15"),
+    ],
+)
+def test_refused(options, message, evaluation, inputs, tmp_path):
+    before, after = (columns_of(evaluation, side) for side in ("before", "after"))
+    gains = [(after["right"] * 1 - before["right"])[before["label"] == label].sum() for label in range(4)]
+    words = {"MODEL": inputs[1], "HELPED": int(np.argmax(gains))}
+    options = [words.get(option, option) for option in options]
+    completed = call("figures", evaluation, *inputs, *options, "--output_dir", tmp_path / "out")
+    assert completed.status == 1 and message in completed.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_kinds_and_what_may_be_shown():
+    accepted, before, after = [[0], [0], [0, 1], [], [2]], [1, 0, 1, 2, 2], [0, 0, 2, 2, 2]
+    results = [SetResult(np.array(side)[:, None], accepted) for side in (before, after)]
+    rows = masked_dataset(5).remove_columns("label").add_column("openly_licensed", [True, False, True, True, True])
+    found = {
+        kind: rows_of_kind(kind, {"a": results[0]}, {"a": results[1]}, {"a": EvaluationSet(rows, accepted)})["a"]
+        for kind in KINDS
+    }
+    assert found == {"corrected": [0], "broken": [2], "unchanged": [4]}
+
+
+def test_a_draw_begins_with_the_shorter_one_and_takes_sets_in_turn():
+    rows = {"a": list(range(20)), "b": list(range(100, 103))}
+    drawn = draw(rows, 9, seed=3)
+    assert [name for name, _ in drawn] == ["a", "b", "a", "b", "a", "b", "a", "a", "a"]
+    assert draw(rows, 4, seed=3) == drawn[:4] and len(set(drawn)) == 9
+    assert draw({"a": rows["a"]}, 6, seed=3) == [pair for pair in drawn if pair[0] == "a"]
+    assert draw(rows, 9, seed=4) != drawn
+
+
+def test_the_examples_of_an_evaluation(evaluation):
+    before, after = (columns_of(evaluation, side) for side in ("before", "after"))
+    table = pq.read_table(evaluation / "paper" / "examples.parquet").to_pylist()
+    assert [row["kind"] for row in table] == sorted((row["kind"] for row in table), key=list(KINDS).index)
+    for row in table:
+        index = row["row"]
+        assert row["label"] == "LABEL_" + str(before["label"][index]) or row["label"] in "abcd"
+        for side, columns in (("before", before), ("after", after)):
+            assert (row[f"{side}_true"] is None) == columns["right"][index]
+            assert 0 <= row[f"background_{side}"] <= 1
+            with Image.open(io.BytesIO(row[f"{side}_predicted"]["bytes"])) as picture:
+                assert picture.size == (32, 32)
+    names = json.loads((evaluation / "results.json").read_text())["class_names"]
+    assert list(names) == ["0", "1", "2", "3"]
