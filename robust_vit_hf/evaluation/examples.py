@@ -133,13 +133,16 @@ def explain(
         models, processors, results: by side, `before` and `after`, or `before` alone; results by set.
         class_names: names by label.
     """
-    examples = []
+    examples, rows = [], {}
+    for name in {name for name, _ in images}:
+        for side in models:
+            transform = eval_transform(processors[side], sets[name].border)
+            rows[name, side] = sets[name].dataset.with_transform(transform)
     for name, index in tqdm(images, desc="relevance maps", unit="image", disable=len(images) < 2):
         first = results["before"][name]
         label, example = int(first.classes[index]), None
         for side, model in models.items():
-            transform = eval_transform(processors[side], sets[name].border)
-            row = sets[name].dataset.with_transform(transform)[index]
+            row = rows[name, side][index]
             pixel_values = row["pixel_values"].expand(2, -1, -1, -1)
             picture = denormalize(pixel_values, processors[side])
             if example is None:

@@ -28,13 +28,13 @@ class Picture:
         caption: shown below it.
         alt: the text for those who do not see it.
         source: `data:` address with its bytes.
-        wide: whether to scroll it on a narrow screen, rather than to shrink it.
+        place: class of the template that lays it out.
     """
 
     caption: str
     alt: str
     source: str
-    wide: bool = False
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def add_gallery(section: Section, folder: Path) -> None:
             caption = "Relevance maps of example images before and after the finetuning"
             alt = "A column for each image: the image, and its relevance maps before and after, of the named classes."
             source = _source("png", (folder / FIGURE_FILE).read_bytes())
-            section.plots.append(Picture(caption, alt, source, wide=True))
+            section.plots.append(Picture(caption, alt, source, "wide"))
         return
     for row in pq.read_table(folder / EXAMPLES_FILE, columns=list(FEATURES)).to_pylist():
         pictures = [
@@ -130,7 +130,11 @@ def add_gallery(section: Section, folder: Path) -> None:
                 if (picture := row[f"{side}_{target}"]) is not None:
                     name = row[f"predicted_{side}"] if target == "predicted" else row["label"]
                     alt = f"Relevance map {side} the finetuning, of the {target} class {name}."
-                    pictures.append(Picture(f"{side}, {target}: {name}", alt, _source("webp", picture["bytes"])))
+                    pictures.append(
+                        Picture(
+                            f"{side}, {target}: {name}", alt, _source("webp", picture["bytes"]), f"{side}-{target}"
+                        )
+                    )
         caption = f"{row['set']}, row {row['row']}"
         if row["background_before"] is not None:
             shares = [f"{row[f'background_{side}']:.0%}" for side in ("before", "after")]
