@@ -115,7 +115,8 @@ def test_in_a_browser(pages):
 
             assert column() == sorted(column()) and heads.nth(last).get_attribute("aria-sort") == "ascending"
             heads.nth(last).get_by_role("button").click()
-            assert column() == sorted(column(), reverse=True) and column()[0] > column()[-1]
+            assert column() == sorted(column(), reverse=True)
+            assert column()[0] > column()[-1] or name == "run"  # of few images, in which nothing may change
             assert heads.nth(last).get_attribute("aria-sort") == "descending"
             heads.nth(0).get_by_role("button").click()
             names = page.locator("table.sortable tbody th").all_inner_texts()

@@ -174,7 +174,8 @@ def test_a_grid_of_the_paper_in_miniature(name, models, tables, imagenet, hub, t
     assert sorted({*originals} - {"validation"}) == sorted(grid["sets"])
     measured = len(grid["sets"]) * len(grid["grid"]["model"])
     assert len([name for name in originals if name != "validation"]) == measured
-    succeed("report", tmp_path / "out", "--output_dir", tmp_path / "report")
+    succeed("report", tmp_path / "out", "--html", "--output_dir", tmp_path / "report")
+    assert "data:image/webp" in (tmp_path / "report" / "report.html").read_text()  # examples of a run
     text = (tmp_path / "report" / "report.md").read_text()
     for number in tables:
         assert f"## Table {number}: " in text

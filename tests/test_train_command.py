@@ -58,7 +58,7 @@ def test_a_launched_run_leaves_everything(inputs, tmp_path):
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
     assert names >= {"model.safetensors", "config.json", "preprocessor_config.json", "trainer_state.json"}
-    assert names >= {"results.json", "table.md", "before_after.png", "run.json", "README.md"}
+    assert names >= {"results.json", "table.md", "before_after.png", "examples.parquet", "run.json", "README.md"}
     results = json.loads((folder / "results.json").read_text())
     assert results["settings"]["training"]["num_train_epochs"] == 1  # the command line overrides the recipe
     (row,) = results["rows"]

@@ -102,7 +102,8 @@ def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
         for place, example in enumerate(examples):
             left, right = axes[2 * place : 2 * place + 2]
             left.imshow(example.image)
-            left.set_title(f"{example.label}", fontsize=8)
+            left.set_title(example.label.replace("$", r"\$"), fontsize=8)
             right.imshow(example.maps["before", "predicted"])
-            right.set_title(f"{example.predicted['before']}, {example.confidence['before']:.0%}", fontsize=8)
+            caption = f"{example.predicted['before']}, {example.confidence['before']:.0%}"
+            right.set_title(caption.replace("$", r"\$"), fontsize=8)
     return figure
