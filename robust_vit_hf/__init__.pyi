@@ -9,6 +9,8 @@ from .models.loading import load_model as load_model
 from .relevance.pipeline import RelevanceMapPipeline as RelevanceMapPipeline
 from .relevance.relevance_map import RelevanceOutput as RelevanceOutput
 from .relevance.relevance_map import relevance_map as relevance_map
+from .relevance.sis import SufficientSubsets as SufficientSubsets
+from .relevance.sis import sufficient_input_subsets as sufficient_input_subsets
 from .training.config import RobustViTConfig as RobustViTConfig
 from .training.losses import ConfidenceLoss as ConfidenceLoss
 from .training.losses import RelevanceLoss as RelevanceLoss

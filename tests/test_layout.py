@@ -71,12 +71,14 @@ def test_public_names():
         "RelevanceOutput",
         "RobustViTConfig",
         "RobustViTTrainer",
+        "SufficientSubsets",
         "eval_transform",
         "load_image_set",
         "load_masked_dataset",
         "load_model",
         "make_image_processor",
         "relevance_map",
+        "sufficient_input_subsets",
         "train_transform",
     ]
     for name in robust_vit_hf.__all__:

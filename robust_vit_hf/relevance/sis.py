@@ -1,0 +1,171 @@
+"""Sufficient input subsets (SIS): pixels of an image that suffice for a confident prediction of a class.
+
+Sources: https://huggingface.co/papers/1810.03805 (backward selection), https://huggingface.co/papers/2003.08907 (by gradients),
+and appendix A of https://huggingface.co/papers/2206.01161.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+from transformers.utils import ModelOutput
+
+from ..utils.finite import check_finite
+from ..utils.options import Range, check_option
+from ..utils.precision import at_least_float32
+from .architectures import check_images
+from .relevance_map import forward_logits, target_logits
+
+
+@dataclass
+class SufficientSubsets(ModelOutput):
+    """Output of [`sufficient_input_subsets`], for B pairs of an image and a class, masked in S steps.
+
+    Args:
+        subset: `(B, 1, H, W)` bool: pixels of the subset. It is empty where none is found, and where the image suffices
+            with all pixels masked.
+        found: `(B,)` bool: whether there is a subset.
+        confidence: `(B,)`, at least fp32, in [0, 1]: probability of the class for the subset, or, where none is found,
+            the highest in any step.
+        step: `(B, 1, H, W)` int64 from 1 to S: in which step a pixel is masked.
+        margins: `(B, S + 1)`, at least fp32: margin of the class, see [`margin`], after 0 to S steps. All pixels are masked in
+            the last.
+    """
+
+    subset: torch.Tensor | None = None
+    found: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
+    step: torch.Tensor | None = None
+    margins: torch.Tensor | None = None
+
+
+def sufficient_input_subsets(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: torch.Tensor | int,
+    *,
+    threshold: float = 0.9,
+    pixels_per_step: int = 100,
+) -> SufficientSubsets:
+    """Sufficient input subsets of images, by batched gradient backward selection.
+
+    Each step masks the visible pixels whose masking is expected to cost the class least: those with the highest ∂s/∂m at
+    the input x · (1 − m), with m = 1 at masked pixels. The score s is the margin of the class, which orders inputs as its
+    probability does and has a usable gradient where the probability is nearly 0 or 1. The subset is what is visible after
+    the last step at which the probability reaches the threshold; earlier steps may lie below it.
+
+    A step is one forward and one backward pass without gradients of the weights; a last forward pass scores the image
+    whose pixels are all masked. The model is left unchanged.
+
+    Args:
+        model: image classification model as for [`relevance_map`], in evaluation mode.
+        pixel_values: `(B, 3, H, W)`, normalised as the model expects. Masked pixels are 0, the mean colour.
+        target: class of each image, `(B,)` integers, or one for all. For several classes of one image, repeat the image.
+        threshold: probability that the subset must reach, above 0 and below 1.
+        pixels_per_step: pixels of each image that a step masks. 100 at 224×224 pixels are 502 steps.
+
+    Returns:
+        [`SufficientSubsets`], detached.
+
+    Raises:
+        ValueError: a model in training mode; pixel values or targets as for [`relevance_map`]; a threshold or number of
+            pixels out of range; or gradients that are NaN or infinite (the images are named by their place in the batch).
+
+    Example:
+        >>> import torch
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> from robust_vit_hf import sufficient_input_subsets
+        >>> sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        >>> model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=8, **sizes)).eval()
+        >>> output = sufficient_input_subsets(model, torch.rand(4, 3, 32, 32), target=1, threshold=0.4)
+        >>> tuple(output.subset.shape), tuple(output.margins.shape)
+        ((4, 1, 32, 32), (4, 12))
+    """
+    check_images(model, pixel_values)
+    check_option("threshold", threshold, {float}, Range(0, 1, above=True))
+    check_option("pixels_per_step", pixels_per_step, {int}, Range(1))
+    if threshold == 1:
+        raise ValueError("Expected `threshold` below 1, which no probability reaches, but got 1.")
+    if model.training:
+        raise ValueError(
+            "The model is in training mode, in which dropout changes its scores: call `model.eval()` first."
+        )
+
+    def score(masked: torch.Tensor) -> torch.Tensor:
+        # A tensor of inference mode cannot be saved for backward.
+        return margin(forward_logits(model, masked), target.clone() if isinstance(target, torch.Tensor) else target)
+
+    step, margins = backward_selection(score, pixel_values, pixels_per_step)
+    confidences = margins.sigmoid()
+    last = last_sufficient_step(confidences, threshold)
+    found = last >= 0
+    confidence = torch.where(found, confidences.gather(1, last.clamp(min=0)[:, None])[:, 0], confidences.amax(dim=1))
+    subset = (step > last.view(-1, 1, 1, 1)) & found.view(-1, 1, 1, 1)
+    return SufficientSubsets(subset=subset, found=found, confidence=confidence, step=step, margins=margins)
+
+
+def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
+    """Margin of a class: its logit less the logsumexp of the others. Its sigmoid is the probability of the class.
+
+    Args:
+        logits: `(B, C)`.
+        target: `(B,)` integers, or one for all.
+
+    Returns:
+        `(B,)`, at least fp32.
+
+    Raises:
+        ValueError: as [`target_logits`].
+    """
+    logits = at_least_float32(logits)
+    chosen = target_logits(logits, target)[:, 0]
+    target = torch.as_tensor(target, device=logits.device).long().expand(len(logits))
+    others = logits.masked_fill(F.one_hot(target, logits.shape[1]).bool(), -math.inf)
+    return chosen - others.logsumexp(dim=1)
+
+
+def backward_selection(
+    score: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, pixels_per_step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask the pixels that matter least to a score, step by step, until all are masked. Of equal pixels, the first is masked
+    first.
+
+    Args:
+        score: differentiable function of inputs `(B, C, H, W)`, `(B,)`, in which images do not interact.
+        inputs: `(B, C, H, W)`. Masked pixels are 0 in all channels.
+
+    Returns:
+        The step, from 1 on, in which each pixel is masked, `(B, 1, H, W)` int64, and the scores `(B, S + 1)` after 0 to S steps.
+
+    Raises:
+        ValueError: gradients are NaN or infinite.
+    """
+    batch_size, _, height, width = inputs.shape
+    num_pixels = height * width
+    scores = []
+    with torch.inference_mode(False), torch.enable_grad():
+        inputs = inputs.detach().clone()  # may have been made in inference mode, as above
+        step = torch.zeros(batch_size, num_pixels, dtype=torch.long, device=inputs.device)
+        numbers = range(1, math.ceil(num_pixels / pixels_per_step) + 1)
+        for number in tqdm(numbers, desc="masking pixels", unit="step", leave=False):
+            visible = (step == 0).view(batch_size, 1, height, width).to(inputs.dtype).requires_grad_()
+            values = score(inputs * visible)
+            (gradient,) = torch.autograd.grad(values.sum(), visible)  # −∂s/∂m
+            check_finite("gradient", gradient)
+            scores.append(values.detach())
+            remaining = num_pixels - (number - 1) * pixels_per_step
+            order = gradient.flatten(1).masked_fill(step > 0, math.inf).sort(stable=True).indices
+            step.scatter_(1, order[:, : min(pixels_per_step, remaining)], number)
+    with torch.no_grad():
+        scores.append(score(torch.zeros_like(inputs)))
+    return step.view(batch_size, 1, height, width), torch.stack(scores, dim=1)
+
+
+def last_sufficient_step(scores: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Number `(B,)` of the last step whose score reaches a threshold, or -1, from the scores `(B, S + 1)` after 0 to S steps."""
+    numbers = torch.arange(scores.shape[1], device=scores.device)
+    return torch.where(scores >= threshold, numbers, -1).amax(dim=1)
