@@ -1,17 +1,21 @@
 """Sufficient input subsets: published cases, exact backward selection, what a subset must fulfil, and `robust-vit sis`."""
 
+import json
 import math
 from itertools import pairwise
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from robust_vit_hf import sufficient_input_subsets
 from robust_vit_hf.relevance.sis import backward_selection, last_sufficient_step, margin
 
+from .helpers.commands import call, files_below, kill_when, succeed
 from .helpers.families import FAMILIES
-from .helpers.tiny import IMAGE_SIZE, tiny_vit
+from .helpers.tiny import IMAGE_SIZE, masked_folder, save_pretrained, tiny_vit
 
 
 def l2_norm(inputs: torch.Tensor) -> torch.Tensor:
@@ -206,3 +210,127 @@ def test_refused(model, pixel_values, change, message):
 def test_training_mode_is_refused(pixel_values):
     with pytest.raises(ValueError, match=r"training mode.*call `model.eval\(\)`"):
         sufficient_input_subsets(tiny_vit().train(), pixel_values.float(), 0)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model, another, and images with masks and labels."""
+    root = tmp_path_factory.mktemp("sis")
+    for seed, name in enumerate(("before", "after")):
+        save_pretrained(tiny_vit(seed), root / name)
+    masked_folder(root / "images")
+    Image.new("RGB", (50, 40), "orange").save(root / "orange.png")
+    return root
+
+
+def command(folders, output, *options) -> list:
+    models = ["--model", folders / "before", "--compare", folders / "after"]
+    return ["sis", *models, "--threshold", 0.5, "--pixels_per_step", 200, "--output_dir", output, *options]
+
+
+def test_command(folders, tmp_path, datasets_cache):
+    """Every figure of the table, from the saved subsets and the masks."""
+    options = ["--dataset", folders / "images", "--num_images", 5, "--batch_size", 2]
+    out = succeed(*command(folders, tmp_path, *options))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["model"] == "before"
+    for side in ("before", "after"):
+        files = sorted((tmp_path / "validation" / side).glob("*.safetensors"))
+        batches = [load_file(file) for file in files]
+        assert [len(batch["found"]) for batch in batches] == [2, 2, 1]
+        measured = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        found, summary = measured["found"], results["scores"]["validation"][side]
+        assert summary["pairs"] == 5 and summary["found"] == pytest.approx(found.float().mean())
+        assert 0 < found.sum() and (measured["confidence"][found] >= 0.5).all()
+        assert summary["size"] == pytest.approx(measured["subset"][found].float().mean())
+        assert summary["confidence"] == pytest.approx(measured["confidence"][found].mean())
+        assert summary["revealed"] == pytest.approx(measured["revealed"][found].mean())
+        assert summary["all_masked"] == pytest.approx(measured["margins"][found, -1].sigmoid().mean())
+        assert summary["foreground"] == pytest.approx(measured["foreground"][found].nanmean())
+        assert summary["image_foreground"] == pytest.approx(measured["image_foreground"][found].mean())
+        assert f"| validation, {side} | 5 | {100 * summary['found']:.1f} | {100 * summary['size']:.1f} |" in out
+    with Image.open(tmp_path / "sis.png") as figure:
+        assert figure.width > figure.height / 2
+
+
+def test_measures_of_a_subset(folders, tmp_path, datasets_cache):
+    """Share on the foreground, and the probability with neighbours, of the image's label, computed plainly."""
+    from robust_vit_hf import eval_transform, load_masked_dataset, load_model
+    from robust_vit_hf.models.image_processors import load_processor
+
+    succeed(*command(folders, tmp_path, "--dataset", folders / "images", "--num_images", 1))
+    measured = load_file(tmp_path / "validation" / "before" / "00000.safetensors")
+    model = load_model(str(folders / "before"))
+    row = load_masked_dataset(str(folders / "images"), "validation")[:1]
+    batch = eval_transform(load_processor(str(folders / "before"), "paper", model))(row)
+    (pixel_values,), (mask,) = batch["pixel_values"], batch["mask"]
+    expected = sufficient_input_subsets(model, pixel_values[None], row["label"][0], threshold=0.5, pixels_per_step=200)
+    assert torch.equal(measured["subset"], expected.subset) and measured["found"].all()
+    on_foreground, neighbourhood = 0.0, torch.zeros(IMAGE_SIZE, IMAGE_SIZE)
+    pixels = measured["subset"][0, 0].nonzero().tolist()
+    for y, x in pixels:
+        on_foreground += mask[0, y, x].item()
+        neighbourhood[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = 1
+    assert 0 < len(pixels) < neighbourhood.sum() and 0 < on_foreground
+    assert measured["foreground"].item() == pytest.approx(on_foreground / len(pixels))
+    assert measured["image_foreground"].item() == pytest.approx(mask.mean().item())
+    with torch.no_grad():
+        probability = model((pixel_values * neighbourhood)[None]).logits.softmax(dim=1)[0, row["label"][0]]
+    assert measured["revealed"].item() == pytest.approx(probability.item(), rel=1e-4)
+
+
+def test_any_image_and_class(folders, tmp_path):
+    options = ["--images", folders / "orange.png", "--classes", "LABEL_2", 0]
+    out = succeed("sis", "--model", folders / "after", *options, "--pixels_per_step", 300, "--output_dir", tmp_path)
+    assert "| images, before | 2 |" in out
+    measured = load_file(tmp_path / "images" / "before" / "00000.safetensors")
+    assert "foreground" not in measured
+    first = measured["margins"][:, 0].sigmoid()  # of two classes of the whole image
+    assert first.sum() < 1 and first[0] != first[1]
+
+
+@pytest.mark.parametrize(
+    "options, status, message",
+    [
+        (["--images", "orange.png"], 2, "--images have no labels: name the classes with --classes"),
+        (["--images", "nowhere.png", "--classes", "0"], 1, "There is no image file `nowhere.png`"),
+        (
+            ["--images", "orange.png", "--classes", "LABEL_9"],
+            1,
+            "`LABEL_9` names 0 classes of the model (did you mean `LABEL_",
+        ),
+        (["--images", "orange.png", "--classes", "4"], 1, "or an index in 0–3"),
+        (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`"),
+        (["--threshold", "0"], 2, "--threshold: expected a number"),
+        (["--dataset", "images", "--split", "test"], 1, "test"),
+    ],
+)
+def test_wrong_arguments(folders, tmp_path, monkeypatch, datasets_cache, options, status, message):
+    monkeypatch.chdir(folders)
+    completed = call("sis", "--model", "before", "--output_dir", tmp_path, *options)
+    assert completed.status == status and message in completed.error, completed.err
+
+
+def test_results_of_other_settings_are_refused(folders, tmp_path):
+    options = ["--images", folders / "orange.png", "--classes", 0]
+    succeed(*command(folders, tmp_path, *options))
+    kept = files_below(tmp_path)
+    succeed(*command(folders, tmp_path, *options))
+    assert files_below(tmp_path) == kept
+    completed = call(*command(folders, tmp_path, *options, "--threshold", 0.6))
+    assert "which differs in: threshold. Choose another --output_dir" in completed.error
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(folders, tmp_path, datasets_cache):
+    killed, complete = tmp_path / "killed", tmp_path / "complete"
+    options = ["--dataset", folders / "images", "--batch_size", 1, "--pixels_per_step", 4, "--num_images", 3]
+    first, last = (killed / "validation" / name for name in ("before/00001.safetensors", "after/00002.safetensors"))
+    kill_when(first.is_file, "-m", "robust_vit_hf.cli", *command(folders, killed, *options))
+    assert not last.exists() and not (killed / "results.json").exists()
+    written = first.stat().st_mtime_ns
+    for output in (killed, complete):
+        succeed(*command(folders, output, *options))
+    assert first.stat().st_mtime_ns == written
+    results = [json.loads((output / "results.json").read_text())["scores"] for output in (killed, complete)]
+    assert results[0] == results[1]

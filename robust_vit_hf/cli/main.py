@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "measure accuracy, calibration and relevance of one or two models on shifted sets",
     "figures": "make the paper's figures of examples from the predictions of an evaluation",
     "segment": "measure how well the maps of several attribution methods cover the object",
+    "sis": "find few pixels that suffice for a confident prediction of any class, before and after finetuning",
     "masks": "make foreground masks: TokenCut, Grounding DINO with SAM, or COCO files",
     "data": "prepare the sets of the paper as parquet, and describe any dataset",
     "convert": "convert weights of timm to transformers and back",

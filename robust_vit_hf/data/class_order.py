@@ -1,5 +1,6 @@
 """Labels of a dataset by the names of their classes. A label is an index, which is right in the order of the model alone."""
 
+import difflib
 import re
 from collections.abc import Sequence
 
@@ -16,6 +17,27 @@ logger = logging.get_logger(__name__)
 def classes_of_model(config: PreTrainedConfig) -> list[str]:
     """Names of a model's classes, in the order of its logits."""
     return [config.id2label[index] for index in range(config.num_labels)]
+
+
+def class_index(name: str, model_names: Sequence[str]) -> int:
+    """Index of a class of a model, by its name or by the index itself.
+
+    Args:
+        model_names: names of the model's classes, see [`classes_of_model`].
+
+    Raises:
+        ValueError: neither is one class of the model.
+    """
+    places = [index for index, known in enumerate(model_names) if known == name]
+    if len(places) == 1:
+        return places[0]
+    if name.isdecimal() and int(name) < len(model_names):
+        return int(name)
+    close = difflib.get_close_matches(name, model_names, n=1)
+    raise ValueError(
+        f"`{name}` names {len(places)} classes of the model{f' (did you mean `{close[0]}`?)' if close else ''}. Expected a name of "
+        f"`config.id2label` that only one class has, or an index in 0–{len(model_names) - 1}."
+    )
 
 
 def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""Figures of images with their relevance maps."""
+"""Figures of images with their relevance maps or subsets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,3 +107,14 @@ def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
             caption = f"{example.predicted['before']}, {example.confidence['before']:.0%}"
             right.set_title(caption.replace("$", r"\$"), fontsize=8)
     return figure
+
+
+def save_picture_grid(rows: Sequence[Sequence[tuple[str, torch.Tensor]]], path: Path) -> None:
+    """Figure of pictures `(3, H, W)` in [0, 1], each below its caption, in rows of equal length."""
+    figure = Figure((1.5 * len(rows[0]), 1.85 * len(rows)), layout="constrained")
+    for axes, pictures in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
+        for axis, (caption, picture) in zip(axes, pictures, strict=True):
+            axis.imshow(picture.permute(1, 2, 0).numpy())
+            axis.set_title(caption.replace("$", r"\$"), fontsize=7)
+            axis.axis("off")
+    figure.savefig(path, dpi=100)
