@@ -1,0 +1,88 @@
+"""Sufficient input subsets of the bundled model on emoji-shift: Figure 5 of the paper, and before against after finetuning.
+
+    python benchmarks/sis.py --compare runs/emoji-shift    # writes benchmarks/sis.json and docs/sis.png
+
+Figure: 4 images of the set `vendor`, whose artwork may be shown, each with 5 classes that are drawn at random, as in the paper:
+is there a subset of a probability above 0.9 for each? Summary: images of all seven sets with their labels. Time: one pair.
+An interrupted run resumes.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+
+from robust_vit_hf import eval_transform, load_model, sufficient_input_subsets
+from robust_vit_hf.emoji_shift.images import CLASS_NAMES, load_split
+from robust_vit_hf.evaluation.sis import evaluate_subsets
+from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.utils.environment import environment
+from robust_vit_hf.utils.files import read_json, write_json
+from robust_vit_hf.utils.processes import make_accelerator
+
+
+OUTPUT = Path(__file__).with_name("sis.json")
+FIGURE = Path(__file__).parents[1] / "docs" / "sis.png"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--compare", required=True, help="the bundled model after finetuning")
+    parser.add_argument("--images", type=int, default=5, help="images of each set in the summary")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/sis-benchmark"))
+    arguments = parser.parse_args()
+    accelerator = make_accelerator(bf16=False)
+
+    rows = load_split("vendor", 100).select([10, 35, 60, 85])
+    others = sorted(set(range(len(CLASS_NAMES))) - set(rows["label"]))
+    classes = np.random.default_rng(0).choice(others, 5, replace=False)
+    images = arguments.output_dir / "images"
+    datasets.DatasetDict({"vendor": rows}).save_to_disk(images)
+
+    evaluate_subsets(
+        "emoji-shift",
+        None,
+        [],
+        arguments.output_dir / "figure",
+        accelerator,
+        dataset=str(images),
+        split="vendor",
+        classes=[str(index) for index in classes],
+        batch_size=arguments.batch_size,
+    )
+    shutil.copy(arguments.output_dir / "figure" / "sis.png", FIGURE)
+    evaluate_subsets(
+        "emoji-shift",
+        arguments.compare,
+        [("emoji-shift", None)],
+        arguments.output_dir / "sets",
+        accelerator,
+        num_images=arguments.images,
+        batch_size=arguments.batch_size,
+    )
+    model = load_model("emoji-shift")
+    pixel_values = torch.stack(eval_transform(load_processor("emoji-shift", "paper", model))(rows[:1])["pixel_values"])
+    start, start_of_process = time.perf_counter(), time.process_time()
+    sufficient_input_subsets(model, pixel_values, rows[0]["label"])
+    seconds = {"wall": time.perf_counter() - start, "cpu": time.process_time() - start_of_process}
+
+    results = {
+        **environment(),
+        "cores_of_the_machine": os.cpu_count(),
+        "seconds_of_one_pair": {name: round(value, 1) for name, value in seconds.items()},
+        "figure": read_json(arguments.output_dir / "figure" / "results.json")["scores"]["vendor"]["before"],
+        "sets": read_json(arguments.output_dir / "sets" / "results.json")["scores"],
+    }
+    print(json.dumps(results, indent=2))
+    write_json(OUTPUT, results)
+
+
+if __name__ == "__main__":
+    main()
