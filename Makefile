@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/emoji-shift-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help demo test test-slow round-trip quality style
+.PHONY: help demo app test test-slow round-trip quality style
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -19,6 +19,9 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed  ## Finetune the bundled model on emoji-shift and print the before/after table
 	$(BIN)/robust-vit train --config emoji-shift --output_dir $(OUT)
+
+app: $(VENV)/.installed  ## Look at the bundled model, before and after, in a page
+	$(BIN)/robust-vit app
 
 test: $(VENV)/.installed  ## Run the tests, but for the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"

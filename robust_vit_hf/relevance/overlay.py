@@ -12,12 +12,13 @@ def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> to
     return (pixel_values * std + mean).clamp(0, 1)
 
 
-def overlay(images: torch.Tensor, relevance: torch.Tensor) -> torch.Tensor:
-    """Relevance maps `(B, 1, H, W)` in colours over the grey images `(B, 3, H, W)`, both in [0, 1]."""
+def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "inferno") -> torch.Tensor:
+    """Relevance maps `(B, 1, H, W)` in the colours of a colour map of Matplotlib over the grey images `(B, 3, H, W)`, both in
+    [0, 1]."""
     from matplotlib import colormaps
 
-    colours = torch.from_numpy(colormaps["inferno"](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
-    return 0.35 * images.mean(dim=1, keepdim=True) + 0.65 * colours
+    coloured = torch.from_numpy(colormaps[colours](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
+    return 0.35 * images.mean(dim=1, keepdim=True) + 0.65 * coloured
 
 
 def relevance_strip(

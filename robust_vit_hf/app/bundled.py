@@ -1,0 +1,34 @@
+"""The finetuned bundled model: the newest run of the user, or one that is made once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..emoji_shift import model
+from ..models.registry import BUNDLED_MODEL
+from ..training.finetune import finetune
+from ..training.recipes import list_recipes
+from ..utils.cache import cache_of
+from ..utils.files import RUN_FILE, atomic_folder, read_json
+
+
+def newest_run(folder: Path) -> Path | None:
+    """The newest complete finetuning of the bundled model in a folder of runs."""
+    runs = [file for file in folder.glob(f"*/{RUN_FILE}") if read_json(file).get("finetuned_from") == BUNDLED_MODEL]
+    newest = max(runs, key=lambda file: file.stat().st_mtime, default=None)
+    return newest and newest.parent
+
+
+def cached_run(parse_arguments: Callable[[list[str]], tuple]) -> Path:
+    """The bundled model finetuned by its recipe, which the first call does, with progress on stderr.
+
+    Args:
+        parse_arguments: gives the arguments of [`finetune`] for those of `robust-vit train`.
+    """
+    recipe = list_recipes()[BUNDLED_MODEL]
+    folder = cache_of((recipe, Path(model.__file__))) / "finetuned"
+    if not (folder / RUN_FILE).is_file():
+        print("Finetuning the bundled model once, for the page: about a minute on two cores.", flush=True)
+        with atomic_folder(folder) as partial:
+            options = ("--control", "false", "--images_per_set", "50", "--report_to", "none", "--save_strategy", "no")
+            finetune(*parse_arguments(["--config", str(recipe), "--output_dir", str(partial), *options]))
+    return folder

@@ -1,0 +1,37 @@
+"""Example images, from installed packages alone."""
+
+from dataclasses import dataclass
+from itertools import count
+
+from PIL import Image
+
+from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
+from ..emoji_shift.artwork import background
+from ..emoji_shift.images import CLASS_NAMES, SHIFTED, compose
+
+
+PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # of scikit-image, of things that ImageNet has classes for
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image in RGB with its caption, and its mask and label where they are known."""
+
+    image: Image.Image
+    caption: str
+    mask: Image.Image | None = None
+    label: int | None = None
+
+
+def load_examples(classes: list[str]) -> list[Example]:
+    """Examples for a model with these classes: two images of each shifted set of emoji-shift, or else photographs."""
+    if find_benchmark(classes) != BUNDLED_BENCHMARK:
+        return [Example(background(name), name) for name in PHOTOGRAPHS]
+    examples = []
+    for number, split in enumerate(2 * SHIFTED):
+        # Openly licensed artwork alone, from another place of each set on, so that the classes differ.
+        rows = (compose(split, index) for index in count(8 * number))
+        row = next(row for row in rows if row["openly_licensed"])
+        caption = f"{CLASS_NAMES[row['label']]} · {split.replace('_', ' ')}"
+        examples.append(Example(row["image"], caption, row["mask"], row["label"]))
+    return examples

@@ -1,0 +1,111 @@
+"""An image as both models see it: their best classes, relevance maps as pictures, the difference, agreement with a mask."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional
+
+from ..data.transforms import eval_transform
+from ..metrics.relevance_segmentation import RelevanceSegmentation
+from ..metrics.robust_accuracy import TOP
+from ..relevance.attribution import ATTRIBUTION_METHODS
+from ..relevance.overlay import overlay, place_in_image
+from ..utils.images import to_rgb
+from .pair import Pair
+
+
+PICTURE_SIDE = 512  # longest side of the pictures, in pixels
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What one model makes of an image.
+
+    Args:
+        top: the best five classes with their probabilities, the best first.
+        target: index of the explained class, with its probability `score`.
+        picture: the relevance map over the image.
+        mean_iou, energy: agreement of the map with the mask, see [`RelevanceSegmentation`]; `None` without a mask.
+    """
+
+    top: list[tuple[int, float]]
+    target: int
+    score: float
+    picture: Image.Image
+    mean_iou: float | None = None
+    energy: float | None = None
+
+
+def read_image(path: str) -> tuple[Image.Image, bool]:
+    """The image of a file in RGB, upright, and whether it is transparent somewhere: the colours stored there are kept.
+
+    Raises:
+        ValueError: it is not an image, is damaged, too large, or has no documented conversion to RGB, see [`to_rgb`].
+    """
+    try:
+        with Image.open(path) as file:
+            transparent = file.has_transparency_data
+            image = to_rgb(file)
+            orientation = {"exif": file.info["exif"]} if "exif" in file.info else {}
+            image.info |= orientation  # which a conversion may drop
+            return ImageOps.exif_transpose(image), transparent
+    except Exception as error:  # codecs raise anything
+        name = Path(path).name
+        reason = str(error).replace(repr(str(path)), "the file").replace(str(path), name)
+        raise ValueError(
+            f"`{name}` cannot be read as an image: {reason}. Save it as PNG or JPEG, and drop it again."
+        ) from error
+
+
+def explain(
+    pair: Pair, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
+) -> tuple[dict[str, Explanation], Image.Image]:
+    """Explanations of both models by side, and the picture of the difference of their maps, after minus before.
+
+    Args:
+        image: in RGB.
+        target: index of the class to explain, or `None` for the class that each model predicts.
+        method: name in [`ATTRIBUTION_METHODS`].
+        mask: foreground mask of the size of the image.
+
+    Raises:
+        ValueError: unknown class or method, or a mask that cannot be used.
+    """
+    if target is not None and not 0 <= target < len(pair.classes):
+        raise ValueError(
+            f"The models have the classes 0–{len(pair.classes) - 1}, and no class {target}: choose one of the list."
+        )
+    if method not in ATTRIBUTION_METHODS:
+        raise ValueError(f"Unknown method `{method}`: expected one of {', '.join(ATTRIBUTION_METHODS)}.")
+    scale = PICTURE_SIDE / max(image.size)
+    shown = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
+    pixels = functional.pil_to_tensor(shown)[None] / 255
+    explanations, placed = {}, {}
+    for side, model in pair.models.items():
+        processor = pair.processors[side]
+        rows = {"image": [image]} | ({"mask": [mask]} if mask is not None else {})
+        inputs = eval_transform(processor)(rows)
+        with torch.no_grad():
+            output = ATTRIBUTION_METHODS[method](model, inputs["pixel_values"][0][None], target)
+        probabilities = output.logits[0].float().softmax(dim=0)
+        scores, best = (values.tolist() for values in probabilities.topk(min(TOP, len(probabilities))))
+        placed[side] = (
+            functional.pil_to_tensor(place_in_image(output.relevance[0, 0], shown.size, processor))[None] / 255
+        )
+        explained = best[0] if target is None else target
+        agreement = {}
+        if mask is not None:
+            segmentation = RelevanceSegmentation()
+            segmentation.update(output.relevance, inputs["mask"][0][None])
+            agreement = {name: segmentation.compute()[name] for name in ("mean_iou", "energy")}
+        explanations[side] = Explanation(
+            list(zip(best, scores, strict=True)),
+            explained,
+            probabilities[explained].item(),
+            functional.to_pil_image(overlay(pixels, placed[side])[0]),
+            **agreement,
+        )
+    change = (placed["after"] - placed["before"] + 1) / 2
+    return explanations, functional.to_pil_image(overlay(pixels, change, "berlin")[0])

@@ -1,0 +1,95 @@
+"""The page as a Space of the Hub, with models by id."""
+
+import shutil
+from importlib.metadata import requires
+from pathlib import Path
+
+import gradio
+from packaging.requirements import Requirement
+
+from ..emoji_shift.model import INSTALL_BACKBONE
+from ..models.presets import Preset
+from ..models.registry import BUNDLED_MODEL, MODELS, resolve
+from ..utils.files import atomic_folder
+from ..utils.publishable import is_hub_id
+
+
+PACKAGE = Path(__file__).parents[1]
+README = """---
+title: What the model looks at
+emoji: 🔦
+colorFrom: indigo
+colorTo: yellow
+sdk: gradio
+sdk_version: {sdk_version}
+python_version: "3.12"
+app_file: app.py
+license: apache-2.0
+models:
+{models}
+tags:
+- explainability
+- robustness
+- vision-transformer
+---
+
+Relevance maps of `{before}` and of `{after}`, its finetuning with [{package}](https://huggingface.co/papers/2206.01161), on
+images of yours. Made by `robust-vit app --export`.
+"""
+APP = '''"""The page, on the address that the Space names."""
+
+import os
+
+from robust_vit_hf.app.gallery import Sources
+from robust_vit_hf.app.server import serve
+
+
+serve({before!r}, {after!r}, {preset!r}, Sources(), host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), port=7860)
+'''
+
+
+def write_space(folder: Path, before: str, after: str, preset: Preset) -> None:
+    """Write a Space: README with its metadata, requirements, `app.py` and this package, which no index has.
+
+    Args:
+        folder: that does not exist or is empty.
+        before, after: Hub ids, or names of registered models.
+
+    Raises:
+        FileExistsError: the folder is not empty.
+        ValueError: a model is a folder of this machine.
+    """
+    for name in (before, after):
+        if name not in MODELS and not is_hub_id(name):
+            raise ValueError(
+                f"`{name}` is not a Hub id, and a Space cannot load a folder of this machine: push it first, `robust-vit push "
+                f"{name} OWNER/NAME`, and give that id."
+            )
+    ids = [name for name in map(resolve, (before, after)) if name not in MODELS]
+    with atomic_folder(folder) as space:
+        models = "\n".join(f"- {name}" for name in ids)
+        facts = {"before": before, "after": after, "preset": preset}
+        readme = README.format(sdk_version=gradio.__version__, models=models, package="robust-vit-hf", **facts)
+        (space / "README.md").write_text(readme, encoding="utf-8")
+        (space / "app.py").write_text(APP.format(**facts), encoding="utf-8")
+        lines = requirements(BUNDLED_MODEL in (before, after))
+        (space / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        shutil.copytree(PACKAGE, space / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def requirements(with_backbone: bool) -> list[str]:
+    """What this package and its examples need, without the SDK, which the Space installs.
+
+    Args:
+        with_backbone: whether the bundled model is loaded, whose weights are in a package of their own.
+    """
+    lines = []
+    for line in requires("robust-vit-hf"):
+        requirement = Requirement(line)
+        extras = ("", "train", "demo")
+        needed = requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
+        if needed and requirement.name != "robust-vit-hf":
+            lines.append(f"{requirement.name}{requirement.specifier}")
+    if with_backbone:
+        lines.append(INSTALL_BACKBONE.rpartition(" ")[2])
+    return sorted(lines, key=str.lower)
