@@ -27,7 +27,6 @@ def cached_run(parse_arguments: Callable[[list[str]], tuple]) -> Path:
     recipe = list_recipes()[BUNDLED_MODEL]
     folder = cache_of((recipe, Path(model.__file__))) / "finetuned"
     if not (folder / RUN_FILE).is_file():
-        print("Finetuning the bundled model once, for the page: about a minute on two cores.", flush=True)
         with atomic_folder(folder) as partial:
             options = ("--control", "false", "--images_per_set", "50", "--report_to", "none", "--save_strategy", "no")
             finetune(*parse_arguments(["--config", str(recipe), "--output_dir", str(partial), *options]))

@@ -39,12 +39,15 @@ images of yours. Made by `robust-vit app --export`.
 APP = '''"""The page, on the address that the Space names."""
 
 import os
+import signal
 
 from robust_vit_hf.app.gallery import Sources
-from robust_vit_hf.app.server import serve
+from robust_vit_hf.app.server import running
 
 
-serve({before!r}, {after!r}, {preset!r}, Sources(), host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), port=7860)
+host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), int(os.environ.get("GRADIO_SERVER_PORT", 7860))
+with running({before!r}, {after!r}, {preset!r}, Sources(), host, port):
+    signal.pause()
 '''
 
 

@@ -1,7 +1,6 @@
 """The server of the page: offline, on loopback unless told otherwise, with files that go when it ends."""
 
 import os
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,14 +64,3 @@ def running(
             yield address
         finally:
             page.close(verbose=False)
-
-
-def serve(*args, **kwargs) -> None:
-    """Serve the page until SIGINT or SIGTERM. Arguments are those of [`running`]."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the files go then, too
-    with running(*args, **kwargs) as address:
-        print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            print("The page has ended.")

@@ -1,5 +1,6 @@
 """Options of `robust-vit app`."""
 
+import signal
 from pathlib import Path
 from typing import get_args
 
@@ -61,11 +62,19 @@ def run(argv: list[str]) -> None:
 
     from ..app.bundled import cached_run, newest_run
     from ..app.gallery import Sources
-    from ..app.server import serve
+    from ..app.server import running
     from ..utils.processes import use_all_cores
     from .train import parse_arguments
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the files of the page go then, too
     use_all_cores()
-    after = arguments.compare or newest_run(Path("runs")) or cached_run(parse_arguments)
+    after = arguments.compare or newest_run(Path("runs"))
+    if after is None:
+        print(
+            "Without a finetuning in runs/, the cached one is shown, which is made once in about a minute.", flush=True
+        )
+        after = cached_run(parse_arguments)
     sources = Sources(arguments.results, arguments.dataset, arguments.split, dict(arguments.sets))
-    serve(arguments.model, str(after), arguments.preset, sources, arguments.host, arguments.port)
+    with running(arguments.model, str(after), arguments.preset, sources, arguments.host, arguments.port) as address:
+        print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
+        signal.pause()
