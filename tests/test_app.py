@@ -94,10 +94,7 @@ def test_maps_are_those_of_the_pipeline(models, picture):
         answer = explainer(image, target=2, overlay=True)
         assert np.abs(np.asarray(explained[side].picture, int) - np.asarray(answer["overlay"], int)).max() <= 1
         assert explained[side].score == pytest.approx(answer["score"], abs=1e-6)
-        assert (
-            explained[side].top[0][0] == explainer(image)["label"].removeprefix("LABEL_")
-            or len(explained[side].top) == 4
-        )
+        assert pair.classes[explained[side].top[0][0]] == explainer(image)["label"]
 
 
 def test_difference_and_mask(models):
@@ -194,7 +191,7 @@ def test_other_models(address, models, picture, tmp_path):
         with pytest.raises(Exception, match=message):
             client.predict(before, after, api_name="/load_models")
     before = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
-    with pytest.raises(Exception, match="results of another model|no results"):
+    with pytest.raises(Exception, match="of another model"):
         client.predict(models[1], models[0], api_name="/load_models")
         client.predict("paper/validation", "all", 1, api_name="/gallery")
     swapped = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
@@ -226,7 +223,7 @@ def test_no_file_outside_its_own_is_served(address, client, models, picture):
             response = httpx2.get(f"{address}{route}{path}")
             assert response.status_code in (403, 404) and "root:" not in response.text, path
     stolen = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(Exception, match="not in the upload folder|InvalidPathError|Cannot|upstream"):
+    with pytest.raises(Exception, match="passwd"):
         client.predict(stolen, PREDICTED, "gae", api_name="/explain")
 
 
@@ -272,10 +269,10 @@ def test_gallery_of_an_evaluation(models, evaluated, client):
 
 def test_results_of_others_are_refused(models, evaluated, tmp_path):
     pair = load_pair(*models, "paper")
-    with pytest.raises(ValueError, match="results of another model after"):
+    with pytest.raises(ValueError, match="are of another model after"):
         measured_set(evaluated, "paper/validation", load_pair(models[0], models[0], "paper"), "paper")
     others = Sources(evaluated.results, str(masked_folder(tmp_path / "data", train=40, validation=39)))
-    with pytest.raises(ValueError, match="results of other images"):
+    with pytest.raises(ValueError, match="are of other images"):
         measured_set(others, "paper/validation", pair, "paper")
     with pytest.raises(ValueError, match="name them with `--dataset"):
         measured_set(Sources(evaluated.results), "paper/validation", pair, "paper")

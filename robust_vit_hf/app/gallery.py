@@ -123,12 +123,12 @@ def measured_set(sources: Sources, name: str, pair: Pair, preset: Preset) -> Mea
         fingerprint = read_json(folder / side / FINGERPRINT_FILE)
         if fingerprint["weights"] != weights_digest(model):
             raise ValueError(
-                f"`{folder}` has the results of another model {side}: start the page with the --model and --compare that were "
+                f"The results `{name}` are of another model {side}: start the page with the --model and --compare that were "
                 "evaluated."
             )
         if fingerprint["rows"] != rows.digest:
             raise ValueError(
-                f"`{folder}` has the results of other images: name those that were evaluated with --dataset, --split and --sets."
+                f"The results `{name}` are of other images: name those that were evaluated with --dataset, --split and --sets."
             )
     return MeasuredSet(rows, results["before"], results["after"])
 

@@ -21,8 +21,19 @@ from .runs import find_reports
 PREDICTED = -1  # in the list of classes: each model's own prediction
 PAGE = 24  # images of the gallery at once
 STYLE = """
-.gradio-container {max-width: 1200px !important; margin: auto}
-#examples .caption-label, #images .caption-label {font-size: 11px; max-width: 100%; white-space: normal}
+.gradio-container {width: 100% !important; max-width: 1200px !important; margin: 0 auto !important}
+#examples .grid-wrap, #images .grid-wrap {max-height: none !important; min-height: 0; height: auto !important}
+#examples .grid-container {grid-template-columns: repeat(12, minmax(0, 1fr)) !important; gap: 6px}
+#images .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
+#examples .caption-label {display: none}
+#images .caption-label {font-size: 11px; max-width: 100%; white-space: normal}
+#image .image-frame, #image .image-frame img {width: 100%; height: 100%; object-fit: contain}
+.tables {overflow-x: auto}
+.tables th, .tables td {white-space: nowrap}
+@media (max-width: 640px) {
+  #examples .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
+  #images .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}
+}
 """
 
 examples_of = lru_cache(maxsize=2)(load_examples)
@@ -133,6 +144,18 @@ def build_page(before: str, after: str, preset: Preset, sources: Sources, choose
         title = gr.Markdown(heading(before, after))
         with gr.Tabs(selected="explain") as tabs:
             with gr.Tab("Explain an image", id="explain"):
+                gr.Markdown("Click an example, or give an image of your own below.")
+                examples = gr.Gallery(
+                    thumbnails(pair),
+                    label="Examples",
+                    show_label=False,
+                    height="auto",
+                    object_fit="cover",
+                    allow_preview=False,
+                    buttons=[],
+                    interactive=False,
+                    elem_id="examples",
+                )
                 with gr.Row():
                     with gr.Column(scale=2, min_width=300):
                         # The file as it is: a conversion by Gradio would lose depth, and its errors name no remedy.
@@ -166,7 +189,7 @@ def build_page(before: str, after: str, preset: Preset, sources: Sources, choose
                     )
                     with gr.Column(min_width=280):
                         difference = gr.Image(
-                            label="Difference: red gained relevance, blue lost it",
+                            label="Change: red gained, blue lost",
                             type="pil",
                             interactive=False,
                             buttons=[],
@@ -174,17 +197,6 @@ def build_page(before: str, after: str, preset: Preset, sources: Sources, choose
                             elem_id="difference",
                         )
                 measured = gr.Markdown(elem_id="measures")
-                examples = gr.Gallery(
-                    thumbnails(pair),
-                    label="Examples",
-                    columns={"sm": 4, "lg": 6, "xl": 12},
-                    height="auto",
-                    object_fit="cover",
-                    allow_preview=False,
-                    buttons=[],
-                    interactive=False,
-                    elem_id="examples",
-                )
                 if choose_models:
                     with gr.Accordion("Models", open=False, elem_id="models"):
                         with gr.Row():
@@ -199,7 +211,6 @@ def build_page(before: str, after: str, preset: Preset, sources: Sources, choose
                 summary = gr.Markdown("Choose a set. Click an image to see its maps.")
                 indices = gr.State([])
                 images = gr.Gallery(
-                    columns={"sm": 3, "lg": 6},
                     height="auto",
                     object_fit="cover",
                     allow_preview=False,
@@ -216,7 +227,8 @@ def build_page(before: str, after: str, preset: Preset, sources: Sources, choose
                             for plot in report.plots:
                                 gr.Image(
                                     plot,
-                                    label=plot.stem.replace("_", " "),
+                                    show_label=False,
+                                    alt_text=plot.stem.replace("_", " "),
                                     interactive=False,
                                     buttons=[],
                                     format="png",

@@ -59,6 +59,7 @@ def running(
             footer_links=[],
             run_history=False,
             max_file_size=MAX_UPLOAD,
+            _frontend=False,  # Gradio would ask its own page for an answer within 3 s, which a busy machine does not give
         )
         try:
             yield address
