@@ -129,9 +129,12 @@ def test_class_and_method_change_the_maps(client, picture):
 
 
 def png_header(width: int, height: int) -> bytes:
-    """The beginning of a PNG file."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    """A PNG file of this size that ends where the pixels would begin."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
 
 
 def test_wrong_input_is_a_message_and_the_page_lives_on(client, picture, tmp_path):

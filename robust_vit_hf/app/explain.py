@@ -53,7 +53,7 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
             return ImageOps.exif_transpose(image), transparent
     except Exception as error:  # codecs raise anything
         name = Path(path).name
-        reason = str(error).replace(repr(str(path)), "the file").replace(str(path), name)
+        reason = str(error).replace(f" {path!r}", "").replace(path, name)
         raise ValueError(
             f"`{name}` cannot be read as an image: {reason}. Save it as PNG or JPEG, and drop it again."
         ) from error

@@ -196,7 +196,7 @@ def build_page(before: str, after: str, preset: Preset, sources: Sources, choose
                             height=300,
                             elem_id="difference",
                         )
-                measured = gr.Markdown(elem_id="measures")
+                measured = gr.Markdown(elem_id="measures", elem_classes="tables")
                 if choose_models:
                     with gr.Accordion("Models", open=False, elem_id="models"):
                         with gr.Row():
@@ -281,7 +281,7 @@ def choices(pair: Pair) -> list[tuple[str, int]]:
 
 def measures(explained: dict[str, Explanation], pair: Pair) -> str:
     """A table of the explained classes, and of the agreement with the mask."""
-    lines = ["| | class | probability | mIoU with the mask | relevance on the object |", "|---|---|---:|---:|---:|"]
+    lines = ["| | class | probability | mIoU with mask | relevance on object |", "|---|---|---:|---:|---:|"]
     for side, of in explained.items():
         agreement = ("–" if value is None else f"{value:.1%}" for value in (of.mean_iou, of.energy))
         lines.append(f"| {side} | {pair.class_name(of.target)} | {of.score:.1%} | {' | '.join(agreement)} |")
