@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 from transformers import pipeline
 
-from robust_vit_hf.app.bundled import newest_run
+from robust_vit_hf.app.bundled import cached_run, newest_run
 from robust_vit_hf.app.examples import load_examples
 from robust_vit_hf.app.explain import explain, read_image
 from robust_vit_hf.app.export import write_space
@@ -30,7 +30,8 @@ from robust_vit_hf.app.gallery import Sources, measured_set, set_names
 from robust_vit_hf.app.pair import load_pair
 from robust_vit_hf.app.runs import find_reports
 from robust_vit_hf.app.server import running
-from robust_vit_hf.emoji_shift.images import CLASS_NAMES
+from robust_vit_hf.cli.train import parse_arguments
+from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED
 from robust_vit_hf.utils.files import write_json
 
 from .helpers.commands import call, python, succeed
@@ -302,6 +303,35 @@ def test_the_newest_run_of_the_bundled_model(tmp_path):
         (tmp_path / name).mkdir()
         write_json(tmp_path / name / "run.json", {"finetuned_from": base})
     assert newest_run(tmp_path).name == "a"
+
+
+@pytest.mark.slow
+def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch):
+    """Finetuned for one step."""
+    monkeypatch.setattr("robust_vit_hf.app.gallery.IMAGES_PER_SET", 10)
+    calls = []
+
+    def parse(argv):
+        calls.append(argv)
+        return parse_arguments([*argv, "--max_steps", "1", "--images_per_set", "4"])
+
+    def fail(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_run(fail)
+    assert not list(datasets_cache.rglob("finetuned"))
+    folder = cached_run(parse)
+    assert cached_run(fail) == folder and len(calls) == 1
+    (report,) = find_reports(folder)
+    assert "mean of the shifted sets" in report.tables and report.plots[0].name == "before_after.png"
+    pair = load_pair("emoji-shift", str(folder), "paper")
+    assert set_names(Sources(), pair) == ["val", *SHIFTED]
+    measured = measured_set(Sources(), "val", pair, "paper")
+    assert len(measured.order("all")) == 10 and "mask" in measured.rows.dataset.column_names
+    monkeypatch.setattr("robust_vit_hf.evaluation.cache.evaluate_sets", None)  # nothing is measured again
+    again = measured_set(Sources(), "val", pair, "paper")
+    assert (again.after.predictions == measured.after.predictions).all()
 
 
 # -- Export and command ------------------------------------------------------------------------------------------------
