@@ -10,7 +10,7 @@ from ..evaluation.tables import percent
 from ..models.digest import weights_digest
 from ..models.image_processors import make_image_processor
 from ..models.registry import MODELS, find_model
-from ..relevance.architectures import forward_arguments, unwrap_pretrained
+from ..relevance.architectures import architecture, forward_arguments, unwrap_pretrained
 from ..utils.environment import environment
 from ..utils.publishable import is_hub_id, public_name
 
@@ -35,7 +35,7 @@ def describe_run(
     pretrained = unwrap_pretrained(model)
     crop = processor.crop_size
     dataset = facts.get("dataset")
-    finetuned_from = facts.get("finetuned_from") or pretrained.config._name_or_path or type(pretrained).__name__
+    finetuned_from = facts.get("finetuned_from") or pretrained.config._name_or_path or architecture(model)
     registered = MODELS.get(find_model(finetuned_from))
     train, validation_set = trainer.train_dataset, trainer.eval_dataset
     labels, hub_model_id = None, trainer.hub_model_id or args.hub_model_id
@@ -58,7 +58,7 @@ def describe_run(
         "tags": facts.get("tags", []),
         "tasks": facts.get("tasks") or ["image-classification"],
         "library_name": "peft" if getattr(model, "peft_config", {}) else "transformers",
-        "architecture": type(pretrained).__name__,
+        "architecture": architecture(model),
         "num_parameters": sum(
             p.numel()
             for name, p in model.named_parameters()

@@ -78,6 +78,11 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
     raise ValueError(f"Expected a transformers model, possibly wrapped, but got `{type(model).__name__}`.")
 
 
+def architecture(model: nn.Module) -> str:
+    """Name of the class of the Hugging Face model inside `model`, to which FSDP2 adds a prefix when it shards it."""
+    return type(unwrap_pretrained(model)).__name__.removeprefix("FSDP")
+
+
 def attention_modules(model: nn.Module) -> list[nn.Module]:
     """Modules that transformers records for `output_attentions=True`, from the first layer to the last. Their second output
     is the attention.
@@ -87,7 +92,7 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
             tokens that its head reads are unknown.
     """
     pretrained = unwrap_pretrained(model)
-    name, config = type(pretrained).__name__, pretrained.config
+    name, config = architecture(model), pretrained.config
     if name.startswith("TimmWrapper"):
         raise ValueError(
             f"`{name}` gives no attentions. Convert the weights of a ViT or DeiT to transformers: "
@@ -123,7 +128,7 @@ def head_row(model: nn.Module, num_tokens: int, num_patches: int) -> torch.Tenso
     """
     pretrained = unwrap_pretrained(model)
     pools_patches = getattr(pretrained.config, "use_mean_pooling", False)
-    weights = PATCH_MEAN if pools_patches else HEADS[type(pretrained).__name__]
+    weights = PATCH_MEAN if pools_patches else HEADS[architecture(model)]
     return weights.row(num_tokens, num_patches, pretrained.device)
 
 
@@ -178,7 +183,7 @@ def check_images(model: nn.Module, pixel_values: torch.Tensor) -> tuple[int, int
 def forward_arguments(model: nn.Module, image_size: tuple[int, int]) -> dict[str, bool]:
     """Arguments for models that need one to accept images of `(H, W)` pixels, or to compute attentions."""
     pretrained = unwrap_pretrained(model)
-    arguments = {"output_attentions": True} if type(pretrained).__name__ in UNRECORDED_ATTENTION else {}
+    arguments = {"output_attentions": True} if architecture(model) in UNRECORDED_ATTENTION else {}
     if "interpolate_pos_encoding" in signature(pretrained.forward).parameters:
         size = pretrained.config.image_size
         resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..utils.precision import at_least_float32
-from .architectures import unwrap_pretrained
+from .architectures import architecture, unwrap_pretrained
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
@@ -32,7 +32,7 @@ def has_linear_memory(model: nn.Module, num_tokens: int, create_graph: bool) -> 
     checkpointing = pretrained.is_activation_checkpointing and pretrained.training
     return not (
         create_graph
-        or type(pretrained).__name__ in POSITION_BIASES
+        or architecture(model) in POSITION_BIASES
         or config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
         or (dropout and pretrained.training)
         or (num_tokens < MIN_TOKENS and not checkpointing)
