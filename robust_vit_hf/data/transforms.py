@@ -8,9 +8,9 @@ So an edge keeps fractional values, and a small object is not blurred.
 from collections.abc import Callable
 from itertools import accumulate
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
@@ -19,27 +19,35 @@ from transformers.image_utils import PILImageResampling
 from ..utils.images import to_rgb
 
 
-def train_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+def train_transform(
+    processor: BaseImageProcessor, seed_of_row: Callable[[int], tuple[int, ...]] | None = None
+) -> Callable[[dict[str, list]], dict[str, list]]:
     """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of 224
     (both in the proportion of the processor's crop), horizontal flip.
 
     It takes a batch of rows with `image`, `mask` (PIL images) and `label`, if there is one, and returns `pixel_values`,
     fp32 `(3, H, W)` normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
+
+    Args:
+        seed_of_row: integers that decide crop and flip of a row by its `row_index`, whichever process draws them. By default
+            they come from the global random state of torch.
     """
     height, width = processor.crop_size["height"], processor.crop_size["width"]
     size = [round(height * 256 / 224), round(width * 256 / 224)]
-    crop_and_flip = v2.Compose([v2.RandomCrop((height, width)), v2.RandomHorizontalFlip()])
     normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         batch = {"pixel_values": [], "mask": []}
-        for image, mask in zip(rows["image"], rows["mask"], strict=True):
+        for index, (image, mask) in enumerate(zip(rows["image"], rows["mask"], strict=True)):
+            seed = int(torch.randint(2**62, ())) if seed_of_row is None else seed_of_row(rows["row_index"][index])
+            rng = np.random.default_rng(seed)
+            top, left, flip = (int(rng.integers(limit)) for limit in (size[0] - height + 1, size[1] - width + 1, 2))
             image = functional.resize(functional.pil_to_tensor(to_rgb(image)), size, InterpolationMode.BILINEAR)
             mask = functional.resize(mask_to_tensor(mask) / 255, size, InterpolationMode.BILINEAR, antialias=False)
-            # The mask is passed as an image, since v2 transforms only one plain tensor of a sample.
-            image, mask = crop_and_flip(tv_tensors.Image(image), tv_tensors.Image(mask))
-            batch["pixel_values"].append(normalize(functional.to_dtype(image, scale=True)).as_subclass(torch.Tensor))
-            batch["mask"].append(mask.as_subclass(torch.Tensor))
+            image, mask = (functional.crop(one, top, left, height, width) for one in (image, mask))
+            image, mask = (functional.horizontal_flip(one) if flip else one for one in (image, mask))
+            batch["pixel_values"].append(normalize(functional.to_dtype(image, scale=True)))
+            batch["mask"].append(mask)
         return batch | ({"labels": rows["label"]} if "label" in rows else {})
 
     return transform

@@ -1,4 +1,4 @@
-"""Images in TensorBoard during the training."""
+"""Callbacks of the training: images in TensorBoard, and the epoch of the augmentation."""
 
 import socket
 from pathlib import Path
@@ -8,7 +8,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor
+from transformers import BaseImageProcessor, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import default_logdir
 
@@ -18,6 +18,16 @@ from ..relevance.relevance_map import relevance_map
 
 
 NUM_IMAGES = 4  # of a strip
+
+
+class SharedEpoch(TrainerCallback):
+    """The epoch, counted from 0, in memory that the workers of a data loader share."""
+
+    def __init__(self):
+        self.number = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.number.fill_(int(state.epoch))
 
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):

@@ -26,7 +26,8 @@ MAY_CHANGE = (
     "on_nan",
     "load_best_model_at_end",
     "prediction_loss_only",
-    "train_batch_size",  # beside `per_device_train_batch_size`
+    "train_batch_size",
+    "per_device_train_batch_size",  # its product with the number of processes may not
     "per_device_eval_batch_size",
     "dataloader_num_workers",
     "dataloader_pin_memory",
@@ -46,7 +47,8 @@ class RunIdentity(TrainerCallback, ExportableState):
     """
 
     def __init__(self, trainer: Trainer):
-        settings = trainer.args.to_sanitized_dict() | {"number of processes": trainer.args.world_size}
+        batch_size = trainer.args.per_device_train_batch_size * trainer.args.world_size
+        settings = trainer.args.to_sanitized_dict() | {"batch size of all processes": batch_size}
         adapter = next(iter(getattr(trainer.model, "peft_config", {}).values()), None)
         identity = {
             "settings": {name: value for name, value in settings.items() if not _may_change(name)},

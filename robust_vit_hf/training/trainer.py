@@ -27,7 +27,7 @@ from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import check_start_layer, forward_logits
 from ..utils.finite import NonFiniteError, check_finite
 from .background_swap import swap_backgrounds
-from .callbacks import RelevanceTensorBoardCallback
+from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
 from .methods import load_method
 from .reliable_trainer import ReliableTrainer
@@ -119,9 +119,11 @@ class RobustViTTrainer(ReliableTrainer):
             if name is not None:  # the saved adapter names its base; PEFT would name the folder in the cache
                 model.peft_config["default"].base_model_name_or_path = resolve(name)
         self._check(model, args, eval_dataset, processing_class)
-        views = {"train": (train_dataset, train_transform), "eval": (eval_dataset, eval_transform)}
+        epoch = SharedEpoch()
+        augment = train_transform(processing_class, lambda row: (args.seed, int(epoch.number), row))
+        views = {"train": (train_dataset, augment), "eval": (eval_dataset, eval_transform(processing_class))}
         prepared = {
-            name: self._prepare_dataset(name, dataset, transform(processing_class), config, args)
+            name: self._prepare_dataset(name, dataset, transform, config, args)
             for name, (dataset, transform) in views.items()
             if dataset is not None
         }
@@ -138,6 +140,7 @@ class RobustViTTrainer(ReliableTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self.add_callback(epoch)
         self.model_accepts_loss_kwargs = False
         if isinstance(prepared.get("train"), datasets.Dataset):
             prepared["train"] = prepared["train"].with_transform(_with_rows(eval_transform(processing_class)))
@@ -223,8 +226,10 @@ class RobustViTTrainer(ReliableTrainer):
         if args.confidence_target == "original":
             targets["original"] = self._original_logits(pixel_values)
         if model.training and args.background_swap:
-            seed = (args.seed, args.process_index, *self._batch_of_step)
-            pixel_values = swap_backgrounds(pixel_values, inputs["mask"], args.background_swap, seed)
+            # Among the images of all processes, so that their number changes nothing.
+            everything = self.accelerator.gather((pixel_values, inputs["mask"]))
+            swapped = swap_backgrounds(*everything, args.background_swap, (args.seed, *self._batch_of_step))
+            pixel_values = swapped.tensor_split(args.world_size)[args.process_index]
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
         if labels is not None:
             values["top1"] = (logits.argmax(dim=1) == labels).float()
