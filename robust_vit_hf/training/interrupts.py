@@ -1,11 +1,12 @@
 """Interrupts: SIGINT and SIGTERM during the training save a checkpoint."""
 
+import os
 import signal
 import threading
 from types import FrameType
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 
@@ -30,8 +31,9 @@ class EvaluationInterrupted(Exception):
 
 class InterruptCallback(TrainerCallback):
     """Context and callback that let the first SIGINT or SIGTERM end the training after the present step, with a checkpoint
-    unless `save_strategy` is `no`. A second one acts as before the training. Signals reach the main thread alone, so a
-    training in another thread is not interrupted.
+    unless `save_strategy` is `no`. A second one acts as before the training, but under torchrun or `accelerate launch`, which
+    pass on a signal that the process may have received itself. Signals reach the main thread alone, so a training in another
+    thread is not interrupted.
 
     `received` is the number of the signal, or 0.
     """
@@ -58,20 +60,27 @@ class InterruptCallback(TrainerCallback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self._restore()
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            self._restore()
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if args.world_size > 1:  # the signal may reach processes in different steps, and all must stop after the same
+    def _agree(self, args: TrainingArguments) -> None:
+        """Note the signal of any process: it may reach them in different steps, and all must stop after the same."""
+        if args.world_size > 1:
             received = torch.tensor(self.received, device=args.device)
             torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
             self.received = int(received)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._agree(args)
         if self.received:
             control.should_training_stop = True
             control.should_save = args.save_strategy != SaveStrategy.NO
 
     def on_prediction_step(self, args, state, control, **kwargs):
-        if self.received and self._in_training and args.world_size == 1:
-            raise EvaluationInterrupted
+        if self._in_training:
+            self._agree(args)
+            if self.received:
+                raise EvaluationInterrupted
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.received:  # a cluster waits some seconds, too few for an evaluation
