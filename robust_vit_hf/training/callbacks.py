@@ -7,6 +7,7 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, TrainerCallback
 from transformers.integrations import TensorBoardCallback
@@ -65,15 +66,18 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         self.before = self._relevance(model)
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        if self.tb_writer is None or args.relevance_strip_steps == 0:
+        if args.relevance_strip_steps == 0 or state.global_step % args.relevance_strip_steps:
             return
-        if state.global_step % args.relevance_strip_steps == 0:
-            strip = relevance_strip(self.pixel_values, self.masks, self.before, self._relevance(model), self.processor)
+        if self.tb_writer is None and not isinstance(model, FSDPModule):  # which every process must run
+            return
+        relevance = self._relevance(model)
+        if self.tb_writer is not None:
+            strip = relevance_strip(self.pixel_values, self.masks, self.before, relevance, self.processor)
             self.tb_writer.add_image("image | mask | relevance before | after", strip, state.global_step)
 
     @torch.no_grad()
     def _relevance(self, model: nn.Module) -> torch.Tensor:
-        model = unwrap_pretrained(model)  # and not its DDP wrapper: this runs in the first process alone
+        model = unwrap_pretrained(model)  # and not its DDP wrapper, under which this runs in the first process alone
         was_training = model.training
         model.eval()
         targets = None if self.targets is None else self.targets.to(model.device)

@@ -1,5 +1,6 @@
 """Hyper-parameters of the finetuning."""
 
+import os
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, get_type_hints
 
@@ -49,8 +50,13 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             raise ValueError(
                 "`on_nan='skip'` is not supported with `fp16`, whose loss scale needs a gradient: use `bf16`."
             )
-        if self.deepspeed or self.fsdp:
-            raise ValueError("DeepSpeed and FSDP are not supported: use DDP (`accelerate launch --multi_gpu`).")
+        if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            raise ValueError("DeepSpeed is not supported: use DDP or FSDP2, see docs/launch.md.")
+        if self.ddp_static_graph:
+            raise ValueError(
+                "`ddp_static_graph=True` takes the backward pass of the relevance map for that of the loss, so that gradients "
+                "are wrong from the second step on. Leave it out."
+            )
         if self.activation_checkpointing:
             self.activation_checkpointing_kwargs = dict(self.activation_checkpointing_kwargs or {})
             if self.activation_checkpointing_kwargs.setdefault("use_reentrant", False):

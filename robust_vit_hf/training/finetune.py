@@ -32,6 +32,7 @@ from .adapters import add_lora
 from .arguments import DataArguments, ModelArguments
 from .checkpoints import find_checkpoint
 from .config import RobustViTConfig
+from .sharding import gather_weights
 from .trainer import RobustViTTrainer
 
 
@@ -107,6 +108,8 @@ def _finetune(
         trainer.merge_adapter()
     trainer.save_model(_internal_call=True)  # or else it would be pushed before it is measured
     trainer.save_state()
+    if trainer.is_fsdp_enabled:  # maps for the report and the card are made by the first process alone
+        trainer.model = gather_weights(trainer.model, _load(model_arguments)).to(config.device)
     after = measure(trainer.model, description="after")
     if predictions is not None and trainer.accelerator.is_main_process:
         for name, result in after.items():

@@ -9,6 +9,7 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
@@ -177,7 +178,8 @@ class ReliableTrainer(PublishingTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with _damage_is_named(resume_from_checkpoint):
             if isinstance(self.model, PreTrainedModel):
-                self.model.load_state_dict(type(self.model).from_pretrained(resume_from_checkpoint).state_dict())
+                weights = type(self.model).from_pretrained(resume_from_checkpoint).state_dict()
+                set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True))
             else:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, whose names are PEFT's
 

@@ -49,6 +49,7 @@ class RunIdentity(TrainerCallback, ExportableState):
     def __init__(self, trainer: Trainer):
         batch_size = trainer.args.per_device_train_batch_size * trainer.args.world_size
         settings = trainer.args.to_sanitized_dict() | {"batch size of all processes": batch_size}
+        settings |= {"FSDP2": True} if trainer.is_fsdp_enabled else {}  # whose optimizer is saved in another form
         adapter = next(iter(getattr(trainer.model, "peft_config", {}).values()), None)
         identity = {
             "settings": {name: value for name, value in settings.items() if not _may_change(name)},

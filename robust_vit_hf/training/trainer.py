@@ -31,6 +31,7 @@ from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
 from .methods import load_method
 from .reliable_trainer import ReliableTrainer
+from .sharding import prepare_sharding
 
 
 if TYPE_CHECKING:
@@ -147,6 +148,8 @@ class RobustViTTrainer(ReliableTrainer):
         self._measured_on = prepared
 
         self.method = load_method(args.method)(args)
+        second_derivative = self.method.second_derivative and not args.released_gradients
+        prepare_sharding(self.accelerator, model, args, args.second_order or second_derivative)
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._original_top1: dict[str, float] = {}
@@ -299,7 +302,8 @@ class RobustViTTrainer(ReliableTrainer):
         # step this model is the original, also when the run is resumed.
         if not self._original_top1:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
-            if self._strips is not None and self.args.relevance_strip_steps and self.is_world_process_zero():
+            first = self.is_world_process_zero() or self.is_fsdp_enabled
+            if self._strips is not None and self.args.relevance_strip_steps and first:
                 self._strips.measure_before(self.model)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 

@@ -1,0 +1,58 @@
+"""FSDP2: which trainings can be sharded, and the whole model after one."""
+
+import os
+
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from .config import RobustViTConfig
+
+
+def prepare_sharding(
+    accelerator: Accelerator, model: nn.Module, args: RobustViTConfig, second_derivative: bool
+) -> None:
+    """Let FSDP2 shard a model by its layers. Does nothing where FSDP was not asked for.
+
+    Args:
+        second_derivative: whether the loss reaches the weights through the gradient of a gradient.
+
+    Raises:
+        ValueError: FSDP was asked for, and would not train or save what one process does.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            raise ValueError(
+                "FSDP was asked for, but accelerate shards on several GPUs alone, and would take DDP here: launch with "
+                "another config file, see docs/launch.md."
+            )
+        return
+    problems = {
+        "FSDP1 is not supported: set `fsdp_version: 2`": plugin.fsdp_version != 2,
+        "Of sharded state dicts no model is saved: set `fsdp_state_dict_type: FULL_STATE_DICT`": (
+            plugin.state_dict_type.name != "FULL_STATE_DICT"
+        ),
+        "Every process measures the original model, and so needs its weights: set `fsdp_cpu_ram_efficient_loading: false`": (
+            plugin.cpu_ram_efficient_loading
+        ),
+        "FSDP's own activation checkpointing loses the recorded attentions: set `fsdp_activation_checkpointing: false`, and "
+        "give `--activation_checkpointing True`": plugin.activation_checkpointing,
+        "A second derivative needs weights that FSDP2 has freed before (torch 2.13): leave out `second_order`, or use DDP": (
+            second_derivative
+        ),
+        "An adapter leaves little to shard: use DDP": hasattr(model, "peft_config"),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise ValueError(f"{problem}.")
+    if plugin.transformer_cls_names_to_wrap is None:
+        # accelerate 1.15 shards the patch embeddings by themselves, which fails within embeddings that are sharded too.
+        layers = [name for name in model._no_split_modules if not name.endswith("Embeddings")]
+        plugin.transformer_cls_names_to_wrap = layers
+
+
+def gather_weights(sharded: nn.Module, whole: nn.Module) -> nn.Module:
+    """Load the weights of a sharded model into a whole one of the same architecture, in every process."""
+    whole.load_state_dict(get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True)))
+    return whole
