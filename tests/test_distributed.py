@@ -1,6 +1,7 @@
-"""Two processes (gloo) give the losses and weights of one, on the same global batch."""
+"""Two processes (gloo) give the losses and weights of one, on the same global batch, and a fault of one ends both."""
 
 import json
+import re
 
 import pytest
 from transformers import ViTForImageClassification
@@ -9,6 +10,27 @@ from .helpers.commands import launch_two
 from .helpers.distributed import run
 from .test_evaluation import MAPS
 from .test_trainer import COMPONENTS, assert_equal_weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault, messages",
+    [
+        (
+            "nan",
+            [
+                r"error of process 1: Step 1: the loss of row \d+, .* is NaN or infinite",
+                r"error of process 0: Step 1: the loss of images of another process is NaN or infinite",
+            ],
+        ),
+        ("hang", [r"error of process 0: After step 2: another process has not answered for 20 s .*checkpoint-\d`"]),
+    ],
+)
+def test_a_fault_of_one_process_ends_both(tmp_path, fault, messages):
+    completed = launch_two("--module", "tests.helpers.faults", fault, tmp_path)
+    assert completed.status != 0
+    for message in messages:
+        assert re.search(message, completed.out), completed.out + completed.err[-3000:]
 
 
 def test_two_processes_equal_one(tmp_path):

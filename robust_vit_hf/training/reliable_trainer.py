@@ -66,7 +66,8 @@ class ReliableTrainer(PublishingTrainer):
 
         Raises:
             ValueError: the checkpoint is not of this run, see [`check_checkpoint`], or a loss or weight is NaN or infinite.
-            OSError: a checkpoint cannot be written, or another process trains in the `output_dir`.
+            OSError: a checkpoint cannot be written, another process trains in the `output_dir`, or another process of this
+                training has not answered for `ddp_timeout`.
             TrainingInterrupted: after a signal.
         """
         identity = self._identify()
@@ -80,7 +81,15 @@ class ReliableTrainer(PublishingTrainer):
                 stack.enter_context(folder_lock(Path(self.args.output_dir), "train"))
             stack.callback(setattr, self.args, "save_total_limit", limit)
             stack.enter_context(self._interrupt)
-            output = super().train(resume_from_checkpoint, *args, **kwargs)
+            try:
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+            except RuntimeError as error:
+                if self.args.world_size == 1 or "Timed out waiting" not in str(error):  # the words of gloo
+                    raise
+                raise OSError(
+                    f"After step {self.state.global_step}: another process has not answered for {self.args.ddp_timeout} s "
+                    f"(`ddp_timeout`). Look at its last output, and resume. {self._describe_last_checkpoint()}"
+                ) from error
         if number := self._interrupt.received:
             how = "Resume with the same command and `--resume_from_checkpoint last`."
             raise TrainingInterrupted(
