@@ -52,6 +52,7 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"lr_scheduler_type": 3}, "Expected `lr_scheduler_type` to be text, but got a whole number"),
         ({"remove_unused_columns": True}, "would drop the images and masks"),
         ({"torch_compile": True}, "sibling outputs of one compiled function"),
+        ({"ddp_static_graph": True}, "gradients are wrong from the second step on"),
         (
             {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
             "Reentrant activation checkpointing",

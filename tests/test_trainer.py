@@ -20,6 +20,7 @@ from transformers import (
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, make_image_processor, relevance_map
 from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
 from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.training.callbacks import SharedEpoch
 
 from .helpers.tiny import masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
 
@@ -132,6 +133,19 @@ def test_variants_change_the_training(overrides, tmp_path):
     weights = [trainer.model.vit.layers[0].attention.q_proj.weight for trainer in (first, other)]
     assert not torch.equal(*weights)
     assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_crops_follow_from_seed_epoch_and_row(tmp_path):
+    """And not from the workers, or the rows that are read beside one."""
+    workers = [{}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}]
+    runs = [trained(tmp_path / str(n), masked_dataset(8), **settings) for n, settings in enumerate(workers)]
+    assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
+    (epoch,) = (callback for callback in runs[0].callback_handler.callbacks if isinstance(callback, SharedEpoch))
+    dataset = runs[0].train_dataset
+    images = torch.stack(dataset[:]["pixel_values"])
+    assert epoch.number == 1 and torch.equal(dataset[3]["pixel_values"], images[3])
+    epoch.number.zero_()
+    assert not torch.equal(torch.stack(dataset[:]["pixel_values"]), images)
 
 
 def test_without_labels(tmp_path):
