@@ -104,6 +104,7 @@ def test_drop_an_image_choose_a_class_and_move_the_slider(page, tmp_path):
     wait_for_other_maps(page, predicted)
     expect(page.locator("#measures")).to_contain_text("LABEL_2")
 
+    page.locator("#maps").scroll_into_view_if_needed()
     slider = page.locator("#maps").bounding_box()
     middle = slider["y"] + slider["height"] / 2
     left = page.locator("#maps").screenshot()

@@ -27,7 +27,8 @@ STYLE = """
 #images .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
 #examples .caption-label {display: none}
 #images .caption-label {font-size: 11px; max-width: 100%; white-space: normal}
-#image .image-frame, #image .image-frame img {width: 100%; height: 100%; object-fit: contain}
+#image .image-frame img {object-fit: contain !important}
+#examples .thumbnail-lg {aspect-ratio: 1; height: auto !important}
 .tables {overflow-x: auto}
 .tables th, .tables td {white-space: nowrap}
 @media (max-width: 640px) {
@@ -206,7 +207,9 @@ def build_page(before: str, after: str, preset: Preset, sources: Sources, choose
             with gr.Tab("Gallery", id="gallery", visible=bool(sets) or choose_models):
                 with gr.Row():
                     set_name = gr.Dropdown(sets, value=None, label="Set", elem_id="set", min_width=200)
-                    kind = gr.Radio(list(FILTERS), value=FILTERS[0], label="Images", elem_id="filter", min_width=280)
+                    kind = gr.Radio(
+                        list(FILTERS), value=FILTERS[0], label="Images", elem_id="filter", scale=2, min_width=280
+                    )
                     number = gr.Number(1, precision=0, minimum=1, label="Page", elem_id="page", min_width=120)
                 summary = gr.Markdown("Choose a set. Click an image to see its maps.")
                 indices = gr.State([])
