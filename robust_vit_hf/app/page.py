@@ -129,7 +129,7 @@ def build_page(before: str, after: str, preset: Preset, sources: Sources, choose
 
     @in_page
     def choose_image(name: str, indices: list[int], names: tuple[str, str], event: gr.SelectData) -> list[Any]:
-        measured = measured_of(name, tuple(names))
+        measured = measured_of(name, names)
         row, label = measured.rows.dataset[indices[event.index]], int(measured.before.classes[indices[event.index]])
         image = row["image"].convert("RGB")
         shown = {"digest": digest_of(image), "mask": row.get("mask")}
