@@ -27,7 +27,7 @@ from .test_trainer import COMPONENTS, assert_equal_weights
     ],
 )
 def test_a_fault_of_one_process_ends_both(tmp_path, fault, messages):
-    completed = launch_two("--module", "tests.helpers.faults", fault, tmp_path)
+    completed = launch_two("--module", "tests.helpers.faults", fault, tmp_path, timeout=600)
     assert completed.status != 0
     for message in messages:
         assert re.search(message, completed.out), completed.out + completed.err[-3000:]

@@ -2,19 +2,27 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
+from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import ViTForImageClassification
 
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.training.sharding import prepare_sharding
+
 from .helpers.commands import Completed, launch, python
-from .helpers.tiny import ROOT, masked_folder, save_pretrained, tiny_vit
+from .helpers.tiny import ROOT, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 from .test_trainer import assert_equal_weights
 
 
@@ -29,10 +37,9 @@ def options(tmp_path_factory) -> list:
     masked_folder(folder / "data", train=16)
     save_pretrained(tiny_vit(), folder / "model")
     options = ["--model", folder / "model", "--dataset", folder / "data", "--report_to", "none"]
-    return [*options, "--learning_rate", 0.001, "--logging_steps", 1, "--background_swap", 0.5, *CONFIDENCE]
-
-
-CONFIDENCE = ("--confidence_target", "original")  # so that a second model is kept beside the trained one
+    # The confidence target keeps a second model beside the trained one.
+    options += ["--background_swap", 0.5, "--confidence_target", "original"]
+    return [*options, "--learning_rate", 0.001, "--logging_steps", 1]
 
 
 def launched(config: str, *arguments, **environment) -> Completed:
@@ -83,33 +90,29 @@ def test_ddp_and_fsdp2_give_the_run_of_one_process(options, tmp_path):
     assert json.loads((fsdp / "run.json").read_text())["architecture"] == "ViTForImageClassification"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "environment, more, message",
+    "settings, second_derivative, model, message",
     [
-        ({"FSDP_VERSION": "1"}, (), "FSDP1 is not supported"),
-        ({}, ("--second_order", "True"), "A second derivative needs weights that FSDP2 has freed"),
-        ({}, ("--lora_rank", 2), "An adapter leaves little to shard"),
-        ({"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, (), "no model is saved"),
+        ({"fsdp_version": 1}, False, tiny_vit(), "FSDP1 is not supported: set `fsdp_version: 2`"),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, False, tiny_vit(), "set `fsdp_state_dict_type: FULL_STATE_DICT`"),
+        ({"cpu_ram_efficient_loading": True}, False, tiny_vit(), "set `fsdp_cpu_ram_efficient_loading: false`"),
+        ({"activation_checkpointing": True}, False, tiny_vit(), "give `--activation_checkpointing True`"),
+        ({}, True, tiny_vit(), "A second derivative needs weights that FSDP2 has freed"),
+        ({}, False, add_lora(tiny_vit(), 2, "tiny"), "An adapter leaves little to shard: use DDP"),
     ],
 )
-def test_what_fsdp2_cannot_train_is_refused(options, tmp_path, environment, more, message):
-    version = ("--fsdp_version", environment.get("FSDP_VERSION", "2"))
-    state = ("--fsdp_state_dict_type", environment.get("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT"))
-    completed = launched(
-        "fsdp2.yaml",
-        *("--num_processes", 2, *version, *state, "--module", "tests.helpers.sharded", "train"),
-        *(*options, *more, "--output_dir", tmp_path / "run"),
-    )
-    assert completed.status != 0 and message in completed.err, completed.err[-3000:]
+def test_what_fsdp2_cannot_train_is_refused(tmp_path, settings, second_derivative, model, message):
+    plugin = {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT", "cpu_ram_efficient_loading": False} | settings
+    with patch.dict(os.environ), pytest.raises(ValueError, match=re.escape(message)):  # which the plugin writes into
+        state = SimpleNamespace(fsdp_plugin=FullyShardedDataParallelPlugin(**plugin))
+        prepare_sharding(SimpleNamespace(state=state), model, tiny_config(tmp_path), second_derivative)
 
 
-@pytest.mark.slow
-def test_fsdp_without_gpus_is_refused(options, tmp_path):
+def test_fsdp_without_gpus_is_refused(tmp_path, monkeypatch):
     """accelerate would take DDP in silence."""
-    train = ("trainer/train.py", *options, "--output_dir", tmp_path / "run")
-    completed = launched("fsdp2.yaml", "--num_processes", 2, *train)
-    assert completed.status != 0 and "accelerate shards on several GPUs alone" in completed.err
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="accelerate shards on several GPUs alone"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), tensor_rows(4))
 
 
 @pytest.mark.slow
