@@ -118,7 +118,7 @@ def test_target_and_classes(figures, evaluation, inputs, tmp_path):
         "--target",
         "true",
         "--classes",
-        "b",
+        "LABEL_1",
         "3",
         "--num_examples",
         2,

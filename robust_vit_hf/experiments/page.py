@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from pyarrow import parquet as pq
 
 from ..evaluation.examples import EXAMPLES_FILE, FEATURES, KINDS
@@ -28,7 +29,7 @@ class Picture:
         caption: shown below it.
         alt: the text for those who do not see it.
         source: `data:` address with its bytes.
-        place: class of the template that lays it out.
+        place: class of the template that lays it out, such as `wide` for a picture that a phone scrolls.
     """
 
     caption: str
@@ -93,9 +94,9 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
     write_atomically(path, page)
 
 
-def plot(figure, caption: str, alt: str) -> Picture:
-    """A matplotlib figure as a picture."""
-    return Picture(caption, alt, _source("png", figure_bytes(figure, "png")))
+def plot(figure: Figure, caption: str, alt: str, place: str = "") -> Picture:
+    """A figure as a picture."""
+    return Picture(caption, alt, _source("png", figure_bytes(figure, "png")), place)
 
 
 def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> ClassChanges | None:
@@ -106,7 +107,8 @@ def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mappi
     for label in labels:
         values = [of_set.get(label) for of_set in changes.values()]
         known = [value for value in values if value is not None]
-        points = [None if value is None else 100 * value for value in [*values, sum(known) / len(known)]]
+        values.append(sum(known) / len(known))
+        points = [None if value is None else round(100 * value, 9) + 0.0 for value in values]  # and not -0.0
         rows.append((names.get(label, str(label)), points))
     rows.sort(key=lambda row: row[1][-1])
     return ClassChanges([*changes, "mean"], rows) if rows else None

@@ -97,5 +97,6 @@ def _plots(figures: dict[str, Figure | None]) -> list[Picture]:
         if figure is not None:
             start, caption = next(item for item in captions.items() if name.startswith(item[0]))
             caption += name.removeprefix(start)
-            pictures.append(plot(figure, caption, f"{caption}. The tables hold the values."))
+            place = "wide" if start == "figure_8_to_14_" else ""
+            pictures.append(plot(figure, caption, f"{caption}. The tables hold the values.", place))
     return pictures

@@ -52,7 +52,7 @@ def write_run_page(folder: Path, path: Path) -> None:
         for name, of_set in changes.items():
             if figure := class_figure(of_set, names, name):
                 alt = "Bars of the change of each class; the table of changes by class holds the values."
-                section.plots.append(plot(figure, f"Most harmed and most helped classes of {name}", alt))
+                section.plots.append(plot(figure, f"Most harmed and most helped classes of {name}", alt, "wide"))
         for name, curves in part.get("curves", {}).items():
             alt = f"Lines of top-1 over {', '.join(curves)}."
             section.plots.append(plot(curve_figure(curves, name), f"Top-1 of {name} over its factors", alt))
