@@ -23,7 +23,12 @@ from .test_trainer import COMPONENTS, assert_equal_weights
                 r"error of process 0: Step 1: the loss of images of another process is NaN or infinite",
             ],
         ),
-        ("hang", [r"error of process 0: After step 2: another process has not answered for 20 s .*checkpoint-\d`"]),
+        (
+            "hang",
+            [
+                r"error of process 0: After step 2: another process has ended, or has not answered for 20 s .*checkpoint-\d`"
+            ],
+        ),
     ],
 )
 def test_a_fault_of_one_process_ends_both(tmp_path, fault, messages):

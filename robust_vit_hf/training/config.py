@@ -2,8 +2,11 @@
 
 import os
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from typing import Any, Self, get_type_hints
 
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -24,6 +27,9 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     def __post_init__(self):
         # `debug` is None where `HfArgumentParser` parsed it.
         check_options(self, get_type_hints(RobustViTConfig) | {"debug": Any}, RANGES)
+        if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
+            # transformers 5.24 gives the process group its time-out on accelerators alone.
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
         TrainingArguments.__post_init__(self)
         FinetuningArguments.__post_init__(self)
         self._take_options_of_the_method()

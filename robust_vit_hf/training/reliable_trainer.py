@@ -67,7 +67,7 @@ class ReliableTrainer(PublishingTrainer):
         Raises:
             ValueError: the checkpoint is not of this run, see [`check_checkpoint`], or a loss or weight is NaN or infinite.
             OSError: a checkpoint cannot be written, another process trains in the `output_dir`, or another process of this
-                training has not answered for `ddp_timeout`.
+                training has ended, or not answered for `ddp_timeout`.
             TrainingInterrupted: after a signal.
         """
         identity = self._identify()
@@ -84,11 +84,13 @@ class ReliableTrainer(PublishingTrainer):
             try:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
             except RuntimeError as error:
-                if self.args.world_size == 1 or "Timed out waiting" not in str(error):  # the words of gloo
+                # The words of gloo. Under NCCL, a watchdog ends the process.
+                if self.args.world_size == 1 or not any(words in str(error) for words in ("Timed out", "by peer")):
                     raise
                 raise OSError(
-                    f"After step {self.state.global_step}: another process has not answered for {self.args.ddp_timeout} s "
-                    f"(`ddp_timeout`). Look at its last output, and resume. {self._describe_last_checkpoint()}"
+                    f"After step {self.state.global_step}: another process has ended, or has not answered for "
+                    f"{self.args.ddp_timeout} s (`ddp_timeout`). Look at its last output, and resume. "
+                    f"{self._describe_last_checkpoint()}"
                 ) from error
         if number := self._interrupt.received:
             how = "Resume with the same command and `--resume_from_checkpoint last`."
