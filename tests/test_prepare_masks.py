@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 
 import datasets
 import numpy as np
@@ -17,7 +18,7 @@ from robust_vit_hf.masks.preparation import prepare_masks
 from robust_vit_hf.masks.result import MaskResult
 
 from .helpers import formats
-from .helpers.commands import call, files_below, kill_when, launch, succeed
+from .helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
 from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE, masked_dataset, tiny_vit
 from .test_grounded import make_models
 
@@ -44,6 +45,20 @@ def with_objects(count: int) -> datasets.Dataset:
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
     features = datasets.Features(features | {"file_name": datasets.Value("string")})
     return datasets.Dataset.from_list(rows, features=features)
+
+
+START_TWO = """
+import os, subprocess, sys
+ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+for process in [subprocess.Popen([sys.executable, *sys.argv[1:]], env=os.environ | rank) for rank in ranks]:
+    process.wait()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
 
 
 def command(method: str, images, output, *options) -> tuple:
@@ -173,6 +188,42 @@ def test_interrupted_masks_of_each_class(tmp_path):
         ValueError, match=r"has changed since it was written: .* rows were written, the source has 3\."
     ):
         make()
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_files_of_one(tmp_path, vit):
+    """Through a kill, after which one process goes on where two were, and two where one was."""
+    with_objects(200).to_parquet(tmp_path / "images" / "train.parquet")
+    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--rows_per_shard", 80)
+    one, two = (
+        command("tokencut", tmp_path / "images", tmp_path / name / "masks", *options) for name in ("one", "two")
+    )
+    # The processes of torchrun would outlive it.
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    killed = tmp_path / "one" / "masks"
+    two_processes = ("-c", START_TWO, "trainer/prepare_masks.py")
+    kill_when(lambda: any(killed.glob("train-*.parquet")), *two_processes, *one[1:], **environment)
+    assert not (killed / "contact_sheet_train.png").exists()
+    succeed(*one)
+    done = launch_two("trainer/prepare_masks.py", *two[1:])
+    assert done.status == 0, done.err[-3000:]
+    assert re.fullmatch(r"train: \d+ masks, \d+ rejected\n.*contact sheets to look at\n", done.out)  # told once
+    files, expected = (files_below(tmp_path / name / "masks") for name in ("two", "one"))
+    assert len(files) > 5 and files == expected
+    again = launch_two("trainer/prepare_masks.py", *two[1:])  # nothing is left to do
+    assert again.status == 0 and again.out == done.out and "200/200" in again.err
+    assert files_below(tmp_path / "two" / "masks") == files
+
+
+@pytest.mark.slow
+def test_a_bad_image_ends_both_processes(tmp_path, vit):
+    for index in range(40):
+        formats.save(formats.picture(index, (48, 40)), tmp_path / "photos" / "train" / f"{index:02}.png")
+    broken = tmp_path / "photos" / "train" / "36.png"  # of the second process
+    broken.write_bytes(broken.read_bytes()[:500])
+    _, *arguments = command("tokencut", tmp_path / "photos", tmp_path / "masks", "--model", vit, "--min_pixels", 1)
+    done = launch_two("trainer/prepare_masks.py", *arguments)
+    assert done.status != 0 and re.search("error: `.*36.png` cannot be decoded.*--skip_bad", done.err)
 
 
 def test_images_that_cannot_be_read(tmp_path, vit):

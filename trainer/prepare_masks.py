@@ -1,4 +1,4 @@
-"""Make foreground masks: `python trainer/prepare_masks.py …` is `robust-vit masks …`."""
+"""Make foreground masks: `accelerate launch trainer/prepare_masks.py …` is `robust-vit masks …` on several processes."""
 
 import sys
 

@@ -17,6 +17,7 @@ DESCRIPTION = """Make foreground masks for images that have none: a dataset for 
   robust-vit masks tokencut --released --per_class 3 --images sets/ten --output_dir sets/three
   robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
   robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
+  accelerate launch trainer/prepare_masks.py …                                          on several GPUs
 
 TokenCut needs no annotation, Grounding DINO with SAM the names of classes or of their parts, COCO files boxes or polygons.
 The output is sharded parquet with a dataset card, a contact sheet to look at, and the rejected masks with their reasons
@@ -26,7 +27,10 @@ beside it. An interrupted run resumes when it is started again."""
 def run(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
 
+    from accelerate import PartialState
+
     from ..masks.preparation import prepare_masks
+    from ..utils.processes import leave
 
     run_options = (
         "method",
@@ -53,7 +57,9 @@ def run(argv: list[str]) -> None:
     )
     for split, (kept, rejected) in counts.items():
         print(f"{split}: {kept:,} masks, {rejected:,} rejected")
-    print(f"{arguments.output_dir}: parquet, README.md, and contact sheets to look at")
+    if counts:  # in the main process
+        print(f"{arguments.output_dir}: parquet, README.md, and contact sheets to look at")
+    leave(PartialState().device, PartialState().num_processes)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:

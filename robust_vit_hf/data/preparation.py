@@ -5,6 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -28,32 +30,47 @@ def parts_of(rows: Iterator[dict]) -> Iterator[list[dict]]:
 
 
 def write_rows(
-    writer: ShardWriter,
+    writer: ShardWriter | None,
     rows: Iterator[dict],
     skip_bad: bool,
     finish: Callable[[Iterator[DecodedRow]], list[dict]] = lambda decoded: [row for row, _ in decoded],
     total: int | None = None,
     parts: Callable[[Iterator[dict]], Iterator[list[dict]]] = parts_of,
-) -> tuple[int, int]:
-    """Write the rows of a [`Source`] that are not written yet, every image decoded once. `finish` gives the rows to write, of
-    each of the `parts`.
+) -> tuple[int, int] | None:
+    """Write the rows of a [`Source`] that are not written yet, every image decoded once. `finish` gives the rows to write, one
+    for each, of each of the `parts`. Launched processes share the parts, and the files are those of one process.
+
+    Args:
+        writer: in the main process; `None` in others, which give it their rows.
 
     Returns:
-        Numbers of rows and of rejected rows.
+        Numbers of rows and of rejected rows; `None` in other processes than the main one.
 
     Raises:
         ValueError: a row cannot be used, or none can, or the source has changed since an interrupted run.
     """
-    title = f"{writer.title} ({writer.split})"
+    state = PartialState()
+    if writer is not None:
+        rows = writer.unwritten(rows)
+    (position,) = broadcast_object_list([writer and writer.position])
+    if writer is None:
+        rows = islice(rows, position, None)
+    title = writer and f"{writer.title} ({writer.split})"
     with (
         ThreadPoolExecutor() as pool,
-        tqdm(desc=title, unit="image", total=total, initial=writer.position) as progress,
+        tqdm(desc=title, unit="image", total=total, initial=position, disable=writer is None) as progress,
     ):
-        for part in parts(writer.unwritten(rows)):
-            digests = [row_digest(row) for row in part]
-            writer.write(finish(_decoded(pool.map(decode, part), skip_bad)), digests)
-            progress.update(len(part))
-    return writer.finish()
+        shared = parts(rows)
+        while window := list(islice(shared, state.num_processes)):
+            finished = []
+            if state.process_index < len(window):
+                finished = finish(_decoded(pool.map(decode, window[state.process_index]), skip_bad))
+            finished = iter(gather_object(finished))
+            if writer is not None:
+                for part in window:
+                    writer.write(list(islice(finished, len(part))), list(map(row_digest, part)))
+            progress.update(sum(map(len, window)))
+    return writer and writer.finish()
 
 
 def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:

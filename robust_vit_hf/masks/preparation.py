@@ -3,10 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import datasets
+import torch
+from accelerate import PartialState
 from PIL import Image
 from transformers.utils import logging
 
@@ -50,6 +54,7 @@ def prepare_masks(
     rows_per_shard: int = 1000,
 ) -> dict[str, tuple[int, int]]:
     """Write images with masks as parquet shards, with a card and contact sheets. Call it again to resume an interrupted run.
+    Launched processes share the images, and the first one writes.
 
     Args:
         method: name of the mask maker, for the card.
@@ -63,23 +68,26 @@ def prepare_masks(
         skip_bad, rows_per_shard: as for [`prepare`].
 
     Returns:
-        Numbers of rows and of rejected rows of each split.
+        Numbers of rows and of rejected rows of each split; none in other processes than the main one.
 
     Raises:
-        ValueError: an image cannot be read, the folder holds something else, or `per_class` is asked for images without labels.
+        ValueError: an image cannot be read, the folder holds something else, or `per_class` is asked for images without labels,
+            or of several processes.
         FileNotFoundError: there are no such images.
     """
     described = {name: _described(value) for name, value in (settings or {}).items()}
+    # The first process compares finished rows with the source, and writes the last shards, while the others wait.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
+    if per_class is not None and state.num_processes > 1:
+        raise ValueError(
+            "--per_class decides by the masks of a class whether it needs another image, so it works in one process: "
+            "leave out `accelerate launch`."
+        )
     counts = {}
-    with folder_lock(output_dir, "prepare"):
+    with folder_lock(output_dir, "prepare") if state.is_main_process else nullcontext():
         for split in splits:
-            if set_name is None:
-                dataset = load_masked_dataset(images, split)
-                rows, columns, total = undecoded_rows(dataset), dataset.features, len(dataset)
-            else:
-                options = {"split": split} if "split" in image_sets()[set_name].options else {}
-                source = open_source(set_name, [images], options)
-                rows, columns, total = source.rows(source.shards), features_of(set_name, options), None
+            with state.main_process_first():  # it unpacks and caches
+                rows, columns, total = _open_images(images, split, set_name)
             if per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
                 raise ValueError(
                     f"--per_class counts the masks of each class, but the images have labels of type {columns.get('label')}: "
@@ -89,26 +97,30 @@ def prepare_masks(
             features |= {"label": columns["label"]} if "label" in columns else {}
             features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
             finish = partial(_with_masks, masker=make_masker(columns), features=features)
-            writer = ShardWriter(
-                output_dir,
-                split.partition("[")[0],  # a slice has the name of its split
-                datasets.Features(features),
-                {
-                    "method": method,
-                    "images": _described(images),
-                    "set": set_name,
-                    **described,
-                    "per_class": per_class,
-                    "split": split,
-                },
-                title=f"{Path(images).name}, masks by {method}",
-                text=TEXT[method],
-                rows_per_shard=rows_per_shard,
-            )
+            writer = None
+            if state.is_main_process:
+                writer = ShardWriter(
+                    output_dir,
+                    split.partition("[")[0],  # a slice has the name of its split
+                    datasets.Features(features),
+                    {
+                        "method": method,
+                        "images": _described(images),
+                        "set": set_name,
+                        **described,
+                        "per_class": per_class,
+                        "split": split,
+                    },
+                    title=f"{Path(images).name}, masks by {method}",
+                    text=TEXT[method],
+                    rows_per_shard=rows_per_shard,
+                )
             # Existing masks need not be decoded.
             rows = ({name: value for name, value in row.items() if name != "mask"} for row in rows)
             if per_class is None:
-                counts[writer.split] = write_rows(writer, rows, skip_bad, finish, total)
+                written = write_rows(writer, rows, skip_bad, finish, total)
+                if writer is not None:
+                    counts[writer.split] = written
                 continue
             chosen = PerClass(per_class, writer)
             finish = chosen.counting(finish)
@@ -122,8 +134,21 @@ def prepare_masks(
                     f"Classes of `{writer.split}` that ran out of images before they had {per_class} masks: {classes}. "
                     "Give more images of them, or train with fewer."
                 )
-        save_contact_sheets(output_dir, list(counts))
+        if state.is_main_process:
+            save_contact_sheets(output_dir, list(counts))
     return counts
+
+
+def _open_images(
+    images: str, split: str, set_name: str | None
+) -> tuple[Iterable[dict], datasets.Features, int | None]:
+    """Rows with undecoded images, their columns, and their number if it is known."""
+    if set_name is None:
+        dataset = load_masked_dataset(images, split)
+        return undecoded_rows(dataset), dataset.features, len(dataset)
+    options = {"split": split} if "split" in image_sets()[set_name].options else {}
+    source = open_source(set_name, [images], options)
+    return source.rows(source.shards), features_of(set_name, options), None
 
 
 def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Callable[[int], list[str]]:
