@@ -30,14 +30,17 @@ IMAGE_FOLDER_REMEDY = (
 )
 
 
-def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
+def load_masked_dataset(
+    path: str, split: str, *, streaming: bool = False, **options
+) -> datasets.Dataset | datasets.IterableDataset:
     """Load one split of a dataset with masks.
 
     Args:
         path: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet files,
             image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or Hub id.
         split: name of the split, or a slice of it such as `train[:80%]`. A single parquet file, or dataset saved to disk,
-            has only the split `train`.
+            has only the split `train`. Files cannot be streamed by slices.
+        streaming: whether rows are read as they are iterated over, from files or from the Hub, without a copy.
         options: of a benchmark: `samples_per_class`, `class_seed`, `seed`.
 
     Raises:
@@ -45,24 +48,31 @@ def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
         ValueError: the split does not exist (the message names those that do), a local path would be read as a pattern, a
             `metadata.jsonl` names files outside its folder, or the copy in the cache of `datasets` is damaged.
     """
+    folder, splits = Path(path), None
     if path in benchmarks():
-        return _slice_of(benchmarks()[path].load_finetuning_splits(**options), split)
-    folder = Path(path)
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        splits = benchmarks()[path].load_finetuning_splits(**options)
+    elif (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         loaded = datasets.load_from_disk(path)
-        return _slice_of({"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded, split)
+        splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded
+    if splits is not None:
+        rows = _slice_of(splits, split)
+        return rows.to_iterable_dataset() if streaming else rows
     check_no_pattern(folder)
+    if streaming and "[" in split:
+        raise ValueError(
+            f"`{split}` is a slice, and files are streamed by whole splits: name one, or load the slice in memory."
+        )
     if folder.suffix == ".parquet":
-        return _load("parquet", path, split, data_files={"train": path})
+        return _load("parquet", path, split, streaming, data_files={"train": path})
     if not folder.exists() and "/" not in path:
         raise FileNotFoundError(f"There is no file or folder `{path}`, and a Hub id has the form `owner/name`.")
     cache = None
-    if folder.is_dir():
+    if folder.is_dir() and not streaming:
         # `datasets` 5.2 keys its cache for a folder with a card by name and card: another folder of this name, or the same
         # one after its files have changed, would give the rows that were loaded first.
         cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
     try:
-        return _load(path, path, split, cache_dir=cache)
+        return _load(path, path, split, streaming, cache_dir=cache)
     except (ConnectionError, FileNotFoundError) as error:
         if folder.exists():
             raise
@@ -71,11 +81,13 @@ def load_masked_dataset(path: str, split: str, **options) -> datasets.Dataset:
         ) from error
 
 
-def _load(name: str, path: str, split: str, **options) -> datasets.Dataset:
+def _load(name: str, path: str, split: str, streaming: bool, **options) -> datasets.Dataset | datasets.IterableDataset:
     """`datasets.load_dataset(name, …)`, with errors that say what is wrong with the dataset in `path`."""
     damage = None
     try:
-        dataset = datasets.load_dataset(name, split=split, **options)
+        dataset = datasets.load_dataset(name, split=split, streaming=streaming, **options)
+        if streaming:
+            return dataset
         # A copy that is cut between two batches loads without an error.
         lengths = {name: info.num_examples for name, info in dataset.info.splits.items()}
         num_rows = sum(part.to - part.from_ for part in datasets.ReadInstruction.from_spec(split).to_absolute(lengths))
@@ -137,12 +149,19 @@ def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
         yield {"file_name": Path(path).name if path else f"row {index}"} | row
 
 
-def check_columns(dataset: datasets.Dataset, name: str, needs_labels: bool, needs_masks: bool = True) -> None:
+def check_columns(
+    dataset: datasets.Dataset | datasets.IterableDataset, name: str, needs_labels: bool, needs_masks: bool = True
+) -> None:
     """Check the schema of a dataset, which errors call `name`.
 
     Raises:
         ValueError: a column is missing or has another type.
     """
+    if dataset.features is None:
+        raise ValueError(
+            f"The {name} dataset is a stream without `features`, as after `map`: name its columns and their types, "
+            "`dataset.cast(datasets.Features(…))`."
+        )
     for column in ("image", "mask") if needs_masks else ("image",):
         if column not in dataset.column_names:
             raise ValueError(
@@ -183,31 +202,16 @@ def check_rows(
         ValueError: rows whose image or mask cannot be decoded, whose sizes differ, whose mask has several channels or
             whose label is not a class of the model; refused masks; or no row left. The message names rows and files.
     """
-    features = {column: dataset.features[column] for column in ("image", "mask")}
+    features, kept, problems, uninformative = dataset.features, [], [], []
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
-    kept, problems, uninformative = [], [], []
     for index, row in enumerate(rows):
-        where = f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
-        pictures, problem = {}, None
-        for column, feature in features.items():
-            if row[column] is None:
-                problem = f"{column} is missing"
-                break
-            try:
-                pictures[column] = feature.decode_example(row[column])
-                if column == "image":
-                    to_rgb(pictures[column])  # refuses what no transform takes
-            except Exception as error:  # codecs raise anything
-                problem = f"{column} cannot be decoded: {error}"
-                break
-        if problem is None:
-            problem = problem_of(pictures["image"], pictures["mask"], row.get("label", 0), num_labels)
+        where = name_of(row, index)
+        pictures, problem = decode_pictures(row, features)
+        problem = problem or label_problem(row.get("label", 0), num_labels)
         if problem is not None:
             problems.append(f"{where}: {problem}")
-            continue
-        mask = mask_to_tensor(pictures["mask"])
-        if mask.min() == mask.max():
-            uninformative.append(f"{where}: mask is {'empty' if mask.max() == 0 else 'full'}")
+        elif extent := extent_without_edges(pictures["mask"]):
+            uninformative.append(f"{where}: mask is {extent}")
         else:
             kept.append(index)
 
@@ -229,12 +233,41 @@ def check_rows(
     return dataset.select(kept)
 
 
+def name_of(row: dict, index: int) -> str:
+    """Name of an undecoded row in errors: its number and its file."""
+    return f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
+
+
+def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, Image.Image], str | None]:
+    """Decoded `image` and `mask` of an undecoded row, and why they cannot be used, or `None`."""
+    pictures = {}
+    for column in ("image", "mask"):
+        if row[column] is None:
+            return pictures, f"{column} is missing"
+        try:
+            pictures[column] = features[column].decode_example(row[column])
+            if column == "image":
+                to_rgb(pictures[column])  # refuses what no transform takes
+        except Exception as error:  # codecs raise anything
+            return pictures, f"{column} cannot be decoded: {error}"
+    return pictures, mask_problem(pictures["image"], pictures["mask"])
+
+
+def extent_without_edges(mask: Image.Image) -> str | None:
+    """`empty` or `full` for a mask that separates nothing, `None` for any other."""
+    low, high = mask_to_tensor(mask).aminmax()
+    return None if low != high else "empty" if high == 0 else "full"
+
+
 def problem_of(
     image: Image.Image, mask: Image.Image | None, label: int | None, num_labels: int | None = None
 ) -> str | None:
     """Problem of a decoded row, or `None`. `mask` is `None` if the row has none, `num_labels` if it is unknown."""
-    if mask is not None and (problem := mask_problem(image, mask)):
-        return problem
+    return (mask is not None and mask_problem(image, mask)) or label_problem(label, num_labels)
+
+
+def label_problem(label: int | None, num_labels: int | None = None) -> str | None:
+    """Why a label cannot be used, or `None`. `num_labels` is `None` if it is unknown."""
     if label is None:
         return "label is missing"
     if isinstance(label, int) and (label < 0 or (num_labels is not None and label >= num_labels)):

@@ -264,7 +264,8 @@ def _data(data: dict) -> str:
         split = f"of the {len(classes)} classes {', '.join(data['class_names'])}"
     validation = f", validated on {data['validation_images']} others" if data["validation_images"] else ""
     source = data["dataset"] or "a dataset that has no name on the Hub"
-    return f"{data['train_images']} images {split}{validation}, from `{source}`. Masks: {data['masks']}."
+    images = "Streamed images" if data["train_images"] is None else f"{data['train_images']} images {split}"
+    return f"{images}{validation}, from `{source}`. Masks: {data['masks']}."
 
 
 def _effort(run: dict) -> str:

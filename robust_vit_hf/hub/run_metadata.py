@@ -76,7 +76,11 @@ def describe_run(
             "dataset_tags": facts.get("dataset_tags"),
             "dataset_args": facts.get("dataset_args"),
             "masks": facts.get("masks", "those that came with the dataset"),
-            "train_images": 0 if train is None else len(train),
+            "train_images": 0
+            if train is None
+            else len(train)
+            if hasattr(train, "__len__")
+            else None,  # None: streamed
             "validation_images": 0 if validation_set is None else len(validation_set),
             "training_classes": labels,
             "class_names": None if labels is None else [pretrained.config.id2label[label] for label in labels],

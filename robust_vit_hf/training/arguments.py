@@ -111,6 +111,10 @@ class DataArguments:
     )
     train_split: str = option("train", "Split to train on; slices such as `train[:80%%]` work.")
     eval_split: str = option("validation", "Split to validate on.")
+    streaming: bool = option(
+        False,
+        "Read the images to train on while training, without a copy and a check of all of them first. Needs `--max_steps`.",
+    )
     samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.")
     class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.")
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.")
@@ -224,7 +228,8 @@ class FinetuningArguments:
     )
     bad_masks: Literal["skip", "refuse"] = option(
         "skip",
-        "Images with an empty or full mask: `skip` leaves them out with a warning, `refuse` raises an error.",
+        "Images with an empty or full mask, and of a stream those that cannot be read or whose mask is none as well: `skip` leaves "
+        "them out with a warning, `refuse` raises an error.",
     )
     on_nan: Literal["stop", "skip"] = option(
         "stop",

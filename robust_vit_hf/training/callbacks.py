@@ -1,6 +1,7 @@
 """Callbacks of the training: images in TensorBoard, and the epoch of the augmentation."""
 
 import socket
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -59,7 +60,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
 
     def measure_before(self, model: nn.Module) -> None:
         """Keep the maps of the original model, before a checkpoint is loaded into it."""
-        rows = [self.dataset[index] for index in range(min(NUM_IMAGES, len(self.dataset)))]
+        rows = list(islice(self.dataset, NUM_IMAGES))
         self.pixel_values = torch.stack([row["pixel_values"] for row in rows])
         self.masks = torch.stack([row["mask"] for row in rows])
         self.targets = torch.tensor([row["labels"] for row in rows]) if "labels" in rows[0] else None

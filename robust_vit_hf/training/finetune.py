@@ -123,7 +123,8 @@ def _finetune(
     table = ""
     if trainer.accelerator.is_main_process:
         shifted = [name for name, rows in sets.items() if rows.shifted]
-        labels = trainer.train_dataset.with_format(None)["label"] if "label" in train.column_names else None
+        known = not data_arguments.streaming and "label" in train.column_names
+        labels = trainer.train_dataset.with_format(None)["label"] if known else None
         shown = labels and frozenset(labels[:])  # of the model, whatever the order of the dataset
         comparison = Comparison(before, after, control, shifted, shown)
         settings = {"model": public_settings(asdict(model_arguments)), "data": public_settings(asdict(data_arguments))}
@@ -154,9 +155,9 @@ def _finetune(
 
 def load_data(
     arguments: DataArguments, model_config: PreTrainedConfig, seed: int
-) -> tuple[datasets.Dataset, datasets.Dataset, dict[str, EvaluationSet]]:
+) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset, dict[str, EvaluationSet]]:
     """Images to train and to validate on, with labels of the model, and the sets to measure it on: those of the benchmark that
-    has its classes, or else the validation images.
+    has its classes, or else the validation images. A stream is shuffled by `seed` within a buffer of 1000 images.
 
     Raises:
         ValueError: dataset and model have other classes, or there are no labels for a control.
@@ -165,8 +166,10 @@ def load_data(
     source, options = arguments.dataset, {}
     if source in benchmarks():
         options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
-    splits = (arguments.train_split, arguments.eval_split)
-    train, validation = (load_masked_dataset(source, split, **options) for split in splits)
+    train = load_masked_dataset(source, arguments.train_split, streaming=arguments.streaming, **options)
+    if arguments.streaming:
+        train = train.shuffle(seed)
+    validation = load_masked_dataset(source, arguments.eval_split, **options)
     benchmark = find_benchmark(classes_of_model(model_config))
     if source in benchmarks() and source != benchmark:
         raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")

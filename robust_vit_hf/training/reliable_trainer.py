@@ -29,7 +29,7 @@ logger = logging.get_logger(__name__)
 
 class ReliableTrainer(PublishingTrainer):
     """The Trainer whose promises are those of `docs/reliability.md`. Its `args` have `on_nan`, and images of its datasets are
-    named in errors if batches have their `row_index`."""
+    named in errors if batches have their `row_index`, or `names`."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -147,6 +147,8 @@ class ReliableTrainer(PublishingTrainer):
         the one that the present mode of the model is for."""
         if not images:
             return "images of another process"
+        if "names" in inputs:
+            return ", ".join(inputs["names"][image] for image in images)
         if "row_index" not in inputs:
             return f"image {', '.join(map(str, images))} of the batch"
         if dataset is None:

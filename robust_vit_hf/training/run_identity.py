@@ -9,7 +9,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.identity import dataset_identity
+from ..data.identity import dataset_identity, stream_identity
+from ..data.stream import MaskedStream
 from ..models.digest import weights_digest
 
 
@@ -51,8 +52,10 @@ class RunIdentity(TrainerCallback, ExportableState):
         settings = trainer.args.to_sanitized_dict() | {"batch size of all processes": batch_size}
         settings |= {"FSDP2": True} if trainer.is_fsdp_enabled else {}  # whose optimizer is saved in another form
         adapter = next(iter(getattr(trainer.model, "peft_config", {}).values()), None)
+        # Workers share the rows of a stream, so that their number decides which rows a batch has.
+        kept = {"dataloader_num_workers"} if isinstance(trainer.train_dataset, MaskedStream) else set()
         identity = {
-            "settings": {name: value for name, value in settings.items() if not _may_change(name)},
+            "settings": {name: value for name, value in settings.items() if name in kept or not _may_change(name)},
             "original model": weights_digest(trainer.model),
             # A set has another order in each process.
             "adapter": adapter and json.dumps(adapter.to_dict(), default=lambda value: sorted(map(str, value))),
@@ -106,7 +109,9 @@ def _may_change(name: str) -> bool:
 
 
 def _identity_of(dataset: object) -> str | int | None:
-    """Identity of a table; of other datasets the number of rows, if they have one, as nothing else is known of them."""
+    """Identity of a table or stream; of other datasets the number of rows, if they have one, as nothing else is known of them."""
     if isinstance(dataset, datasets.Dataset):
         return dataset_identity(dataset)
+    if isinstance(dataset, MaskedStream):
+        return stream_identity(dataset.dataset)
     return len(dataset) if hasattr(dataset, "__len__") else None

@@ -3,19 +3,23 @@
 from collections import defaultdict
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import TYPE_CHECKING
 
 import datasets
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, EvalPrediction, PreTrainedConfig, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.utils import logging
 
-from ..data.class_order import align_labels, classes_of_model
+from ..data.class_order import align_labels, class_names_of, classes_of_model, label_mapping
 from ..data.masked_dataset import check_columns, check_rows
+from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
 from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.image_processors import load_processor, make_image_processor
@@ -38,20 +42,25 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
+logger = logging.get_logger(__name__)
+
+
 class RobustViTTrainer(ReliableTrainer):
     """Finetunes the relevance maps of an image classification model, Eq. 5 of https://huggingface.co/papers/2206.01161, or
     trains another `method` of `docs/methods.md`.
 
     Logs `background_loss`, `foreground_loss`, `relevance_loss` (or the components of the method), `confidence_loss` and `top1`
     beside `loss`, for training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy before the first
-    step, without augmentation.
+    step, without augmentation and not on a stream.
 
     Args:
         model: image classification model over one patch grid, with or without a PEFT adapter, or its name, Hub id or folder,
             as for [`load_model`].
         args: hyper-parameters; by default those of the paper, with an `output_dir` named after the model.
         train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked here and transformed to match
-            `processing_class`. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`
+            `processing_class`. A `train_dataset` may be a stream, a `datasets.IterableDataset`, shuffled if it is to be: its rows
+            are checked as they come, see [`MaskedStream`]. `max_steps`, which it needs, count as one epoch, over as many passes as
+            it takes. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`
             is taken as it is.
         processing_class: image processor with a centre crop, saved with the model; by default the `paper` preset at the
             model's image size. See [`make_image_processor`].
@@ -61,7 +70,7 @@ class RobustViTTrainer(ReliableTrainer):
 
     Raises:
         ValueError: an architecture without relevance maps, rows that cannot be used, or an image size that the patch size
-            does not divide. Always before the first step.
+            does not divide. Always before the first step, but for the rows of a stream.
 
     Example:
         >>> import torch
@@ -90,7 +99,7 @@ class RobustViTTrainer(ReliableTrainer):
         self,
         model: str | nn.Module,
         args: RobustViTConfig | None = None,
-        train_dataset: Dataset | None = None,
+        train_dataset: Dataset | datasets.IterableDataset | None = None,
         eval_dataset: Dataset | None = None,
         processing_class: BaseImageProcessor | None = None,
         *,
@@ -145,7 +154,7 @@ class RobustViTTrainer(ReliableTrainer):
         self.model_accepts_loss_kwargs = False
         if isinstance(prepared.get("train"), datasets.Dataset):
             prepared["train"] = prepared["train"].with_transform(_with_rows(eval_transform(processing_class)))
-        self._measured_on = prepared
+        self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
 
         self.method = load_method(args.method)(args)
         second_derivative = self.method.second_derivative and not args.released_gradients
@@ -190,9 +199,7 @@ class RobustViTTrainer(ReliableTrainer):
         name: str, dataset: Dataset, transform: Callable, config: PreTrainedConfig, args: RobustViTConfig
     ) -> Dataset:
         if isinstance(dataset, datasets.IterableDataset):
-            raise ValueError(
-                f"The {name} dataset is streamed, but every row is checked before training: load it as a table."
-            )
+            return _prepare_stream(name, dataset, transform, config, args)
         if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
             return dataset
         check_columns(dataset, name, args.needs_labels)
@@ -288,14 +295,40 @@ class RobustViTTrainer(ReliableTrainer):
         args = self.args
         if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
             batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-            images = len(self.train_dataset)
-            steps_per_epoch = max(1, images // batch_size if args.dataloader_drop_last else -(-images // batch_size))
+            if isinstance(self.train_dataset, MaskedStream):
+                steps_per_epoch = args.max_steps
+            else:
+                images = len(self.train_dataset)
+                steps_per_epoch = max(
+                    1, images // batch_size if args.dataloader_drop_last else -(-images // batch_size)
+                )
             self.lr_scheduler = LambdaLR(
                 self.optimizer if optimizer is None else optimizer,
                 lambda step: args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every),
             )
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, MaskedStream):
+            return super().get_train_dataloader()
+        args = self.args
+        loader = DataLoader(
+            self.train_dataset,
+            self._train_batch_size,
+            collate_fn=partial(_collate, collator=self.data_collator),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        # The rows are shared already: accelerate must neither split them again nor let one process read all.
+        return prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
+
+    def set_initial_training_values(self, args, dataloader):
+        num_train_epochs, *others = super().set_initial_training_values(args, dataloader)
+        # The Trainer takes a stream to end, and would begin another epoch when a finished run is resumed.
+        return (1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs, *others)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         # The released code runs a second copy of the original model in every step to log its accuracy. Before the first
@@ -376,3 +409,35 @@ class RobustViTTrainer(ReliableTrainer):
 def _with_rows(transform: Callable) -> Callable:
     """A transform that keeps the number of the row, to name images in errors."""
     return lambda rows: transform(rows) | {"row_index": rows["row_index"]}
+
+
+def _prepare_stream(
+    name: str,
+    dataset: datasets.IterableDataset,
+    transform: Callable,
+    config: PreTrainedConfig,
+    args: RobustViTConfig,
+) -> MaskedStream:
+    if name != "train":
+        raise ValueError(
+            f"The {name} dataset is streamed, but all of its rows are read at every evaluation: load it as a table."
+        )
+    if args.max_steps <= 0:
+        raise ValueError(
+            "The train dataset is streamed, so that the number of its images is unknown: give `max_steps`."
+        )
+    check_columns(dataset, name, args.needs_labels)
+    if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
+        logger.warning(
+            "The train dataset is streamed, so that `max_steps` count as one epoch: checkpoints and evaluations of the strategy "
+            "`epoch` come once, at the end. For more, give `save_strategy` and `eval_strategy` `steps`, with `save_steps`."
+        )
+    mapping = label_mapping(class_names_of(dataset.features), classes_of_model(config), f"{name} dataset")
+    process = (args.process_index, args.world_size)
+    return MaskedStream(dataset, transform, config.num_labels, mapping, args.bad_masks, args.seed, *process)
+
+
+def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:
+    """A batch, with the `names` of its rows, which are text."""
+    names = [row.pop("name") for row in rows]
+    return collator(rows) | {"names": names}
