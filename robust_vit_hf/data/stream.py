@@ -1,12 +1,13 @@
 """Rows of a stream for a training: each is checked and transformed as it comes."""
 
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 from typing import Literal
 
 import datasets
 import numpy as np
 import torch
+import xxhash
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch.utils.data import get_worker_info
@@ -69,10 +70,7 @@ class MaskedStream(torch.utils.data.IterableDataset):
             rows = self.share.with_format(None)  # a copy: workers share the memory in which `datasets` holds the epoch
             rows.set_epoch(epoch)
             index = -1
-            for index, row in enumerate(rows):
-                for column in ("image", "mask"):
-                    if isinstance(row[column], Image.Image):  # of a function of `map`
-                        row[column] = features[column].encode_example(row[column])
+            for index, row in enumerate(_encoded(rows, features)):
                 where = f"train dataset, {name_of(row, index)}"
                 pictures, problem = decode_pictures(row, features)
                 if problem is None and (extent := extent_without_edges(pictures["mask"])):
@@ -111,3 +109,18 @@ class MaskedStream(torch.utils.data.IterableDataset):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(seed[0]))
             return {name: values[0] for name, values in self.transform(columns).items()} | {"name": where}
+
+
+def stream_identity(dataset: datasets.IterableDataset) -> str:
+    """32 hexadecimal digits that change with the columns of a stream, the number of its shards, and the values and order of its
+    first 100 rows, which are read. Nothing else is known of a stream before it has been read."""
+    rows = islice(_encoded(dataset.decode(False).with_format(None), dataset.features), 100)
+    known = [repr(dataset.features), dataset.num_shards, *map(row_digest, rows)]
+    return xxhash.xxh3_128_hexdigest(repr(known).encode())
+
+
+def _encoded(rows: datasets.IterableDataset, features: datasets.Features) -> Iterator[dict]:
+    """Rows with images as dicts with `bytes` and `path`, even those that a function of `map` gives as pictures."""
+    for row in rows:
+        pictures = {name: value for name, value in row.items() if isinstance(value, Image.Image)}
+        yield row | {name: features[name].encode_example(picture) for name, picture in pictures.items()}

@@ -228,8 +228,8 @@ class FinetuningArguments:
     )
     bad_masks: Literal["skip", "refuse"] = option(
         "skip",
-        "Images with an empty or full mask, and of a stream those that cannot be read or whose mask is none as well: `skip` leaves "
-        "them out with a warning, `refuse` raises an error.",
+        "Images with an empty or full mask, and rows of a stream whose image or mask cannot be used: `skip` leaves them out with a "
+        "warning, `refuse` raises an error.",
     )
     on_nan: Literal["stop", "skip"] = option(
         "stop",

@@ -9,8 +9,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.identity import dataset_identity, stream_identity
-from ..data.stream import MaskedStream
+from ..data.identity import dataset_identity
+from ..data.stream import MaskedStream, stream_identity
 from ..models.digest import weights_digest
 
 
