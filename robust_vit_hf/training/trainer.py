@@ -130,7 +130,9 @@ class RobustViTTrainer(ReliableTrainer):
                 model.peft_config["default"].base_model_name_or_path = resolve(name)
         self._check(model, args, eval_dataset, processing_class)
         epoch = SharedEpoch()
-        augment = train_transform(processing_class, lambda row: (args.seed, int(epoch.number), row))
+        streamed = isinstance(train_dataset, datasets.IterableDataset)  # which draws crops and flips by itself
+        seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
+        augment = train_transform(processing_class, seed_of_row)
         views = {"train": (train_dataset, augment), "eval": (eval_dataset, eval_transform(processing_class))}
         prepared = {
             name: self._prepare_dataset(name, dataset, transform, config, args)
