@@ -140,23 +140,25 @@ def make_figures(
                 {title: groups[title] for title in filled[first : first + GROUPS_OF_A_ROW]}
                 for first in range(0, len(filled), GROUPS_OF_A_ROW)
             ]
-            further = f" after the first {num_examples} of the same order, which Figure 3 shows" if start else ""
+            further = f", after the first {num_examples} of the same order, which Figure 3 shows" if start else ""
             rule = f"corrected: {KINDS['corrected']}. Drawn at random from each set, seed {seed}{further}."
             made[number] = _figure(rows, target, rule)
     if 15 in figures:
         comparison, rows = Comparison(results["before"], results["after"]), []
         for name, of_set in found["broken"].items():
             changes = comparison.class_changes(name)
-            harmed = [label for label in changes if changes[label] < 0 and (kept is None or label in kept)][:2]
+            broken: dict[int, list[int]] = {}  # rows that may be shown, by class
+            for row in of_set:
+                broken.setdefault(int(results["before"][name].classes[row]), []).append(row)
             groups = {}
-            for label in harmed:
-                images = [(name, row) for row in of_set if results["before"][name].classes[row] == label][:3]
+            for label in [label for label in changes if changes[label] < 0 and label in broken][:2]:
+                images = [(name, row) for row in broken[label][:3]]
                 title = f"{PAPER_SETS.get(name, name)}: {label_names[label]} ({100 * changes[label]:+.0f} points)"
                 groups[title] = explained(images)
             rows.append(groups)
         rule = (
-            "the two classes of each set whose top-1 falls most (of equal falls, the lower label), and of each the first three "
-            f"images, in the order of the set, of this kind: {KINDS['broken']}. Nothing is drawn."
+            "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have an image to show, "
+            f"and of each the first three, in the order of the set, of which {KINDS['broken']}. Nothing is drawn."
         )
         made[15] = _figure(rows, target, rule)
 

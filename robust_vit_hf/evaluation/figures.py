@@ -32,8 +32,10 @@ def before_after_figure(
     figure = Figure((1.45 * max(map(sum, columns)), 1.8 * lines * len(rows)), layout="constrained")
     bands = np.atleast_1d(figure.subfigures(len(rows), 1, hspace=0.02))
     for band, widths, row in zip(bands, columns, rows, strict=True):
-        parts = np.atleast_1d(band.subfigures(1, len(row), width_ratios=widths, wspace=0.03))
-        for part, width, (title, examples) in zip(parts, widths, row.items(), strict=True):
+        rest = [max(map(sum, columns)) - sum(widths)]  # empty, so that pictures of all rows have one size
+        shares = [width for width in widths + rest if width]
+        parts = np.atleast_1d(band.subfigures(1, len(shares), width_ratios=shares, wspace=0.03))
+        for part, width, (title, examples) in zip(parts, widths, row.items(), strict=False):
             part.suptitle(title.replace("$", r"\$"), fontweight="bold", fontsize=9)
             axes = part.subplots(lines, width, squeeze=False)
             for axis in axes.flat:
