@@ -50,11 +50,13 @@ def propagate_recorded(
         row: `(T,)`, weights of the tokens that the head reads, the same for all images.
 
     Returns:
-        `(B, T)`, fp32: relevance of every token.
+        `(B, T)`, at least fp32: relevance of every token.
     """
     # Rows of weight 0 add nothing: of the last layer, a head at the CLS token needs one row.
     rows = row.nonzero().flatten()
-    weights = at_least_float32(row).expand(len(output_gradients[0]), -1)
+    weights = row.to(torch.promote_types(output_gradients[0].dtype, torch.float32)).expand(
+        len(output_gradients[0]), -1
+    )
     for attention, gradient in zip(reversed(attentions), reversed(output_gradients), strict=True):
         query = attention.query[:, :, rows] if len(rows) < len(row) else attention.query
         gradient = gradient.transpose(1, 2)
@@ -70,7 +72,8 @@ def propagate_recorded(
 class RowProduct(torch.autograd.Function):
     """`row · mean over heads of (relu(G Vᵀ) ⊙ softmax(s Q Kᵀ))`, with gradients for `row`, Q and K alone.
 
-    Inputs: `row` `(B, n)`, fp32; Q and G `(B, h, n, d)`, of n of the T rows; K and V `(B, h, T, d)`; s. Output: `(B, T)`, fp32.
+    Inputs: `row` `(B, n)`, at least fp32; Q and G `(B, h, n, d)`, of n of the T rows; K and V `(B, h, T, d)`; s. Output: `(B, T)`, in the
+    dtype of `row`.
     """
 
     @staticmethod
