@@ -30,10 +30,17 @@ HUB = Hub()
 os.environ |= HUB.environment()  # read when `huggingface_hub` is imported
 
 import datasets
+from hypothesis import settings
 
 from robust_vit_hf import make_image_processor
 
 from .helpers.tiny import IMAGE_SIZE, ROOT
+
+
+# Few and the same examples each time; `--hypothesis-profile many` asks for others.
+settings.register_profile("few", max_examples=20, deadline=None, derandomize=True)
+settings.register_profile("many", max_examples=500, deadline=None)
+settings.load_profile("few")
 
 
 @pytest.fixture
