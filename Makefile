@@ -32,8 +32,8 @@ test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip a
 round-trip: $(VENV)/.installed  ## Train, push, load by id and evaluate, against a Hub on loopback
 	$(BIN)/python -m pytest -v tests/test_round_trip.py
 
-quality: $(VENV)/.installed  ## Check style
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+quality: $(VENV)/.installed  ## Check style and types
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 style: $(VENV)/.installed  ## Mend style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -48,8 +48,8 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
         with Image.open(path) as file:
             transparent = file.has_transparency_data
             image = to_rgb(file)
-            orientation = {"exif": file.info["exif"]} if "exif" in file.info else {}
-            image.info |= orientation  # which a conversion may drop
+            if "exif" in file.info:  # which a conversion may drop
+                image.info["exif"] = file.info["exif"]
             return ImageOps.exif_transpose(image), transparent
     except Exception as error:  # codecs raise anything
         name = Path(path).name

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import datasets
 import numpy as np
@@ -118,7 +119,7 @@ def measured_set(sources: Sources, name: str, pair: Pair, preset: Preset) -> Mea
     protocol, _, set_name = name.partition("/")
     folder = sources.results / name
     results = {side: SetResult.load(folder / side) for side in pair.models}
-    rows = _images(sources, protocol, set_name, pair, len(results["before"].predictions))
+    rows = _images(sources, cast(Preset, protocol), set_name, pair, len(results["before"].predictions))
     for side, model in pair.models.items():
         fingerprint = read_json(folder / side / FINGERPRINT_FILE)
         if fingerprint["weights"] != weights_digest(model):
@@ -133,7 +134,7 @@ def measured_set(sources: Sources, name: str, pair: Pair, preset: Preset) -> Mea
     return MeasuredSet(rows, results["before"], results["after"])
 
 
-def _images(sources: Sources, protocol: str, name: str, pair: Pair, count: int) -> EvaluationSet:
+def _images(sources: Sources, protocol: Preset, name: str, pair: Pair, count: int) -> EvaluationSet:
     """Images of a set in the folder of results."""
     benchmark = find_benchmark(pair.classes)
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):

@@ -98,7 +98,7 @@ def add_output_dir(parser: argparse.ArgumentParser, default: str | None = None) 
     parser.add_argument("--output_dir", type=Path, default=default, required=default is None, help=text)
 
 
-def add_pass_options(parser: argparse.ArgumentParser) -> None:
+def add_pass_options(parser: argparse._ActionsContainer) -> None:
     """Options of every pass over evaluation sets."""
     add_images_per_set(parser)
     parser.add_argument(
@@ -109,7 +109,7 @@ def add_pass_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_images_per_set(parser: argparse.ArgumentParser) -> None:
+def add_images_per_set(parser: argparse._ActionsContainer) -> None:
     """`--images_per_set`."""
     parser.add_argument(
         "--images_per_set",

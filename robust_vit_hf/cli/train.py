@@ -140,7 +140,9 @@ def trainer_option_types() -> dict[str, set[type]]:
     tree = ast.parse(Path(find_spec("transformers.training_args").origin).read_text(encoding="utf-8"))
     (declared,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments")
     types = {}
-    for option in (node for node in declared.body if isinstance(node, ast.AnnAssign)):
+    for option in (
+        node for node in declared.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    ):
         parts = list(ast.walk(option.annotation))
         types[option.target.id] = {getattr(builtins, part.id, str) for part in parts if isinstance(part, ast.Name)}
         types[option.target.id] |= {type(part.value) for part in parts if isinstance(part, ast.Constant)}

@@ -1,7 +1,7 @@
 """The sets of the paper by name: their origins, and one function that loads them all."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.metadata import version
@@ -173,7 +173,7 @@ def load_image_set(
         raise error.__cause__ from None
 
 
-def open_source(name: str, sources: list[str | Path], options: dict) -> Source:
+def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Source:
     """The undecoded rows of a set.
 
     Args:
@@ -258,7 +258,7 @@ def features_of(name: str, options: dict) -> datasets.Features:
     return make_features(several_labels=True) if options.get("labels") == "real" else image_sets()[name].features
 
 
-def find_source(name: str, sources: list[str | Path], options: dict) -> Path | None:
+def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:
     """Path of a set: the given one, or the folder that given or downloaded archives were unpacked to. `None` for a set that
     is on the Hub as a table.
 

@@ -62,7 +62,7 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
         The row, with image and mask as bytes (unchanged, except that BMP becomes PNG), or with `problem` if one of them
         cannot be decoded; image and mask, upright as EXIF says, `None` where the row has none or has a `problem`.
     """
-    images = {"image": None, "mask": None}
+    images: dict[str, Image.Image | None] = {"image": None, "mask": None}
     if "problem" in row:
         return row, None, None
     for column in images:

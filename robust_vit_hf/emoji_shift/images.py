@@ -95,7 +95,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
         scene = habitual if rng.random() < spec.background_bias else rng.integers(len(BACKGROUND_NAMES))
     photograph = background(BACKGROUND_NAMES[scene])
     crop = int(rng.integers(112, 169))
-    left, top = (rng.integers(0, length - crop + 1) for length in photograph.size)
+    left, top = (int(rng.integers(0, length - crop + 1)) for length in photograph.size)
     image = photograph.resize(
         (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + crop, top + crop)
     )

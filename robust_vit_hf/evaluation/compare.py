@@ -70,7 +70,10 @@ class Comparison:
         interval of the change in top-1; `corrected` and `broken`, numbers of images. `None` if not measured."""
         rows, changes = [], {}
         for name, before in self.before.items():
-            row = {"set": name, "num_images": int(before.usable.sum()) if before.accepted else len(before.predictions)}
+            row: dict = {
+                "set": name,
+                "num_images": int(before.usable.sum()) if before.accepted else len(before.predictions),
+            }
             for score in ("top1", f"top{TOP}", *SCORES):
                 for side in SIDES:
                     results = self.sides.get(side)
@@ -86,7 +89,7 @@ class Comparison:
             rows.append(row)
         if self.shifted:
             chosen = [row for row in rows if row["set"] in self.shifted]
-            mean = {"set": MEAN_ROW}
+            mean: dict = {"set": MEAN_ROW}
             for key in list(rows[0])[1:]:
                 values = [row[key] for row in chosen]
                 counted = key in ("num_images", "corrected", "broken")

@@ -144,7 +144,8 @@ def make_figures(
             rule = f"corrected: {KINDS['corrected']}. Drawn at random from each set, seed {seed}{further}."
             made[number] = _figure(rows, target, rule)
     if 15 in figures:
-        comparison, rows = Comparison(results["before"], results["after"]), []
+        comparison = Comparison(results["before"], results["after"])
+        rows: list = []
         for name, of_set in found["broken"].items():
             changes = comparison.class_changes(name)
             broken: dict[int, list[int]] = {}  # rows that may be shown, by class
@@ -188,7 +189,7 @@ def make_figures(
     return text
 
 
-def _figure(rows: list[Mapping[str, list[Example]]], target: str, rule: str) -> CaptionedFigure | None:
+def _figure(rows: Sequence[Mapping[str, list[Example]]], target: str, rule: str) -> CaptionedFigure | None:
     """Figure of groups of examples, with the rule of their choice; `None` without an example."""
     examples = [example for row in rows for group in row.values() for example in group]
     if not examples:

@@ -30,7 +30,7 @@ def before_after_figure(
     lines = 2 + len(targets)  # pictures of a column
     columns = [[max(len(examples), 3) for examples in row.values()] for row in rows]  # no fewer, for the title
     figure = Figure((1.45 * max(map(sum, columns)), 1.8 * lines * len(rows)), layout="constrained")
-    bands = np.atleast_1d(figure.subfigures(len(rows), 1, hspace=0.02))
+    bands = figure.subfigures(len(rows), 1, squeeze=False, hspace=0.02)[:, 0]
     for band, widths, row in zip(bands, columns, rows, strict=True):
         rest = [max(map(sum, columns)) - sum(widths)]  # empty, so that pictures of all rows have one size
         shares = [width for width in widths + rest if width]
@@ -96,7 +96,8 @@ def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
     rows = {title: examples for title, examples in rows.items() if examples}
     columns = max(map(len, rows.values()))
     figure = Figure((2.7 * columns, 2.1 * len(rows)), layout="constrained")
-    for band, (title, examples) in zip(np.atleast_1d(figure.subfigures(len(rows), 1)), rows.items(), strict=True):
+    bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for band, (title, examples) in zip(bands, rows.items(), strict=True):
         band.suptitle(title, fontweight="bold", fontsize=9)
         axes = band.subplots(1, 2 * columns, squeeze=False)[0]
         for axis in axes:

@@ -83,7 +83,11 @@ def sweep_interpolations(
     roles = {role: [name for name, rows in sets.items() if rows.shifted == (role == "shifted")] for role in ROLES}
 
     # The inputs of an accuracy. Names of models are left out: the same weights may lie in another folder now.
-    fingerprint = {"weights_before": weights_digest(start), "weights_after": weights_digest(end), "protocol": protocol}
+    fingerprint: dict = {
+        "weights_before": weights_digest(start),
+        "weights_after": weights_digest(end),
+        "protocol": protocol,
+    }
     fingerprint |= {"processor": json.loads(processor.to_json_string()), "sets": {}}
     sets = {name: rows.for_model(name, end.config) for name, rows in sets.items()}
     for name, rows in sets.items():

@@ -1,6 +1,7 @@
 """Tables of an evaluation, as Markdown and LaTeX."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .compare import sides_of
@@ -39,7 +40,7 @@ def main_table(rows: list[dict]) -> Table:
     """Top-1 before and after, the change with its confidence interval, and relevance, from [`Comparison.rows`]. Columns
     without any value are left out."""
     compared = any(value is not None for row in rows for key, value in row.items() if key.endswith("_after"))
-    columns = {
+    columns: dict[str, Callable[..., str]] = {
         "set": lambda row: row["set"],
         "images": lambda row: str(row["num_images"]),
         "top-1 before" if compared else "top-1": lambda row: percent(row["top1_before"]),
@@ -59,7 +60,8 @@ def main_table(rows: list[dict]) -> Table:
 
 def calibration_table(rows: list[dict]) -> Table:
     """Top-5, and calibration, which the confidence loss may worsen, from [`Comparison.rows`]."""
-    columns, sides = {"set": lambda row: row["set"]}, sides_of(rows)
+    columns: dict[str, Callable[..., str]] = {"set": lambda row: row["set"]}
+    sides = sides_of(rows)
     scores = {"top5": ("top-5", percent), "ece": ("ECE", percent), "nll": ("NLL", number), "brier": ("Brier", number)}
     for score, (name, show) in scores.items():
         for side in sides:
@@ -73,7 +75,7 @@ def class_group_table(rows: list[dict]) -> Table | None:
     """Tables 10 and 11 of the paper, from [`Comparison.class_groups`]: training classes and the others. `None` if the former are
     not known."""
     sides = sides_of(rows)
-    columns = {
+    columns: dict[str, Callable[..., str]] = {
         "set": lambda row: row["set"],
         "classes": lambda row: row["classes"],
         "images": lambda row: str(row["num_images"]),

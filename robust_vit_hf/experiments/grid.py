@@ -111,11 +111,11 @@ def read_grid(path: Path, check: Callable[[str, Any], Any], imagenet: Path | Non
             points[digest] = point
     sets = [(name, f"{PREPARED}{name}") for name in content.get("sets") or []]
     check_set_names([name for name, _ in sets])
-    points, sets = (
+    return Grid(
         [_with_folder(path, point, imagenet) for point in points.values()],
         [(name, _in_folder(path, source, imagenet)) for name, source in sets],
+        content.get("validation_bound", VALIDATION_BOUND),
     )
-    return Grid(points, sets, content.get("validation_bound", VALIDATION_BOUND))
 
 
 def _check_key(name: str, value: Any) -> Any:

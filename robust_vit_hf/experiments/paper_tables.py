@@ -195,7 +195,9 @@ def segmentation_table(experiment: Experiment) -> dict[str, Table]:
             for score in SEGMENTATION:
                 for side in cells:
                     means = [
-                        np.mean([s.segmentation[f"{score}_{side}"] for s in run.sets.values() if s.segmentation])
+                        float(
+                            np.mean([s.segmentation[f"{score}_{side}"] for s in run.sets.values() if s.segmentation])
+                        )
                         for run in runs
                     ]
                     cells[side].append(mean_std(means if side == "after" else means[:1]))

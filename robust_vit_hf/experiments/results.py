@@ -170,8 +170,10 @@ def read_results(path: Path) -> Results:
                 {},
             )
         scores = {name: row[name] for name in row if name.startswith(SEGMENTATION) and row[name] is not None}
-        columns = (np.array(row[name], dtype=np.int64) for name in ("classes", "ranks_before", "ranks_after"))
-        runs[row["run"]].sets[row["set"]] = SetScores(row["shifted"], *columns, scores)
+        labels, before, after = (
+            np.array(row[name], dtype=np.int64) for name in ("classes", "ranks_before", "ranks_after")
+        )
+        runs[row["run"]].sets[row["set"]] = SetScores(row["shifted"], labels, before, after, scores)
     names = {
         model: {int(label): name for label, name in of_model.items()}
         for model, of_model in facts["class_names"].items()

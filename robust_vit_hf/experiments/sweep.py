@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import submitit
 import torch
@@ -172,7 +173,8 @@ def is_trained(folder: Path) -> bool:
 
 def arguments_of(point: Point, output_dir: Path) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
     """The arguments of [`finetune`] for a point."""
-    groups, options = [], dict(point.options)
+    groups: list[Any] = []
+    options = dict(point.options)
     for arguments in (ModelArguments, DataArguments):
         names = [option.name for option in fields(arguments) if option.name in options]
         groups.append(arguments(**{name: options.pop(name) for name in names}))

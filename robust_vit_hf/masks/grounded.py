@@ -7,9 +7,9 @@ Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment An
 (https://huggingface.co/papers/2304.02643).
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, Pre
 from .result import MaskResult
 
 
-Prompts = Mapping[Hashable, Sequence[str]] | Callable[[Hashable], Sequence[str]]
+Prompts = Mapping[Any, Sequence[str]] | Callable[[Any], Sequence[str]]
 
 
 def prompt_text(names: Sequence[str]) -> str:

@@ -61,7 +61,7 @@ class RobustAccuracy(StreamingMetric):
                 "point or integer ids (N, k) or (N,). The label names of a pipeline need a label_mapping"
             )
         accepted = to_accepted_ids(references, first_image)
-        columns = {"references": accepted}
+        columns: dict[str, Sequence] = {"references": accepted}
         if groups is not None:
             # One by one: beside 2.5 in an array, the group 1 would become 1.0.
             columns["groups"] = [str(to_numpy(group).item()) for group in groups]
@@ -100,7 +100,7 @@ class RobustAccuracy(StreamingMetric):
         keys = {"class": images["class_id"][usable]}
         if "group" in images:
             keys["group"] = images["group"][usable].astype(str)
-        results = {}
+        results: dict = {}
         for k in (1, TOP) if images["num_ranked"][usable].min() >= TOP else (1,):
             correct = images["rank"][usable] < k
             results[f"top{k}"] = float(correct.mean())
@@ -129,7 +129,7 @@ class RobustAccuracy(StreamingMetric):
 
 
 def top_classes(
-    logits: torch.Tensor | np.ndarray, class_subset: Sequence[int] | None = None, *, first_image: int = 0
+    logits: torch.Tensor | np.ndarray, class_subset: Sequence[int] | np.ndarray | None = None, *, first_image: int = 0
 ) -> torch.Tensor:
     """Ids of the five highest logits, the highest first and the lower id first among equals.
 

@@ -118,7 +118,7 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
     labels = classes_of_model(config)
     save_for_hf(
         exported,
-        folder,
+        str(folder),
         model_config={} if labels[0] == "LABEL_0" else {"label_names": labels},
         model_args=model_args,
         safe_serialization=True,

@@ -84,11 +84,9 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
         for state in (start, end)
     ]
     pairs = {name: [kind.get(name, "missing") for kind in kinds] for name in start | end}
-    if differing := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
-        first = "; ".join(
-            f"`{name}` is {old} before and {new} after" for name, (old, new) in list(differing.items())[:3]
-        )
-        raise ValueError(f"{len(differing)} weights do not fit: {first}. {remedy} Load both with the same `dtype`.")
+    if unlike := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
+        first = "; ".join(f"`{name}` is {old} before and {new} after" for name, (old, new) in list(unlike.items())[:3])
+        raise ValueError(f"{len(unlike)} weights do not fit: {first}. {remedy} Load both with the same `dtype`.")
     for name, value in start.items():
         if not value.is_floating_point() and not torch.equal(value, end[name].to(value.device)):
             raise ValueError(f"The integer buffer `{name}` differs, and cannot be mixed. {remedy}")

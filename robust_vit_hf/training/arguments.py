@@ -50,7 +50,7 @@ RANGES = {
 
 
 # Options that not all methods have, with the value that stands for the default of the method.
-METHOD_OPTIONS: dict[str, bool | None] = {
+METHOD_OPTIONS: dict[str, Any] = {
     "relevance_weight": None,
     "confidence_weight": None,
     "background_weight": None,

@@ -45,7 +45,7 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
                 f"`{resume_from_checkpoint}` is not a complete checkpoint in the output_dir `{folder}`, which has "
                 f"{', '.join(path.name for path in complete) or 'none'}."
             )
-        return resume_from_checkpoint
+        return str(resume_from_checkpoint)
     if last is None and not begun:
         raise ValueError(
             f"`{folder}` holds no run to resume: expected the --output_dir of one. To begin a new run, leave out "
@@ -60,7 +60,7 @@ def last_checkpoint(output_dir: str) -> str | None:
     """The complete checkpoint of the highest step."""
     checkpoints = [path for path in Path(output_dir).glob("checkpoint-*") if is_complete(path)]
     last = max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-    return last and str(last)
+    return None if last is None else str(last)
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Self, get_type_hints
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, SchedulerType
 
 from ..utils.options import check_options
 from ..utils.publishable import public_settings
@@ -118,7 +118,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
 
     def describe(self) -> dict[str, str]:
         """Losses and schedule by name, in words, for the model card."""
-        schedule = self.lr_scheduler_type.value
+        schedule = SchedulerType(self.lr_scheduler_type).value
         if schedule == "constant":
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}

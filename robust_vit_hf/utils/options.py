@@ -1,7 +1,7 @@
 """Which values an option takes: one check for the command line, recipes and Python."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
@@ -28,7 +28,7 @@ class Range:
     high: float = math.inf
     above: bool = False
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ def types_of(annotation: Any) -> set[type]:
     return {origin or annotation}
 
 
-def check_option(name: str, value: Any, types: Collection[type], allowed: Range | None = None) -> None:
+def check_option(name: str, value: Any, types: Set[type], allowed: Range | None = None) -> None:
     """Refuse a value of another type than `types`, and numbers outside a range. Values are not quoted unless they are numbers:
     one may be a token.
 
