@@ -26,7 +26,7 @@ app: $(VENV)/.installed  ## Look at the bundled model, before and after, in a pa
 test: $(VENV)/.installed  ## Run the tests, but for the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip and the notebook
+test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, the notebook and the wheel
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 round-trip: $(VENV)/.installed  ## Train, push, load by id and evaluate, against a Hub on loopback
