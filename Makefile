@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/emoji-shift-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help demo app test test-slow round-trip quality style
+.PHONY: help demo app test test-slow test-floors round-trip quality style audit
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,6 +29,19 @@ test: $(VENV)/.installed  ## Run the tests, but for the slow ones
 test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, the notebook and the wheel
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
+# The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.
+FLOORS := .venv-floors
+FLOOR_TESTS := relevance linear_memory losses data coco identity layout config trainer pipeline model_card hub
+$(FLOORS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet --upgrade pip
+	grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/' > $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/floors.txt --editable '.[dev]'
+	touch $@
+
+test-floors: $(FLOORS)/.installed  ## Run some of the tests with the lowest versions that pyproject.toml allows
+	$(FLOORS)/bin/python -m pytest -n auto --dist loadfile -m "not slow" $(FLOOR_TESTS:%=tests/test_%.py)
+
 round-trip: $(VENV)/.installed  ## Train, push, load by id and evaluate, against a Hub on loopback
 	$(BIN)/python -m pytest -v tests/test_round_trip.py
 
@@ -37,3 +50,8 @@ quality: $(VENV)/.installed  ## Check style and types
 
 style: $(VENV)/.installed  ## Mend style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+audit: $(VENV)/.installed  ## List published vulnerabilities of what is installed, by a service on the network
+	$(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)-audit/installed.txt
+	$(VENV)-audit/bin/pip-audit --no-deps --disable-pip --requirement $(VENV)-audit/installed.txt
