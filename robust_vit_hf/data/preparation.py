@@ -70,7 +70,7 @@ def write_rows(
                 for part in window:
                     writer.write(list(islice(finished, len(part))), list(map(row_digest, part)))
             progress.update(sum(map(len, window)))
-    return writer and writer.finish()
+    return None if writer is None else writer.finish()
 
 
 def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:

@@ -145,7 +145,7 @@ def make_figures(
             made[number] = _figure(rows, target, rule)
     if 15 in figures:
         comparison = Comparison(results["before"], results["after"])
-        rows: list = []
+        harmed = []
         for name, of_set in found["broken"].items():
             changes = comparison.class_changes(name)
             broken: dict[int, list[int]] = {}  # rows that may be shown, by class
@@ -156,12 +156,12 @@ def make_figures(
                 images = [(name, row) for row in broken[label][:3]]
                 title = f"{PAPER_SETS.get(name, name)}: {label_names[label]} ({100 * changes[label]:+.0f} points)"
                 groups[title] = explained(images)
-            rows.append(groups)
+            harmed.append(groups)
         rule = (
             "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have an image to show, "
             f"and of each the first three, in the order of the set, of which {KINDS['broken']}. Nothing is drawn."
         )
-        made[15] = _figure(rows, target, rule)
+        made[15] = _figure(harmed, target, rule)
 
     complete = {number: figure for number, figure in made.items() if figure is not None}
     if not complete:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -163,7 +164,8 @@ def load_data(
         ValueError: dataset and model have other classes, or there are no labels for a control.
         OSError: there is no such dataset.
     """
-    source, options = arguments.dataset, {}
+    source = arguments.dataset
+    options: dict[str, Any] = {}
     if source in benchmarks():
         options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
     train = load_masked_dataset(source, arguments.train_split, streaming=arguments.streaming, **options)
