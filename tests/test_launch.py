@@ -38,7 +38,7 @@ def options(tmp_path_factory) -> list:
     save_pretrained(tiny_vit(), folder / "model")
     options = ["--model", folder / "model", "--dataset", folder / "data", "--report_to", "none"]
     # The confidence target keeps a second model beside the trained one.
-    options += ["--background_swap", 0.5, "--confidence_target", "original"]
+    options += ["--use_cpu", "True", "--background_swap", 0.5, "--confidence_target", "original"]
     return [*options, "--learning_rate", 0.001, "--logging_steps", 1]
 
 

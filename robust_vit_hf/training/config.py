@@ -31,6 +31,11 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             # transformers 5.24 gives the process group its time-out on accelerators alone.
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
         TrainingArguments.__post_init__(self)
+        if (launched := int(os.environ.get("WORLD_SIZE", 1))) > self.world_size:
+            raise ValueError(
+                f"{launched} processes were launched, but this one found no GPU and would train alone: give `use_cpu=True` to "
+                "train together on CPUs."
+            )
         FinetuningArguments.__post_init__(self)
         self._take_options_of_the_method()
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:

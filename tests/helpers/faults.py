@@ -16,7 +16,8 @@ from .tiny import masked_dataset, tiny_config, tiny_vit
 
 if __name__ == "__main__":
     fault, folder = sys.argv[1:]
-    config = tiny_config(folder, per_device_train_batch_size=4, ddp_timeout=20, **SAVING)
+    timeout = {"hang": 60, "nan": 1800}[fault]
+    config = tiny_config(folder, per_device_train_batch_size=4, ddp_timeout=timeout, **SAVING)
     trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(16))
     if os.environ["RANK"] == "1" and fault == "nan":
         for row in range(16):  # whichever its batches have
