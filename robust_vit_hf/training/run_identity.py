@@ -52,8 +52,9 @@ class RunIdentity(TrainerCallback, ExportableState):
         settings = trainer.args.to_sanitized_dict() | {"batch size of all processes": batch_size}
         settings |= {"FSDP2": True} if trainer.is_fsdp_enabled else {}  # whose optimizer is saved in another form
         adapter = next(iter(getattr(trainer.model, "peft_config", {}).values()), None)
-        # Workers share the rows of a stream, so that their number decides which rows a batch has.
-        kept = {"dataloader_num_workers"} if isinstance(trainer.train_dataset, MaskedStream) else set()
+        # Processes and workers share the rows of a stream, so that their numbers decide which rows a batch has.
+        shared = {"dataloader_num_workers", "per_device_train_batch_size"}
+        kept = shared if isinstance(trainer.train_dataset, MaskedStream) else set()
         identity = {
             "settings": {name: value for name, value in settings.items() if name in kept or not _may_change(name)},
             "original model": weights_digest(trainer.model),
