@@ -177,7 +177,7 @@ def test_grids_of_the_paper(path, tmp_path):
         if word.startswith("imagenet/"):
             (tmp_path / word.removeprefix("imagenet/")).mkdir(exist_ok=True)
     grid = read_grid(path, check_train_option, tmp_path)
-    numbers = {"table1": 24, "table2": 24, "table4": 10, "table8": 21, "table9": 21, "figure7": 8, "emoji-shift": 36}
+    numbers = {"table1": 24, "table2": 24, "table4": 10, "table8": 21, "table9": 21, "figure7": 8, "emoji-shift": 54}
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
         assert arguments_of(point, tmp_path)[-1].learning_rate == point.options["learning_rate"]
