@@ -6,7 +6,7 @@ import lazy_loader
 from wrapt import lazy_import, when_imported
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The public names are in `__init__.pyi`. Each is imported when it is first used, so that `import robust_vit_hf`, and with it
 # the command line, does not wait for torch.

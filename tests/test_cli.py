@@ -137,7 +137,7 @@ def test_an_error_of_the_program_is_not_hidden(monkeypatch):
 def test_the_installed_command_and_the_module():
     for command in ([f"{sys.prefix}/bin/robust-vit"], [sys.executable, "-m", "robust_vit_hf.cli"]):
         shown = subprocess.run([*command, "--version"], capture_output=True, text=True)
-        assert shown.returncode == 0 and shown.stdout == "0.1.0\n"
+        assert shown.returncode == 0 and shown.stdout == "0.2.0\n"
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed():

@@ -246,19 +246,19 @@ def test_results_of_other_weights_are_left_out(folder, tmp_path, caplog):
 def test_validation_is_that_of_the_kept_checkpoint(tmp_path):
     """By the metric that chooses it, and of the validation images, whatever was evaluated later."""
     settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3, "learning_rate": 0.01}
-    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "foreground_loss", "greater_is_better": True}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
     trainer = RobustViTTrainer(
         tiny_vit(), tiny_config(tmp_path, **settings), masked_dataset(8), masked_dataset(4, seed=1)
     )
     trainer.train()
     evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    best = max(evaluations, key=lambda entry: entry["eval_foreground_loss"])
+    best = max(evaluations, key=lambda entry: entry["eval_loss"])
     assert best != min(evaluations, key=lambda entry: entry["eval_loss"])
     trainer.evaluate([trainer.eval_dataset[0]] * 12)
     trainer.create_model_card()
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["validation"]["images"] == 4 and f"loss {best['eval_loss']:.4f}" in run["validation"]["text"]
-    assert run["training"]["checkpoint"] == "highest foreground_loss in validation"
+    assert run["training"]["checkpoint"] == "highest loss in validation"
 
     steps = RobustViTTrainer(
         tiny_vit(),
