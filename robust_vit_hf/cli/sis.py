@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import get_args
 
-from ..data.benchmarks import benchmarks
-from ..evaluation.set_names import PAPER_SETS
 from ..models.presets import Preset
-from ..models.registry import BUNDLED_MODEL
 from ..utils.options import Range
-from .parser import Parser, add_output_dir, check_sets, count, named_source, number, run_evaluation
+from .parser import Parser, add_output_dir, add_pair_options, add_sets, chosen_sets, count, number, run_evaluation
 
 
 DESCRIPTION = """Find sufficient input subsets (SIS): few pixels of an image that are enough for a confident prediction of a class, of the
@@ -24,17 +21,8 @@ resumes when it is started again."""
 
 def run(argv: list[str]) -> None:
     parser = Parser(prog="robust-vit sis", description=DESCRIPTION)
-    parser.add_argument("--model", default=BUNDLED_MODEL, help="name, folder or Hub id; the bundled model by default")
-    parser.add_argument("--compare", help="the model after finetuning")
-    parser.add_argument(
-        "--sets",
-        nargs="+",
-        type=named_source,
-        metavar="NAME[=PATH_OR_ID]",
-        help=f"benchmarks ({', '.join(benchmarks())}: the default) or sets of the paper ({', '.join(PAPER_SETS)})",
-    )
-    parser.add_argument("--dataset", help="images of your own, with or without the columns `label` and `mask`")
-    parser.add_argument("--split", default="validation", help="split of --dataset")
+    add_pair_options(parser, "images of your own, with or without the columns `label` and `mask`")
+    add_sets(parser)
     parser.add_argument("--images", nargs="+", type=Path, default=[], metavar="FILE", help="image files")
     parser.add_argument(
         "--classes",
@@ -64,9 +52,9 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     add_output_dir(parser, "runs/sis")
     arguments = parser.parse_args(argv)
-    if arguments.sets is None:
-        arguments.sets = [] if arguments.dataset or arguments.images else [(name, None) for name in benchmarks()]
-    check_sets(parser, arguments.sets)
+    if arguments.sets is None and arguments.images:
+        arguments.sets = []
+    arguments.sets = chosen_sets(parser, arguments)
     if arguments.images and not arguments.classes:
         parser.error("--images have no labels: name the classes with --classes")
 
