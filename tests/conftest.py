@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 
 # Before anything reads it. The workers of xdist inherit HF_HOME, in which the bundled backbone is written once.
@@ -30,6 +31,7 @@ HUB = Hub()
 os.environ |= HUB.environment()  # read when `huggingface_hub` is imported
 
 import datasets
+import torch
 from hypothesis import settings
 
 from robust_vit_hf import make_image_processor
@@ -41,6 +43,14 @@ from .helpers.tiny import IMAGE_SIZE, ROOT
 settings.register_profile("few", max_examples=20, deadline=None, derandomize=True)
 settings.register_profile("many", max_examples=500, deadline=None)
 settings.load_profile("few")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Commands would take every core, for which the workers of xdist contend; and sums depend on the number of threads."""
+    torch.set_num_threads(1)
+    with patch.object(torch, "set_num_threads"):
+        yield
 
 
 @pytest.fixture

@@ -24,7 +24,13 @@ from .helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_rows, sav
 from .test_resume import At
 
 
-pytestmark = pytest.mark.usefixtures("datasets_cache")
+pytestmark = pytest.mark.usefixtures("datasets_cache", "short_sleep")
+
+
+@pytest.fixture
+def short_sleep(monkeypatch):
+    """`datasets` sleeps for five seconds after each pass over parquet files, of which the tests make many."""
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
 
 
 def stream_of(dataset, num_shards: int = 1, **options) -> MaskedStream:
@@ -300,7 +306,7 @@ def test_command(tmp_path, options):
 def test_a_killed_command_goes_on_with_the_same_images(tmp_path, options):
     """Two workers read ahead of the step at which it is killed."""
     options += ["--dataloader_num_workers", 2, "--save_total_limit", 20, "--output_dir"]
-    # In one thread, as the others: sums depend on their number.
+    # In one thread, as this process: sums depend on the number.
     one_thread = (
         "import sys, torch; torch.set_num_threads = print; from robust_vit_hf.cli.main import main; main(sys.argv[1:])"
     )

@@ -8,10 +8,8 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-import torch
 import yaml
 
 from robust_vit_hf.cli.train import check_train_option
@@ -22,13 +20,6 @@ from robust_vit_hf.training.finetune import finetune
 
 from .helpers.commands import call, kill_when, launch, python, succeed
 from .helpers.tiny import ROOT, masked_folder, save_pretrained, tiny_vit
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads():
-    """The threads of the test run in all runs, since weights depend on their number in their last bit."""
-    with patch.object(torch, "set_num_threads"):
-        yield
 
 
 @pytest.fixture(scope="module")

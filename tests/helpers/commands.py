@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from robust_vit_hf.cli.main import main
@@ -41,8 +40,6 @@ def call(*arguments) -> Completed:
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
-        # Evaluations take every core, for which the workers of xdist would contend.
-        stack.enter_context(patch.object(torch, "set_num_threads"))
         for state in (AcceleratorState, PartialState):  # a process has one precision: another test's may differ
             stack.enter_context(patch.dict(state._shared_state, clear=True))
         status = main(list(map(str, arguments)))
