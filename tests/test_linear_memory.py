@@ -15,7 +15,7 @@ from .helpers.tiny import tensor_rows, tiny_config, tiny_vit
 def always(monkeypatch):
     """Linear memory for any number of tokens, in chunks that do not divide it."""
     monkeypatch.setattr(linear_memory, "MIN_TOKENS", 0)
-    monkeypatch.setattr(linear_memory, "CHUNK", 5)
+    monkeypatch.setattr(linear_memory, "CPU_CHUNK", 300)
 
 
 def images(count: int = 2, seed: int = 0) -> torch.Tensor:
@@ -36,7 +36,7 @@ def test_both_paths_are_equal(name, training, monkeypatch):
     family = FAMILIES[name]
     held = map_and_gradients(family.tiny().train(training))
     monkeypatch.setattr(linear_memory, "MIN_TOKENS", 0)
-    monkeypatch.setattr(linear_memory, "CHUNK", 5)
+    monkeypatch.setattr(linear_memory, "CPU_CHUNK", 300)
     model = family.tiny().train(training)
     assert has_linear_memory(model, 16, False) == (type(model).__name__ not in POSITION_BIASES)
     linear = map_and_gradients(model)
@@ -51,7 +51,7 @@ def test_both_paths_are_equal(name, training, monkeypatch):
 
 def test_gradcheck(monkeypatch):
     """Of the rows, queries and keys, in float64 and chunks of 3 of 7 rows."""
-    monkeypatch.setattr(linear_memory, "CHUNK", 3)
+    monkeypatch.setattr(linear_memory, "CPU_CHUNK", 3 * 3 * 9)
     generator = torch.Generator().manual_seed(0)
     sizes = {
         "row": (2, 7),

@@ -5,7 +5,8 @@ model keeps a fused attention, which holds no A; queries, keys, values and outpu
 are computed in chunks, in the forward pass and again in the backward pass.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -15,7 +16,9 @@ from .architectures import architecture, unwrap_pretrained
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
-CHUNK = 64  # rows of the attention of an image at once, which fit into a core's cache
+# Elements of an attention at once. On two cores a quarter of it takes 7 % longer, and twice of it as long; elsewhere more, since
+# each operation costs a launch.
+CPU_CHUNK, OTHER_CHUNK = 2**21, 2**25
 MIN_TOKENS = 600  # from which the time is about the same, at a third of the memory: benchmarks/linear_memory.py
 # Models that add a bias to the scores of their attention, whose gradient is not computed here.
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
@@ -81,11 +84,17 @@ class RowProduct(torch.autograd.Function):
         ctx.save_for_backward(row, query, key, value, gradient)
         ctx.scaling = scaling
         product = row.new_zeros(key.shape[0], key.shape[2])
-        for image, chunk in chunks(query):
-            _, contribution = relevance_rows(
-                query[image, :, chunk], key[image], value[image], gradient[image, :, chunk], scaling
+        for image, chunk, attention, contribution in chunks(row, query, key):
+            fill_rows(
+                attention,
+                contribution,
+                query[image, :, chunk],
+                key[image],
+                value[image],
+                gradient[image, :, chunk],
+                scaling,
             )
-            product[image] += torch.matmul(row[image, None, None, chunk], contribution).sum(dim=(0, 1))
+            product[image] += row[image, chunk].repeat(query.shape[1]) @ contribution.flatten(0, 1)
         return product / query.shape[1]
 
     @staticmethod
@@ -94,12 +103,10 @@ class RowProduct(torch.autograd.Function):
         row_gradient, query_gradient = torch.empty_like(row), torch.empty_like(query)
         key_gradient = torch.zeros_like(at_least_float32(key))
         upstream = product_gradient / query.shape[1]  # (B, T)
-        for image, chunk in chunks(query):
+        for image, chunk, attention, contribution in chunks(row, query, key):
             part, own_key = query[image, :, chunk], key[image]
-            attention, contribution = relevance_rows(
-                part, own_key, value[image], gradient[image, :, chunk], ctx.scaling
-            )
-            total = torch.matmul(contribution, upstream[image, :, None])  # (h, n, 1)
+            fill_rows(attention, contribution, part, own_key, value[image], gradient[image, :, chunk], ctx.scaling)
+            total = (contribution.flatten(0, 1) @ upstream[image]).view(*part.shape[:2], 1)
             row_gradient[image, chunk] = total.sum(dim=(0, 2))
             # Gradient of the scores, by that of the softmax: A ⊙ (∂A − Σ A ∂A), without the weights of its rows.
             scores = contribution.mul_(upstream[image]).addcmul_(attention, total, value=-1).to(key.dtype)
@@ -109,15 +116,32 @@ class RowProduct(torch.autograd.Function):
         return row_gradient, query_gradient, key_gradient.to(key.dtype), None, None, None
 
 
-def chunks(query: torch.Tensor) -> list[tuple[int, slice]]:
-    """Each image of `(B, h, n, d)`, and each `CHUNK` of its rows."""
-    images, rows = range(query.shape[0]), query.shape[2]
-    return [(image, slice(first, min(first + CHUNK, rows))) for image in images for first in range(0, rows, CHUNK)]
+def chunks(row, query, key) -> Iterator[tuple[int, slice, torch.Tensor, torch.Tensor]]:
+    """Each image, some of its n rows, and room for two `(h, rows, T)` in the dtype of `row`, which the next chunk takes again."""
+    num_heads, num_rows, num_tokens = *query.shape[1:3], key.shape[2]
+    elements = CPU_CHUNK if query.device.type == "cpu" else OTHER_CHUNK
+    size = min(max(elements // (num_heads * num_tokens), 1), num_rows)
+    room = row.new_empty(2, num_heads * size * num_tokens)
+    for image in range(query.shape[0]):
+        for first in range(0, num_rows, size):
+            chunk = slice(first, min(first + size, num_rows))
+            shape = num_heads, chunk.stop - chunk.start, num_tokens
+            attention, contribution = (part[: math.prod(shape)].view(shape) for part in room)
+            yield image, chunk, attention, contribution
 
 
-def relevance_rows(query, key, value, gradient, scaling) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows `(h, n, T)`, fp32, of the attention of an image, and of its product with the positive part of its gradient."""
-    attention = torch.matmul(query * scaling, key.transpose(1, 2))
-    attention = at_least_float32(attention).softmax(dim=-1)
-    contribution = at_least_float32(torch.matmul(gradient, value.transpose(1, 2))).clamp_(min=0).mul_(attention)
-    return attention, contribution
+def fill_rows(attention, contribution, query, key, value, gradient, scaling) -> None:
+    """Write rows of the attention of an image, and of its product with the positive part of its gradient."""
+    multiply(query * scaling, key, attention)
+    torch.softmax(attention, dim=-1, out=attention)
+    multiply(gradient, value, contribution)
+    contribution.clamp_(min=0).mul_(attention)
+
+
+def multiply(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) -> None:
+    """`left @ rightᵀ`, in the dtype of both, into `product`."""
+    right = right.transpose(1, 2)
+    if left.dtype == product.dtype:
+        torch.bmm(left, right, out=product)
+    else:
+        product.copy_(torch.bmm(left, right))
