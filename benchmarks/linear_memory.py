@@ -1,23 +1,19 @@
 """Time and memory of a step over image sizes: relevance with held attentions, in linear memory, and plain finetuning with sdpa.
 
-    python benchmarks/linear_memory.py     # writes benchmarks/linear_memory.json
+    python benchmarks/linear_memory.py     # writes benchmarks/linear_memory.json and docs/linear_memory.png
 
-DeiT-S, fp32, loss and gradients without the optimizer. The three run in turn within one process, so that what else the machine
-does hits all of them; ratios are medians over the rounds. Peak memory is that of a fresh process that takes two steps, above
-weights and libraries. malloc returns what is freed at once there, so that its fragments, of which it holds 0.1 to 0.2 GiB
-otherwise, do not count.
+DeiT-S, fp32, loss and gradients without the optimizer, measured as in `benchmarks/step.py`.
 """
 
 import argparse
-import os
-import statistics
-import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+import json
+from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from step import DEVICE, MODELS, measure, peak_memory_elsewhere, spread
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, relevance_map
@@ -28,77 +24,84 @@ from robust_vit_hf.utils.processes import use_all_cores
 
 
 RESULTS = Path(__file__).with_suffix(".json")
+PLOT = Path(__file__).parents[1] / "docs" / "linear_memory.png"
 SIZES = {224: 8, 336: 4, 448: 4, 672: 2}  # images of a batch
+TAKEN_FROM = linear_memory.MIN_TOKENS
 MIN_TOKENS = {"held": 10**9, "linear": 0}  # at which each path is taken
 
 
-def make_steps(size: int, batch_size: int) -> dict:
+def relevance_step(model, images, masks, labels, relevance_loss, confidence_loss, min_tokens: int) -> None:
+    linear_memory.MIN_TOKENS = min_tokens
+    output = relevance_map(model, images, labels)
+    loss = 0.8 * relevance_loss(output.relevance, masks)["relevance_loss"]
+    (loss + 0.2 * confidence_loss(output.logits)["confidence_loss"]).backward()
+
+
+def make_steps(size: int) -> dict[str, tuple]:
+    """Model and step by name."""
     torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=384, num_attention_heads=6, intermediate_size=1536, num_labels=1000, image_size=size
-    )
-    model = ViTForImageClassification(config).train()
-    images = torch.randn(batch_size, 3, size, size)
-    masks = torch.randint(0, 2, (batch_size, 1, size, size)).float()
-    labels = torch.randint(0, 1000, (batch_size,))
-    relevance_loss, confidence_loss = RelevanceLoss(), ConfidenceLoss()
-
-    def relevance_step(min_tokens: int) -> None:
-        linear_memory.MIN_TOKENS = min_tokens
-        output = relevance_map(model, images, labels)
-        loss = 0.8 * relevance_loss(output.relevance, masks)["relevance_loss"]
-        (loss + 0.2 * confidence_loss(output.logits)["confidence_loss"]).backward()
-
-    steps = {name: lambda min_tokens=number: relevance_step(min_tokens) for name, number in MIN_TOKENS.items()}
-    steps["plain"] = lambda: F.cross_entropy(model(images).logits, labels).backward()
-    return {name: lambda step=step: (model.zero_grad(), step()) for name, step in steps.items()}
+    sizes, _ = MODELS["DeiT-S"]
+    model = ViTForImageClassification(ViTConfig(**sizes, num_labels=1000, image_size=size)).to(DEVICE).train()
+    images = torch.randn(SIZES[size], 3, size, size, device=DEVICE)
+    masks = torch.randint(0, 2, (len(images), 1, size, size), device=DEVICE).float()
+    labels = torch.randint(0, 1000, (len(images),), device=DEVICE)
+    step = partial(relevance_step, model, images, masks, labels, RelevanceLoss(), ConfidenceLoss())
+    steps = {name: (model, partial(step, number)) for name, number in MIN_TOKENS.items()}
+    return steps | {"plain": (model, lambda: F.cross_entropy(model(images).logits, labels).backward())}
 
 
-def peak_memory(size: int, batch_size: int, name: str) -> float:
-    """GiB above what the process holds before its first step."""
-    use_all_cores()
-    step = make_steps(size, batch_size)[name]
-    held = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    for _ in range(2):
-        step()
-    return _resident("VmHWM") - held
+def make_step(size: int, name: str) -> tuple:
+    return make_steps(size)[name]
 
 
-def _resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**20
+def plot(rows: list[dict]) -> None:
+    """Time and memory as multiples of plain finetuning, over tokens, with what the package aims at."""
+    tokens = [row["tokens"] for row in rows]
+    figure, (times, memory) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for name, label in (("held", "attentions held"), ("linear", "linear memory")):
+        low, median, high = zip(*(row[f"{name} / plain"] for row in rows), strict=True)
+        times.plot(tokens, median, marker="o", label=label)
+        times.fill_between(tokens, low, high, alpha=0.2)
+        memory.plot(tokens, [row["GiB"][name] / row["GiB"]["plain"] for row in rows], marker="o", label=label)
+    times.axhline(4 / 3, color="grey", linestyle=":", label="one more backward pass to the activations")
+    times.set_ylabel("time of a plain step")
+    memory.axhline(1.1, color="grey", linestyle=":", label="aim")
+    memory.set_ylabel("peak memory of a plain step")
+    for axis in (times, memory):
+        axis.axvline(TAKEN_FROM, color="grey", linewidth=0.5)
+        axis.set_xlabel("tokens")
+        axis.set_xticks(tokens)
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    figure.savefig(PLOT, dpi=150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--plot", action="store_true", help="draw the figure again from the results that there are")
     arguments = parser.parse_args()
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # bytes; read by the processes that measure memory
-    use_all_cores()
-    rows = []
-    for size in arguments.sizes:
-        steps, times = make_steps(size, SIZES[size]), {}
-        for number in range(arguments.rounds + 1):  # the first warms up
-            for name, step in steps.items():
-                started = time.perf_counter()
-                step()
-                if number:
-                    times.setdefault(name, []).append(time.perf_counter() - started)
-        row = {"pixels": size, "tokens": (size // 16) ** 2 + 1, "batch": SIZES[size]}
-        row |= {f"{name}, seconds": round(statistics.median(values), 3) for name, values in times.items()}
-        for name in MIN_TOKENS:
-            ratios = [one / plain for one, plain in zip(times[name], times["plain"], strict=True)]
-            row[f"{name} / plain"] = [
-                round(value, 2) for value in (min(ratios), statistics.median(ratios), max(ratios))
-            ]
-        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-            for name in steps:
-                row[f"{name}, GiB"] = round(pool.submit(peak_memory, size, SIZES[size], name).result(), 2)
-        rows.append(row)
-        print(row, flush=True)
-    write_json(RESULTS, {"rows": rows, "chunk": linear_memory.CPU_CHUNK, **environment()})
+    if not arguments.plot:
+        if DEVICE == "cpu":
+            use_all_cores()
+        rows = []
+        for size in SIZES:
+            times = measure(make_steps(size), arguments.rounds)
+            row = {"pixels": size, "tokens": (size // 16) ** 2 + 1, "batch": SIZES[size]}
+            row |= {f"{name} / plain": spread(times[name], times["plain"]) for name in MIN_TOKENS}
+            row["seconds"] = {name: spread(values) for name, values in times.items()}
+            row["GiB"] = {name: peak_memory_elsewhere(make_step, size, name) for name in times}
+            rows.append(row)
+            print(row, flush=True)
+        write_json(
+            RESULTS,
+            {
+                "command": f"python benchmarks/linear_memory.py --rounds {arguments.rounds}",
+                "rows": rows,
+                **environment(),
+            },
+        )
+    plot(json.loads(RESULTS.read_text())["rows"])
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@
     the original model for its accuracy, and the backward pass of both graphs.
 (c) cross-entropy: a plain finetuning step with sdpa attention.
 
-They run in turn within one process, so that what else the machine does hits all of them; the ratios are medians
-over the rounds. Peak memory is that of a fresh process that takes two steps.
+They run in turn within one process, so that what else the machine does hits all of them. Ratios are those within a round; of
+seconds and ratios, the least, the median and the largest are written. Peak memory is that of two steps in a fresh process, with the
+weights and without libraries. On a CPU, malloc returns there at once what is freed, so that its fragments, 0.1 to 0.2 GiB
+otherwise, do not count.
 """
 
 import argparse
 import copy
 import json
+import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -30,7 +33,9 @@ from transformers import ViTConfig, ViTForImageClassification
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTConfig, RobustViTTrainer
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, upsample
 from robust_vit_hf.training.methods import method_names
+from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_atomically
+from robust_vit_hf.utils.processes import use_all_cores
 
 
 OUTPUT = Path(__file__).with_name("step.json")
@@ -108,45 +113,56 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def resident_peak() -> float:
-    """Peak resident memory of this process in GiB since the last reset."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+def resident(field: str) -> float:
+    """GiB of this process: `VmRSS` now, or `VmHWM` at most since the last reset."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 2**20
 
 
-def peak_memory(name: str, kind: str) -> float:
+def peak_memory(make_step, *arguments) -> float:
     """Peak memory in GiB of two steps in this fresh process, the weights included and the libraries left out."""
     if DEVICE == "cpu":
-        libraries = resident_peak()
-    model, inputs = make_inputs(name)
-    step = STEPS[kind](model, inputs)
+        use_all_cores()
+        libraries = resident("VmRSS")
+    model, step = make_step(*arguments)
     if DEVICE == "cpu":
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which initialising the weights may have set
     for _ in range(2):
         model.zero_grad()
         step()
-    return torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else resident_peak() - libraries
+    return torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else resident("VmHWM") - libraries
 
 
-def seconds(name: str, rounds: int) -> dict[str, list[float]]:
-    """Time of each kind of step in each round, after one round of warming up."""
-    steps, times, shared = {}, {kind: [] for kind in STEPS}, make_inputs(name)
-    for kind, make in STEPS.items():
-        model, inputs = make_inputs(name) if kind == "released" else shared  # which has another attention
-        steps[kind] = model, make(model, inputs)
+def peak_memory_elsewhere(make_step, *arguments) -> float:
+    """[`peak_memory`] of a fresh process."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # bytes, from which malloc returns at once what is freed
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh_process:
+        return round(fresh_process.submit(peak_memory, make_step, *arguments).result(), 2)
+
+
+def make_step(name: str, kind: str):
+    model, inputs = make_inputs(name)
+    return model, STEPS[kind](model, inputs)
+
+
+def measure(steps: dict, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each of `{name: (model, step)}` in each round, after one round of warming up."""
+    times = {name: [] for name in steps}
     for _ in range(rounds + 1):
-        for kind, (model, step) in steps.items():
+        for name, (model, step) in steps.items():
             synchronize()
             start = time.perf_counter()
             step()
             synchronize()
-            times[kind].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - start)
             model.zero_grad()
-    return {kind: values[1:] for kind, values in times.items()}
+    return {name: values[1:] for name, values in times.items()}
 
 
-def ratio(times: dict[str, list[float]], numerator: str, denominator: str) -> float:
-    return statistics.median(a / b for a, b in zip(times[numerator], times[denominator], strict=True))
+def spread(values: list[float], divisors: list[float] | None = None) -> list[float]:
+    """Least, median and largest value, or quotient within a round."""
+    values = values if divisors is None else [one / other for one, other in zip(values, divisors, strict=True)]
+    return [round(value, 3) for value in (min(values), statistics.median(values), max(values))]
 
 
 def main() -> None:
@@ -154,22 +170,24 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    device = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads, fp32"
+    if DEVICE == "cpu":
+        use_all_cores()
     results = json.loads(OUTPUT.read_text()) if OUTPUT.is_file() else {}
     for name in arguments.models:
-        memory = {}
-        for kind in STEPS:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh_process:
-                memory[kind] = round(fresh_process.submit(peak_memory, name, kind).result(), 2)
-        times = seconds(name, arguments.rounds)
+        memory = {kind: peak_memory_elsewhere(make_step, name, kind) for kind in STEPS}
+        shared = make_inputs(name)
+        steps = {}
+        for kind, make in STEPS.items():
+            model, inputs = make_inputs(name) if kind == "released" else shared  # which has another attention
+            steps[kind] = model, make(model, inputs)
+        times = measure(steps, arguments.rounds)
         row = {
-            "device": device,
-            "rounds": arguments.rounds,
+            "command": f"python benchmarks/step.py --models {name} --rounds {arguments.rounds}",
+            **environment(),
             "batch_size": MODELS[name][1],
-            "released / ours": round(ratio(times, "released", "robustvit"), 2),
-            "ours / cross-entropy": round(ratio(times, "robustvit", "cross-entropy"), 2),
-            "method / ours": {method: round(ratio(times, method, "robustvit"), 2) for method in method_names()},
-            "median_seconds": {kind: round(statistics.median(values), 3) for kind, values in times.items()},
+            "released / ours": spread(times["released"], times["robustvit"]),
+            "method / plain": {method: spread(times[method], times["cross-entropy"]) for method in method_names()},
+            "seconds": {kind: spread(values) for kind, values in times.items()},
             "peak_memory_gib": memory,
         }
         results[name] = row

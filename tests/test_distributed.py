@@ -24,6 +24,13 @@ from .test_trainer import COMPONENTS, assert_equal_weights
             ],
         ),
         (
+            "validation",
+            [
+                rf"error of process {rank}: SIGTERM has stopped the training after step 2.*checkpoint-2`"
+                for rank in (0, 1)
+            ],
+        ),
+        (
             "hang",
             [
                 r"error of process 0: After step 2: another process has ended, or has not answered for 60 s .*checkpoint-\d`"

@@ -135,7 +135,7 @@ def test_target_and_classes(figures, evaluation, inputs, tmp_path):
     [
         (
             ["--classes", "LABEL_4"],
-            "Unknown class `LABEL_4`: expected a name or label of the model's 4 classes; did you mean",
+            "`LABEL_4` names 0 classes of the model (did you mean",
         ),
         (["--protocol", "native"], "has no predictions of `validation` before the finetuning under protocol `native`"),
         (["--compare", "MODEL"], "holds the result of another evaluation, which differs in: weights"),

@@ -302,6 +302,11 @@ def test_command(tmp_path, options):
     assert "train dataset is streamed, so that the number of its images is unknown: give `max_steps`" in refused.error
 
 
+def test_a_worker_says_which_row_is_refused(tmp_path, options):
+    refused = call(*options, "--bad_masks", "refuse", "--dataloader_num_workers", 1, "--output_dir", tmp_path / "run")
+    assert re.match(r"error: train dataset, row \d+ \(.*\): mask is empty\. Repair it", refused.error)
+
+
 @pytest.mark.slow
 def test_a_killed_command_goes_on_with_the_same_images(tmp_path, options):
     """Two workers read ahead of the step at which it is killed."""

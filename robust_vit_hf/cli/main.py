@@ -84,7 +84,10 @@ def _hide_tokens(message: str) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    message = _hide_tokens(" ".join(str(error).split())) or type(error).__name__
+    text = str(error)
+    if text.startswith("Caught "):  # by torch in a data loader worker, with its traceback before the message
+        text = text.rpartition(f"\n{type(error).__name__}: ")[2]
+    message = _hide_tokens(" ".join(text.split())) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)
         if extra is not None:

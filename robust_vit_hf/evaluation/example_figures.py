@@ -3,7 +3,6 @@
 Source: https://huggingface.co/papers/2206.01161
 """
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import IMAGES_PER_SET
+from ..data.class_order import class_index
 from ..models.digest import weights_digest
 from ..models.image_processors import load_processor
 from ..utils.files import read_json, write_atomically
@@ -75,7 +75,7 @@ def make_figures(
         protocol: of the predictions and the images.
         figures: numbers, of 1, 2, 3, 6 and 15. Figure 1 is of images with masks.
         target: class that the maps of Figures 2, 3, 6 and 15 explain, `predicted` or `true`.
-        classes: names or labels of the classes to which images are restricted; by default all.
+        classes: names or labels, see [`class_index`], of the classes to which images are restricted; by default all.
         num_examples: images of a group.
         seed: of the draw.
 
@@ -106,7 +106,8 @@ def make_figures(
             check_fingerprint(folder, fingerprint_of(identity, rows, processors[side]))
             results[side][name] = result
     label_names = label_names_of(models["before"], loaded)
-    kept = None if classes is None else _labels(classes, label_names)
+    ordered = [label_names[label] for label in range(len(label_names))]
+    kept = None if classes is None else {class_index(name, ordered) for name in classes}
     found = {kind: rows_of_kind(kind, results["before"], results["after"], loaded, kept) for kind in KINDS}
 
     def explained(images: Sequence[tuple[str, int]], sides: Collection[str] = ("before", "after")) -> list[Example]:
@@ -213,18 +214,3 @@ def _issues(candidates: list[Example], count: int, seed: int) -> CaptionedFigure
     )
     rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
     return CaptionedFigure(issue_figure(rows), rule, [*on_background, *sparse])
-
-
-def _labels(classes: Sequence[str], names: Mapping[int, str]) -> frozenset[int]:
-    """Labels of classes that are given by name or label. Two classes may share a name."""
-    labels = set()
-    for text in classes:
-        of_name = {label for label, name in names.items() if text in (name, str(label))}
-        if not of_name:
-            close = difflib.get_close_matches(text, names.values(), n=1)
-            hint = f"; did you mean `{close[0]}`?" if close else "."
-            raise ValueError(
-                f"Unknown class `{text}`: expected a name or label of the model's {len(names)} classes{hint}"
-            )
-        labels |= of_name
-    return frozenset(labels)

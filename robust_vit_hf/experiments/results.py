@@ -69,7 +69,8 @@ class RunResult:
         model: name in the paper, or else that in the grid.
         method: the variant, and the other crossed options, in words.
         validation: top-1 on the validation images before and after, as fractions; `None` without labels.
-        training_classes: classes of the images of the finetuning; `None` without labels.
+        train_images: their number; `None` of a stream.
+        training_classes: classes of the images of the finetuning; `None` without labels, and of a stream.
         sets: in the order of the evaluation.
     """
 
@@ -80,7 +81,7 @@ class RunResult:
     learning_rate: float
     epochs: float
     validation: tuple[float, float] | None
-    train_images: int
+    train_images: int | None
     training_classes: frozenset[int] | None
     sets: dict[str, SetScores]
 

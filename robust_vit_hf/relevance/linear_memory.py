@@ -19,7 +19,7 @@ from .attention import EXPLICIT_ATTENTION, RecordedAttention
 # Elements of an attention at once. On two cores a quarter of it takes 7 % longer, and twice of it as long; elsewhere more, since
 # each operation costs a launch.
 CPU_CHUNK, OTHER_CHUNK = 2**21, 2**25
-MIN_TOKENS = 600  # from which the time is about the same, at a third of the memory: benchmarks/linear_memory.py
+MIN_TOKENS = 400  # from which it is faster: benchmarks/linear_memory.py
 # Models that add a bias to the scores of their attention, whose gradient is not computed here.
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
 
@@ -84,17 +84,17 @@ class RowProduct(torch.autograd.Function):
         ctx.save_for_backward(row, query, key, value, gradient)
         ctx.scaling = scaling
         product = row.new_zeros(key.shape[0], key.shape[2])
-        for image, chunk, attention, contribution in chunks(row, query, key):
+        for images, rows, attention, contribution in chunks(row, query, key):
             fill_rows(
                 attention,
                 contribution,
-                query[image, :, chunk],
-                key[image],
-                value[image],
-                gradient[image, :, chunk],
+                query[images, :, rows],
+                key[images],
+                value[images],
+                gradient[images, :, rows],
                 scaling,
             )
-            product[image] += row[image, chunk].repeat(query.shape[1]) @ contribution.flatten(0, 1)
+            product[images] += contribution.mul_(row[images, None, rows, None]).sum(dim=(1, 2))
         return product / query.shape[1]
 
     @staticmethod
@@ -103,35 +103,42 @@ class RowProduct(torch.autograd.Function):
         row_gradient, query_gradient = torch.empty_like(row), torch.empty_like(query)
         key_gradient = torch.zeros_like(at_least_float32(key))
         upstream = product_gradient / query.shape[1]  # (B, T)
-        for image, chunk, attention, contribution in chunks(row, query, key):
-            part, own_key = query[image, :, chunk], key[image]
-            fill_rows(attention, contribution, part, own_key, value[image], gradient[image, :, chunk], ctx.scaling)
-            total = (contribution.flatten(0, 1) @ upstream[image]).view(*part.shape[:2], 1)
-            row_gradient[image, chunk] = total.sum(dim=(0, 2))
+        for images, rows, attention, contribution in chunks(row, query, key):
+            own_query, own_key = query[images, :, rows], key[images]
+            fill_rows(
+                attention, contribution, own_query, own_key, value[images], gradient[images, :, rows], ctx.scaling
+            )
+            total = contribution.mul_(upstream[images, None, None]).sum(dim=-1, keepdim=True)
+            row_gradient[images, rows] = total.sum(dim=(1, 3))
             # Gradient of the scores, by that of the softmax: A ⊙ (∂A − Σ A ∂A), without the weights of its rows.
-            scores = contribution.mul_(upstream[image]).addcmul_(attention, total, value=-1).to(key.dtype)
-            weights = (row[image, chunk, None] * ctx.scaling).to(key.dtype)
-            query_gradient[image, :, chunk] = torch.matmul(scores, own_key) * weights
-            key_gradient[image] += torch.matmul(scores.transpose(1, 2), part * weights)
+            scores = contribution.addcmul_(attention, total, value=-1).to(key.dtype)
+            weights = (row[images, None, rows, None] * ctx.scaling).to(key.dtype)
+            query_gradient[images, :, rows] = torch.matmul(scores, own_key) * weights
+            key_gradient[images] += torch.matmul(scores.transpose(2, 3), own_query * weights)
         return row_gradient, query_gradient, key_gradient.to(key.dtype), None, None, None
 
 
-def chunks(row, query, key) -> Iterator[tuple[int, slice, torch.Tensor, torch.Tensor]]:
-    """Each image, some of its n rows, and room for two `(h, rows, T)` in the dtype of `row`, which the next chunk takes again."""
-    num_heads, num_rows, num_tokens = *query.shape[1:3], key.shape[2]
+def chunks(row, query, key) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor]]:
+    """Some images and all of their n rows, or one image and some, and room for two `(B, h, n, T)` of them in the dtype of `row`,
+    which the next chunk takes again."""
+    num_images, num_heads, num_rows = query.shape[:3]
+    num_tokens = key.shape[2]
     elements = CPU_CHUNK if query.device.type == "cpu" else OTHER_CHUNK
-    size = min(max(elements // (num_heads * num_tokens), 1), num_rows)
-    room = row.new_empty(2, num_heads * size * num_tokens)
-    for image in range(query.shape[0]):
-        for first in range(0, num_rows, size):
-            chunk = slice(first, min(first + size, num_rows))
-            shape = num_heads, chunk.stop - chunk.start, num_tokens
+    rows_at_once = max(elements // (num_heads * num_tokens), 1)
+    images_at_once = min(max(rows_at_once // num_rows, 1), num_images)
+    rows_at_once = min(rows_at_once, num_rows)
+    room = row.new_empty(2, images_at_once * num_heads * rows_at_once * num_tokens)
+    for first_image in range(0, num_images, images_at_once):
+        images = slice(first_image, min(first_image + images_at_once, num_images))
+        for first_row in range(0, num_rows, rows_at_once):
+            rows = slice(first_row, min(first_row + rows_at_once, num_rows))
+            shape = images.stop - images.start, num_heads, rows.stop - rows.start, num_tokens
             attention, contribution = (part[: math.prod(shape)].view(shape) for part in room)
-            yield image, chunk, attention, contribution
+            yield images, rows, attention, contribution
 
 
 def fill_rows(attention, contribution, query, key, value, gradient, scaling) -> None:
-    """Write rows of the attention of an image, and of its product with the positive part of its gradient."""
+    """Write rows of the attention, and of its product with the positive part of its gradient."""
     multiply(query * scaling, key, attention)
     torch.softmax(attention, dim=-1, out=attention)
     multiply(gradient, value, contribution)
@@ -139,9 +146,9 @@ def fill_rows(attention, contribution, query, key, value, gradient, scaling) -> 
 
 
 def multiply(left: torch.Tensor, right: torch.Tensor, product: torch.Tensor) -> None:
-    """`left @ rightᵀ`, in the dtype of both, into `product`."""
-    right = right.transpose(1, 2)
+    """Write `left @ rightᵀ`, computed in the dtype of both."""
+    right = right.transpose(2, 3)
     if left.dtype == product.dtype:
-        torch.bmm(left, right, out=product)
+        torch.matmul(left, right, out=product)
     else:
-        product.copy_(torch.bmm(left, right))
+        product.copy_(torch.matmul(left, right))

@@ -77,11 +77,8 @@ def read_recipe(path: Path, check: Callable[[str, Any], Any], method: str | None
         raise ValueError(f"`{path}`{place}: not valid YAML: {reason}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must be a mapping of option names to values, got a {type(values).__name__}.")
-    lines: dict[str, int] = {}
-    for key, _ in node.value:
-        if key.value in lines:
-            raise ValueError(f"`{path}`, line {key.start_mark.line + 1}: `{key.value}` is given a second time.")
-        lines[key.value] = key.start_mark.line + 1
+    _check_keys(path, node)
+    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     for name, value in values.items():
         try:
             values[name] = check(str(name), value)
@@ -90,3 +87,14 @@ def read_recipe(path: Path, check: Callable[[str, Any], Any], method: str | None
     if method not in (None, values.get("method", FinetuningArguments.method)):
         return {name: value for name, value in values.items() if name not in METHOD_OPTIONS}
     return values
+
+
+def _check_keys(path: Path, mapping: yaml.MappingNode) -> None:
+    """Refuse a key that this mapping, or one in it, holds twice: YAML takes the last."""
+    known = set()
+    for key, value in mapping.value:
+        if key.value in known:
+            raise ValueError(f"`{path}`, line {key.start_mark.line + 1}: `{key.value}` is given a second time.")
+        known.add(key.value)
+        if isinstance(value, yaml.MappingNode):
+            _check_keys(path, value)

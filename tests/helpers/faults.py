@@ -1,11 +1,13 @@
 """A training with a fault in its second process, which `test_distributed.py` launches in two.
 
-torchrun --nproc_per_node 2 --module tests.helpers.faults {nan,hang} FOLDER
+torchrun --nproc_per_node 2 --module tests.helpers.faults {nan,hang,validation} FOLDER
 """
 
 import os
 import signal
 import sys
+
+from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
 
@@ -14,19 +16,29 @@ from ..test_resume import SAVING, At
 from .tiny import masked_dataset, tiny_config, tiny_vit
 
 
+class InValidation(TrainerCallback):
+    """SIGTERM after a batch of a validation."""
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
     fault, folder = sys.argv[1:]
-    timeout = {"hang": 60, "nan": 1800}[fault]
-    config = tiny_config(folder, per_device_train_batch_size=4, ddp_timeout=timeout, **SAVING)
-    trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(16))
+    timeout = {"hang": 60}.get(fault, 1800)
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch"} if fault == "validation" else SAVING
+    config = tiny_config(folder, per_device_train_batch_size=4, ddp_timeout=timeout, **settings)
+    trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(16), masked_dataset(16, seed=9))
     if os.environ["RANK"] == "1" and fault == "nan":
         for row in range(16):  # whichever its batches have
             spoil(trainer, row)
     if os.environ["RANK"] == "1" and fault == "hang":
         trainer.add_callback(At(2, lambda: os.kill(os.getpid(), signal.SIGSTOP)))
+    if os.environ["RANK"] == "1" and fault == "validation":
+        trainer.add_callback(InValidation())
     try:
         trainer.train()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, KeyboardInterrupt) as error:
         sys.stdout.write(f"error of process {os.environ['RANK']}: {error}\n")
         sys.stdout.flush()
         os._exit(1)
