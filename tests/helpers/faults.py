@@ -26,7 +26,8 @@ class InValidation(TrainerCallback):
 if __name__ == "__main__":
     fault, folder = sys.argv[1:]
     timeout = {"hang": 60}.get(fault, 1800)
-    settings = {"save_strategy": "epoch", "eval_strategy": "epoch"} if fault == "validation" else SAVING
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    settings = settings if fault == "validation" else SAVING
     config = tiny_config(folder, per_device_train_batch_size=4, ddp_timeout=timeout, **settings)
     trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(16), masked_dataset(16, seed=9))
     if os.environ["RANK"] == "1" and fault == "nan":
