@@ -89,12 +89,13 @@ def read_recipe(path: Path, check: Callable[[str, Any], Any], method: str | None
     return values
 
 
-def _check_keys(path: Path, mapping: yaml.MappingNode) -> None:
-    """Refuse a key that this mapping, or one in it, holds twice: YAML takes the last."""
+def _check_keys(path: Path, node: yaml.Node) -> None:
+    """Refuse a key that a mapping, this or one in it, holds twice: YAML takes the last."""
+    if not isinstance(node, yaml.MappingNode):
+        return
     known = set()
-    for key, value in mapping.value:
+    for key, value in node.value:
         if key.value in known:
             raise ValueError(f"`{path}`, line {key.start_mark.line + 1}: `{key.value}` is given a second time.")
         known.add(key.value)
-        if isinstance(value, yaml.MappingNode):
-            _check_keys(path, value)
+        _check_keys(path, value)
