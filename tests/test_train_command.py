@@ -93,6 +93,7 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
         ("hub_token: *hf_secret", ", line 1: not valid YAML: found undefined alias"),
         ("seed: 1\n\nseed: 2", ", line 3: `seed` is given a second time"),
         ("lora:\n  rank: 1\n  rank: 2", ", line 3: `rank` is given a second time"),
+        ("learning_rate: &own {a: *own}", "Expected `learning_rate` to be a number, but got a mapping."),
         ("learning_rate:", ", line 1: Expected `learning_rate` to be a number, but got nothing (null)."),
         ("learning_rate: [1, 2]", "Expected `learning_rate` to be a number, but got a list."),
         ("learning_rate: {a: 1}", "Expected `learning_rate` to be a number, but got a mapping."),

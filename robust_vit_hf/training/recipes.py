@@ -89,13 +89,17 @@ def read_recipe(path: Path, check: Callable[[str, Any], Any], method: str | None
     return values
 
 
-def _check_keys(path: Path, node: yaml.Node) -> None:
+def _check_keys(path: Path, root: yaml.Node) -> None:
     """Refuse a key that a mapping, this or one in it, holds twice: YAML takes the last."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    known = set()
-    for key, value in node.value:
-        if key.value in known:
-            raise ValueError(f"`{path}`, line {key.start_mark.line + 1}: `{key.value}` is given a second time.")
-        known.add(key.value)
-        _check_keys(path, value)
+    nodes, checked = [root], set()  # an alias may stand for a mapping around it
+    while nodes:
+        node = nodes.pop()
+        if not isinstance(node, yaml.MappingNode) or id(node) in checked:
+            continue
+        checked.add(id(node))
+        known = set()
+        for key, value in node.value:
+            if key.value in known:
+                raise ValueError(f"`{path}`, line {key.start_mark.line + 1}: `{key.value}` is given a second time.")
+            known.add(key.value)
+            nodes.append(value)
