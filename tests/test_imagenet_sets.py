@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set
-from robust_vit_hf.data.imagenet_classes import class_names, label_of_wnid, subset, wnids
+from robust_vit_hf.class_names.imagenet import class_names, label_of_wnid, subset, wnids
 from robust_vit_hf.data.registry import image_sets, open_source
 
 from .helpers import formats
@@ -37,7 +37,7 @@ def test_english_names_are_no_key():
 
 
 def test_class_lists_without_importing_timm():
-    code = "import sys; from robust_vit_hf.data.imagenet_classes import wnids; wnids(); print('timm' in sys.modules)"
+    code = "import sys; from robust_vit_hf.class_names.imagenet import wnids; wnids(); print('timm' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

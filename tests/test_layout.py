@@ -12,6 +12,7 @@ from .helpers.tiny import ROOT
 # Each package may import those before it.
 ORDER = [
     "utils",
+    "class_names",
     "emoji_shift",
     "metrics",
     "relevance",

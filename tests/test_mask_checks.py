@@ -13,7 +13,8 @@ from robust_vit_hf.data.description import describe
 from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
 from robust_vit_hf.data.preparation import prepare
 from robust_vit_hf.data.schema import make_features
-from robust_vit_hf.data.transforms import mask_problem, segmentation_transform
+from robust_vit_hf.data.mask_checks import mask_problem
+from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
 from robust_vit_hf.evaluation.protocols import EvaluationSet
 from robust_vit_hf.evaluation.segmentation import segment_set

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set, load_masked_dataset
-from robust_vit_hf.data.imagenet_classes import class_names
+from robust_vit_hf.class_names.imagenet import class_names
 from robust_vit_hf.data.preparation import prepare
 
 from .helpers import formats

@@ -11,7 +11,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from robust_vit_hf.data.imagenet_classes import class_names
+from robust_vit_hf.class_names.imagenet import class_names
 from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
 
 from .helpers.timm_models import HUB_CONFIG, assert_same_logits, assert_same_weights, images, timm_model, tiny

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .benchmarks import benchmarks
 from .masked_dataset import problem_of
 from .schema import decode
-from .transforms import mask_to_tensor
+from .mask_checks import mask_to_tensor
 
 
 NUM_PROBLEMS = 10

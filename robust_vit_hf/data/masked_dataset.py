@@ -19,7 +19,7 @@ from ..utils.cache import cache_of, check_no_pattern
 from ..utils.images import to_rgb
 from .benchmarks import benchmarks
 from .parquet_writer import read_settings
-from .transforms import mask_problem, mask_to_tensor
+from .mask_checks import mask_problem, mask_to_tensor
 
 
 logger = logging.get_logger(__name__)

@@ -16,7 +16,7 @@ from .identity import row_digest
 from .parquet_writer import ShardWriter
 from .registry import features_of, get_image_set, open_source
 from .schema import decode
-from .transforms import mask_problem
+from .mask_checks import mask_problem
 
 
 ROWS_PER_PART = 32

@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 
 from ..utils.publishable import is_hub_id
 from .archives import ARCHIVE_SUFFIXES, is_archive, unpacked
-from .imagenet_classes import subset
+from ..class_names.imagenet import subset
 from .layouts.columns import has_parquet, open_columns
 from .layouts.folders import wnid_source
 from .layouts.imagenet import open_validation, with_real_labels

@@ -9,7 +9,7 @@ import datasets
 from PIL import Image, ImageOps
 
 from ..utils.images import to_rgb
-from .imagenet_classes import wnids
+from ..class_names.imagenet import wnids
 
 
 def make_features(

@@ -6,17 +6,17 @@ So an edge keeps fractional values, and a small object is not blurred.
 """
 
 from collections.abc import Callable
-from itertools import accumulate
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 
 from ..utils.images import to_rgb
+from .mask_checks import check_masks, mask_to_tensor
 
 
 def train_transform(
@@ -106,47 +106,3 @@ def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str,
         return {"pixel_values": list(pixel_values), "mask": masks}
 
     return transform
-
-
-def check_masks(rows: dict[str, list]) -> None:
-    """Raise a `ValueError` for the first mask of a batch of rows that has a problem, see [`mask_problem`]."""
-    for image, mask in zip(rows["image"], rows["mask"], strict=True):
-        if problem := mask_problem(image, mask):
-            raise ValueError(problem)
-
-
-def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
-    """Why a mask cannot be used, or `None`: the check of training, evaluation, `data describe` and `data prepare`.
-
-    A mask has one channel and the size of its image; 0 is background, and foreground is 1 or 255, or soft towards its edges
-    with a median of at least 128. An empty mask is none of its problems.
-    """
-    if mask is None:
-        return "mask is missing"
-    if image.size != mask.size:
-        return f"image is {image.width}×{image.height} but mask is {mask.width}×{mask.height}: expected equal sizes"
-    if mask.mode not in ("1", "L", "P"):
-        return f"mask has mode {mask.mode}, expected one channel (1 or L): 0 background, 1 or 255 foreground"
-    counts = mask.histogram()
-    counts[0] = 0
-    foreground = [value for value, count in enumerate(counts) if count]
-    if foreground == [1, 255]:
-        return "the mask mixes the values 1 and 255, expected one of them as the foreground (no value stands for `ignore`)"
-    half = sum(counts) / 2
-    median = next(value for value, reached in enumerate(accumulate(counts)) if reached >= half)
-    if 1 < median < 128 or (median == 1 and foreground != [1]):
-        return f"the usual value of the mask's foreground is {median}, expected 1 or 255 (class ids are not a mask)"
-    # Class ids are few values without white, or with a common one that is nearly black, as beside the 255 of `ignore`.
-    few = 0 < len(foreground) <= 4 and foreground != [1]
-    if few and (foreground[-1] < 250 or max(counts[1:32]) > half * 2 / 5 or max(counts[32:250]) > half):
-        return (
-            f"the mask has the values {', '.join(map(str, foreground))}, expected 1 or 255 as the foreground (class ids are not "
-            "a mask)"
-        )
-    return None
-
-
-def mask_to_tensor(mask) -> torch.Tensor:
-    """A PIL mask as uint8 `(1, H, W)` in 0–255. Files that store the foreground as 1 rather than 255 are scaled."""
-    tensor = functional.pil_to_tensor(mask.convert("L") if mask.mode == "1" else mask)
-    return tensor * 255 if tensor.max() == 1 else tensor

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import IMAGES_PER_SET
-from ..data.class_order import class_index
+from ..class_names.label_mapping import class_index
 from ..models.digest import weights_digest
 from ..models.image_processors import load_processor
 from ..utils.files import read_json, write_atomically

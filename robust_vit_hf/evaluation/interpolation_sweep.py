@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import IMAGES_PER_SET, find_benchmark
-from ..data.class_order import classes_of_model
+from ..class_names.label_mapping import classes_of_model
 from ..models.digest import weights_digest
 from ..models.image_processors import load_processor
 from ..models.interpolation import check_alike, interpolate

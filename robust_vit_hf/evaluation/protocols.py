@@ -14,9 +14,9 @@ import xxhash
 from transformers import PreTrainedConfig
 
 from ..data.benchmarks import benchmarks
-from ..data.class_order import class_names_of, classes_of_model, label_mapping, map_label
+from ..class_names.label_mapping import class_names_of, classes_of_model, label_mapping, map_label
 from ..data.identity import dataset_identity
-from ..data.imagenet_classes import subset, wnids
+from ..class_names.imagenet import subset, wnids
 from ..data.layouts.objectnet import BORDER
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set, prepared_options

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from ..data.benchmarks import IMAGES_PER_SET, benchmarks
-from ..data.class_order import align_labels, check_same_classes, classes_of_model
-from ..data.imagenet_classes import class_names
+from ..class_names.label_mapping import align_labels, check_same_classes, classes_of_model
+from ..class_names.imagenet import class_names
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.digest import weights_digest
 from ..models.image_processors import load_processor

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
 from ..data.benchmarks import IMAGES_PER_SET, benchmarks
-from ..data.class_order import check_same_classes, classes_of_model
+from ..class_names.label_mapping import check_same_classes, classes_of_model
 from ..data.identity import dataset_identity
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set

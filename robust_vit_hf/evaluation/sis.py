@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
 from ..data.benchmarks import IMAGES_PER_SET
-from ..data.class_order import check_same_classes, class_index, classes_of_model
+from ..class_names.label_mapping import check_same_classes, class_index, classes_of_model
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.transforms import eval_transform
 from ..models.digest import weights_digest

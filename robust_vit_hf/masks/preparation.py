@@ -15,7 +15,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..data.contact_sheet import save_contact_sheets
-from ..data.imagenet_classes import class_names, label_of_wnid
+from ..class_names.imagenet import class_names, label_of_wnid
 from ..data.layouts.folders import is_wnid
 from ..data.masked_dataset import load_masked_dataset, undecoded_rows
 from ..data.parquet_writer import ShardWriter

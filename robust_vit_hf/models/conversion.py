@@ -7,7 +7,7 @@ import torch
 from transformers import AutoImageProcessor, BaseImageProcessor, DeiTForImageClassificationWithTeacher, PreTrainedModel
 from transformers.image_utils import PILImageResampling
 
-from ..data.class_order import classes_of_model
+from ..class_names.label_mapping import classes_of_model
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
 from .image_processors import make_image_processor

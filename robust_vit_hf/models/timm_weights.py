@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..data.imagenet_classes import class_names, wnids
+from ..class_names.imagenet import class_names, wnids
 from .timm_files import SIZES, load_timm
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, set_seed
 
 from ..data.benchmarks import benchmarks, find_benchmark
-from ..data.class_order import class_names_of, classes_of_model
+from ..class_names.label_mapping import class_names_of, classes_of_model
 from ..data.masked_dataset import load_masked_dataset, mask_origin
 from ..evaluation.cache import measure_once
 from ..evaluation.compare import Comparison

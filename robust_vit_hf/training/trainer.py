@@ -17,7 +17,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils import logging
 
-from ..data.class_order import align_labels, class_names_of, classes_of_model, label_mapping
+from ..class_names.label_mapping import align_labels, class_names_of, classes_of_model, label_mapping
 from ..data.masked_dataset import check_columns, check_rows
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform

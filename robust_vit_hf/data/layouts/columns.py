@@ -9,7 +9,7 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
 from ...utils.cache import check_no_pattern
-from ..imagenet_classes import class_names, label_of_wnid
+from ...class_names.imagenet import class_names, label_of_wnid
 from ..schema import Source
 from .folders import is_wnid
 from .imagenet import VALIDATION_NAME

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..imagenet_classes import label_of_wnid, subset
+from ...class_names.imagenet import label_of_wnid, subset
 from ..schema import Source
 
 

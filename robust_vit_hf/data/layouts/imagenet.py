@@ -1,14 +1,15 @@
 """ImageNet-1k validation, with its original labels or those of ReaL."""
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-from ..imagenet_classes import label_of_wnid, real_labels
+from ...class_names.imagenet import label_of_wnid, timm_list
 from ..schema import Source
 from .folders import FlatFiles, flat_rows, image_files, is_wnid, subfolders, wnid_source
 
@@ -79,6 +80,15 @@ def _flat_labels(root: Path) -> dict[str, int]:
         f"ILSVRC2012_val_{number:08d}": label_of_wnid()[wnid_of_id[int(identifier)]]
         for number, identifier in enumerate(truth, start=1)
     }
+
+
+@cache
+def real_labels() -> tuple[tuple[int, ...], ...]:
+    """ReaL labels of the 50,000 validation images, from `ILSVRC2012_val_00000001` on. 3,163 are empty.
+
+    Source: https://huggingface.co/papers/2006.07159
+    """
+    return tuple(map(tuple, json.loads(timm_list("imagenet_real_labels.json"))))
 
 
 def with_real_labels(source: Source) -> Source:

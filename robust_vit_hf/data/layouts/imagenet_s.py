@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from ...utils.images import to_rgb
-from ..imagenet_classes import label_of_wnid
+from ...class_names.imagenet import label_of_wnid
 from ..schema import Source, encode_image
 from .folders import image_files, subfolders
 

@@ -5,7 +5,7 @@ Source: https://huggingface.co/papers/1902.10811
 
 from pathlib import Path
 
-from ..imagenet_classes import wnids
+from ...class_names.imagenet import wnids
 from ..schema import Source
 from .folders import ClassFolder, class_folder_rows, find_classes, subfolders
 

@@ -3,14 +3,14 @@
 English names are not unique: two classes are called "crane", and two "maillot".
 """
 
-import json
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 
 @cache
-def _timm_list(file_name: str) -> str:
+def timm_list(file_name: str) -> str:
+    """Contents of a class list of timm, such as `imagenet_synsets.txt`."""
     # Without `import timm`, which takes seconds: the lists are text files beside its code.
     timm = find_spec("timm")
     if timm is None:
@@ -21,7 +21,7 @@ def _timm_list(file_name: str) -> str:
 @cache
 def wnids() -> tuple[str, ...]:
     """The 1000 wnids, sorted: the position is the label."""
-    return tuple(_timm_list("imagenet_synsets.txt").split())
+    return tuple(timm_list("imagenet_synsets.txt").split())
 
 
 @cache
@@ -33,20 +33,11 @@ def label_of_wnid() -> dict[str, int]:
 @cache
 def class_names() -> tuple[str, ...]:
     """First English name of each class, such as "tench", for prompts and pictures. Two classes may share one."""
-    lemmas = dict(line.split("\t") for line in _timm_list("imagenet_synset_to_lemma.txt").splitlines())
+    lemmas = dict(line.split("\t") for line in timm_list("imagenet_synset_to_lemma.txt").splitlines())
     return tuple(lemmas[wnid].split(",")[0] for wnid in wnids())
 
 
 @cache
 def subset(name: str) -> tuple[int, ...]:
     """Labels 0–999 of the 200 classes of `"imagenet-a"` or `"imagenet-r"`, in the order of the set's own labels 0–199."""
-    return tuple(map(int, _timm_list(f"{name.replace('-', '_')}_indices.txt").split()))
-
-
-@cache
-def real_labels() -> tuple[tuple[int, ...], ...]:
-    """ReaL labels of the 50,000 validation images, from `ILSVRC2012_val_00000001` on. 3,163 are empty.
-
-    Source: https://huggingface.co/papers/2006.07159
-    """
-    return tuple(map(tuple, json.loads(_timm_list("imagenet_real_labels.json"))))
+    return tuple(map(int, timm_list(f"{name.replace('-', '_')}_indices.txt").split()))

@@ -6,8 +6,8 @@ import torch
 from transformers import ViTConfig
 
 from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.data.class_order import align_labels, label_mapping
-from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.class_names.label_mapping import align_labels, label_mapping
+from robust_vit_hf.class_names.imagenet import class_names, wnids
 from robust_vit_hf.evaluation.protocols import EvaluationSet
 
 from .helpers.commands import call

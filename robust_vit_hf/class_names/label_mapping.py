@@ -8,7 +8,7 @@ import datasets
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .imagenet_classes import class_names, label_of_wnid, wnids
+from .imagenet import class_names, label_of_wnid, wnids
 
 
 logger = logging.get_logger(__name__)
