@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluation.set_names import PAPER_SETS
-from ..evaluation.tables import Table
-from .differences import Difference, change, versus
-from .paper_tables import METHODS, OURS, Experiment, group_change
-from .results import UNSHIFTED
+from .bootstrap import Difference, change, versus
+from .paper_tables import METHODS, group_accuracy, sets_with_masks
+from .published import PAPER_SETS, UNSHIFTED
+from .table import OURS, Results
+from .text_table import Table
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ _LESS_ROBUST = ("without-confidence", "without-background", "without-foreground"
 _KEEPS_VALIDATION = ("without-background", "ground-truth")
 
 
-def findings(experiment: Experiment) -> list[Finding]:
+def findings(results: Results) -> list[Finding]:
     """All findings, whether they were measured or not."""
-    ours = experiment.of(OURS)
-    unshifted = experiment.common(ours, [name for name in experiment.sets if name not in experiment.shifted])
-    shifted = experiment.common(ours, experiment.shifted)
+    ours = results.of(OURS)
+    unshifted = results.common(ours, results.unshifted)
+    shifted = results.common(ours, results.shifted)
     names = shifted + [name for name in unshifted if name in (*UNSHIFTED, "val")]
     expected = {name: name not in UNSHIFTED and name != "val" for name in (*PAPER_SETS, *names)}
     if names and not set(names) & set(PAPER_SETS):  # a benchmark, whose sets stand for those of the paper
@@ -62,8 +62,10 @@ def findings(experiment: Experiment) -> list[Finding]:
     ]
 
     def group(shown: bool, sets: list[str]) -> float | None:
-        values = [group_change(run, name, shown, 1) for run in ours for name in sets]
-        return float(np.mean([after - before for before, after in values])) if values and None not in values else None
+        values = [group_accuracy(run, name, shown, 1) for run in ours for name in sets]
+        if not values or any(None in pair for pair in values):
+            return None
+        return float(np.mean([after - before for before, after in values]))
 
     shown, others = group(True, shifted), group(False, shifted)
     kept, lost = group(True, unshifted), group(False, unshifted)
@@ -79,27 +81,26 @@ def findings(experiment: Experiment) -> list[Finding]:
     ]
     for method in _LESS_ROBUST:
         statement = f"{METHODS[method]}: less gain on the shifted sets than with the full loss"
-        found.append(Finding("Table 4", statement, False, _against_ours(experiment, method, experiment.shifted)))
+        found.append(Finding("Table 4", statement, False, _against_ours(results, method, results.shifted)))
     for method in _KEEPS_VALIDATION:
         statement = f"{METHODS[method]}: higher top-1 without a shift than with the full loss"
-        found.append(Finding("Table 4", statement, True, _against_ours(experiment, method, unshifted)))
+        found.append(Finding("Table 4", statement, True, _against_ours(results, method, unshifted)))
     for method in ("gradmask", "rrr"):
         statement = f"{METHODS[method]} gains less on the shifted sets than Ours"
-        found.append(Finding("Tables 1, 2", statement, False, _against_ours(experiment, method, experiment.shifted)))
-    scores = [
-        scores.segmentation["mean_iou_after"] - scores.segmentation["mean_iou_before"]
+        found.append(Finding("Tables 1, 2", statement, False, _against_ours(results, method, results.shifted)))
+    gains = [
+        result.sides["after"].scores["mean_iou"] - result.sides["before"].scores["mean_iou"]
         for run in ours
-        for scores in run.sets.values()
-        if scores.segmentation
+        for result in sets_with_masks(run)
     ]
-    miou = float(np.mean(scores)) if scores else None
+    miou = float(np.mean(gains)) if gains else None
     found.append(Finding("Table 3", "The relevance maps cover the masks better (mIoU)", True, miou))
     return found
 
 
-def _against_ours(experiment: Experiment, method: str, sets: list[str]) -> Difference | None:
-    ours, runs = experiment.of(OURS), experiment.of(method)
-    return versus(ours, runs, experiment.common([*ours, *runs], sets)) if ours and runs else None
+def _against_ours(results: Results, method: str, sets: list[str]) -> Difference | None:
+    ours, runs = results.of(OURS), results.of(method)
+    return versus(ours, runs, results.common([*ours, *runs], sets)) if ours and runs else None
 
 
 def findings_table(found: list[Finding]) -> Table:

@@ -6,28 +6,29 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ..utils.files import atomic_file
-from .compare import Comparison, sides_of
+from .summary import class_changes, curves, set_rows, sides_of
+from .table import Run
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
 NUM_CLASSES = 50  # helped and harmed classes that a plot shows, as in Figures 8 to 14 of the paper
 
 
-def save_plots(comparison: Comparison, folder: Path, class_names: dict[int, str]) -> None:
+def save_plots(run: Run, folder: Path, class_names: dict[int, str]) -> None:
     """Save `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and `curves_<set>`
     (top-1 over the factors of a set) into a folder that exists. Plots without data are left out.
 
     Args:
         class_names: names by label.
     """
-    if any(result.accepted is not None for result in comparison.before.values()):
-        save_figure(accuracy_figure(comparison.rows()), folder, "accuracy")
-    for name, result in comparison.before.items():
-        if comparison.after is not None and result.accepted is not None:
-            if figure := class_figure(comparison.class_changes(name), class_names, name):
-                save_figure(figure, folder, f"classes_{name}")
-        if curves := comparison.curves(name):
-            save_figure(curve_figure(curves, name), folder, f"curves_{name}")
+    if run.labelled:
+        save_figure(accuracy_figure(set_rows(run)), folder, "accuracy")
+    for result in run.labelled:
+        if "after" in result.sides:
+            if figure := class_figure(class_changes([run], result.name), class_names, result.name):
+                save_figure(figure, folder, f"classes_{result.name}")
+        if factors := curves(result):
+            save_figure(curve_figure(factors, result.name), folder, f"curves_{result.name}")
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
@@ -47,7 +48,7 @@ def figure_bytes(figure: Figure, suffix: str) -> bytes:
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:
-    """Bars of top-1 for each set and model, from [`Comparison.rows`]; the line on a bar is the 95 % interval of the change, added
+    """Bars of top-1 for each set and model, from [`set_rows`]; the line on a bar is the 95 % interval of the change, added
     to top-1 before."""
     rows = [row for row in rows if row["top1_before"] is not None]
     sides = sides_of(rows)

@@ -8,17 +8,18 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..evaluation.plots import class_figure
-from ..evaluation.set_names import PAPER_SETS
-from .differences import change
-from .paper_tables import OURS, Experiment, group_change
-from .results import RunResult
+from .bootstrap import change
+from .paper_tables import group_accuracy
+from .plots import class_figure
+from .published import title_of
+from .summary import class_changes
+from .table import OURS, Results, Run
 
 
-def class_group_figure(experiment: Experiment) -> Figure | None:
+def class_group_figure(results: Results) -> Figure | None:
     """Figure 4: average change of top-1 and top-5 on the training classes and on the others, by set."""
-    runs = [run for run in experiment.of(OURS) if run.training_classes]
-    sets = experiment.common(runs, experiment.sets)
+    runs = [run for run in results.of(OURS) if run.training_classes]
+    sets = results.common(runs, results.sets)
     if not sets:
         return None
     figure = Figure((2 + 1.6 * len(sets), 3.6), layout="constrained")
@@ -26,12 +27,13 @@ def class_group_figure(experiment: Experiment) -> Figure | None:
         for offset, shown, colour in ((-0.2, True, "#1f6fb2"), (0.2, False, "#c77c11")):
             heights = []
             for name in sets:
-                pairs = [pair for run in runs if (pair := group_change(run, name, shown, k))]
+                pairs = [group_accuracy(run, name, shown, k) for run in runs]
+                pairs = [pair for pair in pairs if None not in pair]
                 heights.append(100 * float(np.mean([after - before for before, after in pairs])) if pairs else 0.0)
             label = "training classes" if shown else "other classes"
             axis.bar([place + offset for place in range(len(sets))], heights, 0.4, label=label, color=colour)
         axis.axhline(0, color="black", linewidth=0.8)
-        names = [PAPER_SETS.get(name, name.replace("_", " ")) for name in sets]
+        names = [title_of(name) for name in sets]
         axis.set_xticks(range(len(sets)), names, rotation=35, ha="right", fontsize=8)
         axis.set_title(f"top-{k}", fontsize=9)
     figure.axes[0].set_ylabel("average change, points")
@@ -39,10 +41,10 @@ def class_group_figure(experiment: Experiment) -> Figure | None:
     return figure
 
 
-def size_figure(experiment: Experiment) -> Figure | None:
+def size_figure(results: Results) -> Figure | None:
     """Figure 7: change of top-1 over (a) the samples of a class and (b) the number of training classes. Each panel has the runs
     of the most frequent value of the other. `None` if neither varies."""
-    runs = [run for run in experiment.runs if run.method.partition(",")[0] == OURS and run.training_classes]
+    runs = [run for run in results.runs if run.method.partition(",")[0] == OURS and run.training_classes]
     samples = {run.name: round(run.train_images / len(run.training_classes), 2) for run in runs}
     classes = {run.name: len(run.training_classes) for run in runs}
     panels = {}
@@ -58,10 +60,10 @@ def size_figure(experiment: Experiment) -> Figure | None:
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, (chosen, varied)) in zip(axes, panels.items(), strict=True):
         steps = sorted({varied[run.name] for run in chosen})
-        by_step: dict[float, list[RunResult]] = {step: [r for r in chosen if varied[r.name] == step] for step in steps}
-        for name in experiment.common(chosen, experiment.sets):
+        by_step: dict[float, list[Run]] = {step: [r for r in chosen if varied[r.name] == step] for step in steps}
+        for name in results.common(chosen, results.sets):
             values = [100 * change(by_step[step], [name]).mean for step in steps]
-            axis.plot(steps, values, marker=".", label=PAPER_SETS.get(name, name.replace("_", " ")))
+            axis.plot(steps, values, marker=".", label=title_of(name))
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xlabel(title)
     axes[0].set_ylabel("change of top-1, points")
@@ -69,22 +71,17 @@ def size_figure(experiment: Experiment) -> Figure | None:
     return figure
 
 
-def class_changes(experiment: Experiment) -> dict[str, dict[int, float]]:
-    """Change of top-1 of each class by set, from the most harmed class to the most helped, of the first model, which in the paper
-    is ViT-B: fractions, as a mean over the seeds."""
-    runs, found = experiment.of(OURS, experiment.models[0]), {}
-    for name in experiment.common(runs, experiment.sets):
-        classes = runs[0].sets[name].classes
-        moved = np.mean([(run.sets[name].after < 1) * 1.0 - (run.sets[name].before < 1) for run in runs], axis=0)
-        changes = {int(label): float(moved[classes == label].mean()) for label in np.unique(classes)}
-        found[name] = dict(sorted(changes.items(), key=lambda item: item[1]))
-    return found
+def first_class_changes(results: Results) -> dict[str, dict[int, float]]:
+    """Change of top-1 of each class by set, see [`class_changes`], of the first model, which in the paper is ViT-B, over the
+    seeds."""
+    runs = results.of(OURS, results.models[0])
+    return {name: class_changes(runs, name) for name in results.common(runs, results.sets)}
 
 
 def class_change_figures(changes: dict[str, dict[int, float]], names: dict[int, str]) -> dict[str, Figure]:
-    """Figures 8 to 14 from [`class_changes`]; of many classes, the 50 most harmed and the 50 most helped."""
+    """Figures 8 to 14 from [`first_class_changes`]; of many classes, the 50 most harmed and the 50 most helped."""
     figures = {}
     for name, of_set in changes.items():
-        if figure := class_figure(of_set, names, PAPER_SETS.get(name, name)):
+        if figure := class_figure(of_set, names, title_of(name)):
             figures[f"figure_8_to_14_{name}"] = figure
     return figures

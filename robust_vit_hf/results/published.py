@@ -1,9 +1,32 @@
-"""Published figures of the paper's seven models, which are shown beside measured ones."""
+"""Figures that the paper publishes, beside which measured ones are shown, and its names of sets."""
 
 import json
+from functools import cache
 from importlib.resources import files
 
 
+# Sets in the order of the paper's Tables 1 and 2, with the names that these give them.
+PAPER_SETS = {
+    "imagenet-1k": "INet val",
+    "imagenet-a": "INet-A",
+    "imagenet-r": "INet-R",
+    "imagenet-sketch": "Sketch",
+    "imagenet-v2": "INet-v2",
+    "objectnet": "ObjNet",
+    "si-score-location": "SI-location",
+    "si-score-rotation": "SI-rotation",
+    "si-score-size": "SI-size",
+}
+UNSHIFTED = ("imagenet-1k", "imagenet-v2")  # of these, those of ImageNet's distribution
+SYNTHETIC = ("si-score-location", "si-score-rotation", "si-score-size", "location", "rotation", "size")  # as in Table 2
+
+
+def title_of(name: str) -> str:
+    """Name of a set in a table."""
+    return PAPER_SETS.get(name, name.replace("_", " "))
+
+
+@cache
 def published_models() -> dict[str, dict]:
     """Figures in per cent by the paper's name of the model (`ViT-B`), protocol, version, set and score. A pair is a mean and a
     standard deviation.

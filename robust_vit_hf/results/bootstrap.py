@@ -1,0 +1,93 @@
+"""Changes of accuracy, and their confidence intervals over images and seeds."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .table import Run
+
+
+NUM_RESAMPLES = 10_000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference of accuracy and its 95 % interval, as fractions."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+
+def change(runs: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference:
+    """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`]."""
+    gains = {name: [run.sets[name].gains(k) for run in runs] for name in names}
+    return bootstrap(gains, [run.seed for run in runs])
+
+
+def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference | None:
+    """Top-k of the second method less that of the first, as a mean over models, seeds and sets; runs of a model and seed that
+    both have are paired. `None` if there are none. See [`bootstrap`]."""
+    others = {(run.model, run.seed): run for run in second}
+    pairs = [(run, others[run.model, run.seed]) for run in first if (run.model, run.seed) in others]
+    if not pairs or not names:
+        return None
+    gains: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for name, of_set in gains.items():
+        for run, other in pairs:
+            _check_same_images(name, run, other)
+            one, two = (side.sets[name] for side in (run, other))
+            of_set.append((two.correct("after", k).astype(np.int64) - one.correct("after", k))[one.usable])
+    return bootstrap(gains, [run.seed for run, _ in pairs])
+
+
+def bootstrap(gains: Mapping[str, Sequence[np.ndarray]], seeds: Sequence[str]) -> Difference:
+    """Mean gain over runs and sets with its interval, by a paired bootstrap over the images of each set and, of several seeds,
+    over the seeds. An image that is drawn is drawn for all runs, and a seed for all sets; sets are drawn independently.
+
+    Images with the same gains in all seeds are exchangeable, so one multinomial draw over the distinct gains replaces a draw
+    of all images.
+
+    Args:
+        gains: for each set, what each run gains on each of its images, `(N,)` int, see [`SetResult.gains`].
+        seeds: of the runs.
+
+    Raises:
+        ValueError: the runs were measured on other images of a set.
+
+    Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapters 8 and 13)
+    """
+    names = sorted(set(seeds))
+    members = np.array([[seed == name for seed in seeds] for name in names], dtype=np.int64)  # seeds, runs
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_RESAMPLES)
+    means, resamples = [], []
+    for name, of_runs in gains.items():
+        if len({len(gain) for gain in of_runs}) > 1:
+            raise ValueError(_other_images(name))
+        runs = np.stack(of_runs)
+        means.append(runs.mean())
+        by_seed = members @ runs
+        patterns, counts = np.unique(by_seed.T, axis=0, return_counts=True)
+        order = sorted(range(len(patterns)), key=lambda index: (not patterns[index].any(), *-patterns[index]))
+        patterns, counts = patterns[order], counts[order]
+        rng = np.random.default_rng(zlib.crc32(name.encode()))  # an interval does not depend on the other sets
+        totals = rng.multinomial(runs.shape[1], counts / runs.shape[1], NUM_RESAMPLES) @ patterns
+        resamples.append((drawn * totals).sum(axis=1) / (drawn @ members.sum(axis=1)) / runs.shape[1])
+    low, high = np.quantile(np.mean(resamples, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Difference(float(np.mean(means)), float(low), float(high))
+
+
+def _check_same_images(name: str, *runs: Run) -> None:
+    first = runs[0].sets[name].classes
+    if any(not np.array_equal(first, run.sets[name].classes) for run in runs[1:]):
+        raise ValueError(_other_images(name))
+
+
+def _other_images(name: str) -> str:
+    return f"The runs were measured on other images of `{name}` each: report them apart."

@@ -1,0 +1,137 @@
+"""The table of results in one file, `results.parquet`: a row for each run, set, side and image."""
+
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet as pq
+
+from ..metrics.robust_accuracy import TOP
+from ..utils.files import atomic_file
+from .paper_tables import SEGMENTATION
+from .table import Run, SetResult, SideResult
+
+
+RESULTS_TABLE = "results.parquet"
+VERSION = 2  # of the columns and the metadata; raise it with any change of them
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    {"run": _TEXT, "set": _TEXT, "side": _TEXT, "image": pa.int32(), "class": pa.int32(), "rank": pa.int8()}
+)
+
+
+@dataclass(frozen=True)
+class ResultsFile:
+    """Contents of a file of results.
+
+    Args:
+        class_names: by model and label.
+        validation_bound: greatest fall of top-1 on the validation images, as a fraction, of a learning rate that is chosen.
+    """
+
+    runs: list[Run]
+    class_names: dict[str, dict[int, str]]
+    validation_bound: float
+
+
+def write_results(path: Path, results: ResultsFile) -> None:
+    """Write runs into one file: the images with a label, and facts and scores of the runs in its metadata."""
+    parts: dict[str, list] = {name: [] for name in SCHEMA.names}
+    facts = {}
+    for run in results.runs:
+        facts[run.name] = {name: value for name, value in asdict(run.only(())).items() if name not in ("name", "sets")}
+        classes = run.training_classes
+        facts[run.name] |= {"training_classes": None if classes is None else sorted(classes), "sets": {}}
+        for result in run.labelled:
+            scores = {}
+            for side, measured in result.sides.items():
+                ranks = measured.ranks[result.usable]
+                for name, value in {"run": run.name, "set": result.name, "side": side}.items():
+                    parts[name].append(np.full(len(ranks), value, dtype=object))
+                columns = {"image": np.flatnonzero(result.usable), "class": result.classes[result.usable], "rank": ranks}
+                for name, values in columns.items():
+                    parts[name].append(np.minimum(values, TOP) if name == "rank" else values)
+                scores[side] = {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
+            facts[run.name]["sets"][result.name] = {"shifted": result.shifted, "scores": scores}
+    metadata = {"version": VERSION, "runs": facts}
+    metadata |= {"validation_bound": results.validation_bound, "class_names": results.class_names}
+    columns = {
+        name: pa.array(np.concatenate(values), pa.string() if field_type == _TEXT else field_type).cast(field_type)
+        for (name, values), field_type in zip(parts.items(), SCHEMA.types, strict=True)
+    }
+    table = pa.table(columns, schema=SCHEMA.with_metadata({"robust-vit": json.dumps(metadata)}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+
+
+def read_results(path: Path) -> ResultsFile:
+    """Read a file that [`write_results`] wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file, or of another version, or a value in it cannot be.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no `{path}`: expected folders of sweeps, or a {RESULTS_TABLE} of a report.")
+    try:
+        table = pq.read_table(path)
+        facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}"))
+    except (pa.ArrowInvalid, json.JSONDecodeError) as error:
+        raise ValueError(f"`{path}` is not a {RESULTS_TABLE} of `robust-vit report`: {error}") from None
+    if facts.get("version") != VERSION:
+        raise ValueError(
+            f"`{path}` is of version {facts.get('version', 'none')}, and version {VERSION} is read here: make it again from "
+            "the folders of its sweep with `robust-vit report FOLDER`."
+        )
+    if problem := _problem(table):
+        raise ValueError(f"`{path}` cannot be used: {problem}. Make it again with `robust-vit report FOLDER`.")
+    images: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = defaultdict(dict)
+    for (run, name, side), rows in table.to_pandas().groupby(["run", "set", "side"], observed=True, sort=False):
+        images[run, name][side] = {column: rows[column].to_numpy() for column in ("image", "class", "rank")}
+    try:
+        runs = [_run(name, of_run, images) for name, of_run in facts["runs"].items()]
+        names = {model: {int(label): text for label, text in of.items()} for model, of in facts["class_names"].items()}
+        return ResultsFile(runs, names, facts["validation_bound"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"`{path}` cannot be used: its metadata lack or garble {error}.") from error
+
+
+def _problem(table: pa.Table) -> str | None:
+    """Why rows cannot be results, or `None`."""
+    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+        return f"it has no column `{missing[0]}`"
+    if not len(table):
+        return "it has no rows"
+    ranks, images = (table[name].to_numpy() for name in ("rank", "image"))
+    if table.select(SCHEMA.names).schema.types != SCHEMA.types or any(table[name].null_count for name in SCHEMA.names):
+        return f"its columns are {table.schema.types}, expected {SCHEMA.types} without empty cells"
+    if ranks.min() < 0 or ranks.max() > TOP or images.min() < 0:
+        return f"it has ranks from {ranks.min()} to {ranks.max()} and images from {images.min()}, expected 0 to {TOP} and 0"
+    return None
+
+
+def _run(name: str, facts: dict, images: dict) -> Run:
+    facts = dict(facts)
+    sets = {}
+    for set_name, of_set in facts.pop("sets").items():
+        sides = images[name, set_name]
+        first = next(iter(sides.values()))
+        for side, columns in sides.items():
+            if not all(np.array_equal(columns[column], first[column]) for column in ("image", "class")):
+                raise KeyError(f"the images of `{set_name}` {side} in `{name}`")
+        measured = {
+            side: SideResult(sides[side]["rank"].astype(np.int64), scores) for side, scores in of_set["scores"].items()
+        }
+        sets[set_name] = SetResult(set_name, measured, first["class"].astype(np.int64), of_set["shifted"])
+    classes, validation = facts.pop("training_classes"), facts.pop("validation")
+    return Run(
+        sets=sets,
+        name=name,
+        training_classes=None if classes is None else frozenset(classes),
+        validation=None if validation is None else tuple(validation),
+        **facts,
+    )

@@ -1,0 +1,319 @@
+"""The paper's tables in its own layout, with its figures beside ours.
+
+Source: https://huggingface.co/papers/2206.01161
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
+
+from ..metrics.robust_accuracy import TOP
+from .bootstrap import change, versus
+from .published import SYNTHETIC, published_cell, published_models, title_of
+from .table import OURS, Results, Run
+from .text_table import Table, percent
+from .text_table import change as change_text
+
+
+# Variants of a grid, in the order of the tables, with the names that the paper gives them.
+METHODS = {
+    OURS: "Ours",
+    "unsupervised-masks": "Ours, unsupervised masks",
+    "gradmask": "GradMask",
+    "rrr": "RRR",
+    "without-confidence": "w/o classification loss (Eq. 4)",
+    "without-background": "w/o background loss (Eq. 1)",
+    "without-foreground": "w/o foreground loss (Eq. 2)",
+    "ground-truth": "w/ ground-truth",
+}
+# Variants that stand in the tables of ablations, see `training.ablations`.
+ABLATIONS = (
+    "without-confidence",
+    "without-background",
+    "without-foreground",
+    "ground-truth",
+    "second-order",
+    "bce",
+    "label-free",
+    "start-layer",
+)
+BASELINES = ("gradmask", "rrr")  # whose published figures stand beside ours, measured or not
+VALIDATION = "unseen classes"  # the validation images of the finetuning
+SOURCES = {
+    "paper": "its Tables 8 and 9, where Ours is the mean of three class seeds, and of baselines Tables 1 and 2",
+    "native": "timm's results",
+}
+SEGMENTATION = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_iou": "mIoU",
+    "mean_ap": "mAP",
+    "pointing_game": "pointing game",
+    "energy": "energy",
+    "auc": "AUC",
+}
+
+
+def accuracy_tables(results: Results, protocol: str = "paper") -> dict[str, Table]:
+    """Tables 1 and 2: top-1 and top-5 of each method; the changes of Table 2, and the average changes of both with their 95 %
+    intervals.
+
+    Args:
+        protocol: whose published figures are shown.
+    """
+    methods = [method for method in results.methods if not method.startswith(ABLATIONS)]
+    parts = {
+        "table_1": ("Table 1: real images, top-1 and top-5 in per cent", False),
+        "table_2": ("Table 2: synthetic images, top-1 and top-5 in per cent, and the change of top-1", True),
+    }
+    tables = {}
+    for name, (title, synthetic) in parts.items():
+        if methods and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
+            sets = _of_kind(results, synthetic)
+            tables[name] = _accuracy_table(results, title, methods, sets, (1, TOP), protocol, with_changes=synthetic)
+    return tables
+
+
+def ablation_tables(results: Results) -> dict[str, Table]:
+    """Tables 4 and 12: the full loss and its ablations, top-1 and top-5."""
+    methods = [method for method in results.methods if method == OURS or method.startswith(ABLATIONS)]
+    if len(methods) < 2:
+        return {}
+    titles = {"table_4": ("Table 4: ablations, top-1", 1), "table_12": ("Table 12: ablations, top-5", TOP)}
+    return {
+        name: _accuracy_table(results, f"{title} in per cent", methods, results.sets, (k,), ours="full-loss")
+        for name, (title, k) in titles.items()
+    }
+
+
+def seed_tables(results: Results) -> dict[str, Table]:
+    """Tables 8 and 9: mean and standard deviation over the seeds, top-1 and top-5."""
+    if len({run.seed for run in results.runs}) < 2 or OURS not in results.methods:
+        return {}
+    titles = {"table_8": ("Table 8: seeds, top-1", 1), "table_9": ("Table 9: seeds, top-5", TOP)}
+    return {
+        name: _accuracy_table(results, f"{title} in per cent, mean ± standard deviation", [OURS], results.sets, (k,))
+        for name, (title, k) in titles.items()
+    }
+
+
+def _of_kind(results: Results, synthetic: bool) -> list[str]:
+    """Real or synthetic sets, and the unshifted ones, which stand in every table beside the gain: a method that forgets must not
+    look good."""
+    return [name for name in results.sets if (name in SYNTHETIC) == synthetic or name not in results.shifted]
+
+
+def _accuracy_table(
+    results: Results,
+    title: str,
+    methods: Sequence[str],
+    sets: Sequence[str],
+    ks: Sequence[int],
+    protocol: str = "paper",
+    with_changes: bool = False,
+    ours: str = "finetuned",
+) -> Table:
+    rows: list[list[str]] = []
+    scores = tuple(f"top{k}" for k in ks)
+    published = False
+
+    def add(model: str, method: str, label: str, validation: str, cells: list[str] | None) -> None:
+        """Add the row of a method, and that of its published figures."""
+        nonlocal published
+        if cells is not None:
+            rows.append([model, label, validation, *cells])
+        version = {OURS: ours}.get(method, method)
+        texts = [published_cell(published_models().get(model), protocol, version, name, scores) for name in sets]
+        if any(texts):
+            published = True
+            rows.append([model, f"{label}, published", "–", *(text or "–" for text in texts)])
+
+    for model in results.models:
+        of_model = [run for run in results.runs if run.model == model and run.method in methods]
+        if not of_model:
+            continue
+        cells = [_accuracy(of_model[:1], name, ks, "before") if name in of_model[0].sets else "–" for name in sets]
+        add(model, "original", "Original", _validation(list({run.seed: run for run in of_model}.values()), 0), cells)
+        for method in dict.fromkeys([*methods, *(BASELINES if OURS in methods and ours == "finetuned" else ())]):
+            runs, label = _finetuned(results.of(method, model)), METHODS.get(method, method)
+            cells = [_cell(results, runs, name, ks, with_changes) for name in sets] if runs else None
+            add(model, method, label, _validation(runs, 1), cells)
+    for method, k in product(methods, ks):
+        runs = _finetuned(results.of(method))
+        if runs and {run.model for run in runs} == set(results.models):  # as in the paper, only over all models
+            cells = [str(change(runs, [name], k)) if results.common(runs, [name]) else "–" for name in sets]
+            validation = _validation_change(runs) if k == 1 else "–"
+            rows.append([f"Avg. change of top-{k}", METHODS.get(method, method), validation, *cells])
+    if published:
+        title += f" (published figures: {SOURCES[protocol]})"
+    return _with_validation(title, ["model", "method", VALIDATION, *map(title_of, sets)], rows)
+
+
+def _finetuned(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if any("after" in result.sides for result in run.sets.values())]
+
+
+def _cell(results: Results, runs: Sequence[Run], name: str, ks: Sequence[int], with_changes: bool) -> str:
+    if not results.common(runs, [name]):
+        return "–"
+    moved = f" ({100 * change(runs, [name]).mean:+.1f})" if with_changes else ""
+    return _accuracy(runs, name, ks, "after") + moved
+
+
+def _accuracy(runs: Sequence[Run], name: str, ks: Sequence[int], side: str) -> str:
+    values = [[run.sets[name].accuracy(side, k) for run in runs] for k in ks]
+    return " ".join("–" if None in of_k else mean_std(of_k) for of_k in values)
+
+
+def _validation(runs: Sequence[Run], side: int) -> str:
+    known = [run.validation[side] for run in runs if run.validation]
+    return mean_std(known) if known else "–"
+
+
+def _validation_change(runs: Sequence[Run]) -> str:
+    known = [run.validation[1] - run.validation[0] for run in runs if run.validation]
+    return f"{100 * np.mean(known):+.1f}" if known else "–"
+
+
+def _with_validation(title: str, head: list[str], rows: list[list[str]]) -> Table:
+    """A table without the column of the validation images where nothing is known of them."""
+    place = head.index(VALIDATION)
+    if all(row[place] == "–" for row in rows):
+        head, *rows = ([*cells[:place], *cells[place + 1 :]] for cells in (head, *rows))
+    return Table(title, head, rows)
+
+
+def mean_std(values: Sequence[float]) -> str:
+    """Mean of fractions in per cent, and of several the sample standard deviation."""
+    mean = f"{100 * np.mean(values):.1f}"
+    return f"{mean}±{100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+
+
+def segmentation_table(results: Results) -> dict[str, Table]:
+    """Table 3: relevance and masks, as means over the sets with masks."""
+    scores = list(SEGMENTATION)[:3]
+    rows: list[list[str]] = []
+    for model in results.models:
+        for method in results.methods:
+            runs = [run for run in results.of(method, model) if sets_with_masks(run)]
+            if not runs:
+                continue
+            means = {
+                side: [
+                    [float(np.mean([result.sides[side].scores[score] for result in sets_with_masks(run)])) for run in runs]
+                    for score in scores
+                ]
+                for side in ("before", "after")
+            }
+            if not any(row[0] == model for row in rows):
+                originals = [mean_std(values[:1]) for values in means["before"]]
+                rows.append([model, "Orig", _validation(runs, 0), *originals])
+            rows.append([model, METHODS.get(method, method), _validation(runs, 1), *map(mean_std, means["after"])])
+    title = "Table 3: relevance and masks, mean over the sets with masks, in per cent"
+    head = ["model", "method", VALIDATION, "Pixel acc.", "mIoU", "mAP"]
+    return {"table_3": _with_validation(title, head, rows)} if rows else {}
+
+
+def sets_with_masks(run: Run) -> list:
+    """The sets of a run on which the relevance maps of both sides were compared with masks."""
+    return [
+        result
+        for result in run.sets.values()
+        if all(result.sides.get(side) and result.sides[side].scores.get("mean_iou") is not None for side in ("before", "after"))
+    ]
+
+
+def attribution_table(
+    scores: Mapping[str, Mapping[str, Mapping]], set_name: str, num_images: int, paper_model: str | None
+) -> Table:
+    """Table 3 with further attribution methods and scores, in per cent.
+
+    Args:
+        scores: by side (`before`, `after`) and attribution method, what [`RelevanceSegmentation`] computes.
+        paper_model: the paper's name of the model, such as `ViT-B`, whose published figures are shown; `None` for none.
+    """
+    entry, cells = published_models().get(paper_model), []
+    for method in scores["before"]:
+        for side, version in {"before": "original", "after": "finetuned"}.items():
+            if side in scores:
+                cells.append([f"{method}, {version}", *(percent(scores[side][method][name]) for name in SEGMENTATION)])
+            published = [published_cell(entry, "paper", version, set_name, (name,)) for name in SEGMENTATION]
+            if method == "gae" and any(published):
+                cells.append([f"gae, {version}, published", *(text or "–" for text in published)])
+        if "after" in scores:
+            before, after = scores["before"][method], scores["after"][method]
+            cells.append([f"{method}, change", *(change_text(before[name], after[name]) for name in SEGMENTATION)])
+    title = f"Relevance maps and masks of {set_name}, {num_images} images, in per cent"
+    return Table(title, ["method, model", *SEGMENTATION.values()], cells)
+
+
+def group_accuracy(run: Run, name: str, shown: bool, k: int) -> tuple[float | None, float | None]:
+    """Top-k before and after on the classes of a set that were trained on, or on the others; `None` without such
+    images, or if the former are not known."""
+    if run.training_classes is None:
+        return None, None
+    result = run.sets[name]
+    chosen = result.in_classes(run.training_classes) == shown
+    return result.accuracy("before", k, chosen), result.accuracy("after", k, chosen)
+
+
+def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, Table]:
+    """Tables 10 and 11: training classes (✓) and the others (✗), with the average change of each."""
+    parts = {"table_10": ("Table 10: real images", False), "table_11": ("Table 11: synthetic", True)}
+    tables = {}
+    for table, (title, synthetic) in parts.items():
+        if not any((name in SYNTHETIC) == synthetic for name in results.sets):
+            continue
+        rows: list[list[str]] = []
+        changes: dict[bool, list[np.ndarray]] = {True: [], False: []}
+        for model in results.models:
+            runs = [run for run in _finetuned(results.of(OURS, model)) if run.training_classes]
+            sets = results.common(runs, _of_kind(results, synthetic))
+            for shown, mark in ((True, "✓"), (False, "✗")) if sets else ():
+                groups = [[[group_accuracy(run, name, shown, k) for k in (1, TOP)] for name in sets] for run in runs]
+                values = np.array(groups, dtype=float)  # runs, sets, k, side
+                for side, version in enumerate(("Original", "Ours")):
+                    means = values.mean(axis=0)[:, :, side]
+                    cells = [" ".join("–" if np.isnan(v) else f"{100 * v:.1f}" for v in pair) for pair in means]
+                    rows.append([model, mark, version, _validation(runs, side), *cells])
+                    published = f"{('original', 'finetuned')[side]}-{'training' if shown else 'other'}-classes"
+                    entry = published_models().get(model)
+                    texts = [published_cell(entry, protocol, published, name, ("top1", "top5")) for name in sets]
+                    if any(texts):
+                        rows.append([model, mark, f"{version}, published", "–", *(text or "–" for text in texts)])
+                changes[shown].append((values[..., 1] - values[..., 0]).mean(axis=0))
+        for shown, mark in ((True, "✓"), (False, "✗")) if rows else ():
+            means = 100 * np.mean(changes[shown], axis=0)
+            cells = [" ".join("–" if np.isnan(v) else f"{v:+.1f}" for v in pair) for pair in means]
+            rows.append(["Avg. change", mark, "", _validation_change(results.of(OURS)), *cells])
+        if rows:
+            head = ["model", "train classes", "", VALIDATION, *map(title_of, sets)]
+            tables[table] = _with_validation(f"{title}, training classes and others, top-1 and top-5 in per cent", head, rows)
+    return tables
+
+
+def difference_table(results: Results) -> dict[str, Table]:
+    """Each method against the original and against the full loss, over the shifted sets."""
+    rows = []
+    ours = results.of(OURS)
+    for method in results.methods:
+        runs = results.of(method)
+        shifted, unshifted = (results.common(runs, names) for names in (results.shifted, results.unshifted))
+        both = results.common([*runs, *ours], shifted)
+        against = versus(ours, runs, both) if method != OURS and ours else None
+        rows.append(
+            [
+                METHODS.get(method, method),
+                str(len(runs)),
+                str(change(runs, shifted)) if shifted else "–",
+                str(against) if against else "–",
+                str(change(runs, unshifted)) if unshifted else "–",
+                _validation_change(runs),
+            ]
+        )
+    head = ["method", "runs", "shifted sets", "shifted sets, less Ours", "unshifted sets", VALIDATION]
+    title = (
+        "Changes of top-1 in points, means over sets, models and seeds, with 95 % intervals of a paired bootstrap over images and "
+        "seeds"
+    )
+    return {"differences": Table(title, head, rows)}

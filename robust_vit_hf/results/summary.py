@@ -1,0 +1,105 @@
+"""Summary of a run as JSON values: the change on each set with its interval, and changes by class and factor."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..metrics.robust_accuracy import TOP
+from ..utils.publishable import public_settings
+from .bootstrap import change
+from .table import SIDES, Run, SetResult
+
+
+MEAN_ROW = "mean of the shifted sets"
+# Scores of each model in a row beside top-1 and top-5: fractions, but for NLL (nats) and Brier score (0–2).
+SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_per_class_top1", "mean_per_group_top1")
+
+
+def summarize(run: Run) -> dict:
+    """Summary of a run: `rows`, see [`set_rows`], `sources` of the images, `class_groups`, `class_changes` and `curves`."""
+    compared = [result for result in run.labelled if "after" in result.sides]
+    return {
+        "rows": set_rows(run),
+        "sources": public_settings({name: result.source for name, result in run.sets.items()}),
+        "class_groups": class_groups(run),
+        "class_changes": {result.name: class_changes([run], result.name) for result in compared},
+        "curves": {result.name: found for result in run.labelled if (found := curves(result))},
+    }
+
+
+def sides_of(rows: list[dict]) -> list[str]:
+    """Those of [`SIDES`] whose top-1 is in rows of [`set_rows`] or [`class_groups`]."""
+    return [side for side in SIDES if any(row.get(f"top1_{side}") is not None for row in rows)]
+
+
+def set_rows(run: Run) -> list[dict]:
+    """A row for each set, and the mean of the shifted ones: `set`, `num_images` (with a label), `top1_before`, `top1_after`,
+    `top1_control`, and likewise the other scores, as fractions; `change_low` and `change_high`, the 95 % confidence interval of
+    the change in top-1; `corrected` and `broken`, numbers of images. `None` if not measured."""
+    rows = []
+    for result in run.sets.values():
+        row: dict = {"set": result.name, "num_images": int(result.usable.sum()) or len(result)}
+        for score in ("top1", f"top{TOP}", *SCORES):
+            for side in SIDES:
+                known = result.sides.get(side)
+                row[f"{score}_{side}"] = None if known is None else known.scores.get(score)
+        row |= dict.fromkeys(("change_low", "change_high", "corrected", "broken"))
+        if "after" in result.sides and result.classes is not None:
+            gains = result.gains()
+            row |= _interval(run, [result.name])
+            row |= {"corrected": int((gains > 0).sum()), "broken": int((gains < 0).sum())}
+        rows.append(row)
+    shifted = [row for row in rows if run.sets[row["set"]].shifted]
+    if shifted:
+        mean: dict = {"set": MEAN_ROW}
+        for key in list(rows[0])[1:]:
+            values = [row[key] for row in shifted]
+            counted = key in ("num_images", "corrected", "broken")
+            mean[key] = None if None in values else sum(values) if counted else sum(values) / len(values)
+        if mean["change_low"] is not None:
+            mean |= _interval(run, [row["set"] for row in shifted])
+        rows.append(mean)
+    return rows
+
+
+def _interval(run: Run, names: Sequence[str]) -> dict[str, float]:
+    difference = change([run], names)
+    return {"change_low": difference.low, "change_high": difference.high}
+
+
+def class_groups(run: Run) -> list[dict]:
+    """Top-1 and top-5 on the training classes and on the others. Rows with `set`, `classes` (`training` or `other`),
+    `num_images`, and `top1_before` and so on, `None` if a set has no such image. No rows if the training classes are not known."""
+    rows = []
+    for result in run.labelled if run.training_classes is not None else ():
+        shown = result.in_classes(run.training_classes)
+        for classes, chosen in (("training", shown), ("other", ~shown)):
+            row = {"set": result.name, "classes": classes, "num_images": int((chosen & result.usable).sum())}
+            row |= {f"top{k}_{side}": result.accuracy(side, k, chosen) for k in (1, TOP) for side in result.sides}
+            rows.append(row)
+    return rows
+
+
+def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
+    """Change in top-1 of each class of a set, as a fraction, a mean over runs on the same images, from the most harmed class to
+    the most helped (Figures 8 to 14 of https://huggingface.co/papers/2206.01161)."""
+    result = runs[0].sets[name]
+    classes, gains = result.classes[result.usable], np.mean([run.sets[name].gains() for run in runs], axis=0)
+    changes = {int(label): float(gains[classes == label].mean()) for label in np.unique(classes)}
+    return dict(sorted(changes.items(), key=lambda item: item[1]))
+
+
+def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
+    """Top-1 over each factor that a set with labels varies: `value`, `num_images`, `before`, `after` and so on, lists of equal
+    length in the order of the values."""
+    found = {}
+    for factor, values in result.factors.items():
+        if len(np.unique(values)) < 2:
+            continue
+        steps, index = np.unique(values[result.usable], return_inverse=True)
+        counts = np.bincount(index)
+        found[factor] = {"value": steps.tolist(), "num_images": counts.tolist()}
+        for side in result.sides:
+            right = result.correct(side)[result.usable]
+            found[factor][side] = (np.bincount(index, weights=right) / counts).tolist()
+    return found

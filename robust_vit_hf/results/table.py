@@ -1,0 +1,148 @@
+"""The table of results: a row for each run, set, side and image. Tables, plots, cards, the page and the app are views of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..metrics.robust_accuracy import TOP
+from .published import published_models
+
+
+OURS = "robustvit"  # the method of the paper
+# What a set is measured with: the model before and after finetuning, and after one with cross-entropy alone.
+SIDES = ("before", "after", "control")
+
+
+@dataclass(frozen=True)
+class SideResult:
+    """What one side measured on the images of a set.
+
+    Args:
+        ranks: `(N,)` int, rank of the right class of each image, from 0; 5 if it is not among the best five, or unknown.
+        scores: scores of all images, such as `top1` and `mean_iou`, as fractions.
+        predictions: `(N, k)` int64, the ids of the k = 5 best classes (fewer if logits are restricted to fewer), the best first;
+            `None` where they are not kept.
+    """
+
+    ranks: np.ndarray
+    scores: dict = field(default_factory=dict)
+    predictions: np.ndarray | None = None
+
+    @property
+    def num_ranked(self) -> int:
+        """Number of the best classes that are known."""
+        return TOP if self.predictions is None else self.predictions.shape[1]
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """The images of a set, and what each side measured on them.
+
+    Args:
+        sides: by name, see [`SIDES`].
+        classes: `(N,)` int, the class of each image, which is the first of its accepted labels; -1 without one. `None` for a
+            set without labels.
+        shifted: whether the set counts for the mean of the shifted sets.
+        source: Hub id or folder of the images, or name of a benchmark.
+        factors: `(N,)` float columns of the set, by name: angle, area, position.
+    """
+
+    name: str
+    sides: dict[str, SideResult]
+    classes: np.ndarray | None
+    shifted: bool = False
+    source: str | None = None
+    factors: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.sides.values())).ranks)
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """`(N,)` bool: images that have a label."""
+        return np.zeros(len(self), dtype=bool) if self.classes is None else self.classes >= 0
+
+    def correct(self, side: str, k: int = 1) -> np.ndarray:
+        """`(N,)` bool: whether one of the best k classes is accepted."""
+        return self.sides[side].ranks < k
+
+    def accuracy(self, side: str, k: int = 1, chosen: np.ndarray | bool = True) -> float | None:
+        """Top-k of the images with a label, or of the chosen ones among them, as a fraction; `None` if there are none, or the best
+        k classes are not known."""
+        chosen = self.usable & chosen
+        if not chosen.any() or self.sides[side].num_ranked < k:
+            return None
+        return float(self.correct(side, k)[chosen].mean())
+
+    def gains(self, k: int = 1, first: str = "before", second: str = "after") -> np.ndarray:
+        """Of each image with a label: 1 if it is corrected from one side to the other, -1 if it is broken, 0 otherwise."""
+        return (self.correct(second, k).astype(np.int64) - self.correct(first, k))[self.usable]
+
+    def in_classes(self, classes: Sequence[int] | frozenset[int]) -> np.ndarray:
+        """`(N,)` bool: images with a label that are of some classes."""
+        return np.isin(self.classes, list(classes)) & self.usable
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finetuning, or a pair of models, with what it measured.
+
+    Args:
+        sets: by name, in the order of the evaluation.
+        training_classes: classes of the images of the finetuning; `None` if they are not known.
+        model: name in the paper, or else that which the user gave.
+        method: in words; of a sweep, the variant and the other crossed options.
+        settings: digest of all settings but the seed, with the identity of model and data: runs that share it are repetitions.
+        validation: top-1 on the validation images before and after, as fractions; `None` without labels.
+        train_images: their number; `None` of a stream.
+    """
+
+    sets: dict[str, SetResult]
+    training_classes: frozenset[int] | None = None
+    name: str = ""
+    model: str = ""
+    method: str = OURS
+    seed: str = ""
+    settings: str = ""
+    learning_rate: float | None = None
+    epochs: float | None = None
+    validation: tuple[float, float] | None = None
+    train_images: int | None = None
+
+    @property
+    def labelled(self) -> list[SetResult]:
+        return [result for result in self.sets.values() if result.classes is not None]
+
+    def only(self, names: Sequence[str]) -> "Run":
+        """The run with some of its sets."""
+        return replace(self, sets={name: result for name, result in self.sets.items() if name in names})
+
+
+class Results:
+    """Runs by model, method and seed.
+
+    Args:
+        runs: at least one; of each model, method and seed, one.
+        methods: names in the order of the tables; others follow.
+    """
+
+    def __init__(self, runs: Sequence[Run], methods: Sequence[str] = ()):
+        self.runs, published = list(runs), list(published_models())
+        self.models = list(dict.fromkeys(run.model for run in runs))
+        self.models.sort(key=lambda model: published.index(model) if model in published else len(published))
+        found = dict.fromkeys(run.method for run in runs)
+        self.methods = sorted(found, key=lambda name: methods.index(name) if name in methods else len(methods))
+        sets = {name: result for run in reversed(self.runs) for name, result in reversed(run.sets.items())}
+        self.sets = list(reversed(sets))
+        self.shifted = [name for name in self.sets if sets[name].shifted]
+        self.unshifted = [name for name in self.sets if name not in self.shifted]
+
+    def of(self, method: str, model: str | None = None) -> list[Run]:
+        """Runs of a method, of one model or of all."""
+        return [run for run in self.runs if run.method == method and model in (None, run.model)]
+
+    def common(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+        """Those of some sets that all runs were measured on."""
+        return [name for name in names if runs and all(name in run.sets for run in runs)]

@@ -1,0 +1,48 @@
+"""Tables of one run: accuracy, relevance and calibration of each set."""
+
+from collections.abc import Callable
+
+from .summary import sides_of
+from .text_table import Table, change, change_with_interval, number, percent
+
+
+def main_table(rows: list[dict]) -> Table:
+    """Top-1 before and after, the change with its confidence interval, and relevance, from [`set_rows`]. Columns
+    without any value are left out."""
+    compared = any(value is not None for row in rows for key, value in row.items() if key.endswith("_after"))
+    columns: dict[str, Callable[..., str]] = {
+        "set": lambda row: row["set"],
+        "images": lambda row: str(row["num_images"]),
+        "top-1 before" if compared else "top-1": lambda row: percent(row["top1_before"]),
+        "after": lambda row: percent(row["top1_after"]),
+        "change [95 % interval]": change_with_interval,
+        "corrected / broken": lambda row: "–" if row["broken"] is None else f"{row['corrected']} / {row['broken']}",
+        "cross-entropy control": lambda row: (
+            "–"
+            if row["top1_control"] is None
+            else f"{percent(row['top1_control'])} ({change(row['top1_before'], row['top1_control'])})"
+        ),
+        "relevance mIoU before" if compared else "relevance mIoU": lambda row: percent(row["mean_iou_before"]),
+        "after ": lambda row: percent(row["mean_iou_after"]),
+    }
+    return _without_empty_columns("Top-1 and relevance, in per cent", columns, rows)
+
+
+def calibration_table(rows: list[dict]) -> Table:
+    """Top-5, and calibration, which the confidence loss may worsen, from [`set_rows`]."""
+    columns: dict[str, Callable[..., str]] = {"set": lambda row: row["set"]}
+    sides = sides_of(rows)
+    scores = {"top5": ("top-5", percent), "ece": ("ECE", percent), "nll": ("NLL", number), "brier": ("Brier", number)}
+    for score, (name, show) in scores.items():
+        for side in sides:
+            column = f"{name} {side}" if "after" in sides else name
+            columns[column] = lambda row, key=f"{score}_{side}", show=show: show(row[key])
+    title = "Top-5 accuracy and expected calibration error in per cent, negative log-likelihood in nats, Brier score"
+    return _without_empty_columns(title, columns, rows)
+
+
+def _without_empty_columns(title: str, columns: dict, rows: list[dict]) -> Table:
+    # Names of columns may end in spaces, which tell equal heads apart.
+    cells = {name: [show(row) for row in rows] for name, show in columns.items()}
+    cells = {name: column for name, column in cells.items() if set(column) != {"–"}}
+    return Table(title, [name.strip() for name in cells], [list(row) for row in zip(*cells.values(), strict=True)])

@@ -1,0 +1,46 @@
+"""A table as text: Markdown and LaTeX."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass
+class Table:
+    """A table of text, whose first column names the rows."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """Markdown, without the title."""
+        lines = ["| " + " | ".join(self.head) + " |", "|---|" + "---:|" * (len(self.head) - 1)]
+        return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)])
+
+    def latex(self) -> str:
+        """LaTeX (booktabs), the title as the caption."""
+        import pandas as pd
+
+        caption = re.sub(r"([%&_#])", r"\\\1", self.title)
+        alignment = "l" + "r" * (len(self.head) - 1)
+        table = pd.DataFrame(self.rows, columns=self.head)
+        return table.to_latex(index=False, escape=True, caption=caption, column_format=alignment)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    return "–" if before is None or after is None else f"{100 * (after - before):+.1f}"
+
+
+def change_with_interval(row: dict) -> str:
+    text = change(row["top1_before"], row["top1_after"])
+    if row["change_low"] is None:
+        return text
+    return f"{text} [{100 * row['change_low']:+.1f}, {100 * row['change_high']:+.1f}]"
