@@ -277,7 +277,16 @@ class TokenCut:
                 f"`{name}` lacks {len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`: "
                 "expected a ViT whose weights have the names of transformers."
             )
+        # Such as those of a pooler, after the keys: random ones would give the model another digest each time.
+        with torch.no_grad():
+            for key in loading["missing_keys"]:
+                model.state_dict()[key].zero_()
         return cls(model.eval().to(device), AutoImageProcessor.from_pretrained(name), **arguments)
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The model that decides the masks, by the name of its setting."""
+        return {"model": self.model}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make the masks of RGB images of any sizes, in their order. `rows`, an argument of all mask makers, is not read."""
