@@ -1,4 +1,4 @@
-"""A dataset is identified by its pixels, and results of other pixels are not taken for its own."""
+"""A dataset is identified by its pixels, a model by what it computes, and results of others are not taken for theirs."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,12 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import AutoModelForImageClassification, ViTConfig
 
 from robust_vit_hf.data.identity import dataset_identity
 from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.models.digest import model_digest, weights_digest
+from robust_vit_hf.training.adapters import add_lora
 
 from .helpers.commands import call, succeed
 from .helpers.tiny import FEATURES, masked_dataset, masked_rows, save_pretrained, tiny_vit
@@ -82,3 +85,46 @@ def test_results_without_a_fingerprint_are_refused(tmp_path):
     succeed(*options)
     (tmp_path / "out" / "paper" / "train" / "before" / "fingerprint.json").unlink()
     assert "holds results without a `fingerprint.json`" in call(*options).error
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"num_attention_heads": 4}, {"hidden_act": "relu"}, {"layer_norm_eps": 1e-6}, {"hidden_dropout_prob": 0.1}],
+)
+def test_a_model_is_identified_by_its_settings_too(setting):
+    assert weights_digest(tiny_vit(**setting)) == weights_digest(tiny_vit())
+    assert model_digest(tiny_vit(**setting)) != model_digest(tiny_vit())
+
+
+def test_a_model_is_identified_by_its_weights():
+    model = tiny_vit()
+    model.classifier.bias.data[2] += 1e-3
+    assert model_digest(model) != model_digest(tiny_vit())
+
+
+def test_names_paths_and_storage_do_not_identify_a_model(tmp_path):
+    known = model_digest(tiny_vit())
+    model = tiny_vit(id2label=dict(enumerate("abcd")), problem_type="single_label_classification")
+    model.save_pretrained(tmp_path / "saved")
+    for attention in ("sdpa", "eager"):
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "saved", attn_implementation=attention)
+        loaded.config.use_cache = False  # as the Trainer sets it
+        assert model_digest(loaded) == model_digest(model) == known
+
+
+def test_an_option_of_a_later_version_leaves_a_model_what_it_is():
+    class LaterConfig(ViTConfig):
+        slope: float = 1.0
+
+    model = tiny_vit()
+    for slope, same in ((1.0, True), (0.5, False)):
+        model.config = LaterConfig(**tiny_vit().config.to_dict(), slope=slope)
+        assert (model_digest(model) == model_digest(tiny_vit())) is same
+
+
+def test_a_new_adapter_leaves_a_model_what_it_is():
+    adapted = add_lora(tiny_vit(), 2, "tiny")
+    assert model_digest(adapted) == model_digest(tiny_vit())
+    adapted.base_model.model.classifier.lora_B["default"].weight.data += 1
+    assert model_digest(adapted) != model_digest(tiny_vit())
+    assert hasattr(adapted, "peft_config")  # and is left as it is

@@ -90,6 +90,24 @@ def test_tokencut_masks_train(tmp_path, vit):
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
+def test_masks_of_another_model_in_the_same_folder_are_refused(tmp_path):
+    """Trained again, or with other heads. The file of weights has no pooler, which must not make it another model."""
+    with_objects(4).to_parquet(tmp_path / "images" / "train.parquet")
+    options = ("--model", tmp_path / "model", "--min_side", 64, "--min_pixels", 1)
+    again = command("tokencut", tmp_path / "images", tmp_path / "masks", *options)
+    tiny_vit().save_pretrained(tmp_path / "model")
+    ViTImageProcessor().save_pretrained(tmp_path / "model")
+    succeed(*again)
+    before = files_below(tmp_path / "masks")
+    succeed(*again)
+    for changed in (tiny_vit(seed=1), tiny_vit(num_attention_heads=4)):
+        changed.save_pretrained(tmp_path / "model")
+        refused = call(*again)
+        assert re.search(r'holds the split `train` made with .*"digests": {"model": "\w{16}"}', refused.error)
+        assert refused.status == 1 and "Choose another output folder, or delete it" in refused.error
+    assert files_below(tmp_path / "masks") == before
+
+
 @pytest.mark.slow
 def test_kill_redoes_no_finished_image(tmp_path, vit):
     with_objects(128).to_parquet(tmp_path / "images" / "train.parquet")
@@ -278,6 +296,10 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
         rows = load_masked_dataset(str(tmp_path / name), "train")
         assert [row["mask"].size for row in rows] == [(70, 50)] * len(rows) and len(rows) > 0
         assert all(row["note"] for row in rows)
+    segmenter.mask_decoder.iou_token.weight.data += 1
+    segmenter.save_pretrained(tmp_path / "sam")
+    refused = call(*command("grounded", tmp_path / "images", tmp_path / "names", *models, "0.0"))
+    assert "holds the split `train` made with" in refused.error and '"segmenter": "' in refused.error
     refused = call(*command("grounded", tmp_path / "images", tmp_path / "strict", *models, "1.0"))
     assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.0" in refused.error
 

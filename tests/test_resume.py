@@ -58,6 +58,7 @@ def begun(tmp_path_factory) -> Path:
         ({"metric_for_best_model": "top1"}, "`metric_for_best_model` .*, now top1"),
         ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` 1, now 2"),
         ({"model": tiny_vit(seed=1)}, "another original model"),
+        ({"model": tiny_vit(num_attention_heads=4)}, "another original model"),
         ({"rows": masked_dataset(12, seed=3)}, "another train dataset"),
         ({"rows": masked_dataset(8)}, "another train dataset"),
     ],

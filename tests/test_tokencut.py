@@ -57,6 +57,7 @@ from robust_vit_hf.masks.tokencut import (
     refine_mask,
 )
 
+from .helpers.families import FAMILIES
 from .helpers.tiny import tiny_vit
 
 
@@ -595,3 +596,13 @@ def test_from_pretrained(tmp_path, photographs):
     expected = TokenCut(model, ViTImageProcessor.from_pretrained(tmp_path), tau=0.3, min_pixels=0)
     for result, other in zip(make(images, [{}] * 2), expected(images, [{}] * 2), strict=True):
         assert result.mask.tobytes() == other.mask.tobytes()
+
+
+def test_a_file_without_the_layers_of_the_model_is_refused(tmp_path):
+    """Such as that of the DINOv3 head of this package, of which `AutoModel` takes no weight."""
+    FAMILIES["DINOv3ViT"].tiny().save_pretrained(tmp_path)
+    ViTImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"lacks \d+ weights of layers of a `DINOv3ViTModel`, such as `model\.layer\.0"
+    ):
+        TokenCut.from_pretrained(str(tmp_path))

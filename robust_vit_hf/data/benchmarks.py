@@ -1,6 +1,6 @@
 """Benchmarks: datasets with images to finetune on, and evaluation sets, some of which are shifted.
 
-One is bundled. Add an entry to `benchmarks` for a benchmark of your own.
+One is bundled. Add an entry to `benchmarks` for a benchmark of your own, and its name to `BENCHMARK_NAMES`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from .set_names import BUNDLED_BENCHMARK
+
 
 if TYPE_CHECKING:  # the command line reads the names without importing datasets
     import datasets
 
-BUNDLED_BENCHMARK = "emoji-shift"
 IMAGES_PER_SET = 300  # of a benchmark, by default
 
 

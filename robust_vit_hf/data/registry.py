@@ -11,20 +11,21 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import hf_hub_download
 
+from ..class_names.imagenet import subset
 from ..utils.publishable import is_hub_id
 from .archives import ARCHIVE_SUFFIXES, is_archive, unpacked
-from ..class_names.imagenet import subset
 from .layouts.columns import has_parquet, open_columns
 from .layouts.folders import wnid_source
 from .layouts.imagenet import open_validation, with_real_labels
 from .layouts.imagenet_s import open_imagenet_s, open_paper_split
 from .layouts.imagenet_segmentation import open_segmentation
-from .layouts.imagenet_v2 import V2_VARIANTS, open_v2
+from .layouts.imagenet_v2 import open_v2
 from .layouts.objectnet import open_objectnet, read_mappings, without_border
 from .layouts.si_score import METADATA_COLUMNS, open_si_score
 from .layouts.webdataset import has_numbered_tars
 from .parquet_writer import read_settings
 from .schema import Source, make_features
+from .set_names import SI_SCORE_FACTORS, V2_VARIANTS
 
 
 V2_ARCHIVES = "vaishaal/ImageNetV2"
@@ -108,7 +109,7 @@ def image_sets() -> dict[str, ImageSet]:
             f"si-score-{factor}": ImageSet(
                 "https://github.com/google-research/si-score", partial(open_si_score, factor=factor), factors
             )
-            for factor in ("size", "rotation", "location")
+            for factor in SI_SCORE_FACTORS
         },
         "imagenet-segmentation": ImageSet(
             "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",

@@ -1,6 +1,8 @@
 """Names of the sets that are evaluated."""
 
-from ..data.benchmarks import benchmarks
+from typing import NamedTuple, Self
+
+from ..data.set_names import BENCHMARK_NAMES, SETS_WITH_MASKS
 
 
 # Sets in the order of the paper's Tables 1 and 2, with the names that these give them.
@@ -15,6 +17,26 @@ PAPER_SETS = {
     "si-score-rotation": "SI-rotation",
     "si-score-size": "SI-size",
 }
+SEGMENTATION_SETS = (*BENCHMARK_NAMES, *SETS_WITH_MASKS)
+
+
+class NamedSource(NamedTuple):
+    """A set by name, and where it is: by default its place on the Hub, or that of a benchmark."""
+
+    name: str
+    source: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `NAME` or `NAME=SOURCE`.
+
+        Raises:
+            ValueError: there is no name.
+        """
+        name, _, source = text.partition("=")
+        if not name:
+            raise ValueError(f"`{text}` names no set: expected NAME or NAME=SOURCE")
+        return cls(name, source or None)
 
 
 def check_set_names(names: list[str]) -> None:
@@ -26,6 +48,6 @@ def check_set_names(names: list[str]) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
     for name in names:
-        if name not in (*benchmarks(), *PAPER_SETS):
+        if name not in (*BENCHMARK_NAMES, *PAPER_SETS):
             hint = "`robust-vit segment` takes sets with masks; for images of your own, give --dataset."
-            raise ValueError(f"Unknown set `{name}`: expected {', '.join((*benchmarks(), *PAPER_SETS))}. {hint}")
+            raise ValueError(f"Unknown set `{name}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS))}. {hint}")

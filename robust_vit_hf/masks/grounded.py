@@ -87,6 +87,11 @@ class GroundedSegmentation:
             **arguments,
         )
 
+    @property
+    def models(self) -> dict[str, PreTrainedModel]:
+        """The models that decide the masks, by the names of their settings."""
+        return {"detector": self.detector, "segmenter": self.segmenter}
+
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make the masks of RGB images of any sizes, in their order. Each is processed alone: boxes and prompts differ in
         number, and padding would make the mask of an image depend on the others.

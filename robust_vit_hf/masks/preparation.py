@@ -14,14 +14,15 @@ from accelerate import PartialState
 from PIL import Image
 from transformers.utils import logging
 
-from ..data.contact_sheet import save_contact_sheets
 from ..class_names.imagenet import class_names, label_of_wnid
+from ..data.contact_sheet import save_contact_sheets
 from ..data.layouts.folders import is_wnid
 from ..data.masked_dataset import load_masked_dataset, undecoded_rows
 from ..data.parquet_writer import ShardWriter
 from ..data.preparation import DecodedRow, write_rows
 from ..data.registry import features_of, image_sets, open_source
 from ..data.schema import encode_image
+from ..models.digest import model_digest
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
 from .per_class import PerClass
@@ -58,7 +59,8 @@ def prepare_masks(
 
     Args:
         method: name of the mask maker, for the card.
-        make_masker: makes the mask maker for images with the given columns.
+        make_masker: makes the mask maker for images with the given columns. If it has `models`, by name, their digests are
+            settings too.
         images: as for [`load_masked_dataset`]; their masks are not read.
         splits: splits to make masks for.
         set_name: read `images` as this set of the paper, unprepared.
@@ -96,9 +98,11 @@ def prepare_masks(
             features = {"image": datasets.Image(), "mask": datasets.Image()}
             features |= {"label": columns["label"]} if "label" in columns else {}
             features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
-            finish = partial(_with_masks, masker=make_masker(columns), features=features)
+            masker = make_masker(columns)
+            finish = partial(_with_masks, masker=masker, features=features)
             writer = None
             if state.is_main_process:
+                models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
                 writer = ShardWriter(
                     output_dir,
                     split.partition("[")[0],  # a slice has the name of its split
@@ -108,6 +112,7 @@ def prepare_masks(
                         "images": _described(images),
                         "set": set_name,
                         **described,
+                        **({"digests": models} if models else {}),
                         "per_class": per_class,
                         "split": split,
                     },

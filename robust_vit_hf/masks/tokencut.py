@@ -8,6 +8,7 @@ Source: *Self-Supervised Transformers for Unsupervised Object Discovery using No
 (https://huggingface.co/papers/1511.03296).
 """
 
+import re
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
@@ -265,9 +266,27 @@ class TokenCut:
     def from_pretrained(
         cls, name: str = "facebook/dino-vitb16", device: str | torch.device = "cpu", **arguments
     ) -> Self:
-        """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class."""
-        model = AutoModel.from_pretrained(name).eval().to(device)
-        return cls(model, AutoImageProcessor.from_pretrained(name), **arguments)
+        """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class.
+
+        Raises:
+            ValueError: its file lacks weights of layers, which would be random.
+        """
+        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+        if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):
+            raise ValueError(
+                f"`{name}` lacks {len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`: "
+                "expected a ViT whose weights have the names of transformers."
+            )
+        # Such as those of a pooler, after the keys: random ones would give the model another digest each time.
+        with torch.no_grad():
+            for key in loading["missing_keys"]:
+                model.state_dict()[key].zero_()
+        return cls(model.eval().to(device), AutoImageProcessor.from_pretrained(name), **arguments)
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The model that decides the masks, by the name of its setting."""
+        return {"model": self.model}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make the masks of RGB images of any sizes, in their order. `rows`, an argument of all mask makers, is not read."""

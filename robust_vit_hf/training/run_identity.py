@@ -11,7 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.identity import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
-from ..models.digest import weights_digest
+from ..models.digest import model_digest
 
 
 # Settings that may change when a run is resumed: they do not change what a step computes.
@@ -57,7 +57,7 @@ class RunIdentity(TrainerCallback, ExportableState):
         kept = shared if isinstance(trainer.train_dataset, MaskedStream) else set()
         identity = {
             "settings": {name: value for name, value in settings.items() if name in kept or not _may_change(name)},
-            "original model": weights_digest(trainer.model),
+            "original model": model_digest(trainer.model),
             # A set has another order in each process.
             "adapter": adapter and json.dumps(adapter.to_dict(), default=lambda value: sorted(map(str, value))),
             "image processor": trainer.processing_class.to_json_string(),

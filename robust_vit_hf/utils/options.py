@@ -1,13 +1,17 @@
-"""Which values an option takes: one check for the command line, recipes and Python."""
+"""Options of commands: dataclasses that check themselves, on the command line, in recipes and in Python alike."""
 
+import difflib
 import math
-from collections.abc import Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Set
+from contextlib import suppress
+from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
 from enum import Enum
+from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 
 NAMES = {
@@ -17,7 +21,9 @@ NAMES = {
     str: "text",
     list: "a list",
     dict: "a mapping",
+    Path: "a path",
 }
+WORDS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,172 @@ class Range:
         if self.low > -math.inf:
             return f"{'>' if self.above else '≥'} {self.low:g}"
         return "to be finite"
+
+
+COUNT, POSITIVE, NOT_NEGATIVE, SHARE, SEED = (
+    Range(1),
+    Range(0, above=True),
+    Range(0),
+    Range(0, 1),
+    Range(0, 2**32 - 1),
+)
+
+
+def option(
+    default: Any = MISSING,
+    text: str = "",
+    allowed: Range | None = None,
+    *,
+    choices: Iterable | None = None,
+    metavar: str | None = None,
+    positional: bool = False,
+    nargs: str | None = None,
+) -> Any:
+    """Field of [`Options`]. Without a default, the option is required.
+
+    Args:
+        text: help.
+        allowed: range of a number, or of each in a list; others must be finite.
+        choices: values that it takes, where the annotation is no `Literal`.
+        metavar, nargs: as for `argparse`, whose defaults follow from the annotation.
+        positional: on the command line, it is given without its name.
+    """
+    metadata = {"help": text, "range": allowed, "choices": choices and tuple(choices)}
+    metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def output_dir(default: str | None = None) -> Any:
+    """Field of the folder that a command writes."""
+    if default is None:
+        return option(text="folder to write")
+    return option(Path(default), f"folder to write (default: {default})")
+
+
+@dataclass
+class Options:
+    """Options of a command or of a part of it, which refuse what they do not take. The docstring is the help of a command;
+    subclasses check in `__post_init__` what several options say together.
+
+    Raises:
+        ValueError: a value of another type, out of its range, or not among the choices; the message names the option, and
+            quotes no value but numbers: one may be a token.
+    """
+
+    GROUP: ClassVar[str | None] = None  # title, in the help, of the options that the class declares
+    RANGES: ClassVar[dict[str, Range]] = {}  # of numbers that are declared elsewhere, by name
+
+    def __post_init__(self):
+        for name, declared in declared_options(type(self)).items():
+            value = getattr(self, name)
+            if Path in declared.types and isinstance(value, str):
+                setattr(self, name, Path(value))
+            elif declared.element is Path and isinstance(value, (list, tuple)):
+                setattr(self, name, [Path(path) for path in value])
+            declared.check(getattr(self, name))
+
+    def is_given(self, name: str) -> bool:
+        """Whether an option has another value than its default."""
+        return getattr(self, name) != declared_options(type(self))[name].default
+
+
+@dataclass(frozen=True)
+class Declared:
+    """An option as its class declares it."""
+
+    name: str
+    annotation: Any
+    field: Field
+    allowed: Range | None
+
+    @property
+    def default(self) -> Any:
+        """`MISSING` if it is required."""
+        return self.field.default if self.field.default_factory is MISSING else self.field.default_factory()
+
+    @property
+    def types(self) -> set[type]:
+        return types_of(self.annotation)
+
+    @property
+    def members(self) -> list:
+        """Annotations of its values, but for `None`: those of a union, or the one."""
+        united = get_origin(self.annotation) in (Union, UnionType)
+        return [kind for kind in (get_args(self.annotation) if united else [self.annotation]) if kind is not NoneType]
+
+    @property
+    def element(self) -> Any:
+        """Annotation of the elements of a list; `None` where the option takes no list."""
+        return next((get_args(member)[0] for member in self.members if get_origin(member) is list), None)
+
+    @property
+    def choices(self) -> tuple:
+        """Values that it takes, or of which its list consists; none if it takes any."""
+        kinds = [kind for kind in self.members if get_origin(kind) is not list] or [self.element]
+        literal = get_args(kinds[0]) if len(kinds) == 1 and get_origin(kinds[0]) is Literal else ()
+        return tuple(self.field.metadata.get("choices") or literal)
+
+    def check(self, value: Any) -> None:
+        """Refuse a value that the option does not take.
+
+        Raises:
+            ValueError: as [`Options`].
+        """
+        check_option(self.name, value, self.types, self.allowed)
+        values = [value]
+        if self.element is not None and isinstance(value, (list, tuple)):
+            values = list(value)
+            for each in values:
+                check_option(self.name, each, types_of(self.element), self.allowed)
+        for each in values:
+            if self.choices and each is not None and each not in self.choices:
+                known = [str(choice) for choice in self.choices]
+                hint = did_you_mean(str(each), known)
+                raise ValueError(f"Expected `{self.name}` to be one of {', '.join(known)}{hint or '.'}")
+
+    def parse(self, text: str) -> Any:
+        """The value that a text of the command line stands for, or, in a list, one of its elements; the text itself where it
+        stands for none, which [`check`] refuses.
+
+        Raises:
+            ValueError: the type of the option has a `parse`, which refuses the text.
+        """
+        types = self.types if self.element is None else types_of(self.element)
+        parse = next((kind.parse for kind in types if hasattr(kind, "parse")), None)
+        if parse is not None:
+            return parse(text)
+        if Path in types:
+            return Path(text)
+        if bool in types and text.lower() in WORDS:
+            return WORDS[text.lower()]
+        return parse_number(text, types)
+
+
+def parse_number(text: str, types: Set[type]) -> Any:
+    """The number that a text stands for, if `types` have numbers; or else the text."""
+    for kind in (int, float) if int in types else (float,) if float in types else ():
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+@cache
+def declared_options(options: type) -> dict[str, Declared]:
+    """The options of a dataclass by name, in their order."""
+    hints, ranges = get_type_hints(options), getattr(options, "RANGES", {})
+    return {
+        each.name: Declared(each.name, hints[each.name], each, each.metadata.get("range") or ranges.get(each.name))
+        for each in fields(options)
+        if each.init
+    }
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` with the known name that is most similar, if one is."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def types_of(annotation: Any) -> set[type]:
@@ -77,14 +249,3 @@ def check_option(name: str, value: Any, types: Set[type], allowed: Range | None 
         raise ValueError(f"Expected `{name}` to be {expected}, but got {got}{quotes}.")
     if isinstance(value, Real) and value not in (allowed or Range()):
         raise ValueError(f"Expected `{name}` {allowed or Range()}, but got {value}.")
-
-
-def check_options(options: Any, types: dict[str, Any], ranges: dict[str, Range]) -> None:
-    """Refuse attributes that [`check_option`] refuses.
-
-    Args:
-        types: annotations of the attributes to check, by name.
-        ranges: of numbers, by name; others must be finite.
-    """
-    for name, annotation in types.items():
-        check_option(name, getattr(options, name), types_of(annotation), ranges.get(name))

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from ...class_names.imagenet import wnids
 from ..schema import Source
+from ..set_names import V2_VARIANTS
 from .folders import ClassFolder, class_folder_rows, find_classes, subfolders
-
-
-V2_VARIANTS = ("matched-frequency", "threshold0.7", "top-images")
 
 
 def open_v2(root: Path, variant: str = "matched-frequency") -> Source:

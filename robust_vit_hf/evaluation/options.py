@@ -1,0 +1,251 @@
+"""Options of the commands that measure models."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from ..data.benchmarks import IMAGES_PER_SET
+from ..data.set_names import BENCHMARK_NAMES
+from ..models.presets import Preset
+from ..models.registry import BUNDLED_MODEL, MODELS
+from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
+from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
+from .set_names import PAPER_SETS, SEGMENTATION_SETS, NamedSource, check_set_names
+
+
+SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
+OF_A_SWEEP = (
+    f"sets of the paper for --sweep, {SOURCES}; by default those of the benchmark with the classes of the models"
+)
+NAMED = "NAME[=PATH_OR_ID]"
+
+
+@dataclass(kw_only=True)
+class PairOptions(Options):
+    """The models before and after finetuning, and images of your own."""
+
+    model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
+    compare: str | None = option(None, "the model after finetuning")
+    dataset: str | None = option(None, "images of your own")
+    split: str = option("validation", "split of --dataset")
+
+
+@dataclass(kw_only=True)
+class SetsOptions(PairOptions):
+    """The sets that are measured: by default the benchmarks, or none if there are images of your own."""
+
+    sets: list[NamedSource] | None = option(
+        None,
+        f"benchmarks ({', '.join(BENCHMARK_NAMES)}: the default) or sets of the paper ({', '.join(PAPER_SETS)}), {SOURCES}",
+        metavar=NAMED,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.sets is None:
+            self.sets = [] if self.dataset else [NamedSource(name) for name in BENCHMARK_NAMES]
+        check_set_names([name for name, _ in self.sets])
+
+
+@dataclass(kw_only=True)
+class ImagesOptions(Options):
+    """How many images are measured."""
+
+    images_per_set: int = option(
+        IMAGES_PER_SET, f"images of each set of a benchmark (default: {IMAGES_PER_SET})", COUNT
+    )
+
+
+@dataclass(kw_only=True)
+class PassOptions(ImagesOptions):
+    """A pass over sets."""
+
+    batch_size: int = option(32, "images that a process takes at once (default: 32)", COUNT)
+    num_workers: int = option(0, "processes that read images, of each process", NOT_NEGATIVE)
+
+
+@dataclass(kw_only=True)
+class PrecisionOptions(Options):
+    """Precision of the models."""
+
+    bf16: bool = option(False, "autocast to bfloat16")
+
+
+@dataclass(kw_only=True)
+class TableOptions(PassOptions, PrecisionOptions):
+    """A pass whose tables hold the figures of the paper as well."""
+
+    paper_model: str | None = option(
+        None,
+        "the paper's name of --model; by default that of the registered model with these weights",
+        choices=[entry.paper_name for entry in MODELS.values() if entry.paper_name],
+    )
+
+
+@dataclass(kw_only=True)
+class EvaluateOptions(TableOptions, SetsOptions):
+    """Measure a model, or two (before and after finetuning), on shifted sets: tables in the layout of the paper's Tables 1, 2, 10
+    and 11, its class plots, and curves over SI-Score's factors.
+
+      robust-vit evaluate --compare runs/emoji-shift                     the bundled model and sets
+      robust-vit evaluate --model vit-b --compare runs/vit-b --output_dir runs/vit-b-robustness \\
+          --sets imagenet-1k=sets/imagenet-1k imagenet-a=sets/imagenet-a --training_data sets/paper-split
+
+    Protocol `paper`: logits are not restricted, images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, the first
+    label of an ObjectNet image counts. Protocol `native`: logits are restricted to the classes of the set, images are resized to 248
+    (bicubic) and normalised as in the pretraining, every label counts, and ObjectNet's red border is cut. Finished sets are not
+    measured again: an interrupted run resumes when it is started again.
+    """
+
+    dataset: str | None = option(None, "images of your own with the column `label`, and `mask` if there are any")
+    protocols: list[Preset] = option(list(get_args(Preset)), "see above; both by default")
+    training_data: str | None = option(None, "images that --compare was finetuned on, whose classes are shown apart")
+    train_split: str = option("train", "split of --training_data")
+    output_dir: Path = output_dir("runs/robustness")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.training_data and not self.compare:
+            raise ValueError(
+                "--training_data shows classes apart for the model after finetuning: name it with --compare"
+            )
+
+
+@dataclass(kw_only=True)
+class SegmentOptions(TableOptions, PairOptions):
+    """Measure how well relevance maps cover the object, before and after finetuning and by several attribution methods: the paper's
+    Table 3.
+
+      robust-vit segment --compare runs/emoji-shift                      the bundled model and images
+      robust-vit segment --model vit-b --compare runs/vit-b --set imagenet-segmentation=gtsegs_ijcv.mat \\
+          --output_dir runs/vit-b-segmentation
+
+    Images are squashed to the model's size, maps explain the predicted class and are thresholded at their mean. A model that is
+    finished is not measured again: an interrupted run resumes when it is started again.
+    """
+
+    dataset: str | None = option(None, "images with masks of your own, as for `robust-vit train`")
+    set: NamedSource | None = option(
+        None,
+        f"{', '.join(SEGMENTATION_SETS)}; from a source of `robust-vit data prepare` or from its output "
+        f"(default: {SEGMENTATION_SETS[0]})",
+        metavar=NAMED,
+    )
+    methods: list[str] = option(list(ATTRIBUTION_METHOD_NAMES), "all by default", choices=ATTRIBUTION_METHOD_NAMES)
+    preset: Preset = option("paper", "statistics that images are normalised with")
+    output_dir: Path = output_dir("runs/segmentation")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.set and self.dataset:
+            raise ValueError("give one set: --set or --dataset")
+        self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
+        if not self.dataset and self.set[0] not in SEGMENTATION_SETS:
+            raise ValueError(
+                f"unknown set `{self.set[0]}`, or one without masks: expected {', '.join(SEGMENTATION_SETS)}. For your own, "
+                "give --dataset"
+            )
+
+
+@dataclass(kw_only=True)
+class SubsetOptions(SetsOptions, PrecisionOptions):
+    """Find sufficient input subsets (SIS): few pixels of an image that are enough for a confident prediction of a class, of the
+    label or of any other: the paper's Figure 5.
+
+      robust-vit sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
+      robust-vit sis --images dog.jpg --classes dog bicycle              any image and any class
+      robust-vit sis --model vit-b --sets imagenet-1k=sets/imagenet-1k --classes gibbon shovel --output_dir runs/vit-b-sis
+
+    Pixels are masked by their gradients, in steps of two passes. Batches that are finished are not computed again: an interrupted run
+    resumes when it is started again.
+    """
+
+    dataset: str | None = option(None, "images of your own, with or without the columns `label` and `mask`")
+    images: list[Path] = option([], "image files", metavar="FILE")
+    classes: list[str] = option(
+        [], "names or ids of classes, each for every image (default: the label of each image)", metavar="CLASS"
+    )
+    num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)", COUNT)
+    preset: Preset = option("paper", "statistics that images are normalised with")
+    threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)", Range(0, 1, above=True))
+    pixels_per_step: int = option(100, "pixels that a step masks in each image (default: 100)", COUNT)
+    batch_size: int = option(8, "pairs of an image and a class at once (default: 8)", COUNT)
+    output_dir: Path = output_dir("runs/sis")
+
+    def __post_init__(self):
+        if self.sets is None and self.images:
+            self.sets = []
+        super().__post_init__()
+        if self.images and not self.classes:
+            raise ValueError("--images have no labels: name the classes with --classes")
+
+
+@dataclass(kw_only=True)
+class FigureOptions(SetsOptions, ImagesOptions):
+    """Make the paper's Figures 1, 2, 3, 6 and 15, for any pair of models and any set: images with their relevance maps before and
+    after, as PNG and PDF, and captions with the rule that chose the images.
+
+      robust-vit evaluate --compare runs/emoji-shift --output_dir runs/robustness
+      robust-vit figures runs/robustness --compare runs/emoji-shift --output_dir runs/figures
+      robust-vit figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
+          --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
+
+    Models, sets and --images_per_set are those of the evaluation, whose predictions choose the images.
+    """
+
+    evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
+    compare: str = option(text="the model after finetuning")
+    dataset: str | None = option(
+        None, "images of your own that the evaluation measured, of which Figure 1 takes those with masks"
+    )
+    protocol: Preset = option("paper", "see `robust-vit evaluate --help`")
+    figures: list[Literal[1, 2, 3, 6, 15]] = option([1, 2, 3, 6, 15], "numbers (default: all)")
+    target: Literal["predicted", "true"] = option("predicted", "class that the maps explain, but for Figure 1")
+    classes: list[str] | None = option(None, "names or labels of the classes to show (default: all)", metavar="CLASS")
+    num_examples: int = option(4, "images of a group (default: 4)", COUNT)
+    seed: int = option(0, "of the draw (default: 0)", NOT_NEGATIVE)
+    output_dir: Path = output_dir()
+
+
+@dataclass(kw_only=True)
+class MixtureOptions(PassOptions):
+    """Mix the weights of a model before and after finetuning, (1 - alpha) · BEFORE + alpha · AFTER (WiSE-FT,
+    https://huggingface.co/papers/2109.01903).
+
+      robust-vit interpolate BEFORE AFTER --alpha 0.5 --output_dir runs/mixed
+      robust-vit interpolate emoji-shift runs/emoji-shift --sweep --output_dir runs/sweep
+      robust-vit interpolate BEFORE AFTER --sweep 0 0.25 0.5 0.75 1 --output_dir runs/sweep \\
+          --in_distribution imagenet-1k=sets/imagenet-1k --shifted imagenet-a=sets/imagenet-a imagenet-r=sets/imagenet-r
+
+    The first command writes a model folder. The others measure mixtures, write `sweep.json` and plot it; all alphas see their images
+    through the preprocessing of AFTER, with which the mixture is saved. Alphas that are in `sweep.json` are not measured again.
+    """
+
+    before: str = option(text="the original model: name, folder or Hub id", positional=True)
+    after: str = option(text="the finetuned model", positional=True)
+    alpha: float | None = option(None, "write the mixture with this share of AFTER, from 0 to 1", SHARE)
+    sweep: list[float] | None = option(
+        None, "measure mixtures; without values, of 0, 0.1 … 1", SHARE, metavar="ALPHA", nargs="*"
+    )
+    in_distribution: list[NamedSource] | None = option(None, f"in-distribution {OF_A_SWEEP}", metavar=NAMED)
+    shifted: list[NamedSource] | None = option(None, f"shifted {OF_A_SWEEP}", metavar=NAMED)
+    protocol: Preset = option("paper", "for --sweep: see `robust-vit evaluate --help`")
+    output_dir: Path = output_dir()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.alpha is None) == (self.sweep is None):
+            raise ValueError("give one of --alpha and --sweep")
+        if self.alpha is not None:
+            for name in ("in_distribution", "shifted", "protocol", "images_per_set", "batch_size", "num_workers"):
+                if self.is_given(name):
+                    raise ValueError(f"--{name} is an option of --sweep")
+        if (self.in_distribution is None) != (self.shifted is None):
+            raise ValueError("--in_distribution and --shifted are given together, or neither")
+        names = [name for name, _ in (*(self.in_distribution or ()), *(self.shifted or ()))]
+        if others := [name for name in names if name not in PAPER_SETS]:
+            raise ValueError(
+                f"unknown set `{others[0]}`: expected {', '.join(PAPER_SETS)}. Those of a benchmark are taken where none are named"
+            )
+        check_set_names(names)
+        self.sweep = [step / 10 for step in range(11)] if self.sweep == [] else self.sweep
