@@ -38,8 +38,8 @@ def run(argv: list[str]) -> None:
 
 
 def _describe(arguments: argparse.Namespace, options: dict) -> str:
-    from ..data.description import describe, split_of
     from ..class_names.imagenet import wnids
+    from ..data.description import describe, split_of
     from ..data.masked_dataset import load_masked_dataset, undecoded_rows
     from ..data.registry import open_source
 

@@ -11,9 +11,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .benchmarks import benchmarks
+from .mask_checks import mask_to_tensor
 from .masked_dataset import problem_of
 from .schema import decode
-from .mask_checks import mask_to_tensor
 
 
 NUM_PROBLEMS = 10

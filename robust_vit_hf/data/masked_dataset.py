@@ -18,8 +18,8 @@ from transformers.utils import logging
 from ..utils.cache import cache_of, check_no_pattern
 from ..utils.images import to_rgb
 from .benchmarks import benchmarks
-from .parquet_writer import read_settings
 from .mask_checks import mask_problem, mask_to_tensor
+from .parquet_writer import read_settings
 
 
 logger = logging.get_logger(__name__)

@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 from ..utils.lock import folder_lock
 from .contact_sheet import save_contact_sheets
 from .identity import row_digest
+from .mask_checks import mask_problem
 from .parquet_writer import ShardWriter
 from .registry import features_of, get_image_set, open_source
 from .schema import decode
-from .mask_checks import mask_problem
 
 
 ROWS_PER_PART = 32

@@ -3,29 +3,26 @@
 Source: https://huggingface.co/papers/2206.01161
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
-from accelerate import Accelerator
 from matplotlib.figure import Figure
 
-from ..data.benchmarks import IMAGES_PER_SET
 from ..class_names.label_mapping import class_index
-from ..models.digest import weights_digest
-from ..models.image_processors import load_processor
-from ..utils.files import read_json, write_atomically
-from ..utils.publishable import public_name
-from .cache import FINGERPRINT_FILE, check_fingerprint, fingerprint_of
-from .compare import Comparison
-from .evaluate_sets import SetResult
+from ..results.plots import save_figure
+from ..results.published import title_of
+from ..results.summary import class_changes
+from ..results.table import Run, SetResult
+from ..utils.files import write_atomically
 from .examples import KINDS, Example, draw, explain, may_be_shown, rows_of_kind
 from .figures import before_after_figure, issue_figure
-from .plots import save_figure
-from .protocols import Protocol
-from .robustness import label_names_of, load_models, load_sets
-from .set_names import PAPER_SETS
+from .measurements.accuracy import Accuracy, set_result
+from .options import FigureOptions
+from .session import Session, open_session
+from .sets import load_sets
+from .store import Store
 
 
 CAPTIONS_FILE = "captions.md"
@@ -48,36 +45,9 @@ class CaptionedFigure:
     examples: list[Example]
 
 
-def make_figures(
-    evaluation: Path,
-    model: str,
-    compare: str,
-    sets: Sequence[tuple[str, str | None]],
-    output_dir: Path,
-    accelerator: Accelerator,
-    *,
-    dataset: str | None = None,
-    split: str = "validation",
-    protocol: Protocol = "paper",
-    images_per_set: int = IMAGES_PER_SET,
-    figures: Collection[int] = (1, 2, 3, 6, 15),
-    target: str = "predicted",
-    classes: Sequence[str] | None = None,
-    num_examples: int = 4,
-    seed: int = 0,
-) -> str:
-    """Write `figure_<number>`, each as PNG and PDF, and their captions, `captions.md`, from the predictions that
-    [`evaluate_robustness`] saved. The same predictions and seed give the same files, under the same version of matplotlib.
-
-    Args:
-        evaluation: output folder of the evaluation.
-        model, compare, sets, dataset, split, images_per_set: those of the evaluation.
-        protocol: of the predictions and the images.
-        figures: numbers, of 1, 2, 3, 6 and 15. Figure 1 is of images with masks.
-        target: class that the maps of Figures 2, 3, 6 and 15 explain, `predicted` or `true`.
-        classes: names or labels, see [`class_index`], of the classes to which images are restricted; by default all.
-        num_examples: images of a group.
-        seed: of the draw.
+def make_figures(options: FigureOptions) -> str:
+    """Write `figure_<number>`, each as PNG and PDF, and their captions, `captions.md`, from the predictions that `robust-vit evaluate`
+    saved. The same predictions and seed give the same files, under the same version of matplotlib.
 
     Returns:
         The captions, as Markdown.
@@ -85,109 +55,154 @@ def make_figures(
     Raises:
         ValueError: there are no predictions of a set, or they are of other models or images; an unknown class; no figure has an
             image.
-        OSError: there is no such model or set.
+        OSError: there is no such model or set, or another process writes the output folder.
     """
-    names = {"before": model, "after": compare}
-    models = load_models(names, accelerator)
-    loaded = load_sets(sets, dataset, split, protocol, images_per_set, models["before"])
-    processors = {side: load_processor(name, protocol, models[side]) for side, name in names.items()}
-    results = {side: {} for side in models}
-    for side, loaded_model in models.items():
-        digest = weights_digest(loaded_model)
-        for name, rows in loaded.items():
-            folder = evaluation / protocol / name / side
-            known, result = read_json(folder / FINGERPRINT_FILE), SetResult.load(folder)
-            if known is None or result is None:
-                raise ValueError(
-                    f"`{evaluation}` has no predictions of `{name}` {side} the finetuning under protocol `{protocol}`: run "
-                    f"`robust-vit evaluate` with --compare, --protocols {protocol} and --output_dir {evaluation} first."
-                )
-            identity = {"weights": digest, "bf16": known.get("bf16")}
-            check_fingerprint(folder, fingerprint_of(identity, rows, processors[side]))
-            results[side][name] = result
-    label_names = label_names_of(models["before"], loaded)
-    ordered = [label_names[label] for label in range(len(label_names))]
-    kept = None if classes is None else {class_index(name, ordered) for name in classes}
-    found = {kind: rows_of_kind(kind, results["before"], results["after"], loaded, kept) for kind in KINDS}
-
-    def explained(images: Sequence[tuple[str, int]], sides: Collection[str] = ("before", "after")) -> list[Example]:
-        return explain(images, {side: models[side] for side in sides}, processors, loaded, results, label_names)
-
-    made = {}
-    if 1 in figures:
-        masked = {}
-        for name, result in results["before"].items():
-            if "mask" in loaded[name].dataset.column_names and result.accepted is not None:
-                chosen = result.usable & may_be_shown(loaded[name].dataset)
-                masked[name] = np.flatnonzero(chosen & (kept is None or np.isin(result.classes, list(kept)))).tolist()
-        candidates = explained(draw(masked, NUM_CANDIDATES, seed), ("before",))
-        made[1] = _issues(candidates, num_examples, seed)
-    if 2 in figures:
-        drawn = {kind: draw(found[kind], num_examples, seed) for kind in ("unchanged", "corrected", "broken")}
-        groups = {
-            f"{kind.capitalize()} ({sum(map(len, found[kind].values()))} images)": explained(images)
-            for kind, images in drawn.items()
+    folder = options.output_dir
+    with open_session(options, options.protocol, folder) as session:
+        session = session.with_sets(load_sets(options, options.protocol, options.images_per_set))
+        results = _evaluated(options, session)
+        names = session.label_names
+        kept = None
+        if options.classes is not None:
+            kept = {class_index(name, [names[label] for label in range(len(names))]) for name in options.classes}
+        figures: dict[int, Callable[..., CaptionedFigure | None]] = {
+            1: _figure_1,
+            2: _figure_2,
+            3: _figure_3,
+            6: partial(_figure_3, start=options.num_examples),
+            15: _figure_15,
         }
-        rules = "; ".join(f"{kind}: {rule}" for kind, rule in KINDS.items())
-        made[2] = _figure([groups], target, f"{rules}. Drawn at random from the sets in turn, seed {seed}.")
-    for number, start in ((3, 0), (6, num_examples)):
-        if number in figures:
-            groups = {}
-            for name, rows in found["corrected"].items():
-                drawn = draw({name: rows}, start + num_examples, seed)[start:]
-                groups[f"{PAPER_SETS.get(name, name)} ({len(rows)} images)"] = explained(drawn)
-            filled = [title for title, examples in groups.items() if examples]
-            rows = [
-                {title: groups[title] for title in filled[first : first + GROUPS_OF_A_ROW]}
-                for first in range(0, len(filled), GROUPS_OF_A_ROW)
-            ]
-            further = f", after the first {num_examples} of the same order, which Figure 3 shows" if start else ""
-            rule = f"corrected: {KINDS['corrected']}. Drawn at random from each set, seed {seed}{further}."
-            made[number] = _figure(rows, target, rule)
-    if 15 in figures:
-        comparison = Comparison(results["before"], results["after"])
-        harmed = []
-        for name, of_set in found["broken"].items():
-            changes = comparison.class_changes(name)
-            broken: dict[int, list[int]] = {}  # rows that may be shown, by class
-            for row in of_set:
-                broken.setdefault(int(results["before"][name].classes[row]), []).append(row)
-            groups = {}
-            for label in [label for label in changes if changes[label] < 0 and label in broken][:2]:
-                images = [(name, row) for row in broken[label][:3]]
-                title = f"{PAPER_SETS.get(name, name)}: {label_names[label]} ({100 * changes[label]:+.0f} points)"
-                groups[title] = explained(images)
-            harmed.append(groups)
-        rule = (
-            "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have an image to show, "
-            f"and of each the first three, in the order of the set, of which {KINDS['broken']}. Nothing is drawn."
-        )
-        made[15] = _figure(harmed, target, rule)
-
-    complete = {number: figure for number, figure in made.items() if figure is not None}
-    if not complete:
-        raise ValueError(
-            f"No image fits figure{'s' * (len(made) > 1)} {', '.join(map(str, made))}: no prediction changed, or no set has "
-            "masks (Figure 1). Give other --sets, --classes or --figures."
-        )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    shown = f"Before: `{public_name(model)}`; after: `{public_name(compare)}`. Protocol `{protocol}`."
-    if kept is not None:
-        shown += f" Classes: {', '.join(label_names[label] for label in sorted(kept))}."
-    captions = []
-    for number, figure in made.items():
-        if figure is None:
-            captions.append(f"**Figure {number}** has no image: no prediction is of its kind, or no set has masks.\n")
-            continue
-        save_figure(figure.figure, output_dir, f"figure_{number}")
-        places: dict[str, list[str]] = {}
-        for example in figure.examples:
-            places.setdefault(example.set_name, []).append(str(example.row))
-        listed = "; ".join(f"{name}, rows {', '.join(rows)}" for name, rows in places.items())
-        captions.append(f"**Figure {number}** (`figure_{number}`). {shown} Rule: {figure.rule} Images: {listed}.\n")
-    text = "\n".join(captions)
-    write_atomically(output_dir / CAPTIONS_FILE, text)
+        made = {number: figures[number](options, session, results, kept) for number in sorted(options.figures)}
+        if not any(made.values()):
+            raise ValueError(
+                f"No image fits figure{'s' * (len(made) > 1)} {', '.join(map(str, made))}: no prediction changed, or no set has "
+                "masks (Figure 1). Give other --sets, --classes or --figures."
+            )
+        shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{options.protocol}`."
+        if kept is not None:
+            shown += f" Classes: {', '.join(names[label] for label in sorted(kept))}."
+        captions = []
+        for number, figure in made.items():
+            if figure is None:
+                captions.append(
+                    f"**Figure {number}** has no image: no prediction is of its kind, or no set has masks.\n"
+                )
+                continue
+            save_figure(figure.figure, folder, f"figure_{number}")
+            places: dict[str, list[str]] = {}
+            for example in figure.examples:
+                places.setdefault(example.set_name, []).append(str(example.row))
+            listed = "; ".join(f"{name}, rows {', '.join(rows)}" for name, rows in places.items())
+            captions.append(
+                f"**Figure {number}** (`figure_{number}`). {shown} Rule: {figure.rule} Images: {listed}.\n"
+            )
+        text = "\n".join(captions)
+        write_atomically(folder / CAPTIONS_FILE, text)
     return text
+
+
+def _evaluated(options: FigureOptions, session: Session) -> dict[str, SetResult]:
+    """The results that the evaluation saved, in any precision."""
+    store, results = Store(options.evaluation), {}
+    inputs = Accuracy().inputs()
+    for name, rows in session.sets.items():
+        found = {}
+        for side in session.sides:
+            place = f"{options.protocol}/{name}/{side}"
+            expected = session.inputs(side, rows) | inputs
+            found[side] = store.known(place, expected, Accuracy.rows_file, but=("precision",))
+            if found[side] is None:
+                raise ValueError(
+                    f"`{options.evaluation}` has no predictions of `{name}` {side} the finetuning under protocol "
+                    f"`{options.protocol}`: run `robust-vit evaluate` with --compare, --protocols {options.protocol} and "
+                    f"--output_dir {options.evaluation} first."
+                )
+        results[name] = set_result(name, rows, found)
+    return results
+
+
+def _figure_1(
+    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
+) -> CaptionedFigure | None:
+    """Confident predictions of the original model, with relevance on the background, or on little of the object."""
+    masked = {}
+    for name, result in results.items():
+        dataset = session.sets[name].dataset
+        if "mask" in dataset.column_names and result.classes is not None:
+            chosen = (result.usable if kept is None else result.in_classes(kept)) & may_be_shown(dataset)
+            masked[name] = np.flatnonzero(chosen).tolist()
+    candidates = explain(draw(masked, NUM_CANDIDATES, options.seed), session, results, ["before"])
+    confident = [example for example in candidates if example.confidence["before"] >= CONFIDENCE]
+    on_background = sorted(confident, key=lambda example: -example.background["before"])[: options.num_examples]
+    rest = [example for example in confident if example not in on_background]
+    sparse = sorted(rest, key=lambda example: example.coverage["before"])[: options.num_examples]
+    if not confident:
+        return None
+    rule = (
+        f"of {len(candidates)} images that were drawn at random (seed {options.seed}), the {len(confident)} that the model before the "
+        f"finetuning predicts with a confidence of at least {CONFIDENCE:.0%}; first row, those with the largest share of the "
+        "relevance outside the mask; second row, of the others those with the lowest mean relevance within the mask. Maps explain "
+        "the predicted class."
+    )
+    rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
+    return CaptionedFigure(issue_figure(rows), rule, [*on_background, *sparse])
+
+
+def _figure_2(
+    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
+) -> CaptionedFigure | None:
+    """Images whose prediction stays, is corrected, or is broken."""
+    groups = {}
+    for kind in ("unchanged", "corrected", "broken"):
+        found = rows_of_kind(kind, results, session.sets, kept)
+        images = draw(found, options.num_examples, options.seed)
+        groups[f"{kind.capitalize()} ({sum(map(len, found.values()))} images)"] = explain(images, session, results)
+    rules = "; ".join(f"{kind}: {rule}" for kind, rule in KINDS.items())
+    return _figure([groups], options.target, f"{rules}. Drawn at random from the sets in turn, seed {options.seed}.")
+
+
+def _figure_3(
+    options: FigureOptions,
+    session: Session,
+    results: Mapping[str, SetResult],
+    kept: set[int] | None,
+    start: int = 0,
+) -> CaptionedFigure | None:
+    """Corrected images of each set, from a place of their order on: Figures 3 and 6."""
+    groups = {}
+    for name, rows in rows_of_kind("corrected", results, session.sets, kept).items():
+        drawn = draw({name: rows}, start + options.num_examples, options.seed)[start:]
+        groups[f"{title_of(name)} ({len(rows)} images)"] = explain(drawn, session, results)
+    filled = [title for title, examples in groups.items() if examples]
+    rows_of_figure = [
+        {title: groups[title] for title in filled[first : first + GROUPS_OF_A_ROW]}
+        for first in range(0, len(filled), GROUPS_OF_A_ROW)
+    ]
+    further = f", after the first {start} of the same order, which Figure 3 shows" if start else ""
+    rule = f"corrected: {KINDS['corrected']}. Drawn at random from each set, seed {options.seed}{further}."
+    return _figure(rows_of_figure, options.target, rule)
+
+
+def _figure_15(
+    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
+) -> CaptionedFigure | None:
+    """The most harmed classes of each set."""
+    harmed = []
+    for name, of_set in rows_of_kind("broken", results, session.sets, kept).items():
+        changes = class_changes([Run(dict(results))], name)
+        broken: dict[int, list[int]] = {}  # rows that may be shown, by class
+        for row in of_set:
+            broken.setdefault(int(results[name].classes[row]), []).append(row)
+        groups = {}
+        for label in [label for label in changes if changes[label] < 0 and label in broken][:2]:
+            title = f"{title_of(name)}: {session.label_names[label]} ({100 * changes[label]:+.0f} points)"
+            groups[title] = explain([(name, row) for row in broken[label][:3]], session, results)
+        harmed.append(groups)
+    rule = (
+        "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have an image to show, "
+        f"and of each the first three, in the order of the set, of which {KINDS['broken']}. Nothing is drawn."
+    )
+    return _figure(harmed, options.target, rule)
 
 
 def _figure(rows: Sequence[Mapping[str, list[Example]]], target: str, rule: str) -> CaptionedFigure | None:
@@ -196,21 +211,3 @@ def _figure(rows: Sequence[Mapping[str, list[Example]]], target: str, rule: str)
     if not examples:
         return None
     return CaptionedFigure(before_after_figure(rows, (target,)), f"{rule} Maps explain the {target} class.", examples)
-
-
-def _issues(candidates: list[Example], count: int, seed: int) -> CaptionedFigure | None:
-    """Figure 1: confident predictions of the original model, with relevance on the background, or on little of the object."""
-    confident = [example for example in candidates if example.confidence["before"] >= CONFIDENCE]
-    on_background = sorted(confident, key=lambda example: -example.background["before"])[:count]
-    rest = [example for example in confident if example not in on_background]
-    sparse = sorted(rest, key=lambda example: example.coverage["before"])[:count]
-    if not confident:
-        return None
-    rule = (
-        f"of {len(candidates)} images that were drawn at random (seed {seed}), the {len(confident)} that the model before the "
-        f"finetuning predicts with a confidence of at least {CONFIDENCE:.0%}; first row, those with the largest share of the "
-        "relevance outside the mask; second row, of the others those with the lowest mean relevance within the mask. Maps explain "
-        "the predicted class."
-    )
-    rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
-    return CaptionedFigure(issue_figure(rows), rule, [*on_background, *sparse])

@@ -13,17 +13,16 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from pyarrow import parquet as pq
-from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
-from transformers import BaseImageProcessor
 
 from ..data.transforms import eval_transform
 from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
+from ..results.table import SetResult
 from ..utils.files import atomic_file
-from .evaluate_sets import SetResult
-from .protocols import EvaluationSet
+from .session import Session
+from .sets import EvaluationSet
 
 
 EXAMPLES_FILE = "examples.parquet"
@@ -71,8 +70,7 @@ class Example:
 
 def rows_of_kind(
     kind: str,
-    before: Mapping[str, SetResult],
-    after: Mapping[str, SetResult],
+    results: Mapping[str, SetResult],
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
@@ -82,22 +80,21 @@ def rows_of_kind(
         classes: classes to which the rows are restricted.
     """
     found = {}
-    for name, result in before.items():
-        if result.accepted is None:
-            continue
-        right, right_after = result.correct(), after[name].correct()
-        chosen = (
-            result.usable
-            & {
-                "corrected": ~right & right_after,
-                "broken": right & ~right_after,
-                "unchanged": result.predictions[:, 0] == after[name].predictions[:, 0],
-            }[kind]
-        )
-        if classes is not None:
-            chosen &= np.isin(result.classes, list(classes))
-        found[name] = np.flatnonzero(chosen & may_be_shown(sets[name].dataset)).tolist()
+    for name, result in results.items():
+        if result.classes is not None:
+            chosen = is_of_kind(kind, result) & may_be_shown(sets[name].dataset)
+            if classes is not None:
+                chosen &= result.in_classes(list(classes))
+            found[name] = np.flatnonzero(chosen).tolist()
     return found
+
+
+def is_of_kind(kind: str, result: SetResult) -> np.ndarray:
+    """`(N,)` bool: images with a label that are of a kind, see [`KINDS`]."""
+    right, right_after = result.correct("before"), result.correct("after")
+    best, best_after = (result.sides[side].predictions[:, 0] for side in ("before", "after"))
+    chosen = {"corrected": ~right & right_after, "broken": right & ~right_after, "unchanged": best == best_after}
+    return chosen[kind] & result.usable
 
 
 def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
@@ -120,34 +117,35 @@ def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple
 
 def explain(
     images: Sequence[tuple[str, int]],
-    models: Mapping[str, nn.Module],
-    processors: Mapping[str, BaseImageProcessor],
-    sets: Mapping[str, EvaluationSet],
-    results: Mapping[str, Mapping[str, SetResult]],
-    class_names: Mapping[int, str],
+    session: Session,
+    results: Mapping[str, SetResult],
+    sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
     """Relevance maps of images, of the class that was predicted and of the true one.
 
     Args:
         images: set and row of each.
-        models, processors, results: by side, `before` and `after`, or `before` alone; results by set.
-        class_names: names by label.
+        results: what the sides of the session measured, by set.
+        sides: those that are explained.
     """
-    examples, rows = [], {}
-    for name in {name for name, _ in images}:
-        for side in models:
-            transform = eval_transform(processors[side], sets[name].border)
-            rows[name, side] = sets[name].dataset.with_transform(transform)
+    class_names = session.label_names
+    rows = {
+        (name, side): session.sets[name].dataset.with_transform(
+            eval_transform(session.sides[side].processor, session.sets[name].border)
+        )
+        for name in {name for name, _ in images}
+        for side in sides
+    }
+    examples = []
     for name, index in tqdm(images, desc="relevance maps", unit="image", disable=len(images) < 2):
-        first = results["before"][name]
-        label, example = int(first.classes[index]), None
-        for side, model in models.items():
-            row = rows[name, side][index]
+        label, example = int(results[name].classes[index]), None
+        for side in sides:
+            model, row = session.sides[side].model, rows[name, side][index]
             pixel_values = row["pixel_values"].expand(2, -1, -1, -1)
-            picture = denormalize(pixel_values, processors[side])
+            picture = denormalize(pixel_values, session.sides[side].processor)
             if example is None:
                 example = Example(name, index, class_names[label], to_pil_image(picture[0]))
-            predicted, device = int(results[side][name].predictions[index, 0]), next(model.parameters()).device
+            predicted, device = int(results[name].sides[side].predictions[index, 0]), next(model.parameters()).device
             model.eval()
             with torch.no_grad():
                 targets = torch.tensor([predicted, label], device=device)
@@ -158,11 +156,9 @@ def explain(
             example.predicted[side] = class_names[predicted]
             example.confidence[side] = output.logits[0].softmax(dim=0)[predicted].item()
             if "mask" in row:
-                total = relevance[0].sum().clamp_min(1e-6)
-                example.background[side] = ((relevance[0] * (1 - row["mask"])).sum() / total).item()
-                example.coverage[side] = (
-                    (relevance[0] * row["mask"]).sum() / row["mask"].sum().clamp_min(1e-6)
-                ).item()
+                inside, outside = (relevance[0] * row["mask"]).sum(), (relevance[0] * (1 - row["mask"])).sum()
+                example.background[side] = (outside / relevance[0].sum().clamp_min(1e-6)).item()
+                example.coverage[side] = (inside / row["mask"].sum().clamp_min(1e-6)).item()
         examples.append(example)
     return examples
 

@@ -7,13 +7,12 @@ import datasets
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import nn
-from transformers import BaseImageProcessor
 
 from ..data.transforms import segmentation_transform
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
 from .examples import Example
+from .session import Side
 
 
 def before_after_figure(
@@ -54,8 +53,7 @@ def before_after_figure(
 
 
 def save_attribution_figure(
-    models: dict[str, nn.Module],
-    processors: dict[str, BaseImageProcessor],
+    sides: Mapping[str, Side],
     rows: datasets.Dataset,
     methods: Sequence[str],
     path: Path,
@@ -63,21 +61,21 @@ def save_attribution_figure(
     """Figure with a row for each image: image | mask | the map of each model and attribution method for the predicted class.
 
     Args:
-        models, processors: by side, such as `before` and `after`.
+        sides: by name, such as `before` and `after`.
         rows: `image` and `mask`.
         methods: names from `ATTRIBUTION_METHODS`.
     """
     titles, columns = ["image", "mask"], []
-    for side, model in models.items():
-        batch = rows.select_columns(["image", "mask"]).with_transform(segmentation_transform(processors[side]))[:]
+    for name, side in sides.items():
+        batch = rows.select_columns(["image", "mask"]).with_transform(segmentation_transform(side.processor))[:]
         pixel_values, masks = torch.stack(batch["pixel_values"]), torch.stack(batch["mask"])
-        images = denormalize(pixel_values, processors[side])
+        images = denormalize(pixel_values, side.processor)
         columns = columns or [images, masks.expand_as(images)]
         for method in methods:
             with torch.no_grad():
-                output = ATTRIBUTION_METHODS[method](model, pixel_values.to(next(model.parameters()).device))
+                output = ATTRIBUTION_METHODS[method](side.model, pixel_values.to(next(side.model.parameters()).device))
             columns.append(overlay(images, output.relevance.cpu()))
-            titles.append(f"{method}\n{side}" if len(models) > 1 else method)
+            titles.append(f"{method}\n{name}" if len(sides) > 1 else method)
 
     figure = Figure((1.2 * len(columns), 1.2 * len(rows) + 0.4), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)

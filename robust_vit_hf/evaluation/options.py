@@ -9,8 +9,9 @@ from ..data.set_names import BENCHMARK_NAMES
 from ..models.presets import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
+from ..results.published import PAPER_SETS
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
-from .set_names import PAPER_SETS, SEGMENTATION_SETS, NamedSource, check_set_names
+from .set_names import SEGMENTATION_SETS, NamedSource, check_set_names
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"

@@ -1,20 +1,17 @@
-"""The results of a run beside its model: `results.json`, the table, the before/after figure and examples."""
+"""The results of a finetuning beside its model: `results.json`, the table, the before/after figure and examples."""
 
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from torch import nn
-from transformers import BaseImageProcessor
-
-from ..models.digest import weights_digest
+from ..results.summary import summarize
+from ..results.table import Run
+from ..results.tables import tables_of
 from ..utils.environment import environment
 from ..utils.files import write_atomically, write_json
-from ..utils.publishable import public_settings
-from .compare import Comparison
 from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .figures import before_after_figure
-from .protocols import EvaluationSet
-from .tables import main_table
+from .session import Session
 
 
 RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "results.json", "table.md", "before_after.png"
@@ -22,52 +19,40 @@ NUM_SHOWN = 4  # in a group of the figure
 NUM_CANDIDATES = 60  # corrected images that are searched for those whose relevance left the background most
 
 
-def summarize(comparison: Comparison, sets: dict[str, EvaluationSet]) -> dict:
-    """What a comparison says of its sets, and the sources of their images, as JSON values."""
-    labelled = [name for name, result in comparison.before.items() if result.accepted is not None]
-    return {
-        "rows": comparison.rows(),
-        "sources": public_settings({name: rows.source for name, rows in sets.items()}),
-        "class_groups": comparison.class_groups(),
-        "class_changes": {name: comparison.class_changes(name) for name in labelled} if comparison.after else {},
-        "curves": {name: curves for name in labelled if (curves := comparison.curves(name))},
-    }
-
-
-def write_report(
-    folder: Path,
-    comparison: Comparison,
-    sets: dict[str, EvaluationSet],
-    processor: BaseImageProcessor,
-    models: dict[str, nn.Module],
-    settings: dict,
-) -> None:
+def write_report(folder: Path, run: Run, session: Session, settings: dict) -> str:
     """Write the results of a run into a folder that exists.
 
     Args:
-        processor: image processor of both models.
-        models: `"before"` and `"after"`.
+        session: `before` and `after`, with the sets of the run.
         settings: options of the run, as JSON values.
+
+    Returns:
+        The table of results, as Markdown.
     """
-    names = models["before"].config.id2label
-    results = summarize(comparison, sets) | {
+    tables = tables_of(run)
+    results = summarize(run) | {
+        "tables": [asdict(table) for table in tables],
         "settings": settings,
-        "weights": {side: weights_digest(model) for side, model in models.items()},
-        "class_names": names,
+        "weights": {name: side.weights for name, side in session.sides.items()},
+        "class_names": session.label_names,
         **environment(),
     }
     write_json(folder / RESULTS_FILE, results)
-    write_atomically(folder / TABLE_FILE, main_table(results["rows"]).markdown() + "\n")
+    table = tables[0].markdown()
+    write_atomically(folder / TABLE_FILE, table + "\n")
+    _write_examples(folder, run, session)
+    return table
 
-    before, after = comparison.before, comparison.after
-    found = {kind: rows_of_kind(kind, before, after, sets) for kind in KINDS}
+
+def _write_examples(folder: Path, run: Run, session: Session) -> None:
+    """Write the examples, and the figure of some of them."""
+    sets = session.sets
+    found = {kind: rows_of_kind(kind, run.sets, sets) for kind in KINDS}
     masked = {name: rows for name, rows in found["corrected"].items() if "mask" in sets[name].dataset.column_names}
     candidates = draw(masked, NUM_CANDIDATES, seed=0)
     drawn = {kind: draw(rows, NUM_EXAMPLES, seed=0) for kind, rows in found.items()}
     wanted = list(dict.fromkeys([*candidates, *chain.from_iterable(drawn.values())]))
-    processors = dict.fromkeys(models, processor)
-    explained = explain(wanted, models, processors, sets, {"before": before, "after": after}, names)
-    by_image = dict(zip(wanted, explained, strict=True))
+    by_image = dict(zip(wanted, explain(wanted, session, run.sets), strict=True))
     examples = {kind: [by_image[image] for image in images] for kind, images in drawn.items()}
     if any(examples.values()):
         save_examples(examples, folder / EXAMPLES_FILE)

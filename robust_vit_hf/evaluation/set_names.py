@@ -3,20 +3,9 @@
 from typing import NamedTuple, Self
 
 from ..data.set_names import BENCHMARK_NAMES, SETS_WITH_MASKS
+from ..results.published import PAPER_SETS
 
 
-# Sets in the order of the paper's Tables 1 and 2, with the names that these give them.
-PAPER_SETS = {
-    "imagenet-1k": "INet val",
-    "imagenet-a": "INet-A",
-    "imagenet-r": "INet-R",
-    "imagenet-sketch": "Sketch",
-    "imagenet-v2": "INet-v2",
-    "objectnet": "ObjNet",
-    "si-score-location": "SI-location",
-    "si-score-rotation": "SI-rotation",
-    "si-score-size": "SI-size",
-}
 SEGMENTATION_SETS = (*BENCHMARK_NAMES, *SETS_WITH_MASKS)
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
-from ..evaluation.compare import MEAN_ROW
 from ..evaluation.report import RESULTS_FILE
-from ..evaluation.set_names import PAPER_SETS
-from ..evaluation.tables import change, change_with_interval, main_table, number, percent
 from ..models.digest import weights_digest
 from ..models.loading import load_model
 from ..models.registry import MODELS
+from ..results.published import PAPER_SETS
+from ..results.summary import MEAN_ROW
+from ..results.tables import main_table
+from ..results.text_table import change, change_with_interval, number, percent
 from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
 from ..utils.publishable import public_name
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import datasets
 from transformers import Trainer
 
-from ..evaluation.tables import percent
 from ..models.digest import weights_digest
 from ..models.image_processors import make_image_processor
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import architecture, forward_arguments, unwrap_pretrained
+from ..results.text_table import percent
 from ..utils.environment import environment
 from ..utils.publishable import is_hub_id, public_name
 

@@ -51,7 +51,11 @@ def write_results(path: Path, results: ResultsFile) -> None:
                 ranks = measured.ranks[result.usable]
                 for name, value in {"run": run.name, "set": result.name, "side": side}.items():
                     parts[name].append(np.full(len(ranks), value, dtype=object))
-                columns = {"image": np.flatnonzero(result.usable), "class": result.classes[result.usable], "rank": ranks}
+                columns = {
+                    "image": np.flatnonzero(result.usable),
+                    "class": result.classes[result.usable],
+                    "rank": ranks,
+                }
                 for name, values in columns.items():
                     parts[name].append(np.minimum(values, TOP) if name == "rank" else values)
                 scores[side] = {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}

@@ -200,7 +200,10 @@ def segmentation_table(results: Results) -> dict[str, Table]:
                 continue
             means = {
                 side: [
-                    [float(np.mean([result.sides[side].scores[score] for result in sets_with_masks(run)])) for run in runs]
+                    [
+                        float(np.mean([result.sides[side].scores[score] for result in sets_with_masks(run)]))
+                        for run in runs
+                    ]
                     for score in scores
                 ]
                 for side in ("before", "after")
@@ -219,7 +222,10 @@ def sets_with_masks(run: Run) -> list:
     return [
         result
         for result in run.sets.values()
-        if all(result.sides.get(side) and result.sides[side].scores.get("mean_iou") is not None for side in ("before", "after"))
+        if all(
+            result.sides.get(side) and result.sides[side].scores.get("mean_iou") is not None
+            for side in ("before", "after")
+        )
     ]
 
 
@@ -288,7 +294,9 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
             rows.append(["Avg. change", mark, "", _validation_change(results.of(OURS)), *cells])
         if rows:
             head = ["model", "train classes", "", VALIDATION, *map(title_of, sets)]
-            tables[table] = _with_validation(f"{title}, training classes and others, top-1 and top-5 in per cent", head, rows)
+            tables[table] = _with_validation(
+                f"{title}, training classes and others, top-1 and top-5 in per cent", head, rows
+            )
     return tables
 
 

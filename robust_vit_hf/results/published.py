@@ -18,7 +18,14 @@ PAPER_SETS = {
     "si-score-size": "SI-size",
 }
 UNSHIFTED = ("imagenet-1k", "imagenet-v2")  # of these, those of ImageNet's distribution
-SYNTHETIC = ("si-score-location", "si-score-rotation", "si-score-size", "location", "rotation", "size")  # as in Table 2
+SYNTHETIC = (
+    "si-score-location",
+    "si-score-rotation",
+    "si-score-size",
+    "location",
+    "rotation",
+    "size",
+)  # as in Table 2
 
 
 def title_of(name: str) -> str:

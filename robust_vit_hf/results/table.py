@@ -1,6 +1,6 @@
 """The table of results: a row for each run, set, side and image. Tables, plots, cards, the page and the app are views of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -80,7 +80,7 @@ class SetResult:
         """Of each image with a label: 1 if it is corrected from one side to the other, -1 if it is broken, 0 otherwise."""
         return (self.correct(second, k).astype(np.int64) - self.correct(first, k))[self.usable]
 
-    def in_classes(self, classes: Sequence[int] | frozenset[int]) -> np.ndarray:
+    def in_classes(self, classes: Collection[int]) -> np.ndarray:
         """`(N,)` bool: images with a label that are of some classes."""
         return np.isin(self.classes, list(classes)) & self.usable
 
@@ -115,7 +115,7 @@ class Run:
     def labelled(self) -> list[SetResult]:
         return [result for result in self.sets.values() if result.classes is not None]
 
-    def only(self, names: Sequence[str]) -> "Run":
+    def only(self, names: Collection[str]) -> "Run":
         """The run with some of its sets."""
         return replace(self, sets={name: result for name, result in self.sets.items() if name in names})
 

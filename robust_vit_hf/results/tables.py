@@ -2,8 +2,28 @@
 
 from collections.abc import Callable
 
-from .summary import sides_of
+from .paper_tables import accuracy_tables, class_group_tables
+from .published import PAPER_SETS
+from .summary import set_rows, sides_of
+from .table import Results, Run
 from .text_table import Table, change, change_with_interval, number, percent
+
+
+def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
+    """All tables of a run: of each set, of the paper's Tables 1 and 2 for its sets, of calibration, and of Tables 10 and 11.
+
+    Args:
+        protocol: whose published figures are shown; without one, there are no Tables 1 and 2.
+    """
+    rows = set_rows(run)
+    tables = [main_table(rows)]
+    of_paper = run.only(PAPER_SETS)
+    if protocol is not None and of_paper.sets:
+        tables += accuracy_tables(Results([of_paper]), protocol).values()
+    tables.append(calibration_table(rows))
+    if run.training_classes:
+        tables += class_group_tables(Results([run]), protocol or "paper").values()
+    return tables
 
 
 def main_table(rows: list[dict]) -> Table:

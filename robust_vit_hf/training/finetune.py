@@ -2,8 +2,7 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,20 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, set_seed
 
-from ..data.benchmarks import benchmarks, find_benchmark
 from ..class_names.label_mapping import class_names_of, classes_of_model
+from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.masked_dataset import load_masked_dataset, mask_origin
-from ..evaluation.cache import measure_once
-from ..evaluation.compare import Comparison
-from ..evaluation.evaluate_sets import evaluate_sets
-from ..evaluation.protocols import EvaluationSet, benchmark_sets
+from ..evaluation.measurement import measure
+from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.report import TABLE_FILE, write_report
-from ..evaluation.tables import main_table
-from ..models.digest import weights_digest
+from ..evaluation.session import Session, Side
+from ..evaluation.sets import EvaluationSet, benchmark_sets
+from ..evaluation.store import Measured, Store
 from ..models.image_processors import load_processor
 from ..models.loading import load_model
 from ..models.registry import resolve
 from ..relevance.architectures import attention_modules, unwrap_pretrained
+from ..results.table import Run
 from ..utils.lock import folder_lock
 from ..utils.processes import use_all_cores
 from ..utils.publishable import public_settings
@@ -83,27 +82,12 @@ def _finetune(
     trainer = RobustViTTrainer(model, config, train, validation, processor)
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
-    measure = partial(evaluate_sets, sets=sets, processor=processor, accelerator=trainer.accelerator)
-    if predictions is None:
-        before = measure(trainer.model, description="before")
-    else:
-        precision = trainer.accelerator.mixed_precision
-        identity = {"weights": weights_digest(trainer.model), "precision": precision}
-        with torch.random.fork_rng():  # or else the training would differ by what is measured and what is read
-            before = {
-                name: measure_once(
-                    predictions / name / "before",
-                    identity,
-                    trainer.model,
-                    name,
-                    rows,
-                    processor,
-                    trainer.accelerator,
-                    shared=originals,
-                    description="before",
-                )
-                for name, rows in sets.items()
-            }
+    original = Side.of(trainer.model, processor, model_arguments.model)
+    store = Store(predictions, originals)
+    session = Session({"before": original}, {}, trainer.accelerator, store, model_arguments.preset).with_sets(sets)
+    # Where results may be read instead of measured, or else the training would differ by which of the two was done.
+    with torch.random.fork_rng() if predictions else nullcontext():
+        before = measure(session, Accuracy())
     trainer.train(resume_from_checkpoint=checkpoint)
     if model_arguments.merge_lora:
         trainer.merge_adapter()
@@ -111,23 +95,19 @@ def _finetune(
     trainer.save_state()
     if trainer.is_fsdp_enabled:  # maps for the report and the card are made by the first process alone
         trainer.model = gather_weights(trainer.model, _load(model_arguments)).to(config.device)
-    after = measure(trainer.model, description="after")
-    if predictions is not None and trainer.accelerator.is_main_process:
-        for name, result in after.items():
-            result.save(predictions / name / "after")
-    control = None
+    results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
-        control_trainer = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
-        control_trainer.train()
-        control = measure(control_trainer.model, relevance=False, description="control")
+        control = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
+        control.train()
+        results.append(_measure(replace(session, store=Store(None)), "control", control.model, relevance=False))
 
     table = ""
     if trainer.accelerator.is_main_process:
-        shifted = [name for name, rows in sets.items() if rows.shifted]
-        known = not data_arguments.streaming and "label" in train.column_names
-        labels = trainer.train_dataset.with_format(None)["label"] if known else None
-        shown = labels and frozenset(labels[:])  # of the model, whatever the order of the dataset
-        comparison = Comparison(before, after, control, shifted, shown)
+        measured = {name: {side: found for of in results for side, found in of[name].items()} for name in session.sets}
+        run = Run(
+            {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()},
+            _shown_classes(trainer, data_arguments.streaming),
+        )
         settings = {"model": public_settings(asdict(model_arguments)), "data": public_settings(asdict(data_arguments))}
         settings |= {
             "training": config.to_sanitized_dict(),
@@ -135,8 +115,29 @@ def _finetune(
         }
         models = {"before": load_model(model_arguments.model, model_arguments.trust_remote_code)}
         models["after"] = trainer.accelerator.unwrap_model(trainer.model)
-        write_report(Path(config.output_dir), comparison, sets, processor, models, settings)
-        table = main_table(comparison.rows()).markdown()
+        sides = {name: Side.of(model, processor) for name, model in models.items()}
+        table = write_report(Path(config.output_dir), run, replace(session, sides=sides), settings)
+    _publish(trainer, model_arguments, data_arguments, config)
+    return table
+
+
+def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
+    """Accuracy of a model on the sets of a session, as that of a side."""
+    measured = Side.of(model, session.sides["before"].processor)
+    return measure(replace(session, sides={side: measured}), Accuracy(relevance=relevance))
+
+
+def _shown_classes(trainer: RobustViTTrainer, streaming: bool) -> frozenset[int] | None:
+    """Classes of the model that the training images are of; `None` if they are not known."""
+    if streaming or "label" not in trainer.train_dataset.column_names:
+        return None
+    return frozenset(trainer.train_dataset.with_format(None)["label"][:])
+
+
+def _publish(
+    trainer: RobustViTTrainer, model_arguments: ModelArguments, data_arguments: DataArguments, config: RobustViTConfig
+) -> None:
+    """Write the model card, and push if the config says so."""
     facts = {
         "finetuned_from": resolve(model_arguments.model),
         "dataset": data_arguments.dataset,
@@ -151,7 +152,6 @@ def _finetune(
                 f"The run is complete in `{config.output_dir}`, with its table in `{TABLE_FILE}`, but was not pushed: {error} "
                 f"Push it with `robust-vit push {config.output_dir} {trainer.hub_model_id or 'OWNER/NAME'}`."
             ) from error
-    return table
 
 
 def load_data(

@@ -8,8 +8,8 @@ import datasets
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 
-from ...utils.cache import check_no_pattern
 from ...class_names.imagenet import class_names, label_of_wnid
+from ...utils.cache import check_no_pattern
 from ..schema import Source
 from .folders import is_wnid
 from .imagenet import VALIDATION_NAME

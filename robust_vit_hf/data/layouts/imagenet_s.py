@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from ...utils.images import to_rgb
 from ...class_names.imagenet import label_of_wnid
+from ...utils.images import to_rgb
 from ..schema import Source, encode_image
 from .folders import image_files, subfolders
 

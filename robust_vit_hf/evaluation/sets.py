@@ -13,18 +13,17 @@ import datasets
 import xxhash
 from transformers import PreTrainedConfig
 
-from ..data.benchmarks import benchmarks
-from ..class_names.label_mapping import class_names_of, classes_of_model, label_mapping, map_label
-from ..data.identity import dataset_identity
 from ..class_names.imagenet import subset, wnids
+from ..class_names.label_mapping import class_names_of, classes_of_model, label_mapping, map_label
+from ..data.benchmarks import benchmarks
+from ..data.identity import dataset_identity
 from ..data.layouts.objectnet import BORDER
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set, prepared_options
 from ..models.presets import Preset
-from .set_names import PAPER_SETS, check_set_names
-
-
-Protocol = Preset  # each protocol prepares images by the preset of its name
+from ..results.published import PAPER_SETS
+from .options import SetsOptions
+from .set_names import check_set_names
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class EvaluationSet:
 
 
 def load_evaluation_sets(
-    named: Sequence[tuple[str, str | None]], protocol: Protocol, images_per_set: int
+    named: Sequence[tuple[str, str | None]], protocol: Preset, images_per_set: int
 ) -> dict[str, EvaluationSet]:
     """Evaluation sets by name, in the order of the paper's tables. A benchmark gives all of its sets.
 
@@ -125,6 +124,23 @@ def load_evaluation_sets(
     return sets
 
 
+def load_sets(options: SetsOptions, protocol: Preset, images_per_set: int) -> dict[str, EvaluationSet]:
+    """The sets that options name, and images of your own by their split. Errors are those of [`load_evaluation_sets`] and
+    [`own_set`].
+
+    Raises:
+        ValueError: two sets of one name.
+    """
+    loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
+    if options.dataset is not None:
+        if options.split in loaded:
+            raise ValueError(
+                f"`{options.split}` is both a split of --dataset and one of --sets: measure one at a time."
+            )
+        loaded[options.split] = own_set(options.dataset, options.split)
+    return loaded
+
+
 def benchmark_sets(name: str, images_per_set: int) -> dict[str, EvaluationSet]:
     """The evaluation sets of a benchmark, which are the same under every protocol."""
     benchmark = benchmarks()[name]
@@ -143,7 +159,7 @@ def own_set(path: str, split: str) -> EvaluationSet:
     return EvaluationSet.of(dataset, names and len(names), source=path)
 
 
-def load_evaluation_set(name: str, source: str | None, protocol: Protocol) -> EvaluationSet:
+def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> EvaluationSet:
     """A set of the paper under a protocol. Name, source and errors are those of [`load_image_set`]."""
     native = protocol == "native"
     # The border is cut while an image is read: a copy of the set without it would fill the disk.

@@ -1,0 +1,95 @@
+"""`robust-vit evaluate`: accuracy, calibration and relevance of a model, or of two, on evaluation sets.
+
+Tables in the layout of the paper's Tables 1, 2, 10 and 11, and its class plots (Figures 8 to 14).
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ..class_names.label_mapping import align_labels
+from ..data.benchmarks import benchmarks
+from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..results.plots import save_plots
+from ..results.summary import summarize
+from ..results.table import Run
+from ..results.tables import tables_of
+from ..utils.environment import environment
+from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
+from ..utils.publishable import public_settings
+from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
+from .measurements.accuracy import Accuracy, measure_accuracy
+from .options import EvaluateOptions
+from .report import RESULTS_FILE
+from .session import Session, open_session
+from .sets import load_sets
+
+
+def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
+    """Measure models on sets, and write `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions of each image and, of
+    two models, examples with their relevance maps. Results in the output folder from an earlier run are not measured again.
+
+    Args:
+        originals: folder of results of original models, which several evaluations share.
+
+    Returns:
+        The tables, as Markdown; nothing in other processes than the main one.
+
+    Raises:
+        ValueError: sets or models that do not fit together, before the first set is measured.
+        OSError: there is no such model or set, or another process writes the output folder.
+    """
+    folder, markdown, latex = options.output_dir, [], []
+    with open_session(options, options.protocols[0], folder, bf16=options.bf16, shared=originals) as opened:
+        sessions = []
+        with opened.accelerator.main_process_first():
+            for protocol in options.protocols:
+                session = opened if protocol == opened.preset else opened.under(protocol)
+                sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
+        paper_model = options.paper_model or opened.paper_model
+        classes = _training_classes(options, sessions[0]) if options.compare else None
+        results = {"settings": public_settings(asdict(options)), "paper_model": paper_model, **environment()}
+        results |= {"weights": {name: side.weights for name, side in opened.sides.items()}, "protocols": {}}
+        accuracy = Accuracy(options.batch_size, options.num_workers)
+        for session in sessions:
+            sets = measure_accuracy(session, accuracy, session.preset)
+            if not session.accelerator.is_main_process:
+                continue
+            run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
+            tables = tables_of(run, session.preset)
+            results["protocols"][session.preset] = summarize(run) | {"tables": [asdict(table) for table in tables]}
+            results["class_names"] = session.label_names
+            markdown.append(f"# Protocol `{session.preset}`\n")
+            for table in tables:
+                markdown.append(f"{table.title}:\n\n{table.markdown()}\n")
+                latex.append(f"% protocol {session.preset}\n{table.latex()}")
+            plots = folder / "plots" / session.preset
+            plots.mkdir(parents=True, exist_ok=True)
+            save_plots(run, plots, session.label_names)
+            if options.compare:
+                examples = {
+                    kind: explain(draw(rows_of_kind(kind, sets, session.sets), NUM_EXAMPLES, seed=0), session, sets)
+                    for kind in KINDS
+                }
+                save_examples(examples, folder / session.preset / EXAMPLES_FILE)
+        if markdown:
+            write_atomically(folder / "tables.md", "\n".join(markdown))
+            write_atomically(folder / "tables.tex", "\n".join(latex))
+            write_json(folder / RESULTS_FILE, results)
+    return "\n".join(markdown)
+
+
+def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:
+    """Classes of the images of the finetuning: those of `training_data`, or else those that the run recorded, or else those of the
+    one benchmark that all sets are from."""
+    path = options.training_data
+    if path is not None:
+        dataset = load_masked_dataset(path, options.train_split)
+        check_columns(dataset, path, needs_labels=True)
+        return frozenset(align_labels(dataset, session.classes, path).with_format(None).unique("label"))
+    run = read_json(Path(options.compare, RUN_FILE))
+    if run is not None and run["data"]["training_classes"] is not None:
+        return frozenset(run["data"]["training_classes"])
+    sources = {rows.source for rows in session.sets.values()}
+    return (
+        benchmarks()[sources.pop()].training_classes if len(sources) == 1 and sources <= benchmarks().keys() else None
+    )

@@ -1,0 +1,1 @@
+"""What is measured of a side on a set: a module a measurement."""

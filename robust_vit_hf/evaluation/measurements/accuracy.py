@@ -1,0 +1,136 @@
+"""Accuracy, calibration and relevance of a model on a set, in one pass."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ...data.layouts.si_score import METADATA_COLUMNS
+from ...data.transforms import eval_transform
+from ...metrics.calibration import Calibration
+from ...metrics.relevance_segmentation import RelevanceSegmentation
+from ...metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
+from ...relevance.relevance_map import forward_logits, relevance_map
+from ...results.table import SetResult, SideResult
+from ..measurement import Measurement, measure
+from ..passes import check_logits, image_loader
+from ..session import Session, Side
+from ..sets import EvaluationSet
+from ..store import Measured
+
+
+FACTOR = "factor_"  # begins the names of columns with the factors of a set
+
+
+@dataclass(frozen=True)
+class Accuracy(Measurement):
+    """Rows `predictions`, the ids of the best five classes (of equal logits, the lower id first), `accepted`, factors and file
+    names; scores of [`RobustAccuracy`] and [`Calibration`] for a set with labels, and of [`RelevanceSegmentation`] for one with
+    masks. Maps explain the predicted class, as in the segmentation test of https://huggingface.co/papers/2206.01161.
+
+    Args:
+        relevance: whether to compute relevance maps for sets with masks, at three times the cost.
+    """
+
+    rows_file: ClassVar[str] = "predictions.parquet"
+
+    relevance: bool = True
+
+    def measure(
+        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
+    ) -> Measured:
+        side.model.eval()
+        with_masks = self.relevance and "mask" in rows.dataset.column_names
+        dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
+        transform = eval_transform(side.processor, rows.border)
+        loader = image_loader(dataset, transform, self.batch_size, self.num_workers)
+        return measure_batches(
+            side.model, loader, rows, session.accelerator, relevance=with_masks, description=description
+        )
+
+
+def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> dict[str, SetResult]:
+    """The sets of a session in the table of results. Arguments and errors are those of [`measure`]."""
+    measured = measure(session, accuracy, within)
+    return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
+
+
+def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:
+    """A set in the table of results, from what [`Accuracy`] measured by side."""
+    sides = {}
+    for side, result in measured.items():
+        predictions = np.array(result.columns["predictions"])
+        accepted = [[]] * len(predictions) if rows.accepted is None else rows.accepted
+        sides[side] = SideResult(ranks(predictions, accepted), result.scores, predictions)
+    classes = None
+    if rows.accepted is not None:
+        classes = np.array([labels[0] if labels else -1 for labels in rows.accepted])
+    return SetResult(name, sides, classes, rows.shifted, rows.source, factors_of(rows.dataset))
+
+
+def measure_batches(
+    model: nn.Module,
+    loader: DataLoader,
+    rows: EvaluationSet,
+    accelerator: Accelerator,
+    *,
+    relevance: bool,
+    description: str,
+) -> Measured:
+    """The pass of [`Accuracy`] over one set, of which `loader` gives batches with `pixel_values` (and `mask`) in the order of
+    `rows`. Scores are those of the main process; others have none."""
+    main, labelled = accelerator.is_main_process, rows.accepted is not None
+    # These take batches as they come, so that a large set never holds all logits or maps.
+    calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None
+    segmentation = RelevanceSegmentation() if main and relevance else None
+    predictions, done = [], 0
+    with tqdm(total=len(rows.dataset), desc=description, unit="image", disable=not main) as progress:
+        for batch in accelerator.prepare(loader):
+            with torch.no_grad(), accelerator.autocast():
+                if relevance:
+                    output = relevance_map(model, batch["pixel_values"], check_finite=False)
+                    maps, masks = accelerator.gather_for_metrics((output.relevance, batch["mask"]))
+                    logits = output.logits
+                else:
+                    logits = forward_logits(model, batch["pixel_values"])
+            logits = accelerator.gather_for_metrics(logits.float())
+            check_logits(logits, rows.dataset, done, description)
+            predictions.append(top_classes(logits, rows.class_subset).cpu())
+            if calibration is not None:
+                calibration.update(logits, rows.accepted[done : done + len(logits)])
+            if segmentation is not None:
+                segmentation.update(maps, masks)
+            done += len(logits)
+            progress.update(len(logits))
+
+    columns = {"predictions": torch.cat(predictions).numpy(), "accepted": rows.accepted}
+    if "file_name" in rows.dataset.column_names:
+        columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
+    factors = factors_of(rows.dataset)
+    result = Measured({name: values for name, values in columns.items() if values is not None})
+    result.columns |= {f"{FACTOR}{name}": values for name, values in factors.items()}
+    accuracy = RobustAccuracy() if main and labelled else None
+    if accuracy is not None:
+        groups = [" ".join(map(str, values)) for values in zip(*factors.values(), strict=True)]
+        accuracy.update(columns["predictions"], rows.accepted, groups=groups or None)
+    for metric in filter(None, (calibration, segmentation, accuracy)):
+        result.scores |= metric.compute()
+    return result
+
+
+def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
+    """Columns of SI-Score with the place and pose of the object, if they are known for every image."""
+    factors = {}
+    for name in sorted(set(METADATA_COLUMNS) & set(dataset.column_names)):
+        values = np.array(dataset.with_format(None)[name], dtype=float)
+        if not np.isnan(values).any():
+            factors[name] = values
+    return factors

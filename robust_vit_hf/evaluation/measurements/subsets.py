@@ -1,0 +1,144 @@
+"""Sufficient input subsets of the images of a set."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from ...data.transforms import eval_transform
+from ...relevance.relevance_map import forward_logits
+from ...relevance.sis import margin, sufficient_input_subsets
+from ...utils.files import atomic_file
+from ..measurement import Measurement
+from ..passes import image_loader
+from ..session import Session, Side
+from ..sets import EvaluationSet
+from ..store import Measured
+
+
+@dataclass(frozen=True)
+class Subsets(Measurement):
+    """Rows of pairs of an image and a class: `found`, `size` (share of the pixels), `confidence`, `revealed` (class probability
+    with the 8 neighbours of each pixel visible too), `all_masked`, and with masks `foreground` (share of the subset, NaN if it is
+    empty) and `image_foreground`; scores: their means, see [`summarize`]. In one process. Each batch is a file of its own in the
+    folder, with the subsets themselves; those that are there already are read.
+
+    Args:
+        targets: classes to explain, each for every image; none for the label of each.
+        threshold, pixels_per_step: as for [`sufficient_input_subsets`].
+    """
+
+    free = ("num_workers",)
+
+    batch_size: int = 8
+    targets: tuple[int, ...] = ()
+    threshold: float = 0.9
+    pixels_per_step: int = 100
+
+    def pairs(self, rows: EvaluationSet) -> list[tuple[int, int]]:
+        """Pairs of an image's index and a class."""
+        return [
+            (index, target)
+            for index in range(len(rows.dataset))
+            for target in self.targets or rows.accepted[index][:1]
+        ]
+
+    def measure(
+        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
+    ) -> Measured:
+        columns = ["image", "mask"] if "mask" in rows.dataset.column_names else ["image"]
+        pairs = self.pairs(rows)
+        repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
+        loader = image_loader(repeated, eval_transform(side.processor, rows.border), self.batch_size, self.num_workers)
+        options = {name: value for name, value in asdict(self).items() if name in ("threshold", "pixels_per_step")}
+        batches = []
+        with tqdm(total=len(pairs), desc=description, unit="pair") as progress:
+            for number, batch in enumerate(loader):
+                path = _part(folder, number)
+                if not path.is_file():
+                    targets = [
+                        target for _, target in pairs[number * self.batch_size : (number + 1) * self.batch_size]
+                    ]
+                    device = session.accelerator.device
+                    with session.accelerator.autocast():
+                        found = _measure_batch(
+                            side.model,
+                            batch["pixel_values"].to(device),
+                            torch.tensor(targets, device=device),
+                            batch.get("mask"),
+                            **options,
+                        )
+                    with atomic_file(path) as partial:
+                        save_file({name: value.cpu().contiguous() for name, value in found.items()}, partial)
+                batches.append(_columns_of(load_file(path)))
+                progress.update(len(batch["pixel_values"]))
+        rows_of_all = concatenate(batches)
+        return Measured(rows_of_all, summarize(rows_of_all))
+
+    def subset(self, folder: Path, row: int) -> torch.Tensor:
+        """The subset of one row `(1, H, W)`, bool, from the folder of a result."""
+        return load_file(_part(folder, row // self.batch_size))["subset"][row % self.batch_size].bool()
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number:05}.safetensors"
+
+
+def _measure_batch(
+    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, masks: torch.Tensor | None, **options
+) -> dict[str, torch.Tensor]:
+    """Subsets of a batch. Each value has B rows: `subset`, `found`, `confidence` and `margins` as in [`SufficientSubsets`];
+    `revealed`, the probability with the 8 neighbours of each pixel visible too; with masks `(B, 1, H, W)`, the shares of the
+    subset (NaN if it is empty) and of the image that are `foreground` and `image_foreground`."""
+    output = sufficient_input_subsets(model, pixel_values, target, **options)
+    subset = output.subset.to(pixel_values.dtype)
+    neighbourhood = F.max_pool2d(subset, kernel_size=3, stride=1, padding=1)
+    with torch.no_grad():
+        revealed = margin(forward_logits(model, pixel_values * neighbourhood), target).sigmoid()
+    measured = {name: output[name] for name in ("subset", "found", "confidence", "margins")} | {"revealed": revealed}
+    if masks is not None:
+        masks = masks.to(pixel_values.device)
+        measured["foreground"] = (subset * masks).sum(dim=(1, 2, 3)) / subset.sum(dim=(1, 2, 3))
+        measured["image_foreground"] = masks.mean(dim=(1, 2, 3))
+    return measured
+
+
+def _columns_of(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Columns of the rows of a batch, see [`Subsets`]."""
+    columns = {"found": batch["found"], "size": batch["subset"].float().mean(dim=(1, 2, 3))}
+    columns |= {"confidence": batch["confidence"], "revealed": batch["revealed"]}
+    columns |= {"all_masked": batch["margins"][:, -1].sigmoid()}
+    columns |= {name: batch[name] for name in ("foreground", "image_foreground") if name in batch}
+    return {
+        name: (values if values.dtype == torch.bool else values.float()).numpy() for name, values in columns.items()
+    }
+
+
+def concatenate(parts: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Rows of several sets or batches, with the columns that all have."""
+    parts = list(parts)
+    shared = set.intersection(*(set(part) for part in parts))
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0] if name in shared}
+
+
+def summarize(rows: dict[str, Any]) -> dict[str, float | int | None]:
+    """Number of pairs, share of them with a subset, and means over those with one; `None` where there is nothing to average.
+
+    Args:
+        rows: columns of [`Subsets`].
+    """
+    found = np.asarray(rows["found"], dtype=bool)
+    summary: dict[str, float | int | None] = {"pairs": len(found), "found": float(found.mean())}
+    for name, values in rows.items():
+        known = np.asarray(values, dtype=float)[found] if name != "found" else np.empty(0)
+        known = known[~np.isnan(known)]
+        if name != "found":
+            summary[name] = float(known.mean()) if len(known) else None
+    return summary

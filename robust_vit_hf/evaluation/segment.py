@@ -1,0 +1,73 @@
+"""`robust-vit segment`: how well the maps of several attribution methods agree with the masks of a set, Table 3 of the paper."""
+
+from dataclasses import asdict
+
+import datasets
+
+from ..data.benchmarks import benchmarks
+from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..data.registry import load_image_set
+from ..results.paper_tables import attribution_table
+from ..utils.environment import environment
+from ..utils.files import write_atomically, write_json
+from ..utils.publishable import public_settings
+from .examples import may_be_shown
+from .figures import save_attribution_figure
+from .measurement import measure
+from .measurements.attribution import Attribution
+from .options import SegmentOptions
+from .report import RESULTS_FILE
+from .session import open_session
+from .sets import EvaluationSet
+
+
+NUM_EXAMPLES = 8
+
+
+def segment(options: SegmentOptions) -> str:
+    """Measure how well relevance maps cover the object, for a model or for two (before and after finetuning). Writes `results.json`,
+    `table.md`, `table.tex`, and `attribution.png`, the maps of a few images. Results in the output folder from an earlier run are
+    not measured again.
+
+    Returns:
+        The table, as Markdown; nothing in other processes than the main one.
+
+    Raises:
+        ValueError: a set without masks, or models that do not fit together.
+        OSError: there is no such model or set, or another process writes the output folder.
+    """
+    folder = options.output_dir
+    with open_session(options, options.preset, folder, bf16=options.bf16) as session:
+        with session.accelerator.main_process_first():
+            name, rows = _masked_set(options)
+        session = session.with_sets({name: EvaluationSet(rows)})
+        measured = measure(session, Attribution(options.batch_size, options.num_workers, tuple(options.methods)))[name]
+        if not session.accelerator.is_main_process:
+            return ""
+        scores = {side: result.scores for side, result in measured.items()}
+        paper_model = options.paper_model or session.paper_model
+        table = attribution_table(scores, name, len(rows), paper_model if options.preset == "paper" else None)
+        markdown = f"{table.title}:\n\n{table.markdown()}\n"
+        settings = public_settings(asdict(options))
+        results = {"settings": settings, "paper_model": paper_model, **environment(), "scores": {name: scores}}
+        write_json(folder / RESULTS_FILE, results)
+        write_atomically(folder / "table.md", markdown)
+        write_atomically(folder / "table.tex", table.latex())
+        shown = rows.select(may_be_shown(rows).nonzero()[0])
+        if count := min(NUM_EXAMPLES, len(shown)):
+            examples = shown.select([index * len(shown) // count for index in range(count)])
+            save_attribution_figure(session.sides, examples, options.methods, folder / "attribution.png")
+    return markdown
+
+
+def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
+    """Name and rows of the set: images of your own, all sets of a benchmark, or a set of the paper."""
+    if options.dataset is not None:
+        rows = load_masked_dataset(options.dataset, options.split)
+        check_columns(rows, options.split, needs_labels=False)
+        return options.split, rows
+    name, source = options.set
+    if name in benchmarks():
+        sets = benchmarks()[name].load_evaluation_sets(options.images_per_set)
+        return name, datasets.concatenate_datasets([*sets.values()])
+    return name, load_image_set(name, source)

@@ -1,0 +1,158 @@
+"""What was measured, by the fingerprint of its inputs: is it there, does it belong to these inputs, may it be taken again."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from accelerate import Accelerator
+from pyarrow import parquet as pq
+
+from ..utils.files import atomic_file, read_json, write_json
+
+
+FINGERPRINT_FILE, SCORES_FILE = "fingerprint.json", "scores.json"
+
+
+@dataclass
+class Measured:
+    """What a measurement gives of the images of a set.
+
+    Args:
+        columns: values by name with a row for each image, such as `predictions`, in the order of the set.
+        scores: scores of all images, as JSON values.
+    """
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    scores: dict = field(default_factory=dict)
+
+    def save(self, folder: Path, rows_file: str) -> None:
+        """Write the rows, if there are any, and then `scores.json`, which marks the result as complete."""
+        if self.columns:
+            features = {name: _feature(values) for name, values in self.columns.items()}
+            columns = {name: list(values) for name, values in self.columns.items()}
+            with atomic_file(folder / rows_file) as partial:
+                pq.write_table(pa.table(columns, schema=datasets.Features(features).arrow_schema), partial)
+        write_json(folder / SCORES_FILE, self.scores)
+
+    @classmethod
+    def load(cls, folder: Path, rows_file: str) -> "Measured | None":
+        """Read a result that [`save`] wrote; `None` if there is no complete one.
+
+        Raises:
+            ValueError: a file is damaged, or has other contents; it is named.
+        """
+        scores, path = read_json(folder / SCORES_FILE), folder / rows_file
+        if scores is None:
+            return None
+        if not isinstance(scores, dict):
+            raise ValueError(f"`{folder / SCORES_FILE}` holds no scores: delete `{folder}`, and measure it again.")
+        for name in scores.keys() & {"per_class_top1", "per_class_top5"}:  # JSON has no integer keys
+            scores[name] = {int(label): value for label, value in scores[name].items()}
+        try:
+            columns = pq.read_table(path).to_pydict() if path.is_file() else {}
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"`{path}` is damaged: {error}. Delete `{folder}`, and measure it again.") from error
+        return cls(columns, scores)
+
+
+def _feature(values: Any) -> datasets.features.features.FeatureType:
+    """Type of a column: text, numbers, or lists of class ids."""
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, str):
+        return datasets.Value("string")
+    if isinstance(first, (list, np.ndarray)):
+        return datasets.List(datasets.Value("int64"))
+    return datasets.Value("bool" if isinstance(first, (bool, np.bool_)) else "float64")
+
+
+class Store:
+    """Results in folders, each beside the fingerprint of its inputs.
+
+    Args:
+        folder: of these results; `None` to keep nothing.
+        shared: folder of results of many models and sets, where a result is looked for, and kept, as well.
+    """
+
+    def __init__(self, folder: Path | None, shared: Path | None = None):
+        self.folder, self.shared = folder, shared
+
+    def result(
+        self,
+        place: str,
+        inputs: dict,
+        measure: Callable[[Path | None], Measured],
+        accelerator: Accelerator,
+        rows_file: str,
+        *,
+        is_shared: bool = False,
+    ) -> Measured:
+        """The result of these inputs from an earlier run, or else measured now and kept.
+
+        Args:
+            place: folder of the result within that of the store.
+            inputs: all that the result depends on, as a JSON object.
+            measure: measures it; may keep parts in the folder that it is given.
+            is_shared: whether the shared folder is asked too.
+
+        Raises:
+            ValueError: there is a result of other inputs in this place, or as `measure`.
+        """
+        if self.folder is None:
+            return measure(None)
+        folder, main = self.folder / place, accelerator.is_main_process
+        check_fingerprint(folder, inputs)
+        found = Measured.load(folder, rows_file)
+        accelerator.wait_for_everyone()  # until all have looked, before one writes
+        if found is not None:
+            return found
+        if main:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / FINGERPRINT_FILE, inputs)
+        if is_shared and self.shared is not None:
+            key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+            within = f"{place.replace('/', '-')}-{key}"
+            found = Store(self.shared).result(within, inputs, measure, accelerator, rows_file)
+        else:
+            found = measure(folder)
+        if main:
+            found.save(folder, rows_file)
+        return found
+
+    def known(self, place: str, inputs: dict, rows_file: str, *, but: tuple[str, ...] = ()) -> Measured | None:
+        """The result of these inputs, if it is there.
+
+        Args:
+            but: inputs that may differ.
+
+        Raises:
+            ValueError: there is a result of other inputs in this place.
+        """
+        folder = self.folder / place
+        recorded = read_json(folder / FINGERPRINT_FILE) or {}
+        check_fingerprint(folder, inputs | {name: recorded[name] for name in but if name in recorded})
+        return Measured.load(folder, rows_file)
+
+
+def check_fingerprint(folder: Path, inputs: dict) -> None:
+    """Raise a `ValueError` if a folder holds the result of other inputs, or a part of one."""
+    known = read_json(folder / FINGERPRINT_FILE)
+    others = {path.name for path in folder.iterdir()} - {FINGERPRINT_FILE} if folder.is_dir() else set()
+    others = {name for name in others if not name.startswith(".") and not name.endswith(".partial")}
+    if known == inputs or not others:
+        return
+    if known is None:
+        raise ValueError(
+            f"`{folder}` holds results without a `{FINGERPRINT_FILE}`, such as results of an earlier version. Choose another "
+            "--output_dir, or delete it."
+        )
+    differing = ", ".join(key for key in {**known, **inputs} if known.get(key) != inputs.get(key))
+    raise ValueError(
+        f"`{folder}` holds the result of another evaluation, which differs in: {differing}. Choose another --output_dir, or "
+        "delete it."
+    )

@@ -1,0 +1,151 @@
+"""`robust-vit sis`: sufficient input subsets of a model, or of two, on sets of images; Figure 5 of the paper."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+import datasets
+import torch
+
+from ..class_names.label_mapping import class_index
+from ..data.benchmarks import IMAGES_PER_SET
+from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..data.transforms import eval_transform
+from ..relevance.overlay import denormalize
+from ..results.text_table import Table, percent
+from ..utils.environment import environment
+from ..utils.files import write_atomically, write_json
+from ..utils.publishable import public_settings
+from .examples import may_be_shown
+from .figures import save_picture_grid
+from .measurement import measure
+from .measurements.subsets import Subsets, concatenate, summarize
+from .options import SubsetOptions
+from .passes import image_loader
+from .report import RESULTS_FILE
+from .session import Session, open_session
+from .sets import EvaluationSet, load_evaluation_sets
+from .store import Measured
+
+
+NUM_EXAMPLES = 4
+
+
+def find_subsets(options: SubsetOptions) -> str:
+    """Sufficient input subsets of a model, or of two (before and after finetuning), in one process. Writes `results.json`,
+    `table.md`, `table.tex`, `sis.png`, and the subsets of each batch. Batches in the output folder from an earlier run are not
+    computed again.
+
+    Returns:
+        The table, as Markdown.
+
+    Raises:
+        ValueError: sets, classes or models that do not fit together, before the first pair; or as [`sufficient_input_subsets`].
+        OSError: there is no such model, set or image, or another process writes the output folder.
+    """
+    folder = options.output_dir
+    with open_session(options, options.preset, folder, bf16=options.bf16) as session:
+        targets = tuple(class_index(name, session.classes) for name in options.classes)
+        session = session.with_sets(_load_sets(options))
+        chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
+        session = replace(session, sets=chosen)
+        subsets = Subsets(
+            options.batch_size,
+            targets=targets,
+            threshold=options.threshold,
+            pixels_per_step=options.pixels_per_step,
+        )
+        measured = measure(session, subsets)
+        scores = {name: {side: found.scores for side, found in of.items()} for name, of in measured.items()}
+        if len(measured) > 1:
+            scores["all"] = {
+                side: summarize(concatenate(of[side].columns for of in measured.values())) for side in session.sides
+            }
+        table = subsets_table(scores, options.threshold)
+        markdown = f"{table.title}:\n\n{table.markdown()}\n"
+        results = {"settings": public_settings(asdict(options)), **environment(), "scores": scores}
+        write_json(folder / RESULTS_FILE, results)
+        write_atomically(folder / "table.md", markdown)
+        write_atomically(folder / "table.tex", table.latex())
+        examples: list[list[tuple[str, torch.Tensor]]] = []
+        for name, rows in session.sets.items():
+            shown = may_be_shown(rows.dataset).nonzero()[0].tolist()
+            for index in shown[: NUM_EXAMPLES - len(examples)]:
+                examples.append(_pictures(session, subsets, name, index, measured[name]))
+        if examples:
+            save_picture_grid(examples, folder / "sis.png")
+    return markdown
+
+
+def _load_sets(options: SubsetOptions) -> dict[str, EvaluationSet]:
+    """The named sets, a dataset by the name of its split, and files as `images`."""
+    loaded, own = load_evaluation_sets(options.sets, options.preset, IMAGES_PER_SET), {}
+    if options.dataset is not None:
+        rows = load_masked_dataset(options.dataset, options.split)
+        check_columns(rows, options.split, not options.classes, needs_masks="mask" in rows.column_names)
+        own[options.split.partition("[")[0]] = EvaluationSet.of(rows, source=options.dataset)
+    if options.images:
+        if missing := [path for path in options.images if not path.is_file()]:
+            raise FileNotFoundError(f"There is no image file `{missing[0]}`.")
+        files = datasets.Dataset.from_dict({"image": [str(path) for path in options.images]})
+        own["images"] = EvaluationSet.of(files.cast_column("image", datasets.Image()))
+    if taken := own.keys() & loaded.keys():
+        raise ValueError(f"`{taken.pop()}` names two of the sets: measure one at a time.")
+    return loaded | own
+
+
+def _evenly_spaced(name: str, rows: EvaluationSet, options: SubsetOptions) -> EvaluationSet:
+    """A set with `num_images` of its images, of those with a label if one is needed."""
+    needs_labels = not options.classes
+    if needs_labels and rows.accepted is None:
+        raise ValueError(f"`{name}` has no labels: name the classes to explain with `--classes`.")
+    usable = [index for index in range(len(rows.dataset)) if not needs_labels or rows.accepted[index]]
+    count = min(options.num_images, len(usable))
+    chosen = [usable[number * len(usable) // count] for number in range(count)]
+    accepted = rows.accepted and [rows.accepted[index] for index in chosen]
+    return replace(rows, dataset=rows.dataset.select(chosen), accepted=accepted)
+
+
+def subsets_table(scores: dict[str, dict[str, dict]], threshold: float) -> Table:
+    """Table of [`summarize_subsets`] by set and side, in per cent."""
+    columns = {
+        "subset found": "found",
+        "pixels": "size",
+        "on the foreground": "foreground",
+        "(of the image)": "image_foreground",
+        "probability": "confidence",
+        "with neighbours": "revealed",
+        "all masked": "all_masked",
+    }
+    rows = [
+        [f"{name}, {side}", str(summary["pairs"]), *(percent(summary.get(key)) for key in columns.values())]
+        for name, of_sides in scores.items()
+        for side, summary in of_sides.items()
+    ]
+    title = f"Sufficient input subsets at a probability of {threshold:g}, in per cent"
+    return Table(title, ["set, model", "pairs", *columns], rows)
+
+
+def _pictures(
+    session: Session, subsets: Subsets, name: str, index: int, measured: Mapping[str, Measured]
+) -> list[tuple[str, torch.Tensor]]:
+    """Row of the figure: an image and its subsets, as the model sees them, each with a caption."""
+    rows, processor = session.sets[name], session.sides["before"].processor
+    transform = eval_transform(processor, rows.border)
+    loader = image_loader(rows.dataset.select([index]).select_columns("image"), transform, 1, 0)
+    pixel_values = next(iter(loader))["pixel_values"]
+    label = session.classes[rows.accepted[index][0]] if rows.accepted and rows.accepted[index] else ""
+    pictures = [(f"{name}\n{label}", denormalize(pixel_values, processor)[0])]
+    for number, (row, target) in enumerate(subsets.pairs(rows)):
+        for side, found in measured.items() if row == index else ():
+            subset = subsets.subset(session.store.folder / name / side, number)
+            caption = (
+                f"{100 * subset.float().mean():.1f} % of pixels" if found.columns["found"][number] else "none found"
+            )
+            probability = f"{100 * found.columns['confidence'][number]:.0f} %"
+            pictures.append(
+                (
+                    f"{session.classes[target]}, {side}\n{caption}: {probability}",
+                    denormalize(pixel_values * subset, processor)[0],
+                )
+            )
+    return pictures
