@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from pyarrow import parquet as pq
 
 from ..evaluation.examples import EXAMPLES_FILE, FEATURES, KINDS
-from ..evaluation.plots import figure_bytes
 from ..evaluation.report import FIGURE_FILE
-from ..evaluation.tables import Table
+from ..results.plots import figure_bytes
+from ..results.text_table import Table
 from ..utils.files import write_atomically
 
 

@@ -1,19 +1,13 @@
 """The report of an experiment: the paper's tables, figures and findings from one file of results."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from matplotlib.figure import Figure
 
-from ..evaluation.plots import save_figure
 from ..evaluation.report import RESULTS_FILE
-from ..utils.files import write_atomically
-from .findings import findings, findings_table
-from .page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
-from .paper_figures import class_change_figures, class_changes, class_group_figure, size_figure
-from .paper_tables import (
-    OURS,
-    Experiment,
+from ..results.file import RESULTS_TABLE, ResultsFile, read_results, write_results
+from ..results.findings import findings, findings_table
+from ..results.paper_figures import class_change_figures, class_group_figure, first_class_changes, size_figure
+from ..results.paper_tables import (
+    METHODS,
     ablation_tables,
     accuracy_tables,
     class_group_tables,
@@ -21,68 +15,86 @@ from .paper_tables import (
     seed_tables,
     segmentation_table,
 )
-from .results import RESULTS_TABLE, collect, read_results
+from ..results.plots import save_figure
+from ..results.table import OURS, Results
+from ..results.text_table import Table
+from ..utils.files import write_atomically
+from .collect import collect
+from .options import ReportOptions
+from .page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
 from .run_page import write_run_page
 from .selection import choose_learning_rates
 from .sweep import RUN
 
 
-def report(sources: Sequence[Path], output_dir: Path, html: bool = False) -> str:
-    """Write `report.md`, `report.tex` and the figures, PNG and PDF, of the runs of sweeps. What the runs do not have is left
-    out. The same results give the same files.
+def report(options: ReportOptions) -> str:
+    """Write `report.md`, `report.tex` and the figures, PNG and PDF, of the runs of sweeps; what the runs do not have is left out.
+    The same results give the same files. With `html`, also `report.html`, one file with tables, changes by class, plots and a
+    gallery; of the folder of one run or evaluation, this alone.
 
-    Args:
-        sources: folders of sweeps, or of single points, whose results are collected into `results.parquet` in `output_dir`;
-            or one such file; with `html`, also the folder of one run or evaluation.
-        html: whether to write `report.html`, one file with tables, changes by class, plots and a gallery; of one run or
-            evaluation, nothing else.
+    Sources are folders of sweeps, or of single points, whose results are collected into `results.parquet` in the output folder; or
+    one such file; with `html`, also the folder of one run or evaluation.
 
     Returns:
-        The tables, as Markdown; of one run or evaluation, nothing.
+        The tables, as Markdown, and where the files are.
 
     Raises:
         FileNotFoundError: there is no complete run.
-        ValueError: the runs cannot be compared, or the file is of another version, see [`read_results`].
+        ValueError: the runs cannot be compared, or the file is of another version, see [`collect`] and [`read_results`].
     """
-    path = sources[0]
-    if html and len(sources) == 1 and (path / RESULTS_FILE).is_file():
-        write_run_page(path, output_dir / PAGE_FILE)
-        return ""
-    if len(sources) > 1 or path.is_dir():
-        path = output_dir / RESULTS_TABLE
-        collect(sources, path)
-    results = read_results(path)
-    chosen, rates = choose_learning_rates(results)
-    experiment = Experiment(chosen)
-    tables = accuracy_tables(experiment) | segmentation_table(experiment) | ablation_tables(experiment)
-    tables |= seed_tables(experiment) | class_group_tables(experiment) | difference_table(experiment)
-    tables |= {"learning_rates": rates, "findings": findings_table(findings(experiment))}
-    figures = {"figure_4": class_group_figure(experiment), "figure_7": size_figure(experiment)}
-    changes, names = class_changes(experiment), results.class_names.get(experiment.models[0], {})
+    sources, folder = options.sources, options.output_dir
+    page = f"Open {folder / PAGE_FILE} in a browser." if options.html else ""
+    if options.html and len(sources) == 1 and (sources[0] / RESULTS_FILE).is_file():
+        write_run_page(sources[0], folder / PAGE_FILE)
+        return page
+    if len(sources) > 1 or sources[0].is_dir():
+        write_results(folder / RESULTS_TABLE, collect(sources))
+        read = read_results(folder / RESULTS_TABLE)
+    else:
+        read = read_results(sources[0])
+    chosen, rates = choose_learning_rates(read)
+    results = Results(chosen, list(METHODS))
+    tables = accuracy_tables(results) | segmentation_table(results) | ablation_tables(results)
+    tables |= seed_tables(results) | class_group_tables(results) | difference_table(results)
+    tables |= {"learning_rates": rates, "findings": findings_table(findings(results))}
+    changes, names = first_class_changes(results), read.class_names.get(results.models[0], {})
+    figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
     figures |= class_change_figures(changes, names)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     markdown = "\n".join(f"## {table.title}\n\n{table.markdown()}\n" for table in tables.values())
-    write_atomically(output_dir / "report.md", markdown)
-    write_atomically(output_dir / "report.tex", "\n".join(table.latex() for table in tables.values()))
+    write_atomically(folder / "report.md", markdown)
+    write_atomically(folder / "report.tex", "\n".join(table.latex() for table in tables.values()))
     for name, figure in figures.items():
         if figure is not None:
-            save_figure(figure, output_dir, name)
-    if html:
-        first = next(iter(experiment.of(OURS)), experiment.runs[0])
-        sections = [
-            Section("Findings", [tables.pop("findings")]),
-            Section("Tables", list(tables.values())),
-            Section("Classes", changes=class_changes_table(changes, names)),
-            Section("Figures", plots=_plots(figures)),
-            Section(f"Examples of {first.name}"),
-        ]
-        for source in sources:  # a sweep, or a point of one
-            for point in (source / first.name, source):
-                add_gallery(sections[-1], point / RUN)
-        facts = {"models": ", ".join(experiment.models), "methods": ", ".join(experiment.methods)}
-        filled = [section for section in sections if section.filled]
-        write_page(output_dir / PAGE_FILE, "Report of an experiment", facts, filled)
-    return markdown
+            save_figure(figure, folder, name)
+    if options.html:
+        _write_html(options, results, read, tables, figures)
+    return f"{markdown}\nreport.md, report.tex, figures and the results: {folder}\n{page}".rstrip()
+
+
+def _write_html(
+    options: ReportOptions,
+    results: Results,
+    read: ResultsFile,
+    tables: dict[str, Table],
+    figures: dict[str, Figure | None],
+) -> None:
+    """Write the page of a report: findings first, then tables, classes, figures, and the examples of one run."""
+    names = read.class_names.get(results.models[0], {})
+    first = next(iter(results.of(OURS)), results.runs[0])
+    sections = [
+        Section("Findings", [tables["findings"]]),
+        Section("Tables", [table for name, table in tables.items() if name != "findings"]),
+        Section("Classes", changes=class_changes_table(first_class_changes(results), names)),
+        Section("Figures", plots=_plots(figures)),
+        Section(f"Examples of {first.name}"),
+    ]
+    for source in options.sources:  # a sweep, or a point of one
+        for point in (source / first.name, source):
+            add_gallery(sections[-1], point / RUN)
+    facts = {"models": ", ".join(results.models), "methods": ", ".join(results.methods)}
+    filled = [section for section in sections if section.filled]
+    write_page(options.output_dir / PAGE_FILE, "Report of an experiment", facts, filled)
 
 
 def _plots(figures: dict[str, Figure | None]) -> list[Picture]:

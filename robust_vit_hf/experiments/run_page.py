@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from ..evaluation.plots import accuracy_figure, class_figure, curve_figure
 from ..evaluation.report import RESULTS_FILE
-from ..evaluation.tables import calibration_table, class_group_table, main_table, paper_tables
+from ..results.plots import accuracy_figure, class_figure, curve_figure
+from ..results.tables import calibration_table, main_table
+from ..results.text_table import Table
 from ..utils.files import read_json
 from .page import Section, add_gallery, class_changes_table, plot, write_page
 
@@ -23,24 +24,20 @@ def write_run_page(folder: Path, path: Path) -> None:
     names = {int(label): name for label, name in results.get("class_names", {}).items()}
     if "protocols" in results:
         facts = {"model": settings.get("model"), "after finetuning": settings.get("compare")}
-        parts = {f"Protocol {name}": part for name, part in results["protocols"].items()}
-        folders = [folder / name for name in results["protocols"]]
-        protocols = list(results["protocols"])
+        parts = [(f"Protocol {name}", part, folder / name) for name, part in results["protocols"].items()]
     elif "rows" in results:
         facts = {"model": settings.get("model", {}).get("model"), "data": settings.get("data", {}).get("dataset")}
-        parts, folders, protocols = {"Results": results}, [folder], [None]
+        parts = [("Results", results, folder)]
     else:
         raise ValueError(
             f"`{folder / RESULTS_FILE}` is not of `robust-vit train` or `evaluate`: name the --output_dir of one of them."
         )
     sections = []
-    for (title, part), place, protocol in zip(parts.items(), folders, protocols, strict=True):
-        rows, groups = part["rows"], part["class_groups"]
-        tables = [main_table(rows)]
-        if protocol is not None:
-            tables += paper_tables(rows, protocol, results["paper_model"])
-        tables += [calibration_table(rows), class_group_table(groups)]
-        section = Section(title, [table for table in tables if table is not None])
+    for title, part, place in parts:
+        rows = part["rows"]
+        # Results of earlier versions hold no tables.
+        tables = [Table(**table) for table in part.get("tables", ())] or [main_table(rows), calibration_table(rows)]
+        section = Section(title, tables)
         changes = {
             name: {int(label): value for label, value in of_set.items()}
             for name, of_set in part.get("class_changes", {}).items()

@@ -2,11 +2,15 @@
 
 from collections import defaultdict
 
-from ..evaluation.tables import Table, percent
-from .results import Results, RunResult
+from ..results.file import ResultsFile
+from ..results.table import Run
+from ..results.text_table import Table, percent
 
 
-def choose_learning_rates(results: Results) -> tuple[list[RunResult], Table]:
+TOLERANCE = 1e-9  # falls are differences of floats: 0.98 - 0.96 is more than 0.02
+
+
+def choose_learning_rates(results: ResultsFile) -> tuple[list[Run], Table]:
     """The runs of each model and method at the learning rate of the paper's rule: the highest at which top-1 on the validation
     images, which are of classes that are not trained on, falls by no more than a bound, as a mean over the seeds. A method
     without such a rate has the one at which it falls least, and the table says so. A single rate is taken as it is.
@@ -20,7 +24,7 @@ def choose_learning_rates(results: Results) -> tuple[list[RunResult], Table]:
 
     Source: https://huggingface.co/papers/2206.01161, section 4
     """
-    groups: dict[tuple[str, str], dict[float, list[RunResult]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str], dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in results.runs:
         groups[run.model, run.method][run.learning_rate].append(run)
     chosen, rows = [], []
@@ -38,7 +42,7 @@ def choose_learning_rates(results: Results) -> tuple[list[RunResult], Table]:
                 f"{model}, {method}: its learning rates {', '.join(f'{rate:g}' for rate in rates)} differ in their {what}. "
                 "Complete the sweep, or leave rates out, before one is chosen."
             )
-        within = [rate for rate, fall in falls.items() if fall <= results.validation_bound]
+        within = [rate for rate, fall in falls.items() if fall <= results.validation_bound + TOLERANCE]
         best = max(within) if within else min(falls, key=falls.get) if falls else next(iter(rates))
         chosen += rates[best]
         for rate, runs in rates.items():

@@ -94,7 +94,7 @@ class Run:
         training_classes: classes of the images of the finetuning; `None` if they are not known.
         model: name in the paper, or else that which the user gave.
         method: in words; of a sweep, the variant and the other crossed options.
-        settings: digest of all settings but the seed, with the identity of model and data: runs that share it are repetitions.
+        settings: all options but model, learning rate and seed, as JSON: runs that share them, model and rate are repetitions.
         validation: top-1 on the validation images before and after, as fractions; `None` without labels.
         train_images: their number; `None` of a stream.
     """
