@@ -71,10 +71,25 @@ def test_the_highest_rate_that_keeps_the_validation(results):
     assert ["ViT-B", "robustvit", "1e-05", "2", "20.0", ""] in table.rows
 
 
-def test_a_method_that_always_forgets_is_marked(tmp_path):
-    rows = [row | {"validation_after": row["validation_after"] - 0.1} for row in result_rows()]
-    _, table = choose_learning_rates(read_results(write_results(tmp_path / "results.parquet", rows)))
-    assert ["ViT-B", "robustvit", "1e-06", "2", "11.0", "beyond the bound"] in table.rows
+@pytest.mark.parametrize("bound, best", [(0.25, 1e-5), (0.2, 1e-6)])
+def test_the_highest_rate_whose_fall_is_at_most_the_bound_is_chosen(bound, best, tmp_path):
+    falls = {1e-6: 0.125, 1e-5: 0.25}
+    rows = [row | {"validation_before": 0.75} for row in result_rows()]
+    rows = [row | {"validation_after": 0.75 - falls[row["learning_rate"]]} for row in rows]
+    chosen, table = choose_learning_rates(read_results(write_results(tmp_path / "r.parquet", rows, bound=bound)))
+    assert {run.learning_rate for run in chosen if run.method == "robustvit"} == {best}
+    verdicts = {float(row[2]): row[-1] for row in table.rows if row[:2] == ["ViT-B", "robustvit"]}
+    assert verdicts == {1e-6: "", 1e-5: ""} | {best: "chosen"}
+
+
+@pytest.mark.parametrize("after, best", [({1e-6: 0.4, 1e-5: 0.6}, 1e-5), ({1e-6: 0.6, 1e-5: 0.4}, 1e-6)])
+def test_where_every_rate_forgets_the_one_with_the_least_fall_is_chosen_and_marked(after, best, tmp_path):
+    rows = [row | {"validation_after": after[row["learning_rate"]]} for row in result_rows()]
+    chosen, table = choose_learning_rates(read_results(write_results(tmp_path / "r.parquet", rows)))
+    assert {run.learning_rate for run in chosen if run.method == "robustvit"} == {best}
+    for rate in after:
+        fall = ["20.0", "beyond the bound"] if rate == best else ["40.0", ""]
+        assert ["ViT-B", "robustvit", f"{rate:g}", "2", *fall] in table.rows
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,10 @@ def draw(rng: np.random.Generator, right: float) -> list[int]:
     return np.where(rng.random(40) < right, 0, rng.integers(1, 6, 40)).tolist()
 
 
-def write_results(path: Path, rows: list[dict], version: int = VERSION) -> Path:
+def write_results(path: Path, rows: list[dict], version: int = VERSION, bound: float = 0.02) -> Path:
     """Write rows as `robust-vit report` does."""
     names = {str(label): f"class {label}" for label in range(8)}
-    facts = {"version": version, "validation_bound": 0.02, "class_names": dict.fromkeys(MODELS, names)}
+    facts = {"version": version, "validation_bound": bound, "class_names": dict.fromkeys(MODELS, names)}
     schema = SCHEMA.with_metadata({"robust-vit": json.dumps(facts)})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema), path)
