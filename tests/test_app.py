@@ -107,6 +107,17 @@ def test_difference_and_mask(models):
     assert np.asarray(difference, int).std() > np.asarray(none, int).std()
 
 
+def test_the_difference_is_red_where_relevance_grew_and_blue_where_it_fell(models):
+    image = masked_rows(1, size=512)[0]["image"]
+    explained, difference = explain(load_pair(*models, "paper"), image, 0, "gae")
+    # The grey image below the colours is the same in both maps, and in all channels of the difference.
+    before, after = (np.asarray(explained[side].picture, int).sum(axis=2) for side in ("before", "after"))
+    red, _, blue = np.moveaxis(np.asarray(difference, int), 2, 0)
+    grew, fell = after - before > 100, after - before < -100
+    assert grew.mean() > 0.1 and fell.mean() > 0.1
+    assert (red > blue)[grew].all() and (red < blue)[fell].all()
+
+
 def test_a_picture_is_explained(client, picture):
     before, after, maps, difference, measures = client.predict(
         handle_file(picture), PREDICTED, "gae", api_name="/explain"

@@ -108,12 +108,20 @@ def test_si_score_without_metadata(tmp_path, caplog):
     assert "no metadata.csv beside the classes" in caplog.text
 
 
-def test_si_score_image_that_the_metadata_lack(tmp_path):
-    formats.si_score(tmp_path, {"koala": 1})
-    formats.save(Image.new("RGB", (30, 24)), tmp_path / "koala" / "77.jpg")
-    assert [(row["file_name"], row["x"]) for row in load_image_set("si-score-location", tmp_path)] == [
-        ("koala/77.jpg", None),
-        ("koala/8.jpg", 0.8),
+def test_si_score_images_that_the_metadata_lack_have_no_factors(tmp_path):
+    """Not those of a neighbour: their ids are below the first, between two, and above the last of the metadata."""
+    formats.si_score(tmp_path, {"koala": 3})
+    path = tmp_path / "metadata.csv"
+    path.write_text("".join(line for line in path.open() if not line.startswith("9,")))
+    for name in ("5.jpg", "77.jpg"):
+        formats.save(Image.new("RGB", (30, 24)), tmp_path / "koala" / name)
+    rows = load_image_set("si-score-location", tmp_path)
+    assert [(row["file_name"], row["x"], row["angle"]) for row in rows] == [
+        ("koala/10.jpg", 1.0, 201),
+        ("koala/5.jpg", None, None),
+        ("koala/77.jpg", None, None),
+        ("koala/8.jpg", 0.8, 161),
+        ("koala/9.jpg", None, None),
     ]
 
 

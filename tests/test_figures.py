@@ -10,13 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet as pq
+from transformers import ViTForImageClassification
 
+from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.evaluation.evaluate_sets import SetResult
 from robust_vit_hf.evaluation.examples import KINDS, draw, rows_of_kind
 from robust_vit_hf.evaluation.protocols import EvaluationSet
 
 from .helpers.commands import call, succeed
-from .helpers.tiny import masked_dataset, save_pretrained, tiny_vit
+from .helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
 
 
 NUM_IMAGES = 80
@@ -99,6 +101,21 @@ def test_confident_predictions_with_relevance_off_the_object(figures):
     assert len(shown(figures, 1)) == 8
 
 
+def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation, inputs, tmp_path):
+    """First the largest share of the relevance outside the mask, and then the lowest mean relevance within it."""
+    options = ["--figures", 1, "--num_examples", 6, "--output_dir", tmp_path]
+    succeed("figures", evaluation, *inputs, *options)
+    model = ViTForImageClassification.from_pretrained(inputs[1])
+    transform = eval_transform(make_image_processor("paper", IMAGE_SIZE))
+    batch = masked_dataset(NUM_IMAGES).with_transform(transform)[shown(tmp_path, 1)]
+    mask = torch.stack(batch["mask"])
+    relevance = relevance_map(model, torch.stack(batch["pixel_values"])).relevance
+    outside = ((relevance * (1 - mask)).sum((1, 2, 3)) / relevance.sum((1, 2, 3))).tolist()
+    within = ((relevance * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))).tolist()
+    assert len(outside) == 12 and outside[:6] == sorted(outside, reverse=True)[:6]
+    assert within[6:] == sorted(within[6:])
+
+
 def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):
     for seed in (0, 1):
         options = ["--figures", 3, "--seed", seed, "--output_dir", tmp_path / str(seed)]
@@ -171,6 +188,14 @@ def test_a_draw_begins_with_the_shorter_one_and_takes_sets_in_turn():
     assert draw(rows, 4, seed=3) == drawn[:4] and len(set(drawn)) == 9
     assert draw({"a": rows["a"]}, 6, seed=3) == [pair for pair in drawn if pair[0] == "a"]
     assert draw(rows, 9, seed=4) != drawn
+
+
+def test_sets_of_equal_length_are_drawn_in_other_orders():
+    """Else the sets of one benchmark, with the same classes in the same rows, would show the same rows."""
+    rows = dict.fromkeys(("a", "b"), range(20))
+    drawn = draw(rows, 40, seed=3)
+    orders = [[row for name, row in drawn if name == of] for of in rows]
+    assert sorted(orders[0]) == sorted(orders[1]) == [*range(20)] and orders[0] != orders[1]
 
 
 def test_the_examples_of_an_evaluation(evaluation):

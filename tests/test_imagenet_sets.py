@@ -107,6 +107,14 @@ def test_real_labels_without_file_names(tmp_path):
         load_image_set("imagenet-1k", tmp_path, labels="real")
 
 
+@pytest.mark.parametrize("number", [0, 50_001])
+def test_an_image_number_that_real_labels_do_not_have_is_refused(number, tmp_path):
+    name = f"ILSVRC2012_val_{number:08d}.JPEG"
+    formats.save(formats.picture(number), tmp_path / "val" / TENCH / name)
+    with pytest.raises(ValueError, match=rf"`{TENCH}/{name}`: ReaL labels go by names such as"):
+        load_image_set("imagenet-1k", tmp_path, labels="real")
+
+
 def test_imagenet_a_folders_map_through_wnid(tmp_path):
     (tmp_path / "imagenet-a").mkdir()
     (tmp_path / "imagenet-a" / "README.txt").write_text("wnid word")

@@ -6,8 +6,8 @@ import torch
 from transformers import ViTConfig
 
 from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.class_names.label_mapping import align_labels, label_mapping
 from robust_vit_hf.class_names.imagenet import class_names, wnids
+from robust_vit_hf.class_names.label_mapping import align_labels, label_mapping
 from robust_vit_hf.evaluation.protocols import EvaluationSet
 
 from .helpers.commands import call
@@ -19,6 +19,7 @@ def named(names: str) -> dict:
 
 
 CONFIG = ViTConfig(**named("abcd"))
+FOREIGN = [f"part {number}" for number in range(1000)]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,11 @@ CONFIG = ViTConfig(**named("abcd"))
         (wnids()[7:9], class_names(), {0: 7, 1: 8}),
         (wnids()[7:9], [f"LABEL_{index}" for index in range(1000)], {0: 7, 1: 8}),
         ([f"{name}, a synonym" for name in class_names()], class_names(), None),
+        # As many classes as ImageNet-1k, but others; names of half of its classes in their places are enough.
+        (wnids()[7:9], FOREIGN, "refused"),
+        (FOREIGN, class_names(), "refused"),
+        (wnids()[7:9], [*class_names()[:499], *FOREIGN[499:]], "refused"),
+        (wnids()[7:9], [*class_names()[:500], *FOREIGN[500:]], {0: 7, 1: 8}),
     ],
 )
 def test_mapping(names, model_names, mapping):
@@ -111,6 +117,12 @@ def test_a_label_without_a_name_is_refused():
     ):
         with pytest.raises(ValueError, match=r"`photos` has the label 7, but names for 0–1 alone"):
             use()
+
+
+def test_rows_without_a_label_stay_without_one():
+    rows = masked_dataset(4).remove_columns("label")
+    rows = rows.add_column("label", [0, -1, None, 3], feature=datasets.ClassLabel(names=list("abcd")))
+    assert align_labels(rows, "dcba", "photos")["label"] == [3, -1, None, 0]
 
 
 def test_align_keeps_images():

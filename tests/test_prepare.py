@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import tarfile
 import zipfile
@@ -140,6 +141,28 @@ def test_kill_between_shard_and_parts(tmp_path):
     assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "d", "e"]
     assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["problem"] == ["torn"]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_stop_between_the_shards_of_rejected_and_of_kept_rows(tmp_path):
+    """The parts still hold the rows: that of rejected ones, which is written first, does not count as finished."""
+    features = datasets.Features({"file_name": datasets.Value("string")})
+    settings = {"rows_per_shard": 4, "title": "names", "text": "text"}
+    writer = ShardWriter(tmp_path, "train", features, {}, **settings)
+    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}], ["1", "2"])
+    blocked = tmp_path / f"train-000000000-000000004.parquet.{os.getpid()}.partial"
+    blocked.mkdir()
+    with pytest.raises(OSError):
+        writer.write([{"file_name": "c"}, {"file_name": "d"}], ["3", "4"])
+    blocked.rmdir()
+    (shard,) = tmp_path.rglob("train-*.parquet")
+    assert shard.parent.name == "rejected" and parquet.read_table(shard)["file_name"].to_pylist() == ["b"]
+    again = ShardWriter(tmp_path, "train", features, {}, **settings)
+    assert again.position == 4 and again.digests() == ["1", "2", "3", "4"]
+    assert again.kept("file_name") == ["a", "c", "d"]
+    again.write([{"file_name": "e"}], ["5"])
+    assert again.finish() == (4, 1)
+    assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "d", "e"]
+    assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["file_name"] == ["b"]
 
 
 # -- Archives ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 import sklearn.metrics
 import torch
 
-from .helpers.metrics import in_batches, load, noise, streaming, within
+from .helpers.metrics import add, in_batches, load, noise, streaming, within
 from .helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 
 
@@ -96,6 +96,16 @@ def test_fewer_classes_than_five():
         predictions=np.eye(9, dtype="float32")[[8, 3]], references=[8, 8]
     )
     assert (result["top1"], result["top5"]) == (0.5, 1)
+
+
+def test_there_is_no_top5_where_a_batch_ranks_fewer_classes():
+    """A right class below its only id would count as wrong."""
+    for metric in (load("robust_accuracy"), streaming("robust_accuracy")):
+        add(metric, predictions=[[4, 1, 0, 2, 3], [3, 0, 1, 2, 4]], references=[4, 0])
+        add(metric, predictions=[2, 0], references=[2, 1])
+        result = metric.compute()
+        assert result.keys() == {"top1", "mean_per_class_top1", "per_class_top1", "num_images", "num_excluded"}
+        assert result["top1"] == 0.5 and result["per_class_top1"] == {0: 0, 1: 0, 2: 1, 4: 1}
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,13 @@ def test_a_dataset_without_a_usable_row_ends():
         numbers(stream_of(datasets.IterableDataset.from_generator(lambda: iter([]), features=FEATURES)), 1)
 
 
+def test_bad_rows_among_usable_ones_never_end_it():
+    """A hundred one after another do; here, each usable row follows four of them."""
+    rows = masked_rows(5)
+    rows[:4] = [row | {"mask": Image.new("L", (40, 40))} for row in rows[:4]]
+    assert numbers(stream_of(datasets.Dataset.from_list(rows, features=FEATURES)), 26) == [4] * 26
+
+
 def test_the_model_numbers_the_classes(tmp_path):
     model = tiny_vit()
     model.config.id2label = dict(enumerate("dcba"))

@@ -86,6 +86,21 @@ def test_training_crops_and_flips():
         assert mask.sum().item() == pytest.approx(60 * 256 / 300 * 40 * 256 / 200, rel=0.01)
 
 
+def test_every_offset_of_a_training_crop_is_drawn():
+    """From the first to the last, in each direction: the colours of a pixel say its row and its column."""
+    places = np.zeros((32, 32, 3), dtype=np.uint8)
+    places[..., 0], places[..., 1] = np.mgrid[:32, :32]
+    rows = {"image": [Image.fromarray(places)], "mask": [Image.new("L", (32, 32), 255)], "row_index": [0]}
+    processor, offsets = make_image_processor("paper", 28), []  # squashed to 32 pixels, as the image is already
+    for seed in range(60):
+        crop = train_transform(processor, lambda row, seed=seed: (seed, row))(rows)["pixel_values"][0]
+        crop = (255 * (crop + 1) / 2).round()
+        assert crop.shape == (3, 28, 28)
+        offsets.append((int(crop[0].min()), int(crop[1].min())))
+    tops, lefts = zip(*offsets, strict=True)
+    assert {*tops} == {*lefts} == {0, 1, 2, 3, 4}
+
+
 @pytest.mark.parametrize("make", [train_transform, eval_transform])
 def test_masks_are_resized_without_antialiasing(make):
     """As floating-point tensors are in the released code's torchvision 0.8.2."""
