@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import ConvNextConfig, ConvNextForImageClassification
 
+from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS, head_at_every_layer
 
 from .helpers import reference
@@ -249,7 +250,7 @@ def test_refused(name):
 
 def test_head_at_every_layer():
     model, pixel_values = tiny_vit(), images()
-    with head_at_every_layer(model) as (outputs, stack):
+    with head_at_every_layer(VisionTransformer(model)) as (outputs, stack):
         logits = model(pixel_values).logits
     assert [output.shape for output in outputs] == [(3, 17, 24)] * 2
     assert torch.equal(stack[0], torch.cat(outputs))

@@ -1,4 +1,4 @@
-"""Masks from names, with real but tiny models: Grounding DINO on a Swin and a BERT, and SAM, all with random weights."""
+"""Masks from names, with real but tiny models: Grounding DINO on a Swin and a BERT, SAM and SAM 2, all with random weights."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,14 @@ from transformers import (
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessor,
     GroundingDinoProcessor,
+    Sam2Config,
+    Sam2ImageProcessor,
+    Sam2Model,
+    Sam2Processor,
+    Sam2VideoConfig,
+    Sam2VideoModel,
+    Sam2VideoProcessor,
+    Sam2VideoVideoProcessor,
     SamConfig,
     SamImageProcessor,
     SamModel,
@@ -64,7 +72,42 @@ def make_models():
     )
 
 
-models = pytest.fixture(make_models, scope="module", name="models")
+# Of SAM 2.
+HIERA = {
+    "model_type": "sam2_hiera_det_model",
+    "hidden_size": 8,
+    "image_size": [64, 64],
+    "blocks_per_stage": [1, 1, 1, 1],
+    "embed_dim_per_stage": [8, 16, 24, 32],
+    "num_attention_heads_per_stage": [1, 1, 2, 2],
+    "window_size_per_stage": [4, 4, 4, 2],
+    "window_positional_embedding_background_size": [4, 4],
+    "global_attention_blocks": [],
+}
+PARTS = {
+    "vision_config": {
+        "backbone_config": HIERA,
+        "backbone_channel_list": [32, 24, 16, 8],
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        "fpn_hidden_size": 16,
+    },
+    "prompt_encoder_config": {"hidden_size": 16, "image_size": 64, "mask_input_channels": 4},
+    "mask_decoder_config": {"hidden_size": 16, "num_attention_heads": 2, "mlp_dim": 32, "num_hidden_layers": 1}
+    | {"iou_head_hidden_dim": 16},
+    "initializer_range": 0.5,
+}
+
+
+def make_models_with_sam_2():
+    """As [`make_models`]."""
+    torch.manual_seed(0)
+    processor = Sam2ImageProcessor(size={"height": 64, "width": 64}, mask_size={"height": 16, "width": 16})
+    return *make_models()[:2], Sam2Model(Sam2Config(**PARTS)).eval(), Sam2Processor(processor)
+
+
+@pytest.fixture(scope="module", params=[make_models, make_models_with_sam_2], ids=["SAM", "SAM 2"])
+def models(request):
+    return request.param()
 
 
 def images() -> list[Image.Image]:
@@ -92,9 +135,12 @@ def segment(models, image, box) -> np.ndarray:
     segmenter, processor = models[2:]
     inputs = processor(image, input_boxes=[[box.tolist()]], return_tensors="pt")
     output = segmenter(pixel_values=inputs["pixel_values"], input_boxes=inputs["input_boxes"].float())
-    (masks,) = processor.post_process_masks(
-        output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
-    )
+    if isinstance(segmenter, SamModel):
+        (masks,) = processor.post_process_masks(
+            output.pred_masks, inputs["original_sizes"], inputs["reshaped_input_sizes"]
+        )
+    else:
+        (masks,) = processor.post_process_masks(output.pred_masks, inputs["original_sizes"])
     return masks[0, output.iou_scores[0, 0].argmax()].numpy()
 
 
@@ -168,7 +214,7 @@ def test_no_box_is_rejected(models):
 
 def test_boxes_without_foreground_are_rejected(models):
     detector, detector_processor, segmenter, segmenter_processor = models
-    empty = SamModel(segmenter.config).eval()
+    empty = type(segmenter)(segmenter.config).eval()
     for network in empty.mask_decoder.output_hypernetworks_mlps:
         torch.nn.init.zeros_(network.proj_out.weight)
         torch.nn.init.zeros_(network.proj_out.bias)
@@ -206,3 +252,27 @@ def test_from_pretrained(models, tmp_path):
     expected = GroundedSegmentation(*models, PROMPTS, box_threshold=0.0)(images(), ROWS)
     for result, other in zip(loaded(images(), ROWS), expected, strict=True):
         assert result.mask.tobytes() == other.mask.tobytes() and result.note == other.note
+
+
+def test_the_folder_that_facebook_publishes_sam_2_as(tmp_path):
+    """It is that of the model for videos, of which the part for images is loaded."""
+    detector, detector_processor, _, processor = make_models_with_sam_2()
+    for part in (detector, detector_processor):
+        part.save_pretrained(tmp_path / "detector")
+    sizes = {"memory_attention_hidden_size": 16, "memory_attention_feed_forward_hidden_size": 16}
+    sizes |= {"memory_attention_num_layers": 1, "memory_encoder_hidden_size": 16, "memory_encoder_output_channels": 8}
+    sizes |= {"mask_downsampler_embed_dim": 16, "memory_fuser_embed_dim": 16, "memory_fuser_intermediate_dim": 16}
+    video = Sam2VideoModel(Sam2VideoConfig(**PARTS, **sizes, image_size=64))
+    video.save_pretrained(tmp_path / "video")
+    Sam2VideoProcessor(processor.image_processor, Sam2VideoVideoProcessor()).save_pretrained(tmp_path / "video")
+    loaded = GroundedSegmentation.from_pretrained(
+        PROMPTS, str(tmp_path / "detector"), str(tmp_path / "video"), box_threshold=0.0
+    )
+    state = video.state_dict()
+    assert type(loaded.segmenter) is Sam2Model
+    assert all(torch.equal(value, state[name]) for name, value in loaded.segmenter.state_dict().items())
+    expected = GroundedSegmentation(
+        detector, detector_processor, loaded.segmenter, processor, PROMPTS, box_threshold=0.0
+    )
+    for result, other in zip(loaded(images(), ROWS), expected(images(), ROWS), strict=True):
+        assert result.mask.size == other.mask.size and result.mask.tobytes() == other.mask.tobytes()

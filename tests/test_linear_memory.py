@@ -5,6 +5,7 @@ import torch
 
 from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance import linear_memory
+from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.relevance.linear_memory import POSITION_BIASES, RowProduct, has_linear_memory
 
 from .helpers.families import FAMILIES
@@ -38,7 +39,7 @@ def test_both_paths_are_equal(name, training, monkeypatch):
     monkeypatch.setattr(linear_memory, "MIN_TOKENS", 0)
     monkeypatch.setattr(linear_memory, "CPU_CHUNK", 300)
     model = family.tiny().train(training)
-    assert has_linear_memory(model, 16, False) == (type(model).__name__ not in POSITION_BIASES)
+    assert has_linear_memory(VisionTransformer(model), 16, False) == (type(model).__name__ not in POSITION_BIASES)
     linear = map_and_gradients(model)
     for one, two in zip(held[:2], linear[:2], strict=True):
         torch.testing.assert_close(two, one, atol=1e-5, rtol=1e-5)
@@ -77,14 +78,14 @@ def test_no_attention_matrix_is_held(always):
 
 def test_which_path(monkeypatch):
     monkeypatch.setattr(linear_memory, "MIN_TOKENS", 16)
-    assert has_linear_memory(tiny_vit(), 16, False)
-    assert not has_linear_memory(tiny_vit(), 15, False)
-    assert not has_linear_memory(tiny_vit(), 16, True)  # second order
-    assert not has_linear_memory(tiny_vit(attention_probs_dropout_prob=0.1).train(), 16, False)
-    assert has_linear_memory(tiny_vit(attention_probs_dropout_prob=0.1), 16, False)
+    assert has_linear_memory(VisionTransformer(tiny_vit()), 16, False)
+    assert not has_linear_memory(VisionTransformer(tiny_vit()), 15, False)
+    assert not has_linear_memory(VisionTransformer(tiny_vit()), 16, True)  # second order
+    assert not has_linear_memory(VisionTransformer(tiny_vit(attention_probs_dropout_prob=0.1).train()), 16, False)
+    assert has_linear_memory(VisionTransformer(tiny_vit(attention_probs_dropout_prob=0.1)), 16, False)
     eager = tiny_vit()
     eager.set_attn_implementation("eager")
-    assert not has_linear_memory(eager, 16, False)
+    assert not has_linear_memory(VisionTransformer(eager), 16, False)
 
 
 def test_activation_checkpointing_needs_no_eager(tmp_path):

@@ -12,6 +12,7 @@ from transformers import pipeline
 
 from robust_vit_hf import relevance_map
 from robust_vit_hf.masks.tokencut import patch_keys
+from robust_vit_hf.relevance.architectures import ImageModel
 from robust_vit_hf.relevance.attention import hooks_of_this_thread
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
@@ -107,7 +108,7 @@ def test_all_attribution_methods_at_once():
     methods = [
         lambda method=method: mapped(method, model, images(2), 1) for name, method in ATTRIBUTION_METHODS.items()
     ]
-    assert_as_alone(*methods, lambda: plain(model, images(3)), lambda: patch_keys(model, images(4), True))
+    assert_as_alone(*methods, lambda: plain(model, images(3)), lambda: patch_keys(ImageModel(model), images(4), True))
     assert_unchanged(model, "sdpa")
 
 

@@ -56,6 +56,7 @@ from robust_vit_hf.masks.tokencut import (
     patch_keys,
     refine_mask,
 )
+from robust_vit_hf.relevance.architectures import ImageModel
 
 from .helpers.families import FAMILIES
 from .helpers.tiny import tiny_vit
@@ -128,7 +129,7 @@ def features(backbone, photographs) -> torch.Tensor:
     pixel_values = (torch.from_numpy(pixels) / 255 - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(
         IMAGENET_DEFAULT_STD
     )
-    return patch_keys(backbone, pixel_values.movedim(3, 1), key_bias=False)
+    return patch_keys(ImageModel(backbone), pixel_values.movedim(3, 1), key_bias=False)
 
 
 def overlap(mask: np.ndarray, other: np.ndarray) -> float:
@@ -364,7 +365,7 @@ def build(architecture, configuration):
     if configuration in (BeitConfig, Data2VecVisionConfig):
         extra = {"use_relative_position_bias": True}
     model = architecture(configuration(**SMALL, **extra)).eval()
-    key_projection(model).register_parameter("bias", torch.nn.Parameter(torch.linspace(-1, 1, 24)))
+    key_projection(ImageModel(model)).register_parameter("bias", torch.nn.Parameter(torch.linspace(-1, 1, 24)))
     return model
 
 
@@ -375,7 +376,9 @@ def test_keys_of_every_architecture(architecture, configuration, num_prefix_toke
     model = build(architecture, configuration)
     pixel_values = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     recorded = []
-    hook = key_projection(model).register_forward_hook(lambda module, args, output: recorded.append(output))
+    hook = key_projection(ImageModel(model)).register_forward_hook(
+        lambda module, args, output: recorded.append(output)
+    )
     by_itself = architecture.__name__.startswith(("Dinov2", "DINOv3"))  # these take any size without being asked
     with torch.no_grad():
         model(pixel_values, **({} if by_itself else {"interpolate_pos_encoding": True}))
@@ -383,16 +386,16 @@ def test_keys_of_every_architecture(architecture, configuration, num_prefix_toke
     (expected,) = recorded
 
     num_patches = size[0] // 8 * (size[1] // 8)
-    keys = patch_keys(model, pixel_values, key_bias=True)
+    keys = patch_keys(ImageModel(model), pixel_values, key_bias=True)
     assert keys.shape == (2, num_patches, 24) and not keys.requires_grad
     torch.testing.assert_close(keys, expected[:, num_prefix_tokens:], rtol=0, atol=0)
-    without = patch_keys(model, pixel_values, key_bias=False)
+    without = patch_keys(ImageModel(model), pixel_values, key_bias=False)
     torch.testing.assert_close(keys - without, torch.linspace(-1, 1, 24).expand_as(keys), rtol=0, atol=1e-5)
 
 
 def test_the_last_layer_is_read():
     model = tiny_vit()
-    assert key_projection(model) is model.vit.layers[-1].attention.k_proj
+    assert key_projection(ImageModel(model)) is model.vit.layers[-1].attention.k_proj
 
 
 def test_the_model_is_left_as_it_was(photographs):
@@ -407,7 +410,7 @@ def test_the_model_is_left_as_it_was(photographs):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     with pytest.raises(ValueError, match="Expected 3 but got 5"):  # a failing pass leaves none, either
-        patch_keys(model, torch.zeros(1, 5, 32, 32), key_bias=True)
+        patch_keys(ImageModel(model), torch.zeros(1, 5, 32, 32), key_bias=True)
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 4)
 
@@ -591,7 +594,7 @@ def test_from_pretrained(tmp_path, photographs):
     model.vit.save_pretrained(tmp_path)
     ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained(tmp_path)
     make = TokenCut.from_pretrained(str(tmp_path), tau=0.3, min_pixels=0)
-    assert list(make.mean) == [0.4] * 3 and list(make.std) == [0.3] * 3 and not make.model.training
+    assert list(make.mean) == [0.4] * 3 and list(make.std) == [0.3] * 3 and not make.model.pretrained.training
     images = [image for image, _ in photographs[:2]]
     expected = TokenCut(model, ViTImageProcessor.from_pretrained(tmp_path), tau=0.3, min_pixels=0)
     for result, other in zip(make(images, [{}] * 2), expected(images, [{}] * 2), strict=True):

@@ -9,7 +9,7 @@ from ..class_names.label_mapping import check_same_classes, classes_of_model
 from ..models.image_processors import load_processor
 from ..models.loading import load_model
 from ..models.presets import Preset
-from ..relevance.architectures import attention_modules
+from ..relevance.architectures import VisionTransformer
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def load_pair(before: str, after: str, preset: Preset) -> Pair:
     names = {"before": before, "after": after}
     models = {side: load_model(name).eval().requires_grad_(False) for side, name in names.items()}
     for model in models.values():
-        attention_modules(model)  # refuses an unsupported architecture
+        VisionTransformer(model)  # refuses an unsupported architecture
     classes = {side: classes_of_model(model.config) for side, model in models.items()}
     check_same_classes(classes["before"], classes["after"])
     processors = {side: load_processor(name, preset, models[side]) for side, name in names.items()}

@@ -9,7 +9,7 @@ from transformers import Trainer
 from ..models.digest import weights_digest
 from ..models.image_processors import make_image_processor
 from ..models.registry import MODELS, find_model
-from ..relevance.architectures import architecture, forward_arguments, unwrap_pretrained
+from ..relevance.architectures import ImageModel
 from ..results.text_table import percent
 from ..utils.environment import environment
 from ..utils.publishable import is_hub_id, public_name
@@ -32,10 +32,11 @@ def describe_run(
     """
     args, processor = trainer.args, trainer.processing_class
     model = trainer.accelerator.unwrap_model(trainer.model)
-    pretrained = unwrap_pretrained(model)
+    known = ImageModel(model)
+    config = known.pretrained.config
     crop = processor.crop_size
     dataset = facts.get("dataset")
-    finetuned_from = facts.get("finetuned_from") or pretrained.config._name_or_path or architecture(model)
+    finetuned_from = facts.get("finetuned_from") or config._name_or_path or known.name
     registered = MODELS.get(find_model(finetuned_from))
     train, validation_set = trainer.train_dataset, trainer.eval_dataset
     labels, hub_model_id = None, trainer.hub_model_id or args.hub_model_id
@@ -58,15 +59,15 @@ def describe_run(
         "tags": facts.get("tags", []),
         "tasks": facts.get("tasks") or ["image-classification"],
         "library_name": "peft" if getattr(model, "peft_config", {}) else "transformers",
-        "architecture": architecture(model),
+        "architecture": known.name,
         "num_parameters": sum(
             p.numel()
             for name, p in model.named_parameters()
             if "lora_" not in name and ".original_module." not in name
         ),
-        "num_classes": pretrained.config.num_labels,
+        "num_classes": config.num_labels,
         "image_size": [crop["height"], crop["width"]],
-        "forward_arguments": forward_arguments(model, (crop["height"], crop["width"])),
+        "forward_arguments": known.forward_arguments((crop["height"], crop["width"])),
         "preset": "paper" if is_paper else "own",
         "preprocessing": _preprocessing(processor),
         "training": _hyperparameters(trainer, method),
@@ -83,7 +84,7 @@ def describe_run(
             else None,  # None: streamed
             "validation_images": 0 if validation_set is None else len(validation_set),
             "training_classes": labels,
-            "class_names": None if labels is None else [pretrained.config.id2label[label] for label in labels],
+            "class_names": None if labels is None else [config.id2label[label] for label in labels],
         },
         "validation": validation and {"images": len(validation_set), "text": _in_words(validation)},
         "steps": trainer.state.global_step,

@@ -4,7 +4,7 @@ The names are those of the class, or of its parts, for the concept masks of *Con
 (https://huggingface.co/papers/2603.08309).
 
 Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment Anything*
-(https://huggingface.co/papers/2304.02643).
+(https://huggingface.co/papers/2304.02643), *SAM 2* (https://huggingface.co/papers/2408.00714).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor, PreTrainedModel, ProcessorMixin, SamModel
+from transformers import (
+    AutoModelForMaskGeneration,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from .result import MaskResult
 
@@ -53,7 +59,7 @@ class GroundedSegmentation:
 
     Args:
         detector: Grounding DINO, or another zero-shot detector of transformers with the same processor.
-        segmenter: SAM.
+        segmenter: SAM or SAM 2.
         prompts: names to look for (the class name, or its parts) by label: a mapping, or a function of the label.
         box_threshold: score in [0, 1] above which boxes are taken.
         text_threshold: score above which words make up the phrase of a box, which is only shown in the note.
@@ -61,7 +67,7 @@ class GroundedSegmentation:
 
     detector: PreTrainedModel
     detector_processor: ProcessorMixin
-    segmenter: SamModel
+    segmenter: PreTrainedModel
     segmenter_processor: ProcessorMixin
     prompts: Prompts
     _: KW_ONLY
@@ -81,7 +87,7 @@ class GroundedSegmentation:
         return cls(
             AutoModelForZeroShotObjectDetection.from_pretrained(detector).eval().to(device),
             AutoProcessor.from_pretrained(detector),
-            SamModel.from_pretrained(segmenter).eval().to(device),
+            AutoModelForMaskGeneration.from_pretrained(segmenter).eval().to(device),
             AutoProcessor.from_pretrained(segmenter),
             prompts,
             **arguments,
@@ -143,11 +149,10 @@ class GroundedSegmentation:
             pixel_values=inputs["pixel_values"].to(self.segmenter.dtype),
             input_boxes=inputs["input_boxes"].to(self.segmenter.dtype),
         )
-        (masks,) = self.segmenter_processor.post_process_masks(
-            [best_masks(output.pred_masks[0].float(), output.iou_scores[0])],
-            inputs["original_sizes"],
-            inputs["reshaped_input_sizes"],
-        )
+        # SAM pads images, whose sizes before it gives too; SAM 2 resizes both sides.
+        sizes = [inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
+        best = best_masks(output.pred_masks[0].float(), output.iou_scores[0])
+        (masks,) = self.segmenter_processor.post_process_masks([best], *sizes)
         union = masks.flatten(0, 1).any(dim=0).cpu().numpy()  # (H, W)
         rejected = None if union.any() else "SAM found nothing in the boxes"
         return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), note, rejected)

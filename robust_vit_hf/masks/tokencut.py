@@ -24,7 +24,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..relevance.architectures import forward_arguments, patch_grid, patch_size, unwrap_pretrained
+from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
 from .result import MaskResult
@@ -128,14 +128,13 @@ class _KeysReached(Exception):
     """Ends a forward pass at the keys of the last layer."""
 
 
-def key_projection(model: nn.Module) -> nn.Module:
+def key_projection(model: ImageModel) -> nn.Module:
     """The key projection of the last layer of a ViT.
 
     Raises:
         ValueError: the architecture has none over one patch grid: convolutional, windowed or hierarchical.
     """
-    pretrained = unwrap_pretrained(model)
-    name, config = type(pretrained).__name__, pretrained.config
+    pretrained, config = model.pretrained, model.pretrained.config
     projections = [
         module for path, module in pretrained.named_modules() if path.rpartition(".")[2] in ("k_proj", "key")
     ]
@@ -146,7 +145,7 @@ def key_projection(model: nn.Module) -> nn.Module:
         or not hasattr(config, "patch_size")
     ):
         raise ValueError(
-            f"`{name}` has no key projection over one patch grid in each of its layers (convolutional, windowed or "
+            f"`{model.name}` has no key projection over one patch grid in each of its layers (convolutional, windowed or "
             "hierarchical architecture, or queries, keys and values in one projection), so TokenCut has nothing to cut. "
             "Use a plain ViT of transformers, preferably a self-supervised one: DINO (`facebook/dino-vitb16`), DINOv2, "
             "DINOv3 or ViTMSN; DeiT, BEiT and Data2VecVision work as well."
@@ -155,7 +154,7 @@ def key_projection(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def patch_keys(model: nn.Module, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
+def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
     """Keys of the patches in the last layer, where the forward pass ends. The model is not changed.
 
     Args:
@@ -169,10 +168,10 @@ def patch_keys(model: nn.Module, pixel_values: torch.Tensor, key_bias: bool) -> 
     Raises:
         ValueError: an architecture without such keys, or one without a token for each patch.
     """
-    pretrained, projection = unwrap_pretrained(model), key_projection(model)
+    pretrained, projection = model.pretrained, key_projection(model)
     image_size = tuple(pixel_values.shape[2:])
-    height, width = patch_grid(model, image_size)
-    arguments = forward_arguments(model, image_size)
+    height, width = model.patch_grid(image_size)
+    arguments = model.forward_arguments(image_size)
     reached = []
 
     def stop(module, args, output):
@@ -185,7 +184,7 @@ def patch_keys(model: nn.Module, pixel_values: torch.Tensor, key_bias: bool) -> 
     num_prefix_tokens = keys.shape[1] - height * width
     if len(keys) != len(pixel_values) or num_prefix_tokens < 0:
         raise ValueError(
-            f"`{type(pretrained).__name__}` gave keys of shape {tuple(keys.shape)} for {len(pixel_values)} images of "
+            f"`{model.name}` gave keys of shape {tuple(keys.shape)} for {len(pixel_values)} images of "
             f"{height}×{width} patches; expected a key for each patch. A model that masks its input, as ViTMAE does, "
             "cannot be used."
         )
@@ -248,14 +247,14 @@ class TokenCut:
         refine: bool = True,
         released: bool = False,
     ):
-        key_projection(model)  # refuses other architectures now, not in the middle of a dataset
-        self.model = model
+        self.model = ImageModel(model)
+        key_projection(self.model)  # refuses other architectures now, not in the middle of a dataset
         self.mean, self.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         if processor is not None:
             self.mean, self.std = processor.image_mean, processor.image_std
-        self.patch_size = patch_size(model)
+        self.patch_size = self.model.patch_size
         self.tau = tau
-        self.key_bias = unwrap_pretrained(model).config.model_type == "vit" if key_bias is None else key_bias
+        self.key_bias = self.model.pretrained.config.model_type == "vit" if key_bias is None else key_bias
         self.batch_size = batch_size
         self.min_pixels = min_pixels
         self.min_side = min_side

@@ -1,4 +1,5 @@
-"""The supported vision transformers: their attention modules, and the tokens that their heads read."""
+"""What a forward pass and a relevance map need to know of a model, which is looked into once: [`ImageModel`] and
+[`VisionTransformer`]."""
 
 from dataclasses import dataclass
 from inspect import signature
@@ -19,23 +20,6 @@ class TokenWeights:
 
     prefix: tuple[float, ...]
     patches: float
-
-    def row(self, num_tokens: int, num_patches: int, device: torch.device) -> torch.Tensor:
-        """Weights of all tokens, `(T,)` fp32: prefix tokens first, the patches last.
-
-        Raises:
-            ValueError: fewer prefix tokens than the head reads.
-        """
-        num_prefix_tokens = num_tokens - num_patches
-        if num_prefix_tokens < len(self.prefix):
-            raise ValueError(
-                f"Expected {len(self.prefix)} or more prefix tokens + {num_patches} patches, but the attentions are over "
-                f"{num_tokens} tokens."
-            )
-        row = torch.zeros(num_tokens, device=device)
-        row[: len(self.prefix)] = torch.tensor(self.prefix, device=device)
-        row[num_prefix_tokens:] = self.patches / num_patches
-        return row
 
 
 CLS = TokenWeights((1.0,), 0.0)
@@ -78,114 +62,152 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
     raise ValueError(f"Expected a transformers model, possibly wrapped, but got `{type(model).__name__}`.")
 
 
-def architecture(model: nn.Module) -> str:
-    """Name of the class of the Hugging Face model inside `model`, to which FSDP2 adds a prefix when it shards it."""
-    return type(unwrap_pretrained(model)).__name__.removeprefix("FSDP")
+class ImageModel:
+    """What a forward pass needs to know of a model.
 
+    Args:
+        model: model of transformers, possibly wrapped by DDP, PEFT or Accelerate. It is what is called.
 
-def attention_modules(model: nn.Module) -> list[nn.Module]:
-    """Modules that transformers records for `output_attentions=True`, from the first layer to the last. Their second output
-    is the attention.
+    Attributes:
+        pretrained: the model of transformers inside.
+        name: name of its class, to which FSDP2 adds a prefix when it shards it.
 
     Raises:
-        ValueError: the architecture has no attention over one patch grid (convolutional, windowed or hierarchical), or the
-            tokens that its head reads are unknown.
+        ValueError: as [`unwrap_pretrained`].
     """
-    pretrained = unwrap_pretrained(model)
-    name, config = architecture(model), pretrained.config
-    if name.startswith("TimmWrapper"):
-        raise ValueError(
-            f"`{name}` gives no attentions. Convert the weights of a ViT or DeiT to transformers: "
-            f"`robust-vit convert SOURCE --output_dir FOLDER`. {SUPPORTED}"
-        )
-    if name in UNRECORDED_ATTENTION:
-        modules = [module for module in pretrained.modules() if type(module).__name__ == UNRECORDED_ATTENTION[name]]
-    else:
-        recorded = (getattr(module, "_can_record_outputs", None) or {} for module in pretrained.modules())
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.pretrained = unwrap_pretrained(model)
+        self.name = type(self.pretrained).__name__.removeprefix("FSDP")
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        size = self.pretrained.config.patch_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def patch_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Number of patches `(h, w)` of an image of `(H, W)` pixels.
+
+        Raises:
+            ValueError: the image size is not a multiple of the patch size.
+        """
+        (height, width), (patch_height, patch_width) = image_size, self.patch_size
+        if height % patch_height or width % patch_width:
+            raise ValueError(
+                f"Image size {height}×{width} is not divisible by the patch size {patch_height}×{patch_width}: the border "
+                f"would have no relevance. Use {height // patch_height * patch_height}×{width // patch_width * patch_width}."
+            )
+        return height // patch_height, width // patch_width
+
+    def forward_arguments(self, image_size: tuple[int, int]) -> dict[str, bool]:
+        """Arguments for models that need one to accept images of `(H, W)` pixels, or to compute attentions."""
+        arguments = {"output_attentions": True} if self.name in UNRECORDED_ATTENTION else {}
+        if "interpolate_pos_encoding" in signature(self.pretrained.forward).parameters:
+            size = self.pretrained.config.image_size
+            resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
+            arguments |= {"interpolate_pos_encoding": True} if resized else {}
+        return arguments
+
+    def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits `(B, C)` of images `(B, 3, H, W)` of any size that the patches divide."""
+        if pixel_values.is_inference() and torch.is_grad_enabled():
+            pixel_values = pixel_values.clone()  # a tensor of inference mode cannot be saved for backward
+        arguments = self.forward_arguments(tuple(pixel_values.shape[2:]))
+        return self.model(pixel_values=pixel_values, **arguments).logits
+
+
+class VisionTransformer(ImageModel):
+    """What a relevance map needs to know of a model, too.
+
+    Attributes:
+        attentions: modules that transformers records for `output_attentions=True`, from the first layer to the last. Their
+            second output is the attention.
+        head: tokens that the classification head reads.
+
+    Raises:
+        ValueError: as [`unwrap_pretrained`]; the architecture has no attention over one patch grid (convolutional, windowed
+            or hierarchical); or the tokens that its head reads are unknown.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        name, config, modules = self.name, self.pretrained.config, list(self.pretrained.modules())
+        if name.startswith("TimmWrapper"):
+            raise ValueError(
+                f"`{name}` gives no attentions. Convert the weights of a ViT or DeiT to transformers: "
+                f"`robust-vit convert SOURCE --output_dir FOLDER`. {SUPPORTED}"
+            )
+        recorded = [getattr(module, "_can_record_outputs", None) or {} for module in modules]
         types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
-        modules = [module for module in pretrained.modules() if isinstance(module, types)]
-    one_a_layer = len(modules) == getattr(config, "num_hidden_layers", len(modules))
-    if not modules or not one_a_layer or hasattr(config, "window_size"):
-        raise ValueError(
-            f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed or "
-            f"hierarchical architecture), so it has no relevance map. {SUPPORTED}"
-        )
-    if not hasattr(config, "patch_size"):
-        raise ValueError(f"`{name}` has no `config.patch_size` of its own (an image–text model?). {SUPPORTED}")
-    if name not in HEADS:
-        raise ValueError(
-            f"Unknown classification head `{name}`. {SUPPORTED} For a head of your own, register the tokens that it reads: "
-            f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).'
-        )
-    return modules
+        own = UNRECORDED_ATTENTION.get(name)
+        self.attentions = [module for module in modules if isinstance(module, types) or type(module).__name__ == own]
+        num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
+        if not self.attentions or len(self.attentions) != num_layers or hasattr(config, "window_size"):
+            raise ValueError(
+                f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed or "
+                f"hierarchical architecture), so it has no relevance map. {SUPPORTED}"
+            )
+        if not hasattr(config, "patch_size"):
+            raise ValueError(f"`{name}` has no `config.patch_size` of its own (an image–text model?). {SUPPORTED}")
+        if name not in HEADS:
+            raise ValueError(
+                f"Unknown classification head `{name}`. {SUPPORTED} For a head of your own, register the tokens that it reads: "
+                f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).'
+            )
+        self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
 
+    def check_images(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Number of patches `(h, w)` of images `(B, 3, H, W)`.
 
-def head_row(model: nn.Module, num_tokens: int, num_patches: int) -> torch.Tensor:
-    """Weights `(T,)`, fp32, of the tokens that the head of a supported model reads, see [`TokenWeights`].
+        Raises:
+            ValueError: no tensor, integers (images that are not normalised), another shape, no image, or a size that is not a
+                multiple of the patch size.
+        """
+        if not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(
+                f"Expected `pixel_values` to be a tensor, but got a {type(pixel_values).__name__}: take "
+                '`processor(images, return_tensors="pt").pixel_values`.'
+            )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                "Expected `pixel_values` to be floating-point numbers, normalised as the model expects, but got "
+                f"{pixel_values.dtype}: prepare images with the model's image processor."
+            )
+        num_channels = getattr(self.pretrained.config, "num_channels", 3)
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels or not pixel_values.numel():
+            raise ValueError(
+                f"Expected `pixel_values` of shape (B, {num_channels}, H, W) with one image or more, but got "
+                f"{tuple(pixel_values.shape)}."
+            )
+        return self.patch_grid(tuple(pixel_values.shape[2:]))
 
-    Raises:
-        ValueError: fewer prefix tokens than the head reads.
-    """
-    pretrained = unwrap_pretrained(model)
-    pools_patches = getattr(pretrained.config, "use_mean_pooling", False)
-    weights = PATCH_MEAN if pools_patches else HEADS[architecture(model)]
-    return weights.row(num_tokens, num_patches, pretrained.device)
+    def check_start_layer(self, start_layer: int) -> None:
+        """Refuse a first layer of the maps that the model does not have.
 
+        Raises:
+            ValueError: it is not one of the layers, which are counted from 0.
+        """
+        layers = len(self.attentions)
+        if not 0 <= start_layer < layers:
+            raise ValueError(
+                f"Expected `start_layer` from 0 to {layers - 1}, a layer of this model counted from 0, but got {start_layer}."
+            )
 
-def patch_size(model: nn.Module) -> tuple[int, int]:
-    """Height and width of a patch in pixels."""
-    size = unwrap_pretrained(model).config.patch_size
-    return (size, size) if isinstance(size, int) else tuple(size)
+    def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
+        """Weights `(T,)`, fp32, of the tokens that the head reads: prefix tokens first, the `grid` of patches last.
 
-
-def patch_grid(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Number of patches `(h, w)` of an image of `(H, W)` pixels.
-
-    Raises:
-        ValueError: the image size is not a multiple of the patch size.
-    """
-    (height, width), (patch_height, patch_width) = image_size, patch_size(model)
-    if height % patch_height or width % patch_width:
-        raise ValueError(
-            f"Image size {height}×{width} is not divisible by the patch size {patch_height}×{patch_width}: the border "
-            f"would have no relevance. Use {height // patch_height * patch_height}×{width // patch_width * patch_width}."
-        )
-    return height // patch_height, width // patch_width
-
-
-def check_images(model: nn.Module, pixel_values: torch.Tensor) -> tuple[int, int]:
-    """Number of patches `(h, w)` of images `(B, 3, H, W)`.
-
-    Raises:
-        ValueError: no tensor, integers (images that are not normalised), another shape, no image, a size that is not a
-            multiple of the patch size, or an unsupported architecture.
-    """
-    if not isinstance(pixel_values, torch.Tensor):
-        raise ValueError(
-            f"Expected `pixel_values` to be a tensor, but got a {type(pixel_values).__name__}: take "
-            '`processor(images, return_tensors="pt").pixel_values`.'
-        )
-    if not pixel_values.is_floating_point():
-        raise ValueError(
-            f"Expected `pixel_values` to be floating-point numbers, normalised as the model expects, but got {pixel_values.dtype}: "
-            "prepare images with the model's image processor."
-        )
-    attention_modules(model)  # refuses other architectures, which have no patch size either
-    num_channels = getattr(unwrap_pretrained(model).config, "num_channels", 3)
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels or not pixel_values.numel():
-        raise ValueError(
-            f"Expected `pixel_values` of shape (B, {num_channels}, H, W) with one image or more, but got "
-            f"{tuple(pixel_values.shape)}."
-        )
-    return patch_grid(model, tuple(pixel_values.shape[2:]))
-
-
-def forward_arguments(model: nn.Module, image_size: tuple[int, int]) -> dict[str, bool]:
-    """Arguments for models that need one to accept images of `(H, W)` pixels, or to compute attentions."""
-    pretrained = unwrap_pretrained(model)
-    arguments = {"output_attentions": True} if architecture(model) in UNRECORDED_ATTENTION else {}
-    if "interpolate_pos_encoding" in signature(pretrained.forward).parameters:
-        size = pretrained.config.image_size
-        resized = image_size != ((size, size) if isinstance(size, int) else tuple(size))
-        arguments |= {"interpolate_pos_encoding": True} if resized else {}
-    return arguments
+        Raises:
+            ValueError: fewer prefix tokens than the head reads.
+        """
+        num_patches, num_read = grid[0] * grid[1], len(self.head.prefix)
+        if num_tokens - num_patches < num_read:
+            raise ValueError(
+                f"Expected {num_read} or more prefix tokens + {num_patches} patches, but the attentions are over {num_tokens} "
+                "tokens."
+            )
+        row = torch.zeros(num_tokens, device=self.pretrained.device)
+        row[:num_read] = torch.tensor(self.head.prefix, device=row.device)
+        row[num_tokens - num_patches :] = self.head.patches / num_patches
+        return row

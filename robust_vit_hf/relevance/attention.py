@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .architectures import architecture, attention_modules, unwrap_pretrained
+from .architectures import ImageModel, VisionTransformer
 
 
 EXPLICIT_ATTENTION, RECORDED_ATTENTION = "explicit", "recorded"  # their names in transformers' registry
@@ -107,7 +107,7 @@ _switching = threading.Lock()
 
 
 @contextmanager
-def switched_attention(model: nn.Module, implementation: str) -> Iterator[None]:
+def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]:
     """Context in which the model has another attention implementation, unless its own is eager.
 
     With `EXPLICIT_ATTENTION` it computes its attention probabilities, which only this and the eager implementation do: under
@@ -117,7 +117,7 @@ def switched_attention(model: nn.Module, implementation: str) -> Iterator[None]:
     Raises:
         ValueError: the model cannot switch its implementation.
     """
-    pretrained = unwrap_pretrained(model)
+    pretrained = model.pretrained
     with _switching:
         count, own = _switched.get(pretrained, (0, pretrained.config._attn_implementation))
         if own not in ("eager", implementation) and not count:
@@ -140,7 +140,7 @@ def switched_attention(model: nn.Module, implementation: str) -> Iterator[None]:
 
 
 @contextmanager
-def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
+def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
     """Context that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass; `(B, h, 1, T)` of one of
     which the CLS token alone is read.
 
@@ -152,13 +152,13 @@ def record_attentions(model: nn.Module) -> Iterator[list[torch.Tensor]]:
     def record(module, args, output):
         attentions.append(output[1])
 
-    hooks = [(module.register_forward_hook, record) for module in attention_modules(model)]
-    with hooks_of_this_thread(*hooks, _graph_from_the_embeddings(model)), _wants(attention_with_probabilities):
+    hooks = [(module.register_forward_hook, record) for module in vit.attentions]
+    with hooks_of_this_thread(*hooks, _graph_from_the_embeddings(vit)), _wants(attention_with_probabilities):
         yield attentions
 
 
 @contextmanager
-def record_outputs(model: nn.Module) -> Iterator[list[RecordedAttention]]:
+def record_outputs(vit: VisionTransformer) -> Iterator[list[RecordedAttention]]:
     """Context that fills a list with inputs and output of the attention of each layer during a forward pass, which is computed
     by `sdpa` and holds no `(B, h, T, T)`."""
     attentions: list[RecordedAttention] = []
@@ -169,7 +169,7 @@ def record_outputs(model: nn.Module) -> Iterator[list[RecordedAttention]]:
         attentions.append(RecordedAttention(query, key, value, output, scaling))
         return output, None
 
-    with hooks_of_this_thread(_graph_from_the_embeddings(model)), _wants(record):
+    with hooks_of_this_thread(_graph_from_the_embeddings(vit)), _wants(record):
         yield attentions
 
 
@@ -182,7 +182,7 @@ def _wants(function: Callable) -> Iterator[None]:
         _wanted.function = None
 
 
-def _graph_from_the_embeddings(model: nn.Module) -> tuple[Callable, Callable]:
+def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callable]:
     """Hook that begins the graph at the embeddings if every parameter is frozen."""
 
     def require_grad(module, args, output):
@@ -190,7 +190,7 @@ def _graph_from_the_embeddings(model: nn.Module) -> tuple[Callable, Callable]:
         if not embeddings.requires_grad:
             embeddings.requires_grad_()
 
-    return unwrap_pretrained(model).get_input_embeddings().register_forward_hook, require_grad
+    return vit.pretrained.get_input_embeddings().register_forward_hook, require_grad
 
 
 @contextmanager
@@ -213,21 +213,20 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 
 @contextmanager
-def cls_token_alone(model: nn.Module) -> Iterator[None]:
+def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
     """Context in which the last layer computes its attention, output projection and MLP only for the CLS token, if the head
     reads no other. Logits and all gradients stay the same, and most of the work of one layer is saved; the last hidden states
     of the patches are meaningless.
     """
-    pretrained = unwrap_pretrained(model)
     # Activation checkpointing runs the layer again in `loss.backward()`, when the hooks are gone.
-    if architecture(model) not in CLS_HEADS or pretrained.is_activation_checkpointing:
+    if vit.name not in CLS_HEADS or vit.pretrained.is_activation_checkpointing:
         yield
         return
 
     def first_token(module, args):
         return (args[0][:, :1],)
 
-    layer = list(pretrained.base_model.layers)[-1]
+    layer = list(vit.pretrained.base_model.layers)[-1]
     # Each sum with the residual broadcasts the one token over all, of which only the CLS token is read.
     modules = (layer.attention.o_proj, layer.layernorm_after)
     with hooks_of_this_thread(*((module.register_forward_pre_hook, first_token) for module in modules)):

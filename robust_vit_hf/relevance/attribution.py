@@ -11,12 +11,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .architectures import attention_modules, check_images, head_row, unwrap_pretrained
+from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, hooks_of_this_thread, record_attentions, switched_attention
 from .method_names import ATTRIBUTION_METHOD_NAMES
 from .relevance_map import (
     RelevanceOutput,
-    forward_logits,
     make_output,
     map_of_tokens,
     min_max,
@@ -25,21 +24,15 @@ from .relevance_map import (
 )
 
 
-def _attentions(model: nn.Module, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Attentions `(B, h, T, T)` of each layer, and the logits, of one forward pass."""
-    with switched_attention(model, EXPLICIT_ATTENTION), record_attentions(model) as attentions:
-        logits = forward_logits(model, pixel_values)
+    with switched_attention(vit, EXPLICIT_ATTENTION), record_attentions(vit) as attentions:
+        logits = vit.logits(pixel_values)
     return attentions, logits
 
 
-def _head_rows(model: nn.Module, attentions: list[torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
-    """Weights `(B, 1, T)` of the tokens that the head reads."""
-    batch_size, *_, num_tokens = attentions[0].shape
-    return head_row(model, num_tokens, grid[0] * grid[1]).expand(batch_size, 1, -1)
-
-
 @contextmanager
-def head_at_every_layer(model: nn.Module) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
     """Context in which the model's final norm and head read the output tokens of all L layers instead of the last's.
 
     The outputs are stacked on the batch dimension at the input of the norm, so that a forward pass gives logits
@@ -51,10 +44,10 @@ def head_at_every_layer(model: nn.Module) -> Iterator[tuple[list[torch.Tensor], 
     Raises:
         ValueError: no norm named `layernorm` or `norm` reads the last layer's output; may come in the forward pass.
     """
-    pretrained, attentions = unwrap_pretrained(model), set(attention_modules(model))
+    pretrained, attentions = vit.pretrained, set(vit.attentions)
     layers = [module for module in pretrained.modules() if not attentions.isdisjoint(module.children())]
     norm = getattr(pretrained.base_model, "layernorm", None) or getattr(pretrained.base_model, "norm", None)
-    message = f"`{type(pretrained).__name__}` has no final norm through which its head could read any layer."
+    message = f"`{vit.name}` has no final norm through which its head could read any layer."
     if norm is None:
         raise ValueError(message)
     outputs: list[torch.Tensor] = []
@@ -86,12 +79,13 @@ def attention_rollout(
 
     Source: https://huggingface.co/papers/2005.00928
     """
-    grid = check_images(model, pixel_values)
-    attentions, logits = _attentions(model, pixel_values)
+    vit = VisionTransformer(model)
+    grid = vit.check_images(pixel_values)
+    attentions, logits = _attentions(vit, pixel_values)
     with torch.autocast(pixel_values.device.type, enabled=False):
         # As in `propagate_relevance`, a row vector from the last layer to the first gives the same product in O(T²) a
         # layer. Rows of A sum to 1, and so do those of the mean with the identity.
-        row = _head_rows(model, attentions, grid)
+        row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
         for attention in reversed(attentions):
             row = 0.5 * (row + torch.bmm(row, attention.float().mean(dim=1)))  # (B, 1, T)
         relevance = map_of_tokens(row[:, 0], grid, pixel_values)
@@ -110,9 +104,11 @@ def last_layer_attention(
 
     Source: https://huggingface.co/papers/2104.14294
     """
-    grid = check_images(model, pixel_values)
-    attentions, logits = _attentions(model, pixel_values)
-    row = torch.bmm(_head_rows(model, attentions, grid), attentions[-1].float().mean(dim=1))  # (B, 1, T)
+    vit = VisionTransformer(model)
+    grid = vit.check_images(pixel_values)
+    attentions, logits = _attentions(vit, pixel_values)
+    row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
+    row = torch.bmm(row, attentions[-1].float().mean(dim=1))  # (B, 1, T)
     return make_output(map_of_tokens(row[:, 0], grid, pixel_values), logits, pixel_values, check_finite)
 
 
@@ -129,10 +125,11 @@ def input_gradient(
 
     Source: https://huggingface.co/papers/1312.6034
     """
-    check_images(model, pixel_values)
+    vit = VisionTransformer(model)
+    vit.check_images(pixel_values)
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
-        logits = forward_logits(model, pixels)
+        logits = vit.logits(pixels)
         (gradient,) = torch.autograd.grad(target_logits(logits, target).sum(), pixels)
     saliency = min_max(gradient.float().abs().amax(dim=1, keepdim=True))
     return make_output(saliency, logits.detach(), pixel_values, check_finite)
@@ -157,11 +154,12 @@ def legrad(
 
     Source: https://huggingface.co/papers/2404.03214
     """
-    grid = check_images(model, pixel_values)
+    vit = VisionTransformer(model)
+    grid = vit.check_images(pixel_values)
     wants_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
-        with head_at_every_layer(model) as (outputs, stack):
-            attentions, logits = _attentions(model, pixel_values)
+        with head_at_every_layer(vit) as (outputs, stack):
+            attentions, logits = _attentions(vit, pixel_values)
         logits = logits.unflatten(0, (len(outputs), -1))  # (L, B, C)
         if target is None:
             target = logits[-1].argmax(dim=1)

@@ -9,10 +9,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
 
 from ..utils.precision import at_least_float32
-from .architectures import architecture, unwrap_pretrained
+from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
@@ -24,18 +23,17 @@ MIN_TOKENS = 400  # from which it is faster: benchmarks/linear_memory.py
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
 
 
-def has_linear_memory(model: nn.Module, num_tokens: int, create_graph: bool) -> bool:
+def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: bool) -> bool:
     """Whether the map of a model is computed in linear memory. Otherwise, attentions are held: for second order, for attention
     dropout, position biases and the eager implementation, which need them, and for few tokens, where that is faster. Activation
     checkpointing always takes linear memory where it can.
     """
-    pretrained = unwrap_pretrained(model)
-    config = pretrained.config
+    pretrained, config = vit.pretrained, vit.pretrained.config
     dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
     checkpointing = pretrained.is_activation_checkpointing and pretrained.training
     return not (
         create_graph
-        or architecture(model) in POSITION_BIASES
+        or vit.name in POSITION_BIASES
         or config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
         or (dropout and pretrained.training)
         or (num_tokens < MIN_TOKENS and not checkpointing)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ..utils.precision import at_least_float32
-from .architectures import attention_modules, check_images, forward_arguments, head_row, unwrap_pretrained
+from .architectures import ImageModel, VisionTransformer
 from .attention import (
     EXPLICIT_ATTENTION,
     RECORDED_ATTENTION,
@@ -109,19 +109,6 @@ def map_of_tokens(
     return min_max(relevance) if normalize else relevance
 
 
-def check_start_layer(model: nn.Module, start_layer: int) -> None:
-    """Refuse a first layer of the maps that the model does not have.
-
-    Raises:
-        ValueError: it is not one of the layers, which are counted from 0.
-    """
-    layers = len(attention_modules(model))
-    if not 0 <= start_layer < layers:
-        raise ValueError(
-            f"Expected `start_layer` from 0 to {layers - 1}, a layer of this model counted from 0, but got {start_layer}."
-        )
-
-
 def relevance_map(
     model: nn.Module,
     pixel_values: torch.Tensor,
@@ -170,17 +157,17 @@ def relevance_map(
 
     Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
     """
-    grid = check_images(model, pixel_values)
-    check_start_layer(model, start_layer)
+    vit = VisionTransformer(model)
+    grid = vit.check_images(pixel_values)
+    vit.check_start_layer(start_layer)
     wants_graph = torch.is_grad_enabled()
-    pretrained = unwrap_pretrained(model)
-    linear = has_linear_memory(model, grid[0] * grid[1], create_graph)
+    linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
     if (
         wants_graph
         and not linear
-        and pretrained.is_activation_checkpointing
-        and pretrained.training
-        and pretrained.config._attn_implementation not in ("eager", EXPLICIT_ATTENTION)
+        and vit.pretrained.is_activation_checkpointing
+        and vit.pretrained.training
+        and vit.pretrained.config._attn_implementation not in ("eager", EXPLICIT_ATTENTION)
     ):
         raise ValueError(
             "With activation checkpointing the attention is computed again in `loss.backward()`, which must see the same "
@@ -189,9 +176,9 @@ def relevance_map(
 
     with torch.inference_mode(False), torch.enable_grad():
         record = record_outputs if linear else record_attentions
-        with switched_attention(model, RECORDED_ATTENTION if linear else EXPLICIT_ATTENTION):
-            with record(model) as attentions, cls_token_alone(model):
-                logits = forward_logits(model, pixel_values)
+        with switched_attention(vit, RECORDED_ATTENTION if linear else EXPLICIT_ATTENTION):
+            with record(vit) as attentions, cls_token_alone(vit):
+                logits = vit.logits(pixel_values)
             attentions = attentions[start_layer:]
             score = target_logits(logits, target).sum()  # images do not interact, so one backward pass serves them all
             read = [attention.output for attention in attentions] if linear else attentions
@@ -201,11 +188,9 @@ def relevance_map(
 
         numbers = [attention.key.shape[2] if linear else attention.shape[3] for attention in attentions]
         if len({*numbers}) > 1:
-            raise ValueError(
-                f"`{type(pretrained).__name__}` has attentions over {numbers} tokens; expected the same in all layers."
-            )
+            raise ValueError(f"`{vit.name}` has attentions over {numbers} tokens; expected the same in all layers.")
         with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
-            row = head_row(model, numbers[0], grid[0] * grid[1])
+            row = vit.head_row(numbers[0], grid)
             if linear:
                 tokens = propagate_recorded(attentions, gradients, row)
             else:
@@ -242,9 +227,7 @@ def make_output(
 
 def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """Logits `(B, C)` of images of any size that the patches divide."""
-    if pixel_values.is_inference() and torch.is_grad_enabled():
-        pixel_values = pixel_values.clone()  # a tensor of inference mode cannot be saved for backward
-    return model(pixel_values=pixel_values, **forward_arguments(model, tuple(pixel_values.shape[2:]))).logits
+    return ImageModel(model).logits(pixel_values)
 
 
 def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:

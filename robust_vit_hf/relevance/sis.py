@@ -17,8 +17,8 @@ from transformers.utils import ModelOutput
 from ..utils.finite import check_finite
 from ..utils.options import Range, check_option
 from ..utils.precision import at_least_float32
-from .architectures import check_images
-from .relevance_map import forward_logits, target_logits
+from .architectures import VisionTransformer
+from .relevance_map import target_logits
 
 
 @dataclass
@@ -85,7 +85,8 @@ def sufficient_input_subsets(
         >>> tuple(output.subset.shape), tuple(output.margins.shape)
         ((4, 1, 32, 32), (4, 12))
     """
-    check_images(model, pixel_values)
+    vit = VisionTransformer(model)
+    vit.check_images(pixel_values)
     check_option("threshold", threshold, {float}, Range(0, 1, above=True))
     check_option("pixels_per_step", pixels_per_step, {int}, Range(1))
     if threshold == 1:
@@ -97,7 +98,7 @@ def sufficient_input_subsets(
 
     def score(masked: torch.Tensor) -> torch.Tensor:
         # A tensor of inference mode cannot be saved for backward.
-        return margin(forward_logits(model, masked), target.clone() if isinstance(target, torch.Tensor) else target)
+        return margin(vit.logits(masked), target.clone() if isinstance(target, torch.Tensor) else target)
 
     step, margins = backward_selection(score, pixel_values, pixels_per_step)
     confidences = margins.sigmoid()

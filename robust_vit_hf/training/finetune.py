@@ -23,7 +23,7 @@ from ..evaluation.store import Measured, Store
 from ..models.image_processors import load_processor
 from ..models.loading import load_model
 from ..models.registry import resolve
-from ..relevance.architectures import attention_modules, unwrap_pretrained
+from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.table import Run
 from ..utils.lock import folder_lock
 from ..utils.processes import use_all_cores
@@ -190,5 +190,5 @@ def load_data(
 def _load(arguments: ModelArguments) -> nn.Module:
     """The model, with a new adapter if a rank is given."""
     model = load_model(arguments.model, arguments.trust_remote_code)
-    attention_modules(model)  # refuses an architecture before its data are read
+    VisionTransformer(model)  # refuses an architecture before its data are read
     return model if arguments.lora_rank is None else add_lora(model, arguments.lora_rank, arguments.model)

@@ -25,10 +25,10 @@ from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.image_processors import load_processor, make_image_processor
 from ..models.loading import load_model
 from ..models.registry import resolve
-from ..relevance.architectures import attention_modules, patch_grid, unwrap_pretrained
+from ..relevance.architectures import VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
-from ..relevance.relevance_map import check_start_layer, forward_logits
+from ..relevance.relevance_map import forward_logits
 from ..utils.finite import NonFiniteError, check_finite
 from .background_swap import swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
@@ -115,10 +115,10 @@ class RobustViTTrainer(ReliableTrainer):
         if name is not None:
             model = load_model(name)
             processing_class = processing_class or load_processor(name, "paper", model)
-        attention_modules(model)
-        config = unwrap_pretrained(model).config
+        vit = VisionTransformer(model)
+        config = vit.pretrained.config
         if args is None:
-            path = config._name_or_path or type(unwrap_pretrained(model)).__name__
+            path = config._name_or_path or vit.name
             args = RobustViTConfig(f"{path.rstrip('/').rpartition('/')[2]}-robustvit")
         if processing_class is None:
             processing_class = make_image_processor("paper", config.image_size)
@@ -128,7 +128,7 @@ class RobustViTTrainer(ReliableTrainer):
             model = get_peft_model(model, peft_config)
             if name is not None:  # the saved adapter names its base; PEFT would name the folder in the cache
                 model.peft_config["default"].base_model_name_or_path = resolve(name)
-        self._check(model, args, eval_dataset, processing_class)
+        self._check(vit, args, eval_dataset, processing_class)
         epoch = SharedEpoch()
         streamed = isinstance(train_dataset, datasets.IterableDataset)  # which draws crops and flips by itself
         seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
@@ -176,14 +176,16 @@ class RobustViTTrainer(ReliableTrainer):
             self.add_callback(self._strips)
 
     @staticmethod
-    def _check(model: nn.Module, args: RobustViTConfig, eval_dataset: object, processor: BaseImageProcessor) -> None:
+    def _check(
+        vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, processor: BaseImageProcessor
+    ) -> None:
         """Refuse models, processors and settings that cannot be trained or measured."""
         if getattr(processor, "crop_size", None) is None or not hasattr(processor, "resample"):
             raise ValueError(
                 f"`processing_class` is a {type(processor).__name__} without a centre crop, whose size the joint transforms "
                 "need. Make one: `make_image_processor('native', 224, AutoImageProcessor.from_pretrained(…))`."
             )
-        half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
+        half = {p.dtype for p in vit.model.parameters() if p.requires_grad} - {torch.float32}
         if half:
             raise ValueError(
                 f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
@@ -191,8 +193,8 @@ class RobustViTTrainer(ReliableTrainer):
             )
         if args.n_gpu > 1:
             raise ValueError("One process for several GPUs is not supported: start one each with `accelerate launch`.")
-        patch_grid(model, (processor.crop_size["height"], processor.crop_size["width"]))
-        check_start_layer(model, args.start_layer or 0)
+        vit.patch_grid((processor.crop_size["height"], processor.crop_size["width"]))
+        vit.check_start_layer(args.start_layer or 0)
         if isinstance(eval_dataset, dict):
             raise ValueError("Expected one `eval_dataset`, but got a dict. Call `evaluate_sets` for several.")
 
@@ -278,14 +280,15 @@ class RobustViTTrainer(ReliableTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         step, batch = self._batch_of_step
         self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
-        if not unwrap_pretrained(model).is_activation_checkpointing:
+        vit = VisionTransformer(model)
+        if not vit.pretrained.is_activation_checkpointing:
             return super().training_step(model, inputs, num_items_in_batch)
-        grid = patch_grid(model, tuple(inputs["pixel_values"].shape[2:]))
-        linear = has_linear_memory(model, grid[0] * grid[1], self.args.second_order)
+        grid = vit.patch_grid(tuple(inputs["pixel_values"].shape[2:]))
+        linear = has_linear_memory(vit, grid[0] * grid[1], self.args.second_order)
         if linear and not self.method.second_derivative:
             return super().training_step(model, inputs, num_items_in_batch)
         # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
-        with switched_attention(model, EXPLICIT_ATTENTION):
+        with switched_attention(vit, EXPLICIT_ATTENTION):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ...relevance.architectures import VisionTransformer
 from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched_attention
-from ...relevance.relevance_map import RelevanceOutput, forward_logits, relevance_map
+from ...relevance.relevance_map import RelevanceOutput, relevance_map
 from ..config import RobustViTConfig
 from ..losses import ConfidenceLoss
 
@@ -83,11 +84,11 @@ def pixel_gradient(
         create_graph: whether a loss on the gradient reaches the weights, through the second derivative. The attention is
             computed explicitly, since fused kernels have none. Never where gradients are disabled.
     """
-    wants_graph = torch.is_grad_enabled()
+    vit, wants_graph = VisionTransformer(model), torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
-        with switched_attention(model, EXPLICIT_ATTENTION), cls_token_alone(model):
-            logits = forward_logits(model, pixels)
+        with switched_attention(vit, EXPLICIT_ATTENTION), cls_token_alone(vit):
+            logits = vit.logits(pixels)
         (gradient,) = torch.autograd.grad(
             score(logits).sum(), pixels, retain_graph=wants_graph, create_graph=create_graph and wants_graph
         )
