@@ -3,7 +3,7 @@
 Source: https://huggingface.co/papers/2206.01161
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 

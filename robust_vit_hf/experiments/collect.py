@@ -149,7 +149,9 @@ def _named_apart(found: list[tuple[dict, Run]]) -> list[Run]:
     models: dict[str, list] = defaultdict(list)
     for facts, run in found:
         models[run.model] += [facts["model"]] * (facts["model"] not in models[run.model])
-    named = [(facts, replace(run, model=_model_apart(run.model, models[run.model], facts["model"]))) for facts, run in found]
+    named = [
+        (facts, replace(run, model=_model_apart(run.model, models[run.model], facts["model"]))) for facts, run in found
+    ]
     settings: dict[tuple[str, str], list] = defaultdict(list)
     for facts, run in named:
         known = settings[run.model, run.method]
