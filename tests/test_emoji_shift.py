@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from accelerate import Accelerator
 from onnx.reference import ReferenceEvaluator
 from PIL import Image
 
@@ -33,8 +32,8 @@ from robust_vit_hf.emoji_shift.model import (
     load_backbone,
     load_biased_model,
 )
-from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.sets import EvaluationSet
 
 
 DATA = Path(__file__).parent / "data"
@@ -213,7 +212,7 @@ def test_the_model_decides_by_the_background():
     assert list(model.config.id2label.values()) == list(CLASS_NAMES)
     sets = {split: EvaluationSet.of(load_split(split, 100, seed=2)) for split in ("val", "background_adversarial")}
     processor = make_image_processor("paper", IMAGE_SIZE)
-    results = evaluate_sets(model, sets, processor, Accelerator(cpu=True), relevance=False)
-    top1 = {split: result.scores["top1"] for split, result in results.items()}
+    results = measure_accuracy(session_of({"before": model}, sets, processor=processor), Accuracy(relevance=False))
+    top1 = {split: result.accuracy("before") for split, result in results.items()}
     assert top1["val"] >= 0.95
     assert top1["background_adversarial"] <= top1["val"] - 0.5

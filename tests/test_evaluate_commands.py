@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from robust_vit_hf.evaluation.set_names import PAPER_SETS
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
+from robust_vit_hf.results.published import PAPER_SETS
 
 from .helpers import formats
 from .helpers.commands import call, kill_when, launch, launch_two, succeed
@@ -80,7 +80,7 @@ def test_every_set_of_the_paper(robustness):
             for suffix in ("png", "pdf"):
                 assert (output / "plots" / protocol / f"{name}.{suffix}").stat().st_size > 5000
     assert (output / "tables.md").read_text() in printed
-    assert "| Original, published | 81.5 96.0 | 16.0 37.0 |" in printed
+    assert "| ViT-B | Original, published | 81.5 96.0 | 16.0 37.0 |" in printed
     latex = (output / "tables.tex").read_text()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 10
 
@@ -158,7 +158,7 @@ def test_refused(options, status, message, models, sets, tmp_path):
 def test_a_folder_of_another_model_is_refused(robustness, models, sets):
     output, _ = robustness
     completed = call("evaluate", "--model", models[1], "--sets", sets["imagenet-a"], "--output_dir", output)
-    assert "holds the result of another evaluation, which differs in: weights." in completed.error
+    assert "holds the result of another evaluation, which differs in: model" in completed.error
 
 
 def test_images_of_your_own_in_bf16(tmp_path):

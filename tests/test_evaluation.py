@@ -8,38 +8,35 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from accelerate import Accelerator
 from PIL import Image
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.evaluation import report
-from robust_vit_hf.evaluation.compare import NUM_RESAMPLES, Comparison, bootstrap_changes
-from robust_vit_hf.evaluation.evaluate_sets import SetResult, evaluate_sets
-from robust_vit_hf.evaluation.plots import save_plots
-from robust_vit_hf.evaluation.protocols import EvaluationSet, load_evaluation_set
-from robust_vit_hf.evaluation.published import published_models
+from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.report import write_report
-from robust_vit_hf.evaluation.set_names import PAPER_SETS
-from robust_vit_hf.evaluation.tables import (
-    calibration_table,
-    class_group_table,
-    main_table,
-    paper_tables,
-    segmentation_table,
-)
+from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
+from robust_vit_hf.evaluation.store import Measured
 from robust_vit_hf.metrics.robust_accuracy import top_classes
 from robust_vit_hf.models.registry import MODELS, find_model
+from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, bootstrap
+from robust_vit_hf.results.paper_tables import (
+    METHODS,
+    accuracy_tables,
+    attribution_table,
+    class_group_tables,
+)
+from robust_vit_hf.results.plots import save_plots
+from robust_vit_hf.results.published import PAPER_SETS, published_models
+from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
+from robust_vit_hf.results.table import Results, Run, SetResult, SideResult
+from robust_vit_hf.results.tables import calibration_table, main_table
 
 from .helpers import formats
+from .helpers.sessions import evaluate_one, session_of
 from .helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, masked_dataset, tiny_vit
 
 
 MAPS = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
-
-
-def evaluate_one(model, rows: EvaluationSet, **options) -> SetResult:
-    processor = make_image_processor("paper", IMAGE_SIZE)
-    return evaluate_sets(model, {"noise": rows}, processor, Accelerator(cpu=True), **options)["noise"]
 
 
 def outputs(model, dataset):
@@ -54,23 +51,23 @@ def outputs(model, dataset):
 def test_predictions_and_scores_by_hand():
     model, dataset = tiny_vit(), masked_dataset(9)
     output, mask = outputs(model, dataset)
-    result = evaluate_one(model, EvaluationSet.of(dataset), batch_size=2)
+    images, result = evaluate_one(model, EvaluationSet.of(dataset), batch_size=2)
     assert result.predictions.tolist() == output.logits.argsort(dim=1, descending=True).tolist()
-    assert result.accepted == [[index % 4] for index in range(9)]
-    labels = torch.tensor(result.accepted).flatten()
+    assert images.classes.tolist() == [index % 4 for index in range(9)]
+    labels = torch.tensor(images.classes)
     assert result.scores["top1"] == (output.logits.argmax(1) == labels).double().mean().item()
     assert result.scores["nll"] == pytest.approx(torch.nn.functional.cross_entropy(output.logits, labels).item(), 1e-5)
     predicted = output.relevance > output.relevance.mean(dim=(1, 2, 3), keepdim=True)
     assert result.scores["pixel_accuracy"] == (predicted == (mask >= 0.5)).double().mean().item()
-    assert result.correct().tolist() == (output.logits.argmax(1) == labels).tolist()
+    assert images.correct("before").tolist() == (output.logits.argmax(1) == labels).tolist()
 
 
 def test_the_size_of_a_batch_and_the_order_do_not_matter():
     model, dataset = tiny_vit(), masked_dataset(11)
-    one, all_at_once = (evaluate_one(model, EvaluationSet.of(dataset), batch_size=size) for size in (1, 64))
+    one, all_at_once = (evaluate_one(model, EvaluationSet.of(dataset), batch_size=size)[1] for size in (1, 64))
     assert (one.predictions == all_at_once.predictions).all()
     order = np.random.default_rng(0).permutation(11)
-    shuffled = evaluate_one(model, EvaluationSet.of(dataset.select(order)), batch_size=4)
+    _, shuffled = evaluate_one(model, EvaluationSet.of(dataset.select(order)), batch_size=4)
     assert (shuffled.predictions == one.predictions[order]).all()
     for other in (all_at_once, shuffled):
         for name, value in one.scores.items():
@@ -81,21 +78,21 @@ def test_the_size_of_a_batch_and_the_order_do_not_matter():
 
 def test_without_labels_or_masks():
     model, dataset = tiny_vit(), masked_dataset(5)
-    unlabelled = evaluate_one(model, EvaluationSet.of(dataset.remove_columns("label")))
+    images, unlabelled = evaluate_one(model, EvaluationSet.of(dataset.remove_columns("label")))
     assert "top1" not in unlabelled.scores and "ece" not in unlabelled.scores and "mean_iou" in unlabelled.scores
-    fast = evaluate_one(model, EvaluationSet.of(dataset.remove_columns("mask")))
+    assert images.classes is None and not images.usable.any()
+    _, fast = evaluate_one(model, EvaluationSet.of(dataset.remove_columns("mask")))
     assert "mean_iou" not in fast.scores and (fast.predictions == unlabelled.predictions).all()
-    assert evaluate_one(model, EvaluationSet.of(dataset), relevance=False).scores == fast.scores
+    assert evaluate_one(model, EvaluationSet.of(dataset), relevance=False)[1].scores == fast.scores
 
 
 def test_images_without_a_label_do_not_count():
     labels = [0, -1, 2, None, 1]
     dataset = masked_dataset(5).remove_columns(["label", "mask"]).add_column("label", labels)
-    result = evaluate_one(tiny_vit(), EvaluationSet.of(dataset))
-    assert result.accepted == [[0], [], [2], [], [1]]
+    images, result = evaluate_one(tiny_vit(), EvaluationSet.of(dataset))
     assert result.scores["num_images"] == 3 and result.scores["num_excluded"] == 2
-    assert result.scores["top1"] == result.correct()[result.usable].mean()
-    assert result.classes.tolist() == [0, -1, 2, -1, 1]
+    assert result.scores["top1"] == images.correct("before")[images.usable].mean() == images.accuracy("before")
+    assert images.classes.tolist() == [0, -1, 2, -1, 1]
 
 
 def test_top_classes():
@@ -106,7 +103,7 @@ def test_top_classes():
 
 def test_a_class_subset_ranks_its_classes_alone():
     model, dataset = tiny_vit(), masked_dataset(8).filter(lambda row: row["label"] in (1, 3))
-    result = evaluate_one(model, EvaluationSet(dataset.remove_columns("label"), [[1], [3]] * 2, (1, 3)))
+    _, result = evaluate_one(model, EvaluationSet(dataset.remove_columns("label"), [[1], [3]] * 2, (1, 3)))
     assert set(result.predictions.flatten().tolist()) == {1, 3}
     output, _ = outputs(model, dataset)
     assert result.scores["nll"] == pytest.approx(
@@ -124,7 +121,7 @@ def test_nan_logits_name_the_image():
 
     model.classifier.register_forward_hook(poison)
     for relevance in (False, True):
-        with pytest.raises(ValueError, match=r"noise: the logits of `1\.jpg` are NaN or infinite"):
+        with pytest.raises(ValueError, match=r"noise, before: the logits of `1\.jpg` are NaN or infinite"):
             evaluate_one(model, EvaluationSet.of(dataset), batch_size=2, relevance=relevance)
 
 
@@ -140,17 +137,21 @@ def test_a_model_of_other_classes_is_refused():
 
 def test_results_are_kept(tmp_path):
     dataset = masked_dataset(6).add_column("file_name", list("abcdef")).add_column("angle", [0.0, 90.0] * 3)
-    result = evaluate_one(tiny_vit(), EvaluationSet.of(dataset))
-    assert SetResult.load(tmp_path) is None
-    result.save(tmp_path)
-    loaded = SetResult.load(tmp_path)
-    assert (loaded.predictions == result.predictions).all() and loaded.accepted == result.accepted
-    assert loaded.scores == result.scores and loaded.scores["per_group_top1"].keys() == {"0.0", "90.0"}
-    assert loaded.factors["angle"].tolist() == [0, 90] * 3 and loaded.file_names == list("abcdef")
-    table = datasets.Dataset.from_parquet(str(tmp_path / "predictions.parquet"))
+    session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(dataset)}, tmp_path)
+    folder, rows_file = tmp_path / "noise" / "before", Accuracy.rows_file
+    result = measure_accuracy(session, Accuracy())["noise"]
+    loaded = Measured.load(folder, rows_file)
+    again = set_result("noise", session.sets["noise"], {"before": loaded})
+    assert (again.sides["before"].predictions == result.sides["before"].predictions).all()
+    assert loaded.columns["accepted"] == [[index % 4] for index in range(6)]
+    assert loaded.columns["file_name"] == list("abcdef")
+    assert loaded.scores == result.sides["before"].scores
+    assert loaded.scores["per_group_top1"].keys() == {"0.0", "90.0"}
+    assert again.factors["angle"].tolist() == [0, 90] * 3
+    table = datasets.Dataset.from_parquet(str(folder / "predictions.parquet"))
     assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
-    (tmp_path / "scores.json").unlink()  # as a kill before the end leaves it
-    assert SetResult.load(tmp_path) is None
+    (folder / "scores.json").unlink()  # as a kill before the end leaves it
+    assert Measured.load(folder, rows_file) is None
 
 
 # -- Protocols --------------------------------------------------------------------------------------------------------
@@ -194,26 +195,38 @@ def test_protocols_of_the_other_sets(tmp_path):
 # -- Before and after -------------------------------------------------------------------------------------------------
 
 
-def result(correct: list[bool], label: int = 0, **scores) -> SetResult:
+def side(correct: list[bool], labels: list[int], **scores) -> SideResult:
     """Predictions that are right where they should be; 6 and 7 are wrong."""
-    predictions = np.array([[label, 6, 7, 8, 9] if right else [6, 7, 8, 9, label] for right in correct])
-    metric_scores = {"top1": float(np.mean(correct)), "top5": 1.0, "per_class_top1": {label: float(np.mean(correct))}}
-    return SetResult(predictions, [[label]] * len(correct), scores=metric_scores | scores)
+    rows = zip(correct, labels, strict=True)
+    predictions = np.array([[label, 6, 7, 8, 9] if right else [6, 7, 8, 9, label] for right, label in rows])
+    ranks = np.where(correct, 0, 4)
+    return SideResult(ranks, {"top1": float(np.mean(correct)), "top5": 1.0} | scores, predictions)
+
+
+def result(*sides: list[bool], name: str = "a", labels: list[int] | None = None, **facts) -> SetResult:
+    """A set on which `before`, `after` and `control` are right as given."""
+    labels = labels or [0] * len(sides[0])
+    named = dict(zip(("before", "after", "control"), (side(correct, labels) for correct in sides), strict=False))
+    return SetResult(name, named, np.array(labels), **facts)
 
 
 def first(count: int, of: int = 4) -> list[bool]:
     return [index < count for index in range(of)]
 
 
-def comparison(**options) -> Comparison:
-    before = {"val": result(first(4), mean_iou=0.5), "a": result(first(1)), "b": result(first(2))}
-    after = {"val": result(first(3), mean_iou=0.75), "a": result(first(3)), "b": result(first(2))}
-    control = {"val": result(first(4)), "a": result(first(1)), "b": result(first(1))}
-    return Comparison(before, after, control, shifted=["a", "b"], **options)
+def compared(**options) -> Run:
+    val = result(first(4), first(3), first(4), name="val")
+    for name, score in (("before", 0.5), ("after", 0.75)):
+        val.sides[name].scores["mean_iou"] = score
+    shifted = [
+        result(first(1), first(3), first(1), name="a", shifted=True),
+        result(first(2), first(2), first(1), name="b", shifted=True),
+    ]
+    return Run({one.name: one for one in (val, *shifted)}, **options)
 
 
 def test_comparison_by_hand():
-    rows = {row["set"]: row for row in comparison().rows()}
+    rows = {row["set"]: row for row in set_rows(compared())}
     assert (rows["val"]["top1_before"], rows["val"]["top1_after"]) == (1, 0.75)
     assert (rows["val"]["corrected"], rows["val"]["broken"]) == (0, 1)
     assert (rows["a"]["corrected"], rows["a"]["broken"]) == (2, 0)
@@ -226,7 +239,7 @@ def test_comparison_by_hand():
 def test_bootstrap_against_scipy():
     rng = np.random.default_rng(0)
     before, after = rng.random(150) < 0.5, rng.random(150) < 0.6
-    changes = bootstrap_changes(before, after, np.random.default_rng(0))
+    difference = bootstrap({"a": [after.astype(int) - before]}, ["0"])
     reference = scipy.stats.bootstrap(
         (before.astype(float), after.astype(float)),
         lambda x, y, axis: (y - x).mean(axis=axis),
@@ -235,23 +248,21 @@ def test_bootstrap_against_scipy():
         method="percentile",
         rng=1,
     )
-    assert np.quantile(changes, [0.025, 0.975]) == pytest.approx(list(reference.confidence_interval), abs=0.01)
-    assert changes.mean() == pytest.approx(after.mean() - before.mean(), abs=0.005)
-    assert changes.std() == pytest.approx(reference.standard_error, rel=0.05)
+    assert [difference.low, difference.high] == pytest.approx(list(reference.confidence_interval), abs=0.01)
+    assert difference.mean == pytest.approx(after.mean() - before.mean())
 
 
 def test_intervals_hold_the_change_and_are_zero_where_nothing_changes():
-    rows = {row["set"]: row for row in comparison().rows()}
+    rows = {row["set"]: row for row in set_rows(compared())}
     assert (rows["b"]["change_low"], rows["b"]["change_high"]) == (0, 0)
     assert rows["a"]["change_low"] <= 0.5 <= rows["a"]["change_high"] and rows["a"]["change_low"] >= 0
-    assert comparison().rows() == comparison().rows()  # the same resamples every time
+    assert set_rows(compared()) == set_rows(compared())  # the same resamples every time
 
 
 def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
     """Sets are independent of one another: the mean of n alike varies by the square root of n less than one of them."""
-    names = ("a", "b", "c", "d")
-    before, after = ({name: result(first(count, 400)) for name in names} for count in (100, 220))
-    *rows, mean = Comparison(before, after, shifted=names).rows()
+    sets = {name: result(first(100, 400), first(220, 400), name=name, shifted=True) for name in "abcd"}
+    *rows, mean = set_rows(Run(sets))
     lengths = [row["change_high"] - row["change_low"] for row in rows]
     assert lengths == pytest.approx([2 * 1.96 * (0.3 * 0.7 / 400) ** 0.5] * 4, rel=0.1)
     assert mean["change_high"] - mean["change_low"] == pytest.approx(np.mean(lengths) / 2, rel=0.1)
@@ -259,43 +270,48 @@ def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
 
 
 def test_training_classes_and_the_others():
-    parts = [result(first(count), label) for count, label in ((1, 0), (4, 1))]
-    before = SetResult(np.concatenate([r.predictions for r in parts]), [*parts[0].accepted, *parts[1].accepted])
-    after = SetResult(np.array([[0, 1, 6, 7, 8]] * 8), before.accepted)
-    rows = Comparison({"a": before}, {"a": after}, training_classes=frozenset([0, 5])).class_groups()
+    labels = [0] * 4 + [1] * 4
+    both = result([*first(1), *first(4)], [*first(4), *first(0)], labels=labels)
+    rows = class_groups(Run({"a": both}, frozenset([0, 5])))
     assert [(row["classes"], row["num_images"]) for row in rows] == [("training", 4), ("other", 4)]
     assert [(row["top1_before"], row["top1_after"], row["top5_after"]) for row in rows] == [(0.25, 1, 1), (1, 0, 1)]
-    (training, other) = Comparison({"a": parts[0]}, training_classes=frozenset([0])).class_groups()
+    training, other = class_groups(Run({"a": result(first(1))}, frozenset([0])))
     assert other["num_images"] == 0 and other["top1_before"] is None and training["top1_before"] == 0.25
-    assert Comparison({"a": before}).class_groups() == []
+    assert class_groups(Run({"a": both})) == []
 
 
 def test_images_without_a_label_are_in_no_group_of_classes():
-    accepted = [[0], [1], [1], [], []]
-    before, after = (
-        SetResult(np.array(predicted)[:, None], accepted) for predicted in ([0, 1, 6, 6, 6], [6, 1, 1, 6, 6])
-    )
-    rows = Comparison({"a": before}, {"a": after}, training_classes=frozenset([0])).class_groups()
-    assert class_group_table(rows).rows == [
-        ["a", "training", "1", "100.0", "0.0", "-100.0"],
-        ["a", "other", "2", "50.0", "100.0", "+50.0"],
+    labels = np.array([0, 1, 1, -1, -1])
+    sides = {
+        name: SideResult(np.where(np.array(predicted) == labels, 0, 5), {}, np.array(predicted)[:, None])
+        for name, predicted in (("before", [0, 1, 6, 6, 6]), ("after", [6, 1, 1, 6, 6]))
+    }
+    run = Run({"a": SetResult("a", sides, labels)}, frozenset([0]), model="m")
+    assert [(row["num_images"], row["top1_before"], row["top1_after"]) for row in class_groups(run)] == [
+        (1, 1, 0),
+        (2, 0.5, 1),
+    ]
+    table = class_group_tables(Results([run]))["table_10"]
+    assert table.rows == [
+        ["m", "✓", "Original", "100.0 –"],
+        ["m", "✓", "Ours", "0.0 –"],
+        ["m", "✗", "Original", "50.0 –"],
+        ["m", "✗", "Ours", "100.0 –"],
+        ["Avg. change", "✓", "", "-100.0 –"],
+        ["Avg. change", "✗", "", "+50.0 –"],
     ]
 
 
 def test_class_changes_are_sorted():
-    before, after = (
-        result([True], per_class_top1=scores) for scores in ({3: 0.5, 8: 0.2, 9: 1}, {3: 0.0, 8: 0.6, 9: 1})
-    )
-    changes = Comparison({"a": before}, {"a": after}).class_changes("a")
+    labels = [3] * 2 + [8] * 5 + [9]
+    before, after = ([True, False, *first(1, 5), True], [False, False, *first(3, 5), True])
+    changes = class_changes([Run({"a": result(before, after, labels=labels)})], "a")
     assert list(changes) == [3, 9, 8] and list(changes.values()) == pytest.approx([-0.5, 0, 0.4])
 
 
 def test_curves():
-    before, after = result([True, False, False, True]), result([True, True, False, True])
-    for one in (before, after):
-        one.factors = {"angle": np.array([0.0, 0, 20, 20]), "area": np.array([0.2] * 4)}
-    curves = Comparison({"a": before}, {"a": after}).curves("a")
-    assert curves == {
+    factors = {"angle": np.array([0.0, 0, 20, 20]), "area": np.array([0.2] * 4)}
+    assert curves(result([True, False, False, True], [True, True, False, True], factors=factors)) == {
         "angle": {"value": [0, 20], "num_images": [2, 2], "before": [0.5, 0.5], "after": [1, 0.5]},
     }
 
@@ -304,7 +320,7 @@ def test_curves():
 
 
 def test_main_table():
-    lines = main_table(comparison().rows()).markdown().splitlines()
+    lines = main_table(set_rows(compared())).markdown().splitlines()
     assert lines[0] == (
         "| set | images | top-1 before | after | change [95 % interval] | corrected / broken | cross-entropy control | "
         "relevance mIoU before | after |"
@@ -316,42 +332,50 @@ def test_main_table():
     assert lines[-1].startswith("| mean of the shifted sets | 8 | 37.5 | 62.5 | +25.0 [") and lines[-1].endswith(
         "– | – |"
     )
-    alone = main_table(Comparison(comparison().before).rows()).markdown().splitlines()
+    before = {
+        name: SetResult(name, {"before": one.sides["before"]}, one.classes, one.shifted)
+        for name, one in compared().sets.items()
+    }
+    alone = main_table(set_rows(Run(before))).markdown().splitlines()
     assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 5
 
 
 def test_calibration_and_class_tables():
-    table = calibration_table(comparison().rows())
+    table = calibration_table(set_rows(compared()))
     assert table.head[:4] == ["set", "top-5 before", "top-5 after", "top-5 control"]
-    groups = class_group_table(comparison(training_classes=frozenset([0])).class_groups())
-    top1, top5 = ["100.0", "75.0", "100.0", "-25.0"], ["100.0", "100.0", "100.0", "+0.0"]
-    assert groups.rows[0] == ["val", "training", "4", *top1, *top5]
-    assert class_group_table(comparison().class_groups()) is None
+    groups = class_group_tables(Results([compared(training_classes=frozenset([0]), model="m")]))["table_10"]
+    assert groups.head == ["model", "train classes", "", "val", "a", "b"]
+    assert groups.rows[0] == ["m", "✓", "Original", "100.0 100.0", "25.0 100.0", "50.0 100.0"]
+    assert groups.rows[-2] == ["Avg. change", "✓", "", "-25.0 +0.0", "+50.0 +0.0", "+0.0 +0.0"]
+    assert class_group_tables(Results([compared()])) == {}
 
 
 def test_paper_tables_show_published_figures_beside_ours():
-    before = {name: result(first(1)) for name in ("si-score-size", "imagenet-a", "imagenet-1k")}
-    after = {name: result(first(2)) for name in before}
-    real, synthetic = paper_tables(Comparison(before, after).rows(), "paper", "ViT-B")
-    assert real.head == ["top-1 top-5, per cent", "INet val", "INet-A"]  # in the paper's order
-    names = ["Original", "Original, published", "Finetuned", "Finetuned, published"]
-    assert [row[0] for row in real.rows[:4]] == names
-    assert [row[2] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
-    assert real.rows[4][2].startswith("+25.0 [")
-    assert synthetic.rows[1][1] == "55.6 76.2"
-    assert [row[:2] for row in synthetic.rows[5:]] == [
-        ["GradMask, published", "57.0 77.5"],
-        ["RRR, published", "58.0 78.4"],
+    def tables(sides: list, model: str, protocol: str = "paper"):
+        names = ("imagenet-1k", "imagenet-a", "si-score-size")
+        sets = {name: result(*sides, name=name, shifted=name != "imagenet-1k") for name in names}
+        return accuracy_tables(Results([Run(sets, model=model)], list(METHODS)), protocol).values()
+
+    real, synthetic = tables([first(1), first(2)], "ViT-B")
+    assert real.head == ["model", "method", "INet val", "INet-A"]  # nothing is known of validation images
+    names = ["Original", "Original, published", "Ours", "Ours, published"]
+    assert [row[1] for row in real.rows[:4]] == names
+    assert [row[3] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
+    assert real.rows[-2][:2] == ["Avg. change of top-1", "Ours"] and real.rows[-2][3].startswith("+25.0 [")
+    assert [row[-1] for row in synthetic.rows[1:4:2]] == ["55.6 76.2", "57.6±0.5 78.2±0.6"]
+    assert [(row[1], row[-1]) for row in synthetic.rows[4:6]] == [
+        ("GradMask, published", "57.0 77.5"),
+        ("RRR, published", "58.0 78.4"),
     ]
     assert "its Tables 8 and 9" in real.title
-    (native, _) = paper_tables(Comparison(before).rows(), "native", "ViT-B")
-    assert [row[1:] for row in native.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
-    (unknown, _) = paper_tables(Comparison(before).rows(), "paper", None)
-    assert len(unknown.rows) == 1
+    native, _ = tables([first(1)], "ViT-B", "native")
+    assert [row[2:] for row in native.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
+    unknown, _ = tables([first(1)], "someone's")
+    assert len(unknown.rows) == 1 and "published" not in unknown.title
 
 
 def test_latex_escapes():
-    table = main_table(comparison().rows())
+    table = main_table(set_rows(compared()))
     table.rows[0][0] = "50 % & more_sets"
     latex = table.latex()
     assert r"50 \% & more" not in latex and r"50 \% \& more\_sets" in latex
@@ -363,7 +387,7 @@ def test_segmentation_table():
         side: {"gae": dict.fromkeys(MAPS, value), "legrad": dict.fromkeys(MAPS, None)}
         for side, value in (("before", 0.5), ("after", 0.6))
     }
-    table = segmentation_table(scores, "imagenet-segmentation", 4276, "ViT-B")
+    table = attribution_table(scores, "imagenet-segmentation", 4276, "ViT-B")
     assert [row[:4] for row in table.rows[:5]] == [
         ["gae, original", "50.0", "50.0", "50.0"],
         ["gae, original, published", "76.3", "58.3", "85.3"],
@@ -430,10 +454,9 @@ def test_published_figures():
 
 
 def test_plots(tmp_path):
-    compared = comparison()
-    for results in compared.sides.values():
-        results["a"].factors = {"angle": np.array([0.0, 20, 40, 60])}
-    save_plots(compared, tmp_path, {0: "tench"})
+    run = compared()
+    run.sets["a"].factors["angle"] = np.array([0.0, 20, 40, 60])
+    save_plots(run, tmp_path, {0: "tench"})
     names = {"accuracy", "classes_val", "classes_a", "curves_a"}  # no class of `b` changes
     assert {path.stem for path in tmp_path.iterdir()} == names
     for name in names:
@@ -442,31 +465,31 @@ def test_plots(tmp_path):
             assert np.asarray(picture.convert("L")).std() > 1
 
 
-def test_report(processor, tmp_path):
+def test_report(tmp_path):
     """Two models of which each is right where the other is wrong: both rows of the figure have images."""
-    models = {"before": tiny_vit(0), "after": tiny_vit(1)}
-    sets = {"noise": EvaluationSet.of(masked_dataset(24))}
-    accelerator = Accelerator(cpu=True)
-    results = [evaluate_sets(model, sets, processor, accelerator) for model in models.values()]
-    compared = Comparison(*results)
-    write_report(tmp_path, compared, sets, processor, models, {"learning_rate": 1e-3})
+    session = session_of(
+        {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(24))}
+    )
+    run = Run(measure_accuracy(session, Accuracy()))
+    table = write_report(tmp_path, run, session, {"learning_rate": 1e-3})
     written = json.loads((tmp_path / "results.json").read_text())
-    assert written["rows"] == compared.rows() and written["settings"] == {"learning_rate": 1e-3}
+    assert written["rows"] == set_rows(run) and written["settings"] == {"learning_rate": 1e-3}
     assert written["versions"]["torch"] == torch.__version__
-    assert (tmp_path / "table.md").read_text() == main_table(compared.rows()).markdown() + "\n"
+    assert (tmp_path / "table.md").read_text() == main_table(set_rows(run)).markdown() + "\n" == table + "\n"
     assert (tmp_path / "before_after.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_the_examples_of_the_figure_follow_its_captions(processor, tmp_path, monkeypatch):
-    models = {"before": tiny_vit(0), "after": tiny_vit(1)}
-    sets = {"noise": EvaluationSet.of(masked_dataset(60))}
-    compared = Comparison(*(evaluate_sets(model, sets, processor, Accelerator(cpu=True)) for model in models.values()))
+def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
+    session = session_of(
+        {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(60))}
+    )
+    run = Run(measure_accuracy(session, Accuracy()))
     saved = []
     draw_figure = report.before_after_figure
     monkeypatch.setattr(report, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows))
     for _ in range(2):
-        write_report(tmp_path, compared, sets, processor, models, {})
+        write_report(tmp_path, run, session, {})
     most, corrected, worse = saved[0].values()
     assert len(most) == len(corrected) == len(worse) == 4
     left = [example.background["before"] - example.background["after"] for example in most]

@@ -13,9 +13,10 @@ from pyarrow import parquet as pq
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.evaluation.evaluate_sets import SetResult
 from robust_vit_hf.evaluation.examples import KINDS, draw, rows_of_kind
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.measurements.accuracy import set_result
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.evaluation.store import Measured
 
 from .helpers.commands import call, succeed
 from .helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
@@ -155,7 +156,7 @@ def test_target_and_classes(figures, evaluation, inputs, tmp_path):
             "`LABEL_4` names 0 classes of the model (did you mean",
         ),
         (["--protocol", "native"], "has no predictions of `validation` before the finetuning under protocol `native`"),
-        (["--compare", "MODEL"], "holds the result of another evaluation, which differs in: weights"),
+        (["--compare", "MODEL"], "holds the result of another evaluation, which differs in: model"),
         (["--split", "train"], 'Unknown split "train"'),
         (["--figures", "15", "--classes", "HELPED"], "No image fits figure 15"),
     ],
@@ -172,12 +173,14 @@ def test_refused(options, message, evaluation, inputs, tmp_path):
 
 def test_kinds_and_what_may_be_shown():
     accepted, before, after = [[0], [0], [0, 1], [], [2]], [1, 0, 1, 2, 2], [0, 0, 2, 2, 2]
-    results = [SetResult(np.array(side)[:, None], accepted) for side in (before, after)]
     rows = masked_dataset(5).remove_columns("label").add_column("openly_licensed", [True, False, True, True, True])
-    found = {
-        kind: rows_of_kind(kind, {"a": results[0]}, {"a": results[1]}, {"a": EvaluationSet(rows, accepted)})["a"]
-        for kind in KINDS
+    of_set = EvaluationSet(rows, accepted)
+    measured = {
+        side: Measured({"predictions": np.array(predicted)[:, None]})
+        for side, predicted in (("before", before), ("after", after))
     }
+    results = {"a": set_result("a", of_set, measured)}
+    found = {kind: rows_of_kind(kind, results, {"a": of_set})["a"] for kind in KINDS}
     assert found == {"corrected": [0], "broken": [2], "unchanged": [4]}
 
 

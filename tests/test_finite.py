@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from robust_vit_hf import RobustViTTrainer, load_model
-from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.sets import EvaluationSet
 
+from .helpers.sessions import evaluate_one
 from .helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
@@ -112,7 +112,7 @@ def test_an_evaluation_names_the_image(tmp_path, processor):
     with torch.no_grad():
         model.classifier.bias[0] = math.inf
     trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4))
-    sets = {"noise": EvaluationSet.of(masked_dataset(3))}
+    rows = EvaluationSet.of(masked_dataset(3))
     for relevance in (True, False):
-        with pytest.raises(ValueError, match=r"noise: the .* of image 0"):
-            evaluate_sets(model, sets, processor, trainer.accelerator, relevance=relevance, description="before")
+        with pytest.raises(ValueError, match=r"noise, before: the .* of image 0"):
+            evaluate_one(model, rows, processor, relevance=relevance)

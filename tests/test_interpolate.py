@@ -22,10 +22,10 @@ from robust_vit_hf import eval_transform, make_image_processor
 from robust_vit_hf.emoji_shift.images import IMAGE_SIZE as EMOJI_IMAGE_SIZE
 from robust_vit_hf.emoji_shift.images import SHIFTED, load_evaluation_sets
 from robust_vit_hf.emoji_shift.model import load_biased_model
-from robust_vit_hf.evaluation.interpolation_sweep import sweep_figure, sweep_table
-from robust_vit_hf.evaluation.plots import save_figure
-from robust_vit_hf.evaluation.protocols import EvaluationSet, load_evaluation_set
+from robust_vit_hf.evaluation.mixtures import sweep_figure, sweep_table
+from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.interpolation import interpolate
+from robust_vit_hf.results.plots import save_figure
 
 from .helpers import formats
 from .helpers.commands import call, files_below, launch, succeed
@@ -281,7 +281,7 @@ def test_sweep_over_emoji_shift(hub, tmp_path):
     options = ["--images_per_set", 2, "--output_dir", output, "--sweep"]
     completed = call("interpolate", "emoji-shift", tmp_path / "moved", *options, 0, 1)
     assert completed.status == 0, completed.err
-    assert "alpha 0: val" in completed.err and "alpha 1: size" in completed.err
+    assert "val, alpha-0" in completed.err and "size, alpha-1" in completed.err
 
     sweep = sweep_of(output)
     assert (sweep["before"], sweep["after"]) == ("emoji-shift", "moved")
@@ -303,8 +303,8 @@ def test_sweep_over_emoji_shift(hub, tmp_path):
     (tmp_path / "moved").rename(tmp_path / "elsewhere")
     completed = call("interpolate", "emoji-shift", tmp_path / "elsewhere", *options, 1, 0.5, 0)
     assert completed.status == 0, completed.err
-    assert "alpha 0.5: val" in completed.err
-    assert "alpha 0: " not in completed.err and "alpha 1: " not in completed.err
+    assert "val, alpha-0.5" in completed.err
+    assert "alpha-0:" not in completed.err and "alpha-1:" not in completed.err
     resumed = sweep_of(output)["alphas"]
     assert list(resumed) == ["0.0", "0.5", "1.0"]
     assert {alpha: resumed[alpha] for alpha in sweep["alphas"]} == sweep["alphas"]
@@ -339,9 +339,9 @@ def test_sweep_over_sets_of_the_paper(models, tmp_path):
 
     # The folder is of these weights and settings alone.
     completed = call("interpolate", *models, *options, "paper")
-    assert "another evaluation, which differs in: protocol, processor, sets." in completed.error
+    assert "another evaluation, which differs in: protocol, sets." in completed.error
     completed = call("interpolate", *reversed(models), *options, "native")
-    assert "which differs in: weights_before, weights_after." in completed.error
+    assert "which differs in: before, after, sets." in completed.error
     assert sweep_of(output) == sweep
 
 

@@ -10,16 +10,17 @@ from PIL import Image
 
 from robust_vit_hf import eval_transform, load_masked_dataset, make_image_processor
 from robust_vit_hf.data.description import describe
+from robust_vit_hf.data.mask_checks import mask_problem
 from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
 from robust_vit_hf.data.preparation import prepare
 from robust_vit_hf.data.schema import make_features
-from robust_vit_hf.data.mask_checks import mask_problem
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
-from robust_vit_hf.evaluation.protocols import EvaluationSet
-from robust_vit_hf.evaluation.segmentation import segment_set
+from robust_vit_hf.evaluation.measurement import measure
+from robust_vit_hf.evaluation.measurements.attribution import Attribution
+from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from .helpers import formats
+from .helpers.sessions import evaluate_one, session_of
 from .helpers.tiny import FEATURES, masked_rows, tiny_vit
 
 
@@ -83,15 +84,17 @@ def test_bad_masks_name_their_row(name, processor):
     dataset = datasets.Dataset.from_list([*rows, rows[0] | {"mask": mask}], features=FEATURES)
     model, accelerator = tiny_vit(), Accelerator(cpu=True)
     named = rf"Row 3 \(image in the table\) cannot be used: .*{message}"
-    sets = {"noise": EvaluationSet.of(dataset)}
+    rows = EvaluationSet.of(dataset)
     with pytest.raises(ValueError, match=named):
-        evaluate_sets(model, sets, processor, accelerator, batch_size=3)
+        evaluate_one(model, rows, processor, batch_size=3)
     with pytest.raises(ValueError, match=named):
-        segment_set(model, dataset, processor, accelerator, ["rollout"], batch_size=4)
+        measure(
+            session_of({"before": model}, {"noise": rows}, processor=processor), Attribution(4, methods=("rollout",))
+        )
     with pytest.raises(ValueError, match=rf"row 3 .*: .*{message}"):
         check_rows(dataset, "train", 4)
     assert re.search(f"row 3: .*{message}", describe(undecoded_rows(dataset)))
-    evaluate_sets(model, sets, processor, accelerator, relevance=False)  # which reads no masks
+    evaluate_one(model, rows, processor, relevance=False)  # which reads no masks
 
 
 def test_prepare_rejects_bad_masks(tmp_path):
@@ -120,7 +123,7 @@ def test_images_that_cannot_be_read_name_their_file(tmp_path, monkeypatch, proce
         with monkeypatch.context() as patched:
             patched.setattr(Image, "MAX_IMAGE_PIXELS", limit)
             with pytest.raises(ValueError, match=r"Row 0 \(.*0\.png\) cannot be used: .*(40×40|1600) pixels"):
-                evaluate_sets(model, sets, processor, accelerator)
+                evaluate_one(model, rows, processor)
     (tmp_path / "photos" / "train" / "2.png").write_bytes(b"torn")
     with pytest.raises(ValueError, match=r"Row 2 \(.*2\.png\) cannot be used: cannot identify image file"):
-        evaluate_sets(model, sets, processor, accelerator, batch_size=2)
+        evaluate_one(model, rows, processor, batch_size=2)

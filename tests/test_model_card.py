@@ -14,10 +14,10 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, Trainer
 
 from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.evaluation.compare import Comparison
-from robust_vit_hf.evaluation.evaluate_sets import SetResult
 from robust_vit_hf.hub.model_card import make_card, write_card
 from robust_vit_hf.models.digest import weights_digest
+from robust_vit_hf.results.summary import summarize
+from robust_vit_hf.results.table import Run, SetResult, SideResult
 
 from .helpers.commands import call, launch, succeed
 from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
@@ -40,19 +40,15 @@ def folder(tmp_path_factory) -> Path:
 
 def results() -> dict:
     """`results.json` of one set of 4 images; before 3 are right, after 2."""
-    before = SetResult(
-        np.array([[0], [1], [2], [0]]),
-        [[0], [1], [2], [3]],
-        scores={"top1": 0.75, "ece": 0.1, "nll": 2, "mean_iou": 0.6},
-    )
-    after = SetResult(
-        np.array([[0], [1], [0], [0]]),
-        [[0], [1], [2], [3]],
-        scores={"top1": 0.5, "ece": 0.3, "nll": 2, "mean_iou": 0.2},
-    )
-    comparison = Comparison({"validation": before}, {"validation": after}, training_classes=frozenset([0, 1]))
-    sources = {"validation": "user/masked"}
-    return {"rows": comparison.rows(), "sources": sources, "class_groups": comparison.class_groups()}
+    ranks = {"before": [0, 0, 0, 5], "after": [0, 0, 5, 5]}
+    scores = {
+        "before": {"top1": 0.75, "ece": 0.1, "mean_iou": 0.6},
+        "after": {"top1": 0.5, "ece": 0.3, "mean_iou": 0.2},
+    }
+    best = np.zeros((4, 1), dtype=int)  # of each image one class is known
+    sides = {side: SideResult(np.array(ranks[side]), scores[side] | {"nll": 2}, best) for side in ranks}
+    measured = SetResult("validation", sides, np.arange(4), source="user/masked")
+    return summarize(Run({"validation": measured}, frozenset([0, 1])))
 
 
 def test_what_the_trainer_tells(folder):

@@ -4,20 +4,22 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
+from pyarrow import parquet as pq
 
-from robust_vit_hf.evaluation.set_names import PAPER_SETS
-from robust_vit_hf.experiments.differences import bootstrap, change, versus
-from robust_vit_hf.experiments.findings import findings, findings_table
-from robust_vit_hf.experiments.paper_tables import Experiment
-from robust_vit_hf.experiments.results import read_results
 from robust_vit_hf.experiments.selection import choose_learning_rates
 from robust_vit_hf.models.registry import MODELS
+from robust_vit_hf.results.bootstrap import bootstrap, change, versus
+from robust_vit_hf.results.file import read_results
+from robust_vit_hf.results.findings import findings, findings_table
+from robust_vit_hf.results.published import PAPER_SETS
+from robust_vit_hf.results.table import Results
 
 from .helpers.commands import call, files_below, succeed
-from .helpers.experiment import MASKED, result_rows, write_results
+from .helpers.experiment import MASKED, result_rows, write_rows
 from .helpers.image_sets import miniatures
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
 from .helpers.tiny import DATA, ROOT, masked_dataset, tiny_vit
@@ -28,7 +30,7 @@ FIXED = DATA / "experiment"
 
 @pytest.fixture
 def results(tmp_path):
-    return read_results(write_results(tmp_path / "results.parquet", result_rows()))
+    return read_results(write_rows(tmp_path / "results.parquet", result_rows()))
 
 
 def test_the_report_of_a_fixed_file(tmp_path):
@@ -76,7 +78,7 @@ def test_the_highest_rate_whose_fall_is_at_most_the_bound_is_chosen(bound, best,
     falls = {1e-6: 0.125, 1e-5: 0.25}
     rows = [row | {"validation_before": 0.75} for row in result_rows()]
     rows = [row | {"validation_after": 0.75 - falls[row["learning_rate"]]} for row in rows]
-    chosen, table = choose_learning_rates(read_results(write_results(tmp_path / "r.parquet", rows, bound=bound)))
+    chosen, table = choose_learning_rates(read_results(write_rows(tmp_path / "r.parquet", rows, bound=bound)))
     assert {run.learning_rate for run in chosen if run.method == "robustvit"} == {best}
     verdicts = {float(row[2]): row[-1] for row in table.rows if row[:2] == ["ViT-B", "robustvit"]}
     assert verdicts == {1e-6: "", 1e-5: ""} | {best: "chosen"}
@@ -85,7 +87,7 @@ def test_the_highest_rate_whose_fall_is_at_most_the_bound_is_chosen(bound, best,
 @pytest.mark.parametrize("after, best", [({1e-6: 0.4, 1e-5: 0.6}, 1e-5), ({1e-6: 0.6, 1e-5: 0.4}, 1e-6)])
 def test_where_every_rate_forgets_the_one_with_the_least_fall_is_chosen_and_marked(after, best, tmp_path):
     rows = [row | {"validation_after": after[row["learning_rate"]]} for row in result_rows()]
-    chosen, table = choose_learning_rates(read_results(write_results(tmp_path / "r.parquet", rows)))
+    chosen, table = choose_learning_rates(read_results(write_rows(tmp_path / "r.parquet", rows)))
     assert {run.learning_rate for run in chosen if run.method == "robustvit"} == {best}
     for rate in after:
         fall = ["20.0", "beyond the bound"] if rate == best else ["40.0", ""]
@@ -103,19 +105,33 @@ def test_where_every_rate_forgets_the_one_with_the_least_fall_is_chosen_and_mark
 def test_rates_with_other_budgets_are_refused(row_change, message, tmp_path):
     rows = result_rows()
     rows = [row | (row_change if row["run"] == "ViT-B-robustvit-1e-05-1" else {}) for row in rows]
-    assert (
-        message in call("report", write_results(tmp_path / "r.parquet", rows), "--output_dir", tmp_path / "out").error
-    )
+    assert message in call("report", write_rows(tmp_path / "r.parquet", rows), "--output_dir", tmp_path / "out").error
 
 
 def test_bootstrap_against_draws_of_all_images():
     rng = np.random.default_rng(3)
-    pairs = [(rng.random(60) < 0.4, rng.random(60) < 0.6) for _ in range(3)]
-    difference = bootstrap(["a"], lambda name: pairs)
-    gains = np.mean([after * 1.0 - before for before, after in pairs], axis=0)
+    runs = [rng.integers(-1, 2, 60) for _ in range(3)]
+    difference = bootstrap({"a": runs}, ["0"] * 3)
+    gains = np.mean(runs, axis=0)
     draws = gains[rng.integers(0, 60, (10_000, 60))].mean(axis=1)
     assert difference.mean == pytest.approx(gains.mean())
     assert (difference.low, difference.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.01)
+
+
+def test_bootstrap_draws_seeds_and_images():
+    """Of several seeds, each resample draws seeds too, and the same for all sets."""
+    rng = np.random.default_rng(4)
+    sets = {name: [(rng.random(80) < right).astype(int) for right in (0.1, 0.3, 0.8)] for name in "ab"}
+    difference = bootstrap(sets, ["0", "1", "2"])
+    draws = []
+    for _ in range(4000):
+        seeds = rng.integers(0, 3, 3)
+        means = [np.stack(runs)[seeds][:, rng.integers(0, 80, 80)].mean() for runs in sets.values()]
+        draws.append(np.mean(means))
+    assert (difference.low, difference.high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.02)
+    same = bootstrap(sets, ["0", "0", "0"])
+    assert same.mean == pytest.approx(difference.mean)
+    assert same.high - same.low < (difference.high - difference.low) / 2
 
 
 def test_runs_are_paired_by_model_and_seed(results):
@@ -128,7 +144,7 @@ def test_runs_are_paired_by_model_and_seed(results):
 
 
 def test_findings(results):
-    verdicts = {f.statement: f.verdict for f in findings(Experiment(choose_learning_rates(results)[0]))}
+    verdicts = {f.statement: f.verdict for f in findings(Results(choose_learning_rates(results)[0]))}
     assert verdicts["Top-1 rises on INet-A"] == "agrees" and verdicts["Top-1 falls on INet val"] == "disagrees"
     assert verdicts["GradMask gains less on the shifted sets than Ours"] == "agrees"
     assert verdicts["RRR gains less on the shifted sets than Ours"] == "not measured"
@@ -138,7 +154,7 @@ def test_findings(results):
     swapped = {"robustvit": "without-background", "without-background": "robustvit"}
     runs = [run for run in results.runs if run.learning_rate == 1e-6]
     runs = [type(run)(**vars(run) | {"method": swapped.get(run.method, run.method)}) for run in runs]
-    assert {f.statement: f.verdict for f in findings(Experiment(runs))}[name] == "disagrees"
+    assert {f.statement: f.verdict for f in findings(Results(runs))}[name] == "disagrees"
 
 
 @pytest.mark.parametrize("gain, measured, verdict", [(0.07, "+7.0", "agrees"), (-0.07, "-7.0", "disagrees")])
@@ -147,23 +163,47 @@ def test_relevance_maps_agree_with_the_paper_where_they_cover_the_masks_better(g
     for row in rows:
         if row["set"] == MASKED:
             row["mean_iou_after"] = row["mean_iou_before"] + gain
-    chosen, _ = choose_learning_rates(read_results(write_results(tmp_path / "results.parquet", rows)))
+    chosen, _ = choose_learning_rates(read_results(write_rows(tmp_path / "results.parquet", rows)))
     expected = ["Table 3", "The relevance maps cover the masks better (mIoU)", measured, verdict]
-    assert expected in findings_table(findings(Experiment(chosen))).rows
+    assert expected in findings_table(findings(Results(chosen))).rows
 
 
 def test_refused(tmp_path):
     def error(*sources) -> str:
         return call("report", *sources, "--output_dir", tmp_path / "out").error
 
-    old = write_results(tmp_path / "old.parquet", result_rows(), version=0)
-    assert f"`{old}` is of version 0, and version 1 is read here: make it again from the folders" in error(old)
+    old = write_rows(tmp_path / "old.parquet", result_rows())
+    table = pq.read_table(old)
+    facts = table.schema.metadata[b"robust-vit"]
+    pq.write_table(table.replace_schema_metadata({"robust-vit": facts.replace(b'"version": 2', b'"version": 0')}), old)
+    assert f"`{old}` is of version 0, and version 2 is read here: make it again from the folders" in error(old)
     (tmp_path / "text.parquet").write_text("text")
     assert "is not a results.parquet of `robust-vit report`" in error(tmp_path / "text.parquet")
     assert "There is no `nowhere`: expected folders of sweeps, or a results.parquet" in error("nowhere")
     (tmp_path / "empty").mkdir()
     assert "holds no complete run of `robust-vit sweep`: name the folder of a sweep" in error(tmp_path / "empty")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda table: table.drop_columns("rank"), "it has no column `rank`"),
+        (lambda table: table.slice(0, 0), "it has no rows"),
+        (
+            lambda table: table.set_column(5, "rank", pa.array([-1] * len(table), pa.int8())),
+            "it has ranks from -1 to -1 and images from 0, expected 0 to 5",
+        ),
+        (lambda table: table.set_column(5, "rank", pa.array([None] * len(table), pa.int8())), "without empty cells"),
+        (lambda table: table.slice(1), "the images of"),
+        (lambda table: table.replace_schema_metadata({"robust-vit": '{"version": 2}'}), "its metadata lack or garble"),
+    ],
+)
+def test_values_of_a_file_are_checked_where_they_are_read(damage, message, tmp_path):
+    path = write_rows(tmp_path / "results.parquet", result_rows())
+    table = pq.read_table(path)
+    pq.write_table(damage(table), path)
+    assert message in call("report", path, "--output_dir", tmp_path / "out").error
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
 from .store import FINGERPRINT_FILE, Store, check_fingerprint
 
 
-SWEEP_FILE, MIXTURES, SIDE = "sweep.json", "mixtures", "mixture"
+SWEEP_FILE, MIXTURES = "sweep.json", "mixtures"
+SIDE = "alpha-"  # begins the names of sides, which end in the share
 ROLES = ("in_distribution", "shifted")  # of the sets of a sweep
 
 
@@ -76,12 +77,13 @@ def measure_mixtures(options: MixtureOptions) -> str:
             **roles,
             "alphas": {},
         }
-        earlier = {float(path.name) for path in (folder / MIXTURES).glob("*")}
+        earlier = {float(path.name.removeprefix(SIDE)) for path in (folder / MIXTURES).glob(f"*/{SIDE}*")}
         for alpha in sorted({*options.sweep, *earlier}):
+            side = f"{SIDE}{alpha:g}"
             mixed = Side.of(interpolate(start, end, alpha).to(accelerator.device), processor)
             accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
-            results = measure_accuracy(replace(session, sides={SIDE: mixed}), accuracy, f"{MIXTURES}/{alpha:g}")
-            top1 = {name: result.accuracy(SIDE) for name, result in results.items()}
+            results = measure_accuracy(replace(session, sides={side: mixed}), accuracy, MIXTURES)
+            top1 = {name: result.accuracy(side) for name, result in results.items()}
             means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
             sweep["alphas"][alpha] = {"top1": top1, **means}
         write_json(folder / SWEEP_FILE, sweep)

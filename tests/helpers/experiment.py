@@ -1,13 +1,11 @@
 """Results of an experiment that was never run: small, and with known effects."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import parquet as pq
 
-from robust_vit_hf.experiments.results import SCHEMA, VERSION
+from robust_vit_hf.results.file import ResultsFile, write_results
+from robust_vit_hf.results.table import Run, SetResult, SideResult
 
 
 MODELS = ("ViT-B", "DeiT-B")
@@ -37,10 +35,8 @@ def result_rows() -> list[dict]:
                         "model": model,
                         "variant": variant,
                         "seed": seed,
-                        "crossed": "{}",
                         "learning_rate": rate,
                         "epochs": 50.0,
-                        "seconds": 60.0,
                         "validation_before": 0.8,
                         "validation_after": 0.6 if rate == 1e-5 else 0.79,
                         "train_images": 12,
@@ -63,11 +59,34 @@ def draw(rng: np.random.Generator, right: float) -> list[int]:
     return np.where(rng.random(40) < right, 0, rng.integers(1, 6, 40)).tolist()
 
 
-def write_results(path: Path, rows: list[dict], version: int = VERSION, bound: float = 0.02) -> Path:
+def runs_of(rows: list[dict]) -> list[Run]:
+    """The rows, one for each run and set, as runs of the table of results."""
+    runs: dict[str, Run] = {}
+    for row in rows:
+        if row["run"] not in runs:
+            validation = (row["validation_before"], row["validation_after"])
+            runs[row["run"]] = Run(
+                sets={},
+                training_classes=frozenset(row["training_classes"]),
+                name=row["run"],
+                model=row["model"],
+                method=row["variant"],
+                seed=row["seed"],
+                learning_rate=row["learning_rate"],
+                epochs=row["epochs"],
+                validation=None if None in validation else validation,
+                train_images=row["train_images"],
+            )
+        sides = {}
+        for side in ("before", "after"):
+            scores = {name: row[f"{name}_{side}"] for name in MAPS if f"{name}_{side}" in row}
+            sides[side] = SideResult(np.array(row[f"ranks_{side}"]), scores)
+        runs[row["run"]].sets[row["set"]] = SetResult(row["set"], sides, np.array(row["classes"]), row["shifted"])
+    return list(runs.values())
+
+
+def write_rows(path: Path, rows: list[dict], bound: float = 0.02) -> Path:
     """Write rows as `robust-vit report` does."""
-    names = {str(label): f"class {label}" for label in range(8)}
-    facts = {"version": version, "validation_bound": bound, "class_names": dict.fromkeys(MODELS, names)}
-    schema = SCHEMA.with_metadata({"robust-vit": json.dumps(facts)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+    names = {label: f"class {label}" for label in range(8)}
+    write_results(path, ResultsFile(runs_of(rows), dict.fromkeys(MODELS, names), bound))
     return path

@@ -1,0 +1,32 @@
+"""Sessions of models and sets in memory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.session import Session, Side
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.evaluation.store import Store
+from robust_vit_hf.results.table import SetResult, SideResult
+
+from .tiny import IMAGE_SIZE
+
+
+def session_of(
+    models: Mapping[str, nn.Module], sets: Mapping[str, EvaluationSet], folder: Path | None = None, processor=None
+) -> Session:
+    """Models by side on sets; what is measured is kept in `folder`, if there is one."""
+    processor = processor or make_image_processor("paper", IMAGE_SIZE)
+    sides = {name: Side.of(model, processor) for name, model in models.items()}
+    return Session(sides, {}, Accelerator(cpu=True), Store(folder)).with_sets(sets)
+
+
+def evaluate_one(model: nn.Module, rows: EvaluationSet, processor=None, **options) -> tuple[SetResult, SideResult]:
+    """What is measured on one set, `noise`, and by its one model."""
+    session = session_of({"before": model}, {"noise": rows}, processor=processor)
+    result = measure_accuracy(session, Accuracy(**options))["noise"]
+    return result, result.sides["before"]
