@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
@@ -88,11 +90,47 @@ def test_an_adapter_is_recognised(tmp_path):
 
 
 def test_a_checkpoint_without_identity_is_refused(begun, tmp_path):
-    state = json.loads((begun / "checkpoint-4" / "trainer_state.json").read_text())
+    checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
     del state["stateful_callbacks"]["RunIdentity"]
-    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
     with pytest.raises(ValueError, match=r"does not say with which settings, model and data it was begun"):
-        make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path))
+        make_trainer(tmp_path).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_that_lacks_a_file_does_not_count(begun, tmp_path, name):
+    """The run goes on from the one before, and ends as if it had not been stopped."""
+    for step in (3, 4):
+        shutil.copytree(begun / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-4" / name).unlink()
+    assert find_checkpoint(str(tmp_path), "last", begun=True) == str(tmp_path / "checkpoint-3")
+    lacks = f"is not a complete checkpoint.* It lacks `{name}`, without which .*: resume from another one, or begin"
+    with pytest.raises(ValueError, match=lacks):
+        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-4"), begun=True)
+    with pytest.raises(ValueError, match=lacks):
+        make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    make_trainer(tmp_path).train(resume_from_checkpoint=True)
+    weights = [load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (begun, tmp_path)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_checkpoints_of_the_model_alone_are_not_resumed(tmp_path):
+    make_trainer(tmp_path, save_only_model=True, num_train_epochs=1).train()
+    assert find_checkpoint(str(tmp_path), "last", begun=True) is None
+    lacks = (
+        "which has none. It lacks `optimizer.pt`, `scheduler.pt`, `rng_state.pth`, .* `save_only_model` saves weights"
+    )
+    with pytest.raises(ValueError, match=lacks):
+        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-3"), begun=True)
+
+
+def test_a_checkpoint_of_sharded_processes_counts(begun, tmp_path):
+    """FSDP2 names the optimizer otherwise, and each process has a random state."""
+    checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
+    (checkpoint / "optimizer.pt").rename(checkpoint / "optimizer.bin")
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    assert find_checkpoint(str(tmp_path), str(checkpoint), begun=True) == str(checkpoint)
 
 
 def test_the_record_counts_all_parts(tmp_path):
@@ -183,7 +221,7 @@ def test_a_signal_without_checkpoints_is_told(tmp_path):
     trainer = make_trainer(
         tmp_path, callbacks=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))], save_strategy="no"
     )
-    with pytest.raises(TrainingInterrupted, match=r"There is no checkpoint yet. Start it again"):
+    with pytest.raises(TrainingInterrupted, match=r"There is no checkpoint to resume from. Start it again"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
 

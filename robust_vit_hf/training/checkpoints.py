@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import logging
 
 
@@ -40,10 +40,12 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
     last = last_checkpoint(output_dir)
     if resume_from_checkpoint != "last":
         complete = [path for path in folder.glob("checkpoint-*") if is_complete(path)]
-        if Path(resume_from_checkpoint).resolve() not in [path.resolve() for path in complete]:
+        named = Path(resume_from_checkpoint)
+        if named.resolve() not in [path.resolve() for path in complete]:
+            lacking = missing_parts(named) if named.is_dir() else []
             raise ValueError(
-                f"`{resume_from_checkpoint}` is not a complete checkpoint in the output_dir `{folder}`, which has "
-                f"{', '.join(path.name for path in complete) or 'none'}."
+                f"`{named}` is not a complete checkpoint in the output_dir `{folder}`, which has "
+                f"{', '.join(path.name for path in complete) or 'none'}. {_describe(lacking) if lacking else ''}".rstrip()
             )
         return str(resume_from_checkpoint)
     if last is None and not begun:
@@ -64,8 +66,42 @@ def last_checkpoint(output_dir: str) -> str | None:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether the last file that the Trainer writes is complete: a killed run may have left a part of a checkpoint."""
+    """Whether a run can be resumed from a checkpoint, and ends as one that was not stopped."""
+    return not missing_parts(checkpoint)
+
+
+def check_complete(checkpoint: str) -> None:
+    """Refuse to resume from a checkpoint that lacks a part.
+
+    Raises:
+        ValueError: it does; the parts are named.
+    """
+    if lacking := missing_parts(Path(checkpoint)):
+        raise ValueError(f"`{checkpoint}` is not a complete checkpoint. {_describe(lacking)}")
+
+
+def missing_parts(checkpoint: Path) -> list[str]:
+    """Files that a checkpoint lacks to be resumed from, `model.safetensors` aside, which the Trainer asks for.
+
+    Without the optimizer, schedule or random state, which `save_only_model` leaves out, the Trainer would go on with other
+    weights than those of a run that was not stopped. `trainer_state.json` is the last file that it writes, of which a
+    killed run may have left a part.
+    """
     try:
-        return bool(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()))
-    except (OSError, json.JSONDecodeError):
-        return False
+        has_state = bool(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()))
+    except (OSError, ValueError):
+        has_state = False
+    found = {
+        TRAINER_STATE_NAME: has_state,
+        OPTIMIZER_NAME: any(checkpoint.glob("optimizer*")),  # of FSDP2 `optimizer.bin`
+        SCHEDULER_NAME: (checkpoint / SCHEDULER_NAME).is_file(),
+        "rng_state.pth": any(checkpoint.glob("rng_state*.pth")),  # of several processes one each
+    }
+    return [name for name, there in found.items() if not there]
+
+
+def _describe(lacking: list[str]) -> str:
+    return (
+        f"It lacks {', '.join(f'`{name}`' for name in lacking)}, without which the run would not go on as it was: "
+        "resume from another one, or begin a new run in another --output_dir. `save_only_model` saves weights alone."
+    )

@@ -19,7 +19,7 @@ from ..data.masked_dataset import undecoded
 from ..hub.publishing import PublishingTrainer
 from ..utils.finite import NonFiniteError, non_finite_weights
 from ..utils.lock import folder_lock
-from .checkpoints import last_checkpoint
+from .checkpoints import check_complete, last_checkpoint
 from .interrupts import EvaluationInterrupted, InterruptCallback, TrainingInterrupted
 from .run_identity import RunIdentity
 
@@ -50,8 +50,10 @@ class ReliableTrainer(PublishingTrainer):
         """Check that a run can be resumed from a checkpoint by this trainer, which must not have been trained.
 
         Raises:
-            ValueError: the checkpoint was begun with other settings, another model or other data. See [`RunIdentity`].
+            ValueError: the checkpoint was begun with other settings, another model or other data, see [`RunIdentity`], or it
+                lacks a part.
         """
+        check_complete(checkpoint)
         self._identify().check(checkpoint)
 
     def _identify(self) -> RunIdentity:
@@ -65,16 +67,17 @@ class ReliableTrainer(PublishingTrainer):
         """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
 
         Raises:
-            ValueError: the checkpoint is not of this run, see [`check_checkpoint`], or a loss or weight is NaN or infinite.
+            ValueError: the checkpoint is not of this run or lacks a part, see [`check_checkpoint`], or a loss or weight is
+                NaN or infinite.
             OSError: a checkpoint cannot be written, another process trains in the `output_dir`, or another process of this
                 training has ended, or not answered for `ddp_timeout`.
             TrainingInterrupted: after a signal.
         """
-        identity = self._identify()
+        self._identify()
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
         if resume_from_checkpoint:
-            identity.check(resume_from_checkpoint)
+            self.check_checkpoint(resume_from_checkpoint)
         self._num_losses, limit = 0, self.args.save_total_limit
         with ExitStack() as stack:
             if self.is_world_process_zero():
@@ -182,7 +185,7 @@ class ReliableTrainer(PublishingTrainer):
 
     def _describe_last_checkpoint(self) -> str:
         last = last_checkpoint(self.args.output_dir)
-        return f"The last good checkpoint is `{last}`." if last else "There is no checkpoint yet."
+        return f"The last good checkpoint is `{last}`." if last else "There is no checkpoint to resume from."
 
     # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
     # Trainer loads them with `load_state_dict(strict=False)`, which leaves out every renamed weight, so that a resumed
