@@ -9,10 +9,16 @@ from accelerate import Accelerator
 from PIL import Image
 
 from robust_vit_hf import eval_transform, load_masked_dataset, make_image_processor
+<<<<<<< HEAD
 from robust_vit_hf.data.description import describe
 from robust_vit_hf.data.mask_checks import mask_problem
 from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
 from robust_vit_hf.data.preparation import prepare
+=======
+from robust_vit_hf.data.description import describe_rows
+from robust_vit_hf.data.mask_checks import mask_problem
+from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
+>>>>>>> cli
 from robust_vit_hf.data.schema import make_features
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurement import measure
@@ -22,6 +28,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from .helpers import formats
 from .helpers.sessions import evaluate_one, session_of
 from .helpers.tiny import FEATURES, masked_rows, tiny_vit
+from .helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -93,8 +100,13 @@ def test_bad_masks_name_their_row(name, processor):
         )
     with pytest.raises(ValueError, match=rf"row 3 .*: .*{message}"):
         check_rows(dataset, "train", 4)
+<<<<<<< HEAD
     assert re.search(f"row 3: .*{message}", describe(undecoded_rows(dataset)))
     evaluate_one(model, rows, processor, relevance=False)  # which reads no masks
+=======
+    assert re.search(f"row 3: .*{message}", describe_rows(undecoded_rows(dataset)))
+    evaluate_sets(model, sets, processor, accelerator, relevance=False)  # which reads no masks
+>>>>>>> cli
 
 
 def test_prepare_rejects_bad_masks(tmp_path):

@@ -14,12 +14,12 @@ from transformers import ViTImageProcessor
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.schema import encode_image
 from robust_vit_hf.emoji_shift.images import load_split
-from robust_vit_hf.masks.preparation import prepare_masks
 from robust_vit_hf.masks.result import MaskResult
 
 from .helpers import formats
 from .helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
 from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE, masked_dataset, tiny_vit
+from .helpers.written import masks_by
 from .test_grounded import make_models
 
 
@@ -183,7 +183,7 @@ def test_interrupted_masks_of_each_class(tmp_path):
         ]
 
     def make() -> dict:
-        return prepare_masks("coco", lambda features: masker, str(source), ["train"], tmp_path / "out", per_class=20)
+        return masks_by(masker, source, tmp_path / "out", per_class=20)
 
     counted = None
     while counted is None:  # interrupted after each part

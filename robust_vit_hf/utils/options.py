@@ -2,12 +2,14 @@
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Set
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
 from enum import Enum
 from functools import cache
+from inspect import get_annotations
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -122,6 +124,7 @@ class Declared:
     annotation: Any
     field: Field
     allowed: Range | None
+    group: str | None
 
     @property
     def default(self) -> Any:
@@ -195,20 +198,28 @@ def parse_number(text: str, types: Set[type]) -> Any:
 
 
 @cache
-def declared_options(options: type) -> dict[str, Declared]:
+def declared_options(options: type["Options"]) -> dict[str, Declared]:
     """The options of a dataclass by name, in their order."""
-    hints, ranges = get_type_hints(options), getattr(options, "RANGES", {})
-    return {
-        each.name: Declared(each.name, hints[each.name], each, each.metadata.get("range") or ranges.get(each.name))
-        for each in fields(options)
-        if each.init
-    }
+    hints, found = get_type_hints(options), {}
+    for each in fields(options):
+        if each.init:
+            owner = next(base for base in options.__mro__ if each.name in get_annotations(base))
+            group = vars(owner if issubclass(owner, Options) else options).get("GROUP")
+            allowed = each.metadata.get("range") or options.RANGES.get(each.name)
+            found[each.name] = Declared(each.name, hints[each.name], each, allowed, group)
+    return found
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean …?` with the known name that is most similar, if one is."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Error message for an unknown option or command. Of its name it shows the part that cannot be of a token."""
+    shown = re.match(r"((?!hf_)[a-z0-9_-])*", name).group()
+    return f"unknown {kind} {shown}{'…' * (shown != name)}{did_you_mean(shown, known) or '.'}"
 
 
 def types_of(annotation: Any) -> set[type]:
