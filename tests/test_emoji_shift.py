@@ -35,6 +35,8 @@ from robust_vit_hf.emoji_shift.model import (
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
+from .helpers.sessions import session_of
+
 
 DATA = Path(__file__).parent / "data"
 

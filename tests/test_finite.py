@@ -111,7 +111,6 @@ def test_an_evaluation_names_the_image(tmp_path, processor):
     model = tiny_vit()
     with torch.no_grad():
         model.classifier.bias[0] = math.inf
-    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4))
     rows = EvaluationSet.of(masked_dataset(3))
     for relevance in (True, False):
         with pytest.raises(ValueError, match=r"noise, before: the .* of image 0"):

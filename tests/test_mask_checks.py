@@ -5,20 +5,12 @@ import re
 import datasets
 import numpy as np
 import pytest
-from accelerate import Accelerator
 from PIL import Image
 
 from robust_vit_hf import eval_transform, load_masked_dataset, make_image_processor
-<<<<<<< HEAD
-from robust_vit_hf.data.description import describe
-from robust_vit_hf.data.mask_checks import mask_problem
-from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
-from robust_vit_hf.data.preparation import prepare
-=======
 from robust_vit_hf.data.description import describe_rows
 from robust_vit_hf.data.mask_checks import mask_problem
 from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
->>>>>>> cli
 from robust_vit_hf.data.schema import make_features
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurement import measure
@@ -89,7 +81,7 @@ def test_bad_masks_name_their_row(name, processor):
     mask, message = BAD_MASKS[name]
     rows = [{"image": IMAGE, "mask": mask_of(255), "label": 0} for _ in range(3)]
     dataset = datasets.Dataset.from_list([*rows, rows[0] | {"mask": mask}], features=FEATURES)
-    model, accelerator = tiny_vit(), Accelerator(cpu=True)
+    model = tiny_vit()
     named = rf"Row 3 \(image in the table\) cannot be used: .*{message}"
     rows = EvaluationSet.of(dataset)
     with pytest.raises(ValueError, match=named):
@@ -100,13 +92,8 @@ def test_bad_masks_name_their_row(name, processor):
         )
     with pytest.raises(ValueError, match=rf"row 3 .*: .*{message}"):
         check_rows(dataset, "train", 4)
-<<<<<<< HEAD
-    assert re.search(f"row 3: .*{message}", describe(undecoded_rows(dataset)))
-    evaluate_one(model, rows, processor, relevance=False)  # which reads no masks
-=======
     assert re.search(f"row 3: .*{message}", describe_rows(undecoded_rows(dataset)))
-    evaluate_sets(model, sets, processor, accelerator, relevance=False)  # which reads no masks
->>>>>>> cli
+    evaluate_one(model, rows, processor, relevance=False)  # which reads no masks
 
 
 def test_prepare_rejects_bad_masks(tmp_path):
@@ -130,7 +117,7 @@ def test_prepare_rejects_bad_masks(tmp_path):
 def test_images_that_cannot_be_read_name_their_file(tmp_path, monkeypatch, processor):
     formats.image_folder(tmp_path / "photos", masked_rows(3))
     dataset = load_masked_dataset(str(tmp_path / "photos"), "train")
-    sets, model, accelerator = {"noise": EvaluationSet.of(dataset)}, tiny_vit(), Accelerator(cpu=True)
+    rows, model = EvaluationSet.of(dataset), tiny_vit()
     for limit in (1000, 700):  # images have 1600 pixels, of which Pillow warns, or which it refuses
         with monkeypatch.context() as patched:
             patched.setattr(Image, "MAX_IMAGE_PIXELS", limit)

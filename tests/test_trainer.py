@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, make_image_processor, relevance_map
-from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.training.callbacks import SharedEpoch
 
+from .helpers.sessions import evaluate_one
 from .helpers.tiny import masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
 
 
@@ -167,7 +167,7 @@ def test_another_image_size_than_the_model_was_made_for(weights, tmp_path):
     trainer.train()
     assert "eval_top1" in trainer.evaluate() and "eval_original_top1" in trainer.evaluate()
     evaluated = EvaluationSet.of(masked_dataset(4).remove_columns("mask"), source="x")
-    assert len(evaluate_sets(trainer.model, {"x": evaluated}, processor, trainer.accelerator)["x"].predictions) == 4
+    assert len(evaluate_one(trainer.model, evaluated, processor)[0]) == 4
     trainer.save_model()
     trainer.create_model_card()
     assert "model(**inputs, interpolate_pos_encoding=True)" in (tmp_path / "README.md").read_text()

@@ -33,10 +33,6 @@ class Group:
 
 def load(path: str) -> Any:
     """What a path in this package, such as `hub.upload.push`, names."""
-    from ._pending import PENDING
-
-    if path in PENDING:
-        return PENDING[path]
     module, _, name = path.rpartition(".")
     return getattr(import_module(f"{__package__.partition('.')[0]}.{module}"), name)
 

@@ -32,7 +32,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         originals: folder of results of original models, which several evaluations share.
 
     Returns:
-        The tables, as Markdown; nothing in other processes than the main one.
+        The tables, as Markdown, and where all is; nothing in other processes than the main one.
 
     Raises:
         ValueError: sets or models that do not fit together, before the first set is measured.
@@ -75,7 +75,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             write_atomically(folder / "tables.md", "\n".join(markdown))
             write_atomically(folder / "tables.tex", "\n".join(latex))
             write_json(folder / RESULTS_FILE, results)
-    return "\n".join(markdown)
+    written = f"results.json, tables, plots, examples and the predictions of each image: {folder}"
+    return "\n".join(["", *markdown, written]) if markdown else ""
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:

@@ -98,7 +98,7 @@ def make_figures(options: FigureOptions) -> str:
             )
         text = "\n".join(captions)
         write_atomically(folder / CAPTIONS_FILE, text)
-    return text
+    return f"\n{text}\nFigures and {CAPTIONS_FILE}: {folder}"
 
 
 def _evaluated(options: FigureOptions, session: Session) -> dict[str, SetResult]:

@@ -90,8 +90,8 @@ def measure_mixtures(options: MixtureOptions) -> str:
         save_figure(sweep_figure(sweep), folder, "sweep")
     table = sweep_table(sweep)
     return (
-        f"{table.title}:\n\n{table.markdown()}\n\nAn alpha that is chosen by these accuracies is not measured by them: choose it on "
-        "other images."
+        f"\n{table.title}:\n\n{table.markdown()}\n\nAn alpha that is chosen by these accuracies is not measured by them: choose it on "
+        f"other images.\n\nsweep.json, sweep.png and sweep.pdf: {folder}"
     )
 
 

@@ -57,7 +57,7 @@ def segment(options: SegmentOptions) -> str:
         if count := min(NUM_EXAMPLES, len(shown)):
             examples = shown.select([index * len(shown) // count for index in range(count)])
             save_attribution_figure(session.sides, examples, options.methods, folder / "attribution.png")
-    return markdown
+    return f"\n{markdown}\nresults.json, table and attribution.png: {folder}"
 
 
 def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:

@@ -73,7 +73,7 @@ def find_subsets(options: SubsetOptions) -> str:
                 examples.append(_pictures(session, subsets, name, index, measured[name]))
         if examples:
             save_picture_grid(examples, folder / "sis.png")
-    return markdown
+    return f"\n{markdown}\nresults.json, table, sis.png and the subsets of each batch: {folder}"
 
 
 def _load_sets(options: SubsetOptions) -> dict[str, EvaluationSet]:

@@ -51,7 +51,7 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
             if point.name in taken:
                 raise ValueError(f"`{point}` is named twice, or another folder holds the same run: name one of them.")
             taken.add(point.name)
-            grid = read_json(point.parent / GRID_FILE) or {}
+            grid = read_json(point.parent / GRID_FILE) or read_json(point.parent / "sweep.json") or {}
             bounds[point.parent] = grid.get("validation_bound", VALIDATION_BOUND)
             try:
                 found.append((_facts(point), _run(point)))

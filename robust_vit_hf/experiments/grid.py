@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Point:
         variant, seed: names in the grid.
         crossed: those of the crossed options that are neither model nor learning rate, such as `samples_per_class`.
         options: all options of `robust-vit train` that recipe and grid give, as JSON values.
+        seeded: names of the options that the seed gives, in which repetitions of a run may differ.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Point:
     seed: str
     crossed: dict
     options: dict
+    seeded: list[str]
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         lists = {name: values for name, values in lists.items() if name not in fixed}
         for values in product(*lists.values()):
             chosen = dict(zip(lists, values, strict=True))
-            point = _point(shared | fixed | of_seed | chosen, variant, seed, chosen)
+            point = _point(shared | fixed | of_seed | chosen, variant, seed, chosen, [*of_seed])
             digest = point.name.rpartition("-")[2]
             if digest in points:
                 raise ValueError(
@@ -154,7 +156,7 @@ def _options(path: Path, where: str, options: Any, lists: bool | str = False) ->
     return checked
 
 
-def _point(given: dict, variant: str, seed: str, chosen: dict) -> Point:
+def _point(given: dict, variant: str, seed: str, chosen: dict, seeded: list[str]) -> Point:
     """A run with these options above those of its model's recipe."""
     model, dataset, method = given.get("model", BUNDLED_MODEL), given.get("dataset"), given.get("method")
     recipe = find_recipe(model, dataset, method)
@@ -166,7 +168,7 @@ def _point(given: dict, variant: str, seed: str, chosen: dict) -> Point:
     shown = [f"{name}-{value}" for name, value in chosen.items() if name != "model"]
     words = [str(model).rstrip("/").rpartition("/")[2], variant, *shown, seed and f"seed-{seed}"]
     name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, words))).strip("-.")[:90]
-    return Point(f"{name}-{digest}", variant, seed, crossed, options)
+    return Point(f"{name}-{digest}", variant, seed, crossed, options, seeded)
 
 
 def _with_folder(path: Path, point: Point, imagenet: Path | None) -> Point:
@@ -174,8 +176,7 @@ def _with_folder(path: Path, point: Point, imagenet: Path | None) -> Point:
     dataset = point.options.get("dataset")
     if dataset is None or not dataset.startswith(PREPARED):
         return point
-    options = point.options | {"dataset": _in_folder(path, dataset, imagenet)}
-    return Point(point.name, point.variant, point.seed, point.crossed, options)
+    return replace(point, options=point.options | {"dataset": _in_folder(path, dataset, imagenet)})
 
 
 def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:

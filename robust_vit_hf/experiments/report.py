@@ -69,7 +69,7 @@ def report(options: ReportOptions) -> str:
             save_figure(figure, folder, name)
     if options.html:
         _write_html(options, results, read, tables, figures)
-    return f"{markdown}\nreport.md, report.tex, figures and the results: {folder}\n{page}".rstrip()
+    return f"\n{markdown}\nreport.md, report.tex, figures and the results: {folder}\n{page}".rstrip()
 
 
 def _write_html(

@@ -14,19 +14,23 @@ import submitit
 import torch
 from tqdm.auto import tqdm
 
-from ..evaluation.evaluate_sets import SCORES_FILE
-from ..evaluation.protocols import load_evaluation_sets
+from ..evaluation.evaluate import evaluate
+from ..evaluation.options import EvaluateOptions
 from ..evaluation.report import RESULTS_FILE
-from ..evaluation.robustness import evaluate_robustness
+from ..evaluation.set_names import NamedSource
+from ..evaluation.sets import load_evaluation_sets
+from ..evaluation.store import SCORES_FILE
+from ..models.digest import model_digest
 from ..models.loading import load_model
+from ..results.summary import MEAN_ROW
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
 from ..training.finetune import finetune, load_data
 from ..training.interrupts import TrainingInterrupted
 from ..training.recipes import train_arguments
+from ..training.run_identity import identity_of
 from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
-from ..utils.processes import make_accelerator
 from .grid import Grid, Point, read_grid
 from .options import SweepOptions
 
@@ -34,7 +38,7 @@ from .options import SweepOptions
 # In the folder of a point: what it is, its `train` run, its sets of the paper, its predictions, its error.
 POINT_FILE, RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "point.json", "run", "robustness", "predictions", "error.json"
 MEASURED = f"{ROBUSTNESS}/paper"  # the protocol
-ORIGINALS, LOGS, SWEEP_FILE = "originals", "logs", "sweep.json"  # in the folder of the sweep
+ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder of the sweep
 THREE_DAYS = 3 * 24 * 60  # minutes that a job may take by default; submitit's default is 5
 
 
@@ -67,14 +71,16 @@ def sweep(options: SweepOptions) -> str:
     """
     grid, output_dir, jobs = read_grid(options.grid, options.imagenet), options.output_dir, options.jobs
     pending = [point for point in grid.points if not is_complete(output_dir / point.name, grid)]
-    _check(pending, grid, output_dir)
+    inputs = _check(grid, output_dir)
     submitted = ""
     if not options.dry_run:
         # Jobs are named by their process, and another sweep may have had one of the same number.
         logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
         executor = _executor(logs, options.cluster, jobs, dict(options.cluster_options))
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_json(output_dir / GRID_FILE, {"validation_bound": grid.validation_bound})
         if pending:
-            submitted = _run(executor, pending, grid, options)
+            submitted = _run(executor, pending, inputs, grid, options)
     lines = describe(grid, output_dir, jobs)
     if failed := lines.count(": failed: "):
         message = f"{failed} of {len(grid.points)} runs have failed, see above and their `error.json`."
@@ -82,14 +88,15 @@ def sweep(options: SweepOptions) -> str:
     return submitted + lines
 
 
-def _run(executor: submitit.AutoExecutor, pending: list[Point], grid: Grid, options: SweepOptions) -> str:
+def _run(
+    executor: submitit.AutoExecutor, pending: list[Point], inputs: dict[str, dict], grid: Grid, options: SweepOptions
+) -> str:
     """Run points, or submit them to slurm, which is not waited for. Returns what was submitted, in words."""
     output_dir = options.output_dir
     for point in pending:
         (output_dir / point.name).mkdir(parents=True, exist_ok=True)
-        facts = asdict(point) | {"results": MEASURED if grid.sets else PREDICTIONS}
+        facts = asdict(point) | {"results": MEASURED if grid.sets else PREDICTIONS, "inputs": inputs[point.name]}
         write_json(output_dir / point.name / POINT_FILE, facts)
-    write_json(output_dir / SWEEP_FILE, {"validation_bound": grid.validation_bound})
     if options.cluster == "slurm":
         with executor.batch():
             jobs = [executor.submit(Run(point, output_dir, grid.sets)) for point in pending]
@@ -139,24 +146,25 @@ class Run:
     def _run(self, folder: Path) -> None:
         model, data, config = arguments_of(self.point, folder / RUN)
         if not is_trained(folder):
+            for stale in (folder / PREDICTIONS).glob("*/after"):  # of a training that did not end, or lost a part
+                shutil.rmtree(stale)
             config.resume_from_checkpoint = "last" if lock_file(folder / RUN, "train").exists() else None
             finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
             for checkpoint in (folder / RUN).glob("checkpoint-*"):  # with its optimizer, three times the model
                 shutil.rmtree(checkpoint)
         if sets := unmeasured(folder, self.sets):
-            evaluate_robustness(
-                model.model,
-                str(folder / RUN),
-                sets,
-                folder / ROBUSTNESS,
-                make_accelerator(bf16=False),
+            options = EvaluateOptions(
+                model=model.model,
+                compare=str(folder / RUN),
+                sets=[NamedSource(*named) for named in sets],
+                protocols=["paper"],
                 training_data=data.dataset,
                 train_split=data.train_split,
-                protocols=("paper",),
                 batch_size=config.per_device_eval_batch_size,
                 num_workers=config.dataloader_num_workers,
-                originals=self.folder / ORIGINALS,
+                output_dir=folder / ROBUSTNESS,
             )
+            evaluate(options, self.folder / ORIGINALS)
 
 
 def write_error(folder: Path, error: Exception) -> None:
@@ -178,8 +186,12 @@ def unmeasured(folder: Path, sets: Sequence[tuple[str, str]]) -> list[tuple[str,
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether the `train` run of a point has ended, with its results and then its record."""
-    return all((folder / RUN / name).is_file() for name in (RESULTS_FILE, RUN_FILE))
+    """Whether the `train` run of a point has ended, with its results, its record, and its predictions on each set."""
+    if not all((folder / RUN / name).is_file() for name in (RESULTS_FILE, RUN_FILE)):
+        return False
+    rows = (read_json(folder / RUN / RESULTS_FILE) or {}).get("rows", ())
+    places = [folder / PREDICTIONS / row["set"] for row in rows if row["set"] != MEAN_ROW]
+    return all((place / side / SCORES_FILE).is_file() for place in places for side in ("before", "after"))
 
 
 def arguments_of(point: Point, output_dir: Path) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
@@ -215,34 +227,47 @@ def describe(grid: Grid, output_dir: Path, jobs: int) -> str:
     return "\n".join(lines)
 
 
-def _check(points: list[Point], grid: Grid, output_dir: Path) -> None:
-    """Refuse points that cannot be run, before any is: the arguments of all are made, and each model and dataset is loaded
-    once."""
-    models, checked = {}, set()
-    for point in points:
-        known = read_json(output_dir / point.name / POINT_FILE)
-        if known is None and (output_dir / point.name / RUN).exists():
-            raise ValueError(
-                f"`{output_dir / point.name}` holds a run without its `{POINT_FILE}`: choose another --output_dir."
-            )
+def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
+    """Refuse points that cannot be run, or that were run on another model or other images, before any is run: the arguments of all
+    are made, and each model and dataset is loaded once.
+
+    Returns:
+        Identities of model and data by point.
+    """
+    models: dict[tuple, tuple] = {}
+    data: dict[tuple, list] = {}
+    inputs = {}
+    for point in grid.points:
+        folder = output_dir / point.name
+        known = read_json(folder / POINT_FILE)
+        if known is None and (folder / RUN).exists():
+            raise ValueError(f"`{folder}` holds a run without its `{POINT_FILE}`: choose another --output_dir.")
         if known is not None and _settings(known["options"]) != _settings(point.options):
             raise ValueError(
-                f"`{output_dir / point.name}` holds a run of other settings, see its `{POINT_FILE}`: choose another "
-                "--output_dir, or delete it."
+                f"`{folder}` holds a run of other settings, see its `{POINT_FILE}`: choose another --output_dir, or delete it."
             )
         try:
-            model, data, config = arguments_of(point, output_dir / point.name / RUN)
-            if model.model not in models:
-                models[model.model] = load_model(model.model, model.trust_remote_code).config
-            key = (model.model, json.dumps(asdict(data)), config.seed)
-            if key not in checked:
-                load_data(data, models[model.model], config.seed)
-            checked.add(key)
+            model, of_data, config = arguments_of(point, folder / RUN)
+            name = (model.model, model.trust_remote_code)
+            if name not in models:
+                loaded = load_model(*name)
+                models[name] = (loaded.config, model_digest(loaded))
+            key = (*name, json.dumps(asdict(of_data)), config.seed)
+            if key not in data:
+                train, validation, _ = load_data(of_data, models[name][0], config.seed)
+                data[key] = [identity_of(train), identity_of(validation)]
         except (ValueError, OSError) as error:
             kind = ValueError if isinstance(error, ValueError) else OSError
             raise kind(f"{point.name}: {error}") from error
-    if points:
-        load_evaluation_sets(grid.sets, "paper", 1)
+        inputs[point.name] = {"model": models[name][1], "datasets": data[key]}
+        begun = {} if known is None else known.get("inputs", {})
+        if changed := [what for what in begun if begun[what] != inputs[point.name][what]]:
+            raise ValueError(
+                f"`{folder}` was run on another {changed[0].removesuffix('s')} than `{point.options.get(changed[0].removesuffix('s'))}` "
+                "is now: choose another --output_dir, or delete it."
+            )
+    load_evaluation_sets(grid.sets, "paper", 1)
+    return inputs
 
 
 def _executor(folder: Path, cluster: str, jobs: int, options: dict) -> submitit.AutoExecutor:

@@ -61,8 +61,8 @@ class RunIdentity(TrainerCallback, ExportableState):
             # A set has another order in each process.
             "adapter": adapter and json.dumps(adapter.to_dict(), default=lambda value: sorted(map(str, value))),
             "image processor": trainer.processing_class.to_json_string(),
-            "train dataset": _identity_of(trainer.train_dataset),
-            "validation dataset": _identity_of(trainer.eval_dataset),
+            "train dataset": identity_of(trainer.train_dataset),
+            "validation dataset": identity_of(trainer.eval_dataset),
         }
         self.identity = json.loads(json.dumps(identity, default=str))
         self.skipped_batches = 0  # whose loss was not finite, over all parts of the run
@@ -109,7 +109,7 @@ def _may_change(name: str) -> bool:
     return name in MAY_CHANGE or name.startswith(MAY_CHANGE_PREFIXES)
 
 
-def _identity_of(dataset: object) -> str | int | None:
+def identity_of(dataset: object) -> str | int | None:
     """Identity of a table or stream; of other datasets the number of rows, if they have one, as nothing else is known of them."""
     if isinstance(dataset, datasets.Dataset):
         return dataset_identity(dataset)

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from robust_vit_hf import RobustViTTrainer, make_image_processor
-from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.sets import EvaluationSet
 
+from .sessions import session_of
 from .tiny import IMAGE_SIZE, masked_dataset, tensor_rows, tiny_config, tiny_vit
 
 
@@ -39,13 +40,15 @@ def run(folder: Path, batch_size: int) -> None:
     trainer.save_model()
     sets = {"noise": EvaluationSet.of(masked_dataset(7, seed=2))}
     processor = make_image_processor("paper", IMAGE_SIZE)
-    result = evaluate_sets(trainer.model, sets, processor, trainer.accelerator, batch_size=2)["noise"]
+    session = session_of({"before": trainer.model}, sets, processor=processor, accelerator=trainer.accelerator)
+    images = measure_accuracy(session, Accuracy(batch_size=2))["noise"]
+    result = images.sides["before"]
     if trainer.accelerator.is_main_process:
         summary = {
             "num_processes": trainer.accelerator.num_processes,
             "log": trainer.state.log_history,
             "predictions": result.predictions.tolist(),
-            "accepted": result.accepted,
+            "accepted": [[label] for label in images.classes.tolist()],
             "scores": result.scores,
         }
     losses = {}

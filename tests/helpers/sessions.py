@@ -17,12 +17,16 @@ from .tiny import IMAGE_SIZE
 
 
 def session_of(
-    models: Mapping[str, nn.Module], sets: Mapping[str, EvaluationSet], folder: Path | None = None, processor=None
+    models: Mapping[str, nn.Module],
+    sets: Mapping[str, EvaluationSet],
+    folder: Path | None = None,
+    processor=None,
+    accelerator=None,
 ) -> Session:
     """Models by side on sets; what is measured is kept in `folder`, if there is one."""
     processor = processor or make_image_processor("paper", IMAGE_SIZE)
     sides = {name: Side.of(model, processor) for name, model in models.items()}
-    return Session(sides, {}, Accelerator(cpu=True), Store(folder)).with_sets(sets)
+    return Session(sides, {}, accelerator or Accelerator(cpu=True), Store(folder)).with_sets(sets)
 
 
 def evaluate_one(model: nn.Module, rows: EvaluationSet, processor=None, **options) -> tuple[SetResult, SideResult]:
