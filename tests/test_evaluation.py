@@ -337,7 +337,7 @@ def test_main_table():
         for name, one in compared().sets.items()
     }
     alone = main_table(set_rows(Run(before))).markdown().splitlines()
-    assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 5
+    assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 6
 
 
 def test_calibration_and_class_tables():
