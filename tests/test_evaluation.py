@@ -247,6 +247,17 @@ def test_intervals_hold_the_change_and_are_zero_where_nothing_changes():
     assert comparison().rows() == comparison().rows()  # the same resamples every time
 
 
+def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
+    """Sets are independent of one another, so that the mean of four alike has an interval half as long as each."""
+    names = ("a", "b", "c", "d")
+    before, after = ({name: result(first(count, 400)) for name in names} for count in (100, 220))
+    *rows, mean = Comparison(before, after, shifted=names).rows()
+    lengths = [row["change_high"] - row["change_low"] for row in rows]
+    assert lengths == pytest.approx([2 * 1.96 * (0.3 * 0.7 / 400) ** 0.5] * 4, rel=0.1)
+    assert mean["change_high"] - mean["change_low"] == pytest.approx(np.mean(lengths) / 2, rel=0.1)
+    assert (mean["change_low"] + mean["change_high"]) / 2 == pytest.approx(0.3, abs=0.005)
+
+
 def test_training_classes_and_the_others():
     parts = [result(first(count), label) for count, label in ((1, 0), (4, 1))]
     before = SetResult(np.concatenate([r.predictions for r in parts]), [*parts[0].accepted, *parts[1].accepted])
@@ -257,6 +268,18 @@ def test_training_classes_and_the_others():
     (training, other) = Comparison({"a": parts[0]}, training_classes=frozenset([0])).class_groups()
     assert other["num_images"] == 0 and other["top1_before"] is None and training["top1_before"] == 0.25
     assert Comparison({"a": before}).class_groups() == []
+
+
+def test_images_without_a_label_are_in_no_group_of_classes():
+    accepted = [[0], [1], [1], [], []]
+    before, after = (
+        SetResult(np.array(predicted)[:, None], accepted) for predicted in ([0, 1, 6, 6, 6], [6, 1, 1, 6, 6])
+    )
+    rows = Comparison({"a": before}, {"a": after}, training_classes=frozenset([0])).class_groups()
+    assert class_group_table(rows).rows == [
+        ["a", "training", "1", "100.0", "0.0", "-100.0"],
+        ["a", "other", "2", "50.0", "100.0", "+50.0"],
+    ]
 
 
 def test_class_changes_are_sorted():
