@@ -13,7 +13,8 @@ from ..relevance.architectures import UNRECORDED_ATTENTION
 from ..utils.files import read_json
 from ..utils.finite import non_finite_weights
 from .registry import MODELS, resolve
-from .timm_weights import from_timm
+from .timm_files import load_timm
+from .timm_weights import timm_to_hf
 
 
 def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -42,7 +43,7 @@ def _load(name: str, trust_remote_code: bool) -> PreTrainedModel:
         return MODELS[name].load()
     name = resolve(name)
     if is_timm(name):
-        return from_timm(name).float().eval()
+        return timm_to_hf(*load_timm(name)).float().eval()
     try:
         adapter = find_adapter_config_file(name)
     except OSError as error:
