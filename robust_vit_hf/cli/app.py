@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 from typing import get_args
 
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL
 from ..utils.options import Range
 from .parser import Parser, named_source, number

@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from .parser import Parser, add_output_dir, count
 
 

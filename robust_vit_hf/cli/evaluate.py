@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from .parser import Parser, add_evaluation_options, add_sets, chosen_sets, run_evaluation
 
 

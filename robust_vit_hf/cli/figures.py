@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from .parser import (
     Parser,
     add_images_per_set,

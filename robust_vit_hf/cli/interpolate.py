@@ -3,7 +3,7 @@
 from typing import get_args
 
 from ..evaluation.set_names import PAPER_SETS
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..utils.options import Range
 from .parser import Parser, add_output_dir, add_pass_options, check_sets, named_source, number
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 from ..data.benchmarks import benchmarks
 from ..data.registry import image_sets
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from .parser import Parser, add_evaluation_options, named_source, run_evaluation
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..utils.options import Range
 from .parser import Parser, add_output_dir, add_pair_options, add_sets, chosen_sets, count, number, run_evaluation
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ..data.benchmarks import IMAGES_PER_SET
 from ..class_names.label_mapping import class_index
 from ..models.digest import weights_digest
-from ..models.image_processors import load_processor
+from ..models.preprocessing import load_processor
 from ..utils.files import read_json, write_atomically
 from ..utils.publishable import public_name
 from .cache import FINGERPRINT_FILE, check_fingerprint, fingerprint_of

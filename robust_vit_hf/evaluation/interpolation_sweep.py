@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ..data.benchmarks import IMAGES_PER_SET, find_benchmark
 from ..class_names.label_mapping import classes_of_model
 from ..models.digest import weights_digest
-from ..models.image_processors import load_processor
+from ..models.preprocessing import load_processor
 from ..models.interpolation import check_alike, interpolate
 from ..models.loading import load_model
 from ..utils.files import read_json, write_json

@@ -20,7 +20,7 @@ from ..class_names.imagenet import subset, wnids
 from ..data.layouts.objectnet import BORDER
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set, prepared_options
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from .set_names import PAPER_SETS, check_set_names
 
 

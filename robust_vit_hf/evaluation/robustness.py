@@ -14,7 +14,7 @@ from ..class_names.label_mapping import align_labels, check_same_classes, classe
 from ..class_names.imagenet import class_names
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.digest import weights_digest
-from ..models.image_processors import load_processor
+from ..models.preprocessing import load_processor
 from ..models.loading import load_model
 from ..models.registry import MODELS, find_model
 from ..utils.environment import environment

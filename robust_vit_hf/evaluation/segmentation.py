@@ -19,9 +19,8 @@ from ..data.registry import load_image_set
 from ..data.transforms import segmentation_transform
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..models.digest import weights_digest
-from ..models.image_processors import load_processor
 from ..models.loading import load_model
-from ..models.presets import Preset
+from ..models.preprocessing import Preset, load_processor
 from ..models.registry import MODELS, find_model
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..utils.environment import environment

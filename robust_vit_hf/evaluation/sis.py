@@ -20,9 +20,8 @@ from ..class_names.label_mapping import check_same_classes, class_index, classes
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.transforms import eval_transform
 from ..models.digest import weights_digest
-from ..models.image_processors import load_processor
 from ..models.loading import load_model
-from ..models.presets import Preset
+from ..models.preprocessing import Preset, load_processor
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..relevance.sis import margin, sufficient_input_subsets

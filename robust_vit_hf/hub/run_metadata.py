@@ -8,7 +8,7 @@ from transformers import Trainer
 
 from ..evaluation.tables import percent
 from ..models.digest import weights_digest
-from ..models.image_processors import make_image_processor
+from ..models.preprocessing import make_image_processor
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import ImageModel
 from ..utils.environment import environment

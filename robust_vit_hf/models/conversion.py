@@ -6,9 +6,8 @@ from transformers import AutoImageProcessor, PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
-from .image_processors import make_image_processor
 from .loading import load_complete
-from .presets import Preset
+from .preprocessing import Preset, make_image_processor
 from .registry import CONVERSION_FILE, resolve
 from .timm_files import load_timm, native_processor, save_timm
 from .timm_weights import timm_to_hf

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS
 from ..utils.options import Range, check_options
 from .methods import method_names

@@ -22,7 +22,7 @@ from ..evaluation.protocols import EvaluationSet, benchmark_sets
 from ..evaluation.report import TABLE_FILE, write_report
 from ..evaluation.tables import main_table
 from ..models.digest import weights_digest
-from ..models.image_processors import load_processor
+from ..models.preprocessing import load_processor
 from ..models.loading import load_model
 from ..models.registry import resolve
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
