@@ -22,7 +22,7 @@ import torch
 from robust_vit_hf import eval_transform, load_model, sufficient_input_subsets
 from robust_vit_hf.emoji_shift.images import CLASS_NAMES, load_split
 from robust_vit_hf.evaluation.sis import evaluate_subsets
-from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.processes import make_accelerator

@@ -12,7 +12,7 @@ from transformers import Data2VecVisionConfig, Data2VecVisionForImageClassificat
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.evaluation.published import published_models
-from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.models.registry import MODELS, find_model
 
 from .helpers.families import SIZES

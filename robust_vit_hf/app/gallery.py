@@ -14,7 +14,7 @@ from ..evaluation.evaluate_sets import SCORES_FILE, SetResult
 from ..evaluation.protocols import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..evaluation.set_names import PAPER_SETS
 from ..models.digest import weights_digest
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..utils.files import read_json
 from ..utils.processes import make_accelerator
 from .pair import Pair

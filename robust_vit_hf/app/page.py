@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..utils.publishable import public_name
 from .examples import load_examples

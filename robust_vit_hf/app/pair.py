@@ -6,9 +6,8 @@ from functools import lru_cache
 from transformers import PreTrainedModel, ViTImageProcessor
 
 from ..class_names.label_mapping import check_same_classes, classes_of_model
-from ..models.image_processors import load_processor
 from ..models.loading import load_model
-from ..models.presets import Preset
+from ..models.preprocessing import Preset, load_processor
 from ..relevance.architectures import VisionTransformer
 
 

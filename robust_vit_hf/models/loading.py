@@ -16,7 +16,8 @@ from ..utils.files import read_json
 from ..utils.finite import non_finite_weights
 from .digest import model_digest
 from .registry import MODELS, resolve
-from .timm_weights import from_timm
+from .timm_files import load_timm
+from .timm_weights import timm_to_hf
 
 
 BASE_FILE = "base_model.json"  # beside an adapter: the digest of its base
@@ -48,7 +49,7 @@ def _load(name: str, trust_remote_code: bool) -> PreTrainedModel:
         return MODELS[name].load()
     name = resolve(name)
     if is_timm(name):
-        return from_timm(name).float().eval()
+        return timm_to_hf(*load_timm(name)).float().eval()
     try:
         adapter = find_adapter_config_file(name)
     except OSError as error:

@@ -22,8 +22,8 @@ from ..data.masked_dataset import check_columns, check_rows
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
 from ..metrics.robust_accuracy import RobustAccuracy
-from ..models.image_processors import load_processor, make_image_processor
 from ..models.loading import load_model
+from ..models.preprocessing import load_processor, make_image_processor
 from ..models.registry import resolve
 from ..relevance.architectures import VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
