@@ -269,17 +269,6 @@ def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
     assert (mean["change_low"] + mean["change_high"]) / 2 == pytest.approx(0.3, abs=0.005)
 
 
-def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
-    """Sets are independent of one another, so that the mean of four alike has an interval half as long as each."""
-    names = ("a", "b", "c", "d")
-    before, after = ({name: result(first(count, 400)) for name in names} for count in (100, 220))
-    *rows, mean = Comparison(before, after, shifted=names).rows()
-    lengths = [row["change_high"] - row["change_low"] for row in rows]
-    assert lengths == pytest.approx([2 * 1.96 * (0.3 * 0.7 / 400) ** 0.5] * 4, rel=0.1)
-    assert mean["change_high"] - mean["change_low"] == pytest.approx(np.mean(lengths) / 2, rel=0.1)
-    assert (mean["change_low"] + mean["change_high"]) / 2 == pytest.approx(0.3, abs=0.005)
-
-
 def test_training_classes_and_the_others():
     labels = [0] * 4 + [1] * 4
     both = result([*first(1), *first(4)], [*first(4), *first(0)], labels=labels)
@@ -310,18 +299,6 @@ def test_images_without_a_label_are_in_no_group_of_classes():
         ["m", "✗", "Ours", "100.0 –"],
         ["Avg. change", "✓", "", "-100.0 –"],
         ["Avg. change", "✗", "", "+50.0 –"],
-    ]
-
-
-def test_images_without_a_label_are_in_no_group_of_classes():
-    accepted = [[0], [1], [1], [], []]
-    before, after = (
-        SetResult(np.array(predicted)[:, None], accepted) for predicted in ([0, 1, 6, 6, 6], [6, 1, 1, 6, 6])
-    )
-    rows = Comparison({"a": before}, {"a": after}, training_classes=frozenset([0])).class_groups()
-    assert class_group_table(rows).rows == [
-        ["a", "training", "1", "100.0", "0.0", "-100.0"],
-        ["a", "other", "2", "50.0", "100.0", "+50.0"],
     ]
 
 

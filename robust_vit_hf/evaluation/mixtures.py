@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from ..class_names.label_mapping import classes_of_model
 from ..data.benchmarks import find_benchmark
-from ..models.preprocessing import load_processor
 from ..models.interpolation import check_alike, interpolate, write_mixture
 from ..models.loading import load_model
+from ..models.preprocessing import load_processor
 from ..results.plots import COLOURS, save_figure
 from ..results.text_table import Table, percent
 from ..utils.files import write_json

@@ -14,9 +14,8 @@ from transformers import BaseImageProcessor
 from ..class_names.imagenet import class_names
 from ..class_names.label_mapping import check_same_classes, classes_of_model
 from ..models.digest import model_digest, weights_digest
-from ..models.preprocessing import load_processor
 from ..models.loading import load_model
-from ..models.preprocessing import Preset
+from ..models.preprocessing import Preset, load_processor
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import unwrap_pretrained
 from ..results.published import PAPER_SETS
