@@ -196,7 +196,7 @@ class RobustViTTrainer(ReliableTrainer):
         vit.patch_grid((processor.crop_size["height"], processor.crop_size["width"]))
         vit.check_start_layer(args.start_layer or 0)
         if isinstance(eval_dataset, dict):
-            raise ValueError("Expected one `eval_dataset`, but got a dict. Call `evaluate_sets` for several.")
+            raise ValueError("Expected one `eval_dataset`, but got a dict. Call `measure_accuracy` for several.")
 
     @staticmethod
     def _prepare_dataset(
