@@ -54,6 +54,8 @@ def measure_mixtures(options: MixtureOptions) -> str:
         OSError: there is no such model or set, or another process writes the output folder.
     """
     accelerator, folder = make_accelerator(bf16=False), options.output_dir
+    if not (folder / FINGERPRINT_FILE).is_file():
+        check_fingerprint(folder, {})  # refuses any other files before the models are loaded
     start, end = load_model(options.before), load_model(options.after)
     check_alike(start, end)
     processor = load_processor(options.after, options.protocol, end)
