@@ -82,7 +82,7 @@ def test_every_set_of_the_paper(robustness):
     assert (output / "tables.md").read_text() in printed
     assert "| ViT-B | Original, published | 81.5 96.0 | 16.0 37.0 |" in printed
     latex = (output / "tables.tex").read_text()
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 10
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 12
 
 
 def test_protocols_differ_where_they_should(robustness):
@@ -244,7 +244,7 @@ def test_segmentation_of_your_own_masks(models, tmp_path):
     [
         (["--set", "imagenet-a=x"], "unknown set `imagenet-a`, or one without masks"),
         (["--set", "imagenet-s=x", "--dataset", "y"], "give one set"),
-        (["--methods", "gradcam"], "argument --methods"),
+        (["--methods", "gradcam"], "`methods` to be one of gae"),
     ],
 )
 def test_segmentation_usage(options, message, tmp_path):

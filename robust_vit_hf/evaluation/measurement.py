@@ -1,5 +1,6 @@
 """Measurements: what is measured of a side on a set. A new one is a file in `measurements/`."""
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ class Measurement(ABC):
 
     def inputs(self) -> dict:
         """What a result depends on beside side and set, as a JSON object."""
-        return {name: value for name, value in asdict(self).items() if name not in self.free}
+        inputs = {name: value for name, value in asdict(self).items() if name not in self.free}
+        return json.loads(json.dumps(inputs))  # tuples become lists, as they are read again
 
 
 def measure(session: Session, measurement: Measurement, within: str = "") -> dict[str, dict[str, Measured]]:
