@@ -1,0 +1,56 @@
+"""Options of `robust-vit app`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..evaluation.set_names import NamedSource
+from ..models.presets import Preset
+from ..models.registry import BUNDLED_MODEL
+from ..utils.options import Options, Range, option
+
+
+@dataclass(kw_only=True)
+class GalleryOptions(Options):
+    """Where the gallery takes results and images from."""
+
+    GROUP = "options of the gallery"
+
+    results: Path | None = option(
+        None,
+        "output of `robust-vit evaluate`; without it, the sets of the bundled benchmark are measured in the page",
+    )
+    dataset: str | None = option(None, "images of your own that were evaluated")
+    split: str = option("validation", "split of --dataset")
+    sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
+
+
+@dataclass(kw_only=True)
+class AppOptions(GalleryOptions):
+    """Look at two models, before and after finetuning, in a page: relevance maps of your own images, of examples and of evaluated
+    sets.
+
+      robust-vit app                                                     the bundled model, and its newest finetuning in runs/
+      robust-vit app --model vit-b --compare runs/vit-b
+      robust-vit app --compare runs/emoji-shift --results runs/robustness
+      robust-vit app --model OWNER/BEFORE --compare OWNER/AFTER --export space
+
+    Without --compare and without a finetuning in runs/, the bundled model is finetuned once, in about a minute, and kept in the cache
+    of `datasets`.
+    """
+
+    model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
+    compare: str | None = option(None, "the model after finetuning")
+    preset: Preset = option("paper", "preprocessing of the images")
+    host: str = option(
+        "127.0.0.1",
+        "address to listen on (default: 127.0.0.1). Elsewhere than on loopback, no other models can be loaded in the page",
+    )
+    port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
+    export: Path | None = option(None, "write a Space of the page, and do not serve it", metavar="FOLDER")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.model != BUNDLED_MODEL and self.compare is None:
+            raise ValueError("--compare names the model after finetuning")
+        if self.export is not None and self.compare is None:
+            raise ValueError("--export needs --compare, the Hub id of the model after finetuning")

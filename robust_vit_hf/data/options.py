@@ -1,0 +1,71 @@
+"""Options of `robust-vit data`, and of every command that writes images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..utils.options import COUNT, NOT_NEGATIVE, Options, declared_options, option, output_dir
+from .set_names import SET_NAMES, V2_VARIANTS
+
+
+@dataclass(kw_only=True)
+class WriterOptions(Options):
+    """How images are written as parquet."""
+
+    output_dir: Path = output_dir()
+    skip_bad: bool = option(False, "leave out rows that cannot be used, and list them")
+    rows_per_shard: int = option(1000, "minimum number of rows of a shard", COUNT)
+
+
+@dataclass(kw_only=True)
+class SetOptions(Options):
+    """Options that some sets have, as [`load_image_set`] takes them."""
+
+    GROUP = "options of some sets"
+
+    labels: Literal["original", "real"] | None = option(None, "imagenet-1k: `real` for the lists of ReaL")
+    variant: str | None = option(None, "imagenet-v2: the paper's is matched-frequency", choices=V2_VARIANTS)
+    mappings: str | None = option(None, "objectnet: folder of the mapping files")
+    cropped: bool | None = option(None, "objectnet: cut the red border of 2 px")
+    imagenet: str | None = option(None, "imagenet-s919, paper-split: your ImageNet-1k, for the images")
+    class_seed: int | None = option(None, "paper-split: shuffle the classes first (Tables 8 and 9)", NOT_NEGATIVE)
+    num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)", COUNT)
+    samples_per_class: int | None = option(None, "paper-split: images of each, 3 by default (Fig. 7a)", COUNT)
+    split: str | None = option(None, "paper-split: one part alone")
+
+    @property
+    def of_the_set(self) -> dict[str, Any]:
+        """Those that are given."""
+        given = {name: getattr(self, name) for name in declared_options(SetOptions)}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(kw_only=True)
+class PrepareOptions(WriterOptions, SetOptions):
+    """Write a set of the paper as parquet, every image checked.
+
+      robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
+
+    An interrupted run resumes when it is started again.
+    """
+
+    set: str = option(text="name of the set", choices=SET_NAMES, positional=True)
+    sources: list[str] = option(
+        [],
+        "folder of the official layout, archives, or Hub id; by default the set's place on the Hub",
+        positional=True,
+    )
+    split: Literal["train", "validation"] | None = option(None, "paper-split: one part alone")
+
+
+@dataclass(kw_only=True)
+class DescribeOptions(SetOptions):
+    """Rows, classes, mask coverage and the first problems of a dataset.
+
+    robust-vit data describe sets/imagenet-a
+    robust-vit data describe objectnet-1.0 --set objectnet
+    """
+
+    source: str = option(text="folder, file or Hub id", positional=True)
+    set: str | None = option(None, "read it as this set of the paper", choices=SET_NAMES)
+    split: str | None = option(None, "split to read; `train` by default, if there is one")

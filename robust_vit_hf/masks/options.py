@@ -1,0 +1,86 @@
+"""Options of `robust-vit masks`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..data.options import WriterOptions
+from ..data.set_names import SET_NAMES
+from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, declared_options, option
+
+
+@dataclass(kw_only=True)
+class MasksOptions(WriterOptions):
+    """The images, and how many masks are made."""
+
+    METHOD: ClassVar[str]
+
+    images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
+    set: str | None = option(None, "read them as this set of the paper, unprepared", choices=SET_NAMES)
+    split: list[str] = option(["train"], "splits to make masks for")
+    per_class: int | None = option(
+        None, "take images until each class has this many masks; all images by default", COUNT
+    )
+
+    @property
+    def of_the_method(self) -> dict[str, Any]:
+        """Options that the masks depend on."""
+        others = {*declared_options(MasksOptions), "batch_size"}
+        return {name: getattr(self, name) for name in declared_options(type(self)) if name not in others}
+
+
+@dataclass(kw_only=True)
+class TokenCutOptions(MasksOptions):
+    """Foreground masks by TokenCut: the salient object in the features of a ViT, without annotation.
+
+    robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
+    robust-vit masks tokencut --released --per_class 3 --images sets/ten --output_dir sets/three
+    """
+
+    METHOD = "tokencut"
+
+    model: str = option(
+        "facebook/dino-vitb16",
+        "self-supervised ViT: Hub id or folder, or `emoji-shift` for the bundled DINOv2",
+    )
+    batch_size: int = option(16, "images in a forward pass", COUNT)
+    min_side: int = option(224, "smaller images are enlarged for a finer patch grid", NOT_NEGATIVE)
+    min_pixels: int = option(520, "smaller masks are rejected; RobustViT's limit by default", NOT_NEGATIVE)
+    coarse: bool = option(False, "unions of patches, without the bilateral solver")
+    released: bool = option(
+        False,
+        "reject what RobustViT's code drops: masks over half of the image, and refined ones unlike the coarse ones",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.coarse and self.released:
+            raise ValueError("--released compares refined masks with the coarse ones: leave out --coarse")
+
+
+@dataclass(kw_only=True)
+class GroundedOptions(MasksOptions):
+    """Foreground masks by Grounding DINO with SAM, from the name of the class, or of its parts.
+
+    robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
+    """
+
+    METHOD = "grounded"
+
+    detector: str = option("IDEA-Research/grounding-dino-tiny", "Grounding DINO: Hub id or folder")
+    segmenter: str = option("facebook/sam-vit-base", "SAM: Hub id or folder")
+    prompts: Path | None = option(None, "JSON: class name or wnid to a list of names, such as of parts")
+    box_threshold: float = option(0.3, "least score of a box", SHARE)
+
+
+@dataclass(kw_only=True)
+class CocoOptions(MasksOptions):
+    """Foreground masks from boxes and polygons that you have, in COCO's format.
+
+    robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
+    """
+
+    METHOD = "coco"
+
+    annotations: Path = option(text="COCO JSON")
+    category: str | None = option(None, "the only category that is foreground; all by default")

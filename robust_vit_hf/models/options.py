@@ -1,0 +1,37 @@
+"""Options of `robust-vit convert`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..utils.options import COUNT, Options, option, output_dir
+from .presets import Preset
+
+
+@dataclass(kw_only=True)
+class ConvertOptions(Options):
+    """Convert ViT and DeiT weights of timm to model folders of transformers, and back, bit for bit.
+
+    robust-vit convert timm/vit_base_patch16_224.augreg_in21k_ft_in1k --output_dir models/augreg-b
+    robust-vit convert checkpoint.pth.tar --output_dir models/released --image_size 384
+    robust-vit convert models/augreg-b --to timm --output_dir models/augreg-b-timm
+    """
+
+    source: str = option(
+        text="file of weights, checkpoint, folder, Hub id, or name of a model of the paper", positional=True
+    )
+    output_dir: Path = output_dir()
+    to: Literal["hf", "timm"] = option("hf", "format to write")
+    image_size: int | None = option(None, "another side of the images: interpolate position embeddings", COUNT)
+    num_heads: int | None = option(None, "attention heads, for weights of an unusual size", COUNT)
+    preset: Preset | None = option(None, "image processor to save (default: paper)")
+    statistics: Literal["imagenet", "half"] | None = option(
+        None, "mean and standard deviation of the native preset, or of timm's configuration, if the source has none"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.to == "timm" and (self.image_size or self.num_heads or self.preset):
+            raise ValueError("--image_size, --num_heads and --preset do not go with --to timm")
+        if self.to == "hf" and self.statistics and self.preset != "native":
+            raise ValueError("--statistics goes with --preset native; the paper's preset has its own")
