@@ -30,7 +30,6 @@ from robust_vit_hf.app.gallery import Sources, measured_set, set_names
 from robust_vit_hf.app.pair import load_pair
 from robust_vit_hf.app.runs import find_reports
 from robust_vit_hf.app.server import running
-from robust_vit_hf.cli.train import parse_arguments
 from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED
 from robust_vit_hf.utils.files import write_json
 
@@ -309,20 +308,18 @@ def test_the_newest_run_of_the_bundled_model(tmp_path):
 def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch):
     """Finetuned for one step."""
     monkeypatch.setattr("robust_vit_hf.app.gallery.IMAGES_PER_SET", 10)
-    calls = []
 
-    def parse(argv):
-        calls.append(argv)
-        return parse_arguments([*argv, "--max_steps", "1", "--images_per_set", "4"])
-
-    def fail(argv):
+    def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        cached_run(fail)
+    with monkeypatch.context() as patched:
+        patched.setattr("robust_vit_hf.app.bundled.finetune", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cached_run()
     assert not list(datasets_cache.rglob("finetuned"))
-    folder = cached_run(parse)
-    assert cached_run(fail) == folder and len(calls) == 1
+    folder = cached_run(max_steps=1, images_per_set=4)
+    monkeypatch.setattr("robust_vit_hf.app.bundled.finetune", interrupted)
+    assert cached_run() == folder
     (report,) = find_reports(folder)
     assert "mean of the shifted sets" in report.tables and report.plots[0].name == "before_after.png"
     pair = load_pair("emoji-shift", str(folder), "paper")

@@ -14,14 +14,13 @@ from PIL import Image
 
 from robust_vit_hf.data import preparation
 from robust_vit_hf.data.parquet_writer import ShardWriter
-from robust_vit_hf.data.preparation import prepare
 from robust_vit_hf.masks import preparation as masks_preparation
-from robust_vit_hf.masks.preparation import prepare_masks
 from robust_vit_hf.masks.result import MaskResult
 
 from .helpers import formats
 from .helpers.commands import files_below
 from .helpers.tiny import GOLDFISH, TENCH, masked_dataset, masked_rows
+from .helpers.written import masks_by, prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "no_contact_sheets")
@@ -38,7 +37,7 @@ def masks_of(source: Path, output: Path) -> dict:
     def masker(images, rows):
         return [MaskResult(Image.new("L", image.size, 255)) for image in images]
 
-    return prepare_masks("coco", lambda features: masker, str(source), ["train"], output)
+    return masks_by(masker, source, output)
 
 
 def photos(root: Path, rows: list[dict]) -> Path:

@@ -3,21 +3,40 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from robust_vit_hf.cli import push
-from robust_vit_hf.cli.main import COMMANDS, main
+from robust_vit_hf.cli.commands import COMMANDS, Group, load
+from robust_vit_hf.cli.main import main
+from robust_vit_hf.evaluation.options import EvaluateOptions, FigureOptions, NamedSource
 
 from .helpers.commands import call, launch
 
 
-@pytest.mark.parametrize("command", [None, *COMMANDS])
+GROUPS = {name: command for name, command in COMMANDS.items() if isinstance(command, Group)}
+LEAVES = {name: command for name, command in COMMANDS.items() if name not in GROUPS}
+LEAVES |= {f"{name} {each}": command for name, group in GROUPS.items() for each, command in group.commands.items()}
+
+
+@pytest.mark.parametrize("command", LEAVES)
 def test_help(command):
-    completed = call(*([command] if command else []), "--help")
-    assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {command or 'COMMAND'}")
-    for name, text in COMMANDS.items() if command is None else ():
-        assert f"  {name} " in completed.out and text in completed.out
+    completed = call(*command.split(), "--help")
+    assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {command} [")
+    assert f"robust-vit {command}" in completed.out.partition("\n\n")[2]  # an example
+
+
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_help_lists_the_commands(group):
+    completed = call(*group.split(), "--help")
+    assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {group} COMMAND".replace("  ", " "))
+    for name, command in (GROUPS[group].commands if group else COMMANDS).items():
+        assert f"  {name} " in completed.out and command.summary in completed.out
+
+
+@pytest.mark.parametrize("command", LEAVES)
+def test_what_the_table_names_exists(command):
+    assert callable(load(LEAVES[command].options)) and callable(load(LEAVES[command].function))
 
 
 @pytest.mark.parametrize(
@@ -30,10 +49,13 @@ def test_help(command):
         (["push", "folder"], "the following arguments are required: repo_id"),
         (
             ["evaluate", "--images_per_set", "few"],
-            "argument --images_per_set: expected a whole number ≥ 1, but got `few`",
+            "Expected `images_per_set` to be a whole number, but got text.",
         ),
         (["segment", "--set", "=x"], "`=x` names no set: expected NAME or NAME=SOURCE"),
-        (["data", "prepare", "imagenet-z", "--output_dir", "x"], "argument set: invalid choice: 'imagenet-z'"),
+        (
+            ["data", "prepare", "imagenet-z", "--output_dir", "x"],
+            "Expected `set` to be one of imagenet-1k, imagenet-a",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, message):
@@ -68,9 +90,10 @@ def test_wrong_arguments_are_one_line(arguments, message):
 )
 def test_numbers_that_mean_nothing(command):
     completed = call(*command.split())
-    option, value = re.search(r"(--\w+) (-?[\w.]+)(?: --output_dir x)?$", command).groups()
+    option, value = re.search(r"--(\w+) (-?[\w.]+)(?: --output_dir x)?$", command).groups()
     assert completed.status == 2
-    assert re.search(rf"argument {option}: expected a (whole )?number .*, but got `{value}`\. See", completed.error)
+    got = "a number" if value == "1.5" or (value == "nan" and option == "batch_size") else rf"{value}(\.0)?"
+    assert re.search(rf"Expected `{option}` .*, but got {got}\. See", completed.error)
 
 
 @pytest.mark.parametrize(
@@ -118,20 +141,39 @@ def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
-    def run(argv):
+    def push(options):
         raise ModuleNotFoundError("No module named 'h5py'", name="h5py")
 
-    monkeypatch.setattr(push, "run", run)
-    assert call("push").error == "error: No module named 'h5py': pip install 'robust-vit-hf[data]'"
+    monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
+    assert call("push", "a", "b").error == "error: No module named 'h5py': pip install -e '.[data]'"
 
 
 def test_an_error_of_the_program_is_not_hidden(monkeypatch):
-    def run(argv):
+    def push(options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(push, "run", run)
+    monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
     with pytest.raises(RuntimeError, match="a bug"):
-        main(["push"])
+        main(["push", "a", "b"])
+
+
+def test_options_in_python():
+    """They are those of the command line, with the same defaults and checks."""
+    options = EvaluateOptions(output_dir="out", compare="after", protocols=("paper",))
+    assert options.output_dir == Path("out") and options.sets == [NamedSource("emoji-shift")]
+    assert EvaluateOptions(dataset="photos").sets == []
+    for given, message in {
+        "images_per_set": (0, "Expected `images_per_set` ≥ 1, but got 0"),
+        "batch_size": ("8", "Expected `batch_size` to be a whole number, but got text"),
+        "protocols": (["papr"], "Expected `protocols` to be one of paper, native; did you mean paper?"),
+        "sets": ([NamedSource("imagenet-b")], "Unknown set `imagenet-b`"),
+        "training_data": ("split", "name it with --compare"),
+    }.items():
+        value, text = message
+        with pytest.raises(ValueError, match=re.escape(text)):
+            EvaluateOptions(**{given: value})
+    with pytest.raises(TypeError, match="compare"):
+        FigureOptions(evaluation="runs", output_dir="out")
 
 
 def test_the_installed_command_and_the_module():
@@ -146,11 +188,11 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
 import sys
 import robust_vit_hf
 from robust_vit_hf.cli.main import main
-assert main(["--help"]) == 0
+for command in ([], ["evaluate"], ["segment"], ["masks", "coco"], ["data", "prepare"], ["app"], ["convert"]):
+    assert main([*command, "--help"]) == 0
+assert main(["train", "--learning_rate", "low"]) == main(["evaluate", "--sets", "x"]) == 2
 heavy = {"torch", "transformers", "datasets", "numpy"} & set(sys.modules)
 assert not heavy, heavy
-assert main(["train", "--learning_rat", "3"]) == main(["evaluate", "--sets", "x"]) == 2
-assert "torch" not in sys.modules
 assert robust_vit_hf.relevance_map.__module__ == "robust_vit_hf.relevance.relevance_map"
 assert not {"peft", "evaluate", "matplotlib", "timm"} & set(sys.modules)
 """

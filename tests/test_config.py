@@ -5,9 +5,9 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from transformers import TrainingArguments
 
 from robust_vit_hf import RobustViTConfig
-from robust_vit_hf.training.arguments import RANGES, DataArguments, ModelArguments
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):
@@ -26,7 +26,7 @@ def test_defaults_are_those_of_the_paper(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"relevance_distance": "l1"}, r"Expected `relevance_distance` to be one of \('mse', 'bce'\), but got `l1`"),
+        ({"relevance_distance": "l1"}, r"Expected `relevance_distance` to be one of mse, bce\."),
         ({"mask_edges": "hard"}, "Expected `mask_edges`"),
         ({"relevance_target": "class"}, "Expected `relevance_target`"),
         ({"confidence_target": "class"}, "Expected `confidence_target`"),
@@ -65,10 +65,7 @@ def test_refused(arguments, message, tmp_path):
 
 
 def test_ranges_are_of_options_that_exist():
-    known = {
-        option.name for arguments in (RobustViTConfig, ModelArguments, DataArguments) for option in fields(arguments)
-    }
-    assert RANGES.keys() <= known
+    assert RobustViTConfig.RANGES.keys() <= {option.name for option in fields(TrainingArguments)}
 
 
 def test_numbers_of_numpy_and_a_second_check(tmp_path):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from robust_vit_hf import load_image_set, load_masked_dataset, load_model
-from robust_vit_hf.data.preparation import prepare
 
 from .helpers import formats
 from .helpers.tiny import TENCH, masked_folder, masked_rows, tiny_vit
+from .helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

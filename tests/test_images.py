@@ -13,13 +13,13 @@ from robust_vit_hf import eval_transform, load_masked_dataset, train_transform
 from robust_vit_hf.data.masked_dataset import check_rows
 from robust_vit_hf.data.schema import decode, encode_image
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.masks.preparation import prepare_masks
 from robust_vit_hf.masks.result import MaskResult
 from robust_vit_hf.masks.tokencut import TokenCut
 from robust_vit_hf.utils.images import to_rgb
 
 from .helpers import formats
 from .helpers.tiny import FEATURES, masked_rows, tiny_vit
+from .helpers.written import masks_by
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -93,10 +93,10 @@ def test_unknown_range_is_refused_with_its_row(tmp_path, mode, kind):
         assert [np.asarray(image)[..., 0].max() for image in images] == [255]
         return [MaskResult(image.convert("L")) for image in images]
 
-    arguments = ("coco", lambda features: masker, str(tmp_path / "images.parquet"), ["train"], tmp_path / "masks")
+    arguments = (masker, tmp_path / "images.parquet", tmp_path / "masks")
     with pytest.raises(ValueError, match=rf"`bad.tif` cannot be decoded: {message}(.|\n)*--skip_bad"):
-        prepare_masks(*arguments)
-    assert prepare_masks(*arguments, skip_bad=True) == {"train": (1, 1)}
+        masks_by(*arguments)
+    assert masks_by(*arguments, skip_bad=True) == {"train": (1, 1)}
 
 
 def test_pipeline_reads_16_bit_and_names_files(tmp_path, processor):

@@ -9,11 +9,10 @@ from accelerate import Accelerator
 from PIL import Image
 
 from robust_vit_hf import eval_transform, load_masked_dataset, make_image_processor
-from robust_vit_hf.data.description import describe
-from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
-from robust_vit_hf.data.preparation import prepare
-from robust_vit_hf.data.schema import make_features
+from robust_vit_hf.data.description import describe_rows
 from robust_vit_hf.data.mask_checks import mask_problem
+from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
+from robust_vit_hf.data.schema import make_features
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.evaluate_sets import evaluate_sets
 from robust_vit_hf.evaluation.protocols import EvaluationSet
@@ -21,6 +20,7 @@ from robust_vit_hf.evaluation.segmentation import segment_set
 
 from .helpers import formats
 from .helpers.tiny import FEATURES, masked_rows, tiny_vit
+from .helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -90,7 +90,7 @@ def test_bad_masks_name_their_row(name, processor):
         segment_set(model, dataset, processor, accelerator, ["rollout"], batch_size=4)
     with pytest.raises(ValueError, match=rf"row 3 .*: .*{message}"):
         check_rows(dataset, "train", 4)
-    assert re.search(f"row 3: .*{message}", describe(undecoded_rows(dataset)))
+    assert re.search(f"row 3: .*{message}", describe_rows(undecoded_rows(dataset)))
     evaluate_sets(model, sets, processor, accelerator, relevance=False)  # which reads no masks
 
 

@@ -62,8 +62,8 @@ def test_names_are_those_of_the_modules():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"method": "gradmsk"}, "Unknown method `gradmsk`; did you mean `gradmask`?"),
-        ({"method": "x"}, "Unknown method `x`; expected one of cft, energy, finetune"),
+        ({"method": "gradmsk"}, "did you mean gradmask?"),
+        ({"method": "x"}, "Expected `method` to be one of cft, energy, finetune"),
         (
             {"method": "rrr", "relevance_weight": 0.0},
             "`relevance_weight` is not an option of the method `rrr`, which has",
@@ -72,7 +72,7 @@ def test_names_are_those_of_the_modules():
             {"method": "energy", "released_gradients": True},
             "`released_gradients` is not an option of the method `energy`",
         ),
-        ({"mean_over": "pixels"}, "Expected `mean_over` to be one of ('image', 'region'), but got `pixels`"),
+        ({"mean_over": "pixels"}, "Expected `mean_over` to be one of image, region."),
         ({"method": "cft", "background_swap": 0.5}, "would teach the shortcut"),
         ({"start_layer": -1}, "Expected `start_layer` ≥ 0, but got -1"),
     ],
@@ -277,7 +277,7 @@ def test_two_steps_from_the_command_line(name, tmp_path):
     assert f"| method | {name} |" in card
     assert ("by the method of\n[Optimizing" in card) is (name == "robustvit")
     refused = call("train", tmp_path / "recipe.yaml", "--method", "robustvt")
-    assert "Unknown method `robustvt`; did you mean `robustvit`?" in refused.error
+    assert "did you mean robustvit?" in refused.error
 
 
 # -- Ablations ---------------------------------------------------------------------------------------------------------

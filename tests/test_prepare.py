@@ -16,12 +16,12 @@ from pyarrow import parquet
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.archives import unpack
 from robust_vit_hf.data.parquet_writer import ShardWriter, sample_rows
-from robust_vit_hf.data.preparation import prepare
 from robust_vit_hf.data.schema import make_features
 
 from .helpers import formats
 from .helpers.commands import call, files_below, kill_when, launch, succeed
 from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_dataset
+from .helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

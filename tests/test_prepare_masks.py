@@ -14,12 +14,12 @@ from transformers import ViTImageProcessor
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.schema import encode_image
 from robust_vit_hf.emoji_shift.images import load_split
-from robust_vit_hf.masks.preparation import prepare_masks
 from robust_vit_hf.masks.result import MaskResult
 
 from .helpers import formats
 from .helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
 from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE, masked_dataset, tiny_vit
+from .helpers.written import masks_by
 from .test_grounded import make_models
 
 
@@ -141,7 +141,7 @@ def test_released_masks_of_each_class(tmp_path, caplog):
     succeed(*again)
     assert "`dog` 1" in caplog.text and files_below(tmp_path / "masks") == before
     assert '"per_class": 2' in call(*again[:-1], 3).error
-    assert "--coarse: not allowed with argument --released" in call(*again, "--coarse").error
+    assert "leave out --coarse" in call(*again, "--coarse").error
 
 
 def test_interrupted_masks_of_each_class(tmp_path):
@@ -165,7 +165,7 @@ def test_interrupted_masks_of_each_class(tmp_path):
         ]
 
     def make() -> dict:
-        return prepare_masks("coco", lambda features: masker, str(source), ["train"], tmp_path / "out", per_class=20)
+        return masks_by(masker, source, tmp_path / "out", per_class=20)
 
     counted = None
     while counted is None:  # interrupted after each part

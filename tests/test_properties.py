@@ -28,13 +28,12 @@ from robust_vit_hf import (
     relevance_map,
     train_transform,
 )
-from robust_vit_hf.cli.train import option_types
 from robust_vit_hf.data.masked_dataset import check_columns, check_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.relevance import linear_memory
 from robust_vit_hf.training import finetune
 from robust_vit_hf.training.methods import load_method, method_names
-from robust_vit_hf.training.recipes import list_recipes
+from robust_vit_hf.training.recipes import list_recipes, train_options
 
 from .helpers import reference
 from .helpers.commands import Completed, call
@@ -294,7 +293,7 @@ VALUES = st.recursive(
     ),
     max_leaves=5,
 )
-OPTIONS = sorted(option_types().keys() - {"output_dir", "resume_from_checkpoint"})
+OPTIONS = sorted(train_options().keys() - {"output_dir", "resume_from_checkpoint"})
 FITTING = {
     bool: st.booleans(),
     int: st.integers(0, 3) | st.integers(),
@@ -310,7 +309,7 @@ def options(draw) -> dict:
     """Options of `robust-vit train`, most with values of a type that they take, and some that there are not."""
     values = {}
     for name in draw(st.lists(st.sampled_from(OPTIONS), max_size=4, unique=True)):
-        fitting = [FITTING[kind] for kind in FITTING if kind in option_types()[name]]
+        fitting = [FITTING[kind] for kind in FITTING if kind in train_options()[name].types]
         values[name] = draw(st.one_of(VALUES, *fitting, *fitting, *fitting))
     return values | draw(st.sampled_from([{}] * 9 + [{"learning_rat": 1}]))
 

@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.class_names.imagenet import class_names
-from robust_vit_hf.data.preparation import prepare
 
 from .helpers import formats
 from .helpers.commands import succeed
 from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_rows
+from .helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

@@ -1,12 +1,11 @@
 """The finetuned bundled model: the newest run of the user, or one that is made once."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ..emoji_shift import model
 from ..models.registry import BUNDLED_MODEL
 from ..training.finetune import finetune
-from ..training.recipes import list_recipes
+from ..training.recipes import list_recipes, train_arguments
 from ..utils.cache import cache_of
 from ..utils.files import RUN_FILE, atomic_folder, read_json
 
@@ -18,16 +17,16 @@ def newest_run(folder: Path) -> Path | None:
     return newest and newest.parent
 
 
-def cached_run(parse_arguments: Callable[[list[str]], tuple]) -> Path:
+def cached_run(**options) -> Path:
     """The bundled model finetuned by its recipe, which the first call does, with progress on stderr.
 
     Args:
-        parse_arguments: gives the arguments of [`finetune`] for those of `robust-vit train`.
+        options: of `robust-vit train`, above those of the recipe.
     """
     recipe = list_recipes()[BUNDLED_MODEL]
     folder = cache_of((recipe, Path(model.__file__))) / "finetuned"
     if not (folder / RUN_FILE).is_file():
         with atomic_folder(folder) as partial:
-            options = ("--control", "false", "--images_per_set", "50", "--report_to", "none", "--save_strategy", "no")
-            finetune(*parse_arguments(["--config", str(recipe), "--output_dir", str(partial), *options]))
+            shown = {"control": False, "images_per_set": 50, "report_to": "none", "save_strategy": "no"}
+            finetune(*train_arguments(recipe, output_dir=str(partial), **shown | options))
     return folder

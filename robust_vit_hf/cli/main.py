@@ -2,29 +2,14 @@
 
 import re
 import sys
-from importlib import import_module
 
 from .. import __version__
-from .parser import Parser, unknown
+from ..utils.options import unknown
+from .commands import COMMANDS, Command, Group, load
+from .parser import Parser, parse
 
 
-# Each command is the function `run` of the module of its name, which is imported when the command is called.
-COMMANDS = {
-    "train": "finetune a model so that its relevance map leaves the background, and measure it before and after",
-    "evaluate": "measure accuracy, calibration and relevance of one or two models on shifted sets",
-    "figures": "make the paper's figures of examples from the predictions of an evaluation",
-    "segment": "measure how well the maps of several attribution methods cover the object",
-    "sis": "find few pixels that suffice for a confident prediction of any class, before and after finetuning",
-    "masks": "make foreground masks: TokenCut, Grounding DINO with SAM, or COCO files",
-    "data": "prepare the sets of the paper as parquet, and describe any dataset",
-    "convert": "convert weights of timm to transformers and back",
-    "sweep": "run a grid of trainings, on this machine or on a cluster",
-    "report": "make the tables and figures of the paper from the runs of a sweep",
-    "interpolate": "mix a model before and after finetuning (WiSE-FT), or measure a sweep of mixtures",
-    "app": "look at two models in a page: maps of your own images, examples and evaluated sets",
-    "card": "rewrite the model card of a finetuned model, with the results of an evaluation",
-    "push": "upload a model, an adapter or images with masks to the Hub",
-}
+ROOT = Group("", "Finetune the relevance maps of vision transformers, so that they decide by the object.", COMMANDS)
 # Extras of this package, and modules that they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
@@ -50,20 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
-    commands = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
-    parser = Parser(
-        prog="robust-vit",
-        usage="robust-vit COMMAND [options]",
-        description="Finetune the relevance maps of vision transformers, so that they decide by the object.",
-        epilog=f"commands:\n{commands}\n\n`robust-vit COMMAND --help` lists the options of a command.",
-    )
-    parser.add_argument("command", help="see below", metavar="COMMAND")
-    parser.add_argument("--version", action="version", version=__version__)
     try:
-        command = parser.parse_args(argv[:1]).command
-        if command not in COMMANDS:
-            parser.error(unknown("command", command, COMMANDS))
-        import_module(f".{command}", __package__).run(argv[1:])
+        command, prog, rest = find(argv)
+        options = load(command.options)
+        options = parse(options, prog, rest) if isinstance(options, type) else options(rest)
+        if text := load(command.function)(options):
+            print(text, flush=True)
     except SystemExit as exit:
         return int(exit.code or 0)
     except KeyboardInterrupt as interrupt:
@@ -73,9 +50,37 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             error.args = tuple(_hide_tokens(part) if isinstance(part, str) else part for part in error.args)
             raise
+        if text := getattr(error, "text", ""):  # what was done before it
+            print(text)
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
+    if "accelerate" in sys.modules:
+        from ..utils.processes import leave
+
+        leave()
     return 0
+
+
+def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple[Command, str, list[str]]:
+    """The command that arguments name, its program as the help shows it, and the arguments after its name."""
+    commands = root.commands
+    names = "\n".join(f"  {name:<12} {command.summary}" for name, command in commands.items())
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} COMMAND [options]",
+        description=root.description,
+        epilog=f"commands:\n{names}\n\n`{prog} COMMAND --help` lists the options of a command.",
+    )
+    parser.add_argument("command", help="see below", metavar="COMMAND")
+    if root is ROOT:
+        parser.add_argument("--version", action="version", version=__version__)
+    name = parser.parse_args(argv[:1]).command
+    if name not in commands:
+        parser.error(unknown("command", name, commands))
+    command = commands[name]
+    if isinstance(command, Group):
+        return find(argv[1:], command, f"{prog} {name}")
+    return command, f"{prog} {name}", argv[1:]
 
 
 def _hide_tokens(message: str) -> str:
@@ -91,5 +96,5 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)
         if extra is not None:
-            message += f": pip install 'robust-vit-hf[{extra}]'"
+            message += f": pip install -e '.[{extra}]'"
     return message

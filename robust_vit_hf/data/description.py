@@ -10,10 +10,13 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..class_names.imagenet import wnids
 from .benchmarks import benchmarks
-from .masked_dataset import problem_of
-from .schema import decode
 from .mask_checks import mask_to_tensor
+from .masked_dataset import load_masked_dataset, problem_of, undecoded_rows
+from .options import DescribeOptions
+from .registry import open_source
+from .schema import decode
 
 
 NUM_PROBLEMS = 10
@@ -35,7 +38,22 @@ def split_of(path: str) -> str:
     return "train" if "train" in names else names[0]
 
 
-def describe(rows: Iterable[dict], num_labels: int | None = None) -> str:
+def describe(options: DescribeOptions) -> str:
+    """Describe a dataset, or an unprepared set of the paper, as [`describe_rows`] does.
+
+    Raises:
+        OSError, ValueError: as [`load_masked_dataset`], or as [`open_source`].
+    """
+    if options.set is not None:
+        source = open_source(options.set, [options.source], options.of_the_set)
+        return describe_rows(source.rows(source.shards), len(wnids()))
+    split = options.split or split_of(options.source)
+    dataset = load_masked_dataset(options.source, split)
+    num_labels = getattr(dataset.features.get("label"), "num_classes", None)
+    return f"split: {split}\n{describe_rows(undecoded_rows(dataset), num_labels)}"
+
+
+def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
     """Read all rows and summarise them.
 
     Args:

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 from ..utils.lock import folder_lock
 from .contact_sheet import save_contact_sheets
 from .identity import row_digest
+from .mask_checks import mask_problem
+from .options import PrepareOptions
 from .parquet_writer import ShardWriter
 from .registry import features_of, get_image_set, open_source
 from .schema import decode
-from .mask_checks import mask_problem
 
 
 ROWS_PER_PART = 32
@@ -82,41 +83,47 @@ def _decoded(rows: Iterator[tuple], skip_bad: bool) -> Iterator[DecodedRow]:
         yield row, image
 
 
-def prepare(
-    name: str, sources: list[str], output: Path, *, skip_bad: bool = False, rows_per_shard: int = 1000, **options
-) -> dict[str, tuple[int, int]]:
-    """Write a set as parquet shards, with a card and a contact sheet. Call it again to resume an interrupted run.
+def prepare(options: PrepareOptions) -> str:
+    """Write a set, see [`write_set`].
 
-    Args:
-        name: one of `image_sets()`. `paper-split` gives both of its parts.
-        sources: a folder, a Hub id, one or more archives, or nothing for the set's place on the Hub.
-        skip_bad: whether to reject rows that cannot be used, instead of raising.
-        rows_per_shard: minimum number of rows of a shard.
-        options: as for [`load_image_set`].
+    Returns:
+        What was written, in words.
+    """
+    counts = write_set(options)
+    lines = [f"{split}: {kept:,} rows, {rejected:,} rejected" for split, (kept, rejected) in counts.items()]
+    return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])
+
+
+def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
+    """Write a set as parquet shards, with a card and a contact sheet. `paper-split` gives both of its parts. Call it again to
+    resume an interrupted run.
 
     Returns:
         Numbers of rows and of rejected rows of each split.
 
     Raises:
         OSError, ValueError: as for [`load_image_set`], or no row can be used, or the source has changed since an
-            interrupted run, or another process writes to `output`.
+            interrupted run, or another process writes to the folder.
     """
-    image_set = get_image_set(name, options)
-    both = name == "paper-split" and "split" not in options
+    name, of_the_set = options.set, options.of_the_set
+    image_set = get_image_set(name, of_the_set)
+    splits = [of_the_set]
+    if name == "paper-split" and options.split is None:
+        splits = [of_the_set | {"split": split} for split in ("train", "validation")]
     counts = {}
-    with folder_lock(output, "prepare"):
-        for chosen in [options | {"split": split} for split in ("train", "validation")] if both else [options]:
-            source = open_source(name, sources, chosen)
+    with folder_lock(options.output_dir, "prepare"):
+        for chosen in splits:
+            source = open_source(name, options.sources, chosen)
             public = {key: Path(value).name if Path(str(value)).exists() else value for key, value in chosen.items()}
             writer = ShardWriter(
-                output,
+                options.output_dir,
                 chosen.get("split", image_set.split),
-                features_of(name, options),
-                {"set": name, "sources": [Path(source).name for source in sources], **public},
+                features_of(name, of_the_set),
+                {"set": name, "sources": [Path(source).name for source in options.sources], **public},
                 title=name,
                 text=f"Prepared from the set of {image_set.origin}, whose terms hold for these images too.",
-                rows_per_shard=rows_per_shard,
+                rows_per_shard=options.rows_per_shard,
             )
-            counts[writer.split] = write_rows(writer, source.rows(source.shards), skip_bad)
-        save_contact_sheets(output, list(counts))
+            counts[writer.split] = write_rows(writer, source.rows(source.shards), options.skip_bad)
+        save_contact_sheets(options.output_dir, list(counts))
     return counts

@@ -1,10 +1,8 @@
 """Grids: YAML files that name the runs of an experiment."""
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any
 
 from ..evaluation.set_names import check_set_names
 from ..models.registry import BUNDLED_MODEL
-from ..training.recipes import find_recipe, read_recipe
+from ..training.recipes import check_train_option, find_recipe, read_recipe, read_yaml
+from ..utils.options import unknown
 
 
 PREPARED = "imagenet/"  # begins the names of folders that `--imagenet` holds
@@ -55,7 +54,7 @@ class Grid:
     validation_bound: float
 
 
-def read_grid(path: Path, check: Callable[[str, Any], Any], imagenet: Path | None = None) -> Grid:
+def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     """Read a grid, whose keys are all optional, but for one of `grid`, `variants` and `seeds`:
 
     - `options`: options of `robust-vit train` that all runs share, above the recipe of the model;
@@ -67,7 +66,6 @@ def read_grid(path: Path, check: Callable[[str, Any], Any], imagenet: Path | Non
       https://huggingface.co/papers/2206.01161, section 4.
 
     Args:
-        check: as for [`read_recipe`], for options of `robust-vit train`.
         imagenet: folder of outputs of `robust-vit data prepare`, one for each set, by the name of the set; the folder of a
             grid's dataset `imagenet/paper-split` is `paper-split` in it.
 
@@ -78,14 +76,14 @@ def read_grid(path: Path, check: Callable[[str, Any], Any], imagenet: Path | Non
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no grid `{path}`: expected a YAML file, such as those in trainer/grids.")
-    content = read_recipe(path, _check_key)
-    crossed = _options(path, "grid", content.get("grid"), check, lists=True)
-    shared = _options(path, "options", content.get("options"), check)
+    content = read_yaml(path, _check_key)
+    crossed = _options(path, "grid", content.get("grid"), lists=True)
+    shared = _options(path, "options", content.get("options"))
     named = {}
     for key in ("variants", "seeds"):
         mapping = content.get(key) or {"": {}}
         named[key] = {
-            str(name): _options(path, f"{key}: {name}", options, check, lists="maybe" if key == "variants" else False)
+            str(name): _options(path, f"{key}: {name}", options, lists="maybe" if key == "variants" else False)
             for name, options in mapping.items()
         }
     if not any(content.get(key) for key in ("grid", "variants", "seeds")):
@@ -101,7 +99,7 @@ def read_grid(path: Path, check: Callable[[str, Any], Any], imagenet: Path | Non
         lists = {name: values for name, values in lists.items() if name not in fixed}
         for values in product(*lists.values()):
             chosen = dict(zip(lists, values, strict=True))
-            point = _point(shared | fixed | of_seed | chosen, variant, seed, chosen, check)
+            point = _point(shared | fixed | of_seed | chosen, variant, seed, chosen)
             digest = point.name.rpartition("-")[2]
             if digest in points:
                 raise ValueError(
@@ -119,12 +117,9 @@ def read_grid(path: Path, check: Callable[[str, Any], Any], imagenet: Path | Non
 
 
 def _check_key(name: str, value: Any) -> Any:
-    """Check a key of a grid, as [`read_recipe`] calls it."""
+    """Check a key of a grid, as [`read_yaml`] calls it."""
     if name not in _KEYS:
-        close = difflib.get_close_matches(name, _KEYS, n=1)
-        raise ValueError(
-            f"unknown key `{name}`{f'; did you mean `{close[0]}`?' if close else ''} Known: {', '.join(_KEYS)}."
-        )
+        raise ValueError(f"{unknown('key', name, _KEYS)} Known: {', '.join(_KEYS)}.")
     if name == "sets":
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise ValueError("Expected `sets` to be a list of names.")
@@ -136,8 +131,8 @@ def _check_key(name: str, value: Any) -> Any:
     return value
 
 
-def _options(path: Path, where: str, options: Any, check: Callable, lists: bool | str = False) -> dict:
-    """Options in a part of a grid with the values that `check` gives. With `lists`, each is a list of values, or (`maybe`)
+def _options(path: Path, where: str, options: Any, lists: bool | str = False) -> dict:
+    """Options in a part of a grid as [`check_train_option`] gives them. With `lists`, each is a list of values, or (`maybe`)
     may be one."""
     if not isinstance(options, dict) and options is not None:
         raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
@@ -151,19 +146,19 @@ def _options(path: Path, where: str, options: Any, check: Callable, lists: bool 
             if isinstance(value, list) and lists:
                 if not value:
                     raise ValueError(f"The list of `{name}` has no values.")
-                checked[name] = [check(str(name), entry) for entry in value]
+                checked[name] = [check_train_option(str(name), entry) for entry in value]
             else:
-                checked[name] = check(str(name), value)
+                checked[name] = check_train_option(str(name), value)
         except ValueError as error:
             raise ValueError(f"`{path}`, {where}: {error}") from None
     return checked
 
 
-def _point(given: dict, variant: str, seed: str, chosen: dict, check: Callable) -> Point:
+def _point(given: dict, variant: str, seed: str, chosen: dict) -> Point:
     """A run with these options above those of its model's recipe."""
     model, dataset, method = given.get("model", BUNDLED_MODEL), given.get("dataset"), given.get("method")
     recipe = find_recipe(model, dataset, method)
-    options = ({} if recipe is None else read_recipe(recipe, check, method)) | given
+    options = ({} if recipe is None else read_recipe(recipe, method)) | given
     options.pop("output_dir", None)
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
     crossed = {name: value for name, value in chosen.items() if name not in ("model", "learning_rate")}

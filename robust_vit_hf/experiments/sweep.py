@@ -6,10 +6,9 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import submitit
 import torch
@@ -24,10 +23,12 @@ from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
 from ..training.finetune import finetune, load_data
 from ..training.interrupts import TrainingInterrupted
+from ..training.recipes import train_arguments
 from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
 from ..utils.processes import make_accelerator
-from .grid import Grid, Point
+from .grid import Grid, Point, read_grid
+from .options import SweepOptions
 
 
 # In the folder of a point: what it is, its `train` run, its sets of the paper, its predictions, its error.
@@ -37,54 +38,64 @@ ORIGINALS, LOGS, SWEEP_FILE = "originals", "logs", "sweep.json"  # in the folder
 THREE_DAYS = 3 * 24 * 60  # minutes that a job may take by default; submitit's default is 5
 
 
-def sweep(
-    grid: Grid,
-    output_dir: Path,
-    *,
-    cluster: str = "local",
-    jobs: int = 1,
-    cluster_options: dict | None = None,
-    dry_run: bool = False,
-) -> str:
-    """Run the points of a grid that are not complete, each in a folder of its own in `output_dir`. A point that was begun is
-    resumed. A failed one is recorded and the others go on; the next sweep tries it again.
-
-    Several sweeps may share a folder: a point that another process runs is waited for, and never run twice.
+class RunsFailedError(ValueError):
+    """Some runs of a sweep have failed.
 
     Args:
-        cluster: executor of submitit: `local` (a process for each run), `debug` (this process) or `slurm`, where the jobs
-            are submitted and not waited for.
-        jobs: runs at once; not of `debug`.
-        cluster_options: parameters of the executor, such as `slurm_partition`.
-        dry_run: only say what would run.
+        text: a line for each run with its state.
+    """
+
+    def __init__(self, message: str, text: str):
+        super().__init__(message)
+        self.text = text
+
+
+def sweep(options: SweepOptions) -> str:
+    """Run the points of a grid that are not complete, each in a folder of its own. A point that was begun is resumed. A failed one
+    is recorded and the others go on; the next sweep tries it again.
+
+    Several sweeps may share a folder: a point that another process runs is waited for, and never run twice.
 
     Returns:
         A line for each point with its state, and an estimate of the time of those that are left.
 
     Raises:
-        ValueError: options, model or data of a point do not fit together, or a folder holds another point; before the
-            first run.
-        OSError: there is no such model or set.
+        ValueError: as [`read_grid`]; options, model or data of a point do not fit together, or a folder holds another point;
+            before the first run.
+        OSError: there is no such grid, model or set.
+        RunsFailedError: runs have failed, now or earlier.
     """
+    grid, output_dir, jobs = read_grid(options.grid, options.imagenet), options.output_dir, options.jobs
     pending = [point for point in grid.points if not is_complete(output_dir / point.name, grid)]
     _check(pending, grid, output_dir)
-    # Jobs are named by their process, and another sweep may have had one of the same number.
-    logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
-    executor = None if dry_run else _executor(logs, cluster, jobs, cluster_options or {})
-    if pending and not dry_run:
-        for point in pending:
-            (output_dir / point.name).mkdir(parents=True, exist_ok=True)
-            facts = asdict(point) | {"results": MEASURED if grid.sets else PREDICTIONS}
-            write_json(output_dir / point.name / POINT_FILE, facts)
-        write_json(output_dir / SWEEP_FILE, {"validation_bound": grid.validation_bound})
-        if cluster == "slurm":
-            with executor.batch():
-                submitted = [executor.submit(Run(point, output_dir, grid.sets)) for point in pending]
-            return f"{len(submitted)} runs are submitted as {submitted[0].job_id.partition('_')[0]}.\n" + describe(
-                grid, output_dir, jobs
-            )
-        _run_all(executor, pending, grid, output_dir, 1 if cluster == "debug" else jobs)
-    return describe(grid, output_dir, jobs)
+    submitted = ""
+    if not options.dry_run:
+        # Jobs are named by their process, and another sweep may have had one of the same number.
+        logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
+        executor = _executor(logs, options.cluster, jobs, dict(options.cluster_options))
+        if pending:
+            submitted = _run(executor, pending, grid, options)
+    lines = describe(grid, output_dir, jobs)
+    if failed := lines.count(": failed: "):
+        message = f"{failed} of {len(grid.points)} runs have failed, see above and their `error.json`."
+        raise RunsFailedError(message, submitted + lines)
+    return submitted + lines
+
+
+def _run(executor: submitit.AutoExecutor, pending: list[Point], grid: Grid, options: SweepOptions) -> str:
+    """Run points, or submit them to slurm, which is not waited for. Returns what was submitted, in words."""
+    output_dir = options.output_dir
+    for point in pending:
+        (output_dir / point.name).mkdir(parents=True, exist_ok=True)
+        facts = asdict(point) | {"results": MEASURED if grid.sets else PREDICTIONS}
+        write_json(output_dir / point.name / POINT_FILE, facts)
+    write_json(output_dir / SWEEP_FILE, {"validation_bound": grid.validation_bound})
+    if options.cluster == "slurm":
+        with executor.batch():
+            jobs = [executor.submit(Run(point, output_dir, grid.sets)) for point in pending]
+        return f"{len(jobs)} runs are submitted as {jobs[0].job_id.partition('_')[0]}.\n"
+    _run_all(executor, pending, grid, output_dir, 1 if options.cluster == "debug" else options.jobs)
+    return ""
 
 
 @dataclass
@@ -173,12 +184,7 @@ def is_trained(folder: Path) -> bool:
 
 def arguments_of(point: Point, output_dir: Path) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
     """The arguments of [`finetune`] for a point."""
-    groups: list[Any] = []
-    options = dict(point.options)
-    for arguments in (ModelArguments, DataArguments):
-        names = [option.name for option in fields(arguments) if option.name in options]
-        groups.append(arguments(**{name: options.pop(name) for name in names}))
-    return *groups, RobustViTConfig(output_dir=str(output_dir), **options)
+    return train_arguments(**point.options | {"output_dir": str(output_dir)})
 
 
 def describe(grid: Grid, output_dir: Path, jobs: int) -> str:

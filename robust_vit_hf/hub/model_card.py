@@ -20,6 +20,7 @@ from ..models.loading import load_model
 from ..models.registry import MODELS
 from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
 from ..utils.publishable import public_name
+from .options import CardOptions
 
 
 logger = logging.get_logger(__name__)
@@ -57,6 +58,14 @@ PROTOCOLS = {
     "native": "Logits are restricted to the classes of the set; images are resized to 248 (bicubic) and cropped to 224, or in "
     "this proportion, and normalised as in pretraining",
 }
+
+
+def rewrite_card(options: CardOptions) -> str:
+    """Write the card again, see [`add_evaluation`] and [`write_card`], and return its path."""
+    if options.evaluation is not None:
+        add_evaluation(options.folder, options.evaluation)
+    write_card(options.folder)
+    return str(options.folder / CARD_FILE)
 
 
 def make_card(

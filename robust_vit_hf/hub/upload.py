@@ -14,6 +14,7 @@ from ..models.registry import MODELS
 from ..utils.files import RUN_FILE, read_json, write_json
 from ..utils.publishable import is_hub_id
 from .model_card import CARD_FILE, write_card
+from .options import PushOptions
 from .run_metadata import EMISSIONS_FILE
 
 
@@ -151,6 +152,11 @@ def repo_type_of(folder: Path) -> str:
         f"`{folder}` holds no model (`config.json`), no adapter (`adapter_config.json`), and no prepared images "
         f"(`{SETTINGS_FILE}`)."
     )
+
+
+def push(options: PushOptions) -> str:
+    """Upload a folder, see [`publish_folder`], and return the address of the commit."""
+    return publish_folder(**vars(options)).commit_url
 
 
 def publish_folder(

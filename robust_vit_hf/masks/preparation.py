@@ -14,16 +14,19 @@ from accelerate import PartialState
 from PIL import Image
 from transformers.utils import logging
 
-from ..data.contact_sheet import save_contact_sheets
 from ..class_names.imagenet import class_names, label_of_wnid
+from ..data.contact_sheet import save_contact_sheets
 from ..data.layouts.folders import is_wnid
 from ..data.masked_dataset import load_masked_dataset, undecoded_rows
 from ..data.parquet_writer import ShardWriter
 from ..data.preparation import DecodedRow, write_rows
 from ..data.registry import features_of, image_sets, open_source
 from ..data.schema import encode_image
+from ..models.registry import MODELS
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
+from .grounded import GroundedSegmentation
+from .options import CocoOptions, GroundedOptions, MasksOptions, TokenCutOptions
 from .per_class import PerClass
 from .result import MaskResult
 
@@ -40,32 +43,58 @@ TEXT = {
 }
 
 
-def prepare_masks(
-    method: str,
-    make_masker: Callable[[datasets.Features], Masker],
-    images: str,
-    splits: list[str],
-    output_dir: Path,
-    *,
-    set_name: str | None = None,
-    settings: dict | None = None,
-    per_class: int | None = None,
-    skip_bad: bool = False,
-    rows_per_shard: int = 1000,
+def prepare_masks(options: MasksOptions) -> str:
+    """Write images with masks, see [`write_masks`].
+
+    Returns:
+        What was written, in words; nothing in other processes than the main one.
+    """
+    counts = write_masks(options)
+    lines = [f"{split}: {kept:,} masks, {rejected:,} rejected" for split, (kept, rejected) in counts.items()]
+    written = f"{options.output_dir}: parquet, README.md, and contact sheets to look at"
+    return "\n".join([*lines, written]) if counts else ""
+
+
+def make_masker(options: MasksOptions, features: datasets.Features) -> Masker:
+    """The mask maker of a method for images with the given columns, on the accelerator if there is one.
+
+    Raises:
+        OSError, ValueError: there is no such model or file, or the labels have no names to prompt with.
+    """
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    if isinstance(options, CocoOptions):
+        from .coco import CocoAnnotations  # pycocotools is an extra
+
+        return CocoAnnotations(options.annotations, options.category)
+    if isinstance(options, GroundedOptions):
+        return GroundedSegmentation.from_pretrained(
+            prompts_of_labels(features, options.prompts),
+            options.detector,
+            options.segmenter,
+            device,
+            box_threshold=options.box_threshold,
+        )
+    assert isinstance(options, TokenCutOptions)
+    from .tokencut import TokenCut  # SciPy is an extra
+
+    settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
+    settings["refine"] = not options.coarse
+    registered = MODELS.get(options.model)
+    if registered is not None and registered.load_backbone is not None:
+        return TokenCut(registered.load_backbone().to(device), **settings)
+    return TokenCut.from_pretrained(options.model, device, **settings)
+
+
+def write_masks(
+    options: MasksOptions, make_masker: Callable[[MasksOptions, datasets.Features], Masker] = make_masker
 ) -> dict[str, tuple[int, int]]:
-    """Write images with masks as parquet shards, with a card and contact sheets. Call it again to resume an interrupted run.
-    Launched processes share the images, and the first one writes.
+    """Write images with masks as parquet shards, with a card and contact sheets. Call it again to resume an interrupted run,
+    which only the same options can. Launched processes share the images, and the first one writes.
+
+    Classes that run out of images before they have `per_class` masks are named in a warning.
 
     Args:
-        method: name of the mask maker, for the card.
-        make_masker: makes the mask maker for images with the given columns.
-        images: as for [`load_masked_dataset`]; their masks are not read.
-        splits: splits to make masks for.
-        set_name: read `images` as this set of the paper, unprepared.
-        settings: settings that the masks depend on, as JSON values. Only a run with the same ones can continue a folder.
-        per_class: number of masks of each class: images are taken in their order until a class has them. Classes that run out
-            of images are named in a warning. By default, masks are made for all images.
-        skip_bad, rows_per_shard: as for [`prepare`].
+        make_masker: makes the mask maker.
 
     Returns:
         Numbers of rows and of rejected rows of each split; none in other processes than the main one.
@@ -75,7 +104,8 @@ def prepare_masks(
             or of several processes.
         FileNotFoundError: there are no such images.
     """
-    described = {name: _described(value) for name, value in (settings or {}).items()}
+    output_dir, per_class = options.output_dir, options.per_class
+    described = {name: _described(value) for name, value in options.of_the_method.items()}
     # The first process compares finished rows with the source, and writes the last shards, while the others wait.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
     if per_class is not None and state.num_processes > 1:
@@ -85,9 +115,9 @@ def prepare_masks(
         )
     counts = {}
     with folder_lock(output_dir, "prepare") if state.is_main_process else nullcontext():
-        for split in splits:
+        for split in options.split:
             with state.main_process_first():  # it unpacks and caches
-                rows, columns, total = _open_images(images, split, set_name)
+                rows, columns, total = _open_images(options.images, split, options.set)
             if per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
                 raise ValueError(
                     f"--per_class counts the masks of each class, but the images have labels of type {columns.get('label')}: "
@@ -96,7 +126,7 @@ def prepare_masks(
             features = {"image": datasets.Image(), "mask": datasets.Image()}
             features |= {"label": columns["label"]} if "label" in columns else {}
             features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
-            finish = partial(_with_masks, masker=make_masker(columns), features=features)
+            finish = partial(_with_masks, masker=make_masker(options, columns), features=features)
             writer = None
             if state.is_main_process:
                 writer = ShardWriter(
@@ -104,27 +134,27 @@ def prepare_masks(
                     split.partition("[")[0],  # a slice has the name of its split
                     datasets.Features(features),
                     {
-                        "method": method,
-                        "images": _described(images),
-                        "set": set_name,
+                        "method": options.METHOD,
+                        "images": _described(options.images),
+                        "set": options.set,
                         **described,
                         "per_class": per_class,
                         "split": split,
                     },
-                    title=f"{Path(images).name}, masks by {method}",
-                    text=TEXT[method],
-                    rows_per_shard=rows_per_shard,
+                    title=f"{Path(options.images).name}, masks by {options.METHOD}",
+                    text=TEXT[options.METHOD],
+                    rows_per_shard=options.rows_per_shard,
                 )
             # Existing masks need not be decoded.
             rows = ({name: value for name, value in row.items() if name != "mask"} for row in rows)
             if per_class is None:
-                written = write_rows(writer, rows, skip_bad, finish, total)
+                written = write_rows(writer, rows, options.skip_bad, finish, total)
                 if writer is not None:
                     counts[writer.split] = written
                 continue
             chosen = PerClass(per_class, writer)
             finish = chosen.counting(finish)
-            counts[writer.split] = write_rows(writer, chosen.rows(rows), skip_bad, finish, parts=chosen.parts)
+            counts[writer.split] = write_rows(writer, chosen.rows(rows), options.skip_bad, finish, parts=chosen.parts)
             if lacking := chosen.lacking():
                 names = getattr(columns["label"], "names", None)
                 classes = ", ".join(
@@ -181,7 +211,7 @@ def _described(value: object) -> object:
     path = Path(str(value))
     if path.is_file():
         return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
-    return path.name if path.exists() else value
+    return path.name if path.exists() else str(value) if isinstance(value, Path) else value
 
 
 def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -> list[dict]:

@@ -12,10 +12,27 @@ from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
 from .image_processors import make_image_processor
 from .loading import load_complete
+from .options import ConvertOptions
 from .presets import Preset
 from .registry import CONVERSION_FILE, resolve
 from .timm_files import SIZES, load_timm, native_processor
 from .timm_weights import hf_to_timm, timm_to_hf
+
+
+def convert(options: ConvertOptions) -> str:
+    """Convert weights, see [`convert_to_timm`] and [`convert_to_transformers`].
+
+    Returns:
+        What was written, in words.
+    """
+    source, output = options.source, options.output_dir
+    if options.to == "timm":
+        model = convert_to_timm(source, output, options.statistics)
+    else:
+        sizes = {"image_size": options.image_size, "num_heads": options.num_heads}
+        preset = options.preset or "paper"
+        model = convert_to_transformers(source, output, preset, statistics=options.statistics, **sizes)
+    return f"{output}: {model.num_parameters():,} parameters of {type(model).__name__}"
 
 
 def convert_to_transformers(

@@ -4,49 +4,18 @@ They are plain dataclasses, so that the command line refuses wrong options befor
 seconds.
 """
 
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
+from ..data.benchmarks import IMAGES_PER_SET
+from ..data.set_names import BUNDLED_BENCHMARK
 from ..models.presets import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS
-from ..utils.options import Range, check_options
+from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option
 from .methods import method_names
 
 
 PAPER = "https://huggingface.co/papers/2206.01161"
-
-
-# Numbers of the options of this package and of the Trainer. All others must be finite.
-_COUNT, _POSITIVE, _NOT_NEGATIVE, _SHARE, _SEED = (
-    Range(1),
-    Range(0, above=True),
-    Range(0),
-    Range(0, 1),
-    Range(0, 2**32 - 1),
-)
-RANGES = {
-    **dict.fromkeys(("image_size", "lora_rank", "samples_per_class", "images_per_set", "lr_decay_every"), _COUNT),
-    **dict.fromkeys(
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), _COUNT
-    ),
-    **dict.fromkeys(("eval_accumulation_steps", "save_total_limit", "dataloader_prefetch_factor"), _COUNT),
-    **dict.fromkeys(("torch_empty_cache_steps", "ddp_timeout", "ddp_bucket_cap_mb"), _COUNT),
-    **dict.fromkeys(("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "adam_epsilon"), _POSITIVE),
-    **dict.fromkeys(("confidence_temperature", "lr_decay_rate"), _POSITIVE),
-    **dict.fromkeys(
-        ("relevance_weight", "confidence_weight", "background_weight", "foreground_weight"), _NOT_NEGATIVE
-    ),
-    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_delay"), _NOT_NEGATIVE),
-    **dict.fromkeys(
-        ("dataloader_num_workers", "relevance_strip_steps", "neftune_noise_alpha", "start_layer"), _NOT_NEGATIVE
-    ),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _SHARE),
-    **dict.fromkeys(("seed", "data_seed", "class_seed"), _SEED),
-    "background_swap": Range(0, 1),
-    "max_steps": Range(-1),  # -1 for none
-}
 
 
 # Options that not all methods have, with the value that stands for the default of the method.
@@ -66,16 +35,11 @@ METHOD_OPTIONS: dict[str, Any] = {
 }
 
 
-def option(default: Any, text: str) -> Any:
-    """Field with a default and a help text."""
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
-class ModelArguments:
+class ModelArguments(Options):
     """Options of the model."""
 
-    _argument_group_name = "options of the model"
+    GROUP = "options of the model"
 
     model: str = option(
         BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id (also of timm) or folder of an image classification model."
@@ -85,24 +49,24 @@ class ModelArguments:
         "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear) or `native` (the model's own "
         "statistics, 248 bicubic).",
     )
-    image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.")
+    image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
     lora_rank: int | None = option(
-        None, "Finetune a LoRA adapter of this rank over all linear layers, and save it alone."
+        None, "Finetune a LoRA adapter of this rank over all linear layers, and save it alone.", COUNT
     )
     merge_lora: bool = option(False, "Save the adapter merged into the weights.")
 
     def __post_init__(self):
-        check_options(self, get_type_hints(ModelArguments), RANGES)
+        super().__post_init__()
         if self.merge_lora and self.lora_rank is None:
             raise ValueError("`merge_lora` merges the adapter of `lora_rank`, which is not given.")
 
 
 @dataclass
-class DataArguments:
+class DataArguments(Options):
     """Options of the data."""
 
-    _argument_group_name = "options of the data"
+    GROUP = "options of the data"
 
     dataset: str = option(
         BUNDLED_BENCHMARK,
@@ -115,37 +79,36 @@ class DataArguments:
         False,
         "Read the images to train on while training, without a copy and a check of all of them first. Needs `--max_steps`.",
     )
-    samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.")
-    class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.")
-    images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.")
+    samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.", COUNT)
+    class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.", SEED)
+    images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.", COUNT)
     control: bool = option(
         False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
     )
 
-    def __post_init__(self):
-        check_options(self, get_type_hints(DataArguments), RANGES)
-
 
 @dataclass
-class FinetuningArguments:
+class FinetuningArguments(Options):
     """Options of the method, and defaults of the Trainer that are those of the paper."""
 
-    _argument_group_name = "options of the method"
+    GROUP = "options of the method"
 
     # Parameters whose default values are overridden from TrainingArguments
-    learning_rate: float = option(3e-6, f"Initial learning rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).")
-    weight_decay: float = option(1e-4, "Weight decay, on all parameters.")
-    num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).")
-    max_grad_norm: float = option(0.0, "Gradient clipping; 0 for none, as released.")
+    learning_rate: float = option(
+        3e-6, f"Initial learning rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).", NOT_NEGATIVE
+    )
+    weight_decay: float = option(1e-4, "Weight decay, on all parameters.", NOT_NEGATIVE)
+    num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).", POSITIVE)
+    max_grad_norm: float = option(0.0, "Gradient clipping; 0 for none, as released.", NOT_NEGATIVE)
     lr_scheduler_type: str = option(
         "constant", "Scheduler. `constant` decays by `lr_decay_rate` every `lr_decay_every` epochs."
     )
     eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
     save_strategy: str = option("epoch", "When to save: `no`, `steps`, `epoch` or `best`.")
-    save_total_limit: int | None = option(1, "Checkpoints kept beside the best one.")
+    save_total_limit: int | None = option(1, "Checkpoints kept beside the best one.", COUNT)
     load_best_model_at_end: bool = option(True, "Load the checkpoint of the lowest total validation loss at the end.")
     metric_for_best_model: str | None = option("loss", "Metric of the best checkpoint.")
-    logging_steps: float = option(10, "Steps between two logs.")
+    logging_steps: float = option(10, "Steps between two logs.", POSITIVE)
     remove_unused_columns: bool = option(False, "Must stay False: image and mask are not arguments of the model.")
     hub_strategy: str = option("end", "Must stay `end`: one push, with the card.")
 
@@ -154,25 +117,30 @@ class FinetuningArguments:
         "robustvit",
         f"Method of finetuning: {', '.join(method_names())}. Each has options of its own among the following, with its own "
         "defaults: see docs/methods.md.",
+        choices=method_names,
     )
     relevance_weight: float | None = option(
         None,
         f"Weight of the loss on the relevance map; 0.8 by default ({PAPER}, Eq. 5). Of `robustvit`, `cft` and `energy`. At 0 "
         "`robustvit` computes no map.",
+        NOT_NEGATIVE,
     )
     confidence_weight: float | None = option(
         None,
         f"Weight of the confidence loss, in all methods; by default 0.2 ({PAPER}, Eq. 5), in `finetune` 1, in `gradmask` 3e-9 and "
         "in `rrr` 2e-6 (Tables 7 and 6).",
+        NOT_NEGATIVE,
     )
     background_weight: float | None = option(
         None,
         f"Weight of the background loss: within the relevance loss of `robustvit` (2 by default, {PAPER}, Eq. 3) and `cft` (1.2), "
         "or of the input gradients of `gradmask` (50, Table 7) and `rrr` (1e-10, Table 6).",
+        NOT_NEGATIVE,
     )
     foreground_weight: float | None = option(
         None,
         f"Weight of the foreground loss within the relevance loss of `robustvit` (0.3 by default, {PAPER}, Eq. 3) and `cft` (0.5).",
+        NOT_NEGATIVE,
     )
     relevance_distance: Literal["mse", "bce"] | None = option(
         None,
@@ -199,14 +167,14 @@ class FinetuningArguments:
         "before finetuning, on the image without background swap. Only `label` needs labels.",
     )
     confidence_temperature: float = option(
-        1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S."
+        1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S.", POSITIVE
     )
     second_order: bool = option(
         False,
         "Differentiate relevance maps through the attention gradients as well. The released code takes them as constants.",
     )
     start_layer: int | None = option(
-        None, "First layer of the propagation of relevance maps, counted from 0, which is the default."
+        None, "First layer of the propagation of relevance maps, counted from 0, which is the default.", NOT_NEGATIVE
     )
     released_gradients: bool = option(
         False,
@@ -216,15 +184,16 @@ class FinetuningArguments:
 
     # Schedule
     lr_decay_rate: float = option(
-        0.85, "Factor of the learning rate every `lr_decay_every` epochs, with the scheduler `constant`."
+        0.85, "Factor of the learning rate every `lr_decay_every` epochs, with the scheduler `constant`.", POSITIVE
     )
-    lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.")
+    lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
 
     # Data and logging
     background_swap: float = option(
         0.0,
         "Probability of an image in training to have, through its mask, the background of another image of the batch. "
         "0 for none; 0.5 where it is used.",
+        SHARE,
     )
     bad_masks: Literal["skip", "refuse"] = option(
         "skip",
@@ -237,21 +206,12 @@ class FinetuningArguments:
         "with a warning, and counts it.",
     )
     relevance_strip_steps: int = option(
-        100, "Steps between two strips image | mask | relevance before | relevance after in TensorBoard; 0 for none."
+        100,
+        "Steps between two strips image | mask | relevance before | relevance after in TensorBoard; 0 for none.",
+        NOT_NEGATIVE,
     )
 
     def __post_init__(self):
-        check_options(self, get_type_hints(FinetuningArguments), RANGES)
-        for declared in fields(FinetuningArguments):
-            value, kinds = getattr(self, declared.name), (declared.type, *get_args(declared.type))
-            choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), None)
-            if choices and value is not None and value not in choices:
-                raise ValueError(f"Expected `{declared.name}` to be one of {choices}, but got `{value}`.")
-        if self.method not in method_names():
-            close = get_close_matches(self.method, method_names(), n=1)
-            raise ValueError(
-                f"Unknown method `{self.method}`; "
-                + (f"did you mean `{close[0]}`?" if close else f"expected one of {', '.join(method_names())}.")
-            )
+        super().__post_init__()
         if self.remove_unused_columns:
             raise ValueError("`remove_unused_columns=True` would drop the images and masks. Leave it False.")

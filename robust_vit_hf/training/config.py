@@ -3,16 +3,16 @@
 import os
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from typing import Any, Self, get_type_hints
+from typing import ClassVar, Self
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
 
-from ..utils.options import check_options
+from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Range
 from ..utils.publishable import public_settings
-from .arguments import METHOD_OPTIONS, RANGES, FinetuningArguments
+from .arguments import METHOD_OPTIONS, FinetuningArguments
 from .methods import load_method
 
 
@@ -24,9 +24,20 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     Args:
     """
 
+    GROUP: ClassVar[str] = "options of transformers.Trainer"
+    RANGES: ClassVar[dict[str, Range]] = {  # of its numbers
+        **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), COUNT),
+        **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "torch_empty_cache_steps"), COUNT),
+        **dict.fromkeys(("dataloader_prefetch_factor", "ddp_timeout", "ddp_bucket_cap_mb"), COUNT),
+        **dict.fromkeys(("eval_steps", "save_steps", "adam_epsilon"), POSITIVE),
+        **dict.fromkeys(("warmup_steps", "eval_delay", "dataloader_num_workers", "neftune_noise_alpha"), NOT_NEGATIVE),
+        **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), SHARE),
+        **dict.fromkeys(("seed", "data_seed"), SEED),
+        "max_steps": Range(-1),  # -1 for none
+    }
+
     def __post_init__(self):
-        # `debug` is None where `HfArgumentParser` parsed it.
-        check_options(self, get_type_hints(RobustViTConfig) | {"debug": Any}, RANGES)
+        FinetuningArguments.__post_init__(self)
         if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
             # transformers 5.24 gives the process group its time-out on accelerators alone.
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
@@ -36,7 +47,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 f"{launched} processes were launched, but this one found no GPU and would train alone: give `use_cpu=True` to "
                 "train together on CPUs."
             )
-        FinetuningArguments.__post_init__(self)
         self._take_options_of_the_method()
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ValueError(

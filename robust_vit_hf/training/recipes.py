@@ -1,16 +1,25 @@
 """Recipes: YAML files of options, one for each of the paper's models and methods and one for each benchmark."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..data.benchmarks import BUNDLED_BENCHMARK
+from ..data.set_names import BUNDLED_BENCHMARK
 from ..models.registry import BUNDLED_MODEL, find_model
-from .arguments import METHOD_OPTIONS, FinetuningArguments
+from ..utils.options import Declared, declared_options, parse_number, unknown
+from .arguments import METHOD_OPTIONS, DataArguments, FinetuningArguments, ModelArguments
+
+
+if TYPE_CHECKING:  # the command line does not wait for the Trainer
+    from .config import RobustViTConfig
 
 
 def list_recipes() -> dict[str, Path]:
@@ -39,23 +48,34 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
     return None
 
 
-def read_recipe(path: Path, check: Callable[[str, Any], Any], method: str | None = None) -> dict:
+def read_recipe(path: str | Path, method: str | None = None) -> dict:
     """Options by name of a YAML file, or of one of [`list_recipes`].
 
     Args:
         method: that is asked for. If it is not that of the recipe, the recipe's options of its method are left out.
-        check: gives the value of an option, by name and value in the file, and raises a `ValueError` for an option that is
-            unknown or has no such values.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_yaml`], or as [`check_train_option`]; the message names file and line.
+    """
+    path = list_recipes().get(str(path), Path(path))
+    values = read_yaml(path, check_train_option)
+    if method not in (None, values.get("method", FinetuningArguments.method)):
+        return {name: value for name, value in values.items() if name not in METHOD_OPTIONS}
+    return values
+
+
+def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
+    """A YAML file of options by name, with the values that `check` gives.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a YAML mapping, names an option twice, or `check` refuses an option; the message names file and
-            line, and quotes nothing, since a line may hold a token.
+        ValueError: it is not a YAML mapping, names an option twice, or `check` refuses an option; the message
+            names file and line, and quotes nothing, since a line may hold a token.
     """
-    path = list_recipes().get(str(path), path)
     try:
-        text = path.read_text(encoding="utf-8")
-        values, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        values = None if node is None else loader.construct_document(node)
     except FileNotFoundError:
         raise FileNotFoundError(
             f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(list_recipes())}."
@@ -64,42 +84,81 @@ def read_recipe(path: Path, check: Callable[[str, Any], Any], method: str | None
         raise ValueError(
             f"`{path}` is a folder; expected a recipe, a YAML file. Name images with --dataset."
         ) from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: dates such as 2026-99-99, text not in UTF-8
+    # ValueError: dates such as 2026-99-99, text not in UTF-8
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f", line {mark.line + 1}"
-        reason = re.sub(
-            " '[^'<]{2,}'", "", getattr(error, "problem", None) or type(error).__name__
-        )  # names in the file
+        # The problem without names in the file.
+        reason = re.sub(" '[^'<]{2,}'", "", getattr(error, "problem", None) or type(error).__name__)
         raise ValueError(f"`{path}`{place}: not valid YAML: {reason}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"`{path}` must be a mapping of option names to values, got a {type(values).__name__}.")
-    _check_keys(path, node)
     lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
     for name, value in values.items():
         try:
             values[name] = check(str(name), value)
         except ValueError as error:
             raise ValueError(f"`{path}`, line {lines.get(str(name), 1)}: {error}") from None
-    if method not in (None, values.get("method", FinetuningArguments.method)):
-        return {name: value for name, value in values.items() if name not in METHOD_OPTIONS}
     return values
 
 
-def _check_keys(path: Path, root: yaml.Node) -> None:
-    """Refuse a key that a mapping, this or one in it, holds twice: YAML takes the last."""
-    nodes, checked = [root], set()  # an alias may stand for a mapping around it
-    while nodes:
-        node = nodes.pop()
-        if not isinstance(node, yaml.MappingNode) or id(node) in checked:
-            continue
-        checked.add(id(node))
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping holds twice, of which YAML takes the last."""
+
+    def construct_mapping(self, node, deep=False):
         known = set()
-        for key, value in node.value:
-            if key.value in known:
-                raise ValueError(f"`{path}`, line {key.start_mark.line + 1}: `{key.value}` is given a second time.")
-            known.add(key.value)
-            nodes.append(value)
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if str(key.value) in known:
+                problem = f"`{key.value}` is given a second time"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            known.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def check_train_option(name: str, value: Any) -> Any:
+    """Value of an option of `robust-vit train` in a YAML file, text such as 3e-6 as the number that it is. Options of the
+    Trainer import it, which takes seconds.
+
+    Raises:
+        ValueError: unknown option, or another value than the option takes; the message names the option.
+    """
+    declared = own_options().get(name) or train_options().get(name)
+    if declared is None:
+        raise ValueError(unknown("option", f"--{name}", [f"--{known}" for known in train_options()]))
+    if isinstance(value, str) and declared.types <= {int, float, NoneType}:
+        value = parse_number(value, declared.types)  # YAML takes 3e-6 for text
+    declared.check(value)
+    return value
+
+
+@cache
+def own_options() -> dict[str, Declared]:
+    """The options of `robust-vit train` by name that this package declares."""
+    groups = (ModelArguments, DataArguments, FinetuningArguments)
+    return {name: declared for group in groups for name, declared in declared_options(group).items()}
+
+
+@cache
+def train_options() -> dict[str, Declared]:
+    """All options of `robust-vit train` by name, with those of the Trainer, whose import takes seconds."""
+    from .config import RobustViTConfig
+
+    return own_options() | declared_options(RobustViTConfig)
+
+
+def train_arguments(
+    recipe: str | Path | None = None, **options: Any
+) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
+    """The arguments of [`finetune`] from options, and from those of a recipe that they leave out.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_recipe`], or options that do not go together.
+    """
+    from .config import RobustViTConfig
+
+    values = ({} if recipe is None else read_recipe(recipe, options.get("method"))) | options
+    model, data = (
+        {name: values.pop(name) for name in declared_options(group) if name in values}
+        for group in (ModelArguments, DataArguments)
+    )
+    return ModelArguments(**model), DataArguments(**data), RobustViTConfig(**values)

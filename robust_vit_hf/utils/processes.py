@@ -5,7 +5,7 @@ import sys
 from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
@@ -27,9 +27,9 @@ def use_all_cores() -> None:
     torch.set_num_threads(len(usable))
 
 
-def leave(device: torch.device, num_processes: int) -> None:
-    """Exit without destroying the process group, which sometimes aborts or hangs under gloo (torch 2.13), and would fail
-    the launch."""
-    if device.type == "cpu" and num_processes > 1:
+def leave() -> None:
+    """Exit a process of several on CPUs without destroying the process group, which sometimes aborts or hangs under gloo
+    (torch 2.13), and would fail the launch."""
+    if PartialState._shared_state and PartialState().device.type == "cpu" and PartialState().num_processes > 1:
         sys.stdout.flush()
         os._exit(0)

@@ -1,0 +1,158 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: its options are parsed, and the function of them gives the text to print.
+
+    Args:
+        summary: what it does, for the help.
+        options: path, in this package, of a dataclass of options, or of a function that parses the arguments.
+        function: path of the function. What a path names is imported when the command is called.
+    """
+
+    summary: str
+    options: str
+    function: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Commands under one name, with the text above their list."""
+
+    summary: str
+    description: str
+    commands: dict[str, Command | Group]
+
+
+def load(path: str) -> Any:
+    """What a path in this package, such as `hub.upload.push`, names."""
+    from ._pending import PENDING
+
+    if path in PENDING:
+        return PENDING[path]
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(f"{__package__.partition('.')[0]}.{module}"), name)
+
+
+MASKS = """Make foreground masks for images that have none: a dataset for `robust-vit train --dataset`.
+
+  robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
+  robust-vit masks tokencut --released --per_class 3 --images sets/ten --output_dir sets/three
+  robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
+  robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
+  accelerate launch trainer/prepare_masks.py …                                          on several GPUs
+
+TokenCut needs no annotation, Grounding DINO with SAM the names of classes or of their parts, COCO files boxes or polygons.
+The output is sharded parquet with a dataset card, a contact sheet to look at, and the rejected masks with their reasons
+beside it. An interrupted run resumes when it is started again."""
+DATA = """Prepare the sets of the paper, and describe any dataset.
+
+  robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
+  robust-vit data describe sets/imagenet-a
+  robust-vit data describe objectnet-1.0 --set objectnet"""
+COMMANDS: dict[str, Command | Group] = {
+    "train": Command(
+        "finetune a model so that its relevance map leaves the background, and measure it before and after",
+        "cli.train.parse_arguments",
+        "cli.train.train",
+    ),
+    "evaluate": Command(
+        "measure accuracy, calibration and relevance of one or two models on shifted sets",
+        "evaluation.options.EvaluateOptions",
+        "evaluation.evaluate.evaluate",
+    ),
+    "figures": Command(
+        "make the paper's figures of examples from the predictions of an evaluation",
+        "evaluation.options.FigureOptions",
+        "evaluation.example_figures.make_figures",
+    ),
+    "segment": Command(
+        "measure how well the maps of several attribution methods cover the object",
+        "evaluation.options.SegmentOptions",
+        "evaluation.segment.segment",
+    ),
+    "sis": Command(
+        "find few pixels that suffice for a confident prediction of any class, before and after finetuning",
+        "evaluation.options.SubsetOptions",
+        "evaluation.subsets.find_subsets",
+    ),
+    "masks": Group(
+        "make foreground masks: TokenCut, Grounding DINO with SAM, or COCO files",
+        MASKS,
+        {
+            "tokencut": Command(
+                "salient object in the features of a ViT",
+                "masks.options.TokenCutOptions",
+                "masks.preparation.prepare_masks",
+            ),
+            "grounded": Command(
+                "from the name of the class, or of its parts",
+                "masks.options.GroundedOptions",
+                "masks.preparation.prepare_masks",
+            ),
+            "coco": Command(
+                "from boxes and polygons that you have",
+                "masks.options.CocoOptions",
+                "masks.preparation.prepare_masks",
+            ),
+        },
+    ),
+    "data": Group(
+        "prepare the sets of the paper as parquet, and describe any dataset",
+        DATA,
+        {
+            "prepare": Command(
+                "write a set of the paper as parquet, every image checked",
+                "data.options.PrepareOptions",
+                "data.preparation.prepare",
+            ),
+            "describe": Command(
+                "rows, classes, mask coverage and the first problems of a dataset",
+                "data.options.DescribeOptions",
+                "data.description.describe",
+            ),
+        },
+    ),
+    "convert": Command(
+        "convert weights of timm to transformers and back",
+        "models.options.ConvertOptions",
+        "models.conversion.convert",
+    ),
+    "sweep": Command(
+        "run a grid of trainings, on this machine or on a cluster",
+        "experiments.options.SweepOptions",
+        "experiments.sweep.sweep",
+    ),
+    "report": Command(
+        "make the tables and figures of the paper from the runs of a sweep",
+        "experiments.options.ReportOptions",
+        "experiments.report.report",
+    ),
+    "interpolate": Command(
+        "mix a model before and after finetuning (WiSE-FT), or measure a sweep of mixtures",
+        "evaluation.options.MixtureOptions",
+        "evaluation.mixtures.interpolate_models",
+    ),
+    "app": Command(
+        "look at two models in a page: maps of your own images, examples and evaluated sets",
+        "app.options.AppOptions",
+        "cli.app.show",
+    ),
+    "card": Command(
+        "rewrite the model card of a finetuned model, with the results of an evaluation",
+        "hub.options.CardOptions",
+        "hub.model_card.rewrite_card",
+    ),
+    "push": Command(
+        "upload a model, an adapter or images with masks to the Hub",
+        "hub.options.PushOptions",
+        "hub.upload.push",
+    ),
+}

@@ -1,0 +1,20 @@
+"""Sets and masks written by the functions of `robust-vit data prepare` and `masks`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from robust_vit_hf.data.options import PrepareOptions
+from robust_vit_hf.data.preparation import write_set
+from robust_vit_hf.masks.options import CocoOptions
+from robust_vit_hf.masks.preparation import write_masks
+
+
+def prepare(name: str, sources: list[str], output: Path, **options) -> dict[str, tuple[int, int]]:
+    """Rows and rejected rows of each split of a set that is written."""
+    return write_set(PrepareOptions(set=name, sources=sources, output_dir=output, **options))
+
+
+def masks_by(masker: Callable, images: Path, output: Path, **options) -> dict[str, tuple[int, int]]:
+    """Rows and rejected rows of each split of images with masks that a mask maker of the test makes."""
+    given = CocoOptions(images=str(images), output_dir=output, annotations="none.json", **options)
+    return write_masks(given, lambda options, features: masker)
