@@ -159,7 +159,7 @@ def test_released_masks_of_each_class(tmp_path, caplog):
     succeed(*again)
     assert "`dog` 1" in caplog.text and files_below(tmp_path / "masks") == before
     assert '"per_class": 2' in call(*again[:-1], 3).error
-    assert "--coarse: not allowed with argument --released" in call(*again, "--coarse").error
+    assert "leave out --coarse" in call(*again, "--coarse").error
 
 
 def test_interrupted_masks_of_each_class(tmp_path):

@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         Args:
             undo: flags take `true` or `false`, since a recipe may have set them.
         """
-        groups = {None: self}
+        groups: dict[str | None, argparse._ActionsContainer] = {None: self}
         for option in options:
             if option.group not in groups:
                 groups[option.group] = self.add_argument_group(option.group)
@@ -90,7 +90,7 @@ def _add_option(group: argparse._ActionsContainer, option: Declared, undo: bool)
 
 def _help(option: Declared) -> str:
     text, default = option.field.metadata.get("help", ""), option.default
-    if default in (MISSING, None, False, "") or isinstance(default, list) or "default" in text:
+    if default in (MISSING, None, "") or isinstance(default, (bool, list)) or "default" in text:
         return text
     return f"{text} (default: {default})"
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ..training.recipes import find_recipe, list_recipes, own_options, train_arguments, train_options
 from ..utils.options import Declared
@@ -26,23 +27,16 @@ def parse_arguments(argv: list[str]) -> tuple:
     """
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    own, parser = own_options(), None
+    options, rest = {}, argv
     if not {"-h", "--help"} & {*argv}:
-        parser = _make_parser(own)
-        given, rest = parser.parse_known_args(argv)
-        with parser.refusing():
-            for name, value in vars(given).items():
-                if name in own:
-                    own[name].check(value)
-    if parser is None or rest:  # options of the Trainer
+        options, rest = _parse(own_options(), argv)
+    if rest:
         # That of all commands is --debug; a recipe can set the Trainer's.
-        parser = _make_parser({name: option for name, option in train_options().items() if name != "debug"})
-        given = parser.parse_args(argv)
-    options = vars(given)
+        known = {name: option for name, option in train_options().items() if name != "debug"}
+        options, _ = _parse(known, argv, all_known=True)
     named = options.pop("config", None)
     recipe = named or find_recipe(*(options.get(name) for name in ("model", "dataset", "method")))
-    with parser.refusing():
-        arguments = train_arguments(recipe, **options)
+    arguments = train_arguments(recipe, **options)
     if recipe is not None and os.environ.get("RANK", "0") == "0":
         print(f"Recipe: {list_recipes().get(str(recipe), recipe)}")
     return arguments
@@ -60,10 +54,16 @@ def train(arguments: tuple) -> str:
     return f"\n{table}\n\nModel, card, results.json and table: {folder}.{look}" if table else ""
 
 
-def _make_parser(options: dict[str, Declared]) -> Parser:
+def _parse(known: dict[str, Declared], argv: list[str], all_known: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """Values of known options by name, and the remaining arguments, which are refused if `all_known`."""
     parser = Parser(
         prog="robust-vit train", usage="robust-vit train [--config RECIPE] [options]", description=DESCRIPTION
     )
     parser.add_argument("--config", metavar="RECIPE", help="recipe, see above")
-    parser.add_options(options.values(), undo=True)
-    return parser
+    parser.add_options(known.values(), undo=True)
+    given, rest = (parser.parse_args(argv), []) if all_known else parser.parse_known_args(argv)
+    with parser.refusing():
+        for name, value in vars(given).items():
+            if name in known:
+                known[name].check(value)
+    return vars(given), rest

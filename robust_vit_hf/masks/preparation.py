@@ -27,7 +27,7 @@ from ..models.registry import MODELS
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
 from .grounded import GroundedSegmentation
-from .options import CocoOptions, GroundedOptions, MasksOptions
+from .options import CocoOptions, GroundedOptions, MasksOptions, TokenCutOptions
 from .per_class import PerClass
 from .result import MaskResult
 
@@ -75,6 +75,7 @@ def make_masker(options: MasksOptions, features: datasets.Features) -> Masker:
             device,
             box_threshold=options.box_threshold,
         )
+    assert isinstance(options, TokenCutOptions)
     from .tokencut import TokenCut  # SciPy is an extra
 
     settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}

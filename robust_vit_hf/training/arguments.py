@@ -117,7 +117,7 @@ class FinetuningArguments(Options):
         "robustvit",
         f"Method of finetuning: {', '.join(method_names())}. Each has options of its own among the following, with its own "
         "defaults: see docs/methods.md.",
-        choices=method_names(),
+        choices=method_names,
     )
     relevance_weight: float | None = option(
         None,

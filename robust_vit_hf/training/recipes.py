@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import NoneType
@@ -130,12 +131,14 @@ def check_train_option(name: str, value: Any) -> Any:
     return value
 
 
+@cache
 def own_options() -> dict[str, Declared]:
     """The options of `robust-vit train` by name that this package declares."""
     groups = (ModelArguments, DataArguments, FinetuningArguments)
     return {name: declared for group in groups for name, declared in declared_options(group).items()}
 
 
+@cache
 def train_options() -> dict[str, Declared]:
     """All options of `robust-vit train` by name, with those of the Trainer, whose import takes seconds."""
     from .config import RobustViTConfig
@@ -154,8 +157,8 @@ def train_arguments(
     from .config import RobustViTConfig
 
     values = ({} if recipe is None else read_recipe(recipe, options.get("method"))) | options
-    groups = [
-        group(**{name: values.pop(name) for name in declared_options(group) if name in values})
+    model, data = (
+        {name: values.pop(name) for name in declared_options(group) if name in values}
         for group in (ModelArguments, DataArguments)
-    ]
-    return *groups, RobustViTConfig(**values)
+    )
+    return ModelArguments(**model), DataArguments(**data), RobustViTConfig(**values)

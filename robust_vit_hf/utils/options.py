@@ -3,12 +3,11 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
 from enum import Enum
-from functools import cache
 from inspect import get_annotations
 from numbers import Integral, Real
 from pathlib import Path
@@ -41,7 +40,7 @@ class Range:
 
     def __str__(self) -> str:
         if self.high < math.inf:
-            return f"{'above' if self.above else 'from'} {self.low:g} to {self.high:g}"
+            return f"from {self.low:g} to {self.high:g}"
         if self.low > -math.inf:
             return f"{'>' if self.above else '≥'} {self.low:g}"
         return "to be finite"
@@ -61,7 +60,7 @@ def option(
     text: str = "",
     allowed: Range | None = None,
     *,
-    choices: Iterable | None = None,
+    choices: Iterable | Callable[[], Iterable] | None = None,
     metavar: str | None = None,
     positional: bool = False,
     nargs: str | None = None,
@@ -71,11 +70,11 @@ def option(
     Args:
         text: help.
         allowed: range of a number, or of each in a list; others must be finite.
-        choices: values that it takes, where the annotation is no `Literal`.
+        choices: values that it takes, where the annotation is no `Literal`, or a function that gives them.
         metavar, nargs: as for `argparse`, whose defaults follow from the annotation.
         positional: on the command line, it is given without its name.
     """
-    metadata = {"help": text, "range": allowed, "choices": choices and tuple(choices)}
+    metadata = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
@@ -151,7 +150,8 @@ class Declared:
         """Values that it takes, or of which its list consists; none if it takes any."""
         kinds = [kind for kind in self.members if get_origin(kind) is not list] or [self.element]
         literal = get_args(kinds[0]) if len(kinds) == 1 and get_origin(kinds[0]) is Literal else ()
-        return tuple(self.field.metadata.get("choices") or literal)
+        choices = self.field.metadata.get("choices") or literal
+        return tuple(choices() if callable(choices) else choices)
 
     def check(self, value: Any) -> None:
         """Refuse a value that the option does not take.
@@ -197,7 +197,6 @@ def parse_number(text: str, types: Set[type]) -> Any:
     return text
 
 
-@cache
 def declared_options(options: type["Options"]) -> dict[str, Declared]:
     """The options of a dataclass by name, in their order."""
     hints, found = get_type_hints(options), {}
@@ -254,7 +253,8 @@ def check_option(name: str, value: Any, types: Set[type], allowed: Range | None 
     else:  # objects of Python, of which the Trainer takes some where its annotations do not say so
         fits = not types <= {bool, int, float, NoneType}
     if not fits:
-        expected = " or ".join(text for kind, text in NAMES.items() if kind in types)
+        named = [text for kind, text in NAMES.items() if kind in types]
+        expected = " or ".join(named or [f"a {kind.__name__}" for kind in types - {NoneType}])
         quotes = ": put text in quotes" if isinstance(value, bool) and str in types else ""
         got = "nothing (null)" if value is None else NAMES.get(type(value), f"a {type(value).__name__}")
         raise ValueError(f"Expected `{name}` to be {expected}, but got {got}{quotes}.")
