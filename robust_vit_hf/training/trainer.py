@@ -29,7 +29,6 @@ from ..relevance.architectures import VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
-from ..utils.finite import NonFiniteError, check_finite
 from .background_swap import swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
@@ -247,7 +246,6 @@ class RobustViTTrainer(ReliableTrainer):
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
         if labels is not None:
             values["top1"] = (logits.argmax(dim=1) == labels).float()
-        check_finite("loss", values["loss"])
         return values, logits
 
     @torch.no_grad()
@@ -265,12 +263,8 @@ class RobustViTTrainer(ReliableTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
-        error = None
-        try:
-            values, logits = self._losses_per_image(model, inputs)
-        except NonFiniteError as found:
-            error = found
-        self.raise_in_all_processes(error)
+        values, logits = self._losses_per_image(model, inputs)
+        self.check_losses(values["loss"])
         if model.training:
             for name, value in values.items():
                 self._train_values[name].append(value.detach().mean())
@@ -356,14 +350,8 @@ class RobustViTTrainer(ReliableTrainer):
             with self.accelerator.autocast():
                 logits = forward_logits(model, batch["pixel_values"])
             if self.args.on_nan == "stop":
-                try:
-                    check_finite("logits", logits)
-                except NonFiniteError as error:
-                    images = self.name_images(batch, error.images, dataset)
-                    raise ValueError(
-                        f"Before the first step: the logits of {images} are NaN or infinite. Look at the image; "
-                        "`on_nan='skip'` leaves such batches out."
-                    ) from error
+                advice = "Look at the image; `on_nan='skip'` leaves such batches out."
+                self.check_batch("Before the first step", "prediction", logits, batch, dataset, advice)
             logits, labels = self.accelerator.gather_for_metrics((logits.float(), batch["labels"]))
             if self.args.on_nan == "skip":
                 finite = logits.isfinite().all(dim=1)
@@ -374,12 +362,9 @@ class RobustViTTrainer(ReliableTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a batch. The method of the Trainer needs labels, and gathers all outputs."""
         inputs = self._prepare_inputs(inputs)
-        try:
-            with torch.no_grad():
-                values, logits = self._losses_per_image(model, inputs)
-        except NonFiniteError as error:
-            images = self.name_images(inputs, error.images)
-            raise ValueError(f"Validation: the {error.values} of {images} is NaN or infinite.") from error
+        with torch.no_grad():
+            values, logits = self._losses_per_image(model, inputs)
+        self.check_batch("Validation", "loss", values["loss"], inputs)
         for name, value in values.items():
             self._eval_values[name].append(self.accelerator.gather_for_metrics(value))
         loss = values["loss"].mean()
@@ -406,8 +391,6 @@ class RobustViTTrainer(ReliableTrainer):
             if self._original_top1.get("train") is not None:
                 logs["original_top1"] = self._original_top1["train"]
             self._train_values.clear()
-            if self.skipped_batches:
-                logs["skipped_batches"] = self.skipped_batches
         super().log(logs, start_time)
 
 
