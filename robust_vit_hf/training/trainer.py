@@ -153,9 +153,9 @@ class RobustViTTrainer(ReliableTrainer):
         """Keep what is needed to know the accuracy and the logits of the model before the first step."""
         self._original_top1: dict[str, float] = {}
         self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
-        if isinstance(prepared.get("train"), datasets.Dataset):
-            transform = with_rows(eval_transform(self.processing_class))
-            self._measured_on["train"] = prepared["train"].with_transform(transform)
+        train = prepared.get("train")
+        if isinstance(train, datasets.Dataset) and "pixel_values" not in train.column_names:
+            self._measured_on["train"] = train.with_transform(with_rows(eval_transform(self.processing_class)))
         self._original = None  # frozen copy of the starting model; an adapter is disabled instead
         if self.args.confidence_target == "original" and self._adapter is None:
             original = deepcopy(self.model).requires_grad_(False)
