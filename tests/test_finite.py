@@ -75,7 +75,7 @@ def test_rows_without_an_index_are_named_by_their_place(tmp_path):
     rows[1]["pixel_values"] = rows[1]["pixel_values"] * math.inf
     trainer = make_trainer(tmp_path, rows)
     with pytest.raises(
-        ValueError, match=r"Before the first step: the logits of image 1 of the batch are NaN.*on_nan='skip'"
+        ValueError, match=r"Before the first step: the prediction of image 1 of the batch is NaN.*on_nan='skip'"
     ):
         trainer.train()
     trainer = make_trainer(tmp_path, rows, on_nan="skip")

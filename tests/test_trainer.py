@@ -157,6 +157,20 @@ def test_without_labels(tmp_path):
     assert logged(trainer, "eval_relevance_loss") and not logged(trainer, "top1")
 
 
+def test_a_table_of_pixel_values_is_taken_as_it_is(tmp_path):
+    """It gives the losses and the accuracy of the rows that it was made from."""
+    table = Dataset.from_list(
+        [{name: torch.as_tensor(value).tolist() for name, value in row.items()} for row in tensor_rows(8)]
+    )
+    logs = []
+    for name, rows in (("list", tensor_rows(8)), ("table", table.with_format("torch"))):
+        trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / name), rows, rows)
+        trainer.train()
+        kept = ("loss", "eval_loss", "original_top1", "eval_original_top1")
+        logs.append([{key: log[key] for key in kept if key in log} for log in trainer.state.log_history])
+    assert logs[0] == logs[1] and any("original_top1" in log for log in logs[0])
+
+
 @pytest.mark.parametrize("weights", [{}, {"relevance_weight": 0.0, "confidence_weight": 1.0}])
 def test_another_image_size_than_the_model_was_made_for(weights, tmp_path):
     """Every pass interpolates the position embeddings, and the saved model is of use to plain transformers."""

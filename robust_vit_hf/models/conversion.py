@@ -10,10 +10,9 @@ from transformers.image_utils import PILImageResampling
 from ..class_names.label_mapping import classes_of_model
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
-from .preprocessing import make_image_processor
 from .loading import load_complete
 from .options import ConvertOptions
-from .preprocessing import Preset
+from .preprocessing import Preset, make_image_processor
 from .registry import CONVERSION_FILE, resolve
 from .timm_files import SIZES, load_timm, native_processor
 from .timm_weights import hf_to_timm, timm_to_hf

@@ -4,7 +4,6 @@ import socket
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -55,8 +54,11 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         if logs.is_relative_to(output):
             within = str(logs.relative_to(output)).replace(f"_{socket.gethostname()}", "")
             self.logging_dir = str(output / within)
-        with patch.object(event_file_writer, "socket", SimpleNamespace(gethostname=lambda: "host")):
+        event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
+        try:
             super()._init_summary_writer(args)
+        finally:
+            event_file_writer.socket = socket
 
     def measure_before(self, model: nn.Module) -> None:
         """Keep the maps of the original model, before a checkpoint is loaded into it."""

@@ -19,7 +19,7 @@ from ..data.masked_dataset import undecoded
 from ..hub.publishing import PublishingTrainer
 from ..models.loading import BASE_FILE
 from ..utils.files import write_json
-from ..utils.finite import NonFiniteError, non_finite_weights
+from ..utils.finite import NonFiniteError, check_finite, non_finite_weights
 from ..utils.lock import folder_lock
 from .adapters import base_digest
 from .checkpoints import check_complete, last_checkpoint
@@ -128,10 +128,7 @@ class ReliableTrainer(PublishingTrainer):
             self._mean_loss = self._mean_loss + (loss - self._mean_loss) / self._num_losses
             return loss
         except NonFiniteError as error:
-            message = (
-                f"Step {self.state.global_step + 1}: the {error.values} of {self.name_images(inputs, error.images)} is NaN "
-                "or infinite."
-            )
+            message = self._describe(error, f"Step {self.state.global_step + 1}", inputs)
             if self.args.on_nan == "stop":
                 raise ValueError(
                     f"{message} Look at the image, and lower the learning rate if there are many; `on_nan='skip'` leaves such "
@@ -141,15 +138,51 @@ class ReliableTrainer(PublishingTrainer):
             logger.warning(f"{message} The batch is left out.")
             return torch.as_tensor(self._mean_loss, device=self.args.device)  # for the mean that the Trainer logs
 
-    def raise_in_all_processes(self, error: NonFiniteError | None) -> None:
-        """Raise the error of this process, or one for that of another process, so that all leave the batch out or stop."""
-        failed = torch.tensor(error is not None, dtype=torch.int32, device=self.args.device)
-        if self.args.world_size > 1:
-            torch.distributed.all_reduce(failed, torch.distributed.ReduceOp.MAX)
-        if error is not None or failed:
-            raise error or NonFiniteError("loss", [])
+    def check_losses(self, losses: torch.Tensor) -> None:
+        """Check losses `(B,)` of a step in all processes, so that all leave the batch out or stop.
 
-    def name_images(self, inputs: dict, images: list[int], dataset: Dataset | None = None) -> str:
+        Raises:
+            NonFiniteError: some are NaN or infinite, in this process or another.
+        """
+        bad = (~losses.detach().isfinite()).nonzero().flatten().tolist()
+        failed = torch.tensor(len(bad), device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(failed)
+        if failed:
+            raise NonFiniteError("loss", bad)
+
+    def check_batch(
+        self,
+        when: str,
+        name: str,
+        values: torch.Tensor,
+        inputs: dict,
+        dataset: Dataset | None = None,
+        advice: str = "",
+    ) -> None:
+        """Check values `(B, …)` of a batch, which errors call `name`, outside of a step.
+
+        Args:
+            dataset: as for [`_name_images`].
+
+        Raises:
+            ValueError: some are NaN or infinite; the images are named.
+        """
+        try:
+            check_finite(name, values)
+        except NonFiniteError as error:
+            raise ValueError(f"{self._describe(error, when, inputs, dataset)} {advice}".rstrip()) from error
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in the Trainer, with the number of batches that were left out beside a training loss."""
+        if "loss" in logs and self.skipped_batches:
+            logs["skipped_batches"] = self.skipped_batches
+        super().log(logs, start_time)
+
+    def _describe(self, error: NonFiniteError, when: str, inputs: dict, dataset: Dataset | None = None) -> str:
+        return f"{when}: the {error.values} of {self._name_images(inputs, error.images, dataset)} is NaN or infinite."
+
+    def _name_images(self, inputs: dict, images: list[int], dataset: Dataset | None = None) -> str:
         """Images of a batch by their rows in the dataset and their files, as far as they are known. The dataset is by default
         the one that the present mode of the model is for."""
         if not images:

@@ -12,15 +12,12 @@ from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import BaseImageProcessor, EvalPrediction, PreTrainedConfig, TrainerCallback
+from transformers import BaseImageProcessor, EvalPrediction, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
-from transformers.utils import logging
+from transformers.trainer_utils import EvalLoopOutput
 
-from ..class_names.label_mapping import align_labels, class_names_of, classes_of_model, label_mapping
-from ..data.masked_dataset import check_columns, check_rows
 from ..data.stream import MaskedStream
-from ..data.transforms import eval_transform, train_transform
+from ..data.transforms import eval_transform
 from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.loading import load_model
 from ..models.preprocessing import load_processor, make_image_processor
@@ -29,20 +26,17 @@ from ..relevance.architectures import VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
-from ..utils.finite import NonFiniteError, check_finite
 from .background_swap import swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
+from .data import prepare_datasets, with_rows
 from .methods import load_method
 from .reliable_trainer import ReliableTrainer
 from .sharding import prepare_sharding
 
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
-
-
-logger = logging.get_logger(__name__)
+    from peft import PeftConfig, PeftModel
 
 
 class RobustViTTrainer(ReliableTrainer):
@@ -123,22 +117,10 @@ class RobustViTTrainer(ReliableTrainer):
         if processing_class is None:
             processing_class = make_image_processor("paper", config.image_size)
         if peft_config is not None:
-            from peft import get_peft_model
-
-            model = get_peft_model(model, peft_config)
-            if name is not None:  # the saved adapter names its base; PEFT would name the folder in the cache
-                model.peft_config["default"].base_model_name_or_path = resolve(name)
-        self._check(vit, args, eval_dataset, processing_class)
+            model = _with_adapter(model, peft_config, name)
+        _check(vit, args, eval_dataset, processing_class)
         epoch = SharedEpoch()
-        streamed = isinstance(train_dataset, datasets.IterableDataset)  # which draws crops and flips by itself
-        seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
-        augment = train_transform(processing_class, seed_of_row)
-        views = {"train": (train_dataset, augment), "eval": (eval_dataset, eval_transform(processing_class))}
-        prepared = {
-            name: self._prepare_dataset(name, dataset, transform, config, args)
-            for name, (dataset, transform) in views.items()
-            if dataset is not None
-        }
+        prepared = prepare_datasets(train_dataset, eval_dataset, processing_class, config, args, epoch)
         super().__init__(
             model,
             args,
@@ -152,65 +134,32 @@ class RobustViTTrainer(ReliableTrainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        self.add_callback(epoch)
         self.model_accepts_loss_kwargs = False
-        if isinstance(prepared.get("train"), datasets.Dataset):
-            prepared["train"] = prepared["train"].with_transform(_with_rows(eval_transform(processing_class)))
-        self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
-
         self.method = load_method(args.method)(args)
         second_derivative = self.method.second_derivative and not args.released_gradients
         prepare_sharding(self.accelerator, model, args, args.second_order or second_derivative)
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._original_top1: dict[str, float] = {}
-        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which may be merged later
-        self._original = None  # frozen copy of the starting model; an adapter is disabled instead
-        if args.confidence_target == "original" and self._adapter is None:
-            original = deepcopy(self.model).requires_grad_(False)
-            self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
         self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
+        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which may be merged later
+        self._keep_original(prepared)
+        self.add_callback(epoch)
         self._strips = None
         if self.pop_callback(TensorBoardCallback) is not None and prepared:
             self._strips = RelevanceTensorBoardCallback(self.eval_dataset or self.train_dataset, processing_class)
             self.add_callback(self._strips)
 
-    @staticmethod
-    def _check(
-        vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, processor: BaseImageProcessor
-    ) -> None:
-        """Refuse models, processors and settings that cannot be trained or measured."""
-        if getattr(processor, "crop_size", None) is None or not hasattr(processor, "resample"):
-            raise ValueError(
-                f"`processing_class` is a {type(processor).__name__} without a centre crop, whose size the joint transforms "
-                "need. Make one: `make_image_processor('native', 224, AutoImageProcessor.from_pretrained(…))`."
-            )
-        half = {p.dtype for p in vit.model.parameters() if p.requires_grad} - {torch.float32}
-        if half:
-            raise ValueError(
-                f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
-                "it with `dtype=torch.float32`, and give `bf16=True` for speed."
-            )
-        if args.n_gpu > 1:
-            raise ValueError("One process for several GPUs is not supported: start one each with `accelerate launch`.")
-        vit.patch_grid((processor.crop_size["height"], processor.crop_size["width"]))
-        vit.check_start_layer(args.start_layer or 0)
-        if isinstance(eval_dataset, dict):
-            raise ValueError("Expected one `eval_dataset`, but got a dict. Call `measure_accuracy` for several.")
-
-    @staticmethod
-    def _prepare_dataset(
-        name: str, dataset: Dataset, transform: Callable, config: PreTrainedConfig, args: RobustViTConfig
-    ) -> Dataset:
-        if isinstance(dataset, datasets.IterableDataset):
-            return _prepare_stream(name, dataset, transform, config, args)
-        if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
-            return dataset
-        check_columns(dataset, name, args.needs_labels)
-        dataset = align_labels(dataset, classes_of_model(config), f"{name} dataset")
-        dataset = dataset.add_column("row_index", range(len(dataset)))  # to name images whose loss is not finite
-        dataset = check_rows(dataset, name, config.num_labels, args.bad_masks)
-        return dataset.with_transform(_with_rows(transform))
+    def _keep_original(self, prepared: dict[str, Dataset]) -> None:
+        """Keep what is needed to know the accuracy and the logits of the model before the first step."""
+        self._original_top1: dict[str, float] = {}
+        self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
+        train = prepared.get("train")
+        if isinstance(train, datasets.Dataset) and "pixel_values" not in train.column_names:
+            self._measured_on["train"] = train.with_transform(with_rows(eval_transform(self.processing_class)))
+        self._original = None  # frozen copy of the starting model; an adapter is disabled instead
+        if self.args.confidence_target == "original" and self._adapter is None:
+            original = deepcopy(self.model).requires_grad_(False)
+            self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
 
     def describe_method(self) -> dict[str, str]:
         """Losses, schedule and adapter, in words, for the model card."""
@@ -247,7 +196,6 @@ class RobustViTTrainer(ReliableTrainer):
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
         if labels is not None:
             values["top1"] = (logits.argmax(dim=1) == labels).float()
-        check_finite("loss", values["loss"])
         return values, logits
 
     @torch.no_grad()
@@ -265,12 +213,8 @@ class RobustViTTrainer(ReliableTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
-        error = None
-        try:
-            values, logits = self._losses_per_image(model, inputs)
-        except NonFiniteError as found:
-            error = found
-        self.raise_in_all_processes(error)
+        values, logits = self._losses_per_image(model, inputs)
+        self.check_losses(values["loss"])
         if model.training:
             for name, value in values.items():
                 self._train_values[name].append(value.detach().mean())
@@ -356,14 +300,8 @@ class RobustViTTrainer(ReliableTrainer):
             with self.accelerator.autocast():
                 logits = forward_logits(model, batch["pixel_values"])
             if self.args.on_nan == "stop":
-                try:
-                    check_finite("logits", logits)
-                except NonFiniteError as error:
-                    images = self.name_images(batch, error.images, dataset)
-                    raise ValueError(
-                        f"Before the first step: the logits of {images} are NaN or infinite. Look at the image; "
-                        "`on_nan='skip'` leaves such batches out."
-                    ) from error
+                advice = "Look at the image; `on_nan='skip'` leaves such batches out."
+                self.check_batch("Before the first step", "prediction", logits, batch, dataset, advice)
             logits, labels = self.accelerator.gather_for_metrics((logits.float(), batch["labels"]))
             if self.args.on_nan == "skip":
                 finite = logits.isfinite().all(dim=1)
@@ -374,12 +312,9 @@ class RobustViTTrainer(ReliableTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a batch. The method of the Trainer needs labels, and gathers all outputs."""
         inputs = self._prepare_inputs(inputs)
-        try:
-            with torch.no_grad():
-                values, logits = self._losses_per_image(model, inputs)
-        except NonFiniteError as error:
-            images = self.name_images(inputs, error.images)
-            raise ValueError(f"Validation: the {error.values} of {images} is NaN or infinite.") from error
+        with torch.no_grad():
+            values, logits = self._losses_per_image(model, inputs)
+        self.check_batch("Validation", "loss", values["loss"], inputs)
         for name, value in values.items():
             self._eval_values[name].append(self.accelerator.gather_for_metrics(value))
         loss = values["loss"].mean()
@@ -406,40 +341,37 @@ class RobustViTTrainer(ReliableTrainer):
             if self._original_top1.get("train") is not None:
                 logs["original_top1"] = self._original_top1["train"]
             self._train_values.clear()
-            if self.skipped_batches:
-                logs["skipped_batches"] = self.skipped_batches
         super().log(logs, start_time)
 
 
-def _with_rows(transform: Callable) -> Callable:
-    """A transform that keeps the number of the row, to name images in errors."""
-    return lambda rows: transform(rows) | {"row_index": rows["row_index"]}
+def _with_adapter(model: nn.Module, peft_config: "PeftConfig", name: str | None) -> "PeftModel":
+    from peft import get_peft_model
+
+    model = get_peft_model(model, peft_config)
+    if name is not None:  # the saved adapter names its base; PEFT would name the folder in the cache
+        model.peft_config["default"].base_model_name_or_path = resolve(name)
+    return model
 
 
-def _prepare_stream(
-    name: str,
-    dataset: datasets.IterableDataset,
-    transform: Callable,
-    config: PreTrainedConfig,
-    args: RobustViTConfig,
-) -> MaskedStream:
-    if name != "train":
+def _check(vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, processor: BaseImageProcessor) -> None:
+    """Refuse models, processors and settings that cannot be trained or measured."""
+    if getattr(processor, "crop_size", None) is None or not hasattr(processor, "resample"):
         raise ValueError(
-            f"The {name} dataset is streamed, but all of its rows are read at every evaluation: load it as a table."
+            f"`processing_class` is a {type(processor).__name__} without a centre crop, whose size the joint transforms "
+            "need. Make one: `make_image_processor('native', 224, AutoImageProcessor.from_pretrained(…))`."
         )
-    if args.max_steps <= 0:
+    half = {p.dtype for p in vit.model.parameters() if p.requires_grad} - {torch.float32}
+    if half:
         raise ValueError(
-            "The train dataset is streamed, so that the number of its images is unknown: give `max_steps`."
+            f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
+            "it with `dtype=torch.float32`, and give `bf16=True` for speed."
         )
-    check_columns(dataset, name, args.needs_labels)
-    if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
-        logger.warning(
-            "The train dataset is streamed, so that `max_steps` count as one epoch: checkpoints and evaluations of the strategy "
-            "`epoch` come once, at the end. For more, give `save_strategy` and `eval_strategy` `steps`, with `save_steps`."
-        )
-    mapping = label_mapping(class_names_of(dataset.features), classes_of_model(config), f"{name} dataset")
-    process = (args.process_index, args.world_size)
-    return MaskedStream(dataset, transform, config.num_labels, mapping, args.bad_masks, args.seed, *process)
+    if args.n_gpu > 1:
+        raise ValueError("One process for several GPUs is not supported: start one each with `accelerate launch`.")
+    vit.patch_grid((processor.crop_size["height"], processor.crop_size["width"]))
+    vit.check_start_layer(args.start_layer or 0)
+    if isinstance(eval_dataset, dict):
+        raise ValueError("Expected one `eval_dataset`, but got a dict. Call `measure_accuracy` for several.")
 
 
 def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:

@@ -1,7 +1,7 @@
 """The common part of the methods: their options, and the loss of each image."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -11,6 +11,20 @@ from ...relevance.attention import EXPLICIT_ATTENTION, cls_token_alone, switched
 from ...relevance.relevance_map import RelevanceOutput, relevance_map
 from ..config import RobustViTConfig
 from ..losses import ConfidenceLoss
+
+
+class Penalty(NamedTuple):
+    """Penalty of each image of a batch.
+
+    Args:
+        loss: `(B,)`, weighted; or 0.
+        components: `(B,)` by name, to be logged.
+        logits: `(B, C)`, of the same forward pass.
+    """
+
+    loss: torch.Tensor | float
+    components: dict[str, torch.Tensor]
+    logits: torch.Tensor
 
 
 class Method:
@@ -34,8 +48,8 @@ class Method:
 
     def penalty(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
-    ) -> tuple[torch.Tensor | float, dict[str, torch.Tensor], torch.Tensor]:
-        """Penalty `(B,)`, weighted; its components `(B,)` by name, to be logged; and the logits `(B, C)`, of one forward pass.
+    ) -> Penalty:
+        """Penalty of each image, of one forward pass.
 
         Args:
             model: under DDP and autocast, if the training is. Gradients are disabled in evaluation.
@@ -50,10 +64,10 @@ class Method:
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Components `(B,)` of the loss by name, `loss` among them, and the logits `(B, C)`. Arguments as in [`penalty`]."""
-        penalty, values, logits = self.penalty(model, pixel_values, mask, targets)
-        values |= self.confidence_loss.per_image(logits, targets[self.args.confidence_target])
-        values["loss"] = self.args.confidence_weight * values["confidence_loss"] + penalty
-        return values, logits
+        penalty = self.penalty(model, pixel_values, mask, targets)
+        confidence = self.confidence_loss.per_image(penalty.logits, targets[self.args.confidence_target])
+        loss = self.args.confidence_weight * confidence["confidence_loss"] + penalty.loss
+        return penalty.components | confidence | {"loss": loss}, penalty.logits
 
     def explain(
         self, model: nn.Module, pixel_values: torch.Tensor, targets: dict[str, torch.Tensor | None], **options

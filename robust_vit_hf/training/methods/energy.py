@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from .base import Method
+from .base import Method, Penalty
 
 
 class Energy(Method):
@@ -32,4 +32,4 @@ class Energy(Method):
         outside = (output.relevance * (1 - mask)).sum(dim=(1, 2, 3))
         # Not `outside / total`, whose gradient is NaN where both are 0.
         energy_loss = outside / torch.where(total == 0, 1.0, total)
-        return self.args.relevance_weight * energy_loss, {"energy_loss": energy_loss}, output.logits
+        return Penalty(self.args.relevance_weight * energy_loss, {"energy_loss": energy_loss}, output.logits)

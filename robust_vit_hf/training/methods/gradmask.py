@@ -6,7 +6,7 @@ import torch
 
 from ...relevance.relevance_map import target_logits
 from ..losses import background_of
-from .base import Method, pixel_gradient
+from .base import Method, Penalty, pixel_gradient
 
 
 class GradMask(Method):
@@ -38,4 +38,4 @@ class GradMask(Method):
             background_loss = outside.square().mean(dim=(1, 2, 3))
         else:
             background_loss = torch.linalg.vector_norm(outside, dim=(1, 2, 3))
-        return self.args.background_weight * background_loss, {"background_loss": background_loss}, logits
+        return Penalty(self.args.background_weight * background_loss, {"background_loss": background_loss}, logits)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from ...relevance.relevance_map import forward_logits
 from ..losses import RelevanceLoss
-from .base import Method
+from .base import Method, Penalty
 
 
 class RobustViT(Method):
@@ -32,7 +32,7 @@ class RobustViT(Method):
 
     def penalty(self, model, pixel_values, mask, targets):
         if self.args.relevance_weight == 0:
-            return 0.0, {}, forward_logits(model, pixel_values)
+            return Penalty(0.0, {}, forward_logits(model, pixel_values))
         output = self.explain(model, pixel_values, targets)
         values = self.relevance_loss.per_image(output.relevance, mask)
-        return self.args.relevance_weight * values["relevance_loss"], values, output.logits
+        return Penalty(self.args.relevance_weight * values["relevance_loss"], values, output.logits)

@@ -6,7 +6,7 @@ import torch
 
 from ...utils.precision import at_least_float32
 from ..losses import background_of
-from .base import Method, pixel_gradient
+from .base import Method, Penalty, pixel_gradient
 
 
 class RightForTheRightReasons(Method):
@@ -38,4 +38,4 @@ class RightForTheRightReasons(Method):
         gradient, logits = pixel_gradient(model, pixel_values, log_probabilities, create_graph=not released)
         outside = gradient * background_of(mask, self.args.mask_edges)
         background_loss = outside.square().sum(dim=(1, 2, 3)) * (len(logits) if released else 1)
-        return self.args.background_weight * background_loss, {"background_loss": background_loss}, logits
+        return Penalty(self.args.background_weight * background_loss, {"background_loss": background_loss}, logits)
