@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-OUT ?= runs/emoji-shift-$(shell date +%Y%m%d-%H%M%S)
+# The first demo has the name that the docs use; a later one gets a folder of its own beside it.
+OUT ?= runs/emoji-shift$(if $(wildcard runs/emoji-shift),-$(shell date +%Y%m%d-%H%M%S))
 
 .PHONY: help demo app test test-slow test-floors round-trip quality style audit
 

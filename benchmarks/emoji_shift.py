@@ -21,6 +21,7 @@ habitual background) of the classes that training does not show, which no evalua
 import argparse
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -32,15 +33,16 @@ from robust_vit_hf.emoji_shift.images import (
     CLASS_NAMES,
     IMAGE_SIZE,
     SHIFTED,
-    load_evaluation_sets,
     load_finetuning_splits,
     load_split,
     training_classes,
 )
 from robust_vit_hf.emoji_shift.model import load_biased_model
-from robust_vit_hf.evaluation.compare import MEAN_ROW, Comparison
-from robust_vit_hf.evaluation.evaluate_sets import SetResult, evaluate_sets
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.session import Session, Side
+from robust_vit_hf.evaluation.sets import EvaluationSet, benchmark_sets
+from robust_vit_hf.results.summary import MEAN_ROW, class_groups, set_rows
+from robust_vit_hf.results.table import Run, SetResult
 from robust_vit_hf.utils.files import read_json, write_json
 
 
@@ -103,15 +105,22 @@ def make_accelerator() -> Accelerator:
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
 
 
+def measure_sets(
+    model: torch.nn.Module, sets: dict[str, EvaluationSet], side: str = "before", relevance: bool = True
+) -> dict[str, SetResult]:
+    session = Session({side: Side.of(model, PROCESSOR)}, sets, make_accelerator())
+    return measure_accuracy(session, Accuracy(relevance=relevance))
+
+
 def tune() -> None:
     unseen = sorted(set(range(len(CLASS_NAMES))) - set(training_classes()))
     images = load_split("val", 600, seed=1, classes=unseen)
     accelerator = make_accelerator()
 
     def measure(model: torch.nn.Module) -> dict:
-        top1 = evaluate_sets(model, {"all": EvaluationSet.of(images)}, PROCESSOR, accelerator, relevance=False)
-        maps = evaluate_sets(model, {"first": EvaluationSet.of(images.select(range(200)))}, PROCESSOR, accelerator)
-        return {"top1": top1["all"].scores["top1"], "mean_iou": maps["first"].scores["mean_iou"]}
+        top1 = measure_sets(model, {"all": EvaluationSet.of(images)}, relevance=False)
+        maps = measure_sets(model, {"first": EvaluationSet.of(images.select(range(200)))})
+        return {"top1": top1["all"].accuracy("before"), "mean_iou": maps["first"].sides["before"].scores["mean_iou"]}
 
     results = read_json(TUNING_FILE) or {
         "images": len(images),
@@ -147,12 +156,12 @@ def tune() -> None:
 def summarize(before: dict[str, SetResult], after: dict[str, SetResult], shown: list[int]) -> dict[str, list[float]]:
     """Percentages before and after: top-1 on `val`, each shifted set, their mean, and their mean on the shown and the unseen
     classes; and the mean relevance mIoU of the shifted sets."""
-    comparison = Comparison(before, after, shifted=SHIFTED, training_classes=frozenset(shown))
-    sides = ("before", "after")
-    rows = {row["set"]: row for row in comparison.rows()}
+    both = {name: replace(result, sides=result.sides | after[name].sides) for name, result in before.items()}
+    run, sides = Run(both, frozenset(shown)), ("before", "after")
+    rows = {row["set"]: row for row in set_rows(run)}
     values = {name: [row[f"top1_{side}"] for side in sides] for name, row in rows.items()}
     for name, classes in (("shown classes", "training"), ("unseen classes", "other")):
-        groups = [row for row in comparison.class_groups() if row["set"] in SHIFTED and row["classes"] == classes]
+        groups = [row for row in class_groups(run) if row["set"] in SHIFTED and row["classes"] == classes]
         values[name] = [statistics.mean(row[f"top1_{side}"] for row in groups) for side in sides]
     values["relevance mIoU"] = [rows[MEAN_ROW][f"mean_iou_{side}"] for side in sides]
     return {name: [round(100 * value, 2) for value in pair] for name, pair in values.items()}
@@ -160,9 +169,8 @@ def summarize(before: dict[str, SetResult], after: dict[str, SetResult], shown: 
 
 def seeds(images_per_set: int, count: int) -> None:
     tuning = json.loads(TUNING_FILE.read_text())
-    sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(images_per_set).items()}
-    accelerator = make_accelerator()
-    before = evaluate_sets(load_biased_model().to(accelerator.device), sets, PROCESSOR, accelerator)
+    sets = benchmark_sets("emoji-shift", images_per_set)
+    before = measure_sets(load_biased_model().to(make_accelerator().device), sets)
     results = read_json(SEEDS_FILE) or {"images_per_set": images_per_set, "epochs": EPOCHS, "variants": {}}
     if results["images_per_set"] != images_per_set:
         raise ValueError(
@@ -174,7 +182,7 @@ def seeds(images_per_set: int, count: int) -> None:
             rate = tuning["chosen"][variant]
             found = results["variants"].setdefault(variant, {"learning_rate": rate, "runs": {}})
             if str(seed) not in found["runs"]:
-                after = evaluate_sets(finetuned(variant, rate, seed), sets, PROCESSOR, accelerator)
+                after = measure_sets(finetuned(variant, rate, seed), sets, "after")
                 found["runs"][str(seed)] = summarize(before, after, training_classes(seed))
             changes = {
                 name: [run[name][1] - run[name][0] for run in found["runs"].values()]

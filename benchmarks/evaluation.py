@@ -21,8 +21,8 @@ from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import relevance_map
-from robust_vit_hf.evaluation.evaluate_sets import evaluate_batches
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.measurements.accuracy import measure_batches
+from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.utils.files import write_atomically
 
 
@@ -61,7 +61,7 @@ def measure(relevance: bool, num_batches: int, num_rounds: int) -> dict[str, flo
         output.logits.sum().item()  # what is queued on a GPU is done
 
     def ours() -> None:
-        evaluate_batches(model, loader, rows, accelerator, relevance=relevance, description="evaluation")
+        measure_batches(model, loader, rows, accelerator, relevance=relevance, description="evaluation")
 
     seconds = {"bare": [], "evaluation": []}
     for timed in range(-1, num_rounds):

@@ -21,11 +21,12 @@ import torch
 
 from robust_vit_hf import eval_transform, load_model, sufficient_input_subsets
 from robust_vit_hf.emoji_shift.images import CLASS_NAMES, load_split
-from robust_vit_hf.evaluation.sis import evaluate_subsets
-from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.evaluation.options import SubsetOptions
+from robust_vit_hf.evaluation.subsets import find_subsets
+from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
-from robust_vit_hf.utils.processes import make_accelerator
+from robust_vit_hf.utils.processes import use_all_cores
 
 
 OUTPUT = Path(__file__).with_name("sis.json")
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--output_dir", type=Path, default=Path("runs/sis-benchmark"))
     arguments = parser.parse_args()
-    accelerator = make_accelerator(bf16=False)
+    use_all_cores()
 
     rows = load_split("vendor", 100).select([10, 35, 60, 85])
     others = sorted(set(range(len(CLASS_NAMES))) - set(rows["label"]))
@@ -49,29 +50,26 @@ def main() -> None:
     datasets.DatasetDict({"vendor": rows}).save_to_disk(images)
 
     figure = arguments.output_dir / f"figure-{arguments.pixels_per_step}"
-    evaluate_subsets(
-        "emoji-shift",
-        None,
-        [],
-        figure,
-        accelerator,
+    options = SubsetOptions(
+        model="emoji-shift",
         dataset=str(images),
         split="vendor",
         classes=[str(index) for index in classes],
         pixels_per_step=arguments.pixels_per_step,
         batch_size=arguments.batch_size,
+        output_dir=figure,
     )
+    find_subsets(options)
     shutil.copy(figure / "sis.png", FIGURE)
     if arguments.compare:
-        evaluate_subsets(
-            "emoji-shift",
-            arguments.compare,
-            [("emoji-shift", None)],
-            arguments.output_dir / "sets",
-            accelerator,
+        options = SubsetOptions(
+            model="emoji-shift",
+            compare=arguments.compare,
             num_images=arguments.images,
             batch_size=arguments.batch_size,
+            output_dir=arguments.output_dir / "sets",
         )
+        find_subsets(options)
     model = load_model("emoji-shift")
     pixel_values = torch.stack(eval_transform(load_processor("emoji-shift", "paper", model))(rows[:1])["pixel_values"])
     start, start_of_process = time.perf_counter(), time.process_time()

@@ -4,8 +4,8 @@ from .data.registry import load_image_set as load_image_set
 from .data.transforms import eval_transform as eval_transform
 from .data.transforms import train_transform as train_transform
 from .models.dinov3 import DINOv3ViTForImageClassification as DINOv3ViTForImageClassification
-from .models.image_processors import make_image_processor as make_image_processor
 from .models.loading import load_model as load_model
+from .models.preprocessing import make_image_processor as make_image_processor
 from .relevance.pipeline import RelevanceMapPipeline as RelevanceMapPipeline
 from .relevance.relevance_map import RelevanceOutput as RelevanceOutput
 from .relevance.relevance_map import relevance_map as relevance_map

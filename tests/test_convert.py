@@ -31,10 +31,10 @@ from transformers import (
 )
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.models.conversion import convert_to_transformers, save_timm
+from robust_vit_hf.models.conversion import convert_to_transformers
 from robust_vit_hf.models.registry import find_model
-from robust_vit_hf.models.timm_files import load_timm
-from robust_vit_hf.models.timm_weights import from_timm, hf_to_timm
+from robust_vit_hf.models.timm_files import load_timm, save_timm
+from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
 
 from .helpers.commands import call, launch, succeed
 from .helpers.timm_models import (
@@ -173,7 +173,7 @@ def test_checkpoint_of_a_parallel_training(tmp_path):
             weights, config = load_timm(tmp_path / name)
             assert config is None
             assert_same_weights(weights, expected)
-    assert_same_logits(model, from_timm(tmp_path / "checkpoint.pth.tar"), 32)
+    assert_same_logits(model, timm_to_hf(*load_timm(tmp_path / "checkpoint.pth.tar")), 32)
 
 
 def test_folder_prefers_safetensors(tmp_path):
@@ -184,7 +184,7 @@ def test_folder_prefers_safetensors(tmp_path):
     assert config == HUB_CONFIG
     (folder / "model.safetensors").unlink()
     assert_same_weights(load_timm(folder)[0], tiny(1).state_dict())
-    assert from_timm(folder, image_size=64).config.image_size == 64
+    assert timm_to_hf(*load_timm(folder), image_size=64).config.image_size == 64
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no `model.safetensors` and no `pytorch_model.bin`"):
         load_timm(folder)

@@ -337,7 +337,7 @@ def test_main_table():
         for name, one in compared().sets.items()
     }
     alone = main_table(set_rows(Run(before))).markdown().splitlines()
-    assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 5
+    assert alone[0] == "| set | images | top-1 | relevance mIoU |" and len(alone) == 6
 
 
 def test_calibration_and_class_tables():
@@ -362,7 +362,7 @@ def test_paper_tables_show_published_figures_beside_ours():
     assert [row[1] for row in real.rows[:4]] == names
     assert [row[3] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
     assert real.rows[-2][:2] == ["Avg. change of top-1", "Ours"] and real.rows[-2][3].startswith("+25.0 [")
-    assert [row[-1] for row in synthetic.rows[1:4:2]] == ["55.6 76.2", "57.6±0.5 78.2±0.6"]
+    assert [row[-1] for row in synthetic.rows[1:4:2]] == ["55.6 76.2", "60.9±0.4 81.2±0.3"]
     assert [(row[1], row[-1]) for row in synthetic.rows[4:6]] == [
         ("GradMask, published", "57.0 77.5"),
         ("RRR, published", "58.0 78.4"),

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ViTConfig
 
 from robust_vit_hf.data.identity import dataset_identity
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.digest import model_digest, weights_digest
 from robust_vit_hf.training.adapters import add_lora
 

@@ -8,7 +8,7 @@ from transformers import ViTConfig
 from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.class_names.imagenet import class_names, wnids
 from robust_vit_hf.class_names.label_mapping import align_labels, label_mapping
-from robust_vit_hf.evaluation.protocols import EvaluationSet
+from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from .helpers.commands import call
 from .helpers.tiny import masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit

@@ -19,6 +19,7 @@ ORDER = [
     "data",
     "models",
     "masks",
+    "results",
     "evaluation",
     "hub",
     "training",

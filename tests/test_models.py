@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import Data2VecVisionConfig, Data2VecVisionForImageClassification, ViTModel
 
-from robust_vit_hf import load_model, make_image_processor, relevance_map
+from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.evaluation.published import published_models
-from robust_vit_hf.models.image_processors import load_processor
+from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.models.registry import MODELS, find_model
 
 from .helpers.families import SIZES
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
-from .helpers.tiny import IMAGE_SIZE, tiny_vit
+from .helpers.tiny import IMAGE_SIZE, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 PAPER_NAMES = {"vit-b": "ViT-B", "vit-l": "ViT-L", "deit-s": "DeiT-S", "deit-b": "DeiT-B"}
@@ -100,6 +100,52 @@ def test_an_adapter_is_merged(tmp_path):
     assert not torch.allclose(expected, tiny_vit()(pixel_values).logits, atol=0.1)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any("lora" in name for name in model.state_dict())
+
+
+def saved_adapter(tmp_path, config: LoraConfig) -> str:
+    """An adapter over `base`, as a training saves it."""
+    base = str(save_pretrained(tiny_vit(), tmp_path / "base"))
+    trainer = RobustViTTrainer(base, tiny_config(tmp_path / "adapter"), tensor_rows(4), peft_config=config)
+    trainer.train()
+    trainer.save_model()
+    return str(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"num_attention_heads": 4}], ids=["weights", "heads"])
+@pytest.mark.parametrize(
+    "config", [{"target_modules": "all-linear"}, {"target_modules": ["q_proj"], "modules_to_save": ["classifier"]}]
+)
+def test_an_adapter_knows_its_base(config, changed, tmp_path):
+    adapter = saved_adapter(tmp_path, LoraConfig(r=2, **config))
+    query = load_model(adapter).vit.layers[0].attention.q_proj.weight
+    assert not torch.equal(query, tiny_vit().vit.layers[0].attention.q_proj.weight)
+    tiny_vit(**changed).save_pretrained(tmp_path / "base")
+    refused = (
+        r"`.*adapter` was trained over another `.*base`: its digest was \w{16}, and is \w{16} now\. Put the base back"
+    )
+    with pytest.raises(ValueError, match=refused):
+        load_model(adapter)
+    (tmp_path / "adapter" / "base_model.json").unlink()  # such as one that PEFT has saved
+    load_model(adapter)
+
+
+def test_an_adapter_that_is_trained_on_keeps_its_base(tmp_path):
+    """Weights that the adapter holds beside its own are not those of the base."""
+    adapter = saved_adapter(tmp_path, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"]))
+    further = PeftModel.from_pretrained(load_model(str(tmp_path / "base")), adapter, is_trainable=True)
+    RobustViTTrainer(further, tiny_config(tmp_path / "further"), tensor_rows(4)).save_model()
+    files = [tmp_path / name / "base_model.json" for name in ("adapter", "further")]
+    assert files[0].read_text() == files[1].read_text()
+    load_model(str(tmp_path / "further"))
+
+
+@pytest.mark.parametrize("case", ["half precision", "biases"])
+def test_a_base_that_cannot_be_told_is_not_recorded(case, tmp_path):
+    """It is loaded in another precision, or has biases of the adapter within it."""
+    base = tiny_vit().bfloat16() if case == "half precision" else tiny_vit()
+    config = LoraConfig(r=2, target_modules=["q_proj"], bias="all" if case == "biases" else "none")
+    RobustViTTrainer(base, tiny_config(tmp_path), peft_config=config).save_model()
+    assert (tmp_path / "adapter_config.json").is_file() and not (tmp_path / "base_model.json").exists()
 
 
 @pytest.mark.parametrize("fault", ["names", "missing", "shapes", "cut off", "base"])

@@ -239,6 +239,10 @@ def test_adapter(hub, tmp_path):
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "user/tiny-vit"
     ours, theirs, base = logits(load_model("user/adapter")), logits("user/adapter"), logits("user/tiny-vit")
     assert ours == pytest.approx(theirs, rel=1e-4) and ours != pytest.approx(base, rel=1e-4)
+    tiny_vit(seed=1).save_pretrained(tmp_path / "base")
+    hub.add("models", "user/tiny-vit", tmp_path / "base")
+    with pytest.raises(ValueError, match="`user/adapter` was trained over another `user/tiny-vit`"):
+        load_model("user/adapter")
 
     (tmp_path / "local").mkdir()
     assert "which nobody else has" in train(tmp_path / "local", *options, "user/adapter").error

@@ -8,7 +8,7 @@ import gradio
 from packaging.requirements import Requirement
 
 from ..emoji_shift.model import INSTALL_BACKBONE
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS, resolve
 from ..utils.files import atomic_folder
 from ..utils.publishable import is_hub_id

@@ -16,7 +16,7 @@ from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..evaluation.store import SCORES_FILE, OtherInputs, Store
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..results.published import PAPER_SETS
 from ..results.table import SetResult
 from .options import GalleryOptions

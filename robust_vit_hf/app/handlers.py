@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from ..evaluation.session import Session
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..utils.publishable import public_name
 from .compare import Explanation, compare_maps, read_image
 from .gallery import FILTERS, MeasuredSet, measured_set, set_names

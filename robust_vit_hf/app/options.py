@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.set_names import NamedSource
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL
 from ..utils.options import Options, Range, option
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from ..evaluation.session import Session
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from .gallery import FILTERS, set_names
 from .handlers import PREDICTED, Handlers, choices, heading, thumbnails

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from .options import GalleryOptions
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 
 from ..evaluation.session import Session, load_sides
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..utils.cache import stamps
 from ..utils.processes import make_accelerator
 

@@ -54,10 +54,10 @@ def make_figures(options: FigureOptions) -> str:
     Raises:
         ValueError: there are no predictions of a set, or they are of other models or images; an unknown class; no figure has an
             image.
-        OSError: there is no such model or set, or another process writes the output folder.
+        OSError: there is no such model or set.
     """
     folder = options.output_dir
-    with open_session(options, options.protocol, folder) as session:
+    with open_session(options, options.protocol) as session:
         session = session.with_sets(load_sets(options, options.protocol, options.images_per_set))
         results = saved_accuracy(session, options.evaluation)
         names = session.label_names
@@ -87,6 +87,7 @@ def make_figures(options: FigureOptions) -> str:
                     f"**Figure {number}** has no image: no prediction is of its kind, or no set has masks.\n"
                 )
                 continue
+            folder.mkdir(parents=True, exist_ok=True)
             save_figure(figure.figure, folder, f"figure_{number}")
             places: dict[str, list[str]] = {}
             for example in figure.examples:

@@ -67,6 +67,6 @@ def measure(session: Session, measurement: Measurement, within: str = "") -> dic
                 run,
                 session.accelerator,
                 measurement.rows_file,
-                is_shared=side == "before",
+                shared_as=name if side == "before" else None,
             )
     return results

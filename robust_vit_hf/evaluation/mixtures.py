@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from ..class_names.label_mapping import classes_of_model
 from ..data.benchmarks import find_benchmark
-from ..models.image_processors import load_processor
 from ..models.interpolation import check_alike, interpolate, write_mixture
 from ..models.loading import load_model
+from ..models.preprocessing import load_processor
 from ..results.plots import COLOURS, save_figure
 from ..results.text_table import Table, percent
 from ..utils.files import write_json
@@ -54,6 +54,8 @@ def measure_mixtures(options: MixtureOptions) -> str:
         OSError: there is no such model or set, or another process writes the output folder.
     """
     accelerator, folder = make_accelerator(bf16=False), options.output_dir
+    if not (folder / FINGERPRINT_FILE).is_file():
+        check_fingerprint(folder, {})  # refuses any other files before the models are loaded
     start, end = load_model(options.before), load_model(options.after)
     check_alike(start, end)
     processor = load_processor(options.after, options.protocol, end)

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from ..data.benchmarks import IMAGES_PER_SET
 from ..data.set_names import BENCHMARK_NAMES
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..results.published import PAPER_SETS

@@ -14,9 +14,8 @@ from transformers import BaseImageProcessor
 from ..class_names.imagenet import class_names
 from ..class_names.label_mapping import check_same_classes, classes_of_model
 from ..models.digest import model_digest, weights_digest
-from ..models.image_processors import load_processor
 from ..models.loading import load_model
-from ..models.presets import Preset
+from ..models.preprocessing import Preset, load_processor
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.published import PAPER_SETS
@@ -120,12 +119,17 @@ class Session:
 
 @contextmanager
 def open_session(
-    options: PairOptions, preset: Preset, output_dir: Path, *, bf16: bool = False, shared: Path | None = None
+    options: PairOptions,
+    preset: Preset,
+    output_dir: Path | None = None,
+    *,
+    bf16: bool = False,
+    shared: Path | None = None,
 ) -> Iterator[Session]:
-    """Context with the session of a command: the models that the options name, and a store in the output folder, which no other
-    process writes meanwhile.
+    """Context with the session of a command: the models that the options name, and a store.
 
     Args:
+        output_dir: folder of the store, which no other process writes meanwhile; by default nothing is kept.
         shared: as for [`Store`].
 
     Raises:
@@ -134,7 +138,7 @@ def open_session(
         ValueError: the models have other classes, or one cannot be loaded.
     """
     accelerator = make_accelerator(bf16)
-    with folder_lock(output_dir, "evaluation") if accelerator.is_main_process else nullcontext():
+    with folder_lock(output_dir, "evaluation") if output_dir and accelerator.is_main_process else nullcontext():
         names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
         yield Session(load_sides(names, preset, accelerator), {}, accelerator, Store(output_dir, shared), preset)
 

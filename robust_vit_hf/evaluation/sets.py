@@ -20,7 +20,7 @@ from ..data.identity import dataset_identity
 from ..data.layouts.objectnet import BORDER
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set, prepared_options
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..results.published import PAPER_SETS
 from .options import SetsOptions
 from .set_names import check_set_names

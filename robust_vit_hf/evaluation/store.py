@@ -90,7 +90,7 @@ class Store:
         accelerator: Accelerator,
         rows_file: str,
         *,
-        is_shared: bool = False,
+        shared_as: str | None = None,
     ) -> Measured:
         """The result of these inputs from an earlier run, or else measured now and kept.
 
@@ -98,7 +98,7 @@ class Store:
             place: folder of the result within that of the store.
             inputs: all that the result depends on, as a JSON object.
             measure: measures it; may keep parts in the folder that it is given.
-            is_shared: whether the shared folder is asked too.
+            shared_as: begins the name of the result in the shared folder, if it is asked too.
 
         Raises:
             ValueError: there is a result of other inputs in this place, or as `measure`.
@@ -114,10 +114,9 @@ class Store:
         if main:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / FINGERPRINT_FILE, inputs)
-        if is_shared and self.shared is not None:
+        if shared_as is not None and self.shared is not None:
             key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-            within = f"{place.replace('/', '-')}-{key}"
-            found = Store(self.shared).result(within, inputs, measure, accelerator, rows_file)
+            found = Store(self.shared).result(f"{shared_as}-{key}", inputs, measure, accelerator, rows_file)
         else:
             found = measure(folder)
         if main:

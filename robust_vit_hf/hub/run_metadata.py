@@ -7,7 +7,7 @@ import datasets
 from transformers import Trainer
 
 from ..models.digest import weights_digest
-from ..models.image_processors import make_image_processor
+from ..models.preprocessing import make_image_processor
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import ImageModel
 from ..results.text_table import percent

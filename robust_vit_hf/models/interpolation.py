@@ -14,8 +14,8 @@ from transformers import AutoImageProcessor, PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
-from .image_processors import load_processor
 from .loading import is_timm, load_model
+from .preprocessing import load_processor
 from .registry import MODELS, resolve
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -12,8 +14,13 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from ..relevance.architectures import UNRECORDED_ATTENTION
 from ..utils.files import read_json
 from ..utils.finite import non_finite_weights
+from .digest import model_digest
 from .registry import MODELS, resolve
-from .timm_weights import from_timm
+from .timm_files import load_timm
+from .timm_weights import timm_to_hf
+
+
+BASE_FILE = "base_model.json"  # beside an adapter: the digest of its base
 
 
 def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -42,7 +49,7 @@ def _load(name: str, trust_remote_code: bool) -> PreTrainedModel:
         return MODELS[name].load()
     name = resolve(name)
     if is_timm(name):
-        return from_timm(name).float().eval()
+        return timm_to_hf(*load_timm(name)).float().eval()
     try:
         adapter = find_adapter_config_file(name)
     except OSError as error:
@@ -113,7 +120,7 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     Raises:
         ModuleNotFoundError: PEFT is not installed.
         OSError: there is no such adapter or base.
-        ValueError: the adapter names no base, does not fit it, or its file is corrupt.
+        ValueError: the adapter names no base, does not fit it, was trained over another one, or its file is corrupt.
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
@@ -121,6 +128,7 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     if base_name is None:
         raise ValueError(f"The adapter `{name}` does not name its base in `adapter_config.json`: write it there.")
     base = load_model(base_name, trust_remote_code)
+    _check_base(name, base_name, base)
     try:
         found = load_peft_weights(name, device="cpu").keys()
         adapted = PeftModel.from_pretrained(base, name)
@@ -137,6 +145,23 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
             f"{first}."
         )
     return adapted.merge_and_unload().float().requires_grad_(True).eval()
+
+
+def _check_base(name: str, base_name: str, base: PreTrainedModel) -> None:
+    """Refuse another base than that which an adapter was trained over, as far as its digest is recorded."""
+    file = Path(name, BASE_FILE)
+    if not Path(name).is_dir():
+        try:
+            file = Path(hf_hub_download(name, BASE_FILE))
+        except EntryNotFoundError:  # also without a network, if it has never been downloaded
+            return
+    known, now = (read_json(file) or {}).get("digest"), model_digest(base)
+    if known not in (None, now):
+        raise ValueError(
+            f"The adapter `{name}` was trained over another `{base_name}`: its digest was {known}, and is {now} now. Put "
+            "the base back that it was trained over, or train it again. A copy of the adapter without its "
+            f"`{BASE_FILE}` is not checked."
+        )
 
 
 def _pickle_problem(name: str) -> str:

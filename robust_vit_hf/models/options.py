@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..utils.options import COUNT, Options, option, output_dir
-from .presets import Preset
+from .preprocessing import Preset
 
 
 @dataclass(kw_only=True)

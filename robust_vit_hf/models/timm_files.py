@@ -1,6 +1,7 @@
-"""Files of timm: weights, and the configuration beside them on the Hub."""
+"""Files of timm, read and written: weights, and the configuration beside them."""
 
 import argparse
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -10,22 +11,22 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import ViTImageProcessor
+from transformers import (
+    BaseImageProcessor,
+    DeiTForImageClassificationWithTeacher,
+    PreTrainedModel,
+    ViTImageProcessor,
+)
+from transformers.image_utils import PILImageResampling
 
+from ..class_names.label_mapping import classes_of_model
 from ..utils.files import read_json
 from ..utils.publishable import is_hub_id
+from .timm_weights import SIZES, hf_to_timm
 
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
-# Hidden size, layers, MLP size: the name in timm, and the number of heads, which no weight shows.
-SIZES = {
-    (192, 12, 768): ("tiny", 3),
-    (384, 12, 1536): ("small", 6),
-    (768, 12, 3072): ("base", 12),
-    (1024, 24, 4096): ("large", 16),
-    (1280, 32, 5120): ("huge", 16),
-}
 
 
 def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str, Tensor], dict | None]:
@@ -128,3 +129,87 @@ def native_processor(config: dict | None, statistics: str | None = None) -> ViTI
         )
     mean, std = STATISTICS[statistics] if statistics else (pretrained["mean"], pretrained["std"])
     return ViTImageProcessor(image_mean=list(mean), image_std=list(std))
+
+
+def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
+    """Write `model.safetensors` and `config.json`, with the settings of a processor, into an existing folder.
+
+    `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model.
+
+    Raises:
+        ValueError: images or patches that are not square, preprocessing that timm has no settings for, or see
+            [`hf_to_timm`].
+    """
+    import timm
+    from timm.models import save_for_hf
+
+    config = model.config
+    image_size, patch_size = _side("image_size", config.image_size), _side("patch_size", config.patch_size)
+    preprocessing = _preprocessing(processor, image_size, config.num_channels)
+    weights = hf_to_timm(model)
+    size = SIZES.get((config.hidden_size, config.num_hidden_layers, config.intermediate_size), ("base", None))[0]
+    if isinstance(model, DeiTForImageClassificationWithTeacher):
+        architecture = f"deit_{size if size in ('tiny', 'small') else 'base'}_distilled_patch16_224"
+    else:
+        architecture = f"vit_{size}_patch{14 if size == 'huge' else 16}_224"
+    mlp_ratio = config.intermediate_size / config.hidden_size
+    if int(config.hidden_size * mlp_ratio) != config.intermediate_size:  # as timm computes it
+        mlp_ratio = math.nextafter(mlp_ratio, math.inf)
+    # All of them, so that the name of the architecture does not matter.
+    model_args = {
+        "img_size": image_size,
+        "patch_size": patch_size,
+        "in_chans": config.num_channels,
+        "embed_dim": config.hidden_size,
+        "depth": config.num_hidden_layers,
+        "num_heads": config.num_attention_heads,
+        "mlp_ratio": mlp_ratio,
+        "qkv_bias": config.qkv_bias,
+    }
+    with torch.device("meta"):  # without initialising weights that are overwritten
+        exported = timm.create_model(architecture, num_classes=config.num_labels, **model_args)
+    exported.load_state_dict(weights, assign=True)
+    labels = classes_of_model(config)
+    save_for_hf(
+        exported,
+        str(folder),
+        model_config={} if labels[0] == "LABEL_0" else {"label_names": labels},
+        model_args=model_args,
+        safe_serialization=True,
+        data_config=preprocessing,
+    )
+
+
+def _preprocessing(processor: BaseImageProcessor, image_size: int, num_channels: int) -> dict:
+    """Settings of timm's evaluation transform, which resizes to the floor of the image size / `crop_pct`, then crops."""
+    if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
+        raise ValueError("The image processor does not resize, rescale or normalise, and timm always does.")
+    squash = processor.size["shortest_edge"] is None
+    resized = processor.size["shortest_edge"] or _side("size", (processor.size["height"], processor.size["width"]))
+    if getattr(processor, "do_center_crop", False):
+        cropped = _side("crop_size", (processor.crop_size["height"], processor.crop_size["width"]))
+    else:
+        cropped = resized if squash else None
+    if cropped != image_size or resized < image_size:
+        raise ValueError(
+            f"The image processor has size {processor.size} and crop {cropped}, which does not give the images of "
+            f"{image_size} px that the model takes."
+        )
+    crop_pct = image_size / resized
+    if math.floor(image_size / crop_pct) != resized:
+        crop_pct = math.nextafter(crop_pct, 0)
+    return {
+        "crop_pct": crop_pct,
+        "crop_mode": "squash" if squash else "center",
+        "interpolation": PILImageResampling(processor.resample).name.lower(),
+        # For models with fewer channels than the processor.
+        "mean": list(processor.image_mean)[:num_channels],
+        "std": list(processor.image_std)[:num_channels],
+    }
+
+
+def _side(name: str, value: int | tuple[int, int] | list[int]) -> int:
+    height, width = (value, value) if isinstance(value, int) else value
+    if height != width:
+        raise ValueError(f"`{name}` is {height}×{width}, expected a square, as timm has for these models.")
+    return height

@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,19 @@ from transformers import (
 from transformers.utils import logging
 
 from ..class_names.imagenet import class_names, wnids
-from .timm_files import SIZES, load_timm
 
 
 logger = logging.get_logger(__name__)
 
 LAYER_NORM_EPS = 1e-6  # of every ViT and DeiT of timm; the default of transformers is 1e-12
+# Hidden size, layers, MLP size: the name in timm, and the number of heads, which no weight shows.
+SIZES = {
+    (192, 12, 768): ("tiny", 3),
+    (384, 12, 1536): ("small", 6),
+    (768, 12, 3072): ("base", 12),
+    (1024, 24, 4096): ("large", 16),
+    (1280, 32, 5120): ("huge", 16),
+}
 # Weights whose shapes give the sizes of the model, and their numbers of dimensions.
 SIZING = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2, "head.weight": 2}
 # Arguments of timm's class that the weights show, or that do not change what a trained model computes.
@@ -42,13 +48,6 @@ HINTS = {
     r"^(layers|stages)\.\d|^layer\d\.": "Swin, ConvNeXt, ResNet and the like are not plain ViTs.",
     r"^(vit|deit)\.": "The names are those of transformers: there is nothing to convert.",
 }
-
-
-def from_timm(
-    source: str | Path, *, revision: str | None = None, image_size: int | None = None, num_heads: int | None = None
-) -> PreTrainedModel:
-    """Model of transformers with the weights of [`load_timm`], converted by [`timm_to_hf`], in their dtype."""
-    return timm_to_hf(*load_timm(source, revision), image_size=image_size, num_heads=num_heads)
 
 
 def timm_to_hf(

@@ -70,7 +70,9 @@ def accuracy_tables(results: Results, protocol: str = "paper") -> dict[str, Tabl
     for name, (title, synthetic) in parts.items():
         if methods and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
             sets = _of_kind(results, synthetic)
-            tables[name] = _accuracy_table(results, title, methods, sets, (1, TOP), protocol, with_changes=synthetic)
+            tables[name] = _accuracy_table(
+                results, title, methods, sets, (1, TOP), protocol, with_changes=synthetic, with_baselines=True
+            )
     return tables
 
 
@@ -111,6 +113,7 @@ def _accuracy_table(
     ks: Sequence[int],
     protocol: str = "paper",
     with_changes: bool = False,
+    with_baselines: bool = False,
     ours: str = "finetuned",
 ) -> Table:
     rows: list[list[str]] = []
@@ -134,7 +137,7 @@ def _accuracy_table(
             continue
         cells = [_accuracy(of_model[:1], name, ks, "before") if name in of_model[0].sets else "–" for name in sets]
         add(model, "original", "Original", _validation(list({run.seed: run for run in of_model}.values()), 0), cells)
-        for method in dict.fromkeys([*methods, *(BASELINES if OURS in methods and ours == "finetuned" else ())]):
+        for method in dict.fromkeys([*methods, *(BASELINES if with_baselines else ())]):
             runs, label = _finetuned(results.of(method, model)), METHODS.get(method, method)
             cells = [_cell(results, runs, name, ks, with_changes) for name in sets] if runs else None
             add(model, method, label, _validation(runs, 1), cells)
@@ -144,7 +147,7 @@ def _accuracy_table(
             cells = [str(change(runs, [name], k)) if results.common(runs, [name]) else "–" for name in sets]
             validation = _validation_change(runs) if k == 1 else "–"
             rows.append([f"Avg. change of top-{k}", METHODS.get(method, method), validation, *cells])
-    if published:
+    if published and with_baselines:
         title += f" (published figures: {SOURCES[protocol]})"
     return _with_validation(title, ["model", "method", VALIDATION, *map(title_of, sets)], rows)
 

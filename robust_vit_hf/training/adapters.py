@@ -1,10 +1,13 @@
-"""LoRA adapters."""
+"""Adapters: a new LoRA, and the base that an adapter is saved for."""
 
+import copy
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..models.digest import model_digest
 from ..models.registry import resolve
 
 
@@ -22,3 +25,24 @@ def add_lora(model: PreTrainedModel, rank: int, base: str) -> nn.Module:
     name = resolve(base)
     adapted.peft_config["default"].base_model_name_or_path = str(Path(name).resolve()) if Path(name).exists() else name
     return adapted
+
+
+def base_digest(model: nn.Module) -> str | None:
+    """Digest of the base of a PEFT model, by which [`load_model`] knows it again.
+
+    `None` without an adapter, and where the base cannot be told: in lower precision than it is loaded in, or with biases
+    that the adapter trains within it.
+    """
+    configs = getattr(model, "peft_config", {}).values()
+    if not configs or any(getattr(config, "bias", "none") != "none" for config in configs):
+        return None
+    from peft.utils import ModulesToSaveWrapper
+
+    base = copy.deepcopy(model)
+    for name, module in list(base.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # of which PEFT would leave the trained copy
+            base.set_submodule(name, module.original_module)
+    base = base.unload()
+    if {value.dtype for value in base.state_dict().values() if value.is_floating_point()} != {torch.float32}:
+        return None
+    return model_digest(base)

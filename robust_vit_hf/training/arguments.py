@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..data.benchmarks import IMAGES_PER_SET
 from ..data.set_names import BUNDLED_BENCHMARK
-from ..models.presets import Preset
+from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option
 from .methods import method_names

@@ -20,8 +20,8 @@ from ..evaluation.report import TABLE_FILE, write_report
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets
 from ..evaluation.store import Measured, Store
-from ..models.image_processors import load_processor
 from ..models.loading import load_model
+from ..models.preprocessing import load_processor
 from ..models.registry import resolve
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.table import Run

@@ -17,8 +17,11 @@ from transformers.utils import logging
 
 from ..data.masked_dataset import undecoded
 from ..hub.publishing import PublishingTrainer
+from ..models.loading import BASE_FILE
+from ..utils.files import write_json
 from ..utils.finite import NonFiniteError, non_finite_weights
 from ..utils.lock import folder_lock
+from .adapters import base_digest
 from .checkpoints import check_complete, last_checkpoint
 from .interrupts import EvaluationInterrupted, InterruptCallback, TrainingInterrupted
 from .run_identity import RunIdentity
@@ -34,6 +37,7 @@ class ReliableTrainer(PublishingTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._identity: RunIdentity | None = None
+        self._base_digest = base_digest(self.model) if self.args.should_save else None
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
         self._mean_loss, self._num_losses = torch.zeros(()), 0  # of the steps of this training
@@ -163,13 +167,16 @@ class ReliableTrainer(PublishingTrainer):
         return ", ".join(names)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in the Trainer, but weights that are NaN or infinite are refused with a `ValueError`."""
+        """As in the Trainer, but weights that are NaN or infinite are refused with a `ValueError`, and an adapter is saved with
+        the digest of its base."""
         if bad := non_finite_weights(self.model):
             raise ValueError(
                 f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
                 f"saved. Lower the learning rate, {self.args.learning_rate:g}. {self._describe_last_checkpoint()}"
             )
         super().save_model(output_dir, _internal_call)
+        if self._base_digest is not None and hasattr(self.model, "peft_config"):
+            write_json(Path(output_dir or self.args.output_dir, BASE_FILE), {"digest": self._base_digest})
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         if self._interrupt.received:

@@ -22,8 +22,8 @@ from ..data.masked_dataset import check_columns, check_rows
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
 from ..metrics.robust_accuracy import RobustAccuracy
-from ..models.image_processors import load_processor, make_image_processor
 from ..models.loading import load_model
+from ..models.preprocessing import load_processor, make_image_processor
 from ..models.registry import resolve
 from ..relevance.architectures import VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
@@ -196,7 +196,7 @@ class RobustViTTrainer(ReliableTrainer):
         vit.patch_grid((processor.crop_size["height"], processor.crop_size["width"]))
         vit.check_start_layer(args.start_layer or 0)
         if isinstance(eval_dataset, dict):
-            raise ValueError("Expected one `eval_dataset`, but got a dict. Call `evaluate_sets` for several.")
+            raise ValueError("Expected one `eval_dataset`, but got a dict. Call `measure_accuracy` for several.")
 
     @staticmethod
     def _prepare_dataset(

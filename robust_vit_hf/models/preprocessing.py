@@ -1,12 +1,19 @@
-"""Image processors of a preset: the preprocessing of the paper, or that of the pretraining."""
+"""Resize, crop and normalisation of images by preset: those of the paper, or of the pretraining."""
 
-from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel, ViTImageProcessor
-from transformers.image_utils import PILImageResampling
+from __future__ import annotations
 
-from .loading import is_timm
-from .presets import Preset
+from typing import TYPE_CHECKING, Literal
+
+from PIL.Image import Resampling
+
 from .registry import MODELS, resolve
-from .timm_files import native_processor, timm_files
+
+
+if TYPE_CHECKING:  # the command line reads the names without importing transformers
+    from transformers import BaseImageProcessor, PreTrainedModel, ViTImageProcessor
+
+
+Preset = Literal["paper", "native"]  # see `make_image_processor`
 
 
 def make_image_processor(
@@ -26,8 +33,10 @@ def make_image_processor(
     Raises:
         ValueError: unknown preset, or the native preset without a processor.
     """
+    from transformers import ViTImageProcessor
+
     if preset == "paper":
-        factor, resample, mean, std = 256 / 224, PILImageResampling.BILINEAR, [0.5] * 3, [0.5] * 3
+        factor, resample, mean, std = 256 / 224, Resampling.BILINEAR, [0.5] * 3, [0.5] * 3
     elif preset != "native":
         raise ValueError(f"Unknown preprocessing preset `{preset}`; expected `paper` or `native`.")
     elif native_processor is None:
@@ -35,7 +44,7 @@ def make_image_processor(
             "The `native` preset takes mean and standard deviation from `native_processor`, which is None."
         )
     else:
-        factor, resample = 248 / 224, PILImageResampling.BICUBIC
+        factor, resample = 248 / 224, Resampling.BICUBIC
         mean, std = list(native_processor.image_mean), list(native_processor.image_std)
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     resized = {"height": round(height * factor), "width": round(width * factor)}
@@ -63,6 +72,11 @@ def load_processor(
         OSError: the native preset, and no processor is saved with the model.
         ValueError: a model without an image size.
     """
+    from transformers import AutoImageProcessor
+
+    from .loading import is_timm
+    from .timm_files import native_processor, timm_files
+
     if name in MODELS and MODELS[name].load is not None:
         size = image_size or MODELS[name].image_size
         return make_image_processor(preset, size, make_image_processor("paper", size))
