@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -20,18 +21,19 @@ import yaml
 from gradio_client import Client, handle_file
 from packaging.requirements import Requirement
 from PIL import Image
-from transformers import pipeline
+from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
 from robust_vit_hf.app.bundled import cached_run, newest_run
-from robust_vit_hf.app.examples import load_examples
-from robust_vit_hf.app.explain import explain, read_image
+from robust_vit_hf.app.compare import compare_maps, read_image
 from robust_vit_hf.app.export import write_space
-from robust_vit_hf.app.gallery import Sources, measured_set, set_names
-from robust_vit_hf.app.pair import load_pair
+from robust_vit_hf.app.gallery import measured_set, set_names
+from robust_vit_hf.app.options import GalleryOptions
 from robust_vit_hf.app.runs import find_reports
+from robust_vit_hf.app.samples import load_samples
 from robust_vit_hf.app.server import running
+from robust_vit_hf.app.sessions import distinct_names, open_pair
 from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED
-from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.files import read_json, write_json
 
 from .helpers.commands import call, python, succeed
 from .helpers.tiny import ROOT, masked_folder, masked_rows, save_pretrained, tiny_vit
@@ -51,13 +53,13 @@ def models(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def evaluated(models, tmp_path_factory) -> Sources:
+def evaluated(models, tmp_path_factory) -> GalleryOptions:
     """Images, and the output of `robust-vit evaluate` on them."""
     folder = tmp_path_factory.mktemp("evaluated")
     data = masked_folder(folder / "data", train=4, validation=40)
     options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
     succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
-    return Sources(folder / "results", str(data))
+    return GalleryOptions(results=folder / "results", dataset=str(data))
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +88,29 @@ def pixels(path: str) -> np.ndarray:
 
 
 def test_maps_are_those_of_the_pipeline(models, picture):
-    pair = load_pair(*models, "paper")
+    session = open_pair(*models, "paper")
     image, _ = read_image(str(picture))
-    explained, _ = explain(pair, image, 2, "gae")
+    explained, _ = compare_maps(session, image, 2, "gae")
     for side, name in zip(("before", "after"), models, strict=True):
-        explainer = pipeline("relevance-map", model=name, image_processor=pair.processors[side])
+        explainer = pipeline("relevance-map", model=name, image_processor=session.sides[side].processor)
         answer = explainer(image, target=2, overlay=True)
         assert np.abs(np.asarray(explained[side].picture, int) - np.asarray(answer["overlay"], int)).max() <= 1
         assert explained[side].score == pytest.approx(answer["score"], abs=1e-6)
-        assert pair.classes[explained[side].top[0][0]] == explainer(image)["label"]
+        assert session.classes[explained[side].top[0][0]] == explainer(image)["label"]
 
 
 def test_difference_and_mask(models):
     image, mask = masked_rows(1, size=512)[0]["image"], masked_rows(1, size=512)[0]["mask"]
-    explained, difference = explain(load_pair(*models, "paper"), image, 0, "gae", mask)
+    explained, difference = compare_maps(open_pair(*models, "paper"), image, 0, "gae", mask)
     assert all(0 < side.mean_iou < 1 and 0 < side.energy < 1 for side in explained.values())
-    same, none = explain(load_pair(models[0], models[0], "paper"), image, 0, "gae")
+    same, none = compare_maps(open_pair(models[0], models[0], "paper"), image, 0, "gae")
     assert same["before"].picture.tobytes() == same["after"].picture.tobytes() and same["before"].mean_iou is None
     assert np.asarray(difference, int).std() > np.asarray(none, int).std()
 
 
 def test_the_difference_is_red_where_relevance_grew_and_blue_where_it_fell(models):
     image = masked_rows(1, size=512)[0]["image"]
-    explained, difference = explain(load_pair(*models, "paper"), image, 0, "gae")
+    explained, difference = compare_maps(open_pair(*models, "paper"), image, 0, "gae")
     # The grey image below the colours is the same in both maps, and in all channels of the difference.
     before, after = (np.asarray(explained[side].picture, int).sum(axis=2) for side in ("before", "after"))
     red, _, blue = np.moveaxis(np.asarray(difference, int), 2, 0)
@@ -212,6 +214,35 @@ def test_other_models(address, models, picture, tmp_path):
     assert before[0] == swapped[1] and before[1] == swapped[0]
 
 
+def test_a_folder_that_is_trained_again_is_read_again(address, models, picture, tmp_path):
+    folder = Path(shutil.copytree(models[1], tmp_path / "after"))
+    client = Client(address, verbose=False)  # a session of its own
+    client.predict(models[0], str(folder), api_name="/load_models")
+    before, after, *_ = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
+    assert before != after
+    assert client.predict("paper/validation", "all", 1, api_name="/gallery")[2] == 1
+    save_pretrained(tiny_vit(0), folder)
+    before, after, maps, *_ = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
+    assert before == after and (pixels(maps[0]) == pixels(maps[1])).all()
+    with pytest.raises(Exception, match="are of another model after"):
+        client.predict("paper/validation", "all", 1, api_name="/gallery")
+
+
+def test_a_pair_is_loaded_once(models):
+    assert open_pair(*models, "paper") is open_pair(*models, "paper")
+
+
+def test_a_model_without_relevance_maps_is_refused(models, tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4)
+    other = save_pretrained(ResNetForImageClassification(config), tmp_path / "other")
+    with pytest.raises(ValueError, match="so it has no relevance map"):
+        open_pair(models[0], str(other), "paper")
+
+
+def test_classes_of_one_name_have_their_index():
+    assert distinct_names(["crane", "bird", "crane"]) == ["crane (0)", "bird", "crane (2)"]
+
+
 # -- Privacy ---------------------------------------------------------------------------------------------------------
 
 
@@ -243,7 +274,7 @@ def test_no_file_outside_its_own_is_served(address, client, models, picture):
 
 def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with running(*models, "paper", Sources()) as address:
+    with running(*models, "paper", GalleryOptions()) as address:
         client = Client(address, verbose=False, download_files=False)
         client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
         client.close()
@@ -252,7 +283,7 @@ def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
 
 
 def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
-    with running(*models, "paper", Sources(), host="0.0.0.0") as address:
+    with running(*models, "paper", GalleryOptions(), host="0.0.0.0") as address:
         endpoints = httpx2.get(address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info").json()["named_endpoints"]
     assert "/explain" in endpoints and "/load_models" not in endpoints
 
@@ -261,37 +292,52 @@ def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
 
 
 def test_gallery_of_an_evaluation(models, evaluated, client):
-    pair = load_pair(*models, "paper")
-    assert set_names(evaluated, pair) == ["paper/validation"]
-    measured = measured_set(evaluated, "paper/validation", pair, "paper")
+    session = open_pair(*models, "paper")
+    assert set_names(evaluated, session) == ["paper/validation"]
+    measured = measured_set(evaluated, "paper/validation", session)
     labels = np.array(measured.rows.accepted)[:, 0]
-    right, right_after = (result.predictions[:, 0] == labels for result in (measured.before, measured.after))
+    before, after = (measured.result.sides[side] for side in ("before", "after"))
+    right, right_after = (side.predictions[:, 0] == labels for side in (before, after))
     assert set(measured.order("corrected")) == set(np.flatnonzero(~right & right_after))
     assert set(measured.order("broken")) == set(np.flatnonzero(right & ~right_after))
     everything = measured.order("all")
-    moved = [abs(measured.before.ranks[i] - measured.after.ranks[i]) for i in everything]
+    moved = [abs(before.ranks[i] - after.ranks[i]) for i in everything]
     assert sorted(everything) == list(range(40)) and moved == sorted(moved, reverse=True) and moved[0] > moved[-1]
     images, text, _ = client.predict("paper/validation", "corrected", 1, api_name="/gallery")
     assert len(images) == len(measured.order("corrected")[:24]) > 0
     assert f"{len(measured.order('corrected'))} corrected, {len(measured.order('broken'))} broken" in text
     first = measured.order("corrected")[0]
-    names = [pair.classes[result.predictions[first, 0]] for result in (measured.before, measured.after)]
-    assert images[0]["caption"] == f"{pair.classes[labels[first]]}: {names[0]} → {names[1]}"
+    names = [session.classes[side.predictions[first, 0]] for side in (before, after)]
+    assert images[0]["caption"] == f"{session.classes[labels[first]]}: {names[0]} → {names[1]}"
     images, text, page = client.predict("paper/validation", "all", 2, api_name="/gallery")
     assert len(images) == 40 - 24 and page == 2 and "Page 2 of 2" in text
 
 
 def test_results_of_others_are_refused(models, evaluated, tmp_path):
-    pair = load_pair(*models, "paper")
-    with pytest.raises(ValueError, match="are of another model after"):
-        measured_set(evaluated, "paper/validation", load_pair(models[0], models[0], "paper"), "paper")
-    others = Sources(evaluated.results, str(masked_folder(tmp_path / "data", train=40, validation=39)))
-    with pytest.raises(ValueError, match="are of other images"):
-        measured_set(others, "paper/validation", pair, "paper")
+    session = open_pair(*models, "paper")
+    with pytest.raises(ValueError, match="are of another model after: start the page with the --model and --compare"):
+        measured_set(evaluated, "paper/validation", open_pair(models[0], models[0], "paper"))
+    data = str(masked_folder(tmp_path / "data", train=40, validation=39))
+    with pytest.raises(ValueError, match="are of other images: name those that were evaluated with --dataset"):
+        measured_set(GalleryOptions(results=evaluated.results, dataset=data), "paper/validation", session)
     with pytest.raises(ValueError, match="name them with `--dataset"):
-        measured_set(Sources(evaluated.results), "paper/validation", pair, "paper")
+        measured_set(GalleryOptions(results=evaluated.results), "paper/validation", session)
     with pytest.raises(ValueError, match="has no results of two models"):
-        set_names(Sources(tmp_path), pair)
+        set_names(GalleryOptions(results=tmp_path), session)
+
+
+def test_results_in_another_precision_and_with_another_processor(models, evaluated, tmp_path):
+    session = open_pair(*models, "paper")
+    results = Path(shutil.copytree(evaluated.results, tmp_path / "results"))
+    options = GalleryOptions(results=results, dataset=evaluated.dataset)
+    file = results / "paper" / "validation" / "before" / "fingerprint.json"
+    recorded = read_json(file)
+    assert recorded["precision"] == "no"
+    write_json(file, recorded | {"precision": "bf16"})
+    assert len(measured_set(options, "paper/validation", session).result) == 40
+    write_json(file, recorded | {"processor": {}})
+    with pytest.raises(ValueError, match="are of another processor: evaluate these models again"):
+        measured_set(options, "paper/validation", session)
 
 
 def test_report_of_an_evaluation(evaluated, tmp_path):
@@ -300,11 +346,11 @@ def test_report_of_an_evaluation(evaluated, tmp_path):
     assert "accuracy" in [plot.stem for plot in report.plots]
 
 
-def test_examples():
-    examples = load_examples(list(CLASS_NAMES))
-    assert len(examples) == 12 and len({example.image.tobytes() for example in examples}) == 12
-    assert all(example.mask.size == example.image.size and 0 <= example.label < 100 for example in examples)
-    assert [example.caption for example in load_examples(["a", "b"])] == ["chelsea", "coffee", "motorcycle", "rocket"]
+def test_samples():
+    samples = load_samples(list(CLASS_NAMES))
+    assert len(samples) == 12 and len({sample.image.tobytes() for sample in samples}) == 12
+    assert all(sample.mask.size == sample.image.size and 0 <= sample.label < 100 for sample in samples)
+    assert [sample.caption for sample in load_samples(["a", "b"])] == ["chelsea", "coffee", "motorcycle", "rocket"]
 
 
 def test_the_newest_run_of_the_bundled_model(tmp_path):
@@ -333,13 +379,15 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
     assert cached_run() == folder
     (report,) = find_reports(folder)
     assert "mean of the shifted sets" in report.tables and report.plots[0].name == "before_after.png"
-    pair = load_pair("emoji-shift", str(folder), "paper")
-    assert set_names(Sources(), pair) == ["val", *SHIFTED]
-    measured = measured_set(Sources(), "val", pair, "paper")
+    session = open_pair("emoji-shift", str(folder), "paper")
+    assert set_names(GalleryOptions(), session) == ["val", *SHIFTED]
+    measured = measured_set(GalleryOptions(), "val", session)
     assert len(measured.order("all")) == 10 and "mask" in measured.rows.dataset.column_names
-    monkeypatch.setattr("robust_vit_hf.evaluation.cache.evaluate_sets", None)  # nothing is measured again
-    again = measured_set(Sources(), "val", pair, "paper")
-    assert (again.after.predictions == measured.after.predictions).all()
+    # Nothing is measured again.
+    monkeypatch.setattr("robust_vit_hf.evaluation.measurements.accuracy.measure_batches", None)
+    again = measured_set(GalleryOptions(), "val", session)
+    predictions, repeated = (of.result.sides["after"].predictions for of in (measured, again))
+    assert (predictions == repeated).all()
 
 
 # -- Export and command ------------------------------------------------------------------------------------------------
@@ -365,7 +413,7 @@ def test_a_space(tmp_path):
     [
         (["--model", "vit-b"], "--compare names the model after finetuning"),
         (["--export", "x"], "--export needs --compare"),
-        (["--port", "0"], "argument --port: expected a whole number"),
+        (["--port", "0"], "Expected `port` from 1 to 65535, but got 0"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -1,7 +1,9 @@
 """Images of evaluation sets by how much their prediction changed, from the results that `robust-vit evaluate` saved."""
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -9,15 +11,15 @@ import datasets
 import numpy as np
 
 from ..data.benchmarks import benchmarks, find_benchmark
-from ..evaluation.cache import FINGERPRINT_FILE, measure_once
-from ..evaluation.evaluate_sets import SCORES_FILE, SetResult
-from ..evaluation.protocols import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
-from ..evaluation.set_names import PAPER_SETS
-from ..models.digest import weights_digest
+from ..evaluation.examples import is_of_kind
+from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
+from ..evaluation.session import Session
+from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
+from ..evaluation.store import SCORES_FILE, OtherInputs, Store
 from ..models.preprocessing import Preset
-from ..utils.files import read_json
-from ..utils.processes import make_accelerator
-from .pair import Pair
+from ..results.published import PAPER_SETS
+from ..results.table import SetResult
+from .options import GalleryOptions
 
 
 IMAGES_PER_SET = 200  # of a benchmark that the page itself measures
@@ -25,28 +27,16 @@ FILTERS = ("changed", "corrected", "broken", "all")
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Where the gallery takes results and images from.
-
-    Args:
-        results: output folder of `robust-vit evaluate`; without one the page measures the benchmark of the models.
-        dataset, split: images of your own that were measured, as for [`own_set`].
-        sets: sources of the sets of the paper, by name.
-    """
-
-    results: Path | None = None
-    dataset: str | None = None
-    split: str = "validation"
-    sets: dict[str, str | None] | None = None
-
-
-@dataclass(frozen=True)
 class MeasuredSet:
-    """Images of a set, and the results of both models on them."""
+    """Images of a set, and what both models measured on them."""
 
     rows: EvaluationSet
-    before: SetResult
-    after: SetResult
+    result: SetResult
+
+    @property
+    def predictions(self) -> list[np.ndarray]:
+        """Those of the model before and of the model after."""
+        return [self.result.sides[side].predictions for side in ("before", "after")]
 
     def order(self, shown: str) -> list[int]:
         """Indices of the images of one of [`FILTERS`], the most changed first: by how many places the rank of the label moved
@@ -55,104 +45,85 @@ class MeasuredSet:
         Raises:
             ValueError: unknown filter.
         """
-        right, right_after = self.before.correct(), self.after.correct()
-        replaced = np.array(
-            [len({*a} - {*b}) for a, b in zip(self.before.predictions, self.after.predictions, strict=True)]
-        )
-        chosen = {
-            "all": np.ones(len(right), dtype=bool),
-            "changed": self.before.predictions[:, 0] != self.after.predictions[:, 0],
-            "corrected": ~right & right_after & self.before.usable,
-            "broken": right & ~right_after & self.before.usable,
-        }
-        if shown not in chosen:
-            raise ValueError(f"Unknown filter `{shown}`: expected one of {', '.join(chosen)}.")
-        moved = abs(self.before.ranks - self.after.ranks)
+        if shown not in FILTERS:
+            raise ValueError(f"Unknown filter `{shown}`: expected one of {', '.join(FILTERS)}.")
+        before, after = self.predictions
+        if shown in ("corrected", "broken"):
+            chosen = is_of_kind(shown, self.result)
+        else:
+            chosen = (before[:, 0] != after[:, 0]) | (shown == "all")
+        replaced = np.array([len({*a} - {*b}) for a, b in zip(before, after, strict=True)])
+        moved = abs(self.result.sides["before"].ranks - self.result.sides["after"].ranks)
         # lexsort is stable: images that changed alike stay in the order of the set.
-        return [int(index) for index in np.lexsort((-replaced, -moved)) if chosen[shown][index]]
+        return [int(index) for index in np.lexsort((-replaced, -moved)) if chosen[index]]
+
+    def captions(self, indices: Sequence[int], names: Sequence[str]) -> list[str]:
+        """`label: class before → class after` of images, with names of the classes."""
+        labels = [names[label] if label >= 0 else "no label" for label in self.result.classes[indices]]
+        best = [[names[predictions[index, 0]] for predictions in self.predictions] for index in indices]
+        return [f"{label}: {' → '.join(pair)}" for label, pair in zip(labels, best, strict=True)]
 
 
-def set_names(sources: Sources, pair: Pair) -> list[str]:
+def set_names(options: GalleryOptions, session: Session) -> list[str]:
     """Names of the sets that [`measured_set`] gives: `<protocol>/<set>` in the folder of results, or those of the benchmark.
 
     Raises:
         ValueError: the folder has no results of two models.
     """
-    if sources.results is not None:
-        found = sorted(path.parent.parent for path in sources.results.glob(f"*/*/after/{SCORES_FILE}"))
-        names = [f"{path.parent.name}/{path.name}" for path in found if (path / "before" / SCORES_FILE).is_file()]
-        if not names:
-            raise ValueError(
-                f"`{sources.results}` has no results of two models: expected the --output_dir of `robust-vit evaluate --compare`."
-            )
-        return names
-    benchmark = find_benchmark(pair.classes)
-    return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
+    if options.results is None:
+        benchmark = find_benchmark(session.classes)
+        return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
+    found = sorted(path.parent.parent for path in options.results.glob(f"*/*/after/{SCORES_FILE}"))
+    names = [f"{path.parent.name}/{path.name}" for path in found if (path / "before" / SCORES_FILE).is_file()]
+    if not names:
+        raise ValueError(
+            f"`{options.results}` has no results of two models: expected the --output_dir of `robust-vit evaluate --compare`."
+        )
+    return names
 
 
-def measured_set(sources: Sources, name: str, pair: Pair, preset: Preset) -> MeasuredSet:
+def measured_set(options: GalleryOptions, name: str, session: Session) -> MeasuredSet:
     """A set of [`set_names`] with its results, which are read, or measured once and kept in the cache of `datasets`.
 
     Raises:
-        ValueError: the results are of other weights or of other images, or the images of the set are not named.
+        ValueError: the results are of other models or of other images, or the images of the set are not named.
     """
-    if sources.results is None:
-        rows = benchmark_sets(find_benchmark(pair.classes), IMAGES_PER_SET)[name]
-        rows = rows.for_model(name, pair.models["before"].config)
-        accelerator = make_accelerator(bf16=False)
-        results = {}
-        for side, model in pair.models.items():
-            digest = weights_digest(model)
-            folder = Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app", digest, preset, name)
-            results[side] = measure_once(
-                folder,
-                {"weights": digest},
-                model,
-                name,
-                rows,
-                pair.processors[side],
-                accelerator,
-                relevance=False,
-                description=side,
-            )
-        return MeasuredSet(rows, results["before"], results["after"])
+    if options.results is None:
+        rows = benchmark_sets(find_benchmark(session.classes), IMAGES_PER_SET)[name]
+        return _measure_once(name, session.with_sets({name: rows}))
     protocol, _, set_name = name.partition("/")
-    folder = sources.results / name
-    results = {side: SetResult.load(folder / side) for side in pair.models}
-    rows = _images(sources, cast(Preset, protocol), set_name, pair, len(results["before"].predictions))
-    for side, model in pair.models.items():
-        fingerprint = read_json(folder / side / FINGERPRINT_FILE)
-        if fingerprint["weights"] != weights_digest(model):
-            raise ValueError(
-                f"The results `{name}` are of another model {side}: start the page with the --model and --compare that were "
-                "evaluated."
-            )
-        if fingerprint["rows"] != rows.digest:
-            raise ValueError(
-                f"The results `{name}` are of other images: name those that were evaluated with --dataset, --split and --sets."
-            )
-    return MeasuredSet(rows, results["before"], results["after"])
+    if protocol != session.preset:
+        session = session.under(cast(Preset, protocol))
+    count = Store(options.results).recorded(f"{name}/before").get("images", IMAGES_PER_SET)
+    session = session.with_sets({set_name: _images(options, set_name, session, count)})
+    try:
+        return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
+    except OtherInputs as error:
+        if "model" in error.differing:
+            other = f"another model {error.folder.name}: start the page with the --model and --compare that were evaluated."
+        elif {"images", "rows"} & {*error.differing}:
+            other = "other images: name those that were evaluated with --dataset, --split and --sets."
+        else:
+            other = f"another {' and '.join(error.differing)}: evaluate these models again, into another folder."
+        raise ValueError(f"The results `{name}` are of {other}") from error
 
 
-def _images(sources: Sources, protocol: Preset, name: str, pair: Pair, count: int) -> EvaluationSet:
-    """Images of a set in the folder of results."""
-    benchmark = find_benchmark(pair.classes)
+def _measure_once(name: str, session: Session) -> MeasuredSet:
+    accuracy = Accuracy(relevance=False)
+    rows, cache = session.sets[name], Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app")
+    inputs = [session.inputs(side, rows) | accuracy.inputs() for side in session.sides]
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    session = replace(session, store=Store(cache / key, shared=cache / "originals"))
+    return MeasuredSet(rows, measure_accuracy(session, accuracy)[name])
+
+
+def _images(options: GalleryOptions, name: str, session: Session, count: int) -> EvaluationSet:
+    """Images of a set in the folder of results, of which a benchmark has `count`."""
+    benchmark = find_benchmark(session.classes)
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):
-        rows = benchmark_sets(benchmark, count)[name]
-    elif name in PAPER_SETS:
-        rows = load_evaluation_set(name, (sources.sets or {}).get(name), protocol)
-    elif sources.dataset is not None and name == sources.split:
-        rows = own_set(sources.dataset, name)
-    else:
-        raise ValueError(f"The results are of your own images `{name}`: name them with `--dataset … --split {name}`.")
-    return rows.for_model(name, pair.models["before"].config)
-
-
-def captions(measured: MeasuredSet, indices: Sequence[int], pair: Pair) -> list[str]:
-    """`label: class before → class after` of images."""
-    texts = []
-    for index in indices:
-        best = [pair.class_name(result.predictions[index, 0]) for result in (measured.before, measured.after)]
-        label = measured.before.classes[index]
-        texts.append(f"{pair.class_name(label) if label >= 0 else 'no label'}: {' → '.join(best)}")
-    return texts
+        return benchmark_sets(benchmark, count)[name]
+    if name in PAPER_SETS:
+        return load_evaluation_set(name, dict(options.sets).get(name), session.preset)
+    if options.dataset is not None and name == options.split:
+        return own_set(options.dataset, name)
+    raise ValueError(f"The results are of your own images `{name}`: name them with `--dataset … --split {name}`.")

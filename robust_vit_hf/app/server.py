@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..models.preprocessing import Preset
-from .gallery import Sources
+from .options import GalleryOptions
 
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -16,7 +16,12 @@ MAX_UPLOAD = "50mb"
 
 @contextmanager
 def running(
-    before: str, after: str, preset: Preset, sources: Sources, host: str = "127.0.0.1", port: int | None = None
+    before: str,
+    after: str,
+    preset: Preset,
+    options: GalleryOptions,
+    host: str = "127.0.0.1",
+    port: int | None = None,
 ) -> Iterator[str]:
     """Context in which the page is served. Arguments are those of [`build_page`]; other models can be loaded in the page only
     where it listens on loopback.
@@ -43,7 +48,7 @@ def running(
 
         from .page import STYLE, build_page
 
-        page = build_page(before, after, preset, sources, choose_models=host in LOOPBACK)
+        page = build_page(before, after, preset, options, choose_models=host in LOOPBACK)
         # A theme of Gradio names fonts of Google, which the page would fetch.
         theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
         _, address, _ = page.launch(

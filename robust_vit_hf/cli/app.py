@@ -15,7 +15,6 @@ def show(options: AppOptions) -> str:
         return f"{options.export}: upload it with `hf upload --repo-type space OWNER/NAME {options.export} .`"
 
     from ..app.bundled import cached_run, newest_run
-    from ..app.gallery import Sources
     from ..app.server import running
     from ..utils.processes import use_all_cores
 
@@ -27,8 +26,7 @@ def show(options: AppOptions) -> str:
             "Without a finetuning in runs/, the cached one is shown, which is made once in about a minute.", flush=True
         )
         after = cached_run()
-    sources = Sources(options.results, options.dataset, options.split, dict(options.sets))
-    with running(options.model, str(after), options.preset, sources, options.host, options.port) as address:
+    with running(options.model, str(after), options.preset, options, options.host, options.port) as address:
         print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
         signal.pause()
     return ""

@@ -18,11 +18,10 @@ from ..results.table import Run, SetResult
 from ..utils.files import write_atomically
 from .examples import KINDS, Example, draw, explain, may_be_shown, rows_of_kind
 from .figures import before_after_figure, issue_figure
-from .measurements.accuracy import Accuracy, set_result
+from .measurements.accuracy import saved_accuracy
 from .options import FigureOptions
 from .session import Session, open_session
 from .sets import load_sets
-from .store import Store
 
 
 CAPTIONS_FILE = "captions.md"
@@ -60,7 +59,7 @@ def make_figures(options: FigureOptions) -> str:
     folder = options.output_dir
     with open_session(options, options.protocol) as session:
         session = session.with_sets(load_sets(options, options.protocol, options.images_per_set))
-        results = _evaluated(options, session)
+        results = saved_accuracy(session, options.evaluation)
         names = session.label_names
         kept = None
         if options.classes is not None:
@@ -100,26 +99,6 @@ def make_figures(options: FigureOptions) -> str:
         text = "\n".join(captions)
         write_atomically(folder / CAPTIONS_FILE, text)
     return f"\n{text}\nFigures and {CAPTIONS_FILE}: {folder}"
-
-
-def _evaluated(options: FigureOptions, session: Session) -> dict[str, SetResult]:
-    """The results that the evaluation saved, in any precision."""
-    store, results = Store(options.evaluation), {}
-    inputs = Accuracy().inputs()
-    for name, rows in session.sets.items():
-        found = {}
-        for side in session.sides:
-            place = f"{options.protocol}/{name}/{side}"
-            expected = session.inputs(side, rows) | inputs
-            found[side] = store.known(place, expected, Accuracy.rows_file, but=("precision",))
-            if found[side] is None:
-                raise ValueError(
-                    f"`{options.evaluation}` has no predictions of `{name}` {side} the finetuning under protocol "
-                    f"`{options.protocol}`: run `robust-vit evaluate` with --compare, --protocols {options.protocol} and "
-                    f"--output_dir {options.evaluation} first."
-                )
-        results[name] = set_result(name, rows, found)
-    return results
 
 
 def _figure_1(

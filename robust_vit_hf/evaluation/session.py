@@ -17,7 +17,7 @@ from ..models.digest import model_digest, weights_digest
 from ..models.loading import load_model
 from ..models.preprocessing import Preset, load_processor
 from ..models.registry import MODELS, find_model
-from ..relevance.architectures import unwrap_pretrained
+from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.published import PAPER_SETS
 from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator
@@ -143,13 +143,21 @@ def open_session(
         yield Session(load_sides(names, preset, accelerator), {}, accelerator, Store(output_dir, shared), preset)
 
 
-def load_sides(names: Mapping[str, str], preset: Preset, accelerator: Accelerator) -> dict[str, Side]:
+def load_sides(
+    names: Mapping[str, str], preset: Preset, accelerator: Accelerator, *, with_maps: bool = False
+) -> dict[str, Side]:
     """Models with their processors by side. Names and errors are those of [`load_model`].
 
+    Args:
+        with_maps: whether to refuse a model that has no relevance map.
+
     Raises:
-        ValueError: they have other classes.
+        ValueError: they have other classes, or as [`VisionTransformer`].
     """
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
+    if with_maps:
+        for model in models.values():
+            VisionTransformer(model)
     first, *others = (classes_of_model(model.config) for model in models.values())
     for classes in others:
         check_same_classes(first, classes)

@@ -130,16 +130,40 @@ class Store:
             but: inputs that may differ.
 
         Raises:
-            ValueError: there is a result of other inputs in this place.
+            OtherInputs: there is a result of other inputs in this place.
+            ValueError: there is one without its inputs, or a damaged one.
         """
-        folder = self.folder / place
-        recorded = read_json(folder / FINGERPRINT_FILE) or {}
+        folder, recorded = self.folder / place, self.recorded(place)
         check_fingerprint(folder, inputs | {name: recorded[name] for name in but if name in recorded})
         return Measured.load(folder, rows_file)
 
+    def recorded(self, place: str) -> dict:
+        """The inputs of the result in a place; none without one."""
+        return read_json(self.folder / place / FINGERPRINT_FILE) or {}
+
+
+class OtherInputs(ValueError):
+    """A folder holds the result of other inputs.
+
+    Args:
+        differing: names of the inputs that differ.
+    """
+
+    def __init__(self, folder: Path, differing: list[str]):
+        super().__init__(
+            f"`{folder}` holds the result of another evaluation, which differs in: {', '.join(differing)}. Choose another "
+            "--output_dir, or delete it."
+        )
+        self.folder, self.differing = folder, differing
+
 
 def check_fingerprint(folder: Path, inputs: dict) -> None:
-    """Raise a `ValueError` if a folder holds the result of other inputs, or a part of one."""
+    """Check that a folder holds no result of other inputs, nor a part of one.
+
+    Raises:
+        OtherInputs: it holds one.
+        ValueError: it holds one without its inputs.
+    """
     known = read_json(folder / FINGERPRINT_FILE)
     others = {path.name for path in folder.iterdir()} - {FINGERPRINT_FILE} if folder.is_dir() else set()
     others = {name for name in others if not name.startswith(".") and not name.endswith(".partial")}
@@ -150,8 +174,4 @@ def check_fingerprint(folder: Path, inputs: dict) -> None:
             f"`{folder}` holds results without a `{FINGERPRINT_FILE}`, such as results of an earlier version. Choose another "
             "--output_dir, or delete it."
         )
-    differing = ", ".join(key for key in {**known, **inputs} if known.get(key) != inputs.get(key))
-    raise ValueError(
-        f"`{folder}` holds the result of another evaluation, which differs in: {differing}. Choose another --output_dir, or "
-        "delete it."
-    )
+    raise OtherInputs(folder, [key for key in {**known, **inputs} if known.get(key) != inputs.get(key)])

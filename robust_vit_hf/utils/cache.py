@@ -20,8 +20,12 @@ def check_no_pattern(path: Path) -> None:
         )
 
 
+def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time of each file: others for a moved or changed file."""
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
 def cache_of(files: Iterable[Path]) -> Path:
     """Folder within `HF_DATASETS_CACHE` for results computed from files; a moved or changed file gives another one."""
-    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    digest = hashlib.sha256(repr(stamps).encode()).hexdigest()
+    digest = hashlib.sha256(repr(stamps(files)).encode()).hexdigest()
     return Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", digest)

@@ -24,7 +24,7 @@ from ..measurement import Measurement, measure
 from ..passes import check_logits, image_loader
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from ..store import Measured
+from ..store import Measured, Store
 
 
 FACTOR = "factor_"  # begins the names of columns with the factors of a set
@@ -61,6 +61,28 @@ def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> 
     """The sets of a session in the table of results. Arguments and errors are those of [`measure`]."""
     measured = measure(session, accuracy, within)
     return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
+
+
+def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
+    """The sets of a session in the table of results, as `robust-vit evaluate` saved them in a folder, in any precision.
+
+    Raises:
+        OtherInputs: the results are of other models or sets.
+        ValueError: there is no result of a set, or a damaged one.
+    """
+    store, accuracy, results = Store(folder), Accuracy(), {}
+    for name, rows in session.sets.items():
+        found = {}
+        for side in session.sides:
+            place, inputs = f"{session.preset}/{name}/{side}", session.inputs(side, rows) | accuracy.inputs()
+            found[side] = store.known(place, inputs, accuracy.rows_file, but=("precision",))
+            if found[side] is None:
+                raise ValueError(
+                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol `{session.preset}`: run "
+                    f"`robust-vit evaluate` with --compare, --protocols {session.preset} and --output_dir {folder} first."
+                )
+        results[name] = set_result(name, rows, found)
+    return results
 
 
 def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:

@@ -8,12 +8,12 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 
 from ..data.transforms import eval_transform
+from ..evaluation.session import Session
 from ..metrics.relevance_segmentation import RelevanceSegmentation
 from ..metrics.robust_accuracy import TOP
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import overlay, place_in_image
 from ..utils.images import to_rgb
-from .pair import Pair
 
 
 PICTURE_SIDE = 512  # longest side of the pictures, in pixels
@@ -59,8 +59,8 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
         ) from error
 
 
-def explain(
-    pair: Pair, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
+def compare_maps(
+    session: Session, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
 ) -> tuple[dict[str, Explanation], Image.Image]:
     """Explanations of both models by side, and the picture of the difference of their maps, after minus before.
 
@@ -73,33 +73,33 @@ def explain(
     Raises:
         ValueError: unknown class or method, or a mask that cannot be used.
     """
-    if target is not None and not 0 <= target < len(pair.classes):
+    num_classes = len(session.classes)
+    if target is not None and not 0 <= target < num_classes:
         raise ValueError(
-            f"The models have the classes 0–{len(pair.classes) - 1}, and no class {target}: choose one of the list."
+            f"The models have the classes 0–{num_classes - 1}, and no class {target}: choose one of the list."
         )
     if method not in ATTRIBUTION_METHODS:
         raise ValueError(f"Unknown method `{method}`: expected one of {', '.join(ATTRIBUTION_METHODS)}.")
-    scale = PICTURE_SIDE / max(image.size)
+    device, scale = session.accelerator.device, PICTURE_SIDE / max(image.size)
     shown = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
     pixels = functional.pil_to_tensor(shown)[None] / 255
     explanations, placed = {}, {}
-    for side, model in pair.models.items():
-        processor = pair.processors[side]
+    for side, of in session.sides.items():
         rows = {"image": [image]} | ({"mask": [mask]} if mask is not None else {})
-        inputs = eval_transform(processor)(rows)
+        inputs = eval_transform(of.processor)(rows)
         with torch.no_grad():
-            output = ATTRIBUTION_METHODS[method](model, inputs["pixel_values"][0][None], target)
-        probabilities = output.logits[0].float().softmax(dim=0)
+            output = ATTRIBUTION_METHODS[method](of.model, inputs["pixel_values"][0][None].to(device), target)
+        probabilities, relevance = output.logits[0].float().softmax(dim=0), output.relevance.cpu()
         scores, best = (values.tolist() for values in probabilities.topk(min(TOP, len(probabilities))))
-        placed[side] = (
-            functional.pil_to_tensor(place_in_image(output.relevance[0, 0], shown.size, processor))[None] / 255
-        )
+        over_image = place_in_image(relevance[0, 0], shown.size, of.processor)
+        placed[side] = functional.pil_to_tensor(over_image)[None] / 255
         explained = best[0] if target is None else target
         agreement = {}
         if mask is not None:
             segmentation = RelevanceSegmentation()
-            segmentation.update(output.relevance, inputs["mask"][0][None])
-            agreement = {name: segmentation.compute()[name] for name in ("mean_iou", "energy")}
+            segmentation.update(relevance, inputs["mask"][0][None])
+            scored = segmentation.compute()
+            agreement = {name: scored[name] for name in ("mean_iou", "energy")}
         explanations[side] = Explanation(
             list(zip(best, scores, strict=True)),
             explained,

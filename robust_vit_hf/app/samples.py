@@ -1,4 +1,4 @@
-"""Example images, from installed packages alone."""
+"""Sample images, from installed packages alone."""
 
 from dataclasses import dataclass
 from itertools import count
@@ -14,7 +14,7 @@ PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # of scikit-image, 
 
 
 @dataclass(frozen=True)
-class Example:
+class Sample:
     """An image in RGB with its caption, and its mask and label where they are known."""
 
     image: Image.Image
@@ -23,15 +23,15 @@ class Example:
     label: int | None = None
 
 
-def load_examples(classes: list[str]) -> list[Example]:
-    """Examples for a model with these classes: two images of each shifted set of emoji-shift, or else photographs."""
+def load_samples(classes: list[str]) -> list[Sample]:
+    """Samples for a model with these classes: two images of each shifted set of emoji-shift, or else photographs."""
     if find_benchmark(classes) != BUNDLED_BENCHMARK:
-        return [Example(background(name), name) for name in PHOTOGRAPHS]
-    examples = []
+        return [Sample(background(name), name) for name in PHOTOGRAPHS]
+    samples = []
     for number, split in enumerate(2 * SHIFTED):
         # Openly licensed artwork alone, from another place of each set on, so that the classes differ.
         rows = (compose(split, index) for index in count(8 * number))
         row = next(row for row in rows if row["openly_licensed"])
         caption = f"{CLASS_NAMES[row['label']]} · {split.replace('_', ' ')}"
-        examples.append(Example(row["image"], caption, row["mask"], row["label"]))
-    return examples
+        samples.append(Sample(row["image"], caption, row["mask"], row["label"]))
+    return samples

@@ -1,0 +1,51 @@
+"""The two models of the page, as a session that is loaded once, and again when a file of their folders changed."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from pathlib import Path
+
+from ..evaluation.session import Session, load_sides
+from ..models.preprocessing import Preset
+from ..utils.cache import stamps
+from ..utils.processes import make_accelerator
+
+
+def while_unchanged(function: Callable) -> Callable:
+    """A function of two models by name, and of others, that keeps its last two results while no file changes in the folders of
+    their models."""
+    kept = lru_cache(maxsize=2)(lambda files, *arguments: function(*arguments))
+
+    @wraps(function)
+    def call(before: str, after: str, *others):
+        folders = [Path(name) for name in (before, after)]
+        files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.is_file()]
+        return kept(tuple(stamps(files)), before, after, *others)
+
+    return call
+
+
+@while_unchanged
+def open_pair(before: str, after: str, preset: Preset) -> Session:
+    """A session of two models without sets, which keeps nothing.
+
+    Args:
+        before, after: names, folders or Hub ids, as for [`load_model`].
+        preset: preprocessing of both.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: the models have other classes, or one has an architecture without relevance maps or cannot be loaded.
+    """
+    accelerator = make_accelerator(bf16=False)
+    sides = load_sides({"before": before, "after": after}, preset, accelerator, with_maps=True)
+    for side in sides.values():
+        side.model.eval().requires_grad_(False)
+    return Session(sides, {}, accelerator, preset=preset)
+
+
+def distinct_names(classes: Sequence[str]) -> list[str]:
+    """Names of classes, each with its index where several have this name."""
+    names = list(map(str, classes))
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
