@@ -77,8 +77,10 @@ def sweep(options: SweepOptions) -> str:
         # Jobs are named by their process, and another sweep may have had one of the same number.
         logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
         executor = _executor(logs, options.cluster, jobs, dict(options.cluster_options))
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(output_dir / GRID_FILE, {"validation_bound": grid.validation_bound})
+        facts = {"validation_bound": grid.validation_bound}
+        if read_json(output_dir / GRID_FILE) != facts:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            write_json(output_dir / GRID_FILE, facts)
         if pending:
             submitted = _run(executor, pending, inputs, grid, options)
     lines = describe(grid, output_dir, jobs)

@@ -74,7 +74,7 @@ def option(
         metavar, nargs: as for `argparse`, whose defaults follow from the annotation.
         positional: on the command line, it is given without its name.
     """
-    metadata = {"help": text, "range": allowed, "choices": choices}
+    metadata: dict[str, Any] = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
