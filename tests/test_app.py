@@ -354,7 +354,7 @@ def test_a_space(tmp_path):
     [
         (["--model", "vit-b"], "--compare names the model after finetuning"),
         (["--export", "x"], "--export needs --compare"),
-        (["--port", "0"], "argument --port: expected a whole number"),
+        (["--port", "0"], "Expected `port` from 1 to 65535, but got 0"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -244,7 +244,7 @@ def test_segmentation_of_your_own_masks(models, tmp_path):
     [
         (["--set", "imagenet-a=x"], "unknown set `imagenet-a`, or one without masks"),
         (["--set", "imagenet-s=x", "--dataset", "y"], "give one set"),
-        (["--methods", "gradcam"], "argument --methods"),
+        (["--methods", "gradcam"], "Expected `methods` to be one of gae"),
     ],
 )
 def test_segmentation_usage(options, message, tmp_path):

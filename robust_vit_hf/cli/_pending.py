@@ -9,7 +9,8 @@ def _measured(run, options: Any, written: str) -> str:
 
     given = dict(vars(options))
     settings = public_settings(given)
-    tables = run(**given, accelerator=make_accelerator(given.pop("bf16")), settings=settings)
+    accelerator = make_accelerator(given.pop("bf16"))
+    tables = run(**given, accelerator=accelerator, settings=settings)
     return f"\n{tables}\n{written}: {options.output_dir}" if tables else ""
 
 
