@@ -40,7 +40,7 @@ class Range:
 
     def __str__(self) -> str:
         if self.high < math.inf:
-            return f"from {self.low:g} to {self.high:g}"
+            return f"> {self.low:g} and ≤ {self.high:g}" if self.above else f"from {self.low:g} to {self.high:g}"
         if self.low > -math.inf:
             return f"{'>' if self.above else '≥'} {self.low:g}"
         return "to be finite"
