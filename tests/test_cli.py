@@ -122,7 +122,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         raise ModuleNotFoundError("No module named 'h5py'", name="h5py")
 
     monkeypatch.setattr(push, "run", run)
-    assert call("push").error == "error: No module named 'h5py': pip install 'robust-vit-hf[data]'"
+    assert call("push").error == "error: No module named 'h5py': pip install -e '.[data]'"
 
 
 def test_an_error_of_the_program_is_not_hidden(monkeypatch):

@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 from .. import __version__
+from ..utils.install import install_command
 from .parser import Parser, unknown
 
 
@@ -91,5 +92,5 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)
         if extra is not None:
-            message += f": pip install 'robust-vit-hf[{extra}]'"
+            message += f": {install_command(extra)}"
     return message
