@@ -83,6 +83,11 @@ def architecture(model: nn.Module) -> str:
     return type(unwrap_pretrained(model)).__name__.removeprefix("FSDP")
 
 
+def is_checkpointing(model: nn.Module) -> bool:
+    """Whether activation checkpointing is on, by the flag of layers that every transformers 5 sets."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 def attention_modules(model: nn.Module) -> list[nn.Module]:
     """Modules that transformers records for `output_attentions=True`, from the first layer to the last. Their second output
     is the attention.

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .architectures import architecture, attention_modules, unwrap_pretrained
+from .architectures import architecture, attention_modules, is_checkpointing, unwrap_pretrained
 
 
 EXPLICIT_ATTENTION, RECORDED_ATTENTION = "explicit", "recorded"  # their names in transformers' registry
@@ -220,7 +220,7 @@ def cls_token_alone(model: nn.Module) -> Iterator[None]:
     """
     pretrained = unwrap_pretrained(model)
     # Activation checkpointing runs the layer again in `loss.backward()`, when the hooks are gone.
-    if architecture(model) not in CLS_HEADS or pretrained.is_activation_checkpointing:
+    if architecture(model) not in CLS_HEADS or is_checkpointing(pretrained):
         yield
         return
 

@@ -52,7 +52,8 @@ def head_at_every_layer(model: nn.Module) -> Iterator[tuple[list[torch.Tensor], 
         ValueError: no norm named `layernorm` or `norm` reads the last layer's output; may come in the forward pass.
     """
     pretrained, attentions = unwrap_pretrained(model), set(attention_modules(model))
-    layers = [module for module in pretrained.modules() if not attentions.isdisjoint(module.children())]
+    lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList)]
+    layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
     norm = getattr(pretrained.base_model, "layernorm", None) or getattr(pretrained.base_model, "norm", None)
     message = f"`{type(pretrained).__name__}` has no final norm through which its head could read any layer."
     if norm is None:

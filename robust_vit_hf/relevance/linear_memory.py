@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..utils.precision import at_least_float32
-from .architectures import architecture, unwrap_pretrained
+from .architectures import architecture, is_checkpointing, unwrap_pretrained
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
@@ -32,7 +32,7 @@ def has_linear_memory(model: nn.Module, num_tokens: int, create_graph: bool) -> 
     pretrained = unwrap_pretrained(model)
     config = pretrained.config
     dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
-    checkpointing = pretrained.is_activation_checkpointing and pretrained.training
+    checkpointing = is_checkpointing(pretrained) and pretrained.training
     return not (
         create_graph
         or architecture(model) in POSITION_BIASES

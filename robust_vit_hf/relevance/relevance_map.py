@@ -13,7 +13,14 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ..utils.precision import at_least_float32
-from .architectures import attention_modules, check_images, forward_arguments, head_row, unwrap_pretrained
+from .architectures import (
+    attention_modules,
+    check_images,
+    forward_arguments,
+    head_row,
+    is_checkpointing,
+    unwrap_pretrained,
+)
 from .attention import (
     EXPLICIT_ATTENTION,
     RECORDED_ATTENTION,
@@ -178,7 +185,7 @@ def relevance_map(
     if (
         wants_graph
         and not linear
-        and pretrained.is_activation_checkpointing
+        and is_checkpointing(pretrained)
         and pretrained.training
         and pretrained.config._attn_implementation not in ("eager", EXPLICIT_ATTENTION)
     ):

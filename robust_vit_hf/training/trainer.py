@@ -25,7 +25,7 @@ from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.image_processors import load_processor, make_image_processor
 from ..models.loading import load_model
 from ..models.registry import resolve
-from ..relevance.architectures import attention_modules, patch_grid, unwrap_pretrained
+from ..relevance.architectures import attention_modules, is_checkpointing, patch_grid, unwrap_pretrained
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import check_start_layer, forward_logits
@@ -278,7 +278,7 @@ class RobustViTTrainer(ReliableTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         step, batch = self._batch_of_step
         self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
-        if not unwrap_pretrained(model).is_activation_checkpointing:
+        if not is_checkpointing(model):
             return super().training_step(model, inputs, num_items_in_batch)
         grid = patch_grid(model, tuple(inputs["pixel_values"].shape[2:]))
         linear = has_linear_memory(model, grid[0] * grid[1], self.args.second_order)
