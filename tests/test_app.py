@@ -284,7 +284,9 @@ def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
 
 def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
     with running(*models, "paper", GalleryOptions(), host="0.0.0.0") as address:
-        endpoints = httpx2.get(address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info").json()["named_endpoints"]
+        endpoints = (
+            get_session().get(address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info").json()["named_endpoints"]
+        )
     assert "/explain" in endpoints and "/load_models" not in endpoints
 
 

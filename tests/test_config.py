@@ -8,6 +8,7 @@ import pytest
 from transformers import TrainingArguments
 
 from robust_vit_hf import RobustViTConfig
+from robust_vit_hf.training.config import CHECKPOINTING
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):

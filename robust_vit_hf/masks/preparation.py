@@ -85,9 +85,7 @@ def make_masker(options: TokenCutOptions | GroundedOptions | CocoOptions, featur
     return TokenCut.from_pretrained(options.model, device, **settings)
 
 
-def write_masks(
-    options: MasksOptions, make_masker: Callable[..., Masker] = make_masker
-) -> dict[str, tuple[int, int]]:
+def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> dict[str, tuple[int, int]]:
     """Write images with masks as parquet shards, with a card and contact sheets. Call it again to resume an interrupted run,
     which only the same options can. Launched processes share the images, and the first one writes.
 
