@@ -1,6 +1,7 @@
 """The layout: packages import one way, and public names are where they are said to be."""
 
 import ast
+import re
 from collections import defaultdict
 from graphlib import TopologicalSorter
 
@@ -53,6 +54,23 @@ def test_imports_run_one_way():
         if package in ORDER:
             others = {other.partition(".")[0] for other in imported} - {package, ""}
             assert all(ORDER.index(other) < ORDER.index(package) for other in others), (module, others)
+
+
+def test_the_page_on_the_design_names_the_imports_of_each_package():
+    text = (ROOT / "docs" / "design.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)/` \|.*\| ([^|]+) \|$", text, flags=re.MULTILINE))
+    found = defaultdict(set)
+    for module, imported in imports().items():
+        package = module.partition(".")[0]
+        found[package] |= {other.partition(".")[0] for other in imported} - {package, ""}
+    assert [*rows] == ORDER
+    for package, said in rows.items():
+        allowed = set(re.findall(r"\w+", said)) & {*ORDER}
+        if said.startswith("all above"):
+            allowed = {*ORDER[: ORDER.index(package)]} - allowed
+            assert found[package] <= allowed, (package, found[package] - allowed)
+        else:
+            assert found[package] == allowed, package
 
 
 def test_no_circle_of_modules():
