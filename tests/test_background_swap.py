@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig
 
 from robust_vit_hf import ConfidenceLoss, RobustViTTrainer
+from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.background_swap import fill, swap_backgrounds
 
 from .helpers.tiny import tensor_rows, tiny_config, tiny_vit
@@ -31,6 +32,18 @@ def test_objects_stay_and_backgrounds_are_those_of_other_images():
         colours = image[~foreground[index]].unique()
         assert len(colours) == 1 and colours.item() in set(range(6)) - {index}, index
     assert torch.equal(images, batch()[0])
+
+
+def test_the_pixels_around_an_object_are_filled_too():
+    """They often have some of its colour, which no other image may show."""
+    images, mask = batch()
+    around = torch.zeros_like(mask)
+    around[:, :, 3:10, 4:12] = 1
+    images = torch.where((around > 0) & (mask == 0), 50.0, images)
+    swapped = swap_backgrounds(images, mask, 1.0, (0,))
+    for index, image in enumerate(swapped):
+        colours = image[~mask[index].bool().expand_as(image)].unique()
+        assert len(colours) == 1 and colours.item() in set(range(6)) - {index}, index
 
 
 def test_fractional_masks_blend():
@@ -74,6 +87,16 @@ def test_the_seed_alone_decides():
     assert not torch.equal(swap_backgrounds(images, mask, 0.5, (3, 2)), first)
 
 
+def test_one_mask_does_not_change_the_draws_of_other_images():
+    images, mask = batch(20)
+    images[::2] -= 100 * mask[::2]  # of one colour all over, so that their background is the same under any mask
+    swapped = swap_backgrounds(images, mask, 0.8, (0,))
+    mask[::2] = 0
+    other = swap_backgrounds(images, mask, 0.8, (0,))
+    assert torch.equal(other[::2], images[::2]) and not torch.equal(swapped[::2], images[::2])
+    assert torch.equal(other[1::2], swapped[1::2]) and not torch.equal(swapped[1::2], images[1::2])
+
+
 def test_filling_keeps_what_is_known_and_continues_it():
     ramp = torch.linspace(0, 1, 33).expand(1, 3, 21, 33)
     known = torch.ones(1, 1, 21, 33)
@@ -99,6 +122,20 @@ def test_the_swap_changes_training_and_not_evaluation(tmp_path):
 def test_the_number_of_workers_does_not_change_the_swaps(tmp_path):
     runs = [trained(tmp_path / str(n), dataloader_num_workers=n, **SWAP) for n in (0, 2)]
     assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
+
+
+def test_each_batch_of_an_accumulation_has_a_swap_of_its_own(tmp_path, monkeypatch):
+    seeds = []
+
+    def noted(pixel_values, mask, probability, seed):
+        seeds.append(seed)
+        return swap_backgrounds(pixel_values, mask, probability, seed)
+
+    monkeypatch.setattr(trainer_module, "swap_backgrounds", noted)
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 1}
+    assert trained(tmp_path, tensor_rows(8), **SWAP | settings).state.global_step == 2
+    assert [seed[:2] for seed in seeds] == [(0, 0), (0, 0), (0, 1), (0, 1)]  # seed and step
+    assert len(set(seeds)) == 4
 
 
 def test_a_resumed_run_swaps_as_one_that_was_not_interrupted(tmp_path):

@@ -52,6 +52,18 @@ def test_skipped_batches_are_counted_and_leave_no_trace(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["training"]["batches left out"].startswith("2,")
 
 
+def test_a_resumed_run_counts_the_batches_that_were_skipped_before(tmp_path):
+    settings = {"on_nan": "skip", "save_strategy": "epoch", "save_total_limit": None}
+    first = make_trainer(tmp_path, masked_dataset(4), **settings)
+    spoil(first, 2)
+    first.train()
+    resumed = make_trainer(tmp_path, masked_dataset(4), num_train_epochs=3, **settings)
+    spoil(resumed, 2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert first.skipped_batches == 2 and resumed.skipped_batches == 3
+    assert resumed.describe_method()["batches left out"].startswith("3,")
+
+
 def test_the_other_batches_are_trained_on(tmp_path):
     trainer = make_trainer(tmp_path, masked_dataset(8), on_nan="skip", num_train_epochs=1)
     spoil(trainer, 2)

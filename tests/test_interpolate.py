@@ -103,6 +103,7 @@ def dinov2() -> PreTrainedModel:
         (lambda: tiny_vit(num_labels=5), "`num_labels` is 4 before and 5 after.*finetuned from"),
         (lambda: tiny_vit(num_attention_heads=4), "`num_attention_heads` is 3 before and 4 after"),
         (lambda: tiny_vit(hidden_act="relu"), "`hidden_act` is gelu before and relu after"),
+        (lambda: tiny_vit(layer_norm_eps=1e-6), "`layer_norm_eps` is 1e-12 before and 1e-06 after"),
         (
             lambda: tiny_vit(id2label=dict(enumerate("abcd"))),
             "other `id2label` for 4 classes: 0 is `LABEL_0` before and `a` after.*copy `id2label` and `label2id`",

@@ -151,6 +151,11 @@ def test_input_gradients_against_a_slow_reference(released, tmp_path):
             assert found[name]["confidence_loss"][index].item() == pytest.approx(cross_entropy)
             total = {"gradmask": (50, 3e-9), "rrr": (1e-10, 2e-6)}[name]
             assert found[name]["loss"][index].item() == pytest.approx(total[0] * value + total[1] * cross_entropy)
+    # To the last digits, since the confidence loss of GradMask is a billionth of the other.
+    for name, (background, confidence) in {"gradmask": (50, 3e-9), "rrr": (1e-10, 2e-6)}.items():
+        parts = found[name]["background_loss"], found[name]["confidence_loss"]
+        total = background * parts[0] + confidence * parts[1]
+        torch.testing.assert_close(found[name]["loss"], total, rtol=1e-14, atol=0)
 
 
 def test_energy_against_a_slow_reference(tmp_path):

@@ -221,6 +221,18 @@ def test_flat_map_is_zero_with_finite_gradients():
     assert torch.equal(relevance_map(model, images()).relevance, torch.zeros(3, 1, 32, 32))
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_a_map_is_flat_by_its_own_scale(scale):
+    """The map of a confident model is small all over, and rounding of a large flat one is larger than such a map."""
+    tokens = torch.linspace(0.2, 0.9, 16).view(1, 1, 4, 4)
+    expected = min_max(upsample(tokens, (32, 32)))
+    assert expected.max() == 1
+    torch.testing.assert_close(min_max(upsample(tokens * scale, (32, 32))), expected)
+    flat = upsample(torch.full((1, 1, 3, 3), 0.3 * scale), (37, 41))
+    assert flat.amax() > flat.amin()  # by rounding
+    assert not min_max(flat).any()
+
+
 def test_first_and_second_order():
     """By default the attention gradients are constants, so the head gets no gradient from the map."""
     gradients = {}

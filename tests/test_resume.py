@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.checkpoints import find_checkpoint
-from robust_vit_hf.training.interrupts import TrainingInterrupted
+from robust_vit_hf.training.interrupts import InterruptCallback, TrainingInterrupted
 from robust_vit_hf.utils.lock import folder_lock
 
 from .helpers.commands import call, python, succeed
@@ -68,6 +68,16 @@ def begun(tmp_path_factory) -> Path:
 def test_another_run_is_refused_by_name(begun, change, named):
     with pytest.raises(ValueError, match=f"was begun with .*{named}.*[Gg]ive the same"):
         make_trainer(begun, **change).train(resume_from_checkpoint=str(begun / "checkpoint-4"))
+
+
+def test_a_setting_that_only_the_new_run_has_is_compared(begun, tmp_path):
+    """Such as an option of a later version, of which the checkpoint says nothing."""
+    checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["RunIdentity"]["attributes"]["identity"]["settings"]["confidence_temperature"]
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"was begun with `confidence_temperature` None, now 0\.5"):
+        make_trainer(tmp_path, confidence_temperature=0.5).train(resume_from_checkpoint=str(checkpoint))
 
 
 def test_logging_and_epochs_may_change(begun, tmp_path):
@@ -145,6 +155,23 @@ def test_the_record_counts_all_parts(tmp_path):
     fresh.train()
     fresh.create_model_card()
     assert not json.loads((tmp_path / "fresh" / "run.json").read_text())["resumed"]
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_second_signal_acts_at_once_but_under_a_launcher(monkeypatch, launched):
+    """A launcher passes on a signal that its processes may have received themselves."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    handler, at_once = signal.getsignal(signal.SIGINT), False
+    with InterruptCallback() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.received == signal.SIGINT
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            at_once = True
+    assert at_once is not launched and signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

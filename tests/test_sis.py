@@ -112,6 +112,17 @@ def test_a_fresh_forward_pass_reaches_the_threshold(model, pairs):
                 assert confidence < 0.5 and not subset.any()
 
 
+def test_where_none_is_found_the_highest_confidence_of_all_steps_is_told(pixel_values):
+    """Of a model of nearly even probabilities, which are highest with a part of the pixels."""
+    images, classes = pixel_values.repeat_interleave(4, dim=0), torch.arange(4).repeat(3)
+    model = tiny_vit(initializer_range=0.05).double()
+    output = sufficient_input_subsets(model, images, classes, threshold=0.5, pixels_per_step=60)
+    confidences = output.margins.sigmoid()[~output.found]
+    assert 0 < len(confidences) < 12 and (confidences.argmax(dim=1) > 0).all()
+    assert output.confidence[~output.found].tolist() == confidences.amax(dim=1).tolist()
+    assert not output.subset[~output.found].any() and (confidences < 0.5).all()
+
+
 def test_masks_are_nested_and_every_step_is_scored(model, pairs):
     images, classes, output = pairs
     steps = math.ceil(IMAGE_SIZE**2 / 60)

@@ -486,6 +486,17 @@ def test_small_images_are_enlarged_and_their_masks_shrunk(backbone, photographs)
     assert tall.mask.size == (50, 90)
 
 
+def test_a_pixel_is_foreground_if_most_of_it_is_in_the_enlarged_mask(photographs):
+    """Pixels become blocks of 3×3, which the borders of the patches of 8×8 divide."""
+    image = photographs[0][0].resize((40, 32), Image.Resampling.BOX)
+    model, options = tiny_vit(), {"refine": False, "min_pixels": 0}
+    (result,) = TokenCut(model, min_side=96, **options)([image], [{}])
+    (enlarged,) = TokenCut(model, **options)([image.resize((120, 96), Image.Resampling.LANCZOS)], [{}])
+    shares = np.asarray(enlarged.mask).reshape(32, 3, 40, 3).mean(axis=(1, 3)) / 255
+    assert ((shares > 0) & (shares < 0.5)).any() and ((shares > 0.5) & (shares < 1)).any()
+    assert np.array_equal(np.asarray(result.mask) > 0, shares > 0.5)
+
+
 def test_the_nearest_multiple_of_the_patch_size():
     make = TokenCut(tiny_vit())  # patch 8
     for size, grid in [((43, 45), (6, 5)), ((3, 100), (12, 1)), ((8, 8), (1, 1))]:

@@ -17,7 +17,14 @@ from transformers import (
     pipeline,
 )
 
-from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, make_image_processor, relevance_map
+from robust_vit_hf import (
+    ConfidenceLoss,
+    RelevanceLoss,
+    RobustViTTrainer,
+    eval_transform,
+    make_image_processor,
+    relevance_map,
+)
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.training.callbacks import SharedEpoch
@@ -77,6 +84,18 @@ def test_original_top1_is_that_of_the_untouched_model(tmp_path):
         assert set(logged(trainer, f"{prefix}original_top1")) == {expected}
 
 
+def test_original_top1_is_measured_without_augmentation(tmp_path, processor):
+    """With its own predictions as labels, of which the crops of the training change some."""
+    dataset = masked_dataset(40)
+    pixel_values = torch.stack(eval_transform(processor)(dataset[:])["pixel_values"])
+    predictions = tiny_vit()(pixel_values).logits.argmax(1)
+    dataset = dataset.remove_columns("label").add_column("label", predictions.tolist())
+    trainer = trained(tmp_path, dataset, num_train_epochs=1)
+    assert set(logged(trainer, "original_top1")) == {1.0}
+    augmented = torch.stack(trainer.train_dataset[:]["pixel_values"])
+    assert (tiny_vit()(augmented).logits.argmax(1) != predictions).any()
+
+
 def test_original_top1_belongs_to_its_dataset_and_is_measured_once(tmp_path):
     settings = {"eval_strategy": "epoch", "dataloader_num_workers": 1, "dataloader_persistent_workers": True}
     trainer = trained(tmp_path, eval_rows=tensor_rows(5, seed=1), learning_rate=0.05, **settings)
@@ -114,6 +133,14 @@ def test_evaluation_gathers_logits_alone(tmp_path):
 def test_learning_rate_decays_every_second_epoch(tmp_path):
     rates = logged(trained(tmp_path, num_train_epochs=5, learning_rate=1e-4), "learning_rate")
     assert rates == pytest.approx([1e-4, 1e-4, 0.85e-4, 0.85e-4, 0.85**2 * 1e-4])
+
+
+@pytest.mark.parametrize("drop_last, steps_per_epoch", [(False, 2), (True, 1)])
+def test_the_steps_of_an_epoch_count_the_last_batch(tmp_path, drop_last, steps_per_epoch):
+    settings = {"num_train_epochs": 3, "learning_rate": 1e-4, "dataloader_drop_last": drop_last}
+    rates = logged(trained(tmp_path, tensor_rows(12), **settings), "learning_rate")
+    epochs = [1e-4, 1e-4, 0.85e-4]
+    assert rates == pytest.approx([rate for rate in epochs for _ in range(steps_per_epoch)])
 
 
 def test_weight_decay_is_on_all_parameters(tmp_path):

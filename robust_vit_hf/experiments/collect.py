@@ -119,7 +119,7 @@ def _sets(point: Path, recorded: dict) -> dict[str, SetResult]:
     if not folder.is_dir():
         raise ValueError(f"`{folder}` is missing: run the sweep again, which measures what is missing.")
     benchmark = benchmarks().get(recorded["options"].get("dataset", BUNDLED_BENCHMARK))
-    folders = {path.name: path for path in sorted(folder.iterdir())}
+    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
     sets = {}
     for name in [*(name for name in order if name in folders), *(name for name in folders if name not in order)]:

@@ -285,7 +285,7 @@ class TokenCut:
     @property
     def models(self) -> dict[str, nn.Module]:
         """The model that decides the masks, by the name of its setting."""
-        return {"model": self.model}
+        return {"model": self.model.pretrained}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make the masks of RGB images of any sizes, in their order. `rows`, an argument of all mask makers, is not read."""
