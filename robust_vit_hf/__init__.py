@@ -27,7 +27,7 @@ def _register_pipeline(pipelines) -> None:
 def _register_dinov3(auto) -> None:
     from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
 
-    # The class itself is imported when it is used: other modules of transformers import this one halfway through. Without
-    # `exist_ok`, a class for a configuration of transformers itself is silently left out.
+    # The class itself is imported when it is used: other modules of transformers import this one halfway through.
+    # `register` refuses a class for a configuration of transformers itself, in some releases in silence.
     model_class = lazy_import(f"{__name__}.models.dinov3", "DINOv3ViTForImageClassification")
-    auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING.register(DINOv3ViTConfig, model_class, exist_ok=True)
+    auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING._extra_content[DINOv3ViTConfig] = model_class

@@ -13,12 +13,12 @@ import zlib
 from pathlib import Path
 
 import gradio
-import httpx2
 import numpy as np
 import psutil
 import pytest
 import yaml
 from gradio_client import Client, handle_file
+from huggingface_hub import get_session
 from packaging.requirements import Requirement
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, pipeline
@@ -266,7 +266,7 @@ def test_no_file_outside_its_own_is_served(address, client, models, picture):
         "../etc/passwd",
     ):
         for route in ("gradio_api/file=", "file="):
-            response = httpx2.get(f"{address}{route}{path}")
+            response = get_session().get(f"{address}{route}{path}")
             assert response.status_code in (403, 404) and "root:" not in response.text, path
     stolen = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(Exception, match="passwd"):
@@ -285,7 +285,9 @@ def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
 
 def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
     with running(AppOptions(model=models[0], compare=models[1], host="0.0.0.0")) as address:
-        endpoints = httpx2.get(address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info").json()["named_endpoints"]
+        endpoints = (
+            get_session().get(address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info").json()["named_endpoints"]
+        )
     assert "/explain" in endpoints and "/load_models" not in endpoints
 
 

@@ -8,6 +8,7 @@ import pytest
 from transformers import TrainingArguments
 
 from robust_vit_hf import RobustViTConfig
+from robust_vit_hf.training.config import CHECKPOINTING
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):
@@ -54,7 +55,7 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"torch_compile": True}, "sibling outputs of one compiled function"),
         ({"ddp_static_graph": True}, "gradients are wrong from the second step on"),
         (
-            {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
+            {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}},
             "Reentrant activation checkpointing",
         ),
     ],
@@ -75,8 +76,8 @@ def test_numbers_of_numpy_and_a_second_check(tmp_path):
 
 
 def test_activation_checkpointing_is_non_reentrant(tmp_path):
-    config = RobustViTConfig(str(tmp_path), activation_checkpointing=True)
-    assert config.activation_checkpointing_kwargs == {"use_reentrant": False}
+    config = RobustViTConfig(str(tmp_path), **{CHECKPOINTING: True})
+    assert getattr(config, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}
 
 
 def test_labels_are_needed_by_a_target_alone(tmp_path):

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.evaluation import report
+from robust_vit_hf.evaluation import finetuning_results
+from robust_vit_hf.evaluation.finetuning_results import write_report
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
-from robust_vit_hf.evaluation.report import write_report
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.evaluation.store import Measured
 from robust_vit_hf.metrics.robust_accuracy import top_classes
@@ -486,8 +486,10 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
     )
     run = Run(measure_accuracy(session, Accuracy()))
     saved = []
-    draw_figure = report.before_after_figure
-    monkeypatch.setattr(report, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows))
+    draw_figure = finetuning_results.before_after_figure
+    monkeypatch.setattr(
+        finetuning_results, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows)
+    )
     for _ in range(2):
         write_report(tmp_path, run, session, {})
     most, corrected, worse = saved[0].values()

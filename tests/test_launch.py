@@ -19,6 +19,7 @@ from transformers import ViTForImageClassification
 
 from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.sharding import prepare_sharding
 
 from .helpers.commands import Completed, launch, python
@@ -96,7 +97,7 @@ def test_ddp_and_fsdp2_give_the_run_of_one_process(options, tmp_path):
         ({"fsdp_version": 1}, False, tiny_vit(), "FSDP1 is not supported: set `fsdp_version: 2`"),
         ({"state_dict_type": "SHARDED_STATE_DICT"}, False, tiny_vit(), "set `fsdp_state_dict_type: FULL_STATE_DICT`"),
         ({"cpu_ram_efficient_loading": True}, False, tiny_vit(), "set `fsdp_cpu_ram_efficient_loading: false`"),
-        ({"activation_checkpointing": True}, False, tiny_vit(), "give `--activation_checkpointing True`"),
+        ({"activation_checkpointing": True}, False, tiny_vit(), f"give `--{CHECKPOINTING} True`"),
         ({}, True, tiny_vit(), "A second derivative needs weights that FSDP2 has freed"),
         ({}, False, add_lora(tiny_vit(), 2, "tiny"), "An adapter leaves little to shard: use DDP"),
     ],

@@ -7,6 +7,7 @@ from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance import linear_memory
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.relevance.linear_memory import POSITION_BIASES, RowProduct, has_linear_memory
+from robust_vit_hf.training.config import CHECKPOINTING
 
 from .helpers.families import FAMILIES
 from .helpers.tiny import tensor_rows, tiny_config, tiny_vit
@@ -92,7 +93,7 @@ def test_activation_checkpointing_needs_no_eager(tmp_path):
     """By itself it takes the path for any number of tokens; losses and weights are those without it."""
     trainers = []
     for name, checkpointing in (("plain", False), ("checkpointed", True)):
-        config = tiny_config(tmp_path / name, activation_checkpointing=checkpointing)
+        config = tiny_config(tmp_path / name, **{CHECKPOINTING: checkpointing})
         trainers.append(RobustViTTrainer(tiny_vit(), config, tensor_rows(8)))
         trainers[-1].train()
     losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in trainers]

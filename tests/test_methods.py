@@ -12,6 +12,7 @@ from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.training import methods
 from robust_vit_hf.training.ablations import ABLATIONS
 from robust_vit_hf.training.arguments import METHOD_OPTIONS
+from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.methods import load_method, method_names
 
 from .helpers import reference
@@ -240,7 +241,7 @@ def test_precision_and_checkpointing(name, tmp_path):
     # In this order, since a process keeps the precision of its last Trainer.
     _, half = trained(tmp_path / "a", bf16=True)
     plain, full = trained(tmp_path / "b")
-    checkpointed, again = trained(tmp_path / "c", activation_checkpointing=True)
+    checkpointed, again = trained(tmp_path / "c", **{CHECKPOINTING: True})
     assert half != full and half == pytest.approx(full, rel=0.2)
     assert again == pytest.approx(full, rel=1e-6)
     for (parameter, ours), theirs in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):

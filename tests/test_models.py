@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Data2VecVisionConfig, Data2VecVisionForImageClassification, ViTModel
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
-from robust_vit_hf.evaluation.published import published_models
 from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.models.registry import MODELS, find_model
+from robust_vit_hf.results.published import published_models
 
 from .helpers.families import SIZES
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny

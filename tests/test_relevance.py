@@ -338,7 +338,7 @@ def test_image_size_not_divisible():
 
 def test_activation_checkpointing_in_second_order_needs_eager():
     model = tiny_vit().train()
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_enable({"use_reentrant": False})
     with pytest.raises(ValueError, match='set_attn_implementation\\("eager"\\)'):
         relevance_map(model, images(), create_graph=True)
 

@@ -301,7 +301,7 @@ def test_any_image_and_class(folders, tmp_path):
         ),
         (["--images", "orange.png", "--classes", "4"], 1, "or an index in 0–3"),
         (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`"),
-        (["--threshold", "0"], 2, "`threshold` above 0 to 1, but got 0.0"),
+        (["--threshold", "0"], 2, "`threshold` > 0 and ≤ 1, but got 0.0"),
         (["--dataset", "images", "--split", "test"], 1, "test"),
     ],
 )

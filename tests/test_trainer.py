@@ -19,7 +19,9 @@ from transformers import (
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, make_image_processor, relevance_map
 from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.training.callbacks import SharedEpoch
+from robust_vit_hf.training.config import CHECKPOINTING
 
 from .helpers.sessions import evaluate_one
 from .helpers.tiny import masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
@@ -239,8 +241,8 @@ def test_gradient_accumulation(tmp_path):
 @pytest.mark.parametrize("second_order", [False, True])
 def test_activation_checkpointing(second_order, tmp_path):
     plain = trained(tmp_path / "a", second_order=second_order)
-    checkpointed = trained(tmp_path / "b", second_order=second_order, activation_checkpointing=True)
-    assert checkpointed.model.is_activation_checkpointing
+    checkpointed = trained(tmp_path / "b", second_order=second_order, **{CHECKPOINTING: True})
+    assert VisionTransformer(checkpointed.model).is_checkpointing
     assert logged(checkpointed, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-6)
     assert_equal_weights(checkpointed.model, plain.model, atol=1e-6, rtol=1e-5)
     assert checkpointed.model.config._attn_implementation == "sdpa"

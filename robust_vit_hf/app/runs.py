@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.report import FIGURE_FILE, TABLE_FILE
+from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..utils.install import install_command
+
 
 @cache
 def timm_list(file_name: str) -> str:
@@ -14,7 +16,7 @@ def timm_list(file_name: str) -> str:
     # Without `import timm`, which takes seconds: the lists are text files beside its code.
     timm = find_spec("timm")
     if timm is None:
-        raise ModuleNotFoundError("The class lists of ImageNet come with timm: pip install 'robust-vit-hf[data]'")
+        raise ModuleNotFoundError(f"The class lists of ImageNet come with timm: {install_command('data')}")
     return Path(timm.submodule_search_locations[0], "data", "_info", file_name).read_text()
 
 

@@ -4,6 +4,7 @@ import re
 import sys
 
 from .. import __version__
+from ..utils.install import install_command
 from ..utils.options import unknown
 from .commands import COMMANDS, Command, Group, load
 from .parser import Parser, parse
@@ -96,5 +97,5 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)
         if extra is not None:
-            message += f": pip install -e '.[{extra}]'"
+            message += f": {install_command(extra)}"
     return message

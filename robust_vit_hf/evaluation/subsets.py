@@ -13,7 +13,7 @@ from ..data.transforms import eval_transform
 from ..relevance.overlay import denormalize
 from ..results.text_table import Table, percent
 from ..utils.environment import environment
-from ..utils.files import write_atomically, write_json
+from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import may_be_shown
 from .figures import save_picture_grid
@@ -21,7 +21,6 @@ from .measurement import measure
 from .measurements.subsets import Subsets, concatenate, summarize
 from .options import SubsetOptions
 from .passes import image_loader
-from .report import RESULTS_FILE
 from .session import Session, open_session
 from .sets import EvaluationSet, load_evaluation_sets
 from .store import Measured

@@ -12,14 +12,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
 from ..evaluation.measurements.accuracy import Accuracy
-from ..evaluation.report import RESULTS_FILE
 from ..evaluation.store import Measured
 from ..metrics.robust_accuracy import ranks
 from ..models.registry import BUNDLED_MODEL, MODELS, find_model
 from ..results.file import ResultsFile
 from ..results.published import PAPER_SETS, UNSHIFTED
 from ..results.table import OURS, Run, SetResult, SideResult
-from ..utils.files import RUN_FILE, read_json
+from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from .grid import VALIDATION_BOUND
 from .sweep import GRID_FILE, POINT_FILE, RUN, is_trained
 

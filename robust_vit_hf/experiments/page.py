@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pyarrow import parquet as pq
 
 from ..evaluation.examples import EXAMPLES_FILE, FEATURES, KINDS
-from ..evaluation.report import FIGURE_FILE
+from ..evaluation.finetuning_results import FIGURE_FILE
 from ..results.plots import figure_bytes
 from ..results.text_table import Table
 from ..utils.files import write_atomically

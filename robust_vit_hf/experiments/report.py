@@ -2,7 +2,6 @@
 
 from matplotlib.figure import Figure
 
-from ..evaluation.report import RESULTS_FILE
 from ..results.file import RESULTS_TABLE, ResultsFile, read_results, write_results
 from ..results.findings import findings, findings_table
 from ..results.paper_figures import class_change_figures, class_group_figure, first_class_changes, size_figure
@@ -18,7 +17,7 @@ from ..results.paper_tables import (
 from ..results.plots import save_figure
 from ..results.table import OURS, Results
 from ..results.text_table import Table
-from ..utils.files import write_atomically
+from ..utils.files import RESULTS_FILE, write_atomically
 from .collect import collect
 from .options import ReportOptions
 from .page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from ..evaluation.report import RESULTS_FILE
 from ..results.plots import accuracy_figure, class_figure, curve_figure
 from ..results.tables import calibration_table, main_table
 from ..results.text_table import Table
-from ..utils.files import read_json
+from ..utils.files import RESULTS_FILE, read_json
 from .page import Section, add_gallery, class_changes_table, plot, write_page
 
 

@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from ..evaluation.evaluate import evaluate
 from ..evaluation.options import EvaluateOptions
-from ..evaluation.report import RESULTS_FILE
 from ..evaluation.set_names import NamedSource
 from ..evaluation.sets import load_evaluation_sets
 from ..evaluation.store import SCORES_FILE
@@ -29,7 +28,7 @@ from ..training.finetune import finetune, load_data
 from ..training.interrupts import TrainingInterrupted
 from ..training.recipes import train_arguments
 from ..training.run_identity import identity_of
-from ..utils.files import RUN_FILE, read_json, write_json
+from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
 from .grid import Grid, Point, read_grid
 from .options import SweepOptions
@@ -77,8 +76,10 @@ def sweep(options: SweepOptions) -> str:
         # Jobs are named by their process, and another sweep may have had one of the same number.
         logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
         executor = _executor(logs, options.cluster, jobs, dict(options.cluster_options))
-        output_dir.mkdir(parents=True, exist_ok=True)
-        write_json(output_dir / GRID_FILE, {"validation_bound": grid.validation_bound})
+        facts = {"validation_bound": grid.validation_bound}
+        if read_json(output_dir / GRID_FILE) != facts:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            write_json(output_dir / GRID_FILE, facts)
         if pending:
             submitted = _run(executor, pending, inputs, grid, options)
     lines = describe(grid, output_dir, jobs)

@@ -11,7 +11,6 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
-from ..evaluation.report import RESULTS_FILE
 from ..models.digest import weights_digest
 from ..models.loading import load_model
 from ..models.registry import MODELS
@@ -19,7 +18,7 @@ from ..results.published import PAPER_SETS
 from ..results.summary import MEAN_ROW
 from ..results.tables import main_table
 from ..results.text_table import change, change_with_interval, number, percent
-from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
+from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.publishable import public_name
 from .options import CardOptions
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
-import httpx2
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..data.parquet_writer import PARTS_FOLDER, SETTINGS_FILE
 from ..evaluation.examples import EXAMPLES_FILE
@@ -22,6 +22,7 @@ from .run_metadata import EMISSIONS_FILE
 # examples images of the user.
 NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", EMISSIONS_FILE]
 NOT_UPLOADED += [EXAMPLES_FILE]
+httpx = import_module(HTTPError.__module__)  # what huggingface_hub speaks HTTP with: httpx, or httpx2 from its 2.0 on
 
 
 @contextmanager
@@ -51,12 +52,12 @@ def clear_errors(repo_id: str) -> Iterator[None]:
         raise OSError(
             f"The Hub refused `{repo_id}` ({status}: {said}). The repository is unchanged; try again."
         ) from None
-    except (httpx2.LocalProtocolError, UnicodeEncodeError):  # their messages quote the header, token and all
+    except (httpx.LocalProtocolError, UnicodeEncodeError):  # their messages quote the header, token and all
         raise PermissionError(
             f"The token for `{repo_id}` has invalid characters, such as a space or a line break. Log in with "
             "`hf auth login`, or set `HF_TOKEN`."
         ) from None
-    except httpx2.TransportError as error:
+    except httpx.TransportError as error:
         raise ConnectionError(
             f"The Hub cannot be reached for `{repo_id}` ({type(error).__name__}: {error}). Check the network and "
             "`HF_ENDPOINT`, then push again: what was uploaded is not uploaded twice."

@@ -56,7 +56,7 @@ def prepare_masks(options: MasksOptions) -> str:
     return "\n".join([*lines, written]) if counts else ""
 
 
-def make_masker(options: MasksOptions, features: datasets.Features) -> Masker:
+def make_masker(options: TokenCutOptions | GroundedOptions | CocoOptions, features: datasets.Features) -> Masker:
     """The mask maker of a method for images with the given columns, on the accelerator if there is one.
 
     Raises:
@@ -75,7 +75,6 @@ def make_masker(options: MasksOptions, features: datasets.Features) -> Masker:
             device,
             box_threshold=options.box_threshold,
         )
-    assert isinstance(options, TokenCutOptions)
     from .tokencut import TokenCut  # SciPy is an extra
 
     settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
@@ -86,9 +85,7 @@ def make_masker(options: MasksOptions, features: datasets.Features) -> Masker:
     return TokenCut.from_pretrained(options.model, device, **settings)
 
 
-def write_masks(
-    options: MasksOptions, make_masker: Callable[[MasksOptions, datasets.Features], Masker] = make_masker
-) -> dict[str, tuple[int, int]]:
+def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> dict[str, tuple[int, int]]:
     """Write images with masks as parquet shards, with a card and contact sheets. Call it again to resume an interrupted run,
     which only the same options can. Launched processes share the images, and the first one writes.
 

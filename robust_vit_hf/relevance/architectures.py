@@ -82,6 +82,11 @@ class ImageModel:
         self.name = type(self.pretrained).__name__.removeprefix("FSDP")
 
     @property
+    def is_checkpointing(self) -> bool:
+        """Whether activation checkpointing is on, by the flag of layers that every transformers 5 sets."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.pretrained.modules())
+
+    @property
     def patch_size(self) -> tuple[int, int]:
         """Height and width of a patch in pixels."""
         size = self.pretrained.config.patch_size

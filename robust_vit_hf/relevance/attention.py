@@ -219,7 +219,7 @@ def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
     of the patches are meaningless.
     """
     # Activation checkpointing runs the layer again in `loss.backward()`, when the hooks are gone.
-    if vit.name not in CLS_HEADS or vit.pretrained.is_activation_checkpointing:
+    if vit.name not in CLS_HEADS or vit.is_checkpointing:
         yield
         return
 

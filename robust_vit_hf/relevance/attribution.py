@@ -45,7 +45,8 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
         ValueError: no norm named `layernorm` or `norm` reads the last layer's output; may come in the forward pass.
     """
     pretrained, attentions = vit.pretrained, set(vit.attentions)
-    layers = [module for module in pretrained.modules() if not attentions.isdisjoint(module.children())]
+    lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList)]
+    layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
     norm = getattr(pretrained.base_model, "layernorm", None) or getattr(pretrained.base_model, "norm", None)
     message = f"`{vit.name}` has no final norm through which its head could read any layer."
     if norm is None:

@@ -30,7 +30,7 @@ def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: boo
     """
     pretrained, config = vit.pretrained, vit.pretrained.config
     dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
-    checkpointing = pretrained.is_activation_checkpointing and pretrained.training
+    checkpointing = vit.is_checkpointing and pretrained.training
     return not (
         create_graph
         or vit.name in POSITION_BIASES

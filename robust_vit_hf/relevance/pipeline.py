@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from httpx2 import HTTPError
 from huggingface_hub import get_session
+from huggingface_hub.errors import HTTPError
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 from transformers import AutoModelForImageClassification, Pipeline

@@ -165,7 +165,7 @@ def relevance_map(
     if (
         wants_graph
         and not linear
-        and vit.pretrained.is_activation_checkpointing
+        and vit.is_checkpointing
         and vit.pretrained.training
         and vit.pretrained.config._attn_implementation not in ("eager", EXPLICIT_ATTENTION)
     ):

@@ -16,6 +16,12 @@ from .arguments import METHOD_OPTIONS, FinetuningArguments
 from .methods import load_method
 
 
+# transformers 5.23 gave the option this name.
+CHECKPOINTING = (
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+)
+
+
 @dataclass
 class RobustViTConfig(FinetuningArguments, TrainingArguments):
     """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and the following ones, some of which
@@ -78,12 +84,13 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 "`ddp_static_graph=True` takes the backward pass of the relevance map for that of the loss, so that gradients "
                 "are wrong from the second step on. Leave it out."
             )
-        if self.activation_checkpointing:
-            self.activation_checkpointing_kwargs = dict(self.activation_checkpointing_kwargs or {})
-            if self.activation_checkpointing_kwargs.setdefault("use_reentrant", False):
+        if getattr(self, CHECKPOINTING):
+            options = dict(getattr(self, f"{CHECKPOINTING}_kwargs") or {})
+            setattr(self, f"{CHECKPOINTING}_kwargs", options)
+            if options.setdefault("use_reentrant", False):
                 raise ValueError(
                     "Reentrant activation checkpointing computes attentions without a graph. "
-                    'Set `activation_checkpointing_kwargs={"use_reentrant": False}`.'
+                    f'Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.'
                 )
 
     def _take_options_of_the_method(self) -> None:

@@ -14,9 +14,9 @@ from transformers import PreTrainedConfig, set_seed
 from ..class_names.label_mapping import class_names_of, classes_of_model
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.masked_dataset import load_masked_dataset, mask_origin
+from ..evaluation.finetuning_results import TABLE_FILE, write_report
 from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy, set_result
-from ..evaluation.report import TABLE_FILE, write_report
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets
 from ..evaluation.store import Measured, Store

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from .config import RobustViTConfig
+from .config import CHECKPOINTING, RobustViTConfig
 
 
 def prepare_sharding(
@@ -37,7 +37,7 @@ def prepare_sharding(
             plugin.cpu_ram_efficient_loading
         ),
         "FSDP's own activation checkpointing loses the recorded attentions: set `fsdp_activation_checkpointing: false`, and "
-        "give `--activation_checkpointing True`": plugin.activation_checkpointing,
+        f"give `--{CHECKPOINTING} True`": plugin.activation_checkpointing,
         "A second derivative needs weights that FSDP2 has freed before (torch 2.13): leave out `second_order`, or use DDP": (
             second_derivative
         ),

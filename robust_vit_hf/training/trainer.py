@@ -225,7 +225,7 @@ class RobustViTTrainer(ReliableTrainer):
         step, batch = self._batch_of_step
         self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
         vit = VisionTransformer(model)
-        if not vit.pretrained.is_activation_checkpointing:
+        if not vit.is_checkpointing:
             return super().training_step(model, inputs, num_items_in_batch)
         grid = vit.patch_grid(tuple(inputs["pixel_values"].shape[2:]))
         linear = has_linear_memory(vit, grid[0] * grid[1], self.args.second_order)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 
 RUN_FILE = "run.json"  # metadata of a finetuning, in its folder
+RESULTS_FILE = "results.json"  # of a finetuning or an evaluation, in its folder
 
 
 @contextmanager

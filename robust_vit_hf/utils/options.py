@@ -40,7 +40,7 @@ class Range:
 
     def __str__(self) -> str:
         if self.high < math.inf:
-            return f"from {self.low:g} to {self.high:g}"
+            return f"> {self.low:g} and ≤ {self.high:g}" if self.above else f"from {self.low:g} to {self.high:g}"
         if self.low > -math.inf:
             return f"{'>' if self.above else '≥'} {self.low:g}"
         return "to be finite"
@@ -74,7 +74,7 @@ def option(
         metavar, nargs: as for `argparse`, whose defaults follow from the annotation.
         positional: on the command line, it is given without its name.
     """
-    metadata = {"help": text, "range": allowed, "choices": choices}
+    metadata: dict[str, Any] = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)

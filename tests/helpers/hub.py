@@ -254,7 +254,7 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, name) in self.hub.repos:
             return self.answer(answer | {"error": "You already created this repo"}, 409)
         self.hub.commit(kind, name, "main", {".gitattributes": GITATTRIBUTES}, "initial commit")
-        if request.get("visibility") == "private":
+        if request.get("visibility") == "private" or request.get("private"):  # huggingface_hub before 1.16
             self.hub.private.add((kind, name))
         self.answer(answer)
 

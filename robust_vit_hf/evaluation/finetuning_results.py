@@ -8,13 +8,13 @@ from ..results.summary import summarize
 from ..results.table import Run
 from ..results.tables import tables_of
 from ..utils.environment import environment
-from ..utils.files import write_atomically, write_json
+from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .figures import before_after_figure
 from .session import Session
 
 
-RESULTS_FILE, TABLE_FILE, FIGURE_FILE = "results.json", "table.md", "before_after.png"
+TABLE_FILE, FIGURE_FILE = "table.md", "before_after.png"
 NUM_SHOWN = 4  # in a group of the figure
 NUM_CANDIDATES = 60  # corrected images that are searched for those whose relevance left the background most
 
