@@ -27,7 +27,7 @@ from robust_vit_hf.app.bundled import cached_run, newest_run
 from robust_vit_hf.app.compare import compare_maps, read_image
 from robust_vit_hf.app.export import write_space
 from robust_vit_hf.app.gallery import measured_set, set_names
-from robust_vit_hf.app.options import GalleryOptions
+from robust_vit_hf.app.options import AppOptions, GalleryOptions
 from robust_vit_hf.app.runs import find_reports
 from robust_vit_hf.app.samples import load_samples
 from robust_vit_hf.app.server import running
@@ -64,7 +64,8 @@ def evaluated(models, tmp_path_factory) -> GalleryOptions:
 
 @pytest.fixture(scope="module")
 def address(models, evaluated):
-    with running(*models, "paper", evaluated) as address:
+    gallery = {"results": evaluated.results, "dataset": evaluated.dataset}
+    with running(AppOptions(model=models[0], compare=models[1], **gallery)) as address:
         yield address
 
 
@@ -274,7 +275,7 @@ def test_no_file_outside_its_own_is_served(address, client, models, picture):
 
 def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with running(*models, "paper", GalleryOptions()) as address:
+    with running(AppOptions(model=models[0], compare=models[1])) as address:
         client = Client(address, verbose=False, download_files=False)
         client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
         client.close()
@@ -283,7 +284,7 @@ def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
 
 
 def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
-    with running(*models, "paper", GalleryOptions(), host="0.0.0.0") as address:
+    with running(AppOptions(model=models[0], compare=models[1], host="0.0.0.0")) as address:
         endpoints = (
             get_session().get(address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info").json()["named_endpoints"]
         )
@@ -349,10 +350,10 @@ def test_report_of_an_evaluation(evaluated, tmp_path):
 
 
 def test_samples():
-    samples = load_samples(list(CLASS_NAMES))
+    samples = load_samples(CLASS_NAMES)
     assert len(samples) == 12 and len({sample.image.tobytes() for sample in samples}) == 12
     assert all(sample.mask.size == sample.image.size and 0 <= sample.label < 100 for sample in samples)
-    assert [sample.caption for sample in load_samples(["a", "b"])] == ["chelsea", "coffee", "motorcycle", "rocket"]
+    assert [sample.caption for sample in load_samples(("a", "b"))] == ["chelsea", "coffee", "motorcycle", "rocket"]
 
 
 def test_the_newest_run_of_the_bundled_model(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
-from robust_vit_hf.app.options import GalleryOptions
+from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.server import running
 
 from .helpers.commands import succeed
@@ -33,8 +33,8 @@ def address(tmp_path_factory):
     data = masked_folder(folder / "data", train=4, validation=30)
     options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
     succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
-    gallery = GalleryOptions(results=folder / "results", dataset=str(data))
-    with running(*models, "paper", gallery) as address:
+    gallery = {"results": folder / "results", "dataset": str(data)}
+    with running(AppOptions(model=models[0], compare=models[1], **gallery)) as address:
         yield address
 
 

@@ -1,4 +1,4 @@
-"""An image as both models see it: their best classes, relevance maps as pictures, the difference, agreement with a mask."""
+"""An image as both models see it: best classes, relevance maps as pictures, their difference, agreement with a mask."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -41,12 +41,12 @@ APP = '''"""The page, on the address that the Space names."""
 import os
 import signal
 
-from robust_vit_hf.app.options import GalleryOptions
+from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.server import running
 
 
 host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), int(os.environ.get("GRADIO_SERVER_PORT", 7860))
-with running({before!r}, {after!r}, {preset!r}, GalleryOptions(), host, port):
+with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, host=host, port=port)):
     signal.pause()
 '''
 

@@ -1,4 +1,4 @@
-"""Images of evaluation sets by how much their prediction changed, from the results that `robust-vit evaluate` saved."""
+"""Images of evaluation sets by how much their prediction changed, from results of `robust-vit evaluate`."""
 
 import hashlib
 import json
@@ -39,8 +39,8 @@ class MeasuredSet:
         return [self.result.sides[side].predictions for side in ("before", "after")]
 
     def order(self, shown: str) -> list[int]:
-        """Indices of the images of one of [`FILTERS`], the most changed first: by how many places the rank of the label moved
-        among the best five, where lower ranks count as one, and then by how many of the best five were replaced.
+        """Indices of the images of one of [`FILTERS`], the most changed first: by how many places the rank of the label
+        moved among the best five, where lower ranks count as one, and then by how many of the five were replaced.
 
         Raises:
             ValueError: unknown filter.
@@ -65,7 +65,8 @@ class MeasuredSet:
 
 
 def set_names(options: GalleryOptions, session: Session) -> list[str]:
-    """Names of the sets that [`measured_set`] gives: `<protocol>/<set>` in the folder of results, or those of the benchmark.
+    """Names of the sets that [`measured_set`] gives: `<protocol>/<set>` in the folder of results, or those of the
+    benchmark.
 
     Raises:
         ValueError: the folder has no results of two models.
@@ -77,7 +78,8 @@ def set_names(options: GalleryOptions, session: Session) -> list[str]:
     names = [f"{path.parent.name}/{path.name}" for path in found if (path / "before" / SCORES_FILE).is_file()]
     if not names:
         raise ValueError(
-            f"`{options.results}` has no results of two models: expected the --output_dir of `robust-vit evaluate --compare`."
+            f"`{options.results}` has no results of two models: expected the --output_dir of `robust-vit evaluate "
+            "--compare`."
         )
     return names
 
@@ -100,7 +102,8 @@ def measured_set(options: GalleryOptions, name: str, session: Session) -> Measur
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
     except OtherInputs as error:
         if "model" in error.differing:
-            other = f"another model {error.folder.name}: start the page with the --model and --compare that were evaluated."
+            side = error.folder.name
+            other = f"another model {side}: start the page with the --model and --compare that were evaluated."
         elif {"images", "rows"} & {*error.differing}:
             other = "other images: name those that were evaluated with --dataset, --split and --sets."
         else:

@@ -2,19 +2,18 @@
 
 import hashlib
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from ..evaluation.session import Session
-from ..models.preprocessing import Preset
 from ..utils.publishable import public_name
 from .compare import Explanation, compare_maps, read_image
-from .gallery import FILTERS, MeasuredSet, measured_set, set_names
-from .options import GalleryOptions
-from .samples import Sample, load_samples
+from .gallery import FILTERS, measured_set, set_names
+from .options import AppOptions
+from .samples import load_samples
 from .sessions import distinct_names, open_pair, while_unchanged
 
 
@@ -37,23 +36,17 @@ def in_page(function: Callable) -> Callable:
 
 
 class Handlers:
-    """Handlers of the events of the page, each of which returns the values of its outputs.
+    """Handlers of the events of the page, each of which returns the values of its outputs."""
 
-    Args:
-        preset: preprocessing of the models.
-        options: of the gallery.
-    """
-
-    def __init__(self, preset: Preset, options: GalleryOptions):
-        self.preset, self.options = preset, options
-        self.measured = while_unchanged(self._measured)
+    def __init__(self, options: AppOptions):
+        self.options = options
+        self.measured = while_unchanged(
+            lambda before, after, name: measured_set(options, name, self.pair((before, after)))
+        )
 
     def pair(self, names: Names) -> Session:
-        """Arguments and errors are those of [`open_pair`]."""
-        return open_pair(*names, self.preset)
-
-    def _measured(self, before: str, after: str, name: str) -> MeasuredSet:
-        return measured_set(self.options, name, self.pair((before, after)))
+        """The models by name. Errors are those of [`open_pair`]."""
+        return open_pair(*names, self.options.preset)
 
     @in_page
     def explain(self, path: str | None, target: int, method: str, names: Names, shown: dict | None) -> list[Any]:
@@ -64,8 +57,7 @@ class Handlers:
         image, transparent = read_image(path)
         if transparent:
             gr.Warning("The image is transparent in places: the models see the colours that are stored there.")
-        known = shown if shown is not None and shown["digest"] == digest_of(image) else None
-        mask = None if known is None else known["mask"]
+        mask = shown["mask"] if shown is not None and shown["digest"] == digest_of(image) else None
         explained, difference = compare_maps(session, image, None if target == PREDICTED else target, method, mask)
         classes = distinct_names(session.classes)
         labels = [{classes[index]: score for index, score in side.top} for side in explained.values()]
@@ -74,8 +66,8 @@ class Handlers:
 
     @in_page
     def choose_sample(self, names: Names, event: gr.SelectData) -> list[Any]:
-        sample = samples_of(self.pair(names))[event.index]
-        return [sample.image, shown_image(sample.image, sample.mask)]
+        sample = load_samples(tuple(self.pair(names).classes))[event.index]
+        return [sample.image, {"digest": digest_of(sample.image), "mask": sample.mask}]
 
     @in_page
     def load_models(self, before: str, after: str) -> list[Any]:
@@ -95,7 +87,14 @@ class Handlers:
         ]
 
     @in_page
-    def look(self, name: str | None, shown: str, page: int, names: Names, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+    def look(
+        self,
+        name: str | None,
+        shown: str,
+        page: int,
+        names: Names,
+        progress=gr.Progress(track_tqdm=True),  # noqa: B008
+    ) -> list[Any]:
         """A page of the gallery of a set."""
         if not name:
             return [[], [], "", 1]
@@ -116,8 +115,8 @@ class Handlers:
         measured, index = self.measured(*names, name), indices[event.index]
         row, label = measured.rows.dataset[index], int(measured.result.classes[index])
         image = row["image"].convert("RGB")
-        target = label if label >= 0 else PREDICTED
-        return [image, shown_image(image, row.get("mask")), target, gr.Tabs(selected="explain")]
+        shown = {"digest": digest_of(image), "mask": row.get("mask")}
+        return [image, shown, label if label >= 0 else PREDICTED, gr.Tabs(selected="explain")]
 
 
 def heading(before: str, after: str) -> str:
@@ -139,27 +138,14 @@ def measures(explained: dict[str, Explanation], classes: list[str]) -> str:
     return "\n".join(lines)
 
 
-def samples_of(session: Session) -> list[Sample]:
-    """Samples for the models of a session."""
-    return _samples(tuple(session.classes))
-
-
-_samples = lru_cache(maxsize=2)(load_samples)
-
-
 def thumbnails(session: Session) -> list[tuple[Image.Image, str]]:
-    return [(thumbnail(sample.image), sample.caption) for sample in samples_of(session)]
+    return [(thumbnail(sample.image), sample.caption) for sample in load_samples(tuple(session.classes))]
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
     small = image.convert("RGB")
     small.thumbnail((224, 224))
     return small
-
-
-def shown_image(image: Image.Image, mask: Image.Image | None) -> dict:
-    """What the page remembers of an image that it shows: its mask, until another image takes its place."""
-    return {"digest": digest_of(image), "mask": mask}
 
 
 def digest_of(image: Image.Image) -> str:

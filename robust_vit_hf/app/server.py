@@ -6,36 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..models.preprocessing import Preset
-from .options import GalleryOptions
+from .options import AppOptions
 
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_UPLOAD = "50mb"
 
 
 @contextmanager
-def running(
-    before: str,
-    after: str,
-    preset: Preset,
-    options: GalleryOptions,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-) -> Iterator[str]:
-    """Context in which the page is served. Arguments are those of [`build_page`]; other models can be loaded in the page only
-    where it listens on loopback.
-
-    Args:
-        host: address to listen on.
-        port: port to listen on; a free one from 7860 on by default.
+def running(options: AppOptions) -> Iterator[str]:
+    """Context in which the page is served.
 
     Yields:
         The address of the page.
 
     Raises:
-        OSError: the port is in use, or as [`build_page`].
-        ValueError: as [`build_page`].
+        OSError: the port is in use, or as [`Page`].
+        ValueError: as [`Page`].
     """
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
         # Uploads and pictures lie there and nowhere else, and Gradio calls no server of its own.
@@ -46,14 +32,14 @@ def running(
         }
         import gradio as gr
 
-        from .page import STYLE, build_page
+        from .page import STYLE, Page
 
-        page = build_page(before, after, preset, options, choose_models=host in LOOPBACK)
+        page = Page(options).blocks
         # A theme of Gradio names fonts of Google, which the page would fetch.
         theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
         _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
+            server_name=options.host,
+            server_port=options.port,
             theme=theme,
             css=STYLE,
             prevent_thread_lock=True,

@@ -12,14 +12,14 @@ from ..utils.processes import make_accelerator
 
 
 def while_unchanged(function: Callable) -> Callable:
-    """A function of two models by name, and of others, that keeps its last two results while no file changes in the folders of
-    their models."""
+    """A function of two models by name, and of more, that keeps its last two results while no file changes in the
+    folders of the models."""
     kept = lru_cache(maxsize=2)(lambda files, *arguments: function(*arguments))
 
     @wraps(function)
     def call(before: str, after: str, *others):
-        folders = [Path(name) for name in (before, after)]
-        files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.is_file()]
+        folders = [Path(name) for name in (before, after) if Path(name).is_dir()]
+        files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
         return kept(tuple(stamps(files)), before, after, *others)
 
     return call
@@ -35,7 +35,7 @@ def open_pair(before: str, after: str, preset: Preset) -> Session:
 
     Raises:
         OSError: there is no such model.
-        ValueError: the models have other classes, or one has an architecture without relevance maps or cannot be loaded.
+        ValueError: the models have other classes, or one has no relevance map or cannot be loaded.
     """
     accelerator = make_accelerator(bf16=False)
     sides = load_sides({"before": before, "after": after}, preset, accelerator, with_maps=True)

@@ -1,6 +1,7 @@
 """`robust-vit app`: the page, until it is ended."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 from ..app.options import AppOptions
@@ -26,7 +27,7 @@ def show(options: AppOptions) -> str:
             "Without a finetuning in runs/, the cached one is shown, which is made once in about a minute.", flush=True
         )
         after = cached_run()
-    with running(options.model, str(after), options.preset, options, options.host, options.port) as address:
+    with running(replace(options, compare=str(after))) as address:
         print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
         signal.pause()
     return ""

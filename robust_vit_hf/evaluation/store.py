@@ -151,8 +151,8 @@ class OtherInputs(ValueError):
 
     def __init__(self, folder: Path, differing: list[str]):
         super().__init__(
-            f"`{folder}` holds the result of another evaluation, which differs in: {', '.join(differing)}. Choose another "
-            "--output_dir, or delete it."
+            f"`{folder}` holds the result of another evaluation, which differs in: {', '.join(differing)}. Choose "
+            "another --output_dir, or delete it."
         )
         self.folder, self.differing = folder, differing
 

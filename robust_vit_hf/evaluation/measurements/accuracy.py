@@ -64,7 +64,7 @@ def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> 
 
 
 def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
-    """The sets of a session in the table of results, as `robust-vit evaluate` saved them in a folder, in any precision.
+    """The sets of a session in the table of results, as `robust-vit evaluate` saved them in any precision.
 
     Raises:
         OtherInputs: the results are of other models or sets.
@@ -78,8 +78,9 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
             found[side] = store.known(place, inputs, accuracy.rows_file, but=("precision",))
             if found[side] is None:
                 raise ValueError(
-                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol `{session.preset}`: run "
-                    f"`robust-vit evaluate` with --compare, --protocols {session.preset} and --output_dir {folder} first."
+                    f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol "
+                    f"`{session.preset}`: run `robust-vit evaluate` with --compare, --protocols {session.preset} and "
+                    f"--output_dir {folder} first."
                 )
         results[name] = set_result(name, rows, found)
     return results
