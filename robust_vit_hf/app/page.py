@@ -58,7 +58,7 @@ class ExplainTab:
 
 @dataclass(frozen=True)
 class ModelsForm:
-    """Components that name other models."""
+    """Components for choosing other models."""
 
     before: gr.Textbox
     after: gr.Textbox
@@ -67,7 +67,7 @@ class ModelsForm:
 
 @dataclass(frozen=True)
 class GalleryTab:
-    """Components of the gallery, and the indices of the images that it shows."""
+    """Components of the gallery, and indices of the images shown."""
 
     set_name: gr.Dropdown
     filter: gr.Radio
@@ -79,7 +79,7 @@ class GalleryTab:
 
 @dataclass(frozen=True)
 class State:
-    """What the page remembers for a visitor: names of the models, and the image that is shown; and where it shows the names."""
+    """State of a visitor: names of the models and the shown image; also the component that shows the names."""
 
     names: gr.State
     shown: gr.State
@@ -88,12 +88,12 @@ class State:
 
 
 def build_page(before: str, after: str, preset: Preset, options: GalleryOptions, choose_models: bool) -> gr.Blocks:
-    """The page for two models, which other ones can replace where `choose_models`.
+    """Build the page for two models.
 
     Args:
         before, after, preset: as for [`open_pair`].
-        options: of the gallery.
-        choose_models: whether a visitor may load other models, which are folders of this machine or Hub ids.
+        options: options of the gallery.
+        choose_models: whether visitors may load other models, from local folders or the Hub.
 
     Raises:
         OSError, ValueError: as [`open_pair`] and [`set_names`].
@@ -152,8 +152,8 @@ def explain_tab(session: Session) -> ExplainTab:
 
 
 def image_input() -> gr.Image:
-    """The image of the visitor, whose file is given to handlers as it is: a conversion by Gradio would lose depth, and its errors
-    name no remedy."""
+    """Image upload. Handlers get the original file, since Gradio's conversion loses bit depth and its errors suggest
+    no remedy."""
     image = gr.Image(
         label="Image: drop, paste or choose",
         type="filepath",
@@ -203,7 +203,7 @@ def run_tab(reports: Sequence[Report]) -> None:
 def add_events(
     handlers: Handlers, state: State, explain: ExplainTab, gallery: GalleryTab, models: ModelsForm | None
 ) -> None:
-    """Connect the components with their handlers."""
+    """Connect components to handlers."""
     # Models answer one request at a time; others wait in the queue.
     queue = {"concurrency_id": "models", "concurrency_limit": 1}
     gr.on(

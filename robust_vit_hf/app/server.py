@@ -1,4 +1,4 @@
-"""The server of the page: offline, on loopback unless told otherwise, with files that go when it ends."""
+"""The server of the page: offline, on loopback by default, with files that are deleted when it ends."""
 
 import os
 import tempfile
@@ -23,8 +23,8 @@ def running(
     host: str = "127.0.0.1",
     port: int | None = None,
 ) -> Iterator[str]:
-    """Context in which the page is served. Arguments are those of [`build_page`]; other models can be loaded in the page only
-    where it listens on loopback.
+    """Context manager that serves the page. Arguments are those of [`build_page`]. Visitors can load other models only
+    if the server listens on loopback.
 
     Args:
         host: address to listen on.
@@ -38,7 +38,7 @@ def running(
         ValueError: as [`build_page`].
     """
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
-        # Uploads and pictures lie there and nowhere else, and Gradio calls no server of its own.
+        # Keep all uploads and pictures there, and Gradio from calling its own servers.
         os.environ |= {
             "GRADIO_TEMP_DIR": str(Path(folder, "files")),
             "GRADIO_EXAMPLES_CACHE": str(Path(folder, "examples")),
@@ -49,7 +49,7 @@ def running(
         from .page import STYLE, build_page
 
         page = build_page(before, after, preset, options, choose_models=host in LOOPBACK)
-        # A theme of Gradio names fonts of Google, which the page would fetch.
+        # Gradio's themes would fetch Google fonts.
         theme = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
         _, address, _ = page.launch(
             server_name=host,
@@ -64,7 +64,7 @@ def running(
             footer_links=[],
             run_history=False,
             max_file_size=MAX_UPLOAD,
-            _frontend=False,  # Gradio would ask its own page for an answer within 3 s, which a busy machine does not give
+            _frontend=False,  # Gradio's startup check fails after 3 s, too short on a busy machine
         )
         try:
             yield address

@@ -1,4 +1,4 @@
-"""The two models of the page, as a session that is loaded once, and again when a file of their folders changed."""
+"""Cached session with the page's two models, reloaded when a file in their folders changes."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from ..utils.processes import make_accelerator
 
 
 def while_unchanged(function: Callable) -> Callable:
-    """A function of two models by name, and of others, that keeps its last two results while no file changes in the folders of
-    their models."""
+    """Decorator that caches the last two results of a function of two model names and other arguments, while the files
+    in the models' folders are unchanged."""
     kept = lru_cache(maxsize=2)(lambda files, *arguments: function(*arguments))
 
     @wraps(function)
@@ -27,15 +27,15 @@ def while_unchanged(function: Callable) -> Callable:
 
 @while_unchanged
 def open_pair(before: str, after: str, preset: Preset) -> Session:
-    """A session of two models without sets, which keeps nothing.
+    """Session of two models, without sets or store.
 
     Args:
-        before, after: names, folders or Hub ids, as for [`load_model`].
+        before, after: names, folders or Hub ids, as in [`load_model`].
         preset: preprocessing of both.
 
     Raises:
-        OSError: there is no such model.
-        ValueError: the models have other classes, or one has an architecture without relevance maps or cannot be loaded.
+        OSError: a model does not exist.
+        ValueError: the models have different classes, or one has no relevance maps or cannot be loaded.
     """
     accelerator = make_accelerator(bf16=False)
     sides = load_sides({"before": before, "after": after}, preset, accelerator, with_maps=True)
@@ -45,7 +45,7 @@ def open_pair(before: str, after: str, preset: Preset) -> Session:
 
 
 def distinct_names(classes: Sequence[str]) -> list[str]:
-    """Names of classes, each with its index where several have this name."""
+    """Class names, with the index added to repeated ones."""
     names = list(map(str, classes))
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
