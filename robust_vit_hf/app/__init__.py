@@ -1,1 +1,1 @@
-"""The page of `robust-vit app`: two models side by side, on images of the user's and of evaluation sets."""
+"""The page of `robust-vit app`: two models side by side, on the user's images and on evaluation sets."""

@@ -1,4 +1,4 @@
-"""The finetuned bundled model: the newest run of the user, or one that is made once."""
+"""The finetuned bundled model: the user's newest run, or a cached one."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from ..utils.files import RUN_FILE, atomic_folder, read_json
 
 
 def newest_run(folder: Path) -> Path | None:
-    """The newest complete finetuning of the bundled model in a folder of runs."""
+    """Newest complete finetuning run of the bundled model in a folder."""
     runs = [file for file in folder.glob(f"*/{RUN_FILE}") if read_json(file).get("finetuned_from") == BUNDLED_MODEL]
     newest = max(runs, key=lambda file: file.stat().st_mtime, default=None)
     return newest and newest.parent
 
 
 def cached_run(**options) -> Path:
-    """The bundled model finetuned by its recipe, which the first call does, with progress on stderr.
+    """Folder of the bundled model finetuned by its recipe. The first call finetunes it, with progress on stderr.
 
     Args:
-        options: of `robust-vit train`, above those of the recipe.
+        options: options of `robust-vit train` that override the recipe.
     """
     recipe = list_recipes()[BUNDLED_MODEL]
     folder = cache_of((recipe, Path(model.__file__))) / "finetuned"

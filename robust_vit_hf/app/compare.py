@@ -21,10 +21,10 @@ PICTURE_SIDE = 512  # longest side of the pictures, in pixels
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one model makes of an image.
+    """A model's prediction and relevance map for an image.
 
     Args:
-        top: the best five classes with their probabilities, the best first.
+        top: top five classes with probabilities, best first.
         target: index of the explained class, with its probability `score`.
         picture: the relevance map over the image.
         mean_iou, energy: agreement of the map with the mask, see [`RelevanceSegmentation`]; `None` without a mask.
@@ -39,19 +39,19 @@ class Explanation:
 
 
 def read_image(path: str) -> tuple[Image.Image, bool]:
-    """The image of a file in RGB, upright, and whether it is transparent somewhere: the colours stored there are kept.
+    """Read an image file as upright RGB, and whether it has transparency. Colours of transparent pixels are kept.
 
     Raises:
-        ValueError: it is not an image, is damaged, too large, or has no documented conversion to RGB, see [`to_rgb`].
+        ValueError: the file is no image, damaged or too large, or has no documented conversion to RGB, see [`to_rgb`].
     """
     try:
         with Image.open(path) as file:
             transparent = file.has_transparency_data
             image = to_rgb(file)
-            if "exif" in file.info:  # which a conversion may drop
+            if "exif" in file.info:  # conversion may drop it
                 image.info["exif"] = file.info["exif"]
             return ImageOps.exif_transpose(image), transparent
-    except Exception as error:  # codecs raise anything
+    except Exception as error:  # codecs raise any type
         name = Path(path).name
         reason = str(error).replace(f" {path!r}", "").replace(path, name)
         raise ValueError(
@@ -62,7 +62,7 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
 def compare_maps(
     session: Session, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
 ) -> tuple[dict[str, Explanation], Image.Image]:
-    """Explanations of both models by side, and the picture of the difference of their maps, after minus before.
+    """Explanations of both models by side, and a picture of the difference of their maps (after − before).
 
     Args:
         image: in RGB.
@@ -71,7 +71,7 @@ def compare_maps(
         mask: foreground mask of the size of the image.
 
     Raises:
-        ValueError: unknown class or method, or a mask that cannot be used.
+        ValueError: unknown class or method, or an unusable mask.
     """
     num_classes = len(session.classes)
     if target is not None and not 0 <= target < num_classes:

@@ -1,4 +1,4 @@
-"""The page as a Space of the Hub, with models by id."""
+"""Export of the page as a Hub Space that loads models by id."""
 
 import shutil
 from importlib.metadata import requires
@@ -52,15 +52,15 @@ with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, 
 
 
 def write_space(folder: Path, before: str, after: str, preset: Preset) -> None:
-    """Write a Space: README with its metadata, requirements, `app.py` and this package, which no index has.
+    """Write a Space: README with metadata, requirements, `app.py`, and this package, which is not on PyPI.
 
     Args:
-        folder: that does not exist or is empty.
+        folder: folder that does not exist or is empty.
         before, after: Hub ids, or names of registered models.
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: a model is a folder of this machine.
+        ValueError: a model is a local folder.
     """
     for name in (before, after):
         if name not in MODELS and not is_hub_id(name):
@@ -81,10 +81,10 @@ def write_space(folder: Path, before: str, after: str, preset: Preset) -> None:
 
 
 def requirements(with_backbone: bool) -> list[str]:
-    """What this package and its examples need, without the SDK, which the Space installs.
+    """Requirements of this package and its examples, without the SDK, which the Space installs.
 
     Args:
-        with_backbone: whether the bundled model is loaded, whose weights are in a package of their own.
+        with_backbone: whether to include the package with the bundled model's weights.
     """
     lines = []
     for line in requires("robust-vit-hf"):

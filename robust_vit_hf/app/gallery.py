@@ -22,20 +22,20 @@ from ..results.table import SetResult
 from .options import GalleryOptions
 
 
-IMAGES_PER_SET = 200  # of a benchmark that the page itself measures
+IMAGES_PER_SET = 200  # of a benchmark measured by the page
 FILTERS = ("changed", "corrected", "broken", "all")
 
 
 @dataclass(frozen=True)
 class MeasuredSet:
-    """Images of a set, and what both models measured on them."""
+    """Images of a set with the results of both models."""
 
     rows: EvaluationSet
     result: SetResult
 
     @property
     def predictions(self) -> list[np.ndarray]:
-        """Those of the model before and of the model after."""
+        """Predictions of the models before and after finetuning."""
         return [self.result.sides[side].predictions for side in ("before", "after")]
 
     def order(self, shown: str) -> list[int]:
@@ -54,7 +54,7 @@ class MeasuredSet:
             chosen = (before[:, 0] != after[:, 0]) | (shown == "all")
         replaced = np.array([len({*a} - {*b}) for a, b in zip(before, after, strict=True)])
         moved = abs(self.result.sides["before"].ranks - self.result.sides["after"].ranks)
-        # lexsort is stable: images that changed alike stay in the order of the set.
+        # lexsort is stable: ties stay in the order of the set.
         return [int(index) for index in np.lexsort((-replaced, -moved)) if chosen[index]]
 
     def captions(self, indices: Sequence[int], names: Sequence[str]) -> list[str]:
@@ -85,7 +85,7 @@ def set_names(options: GalleryOptions, session: Session) -> list[str]:
 
 
 def measured_set(options: GalleryOptions, name: str, session: Session) -> MeasuredSet:
-    """A set of [`set_names`] with its results, which are read, or measured once and kept in the cache of `datasets`.
+    """A set of [`set_names`] with results that are read, or measured once and kept in the cache of `datasets`.
 
     Raises:
         ValueError: the results are of other models or of other images, or the images of the set are not named.
@@ -121,7 +121,7 @@ def _measure_once(name: str, session: Session) -> MeasuredSet:
 
 
 def _images(options: GalleryOptions, name: str, session: Session, count: int) -> EvaluationSet:
-    """Images of a set in the folder of results, of which a benchmark has `count`."""
+    """Images of a set in the folder of results; `count` for a benchmark."""
     benchmark = find_benchmark(session.classes)
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):
         return benchmark_sets(benchmark, count)[name]

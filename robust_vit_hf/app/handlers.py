@@ -1,4 +1,4 @@
-"""What the page answers when a visitor chooses an image, a class, a set or other models."""
+"""Event handlers of the page."""
 
 import hashlib
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from .sessions import distinct_names, open_pair, while_unchanged
 
 
 PREDICTED = -1  # in the list of classes: each model's own prediction
-PAGE = 24  # images of the gallery at once
+PAGE = 24  # images per page of the gallery
 Names = tuple[str, str]  # of the models before and after
 
 
 def in_page(function: Callable) -> Callable:
-    """A handler whose expected errors are messages in the page."""
+    """Decorator that shows expected errors as messages in the page."""
 
     @wraps(function)
     def handler(*args, **kwargs):
@@ -50,7 +50,7 @@ class Handlers:
 
     @in_page
     def explain(self, path: str | None, target: int, method: str, names: Names, shown: dict | None) -> list[Any]:
-        """Classes, maps, difference and measures of an image: what the page shows of it."""
+        """Classes, maps, difference and scores shown for an image."""
         if path is None:
             return [None, None, None, None, ""]
         session = self.pair(names)
@@ -124,13 +124,13 @@ def heading(before: str, after: str) -> str:
 
 
 def choices(session: Session) -> list[tuple[str, int]]:
-    """The list of classes: names as shown, and indices."""
+    """Class choices: displayed names and indices."""
     names = distinct_names(session.classes)
     return [("predicted by each model", PREDICTED), *((name, index) for index, name in enumerate(names))]
 
 
 def measures(explained: dict[str, Explanation], classes: list[str]) -> str:
-    """A table of the explained classes, and of the agreement with the mask."""
+    """Table of the explained classes and the agreement with the mask."""
     lines = ["| | class | probability | mIoU with mask | relevance on object |", "|---|---|---:|---:|---:|"]
     for side, of in explained.items():
         agreement = ("–" if value is None else f"{value:.1%}" for value in (of.mean_iou, of.energy))

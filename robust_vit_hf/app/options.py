@@ -11,7 +11,7 @@ from ..utils.options import Options, Range, option
 
 @dataclass(kw_only=True)
 class GalleryOptions(Options):
-    """Where the gallery takes results and images from."""
+    """Sources of the gallery's results and images."""
 
     GROUP = "options of the gallery"
 

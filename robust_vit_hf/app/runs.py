@@ -1,4 +1,4 @@
-"""Tables and plots of a finetuning and of an evaluation, from their folders."""
+"""Tables and plots of finetuning runs and evaluations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE
 
 @dataclass(frozen=True)
 class Report:
-    """Tables in Markdown, and plots, of a folder."""
+    """Markdown tables and plots from a folder."""
 
     title: str
     tables: str
@@ -16,7 +16,7 @@ class Report:
 
 
 def find_reports(*folders: str | Path | None) -> list[Report]:
-    """Reports of those folders that hold one: the output of `robust-vit train` or of `robust-vit evaluate`."""
+    """Reports of the folders that hold output of `robust-vit train` or `robust-vit evaluate`."""
     reports = []
     for folder in map(Path, filter(None, folders)):
         tables = [folder / name for name in (TABLE_FILE, "tables.md") if (folder / name).is_file()]

@@ -1,4 +1,4 @@
-"""Sample images, from installed packages alone."""
+"""Sample images from installed packages."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,12 +11,12 @@ from ..emoji_shift.artwork import background
 from ..emoji_shift.images import CLASS_NAMES, SHIFTED, compose
 
 
-PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # of scikit-image, of things that ImageNet has classes for
+PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # from scikit-image, of ImageNet classes
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image in RGB with its caption, and its mask and label where they are known."""
+    """An RGB image with caption and, if known, mask and label."""
 
     image: Image.Image
     caption: str
@@ -31,7 +31,7 @@ def load_samples(classes: tuple[str, ...]) -> list[Sample]:
         return [Sample(background(name), name) for name in PHOTOGRAPHS]
     samples = []
     for number, split in enumerate(2 * SHIFTED):
-        # Openly licensed artwork alone, from another place of each set on, so that the classes differ.
+        # Only openly licensed artwork, from a different offset in each set, so that the classes differ.
         rows = (compose(split, index) for index in count(8 * number))
         row = next(row for row in rows if row["openly_licensed"])
         caption = f"{CLASS_NAMES[row['label']]} · {split.replace('_', ' ')}"

@@ -1,4 +1,4 @@
-"""The server of the page: offline, on loopback unless told otherwise, with files that go when it ends."""
+"""The server of the page: offline, on loopback by default, with files that are deleted when it ends."""
 
 import os
 import tempfile
@@ -24,7 +24,7 @@ def running(options: AppOptions) -> Iterator[str]:
         ValueError: as [`Page`].
     """
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
-        # Uploads and pictures lie there and nowhere else, and Gradio calls no server of its own.
+        # Keep all uploads and pictures there, and Gradio from calling its own servers.
         os.environ |= {
             "GRADIO_TEMP_DIR": str(Path(folder, "files")),
             "GRADIO_EXAMPLES_CACHE": str(Path(folder, "examples")),
@@ -50,7 +50,7 @@ def running(options: AppOptions) -> Iterator[str]:
             footer_links=[],
             run_history=False,
             max_file_size=MAX_UPLOAD,
-            _frontend=False,  # Gradio would ask its own page for an answer within 3 s, which a busy machine does not give
+            _frontend=False,  # Gradio's startup check fails after 3 s, too short on a busy machine
         )
         try:
             yield address

@@ -1,4 +1,4 @@
-"""The two models of the page, as a session that is loaded once, and again when a file of their folders changed."""
+"""Cached session with the page's two models, reloaded when a file in their folders changes."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,10 +27,10 @@ def while_unchanged(function: Callable) -> Callable:
 
 @while_unchanged
 def open_pair(before: str, after: str, preset: Preset) -> Session:
-    """A session of two models without sets, which keeps nothing.
+    """Session of two models, without sets or store.
 
     Args:
-        before, after: names, folders or Hub ids, as for [`load_model`].
+        before, after: names, folders or Hub ids, as in [`load_model`].
         preset: preprocessing of both.
 
     Raises:
@@ -45,7 +45,7 @@ def open_pair(before: str, after: str, preset: Preset) -> Session:
 
 
 def distinct_names(classes: Sequence[str]) -> list[str]:
-    """Names of classes, each with its index where several have this name."""
+    """Class names, with the index added to repeated ones."""
     names = list(map(str, classes))
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""The 1000 classes of ImageNet-1k and subsets of them, from the lists that timm ships, joined on the wnid (WordNet id).
+"""The 1000 classes of ImageNet-1k and subsets of them, from timm's lists, joined on the wnid (WordNet id).
 
 English names are not unique: two classes are called "crane", and two "maillot".
 """
@@ -12,8 +12,8 @@ from ..utils.install import install_command
 
 @cache
 def timm_list(file_name: str) -> str:
-    """Contents of a class list of timm, such as `imagenet_synsets.txt`."""
-    # Without `import timm`, which takes seconds: the lists are text files beside its code.
+    """Read a class list of timm, such as `imagenet_synsets.txt`."""
+    # The lists are text files in the package; `import timm` would take seconds.
     timm = find_spec("timm")
     if timm is None:
         raise ModuleNotFoundError(f"The class lists of ImageNet come with timm: {install_command('data')}")
@@ -22,7 +22,7 @@ def timm_list(file_name: str) -> str:
 
 @cache
 def wnids() -> tuple[str, ...]:
-    """The 1000 wnids, sorted: the position is the label."""
+    """The 1000 sorted wnids; the position is the label."""
     return tuple(timm_list("imagenet_synsets.txt").split())
 
 
@@ -34,12 +34,12 @@ def label_of_wnid() -> dict[str, int]:
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """First English name of each class, such as "tench", for prompts and pictures. Two classes may share one."""
+    """First English name of each class, such as "tench". Two classes may share a name."""
     lemmas = dict(line.split("\t") for line in timm_list("imagenet_synset_to_lemma.txt").splitlines())
     return tuple(lemmas[wnid].split(",")[0] for wnid in wnids())
 
 
 @cache
 def subset(name: str) -> tuple[int, ...]:
-    """Labels 0–999 of the 200 classes of `"imagenet-a"` or `"imagenet-r"`, in the order of the set's own labels 0–199."""
+    """Labels 0–999 of the 200 classes of `"imagenet-a"` or `"imagenet-r"`, in the order of the set's labels 0–199."""
     return tuple(map(int, timm_list(f"{name.replace('-', '_')}_indices.txt").split()))

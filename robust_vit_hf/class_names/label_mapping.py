@@ -1,4 +1,4 @@
-"""Labels of a dataset by the names of their classes. A label is an index, which is right in the order of the model alone."""
+"""Mapping of a dataset's labels to a model's classes by name."""
 
 import difflib
 import re
@@ -15,18 +15,18 @@ logger = logging.get_logger(__name__)
 
 
 def classes_of_model(config: PreTrainedConfig) -> list[str]:
-    """Names of a model's classes, in the order of its logits."""
+    """Class names of a model in the order of its logits."""
     return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def class_index(name: str, model_names: Sequence[str]) -> int:
-    """Index of a class of a model, by its name or by the index itself.
+    """Index of a model's class, given its name or index.
 
     Args:
         model_names: names of the model's classes, see [`classes_of_model`].
 
     Raises:
-        ValueError: neither is one class of the model.
+        ValueError: the model has no such class, or several.
     """
     places = [index for index, known in enumerate(model_names) if known == name]
     if len(places) == 1:
@@ -41,14 +41,14 @@ def class_index(name: str, model_names: Sequence[str]) -> int:
 
 
 def class_names_of(features: datasets.Features) -> tuple[str, ...] | None:
-    """Names of the classes in the column `label`, in their order; `None` where it has none."""
+    """Class names of the column `label` in order; `None` if it has none."""
     label = features.get("label")
     label = getattr(label, "feature", label)  # of a list of labels
     return tuple(label.names) if isinstance(label, datasets.ClassLabel) else None
 
 
 def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
-    """Class of the model for each label of a dataset, found by name.
+    """Map each label of a dataset to the model's class of the same name.
 
     Args:
         names: names of the dataset's classes, in the order of its labels.
@@ -56,8 +56,8 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         source: name of the dataset in errors.
 
     Returns:
-        The mapping, or `None` where labels are right as they are: the order is the same, or one of the two has no names
-        (the digits from 0 on, or the `LABEL_n` of transformers). Wnids are names of the classes of ImageNet-1k.
+        The mapping, or `None` if labels need no change: the order is the same, or one of the two has no names (only
+        digits from 0 on, or transformers' `LABEL_n`). Wnids are names of the classes of ImageNet-1k.
 
     Raises:
         ValueError: the dataset has a class that the model does not have.
@@ -94,7 +94,7 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
 
 
 def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: str) -> datasets.Dataset:
-    """The dataset with labels that are indices of the model's classes. Arguments and errors are those of [`label_mapping`]."""
+    """The dataset with labels mapped to the model's classes. Arguments and errors are those of [`label_mapping`]."""
     mapping = label_mapping(class_names_of(dataset.features), model_names, source)
     if mapping is None:
         return dataset
@@ -119,15 +119,15 @@ def map_label(mapping: dict[int, int], label: int, source: str) -> int:
 
 
 def unnamed(names: Sequence[str]) -> bool:
-    """Whether names say nothing but the index of a class."""
+    """Whether names are only indices of classes."""
     return all(re.fullmatch(r"(LABEL_)?\d+", str(name)) for name in names)
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
-    """Check that two models that are compared have the same classes, by number and, where both have names, by name.
+    """Check that two models have the same number of classes and, if both have names, the same names.
 
     Raises:
-        ValueError: they differ; the message names the first class that does.
+        ValueError: the classes differ; the message names the first difference.
     """
     if len(before) != len(after):
         raise ValueError(
@@ -144,13 +144,13 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
 
 
 def _labels(count: int) -> tuple[str, ...]:
-    """Names that transformers gives."""
+    """Default names of transformers."""
     return tuple(f"LABEL_{index}" for index in range(count))
 
 
 def _are_imagenet(names: Sequence[str]) -> bool:
-    """Whether 1000 names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must agree, and none may
-    be found elsewhere."""
+    """Whether 1000 names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must match, and
+    none may appear at another position."""
     if tuple(names) == wnids():
         return True
     known = [name.lower() for name in class_names()]

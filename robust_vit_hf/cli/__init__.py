@@ -1,1 +1,1 @@
-"""The command line `robust-vit`: a module a command, which parses arguments and calls the library."""
+"""The command line `robust-vit`: parsing of arguments and calls into the library."""

@@ -1,4 +1,4 @@
-"""`robust-vit app`: the page, until it is ended."""
+"""`robust-vit app`: serve the page."""
 
 import signal
 from dataclasses import replace
@@ -8,7 +8,7 @@ from ..app.options import AppOptions
 
 
 def show(options: AppOptions) -> str:
-    """Serve the page until a signal, and print its address; or write a Space of it, and say what to do with it."""
+    """Print the page's address and serve it until a signal, or export it as a Space and return instructions."""
     if options.export is not None:
         from ..app.export import write_space
 
@@ -19,7 +19,7 @@ def show(options: AppOptions) -> str:
     from ..app.server import running
     from ..utils.processes import use_all_cores
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the files of the page go then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the page's files are deleted on SIGTERM, too
     use_all_cores()
     after = options.compare or newest_run(Path("runs"))
     if after is None:

@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its options are parsed, and the function of them gives the text to print.
+    """A command. Its function takes the parsed options and returns the text to print.
 
     Args:
-        summary: what it does, for the help.
-        options: path, in this package, of a dataclass of options, or of a function that parses the arguments.
-        function: path of the function. What a path names is imported when the command is called.
+        summary: one-line help.
+        options: path within this package of a dataclass of options, or of a function that parses the arguments.
+        function: path of the function. Both are imported only when the command is called.
     """
 
     summary: str
@@ -24,7 +24,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Group:
-    """Commands under one name, with the text above their list."""
+    """Commands under a common name, with the text above their list."""
 
     summary: str
     description: str
@@ -32,7 +32,7 @@ class Group:
 
 
 def load(path: str) -> Any:
-    """What a path in this package, such as `hub.upload.push`, names."""
+    """Import an object by its path within this package, such as `hub.upload.push`."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(f"{__package__.partition('.')[0]}.{module}"), name)
 

@@ -11,7 +11,7 @@ from .parser import Parser, parse
 
 
 ROOT = Group("", "Finetune the relevance maps of vision transformers, so that they decide by the object.", COMMANDS)
-# Extras of this package, and modules that they install.
+# Extras of this package and the modules they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
     "data": ("h5py", "scipy", "timm"),
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             error.args = tuple(_hide_tokens(part) if isinstance(part, str) else part for part in error.args)
             raise
-        if text := getattr(error, "text", ""):  # what was done before it
+        if text := getattr(error, "text", ""):  # what was done before the error
             print(text)
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple[Command, str, list[str]]:
-    """The command that arguments name, its program as the help shows it, and the arguments after its name."""
+    """The command named by the arguments, its program name for the help, and the remaining arguments."""
     commands = root.commands
     names = "\n".join(f"  {name:<12} {command.summary}" for name, command in commands.items())
     parser = Parser(
@@ -85,7 +85,7 @@ def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple
 
 
 def _hide_tokens(message: str) -> str:
-    """A message without tokens of the Hub, which may have been given in the place of a file."""
+    """Remove Hub tokens, which may have been given in place of a file, from a message."""
     return re.sub(r"hf_[A-Za-z0-9]{30,}", "hf_…", message)
 
 

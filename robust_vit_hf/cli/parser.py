@@ -1,4 +1,4 @@
-"""A parser from a dataclass of options, whose errors are one line."""
+"""Argument parser for dataclasses of options, with one-line errors."""
 
 import argparse
 import inspect
@@ -13,7 +13,7 @@ from ..utils.options import Declared, Options, declared_options, unknown
 
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
-    """The options that arguments give. Exits after the help, and with status 2 where the options are refused."""
+    """Parse arguments. Exits after printing the help, or with status 2 if options are refused."""
     parser = Parser(prog=prog, description=inspect.getdoc(options))
     parser.add_options(declared_options(options).values())
     given = vars(parser.parse_args(argv))
@@ -22,12 +22,12 @@ def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose errors are one line. They name options and never values, one of which may be a token."""
+    """Argument parser with one-line errors, which never quote values, since one may be a token."""
 
     def __init__(self, **kwargs):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=formatter, allow_abbrev=False, argument_default=argparse.SUPPRESS, **kwargs)
-        # Shown there; `main` takes it.
+        # Only for the help: handled by `main`.
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str):
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Context in which a `ValueError` is an error in the arguments."""
+        """Context manager that reports a `ValueError` as an error in the arguments."""
         try:
             yield
         except ValueError as error:
@@ -55,10 +55,10 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def add_options(self, options: Iterable[Declared], undo: bool = False) -> None:
-        """Add options of dataclasses, which check the values; those that are not given are left to their defaults.
+        """Add options of dataclasses, which check the values and set the defaults.
 
         Args:
-            undo: flags take `true` or `false`, since a recipe may have set them.
+            undo: whether flags take `true` or `false`, since a recipe may have set them.
         """
         groups: dict[str | None, argparse._ActionsContainer] = {None: self}
         for option in options:
@@ -106,6 +106,6 @@ def _parse(option: Declared):
 
 
 def _underscored(token: str) -> str:
-    """A token whose option may be written with dashes."""
+    """Replace dashes by underscores in an option's name."""
     name, equals, value = token.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if token.startswith("--") else token

@@ -21,7 +21,7 @@ Options come from a recipe, which the command line overrides: the one that --con
 
 
 def parse_arguments(argv: list[str]) -> tuple:
-    """The arguments of [`finetune`] from a recipe, if there is one, and the command line.
+    """Arguments of [`finetune`] from the command line and an optional recipe.
 
     Options of this package are checked before the Trainer is imported, which takes seconds.
     """
@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str]) -> tuple:
     if not {"-h", "--help"} & {*argv}:
         options, rest = _parse(own_options(), argv)
     if rest:
-        # That of all commands is --debug; a recipe can set the Trainer's.
+        # --debug belongs to all commands; a recipe can set the Trainer's option.
         known = {name: option for name, option in train_options().items() if name != "debug"}
         options, _ = _parse(known, argv, all_known=True)
     named = options.pop("config", None)
@@ -43,19 +43,19 @@ def parse_arguments(argv: list[str]) -> tuple:
 
 
 def train(arguments: tuple) -> str:
-    """Finetune, and return the table and where the results are; nothing in other processes than the main one."""
+    """Finetune, and return the table and the output path; an empty string outside the main process."""
     from ..evaluation.finetuning_results import FIGURE_FILE
     from ..training.finetune import finetune
 
     table = finetune(*arguments)
     folder = Path(arguments[-1].output_dir)
-    picture = folder / FIGURE_FILE  # of images with labels
+    picture = folder / FIGURE_FILE  # only for labelled images
     look = f" Look at {picture}." if picture.is_file() else ""
     return f"\n{table}\n\nModel, card, results.json and table: {folder}.{look}" if table else ""
 
 
 def _parse(known: dict[str, Declared], argv: list[str], all_known: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """Values of known options by name, and the remaining arguments, which are refused if `all_known`."""
+    """Values of known options by name, and the remaining arguments, refused if `all_known`."""
     parser = Parser(
         prog="robust-vit train", usage="robust-vit train [--config RECIPE] [options]", description=DESCRIPTION
     )

@@ -1,1 +1,1 @@
-"""Evaluation: sets under a protocol, one pass of a model over each, before against after, tables and plots."""
+"""Evaluation: models before and after finetuning on evaluation sets, with tables and plots."""

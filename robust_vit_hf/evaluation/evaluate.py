@@ -1,4 +1,4 @@
-"""`robust-vit evaluate`: accuracy, calibration and relevance of a model, or of two, on evaluation sets.
+"""`robust-vit evaluate`: accuracy, calibration and relevance of one or two models on evaluation sets.
 
 Tables in the layout of the paper's Tables 1, 2, 10 and 11, and its class plots (Figures 8 to 14).
 """
@@ -24,18 +24,18 @@ from .sets import load_sets
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
-    """Measure models on sets, and write `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions of each image and, of
-    two models, examples with their relevance maps. Results in the output folder from an earlier run are not measured again.
+    """Measure models on sets. Writes `results.json`, `tables.md`, `tables.tex`, `plots/`, the predictions for each
+    image and, for two models, examples with relevance maps. Results already in the output folder are reused.
 
     Args:
-        originals: folder of results of original models, which several evaluations share.
+        originals: folder with results of original models, shared by several evaluations.
 
     Returns:
-        The tables, as Markdown, and where all is; nothing in other processes than the main one.
+        The tables as Markdown, and the output paths; an empty string outside the main process.
 
     Raises:
-        ValueError: sets or models that do not fit together, before the first set is measured.
-        OSError: there is no such model or set, or another process writes the output folder.
+        ValueError: sets or models do not fit together; raised before the first set is measured.
+        OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder, markdown, latex = options.output_dir, [], []
     with open_session(options, options.protocols[0], folder, bf16=options.bf16, shared=originals) as opened:
@@ -79,8 +79,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:
-    """Classes of the images of the finetuning: those of `training_data`, or else those that the run recorded, or else those of the
-    one benchmark that all sets are from."""
+    """Classes of the finetuning images: from `training_data`, else from the run's record, else from the benchmark if
+    all sets belong to one."""
     path = options.training_data
     if path is not None:
         dataset = load_masked_dataset(path, options.train_split)

@@ -1,4 +1,4 @@
-"""The paper's figures of examples for any pair of models and any set: 1, 2, 3, 6 and 15.
+"""The paper's Figures 1, 2, 3, 6 and 15 for any pair of models and any set.
 
 Source: https://huggingface.co/papers/2206.01161
 """
@@ -25,8 +25,8 @@ from .sets import load_sets
 
 
 CAPTIONS_FILE = "captions.md"
-NUM_CANDIDATES = 60  # images whose maps Figure 1 compares
-CONFIDENCE = 0.9  # of the predictions of Figure 1, as in the paper
+NUM_CANDIDATES = 60  # images compared for Figure 1
+CONFIDENCE = 0.9  # minimum for Figure 1, as in the paper
 GROUPS_OF_A_ROW = 3  # in Figures 3 and 6
 
 
@@ -35,8 +35,8 @@ class CaptionedFigure:
     """A figure of the paper.
 
     Args:
-        rule: how its images were chosen.
-        examples: what it shows.
+        rule: how the images were chosen.
+        examples: the examples shown.
     """
 
     figure: Figure
@@ -45,16 +45,16 @@ class CaptionedFigure:
 
 
 def make_figures(options: FigureOptions) -> str:
-    """Write `figure_<number>`, each as PNG and PDF, and their captions, `captions.md`, from the predictions that `robust-vit evaluate`
-    saved. The same predictions and seed give the same files, under the same version of matplotlib.
+    """Write `figure_<number>` as PNG and PDF and `captions.md` from the predictions saved by `robust-vit evaluate`.
+    Deterministic for the same predictions, seed and version of matplotlib.
 
     Returns:
         The captions, as Markdown.
 
     Raises:
-        ValueError: there are no predictions of a set, or they are of other models or images; an unknown class; no figure has an
-            image.
-        OSError: there is no such model or set.
+        ValueError: predictions of a set are missing or belong to other models or images; unknown class; all figures
+            are empty.
+        OSError: a model or set does not exist.
     """
     folder = options.output_dir
     with open_session(options, options.protocol) as session:
@@ -104,7 +104,8 @@ def make_figures(options: FigureOptions) -> str:
 def _figure_1(
     options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
 ) -> CaptionedFigure | None:
-    """Confident predictions of the original model, with relevance on the background, or on little of the object."""
+    """Confident predictions of the original model with relevance on the background or on only a small part of the
+    object."""
     masked = {}
     for name, result in results.items():
         dataset = session.sets[name].dataset
@@ -131,7 +132,7 @@ def _figure_1(
 def _figure_2(
     options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
 ) -> CaptionedFigure | None:
-    """Images whose prediction stays, is corrected, or is broken."""
+    """Images whose prediction stays correct, is corrected or is broken."""
     groups = {}
     for kind in ("unchanged", "corrected", "broken"):
         found = rows_of_kind(kind, results, session.sets, kept)
@@ -148,7 +149,7 @@ def _figure_3(
     kept: set[int] | None,
     start: int = 0,
 ) -> CaptionedFigure | None:
-    """Corrected images of each set, from a place of their order on: Figures 3 and 6."""
+    """Figures 3 and 6: corrected images of each set, from position `start` on."""
     groups = {}
     for name, rows in rows_of_kind("corrected", results, session.sets, kept).items():
         drawn = draw({name: rows}, start + options.num_examples, options.seed)[start:]
@@ -170,7 +171,7 @@ def _figure_15(
     harmed = []
     for name, of_set in rows_of_kind("broken", results, session.sets, kept).items():
         changes = class_changes([Run(dict(results))], name)
-        broken: dict[int, list[int]] = {}  # rows that may be shown, by class
+        broken: dict[int, list[int]] = {}  # publishable rows by class
         for row in of_set:
             broken.setdefault(int(results[name].classes[row]), []).append(row)
         groups = {}
@@ -186,7 +187,7 @@ def _figure_15(
 
 
 def _figure(rows: Sequence[Mapping[str, list[Example]]], target: str, rule: str) -> CaptionedFigure | None:
-    """Figure of groups of examples, with the rule of their choice; `None` without an example."""
+    """Figure of groups of examples with their selection rule; `None` if all groups are empty."""
     examples = [example for row in rows for group in row.values() for example in group]
     if not examples:
         return None

@@ -1,4 +1,4 @@
-"""Example images with their relevance maps before and after finetuning: drawn by a rule, explained, and saved in one file."""
+"""Example images with their relevance maps before and after finetuning."""
 
 import io
 import zlib
@@ -47,14 +47,14 @@ class Example:
     """An image and its relevance maps.
 
     Args:
-        set_name, row: where it is.
-        label: name of its class.
-        image: what the original model sees, in colours.
-        predicted: name of the predicted class by side, `before` and `after`.
+        set_name, row: location of the image.
+        label: name of the true class.
+        image: the preprocessed input of the original model, in RGB.
+        predicted: name of the predicted class by side (`before`, `after`).
         confidence: probability of the predicted class by side.
-        maps: by side and target (`predicted`, `true`), the map over the image.
-        background: by side, the share of the relevance of the predicted class that is outside the mask; without a mask, none.
-        coverage: by side, the mean of that map within the mask; without a mask, none.
+        maps: map over the image by side and target (`predicted`, `true`).
+        background: share of the predicted class's relevance outside the mask, by side; empty without a mask.
+        coverage: mean of the predicted class's map within the mask, by side; empty without a mask.
     """
 
     set_name: str
@@ -74,10 +74,10 @@ def rows_of_kind(
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Rows of each set that are of a kind, see [`KINDS`], among those that have a label and may be shown.
+    """Labelled, publishable rows of each set that are of a kind, see [`KINDS`].
 
     Args:
-        classes: classes to which the rows are restricted.
+        classes: restricts the rows to these classes.
     """
     found = {}
     for name, result in results.items():
@@ -90,7 +90,7 @@ def rows_of_kind(
 
 
 def is_of_kind(kind: str, result: SetResult) -> np.ndarray:
-    """`(N,)` bool: images with a label that are of a kind, see [`KINDS`]."""
+    """`(N,)` bool: labelled images of a kind, see [`KINDS`]."""
     right, right_after = result.correct("before"), result.correct("after")
     best, best_after = (result.sides[side].predictions[:, 0] for side in ("before", "after"))
     chosen = {"corrected": ~right & right_after, "broken": right & ~right_after, "unchanged": best == best_after}
@@ -98,15 +98,15 @@ def is_of_kind(kind: str, result: SetResult) -> np.ndarray:
 
 
 def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
-    """`(N,)` bool: rows that figures may show. Of emoji-shift, those with openly licensed artwork."""
+    """`(N,)` bool: publishable rows. For emoji-shift, those with openly licensed artwork."""
     if "openly_licensed" not in dataset.column_names:
         return np.ones(len(dataset), dtype=bool)
     return np.array(dataset.with_format(None)["openly_licensed"][:], dtype=bool)
 
 
 def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple[str, int]]:
-    """At most `count` pairs of set and row, from the sets in turn. The seed and the name of a set give the order of its rows, so
-    that more examples begin with the fewer, and a set does not depend on the others."""
+    """Draw at most `count` pairs of set and row, from the sets in turn. The order of a set's rows depends only on the
+    seed and its name, so that a larger `count` extends a smaller one."""
     shuffled = [
         [(name, row) for row in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(list_).tolist()]
         for name, list_ in rows.items()
@@ -121,12 +121,12 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Relevance maps of images, of the class that was predicted and of the true one.
+    """Relevance maps of images for the predicted and the true class.
 
     Args:
         images: set and row of each.
-        results: what the sides of the session measured, by set.
-        sides: those that are explained.
+        results: results of the session's sides by set.
+        sides: the sides to explain.
     """
     class_names = session.label_names
     rows = {
@@ -164,8 +164,8 @@ def explain(
 
 
 def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None:
-    """Write examples by kind into a parquet file, which `datasets` reads: a row for each, with its pictures as WebP. Maps of the true
-    class are there where the prediction is wrong."""
+    """Write examples by kind to a parquet file for `datasets`, one row each, with pictures as WebP. Maps of the true
+    class are saved only where the prediction is wrong."""
     rows = []
     for kind, of_kind in examples.items():
         for example in of_kind:

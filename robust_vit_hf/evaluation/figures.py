@@ -18,20 +18,21 @@ from .session import Side
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Figure of images with their relevance maps before and after: a column for each image, and groups side by side.
+    """Figure of images with their relevance maps before and after: one column per image, groups side by side.
 
     Args:
-        rows: for each row of the figure, its examples by title. Empty groups are left out; one is not empty.
-        targets: classes whose maps are shown, of `predicted` and `true`; of both, the true one where the prediction is wrong.
+        rows: examples by title for each row of the figure. Empty groups are left out; at least one must not be empty.
+        targets: classes whose maps are shown (`predicted`, `true`). With both, `true` only where the prediction is
+            wrong.
     """
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     lines = 2 + len(targets)  # pictures of a column
-    columns = [[max(len(examples), 3) for examples in row.values()] for row in rows]  # no fewer, for the title
+    columns = [[max(len(examples), 3) for examples in row.values()] for row in rows]  # space for the title
     figure = Figure((1.45 * max(map(sum, columns)), 1.8 * lines * len(rows)), layout="constrained")
     bands = figure.subfigures(len(rows), 1, squeeze=False, hspace=0.02)[:, 0]
     for band, widths, row in zip(bands, columns, rows, strict=True):
-        rest = [max(map(sum, columns)) - sum(widths)]  # empty, so that pictures of all rows have one size
+        rest = [max(map(sum, columns)) - sum(widths)]  # padding, so that all pictures have the same size
         shares = [width for width in widths + rest if width]
         parts = np.atleast_1d(band.subfigures(1, len(shares), width_ratios=shares, wspace=0.03))
         for part, width, (title, examples) in zip(parts, widths, row.items(), strict=False):
@@ -58,11 +59,11 @@ def save_attribution_figure(
     methods: Sequence[str],
     path: Path,
 ) -> None:
-    """Figure with a row for each image: image | mask | the map of each model and attribution method for the predicted class.
+    """Save a figure with one row per image: image | mask | map of the predicted class by model and attribution method.
 
     Args:
-        sides: by name, such as `before` and `after`.
-        rows: `image` and `mask`.
+        sides: models by name, such as `before` and `after`.
+        rows: dataset with `image` and `mask`.
         methods: names from `ATTRIBUTION_METHODS`.
     """
     titles, columns = ["image", "mask"], []
@@ -89,8 +90,8 @@ def save_attribution_figure(
 
 
 def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
-    """Figure with a titled row for each entry, in which each image stands beside the map of its predicted class before the
-    finetuning. One row has an example."""
+    """Figure with a titled row per entry: each image beside the map of its predicted class before finetuning. At least
+    one row must have an example."""
     rows = {title: examples for title, examples in rows.items() if examples}
     columns = max(map(len, rows.values()))
     figure = Figure((2.7 * columns, 2.1 * len(rows)), layout="constrained")
@@ -111,7 +112,7 @@ def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
 
 
 def save_picture_grid(rows: Sequence[Sequence[tuple[str, torch.Tensor]]], path: Path) -> None:
-    """Figure of pictures `(3, H, W)` in [0, 1], each below its caption, in rows of equal length."""
+    """Save a grid of captioned pictures `(3, H, W)` in [0, 1]. All rows have the same length."""
     figure = Figure((1.5 * len(rows[0]), 1.85 * len(rows)), layout="constrained")
     for axes, pictures in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
         for axis, (caption, picture) in zip(axes, pictures, strict=True):

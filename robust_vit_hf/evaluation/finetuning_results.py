@@ -1,4 +1,4 @@
-"""The results of a finetuning beside its model: `results.json`, the table, the before/after figure and examples."""
+"""Results of a finetuning run: `results.json`, the table, the before/after figure and examples."""
 
 from dataclasses import asdict
 from itertools import chain
@@ -15,12 +15,12 @@ from .session import Session
 
 
 TABLE_FILE, FIGURE_FILE = "table.md", "before_after.png"
-NUM_SHOWN = 4  # in a group of the figure
-NUM_CANDIDATES = 60  # corrected images that are searched for those whose relevance left the background most
+NUM_SHOWN = 4  # images in a group of the figure
+NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevance on the background
 
 
 def write_report(folder: Path, run: Run, session: Session, settings: dict) -> str:
-    """Write the results of a run into a folder that exists.
+    """Write the results of a run to an existing folder.
 
     Args:
         session: `before` and `after`, with the sets of the run.
@@ -45,7 +45,7 @@ def write_report(folder: Path, run: Run, session: Session, settings: dict) -> st
 
 
 def _write_examples(folder: Path, run: Run, session: Session) -> None:
-    """Write the examples, and the figure of some of them."""
+    """Write the examples and a figure of some of them."""
     sets = session.sets
     found = {kind: rows_of_kind(kind, run.sets, sets) for kind in KINDS}
     masked = {name: rows for name, rows in found["corrected"].items() if "mask" in sets[name].dataset.column_names}

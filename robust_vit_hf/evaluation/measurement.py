@@ -1,4 +1,4 @@
-"""Measurements: what is measured of a side on a set. A new one is a file in `measurements/`."""
+"""Base class of measurements of a model on a set. A new measurement is a module in `measurements/`."""
 
 import json
 from abc import ABC, abstractmethod
@@ -13,14 +13,14 @@ from .store import Measured
 
 @dataclass(frozen=True)
 class Measurement(ABC):
-    """A function of a side and a set, which gives rows for the images and scores of them all. Its fields are options that the
-    result depends on.
+    """A measurement of a side on a set: rows, one or more per image, and scores over all images. Its fields are the
+    options that the result depends on.
 
     Args:
-        batch_size, num_workers: images at once, and workers that read images, of each process. Results do not depend on them.
+        batch_size, num_workers: batch size and data loading workers of each process. Results do not depend on them.
     """
 
-    rows_file: ClassVar[str] = "rows.parquet"  # in the folder of a result
+    rows_file: ClassVar[str] = "rows.parquet"  # within the folder of a result
     free: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers")  # fields that do not change a result
 
     batch_size: int = 32
@@ -34,26 +34,26 @@ class Measurement(ABC):
 
         Args:
             description: name of the pass, for the progress and errors.
-            folder: for parts of the result, from which an interrupted measurement goes on.
+            folder: for partial results, from which an interrupted measurement resumes.
 
         Returns:
-            In every process the whole rows; scores in the main process.
+            All rows in every process; scores only in the main process.
         """
 
     def inputs(self) -> dict:
-        """What a result depends on beside side and set, as a JSON object."""
+        """Inputs of a result other than side and set, as a JSON object."""
         inputs = {name: value for name, value in asdict(self).items() if name not in self.free}
-        return json.loads(json.dumps(inputs))  # tuples become lists, as they are read again
+        return json.loads(json.dumps(inputs))  # tuples become lists, as when read from a file
 
 
 def measure(session: Session, measurement: Measurement, within: str = "") -> dict[str, dict[str, Measured]]:
-    """Results by set and side: those in the store, and the others measured now.
+    """Results by set and side, from the store or else measured now.
 
     Args:
-        within: folder of the results within that of the store.
+        within: folder of the results within the store's folder.
 
     Raises:
-        ValueError: the store has results of other inputs in their place, or as the measurement.
+        ValueError: the store holds results of other inputs under the same name, or as raised by the measurement.
     """
     results: dict[str, dict[str, Measured]] = {}
     for name, rows in session.sets.items():

@@ -1,4 +1,5 @@
-"""`robust-vit interpolate`: mixtures of a model before and after finetuning, written, or measured in distribution and shifted.
+"""`robust-vit interpolate`: save mixtures of a model before and after finetuning, or measure them on in-distribution
+and shifted sets.
 
 Source: https://huggingface.co/papers/2109.01903
 """
@@ -29,12 +30,12 @@ from .store import FINGERPRINT_FILE, Store, check_fingerprint
 
 
 SWEEP_FILE, MIXTURES = "sweep.json", "mixtures"
-SIDE = "alpha-"  # begins the names of sides, which end in the share
+SIDE = "alpha-"  # prefix of the names of sides, followed by alpha
 ROLES = ("in_distribution", "shifted")  # of the sets of a sweep
 
 
 def interpolate_models(options: MixtureOptions) -> str:
-    """Write the mixture of one share, or measure mixtures of several, see [`measure_mixtures`]."""
+    """Write the mixture for one alpha, or measure mixtures for several, see [`measure_mixtures`]."""
     if options.alpha is not None:
         write_mixture(options.before, options.after, options.alpha, options.output_dir)
         return f"{options.output_dir}: {1 - options.alpha:g} · {options.before} + {options.alpha:g} · {options.after}"
@@ -42,16 +43,17 @@ def interpolate_models(options: MixtureOptions) -> str:
 
 
 def measure_mixtures(options: MixtureOptions) -> str:
-    """Measure mixtures of two models, and write `sweep.json`, `sweep.png` and `sweep.pdf`. All mixtures see their images through
-    the preprocessing of the model after finetuning. Mixtures in the output folder from an earlier run are not measured again, and
-    stay in the table.
+    """Measure mixtures of two models and write `sweep.json`, `sweep.png` and `sweep.pdf`. All mixtures use the
+    preprocessing of the model after finetuning. Mixtures already in the output folder are reused and stay in the
+    table.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        ValueError: the models do not fit each other, see [`check_alike`], or the sets, or the output folder holds other files.
-        OSError: there is no such model or set, or another process writes the output folder.
+        ValueError: the models do not fit each other (see [`check_alike`]) or the sets, or the output folder holds
+            other files.
+        OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     accelerator, folder = make_accelerator(bf16=False), options.output_dir
     if not (folder / FINGERPRINT_FILE).is_file():
@@ -98,7 +100,7 @@ def measure_mixtures(options: MixtureOptions) -> str:
 
 
 def _load_sets(options: MixtureOptions, classes: list[str]) -> dict[str, EvaluationSet]:
-    """The sets of both roles: those that are named, or those of the benchmark with the classes of the models."""
+    """Sets of both roles: the named ones, or those of the benchmark with the models' classes."""
     if options.shifted is None:
         benchmark = find_benchmark(classes)
         if benchmark is None:
@@ -114,7 +116,7 @@ def _load_sets(options: MixtureOptions, classes: list[str]) -> dict[str, Evaluat
 
 
 def sweep_table(sweep: dict) -> Table:
-    """Top-1 of each set, and the mean of the shifted ones, in per cent, with a row for each alpha.
+    """Table of top-1 on each set and the mean over shifted sets, in per cent, one row per alpha.
 
     Args:
         sweep: contents of `sweep.json`, with alphas as numbers, in ascending order.
@@ -128,8 +130,8 @@ def sweep_table(sweep: dict) -> Table:
 
 
 def sweep_figure(sweep: dict) -> Figure:
-    """Top-1 in distribution and shifted of a sweep, as for [`sweep_table`]: over alpha, and against each other with the points
-    named by alpha, as in Figure 1 of https://huggingface.co/papers/2109.01903. Several sets are shown by their mean."""
+    """Plot in-distribution and shifted top-1 of a sweep, see [`sweep_table`]: over alpha, and against each other with
+    points labelled by alpha, as in Figure 1 of https://huggingface.co/papers/2109.01903. Several sets are averaged."""
     points = np.array([[100 * row[f"mean_{role}"] for role in ROLES] for row in sweep["alphas"].values()])
     shown = {role: sweep[role][0] if len(sweep[role]) == 1 else f"mean of {len(sweep[role])} sets" for role in ROLES}
     names = [f"{role.replace('_', '-')} ({text})" for role, text in shown.items()]
@@ -145,7 +147,7 @@ def sweep_figure(sweep: dict) -> Figure:
         labels.setdefault(tuple(point), []).append(f"{alpha:g}")
     for point, shared in labels.items():
         against.annotate(", ".join(shared), point, textcoords="offset points", xytext=(5, 4), fontsize=8)
-    # Two points of accuracy at least, so that noise does not fill an axis.
+    # Axes span at least two points of accuracy, so that noise does not fill them.
     middle, half = (points.max(0) + points.min(0)) / 2, np.maximum(1, 0.7 * np.ptp(points, axis=0))
     xlim, ylim = np.stack([middle - half, middle + half], axis=1).clip(-0.4, 100.4)
     against.set(xlim=xlim, ylim=ylim, xlabel=f"top-1 {names[0]}, %", ylabel=f"top-1 {names[1]}, %")

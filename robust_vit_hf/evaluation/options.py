@@ -23,7 +23,7 @@ NAMED = "NAME[=PATH_OR_ID]"
 
 @dataclass(kw_only=True)
 class PairOptions(Options):
-    """The models before and after finetuning, and images of your own."""
+    """Models before and after finetuning, and your own images."""
 
     model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
     compare: str | None = option(None, "the model after finetuning")
@@ -33,7 +33,7 @@ class PairOptions(Options):
 
 @dataclass(kw_only=True)
 class SetsOptions(PairOptions):
-    """The sets that are measured: by default the benchmarks, or none if there are images of your own."""
+    """Sets to measure: by default the benchmarks, or none if your own images are given."""
 
     sets: list[NamedSource] | None = option(
         None,
@@ -50,7 +50,7 @@ class SetsOptions(PairOptions):
 
 @dataclass(kw_only=True)
 class ImagesOptions(Options):
-    """How many images are measured."""
+    """Number of images to measure."""
 
     images_per_set: int = option(
         IMAGES_PER_SET, f"images of each set of a benchmark (default: {IMAGES_PER_SET})", COUNT
@@ -74,7 +74,7 @@ class PrecisionOptions(Options):
 
 @dataclass(kw_only=True)
 class TableOptions(PassOptions, PrecisionOptions):
-    """A pass whose tables hold the figures of the paper as well."""
+    """A pass whose tables can include the paper's values."""
 
     paper_model: str | None = option(
         None,

@@ -1,4 +1,4 @@
-"""A pass over a set: its images in batches, and the check of their logits."""
+"""Batches of a set's images, and checks of their logits."""
 
 from collections.abc import Callable
 
@@ -11,13 +11,13 @@ from ..data.masked_dataset import undecoded
 
 
 def image_loader(dataset: datasets.Dataset, transform: Callable, batch_size: int, num_workers: int) -> DataLoader:
-    """Loader of the transformed rows of a dataset, in their order. It raises a `ValueError` that names the row whose image or
-    mask cannot be read or used."""
+    """Loader of a dataset's transformed rows, in order. Raises a `ValueError` that names a row whose image or mask
+    cannot be read or used."""
     return DataLoader(_Rows(dataset, transform), batch_size, num_workers=num_workers, collate_fn=default_data_collator)
 
 
 class _Rows(torch.utils.data.Dataset):
-    """Transformed rows of a dataset, in batches; of a batch that fails, the row that is the reason is named."""
+    """Transformed rows of a dataset, in batches. Errors name the row that caused them."""
 
     def __init__(self, dataset: datasets.Dataset, transform: Callable):
         self.dataset, self.rows = dataset, dataset.with_transform(transform)
@@ -28,7 +28,7 @@ class _Rows(torch.utils.data.Dataset):
     def __getitems__(self, indices: list[int]) -> list[dict]:
         try:
             return self.rows.__getitems__(indices)
-        except Exception as error:  # codecs raise anything
+        except Exception as error:  # codecs raise any type
             if len(indices) > 1:
                 return [row for index in indices for row in self.__getitems__([index])]
             (index,) = indices
@@ -40,14 +40,14 @@ class _Rows(torch.utils.data.Dataset):
 
 
 def check_logits(logits: torch.Tensor, dataset: datasets.Dataset, first: int, description: str) -> None:
-    """Refuse logits `(N, C)` that cannot be ranked. Every process checks those of all, so that all stop at once.
+    """Refuse NaN or infinite logits `(N, C)`. Every process checks the logits of all, so that all stop together.
 
     Args:
-        first: index in the dataset of the first of these N images.
+        first: dataset index of the first of the N images.
         description: name of the pass in errors.
 
     Raises:
-        ValueError: logits are NaN or infinite; the image is named.
+        ValueError: logits are NaN or infinite; names the image.
     """
     if bad := (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist():
         index, named = first + bad[0], "file_name" in dataset.column_names

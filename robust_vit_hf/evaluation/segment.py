@@ -1,4 +1,4 @@
-"""`robust-vit segment`: how well the maps of several attribution methods agree with the masks of a set, Table 3 of the paper."""
+"""`robust-vit segment`: agreement of attribution maps with the masks of a set, as in the paper's Table 3."""
 
 from dataclasses import asdict
 
@@ -24,16 +24,16 @@ NUM_EXAMPLES = 8
 
 
 def segment(options: SegmentOptions) -> str:
-    """Measure how well relevance maps cover the object, for a model or for two (before and after finetuning). Writes `results.json`,
-    `table.md`, `table.tex`, and `attribution.png`, the maps of a few images. Results in the output folder from an earlier run are
-    not measured again.
+    """Measure how well relevance maps cover the object, for one model or two (before and after finetuning). Writes
+    `results.json`, `table.md`, `table.tex` and `attribution.png` with the maps of a few images. Results already in the
+    output folder are reused.
 
     Returns:
-        The table, as Markdown; nothing in other processes than the main one.
+        The table as Markdown; an empty string outside the main process.
 
     Raises:
-        ValueError: a set without masks, or models that do not fit together.
-        OSError: there is no such model or set, or another process writes the output folder.
+        ValueError: the set has no masks, or the models do not fit together.
+        OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
     with open_session(options, options.preset, folder, bf16=options.bf16) as session:
@@ -60,7 +60,7 @@ def segment(options: SegmentOptions) -> str:
 
 
 def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
-    """Name and rows of the set: images of your own, all sets of a benchmark, or a set of the paper."""
+    """Name and rows of the set: your own images, all sets of a benchmark, or a set of the paper."""
     if options.dataset is not None:
         rows = load_masked_dataset(options.dataset, options.split)
         check_columns(rows, options.split, needs_labels=False)

@@ -1,4 +1,4 @@
-"""A session: the sides to compare, the sets under a protocol, the accelerator and the store, opened once for a command."""
+"""A session: models to compare, evaluation sets, accelerator and store of one command."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -29,14 +29,14 @@ from .store import Store
 
 @dataclass(frozen=True)
 class Side:
-    """A model that is measured.
+    """A model to measure.
 
     Args:
         model: image classification model on the accelerator's device.
         processor: its image processor.
-        source: what the user named it by.
-        digest: of weights and configuration, see [`model_digest`].
-        weights: of the weights alone, by which published results name them.
+        source: model name as given by the user.
+        digest: digest of weights and configuration, see [`model_digest`].
+        weights: digest of the weights only, which identifies them in published results.
     """
 
     model: nn.Module
@@ -47,23 +47,23 @@ class Side:
 
     @property
     def name(self) -> str:
-        """Its name as it may be published."""
+        """Publishable name of the model."""
         return public_name(self.source)
 
     @classmethod
     def of(cls, model: nn.Module, processor: BaseImageProcessor, source: str = "") -> Self:
-        """A side with the digests of its model as it is now."""
+        """Side with digests of the model's current weights."""
         return cls(model, processor, source, model_digest(model), weights_digest(model))
 
 
 @dataclass(frozen=True)
 class Session:
-    """What the measurements of a command share.
+    """Shared state of a command's measurements.
 
     Args:
-        sides: by name, such as `before` and `after`; all have the same classes.
-        sets: by name, with labels of the models.
-        preset: preprocessing of the sides, and protocol of the sets.
+        sides: models by name, such as `before` and `after`, all with the same classes.
+        sets: evaluation sets by name; labels are class indices of the models.
+        preset: preprocessing of the sides and protocol of the sets.
     """
 
     sides: Mapping[str, Side]
@@ -74,22 +74,22 @@ class Session:
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes of the models."""
+        """Class names of the models."""
         return classes_of_model(unwrap_pretrained(next(iter(self.sides.values())).model).config)
 
     @property
     def label_names(self) -> dict[int, str]:
-        """Names of the classes by label. Sets of the paper are of ImageNet, whose names not every model has."""
+        """Class names by label. For the paper's sets, those of ImageNet, which some models lack."""
         return dict(enumerate(class_names() if PAPER_SETS.keys() & self.sets.keys() else self.classes))
 
     @property
     def paper_model(self) -> str | None:
-        """The paper's name of the model before, if it is a registered one."""
+        """The paper's name of the original model, if it is registered."""
         registered = find_model(self.sides["before"].source)
         return MODELS[registered].paper_name if registered else None
 
     def under(self, preset: Preset) -> "Session":
-        """The session with the preprocessing of another preset, and without sets."""
+        """Copy of the session with another preset and without sets."""
         sides = {
             name: replace(side, processor=load_processor(side.source, preset, side.model))
             for name, side in self.sides.items()
@@ -97,16 +97,16 @@ class Session:
         return replace(self, sides=sides, sets={}, preset=preset)
 
     def with_sets(self, sets: Mapping[str, EvaluationSet]) -> "Session":
-        """The session with these sets, whose labels become those of the models.
+        """Copy of the session with these sets, with labels mapped to the models' classes.
 
         Raises:
-            ValueError: a set that the models were not made for.
+            ValueError: the models do not have the classes of a set.
         """
         config = unwrap_pretrained(next(iter(self.sides.values())).model).config
         return replace(self, sets={name: rows.for_model(name, config) for name, rows in sets.items()})
 
     def inputs(self, side: str, rows: EvaluationSet) -> dict:
-        """What a result of a side on a set depends on, as a JSON object."""
+        """Inputs of a side's result on a set, as a JSON object."""
         measured = self.sides[side]
         return {
             "model": measured.digest,
@@ -126,16 +126,16 @@ def open_session(
     bf16: bool = False,
     shared: Path | None = None,
 ) -> Iterator[Session]:
-    """Context with the session of a command: the models that the options name, and a store.
+    """Context manager of a command's session: models named by the options, and a store.
 
     Args:
-        output_dir: folder of the store, which no other process writes meanwhile; by default nothing is kept.
+        output_dir: folder of the store, locked against other processes; by default nothing is saved.
         shared: as for [`Store`].
 
     Raises:
-        BlockingIOError: another process writes the folder.
-        OSError: there is no such model.
-        ValueError: the models have other classes, or one cannot be loaded.
+        BlockingIOError: another process is writing to the folder.
+        OSError: a model does not exist.
+        ValueError: the models have different classes, or one cannot be loaded.
     """
     accelerator = make_accelerator(bf16)
     with folder_lock(output_dir, "evaluation") if output_dir and accelerator.is_main_process else nullcontext():
@@ -146,13 +146,13 @@ def open_session(
 def load_sides(
     names: Mapping[str, str], preset: Preset, accelerator: Accelerator, *, with_maps: bool = False
 ) -> dict[str, Side]:
-    """Models with their processors by side. Names and errors are those of [`load_model`].
+    """Load models with their processors by side. Names and errors are those of [`load_model`].
 
     Args:
-        with_maps: whether to refuse a model that has no relevance map.
+        with_maps: whether to refuse models without relevance maps.
 
     Raises:
-        ValueError: they have other classes, or as [`VisionTransformer`].
+        ValueError: the models have different classes, or as [`VisionTransformer`].
     """
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
     if with_maps:

@@ -1,4 +1,4 @@
-"""Names of the sets that are evaluated."""
+"""Names of evaluation sets."""
 
 from typing import NamedTuple, Self
 
@@ -10,17 +10,17 @@ SEGMENTATION_SETS = (*BENCHMARK_NAMES, *SETS_WITH_MASKS)
 
 
 class NamedSource(NamedTuple):
-    """A set by name, and where it is: by default its place on the Hub, or that of a benchmark."""
+    """A set's name and source. The default source is its Hub dataset or the benchmark."""
 
     name: str
     source: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From `NAME` or `NAME=SOURCE`.
+        """Parse `NAME` or `NAME=SOURCE`.
 
         Raises:
-            ValueError: there is no name.
+            ValueError: the name is empty.
         """
         name, _, source = text.partition("=")
         if not name:
@@ -29,10 +29,10 @@ class NamedSource(NamedTuple):
 
 
 def check_set_names(names: list[str]) -> None:
-    """Refuse sets that cannot be evaluated, before anything is loaded.
+    """Refuse sets that cannot be evaluated, before loading anything.
 
     Raises:
-        ValueError: a name that is neither a benchmark nor a set of the paper with labels, or a repeated name.
+        ValueError: a name is repeated, or is neither a benchmark nor a labelled set of the paper.
     """
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")

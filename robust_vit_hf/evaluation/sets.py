@@ -1,4 +1,4 @@
-"""Evaluation sets under a protocol: their images, and the correct labels of each.
+"""Evaluation sets under a protocol: images and their correct labels.
 
 `paper`: logits are not restricted, the first accepted label of an ObjectNet image counts, its red border stays, and images go
 through the preset `paper`. `native`: logits are restricted to the classes of the set (the 200 of ImageNet-A and -R, the 125
@@ -31,14 +31,14 @@ class EvaluationSet:
     """A set under a protocol.
 
     Args:
-        dataset: rows with `image`, and `mask`, `file_name` and factors if there are any.
-        accepted: correct labels of each image; none for an image that does not count. `None` for a set without labels.
-        class_subset: the classes to which logits are restricted; `None` for all of the model's.
-        num_classes: number of classes that the model must have, if it is known.
-        class_names: names of the classes, in the order of the labels, if they have any.
+        dataset: rows with `image` and optionally `mask`, `file_name` and factors.
+        accepted: correct labels of each image, empty for images that do not count; `None` for a set without labels.
+        class_subset: classes to which logits are restricted; `None` for all.
+        num_classes: number of classes that the model must have, if known.
+        class_names: class names in the order of the labels, if known.
         border: pixels to cut at each edge of an image.
         source: Hub id or folder of the images, or name of a benchmark.
-        shifted: whether the set counts for the mean of the shifted sets.
+        shifted: whether the set is included in the mean over shifted sets.
     """
 
     dataset: datasets.Dataset
@@ -52,8 +52,8 @@ class EvaluationSet:
 
     @classmethod
     def of(cls, dataset: datasets.Dataset, num_classes: int | None = None, **facts) -> "EvaluationSet":
-        """A set whose every label counts, with logits that are not restricted to a subset of classes. Images with the label
-        `None` or -1, as in test sets, do not count."""
+        """Set in which every label counts and logits are not restricted. Images labelled `None` or -1, as in test
+        sets, do not count."""
         if "label" not in dataset.column_names:
             return cls(dataset, **facts)
         labels = dataset.with_format(None)["label"]
@@ -63,19 +63,20 @@ class EvaluationSet:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits that change with all that a result depends on: see [`dataset_identity`]."""
+        """32 hexadecimal digits that identify everything a result depends on, see [`dataset_identity`]."""
         facts = (self.accepted, self.class_subset, self.border, dataset_identity(self.dataset))
         return xxhash.xxh3_128(repr(facts).encode()).hexdigest()
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """The set with labels that are indices of a model's classes, by name where both have names, see [`label_mapping`].
+        """Copy of the set with labels mapped to a model's classes, by name where both have names, see
+        [`label_mapping`].
 
         Args:
             name: name of the set in errors.
             config: configuration of the model.
 
         Raises:
-            ValueError: the model was not made for the classes of this set, or there is no image, or none with a label.
+            ValueError: the model lacks classes of this set, or there are no images or no labelled ones.
         """
         num_labels = config.num_labels
         if not len(self.dataset):
@@ -105,11 +106,11 @@ class EvaluationSet:
 def load_evaluation_sets(
     named: Sequence[tuple[str, str | None]], protocol: Preset, images_per_set: int
 ) -> dict[str, EvaluationSet]:
-    """Evaluation sets by name, in the order of the paper's tables. A benchmark gives all of its sets.
+    """Load evaluation sets by name, in the order of the paper's tables. A benchmark contributes all of its sets.
 
     Args:
-        named: names of benchmarks or of sets of the paper, each with its source, as for [`load_image_set`].
-        images_per_set: images of each set of a benchmark.
+        named: names of benchmarks or of the paper's sets with their sources, see [`load_image_set`].
+        images_per_set: number of images of each set of a benchmark.
 
     Raises:
         ValueError: as [`check_set_names`] and [`load_image_set`].
@@ -125,11 +126,11 @@ def load_evaluation_sets(
 
 
 def load_sets(options: SetsOptions, protocol: Preset, images_per_set: int) -> dict[str, EvaluationSet]:
-    """The sets that options name, and images of your own by their split. Errors are those of [`load_evaluation_sets`] and
+    """Load the sets named by options, and your own images by split. Errors are those of [`load_evaluation_sets`] and
     [`own_set`].
 
     Raises:
-        ValueError: two sets of one name.
+        ValueError: two sets have the same name.
     """
     loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
     if options.dataset is not None:
@@ -142,7 +143,7 @@ def load_sets(options: SetsOptions, protocol: Preset, images_per_set: int) -> di
 
 
 def benchmark_sets(name: str, images_per_set: int) -> dict[str, EvaluationSet]:
-    """The evaluation sets of a benchmark, which are the same under every protocol."""
+    """Evaluation sets of a benchmark, the same under every protocol."""
     benchmark = benchmarks()[name]
     return {
         split: EvaluationSet.of(dataset, len(benchmark.class_names), source=name, shifted=split in benchmark.shifted)
@@ -151,8 +152,8 @@ def benchmark_sets(name: str, images_per_set: int) -> dict[str, EvaluationSet]:
 
 
 def own_set(path: str, split: str) -> EvaluationSet:
-    """A split of labelled images of your own. Arguments are those of [`load_masked_dataset`], and errors those of it and of
-    [`check_columns`]."""
+    """Load a split of your own labelled images. Arguments are those of [`load_masked_dataset`]; errors are those of it
+    and of [`check_columns`]."""
     dataset = load_masked_dataset(path, split)
     check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
     names = getattr(dataset.features["label"], "names", None)
@@ -160,9 +161,9 @@ def own_set(path: str, split: str) -> EvaluationSet:
 
 
 def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> EvaluationSet:
-    """A set of the paper under a protocol. Name, source and errors are those of [`load_image_set`]."""
+    """Load a set of the paper under a protocol. Name, source and errors are those of [`load_image_set`]."""
     native = protocol == "native"
-    # The border is cut while an image is read: a copy of the set without it would fill the disk.
+    # Cut the border when an image is read; a cropped copy of the set would need too much disk space.
     options = {"cropped": False} if name == "objectnet" and not native else {}
     rows = EvaluationSet.of(load_image_set(name, source, **options), num_classes=len(wnids()), source=source or name)
     if name == "objectnet":

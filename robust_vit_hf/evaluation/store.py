@@ -1,4 +1,4 @@
-"""What was measured, by the fingerprint of its inputs: is it there, does it belong to these inputs, may it be taken again."""
+"""Cached results and the fingerprint of their inputs."""
 
 import hashlib
 import json
@@ -21,18 +21,18 @@ FINGERPRINT_FILE, SCORES_FILE = "fingerprint.json", "scores.json"
 
 @dataclass
 class Measured:
-    """What a measurement gives of the images of a set.
+    """Result of a measurement on a set.
 
     Args:
-        columns: values by name with a row for each image, such as `predictions`, in the order of the set.
-        scores: scores of all images, as JSON values.
+        columns: values of each image by name, such as `predictions`, in the order of the set.
+        scores: scores over all images, as JSON values.
     """
 
     columns: dict[str, Any] = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
 
     def save(self, folder: Path, rows_file: str) -> None:
-        """Write the rows, if there are any, and then `scores.json`, which marks the result as complete."""
+        """Write the rows, if any, and then `scores.json`, which marks the result as complete."""
         if self.columns:
             features = {name: _feature(values) for name, values in self.columns.items()}
             columns = {name: list(values) for name, values in self.columns.items()}
@@ -42,10 +42,10 @@ class Measured:
 
     @classmethod
     def load(cls, folder: Path, rows_file: str) -> "Measured | None":
-        """Read a result that [`save`] wrote; `None` if there is no complete one.
+        """Read a result written by [`save`]; `None` if it is missing or incomplete.
 
         Raises:
-            ValueError: a file is damaged, or has other contents; it is named.
+            ValueError: a file is damaged or has other contents; names the file.
         """
         scores, path = read_json(folder / SCORES_FILE), folder / rows_file
         if scores is None:
@@ -72,11 +72,11 @@ def _feature(values: Any) -> datasets.features.features.FeatureType:
 
 
 class Store:
-    """Results in folders, each beside the fingerprint of its inputs.
+    """Folder of results with the fingerprints of their inputs.
 
     Args:
-        folder: of these results; `None` to keep nothing.
-        shared: folder of results of many models and sets, where a result is looked for, and kept, as well.
+        folder: root of the results; `None` to save nothing.
+        shared: second folder, with results of many models and sets, that is also read and written.
     """
 
     def __init__(self, folder: Path | None, shared: Path | None = None):
@@ -92,23 +92,23 @@ class Store:
         *,
         shared_as: str | None = None,
     ) -> Measured:
-        """The result of these inputs from an earlier run, or else measured now and kept.
+        """Return the cached result for these inputs, or measure and save it.
 
         Args:
-            place: folder of the result within that of the store.
+            place: folder of the result within the store's folder.
             inputs: all that the result depends on, as a JSON object.
-            measure: measures it; may keep parts in the folder that it is given.
-            shared_as: begins the name of the result in the shared folder, if it is asked too.
+            measure: computes the result; may save partial results in the folder that it is given.
+            shared_as: prefix of the result's name in the shared folder; `None` not to use that folder.
 
         Raises:
-            ValueError: there is a result of other inputs in this place, or as `measure`.
+            ValueError: this place holds a result of other inputs, or as raised by `measure`.
         """
         if self.folder is None:
             return measure(None)
         folder, main = self.folder / place, accelerator.is_main_process
         check_fingerprint(folder, inputs)
         found = Measured.load(folder, rows_file)
-        accelerator.wait_for_everyone()  # until all have looked, before one writes
+        accelerator.wait_for_everyone()  # all read before one writes
         if found is not None:
             return found
         if main:
@@ -124,26 +124,26 @@ class Store:
         return found
 
     def known(self, place: str, inputs: dict, rows_file: str, *, but: tuple[str, ...] = ()) -> Measured | None:
-        """The result of these inputs, if it is there.
+        """Return the cached result for these inputs, if there is one.
 
         Args:
             but: inputs that may differ.
 
         Raises:
-            OtherInputs: there is a result of other inputs in this place.
-            ValueError: there is one without its inputs, or a damaged one.
+            OtherInputs: this place holds a result of other inputs.
+            ValueError: the result has no recorded inputs or is damaged.
         """
         folder, recorded = self.folder / place, self.recorded(place)
         check_fingerprint(folder, inputs | {name: recorded[name] for name in but if name in recorded})
         return Measured.load(folder, rows_file)
 
     def recorded(self, place: str) -> dict:
-        """The inputs of the result in a place; none without one."""
+        """Recorded inputs of the result in a place; empty without a result."""
         return read_json(self.folder / place / FINGERPRINT_FILE) or {}
 
 
 class OtherInputs(ValueError):
-    """A folder holds the result of other inputs.
+    """A folder holds a result of other inputs.
 
     Args:
         differing: names of the inputs that differ.
@@ -158,11 +158,11 @@ class OtherInputs(ValueError):
 
 
 def check_fingerprint(folder: Path, inputs: dict) -> None:
-    """Check that a folder holds no result of other inputs, nor a part of one.
+    """Check that a folder holds no complete or partial result of other inputs.
 
     Raises:
         OtherInputs: it holds one.
-        ValueError: it holds one without its inputs.
+        ValueError: it holds a result without recorded inputs.
     """
     known = read_json(folder / FINGERPRINT_FILE)
     others = {path.name for path in folder.iterdir()} - {FINGERPRINT_FILE} if folder.is_dir() else set()

@@ -1,4 +1,4 @@
-"""`robust-vit sis`: sufficient input subsets of a model, or of two, on sets of images; Figure 5 of the paper."""
+"""`robust-vit sis`: sufficient input subsets of one or two models on sets of images, as in the paper's Figure 5."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -30,16 +30,17 @@ NUM_EXAMPLES = 4
 
 
 def find_subsets(options: SubsetOptions) -> str:
-    """Sufficient input subsets of a model, or of two (before and after finetuning), in one process. Writes `results.json`,
-    `table.md`, `table.tex`, `sis.png`, and the subsets of each batch. Batches in the output folder from an earlier run are not
-    computed again.
+    """Find sufficient input subsets of one model or two (before and after finetuning), in one process. Writes
+    `results.json`, `table.md`, `table.tex`, `sis.png` and the subsets of each batch. Batches already in the output
+    folder are reused.
 
     Returns:
         The table, as Markdown.
 
     Raises:
-        ValueError: sets, classes or models that do not fit together, before the first pair; or as [`sufficient_input_subsets`].
-        OSError: there is no such model, set or image, or another process writes the output folder.
+        ValueError: sets, classes or models do not fit together, raised before the first pair; or as
+            [`sufficient_input_subsets`].
+        OSError: a model, set or image does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
     with open_session(options, options.preset, folder, bf16=options.bf16) as session:
@@ -76,7 +77,7 @@ def find_subsets(options: SubsetOptions) -> str:
 
 
 def _load_sets(options: SubsetOptions) -> dict[str, EvaluationSet]:
-    """The named sets, a dataset by the name of its split, and files as `images`."""
+    """Load the named sets, your own dataset under the name of its split, and image files as `images`."""
     loaded, own = load_evaluation_sets(options.sets, options.preset, IMAGES_PER_SET), {}
     if options.dataset is not None:
         rows = load_masked_dataset(options.dataset, options.split)
@@ -93,7 +94,7 @@ def _load_sets(options: SubsetOptions) -> dict[str, EvaluationSet]:
 
 
 def _evenly_spaced(name: str, rows: EvaluationSet, options: SubsetOptions) -> EvaluationSet:
-    """A set with `num_images` of its images, of those with a label if one is needed."""
+    """Subset of `num_images` evenly spaced images, only labelled ones if labels are needed."""
     needs_labels = not options.classes
     if needs_labels and rows.accepted is None:
         raise ValueError(f"`{name}` has no labels: name the classes to explain with `--classes`.")
@@ -127,7 +128,7 @@ def subsets_table(scores: dict[str, dict[str, dict]], threshold: float) -> Table
 def _pictures(
     session: Session, subsets: Subsets, name: str, index: int, measured: Mapping[str, Measured]
 ) -> list[tuple[str, torch.Tensor]]:
-    """Row of the figure: an image and its subsets, as the model sees them, each with a caption."""
+    """Row of the figure: captioned pictures of an image and its subsets, as the model sees them."""
     rows, processor = session.sets[name], session.sides["before"].processor
     transform = eval_transform(processor, rows.border)
     loader = image_loader(rows.dataset.select([index]).select_columns("image"), transform, 1, 0)

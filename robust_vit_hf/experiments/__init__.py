@@ -1,1 +1,1 @@
-"""Grids of runs, sweeps over them, and the report of their results."""
+"""Grids of runs, sweeps over them, and reports of the results."""

@@ -1,4 +1,4 @@
-"""The table of results of the runs of sweeps."""
+"""Collecting the results of sweeps."""
 
 import json
 from collections import defaultdict
@@ -23,17 +23,17 @@ from .grid import VALIDATION_BOUND
 from .sweep import GRID_FILE, POINT_FILE, RUN, is_trained
 
 
-SEEDED = ("seed", "class_seed", "data_seed")  # options of a seed where the run does not record them
+SEEDED = ("seed", "class_seed", "data_seed")  # seed options, if the run does not record them
 
 
 def collect(folders: Iterable[Path]) -> ResultsFile:
-    """The complete runs below folders of sweeps, or of single points. Runs of a model and a method that differ in other settings
-    than the seed and the learning rate count as different methods, and are named by what differs.
+    """Collect the complete runs in folders of sweeps or single points. Runs of a model and method that differ in
+    settings other than seed and learning rate count as different methods, named by the differing settings.
 
     Raises:
-        FileNotFoundError: no complete run of a sweep is in a folder.
-        ValueError: two folders hold a run of the same name, two runs are the same but for their name, the sweeps have different
-            bounds of the validation, or a file of a run is not complete; it is named.
+        FileNotFoundError: a folder holds no complete run.
+        ValueError: two runs have the same name, or are the same under different names; the sweeps have different
+            validation bounds; a file of a run is incomplete (named).
     """
     found, bounds, taken = [], {}, set()
     for folder in folders:
@@ -70,12 +70,12 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 
 
 def _facts(point: Path) -> dict:
-    """What identifies a run beside its seed and learning rate: `model`, as the grid names it and by its digest, and `settings`, all
-    other options; and its `class_names`."""
+    """Identity of a run apart from seed and learning rate: `model` (name in the grid and digest) and `settings` (all
+    other options); also its `class_names`."""
     recorded = read_json(point / POINT_FILE)
     options, seeded = recorded["options"], recorded.get("seeded", SEEDED)
     digest = recorded.get("inputs", {}).get("model") or read_json(point / RUN / RESULTS_FILE)["weights"]["before"]
-    saved = read_json(point / RUN / "config.json") or {}  # which an adapter has not
+    saved = read_json(point / RUN / "config.json") or {}  # adapters have none
     return {
         "model": (options.get("model", BUNDLED_MODEL), digest),
         "settings": {name: options[name] for name in options if name not in ("model", "learning_rate", *seeded)},
@@ -84,7 +84,7 @@ def _facts(point: Path) -> dict:
 
 
 def _run(point: Path) -> Run:
-    """A run, with the labels of its model and method that do not tell it from others yet."""
+    """A run with labels of its model and method that are not yet unique."""
     recorded, results = read_json(point / POINT_FILE), read_json(point / RUN / RESULTS_FILE)
     training, data = results["settings"]["training"], read_json(point / RUN / RUN_FILE)["data"]
     state = read_json(point / RUN / TRAINER_STATE_NAME)
@@ -114,7 +114,7 @@ def _last(value: Any) -> str:
 
 
 def _sets(point: Path, recorded: dict) -> dict[str, SetResult]:
-    """Results of each labelled set of a run: of the paper's sets, or else of those of `train`."""
+    """Results of a run's labelled sets: the paper's sets, or else those measured by `train`."""
     folder = point / recorded["results"]
     if not folder.is_dir():
         raise ValueError(f"`{folder}` is missing: run the sweep again, which measures what is missing.")
@@ -140,7 +140,7 @@ def _sets(point: Path, recorded: dict) -> dict[str, SetResult]:
 
 
 def _named_apart(found: list[tuple[dict, Run]]) -> list[Run]:
-    """The runs with models and methods of different identities under different names, and each seed once.
+    """The runs with unique names for different models and methods, and each seed once.
 
     Raises:
         ValueError: two runs have the same model, method, learning rate and seed.
@@ -170,7 +170,7 @@ def _named_apart(found: list[tuple[dict, Run]]) -> list[Run]:
 
 
 def _model_apart(label: str, others: list[tuple[str, str]], own: tuple[str, str]) -> str:
-    """A model by its label, or by as much of its path as tells it from others of this label, or else by its digest."""
+    """Unique name of a model: its label, else the shortest unique ending of its path, else its digest."""
     if len(others) == 1:
         return label
     if sum(path == own[0] for path, _ in others) > 1:
@@ -179,7 +179,7 @@ def _model_apart(label: str, others: list[tuple[str, str]], own: tuple[str, str]
 
 
 def _method_apart(label: str, others: list[dict], own: dict) -> str:
-    """A method by its label, and those of its options that differ from those of others of this label, where it has them."""
+    """Unique name of a method: its label, plus the options in which it differs from others with this label."""
     names = sorted({name for settings in others for name in settings})
     words = []
     for name in names:
@@ -191,7 +191,7 @@ def _method_apart(label: str, others: list[dict], own: dict) -> str:
 
 
 def _ending(path: str, others: list[str]) -> str:
-    """The shortest ending of a path that no other of some paths has."""
+    """Shortest ending of a path that no other path has."""
     parts = path.rstrip("/").split("/")
     endings = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
     different = {other.rstrip("/") for other in others} - {"/".join(parts)}

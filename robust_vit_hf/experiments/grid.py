@@ -1,4 +1,4 @@
-"""Grids: YAML files that name the runs of an experiment."""
+"""Grids: YAML files that define the runs of an experiment."""
 
 import hashlib
 import json
@@ -14,10 +14,10 @@ from ..training.recipes import check_train_option, find_recipe, read_recipe, rea
 from ..utils.options import unknown
 
 
-PREPARED = "imagenet/"  # begins the names of folders that `--imagenet` holds
+PREPARED = "imagenet/"  # prefix of folders within `--imagenet`
 VALIDATION_BOUND = 0.02
 _KEYS = ("options", "grid", "variants", "seeds", "sets", "validation_bound")
-# The sweep sets these itself.
+# Set by the sweep.
 _OF_THE_SWEEP = ("output_dir", "resume_from_checkpoint", "push_to_hub")
 
 
@@ -26,11 +26,11 @@ class Point:
     """One run of a grid.
 
     Args:
-        name: that of its folder, which ends in a hash of `options`.
+        name: name of its folder, which ends in a hash of `options`.
         variant, seed: names in the grid.
-        crossed: those of the crossed options that are neither model nor learning rate, such as `samples_per_class`.
-        options: all options of `robust-vit train` that recipe and grid give, as JSON values.
-        seeded: names of the options that the seed gives, in which repetitions of a run may differ.
+        crossed: crossed options other than model and learning rate, such as `samples_per_class`.
+        options: all options of `robust-vit train` set by recipe and grid, as JSON values.
+        seeded: names of the options set by the seed, in which repetitions of a run may differ.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Grid:
 
     Args:
         points: at least one.
-        sets: names and folders of the paper's sets to measure each model on; without any, what `train` measures.
-        validation_bound: greatest fall of top-1 on the validation images, as a fraction, of a learning rate that is chosen.
+        sets: names and folders of the paper's sets to measure each model on; if empty, the sets measured by `train`.
+        validation_bound: largest allowed drop of validation top-1, as a fraction, for choosing a learning rate.
     """
 
     points: list[Point]
@@ -57,24 +57,24 @@ class Grid:
 
 
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
-    """Read a grid, whose keys are all optional, but for one of `grid`, `variants` and `seeds`:
+    """Read a grid. All keys are optional, but one of `grid`, `variants` and `seeds` is required:
 
-    - `options`: options of `robust-vit train` that all runs share, above the recipe of the model;
-    - `grid`: lists of values by option, which are crossed;
-    - `variants`, `seeds`: options by name; lists in a variant are crossed as well, so that each method can have learning
-      rates of its own;
-    - `sets`: names of the paper's sets, which each model is measured on;
+    - `options`: options of `robust-vit train` for all runs, which override the model's recipe;
+    - `grid`: lists of values by option, to cross;
+    - `variants`, `seeds`: options by name; lists in a variant are also crossed, so that each method can have its own
+      learning rates;
+    - `sets`: names of the paper's sets to measure each model on;
     - `validation_bound`: see [`Grid`]; 0.02 by default, after the "2-3%" of
       https://huggingface.co/papers/2206.01161, section 4.
 
     Args:
-        imagenet: folder of outputs of `robust-vit data prepare`, one for each set, by the name of the set; the folder of a
-            grid's dataset `imagenet/paper-split` is `paper-split` in it.
+        imagenet: folder with outputs of `robust-vit data prepare`, one for each set, named after the set;
+            `imagenet/paper-split` in a grid is its subfolder `paper-split`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: there is no run in it, or two with the same settings; an unknown key or option, or a wrong value; a
-            folder of `imagenet` is needed that is not given. The message names the file.
+        FileNotFoundError: the file does not exist.
+        ValueError: no run, or two with the same settings; an unknown key or option, or an invalid value; `imagenet` is
+            required but not given. The message names the file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no grid `{path}`: expected a YAML file, such as those in trainer/grids.")
@@ -94,7 +94,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         )
 
     points: dict[str, Point] = {}
-    # Seeds are outermost, so that a part of a sweep has all variants of the first seed.
+    # Seeds are outermost, so that a partial sweep has all variants of the first seed.
     for (seed, of_seed), (variant, of_variant) in product(named["seeds"].items(), named["variants"].items()):
         lists = crossed | {name: values for name, values in of_variant.items() if isinstance(values, list)}
         fixed = {name: value for name, value in of_variant.items() if not isinstance(value, list)}
@@ -119,7 +119,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
 
 
 def _check_key(name: str, value: Any) -> Any:
-    """Check a key of a grid, as [`read_yaml`] calls it."""
+    """Check a key of a grid, for [`read_yaml`]."""
     if name not in _KEYS:
         raise ValueError(f"{unknown('key', name, _KEYS)} Known: {', '.join(_KEYS)}.")
     if name == "sets":
@@ -134,8 +134,8 @@ def _check_key(name: str, value: Any) -> Any:
 
 
 def _options(path: Path, where: str, options: Any, lists: bool | str = False) -> dict:
-    """Options in a part of a grid as [`check_train_option`] gives them. With `lists`, each is a list of values, or (`maybe`)
-    may be one."""
+    """Check the options in a part of a grid with [`check_train_option`]. If `lists`, each must be a list of values; if
+    `maybe`, each may be one."""
     if not isinstance(options, dict) and options is not None:
         raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
     checked = {}
@@ -157,14 +157,14 @@ def _options(path: Path, where: str, options: Any, lists: bool | str = False) ->
 
 
 def _point(given: dict, variant: str, seed: str, chosen: dict, seeded: list[str]) -> Point:
-    """A run with these options above those of its model's recipe."""
+    """A run with these options, which override its model's recipe."""
     model, dataset, method = given.get("model", BUNDLED_MODEL), given.get("dataset"), given.get("method")
     recipe = find_recipe(model, dataset, method)
     options = ({} if recipe is None else read_recipe(recipe, method)) | given
     options.pop("output_dir", None)
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
     crossed = {name: value for name, value in chosen.items() if name not in ("model", "learning_rate")}
-    # The names of datasets that a grid crosses tell numbers of samples and classes apart.
+    # Names of crossed datasets distinguish numbers of samples and classes.
     shown = [f"{name}-{value}" for name, value in chosen.items() if name != "model"]
     words = [str(model).rstrip("/").rpartition("/")[2], variant, *shown, seed and f"seed-{seed}"]
     name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, words))).strip("-.")[:90]
@@ -172,7 +172,7 @@ def _point(given: dict, variant: str, seed: str, chosen: dict, seeded: list[str]
 
 
 def _with_folder(path: Path, point: Point, imagenet: Path | None) -> Point:
-    """The run with the folder of its prepared dataset. Its name stays that of the grid, wherever the sets lie."""
+    """The run with the folder of its prepared dataset. Its name does not depend on that folder."""
     dataset = point.options.get("dataset")
     if dataset is None or not dataset.startswith(PREPARED):
         return point

@@ -10,17 +10,17 @@ from ..utils.options import COUNT, Options, option, output_dir
 
 
 class Parameter(NamedTuple):
-    """A parameter of submitit's executor."""
+    """Parameter of submitit's executor."""
 
     name: str
     value: Any
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From `NAME=VALUE`, whose value is YAML.
+        """Parse `NAME=VALUE` with a YAML value.
 
         Raises:
-            ValueError: there is no value, or it is not YAML.
+            ValueError: the value is missing or not YAML.
         """
         name, separator, value = text.partition("=")
         try:

@@ -1,4 +1,4 @@
-"""A report as one HTML file, which loads nothing: styles, script and pictures are in it."""
+"""A report as one self-contained HTML file."""
 
 import base64
 import hashlib
@@ -27,9 +27,9 @@ class Picture:
 
     Args:
         caption: shown below it.
-        alt: the text for those who do not see it.
-        source: `data:` address with its bytes.
-        place: class of the template that lays it out, such as `wide` for a picture that a phone scrolls.
+        alt: alternative text.
+        source: `data:` URL of the picture.
+        place: CSS class for its layout, such as `wide` for a picture that scrolls on phones.
     """
 
     caption: str
@@ -44,7 +44,7 @@ class ClassChanges:
 
     Args:
         sets: names of the columns.
-        rows: name of a class, and its change on each set and as a mean of those that have it; `None` without images.
+        rows: class name, change on each set, and mean over the sets with this class; `None` without images.
     """
 
     sets: list[str]
@@ -53,10 +53,10 @@ class ClassChanges:
 
 @dataclass
 class Section:
-    """A part of a page. What is empty is left out.
+    """A section of a page. Empty parts are left out.
 
     Args:
-        gallery: by kind, the pictures of each example with its caption.
+        gallery: pictures of each example with its caption, by kind.
     """
 
     title: str
@@ -71,10 +71,10 @@ class Section:
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
-    """Write a page. The same arguments give the same bytes. Text is escaped, whatever it holds.
+    """Write a page. Output is deterministic, and all text is escaped.
 
     Args:
-        facts: what was reported on, by name.
+        facts: facts about the reported run, by name.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -86,7 +86,7 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
     script = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.get_template("page_template.html")
-    # The browser runs this script alone, and loads nothing: see the policy in the template.
+    # The browser runs only this script and loads nothing: see the policy in the template.
     page = template.render(
         title=title, facts=facts, sections=sections, kinds=KINDS, script=Markup(script), script_digest=digest
     )
@@ -95,13 +95,13 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
 
 
 def plot(figure: Figure, caption: str, alt: str, place: str = "") -> Picture:
-    """A figure as a picture."""
+    """Convert a figure to a picture."""
     return Picture(caption, alt, _source("png", figure_bytes(figure, "png")), place)
 
 
 def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> ClassChanges | None:
-    """Table of changes by set and label, as fractions, from the most harmed class to the most helped, by the mean. `None` without
-    a set."""
+    """Table of changes by set and label, given as fractions, from the most harmed to the most helped class by mean.
+    `None` without sets."""
     labels = sorted({label for of_set in changes.values() for label in of_set})
     rows = []
     for label in labels:
@@ -115,7 +115,7 @@ def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mappi
 
 
 def add_gallery(section: Section, folder: Path) -> None:
-    """Add the examples that a run or an evaluation saved in a folder to a section; of a run of an earlier version, its figure."""
+    """Add the examples saved by a run or an evaluation to a section; for a run of an earlier version, its figure."""
     if not (folder / EXAMPLES_FILE).is_file():
         if (folder / FIGURE_FILE).is_file():
             caption = "Relevance maps of example images before and after the finetuning"

@@ -27,19 +27,19 @@ from .sweep import RUN
 
 
 def report(options: ReportOptions) -> str:
-    """Write `report.md`, `report.tex` and the figures, PNG and PDF, of the runs of sweeps; what the runs do not have is left out.
-    The same results give the same files. With `html`, also `report.html`, one file with tables, changes by class, plots and a
-    gallery; of the folder of one run or evaluation, this alone.
+    """Write `report.md`, `report.tex` and figures (PNG and PDF) of the runs of sweeps; results that are missing are
+    left out. Output is deterministic. With `html`, also write `report.html` with tables, changes by class, plots and a
+    gallery; for the folder of one run or evaluation, write only that.
 
-    Sources are folders of sweeps, or of single points, whose results are collected into `results.parquet` in the output folder; or
-    one such file; with `html`, also the folder of one run or evaluation.
+    Sources are folders of sweeps or single points, whose results are collected in `results.parquet` in the output
+    folder; or one such file; with `html`, also the folder of one run or evaluation.
 
     Returns:
-        The tables, as Markdown, and where the files are.
+        The tables as Markdown, and the output paths.
 
     Raises:
         FileNotFoundError: there is no complete run.
-        ValueError: the runs cannot be compared, or the file is of another version, see [`collect`] and [`read_results`].
+        ValueError: the runs cannot be compared, or the file has another version, see [`collect`] and [`read_results`].
     """
     sources, folder = options.sources, options.output_dir
     page = f"Open {folder / PAGE_FILE} in a browser." if options.html else ""
@@ -78,7 +78,7 @@ def _write_html(
     tables: dict[str, Table],
     figures: dict[str, Figure | None],
 ) -> None:
-    """Write the page of a report: findings first, then tables, classes, figures, and the examples of one run."""
+    """Write the page of a report: findings, tables, classes, figures, and the examples of one run."""
     names = read.class_names.get(results.models[0], {})
     first = next(iter(results.of(OURS)), results.runs[0])
     sections = [
@@ -88,7 +88,7 @@ def _write_html(
         Section("Figures", plots=_plots(figures)),
         Section(f"Examples of {first.name}"),
     ]
-    for source in options.sources:  # a sweep, or a point of one
+    for source in options.sources:  # a sweep or one of its points
         for point in (source / first.name, source):
             add_gallery(sections[-1], point / RUN)
     facts = {"models": ", ".join(results.models), "methods": ", ".join(results.methods)}
@@ -97,7 +97,7 @@ def _write_html(
 
 
 def _plots(figures: dict[str, Figure | None]) -> list[Picture]:
-    """Figures by name as pictures of a page."""
+    """Convert figures by name to pictures."""
     captions = {
         "figure_4": "Figure 4: average change of the training classes and of the others, by set",
         "figure_7": "Figure 7: change of top-1 over the number of samples and of training classes",

@@ -10,13 +10,13 @@ from .page import Section, add_gallery, class_changes_table, plot, write_page
 
 
 def write_run_page(folder: Path, path: Path) -> None:
-    """Write the page of the results in a folder: tables, changes by class, plots, and the gallery of its examples.
+    """Write the page for a folder of results: tables, changes by class, plots, and a gallery of examples.
 
     Args:
         folder: `output_dir` of `robust-vit train` or `evaluate`.
 
     Raises:
-        ValueError: its `results.json` is of neither.
+        ValueError: `results.json` is from neither command.
     """
     results = read_json(folder / RESULTS_FILE)
     settings = results.get("settings") or {}
@@ -34,7 +34,7 @@ def write_run_page(folder: Path, path: Path) -> None:
     sections = []
     for title, part, place in parts:
         rows = part["rows"]
-        # Results of earlier versions hold no tables.
+        # Results of earlier versions have no tables.
         tables = [Table(**table) for table in part.get("tables", ())] or [main_table(rows), calibration_table(rows)]
         section = Section(title, tables)
         changes = {

@@ -1,4 +1,4 @@
-"""The learning rate of each method, chosen on validation images alone."""
+"""Choice of each method's learning rate, using only validation images."""
 
 from collections import defaultdict
 
@@ -7,20 +7,20 @@ from ..results.table import Run
 from ..results.text_table import Table, percent
 
 
-TOLERANCE = 1e-9  # falls are differences of floats: 0.98 - 0.96 is more than 0.02
+TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
 
 
 def choose_learning_rates(results: ResultsFile) -> tuple[list[Run], Table]:
-    """The runs of each model and method at the learning rate of the paper's rule: the highest at which top-1 on the validation
-    images, which are of classes that are not trained on, falls by no more than a bound, as a mean over the seeds. A method
-    without such a rate has the one at which it falls least, and the table says so. A single rate is taken as it is.
+    """Choose the runs of each model and method by the paper's rule: the highest learning rate at which validation
+    top-1, on classes that are not trained on, drops by at most a bound, averaged over seeds. If there is none, the
+    rate with the smallest drop is chosen and marked in the table. A single rate is always chosen.
 
     Returns:
-        The runs, and a table of all rates.
+        The chosen runs, and a table of all learning rates.
 
     Raises:
-        ValueError: the rates of a method differ in their seeds or epochs, so that they were not given the same budget, or
-            were not measured on validation images with labels.
+        ValueError: the learning rates of a method have different seeds or epochs, hence different budgets, or were not
+            measured on labelled validation images.
 
     Source: https://huggingface.co/papers/2206.01161, section 4
     """

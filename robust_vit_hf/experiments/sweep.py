@@ -1,4 +1,4 @@
-"""Sweeps: the runs of a grid, one after another on this machine or as jobs of a cluster."""
+"""Sweeps: the runs of a grid, on this machine or as jobs of a cluster."""
 
 import json
 import os
@@ -34,18 +34,18 @@ from .grid import Grid, Point, read_grid
 from .options import SweepOptions
 
 
-# In the folder of a point: what it is, its `train` run, its sets of the paper, its predictions, its error.
+# In the folder of a point: its identity, `train` run, results on the paper's sets, predictions, and error.
 POINT_FILE, RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "point.json", "run", "robustness", "predictions", "error.json"
 MEASURED = f"{ROBUSTNESS}/paper"  # the protocol
 ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder of the sweep
-THREE_DAYS = 3 * 24 * 60  # minutes that a job may take by default; submitit's default is 5
+THREE_DAYS = 3 * 24 * 60  # default time limit of a job in minutes; submitit's is 5
 
 
 class RunsFailedError(ValueError):
-    """Some runs of a sweep have failed.
+    """Some runs of a sweep failed.
 
     Args:
-        text: a line for each run with its state.
+        text: one line per run with its state.
     """
 
     def __init__(self, message: str, text: str):
@@ -54,26 +54,26 @@ class RunsFailedError(ValueError):
 
 
 def sweep(options: SweepOptions) -> str:
-    """Run the points of a grid that are not complete, each in a folder of its own. A point that was begun is resumed. A failed one
-    is recorded and the others go on; the next sweep tries it again.
+    """Run the incomplete points of a grid, each in its own folder. Interrupted points are resumed. A failure is
+    recorded, the other points go on, and the next sweep retries it.
 
-    Several sweeps may share a folder: a point that another process runs is waited for, and never run twice.
+    Several sweeps may share a folder: a point that another process is running is awaited and never run twice.
 
     Returns:
-        A line for each point with its state, and an estimate of the time of those that are left.
+        One line per point with its state, and an estimate of the remaining time.
 
     Raises:
-        ValueError: as [`read_grid`]; options, model or data of a point do not fit together, or a folder holds another point;
-            before the first run.
-        OSError: there is no such grid, model or set.
-        RunsFailedError: runs have failed, now or earlier.
+        ValueError: as [`read_grid`]; options, model or data of a point do not fit together, or a folder holds another
+            point. Raised before the first run.
+        OSError: a grid, model or set does not exist.
+        RunsFailedError: runs failed, now or earlier.
     """
     grid, output_dir, jobs = read_grid(options.grid, options.imagenet), options.output_dir, options.jobs
     pending = [point for point in grid.points if not is_complete(output_dir / point.name, grid)]
     inputs = _check(grid, output_dir)
     submitted = ""
     if not options.dry_run:
-        # Jobs are named by their process, and another sweep may have had one of the same number.
+        # Jobs are named by process id, which an earlier sweep may have used.
         logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
         executor = _executor(logs, options.cluster, jobs, dict(options.cluster_options))
         facts = {"validation_bound": grid.validation_bound}
@@ -92,7 +92,7 @@ def sweep(options: SweepOptions) -> str:
 def _run(
     executor: submitit.AutoExecutor, pending: list[Point], inputs: dict[str, dict], grid: Grid, options: SweepOptions
 ) -> str:
-    """Run points, or submit them to slurm, which is not waited for. Returns what was submitted, in words."""
+    """Run points, or submit them to slurm without waiting. Returns a message about what was submitted."""
     output_dir = options.output_dir
     for point in pending:
         (output_dir / point.name).mkdir(parents=True, exist_ok=True)
@@ -108,11 +108,11 @@ def _run(
 
 @dataclass
 class Run:
-    """A point as submitit runs it, in a process of its own or in this one.
+    """A point run by submitit, in its own process or in this one.
 
     Args:
-        folder: that of the sweep.
-        sets: of the paper, with their folders.
+        folder: folder of the sweep.
+        sets: the paper's sets, with their folders.
     """
 
     point: Point
@@ -120,38 +120,38 @@ class Run:
     sets: Sequence[tuple[str, str]]
 
     def __call__(self) -> bool:
-        """Run it, and record its error if it fails. Returns whether it was free: another process may run it."""
+        """Run the point and record an error. Returns `False` if another process is running it."""
         folder = self.folder / self.point.name
         try:
             with folder_lock(folder, "sweep"):
-                (folder / ERROR_FILE).unlink(missing_ok=True)  # of the last attempt
+                (folder / ERROR_FILE).unlink(missing_ok=True)  # from the last attempt
                 try:
                     self._run(folder)
                 except TrainingInterrupted as interrupt:
                     on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
                     while on_slurm and interrupt.exit_status == 128 + signal.SIGTERM:
-                        # Slurm gives notice of a pre-emption, then ends the job and queues it again, or lets submitit do so;
-                        # a job that ends by itself meanwhile is not queued again.
+                        # Slurm announces a pre-emption, then ends and requeues the job, or lets submitit do so; a job
+                        # that exits by itself before that is not requeued.
                         signal.pause()
                     raise
-                except Exception as error:  # whatever it is, the other runs go on
+                except Exception as error:  # the other runs go on after any error
                     write_error(folder, error)
         except BlockingIOError:
             return False
         return True
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """What submitit puts into the queue again when the cluster takes the machine back: the same, which resumes."""
+        """Requeue the same run after a pre-emption; it resumes."""
         return submitit.helpers.DelayedSubmission(self)
 
     def _run(self, folder: Path) -> None:
         model, data, config = arguments_of(self.point, folder / RUN)
         if not is_trained(folder):
-            for stale in (folder / PREDICTIONS).glob("*/after"):  # of a training that did not end, or lost a part
+            for stale in (folder / PREDICTIONS).glob("*/after"):  # from an incomplete training
                 shutil.rmtree(stale)
             config.resume_from_checkpoint = "last" if lock_file(folder / RUN, "train").exists() else None
             finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
-            for checkpoint in (folder / RUN).glob("checkpoint-*"):  # with its optimizer, three times the model
+            for checkpoint in (folder / RUN).glob("checkpoint-*"):  # three times the model's size, with the optimizer
                 shutil.rmtree(checkpoint)
         if sets := unmeasured(folder, self.sets):
             options = EvaluateOptions(
@@ -169,25 +169,25 @@ class Run:
 
 
 def write_error(folder: Path, error: Exception) -> None:
-    """Record why a run failed, in one line."""
+    """Record the error of a failed run in one line."""
     kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
     write_json(folder / ERROR_FILE, {"error": kind + " ".join(str(error).split())})
 
 
 def is_complete(folder: Path, grid: Grid) -> bool:
-    """Whether a point has all of its results."""
+    """Whether a point has all its results."""
     return is_trained(folder) and not unmeasured(folder, grid.sets)
 
 
 def unmeasured(folder: Path, sets: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those of some sets of the paper that a point has not been measured on. Another grid may have measured others."""
+    """The given sets of the paper on which a point was not measured. Another grid may have measured others."""
     return [
         (name, source) for name, source in sets if not (folder / MEASURED / name / "after" / SCORES_FILE).is_file()
     ]
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether the `train` run of a point has ended, with its results, its record, and its predictions on each set."""
+    """Whether the `train` run of a point is complete, with results, record and predictions on each set."""
     if not all((folder / RUN / name).is_file() for name in (RESULTS_FILE, RUN_FILE)):
         return False
     rows = (read_json(folder / RUN / RESULTS_FILE) or {}).get("rows", ())
@@ -196,13 +196,12 @@ def is_trained(folder: Path) -> bool:
 
 
 def arguments_of(point: Point, output_dir: Path) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
-    """The arguments of [`finetune`] for a point."""
+    """Arguments of [`finetune`] for a point."""
     return train_arguments(**point.options | {"output_dir": str(output_dir)})
 
 
 def describe(grid: Grid, output_dir: Path, jobs: int) -> str:
-    """A line for each point with its state, and an estimate of the time of those that are left, from the seconds of those that
-    are complete."""
+    """One line per point with its state, and an estimate of the remaining time from the seconds of complete points."""
     lines, left, seconds = [], 0, []
     for point in grid.points:
         folder = output_dir / point.name
@@ -229,11 +228,11 @@ def describe(grid: Grid, output_dir: Path, jobs: int) -> str:
 
 
 def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
-    """Refuse points that cannot be run, or that were run on another model or other images, before any is run: the arguments of all
-    are made, and each model and dataset is loaded once.
+    """Refuse points that cannot be run, or were run on another model or other images, before running any: parse the
+    arguments of all points, and load each model and dataset once.
 
     Returns:
-        Identities of model and data by point.
+        Identities of model and data, by point.
     """
     models: dict[tuple, tuple] = {}
     data: dict[tuple, list] = {}
@@ -272,11 +271,11 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
 
 
 def _executor(folder: Path, cluster: str, jobs: int, options: dict) -> submitit.AutoExecutor:
-    """The executor of a cluster, with one GPU for each run, if there is any.
+    """Executor of a cluster, with one GPU per run, if there are any.
 
     Raises:
-        OSError: this machine has no such cluster.
-        ValueError: an unknown parameter.
+        OSError: the cluster is not available on this machine.
+        ValueError: unknown parameter.
     """
     parameters = {"timeout_min": THREE_DAYS, "gpus_per_node": min(1, torch.cuda.device_count())}
     if cluster == "slurm":
@@ -293,12 +292,12 @@ def _executor(folder: Path, cluster: str, jobs: int, options: dict) -> submitit.
 
 
 def _settings(options: dict) -> dict:
-    """Options without the folder of the dataset, which may have been moved."""
+    """Options without the dataset folder, which may have moved."""
     return json.loads(json.dumps({**options, "dataset": Path(options.get("dataset", "")).name}))
 
 
 def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, output_dir: Path, jobs: int) -> None:
-    """Run points, `jobs` at once, until each is complete or has failed."""
+    """Run points, `jobs` at a time, until each is complete or has failed."""
     waiting, running = list(points), {}
     with tqdm(total=len(grid.points), initial=len(grid.points) - len(points), desc="runs", unit="run") as progress:
         try:
@@ -332,7 +331,7 @@ def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, o
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether another process runs in the folder of a point."""
+    """Whether another process is running in the folder of a point."""
     if not lock_file(folder, "sweep").exists():
         return False
     try:

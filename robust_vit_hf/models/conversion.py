@@ -1,4 +1,4 @@
-"""Conversion of ViT and DeiT weights of timm to model folders of transformers, and back, bit for bit."""
+"""Bit-exact conversion of ViT and DeiT between timm weights and transformers model folders."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def convert(options: ConvertOptions) -> str:
     """Convert weights, see [`convert_to_timm`] and [`convert_to_transformers`].
 
     Returns:
-        What was written, in words.
+        Message about what was written.
     """
     source, output = options.source, options.output_dir
     if options.to == "timm":

@@ -1,4 +1,4 @@
-"""Digests of a model, by which results, runs and masks know what they were made with."""
+"""Digests of a model, recorded with results, runs and masks."""
 
 import copy
 import hashlib
@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 
-# Values of a configuration that change no logit: names, paths, versions, first weights, and the form of the output.
-# The class of the model stands for `architectures`, which are set when it is saved, the weights for their `dtype`.
+# Configuration values that change no logits: names, paths, versions, initialisation, and output format.
+# `architectures`, set on saving, is covered by the model's class, and `dtype` by the weights.
 NOT_COMPUTED = {
     "architectures",
     "attn_implementation",
@@ -25,16 +25,16 @@ NOT_COMPUTED = {
     "return_dict",
     "torch_dtype",
     "transformers_version",
-    "use_cache",  # which the Trainer sets
+    "use_cache",  # set by the Trainer
 }
 
 
 def model_digest(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits that change with any weight, and with whatever else changes what a model computes: its
-    class and its configuration, such as the number of heads. Of a PEFT model, that of the merged model.
+    """16 hexadecimal digits that change with the model's weights, class, and configuration where it affects the
+    output, such as the number of heads. For a PEFT model, the digest of the merged model.
 
-    Values of [`NOT_COMPUTED`] do not count, nor do those that are the default of their class, so that another option of
-    a later version of transformers leaves the digest as it is.
+    Ignores values of [`NOT_COMPUTED`] and defaults, so that new options in later versions of transformers do not
+    change the digest.
     """
     model = _merged(model)
     defaults = _as_json(model.config.default_config_fields())
@@ -44,9 +44,9 @@ def model_digest(model: PreTrainedModel) -> str:
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits that change with any weight; of a PEFT model, with those of the merged model.
+    """16 hexadecimal digits that change with the weights; for a PEFT model, the merged ones.
 
-    Published results name the weights by it. It does not tell what is computed with them, see [`model_digest`].
+    Identifies the weights in published results. For what is computed with them, see [`model_digest`].
     """
     digest = hashlib.sha256()
     for tensor in _merged(model).state_dict().values():
@@ -59,7 +59,7 @@ def _merged(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _computed(config: dict) -> dict:
-    """The values of a configuration, and of those within it, that change what is computed, as JSON values."""
+    """Values of a configuration, also nested, that affect the output, as JSON values."""
     return {
         name: _computed(value) if isinstance(value, dict) else value
         for name, value in _as_json(config).items()

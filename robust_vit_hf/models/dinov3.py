@@ -9,8 +9,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):
     """DINOv3 with a linear head over the CLS token and the mean of the patches, as in its authors' linear probe.
 
-    `AutoModelForImageClassification` finds it once `robust_vit_hf` is imported. A checkpoint of the backbone gives an
-    untrained head: train it first, since the finetuning preserves the predictions of a model.
+    Registered with `AutoModelForImageClassification` when `robust_vit_hf` is imported. Checkpoints of the backbone
+    give an untrained head: train it first, since finetuning preserves a model's predictions.
 
     Source: https://huggingface.co/papers/2508.10104 and `dinov3/hub/classifiers.py` of
     https://github.com/facebookresearch/dinov3

@@ -1,7 +1,7 @@
 """Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT does.
 
-The mixed model costs no more than one of them at inference, and often keeps much of the gain under distribution shift as
-well as the accuracy on the training distribution.
+The mixed model costs the same at inference, and often keeps the accuracy on the training distribution and much of the
+gain under distribution shift.
 
 Source: https://huggingface.co/papers/2109.01903
 """
@@ -26,7 +26,7 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
     """Model with the weights (1 − alpha) · before + alpha · after, https://huggingface.co/papers/2109.01903.
 
     Args:
-        before, after: two models of one architecture, the second finetuned from the first.
+        before, after: two models of the same architecture, the second finetuned from the first.
         alpha: 0 gives the weights of `before` and 1 those of `after`, bit by bit.
 
     Returns:
@@ -34,7 +34,7 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
         computed in fp32, or in fp64 for those in fp64.
 
     Raises:
-        ValueError: alpha outside [0, 1], or models that do not fit, see [`check_alike`].
+        ValueError: alpha outside [0, 1], or the models do not fit, see [`check_alike`].
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}; expected a number from 0 (the model before) to 1 (the model after).")
@@ -45,7 +45,7 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
             if alpha == 1 or not tensor.is_floating_point():
                 continue
             value = start[name].to(tensor.device)
-            # At alpha 0, `lerp` would lose the sign of a zero. It computes half precision in fp32.
+            # At alpha 0, `lerp` would lose the sign of zeros. It computes half precision in fp32.
             tensor.copy_(value if alpha == 0 else torch.lerp(value, end[name], alpha))
     return mixed
 
@@ -54,8 +54,8 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
     """Check that the weights of two models can be mixed.
 
     Raises:
-        ValueError: a model with an adapter; another architecture, number of classes or label names; weights of other names,
-            shapes or dtypes; or integer buffers that are not equal.
+        ValueError: a model has an adapter; the models differ in architecture, number of classes, label names, names,
+            shapes or dtypes of weights, or integer buffers.
     """
     for side, model in (("before", before), ("after", after)):
         if hasattr(model, "peft_config"):
@@ -64,7 +64,7 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
                 "`PeftModel.from_pretrained(…).merge_and_unload()`, then `save_pretrained`."
             )
     remedy = "Give the model that the other one was finetuned from."
-    settings = ("num_labels", "num_attention_heads", "hidden_act", "layer_norm_eps")  # not all show in the weights
+    settings = ("num_labels", "num_attention_heads", "hidden_act", "layer_norm_eps")  # not all visible in the weights
     facts = {"architecture": (type(before).__name__, type(after).__name__)}
     facts |= {name: (getattr(before.config, name, None), getattr(after.config, name, None)) for name in settings}
     for name, (old, new) in facts.items():
@@ -99,9 +99,9 @@ def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
         before, after: as for [`load_model`].
 
     Raises:
-        FileExistsError: `output` is not empty, which is checked before a model is loaded.
+        FileExistsError: `output` is not empty, checked before loading a model.
         ValueError: see [`interpolate`].
-        OSError: there is no such model, or no image processor is saved with `after`.
+        OSError: a model does not exist, or `after` has no image processor.
     """
     mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:

@@ -27,13 +27,13 @@ def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """Image classification model in fp32.
 
     Args:
-        name: name in [`MODELS`], Hub id or folder. Weights of timm are converted, and a PEFT adapter is merged into its
+        name: name in [`MODELS`], Hub id or folder. timm weights are converted, and PEFT adapters are merged into their
             base, which is loaded in the same way.
-        trust_remote_code: whether to run model code that comes with the weights.
+        trust_remote_code: whether to run model code from the source.
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights that do not fit, see [`timm_to_hf`], or that are NaN or infinite.
+        ValueError: weights do not fit, see [`timm_to_hf`], or are NaN or infinite.
     """
     model = _load(name, trust_remote_code)
     if bad := non_finite_weights(model):
@@ -58,18 +58,18 @@ def _load(name: str, trust_remote_code: bool) -> PreTrainedModel:
         return load_adapted(name, trust_remote_code)
     options = {"trust_remote_code": trust_remote_code, "dtype": torch.float32}
     model = load_complete(name, **options)
-    if type(model).__name__ in UNRECORDED_ATTENTION:  # it cannot switch its attention implementation later
+    if type(model).__name__ in UNRECORDED_ATTENTION:  # their attention implementation cannot be switched later
         model = load_complete(name, attn_implementation="eager", **options)
     return model
 
 
 def load_complete(name: str, **options) -> PreTrainedModel:
-    """Image classification model of transformers without randomly initialised weights. `options` are those of
-    `from_pretrained`.
+    """Load an image classification model of transformers, refusing randomly initialised weights. `options` are those
+    of `from_pretrained`.
 
     Raises:
         OSError: there is no such model.
-        ValueError: its file of weights is corrupt, has other shapes, or lacks weights, such as those of the head.
+        ValueError: the weights file is corrupt, has other shapes, or lacks weights, such as the head's.
     """
     try:
         model, loading = AutoModelForImageClassification.from_pretrained(
@@ -100,7 +100,7 @@ def load_complete(name: str, **options) -> PreTrainedModel:
 
 
 def is_timm(name: str) -> bool:
-    """Whether a Hub id or folder holds weights of timm.
+    """Whether a Hub id or folder holds timm weights.
 
     Raises:
         ValueError: its `config.json` is not valid JSON.
@@ -115,12 +115,12 @@ def is_timm(name: str) -> bool:
 
 
 def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Base of a PEFT adapter, with the adapter merged into it; every parameter is trainable.
+    """Load the base of a PEFT adapter with the adapter merged. All parameters are trainable.
 
     Raises:
         ModuleNotFoundError: PEFT is not installed.
-        OSError: there is no such adapter or base.
-        ValueError: the adapter names no base, does not fit it, was trained over another one, or its file is corrupt.
+        OSError: the adapter or base does not exist.
+        ValueError: the adapter names no base, does not fit it, was trained on another one, or its file is corrupt.
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
@@ -148,12 +148,12 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
 
 
 def _check_base(name: str, base_name: str, base: PreTrainedModel) -> None:
-    """Refuse another base than that which an adapter was trained over, as far as its digest is recorded."""
+    """Refuse a base other than the one that the adapter was trained on, if its digest is recorded."""
     file = Path(name, BASE_FILE)
     if not Path(name).is_dir():
         try:
             file = Path(hf_hub_download(name, BASE_FILE))
-        except EntryNotFoundError:  # also without a network, if it has never been downloaded
+        except EntryNotFoundError:  # also when offline and never downloaded
             return
     known, now = (read_json(file) or {}).get("digest"), model_digest(base)
     if known not in (None, now):
@@ -165,7 +165,7 @@ def _check_base(name: str, base_name: str, base: PreTrainedModel) -> None:
 
 
 def _pickle_problem(name: str) -> str:
-    # torch's own message proposes `weights_only=False`, which would run the code in the file.
+    # torch's message suggests `weights_only=False`, which would run code in the file.
     return (
         f"`{name}` is not loaded: its pickle is no file of weights, but holds more than tensors, or is cut off. Nothing in it was "
         "run: take a copy with `model.safetensors` from a source that you trust."

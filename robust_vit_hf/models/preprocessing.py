@@ -1,4 +1,4 @@
-"""Resize, crop and normalisation of images by preset: those of the paper, or of the pretraining."""
+"""Presets of image preprocessing: the paper's and the pretraining's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL.Image import Resampling
 from .registry import MODELS, resolve
 
 
-if TYPE_CHECKING:  # the command line reads the names without importing transformers
+if TYPE_CHECKING:  # names are read without importing transformers
     from transformers import BaseImageProcessor, PreTrainedModel, ViTImageProcessor
 
 
@@ -19,19 +19,18 @@ Preset = Literal["paper", "native"]  # see `make_image_processor`
 def make_image_processor(
     preset: Preset, image_size: int | tuple[int, int] = 224, native_processor: BaseImageProcessor | None = None
 ) -> ViTImageProcessor:
-    """Image processor of a preset. It is saved with the finetuned model, so that whoever loads the model gets its
-    preprocessing.
+    """Image processor of a preset. It is saved with the finetuned model.
 
     Args:
         preset: `"paper"`: shortest side to 256 (bilinear), centre crop of 224, mean and standard deviation 0.5 for every
             model, DeiT included, as in the released code. `"native"`: shortest side to 248 (bicubic), crop of 224, and
             the statistics of the pretraining, as timm evaluates these models.
-        image_size: side of the crop in pixels, or `(height, width)`. The resize is in proportion to it. If the sides
-            differ, images are squashed to their proportion, as in training.
-        native_processor: processor of the pretrained model, whose statistics the native preset takes.
+        image_size: side of the crop in pixels, or `(height, width)`. The resize scales with it. If the sides differ,
+            images are squashed to their aspect ratio, as in training.
+        native_processor: processor of the pretrained model, with the statistics of the native preset.
 
     Raises:
-        ValueError: unknown preset, or the native preset without a processor.
+        ValueError: unknown preset, or native preset without a processor.
     """
     from transformers import ViTImageProcessor
 
@@ -65,12 +64,12 @@ def load_processor(
 
     Args:
         name: name, Hub id or folder that the model was loaded from. The native statistics of a bundled model are the paper's.
-        image_size: side of the images in pixels; by default that of the crop of the saved processor, or that of the model's
-            configuration if the processor does not crop.
+        image_size: side of the images in pixels; by default the saved processor's crop, or the model's configuration
+            if the processor does not crop.
 
     Raises:
-        OSError: the native preset, and no processor is saved with the model.
-        ValueError: a model without an image size.
+        OSError: native preset, but no processor is saved with the model.
+        ValueError: the model has no image size.
     """
     from transformers import AutoImageProcessor
 
@@ -90,7 +89,7 @@ def load_processor(
     except OSError:
         if preset == "native":
             raise
-        saved = None  # the paper's preset depends on the size alone
+        saved = None  # the paper's preset depends only on the size
     if image_size is None:
         if not hasattr(model.config, "image_size"):
             raise ValueError(f"`{name}` is a `{type(model).__name__}`, whose configuration has no image size.")

@@ -1,4 +1,4 @@
-"""Models by name: the paper's seven, and the bundled one."""
+"""Registered models: the paper's seven and the bundled one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wrapt import lazy_import
 from ..utils.files import read_json
 
 
-if TYPE_CHECKING:  # the command line reads the names without importing transformers
+if TYPE_CHECKING:  # names are read without importing transformers
     from transformers import PreTrainedModel
 
 
@@ -22,12 +22,12 @@ BUNDLED_MODEL, _BUNDLED_MODULE = "emoji-shift", "robust_vit_hf.emoji_shift.model
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A model that commands take by name.
+    """A model that commands accept by name.
 
     Args:
         hub_ids: Hub ids of the weights; the first is loaded. Empty for a bundled model.
-        paper_name: name in the paper, if it is there.
-        license: license of the weights, according to their card on the Hub.
+        paper_name: name in the paper, if any.
+        license: license of the weights, according to the Hub model card.
         base_model: Hub id of the base of a bundled model, for model cards.
         load: loads a bundled model.
         image_size: side of the images that a bundled model was trained on, in pixels.
@@ -45,7 +45,7 @@ class RegisteredModel:
     note: str | None = None
 
 
-# AugReg's weights are timm's, and converted on loading.
+# AugReg's weights are from timm, and are converted on loading.
 MODELS = {
     "vit-b": RegisteredModel(("google/vit-base-patch16-224", "timm/vit_base_patch16_224.orig_in21k_ft_in1k"), "ViT-B"),
     "vit-l": RegisteredModel(("google/vit-large-patch16-224",), "ViT-L"),
@@ -71,10 +71,10 @@ def resolve(name: str) -> str:
 
 
 def find_model(source: str) -> str | None:
-    """Name of the registered model whose weights a source holds, or `None`.
+    """Name of the registered model with a source's weights, or `None`.
 
     Args:
-        source: name, Hub id, or folder of a converted model or of a snapshot of a model of timm.
+        source: name, Hub id, or folder of a converted model or a timm snapshot.
     """
     config, conversion = Path(source, "config.json"), Path(source, CONVERSION_FILE)
     identities = {source}

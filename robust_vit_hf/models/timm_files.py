@@ -1,4 +1,4 @@
-"""Files of timm, read and written: weights, and the configuration beside them."""
+"""Reading and writing timm's weights and configuration files."""
 
 import argparse
 import math
@@ -32,19 +32,19 @@ STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half"
 def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str, Tensor], dict | None]:
     """Weights in timm's names, and timm's `config.json` if [`timm_files`] finds one.
 
-    The weights of training checkpoints are under `state_dict` or `model`. The prefix `module.` of `DataParallel` is removed.
-    Pickles are read without running any code.
+    Training checkpoints hold weights under `state_dict` or `model`. `DataParallel`'s prefix `module.` is removed.
+    Pickles are read without running code.
 
     Raises:
-        OSError: no such file, folder or model.
-        ValueError: a corrupt file, no weights, or a pickle that holds more than tensors and plain values.
+        OSError: the file, folder or model does not exist.
+        ValueError: the file is corrupt, has no weights, or is a pickle with more than tensors and plain values.
     """
     path, config = timm_files(source, revision)
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:
-            # Checkpoints of timm and DeiT hold their command line, as a Namespace.
+            # Checkpoints of timm and DeiT hold the command line as a Namespace.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError:
@@ -56,7 +56,7 @@ def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str
             f"Expected a pickle of tensors and plain values alone, but `{path}` {found}. Nothing in it was run: save the "
             "`state_dict()` of the model alone, preferably as safetensors."
         ) from error
-    except Exception as error:  # the readers raise anything for a corrupt file
+    except Exception as error:  # readers raise any type for corrupt files
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"`{path}` cannot be read; it may be cut off. {type(error).__name__}: {reason}") from error
     for key in ("model", "state_dict"):
@@ -81,8 +81,8 @@ def timm_files(source: str | Path, revision: str | None = None) -> tuple[Path, d
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        OSError: no such file, folder or model, or no weights in it.
-        ValueError: a `config.json` that is not timm's.
+        OSError: the file, folder or model does not exist, or has no weights.
+        ValueError: `config.json` is not timm's.
     """
     folder, source = Path(source), str(source)
     if folder.is_file():
@@ -120,7 +120,7 @@ def native_processor(config: dict | None, statistics: str | None = None) -> ViTI
         statistics: `"imagenet"`, or `"half"` for 0.5, instead of those of the configuration.
 
     Raises:
-        ValueError: neither has them.
+        ValueError: neither gives them.
     """
     pretrained = (config or {}).get("pretrained_cfg", config or {})
     if statistics is None and not ("mean" in pretrained and "std" in pretrained):
@@ -137,7 +137,7 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
     `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model.
 
     Raises:
-        ValueError: images or patches that are not square, preprocessing that timm has no settings for, or see
+        ValueError: images or patches are not square, timm has no settings for the preprocessing, or see
             [`hf_to_timm`].
     """
     import timm
@@ -155,7 +155,7 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
     mlp_ratio = config.intermediate_size / config.hidden_size
     if int(config.hidden_size * mlp_ratio) != config.intermediate_size:  # as timm computes it
         mlp_ratio = math.nextafter(mlp_ratio, math.inf)
-    # All of them, so that the name of the architecture does not matter.
+    # All settings, so that the architecture's name does not matter.
     model_args = {
         "img_size": image_size,
         "patch_size": patch_size,

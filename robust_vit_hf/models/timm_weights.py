@@ -1,4 +1,4 @@
-"""Weights of timm's ViT and DeiT in models of transformers, and back, bit for bit."""
+"""Bit-exact conversion of ViT and DeiT weights between timm and transformers."""
 
 import math
 import re
@@ -21,8 +21,8 @@ from ..class_names.imagenet import class_names, wnids
 
 logger = logging.get_logger(__name__)
 
-LAYER_NORM_EPS = 1e-6  # of every ViT and DeiT of timm; the default of transformers is 1e-12
-# Hidden size, layers, MLP size: the name in timm, and the number of heads, which no weight shows.
+LAYER_NORM_EPS = 1e-6  # for all ViT and DeiT in timm; transformers defaults to 1e-12
+# Name in timm and number of heads (not visible in weights) by hidden size, layers and MLP size.
 SIZES = {
     (192, 12, 768): ("tiny", 3),
     (384, 12, 1536): ("small", 6),
@@ -30,9 +30,9 @@ SIZES = {
     (1024, 24, 4096): ("large", 16),
     (1280, 32, 5120): ("huge", 16),
 }
-# Weights whose shapes give the sizes of the model, and their numbers of dimensions.
+# Weights whose shapes define the model's sizes, with their numbers of dimensions.
 SIZING = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2, "head.weight": 2}
-# Arguments of timm's class that the weights show, or that do not change what a trained model computes.
+# Arguments of timm's class that follow from the weights or do not affect a trained model's output.
 KNOWN_ARGUMENTS = {
     *("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias"),
     *("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"),
@@ -57,20 +57,20 @@ def timm_to_hf(
     image_size: int | None = None,
     num_heads: int | None = None,
 ) -> PreTrainedModel:
-    """Model equivalent to timm's, in evaluation mode and in the dtype of the weights, which are copied: a
+    """Model equivalent to timm's, in evaluation mode and with copied weights in their dtype: a
     `DeiTForImageClassificationWithTeacher` if there is a distillation token, otherwise a `ViTForImageClassification`.
 
     Args:
-        state_dict: weights in timm's names. They show all sizes but the number of heads.
+        state_dict: weights in timm's names. They define all sizes except the number of heads.
         config: timm's `config.json`, for the number of heads and the names of the classes (`label_names`). Without names,
             1000 classes get those of ImageNet, others `LABEL_0`, ….
         image_size: side of the images in pixels, for which the position embeddings are interpolated as timm does
-            (bicubic, antialiased, in fp32). By default that of the weights.
-        num_heads: attention heads, for weights of other sizes than tiny, small, base, large and huge.
+            (bicubic, antialiased, in fp32). By default, the weights' size.
+        num_heads: number of attention heads, required for sizes other than tiny, small, base, large and huge.
 
     Raises:
-        ValueError: names, shapes or dtypes that are not those of a plain ViT or DeiT with a head, an unknown number of
-            heads, or an image size that is not a multiple of the patch size.
+        ValueError: names, shapes or dtypes are not those of a plain ViT or DeiT with a head, the number of heads is
+            unknown, or the image size is not a multiple of the patch size.
 
     Source: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/vision_transformer.py
     """
@@ -107,7 +107,7 @@ def timm_to_hf(
     options = {
         "hidden_size": hidden_size,
         "num_hidden_layers": depth,
-        "num_attention_heads": num_heads or 1,  # of no influence on the shapes to check
+        "num_attention_heads": num_heads or 1,  # does not affect the checked shapes
         "intermediate_size": intermediate_size,
         "hidden_act": "gelu",
         "layer_norm_eps": LAYER_NORM_EPS,
@@ -161,8 +161,8 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
     norms is not 1e-6, which timm uses in any case.
 
     Raises:
-        ValueError: another class than `ViTForImageClassification` and `DeiTForImageClassificationWithTeacher`, another
-            activation than `gelu`, or parameters of an adapter.
+        ValueError: the class is not `ViTForImageClassification` or `DeiTForImageClassificationWithTeacher`, the
+            activation is not `gelu`, or there are adapter parameters.
     """
     distilled = isinstance(model, DeiTForImageClassificationWithTeacher)
     if not distilled and not isinstance(model, ViTForImageClassification):
@@ -186,7 +186,7 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _names(depth: int, distilled: bool, qkv_bias: bool) -> dict[str, list[str]]:
-    """Parameters of transformers by parameter of timm: those of query, key and value, or a single one."""
+    """transformers parameters by timm parameter: query, key and value, or a single one."""
     base = "deit" if distilled else "vit"
     names = {"cls_token": [f"{base}.embeddings.cls_token"], "pos_embed": [f"{base}.embeddings.position_embeddings"]}
     modules = {
@@ -215,7 +215,7 @@ def _names(depth: int, distilled: bool, qkv_bias: bool) -> dict[str, list[str]]:
 
 
 def _empty_model(distilled: bool, options: dict) -> PreTrainedModel:
-    """Model without storage, which saves initialising weights that are overwritten."""
+    """Model on the meta device, so that no weights are initialised only to be overwritten."""
     with torch.device("meta"):
         if distilled:
             return DeiTForImageClassificationWithTeacher(DeiTConfig(**options))

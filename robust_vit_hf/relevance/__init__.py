@@ -1,1 +1,1 @@
-"""Relevance maps of vision transformers, other attribution methods, and how they are shown."""
+"""Relevance maps of vision transformers, other attribution methods, and their visualisation."""

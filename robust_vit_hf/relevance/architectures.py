@@ -1,5 +1,4 @@
-"""What a forward pass and a relevance map need to know of a model, which is looked into once: [`ImageModel`] and
-[`VisionTransformer`]."""
+"""Inspection of models: [`ImageModel`] for forward passes, [`VisionTransformer`] for relevance maps."""
 
 from dataclasses import dataclass
 from inspect import signature
@@ -14,8 +13,8 @@ class TokenWeights:
     """Weights with which a classification head reads the tokens of the last layer.
 
     Args:
-        prefix: weights of the first prefix tokens; those of further ones are 0.
-        patches: weight of all patches together, each the same.
+        prefix: weights of the first prefix tokens; further ones have weight 0.
+        patches: total weight of the patches, shared equally.
     """
 
     prefix: tuple[float, ...]
@@ -26,7 +25,7 @@ CLS = TokenWeights((1.0,), 0.0)
 CLS_AND_PATCH_MEAN = TokenWeights((1.0,), 1.0)
 PATCH_MEAN = TokenWeights((), 1.0)
 
-# Tokens that the head of each class reads. With `config.use_mean_pooling`, it is the mean of the patches.
+# Tokens read by the head, by model class. With `config.use_mean_pooling`, the mean of the patches.
 HEADS: dict[str, TokenWeights] = {
     "ViTForImageClassification": CLS,
     "ViTMSNForImageClassification": CLS,
@@ -44,12 +43,12 @@ SUPPORTED = (
     "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
     "Data2VecVision and IJepa."
 )
-# Attention class of models for which transformers does not declare what it records for `output_attentions=True`.
+# Attention class of models for which transformers declares no module to record for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
 
 
 def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
-    """The Hugging Face model inside `model`, which may be wrapped by DDP, PEFT or Accelerate.
+    """The transformers model inside `model`, which may be wrapped by DDP, PEFT or Accelerate.
 
     Raises:
         ValueError: there is none, or `nn.DataParallel` replicates it, so that attentions are on different devices.
@@ -63,14 +62,14 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
 
 
 class ImageModel:
-    """What a forward pass needs to know of a model.
+    """A model and its properties for forward passes.
 
     Args:
-        model: model of transformers, possibly wrapped by DDP, PEFT or Accelerate. It is what is called.
+        model: transformers model, possibly wrapped by DDP, PEFT or Accelerate. Forward passes call this wrapper.
 
     Attributes:
-        pretrained: the model of transformers inside.
-        name: name of its class, to which FSDP2 adds a prefix when it shards it.
+        pretrained: the transformers model inside. name: class name, without the prefix that FSDP2 adds to sharded
+            models.
 
     Raises:
         ValueError: as [`unwrap_pretrained`].
@@ -83,7 +82,7 @@ class ImageModel:
 
     @property
     def is_checkpointing(self) -> bool:
-        """Whether activation checkpointing is on, by the flag of layers that every transformers 5 sets."""
+        """Whether activation checkpointing is on, from the flag that all versions of transformers 5 set on layers."""
         return any(getattr(module, "gradient_checkpointing", False) for module in self.pretrained.modules())
 
     @property
@@ -107,7 +106,7 @@ class ImageModel:
         return height // patch_height, width // patch_width
 
     def forward_arguments(self, image_size: tuple[int, int]) -> dict[str, bool]:
-        """Arguments for models that need one to accept images of `(H, W)` pixels, or to compute attentions."""
+        """Arguments that some models need to accept images of `(H, W)` pixels or to compute attentions."""
         arguments = {"output_attentions": True} if self.name in UNRECORDED_ATTENTION else {}
         if "interpolate_pos_encoding" in signature(self.pretrained.forward).parameters:
             size = self.pretrained.config.image_size
@@ -116,24 +115,23 @@ class ImageModel:
         return arguments
 
     def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits `(B, C)` of images `(B, 3, H, W)` of any size that the patches divide."""
+        """Logits `(B, C)` of images `(B, 3, H, W)` of any size that is a multiple of the patch size."""
         if pixel_values.is_inference() and torch.is_grad_enabled():
-            pixel_values = pixel_values.clone()  # a tensor of inference mode cannot be saved for backward
+            pixel_values = pixel_values.clone()  # inference tensors cannot be saved for backward
         arguments = self.forward_arguments(tuple(pixel_values.shape[2:]))
         return self.model(pixel_values=pixel_values, **arguments).logits
 
 
 class VisionTransformer(ImageModel):
-    """What a relevance map needs to know of a model, too.
+    """A model and its properties for relevance maps.
 
     Attributes:
-        attentions: modules that transformers records for `output_attentions=True`, from the first layer to the last. Their
-            second output is the attention.
-        head: tokens that the classification head reads.
+        attentions: modules recorded by transformers for `output_attentions=True`, first layer first. Their second
+        output is the attention. head: weights of the tokens read by the classification head.
 
     Raises:
-        ValueError: as [`unwrap_pretrained`]; the architecture has no attention over one patch grid (convolutional, windowed
-            or hierarchical); or the tokens that its head reads are unknown.
+        ValueError: as [`unwrap_pretrained`]; the architecture has no attention over one patch grid (convolutional,
+            windowed or hierarchical); or its classification head is unknown.
     """
 
     def __init__(self, model: nn.Module):
@@ -167,8 +165,8 @@ class VisionTransformer(ImageModel):
         """Number of patches `(h, w)` of images `(B, 3, H, W)`.
 
         Raises:
-            ValueError: no tensor, integers (images that are not normalised), another shape, no image, or a size that is not a
-                multiple of the patch size.
+            ValueError: not a tensor, integers (images not normalised), another shape, an empty batch, or a size that
+                is not a multiple of the patch size.
         """
         if not isinstance(pixel_values, torch.Tensor):
             raise ValueError(
@@ -189,10 +187,10 @@ class VisionTransformer(ImageModel):
         return self.patch_grid(tuple(pixel_values.shape[2:]))
 
     def check_start_layer(self, start_layer: int) -> None:
-        """Refuse a first layer of the maps that the model does not have.
+        """Check the first layer of relevance propagation.
 
         Raises:
-            ValueError: it is not one of the layers, which are counted from 0.
+            ValueError: the model has no such layer (layers are counted from 0).
         """
         layers = len(self.attentions)
         if not 0 <= start_layer < layers:
@@ -201,10 +199,10 @@ class VisionTransformer(ImageModel):
             )
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
-        """Weights `(T,)`, fp32, of the tokens that the head reads: prefix tokens first, the `grid` of patches last.
+        """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last.
 
         Raises:
-            ValueError: fewer prefix tokens than the head reads.
+            ValueError: there are fewer prefix tokens than the head reads.
         """
         num_patches, num_read = grid[0] * grid[1], len(self.head.prefix)
         if num_tokens - num_patches < num_read:

@@ -1,8 +1,8 @@
-"""Reading the attention of a model inside its graph, without changing the model: its probabilities, or, in memory that is linear
-in tokens, its inputs and outputs.
+"""Recording of a model's attention within its graph, without changing the model: the probabilities, or, in memory
+linear in tokens, only inputs and outputs.
 
-Hooks and attention implementation belong to the model, which several threads may use at once. So hooks and records are those of
-the forward passes of one thread alone, and the implementation is switched back when the last thread has left.
+Several threads may share a model and so its hooks and attention implementation. Hooks and records therefore act only
+in the thread that made them, and the implementation is restored when the last thread has left.
 """
 
 import threading
@@ -21,7 +21,7 @@ from .architectures import ImageModel, VisionTransformer
 
 
 EXPLICIT_ATTENTION, RECORDED_ATTENTION = "explicit", "recorded"  # their names in transformers' registry
-# Models whose head reads only the CLS token of the last layer.
+# Models whose head reads only the last layer's CLS token.
 CLS_HEADS = ("ViTForImageClassification", "ViTMSNForImageClassification", "DeiTForImageClassification")
 
 
@@ -59,7 +59,7 @@ class RecordedAttention:
     """Inputs and output of the attention of a layer.
 
     Args:
-        query: `(B, h, T, d)`, or `(B, h, 1, d)` where the CLS token alone is read, see [`cls_token_alone`].
+        query: `(B, h, T, d)`, or `(B, h, 1, d)` if only the CLS token is read, see [`cls_token_alone`].
         key, value: `(B, h, T, d)`.
         output: `(B, T, h, d)`, or `(B, 1, h, d)`, in the graph.
         scaling: factor of the scores.
@@ -73,8 +73,8 @@ class RecordedAttention:
 
 
 class _Wanted(threading.local):
-    """What the forward passes of this thread compute: the attention function, `None` for that of the model, and the attention
-    module, if any, of which the CLS token alone is read."""
+    """Settings of this thread's forward passes: the attention function (`None` for the model's own), and the attention
+    module, if any, of which only the CLS token is read."""
 
     function: Callable | None = None
     cls_alone: nn.Module | None = None
@@ -95,24 +95,25 @@ def _attention(function, module, query, *arguments, **settings) -> tuple[torch.T
     if module is not _wanted.cls_alone:
         return function(module, query, *arguments, **settings)
     output, attention = function(module, query[:, :, :1], *arguments, **settings)
-    return output.expand(-1, query.shape[2], -1, -1), attention  # transformers expects one of each token
+    return output.expand(-1, query.shape[2], -1, -1), attention  # transformers expects one per token
 
 
 AttentionInterface.register(EXPLICIT_ATTENTION, _explicit)
 AttentionInterface.register(RECORDED_ATTENTION, _recorded)
 
-# Models that are switched: the number of contexts that hold them so, and their own implementation.
+# Switched models: number of open contexts, and original implementation.
 _switched: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
 _switching = threading.Lock()
 
 
 @contextmanager
 def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]:
-    """Context in which the model has another attention implementation, unless its own is eager.
+    """Context manager that switches the model's attention implementation, unless it is eager.
 
-    With `EXPLICIT_ATTENTION` it computes its attention probabilities, which only this and the eager implementation do: under
-    others, transformers silently returns an empty tuple for `output_attentions=True`. With `RECORDED_ATTENTION` it is that of
-    `sdpa`. A thread that records has the implementation that it needs, whichever another thread has switched to.
+    `EXPLICIT_ATTENTION` computes attention probabilities, as only eager attention does otherwise: with other
+    implementations, transformers silently returns an empty tuple for `output_attentions=True`. `RECORDED_ATTENTION`
+    uses `sdpa`. A recording thread gets the implementation it needs, even if another thread has switched to the other
+    one.
 
     Raises:
         ValueError: the model cannot switch its implementation.
@@ -141,11 +142,11 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
 
 @contextmanager
 def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
-    """Context that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass; `(B, h, 1, T)` of one of
-    which the CLS token alone is read.
+    """Context manager that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass; `(B,
+    h, 1, T)` for a layer of which only the CLS token is read.
 
-    Hooks take them where they are computed: those that `output_attentions=True` returns are copies outside the graph once
-    Accelerate casts the outputs of autocast to fp32, or DDP passes them through its sink.
+    Recorded by hooks, since `output_attentions=True` returns copies outside the graph when Accelerate casts autocast
+    outputs to fp32 or DDP passes them through its sink.
     """
     attentions: list[torch.Tensor] = []
 
@@ -159,8 +160,8 @@ def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
 
 @contextmanager
 def record_outputs(vit: VisionTransformer) -> Iterator[list[RecordedAttention]]:
-    """Context that fills a list with inputs and output of the attention of each layer during a forward pass, which is computed
-    by `sdpa` and holds no `(B, h, T, T)`."""
+    """Context manager that fills a list with the attention inputs and output of each layer during a forward pass.
+    Attention is computed by `sdpa`, without any `(B, h, T, T)` tensor."""
     attentions: list[RecordedAttention] = []
 
     def record(module, query, key, value, attention_mask=None, scaling=None, **settings):
@@ -183,7 +184,7 @@ def _wants(function: Callable) -> Iterator[None]:
 
 
 def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callable]:
-    """Hook that begins the graph at the embeddings if every parameter is frozen."""
+    """Hook that starts the graph at the embeddings if all parameters are frozen."""
 
     def require_grad(module, args, output):
         embeddings = output[0] if isinstance(output, tuple) else output
@@ -195,7 +196,7 @@ def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callab
 
 @contextmanager
 def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
-    """Context with hooks that act on the forward passes of the present thread alone.
+    """Context manager with hooks that act only on the current thread's forward passes.
 
     Args:
         hooks: pairs of the method that registers a hook, such as `module.register_forward_hook`, and the hook.
@@ -206,7 +207,7 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
         return lambda *arguments: hook(*arguments) if threading.get_ident() == thread else None
 
     with ExitStack() as handles:
-        with _switching:  # torch numbers hooks without a lock, and one of two with the same number would be lost
+        with _switching:  # torch numbers hooks without a lock; of two with the same number, one would be lost
             for register, hook in hooks:
                 handles.callback(register(of_this_thread(hook)).remove)
         yield
@@ -214,11 +215,11 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 @contextmanager
 def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
-    """Context in which the last layer computes its attention, output projection and MLP only for the CLS token, if the head
-    reads no other. Logits and all gradients stay the same, and most of the work of one layer is saved; the last hidden states
-    of the patches are meaningless.
+    """Context manager in which the last layer computes attention, output projection and MLP only for the CLS token, if
+    the head reads no other. This saves most of one layer's work. Logits and all gradients stay the same; the last
+    hidden states of the patches are meaningless.
     """
-    # Activation checkpointing runs the layer again in `loss.backward()`, when the hooks are gone.
+    # Not with activation checkpointing, which reruns the layer in `loss.backward()`, without the hooks.
     if vit.name not in CLS_HEADS or vit.is_checkpointing:
         yield
         return
@@ -227,7 +228,7 @@ def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
         return (args[0][:, :1],)
 
     layer = list(vit.pretrained.base_model.layers)[-1]
-    # Each sum with the residual broadcasts the one token over all, of which only the CLS token is read.
+    # Residual sums broadcast the one token over all tokens; only the CLS token is read.
     modules = (layer.attention.o_proj, layer.layernorm_after)
     with hooks_of_this_thread(*((module.register_forward_pre_hook, first_token) for module in modules)):
         _wanted.cls_alone = layer.attention

@@ -1,8 +1,8 @@
-"""Attribution methods by name, to compare their maps of the same model by segmentation.
+"""Attribution methods by name.
 
 `ATTRIBUTION_METHODS[name](model, pixel_values, target)` has the arguments, supported architectures and errors of
-[`relevance_map`], and returns its [`RelevanceOutput`]. Where gradients are enabled, the maps of all methods but
-`input_gradient` are attached to the graph, so that a loss on them reaches the weights.
+[`relevance_map`], and returns its [`RelevanceOutput`]. If gradients are enabled, maps of all methods except
+`input_gradient` are differentiable with respect to the weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from .relevance_map import (
 
 
 def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Attentions `(B, h, T, T)` of each layer, and the logits, of one forward pass."""
+    """Attentions `(B, h, T, T)` of each layer, and the logits, from one forward pass."""
     with switched_attention(vit, EXPLICIT_ATTENTION), record_attentions(vit) as attentions:
         logits = vit.logits(pixel_values)
     return attentions, logits
@@ -33,7 +33,7 @@ def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[lis
 
 @contextmanager
 def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """Context in which the model's final norm and head read the output tokens of all L layers instead of the last's.
+    """Context manager in which the model's final norm and head read the output tokens of all L layers.
 
     The outputs are stacked on the batch dimension at the input of the norm, so that a forward pass gives logits
     `(L·B, C)`, layer by layer; the last B are the model's own.
@@ -42,7 +42,8 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
         The outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)` that the norm reads.
 
     Raises:
-        ValueError: no norm named `layernorm` or `norm` reads the last layer's output; may come in the forward pass.
+        ValueError: no norm named `layernorm` or `norm` reads the last layer's output; may be raised in the forward
+            pass.
     """
     pretrained, attentions = vit.pretrained, set(vit.attentions)
     lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList)]
@@ -75,8 +76,8 @@ def attention_rollout(
     *,
     check_finite: bool = True,
 ) -> RelevanceOutput:
-    """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the attention heads, in the row of the
-    tokens that the classification head reads. The map is the same for every class: `target` is ignored.
+    """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the attention heads, in the row of
+    the tokens read by the classification head. The map is the same for every class: `target` is ignored.
 
     Source: https://huggingface.co/papers/2005.00928
     """
@@ -100,8 +101,8 @@ def last_layer_attention(
     *,
     check_finite: bool = True,
 ) -> RelevanceOutput:
-    """Attention of the tokens that the classification head reads in the last layer, mean over the attention heads. The map
-    is the same for every class: `target` is ignored.
+    """Last layer's attention of the tokens read by the classification head, mean over the attention heads. The map is
+    the same for every class: `target` is ignored.
 
     Source: https://huggingface.co/papers/2104.14294
     """
@@ -122,7 +123,7 @@ def input_gradient(
 ) -> RelevanceOutput:
     """Gradient of the explained logit with respect to the pixels: absolute value, maximum over the channels.
 
-    For evaluation only: maps and logits are detached. The pixels are the normalised ones.
+    For evaluation only: maps and logits are detached. Pixels are normalised.
 
     Source: https://huggingface.co/papers/1312.6034
     """
@@ -143,15 +144,15 @@ def legrad(
     *,
     check_finite: bool = True,
 ) -> RelevanceOutput:
-    """LeGrad: sensitivity of the head's score of each layer's output to that layer's attention.
+    """LeGrad: sensitivity of each layer's score to its attention.
 
-    The score s of layer l is the logit of the target that the final norm and the head give to the output tokens of layer
-    l. Its relevance is the positive part of ∂s/∂A, the gradient with respect to the attention of the same layer, averaged
-    over heads and queries; the map is the mean over all layers.
+    The score s of layer l is the target's logit when the final norm and head are applied to the output tokens of layer
+    l. Its relevance is the positive part of ∂s/∂A, the gradient with respect to the attention of the same layer,
+    averaged over heads and queries; the map is the mean over all layers.
 
-    The map consists of gradients, so it holds a graph of second order where gradients are enabled: use `torch.no_grad()`
-    for evaluation. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all tokens,
-    and by default only the last two layers.
+    The map consists of gradients, so it holds a second-order graph if gradients are enabled: use `torch.no_grad()` for
+    evaluation. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all
+    tokens, and by default only the last two layers.
 
     Source: https://huggingface.co/papers/2404.03214
     """
@@ -165,8 +166,8 @@ def legrad(
         if target is None:
             target = logits[-1].argmax(dim=1)
         score = sum(target_logits(layer, target).sum() for layer in logits)
-        # Unlike a layer's output, the stack does not feed the layers above: this is the gradient of the head alone, and each
-        # of the passes below stays within its layer.
+        # Unlike a layer's output, the stack does not feed the layers above: this is the gradient of only the head, and
+        # each backward pass below stays within its layer.
         (gradient,) = torch.autograd.grad(score, stack, create_graph=wants_graph)
         tokens = 0
         for output, output_gradient, attention in zip(outputs, gradient.chunk(len(outputs)), attentions, strict=True):

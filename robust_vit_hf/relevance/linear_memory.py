@@ -1,8 +1,8 @@
-"""Relevance without attention matrices: the first-order maps of [`propagate_relevance`] in memory that is linear in tokens.
+"""First-order relevance maps of [`propagate_relevance`] in memory linear in tokens, without attention matrices.
 
-The gradient of a score s in the attention A of a layer is (∂s/∂O) Vᵀ, with O = A V the output of the attention per head. So the
-model keeps a fused attention, which holds no A; queries, keys, values and outputs are recorded; and rows of A and of its gradient
-are computed in chunks, in the forward pass and again in the backward pass.
+The gradient of a score s with respect to a layer's attention A is (∂s/∂O) Vᵀ, where O = A V is the attention output of
+each head. So the model can use fused attention, without A. Queries, keys, values and outputs are recorded; rows of A
+and of its gradient are computed in chunks, in the forward pass and again in the backward pass.
 """
 
 import math
@@ -15,18 +15,18 @@ from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, RecordedAttention
 
 
-# Elements of an attention at once. On two cores a quarter of it takes 7 % longer, and twice of it as long; elsewhere more, since
-# each operation costs a launch.
+# Attention elements per chunk. On two cores, a quarter of this is 7 % slower and twice this is no faster; other
+# devices need more, since each operation costs a launch.
 CPU_CHUNK, OTHER_CHUNK = 2**21, 2**25
-MIN_TOKENS = 400  # from which it is faster: benchmarks/linear_memory.py
-# Models that add a bias to the scores of their attention, whose gradient is not computed here.
+MIN_TOKENS = 400  # faster from this number on, see benchmarks/linear_memory.py
+# Models with a bias on attention scores, whose gradient is not computed here.
 POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassification")
 
 
 def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: bool) -> bool:
-    """Whether the map of a model is computed in linear memory. Otherwise, attentions are held: for second order, for attention
-    dropout, position biases and the eager implementation, which need them, and for few tokens, where that is faster. Activation
-    checkpointing always takes linear memory where it can.
+    """Whether to compute the map in linear memory. Second order, attention dropout, position biases and the eager
+    implementation need the attentions themselves; with few tokens, these are faster, but activation checkpointing uses
+    linear memory whenever possible.
     """
     pretrained, config = vit.pretrained, vit.pretrained.config
     dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
@@ -43,17 +43,17 @@ def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: boo
 def propagate_recorded(
     attentions: Sequence[RecordedAttention], output_gradients: Sequence[torch.Tensor], row: torch.Tensor
 ) -> torch.Tensor:
-    """Rows of the relevance matrix, as [`propagate_relevance`] gives them.
+    """Rows of the relevance matrix, as from [`propagate_relevance`].
 
     Args:
-        attentions: of each layer, from the first to the last.
-        output_gradients: gradients `(B, T, h, d)` of the explained logit in the outputs, which are constants.
-        row: `(T,)`, weights of the tokens that the head reads, the same for all images.
+        attentions: attention of each layer, first layer first.
+        output_gradients: gradients `(B, T, h, d)` of the explained logit with respect to the outputs, as constants.
+        row: `(T,)`, weights of the tokens read by the head, the same for all images.
 
     Returns:
         `(B, T)`, at least fp32: relevance of every token.
     """
-    # Rows of weight 0 add nothing: of the last layer, a head at the CLS token needs one row.
+    # Skip rows of weight 0: a head on the CLS token needs one row of the last layer.
     rows = row.nonzero().flatten()
     weights = row.to(torch.promote_types(output_gradients[0].dtype, torch.float32)).expand(
         len(output_gradients[0]), -1
@@ -71,10 +71,10 @@ def propagate_recorded(
 
 
 class RowProduct(torch.autograd.Function):
-    """`row · mean over heads of (relu(G Vᵀ) ⊙ softmax(s Q Kᵀ))`, with gradients for `row`, Q and K alone.
+    """`row · mean over heads of (relu(G Vᵀ) ⊙ softmax(s Q Kᵀ))`, with gradients only for `row`, Q and K.
 
-    Inputs: `row` `(B, n)`, at least fp32; Q and G `(B, h, n, d)`, of n of the T rows; K and V `(B, h, T, d)`; s. Output: `(B, T)`, in the
-    dtype of `row`.
+    Inputs: `row` `(B, n)`, at least fp32; Q and G `(B, h, n, d)`, for n of the T rows; K and V `(B, h, T, d)`; s.
+    Output: `(B, T)`, in the dtype of `row`.
     """
 
     @staticmethod
@@ -108,7 +108,7 @@ class RowProduct(torch.autograd.Function):
             )
             total = contribution.mul_(upstream[images, None, None]).sum(dim=-1, keepdim=True)
             row_gradient[images, rows] = total.sum(dim=(1, 3))
-            # Gradient of the scores, by that of the softmax: A ⊙ (∂A − Σ A ∂A), without the weights of its rows.
+            # Gradient of the scores, from the softmax: A ⊙ (∂A − Σ A ∂A), without the row weights.
             scores = contribution.addcmul_(attention, total, value=-1).to(key.dtype)
             weights = (row[images, None, rows, None] * ctx.scaling).to(key.dtype)
             query_gradient[images, :, rows] = torch.matmul(scores, own_key) * weights
@@ -117,8 +117,8 @@ class RowProduct(torch.autograd.Function):
 
 
 def chunks(row, query, key) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor]]:
-    """Some images and all of their n rows, or one image and some, and room for two `(B, h, n, T)` of them in the dtype of `row`,
-    which the next chunk takes again."""
+    """Yield chunks: slices of images and rows (several images with all n rows, or one image with some), and two
+    buffers `(B, h, n, T)` in the dtype of `row`, which are reused by the next chunk."""
     num_images, num_heads, num_rows = query.shape[:3]
     num_tokens = key.shape[2]
     elements = CPU_CHUNK if query.device.type == "cpu" else OTHER_CHUNK
@@ -136,7 +136,7 @@ def chunks(row, query, key) -> Iterator[tuple[slice, slice, torch.Tensor, torch.
 
 
 def fill_rows(attention, contribution, query, key, value, gradient, scaling) -> None:
-    """Write rows of the attention, and of its product with the positive part of its gradient."""
+    """Write rows of the attention, and of the attention times the positive part of its gradient."""
     multiply(query * scaling, key, attention)
     torch.softmax(attention, dim=-1, out=attention)
     multiply(gradient, value, contribution)

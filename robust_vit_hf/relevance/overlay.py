@@ -1,4 +1,4 @@
-"""Relevance maps over their images, as tensors and as pictures."""
+"""Overlays of relevance maps on images."""
 
 import torch
 from PIL import Image
@@ -7,14 +7,14 @@ from transformers import BaseImageProcessor
 
 
 def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
-    """Pixel values `(B, 3, H, W)` back to colours in [0, 1]."""
+    """Undo the normalisation of pixel values `(B, 3, H, W)`: colours in [0, 1]."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
     return (pixel_values * std + mean).clamp(0, 1)
 
 
 def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "inferno") -> torch.Tensor:
-    """Relevance maps `(B, 1, H, W)` in the colours of a colour map of Matplotlib over the grey images `(B, 3, H, W)`, both in
-    [0, 1]."""
+    """Overlay relevance maps `(B, 1, H, W)` on greyscale versions of images `(B, 3, H, W)`, both in [0, 1], using a
+    Matplotlib colour map."""
     from matplotlib import colormaps
 
     coloured = torch.from_numpy(colormaps[colours](relevance[:, 0].numpy())[..., :3]).permute(0, 3, 1, 2).float()
@@ -40,7 +40,7 @@ def relevance_strip(
 
 
 def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
-    """Map over the whole image, as a grey picture: 0 outside the processor's crop.
+    """Greyscale map over the whole image, 0 outside the processor's crop.
 
     Args:
         relevance: `(H, W)` in [0, 1], of the model's input.
@@ -59,5 +59,5 @@ def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: Ba
     scale = [length / side for length, side in zip(resized, size, strict=True)]
     # Negative if the crop is larger than the resized image, and pads it.
     left, top = ((length - side) / 2 for length, side in zip(resized, picture.size, strict=True))
-    coordinates = (scale[0], 0, -left, 0, scale[1], -top)  # from pixels of the image to those of the picture
+    coordinates = (scale[0], 0, -left, 0, scale[1], -top)  # from image to map pixels
     return picture.transform(size, Image.Transform.AFFINE, coordinates, Image.Resampling.BILINEAR)

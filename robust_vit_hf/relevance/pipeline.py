@@ -19,18 +19,18 @@ from .relevance_map import relevance_map
 
 
 class RelevanceMapPipeline(Pipeline):
-    """Class, score and relevance map of images. `pipeline` knows it once `robust_vit_hf` is imported.
+    """Class, score and relevance map of images. Registered when `robust_vit_hf` is imported.
 
-    It is called with an image, or a list of images: PIL images, paths or URLs. `batch_size` is that of `pipeline`.
+    Takes an image or a list of images: PIL images, paths or URLs.
 
     Args:
         target (`int` or `str`, *optional*): class to explain, by id or name; each image's predicted class by default.
-        overlay (`bool`, *optional*, defaults to `False`): whether to return the image with its map over it, too.
+        overlay (`bool`, *optional*, defaults to `False`): whether to also return the image overlaid with its map.
 
     Returns:
-        For each image a dict with `label` and `score`, name and probability of the explained class; `relevance`, a grey
-        image (mode L) of the same size, white where the relevance is highest, and black also outside the processor's crop;
-        and `overlay`, an image in colours, if it was asked for.
+        For each image a dict with `label` and `score` (name and probability of the explained class); `relevance`, a
+        greyscale image (mode L) of the same size, white for the highest relevance, black for the lowest and outside
+        the processor's crop; and `overlay`, a colour image, if requested.
 
     Raises:
         TypeError: neither an image nor a string.
@@ -58,7 +58,7 @@ class RelevanceMapPipeline(Pipeline):
     def _sanitize_parameters(self, **arguments):
         if unknown := arguments.keys() - {"target", "overlay"}:
             raise ValueError(f"Unknown arguments {', '.join(sorted(unknown))}; expected `target` and `overlay`.")
-        # Only the given arguments: they replace those that the pipeline was made with.
+        # Only the given arguments, which override those of the pipeline's constructor.
         forward = {"target": self._class_id(arguments["target"])} if "target" in arguments else {}
         return {}, forward, {key: arguments[key] for key in ("overlay",) if key in arguments}
 
@@ -100,7 +100,8 @@ class RelevanceMapPipeline(Pipeline):
 
 
 def _read(source: Image.Image | str) -> Image.Image:
-    """The image in RGB, upright as EXIF says. `load_image` of transformers would turn 16-bit grey white."""
+    """Load an image as RGB, upright according to EXIF. transformers' `load_image` would turn 16-bit greyscale
+    white."""
     if isinstance(source, Image.Image):
         return to_rgb(ImageOps.exif_transpose(source))
     if not isinstance(source, (str, Path)):

@@ -1,4 +1,4 @@
-"""Relevance maps of vision transformers: attention × attention gradient, propagated to the tokens that the head reads.
+"""Relevance maps of vision transformers: attention × attention gradient, propagated to the tokens read by the head.
 
 Source: *Optimizing Relevance Maps of Vision Transformers Improves Robustness*, appendix B, Eq. 6 and 7
 (https://huggingface.co/papers/2206.01161), after https://huggingface.co/papers/2103.15679.
@@ -30,7 +30,7 @@ class RelevanceOutput(ModelOutput):
     """Output of [`relevance_map`].
 
     Args:
-        relevance: `(B, 1, H, W)`, fp32, in [0, 1] unless it was asked for without normalisation.
+        relevance: `(B, 1, H, W)`, fp32, in [0, 1] unless `normalize=False`.
         logits: `(B, C)`, of the same forward pass.
     """
 
@@ -42,13 +42,13 @@ def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> 
     """Relevance of one attention layer, Eq. 6: mean over the heads of the positive part of gradient × attention.
 
     Args:
-        attention: `(B, h, T, T)`, attention probabilities, so never negative.
+        attention: `(B, h, T, T)`, attention probabilities (non-negative).
         attention_gradient: `(B, h, T, T)`, gradient of the explained logit with respect to `attention`.
 
     Returns:
         `(B, T, T)`, at least fp32, non-negative. Differentiable in both arguments.
     """
-    # (∇A ⊙ A)⁺ = (∇A)⁺ ⊙ A since A ≥ 0. The mean as a quotient of the sum spares a pass over all heads in backward.
+    # (∇A ⊙ A)⁺ = (∇A)⁺ ⊙ A since A ≥ 0. Dividing the sum, unlike `mean`, saves a pass over all heads in backward.
     gradient, attention = at_least_float32(attention_gradient), at_least_float32(attention)
     return (gradient.clamp(min=0) * attention).sum(dim=1) / attention.shape[1]
 
@@ -58,14 +58,14 @@ def propagate_relevance(
 ) -> torch.Tensor:
     """Rows of the relevance matrix R, Eq. 7: R ← R + Ā R from the first layer to the last, starting from the identity.
 
-    Only the rows that the classification head reads are needed: a row vector from the last layer to the first gives the
-    same product in O(T²) a layer.
+    Only the rows read by the classification head are needed: multiplying a row vector from the last layer to the first
+    gives the same product in O(T²) per layer.
 
     Args:
-        attentions: `(B, h, T, T)` of each layer, from the first layer to the last, which may be `(B, h, 1, T)` if the head reads
-            the first token alone.
+        attentions: `(B, h, T, T)` of each layer, first layer first; the last may be `(B, h, 1, T)` if the head reads
+            only the first token.
         attention_gradients: as `attentions`.
-        row: `(B, T)`, weights of the tokens that the head reads: one-hot at the CLS token for the paper's models.
+        row: `(B, T)`, weights of the tokens read by the head: one-hot at the CLS token for the paper's models.
 
     Returns:
         `(B, T)`, at least fp32: relevance of every token.
@@ -78,7 +78,7 @@ def propagate_relevance(
 
 
 def upsample(token_relevance: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """Relevance of the patches over the pixels, bilinear.
+    """Upsample the relevance of patches to pixels (bilinear).
 
     Args:
         token_relevance: `(B, 1, h, w)`, relevance on the patch grid.
@@ -91,10 +91,10 @@ def upsample(token_relevance: torch.Tensor, image_size: tuple[int, int]) -> torc
 
 
 def min_max(relevance: torch.Tensor) -> torch.Tensor:
-    """Maps `(B, 1, H, W)` scaled to [0, 1] each. A flat map gives zeros, with finite gradients."""
+    """Scale each of the maps `(B, 1, H, W)` to [0, 1]. Constant maps become zeros, with finite gradients."""
     low, high = relevance.amin(dim=(1, 2, 3), keepdim=True), relevance.amax(dim=(1, 2, 3), keepdim=True)
     span = high - low
-    # Interpolating a constant rounds, so a flat map may vary by a few units in the last place.
+    # Due to rounding, interpolated constants may vary by a few units in the last place.
     numbers = torch.finfo(torch.float32)
     flat = span <= (8 * numbers.eps * high).clamp(min=numbers.tiny)
     return torch.where(flat, 0.0, (relevance - low) / torch.where(flat, 1.0, span))
@@ -103,7 +103,7 @@ def min_max(relevance: torch.Tensor) -> torch.Tensor:
 def map_of_tokens(
     tokens: torch.Tensor, grid: tuple[int, int], pixel_values: torch.Tensor, normalize: bool = True
 ) -> torch.Tensor:
-    """Map `(B, 1, H, W)` of images from the relevance `(B, T)` of all tokens, of which the patches are the last."""
+    """Maps `(B, 1, H, W)` from the relevance `(B, T)` of all tokens; the patches come last."""
     patches = tokens[:, -grid[0] * grid[1] :].unflatten(1, (1, *grid))
     relevance = upsample(patches, tuple(pixel_values.shape[2:]))
     return min_max(relevance) if normalize else relevance
@@ -121,29 +121,30 @@ def relevance_map(
 ) -> RelevanceOutput:
     """Relevance maps of a batch of images, in one forward and one backward pass.
 
-    Works under any attention implementation, autocast, DDP and `torch.no_grad()`, for any (non-square) image size, and
-    leaves the model unchanged. Propagation and normalisation are in fp32.
+    Works with any attention implementation, autocast, DDP and `torch.no_grad()`, for any (also non-square) image size,
+    and leaves the model unchanged. Propagation and normalisation are in fp32.
 
     Args:
         model: image classification model of transformers over one patch grid, possibly wrapped by PEFT, Accelerate or
-            DDP. Set it to `eval()` yourself if you want maps without dropout. The map starts from the tokens that its
-            head reads: the CLS token, the mean of the patches, or both.
+            DDP. Call `eval()` first for maps without dropout. The map starts from the tokens read by its head: the CLS
+            token, the mean of the patches, or both.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
         target: class to explain: `(B,)` integers, one integer for all images, or `None` for the predicted class.
-        create_graph: whether the maps are also differentiable through the attention gradients (second order). By default
+        create_graph: whether maps are also differentiable through the attention gradients (second order). By default,
             these are constants, as in the released code.
-        start_layer: first layer of the propagation, counted from 0: those below it count as the identity.
-        normalize: whether to scale each map to [0, 1], or else to return what was propagated, which is not negative.
-        check_finite: whether to raise if logits or maps are not finite, or else to return them as they are, for a caller
-            that looks at those of all processes.
+        start_layer: first layer of the propagation, counted from 0; lower layers count as the identity.
+        normalize: whether to scale each map to [0, 1]; otherwise the propagated relevance (non-negative) is returned.
+        check_finite: whether to raise an error for non-finite logits or maps; otherwise they are returned, for callers
+            that check all processes together.
 
     Returns:
-        [`RelevanceOutput`], attached to the graph unless gradients are disabled where this is called.
+        [`RelevanceOutput`], attached to the graph unless gradients are disabled.
 
     Raises:
-        ValueError: an architecture without one patch grid (Swin, ConvNeXt, …); pixel values that are no tensor, integers, of
-            another shape, without an image, or of a size that the patch size does not divide; a target that is no integer or
-            outside the classes; a `start_layer` that the model does not have; or NaN or infinite logits or maps (the images are named by their place in the batch).
+        ValueError: the architecture lacks a single patch grid (Swin, ConvNeXt, …); pixel values are not a tensor, are
+            integers, have another shape, no image, or a size that is not a multiple of the patch size; the target is
+            not an integer or not a class; the model has no layer `start_layer`; or logits or maps are NaN or infinite
+            (names the images' positions in the batch).
 
     Example:
         >>> import torch
@@ -205,13 +206,14 @@ def make_output(
     """Output of an attribution method: maps `(B, 1, H, W)` in [0, 1] and logits `(B, C)`.
 
     Raises:
-        ValueError: with `check_finite`, some are not finite; the images are named by their place in the batch, and whether it
-            is their pixels.
+        ValueError: with `check_finite`, some are not finite; names the images' positions in the batch, and whether
+            their pixels are the cause.
     """
     output = RelevanceOutput(relevance=relevance, logits=logits)
     if not check_finite:
         return output
-    # A NaN pixel reaches every token, so pixels need no check of their own. Maps are in [0, 1]: their sum is finite if they are.
+    # A NaN pixel reaches every token, so pixels need no separate check. Maps are in [0, 1]: their sum is finite if
+    # they are.
     finite = (relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)).isfinite()
     if finite.all():
         return output
@@ -226,7 +228,7 @@ def make_output(
 
 
 def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Logits `(B, C)` of images of any size that the patches divide."""
+    """Logits `(B, C)` of images of any size that is a multiple of the patch size."""
     return ImageModel(model).logits(pixel_values)
 
 
@@ -234,7 +236,7 @@ def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> to
     """Logits `(B, 1)` of the explained classes.
 
     Raises:
-        ValueError: targets that are not one integer or `(B,)` integers, or are outside the classes.
+        ValueError: targets are not one integer or `(B,)` integers, or not classes.
     """
     batch_size, num_classes = logits.shape
     if target is None:

@@ -23,15 +23,15 @@ from .relevance_map import target_logits
 
 @dataclass
 class SufficientSubsets(ModelOutput):
-    """Output of [`sufficient_input_subsets`], for B pairs of an image and a class, masked in S steps.
+    """Output of [`sufficient_input_subsets`], for B pairs of image and class, masked in S steps.
 
     Args:
-        subset: `(B, 1, H, W)` bool: pixels of the subset. It is empty where none is found, and where the image suffices
-            with all pixels masked.
+        subset: `(B, 1, H, W)` bool: pixels of the subset; empty if none is found, or if the fully masked image already
+            suffices.
         found: `(B,)` bool: whether there is a subset.
-        confidence: `(B,)`, at least fp32, in [0, 1]: probability of the class for the subset, or, where none is found,
-            the highest in any step.
-        step: `(B, 1, H, W)` int64 from 1 to S: in which step a pixel is masked.
+        confidence: `(B,)`, at least fp32, in [0, 1]: probability of the class for the subset, or the highest in any
+            step if none is found.
+        step: `(B, 1, H, W)` int64 from 1 to S: step in which a pixel is masked.
         margins: `(B, S + 1)`, at least fp32: margin of the class, see [`margin`], after 0 to S steps. All pixels are masked in
             the last.
     """
@@ -51,29 +51,30 @@ def sufficient_input_subsets(
     threshold: float = 0.9,
     pixels_per_step: int = 100,
 ) -> SufficientSubsets:
-    """Sufficient input subsets of images, by batched gradient backward selection.
+    """Find sufficient input subsets by batched gradient backward selection.
 
-    Each step masks the visible pixels whose masking is expected to cost the class least: those with the highest ∂s/∂m at
-    the input x · (1 − m), with m = 1 at masked pixels. The score s is the margin of the class, which orders inputs as its
-    probability does and has a usable gradient where the probability is nearly 0 or 1. The subset is what is visible after
-    the last step at which the probability reaches the threshold; earlier steps may lie below it.
+    Each step masks the visible pixels that are expected to lower the score least: those with the highest ∂s/∂m at the
+    input x · (1 − m), with m = 1 at masked pixels. The score s is the margin of the class, which is monotonic in its
+    probability and has a usable gradient near probabilities 0 and 1. The subset consists of the pixels visible after
+    the last step at which the probability reaches the threshold; earlier steps may be below it.
 
-    A step is one forward and one backward pass without gradients of the weights; a last forward pass scores the image
-    whose pixels are all masked. The model is left unchanged.
+    A step is one forward and one backward pass without gradients of the weights; a last forward pass scores the fully
+    masked image. The model is left unchanged.
 
     Args:
         model: image classification model as for [`relevance_map`], in evaluation mode.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects. Masked pixels are 0, the mean colour.
-        target: class of each image, `(B,)` integers, or one for all. For several classes of one image, repeat the image.
-        threshold: probability that the subset must reach, above 0 and below 1.
-        pixels_per_step: pixels of each image that a step masks. 100 at 224×224 pixels are 502 steps.
+        target: class of each image, `(B,)` integers, or one for all images. For several classes of one image, repeat
+            the image.
+        threshold: probability that the subset must reach, in (0, 1).
+        pixels_per_step: pixels masked per image and step. 100 at 224×224 pixels give 502 steps.
 
     Returns:
         [`SufficientSubsets`], detached.
 
     Raises:
-        ValueError: a model in training mode; pixel values or targets as for [`relevance_map`]; a threshold or number of
-            pixels out of range; or gradients that are NaN or infinite (the images are named by their place in the batch).
+        ValueError: the model is in training mode; pixel values or targets as for [`relevance_map`]; threshold or
+            number of pixels out of range; or gradients are NaN or infinite (names the images' positions in the batch).
 
     Example:
         >>> import torch
@@ -97,7 +98,7 @@ def sufficient_input_subsets(
         )
 
     def score(masked: torch.Tensor) -> torch.Tensor:
-        # A tensor of inference mode cannot be saved for backward.
+        # Inference tensors cannot be saved for backward.
         return margin(vit.logits(masked), target.clone() if isinstance(target, torch.Tensor) else target)
 
     step, margins = backward_selection(score, pixel_values, pixels_per_step)
@@ -110,7 +111,7 @@ def sufficient_input_subsets(
 
 
 def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
-    """Margin of a class: its logit less the logsumexp of the others. Its sigmoid is the probability of the class.
+    """Margin of a class: its logit minus the logsumexp of the others. Its sigmoid is the probability of the class.
 
     Args:
         logits: `(B, C)`.
@@ -132,15 +133,16 @@ def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
 def backward_selection(
     score: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, pixels_per_step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask the pixels that matter least to a score, step by step, until all are masked. Of equal pixels, the first is masked
-    first.
+    """Mask the pixels that matter least to a score, step by step, until all are masked. Ties are masked in pixel
+    order.
 
     Args:
-        score: differentiable function of inputs `(B, C, H, W)`, `(B,)`, in which images do not interact.
+        score: differentiable function from inputs `(B, C, H, W)` to `(B,)`, without interaction between images.
         inputs: `(B, C, H, W)`. Masked pixels are 0 in all channels.
 
     Returns:
-        The step, from 1 on, in which each pixel is masked, `(B, 1, H, W)` int64, and the scores `(B, S + 1)` after 0 to S steps.
+        The step, counted from 1, in which each pixel is masked, `(B, 1, H, W)` int64, and the scores `(B, S + 1)`
+        after 0 to S steps.
 
     Raises:
         ValueError: gradients are NaN or infinite.
@@ -149,7 +151,7 @@ def backward_selection(
     num_pixels = height * width
     scores = []
     with torch.inference_mode(False), torch.enable_grad():
-        inputs = inputs.detach().clone()  # may have been made in inference mode, as above
+        inputs = inputs.detach().clone()  # may be inference tensors, as above
         step = torch.zeros(batch_size, num_pixels, dtype=torch.long, device=inputs.device)
         numbers = range(1, math.ceil(num_pixels / pixels_per_step) + 1)
         for number in tqdm(numbers, desc="masking pixels", unit="step", leave=False):
@@ -167,6 +169,7 @@ def backward_selection(
 
 
 def last_sufficient_step(scores: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Number `(B,)` of the last step whose score reaches a threshold, or -1, from the scores `(B, S + 1)` after 0 to S steps."""
+    """Index `(B,)` of the last step whose score reaches a threshold, or -1, from scores `(B, S + 1)` after 0 to S
+    steps."""
     numbers = torch.arange(scores.shape[1], device=scores.device)
     return torch.where(scores >= threshold, numbers, -1).amax(dim=1)

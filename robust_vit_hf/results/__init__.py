@@ -1,1 +1,1 @@
-"""The table of results, and what is made of it: intervals, tables, plots and the findings of the paper."""
+"""The table of results and its confidence intervals, tables, plots and checks of the paper's findings."""

@@ -1,4 +1,4 @@
-"""Changes of accuracy, and their confidence intervals over images and seeds."""
+"""Changes of accuracy with confidence intervals over images and seeds."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ def change(runs: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference:
 
 
 def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference | None:
-    """Top-k of the second method less that of the first, as a mean over models, seeds and sets; runs of a model and seed that
-    both have are paired. `None` if there are none. See [`bootstrap`]."""
+    """Difference in top-k, second method minus first, averaged over models, seeds and sets. Runs are paired by model
+    and seed; `None` without pairs. See [`bootstrap`]."""
     others = {(run.model, run.seed): run for run in second}
     pairs = [(run, others[run.model, run.seed]) for run in first if (run.model, run.seed) in others]
     if not pairs or not names:
@@ -48,18 +48,19 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k:
 
 
 def bootstrap(gains: Mapping[str, Sequence[np.ndarray]], seeds: Sequence[str]) -> Difference:
-    """Mean gain over runs and sets with its interval, by a paired bootstrap over the images of each set and, of several seeds,
-    over the seeds. An image that is drawn is drawn for all runs, and a seed for all sets; sets are drawn independently.
+    """Mean gain over runs and sets with its interval, by a paired bootstrap over the images of each set and over the
+    seeds, if there are several. The same images are drawn for all runs, and the same seeds for all sets; sets are
+    resampled independently.
 
     Images with the same gains in all seeds are exchangeable, so one multinomial draw over the distinct gains replaces a draw
     of all images.
 
     Args:
-        gains: for each set, what each run gains on each of its images, `(N,)` int, see [`SetResult.gains`].
-        seeds: of the runs.
+        gains: gains `(N,)` int of each run on the images of each set, see [`SetResult.gains`].
+        seeds: seeds of the runs.
 
     Raises:
-        ValueError: the runs were measured on other images of a set.
+        ValueError: the runs were measured on different images of a set.
 
     Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapters 8 and 13)
     """
@@ -76,7 +77,7 @@ def bootstrap(gains: Mapping[str, Sequence[np.ndarray]], seeds: Sequence[str]) -
         patterns, counts = np.unique(by_seed.T, axis=0, return_counts=True)
         order = sorted(range(len(patterns)), key=lambda index: (not patterns[index].any(), *-patterns[index]))
         patterns, counts = patterns[order], counts[order]
-        rng = np.random.default_rng(zlib.crc32(name.encode()))  # an interval does not depend on the other sets
+        rng = np.random.default_rng(zlib.crc32(name.encode()))  # draws do not depend on the other sets
         totals = rng.multinomial(runs.shape[1], counts / runs.shape[1], NUM_RESAMPLES) @ patterns
         resamples.append((drawn * totals).sum(axis=1) / (drawn @ members.sum(axis=1)) / runs.shape[1])
     low, high = np.quantile(np.mean(resamples, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

@@ -1,4 +1,4 @@
-"""The table of results in one file, `results.parquet`: a row for each run, set, side and image."""
+"""Reading and writing `results.parquet`, with a row for each run, set, side and image."""
 
 import json
 from collections import defaultdict
@@ -16,7 +16,7 @@ from .table import Run, SetResult, SideResult
 
 
 RESULTS_TABLE = "results.parquet"
-VERSION = 2  # of the columns and the metadata; raise it with any change of them
+VERSION = 2  # of columns and metadata; increment when they change
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     {"run": _TEXT, "set": _TEXT, "side": _TEXT, "image": pa.int32(), "class": pa.int32(), "rank": pa.int8()}
@@ -29,7 +29,7 @@ class ResultsFile:
 
     Args:
         class_names: by model and label.
-        validation_bound: greatest fall of top-1 on the validation images, as a fraction, of a learning rate that is chosen.
+        validation_bound: largest allowed drop of validation top-1, as a fraction, for choosing a learning rate.
     """
 
     runs: list[Run]
@@ -38,7 +38,7 @@ class ResultsFile:
 
 
 def write_results(path: Path, results: ResultsFile) -> None:
-    """Write runs into one file: the images with a label, and facts and scores of the runs in its metadata."""
+    """Write runs to one file: labelled images as rows, facts and scores of the runs as metadata."""
     parts: dict[str, list] = {name: [] for name in SCHEMA.names}
     facts = {}
     for run in results.runs:
@@ -73,11 +73,11 @@ def write_results(path: Path, results: ResultsFile) -> None:
 
 
 def read_results(path: Path) -> ResultsFile:
-    """Read a file that [`write_results`] wrote.
+    """Read a file written by [`write_results`].
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such file, or of another version, or a value in it cannot be.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file has another format or version, or an impossible value.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no `{path}`: expected folders of sweeps, or a {RESULTS_TABLE} of a report.")
@@ -105,7 +105,7 @@ def read_results(path: Path) -> ResultsFile:
 
 
 def _problem(table: pa.Table) -> str | None:
-    """Why rows cannot be results, or `None`."""
+    """Error in the rows of a file, or `None`."""
     if missing := [name for name in SCHEMA.names if name not in table.column_names]:
         return f"it has no column `{missing[0]}`"
     if not len(table):

@@ -1,4 +1,4 @@
-"""The findings of the paper as checks of an experiment: each agrees, disagrees, or was not measured.
+"""Checks of an experiment against the paper's findings: agrees, disagrees or not measured.
 
 Source: https://huggingface.co/papers/2206.01161, whose Tables 1, 2, 4 and 10 give the signs.
 """
@@ -19,9 +19,9 @@ class Finding:
     """A statement of the paper.
 
     Args:
-        source: table or figure.
-        rises: whether the value is positive, according to the paper.
-        value: measured, as a fraction or with its interval; `None` if it was not measured.
+        source: table or figure of the paper.
+        rises: whether the paper reports a positive value.
+        value: measured value, as a fraction or with its interval; `None` if not measured.
     """
 
     source: str
@@ -37,19 +37,19 @@ class Finding:
         return "agrees" if (mean > 0) == self.rises and abs(mean) > 1e-9 else "disagrees"
 
 
-# Sign of the mean over the shifted sets of Table 4, and over both models, of an ablation less the full loss.
+# Sign of ablation minus full loss in Table 4, averaged over shifted sets and both models.
 _LESS_ROBUST = ("without-confidence", "without-background", "without-foreground", "ground-truth")
 _KEEPS_VALIDATION = ("without-background", "ground-truth")
 
 
 def findings(results: Results) -> list[Finding]:
-    """All findings, whether they were measured or not."""
+    """All findings, measured or not."""
     ours = results.of(OURS)
     unshifted = results.common(ours, results.unshifted)
     shifted = results.common(ours, results.shifted)
     names = shifted + [name for name in unshifted if name in (*UNSHIFTED, "val")]
     expected = {name: name not in UNSHIFTED and name != "val" for name in (*PAPER_SETS, *names)}
-    if names and not set(names) & set(PAPER_SETS):  # a benchmark, whose sets stand for those of the paper
+    if names and not set(names) & set(PAPER_SETS):  # a benchmark: its sets replace those of the paper
         expected = {name: rises for name, rises in expected.items() if name in names}
     found = [
         Finding(
@@ -104,7 +104,7 @@ def _against_ours(results: Results, method: str, sets: list[str]) -> Difference 
 
 
 def findings_table(found: list[Finding]) -> Table:
-    """The findings with what was measured, in points."""
+    """Table of the findings with measured values, in points."""
     rows = [
         [
             finding.source,

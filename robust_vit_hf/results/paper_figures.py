@@ -1,4 +1,4 @@
-"""The paper's figures from the runs of an experiment: 4, 7, and 8 to 14.
+"""The paper's Figures 4, 7 and 8 to 14 from the runs of an experiment.
 
 Source: https://huggingface.co/papers/2206.01161
 """
@@ -17,7 +17,7 @@ from .table import OURS, Results, Run
 
 
 def class_group_figure(results: Results) -> Figure | None:
-    """Figure 4: average change of top-1 and top-5 on the training classes and on the others, by set."""
+    """Figure 4: average change of top-1 and top-5 on training and other classes, by set."""
     runs = [run for run in results.of(OURS) if run.training_classes]
     sets = results.common(runs, results.sets)
     if not sets:
@@ -42,8 +42,8 @@ def class_group_figure(results: Results) -> Figure | None:
 
 
 def size_figure(results: Results) -> Figure | None:
-    """Figure 7: change of top-1 over (a) the samples of a class and (b) the number of training classes. Each panel has the runs
-    of the most frequent value of the other. `None` if neither varies."""
+    """Figure 7: change of top-1 over (a) the samples per class and (b) the number of training classes. Each panel
+    shows the runs with the most frequent value of the other variable. `None` if neither varies."""
     runs = [run for run in results.runs if run.method.partition(",")[0] == OURS and run.training_classes]
     samples = {run.name: round(run.train_images / len(run.training_classes), 2) for run in runs}
     classes = {run.name: len(run.training_classes) for run in runs}
@@ -72,14 +72,14 @@ def size_figure(results: Results) -> Figure | None:
 
 
 def first_class_changes(results: Results) -> dict[str, dict[int, float]]:
-    """Change of top-1 of each class by set, see [`class_changes`], of the first model, which in the paper is ViT-B, over the
+    """Change of top-1 by set and class, see [`class_changes`], of the first model (ViT-B in the paper), over the
     seeds."""
     runs = results.of(OURS, results.models[0])
     return {name: class_changes(runs, name) for name in results.common(runs, results.sets)}
 
 
 def class_change_figures(changes: dict[str, dict[int, float]], names: dict[int, str]) -> dict[str, Figure]:
-    """Figures 8 to 14 from [`first_class_changes`]; of many classes, the 50 most harmed and the 50 most helped."""
+    """Figures 8 to 14 from [`first_class_changes`]; with many classes, only the 50 most harmed and 50 most helped."""
     figures = {}
     for name, of_set in changes.items():
         if figure := class_figure(of_set, names, title_of(name)):

@@ -1,4 +1,4 @@
-"""The paper's tables in its own layout, with its figures beside ours.
+"""The paper's tables in its layout, with published values beside ours.
 
 Source: https://huggingface.co/papers/2206.01161
 """
@@ -16,7 +16,7 @@ from .text_table import Table, percent
 from .text_table import change as change_text
 
 
-# Variants of a grid, in the order of the tables, with the names that the paper gives them.
+# Variants of a grid in the order of the tables, with their names in the paper.
 METHODS = {
     OURS: "Ours",
     "unsupervised-masks": "Ours, unsupervised masks",
@@ -27,7 +27,7 @@ METHODS = {
     "without-foreground": "w/o foreground loss (Eq. 2)",
     "ground-truth": "w/ ground-truth",
 }
-# Variants that stand in the tables of ablations, see `training.ablations`.
+# Variants shown in the tables of ablations, see `training.ablations`.
 ABLATIONS = (
     "without-confidence",
     "without-background",
@@ -38,7 +38,7 @@ ABLATIONS = (
     "label-free",
     "start-layer",
 )
-BASELINES = ("gradmask", "rrr")  # whose published figures stand beside ours, measured or not
+BASELINES = ("gradmask", "rrr")  # published values are always shown
 VALIDATION = "unseen classes"  # the validation images of the finetuning
 SOURCES = {
     "paper": "its Tables 8 and 9, where Ours is the mean of three class seeds, and of baselines Tables 1 and 2",
@@ -55,11 +55,11 @@ SEGMENTATION = {
 
 
 def accuracy_tables(results: Results, protocol: str = "paper") -> dict[str, Table]:
-    """Tables 1 and 2: top-1 and top-5 of each method; the changes of Table 2, and the average changes of both with their 95 %
-    intervals.
+    """Tables 1 and 2: top-1 and top-5 of each method, the changes of Table 2, and the average changes of both tables
+    with 95 % intervals.
 
     Args:
-        protocol: whose published figures are shown.
+        protocol: protocol of the published values.
     """
     methods = [method for method in results.methods if not method.startswith(ABLATIONS)]
     parts = {
@@ -100,8 +100,7 @@ def seed_tables(results: Results) -> dict[str, Table]:
 
 
 def _of_kind(results: Results, synthetic: bool) -> list[str]:
-    """Real or synthetic sets, and the unshifted ones, which stand in every table beside the gain: a method that forgets must not
-    look good."""
+    """Real or synthetic sets, and always the unshifted ones, so that forgetting shows beside the gain."""
     return [name for name in results.sets if (name in SYNTHETIC) == synthetic or name not in results.shifted]
 
 
@@ -121,7 +120,7 @@ def _accuracy_table(
     published = False
 
     def add(model: str, method: str, label: str, validation: str, cells: list[str] | None) -> None:
-        """Add the row of a method, and that of its published figures."""
+        """Add the row of a method and the row of its published values."""
         nonlocal published
         if cells is not None:
             rows.append([model, label, validation, *cells])
@@ -179,7 +178,7 @@ def _validation_change(runs: Sequence[Run]) -> str:
 
 
 def _with_validation(title: str, head: list[str], rows: list[list[str]]) -> Table:
-    """A table without the column of the validation images where nothing is known of them."""
+    """Table without the validation column if that is empty."""
     place = head.index(VALIDATION)
     if all(row[place] == "–" for row in rows):
         head, *rows = ([*cells[:place], *cells[place + 1 :]] for cells in (head, *rows))
@@ -187,13 +186,13 @@ def _with_validation(title: str, head: list[str], rows: list[list[str]]) -> Tabl
 
 
 def mean_std(values: Sequence[float]) -> str:
-    """Mean of fractions in per cent, and of several the sample standard deviation."""
+    """Mean of fractions in per cent and, for several, the sample standard deviation."""
     mean = f"{100 * np.mean(values):.1f}"
     return f"{mean}±{100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
 def segmentation_table(results: Results) -> dict[str, Table]:
-    """Table 3: relevance and masks, as means over the sets with masks."""
+    """Table 3: agreement of relevance with masks, averaged over the sets with masks."""
     scores = list(SEGMENTATION)[:3]
     rows: list[list[str]] = []
     for model in results.models:
@@ -221,7 +220,7 @@ def segmentation_table(results: Results) -> dict[str, Table]:
 
 
 def sets_with_masks(run: Run) -> list:
-    """The sets of a run on which the relevance maps of both sides were compared with masks."""
+    """Sets of a run on which the relevance maps of both sides were compared with masks."""
     return [
         result
         for result in run.sets.values()
@@ -238,8 +237,8 @@ def attribution_table(
     """Table 3 with further attribution methods and scores, in per cent.
 
     Args:
-        scores: by side (`before`, `after`) and attribution method, what [`RelevanceSegmentation`] computes.
-        paper_model: the paper's name of the model, such as `ViT-B`, whose published figures are shown; `None` for none.
+        scores: scores of [`RelevanceSegmentation`] by side (`before`, `after`) and attribution method.
+        paper_model: the paper's name of the model, such as `ViT-B`, to show its published values; `None` for none.
     """
     entry, cells = published_models().get(paper_model), []
     for method in scores["before"]:
@@ -257,8 +256,8 @@ def attribution_table(
 
 
 def group_accuracy(run: Run, name: str, shown: bool, k: int) -> tuple[float | None, float | None]:
-    """Top-k before and after on the classes of a set that were trained on, or on the others; `None` without such
-    images, or if the former are not known."""
+    """Top-k before and after on the training classes of a set, or on the others; `None` without such images, or if the
+    training classes are unknown."""
     if run.training_classes is None:
         return None, None
     result = run.sets[name]
@@ -267,7 +266,7 @@ def group_accuracy(run: Run, name: str, shown: bool, k: int) -> tuple[float | No
 
 
 def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, Table]:
-    """Tables 10 and 11: training classes (✓) and the others (✗), with the average change of each."""
+    """Tables 10 and 11: training classes (✓) and other classes (✗), with average changes."""
     parts = {"table_10": ("Table 10: real images", False), "table_11": ("Table 11: synthetic", True)}
     tables = {}
     for table, (title, synthetic) in parts.items():
@@ -304,7 +303,7 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
 
 
 def difference_table(results: Results) -> dict[str, Table]:
-    """Each method against the original and against the full loss, over the shifted sets."""
+    """Difference of each method to the original and to the full loss, over the shifted sets."""
     rows = []
     ours = results.of(OURS)
     for method in results.methods:

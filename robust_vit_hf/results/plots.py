@@ -1,4 +1,4 @@
-"""Plots of an evaluation, each as PNG and PDF."""
+"""Plots of an evaluation as PNG and PDF."""
 
 import io
 from pathlib import Path
@@ -11,15 +11,15 @@ from .table import Run
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
-NUM_CLASSES = 50  # helped and harmed classes that a plot shows, as in Figures 8 to 14 of the paper
+NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the paper's Figures 8 to 14
 
 
 def save_plots(run: Run, folder: Path, class_names: dict[int, str]) -> None:
-    """Save `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and `curves_<set>`
-    (top-1 over the factors of a set) into a folder that exists. Plots without data are left out.
+    """Save `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and
+    `curves_<set>` (top-1 over the factors of a set) to an existing folder. Plots without data are left out.
 
     Args:
-        class_names: names by label.
+        class_names: class names by label.
     """
     if run.labelled:
         save_figure(accuracy_figure(set_rows(run)), folder, "accuracy")
@@ -32,14 +32,14 @@ def save_plots(run: Run, folder: Path, class_names: dict[int, str]) -> None:
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write `<name>.png` and `<name>.pdf` into a folder that exists."""
+    """Write `<name>.png` and `<name>.pdf` to an existing folder."""
     for suffix in ("png", "pdf"):
         with atomic_file(folder / f"{name}.{suffix}") as partial:
             partial.write_bytes(figure_bytes(figure, suffix))
 
 
 def figure_bytes(figure: Figure, suffix: str) -> bytes:
-    """A figure as a file, `png` or `pdf`. The same figure gives the same bytes, under the same version of matplotlib."""
+    """Render a figure as `png` or `pdf`. Deterministic for the same version of matplotlib."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     file = io.BytesIO()
@@ -75,7 +75,7 @@ def accuracy_figure(rows: list[dict]) -> Figure:
 
 def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str) -> Figure | None:
     """Bars of the change of each class, the most harmed on the left, the most helped on the right; `None` if no class
-    changes. Of more than 100 classes, 50 of each are shown."""
+    changes. With more than 100 classes, 50 of each are shown."""
     if not any(changes.values()):
         return None
     labels = list(changes)
@@ -101,7 +101,7 @@ def class_figure(changes: dict[int, float], class_names: dict[int, str], name: s
 
 
 def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure:
-    """Top-1 over each factor, in a panel for each factor with a line for each model."""
+    """Top-1 over each factor: one panel per factor, one line per model."""
     figure = Figure((0.6 + 3.6 * len(curves), 3.2), layout="constrained")
     axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)
     for axis, (factor, curve) in zip(axes.flat, curves.items(), strict=True):

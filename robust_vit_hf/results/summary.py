@@ -11,7 +11,7 @@ from .table import SIDES, Run, SetResult
 
 
 MEAN_ROW = "mean of the shifted sets"
-# Scores of each model in a row beside top-1 and top-5: fractions, but for NLL (nats) and Brier score (0–2).
+# Scores other than top-1 and top-5: fractions, except NLL (nats) and Brier score (0–2).
 SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_per_class_top1", "mean_per_group_top1")
 
 
@@ -28,14 +28,14 @@ def summarize(run: Run) -> dict:
 
 
 def sides_of(rows: list[dict]) -> list[str]:
-    """Those of [`SIDES`] whose top-1 is in rows of [`set_rows`] or [`class_groups`]."""
+    """The [`SIDES`] with top-1 in rows of [`set_rows`] or [`class_groups`]."""
     return [side for side in SIDES if any(row.get(f"top1_{side}") is not None for row in rows)]
 
 
 def set_rows(run: Run) -> list[dict]:
-    """A row for each set, and the mean of the shifted ones: `set`, `num_images` (with a label), `top1_before`, `top1_after`,
-    `top1_control`, and likewise the other scores, as fractions; `change_low` and `change_high`, the 95 % confidence interval of
-    the change in top-1; `corrected` and `broken`, numbers of images. `None` if not measured."""
+    """A row for each set, and one for the mean over shifted sets: `set`, `num_images` (labelled), `top1_before`,
+    `top1_after`, `top1_control`, and likewise the other scores, as fractions; `change_low` and `change_high`, the 95 %
+    confidence interval of the change in top-1; `corrected` and `broken`, numbers of images. `None` if not measured."""
     rows = []
     for result in run.sets.values():
         row: dict = {"set": result.name, "num_images": int(result.usable.sum()) or len(result)}
@@ -68,8 +68,8 @@ def _interval(run: Run, names: Sequence[str]) -> dict[str, float]:
 
 
 def class_groups(run: Run) -> list[dict]:
-    """Top-1 and top-5 on the training classes and on the others. Rows with `set`, `classes` (`training` or `other`),
-    `num_images`, and `top1_before` and so on, `None` if a set has no such image. No rows if the training classes are not known."""
+    """Top-1 and top-5 on training and other classes. Rows with `set`, `classes` (`training` or `other`), `num_images`,
+    and `top1_before` and so on, `None` if a set has no such image. No rows if the training classes are unknown."""
     rows = []
     for result in run.labelled if run.training_classes is not None else ():
         shown = result.in_classes(run.training_classes)
@@ -81,8 +81,8 @@ def class_groups(run: Run) -> list[dict]:
 
 
 def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
-    """Change in top-1 of each class of a set, as a fraction, a mean over runs on the same images, from the most harmed class to
-    the most helped (Figures 8 to 14 of https://huggingface.co/papers/2206.01161)."""
+    """Change in top-1 of each class of a set, as a fraction, averaged over runs on the same images, from the most
+    harmed to the most helped class (Figures 8 to 14 of https://huggingface.co/papers/2206.01161)."""
     result = runs[0].sets[name]
     classes, gains = result.classes[result.usable], np.mean([run.sets[name].gains() for run in runs], axis=0)
     changes = {int(label): float(gains[classes == label].mean()) for label in np.unique(classes)}
@@ -90,8 +90,8 @@ def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
 
 
 def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
-    """Top-1 over each factor that a set with labels varies: `value`, `num_images`, `before`, `after` and so on, lists of equal
-    length in the order of the values."""
+    """Top-1 over each factor that varies in a labelled set: `value`, `num_images`, `before`, `after` and so on, lists
+    of equal length in the order of the values."""
     found = {}
     for factor, values in result.factors.items():
         if len(np.unique(values)) < 2:

@@ -1,4 +1,5 @@
-"""The table of results: a row for each run, set, side and image. Tables, plots, cards, the page and the app are views of it."""
+"""The table of results: a row for each run, set, side and image. Tables, plots, model cards, the page and the app are
+made from it."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,19 +12,19 @@ from .published import published_models
 
 
 OURS = "robustvit"  # the method of the paper
-# What a set is measured with: the model before and after finetuning, and after one with cross-entropy alone.
+# Models: before and after finetuning, and the control finetuned with only cross-entropy.
 SIDES = ("before", "after", "control")
 
 
 @dataclass(frozen=True)
 class SideResult:
-    """What one side measured on the images of a set.
+    """Results of one side on the images of a set.
 
     Args:
-        ranks: `(N,)` int, rank of the right class of each image, from 0; 5 if it is not among the best five, or unknown.
-        scores: scores of all images, such as `top1` and `mean_iou`, as fractions.
-        predictions: `(N, k)` int64, the ids of the k = 5 best classes (fewer if logits are restricted to fewer), the best first;
-            `None` where they are not kept.
+        ranks: `(N,)` int, rank of the correct class, from 0; 5 if it is not in the top five or unknown.
+        scores: scores over all images, such as `top1` and `mean_iou`, as fractions.
+        predictions: `(N, k)` int64, ids of the top k = 5 classes (fewer if logits are restricted to fewer), best
+            first; `None` if not saved.
     """
 
     ranks: np.ndarray
@@ -32,19 +33,19 @@ class SideResult:
 
     @property
     def num_ranked(self) -> int:
-        """Number of the best classes that are known."""
+        """Largest k for which top-k is known."""
         return TOP if self.predictions is None else self.predictions.shape[1]
 
 
 @dataclass(frozen=True)
 class SetResult:
-    """The images of a set, and what each side measured on them.
+    """Results of each side on the images of a set.
 
     Args:
         sides: by name, see [`SIDES`].
-        classes: `(N,)` int, the class of each image, which is the first of its accepted labels; -1 without one. `None` for a
-            set without labels.
-        shifted: whether the set counts for the mean of the shifted sets.
+        classes: `(N,)` int, class of each image, the first of its accepted labels; -1 without one. `None` for a set
+            without labels.
+        shifted: whether the set is included in the mean over shifted sets.
         source: Hub id or folder of the images, or name of a benchmark.
         factors: `(N,)` float columns of the set, by name: angle, area, position.
     """
@@ -61,42 +62,44 @@ class SetResult:
 
     @cached_property
     def usable(self) -> np.ndarray:
-        """`(N,)` bool: images that have a label."""
+        """`(N,)` bool: labelled images."""
         return np.zeros(len(self), dtype=bool) if self.classes is None else self.classes >= 0
 
     def correct(self, side: str, k: int = 1) -> np.ndarray:
-        """`(N,)` bool: whether one of the best k classes is accepted."""
+        """`(N,)` bool: whether one of the top k classes is correct."""
         return self.sides[side].ranks < k
 
     def accuracy(self, side: str, k: int = 1, chosen: np.ndarray | bool = True) -> float | None:
-        """Top-k of the images with a label, or of the chosen ones among them, as a fraction; `None` if there are none, or the best
-        k classes are not known."""
+        """Top-k of the labelled images, or of the chosen ones among them, as a fraction; `None` if there are none, or
+        the top k classes are unknown."""
         chosen = self.usable & chosen
         if not chosen.any() or self.sides[side].num_ranked < k:
             return None
         return float(self.correct(side, k)[chosen].mean())
 
     def gains(self, k: int = 1, first: str = "before", second: str = "after") -> np.ndarray:
-        """Of each image with a label: 1 if it is corrected from one side to the other, -1 if it is broken, 0 otherwise."""
+        """For each labelled image: 1 if it is corrected from one side to the other, -1 if it is broken, 0
+        otherwise."""
         return (self.correct(second, k).astype(np.int64) - self.correct(first, k))[self.usable]
 
     def in_classes(self, classes: Collection[int]) -> np.ndarray:
-        """`(N,)` bool: images with a label that are of some classes."""
+        """`(N,)` bool: labelled images of these classes."""
         return np.isin(self.classes, list(classes)) & self.usable
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finetuning, or a pair of models, with what it measured.
+    """Results of a finetuning run or a pair of models.
 
     Args:
         sets: by name, in the order of the evaluation.
-        training_classes: classes of the images of the finetuning; `None` if they are not known.
-        model: name in the paper, or else that which the user gave.
-        method: in words; of a sweep, the variant and the other crossed options.
-        settings: all options but model, learning rate and seed, as JSON: runs that share them, model and rate are repetitions.
+        training_classes: classes of the finetuning images; `None` if unknown.
+        model: name in the paper, or else as given by the user.
+        method: description of the method; in a sweep, the variant and the other crossed options.
+        settings: all options except model, learning rate and seed, as JSON. Runs with equal settings, model and
+            learning rate are repetitions.
         validation: top-1 on the validation images before and after, as fractions; `None` without labels.
-        train_images: their number; `None` of a stream.
+        train_images: number of training images; `None` for a stream.
     """
 
     sets: dict[str, SetResult]
@@ -116,7 +119,7 @@ class Run:
         return [result for result in self.sets.values() if result.classes is not None]
 
     def only(self, names: Collection[str]) -> "Run":
-        """The run with some of its sets."""
+        """Copy of the run with only these sets."""
         return replace(self, sets={name: result for name, result in self.sets.items() if name in names})
 
 
@@ -124,7 +127,7 @@ class Results:
     """Runs by model, method and seed.
 
     Args:
-        runs: at least one; of each model, method and seed, one.
+        runs: at least one run; at most one per model, method and seed.
         methods: names in the order of the tables; others follow.
     """
 
@@ -140,9 +143,9 @@ class Results:
         self.unshifted = [name for name in self.sets if name not in self.shifted]
 
     def of(self, method: str, model: str | None = None) -> list[Run]:
-        """Runs of a method, of one model or of all."""
+        """Runs of a method, for one model or all."""
         return [run for run in self.runs if run.method == method and model in (None, run.model)]
 
     def common(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-        """Those of some sets that all runs were measured on."""
+        """The given sets on which all runs were measured."""
         return [name for name in names if runs and all(name in run.sets for run in runs)]

@@ -10,10 +10,11 @@ from .text_table import Table, change, change_with_interval, number, percent
 
 
 def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
-    """All tables of a run: of each set, of the paper's Tables 1 and 2 for its sets, of calibration, and of Tables 10 and 11.
+    """All tables of a run: results on each set, the paper's Tables 1 and 2 (for its sets), calibration, and Tables 10
+    and 11.
 
     Args:
-        protocol: whose published figures are shown; without one, there are no Tables 1 and 2.
+        protocol: protocol of the published values; `None` to leave out Tables 1 and 2.
     """
     rows = set_rows(run)
     tables = [main_table(rows)]
@@ -27,8 +28,8 @@ def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
 
 
 def main_table(rows: list[dict]) -> Table:
-    """Top-1 before and after, the change with its confidence interval, and relevance, from [`set_rows`]. Columns
-    without any value are left out."""
+    """Top-1 before and after, the change with its confidence interval, and relevance, from [`set_rows`]. Empty columns
+    are left out."""
     compared = any(value is not None for row in rows for key, value in row.items() if key.endswith("_after"))
     columns: dict[str, Callable[..., str]] = {
         "set": lambda row: row["set"],
@@ -49,7 +50,7 @@ def main_table(rows: list[dict]) -> Table:
 
 
 def calibration_table(rows: list[dict]) -> Table:
-    """Top-5, and calibration, which the confidence loss may worsen, from [`set_rows`]."""
+    """Top-5 and calibration, which the confidence loss may worsen, from [`set_rows`]."""
     columns: dict[str, Callable[..., str]] = {"set": lambda row: row["set"]}
     sides = sides_of(rows)
     scores = {"top5": ("top-5", percent), "ece": ("ECE", percent), "nll": ("NLL", number), "brier": ("Brier", number)}
@@ -62,7 +63,7 @@ def calibration_table(rows: list[dict]) -> Table:
 
 
 def _without_empty_columns(title: str, columns: dict, rows: list[dict]) -> Table:
-    # Names of columns may end in spaces, which tell equal heads apart.
+    # Column names may end in spaces to distinguish equal headings.
     cells = {name: [show(row) for row in rows] for name, show in columns.items()}
     cells = {name: column for name, column in cells.items() if set(column) != {"–"}}
     return Table(title, [name.strip() for name in cells], [list(row) for row in zip(*cells.values(), strict=True)])

@@ -1,4 +1,4 @@
-"""A table as text: Markdown and LaTeX."""
+"""Tables as Markdown and LaTeX."""
 
 import re
 from dataclasses import dataclass
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 @dataclass
 class Table:
-    """A table of text, whose first column names the rows."""
+    """Table of strings. The first column names the rows."""
 
     title: str
     head: list[str]
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """Markdown, without the title."""
+        """The table as Markdown, without its title."""
         lines = ["| " + " | ".join(self.head) + " |", "|---|" + "---:|" * (len(self.head) - 1)]
         return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)])
 
     def latex(self) -> str:
-        """LaTeX (booktabs), the title as the caption."""
+        """The table as LaTeX (booktabs), with the title as caption."""
         import pandas as pd
 
         caption = re.sub(r"([%&_#])", r"\\\1", self.title)

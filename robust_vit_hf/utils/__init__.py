@@ -1,1 +1,1 @@
-"""Atomic writes, what may be published, processes, and the environment of a run."""
+"""Files, images, options, processes, publishable names, and the environment of a run."""

@@ -8,10 +8,10 @@ import datasets
 
 
 def check_no_pattern(path: Path) -> None:
-    """Refuse an existing path that `datasets` would read as a pattern, and so find other files or none.
+    """Refuse an existing path that `datasets` would read as a glob pattern.
 
     Raises:
-        ValueError: the path, as an absolute one, holds `*`, `?` or `[`.
+        ValueError: the absolute path contains `*`, `?` or `[`.
     """
     if path.exists() and (found := sorted(set("*?[") & set(str(path.resolve())))):
         raise ValueError(
@@ -21,11 +21,11 @@ def check_no_pattern(path: Path) -> None:
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and time of each file: others for a moved or changed file."""
+    """Path, size and modification time of each file, which change when it is moved or edited."""
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def cache_of(files: Iterable[Path]) -> Path:
-    """Folder within `HF_DATASETS_CACHE` for results computed from files; a moved or changed file gives another one."""
+    """Folder within `HF_DATASETS_CACHE` for results computed from files, keyed by [`stamps`]."""
     digest = hashlib.sha256(repr(stamps(files)).encode()).hexdigest()
     return Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", digest)

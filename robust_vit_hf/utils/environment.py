@@ -1,4 +1,4 @@
-"""Versions and hardware that a result was computed with."""
+"""Versions and hardware used for a result."""
 
 import platform
 from importlib.metadata import version

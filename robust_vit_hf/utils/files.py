@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is complete or does not exist, also after a kill. JSON files."""
+"""Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON files."""
 
 import json
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 
-RUN_FILE = "run.json"  # metadata of a finetuning, in its folder
-RESULTS_FILE = "results.json"  # of a finetuning or an evaluation, in its folder
+RUN_FILE = "run.json"  # metadata of a finetuning run, in its folder
+RESULTS_FILE = "results.json"  # of a finetuning run or an evaluation, in its folder
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Path to write to instead of `path`, which it replaces once the block has ended without an exception."""
+    """Temporary path that replaces `path` when the block ends without an exception."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several processes may write the same file
     yield partial
     partial.replace(path)
@@ -32,10 +32,10 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict | None:
-    """Contents of a JSON file, or `None` if there is no such file.
+    """Read a JSON file; `None` if it does not exist.
 
     Raises:
-        ValueError: the file is not JSON; it is named.
+        ValueError: the file is not JSON; names the file.
     """
     if not path.is_file():
         return None
@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict | None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Folder to fill instead of `path`, which it becomes once the block has ended without an exception.
+    """Temporary folder that becomes `path` when the block ends without an exception.
 
     Raises:
         FileExistsError: `path` is a file, or a folder that is not empty.
@@ -58,7 +58,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise FileExistsError(f"`{path}` exists already: name another --output_dir, or remove it.")
     existing = next(parent for parent in path.absolute().parents if parent.is_dir())
     with TemporaryDirectory(prefix=f".{path.name}-", dir=existing) as private:
-        folder = Path(private) / path.name  # the temporary folder itself is readable by its owner alone
+        folder = Path(private) / path.name  # only the owner can read the temporary folder itself
         folder.mkdir()
         yield folder
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""Values that are NaN or infinite."""
+"""Checks for NaN and infinite values."""
 
 import torch
 from torch import nn
 
 
 class NonFiniteError(ValueError):
-    """Values of some images of a batch are NaN or infinite.
+    """Some images of a batch have NaN or infinite values.
 
     Args:
         values: name of the values.
@@ -22,7 +22,7 @@ class NonFiniteError(ValueError):
 
 
 def check_finite(name: str, values: torch.Tensor) -> None:
-    """Check values `(B, …)` of a batch, which errors call `name`.
+    """Check values `(B, …)` of a batch; `name` is their name in errors.
 
     Raises:
         NonFiniteError: some are NaN or infinite.
@@ -33,6 +33,6 @@ def check_finite(name: str, values: torch.Tensor) -> None:
 
 
 def non_finite_weights(model: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that have a NaN or infinite value."""
+    """Names of parameters and buffers with NaN or infinite values."""
     tensors = model.state_dict().items()
     return [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]

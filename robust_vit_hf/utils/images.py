@@ -1,19 +1,19 @@
-"""One conversion of images to RGB, for training, evaluation, masks and pictures."""
+"""Conversion of images to RGB."""
 
 import numpy as np
 from PIL import Image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, 8 bits a channel; an RGB image is returned as it is.
+    """Convert an image to 8-bit RGB; RGB images are returned unchanged.
 
-    16-bit grey is scaled by its full range, 0–65535 to 0–255, which Pillow would clip to white. All other conversions are
-    Pillow's: CMYK without a colour profile, the first frame of an animation, and the colours that are stored below
-    transparency, since neither `datasets` nor torchvision puts a background there.
+    16-bit greyscale is rescaled from 0–65535 to 0–255, where Pillow would clip to white. All other conversions are
+    Pillow's: CMYK without a colour profile, the first frame of an animation, and stored colours of transparent pixels,
+    as in `datasets` and torchvision.
 
     Raises:
-        ValueError: an image of 32-bit integers or floating-point numbers, whose range nothing tells, or of more pixels than
-            Pillow's limit, `Image.MAX_IMAGE_PIXELS`, at which Pillow itself only warns.
+        ValueError: the image has 32-bit integers or floating-point numbers, whose range is unknown, or more pixels
+            than `Image.MAX_IMAGE_PIXELS`, where Pillow only warns.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:

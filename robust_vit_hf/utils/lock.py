@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Folder locks between processes."""
 
 import json
 import os
@@ -12,23 +12,23 @@ from filelock import FileLock, Timeout
 
 
 def lock_file(folder: Path, purpose: str) -> Path:
-    """The file that [`folder_lock`] leaves in a folder that was written under it."""
+    """Lock file of [`folder_lock`], which stays in the folder if anything was written."""
     return folder / f".{purpose}.lock"
 
 
 @contextmanager
 def folder_lock(folder: Path, purpose: str) -> Iterator[bool]:
-    """Context in which no other process enters this context for the same folder and purpose. The folder is made if it does
-    not exist, and stays as it was if nothing is written in it.
+    """Context manager that locks a folder for one purpose against other processes. The folder is created if it does
+    not exist, and left unchanged if nothing is written.
 
-    The operating system holds the lock, and releases it when the process ends, however it ends: the file that stays behind
-    locks nothing. The same process may enter twice.
+    The operating system holds the lock and always releases it when the process ends: a leftover file locks nothing.
+    The same process may enter twice.
 
     Yields:
-        Whether a process has written into the folder under this lock before.
+        Whether a process has already written to the folder under this lock.
 
     Raises:
-        BlockingIOError: another process is in it; the message names the process, its host and its start.
+        BlockingIOError: another process holds the lock; the message names the process, its host and its start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, before = lock_file(folder, purpose), {*folder.iterdir()}
@@ -47,7 +47,7 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[bool]:
         yield path in before
     finally:
         if outermost:
-            path.write_text("")  # the name of a host must not stay in a folder that may be uploaded
+            path.write_text("")  # do not leave the host name in a folder that may be uploaded
         lock.release()
         if outermost and {*folder.iterdir()} - before == {path}:  # nothing was written
             path.unlink()
@@ -58,7 +58,7 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[bool]:
 def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):  # it has just been taken, or is not ours to read
+    except (OSError, json.JSONDecodeError):  # just taken, or unreadable
         return "another process"
     ended = ""
     if (

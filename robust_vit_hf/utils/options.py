@@ -1,4 +1,4 @@
-"""Options of commands: dataclasses that check themselves, on the command line, in recipes and in Python alike."""
+"""Options of commands: dataclasses that validate values from the command line, recipes and Python."""
 
 import difflib
 import math
@@ -29,7 +29,7 @@ WORDS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`. `above` leaves `low` itself out."""
+    """Finite numbers from `low` to `high`. `above` excludes `low`."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -69,10 +69,10 @@ def option(
 
     Args:
         text: help.
-        allowed: range of a number, or of each in a list; others must be finite.
-        choices: values that it takes, where the annotation is no `Literal`, or a function that gives them.
-        metavar, nargs: as for `argparse`, whose defaults follow from the annotation.
-        positional: on the command line, it is given without its name.
+        allowed: range of a number, or of each number in a list; without a range, numbers must be finite.
+        choices: allowed values if the annotation is not a `Literal`, or a function that returns them.
+        metavar, nargs: as for `argparse`; derived from the annotation by default.
+        positional: whether it is a positional argument on the command line.
     """
     metadata: dict[str, Any] = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
@@ -82,7 +82,7 @@ def option(
 
 
 def output_dir(default: str | None = None) -> Any:
-    """Field of the folder that a command writes."""
+    """Field for the output folder of a command."""
     if default is None:
         return option(text="folder to write")
     return option(Path(default), f"folder to write (default: {default})")
@@ -90,16 +90,16 @@ def output_dir(default: str | None = None) -> Any:
 
 @dataclass
 class Options:
-    """Options of a command or of a part of it, which refuse what they do not take. The docstring is the help of a command;
-    subclasses check in `__post_init__` what several options say together.
+    """Validated options of a command or a part of it. The docstring is the command's help; subclasses check
+    combinations of options in `__post_init__`.
 
     Raises:
-        ValueError: a value of another type, out of its range, or not among the choices; the message names the option, and
-            quotes no value but numbers: one may be a token.
+        ValueError: a value has the wrong type, is out of range, or is not among the choices. The message names the
+            option and quotes only numbers, since other values may be tokens.
     """
 
-    GROUP: ClassVar[str | None] = None  # title, in the help, of the options that the class declares
-    RANGES: ClassVar[dict[str, Range]] = {}  # of numbers that are declared elsewhere, by name
+    GROUP: ClassVar[str | None] = None  # title of the class's options in the help
+    RANGES: ClassVar[dict[str, Range]] = {}  # by name, of numbers declared elsewhere
 
     def __post_init__(self):
         for name, declared in declared_options(type(self)).items():
@@ -111,13 +111,13 @@ class Options:
             declared.check(getattr(self, name))
 
     def is_given(self, name: str) -> bool:
-        """Whether an option has another value than its default."""
+        """Whether an option differs from its default."""
         return getattr(self, name) != declared_options(type(self))[name].default
 
 
 @dataclass(frozen=True)
 class Declared:
-    """An option as its class declares it."""
+    """Declaration of an option."""
 
     name: str
     annotation: Any
@@ -127,7 +127,7 @@ class Declared:
 
     @property
     def default(self) -> Any:
-        """`MISSING` if it is required."""
+        """The default; `MISSING` if the option is required."""
         return self.field.default if self.field.default_factory is MISSING else self.field.default_factory()
 
     @property
@@ -136,25 +136,25 @@ class Declared:
 
     @property
     def members(self) -> list:
-        """Annotations of its values, but for `None`: those of a union, or the one."""
+        """Annotations of the option's values without `None`: the members of a union, or the only one."""
         united = get_origin(self.annotation) in (Union, UnionType)
         return [kind for kind in (get_args(self.annotation) if united else [self.annotation]) if kind is not NoneType]
 
     @property
     def element(self) -> Any:
-        """Annotation of the elements of a list; `None` where the option takes no list."""
+        """Annotation of a list's elements; `None` if the option takes no list."""
         return next((get_args(member)[0] for member in self.members if get_origin(member) is list), None)
 
     @property
     def choices(self) -> tuple:
-        """Values that it takes, or of which its list consists; none if it takes any."""
+        """Allowed values, or allowed elements of a list; empty if any are allowed."""
         kinds = [kind for kind in self.members if get_origin(kind) is not list] or [self.element]
         literal = get_args(kinds[0]) if len(kinds) == 1 and get_origin(kinds[0]) is Literal else ()
         choices = self.field.metadata.get("choices") or literal
         return tuple(choices() if callable(choices) else choices)
 
     def check(self, value: Any) -> None:
-        """Refuse a value that the option does not take.
+        """Refuse an invalid value.
 
         Raises:
             ValueError: as [`Options`].
@@ -172,11 +172,11 @@ class Declared:
                 raise ValueError(f"Expected `{self.name}` to be one of {', '.join(known)}{hint or '.'}")
 
     def parse(self, text: str) -> Any:
-        """The value that a text of the command line stands for, or, in a list, one of its elements; the text itself where it
-        stands for none, which [`check`] refuses.
+        """Parse command line text as a value, or as an element of a list. Text that cannot be parsed is returned
+        unchanged, for [`check`] to refuse.
 
         Raises:
-            ValueError: the type of the option has a `parse`, which refuses the text.
+            ValueError: the `parse` method of the option's type refuses the text.
         """
         types = self.types if self.element is None else types_of(self.element)
         parse = next((kind.parse for kind in types if hasattr(kind, "parse")), None)
@@ -190,7 +190,7 @@ class Declared:
 
 
 def parse_number(text: str, types: Set[type]) -> Any:
-    """The number that a text stands for, if `types` have numbers; or else the text."""
+    """Parse text as a number if `types` include numbers; otherwise return the text."""
     for kind in (int, float) if int in types else (float,) if float in types else ():
         with suppress(ValueError):
             return kind(text)
@@ -198,7 +198,7 @@ def parse_number(text: str, types: Set[type]) -> Any:
 
 
 def declared_options(options: type["Options"]) -> dict[str, Declared]:
-    """The options of a dataclass by name, in their order."""
+    """Options of a dataclass by name, in order of declaration."""
     hints, found = get_type_hints(options), {}
     for each in fields(options):
         if each.init:
@@ -210,19 +210,19 @@ def declared_options(options: type["Options"]) -> dict[str, Declared]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` with the known name that is most similar, if one is."""
+    """`; did you mean …?` with the most similar known name, if any."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Error message for an unknown option or command. Of its name it shows the part that cannot be of a token."""
+    """Error message for an unknown option or command. It shows only the part of the name that cannot be a token."""
     shown = re.match(r"((?!hf_)[a-z0-9_-])*", name).group()
     return f"unknown {kind} {shown}{'…' * (shown != name)}{did_you_mean(shown, known) or '.'}"
 
 
 def types_of(annotation: Any) -> set[type]:
-    """Types of the values of an annotation: of each member of a union, of the values of a `Literal`, `list` for `list[str]`."""
+    """Types in an annotation: the members of a union, the types of a `Literal`'s values, `list` for `list[str]`."""
     origin = get_origin(annotation)
     if origin in (Union, UnionType):
         return set().union(*map(types_of, get_args(annotation)))
@@ -234,11 +234,11 @@ def types_of(annotation: Any) -> set[type]:
 
 
 def check_option(name: str, value: Any, types: Set[type], allowed: Range | None = None) -> None:
-    """Refuse a value of another type than `types`, and numbers outside a range. Values are not quoted unless they are numbers:
-    one may be a token.
+    """Refuse a value that is not of `types`, or a number out of range. Only numbers are quoted in errors, since other
+    values may be tokens.
 
     Raises:
-        ValueError: the message names the option, what was expected and what it got.
+        ValueError: the message names the option, the expected and the given value.
     """
     if value is None:
         fits = NoneType in types or object in types
@@ -248,9 +248,9 @@ def check_option(name: str, value: Any, types: Set[type], allowed: Range | None 
         fits = float in types or (int in types and isinstance(value, Integral))
     elif isinstance(value, (str, list, dict)):
         fits = isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
-    elif isinstance(value, (bytes, date)):  # YAML makes dates of text such as 2024-05-01
+    elif isinstance(value, (bytes, date)):  # YAML parses 2024-05-01 as a date
         fits = False
-    else:  # objects of Python, of which the Trainer takes some where its annotations do not say so
+    else:  # Python objects; the Trainer accepts some that its annotations omit
         fits = not types <= {bool, int, float, NoneType}
     if not fits:
         named = [text for kind, text in NAMES.items() if kind in types]

@@ -9,7 +9,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
-    """Accelerator of an evaluation command, with autocast to bfloat16 or else fp32, whatever `accelerate config` says."""
+    """Accelerator of an evaluation command with bfloat16 autocast or fp32, regardless of `accelerate config`."""
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if bf16 else "no",
@@ -21,15 +21,15 @@ def make_accelerator(bf16: bool) -> Accelerator:
 
 
 def use_all_cores() -> None:
-    """Let torch use every core that the process may run on, which containers and `taskset` restrict. `accelerate launch`
-    leaves a process one thread, unless `--num_cpu_threads_per_process` says otherwise."""
+    """Let torch use all cores available to the process (containers and `taskset` may restrict them). `accelerate
+    launch` gives a process only one thread unless `--num_cpu_threads_per_process` is set."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
     torch.set_num_threads(len(usable))
 
 
 def leave() -> None:
-    """Exit a process of several on CPUs without destroying the process group, which sometimes aborts or hangs under gloo
-    (torch 2.13), and would fail the launch."""
+    """Exit one of several CPU processes without destroying the process group: that sometimes aborts or hangs with gloo
+    (torch 2.13) and fails the launch."""
     if PartialState._shared_state and PartialState().device.type == "cpu" and PartialState().num_processes > 1:
         sys.stdout.flush()
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Names and settings as they may be published: without the folders of the machine."""
+"""Publishable names and settings, without local paths."""
 
 import os
 import re
@@ -7,14 +7,15 @@ from typing import Any
 
 
 def public_name(name: str) -> str:
-    """Of a path, relative or absolute, the last component. A Hub id that is not a path here, and other text, as they are."""
+    """Last component of a relative or absolute path. Other text, such as a Hub id that is not a local path, is
+    unchanged."""
     is_path = re.search(r"[/\\]", name) or name in ("..", ".", "~")
     return _last_component(name) if is_path and not is_hub_id(name) else name
 
 
 def public_settings(settings: Any) -> Any:
-    """JSON values with each text in them as [`public_name`] gives it. Of a `…_dir`, which need not exist yet and may look like a
-    Hub id, the last component."""
+    """JSON values with [`public_name`] applied to all text. For a `…_dir`, which may not exist yet and look like a Hub
+    id, always the last component."""
     if isinstance(settings, dict):
         return {
             key: _last_component(str(value)) if str(key).endswith("_dir") and value else public_settings(value)

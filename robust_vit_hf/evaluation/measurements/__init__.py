@@ -1,1 +1,1 @@
-"""What is measured of a side on a set: a module a measurement."""
+"""Measurements of a model on a set, one per module."""

@@ -27,17 +27,18 @@ from ..sets import EvaluationSet
 from ..store import Measured, Store
 
 
-FACTOR = "factor_"  # begins the names of columns with the factors of a set
+FACTOR = "factor_"  # prefix of the columns with a set's factors
 
 
 @dataclass(frozen=True)
 class Accuracy(Measurement):
-    """Rows `predictions`, the ids of the best five classes (of equal logits, the lower id first), `accepted`, factors and file
-    names; scores of [`RobustAccuracy`] and [`Calibration`] for a set with labels, and of [`RelevanceSegmentation`] for one with
-    masks. Maps explain the predicted class, as in the segmentation test of https://huggingface.co/papers/2206.01161.
+    """Accuracy, calibration and relevance. Rows: `predictions` (ids of the top five classes; among equal logits, the
+    lower id first), `accepted`, factors and file names. Scores: [`RobustAccuracy`] and [`Calibration`] for sets with
+    labels, [`RelevanceSegmentation`] for sets with masks. Maps explain the predicted class, as in the segmentation
+    test of https://huggingface.co/papers/2206.01161.
 
     Args:
-        relevance: whether to compute relevance maps for sets with masks, at three times the cost.
+        relevance: whether to compute relevance maps for sets with masks, which takes three times as long.
     """
 
     rows_file: ClassVar[str] = "predictions.parquet"
@@ -58,7 +59,7 @@ class Accuracy(Measurement):
 
 
 def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> dict[str, SetResult]:
-    """The sets of a session in the table of results. Arguments and errors are those of [`measure`]."""
+    """Measure the sets of a session for the table of results. Arguments and errors are those of [`measure`]."""
     measured = measure(session, accuracy, within)
     return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
 
@@ -67,8 +68,8 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
     """The sets of a session in the table of results, as `robust-vit evaluate` saved them in any precision.
 
     Raises:
-        OtherInputs: the results are of other models or sets.
-        ValueError: there is no result of a set, or a damaged one.
+        OtherInputs: the results belong to other models or sets.
+        ValueError: the result of a set is missing or damaged.
     """
     store, accuracy, results = Store(folder), Accuracy(), {}
     for name, rows in session.sets.items():
@@ -87,7 +88,7 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
 
 
 def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:
-    """A set in the table of results, from what [`Accuracy`] measured by side."""
+    """A set for the table of results, from the results of [`Accuracy`] by side."""
     sides = {}
     for side, result in measured.items():
         predictions = np.array(result.columns["predictions"])
@@ -108,10 +109,10 @@ def measure_batches(
     relevance: bool,
     description: str,
 ) -> Measured:
-    """The pass of [`Accuracy`] over one set, of which `loader` gives batches with `pixel_values` (and `mask`) in the order of
-    `rows`. Scores are those of the main process; others have none."""
+    """The pass of [`Accuracy`] over one set. `loader` yields batches with `pixel_values` (and `mask`) in the order of
+    `rows`. Only the main process has scores."""
     main, labelled = accelerator.is_main_process, rows.accepted is not None
-    # These take batches as they come, so that a large set never holds all logits or maps.
+    # Updated batch by batch, so that the logits and maps of a large set are never all in memory.
     calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None
     segmentation = RelevanceSegmentation() if main and relevance else None
     predictions, done = [], 0
@@ -150,7 +151,7 @@ def measure_batches(
 
 
 def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
-    """Columns of SI-Score with the place and pose of the object, if they are known for every image."""
+    """Columns of SI-Score with location and pose of the object, if known for every image."""
     factors = {}
     for name in sorted(set(METADATA_COLUMNS) & set(dataset.column_names)):
         values = np.array(dataset.with_format(None)[name], dtype=float)

@@ -18,7 +18,7 @@ from ..store import Measured
 
 @dataclass(frozen=True)
 class Attribution(Measurement):
-    """Scores by attribution method, what [`RelevanceSegmentation`] computes, in one pass over a set with masks. As in the paper's
+    """Scores of [`RelevanceSegmentation`] by attribution method, in one pass over a set with masks. As in the paper's
     Table 3, images are squashed to the size of the processor's crop, and maps explain the predicted class.
 
     Args:

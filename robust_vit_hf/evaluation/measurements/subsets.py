@@ -25,13 +25,14 @@ from ..store import Measured
 
 @dataclass(frozen=True)
 class Subsets(Measurement):
-    """Rows of pairs of an image and a class: `found`, `size` (share of the pixels), `confidence`, `revealed` (class probability
-    with the 8 neighbours of each pixel visible too), `all_masked`, and with masks `foreground` (share of the subset, NaN if it is
-    empty) and `image_foreground`; scores: their means, see [`summarize`]. In one process. Each batch is a file of its own in the
-    folder, with the subsets themselves; those that are there already are read.
+    """Sufficient input subsets, in one process. Rows, one per pair of image and class: `found`, `size` (share of the
+    pixels), `confidence`, `revealed` (class probability with the 8 neighbours of each pixel also visible),
+    `all_masked` and, with masks, `foreground` (share of the subset, NaN if it is empty) and `image_foreground`.
+    Scores: their means, see [`summarize`]. Each batch, with its subsets, is a separate file in the folder; existing
+    files are reused.
 
     Args:
-        targets: classes to explain, each for every image; none for the label of each.
+        targets: classes to explain for every image; if empty, the label of each image.
         threshold, pixels_per_step: as for [`sufficient_input_subsets`].
     """
 
@@ -43,7 +44,7 @@ class Subsets(Measurement):
     pixels_per_step: int = 100
 
     def pairs(self, rows: EvaluationSet) -> list[tuple[int, int]]:
-        """Pairs of an image's index and a class."""
+        """Pairs of image index and class."""
         return [
             (index, target)
             for index in range(len(rows.dataset))
@@ -83,7 +84,7 @@ class Subsets(Measurement):
         return Measured(rows_of_all, summarize(rows_of_all))
 
     def subset(self, folder: Path, row: int) -> torch.Tensor:
-        """The subset of one row `(1, H, W)`, bool, from the folder of a result."""
+        """Read the subset `(1, H, W)`, bool, of one row from the folder of a result."""
         return load_file(_part(folder, row // self.batch_size))["subset"][row % self.batch_size].bool()
 
 
@@ -94,9 +95,10 @@ def _part(folder: Path, number: int) -> Path:
 def _measure_batch(
     model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, masks: torch.Tensor | None, **options
 ) -> dict[str, torch.Tensor]:
-    """Subsets of a batch. Each value has B rows: `subset`, `found`, `confidence` and `margins` as in [`SufficientSubsets`];
-    `revealed`, the probability with the 8 neighbours of each pixel visible too; with masks `(B, 1, H, W)`, the shares of the
-    subset (NaN if it is empty) and of the image that are `foreground` and `image_foreground`."""
+    """Subsets of a batch. Each value has B rows: `subset`, `found`, `confidence` and `margins` as in
+    [`SufficientSubsets`]; `revealed`, the probability with the 8 neighbours of each pixel also visible; with masks
+    `(B, 1, H, W)`, the shares of the subset (NaN if it is empty) and of the image that are `foreground` and
+    `image_foreground`."""
     output = sufficient_input_subsets(model, pixel_values, target, **options)
     subset = output.subset.to(pixel_values.dtype)
     neighbourhood = F.max_pool2d(subset, kernel_size=3, stride=1, padding=1)
@@ -122,14 +124,14 @@ def _columns_of(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def concatenate(parts: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Rows of several sets or batches, with the columns that all have."""
+    """Concatenate rows of several sets or batches, with the columns that all of them have."""
     parts = list(parts)
     shared = set.intersection(*(set(part) for part in parts))
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0] if name in shared}
 
 
 def summarize(rows: dict[str, Any]) -> dict[str, float | int | None]:
-    """Number of pairs, share of them with a subset, and means over those with one; `None` where there is nothing to average.
+    """Number of pairs, share with a subset, and means over those with one; `None` if there is nothing to average.
 
     Args:
         rows: columns of [`Subsets`].
