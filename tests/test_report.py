@@ -88,7 +88,9 @@ def test_a_fall_of_exactly_the_bound_is_within_it(tmp_path):
     """As counts of images say: of 50 images one less is right, which as a difference of floats is more than 0.02."""
     assert 0.98 - 0.96 > 0.02
     after = {1e-6: 0.98, 1e-5: 0.96}
-    rows = [row | {"validation_before": 0.98, "validation_after": after[row["learning_rate"]]} for row in result_rows()]
+    rows = [
+        row | {"validation_before": 0.98, "validation_after": after[row["learning_rate"]]} for row in result_rows()
+    ]
     chosen, table = choose_learning_rates(read_results(write_rows(tmp_path / "r.parquet", rows)))
     assert {run.learning_rate for run in chosen if run.method == "robustvit"} == {1e-5}
     assert ["ViT-B", "robustvit", "1e-05", "2", "2.0", "chosen"] in table.rows
