@@ -67,7 +67,7 @@ COMMANDS: dict[str, Command | Group] = {
     "figures": Command(
         "make the paper's figures of examples from the predictions of an evaluation",
         "evaluation.options.FigureOptions",
-        "evaluation.example_figures.make_figures",
+        "evaluation.paper_figures.make_figures",
     ),
     "segment": Command(
         "measure how well the maps of several attribution methods cover the object",

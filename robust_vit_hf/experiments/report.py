@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from ..results.file import RESULTS_TABLE, ResultsFile, read_results, write_results
 from ..results.findings import findings, findings_table
-from ..results.paper_figures import class_change_figures, class_group_figure, first_class_changes, size_figure
+from ..results.paper_plots import class_change_figures, class_group_figure, first_class_changes, size_figure
 from ..results.paper_tables import (
     METHODS,
     ablation_tables,
