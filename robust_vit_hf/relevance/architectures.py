@@ -68,8 +68,8 @@ class ImageModel:
         model: transformers model, possibly wrapped by DDP, PEFT or Accelerate. Forward passes call this wrapper.
 
     Attributes:
-        pretrained: the transformers model inside. name: class name, without the prefix that FSDP2 adds to sharded
-            models.
+        pretrained: the transformers model inside.
+        name: class name, without the prefix that FSDP2 adds to sharded models.
 
     Raises:
         ValueError: as [`unwrap_pretrained`].
