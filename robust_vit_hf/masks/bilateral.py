@@ -1,4 +1,4 @@
-"""The bilateral solver with sparse matrices of SciPy, since the wheels of OpenCV do not include its solver."""
+"""The bilateral solver with SciPy's sparse matrices, since OpenCV's wheels lack the solver."""
 
 import numpy as np
 from PIL import Image
@@ -7,12 +7,12 @@ from scipy.sparse.linalg import cg
 
 
 def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
-    """Map that is close to `target` and varies little between pixels of an image that are close in position and colour.
+    """Map that is close to `target` and smooth between image pixels of similar position and colour.
 
     Parameters are those of TokenCut: a bilateral grid with cells of 16 pixels, 16 levels of luma and 8 of chroma;
-    smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from the
-    means of the cells. Unlike in the released code, luma and chroma are rounded to 8 bits, and the numbers of the cells do
-    not overlap in images wider than 4064 pixels.
+    smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from
+    the means of the cells. Unlike in the released code, luma and chroma are rounded to 8 bits, and cell numbers do not
+    collide in images wider than 4064 pixels.
 
     Args:
         image: RGB, W×H.
