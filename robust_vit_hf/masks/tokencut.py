@@ -46,7 +46,9 @@ def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor
 
     Args:
         keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
-        tau: cosine above which two patches are similar. Returns:
+        tau: cosine above which two patches are similar.
+
+    Returns:
         `(B, N)`, fp64, of any sign and length, and `(B,)`, bool: whether the vector is unique. If all patches are
             similar, or no two are, it is zero and not unique.
     """
@@ -200,7 +202,8 @@ class TokenCut:
             DINO, DINOv2, DINOv3, ViTMSN and DeiT (BEiT and Google's ViTs: 0.5). Its resizing is not used: each side
             becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images with more than
             4096 patches are shrunk, with a note.
-        tau: cosine above which two patches are similar. key_bias: whether to keep the bias of the key projection in
+        tau: cosine above which two patches are similar.
+        key_bias: whether to keep the bias of the key projection in
             the keys. Attention does not depend on it (softmax cancels what all keys share), so training does not
             determine it: in DINOv2-S/14, its norm equals that of the keys, which makes all patches similar. By
             default, it is kept for the model type `vit`, such as DINO, as in the paper, and otherwise subtracted.
