@@ -1,4 +1,4 @@
-"""Ablations of the paper's method by name: options to set over those of `robustvit`."""
+"""Ablations of the paper's method by name: options that override those of `robustvit`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Cross-entropy alone: the control of all methods."""
+"""Only cross-entropy: the control of all methods."""
 
 from ...relevance.relevance_map import forward_logits
 from .base import Method, Penalty

@@ -1,4 +1,4 @@
-"""GradMask: no input gradient on the background."""
+"""GradMask: penalty on the input gradient on the background."""
 
 from typing import ClassVar
 
@@ -14,8 +14,8 @@ class GradMask(Method):
     the label: Eq. 8 and 9 of https://huggingface.co/papers/2206.01161, after https://huggingface.co/papers/1904.07478, with
     the weights of Table 7.
 
-    With `released_gradients`, the background loss is that of the released code: the mean of the squares instead of the norm,
-    with a gradient that is a constant, so that it does not change the weights.
+    With `released_gradients`, the background loss is as in the released code: mean of squares instead of the norm,
+    with a constant gradient, so that it does not train the weights.
     """
 
     DEFAULTS: ClassVar = {
