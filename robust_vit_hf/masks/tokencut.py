@@ -50,7 +50,7 @@ def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor
 
     Returns:
         `(B, N)`, fp64, of any sign and length, and `(B,)`, bool: whether the vector is unique. If all patches are
-            similar, or no two are, it is zero and not unique.
+        similar, or no two are, it is zero and not unique.
     """
     if keys.device.type == "mps":
         keys = keys.cpu()  # Apple's GPUs have no fp64
@@ -203,10 +203,10 @@ class TokenCut:
             becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images with more than
             4096 patches are shrunk, with a note.
         tau: cosine above which two patches are similar.
-        key_bias: whether to keep the bias of the key projection in
-            the keys. Attention does not depend on it (softmax cancels what all keys share), so training does not
-            determine it: in DINOv2-S/14, its norm equals that of the keys, which makes all patches similar. By
-            default, it is kept for the model type `vit`, such as DINO, as in the paper, and otherwise subtracted.
+        key_bias: whether to keep the bias of the key projection in the keys. Attention does not depend on it (softmax
+            cancels what all keys share), so training does not determine it: in DINOv2-S/14, its norm equals that of
+            the keys, which makes all patches similar. By default, it is kept for the model type `vit`, such as DINO,
+            as in the paper, and otherwise subtracted.
         batch_size: maximum number of images in a forward pass. Only images with the same patch grid share one.
         min_pixels: masks with fewer foreground pixels are rejected. 520 is the limit of RobustViT.
         min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks shrunk again;
