@@ -1,5 +1,4 @@
-"""Finetune the relevance maps of vision transformers, so that they classify by the object instead of the
-background."""
+"""Finetune the relevance maps of vision transformers, so that they decide by the object and not by the background."""
 
 from importlib import import_module
 

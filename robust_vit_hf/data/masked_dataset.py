@@ -36,8 +36,8 @@ def load_masked_dataset(
     """Load one split of a dataset with masks.
 
     Args:
-        path: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet files,
-            image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or Hub id.
+        path: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet
+            files, image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or Hub id.
         split: name of the split, or a slice such as `train[:80%]`. A single parquet file or dataset saved to disk only
             has the split `train`. Slices of files cannot be streamed.
         streaming: whether to read rows on the fly, from files or the Hub, without a copy.

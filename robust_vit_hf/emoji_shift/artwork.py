@@ -19,7 +19,8 @@ OPEN_VENDORS = ("Goog", "Twtr")
 # The 100 classes and their code points. Selection rule: a single code point, drawn by all six vendors as a whole
 # object with a closed silhouette; no people, faces, gestures, signs, flags or scenes; nothing shown in a background
 # photograph (a cat, a cup, a rocket, a motorcycle, coins, a clock, a camera, text); and only one of objects that look
-# similar at 40 pixels (tree or broccoli, whale or dolphin, trumpet or saxophone, hammer or axe). fmt: off
+# similar at 40 pixels (tree or broccoli, whale or dolphin, trumpet or saxophone, hammer or axe).
+# fmt: off
 CLASSES = {
     "dog": "U+1F415", "horse": "U+1F40E", "cow": "U+1F404", "pig": "U+1F416", "sheep": "U+1F411", "camel": "U+1F42B",
     "elephant": "U+1F418", "rabbit": "U+1F407", "kangaroo": "U+1F998", "rooster": "U+1F413", "penguin": "U+1F427",

@@ -38,8 +38,8 @@ class Split:
     """Distribution of the images of a split.
 
     Args:
-        background_bias: probability of the habitual background of the class; otherwise it is drawn from all backgrounds,
-            or from those of the other classes if `adversarial`.
+        background_bias: probability of the habitual background of the class; otherwise it is drawn from all
+            backgrounds, or from those of the other classes if `adversarial`.
         vendors: vendors of the drawings.
         side: range of the object's side as a fraction of the image's side.
         max_angle: rotation in degrees, drawn uniformly from ±`max_angle`.
@@ -83,8 +83,9 @@ def training_classes(class_seed: int = 0) -> list[int]:
 
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
-    """Image number `index` of a split: a row with `image` (112×112 RGB), `mask` (112×112, 0 or 255), `label`, `vendor`,
-    `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is balanced."""
+    """Image number `index` of a split: a row with `image` (112×112 RGB), `mask` (112×112, 0 or 255), `label`,
+    `vendor`, `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is
+    balanced."""
     spec = SPLITS[split]
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
     label = index % len(CLASS_NAMES)

@@ -27,7 +27,7 @@ def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
     luma, *chroma = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0))
     y, x = np.mgrid[:height, :width]
     cells = (y // 16, x // 16, luma // 16, chroma[0] // 8, chroma[1] // 8)
-    # A free cell at the start of each dimension, so that the neighbour of a last cell is not the first of the next row.
+    # A free cell at the start of each dimension, so that a last cell's neighbour is not the next row's first cell.
     shape = [int(cell.max()) + 2 for cell in cells]
     numbers = np.ravel_multi_index([cell.ravel() + 1 for cell in cells], shape)
     vertices, vertex_of_pixel = np.unique(numbers, return_inverse=True)

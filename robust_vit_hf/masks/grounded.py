@@ -29,7 +29,8 @@ Prompts = Mapping[Any, Sequence[str]] | Callable[[Any], Sequence[str]]
 
 
 def prompt_text(names: Sequence[str]) -> str:
-    """Prompt of Grounding DINO: lower case, " ." after each name. Full stops within a name, which would split it, are dropped.
+    """Prompt of Grounding DINO: lower case, " ." after each name. Full stops within a name, which would split it, are
+    dropped.
 
     Example:
         >>> prompt_text(["Tench"])

@@ -87,9 +87,9 @@ class RobustAccuracy(StreamingMetric):
         """Scores of all images.
 
         Returns:
-            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending), and the
-            same for top-5; `mean_per_group_top1`, `per_group_top1`, … if there are groups; `num_images` (usable) and
-            `num_excluded`.
+            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending),
+            and the same for top-5; `mean_per_group_top1`, `per_group_top1`, … if there are groups; `num_images`
+            (usable) and `num_excluded`.
 
         Raises:
             ValueError: no image has an accepted id.
@@ -171,7 +171,8 @@ def top_classes(
 
 
 def ranks(predictions: np.ndarray, accepted: list[list[int]]) -> np.ndarray:
-    """Rank `(N,)`, int64, of the first accepted prediction, from 0; 5 if none is. An image is top-k correct if it is below k.
+    """Rank `(N,)`, int64, of the first accepted prediction, from 0; 5 if none is. An image is top-k correct if it is
+    below k.
 
     Args:
         predictions: `(N, k)`, ids of the top classes, best first.

@@ -127,7 +127,8 @@ class VisionTransformer(ImageModel):
 
     Attributes:
         attentions: modules recorded by transformers for `output_attentions=True`, first layer first. Their second
-        output is the attention. head: weights of the tokens read by the classification head.
+            output is the attention.
+        head: weights of the tokens read by the classification head.
 
     Raises:
         ValueError: as [`unwrap_pretrained`]; the architecture has no attention over one patch grid (convolutional,

@@ -40,26 +40,26 @@ if TYPE_CHECKING:
 
 
 class RobustViTTrainer(ReliableTrainer):
-    """Finetunes the relevance maps of an image classification model, Eq. 5 of https://huggingface.co/papers/2206.01161, or
-    trains another `method` of `docs/methods.md`.
+    """Finetunes the relevance maps of an image classification model, Eq. 5 of
+    https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/methods.md`.
 
     Logs `background_loss`, `foreground_loss`, `relevance_loss` (or the components of the method), `confidence_loss`
     and `top1` beside `loss`, for training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy
     before the first step, without augmentation, except on streams.
 
     Args:
-        model: image classification model over one patch grid, with or without a PEFT adapter, or its name, Hub id or folder,
-            as for [`load_model`].
+        model: image classification model over one patch grid, with or without a PEFT adapter, or its name, Hub id or
+            folder, as for [`load_model`].
         args: hyper-parameters; by default those of the paper, with an `output_dir` named after the model.
         train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked here and transformed to
             match `processing_class`. A `train_dataset` may be a stream, a `datasets.IterableDataset`, already
             shuffled: its rows are checked on the fly, see [`MaskedStream`]; it requires `max_steps`, which count as
             one epoch over any number of passes. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)`
             in [0, 1] and `labels` is used unchanged.
-        processing_class: image processor with a centre crop, saved with the model; by default the `paper` preset at the
-            model's image size. See [`make_image_processor`].
-        data_collator, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in
-            [`~transformers.Trainer`].
+        processing_class: image processor with a centre crop, saved with the model; by default the `paper` preset at
+            the model's image size. See [`make_image_processor`].
+        data_collator, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
+            as in [`~transformers.Trainer`].
         peft_config: adapter to finetune instead of the weights.
 
     Raises:

@@ -89,8 +89,8 @@ def open_paper_split(
     num_classes: int = 500,
     samples_per_class: int = 3,
 ) -> Source:
-    """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs; the
-    first 500 give three training images each, and the last 414 one validation image each.
+    """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs;
+    the first 500 give three training images each, and the last 414 one validation image each.
 
     The released split is not reproducible, since it depends on the file system's order of folders.
 

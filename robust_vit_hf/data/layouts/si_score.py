@@ -24,7 +24,8 @@ METADATA_FILE = "metadata.csv"
 METADATA_COLUMNS = {"x": "x_coord", "y": "y_coord", "area": "area", "angle": "rotation"}
 
 # label_str_to_imagenet_classes.py of google-research/si-score at 94cf862 (Apache-2.0): folders have English names
-# chosen by the authors, not ImageNet's. The sets have 61 of them. fmt: off
+# chosen by the authors, not ImageNet's. The sets have 61 of them.
+# fmt: off
 LABELS = {
     "ambulance": 407, "armadillo": 363, "artichoke": 944, "backpack": 414, "bagel": 931, "balance beam": 416,
     "banana": 954, "band-aid": 419, "beaker": 438, "bell pepper": 945, "billiard table": 736, "binoculars": 447,
