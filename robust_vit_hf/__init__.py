@@ -8,26 +8,26 @@ from wrapt import lazy_import, when_imported
 
 __version__ = "0.2.0"
 
-# The public names are in `__init__.pyi`. Each is imported when it is first used, so that `import robust_vit_hf`, and with it
-# the command line, does not wait for torch.
+# The public names are in `__init__.pyi`. Each is imported on first use, so that `import robust_vit_hf` and the command
+# line do not wait for torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-# What transformers must know of this package is registered as soon as transformers has loaded the registry in question.
+# Classes are registered with transformers as soon as it has loaded the respective registry.
 
 
 @when_imported("transformers.pipelines")
 def _register_pipeline(pipelines) -> None:
     import_module(
         f"{__name__}.relevance.pipeline"
-    )  # which registers it, and may be what imports `transformers.pipelines`
+    )  # registers it; its import may trigger that of `transformers.pipelines`
 
 
 @when_imported("transformers.models.auto.modeling_auto")
 def _register_dinov3(auto) -> None:
     from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
 
-    # The class itself is imported when it is used: other modules of transformers import this one halfway through.
-    # `register` refuses a class for a configuration of transformers itself, in some releases in silence.
+    # The class is imported on use, since other modules of transformers import this one halfway through. `register`
+    # refuses classes for transformers' own configurations, in some releases silently.
     model_class = lazy_import(f"{__name__}.models.dinov3", "DINOv3ViTForImageClassification")
     auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING._extra_content[DINOv3ViTConfig] = model_class

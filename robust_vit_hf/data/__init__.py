@@ -1,1 +1,1 @@
-"""Datasets: the sets of the paper by name, any images with masks, their checks and their preparation."""
+"""Datasets: the paper's sets by name, other images with masks, checks and preparation."""

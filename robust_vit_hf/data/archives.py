@@ -1,4 +1,4 @@
-"""Unpacking of the archives that datasets come in."""
+"""Unpacking of dataset archives."""
 
 import gzip
 import lzma
@@ -24,8 +24,8 @@ def is_archive(path: Path) -> bool:
 
 
 def unpacked(archives: list[Path]) -> Path:
-    """Folder with the contents of some archives, each in a folder of its name, see [`unpack`]. It is kept in the cache of
-    `datasets` (`HF_DATASETS_CACHE`) until an archive changes.
+    """Folder with the contents of archives, each in a subfolder of its name, see [`unpack`]. Cached in
+    `HF_DATASETS_CACHE` until an archive changes.
 
     Raises:
         ValueError: two archives have the same name, or one cannot be unpacked.
@@ -77,7 +77,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def check_tar_end(archive: Path) -> None:
-    """Check the end of an uncompressed tar: `tarfile` accepts one that was cut between two members.
+    """Check the end of an uncompressed tar: `tarfile` accepts files that are cut between two members.
 
     Raises:
         ValueError: the end is missing.
@@ -112,7 +112,7 @@ def _unpack_zip(archive: Path, folder: Path) -> None:
                     "source, and give the folder."
                 )
             path = packed.extract(member, folder)  # without `..` and leading slashes
-            # As tar does: unpacked again, the files are the same to whoever compares times.
-            with suppress(ValueError):  # reproducible builds write dates that are none
+            # As tar does, so that modification times are the same when unpacked again.
+            with suppress(ValueError):  # reproducible builds write invalid dates
                 changed = datetime(*member.date_time).timestamp()
                 os.utime(path, (changed, changed))

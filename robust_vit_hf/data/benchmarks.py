@@ -1,6 +1,6 @@
-"""Benchmarks: datasets with images to finetune on, and evaluation sets, some of which are shifted.
+"""Benchmarks: datasets to finetune on, with evaluation sets, some of them shifted.
 
-One is bundled. Add an entry to `benchmarks` for a benchmark of your own, and its name to `BENCHMARK_NAMES`.
+One is bundled. To add your own, add an entry to `benchmarks` and its name to `BENCHMARK_NAMES`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .set_names import BUNDLED_BENCHMARK
 
 
-if TYPE_CHECKING:  # the command line reads the names without importing datasets
+if TYPE_CHECKING:  # names are read without importing datasets
     import datasets
 
 IMAGES_PER_SET = 300  # of a benchmark, by default
@@ -25,8 +25,8 @@ class Benchmark:
 
     Args:
         class_names: names of the classes, by label.
-        training_classes: labels of the classes that are finetuned on by default.
-        shifted: names of the evaluation sets whose distribution is shifted; their mean is shown.
+        training_classes: labels of the classes to finetune on by default.
+        shifted: names of the shifted evaluation sets, over which results are averaged.
         masks: origin of the masks, for model cards.
         load_finetuning_splits: loads the splits `train` and `validation`; takes `samples_per_class`, `seed` and
             `class_seed`.
@@ -59,6 +59,6 @@ def benchmarks() -> dict[str, Benchmark]:
 
 
 def find_benchmark(class_names: Iterable[str]) -> str | None:
-    """Name of the benchmark that has these classes, in this order."""
+    """Name of the benchmark with exactly these classes, in this order."""
     class_names = tuple(class_names)
     return next((name for name, benchmark in benchmarks().items() if benchmark.class_names == class_names), None)

@@ -1,4 +1,4 @@
-"""Contact sheets: a sample of the rows of a dataset, each image beside its mask."""
+"""Contact sheets: sampled rows of a dataset, each image beside its mask."""
 
 import io
 from pathlib import Path
@@ -12,8 +12,8 @@ from .parquet_writer import REJECTED_FOLDER, sample_rows
 
 
 def save_contact_sheets(folder: Path, splits: list[str], count: int = 24) -> None:
-    """Write `contact_sheet_<split>.png` and `contact_sheet_<split>_rejected.png`, with at most `count` rows from all over each
-    split of a folder that [`ShardWriter`] wrote."""
+    """Write `contact_sheet_<split>.png` and `contact_sheet_<split>_rejected.png`, with at most `count` evenly spaced
+    rows of each split of a folder written by [`ShardWriter`]."""
     for split in splits:
         for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
             rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), count)
@@ -29,7 +29,7 @@ def save_contact_sheets(folder: Path, splits: list[str], count: int = 24) -> Non
 def save_contact_sheet(
     examples: list[tuple[Image.Image, Image.Image | None, str]], path: Path, num_columns: int = 4
 ) -> None:
-    """Figure of images, each beside its mask (0 is background), if it has one, and with a caption."""
+    """Save a figure of captioned images, each beside its mask (0 is background), if any."""
     from matplotlib.figure import Figure
 
     sheets = [_side_by_side(to_rgb(image), mask) for image, mask, _ in examples]
@@ -50,7 +50,7 @@ def _side_by_side(image: Image.Image, mask: Image.Image | None) -> Image.Image:
     """Image | mask | image with the background painted over."""
     panels = [image]
     if mask is not None:
-        foreground = Image.fromarray(255 * (np.asarray(mask) > 0).astype(np.uint8))  # of a palette, the indices
+        foreground = Image.fromarray(255 * (np.asarray(mask) > 0).astype(np.uint8))  # palette images: the indices
         panels += [foreground, Image.composite(image, Image.new("RGB", image.size, (255, 0, 255)), foreground)]
     sheet = Image.new("RGB", (len(panels) * image.width, image.height))
     for position, panel in enumerate(panels):

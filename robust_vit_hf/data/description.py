@@ -1,4 +1,4 @@
-"""Description of a dataset as a loader reads it: rows, classes, masks and the first problems, as text."""
+"""Text description of a dataset: rows, classes, masks and first problems."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -58,7 +58,7 @@ def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
 
     Args:
         rows: rows of a [`Source`].
-        num_labels: number of classes, where it is known.
+        num_labels: number of classes, if known.
 
     Returns:
         Markdown-like text: rows, columns, image sizes, rows per class, histogram of mask coverage, first problems.

@@ -1,4 +1,4 @@
-"""The identity of a dataset: a digest of its rows, cheap enough to compare 50,000 images before they are evaluated again."""
+"""Digests of datasets, fast enough for 50,000 images."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ import xxhash
 
 
 def dataset_identity(dataset: datasets.Dataset) -> str:
-    """32 hexadecimal digits that change with any value of any row, with the order of the rows, and with the columns.
+    """32 hexadecimal digits that change with any value, the order of the rows, and the columns.
 
-    Images in the table are identified by their bytes, which are read. An image that is a file of its own is identified by the
-    name, size and modification time of that file: whoever rewrites it in place must not restore its time.
+    Images embedded in the table are identified by their bytes, image files by name, size and modification time: a file
+    changed in place with its time restored is not detected.
     """
     digest = xxhash.xxh3_128(repr(dataset.features).encode())
     image_columns = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
@@ -22,7 +22,7 @@ def dataset_identity(dataset: datasets.Dataset) -> str:
             stamps = [None if path is None or in_table else _stamp(path) for path, in_table in paths]
             digest.update(repr(stamps).encode())
             table = table.set_column(table.column_names.index(name), name, images.field("bytes"))
-        # The stream format holds no more than the rows, however the table is cut into chunks.
+        # The stream format contains only the rows, regardless of the table's chunks.
         with pa.BufferOutputStream() as stream:
             with pa.ipc.new_stream(stream, table.schema.remove_metadata()) as writer:
                 writer.write_table(table.combine_chunks())
@@ -31,7 +31,8 @@ def dataset_identity(dataset: datasets.Dataset) -> str:
 
 
 def row_digest(row: dict) -> str:
-    """16 hexadecimal digits that change with any value of an undecoded row. Images are identified as by [`dataset_identity`]."""
+    """16 hexadecimal digits that change with any value of an undecoded row. Images are identified as by
+    [`dataset_identity`]."""
     values = {}
     for name, value in row.items():
         if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
@@ -43,6 +44,6 @@ def row_digest(row: dict) -> str:
 
 def _stamp(path: str) -> tuple:
     if not Path(path).is_file():
-        return (path,)  # a URL, or a file that is missing, which the loader of the image reports
+        return (path,)  # a URL, or a missing file, which image loading reports
     status = Path(path).stat()
     return Path(path).name, status.st_size, status.st_mtime_ns

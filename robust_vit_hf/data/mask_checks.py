@@ -1,4 +1,4 @@
-"""Which masks can be used, and how their values are read."""
+"""Checks and decoding of masks."""
 
 from itertools import accumulate
 
@@ -15,10 +15,10 @@ def check_masks(rows: dict[str, list]) -> None:
 
 
 def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
-    """Why a mask cannot be used, or `None`: the check of training, evaluation, `data describe` and `data prepare`.
+    """Problem of a mask, or `None`. Used by training, evaluation, `data describe` and `data prepare`.
 
-    A mask has one channel and the size of its image; 0 is background, and foreground is 1 or 255, or soft towards its edges
-    with a median of at least 128. An empty mask is none of its problems.
+    A mask has one channel and the size of its image; 0 is background, and foreground is 1 or 255, or soft towards its
+    edges with a median of at least 128. Empty masks pass.
     """
     if mask is None:
         return "mask is missing"
@@ -35,7 +35,7 @@ def mask_problem(image: Image.Image, mask: Image.Image | None) -> str | None:
     median = next(value for value, reached in enumerate(accumulate(counts)) if reached >= half)
     if 1 < median < 128 or (median == 1 and foreground != [1]):
         return f"the usual value of the mask's foreground is {median}, expected 1 or 255 (class ids are not a mask)"
-    # Class ids are few values without white, or with a common one that is nearly black, as beside the 255 of `ignore`.
+    # Class ids: few values without white, or with 255 (`ignore`) and a common value that is nearly black.
     few = 0 < len(foreground) <= 4 and foreground != [1]
     if few and (foreground[-1] < 250 or max(counts[1:32]) > half * 2 / 5 or max(counts[32:250]) > half):
         return (

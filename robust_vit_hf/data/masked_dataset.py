@@ -1,7 +1,7 @@
-"""Images with foreground masks: one schema for all sources, and the check that every row fits it.
+"""Images with foreground masks: one schema for all sources, and checks of all rows.
 
 Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 0 background, 1 or 255 foreground) and
-`label` (integer or `ClassLabel`, an index of the model's classes), which is optional where no target is the label.
+`label` (integer or `ClassLabel`, an index of the model's classes), optional if no target is the label.
 """
 
 from collections.abc import Iterator
@@ -36,16 +36,16 @@ def load_masked_dataset(
     """Load one split of a dataset with masks.
 
     Args:
-        path: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet files,
-            image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or Hub id.
-        split: name of the split, or a slice of it such as `train[:80%]`. A single parquet file, or dataset saved to disk,
-            has only the split `train`. Files cannot be streamed by slices.
-        streaming: whether rows are read as they are iterated over, from files or from the Hub, without a copy.
-        options: of a benchmark: `samples_per_class`, `class_seed`, `seed`.
+        path: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet
+            files, image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or Hub id.
+        split: name of the split, or a slice such as `train[:80%]`. A single parquet file or dataset saved to disk only
+            has the split `train`. Slices of files cannot be streamed.
+        streaming: whether to read rows on the fly, from files or the Hub, without a copy.
+        options: options of a benchmark: `samples_per_class`, `class_seed`, `seed`.
 
     Raises:
-        FileNotFoundError: there is no such file, folder or Hub dataset.
-        ValueError: the split does not exist (the message names those that do), a local path would be read as a pattern, a
+        FileNotFoundError: the file, folder or Hub dataset does not exist.
+        ValueError: the split does not exist (names the existing ones), a local path would be read as a pattern,
             `metadata.jsonl` names files outside its folder, or the copy in the cache of `datasets` is damaged.
     """
     folder, splits = Path(path), None
@@ -68,8 +68,8 @@ def load_masked_dataset(
         raise FileNotFoundError(f"There is no file or folder `{path}`, and a Hub id has the form `owner/name`.")
     cache = None
     if folder.is_dir() and not streaming:
-        # `datasets` 5.2 keys its cache for a folder with a card by name and card: another folder of this name, or the same
-        # one after its files have changed, would give the rows that were loaded first.
+        # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
+        # changed files, would return the rows loaded first.
         cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
     try:
         return _load(path, path, split, streaming, cache_dir=cache)
@@ -82,13 +82,13 @@ def load_masked_dataset(
 
 
 def _load(name: str, path: str, split: str, streaming: bool, **options) -> datasets.Dataset | datasets.IterableDataset:
-    """`datasets.load_dataset(name, …)`, with errors that say what is wrong with the dataset in `path`."""
+    """`datasets.load_dataset(name, …)` with clear errors about the dataset in `path`."""
     damage = None
     try:
         dataset = datasets.load_dataset(name, split=split, streaming=streaming, **options)
         if streaming:
             return dataset
-        # A copy that is cut between two batches loads without an error.
+        # A copy truncated between two batches loads without an error.
         lengths = {name: info.num_examples for name, info in dataset.info.splits.items()}
         num_rows = sum(part.to - part.from_ for part in datasets.ReadInstruction.from_spec(split).to_absolute(lengths))
         if len(dataset) == num_rows:
@@ -111,14 +111,14 @@ def _load(name: str, path: str, split: str, streaming: bool, **options) -> datas
 
 
 def _slice_of(splits: dict[str, datasets.Dataset], spec: str) -> datasets.Dataset:
-    """A split, or a slice of it such as `train[:80%]`."""
+    """Select a split, or a slice such as `train[:80%]`."""
     lengths = {name: len(rows) for name, rows in splits.items()}
     parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
     return datasets.concatenate_datasets([splits[p.splitname].select(range(p.from_, p.to)) for p in parts])
 
 
 def mask_origin(path: str) -> str:
-    """Origin of the masks of the dataset in a path or of a benchmark, as far as it is recorded, for a model card."""
+    """Recorded origin of the masks of a dataset or benchmark, for model cards."""
     if path in benchmarks():
         return benchmarks()[path].masks
     methods = {made_by.get("method", made_by.get("set")) for made_by in read_settings(Path(path)).values()} - {None}
@@ -134,7 +134,7 @@ def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
-    """Rows with undecoded images, and with `file_name`: that of the row or of its image, or else the number of the row.
+    """Rows with undecoded images and `file_name`: from the row or its image, or else the row's number.
 
     Raises:
         ValueError: there is no column of images.
@@ -152,7 +152,7 @@ def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
 def check_columns(
     dataset: datasets.Dataset | datasets.IterableDataset, name: str, needs_labels: bool, needs_masks: bool = True
 ) -> None:
-    """Check the schema of a dataset, which errors call `name`.
+    """Check the schema of a dataset; `name` is its name in errors.
 
     Raises:
         ValueError: a column is missing or has another type.
@@ -193,14 +193,14 @@ def check_rows(
 
     Args:
         name: name of the dataset in errors.
-        bad_masks: whether rows with an empty or full mask are left out or refused.
+        bad_masks: whether rows with empty or full masks are skipped or refused.
 
     Returns:
-        The dataset, without the rows whose mask is empty or full.
+        The dataset without rows whose mask is empty or full.
 
     Raises:
-        ValueError: rows whose image or mask cannot be decoded, whose sizes differ, whose mask has several channels or
-            whose label is not a class of the model; refused masks; or no row left. The message names rows and files.
+        ValueError: image or mask of a row cannot be decoded or differ in size, a mask has several channels, a label is
+            not a class of the model, masks are refused, or no rows remain. The message names rows and files.
     """
     features, kept, problems, uninformative = dataset.features, [], [], []
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
@@ -239,7 +239,7 @@ def name_of(row: dict, index: int) -> str:
 
 
 def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, Image.Image], str | None]:
-    """Decoded `image` and `mask` of an undecoded row, and why they cannot be used, or `None`."""
+    """Decode `image` and `mask` of a row. Returns them and their problem, or `None`."""
     pictures = {}
     for column in ("image", "mask"):
         if row[column] is None:
@@ -247,14 +247,14 @@ def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, I
         try:
             pictures[column] = features[column].decode_example(row[column])
             if column == "image":
-                to_rgb(pictures[column])  # refuses what no transform takes
-        except Exception as error:  # codecs raise anything
+                to_rgb(pictures[column])  # refuses what transforms cannot handle
+        except Exception as error:  # codecs raise any type
             return pictures, f"{column} cannot be decoded: {error}"
     return pictures, mask_problem(pictures["image"], pictures["mask"])
 
 
 def extent_without_edges(mask: Image.Image) -> str | None:
-    """`empty` or `full` for a mask that separates nothing, `None` for any other."""
+    """`empty` or `full` for masks without foreground or background, otherwise `None`."""
     low, high = mask_to_tensor(mask).aminmax()
     return None if low != high else "empty" if high == 0 else "full"
 
@@ -262,12 +262,12 @@ def extent_without_edges(mask: Image.Image) -> str | None:
 def problem_of(
     image: Image.Image, mask: Image.Image | None, label: int | None, num_labels: int | None = None
 ) -> str | None:
-    """Problem of a decoded row, or `None`. `mask` is `None` if the row has none, `num_labels` if it is unknown."""
+    """Problem of a decoded row, or `None`. `mask` is `None` if the row has none, `num_labels` if unknown."""
     return (mask is not None and mask_problem(image, mask)) or label_problem(label, num_labels)
 
 
 def label_problem(label: int | None, num_labels: int | None = None) -> str | None:
-    """Why a label cannot be used, or `None`. `num_labels` is `None` if it is unknown."""
+    """Problem of a label, or `None`. `num_labels` is `None` if unknown."""
     if label is None:
         return "label is missing"
     if isinstance(label, int) and (label < 0 or (num_labels is not None and label >= num_labels)):

@@ -1,4 +1,4 @@
-"""Options of `robust-vit data`, and of every command that writes images."""
+"""Options of `robust-vit data` and of commands that write images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from .set_names import SET_NAMES, V2_VARIANTS
 
 @dataclass(kw_only=True)
 class WriterOptions(Options):
-    """How images are written as parquet."""
+    """Options for writing images as parquet."""
 
     output_dir: Path = output_dir()
     skip_bad: bool = option(False, "leave out rows that cannot be used, and list them")
@@ -19,7 +19,7 @@ class WriterOptions(Options):
 
 @dataclass(kw_only=True)
 class SetOptions(Options):
-    """Options that some sets have, as [`load_image_set`] takes them."""
+    """Options of individual sets, see [`load_image_set`]."""
 
     GROUP = "options of some sets"
 
@@ -35,7 +35,7 @@ class SetOptions(Options):
 
     @property
     def of_the_set(self) -> dict[str, Any]:
-        """Those that are given."""
+        """The options that are given."""
         given = {name: getattr(self, name) for name in declared_options(SetOptions)}
         return {name: value for name, value in given.items() if value is not None}
 

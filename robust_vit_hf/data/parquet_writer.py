@@ -1,4 +1,4 @@
-"""Datasets written as parquet shards, in parts, so that an interrupted run can be resumed."""
+"""Resumable writing of datasets as parquet shards."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from .identity import row_digest
 
 
 SETTINGS_FILE, REJECTED_FOLDER, PARTS_FOLDER = "made_by.json", "rejected", ".parts"
-# In the record of a finished split, its source rows; in the metadata of each file, their digests.
+# Keys of a finished split's source rows in its record, and of their digests in each file's metadata.
 SOURCE_KEY, DIGESTS_KEY = "source_rows", b"robust_vit_hf.source_rows"
 MAX_SHARD_BYTES = 500 * 2**20
 CARD = """---
@@ -40,26 +40,27 @@ Images with {columns}, in the schema of [robust-vit-hf](https://huggingface.co/p
 
 
 def read_settings(folder: Path) -> dict[str, dict]:
-    """Settings that each split of a folder was written with; empty for a folder that [`ShardWriter`] did not write."""
+    """Recorded settings of each split; empty for a folder not written by [`ShardWriter`]."""
     made_by = read_json(folder / SETTINGS_FILE) or {}
     return {split: {k: v for k, v in made.items() if k != SOURCE_KEY} for split, made in made_by.items()}
 
 
 class ShardWriter:
-    """Writes one split of a dataset into a folder that `datasets.load_dataset` and `push_to_hub` take.
+    """Writes one split of a dataset to a folder for `datasets.load_dataset` and `push_to_hub`.
 
-    Rows come in the order of their source, in parts. Each part is written to a file at once, and parts with enough rows are
-    joined to a shard, whose name holds the rows of the source that it covers. So a writer that is opened again knows its
-    position. A row with a `problem` goes to the configuration `rejected` instead.
+    Rows are added in parts, in source order. Each part is written to a file immediately, and parts with enough rows
+    are joined to a shard, whose name records its range of source rows. A reopened writer thus knows its position. Rows
+    with a `problem` go to the configuration `rejected`.
 
     Args:
         folder: output folder. It may hold other splits.
-        settings: settings that the rows depend on, as JSON values. Only a writer with the same ones can continue a folder.
+        settings: settings that the rows depend on, as JSON values. A folder can only be continued with the same
+            settings.
         title, text: heading and first paragraph of the dataset card.
-        rows_per_shard: minimum number of rows of the source in a shard, unless these exceed 500 MiB.
+        rows_per_shard: minimum number of source rows in a shard, unless these exceed 500 MiB.
 
     Raises:
-        ValueError: the folder holds this split, made with other settings, or other files.
+        ValueError: the folder holds this split with other settings, or other files.
     """
 
     def __init__(
@@ -86,13 +87,13 @@ class ShardWriter:
                 f"{json.dumps(settings)}. Choose another output folder, or delete it."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        check_no_pattern(folder)  # it could not be loaded
+        check_no_pattern(folder)  # could not be loaded
         if split not in known:
             write_json(folder / SETTINGS_FILE, (read_json(folder / SETTINGS_FILE) or {}) | {split: settings})
         for place in (folder / REJECTED_FOLDER, folder / PARTS_FOLDER / split):
             place.mkdir(parents=True, exist_ok=True)
         self._drop_leftovers()
-        # Parts also hold the rows of a rejected shard whose other half is missing.
+        # Parts also hold rows of a rejected shard if the shard of kept rows is missing.
         for first, _, _ in self._parts()[:1]:
             for start, _, path in self._shards():
                 if start >= first:
@@ -100,15 +101,15 @@ class ShardWriter:
 
     @property
     def position(self) -> int:
-        """Number of rows of the source that are written."""
+        """Number of source rows written."""
         return max((end for _, end, _ in self._shards() + self._parts()), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """Skip the rows of the source that are written, once each is compared with what was written of it.
+        """Skip the source rows already written, after comparing each with its recorded digest.
 
         Raises:
-            ValueError: the source has changed: a row differs or is missing, or a finished split has further ones. The
-                message names the first row that differs, or the numbers of rows.
+            ValueError: the source has changed: a row differs or is missing, or a finished split has additional ones.
+                The message names the first differing row, or the numbers of rows.
         """
         finished = SOURCE_KEY in read_json(self.folder / SETTINGS_FILE)[self.split]
         changed = f"`{self.folder}`: the source of the split `{self.split}` has changed since it was written"
@@ -125,7 +126,7 @@ class ShardWriter:
         return rows
 
     def digests(self) -> list[str]:
-        """Digests of the rows of the source that are written, in their order."""
+        """Digests of the written source rows, in order."""
         digests = []
         for first, end, path in self._shards() + self._parts():
             schema = parquet.read_schema(path)
@@ -141,7 +142,7 @@ class ShardWriter:
         return digests
 
     def kept(self, column: str) -> list:
-        """Values of a column in the rows that are written and not rejected."""
+        """Values of a column in the written, not rejected rows."""
         values = []
         for *_, path in self._shards() + self._parts():
             is_kept = compute.field("problem").is_null() if "problem" in parquet.read_schema(path).names else None
@@ -149,11 +150,11 @@ class ShardWriter:
         return values
 
     def write(self, rows: list[dict], digests: list[str]) -> None:
-        """Write the next rows of the source, with encoded images, to disk.
+        """Write the next source rows, with encoded images.
 
         Args:
-            rows: a row to be rejected has `problem`, the reason.
-            digests: [`row_digest`] of each row as the source gave it.
+            rows: rejected rows have `problem`, the reason.
+            digests: [`row_digest`] of each source row.
         """
         first = self.position
         schema = self.rejected_features.arrow_schema
@@ -166,14 +167,14 @@ class ShardWriter:
             self._make_shard()
 
     def finish(self) -> tuple[int, int]:
-        """Write the last shard and the card. Returns the numbers of rows and of rejected rows of this split.
+        """Write the last shard and the card. Returns the numbers of rows and rejected rows of this split.
 
         Raises:
             ValueError: there are no rows, or all are rejected.
         """
         if self._parts():
             self._make_shard(last=True)
-        for *_, part in self._parts():  # of rejected rows, which are in their own shard now
+        for *_, part in self._parts():  # with only rejected rows, now in their own shard
             part.unlink()
         for place in (self.folder / PARTS_FOLDER / self.split, self.folder / PARTS_FOLDER):
             if not any(place.iterdir()):
@@ -194,7 +195,7 @@ class ShardWriter:
         return kept, rejected
 
     def _write_card(self) -> dict[str, tuple[int, int]]:
-        """Write the card of all splits. Returns the numbers of rows and of rejected rows of each."""
+        """Write the card of all splits. Returns the numbers of rows and rejected rows of each."""
         places = {"default": "", "rejected": f"{REJECTED_FOLDER}/"}
         counts = {
             split: tuple(
@@ -215,13 +216,13 @@ class ShardWriter:
             table="\n".join(f"| {split} | {kept} | {rejected} |" for split, (kept, rejected) in counts.items()),
             settings_file=SETTINGS_FILE,
         )
-        DatasetCard(card)  # raises an error for invalid metadata
+        DatasetCard(card)  # checks the metadata
         write_atomically(self.folder / "README.md", card)
         return counts
 
     def _make_shard(self, last: bool = False) -> None:
-        """Join the parts. The shard of kept rows is written last: until it exists, the parts hold the rows. Parts without a
-        kept row wait for one unless they are the `last`, since `load_dataset` refuses empty shards."""
+        """Join the parts to shards, kept rows last: until that shard exists, the parts hold the rows. Parts without
+        kept rows wait for one unless `last`, since `load_dataset` refuses empty shards."""
         parts = self._parts()
         problems = [parquet.read_table(path, columns=["problem"])["problem"] for *_, path in parts]
         num_kept = sum(column.null_count for column in problems)
@@ -234,7 +235,7 @@ class ShardWriter:
             self._join(parts, self.folder / name, self.features, compute.is_null)
         self._drop_leftovers()
         if not (self.folder / "README.md").is_file():
-            self._write_card()  # finished shards load, even if this run is interrupted
+            self._write_card()  # so that finished shards load even after an interrupt
 
     @staticmethod
     def _join(parts: list[tuple[int, int, Path]], path: Path, features: datasets.Features, wanted: Callable) -> None:
@@ -242,12 +243,12 @@ class ShardWriter:
         digests = [parquet.read_schema(part).metadata[DIGESTS_KEY].decode() for *_, part in parts]
         schema = _with_digests(features.arrow_schema, digests)
         with atomic_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
-            for *_, part in parts:  # one by one, since a shard of large images would fill the memory
+            for *_, part in parts:  # one by one to save memory
                 table = parquet.read_table(part)
                 writer.write_table(table.filter(wanted(table["problem"])).select(schema.names).cast(schema))
 
     def _drop_leftovers(self) -> None:
-        """Delete the parts of finished shards, and files that an interrupted run left incomplete."""
+        """Delete parts of finished shards, and incomplete files of an interrupted run."""
         covered = max((end for _, end, path in self._shards() if path.parent == self.folder), default=0)
         for _, end, path in self._parts():
             if end <= covered:
@@ -257,7 +258,7 @@ class ShardWriter:
                 path.unlink()
 
     def _shards(self) -> list[tuple[int, int, Path]]:
-        """Those of kept rows, and of rejected rows where none of the range was kept."""
+        """Shards of kept rows, and of rejected rows if none in the range were kept."""
         pattern = rf"{re.escape(self.split)}-(\d+)-(\d+)\.parquet"
         found = {
             (first, end): path
@@ -281,7 +282,7 @@ def _with_digests(schema: pa.Schema, digests: list[str]) -> pa.Schema:
 
 
 def sample_rows(shards: list[Path], count: int) -> list[dict]:
-    """At most `count` rows at equal distances, without reading the others' row groups."""
+    """At most `count` evenly spaced rows, without reading other row groups."""
     groups = [
         (shard, group, parquet.read_metadata(shard).row_group(group).num_rows)
         for shard in shards

@@ -1,4 +1,4 @@
-"""Sets of the paper from their archives into parquet, with every image decoded once."""
+"""Conversion of the paper's sets from archives to parquet, with a check of every image."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ DecodedRow = tuple[dict, Image.Image | None]
 
 
 def parts_of(rows: Iterator[dict]) -> Iterator[list[dict]]:
-    """Rows as they are decoded and written: 32 at once."""
+    """Rows in parts of 32."""
     while part := list(islice(rows, ROWS_PER_PART)):
         yield part
 
@@ -38,17 +38,18 @@ def write_rows(
     total: int | None = None,
     parts: Callable[[Iterator[dict]], Iterator[list[dict]]] = parts_of,
 ) -> tuple[int, int] | None:
-    """Write the rows of a [`Source`] that are not written yet, every image decoded once. `finish` gives the rows to write, one
-    for each, of each of the `parts`. Launched processes share the parts, and the files are those of one process.
+    """Write the rows of a [`Source`] that are not written yet, decoding every image once. `finish` returns the rows to
+    write for each of the `parts`, one per source row. Launched processes share the parts; the files are the same as
+    with one process.
 
     Args:
-        writer: in the main process; `None` in others, which give it their rows.
+        writer: `None` outside the main process, which receives the rows of the others.
 
     Returns:
-        Numbers of rows and of rejected rows; `None` in other processes than the main one.
+        Numbers of rows and rejected rows; `None` outside the main process.
 
     Raises:
-        ValueError: a row cannot be used, or none can, or the source has changed since an interrupted run.
+        ValueError: a row, or every row, is unusable, or the source has changed since an interrupted run.
     """
     state = PartialState()
     if writer is not None:
@@ -87,7 +88,7 @@ def prepare(options: PrepareOptions) -> str:
     """Write a set, see [`write_set`].
 
     Returns:
-        What was written, in words.
+        Message about what was written.
     """
     counts = write_set(options)
     lines = [f"{split}: {kept:,} rows, {rejected:,} rejected" for split, (kept, rejected) in counts.items()]
@@ -95,15 +96,15 @@ def prepare(options: PrepareOptions) -> str:
 
 
 def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
-    """Write a set as parquet shards, with a card and a contact sheet. `paper-split` gives both of its parts. Call it again to
-    resume an interrupted run.
+    """Write a set as parquet shards, with a card and a contact sheet. `paper-split` writes both of its splits. Call it
+    again to resume an interrupted run.
 
     Returns:
-        Numbers of rows and of rejected rows of each split.
+        Numbers of rows and rejected rows of each split.
 
     Raises:
-        OSError, ValueError: as for [`load_image_set`], or no row can be used, or the source has changed since an
-            interrupted run, or another process writes to the folder.
+        OSError, ValueError: as for [`load_image_set`], or every row is unusable, the source has changed since an
+            interrupted run, or another process is writing to the folder.
     """
     name, of_the_set = options.set, options.of_the_set
     image_set = get_image_set(name, of_the_set)

@@ -1,4 +1,4 @@
-"""The sets of the paper by name: their origins, and one function that loads them all."""
+"""The paper's sets by name, and their loader."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -37,12 +37,12 @@ class ImageSet:
 
     Args:
         origin: URL of its archives.
-        open: makes a [`Source`] from the folder (or file) of the official layout, and takes `options`.
+        open: returns the [`Source`] of a folder (or file) in the official layout; takes `options`.
         columns: arguments of [`make_features`].
         options: names of the options of the loader.
-        split: name of the split that a prepared set has.
+        split: name of the prepared set's split.
         hub: configuration and split by Hub id, the default first.
-        class_subset: name of the subset of classes, see [`subset`], whose order is the numbering of the copies on the Hub;
+        class_subset: name of the class subset, see [`subset`], whose order is the label numbering of Hub copies;
             `None` for all classes.
     """
 
@@ -61,7 +61,7 @@ class ImageSet:
 
 @cache
 def image_sets() -> dict[str, ImageSet]:
-    """The sets by name. Their classes are looked up when they are used, for which timm must be installed."""
+    """The sets by name. Their classes are looked up on use, which requires timm."""
     factors = {"factors": {factor: datasets.Value("float64") for factor in METADATA_COLUMNS}}
     return {
         "imagenet-1k": ImageSet(
@@ -141,17 +141,17 @@ def load_image_set(
     Args:
         name: one of `image_sets()`.
         source: folder of the official layout, archive, `gtsegs_ijcv.mat`, folder of webdataset tars, folder written by
-            `robust-vit data prepare`, or Hub id; by default the set's place on the Hub.
-        streaming: whether to read rows on the fly, in constant memory. Otherwise rows (paths, or bytes where the source is
-            not a folder of images) are written to the cache of `datasets` first.
-        options: of the set: `labels="real"` (imagenet-1k), `variant` (imagenet-v2), `mappings` and `cropped`
+            `robust-vit data prepare`, or Hub id; by default the set's Hub dataset.
+        streaming: whether to read rows on the fly, in constant memory. Otherwise, rows (paths, or bytes if the source
+            is not an image folder) are first written to the cache of `datasets`.
+        options: options of the set: `labels="real"` (imagenet-1k), `variant` (imagenet-v2), `mappings` and `cropped`
             (objectnet), `imagenet` (imagenet-s919), `imagenet`, `split`, `class_seed`, `num_classes` and
             `samples_per_class` (paper-split).
 
     Raises:
-        ValueError: unknown set or option, or the source does not have the layout of the set; while rows are read: a row
-            that cannot be used.
-        FileNotFoundError: there is no such source.
+        ValueError: unknown set or option, or the source does not have the set's layout; while rows are read: a row is
+            unusable.
+        FileNotFoundError: the source does not exist.
         PermissionError: the set on the Hub is gated, and there is no token.
     """
     if source is not None:
@@ -160,7 +160,7 @@ def load_image_set(
     rows, features = partial(usable_rows, rows=opened.rows), features_of(name, options)
     if streaming:
         return datasets.IterableDataset.from_generator(rows, features, gen_kwargs={"shards": opened.shards})
-    # Everything that the rows depend on: the code, the options, and the state of the source.
+    # All inputs of the rows: code, options, and state of the source.
     state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
     state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
     try:
@@ -178,7 +178,7 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
     """The undecoded rows of a set.
 
     Args:
-        sources: one folder, file or Hub id; or archives; or nothing for the set's place on the Hub.
+        sources: one folder, file or Hub id; or archives; empty for the set's Hub dataset.
         options: as for [`load_image_set`], which also lists the errors.
     """
     image_set = get_image_set(name, options)
@@ -210,19 +210,19 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
 
 
 def prepared_options(source: str | None) -> dict:
-    """Options of the set in a prepared folder; none for any other source."""
+    """Options of the set in a prepared folder; empty for other sources."""
     return _prepared(Path(source))[1] if source else {}
 
 
 def _prepared(folder: Path) -> tuple[str | None, dict]:
-    """Set and options of a prepared folder; `None` and none for any other one, such as one with new masks."""
+    """Set and options of a prepared folder; `None` and empty for others, such as one with new masks."""
     settings = next(iter(read_settings(folder).values()), {})
     options = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
     return (settings["set"], options) if "sources" in settings else (None, {})
 
 
 def _check_prepared(folder: Path, name: str, options: dict) -> dict:
-    """Refuse a prepared folder of another set, or of the same one under other options. Returns its options."""
+    """Refuse a prepared folder of another set or with other options. Returns its options."""
     prepared, made = _prepared(folder)
     if prepared is None:
         return {}
@@ -243,7 +243,7 @@ def get_image_set(name: str, options: dict) -> ImageSet:
     """A set by name.
 
     Raises:
-        ValueError: there is no such set, or it does not take one of the options.
+        ValueError: unknown set, or unknown option of it.
     """
     if name not in image_sets():
         raise ValueError(f"There is no set `{name}`; expected one of {', '.join(image_sets())}.")
@@ -255,17 +255,17 @@ def get_image_set(name: str, options: dict) -> ImageSet:
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
-    """Columns of a set under the given options."""
+    """Columns of a set with the given options."""
     return make_features(several_labels=True) if options.get("labels") == "real" else image_sets()[name].features
 
 
 def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:
-    """Path of a set: the given one, or the folder that given or downloaded archives were unpacked to. `None` for a set that
-    is on the Hub as a table.
+    """Path of a set: the given one, or the folder with the unpacked given or downloaded archives. `None` for a table
+    on the Hub.
 
     Raises:
         FileNotFoundError: the source neither exists nor is a Hub id, or the set is not on the Hub.
-        ValueError: several sources that are not all archives.
+        ValueError: several sources are given that are not all archives.
     """
     paths = [Path(source) for source in sources]
     if not sources and not image_sets()[name].hub:
@@ -289,7 +289,7 @@ def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path
 
 
 def usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
-    """Rows; raises a `ValueError` at the first that cannot be used."""
+    """Rows; raises a `ValueError` at the first unusable one."""
     for row in rows(shards):
         if "problem" in row:
             raise ValueError(row["problem"])

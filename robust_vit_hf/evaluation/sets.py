@@ -1,8 +1,9 @@
 """Evaluation sets under a protocol: images and their correct labels.
 
-`paper`: logits are not restricted, the first accepted label of an ObjectNet image counts, its red border stays, and images go
-through the preset `paper`. `native`: logits are restricted to the classes of the set (the 200 of ImageNet-A and -R, the 125
-of ObjectNet), every accepted label counts, the border is cut, and images go through the preset `native`.
+`paper`: logits are not restricted, the first accepted label of an ObjectNet image counts, its red border stays, and
+images go through the preset `paper`. `native`: logits are restricted to the classes of the set (the 200 of ImageNet-A
+and -R, the 125 of ObjectNet), every accepted label counts, the border is cut, and images go through the preset
+`native`.
 """
 
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Model cards, and uploads to the Hub."""
+"""Model cards and uploads to the Hub."""

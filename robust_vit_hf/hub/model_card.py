@@ -1,7 +1,7 @@
-"""Model cards, from the metadata and the results of a run.
+"""Model cards from the metadata and results of a run.
 
-A card is a function of JSON files alone: `run.json`, which the trainer writes, `results.json` of `robust-vit train`, and
-`evaluation.json`, which `robust-vit card` takes from the results of `robust-vit evaluate`.
+A card depends only on JSON files: `run.json` of the trainer, `results.json` of `robust-vit train`, and
+`evaluation.json`, copied by `robust-vit card` from the results of `robust-vit evaluate`.
 """
 
 import shutil
@@ -26,7 +26,7 @@ from .options import CardOptions
 logger = logging.get_logger(__name__)
 
 EVALUATION_FILE, CARD_FILE = "evaluation.json", "README.md"
-# Pictures of each file of results, and their captions.
+# Pictures with captions, by results file.
 FIGURES = {
     RESULTS_FILE: {
         "before_after.png": (
@@ -40,7 +40,7 @@ FIGURES = {
     },
 }
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
-# Scores that may have got worse: name, whether more is better, and how they are shown.
+# Scores that may get worse: name, whether higher is better, and format.
 SCORES = {
     "top1": ("Top-1, per cent", True, percent),
     "top5": ("Top-5, per cent", True, percent),
@@ -61,7 +61,7 @@ PROTOCOLS = {
 
 
 def rewrite_card(options: CardOptions) -> str:
-    """Write the card again, see [`add_evaluation`] and [`write_card`], and return its path."""
+    """Rewrite the card, see [`add_evaluation`] and [`write_card`], and return its path."""
     if options.evaluation is not None:
         add_evaluation(options.folder, options.evaluation)
     write_card(options.folder)
@@ -71,16 +71,16 @@ def rewrite_card(options: CardOptions) -> str:
 def make_card(
     run: dict, results: dict | None = None, evaluation: dict | None = None, figures: Sequence[str] = ()
 ) -> ModelCard:
-    """Model card of the measured results alone, with metadata that includes the `model-index`.
+    """Model card from only measured results, with metadata that includes the `model-index`.
 
     Args:
         run: metadata of the run, see [`describe_run`].
         results: `results.json` of `robust-vit train`.
         evaluation: `results.json` of `robust-vit evaluate`, which replaces `results`.
-        figures: names of the pictures of [`FIGURES`] in the folder of the card.
+        figures: file names of [`FIGURES`] in the card's folder.
 
     Raises:
-        KeyError: the metadata or the results are not complete.
+        KeyError: metadata or results are incomplete.
     """
     measurements, data, emissions = _measurements(run, results, evaluation), run["data"], run["emissions_kg"]
     if emissions is not None:  # in grams
@@ -121,11 +121,11 @@ def make_card(
 
 
 def write_card(folder: Path) -> None:
-    """Write `README.md` of a folder from the JSON files and pictures in it. Results of other weights are left out.
+    """Write a folder's `README.md` from its JSON files and pictures. Results of other weights are left out.
 
     Raises:
-        FileNotFoundError: it has no `run.json`.
-        ValueError: its `run.json` was not written by the trainer.
+        FileNotFoundError: `run.json` is missing.
+        ValueError: `run.json` was not written by the trainer.
     """
     run, measured, figures = read_json(folder / RUN_FILE), {}, []
     if run is None:
@@ -155,7 +155,7 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
 
     Raises:
         FileNotFoundError: there are no results.
-        ValueError: they are of one model alone, or of other weights.
+        ValueError: the results are of only one model, or of other weights.
     """
     evaluation = read_json(evaluation_folder / RESULTS_FILE)
     if evaluation is None:
@@ -186,7 +186,7 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
 
 
 def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[dict]:
-    """Results by protocol, see [`summarize`], with `protocol` and `title`, the heading of their table."""
+    """Results by protocol, see [`summarize`], with `protocol` and `title` (heading of the table)."""
     if evaluation is not None:
         return [
             part | {"protocol": name, "title": f"Protocol `{name}`. {PROTOCOLS[name]}"}
@@ -259,7 +259,7 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
 
 
 def _chose_checkpoint(results: dict) -> bool:
-    """Whether only the validation images were measured, by which the checkpoint may have been chosen."""
+    """Whether only the validation images were measured, which may have been used to choose the checkpoint."""
     return [row["set"] for row in results["rows"]] == [results.get("settings", {}).get("data", {}).get("eval_split")]
 
 

@@ -15,7 +15,7 @@ from .upload import create_repo, push_folder
 
 
 class TrainingTime(TrainerCallback, ExportableState):
-    """Seconds of training over all parts of a run, which each checkpoint keeps."""
+    """Seconds of training over all parts of a run, saved in each checkpoint."""
 
     def __init__(self):
         self.earlier = 0.0  # of the parts before this one
@@ -41,7 +41,7 @@ class TrainingTime(TrainerCallback, ExportableState):
 
 
 class PublishingTrainer(Trainer):
-    """A Trainer whose model card is made from run metadata and results, and which pushes once, with that card.
+    """A Trainer that makes its model card from run metadata and results, and pushes once, with that card.
 
     A subclass overrides [`describe_method`].
     """
@@ -50,7 +50,7 @@ class PublishingTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._last_evaluation: dict[str, float] = {}  # metrics of `eval_dataset`
-        self._evaluated_step = None  # at which they were measured
+        self._evaluated_step = None  # when they were measured
         self._resumed = False  # from a checkpoint
         self._time = TrainingTime()
         self.add_callback(self._time)
@@ -61,7 +61,7 @@ class PublishingTrainer(Trainer):
         return self._time.earlier
 
     def describe_method(self) -> dict[str, str]:
-        """Hyper-parameters of the method by name, in words, for the model card."""
+        """Text descriptions of the method's hyper-parameters by name, for the model card."""
         return {}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
@@ -72,13 +72,13 @@ class PublishingTrainer(Trainer):
     def evaluation_loop(self, dataloader, *args, **kwargs):
         output = super().evaluation_loop(dataloader, *args, **kwargs)
         if dataloader.dataset is self.eval_dataset:
-            # The dict itself, to which a subclass may add its own metrics.
+            # Not a copy: subclasses may add their metrics.
             self._last_evaluation = output.metrics
             self._evaluated_step = self.state.global_step
         return output
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository before the training. Arguments and errors are those of [`push_to_hub`]."""
+        """Create the repository before training. Arguments and errors are those of [`push_to_hub`]."""
         if self.is_world_process_zero():
             self.hub_model_id = create_repo(
                 self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
@@ -101,15 +101,15 @@ class PublishingTrainer(Trainer):
         masks: str | None = None,
         revision: str | None = None,
     ) -> None:
-        """Write `run.json`, and `README.md` from it and the results, into the `output_dir`. Arguments of an earlier call hold
-        until a call gives others.
+        """Write `run.json`, and from it and the results `README.md`, to the `output_dir`. Arguments of earlier calls
+        are kept unless given again.
 
         Args:
             language, tags, model_name, tasks, dataset_tags, dataset_args: as in `Trainer.create_model_card`.
-            license: that of the weights of a registered model by default; otherwise none.
-            finetuned_from: Hub id, folder or name of the original model; by default that which the model was loaded from.
+            license: license of the weights; by default that of a registered model, otherwise none.
+            finetuned_from: Hub id, folder or name of the original model; by default the model's source.
             dataset: Hub id, folder or name of the images.
-            masks: origin of the masks, in words.
+            masks: description of the masks' origin.
             revision: branch on the Hub; `main` by default.
         """
         facts = {name: value for name, value in locals().items() if name != "self" and value is not None}
@@ -137,16 +137,17 @@ class PublishingTrainer(Trainer):
         private: bool | None = None,
         **facts,
     ) -> CommitInfo | Future | None:
-        """Upload model (or adapter), processor, card, results, figures and TensorBoard logs to `args.hub_model_id`, or else to
-        the name of the `output_dir`, in one commit. It can be called again after an interrupted upload, see [`push_folder`].
+        """Upload model (or adapter), processor, card, results, figures and TensorBoard logs to `args.hub_model_id`, or
+        else to the name of the `output_dir`, in one commit. Call it again after an interrupted upload, see
+        [`push_folder`].
 
         Args:
-            blocking: wait for the end of the upload; otherwise return a `Future` of the commit.
+            blocking: whether to wait for the upload; otherwise return a `Future` of the commit.
             revision, token, private: as for [`push_folder`]; those of `args` by default.
             facts: arguments of [`create_model_card`].
 
         Returns:
-            The commit, or a `Future` of it. `None` in all processes but the first.
+            The commit, or a `Future` of it. `None` outside the main process.
 
         Raises:
             OSError, ValueError: as [`push_folder`].
@@ -158,7 +159,7 @@ class PublishingTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         revision = self.args.hub_revision if revision is None else revision
-        self._card_facts["revision"] = revision  # that of an earlier push does not hold
+        self._card_facts["revision"] = revision  # not kept from earlier pushes
         self.create_model_card(**facts)
         pool = ThreadPoolExecutor(1)
         future = pool.submit(
@@ -176,7 +177,7 @@ class PublishingTrainer(Trainer):
     def _validation(self) -> dict[str, float] | None:
         """Metrics of the saved checkpoint on `eval_dataset`."""
         if self.args.load_best_model_at_end and self.state.best_global_step is not None:
-            # The first of that step: later ones may be of other images.
+            # The first of that step: later ones may use other images.
             step = self.state.best_global_step
             return next((log for log in self.state.log_history if log["step"] == step and "eval_loss" in log), None)
         return self._last_evaluation if self._evaluated_step == self.state.global_step else None

@@ -1,4 +1,4 @@
-"""Metadata of a fine-tuning run, for its model card: `run.json`."""
+"""Metadata of a finetuning run, for its model card: `run.json`."""
 
 import csv
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..utils.environment import environment
 from ..utils.publishable import is_hub_id, public_name
 
 
-EMISSIONS_FILE = "emissions.csv"  # of CodeCarbon, in the output_dir
+EMISSIONS_FILE = "emissions.csv"  # written by CodeCarbon, in the output_dir
 
 
 def describe_run(
@@ -24,11 +24,11 @@ def describe_run(
     """Model, data, hyper-parameters and cost of a run, as JSON values.
 
     Args:
-        trainer: after its training.
-        facts: arguments of [`PublishingTrainer.create_model_card`] that were given.
-        method: hyper-parameters of the method, by name, in words.
+        trainer: trainer after training.
+        facts: given arguments of [`PublishingTrainer.create_model_card`].
+        method: text descriptions of the method's hyper-parameters, by name.
         validation: metrics of the saved checkpoint on the validation images, with the prefix `eval_`.
-        cost: `seconds` of training over all parts of the run, and whether it was `resumed` from a checkpoint.
+        cost: `seconds` of training over all parts of the run, and whether it was `resumed`.
     """
     args, processor = trainer.args, trainer.processing_class
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -134,7 +134,7 @@ def _preprocessing(processor) -> str:
 
 
 def _energy(folder: Path) -> dict[str, float | None]:
-    """Energy and emissions of the last run in `emissions.csv`, which CodeCarbon's callback in transformers writes."""
+    """Energy and emissions of the last run in `emissions.csv`, written by transformers' CodeCarbon callback."""
     if not (folder / EMISSIONS_FILE).is_file():
         return {"energy_kwh": None, "emissions_kg": None}
     with open(folder / EMISSIONS_FILE, newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Uploads to the Hub, with errors that say what to do."""
+"""Uploads to the Hub, with helpful errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,21 +18,21 @@ from .options import PushOptions
 from .run_metadata import EMISSIONS_FILE
 
 
-# The Trainer's `training_args.bin` and `trainer_state.json` hold paths of the machine, `emissions.csv` its location, and the
-# examples images of the user.
+# The Trainer's `training_args.bin` and `trainer_state.json` contain local paths, `emissions.csv` the location, and the
+# examples the user's images.
 NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", EMISSIONS_FILE]
 NOT_UPLOADED += [EXAMPLES_FILE]
-httpx = import_module(HTTPError.__module__)  # what huggingface_hub speaks HTTP with: httpx, or httpx2 from its 2.0 on
+httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0
 
 
 @contextmanager
 def clear_errors(repo_id: str) -> Iterator[None]:
-    """Context that raises a refusal of the Hub as an `OSError` that says what is wrong and what to do.
+    """Context manager that turns Hub errors into an `OSError` that says what is wrong and what to do.
 
     Raises:
-        PermissionError: no token, an invalid or expired one, or one without rights.
+        PermissionError: the token is missing, invalid, expired, or lacks rights.
         ConnectionError: the Hub cannot be reached.
-        OSError: any other refusal.
+        OSError: any other error of the Hub.
     """
     try:
         yield
@@ -52,7 +52,7 @@ def clear_errors(repo_id: str) -> Iterator[None]:
         raise OSError(
             f"The Hub refused `{repo_id}` ({status}: {said}). The repository is unchanged; try again."
         ) from None
-    except (httpx.LocalProtocolError, UnicodeEncodeError):  # their messages quote the header, token and all
+    except (httpx.LocalProtocolError, UnicodeEncodeError):  # their messages quote the header with the token
         raise PermissionError(
             f"The token for `{repo_id}` has invalid characters, such as a space or a line break. Log in with "
             "`hf auth login`, or set `HF_TOKEN`."
@@ -67,11 +67,12 @@ def clear_errors(repo_id: str) -> Iterator[None]:
 def create_repo(
     repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: str | None = None
 ) -> str:
-    """Create a repository if there is none, and return its id, with the owner. Arguments are those of [`push_folder`].
+    """Create a repository if it does not exist, and return its id with the owner. Arguments are those of
+    [`push_folder`].
 
     Raises:
         OSError: as [`clear_errors`].
-        ValueError: the repository exists and is public, and a private one is asked for.
+        ValueError: a private repository is requested, but it exists and is public.
     """
     api = HfApi(token=token)
     with clear_errors(repo_id):
@@ -93,19 +94,19 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
 ) -> CommitInfo:
-    """Create a repository if there is none, and upload a folder, but for [`NOT_UPLOADED`], in one commit. Large files that the
-    Hub already has, such as those of an interrupted upload, are not uploaded again.
+    """Create a repository if it does not exist, and upload a folder except [`NOT_UPLOADED`] in one commit. Large files
+    already on the Hub, for example from an interrupted upload, are not uploaded again.
 
     Args:
         repo_id: `name` or `owner/name`.
         repo_type: `"model"` or `"dataset"`.
         private: whether a new repository is private; an existing one must then be private too.
         revision: branch, created if it does not exist; `main` by default.
-        token: that of `hf auth login` or `HF_TOKEN` by default.
+        token: by default from `hf auth login` or `HF_TOKEN`.
 
     Raises:
         OSError: as [`clear_errors`].
-        ValueError: an adapter whose base nobody else can load, or as [`create_repo`].
+        ValueError: the base of an adapter is a local folder, or as [`create_repo`].
     """
     adapter = read_json(folder / "adapter_config.json")
     if adapter is not None:
@@ -131,10 +132,10 @@ def push_folder(
 
 
 def repo_type_of(folder: Path) -> str:
-    """`"model"` or `"dataset"`, by the files of a folder.
+    """`"model"` or `"dataset"`, depending on a folder's files.
 
     Raises:
-        ValueError: the folder holds neither, an unfinished dataset, or a model without weights or card.
+        ValueError: the folder holds neither, an incomplete dataset, or a model without weights or card.
     """
     if (folder / PARTS_FOLDER).exists():
         raise ValueError(f"`{folder}` is an unfinished dataset: run the command that writes it again first.")
@@ -156,7 +157,7 @@ def repo_type_of(folder: Path) -> str:
 
 
 def push(options: PushOptions) -> str:
-    """Upload a folder, see [`publish_folder`], and return the address of the commit."""
+    """Upload a folder, see [`publish_folder`], and return the commit's URL."""
     return publish_folder(**vars(options)).commit_url
 
 
@@ -168,8 +169,8 @@ def publish_folder(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> CommitInfo:
-    """Push a model, an adapter or prepared images, as [`push_folder`] does. The card of a model that has run metadata is
-    rewritten for its name on the Hub.
+    """Push a model, an adapter or prepared images, see [`push_folder`]. Cards of models with run metadata are
+    rewritten for the name on the Hub.
 
     Args:
         commit_message: `Upload model` or `Upload dataset` by default.

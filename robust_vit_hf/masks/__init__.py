@@ -1,5 +1,5 @@
-"""Foreground masks for images that have none: from a ViT's features alone (`tokencut`), from the names of the classes
-(`grounded`), or from annotations in COCO's format (`coco`).
+"""Foreground masks for images without masks: from only a ViT's features (`tokencut`), from class names (`grounded`),
+or from COCO annotations (`coco`).
 
-A mask maker is called with images and their rows, and returns a `MaskResult` for each.
+Mask makers take images and their rows, and return a `MaskResult` for each.
 """

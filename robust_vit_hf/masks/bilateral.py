@@ -1,4 +1,4 @@
-"""The bilateral solver with sparse matrices of SciPy, since the wheels of OpenCV do not include its solver."""
+"""The bilateral solver with SciPy's sparse matrices, since OpenCV's wheels lack the solver."""
 
 import numpy as np
 from PIL import Image
@@ -7,12 +7,12 @@ from scipy.sparse.linalg import cg
 
 
 def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
-    """Map that is close to `target` and varies little between pixels of an image that are close in position and colour.
+    """Map that is close to `target` and smooth between image pixels of similar position and colour.
 
     Parameters are those of TokenCut: a bilateral grid with cells of 16 pixels, 16 levels of luma and 8 of chroma;
-    smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from the
-    means of the cells. Unlike in the released code, luma and chroma are rounded to 8 bits, and the numbers of the cells do
-    not overlap in images wider than 4064 pixels.
+    smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from
+    the means of the cells. Unlike in the released code, luma and chroma are rounded to 8 bits, and cell numbers do not
+    collide in images wider than 4064 pixels.
 
     Args:
         image: RGB, W×H.
@@ -27,7 +27,7 @@ def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
     luma, *chroma = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(image.convert("YCbCr")), 2, 0))
     y, x = np.mgrid[:height, :width]
     cells = (y // 16, x // 16, luma // 16, chroma[0] // 8, chroma[1] // 8)
-    # A free cell at the start of each dimension, so that the neighbour of a last cell is not the first of the next row.
+    # A free cell at the start of each dimension, so that a last cell's neighbour is not the next row's first cell.
     shape = [int(cell.max()) + 2 for cell in cells]
     numbers = np.ravel_multi_index([cell.ravel() + 1 for cell in cells], shape)
     vertices, vertex_of_pixel = np.unique(numbers, return_inverse=True)

@@ -15,22 +15,22 @@ from .result import MaskResult
 
 
 class CocoAnnotations:
-    """Masks of images: the union of the annotations of an image.
+    """Masks from the union of an image's annotations.
 
     Args:
         path: JSON file with `images`, `annotations` and `categories`, as COCO's `instances_….json`.
-        category: name of the category that is foreground; all are by default.
+        category: name of the foreground category; all by default.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a COCO file, or has no such category.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a COCO file, or lacks the category.
     """
 
     def __init__(self, path: str | Path, category: str | None = None):
         self.path = path
         try:
             content = json.loads(Path(path).read_bytes())
-        except ValueError as error:  # of JSON, or of UTF-8
+        except ValueError as error:  # invalid JSON or UTF-8
             raise ValueError(f"`{path}` cannot be read as JSON: {error}. Expected a COCO annotation file.") from error
         if not isinstance(content, dict):
             raise ValueError(f"`{path}` holds a {type(content).__name__}, expected an object with COCO's `images`.")
@@ -55,7 +55,7 @@ class CocoAnnotations:
             self.by_basename[PurePosixPath(entry["file_name"]).name].append(entry)
 
     def _entries(self, content: dict, key: str, fields: tuple[str, ...]) -> list[dict]:
-        """A list of the file, each of whose entries must have these fields."""
+        """A list in the file; every entry must have these fields."""
         entries = content.get(key)
         if not isinstance(entries, list):
             raise ValueError(
@@ -72,15 +72,14 @@ class CocoAnnotations:
         return entries
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make the masks of images of any sizes, in their order. Images without an annotation are rejected.
+        """Make masks of images of any sizes, in order. Images without an annotation are rejected.
 
         Args:
-            rows: rows of the images. Their `file_name` is looked up as it is, or else without its folder, if the file has
-                only one image of that name.
+            rows: rows of the images. `file_name` is looked up with its folder, or else without it if that is unique.
 
         Raises:
-            ValueError: a row without `file_name`, an image of another size than the file says, or an annotation that
-                cannot be read.
+            ValueError: a row has no `file_name`, an image's size differs from the file, or an annotation cannot be
+                read.
         """
         return [self._mask(image, row) for image, row in zip(images, rows, strict=True)]
 
@@ -136,7 +135,7 @@ class CocoAnnotations:
                 encoded = run_lengths.merge(run_lengths.frPyObjects(segmentation, height, width))
                 return run_lengths.decode(encoded).astype(bool)
             left, top, box_width, box_height = map(float, box)
-        except Exception as error:  # the decoder raises anything
+        except Exception as error:  # the decoder raises any type
             raise ValueError(
                 f"An annotation of `{name}` ({width}×{height} pixels, id {annotation.get('id')}) in `{self.path}` cannot "
                 f"be read: {error}. Expected a `segmentation` (polygons or run lengths) or a `bbox` of x, y, width and "

@@ -1,6 +1,6 @@
 """Foreground masks from names: Grounding DINO finds boxes, SAM segments their contents.
 
-The names are those of the class, or of its parts, for the concept masks of *Concept-Guided Fine-Tuning*
+The names are the class name, or names of its parts for the concept masks of *Concept-Guided Fine-Tuning*
 (https://huggingface.co/papers/2603.08309).
 
 Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment Anything*
@@ -29,7 +29,8 @@ Prompts = Mapping[Any, Sequence[str]] | Callable[[Any], Sequence[str]]
 
 
 def prompt_text(names: Sequence[str]) -> str:
-    """Prompt of Grounding DINO: lower case, " ." after each name. Full stops within a name, which would split it, are dropped.
+    """Prompt of Grounding DINO: lower case, " ." after each name. Full stops within a name, which would split it, are
+    dropped.
 
     Example:
         >>> prompt_text(["Tench"])
@@ -41,7 +42,7 @@ def prompt_text(names: Sequence[str]) -> str:
 
 
 def best_masks(logits: torch.Tensor, predicted_iou: torch.Tensor) -> torch.Tensor:
-    """For each box, the mask with the highest IoU that SAM predicts.
+    """For each box, the mask with the highest IoU predicted by SAM.
 
     Args:
         logits: `(N, M, h, w)`, M masks (three: whole, part, subpart) for each of N boxes.
@@ -55,14 +56,14 @@ def best_masks(logits: torch.Tensor, predicted_iou: torch.Tensor) -> torch.Tenso
 
 @dataclass(eq=False)
 class GroundedSegmentation:
-    """Masks of the prompted names: the union of SAM's masks of all boxes that Grounding DINO finds.
+    """Masks of the prompted names: the union of SAM's masks for all boxes found by Grounding DINO.
 
     Args:
-        detector: Grounding DINO, or another zero-shot detector of transformers with the same processor.
+        detector: Grounding DINO, or another zero-shot detector with the same processor.
         segmenter: SAM or SAM 2.
-        prompts: names to look for (the class name, or its parts) by label: a mapping, or a function of the label.
-        box_threshold: score in [0, 1] above which boxes are taken.
-        text_threshold: score above which words make up the phrase of a box, which is only shown in the note.
+        prompts: names to look for (class name or parts) by label, as a mapping or a function.
+        box_threshold: minimum score of boxes, in [0, 1].
+        text_threshold: minimum score of words in a box's phrase, which is only shown in the note.
     """
 
     detector: PreTrainedModel
@@ -95,18 +96,18 @@ class GroundedSegmentation:
 
     @property
     def models(self) -> dict[str, PreTrainedModel]:
-        """The models that decide the masks, by the names of their settings."""
+        """The models that determine the masks, by setting name."""
         return {"detector": self.detector, "segmenter": self.segmenter}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make the masks of RGB images of any sizes, in their order. Each is processed alone: boxes and prompts differ in
-        number, and padding would make the mask of an image depend on the others.
+        """Make masks of RGB images of any sizes, in order. Images are processed one by one, since padding of boxes and
+        prompts would make masks depend on the other images.
 
         Args:
             rows: rows of the images; only `label` is read.
 
         Raises:
-            ValueError: a row without a label, or a label without names. All rows are checked before the first image.
+            ValueError: a row has no label, or a label no names. All rows are checked before the first image.
         """
         names = [self._names(row) for row in rows]
         return [self._mask(image, of_image) for image, of_image in zip(images, names, strict=True)]
@@ -149,7 +150,7 @@ class GroundedSegmentation:
             pixel_values=inputs["pixel_values"].to(self.segmenter.dtype),
             input_boxes=inputs["input_boxes"].to(self.segmenter.dtype),
         )
-        # SAM pads images, whose sizes before it gives too; SAM 2 resizes both sides.
+        # SAM pads images and returns the unpadded sizes; SAM 2 resizes both sides.
         sizes = [inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
         best = best_masks(output.pred_masks[0].float(), output.iou_scores[0])
         (masks,) = self.segmenter_processor.post_process_masks([best], *sizes)

@@ -11,7 +11,7 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, declared_options, option
 
 @dataclass(kw_only=True)
 class MasksOptions(WriterOptions):
-    """The images, and how many masks are made."""
+    """The images, and the number of masks to make."""
 
     METHOD: ClassVar[str]
 
@@ -24,7 +24,7 @@ class MasksOptions(WriterOptions):
 
     @property
     def of_the_method(self) -> dict[str, Any]:
-        """Options that the masks depend on."""
+        """Options that affect the masks."""
         others = {*declared_options(MasksOptions), "batch_size"}
         return {name: getattr(self, name) for name in declared_options(type(self)) if name not in others}
 

@@ -1,4 +1,4 @@
-"""The same number of masks for each class: images are taken in their order until a class has them."""
+"""Selection of images in order until each class has the same number of masks."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,11 +9,11 @@ from ..data.preparation import ROWS_PER_PART, DecodedRow
 
 
 class PerClass:
-    """Chooses the rows of a source by the masks that their classes have so far.
+    """Selects rows of classes that do not have enough masks yet.
 
     Args:
-        number: of masks of each class.
-        writer: of the rows with masks, which an interrupted run may have begun.
+        number: number of masks per class.
+        writer: writer of the rows with masks, possibly resuming an interrupted run.
     """
 
     def __init__(self, number: int, writer: ShardWriter):
@@ -23,7 +23,7 @@ class PerClass:
         self.labels = set()
 
     def rows(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """Rows that an interrupted run has written, then those of classes that have too few masks."""
+        """Rows already written by an interrupted run, then rows of classes with too few masks."""
         for digest in self.written:
             for row in rows:
                 self.labels.add(row.get("label"))
@@ -36,7 +36,8 @@ class PerClass:
                 yield row
 
     def parts(self, rows: Iterator[dict]) -> Iterator[list[dict]]:
-        """Parts of the rows with no more rows of a class than it needs. The masks of a part are counted before the next."""
+        """Parts of the rows, with at most as many rows of a class as it still needs. A part's masks are counted before
+        the next part."""
         part, asked = [], Counter()
         for row in rows:
             label = row.get("label")
@@ -50,7 +51,7 @@ class PerClass:
             yield part
 
     def counting(self, finish: Callable[[Iterator[DecodedRow]], list[dict]]) -> Callable:
-        """`finish` of [`write_rows`], with its masks counted."""
+        """Wrap `finish` of [`write_rows`] to count its masks."""
 
         def counted(decoded: Iterator[DecodedRow]) -> list[dict]:
             rows = finish(decoded)
@@ -60,5 +61,5 @@ class PerClass:
         return counted
 
     def lacking(self) -> dict[int, int]:
-        """Numbers of masks of the classes that ran out of images, by label."""
+        """Numbers of masks, by label, of classes that ran out of images."""
         return {label: self.kept[label] for label in sorted(self.labels - {None}) if self.kept[label] < self.number}

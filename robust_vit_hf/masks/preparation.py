@@ -1,4 +1,4 @@
-"""Masks for a dataset that has none, as parquet that `robust-vit train --dataset` takes."""
+"""Masks for a dataset without masks, written as parquet for `robust-vit train --dataset`."""
 
 import hashlib
 import json
@@ -48,7 +48,7 @@ def prepare_masks(options: MasksOptions) -> str:
     """Write images with masks, see [`write_masks`].
 
     Returns:
-        What was written, in words; nothing in other processes than the main one.
+        Message about what was written; an empty string outside the main process.
     """
     counts = write_masks(options)
     lines = [f"{split}: {kept:,} masks, {rejected:,} rejected" for split, (kept, rejected) in counts.items()]
@@ -57,10 +57,10 @@ def prepare_masks(options: MasksOptions) -> str:
 
 
 def make_masker(options: TokenCutOptions | GroundedOptions | CocoOptions, features: datasets.Features) -> Masker:
-    """The mask maker of a method for images with the given columns, on the accelerator if there is one.
+    """Mask maker of a method for images with the given columns, on the accelerator if available.
 
     Raises:
-        OSError, ValueError: there is no such model or file, or the labels have no names to prompt with.
+        OSError, ValueError: a model or file does not exist, or the labels have no names for prompts.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     if isinstance(options, CocoOptions):
@@ -86,21 +86,21 @@ def make_masker(options: TokenCutOptions | GroundedOptions | CocoOptions, featur
 
 
 def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> dict[str, tuple[int, int]]:
-    """Write images with masks as parquet shards, with a card and contact sheets. Call it again to resume an interrupted run,
-    which only the same options can. Launched processes share the images, and the first one writes.
+    """Write images with masks as parquet shards, with a card and contact sheets. Call it again with the same options
+    to resume an interrupted run. Launched processes share the images, and the first one writes.
 
-    Classes that run out of images before they have `per_class` masks are named in a warning.
+    A warning names classes with fewer than `per_class` masks.
 
     Args:
-        make_masker: makes the mask maker. If it has `models`, by name, their digests are settings too.
+        make_masker: returns the mask maker. Digests of its `models` by name, if any, are added to the settings.
 
     Returns:
-        Numbers of rows and of rejected rows of each split; none in other processes than the main one.
+        Numbers of rows and rejected rows of each split; empty outside the main process.
 
     Raises:
-        ValueError: an image cannot be read, the folder holds something else, or `per_class` is asked for images without labels,
-            or of several processes.
-        FileNotFoundError: there are no such images.
+        ValueError: an image cannot be read, the folder holds something else, or `per_class` is used without labels or
+            with several processes.
+        FileNotFoundError: the images do not exist.
     """
     output_dir, per_class = options.output_dir, options.per_class
     described = {name: _described(value) for name, value in options.of_the_method.items()}
@@ -131,7 +131,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
                 models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
                 writer = ShardWriter(
                     output_dir,
-                    split.partition("[")[0],  # a slice has the name of its split
+                    split.partition("[")[0],  # slices are named after their split
                     datasets.Features(features),
                     {
                         "method": options.METHOD,
@@ -173,7 +173,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
 def _open_images(
     images: str, split: str, set_name: str | None
 ) -> tuple[Iterable[dict], datasets.Features, int | None]:
-    """Rows with undecoded images, their columns, and their number if it is known."""
+    """Rows with undecoded images, their columns, and their number if known."""
     if set_name is None:
         dataset = load_masked_dataset(images, split)
         return undecoded_rows(dataset), dataset.features, len(dataset)
@@ -183,7 +183,7 @@ def _open_images(
 
 
 def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Callable[[int], list[str]]:
-    """Names to prompt with for an image of a label: the class name, or those in the file of prompts.
+    """Function that returns the prompt names of a label: the class name, or the names in the prompts file.
 
     Raises:
         ValueError: the labels have no names, or the file is not a JSON object of lists.
@@ -208,7 +208,7 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
 
 
 def _described(value: object) -> object:
-    """A setting that may be published: without the folders of the machine, and with the digest of a file."""
+    """Publishable setting: without local folders, and with the digest of a file."""
     path = Path(str(value))
     if path.is_file():
         return f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
@@ -216,7 +216,7 @@ def _described(value: object) -> object:
 
 
 def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -> list[dict]:
-    """Rows to write: with mask and note, and `problem` if they are to be rejected."""
+    """Rows to write, with mask and note, and `problem` if rejected."""
     decoded = list(decoded)
     usable = [(row, image) for row, image in decoded if image is not None]
     results = masker([to_rgb(image) for _, image in usable], [row for row, _ in usable])

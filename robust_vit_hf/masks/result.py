@@ -1,4 +1,4 @@
-"""Result of every mask maker for an image."""
+"""Result of a mask maker for an image."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class MaskResult:
 
     Args:
         mask: mode "L", 0 background and 255 foreground, of the image's size; `None` if none could be made.
-        note: remark for the user: a fallback, the boxes that were found.
+        note: note for the user, such as a fallback or the boxes found.
         rejected: why the mask should not be trained on, or `None`. A rejected mask is kept for inspection.
     """
 

@@ -1,7 +1,7 @@
 """Foreground masks from the features of a self-supervised ViT, without annotation: TokenCut.
 
-The patches of an image are a graph, in which patches with similar features are joined. Its normalised cut separates the
-object from the background, and a bilateral solver moves the border from the patches to the edges of the image.
+Patches form a graph that connects those with similar features. Its normalised cut separates object and background, and
+a bilateral solver aligns the border, which follows the patches, with image edges.
 
 Source: *Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut*
 (https://huggingface.co/papers/2202.11539); the solver is that of *The Fast Bilateral Solver*
@@ -30,32 +30,32 @@ from .bilateral import bilateral_solver
 from .result import MaskResult
 
 
-WEAK_LINK = 1e-5  # affinity of patches that are not alike: the graph stays connected
+WEAK_LINK = 1e-5  # affinity of dissimilar patches, which keeps the graph connected
 MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the fourth power of the image's side
 
 
 def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
     """Second smallest generalised eigenvector of (D − W) y = λ D y for each image of a batch.
 
-    W is 1 between patches whose keys have a cosine above `tau`, else 1e-5; D is diagonal and holds the sums of its rows.
-    The result of an image depends on the others of its batch by rounding only.
+    W is 1 between patches whose keys have a cosine above `tau`, else 1e-5; D is diagonal and holds the sums of its
+    rows. Other images of the batch affect a result only by rounding.
 
-    The cut is arbitrary if the second eigenvalue is multiple: groups of patches of the same size, each joined to nothing
-    else; in the extreme, all patches are alike, or no two. The result is then the projection of a fixed vector onto the
+    The cut is not unique if the second eigenvalue is multiple: several unconnected groups of patches of the same size;
+    at the extremes, all patches similar, or no two. The result is then the projection of a fixed vector onto the
     eigenspace, the same in every run.
 
     Args:
         keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
-        tau: cosine above which two patches are alike.
+        tau: cosine above which two patches are similar.
 
     Returns:
-        `(B, N)`, fp64 and of any sign and length, and `(B,)`, bool: whether the vector is unique. If all patches are alike,
-        or no two are, it is zero and not unique.
+        `(B, N)`, fp64, of any sign and length, and `(B,)`, bool: whether the vector is unique. If all patches are
+        similar, or no two are, it is zero and not unique.
     """
     if keys.device.type == "mps":
         keys = keys.cpu()  # Apple's GPUs have no fp64
     num_patches = keys.shape[1]
-    # Few enough images to stay within the caches of a CPU, enough to fill an accelerator.
+    # Few enough images for CPU caches, enough to fill an accelerator.
     chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // num_patches**2)
     chunks = [_cut_eigenvectors(part, tau) for part in keys.split(chunk)]
     vectors, unique = zip(*chunks, strict=True)
@@ -66,9 +66,9 @@ def _cut_eigenvectors(keys: torch.Tensor, tau: float) -> tuple[torch.Tensor, tor
     num_patches = keys.shape[1]
     keys = F.normalize(keys.float(), dim=-1)  # a norm may overflow fp16
     alike = keys @ keys.mT > tau
-    alike = alike & alike.mT  # the two roundings of a cosine may lie on either side of tau
+    alike = alike & alike.mT  # the two roundings of a cosine may fall on different sides of tau
 
-    # fp64 throughout: the eigenvalues of groups of patches that only weak links join differ by 1e-5.
+    # fp64: eigenvalues of weakly linked groups of patches differ by only 1e-5.
     num_alike = alike.sum(dim=-1)
     degree = num_alike.double() * (1 - WEAK_LINK) + num_patches * WEAK_LINK  # (B, N)
     inverse_root = degree.rsqrt()
@@ -87,11 +87,11 @@ def _cut_eigenvectors(keys: torch.Tensor, tau: float) -> tuple[torch.Tensor, tor
 
 
 def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarray:
-    """Foreground on the patch grid: the patches on the same side of the mean as the seed, which has the largest absolute
-    value, and connected to it. Components are 4-connected, as in the released code.
+    """Foreground on the patch grid: patches connected to the seed (largest absolute value) and on the same side of the
+    mean. Components are 4-connected, as in the released code.
 
-    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does not
-    decide between patches that are alike.
+    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does
+    not matter.
 
     Args:
         eigenvectors: `(B, h·w)`, of any sign.
@@ -114,8 +114,8 @@ def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarra
 
 
 def refine_mask(image: Image.Image, coarse: np.ndarray) -> np.ndarray:
-    """Mask `(H, W)`, bool, from a coarse one, whose border follows the edges of an RGB image: bilateral solver, threshold 0.5,
-    holes filled, largest component. Empty if the solver leaves nothing above 0.5.
+    """Refine a coarse mask along the edges of an RGB image, to `(H, W)`, bool: bilateral solver, threshold 0.5, holes
+    filled, largest component. Empty if nothing exceeds 0.5.
     """
     filled = ndimage.binary_fill_holes(bilateral_solver(image, coarse) > 0.5)
     components, _ = ndimage.label(filled)
@@ -132,7 +132,7 @@ def key_projection(model: ImageModel) -> nn.Module:
     """The key projection of the last layer of a ViT.
 
     Raises:
-        ValueError: the architecture has none over one patch grid: convolutional, windowed or hierarchical.
+        ValueError: the architecture has no attention over one patch grid (convolutional, windowed or hierarchical).
     """
     pretrained, config = model.pretrained, model.pretrained.config
     projections = [
@@ -155,10 +155,10 @@ def key_projection(model: ImageModel) -> nn.Module:
 
 @torch.no_grad()
 def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
-    """Keys of the patches in the last layer, where the forward pass ends. The model is not changed.
+    """Keys of the patches in the last layer, where the forward pass stops. The model is left unchanged.
 
     Args:
-        model: ViT of transformers, with or without a head. Set it to `eval()` yourself.
+        model: ViT of transformers, with or without a head. Call `eval()` first.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
         key_bias: whether to keep the bias of the projection in the keys.
 
@@ -166,7 +166,7 @@ def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) ->
         `(B, h·w, C)`, fp32, without prefix tokens.
 
     Raises:
-        ValueError: an architecture without such keys, or one without a token for each patch.
+        ValueError: the architecture has no such keys, or not one token per patch.
     """
     pretrained, projection = model.pretrained, key_projection(model)
     image_size = tuple(pixel_values.shape[2:])
@@ -198,27 +198,26 @@ class TokenCut:
 
     Args:
         model: ViT of transformers, preferably self-supervised; with or without a head, on any device, in eval mode.
-        processor: image processor with the mean and standard deviation of the model; by default those of ImageNet, with
-            which DINO, DINOv2, DINOv3, ViTMSN and DeiT were trained (BEiT and Google's ViTs: 0.5). Its resizing is not
-            used: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images of
-            more than 4096 patches are shrunk to that, with a note.
-        tau: cosine above which two patches are alike.
+        processor: image processor with the mean and standard deviation of the model; by default ImageNet's, as for
+            DINO, DINOv2, DINOv3, ViTMSN and DeiT (BEiT and Google's ViTs: 0.5). Its resizing is not used: each side
+            becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images with more than
+            4096 patches are shrunk, with a note.
+        tau: cosine above which two patches are similar.
         key_bias: whether to keep the bias of the key projection in the keys. Attention does not depend on it (softmax
-            cancels what all keys have in common), so training does not determine it: in DINOv2-S/14 it is as long as the
-            keys themselves, and all patches are alike. By default it is kept for the model type `vit`, to which DINO
-            belongs, as in the paper, and subtracted for all others.
+            cancels what all keys share), so training does not determine it: in DINOv2-S/14, its norm equals that of
+            the keys, which makes all patches similar. By default, it is kept for the model type `vit`, such as DINO,
+            as in the paper, and otherwise subtracted.
         batch_size: maximum number of images in a forward pass. Only images with the same patch grid share one.
         min_pixels: masks with fewer foreground pixels are rejected. 520 is the limit of RobustViT.
-        min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks are shrunk again;
-            `min_pixels` counts in the enlarged image. One that would have more than 4096 patches then is rejected.
-        refine: whether the bilateral solver moves the border to the edges of the image. Otherwise masks are unions of
-            patches.
-        released: whether to reject masks as the released pipeline of RobustViT does: those of more than half of the image, and
-            refined ones that overlap the coarse one by an IoU below 0.5. By default the first are kept, and the coarse mask
-            takes the place of the second.
+        min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks shrunk again;
+            `min_pixels` refers to the enlarged image. Images that would exceed 4096 patches are rejected.
+        refine: whether to refine masks with the bilateral solver. Otherwise, masks are unions of patches.
+        released: whether to reject masks as in RobustViT's released pipeline: masks of more than half of the image,
+            and refined masks whose IoU with the coarse one is below 0.5. By default, the former are kept, and the
+            latter replaced by the coarse mask.
 
     Raises:
-        ValueError: an architecture without a patch grid.
+        ValueError: the architecture has no patch grid.
 
     Example:
         >>> import torch
@@ -248,7 +247,7 @@ class TokenCut:
         released: bool = False,
     ):
         self.model = ImageModel(model)
-        key_projection(self.model)  # refuses other architectures now, not in the middle of a dataset
+        key_projection(self.model)  # refuses other architectures early
         self.mean, self.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         if processor is not None:
             self.mean, self.std = processor.image_mean, processor.image_std
@@ -268,7 +267,7 @@ class TokenCut:
         """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class.
 
         Raises:
-            ValueError: its file lacks weights of layers, which would be random.
+            ValueError: the file lacks weights of layers.
         """
         model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
         if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):
@@ -276,7 +275,7 @@ class TokenCut:
                 f"`{name}` lacks {len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`: "
                 "expected a ViT whose weights have the names of transformers."
             )
-        # Such as those of a pooler, after the keys: random ones would give the model another digest each time.
+        # Weights after the keys, such as a pooler's: random ones would change the digest each time.
         with torch.no_grad():
             for key in loading["missing_keys"]:
                 model.state_dict()[key].zero_()
@@ -288,12 +287,12 @@ class TokenCut:
         return {"model": self.model.pretrained}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make the masks of RGB images of any sizes, in their order. `rows`, an argument of all mask makers, is not read."""
+        """Make masks of RGB images of any sizes, in order. `rows`, an argument of all mask makers, is ignored."""
         enlarged, by_grid, results = {}, defaultdict(list), {}
         for index, image in enumerate(images):
             scale = max(1, self.min_side / min(image.size))
             size = [round(scale * side) for side in image.size]
-            # Before it takes memory: 20,000×1 pixels would become a billion.
+            # Before allocating memory: 20,000×1 pixels would become a billion.
             if scale > 1 and size[0] * size[1] > MAX_PATCHES * self.patch_size[0] * self.patch_size[1]:
                 reason = f"{image.width}×{image.height} pixels are too narrow to enlarge to a shorter side of {self.min_side}: "
                 results[index] = MaskResult(None, rejected=f"{reason}more than {MAX_PATCHES} patches")
@@ -312,7 +311,7 @@ class TokenCut:
         return [results[index] for index in range(len(images))]
 
     def grid(self, image: Image.Image) -> tuple[int, int]:
-        """Patch grid `(h, w)` of the image as the model sees it."""
+        """Patch grid `(h, w)` of the resized image."""
         height = max(1, round(image.height / self.patch_size[0]))
         width = max(1, round(image.width / self.patch_size[1]))
         if height * width > MAX_PATCHES:

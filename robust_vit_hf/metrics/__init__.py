@@ -1,1 +1,1 @@
-"""The computation of each metric, batch by batch, on tensors or arrays."""
+"""Streaming metrics on tensors or arrays."""

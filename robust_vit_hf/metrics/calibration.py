@@ -17,7 +17,7 @@ class Calibration(StreamingMetric):
         num_bins: number of equal-width bins of the expected calibration error.
 
     Raises:
-        ValueError: a subset without ids, or an invalid number of bins.
+        ValueError: the subset is empty, or the number of bins is invalid.
 
     Example:
         >>> calibration = Calibration(from_logits=False)
@@ -42,14 +42,14 @@ class Calibration(StreamingMetric):
         """`confidence` of the predicted class, `nll`, `brier`, `correct` (bool) and `usable` of each image.
 
         Args:
-            predictions: logits, or probabilities that sum to 1, `(N, C)`, floating point. Of equal ones, the class with the
-                lower id is predicted.
-            references: `(N,)`, each an id, or a list of accepted ids. An image with an empty list is excluded, and counted
-                as such. An array `(N, m)` holds such lists, padded with -1.
+            predictions: logits, or probabilities that sum to 1, `(N, C)`, floating point. Among equal ones, the lower
+                id is predicted.
+            references: `(N,)`, each an id, or a list of accepted ids. Images with an empty list are excluded and
+                counted. An array `(N, m)` holds such lists, padded with -1.
 
         Raises:
-            ValueError: NaN (the row is named), rows of probabilities that do not sum to 1, ids that do not exist or are not
-                in the subset, or inputs of unequal length.
+            ValueError: NaN (names the row), probabilities that do not sum to 1, ids that do not exist or are not in
+                the subset, or inputs of different lengths.
         """
         predictions = to_numpy(predictions)
         if predictions.size == 0:
@@ -68,7 +68,7 @@ class Calibration(StreamingMetric):
         usable = np.array([bool(labels) for labels in accepted], dtype=bool)
         if not len(predictions):
             return {name: np.empty(0, dtype) for name, dtype in self.columns.items()} | {"usable": usable}
-        # One memory layout for batches of any size, since the last bit of a sum depends on it.
+        # One memory layout for all batch sizes, since it affects the last bit of sums.
         scores = predictions.astype(np.float64, order="C")
         check_accepted_ids(accepted, scores.shape[1], self.class_subset, first_image)
         if self.class_subset is not None:
@@ -80,10 +80,10 @@ class Calibration(StreamingMetric):
         """Scores of all images.
 
         Returns:
-            `ece`, in [0, 1]: mean over images of the gap between accuracy and mean confidence of the image's bin; bins are
-            (0, 1/num_bins], …, (1 − 1/num_bins, 1]. `nll`, in nats, from 0 and infinite if an accepted probability is 0.
-            `brier`, in [0, 2]: mean squared error of the probabilities, summed over the classes, where the accepted ids
-            count as one class. `num_images` (usable) and `num_excluded`.
+            `ece`, in [0, 1]: mean over images of the gap between accuracy and mean confidence of the image's bin; bins
+            are (0, 1/num_bins], …, (1 − 1/num_bins, 1]. `nll`, in nats, at least 0, infinite if an accepted
+            probability is 0. `brier`, in [0, 2]: mean squared error of the probabilities, summed over the classes,
+            with the accepted ids as one class. `num_images` (usable) and `num_excluded`.
 
         Raises:
             ValueError: no image has an accepted id.
@@ -92,7 +92,7 @@ class Calibration(StreamingMetric):
         if not usable.any():
             raise ValueError(f"zero usable images: {len(usable)} were added, and none has an accepted id")
         confidence = images["confidence"][usable]
-        # A confidence is rounded: that of the probabilities 0.2, 0.16, …, 0.16 must not exceed the edge 3/15.
+        # Round confidences: 0.2 from the probabilities 0.2, 0.16, …, 0.16 must not exceed the edge 3/15.
         edges = np.arange(1, self.num_bins) / self.num_bins + 2.0**-40
         bins = np.searchsorted(edges, confidence, side="left")
         gaps = images["correct"][usable].astype(int) - confidence
@@ -112,7 +112,7 @@ class Calibration(StreamingMetric):
             # bfloat16 rounds a probability by up to 0.4 per cent.
             no_probabilities = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 0.01)
             problems["no probabilities, from 0 and with a sum of 1"] = no_probabilities
-            with np.errstate(divide="ignore", invalid="ignore"):  # of 0, and of negative ones, which are refused
+            with np.errstate(divide="ignore", invalid="ignore"):  # log of 0, and of negative values, which are refused
                 scores = np.log(scores)
         scores = scores if self.class_subset is None else scores.take(self.class_subset, axis=1)
         highest = scores.max(axis=1)
@@ -133,16 +133,16 @@ def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndar
 
     Args:
         logits: `(N, C)` float64, the highest of each row finite. -inf is a probability of 0.
-        accepted: `(N,)` lists of columns. For an empty list, numbers that depend on it are meaningless.
+        accepted: `(N,)` lists of columns. Results for an empty list are meaningless.
     """
     count = len(logits)
     highest = logits.max(axis=1)
-    predicted = logits.argmax(axis=1)  # the first of equals
+    predicted = logits.argmax(axis=1)  # the first among equals
     unnormalized = np.exp(logits - highest[:, None])
     total = unnormalized.sum(axis=1)
     probabilities = unnormalized / total[:, None]
 
-    # The same for the accepted ids alone, whose logits may be too far below the highest for `unnormalized`.
+    # The same for only the accepted ids, whose logits may be too far below the highest for `unnormalized`.
     rows = np.repeat(np.arange(count), [len(ids) for ids in accepted])
     columns = np.array([column for ids in accepted for column in ids], dtype=int)
     values = logits[rows, columns]

@@ -1,4 +1,4 @@
-"""Base class of the metric scripts in `eval/`: a streaming metric as a metric of `evaluate`."""
+"""Base class of the metric scripts in `eval/`: they wrap a streaming metric for `evaluate`."""
 
 import inspect
 
@@ -20,11 +20,11 @@ CHEFER_2022 = """\
 
 
 class ScriptMetric(evaluate.Metric):
-    """Metric of `evaluate` whose computation is a [`StreamingMetric`].
+    """`evaluate` metric computed by a [`StreamingMetric`].
 
-    A script subclasses it with `metric_class`, whose settings are arguments of `evaluate.load`. `evaluate` stores the reduced
-    images: `predictions` is a struct of the numbers of [`StreamingMetric.reduce`], `references` says whether the image
-    counts, and in the configuration `groups` of metrics that have groups, `groups` is a string.
+    Scripts subclass it with `metric_class`, whose settings are arguments of `evaluate.load`. `evaluate` stores the
+    reduced images: `predictions` is a struct of the numbers from [`StreamingMetric.reduce`], `references` says whether
+    the image counts, and, in the configuration `groups` of metrics with groups, `groups` is a string.
     """
 
     metric_class: type[StreamingMetric]
@@ -55,7 +55,7 @@ class ScriptMetric(evaluate.Metric):
     def __init__(self, *args, **kwargs):
         own = inspect.signature(self.metric_class).parameters
         settings = {name: kwargs.pop(name) for name in own if name in kwargs}
-        # The base class takes any keyword and ignores those that it does not know.
+        # The base class ignores unknown keywords.
         if unknown := sorted(kwargs.keys() - inspect.signature(evaluate.Metric).parameters.keys()):
             known = ", ".join(own) or "none of its own"
             raise TypeError(f"{self.metric_class.__name__} has no setting {', '.join(unknown)}: it has {known}")
@@ -80,13 +80,13 @@ class ScriptMetric(evaluate.Metric):
 
     def add(self, *, prediction=None, reference=None, **groups):
         """Add one image."""
-        # evaluate.combine gives the plural names here too.
+        # evaluate.combine uses the plural names here, too.
         image = {"predictions": prediction, "references": reference, **groups}
         image["predictions"] = to_numpy(image["predictions"])
         self.add_batch(**{name: value[None] if name == "predictions" else [value] for name, value in image.items()})
 
     def compute(self, *, predictions=None, references=None, **groups):
-        """Scores of all added images, and of those given here."""
+        """Scores of all added images, including those given here."""
         if predictions is None and self.writer is None:
             raise ValueError("zero images: add some with add_batch, or give predictions and references to compute")
         if unknown := sorted(groups.keys() - set(self._feature_names())):

@@ -11,7 +11,7 @@ SCORES = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "a
 
 
 class RelevanceSegmentation(StreamingMetric):
-    """Agreement of relevance maps with foreground masks. A map and its mask are reduced to eight numbers.
+    """Agreement of relevance maps with foreground masks. Each pair of map and mask is reduced to eight numbers.
 
     Example:
         >>> segmentation = RelevanceSegmentation()
@@ -28,21 +28,21 @@ class RelevanceSegmentation(StreamingMetric):
     )
 
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
-        """Numbers of pixels (`foreground` of the mask, `predicted` of the thresholded map, their `intersection`, `pixels`),
-        `ap`, `pointing_game`, `energy` and `auc` (NaN where they are undefined), and `usable`, which is always true.
+        """Numbers of pixels (`foreground` of the mask, `predicted` of the thresholded map, their `intersection`,
+        `pixels`), `ap`, `pointing_game`, `energy` and `auc` (NaN if undefined), and `usable` (always true).
 
         Args:
-            predictions: relevance maps `(N, H, W)` or `(N, 1, H, W)`, finite numbers of any range and sign; or a list of
-                maps of different sizes. Every map is scaled to [0, 1] by its own minimum and maximum.
+            predictions: relevance maps `(N, H, W)` or `(N, 1, H, W)`, finite numbers of any range and sign; or a list
+                of maps of different sizes. Each map is scaled to [0, 1] by its minimum and maximum.
             references: masks of the same sizes in [0, 1], foreground from 0.5.
 
         Raises:
-            ValueError: maps with NaN or infinity, masks outside [0, 1], a map and a mask of different sizes (each names the
-                row), or inputs of unequal length.
+            ValueError: maps with NaN or infinity, masks outside [0, 1], maps and masks of different sizes (each names
+                the row), or inputs of different lengths.
         """
         if predictions is None or references is None:
             raise ValueError("expected both: maps as predictions and masks as references")
-        # One transfer where the batch is on another device.
+        # One transfer if the batch is on another device.
         predictions, references = (to_numpy(x) if hasattr(x, "shape") else x for x in (predictions, references))
         if len(predictions) != len(references):
             raise ValueError(f"{len(predictions)} maps but {len(references)} masks: expected one for each image")
@@ -57,14 +57,14 @@ class RelevanceSegmentation(StreamingMetric):
         """Scores of all images, in [0, 1].
 
         Returns:
-            `pixel_accuracy`: accuracy over all pixels of the set of the thresholded maps, whose foreground exceeds the mean
-            of the map. `mean_iou`: mean over background and foreground of the IoU over all pixels of the set, without a
-            class that never occurs. `mean_ap`: mean over images of the average precision of the scores (1 − map, map) of
-            all pixels for the classes (background, foreground), both in one ranking. `pointing_game`: share of the images
-            with a foreground whose maximum lies on it. `energy`: mean over these of the share of the map's sum on the
-            foreground. `auc`: mean over the images with both classes of the ROC AUC of the map for the mask.
-            `num_images`, `num_empty_masks`, `num_full_masks`. A score is `None` if no image is left for it. A flat map
-            scales to 0 everywhere; its maxima and its energy are spread over all pixels.
+            `pixel_accuracy`: accuracy over all pixels of the set, with maps thresholded at their mean. `mean_iou`: IoU
+            over all pixels of the set, averaged over background and foreground (without a class that never occurs).
+            `mean_ap`: mean over images of the average precision of the scores (1 − map, map) of all pixels for the
+            classes (background, foreground), both in one ranking. `pointing_game`: share of the images with foreground
+            whose maximum lies on it. `energy`: mean over these images of the share of the map's sum on the foreground.
+            `auc`: mean over the images with both classes of the ROC AUC of the map for the mask. `num_images`,
+            `num_empty_masks`, `num_full_masks`. Scores without images are `None`. Constant maps scale to 0; their
+            maxima and energy are spread over all pixels.
 
         Raises:
             ValueError: no image was added.
@@ -90,15 +90,15 @@ class RelevanceSegmentation(StreamingMetric):
 
 
 def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
-    """AP over the scores (1 - map, map) of all pixels, where a pixel's own class is positive and the other negative.
+    """AP over the scores (1 - map, map) of all pixels: positive for a pixel's own class, negative for the other.
 
     Args:
         foreground, background: ascending values of the map in [0, 1] on the pixels of each class. Scores are equal if
             they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float.
     """
     one = 2.0**40
-    # A pixel scores s for its own class and 1 - s for the other: the negatives are the positives mirrored, and one sorted
-    # array gives the ranks of both.
+    # A pixel scores s for its own class and 1 - s for the other: negatives mirror positives, and one sorted array
+    # gives the ranks of both.
     positive = np.concatenate([np.rint(one * foreground), one - np.rint(one * background[::-1])])
     positive.sort()
     positives_above = len(positive) - np.searchsorted(positive, positive, side="left")
@@ -107,7 +107,7 @@ def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
 
 
 def roc_auc(foreground: np.ndarray, background: np.ndarray) -> float:
-    """Probability that a foreground pixel exceeds a background pixel, where equal values count half.
+    """Probability that a foreground pixel exceeds a background pixel; ties count half.
 
     Args:
         foreground, background: ascending values of the map on the pixels of each class, at least one of each.
@@ -117,7 +117,7 @@ def roc_auc(foreground: np.ndarray, background: np.ndarray) -> float:
 
 
 def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, float]:
-    """The `columns` of an image, which errors call `where`."""
+    """The `columns` of an image; `where` is its name in errors."""
     shapes = [image.shape[1:] if image.ndim == 3 and len(image) == 1 else image.shape for image in (relevance, mask)]
     if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not relevance.size:
         raise ValueError(
@@ -128,13 +128,13 @@ def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, f
         raise ValueError(
             f"{where} has a map with NaN or infinity: look at the image and at the model, or compute relevance in float32"
         )
-    if not (mask.min() >= 0 and mask.max() <= 1):  # this way round, NaN fails too
+    if not (mask.min() >= 0 and mask.max() <= 1):  # NaN fails this comparison, too
         raise ValueError(
             f"{where} has a mask with values from {mask.min()} to {mask.max()}: expected [0, 1], with foreground from 0.5. "
             "Divide masks of 0 and 255 by 255"
         )
     mask = mask.reshape(shapes[1]) >= 0.5
-    # In one memory layout, on which the last bit of a mean depends.
+    # One memory layout, since it affects the last bit of means.
     relevance = relevance.reshape(shapes[0]).astype(np.float64, order="C")
     low, high = relevance.min(), relevance.max()
     flat = low == high

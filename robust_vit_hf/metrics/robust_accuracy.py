@@ -12,13 +12,13 @@ TOP = 5
 
 
 class RobustAccuracy(StreamingMetric):
-    """Accuracy of a set that is added batch by batch. Logits are reduced to the rank of the right class.
+    """Streaming accuracy. Logits are reduced to the rank of the correct class.
 
     Args:
         class_subset: ids of the classes to which logits are restricted; all by default.
 
     Raises:
-        ValueError: a subset without ids.
+        ValueError: the subset is empty.
 
     Example:
         >>> accuracy = RobustAccuracy(class_subset=[0, 2])
@@ -34,21 +34,21 @@ class RobustAccuracy(StreamingMetric):
         self.class_subset = to_class_subset(class_subset)
 
     def reduce(self, predictions, references, first_image: int = 0, groups=None) -> dict[str, np.ndarray]:
-        """`rank` of the first accepted id among the best five (5 if none is accepted), `num_ranked` (5 for logits), `class_id`
-        (the first accepted id, or -1), `usable`, and `group` if there are groups.
+        """`rank` of the first accepted id among the top five (5 if none is accepted), `num_ranked` (5 for logits),
+        `class_id` (the first accepted id, or -1), `usable`, and `group` if there are groups.
 
         Args:
             predictions: one of
-                - logits or probabilities `(N, C)`, floating point. Of equal logits, the lower id ranks first.
-                - ids `(N, k)`, integers, the best first. With fewer than five, there is no top-5.
+                - logits or probabilities `(N, C)`, floating point. Among equal logits, the lower id ranks first.
+                - ids `(N, k)`, integers, best first. With fewer than five, there is no top-5.
                 - ids `(N,)`, integers, of the predicted classes.
-            references: `(N,)`, each an id, or a list of accepted ids. An image with an empty list is excluded, and counted
-                as such. An array `(N, m)` holds such lists, padded with -1.
+            references: `(N,)`, each an id, or a list of accepted ids. Images with an empty list are excluded and
+                counted. An array `(N, m)` holds such lists, padded with -1.
             groups: `(N,)`, strings or numbers.
 
         Raises:
-            ValueError: NaN logits (the row is named), ids that do not exist or are not in the subset, or inputs of unequal
-                length.
+            ValueError: NaN logits (names the row), ids that do not exist or are not in the subset, or inputs of
+                different lengths.
         """
         values = predictions if isinstance(predictions, torch.Tensor) else to_numpy(predictions)
         if values.ndim and not len(values):
@@ -63,7 +63,7 @@ class RobustAccuracy(StreamingMetric):
         accepted = to_accepted_ids(references, first_image)
         columns: dict[str, Sequence] = {"references": accepted}
         if groups is not None:
-            # One by one: beside 2.5 in an array, the group 1 would become 1.0.
+            # One by one: in an array with 2.5, the group 1 would become 1.0.
             columns["groups"] = [str(to_numpy(group).item()) for group in groups]
         for name, column in columns.items():
             if len(column) != len(values):
@@ -87,9 +87,9 @@ class RobustAccuracy(StreamingMetric):
         """Scores of all images.
 
         Returns:
-            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending), and the
-            same for top-5; `mean_per_group_top1`, `per_group_top1`, … if there are groups; `num_images` (usable) and
-            `num_excluded`.
+            `top1` and `top5` (fractions of the images), `mean_per_class_top1`, `per_class_top1` (by id, ascending),
+            and the same for top-5; `mean_per_group_top1`, `per_group_top1`, … if there are groups; `num_images`
+            (usable) and `num_excluded`.
 
         Raises:
             ValueError: no image has an accepted id.
@@ -131,7 +131,7 @@ class RobustAccuracy(StreamingMetric):
 def top_classes(
     logits: torch.Tensor | np.ndarray, class_subset: Sequence[int] | np.ndarray | None = None, *, first_image: int = 0
 ) -> torch.Tensor:
-    """Ids of the five highest logits, the highest first and the lower id first among equals.
+    """Ids of the five highest logits, highest first; among equals, the lower id first.
 
     Args:
         logits: `(N, C)`, floating point.
@@ -142,16 +142,16 @@ def top_classes(
         `(N, 5)` int64, or `(N, C)` for fewer classes, on the device of the logits.
 
     Raises:
-        ValueError: NaN, or -inf for every class; the image is named.
+        ValueError: NaN, or -inf for every class; names the image.
     """
     logits = torch.as_tensor(logits).detach()
     ids = torch.arange(logits.shape[1]) if class_subset is None else torch.as_tensor(np.asarray(class_subset))
     ids = ids.to(logits.device)
-    # A copy in which -inf marks the classes that were taken, so that logits themselves must lie above it.
+    # A copy in which -inf marks classes already taken, so logits themselves must be higher.
     scores = (logits if class_subset is None else logits[:, ids]).clamp(min=torch.finfo(logits.dtype).min)
     if not len(scores):
         return ids[:TOP].repeat(0, 1)
-    # Five times `argmax` is faster than sorting, and takes the first of equals.
+    # Five times `argmax` is faster than sorting, and takes the first among equals.
     best = []
     for _ in range(min(TOP, len(ids))):
         best.append(scores.argmax(dim=1, keepdim=True))
@@ -171,10 +171,11 @@ def top_classes(
 
 
 def ranks(predictions: np.ndarray, accepted: list[list[int]]) -> np.ndarray:
-    """Rank `(N,)`, int64, of the first accepted prediction, from 0; 5 if none is. An image is top-k correct if it is below k.
+    """Rank `(N,)`, int64, of the first accepted prediction, from 0; 5 if none is. An image is top-k correct if it is
+    below k.
 
     Args:
-        predictions: `(N, k)`, ids of the best classes, the best first.
+        predictions: `(N, k)`, ids of the top classes, best first.
         accepted: `(N,)` lists of accepted ids.
     """
     found = [

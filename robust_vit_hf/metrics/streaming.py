@@ -1,4 +1,4 @@
-"""Base class of the metrics: each batch is reduced to a few numbers per image, which are summarised at the end."""
+"""Base class of the metrics: batches are reduced to a few numbers per image, summarised at the end."""
 
 import reprlib
 from abc import ABC, abstractmethod
@@ -8,12 +8,12 @@ import numpy as np
 
 
 class StreamingMetric(ABC):
-    """A metric over a set that is added batch by batch. A batch that raises an error is not added.
+    """A metric over a set that is added batch by batch. Batches that raise an error are not added.
 
-    Subclasses define `reduce` and `summarize`. Both are pure, so that the scripts for `evaluate` call them too.
+    Subclasses define `reduce` and `summarize`. Both are pure, since the scripts for `evaluate` also call them.
     """
 
-    columns: dict[str, str]  # dtypes by name of the numbers that [`reduce`] gives beside `usable` and `group`
+    columns: dict[str, str]  # dtypes by name of [`reduce`]'s results except `usable` and `group`
 
     def __init__(self):
         self._batches: list[dict[str, np.ndarray]] = []
@@ -51,7 +51,7 @@ class StreamingMetric(ABC):
 
 
 def to_numpy(values) -> np.ndarray:
-    """Array of a list, an array or a tensor, which may be on another device, within a graph, or in bfloat16."""
+    """Convert a list, array or tensor, also on another device, in a graph, or in bfloat16."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         if values.is_floating_point() and values.itemsize == 2:
@@ -68,7 +68,7 @@ def to_class_subset(class_subset: Sequence[int] | None) -> np.ndarray | None:
     """Ascending ids of a class subset; `None` for all classes.
 
     Raises:
-        ValueError: it holds no ids.
+        ValueError: the subset is empty.
     """
     if class_subset is None:
         return None
@@ -79,7 +79,7 @@ def to_class_subset(class_subset: Sequence[int] | None) -> np.ndarray | None:
 
 
 def to_accepted_ids(references, first_image: int) -> list[list[int]]:
-    """Lists of accepted ids, each id once and in the order given.
+    """Lists of accepted ids, without duplicates, in the order given.
 
     Args:
         references: `(N,)` ids or lists of ids, or an array `(N, m)` padded with -1.
@@ -104,7 +104,7 @@ def check_accepted_ids(
     """Refuse ids that no prediction can have: a class outside the logits, or an image without an id in the subset.
 
     Args:
-        num_classes: number of logits; `None` if it is unknown.
+        num_classes: number of logits; `None` if unknown.
     """
     if num_classes is not None and class_subset is not None and class_subset[-1] >= num_classes:
         raise ValueError(

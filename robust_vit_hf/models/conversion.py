@@ -43,8 +43,8 @@ def convert_to_transformers(
     num_heads: int | None = None,
     statistics: str | None = None,
 ) -> PreTrainedModel:
-    """Write a model folder of transformers atomically, with the image processor of a preset and `conversion.json`, which
-    names the source.
+    """Write a model folder of transformers atomically, with the image processor of a preset and `conversion.json`,
+    which names the source.
 
     Args:
         source: file of weights, checkpoint, folder or Hub id of timm, or name of a registered model.
@@ -143,7 +143,7 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
 
 
 def _preprocessing(processor: BaseImageProcessor, image_size: int, num_channels: int) -> dict:
-    """Settings of timm's evaluation transform, which resizes to the floor of the image size / `crop_pct`, then crops."""
+    """Settings of timm's evaluation transform, which resizes to floor(image size / `crop_pct`), then crops."""
     if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
         raise ValueError("The image processor does not resize, rescale or normalise, and timm always does.")
     squash = processor.size["shortest_edge"] is None

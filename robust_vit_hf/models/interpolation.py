@@ -1,4 +1,5 @@
-"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT does.
+"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT
+does.
 
 The mixed model costs the same at inference, and often keeps the accuracy on the training distribution and much of the
 gain under distribution shift.

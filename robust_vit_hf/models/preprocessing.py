@@ -22,9 +22,9 @@ def make_image_processor(
     """Image processor of a preset. It is saved with the finetuned model.
 
     Args:
-        preset: `"paper"`: shortest side to 256 (bilinear), centre crop of 224, mean and standard deviation 0.5 for every
-            model, DeiT included, as in the released code. `"native"`: shortest side to 248 (bicubic), crop of 224, and
-            the statistics of the pretraining, as timm evaluates these models.
+        preset: `"paper"`: shortest side to 256 (bilinear), centre crop of 224, mean and standard deviation 0.5 for
+            every model, DeiT included, as in the released code. `"native"`: shortest side to 248 (bicubic), crop of
+            224, and the statistics of the pretraining, as timm evaluates these models.
         image_size: side of the crop in pixels, or `(height, width)`. The resize scales with it. If the sides differ,
             images are squashed to their aspect ratio, as in training.
         native_processor: processor of the pretrained model, with the statistics of the native preset.
@@ -63,7 +63,8 @@ def load_processor(
     """Image processor of a model under a preset, see [`make_image_processor`].
 
     Args:
-        name: name, Hub id or folder that the model was loaded from. The native statistics of a bundled model are the paper's.
+        name: name, Hub id or folder that the model was loaded from. The native statistics of a bundled model are the
+            paper's.
         image_size: side of the images in pixels; by default the saved processor's crop, or the model's configuration
             if the processor does not crop.
 

@@ -113,7 +113,8 @@ def timm_files(source: str | Path, revision: str | None = None) -> tuple[Path, d
 
 
 def native_processor(config: dict | None, statistics: str | None = None) -> ViTImageProcessor:
-    """Processor with the mean and standard deviation of pretraining, for the native preset of [`make_image_processor`].
+    """Processor with the mean and standard deviation of pretraining, for the native preset of
+    [`make_image_processor`].
 
     Args:
         config: timm's `config.json`.
@@ -181,7 +182,7 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
 
 
 def _preprocessing(processor: BaseImageProcessor, image_size: int, num_channels: int) -> dict:
-    """Settings of timm's evaluation transform, which resizes to the floor of the image size / `crop_pct`, then crops."""
+    """Settings of timm's evaluation transform, which resizes to floor(image size / `crop_pct`), then crops."""
     if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
         raise ValueError("The image processor does not resize, rescale or normalise, and timm always does.")
     squash = processor.size["shortest_edge"] is None

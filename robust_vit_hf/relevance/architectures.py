@@ -68,8 +68,8 @@ class ImageModel:
         model: transformers model, possibly wrapped by DDP, PEFT or Accelerate. Forward passes call this wrapper.
 
     Attributes:
-        pretrained: the transformers model inside. name: class name, without the prefix that FSDP2 adds to sharded
-            models.
+        pretrained: the transformers model inside.
+        name: class name, without the prefix that FSDP2 adds to sharded models.
 
     Raises:
         ValueError: as [`unwrap_pretrained`].
@@ -127,7 +127,8 @@ class VisionTransformer(ImageModel):
 
     Attributes:
         attentions: modules recorded by transformers for `output_attentions=True`, first layer first. Their second
-        output is the attention. head: weights of the tokens read by the classification head.
+            output is the attention.
+        head: weights of the tokens read by the classification head.
 
     Raises:
         ValueError: as [`unwrap_pretrained`]; the architecture has no attention over one patch grid (convolutional,

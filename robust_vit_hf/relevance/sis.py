@@ -1,7 +1,7 @@
 """Sufficient input subsets (SIS): pixels of an image that suffice for a confident prediction of a class.
 
-Sources: https://huggingface.co/papers/1810.03805 (backward selection), https://huggingface.co/papers/2003.08907 (by gradients),
-and appendix A of https://huggingface.co/papers/2206.01161.
+Sources: https://huggingface.co/papers/1810.03805 (backward selection), https://huggingface.co/papers/2003.08907 (by
+gradients), and appendix A of https://huggingface.co/papers/2206.01161.
 """
 
 import math
@@ -32,8 +32,8 @@ class SufficientSubsets(ModelOutput):
         confidence: `(B,)`, at least fp32, in [0, 1]: probability of the class for the subset, or the highest in any
             step if none is found.
         step: `(B, 1, H, W)` int64 from 1 to S: step in which a pixel is masked.
-        margins: `(B, S + 1)`, at least fp32: margin of the class, see [`margin`], after 0 to S steps. All pixels are masked in
-            the last.
+        margins: `(B, S + 1)`, at least fp32: margin of the class, see [`margin`], after 0 to S steps. All pixels are
+            masked in the last.
     """
 
     subset: torch.Tensor | None = None

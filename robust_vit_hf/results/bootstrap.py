@@ -52,8 +52,8 @@ def bootstrap(gains: Mapping[str, Sequence[np.ndarray]], seeds: Sequence[str]) -
     seeds, if there are several. The same images are drawn for all runs, and the same seeds for all sets; sets are
     resampled independently.
 
-    Images with the same gains in all seeds are exchangeable, so one multinomial draw over the distinct gains replaces a draw
-    of all images.
+    Images with the same gains in all seeds are exchangeable, so one multinomial draw over the distinct gains replaces
+    a draw of all images.
 
     Args:
         gains: gains `(N,)` int of each run on the images of each set, see [`SetResult.gains`].

@@ -16,7 +16,8 @@ SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_
 
 
 def summarize(run: Run) -> dict:
-    """Summary of a run: `rows`, see [`set_rows`], `sources` of the images, `class_groups`, `class_changes` and `curves`."""
+    """Summary of a run: `rows`, see [`set_rows`], `sources` of the images, `class_groups`, `class_changes` and
+    `curves`."""
     compared = [result for result in run.labelled if "after" in result.sides]
     return {
         "rows": set_rows(run),

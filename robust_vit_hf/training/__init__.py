@@ -1,1 +1,1 @@
-"""The finetuning: configuration, losses, trainer and checkpoints."""
+"""Finetuning: configuration, losses, trainer and checkpoints."""

@@ -1,7 +1,6 @@
-"""Options of a finetuning: of the model, of the data, and of the method.
+"""Options of finetuning: model, data and method.
 
-They are plain dataclasses, so that the command line refuses wrong options before it imports torch and the Trainer, which takes
-seconds.
+Plain dataclasses, so that the command line can refuse invalid options before the slow import of torch and the Trainer.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from .methods import method_names
 PAPER = "https://huggingface.co/papers/2206.01161"
 
 
-# Options that not all methods have, with the value that stands for the default of the method.
+# Options that only some methods have, with the value that means the method's default.
 METHOD_OPTIONS: dict[str, Any] = {
     "relevance_weight": None,
     "confidence_weight": None,
@@ -89,7 +88,7 @@ class DataArguments(Options):
 
 @dataclass
 class FinetuningArguments(Options):
-    """Options of the method, and defaults of the Trainer that are those of the paper."""
+    """Options of the method, and the paper's defaults for the Trainer's options."""
 
     GROUP = "options of the method"
 

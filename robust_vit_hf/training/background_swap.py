@@ -1,4 +1,4 @@
-"""Background swap: an augmentation that puts the object of an image, through its mask, onto the background of another."""
+"""Background swap: an augmentation that pastes the masked object of an image onto the background of another."""
 
 import numpy as np
 import torch
@@ -8,19 +8,18 @@ import torch.nn.functional as F
 def swap_backgrounds(
     pixel_values: torch.Tensor, mask: torch.Tensor, probability: float, seed: tuple[int, ...]
 ) -> torch.Tensor:
-    """Images of a batch, each of which has the background of another image of the batch with a given probability.
+    """Replace the background of each image, with a given probability, by that of another image of the batch.
 
-    A pixel with the mask value v is v · image + (1 − v) · background, so that pixels of the object are exactly those of the
-    image, and the mask stays valid. The object of the image that gives its background is filled by [`fill`] from the pixels
-    around it. An image with an empty or full mask keeps its background. So does every image of a batch without another one
-    whose mask leaves a background.
+    A pixel with mask value v becomes v · image + (1 − v) · background, so that object pixels are unchanged and the
+    mask stays valid. The object in the background image is filled from surrounding pixels by [`fill`]. Images with an
+    empty or full mask keep their background, as do images without another one in the batch that has a background.
 
     Args:
         pixel_values: `(B, 3, H, W)`.
         mask: `(B, 1, H, W)` in [0, 1]; 1 is the object.
-        probability: of each image, in [0, 1].
-        seed: integers, such as a seed and the number of the step. Nothing else decides the result: neither the global random
-            state nor the number of data loader workers.
+        probability: probability for each image, in [0, 1].
+        seed: integers, such as a seed and the step. The result does not depend on the global random state or the
+            number of data loader workers.
 
     Returns:
         `(B, 3, H, W)`. `pixel_values` is not changed.
@@ -40,14 +39,14 @@ def swap_backgrounds(
     Source: the composition of the *mixed-rand* images of https://huggingface.co/papers/2006.09994, used for training.
     """
     rng = np.random.default_rng(seed)
-    # One pixel around the object is filled too, because it often has some of the object's colour.
+    # Also fill one pixel around the object, which often has some of its colour.
     known = (F.max_pool2d(mask, 3, stride=1, padding=1) == 0).to(pixel_values.dtype)
     gives_background = known.flatten(1).any(dim=1).tolist()
     has_both = ((mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)).tolist()
     donors = list(range(len(mask)))
     for index, drawn in enumerate(rng.random(len(mask)) < probability):
         others = [other for other, gives in enumerate(gives_background) if gives and other != index]
-        pick = rng.random()  # drawn for every image, so that one mask does not change the draws of the next images
+        pick = rng.random()  # drawn for every image, so that masks do not affect the draws of later images
         if drawn and has_both[index] and others:
             donors[index] = others[int(pick * len(others))]
     filled = fill(pixel_values, known)[donors]
@@ -60,12 +59,12 @@ def swap_backgrounds(
 def fill(pixel_values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Fill the unknown pixels of images from the known ones around them.
 
-    The images are halved, each block of 2×2 pixels becoming the mean of its known ones, until all blocks are known, and
-    unknown pixels take the bilinearly enlarged values of the next smaller image ("pull–push"). The filling is smooth.
+    Images are halved by averaging the known pixels in 2×2 blocks until all blocks are known; unknown pixels then take
+    the bilinearly upsampled values of the next smaller image ("pull–push"). The filling is smooth.
 
     Args:
         pixel_values: `(B, 3, H, W)`.
-        known: `(B, 1, H, W)`, 1 where a pixel is known and 0 elsewhere. An image without known pixels is filled with zeros.
+        known: `(B, 1, H, W)`, 1 for known pixels, otherwise 0. Images without known pixels are filled with zeros.
 
     Returns:
         `(B, 3, H, W)`, in which known pixels are those of `pixel_values`.

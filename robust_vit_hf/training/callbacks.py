@@ -1,4 +1,4 @@
-"""Callbacks of the training: images in TensorBoard, and the epoch of the augmentation."""
+"""Training callbacks: images in TensorBoard, and the epoch of the augmentation."""
 
 import socket
 from itertools import islice
@@ -22,7 +22,7 @@ NUM_IMAGES = 4  # of a strip
 
 
 class SharedEpoch(TrainerCallback):
-    """The epoch, counted from 0, in memory that the workers of a data loader share."""
+    """The epoch, counted from 0, in memory shared with data loader workers."""
 
     def __init__(self):
         self.number = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -32,11 +32,11 @@ class SharedEpoch(TrainerCallback):
 
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):
-    """The Trainer's TensorBoard logs, and every `relevance_strip_steps` steps a strip image | mask | relevance before |
-    relevance after of the first images of a dataset.
+    """The Trainer's TensorBoard logs and, every `relevance_strip_steps` steps, strips of a dataset's first images:
+    image | mask | relevance before | relevance after.
 
     Args:
-        dataset: rows with `pixel_values`, `mask`, and `labels` if there are any.
+        dataset: rows with `pixel_values`, `mask` and, optionally, `labels`.
         processor: image processor of the pixel values.
     """
 
@@ -48,8 +48,8 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
     def _init_summary_writer(self, args):
         from tensorboard.summary.writer import event_file_writer
 
-        # The names of the Trainer's folder and of the event file hold that of the host, which would be uploaded with them. No
-        # argument changes that.
+        # The names of the Trainer's folder and event file contain the host name, which would be uploaded. No argument
+        # changes that.
         output, logs = Path(args.output_dir), Path(self.logging_dir or Path(args.output_dir, default_logdir()))
         if logs.is_relative_to(output):
             within = str(logs.relative_to(output)).replace(f"_{socket.gethostname()}", "")
@@ -61,7 +61,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
             event_file_writer.socket = socket
 
     def measure_before(self, model: nn.Module) -> None:
-        """Keep the maps of the original model, before a checkpoint is loaded into it."""
+        """Save the maps of the original model, before loading a checkpoint into it."""
         rows = list(islice(self.dataset, NUM_IMAGES))
         self.pixel_values = torch.stack([row["pixel_values"] for row in rows])
         self.masks = torch.stack([row["mask"] for row in rows])
@@ -71,7 +71,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if args.relevance_strip_steps == 0 or state.global_step % args.relevance_strip_steps:
             return
-        if self.tb_writer is None and not isinstance(model, FSDPModule):  # which every process must run
+        if self.tb_writer is None and not isinstance(model, FSDPModule):  # FSDP models must run in every process
             return
         relevance = self._relevance(model)
         if self.tb_writer is not None:
@@ -80,7 +80,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
 
     @torch.no_grad()
     def _relevance(self, model: nn.Module) -> torch.Tensor:
-        model = unwrap_pretrained(model)  # and not its DDP wrapper, under which this runs in the first process alone
+        model = unwrap_pretrained(model)  # not the DDP wrapper, since only the first process runs this
         was_training = model.training
         model.eval()
         targets = None if self.targets is None else self.targets.to(model.device)

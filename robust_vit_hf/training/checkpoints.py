@@ -1,4 +1,4 @@
-"""Complete checkpoints, and the one to resume from."""
+"""Completeness of checkpoints, and choice of the one to resume from."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
     """The checkpoint to resume from.
 
     Args:
-        resume_from_checkpoint: `"last"`, folder of a checkpoint in `output_dir`, or `None` for a new run. A run that was
-            stopped before its first checkpoint begins again.
-        begun: whether a run has written into `output_dir` before.
+        resume_from_checkpoint: `"last"`, folder of a checkpoint in `output_dir`, or `None` for a new run. A run
+            stopped before its first checkpoint starts again.
+        begun: whether a run has already written to `output_dir`.
 
     Returns:
-        Its folder, or `None` for a run that begins.
+        The checkpoint's folder, or `None` to start from step 0.
 
     Raises:
-        ValueError: the folder of a new run is not empty, or there is no run, or no such checkpoint, to resume from.
+        ValueError: a new run's folder is not empty, or there is no run or checkpoint to resume from.
     """
     folder = Path(output_dir)
     others = [path for path in folder.glob("*") if path.suffix != ".lock"] if folder.is_dir() else []
@@ -59,33 +59,32 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
 
 
 def last_checkpoint(output_dir: str) -> str | None:
-    """The complete checkpoint of the highest step."""
+    """The complete checkpoint with the highest step."""
     checkpoints = [path for path in Path(output_dir).glob("checkpoint-*") if is_complete(path)]
     last = max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
     return None if last is None else str(last)
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a run can be resumed from a checkpoint, and ends as one that was not stopped."""
+    """Whether resuming from a checkpoint gives the same result as an uninterrupted run."""
     return not missing_parts(checkpoint)
 
 
 def check_complete(checkpoint: str) -> None:
-    """Refuse to resume from a checkpoint that lacks a part.
+    """Refuse to resume from an incomplete checkpoint.
 
     Raises:
-        ValueError: it does; the parts are named.
+        ValueError: the checkpoint is incomplete; names the missing parts.
     """
     if lacking := missing_parts(Path(checkpoint)):
         raise ValueError(f"`{checkpoint}` is not a complete checkpoint. {_describe(lacking)}")
 
 
 def missing_parts(checkpoint: Path) -> list[str]:
-    """Files that a checkpoint lacks to be resumed from, `model.safetensors` aside, which the Trainer asks for.
+    """Files missing in a checkpoint for resuming, except `model.safetensors`, which the Trainer checks.
 
-    Without the optimizer, schedule or random state, which `save_only_model` leaves out, the Trainer would go on with other
-    weights than those of a run that was not stopped. `trainer_state.json` is the last file that it writes, of which a
-    killed run may have left a part.
+    Without optimizer, schedule or random state, as with `save_only_model`, weights would differ from those of an
+    uninterrupted run. `trainer_state.json` is written last, and may be truncated after a kill.
     """
     try:
         has_state = bool(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()))
@@ -93,9 +92,9 @@ def missing_parts(checkpoint: Path) -> list[str]:
         has_state = False
     found = {
         TRAINER_STATE_NAME: has_state,
-        OPTIMIZER_NAME: any(checkpoint.glob("optimizer*")),  # of FSDP2 `optimizer.bin`
+        OPTIMIZER_NAME: any(checkpoint.glob("optimizer*")),  # `optimizer.bin` with FSDP2
         SCHEDULER_NAME: (checkpoint / SCHEDULER_NAME).is_file(),
-        "rng_state.pth": any(checkpoint.glob("rng_state*.pth")),  # of several processes one each
+        "rng_state.pth": any(checkpoint.glob("rng_state*.pth")),  # one per process
     }
     return [name for name, there in found.items() if not there]
 

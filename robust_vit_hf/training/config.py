@@ -16,7 +16,7 @@ from .arguments import METHOD_OPTIONS, FinetuningArguments
 from .methods import load_method
 
 
-# transformers 5.23 gave the option this name.
+# Name of the option since transformers 5.23.
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
@@ -24,8 +24,8 @@ CHECKPOINTING = (
 
 @dataclass
 class RobustViTConfig(FinetuningArguments, TrainingArguments):
-    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and the following ones, some of which
-    change a default of the Trainer to that of the paper.
+    """Arguments of [`RobustViTTrainer`]: those of [`~transformers.TrainingArguments`], and the following ones, which
+    include Trainer options with the paper's defaults.
 
     Args:
     """
@@ -45,7 +45,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     def __post_init__(self):
         FinetuningArguments.__post_init__(self)
         if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
-            # transformers 5.24 gives the process group its time-out on accelerators alone.
+            # transformers 5.24 sets the process group's timeout only on accelerators.
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
         TrainingArguments.__post_init__(self)
         if (launched := int(os.environ.get("WORLD_SIZE", 1))) > self.world_size:
@@ -71,7 +71,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 "The scheduler `constant`, which decays by `lr_decay_rate`, has no warm-up: leave `warmup_steps` out, or name "
                 "another `lr_scheduler_type`, such as `constant_with_warmup`."
             )
-        if self.device.type == "cpu":  # the default would warn that there is nothing to pin for
+        if self.device.type == "cpu":  # the default would warn that there is no accelerator
             self.dataloader_pin_memory = False
         if self.on_nan == "skip" and self.fp16:
             raise ValueError(
@@ -94,7 +94,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 )
 
     def _take_options_of_the_method(self) -> None:
-        """Fill in the method's defaults, and refuse options that it does not have."""
+        """Set the method's defaults, and refuse options of other methods."""
         defaults = load_method(self.method).DEFAULTS
         for name, unset in METHOD_OPTIONS.items():
             if getattr(self, name) is unset:
@@ -111,20 +111,20 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             )
 
     def __getstate__(self) -> dict:
-        """State for `training_args.bin`, without the token."""
+        """State for `training_args.bin`, without tokens."""
         return self.__dict__ | {"hub_token": None}
 
     def to_dict(self) -> dict:
-        """Values for logs: those of the Trainer, with the last component alone of absolute paths."""
+        """The Trainer's values for logs, with absolute paths reduced to their last component."""
         return public_settings(super().to_dict())
 
     @property
     def needs_labels(self) -> bool:
-        """Whether a target is the label; otherwise images and masks suffice."""
+        """Whether a target is the label; otherwise, only images and masks are needed."""
         return "label" in (self.relevance_target if self.relevance_weight != 0 else None, self.confidence_target)
 
     def control(self) -> Self:
-        """Config of the control: cross-entropy with the label alone, without evaluation, checkpoints and push."""
+        """Config of the control: only cross-entropy with the label, without evaluation, checkpoints and push."""
         return replace(
             self,
             method="finetune",
@@ -139,7 +139,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         )
 
     def describe(self) -> dict[str, str]:
-        """Losses and schedule by name, in words, for the model card."""
+        """Text descriptions of losses and schedule by name, for the model card."""
         schedule = SchedulerType(self.lr_scheduler_type).value
         if schedule == "constant":
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
@@ -165,7 +165,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         }
 
 
-# The help of an option on the command line documents it here too.
+# Document the options here by their command line help.
 RobustViTConfig.__doc__ = RobustViTConfig.__doc__.rstrip() + "".join(
     f"\n        {option.name} (*optional*, defaults to `{option.default!r}`): {option.metadata['help']}"
     for option in fields(FinetuningArguments)

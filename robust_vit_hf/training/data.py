@@ -1,4 +1,4 @@
-"""Datasets to train and to validate on: their checks, labels and transforms."""
+"""Preparation of training and validation datasets: checks, labels and transforms."""
 
 from collections.abc import Callable
 
@@ -27,16 +27,18 @@ def prepare_datasets(
     args: RobustViTConfig,
     epoch: SharedEpoch,
 ) -> dict[str, Dataset]:
-    """Datasets that are given, under `train` and `eval`: checked, with labels of the model, transformed for its processor.
+    """Prepare the given datasets, returned as `train` and `eval`: checked, with labels mapped to the model's classes,
+    and transformed for its processor.
 
     Args:
         train, evaluation: as for [`~robust_vit_hf.RobustViTTrainer`].
-        epoch: of the training, which the augmentation depends on.
+        epoch: training epoch, on which the augmentation depends.
 
     Raises:
-        ValueError: rows, columns or labels that cannot be used, or a stream to validate on or without `max_steps`.
+        ValueError: rows, columns or labels are unusable, the validation dataset is a stream, or a stream is used
+            without `max_steps`.
     """
-    streamed = isinstance(train, datasets.IterableDataset)  # which draws crops and flips by itself
+    streamed = isinstance(train, datasets.IterableDataset)  # draws crops and flips by itself
     seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
     views = {
         "train": (train, train_transform(processor, seed_of_row)),
@@ -58,13 +60,13 @@ def _prepare_dataset(
         return dataset
     check_columns(dataset, name, args.needs_labels)
     dataset = align_labels(dataset, classes_of_model(config), f"{name} dataset")
-    dataset = dataset.add_column("row_index", range(len(dataset)))  # to name images whose loss is not finite
+    dataset = dataset.add_column("row_index", range(len(dataset)))  # to name images with non-finite losses
     dataset = check_rows(dataset, name, config.num_labels, args.bad_masks)
     return dataset.with_transform(with_rows(transform))
 
 
 def with_rows(transform: Callable) -> Callable:
-    """A transform that keeps the number of the row, to name images in errors."""
+    """Make a transform keep the row's number, to name images in errors."""
     return lambda rows: transform(rows) | {"row_index": rows["row_index"]}
 
 

@@ -1,4 +1,4 @@
-"""The complete finetuning: load, train, compare before with after, save or push."""
+"""The complete finetuning: load, train, compare before and after, save or push."""
 
 import time
 from contextlib import nullcontext
@@ -43,21 +43,21 @@ def finetune(
     predictions: Path | None = None,
     originals: Path | None = None,
 ) -> str:
-    """Finetune a model, measure it before and after, and save or push it with its results and its card.
+    """Finetune a model, measure it before and after, and save or push it with results and model card.
 
     Args:
         predictions: folder for the predictions of each image, `<set>/before` and `<set>/after`; not saved by default.
-        originals: folder of results of original models, which several runs share, if `predictions` are saved.
+        originals: folder with results of original models, shared by several runs; used if `predictions` are saved.
 
     Returns:
-        The table of results, as Markdown; nothing in other processes than the main one.
+        The table of results as Markdown; an empty string outside the main process.
 
     Raises:
-        ValueError: model, data or output folder cannot be used. Always before the first step.
-        OSError: there is no such model or data, or another process uses the `output_dir`.
-        TrainingInterrupted: after SIGINT or SIGTERM in the training; a checkpoint is saved.
+        ValueError: model, data or output folder cannot be used. Raised before the first step.
+        OSError: model or data do not exist, or another process uses the `output_dir`.
+        TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
-    # The first process locks the folder, and its error ends the others.
+    # The first process locks the folder; its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
         return _finetune(model_arguments, data_arguments, config, checkpoint, predictions, originals)
@@ -85,15 +85,15 @@ def _finetune(
     original = Side.of(trainer.model, processor, model_arguments.model)
     store = Store(predictions, originals)
     session = Session({"before": original}, {}, trainer.accelerator, store, model_arguments.preset).with_sets(sets)
-    # Where results may be read instead of measured, or else the training would differ by which of the two was done.
+    # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
     trainer.train(resume_from_checkpoint=checkpoint)
     if model_arguments.merge_lora:
         trainer.merge_adapter()
-    trainer.save_model(_internal_call=True)  # or else it would be pushed before it is measured
+    trainer.save_model(_internal_call=True)  # to avoid a push before the measurement
     trainer.save_state()
-    if trainer.is_fsdp_enabled:  # maps for the report and the card are made by the first process alone
+    if trainer.is_fsdp_enabled:  # only the first process makes maps for report and card
         trainer.model = gather_weights(trainer.model, _load(model_arguments)).to(config.device)
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
@@ -122,13 +122,13 @@ def _finetune(
 
 
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
-    """Accuracy of a model on the sets of a session, as that of a side."""
+    """Measure the accuracy of a model, as a side, on the sets of a session."""
     measured = Side.of(model, session.sides["before"].processor)
     return measure(replace(session, sides={side: measured}), Accuracy(relevance=relevance))
 
 
 def _shown_classes(trainer: RobustViTTrainer, streaming: bool) -> frozenset[int] | None:
-    """Classes of the model that the training images are of; `None` if they are not known."""
+    """Classes of the training images; `None` if unknown."""
     if streaming or "label" not in trainer.train_dataset.column_names:
         return None
     return frozenset(trainer.train_dataset.with_format(None)["label"][:])
@@ -157,12 +157,13 @@ def _publish(
 def load_data(
     arguments: DataArguments, model_config: PreTrainedConfig, seed: int
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset, dict[str, EvaluationSet]]:
-    """Images to train and to validate on, with labels of the model, and the sets to measure it on: those of the benchmark that
-    has its classes, or else the validation images. A stream is shuffled by `seed` within a buffer of 1000 images.
+    """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: those
+    of the benchmark with its classes, or else the validation images. Streams are shuffled by `seed` within a buffer of
+    1000 images.
 
     Raises:
-        ValueError: dataset and model have other classes, or there are no labels for a control.
-        OSError: there is no such dataset.
+        ValueError: dataset and model have different classes, or there are no labels for a control.
+        OSError: the dataset does not exist.
     """
     source = arguments.dataset
     options: dict[str, Any] = {}
@@ -188,7 +189,7 @@ def load_data(
 
 
 def _load(arguments: ModelArguments) -> nn.Module:
-    """The model, with a new adapter if a rank is given."""
+    """Load the model, with a new adapter if a rank is given."""
     model = load_model(arguments.model, arguments.trust_remote_code)
-    VisionTransformer(model)  # refuses an architecture before its data are read
+    VisionTransformer(model)  # refuses unsupported architectures before reading data
     return model if arguments.lora_rank is None else add_lora(model, arguments.lora_rank, arguments.model)

@@ -1,4 +1,4 @@
-"""Interrupts: SIGINT and SIGTERM during the training save a checkpoint."""
+"""Interrupts: SIGINT and SIGTERM during training save a checkpoint."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # of a user, and of a cluster that takes its machine back
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # sent by users and clusters
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A signal has ended the training after a step.
+    """A signal ended the training after a step.
 
     Args:
-        exit_status: that of a process which the signal ends, 128 + its number.
+        exit_status: exit status for the signal: 128 + its number.
     """
 
     def __init__(self, message: str, exit_status: int):
@@ -26,16 +26,16 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class EvaluationInterrupted(Exception):
-    """A signal has come during a validation within the training, which may take longer than a cluster waits."""
+    """A signal arrived during validation, which may take longer than a cluster's grace period."""
 
 
 class InterruptCallback(TrainerCallback):
-    """Context and callback that let the first SIGINT or SIGTERM end the training after the present step, with a checkpoint
-    unless `save_strategy` is `no`. A second one acts as before the training, but under torchrun or `accelerate launch`, which
-    pass on a signal that the process may have received itself. Signals reach the main thread alone, so a training in another
-    thread is not interrupted.
+    """Context manager and callback that end the training on the first SIGINT or SIGTERM after the current step, with a
+    checkpoint unless `save_strategy` is `no`. A second signal has its original effect, except under torchrun or
+    `accelerate launch`, which forward signals that the process may have received itself. Only the main thread receives
+    signals, so training in another thread is not interrupted.
 
-    `received` is the number of the signal, or 0.
+    `received` is the signal's number, or 0.
     """
 
     def __init__(self):
@@ -64,7 +64,8 @@ class InterruptCallback(TrainerCallback):
             self._restore()
 
     def _agree(self, args: TrainingArguments) -> None:
-        """Note the signal of any process: it may reach them in different steps, and all must stop after the same."""
+        """Share a signal between processes: it may reach them in different steps, but all must stop after the same
+        step."""
         if args.world_size > 1:
             received = torch.tensor(self.received, device=args.device)
             torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
@@ -83,5 +84,5 @@ class InterruptCallback(TrainerCallback):
                 raise EvaluationInterrupted
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.received:  # a cluster waits some seconds, too few for an evaluation
+        if self.received:  # a cluster's grace period is too short for an evaluation
             control.should_evaluate = control.should_save = False

@@ -1,6 +1,6 @@
-"""Losses of the finetuning: relevance off the background and on the foreground, and confidence in the prediction.
+"""Finetuning losses: relevance off the background and on the foreground, and confidence in the prediction.
 
-Each module has named components: `per_image` computes them for each image, `forward` their means.
+Each loss has named components: `per_image` computes them for each image, `forward` their means.
 """
 
 from typing import Literal
@@ -26,13 +26,13 @@ class RelevanceLoss(nn.Module):
 
     Args:
         background_weight: λ_bg of Eq. 3.
-        foreground_weight: λ_fg of Eq. 3. Small, because this loss asks for uniform relevance on the whole object.
+        foreground_weight: λ_fg of Eq. 3. Small, because this loss favours uniform relevance on the whole object.
         distance: `"mse"`, mean squared error as in the paper, or `"bce"`, binary cross-entropy as in Concept-Guided
             Fine-Tuning (https://huggingface.co/papers/2603.08309, with the weights 1.2 and 0.5).
-        mask_edges: background at a fractional mask value v: v with `"fractional"`, as in the released code, which swaps
-            exact 0 and 1 alone, or 1 − v with `"complement"`.
-        mean_over: pixels over which each distance is averaged: all of the image with `"image"`, or with `"region"` those of the
-            background for its loss and those of the foreground for its own, as in Concept-Guided Fine-Tuning.
+        mask_edges: background at a fractional mask value v: v with `"fractional"`, as in the released code, which
+            swaps only exact 0 and 1, or 1 − v with `"complement"`.
+        mean_over: pixels over which each distance is averaged: `"image"` for all, or `"region"` for only the
+            background or foreground, respectively, as in Concept-Guided Fine-Tuning.
 
     Raises:
         ValueError: unknown `distance`, `mask_edges` or `mean_over`, or a negative weight.
@@ -47,8 +47,8 @@ class RelevanceLoss(nn.Module):
         >>> {name: round(value.item(), 5) for name, value in RelevanceLoss()(relevance, mask).items()}
         {'background_loss': 0.0625, 'foreground_loss': 0.0625, 'relevance_loss': 0.14375}
 
-    Source: section 3 of https://huggingface.co/papers/2206.01161. Eq. 2 compares R ⊙ S with 1; the released code and this
-    class compare it with S, so that the background adds nothing to the foreground loss.
+    Source: section 3 of https://huggingface.co/papers/2206.01161. Eq. 2 compares R ⊙ S with 1; the released code and
+    this class compare it with S, so that the background does not contribute to the foreground loss.
     """
 
     def __init__(
@@ -107,22 +107,22 @@ class RelevanceLoss(nn.Module):
             values = F.binary_cross_entropy(prediction, target, reduction="none")
         if self.mean_over == "image":
             return values.mean(dim=(1, 2, 3))
-        # Outside the region prediction and target are 0, and so is their distance. A region may be empty.
+        # Outside the region, prediction and target are 0, and so is their distance. Regions may be empty.
         return values.sum(dim=(1, 2, 3)) / region.sum(dim=(1, 2, 3)).clamp(min=1)
 
 
 class ConfidenceLoss(nn.Module):
-    """Preserves the predictions: cross-entropy with the model's own argmax, Eq. 4, or with given classes; or the
-    Kullback–Leibler divergence from the output of another model.
+    """Preserves predictions: cross-entropy with the model's own argmax, Eq. 4, or with given classes; or
+    Kullback–Leibler divergence from another model's output.
 
     Args:
-        temperature: divides the logits. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S and 1 elsewhere.
+        temperature: divides the logits. The released code uses 0.65 for DeiT-B, 0.55 for DeiT-S, otherwise 1.
 
     Raises:
         ValueError: the temperature is not positive.
 
-    Inputs: `logits` `(B, C)`, and `target`: classes `(B,)`, logits of another model `(B, C)`, or `None` for the argmax of
-    `logits`. The temperature divides the logits of the other model too.
+    Inputs: `logits` `(B, C)`, and `target`: classes `(B,)`, logits of another model `(B, C)`, or `None` for the argmax
+    of `logits`. The temperature also divides the other model's logits.
 
     Example:
         >>> import torch

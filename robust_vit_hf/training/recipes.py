@@ -1,4 +1,4 @@
-"""Recipes: YAML files of options, one for each of the paper's models and methods and one for each benchmark."""
+"""Recipes: YAML files of options, for each of the paper's models and methods, and for each benchmark."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..utils.options import Declared, declared_options, parse_number, unknown
 from .arguments import METHOD_OPTIONS, DataArguments, FinetuningArguments, ModelArguments
 
 
-if TYPE_CHECKING:  # the command line does not wait for the Trainer
+if TYPE_CHECKING:  # the command line does not import the Trainer
     from .config import RobustViTConfig
 
 
 def list_recipes() -> dict[str, Path]:
-    """The recipes of this package, by the name of their model, after that of their method if it is not the paper's."""
+    """Recipes of this package by model name, prefixed by the method's name if it is not the paper's."""
     folder = Path(str(files(__package__) / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> Path | None:
-    """The recipe of a registered model, under any of its names; otherwise `None`. A recipe that names a dataset or a method is
-    for that one alone.
+    """The recipe of a registered model, under any of its names; otherwise `None`. Recipes that name a dataset or
+    method apply only to that.
 
     Args:
         model: as for [`find_model`]; `None` for the bundled model.
@@ -49,10 +49,10 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
 
 
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
-    """Options by name of a YAML file, or of one of [`list_recipes`].
+    """Read options by name from a YAML file or one of [`list_recipes`].
 
     Args:
-        method: that is asked for. If it is not that of the recipe, the recipe's options of its method are left out.
+        method: the requested method. If the recipe has another, the recipe's method options are left out.
 
     Raises:
         FileNotFoundError, ValueError: as [`read_yaml`], or as [`check_train_option`]; the message names file and line.
@@ -65,12 +65,12 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict:
 
 
 def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
-    """A YAML file of options by name, with the values that `check` gives.
+    """Read a YAML file of options by name, with values returned by `check`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a YAML mapping, names an option twice, or `check` refuses an option; the message
-            names file and line, and quotes nothing, since a line may hold a token.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a YAML mapping, repeats an option, or `check` refuses an option; the message names
+            file and line, without quotes, since a line may contain a token.
     """
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
@@ -84,11 +84,11 @@ def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
         raise ValueError(
             f"`{path}` is a folder; expected a recipe, a YAML file. Name images with --dataset."
         ) from None
-    # ValueError: dates such as 2026-99-99, text not in UTF-8
+    # ValueError: dates such as 2026-99-99, invalid UTF-8
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f", line {mark.line + 1}"
-        # The problem without names in the file.
+        # The problem without the file's contents.
         reason = re.sub(" '[^'<]{2,}'", "", getattr(error, "problem", None) or type(error).__name__)
         raise ValueError(f"`{path}`{place}: not valid YAML: {reason}.") from None
     if not isinstance(values, dict):
@@ -103,7 +103,7 @@ def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping holds twice, of which YAML takes the last."""
+    """Refuses repeated keys, of which YAML would take the last."""
 
     def construct_mapping(self, node, deep=False):
         known = set()
@@ -116,31 +116,31 @@ class _Loader(yaml.SafeLoader):
 
 
 def check_train_option(name: str, value: Any) -> Any:
-    """Value of an option of `robust-vit train` in a YAML file, text such as 3e-6 as the number that it is. Options of the
-    Trainer import it, which takes seconds.
+    """Check the value of a `robust-vit train` option in a YAML file; text such as 3e-6 becomes a number. Trainer
+    options need its slow import.
 
     Raises:
-        ValueError: unknown option, or another value than the option takes; the message names the option.
+        ValueError: unknown option or invalid value; the message names the option.
     """
     declared = own_options().get(name) or train_options().get(name)
     if declared is None:
         raise ValueError(unknown("option", f"--{name}", [f"--{known}" for known in train_options()]))
     if isinstance(value, str) and declared.types <= {int, float, NoneType}:
-        value = parse_number(value, declared.types)  # YAML takes 3e-6 for text
+        value = parse_number(value, declared.types)  # YAML parses 3e-6 as text
     declared.check(value)
     return value
 
 
 @cache
 def own_options() -> dict[str, Declared]:
-    """The options of `robust-vit train` by name that this package declares."""
+    """Options of `robust-vit train` declared by this package, by name."""
     groups = (ModelArguments, DataArguments, FinetuningArguments)
     return {name: declared for group in groups for name, declared in declared_options(group).items()}
 
 
 @cache
 def train_options() -> dict[str, Declared]:
-    """All options of `robust-vit train` by name, with those of the Trainer, whose import takes seconds."""
+    """All options of `robust-vit train` by name, including the Trainer's, whose import is slow."""
     from .config import RobustViTConfig
 
     return own_options() | declared_options(RobustViTConfig)
@@ -149,10 +149,10 @@ def train_options() -> dict[str, Declared]:
 def train_arguments(
     recipe: str | Path | None = None, **options: Any
 ) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
-    """The arguments of [`finetune`] from options, and from those of a recipe that they leave out.
+    """Arguments of [`finetune`] from options, which override those of a recipe.
 
     Raises:
-        FileNotFoundError, ValueError: as [`read_recipe`], or options that do not go together.
+        FileNotFoundError, ValueError: as [`read_recipe`], or options do not go together.
     """
     from .config import RobustViTConfig
 

@@ -1,4 +1,4 @@
-"""A Trainer that stops rather than going wrong in silence: one process a folder, one identity a run, finite values, interrupts."""
+"""A Trainer that fails loudly: folder locks, run identity, finite values, interrupts."""
 
 import signal
 from collections.abc import Iterator
@@ -31,8 +31,8 @@ logger = logging.get_logger(__name__)
 
 
 class ReliableTrainer(PublishingTrainer):
-    """The Trainer whose promises are those of `docs/reliability.md`. Its `args` have `on_nan`, and images of its datasets are
-    named in errors if batches have their `row_index`, or `names`."""
+    """Trainer with the guarantees of `docs/reliability.md`. Its `args` need `on_nan`. Errors name images if batches
+    have their `row_index` or `names`."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -40,7 +40,7 @@ class ReliableTrainer(PublishingTrainer):
         self._base_digest = base_digest(self.model) if self.args.should_save else None
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
-        self._mean_loss, self._num_losses = torch.zeros(()), 0  # of the steps of this training
+        self._mean_loss, self._num_losses = torch.zeros(()), 0  # over the steps of this training
         batch_size = self.args.train_batch_size * self.args.world_size
         sized = hasattr(self.train_dataset, "__len__")
         if self.args.dataloader_drop_last and sized and len(self.train_dataset) < batch_size:
@@ -51,17 +51,17 @@ class ReliableTrainer(PublishingTrainer):
             )
 
     def check_checkpoint(self, checkpoint: str) -> None:
-        """Check that a run can be resumed from a checkpoint by this trainer, which must not have been trained.
+        """Check that this (untrained) trainer can resume from a checkpoint.
 
         Raises:
-            ValueError: the checkpoint was begun with other settings, another model or other data, see [`RunIdentity`], or it
-                lacks a part.
+            ValueError: the checkpoint's run has other settings, another model or other data, see [`RunIdentity`], or
+                the checkpoint is incomplete.
         """
         check_complete(checkpoint)
         self._identify().check(checkpoint)
 
     def _identify(self) -> RunIdentity:
-        """The identity of the run, taken before the first step, when this model is the original one."""
+        """Identity of the run, computed before the first step from the original model."""
         if self._identity is None:
             self._identity = RunIdentity(self)
             self.add_callback(self._identity)
@@ -71,10 +71,10 @@ class ReliableTrainer(PublishingTrainer):
         """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
 
         Raises:
-            ValueError: the checkpoint is not of this run or lacks a part, see [`check_checkpoint`], or a loss or weight is
-                NaN or infinite.
-            OSError: a checkpoint cannot be written, another process trains in the `output_dir`, or another process of this
-                training has ended, or not answered for `ddp_timeout`.
+            ValueError: the checkpoint belongs to another run or is incomplete, see [`check_checkpoint`], or a loss or
+                weight is NaN or infinite.
+            OSError: a checkpoint cannot be written, another process trains in the `output_dir`, or another process of
+                this training has ended or not responded for `ddp_timeout`.
             TrainingInterrupted: after a signal.
         """
         self._identify()
@@ -91,7 +91,7 @@ class ReliableTrainer(PublishingTrainer):
             try:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
             except RuntimeError as error:
-                # The words of gloo. Under NCCL, a watchdog ends the process.
+                # gloo's message. With NCCL, a watchdog ends the process.
                 if self.args.world_size == 1 or not any(words in str(error) for words in ("Timed out", "by peer")):
                     raise
                 raise OSError(
@@ -118,7 +118,7 @@ class ReliableTrainer(PublishingTrainer):
 
     @property
     def skipped_batches(self) -> int:
-        """Number of batches, over all parts of the run, that were left out because their loss was not finite."""
+        """Number of batches skipped for a non-finite loss, over all parts of the run."""
         return self._identity.skipped_batches if self._identity is not None else 0
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -136,13 +136,13 @@ class ReliableTrainer(PublishingTrainer):
                 ) from error
             self._identity.skipped_batches += 1
             logger.warning(f"{message} The batch is left out.")
-            return torch.as_tensor(self._mean_loss, device=self.args.device)  # for the mean that the Trainer logs
+            return torch.as_tensor(self._mean_loss, device=self.args.device)  # for the mean logged by the Trainer
 
     def check_losses(self, losses: torch.Tensor) -> None:
-        """Check losses `(B,)` of a step in all processes, so that all leave the batch out or stop.
+        """Check a step's losses `(B,)` of all processes, so that all skip the batch or stop.
 
         Raises:
-            NonFiniteError: some are NaN or infinite, in this process or another.
+            NonFiniteError: some are NaN or infinite, in any process.
         """
         bad = (~losses.detach().isfinite()).nonzero().flatten().tolist()
         failed = torch.tensor(len(bad), device=self.args.device)
@@ -160,13 +160,13 @@ class ReliableTrainer(PublishingTrainer):
         dataset: Dataset | None = None,
         advice: str = "",
     ) -> None:
-        """Check values `(B, …)` of a batch, which errors call `name`, outside of a step.
+        """Check values `(B, …)` of a batch outside of a step; `name` is their name in errors.
 
         Args:
             dataset: as for [`_name_images`].
 
         Raises:
-            ValueError: some are NaN or infinite; the images are named.
+            ValueError: some are NaN or infinite; names the images.
         """
         try:
             check_finite(name, values)
@@ -174,7 +174,7 @@ class ReliableTrainer(PublishingTrainer):
             raise ValueError(f"{self._describe(error, when, inputs, dataset)} {advice}".rstrip()) from error
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in the Trainer, with the number of batches that were left out beside a training loss."""
+        """As in the Trainer, and with training losses the number of skipped batches."""
         if "loss" in logs and self.skipped_batches:
             logs["skipped_batches"] = self.skipped_batches
         super().log(logs, start_time)
@@ -183,8 +183,8 @@ class ReliableTrainer(PublishingTrainer):
         return f"{when}: the {error.values} of {self._name_images(inputs, error.images, dataset)} is NaN or infinite."
 
     def _name_images(self, inputs: dict, images: list[int], dataset: Dataset | None = None) -> str:
-        """Images of a batch by their rows in the dataset and their files, as far as they are known. The dataset is by default
-        the one that the present mode of the model is for."""
+        """Names of a batch's images: dataset rows and files, if known. The dataset defaults to that of the model's
+        current mode."""
         if not images:
             return "images of another process"
         if "names" in inputs:
@@ -200,8 +200,8 @@ class ReliableTrainer(PublishingTrainer):
         return ", ".join(names)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in the Trainer, but weights that are NaN or infinite are refused with a `ValueError`, and an adapter is saved with
-        the digest of its base."""
+        """As in the Trainer, but NaN or infinite weights raise a `ValueError`, and adapters are saved with their
+        base's digest."""
         if bad := non_finite_weights(self.model):
             raise ValueError(
                 f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
@@ -213,7 +213,7 @@ class ReliableTrainer(PublishingTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         if self._interrupt.received:
-            # With a limit of 1 the Trainer would delete every checkpoint but the best one when it ends; `train` restores it.
+            # With a limit of 1, the Trainer would finally delete all checkpoints except the best; `train` restores it.
             self.args.save_total_limit = None
         try:
             super()._save_checkpoint(model, trial)
@@ -228,8 +228,8 @@ class ReliableTrainer(PublishingTrainer):
         return f"The last good checkpoint is `{last}`." if last else "There is no checkpoint to resume from."
 
     # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
-    # Trainer loads them with `load_state_dict(strict=False)`, which leaves out every renamed weight, so that a resumed
-    # run, or the best model, would have the attention of another step (huggingface/transformers#48805).
+    # Trainer's `load_state_dict(strict=False)` skips renamed weights, so that a resumed run, or the best model, would
+    # have the attention of another step (huggingface/transformers#48805).
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with _damage_is_named(resume_from_checkpoint):
@@ -237,7 +237,7 @@ class ReliableTrainer(PublishingTrainer):
                 weights = type(self.model).from_pretrained(resume_from_checkpoint).state_dict()
                 set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True))
             else:
-                super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, whose names are PEFT's
+                super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, with PEFT's names
 
     def _load_best_model(self) -> None:
         if isinstance(self.model, PreTrainedModel):

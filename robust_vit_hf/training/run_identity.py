@@ -1,4 +1,4 @@
-"""Identity of a run: the settings, model and data that it began with, which a run that resumes it must share."""
+"""Identity of a run: its settings, model and data, which must be the same on resuming."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..data.stream import MaskedStream, stream_identity
 from ..models.digest import model_digest
 
 
-# Settings that may change when a run is resumed: they do not change what a step computes.
+# Settings that may change on resuming, since they do not affect steps.
 MAY_CHANGE = (
     "num_train_epochs",
     "max_steps",
@@ -28,7 +28,7 @@ MAY_CHANGE = (
     "load_best_model_at_end",
     "prediction_loss_only",
     "train_batch_size",
-    "per_device_train_batch_size",  # its product with the number of processes may not
+    "per_device_train_batch_size",  # but not its product with the number of processes
     "per_device_eval_batch_size",
     "dataloader_num_workers",
     "dataloader_pin_memory",
@@ -41,38 +41,38 @@ MAY_CHANGE_PREFIXES = ("logging_", "log_", "save_", "eval_", "do_", "push_to_hub
 
 
 class RunIdentity(TrainerCallback, ExportableState):
-    """Saves the identity of a run in the `trainer_state.json` of each of its checkpoints.
+    """Saves a run's identity in the `trainer_state.json` of its checkpoints.
 
     Args:
-        trainer: before its first step, so that its model is the original one.
+        trainer: trainer before its first step, with the original model.
     """
 
     def __init__(self, trainer: Trainer):
         batch_size = trainer.args.per_device_train_batch_size * trainer.args.world_size
         settings = trainer.args.to_sanitized_dict() | {"batch size of all processes": batch_size}
-        settings |= {"FSDP2": True} if trainer.is_fsdp_enabled else {}  # whose optimizer is saved in another form
+        settings |= {"FSDP2": True} if trainer.is_fsdp_enabled else {}  # its optimizer is saved in another format
         adapter = next(iter(getattr(trainer.model, "peft_config", {}).values()), None)
-        # Processes and workers share the rows of a stream, so that their numbers decide which rows a batch has.
+        # Processes and workers share the rows of a stream, so batches depend on their numbers.
         shared = {"dataloader_num_workers", "per_device_train_batch_size"}
         kept = shared if isinstance(trainer.train_dataset, MaskedStream) else set()
         identity = {
             "settings": {name: value for name, value in settings.items() if name in kept or not _may_change(name)},
             "original model": model_digest(trainer.model),
-            # A set has another order in each process.
+            # Sets are ordered differently in each process.
             "adapter": adapter and json.dumps(adapter.to_dict(), default=lambda value: sorted(map(str, value))),
             "image processor": trainer.processing_class.to_json_string(),
             "train dataset": identity_of(trainer.train_dataset),
             "validation dataset": identity_of(trainer.eval_dataset),
         }
         self.identity = json.loads(json.dumps(identity, default=str))
-        self.skipped_batches = 0  # whose loss was not finite, over all parts of the run
+        self.skipped_batches = 0  # with non-finite loss, over all parts of the run
 
     def state(self) -> dict:
         return {"args": {}, "attributes": {"identity": self.identity, "skipped_batches": self.skipped_batches}}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.skipped_batches = state.stateful_callbacks[type(self).__name__]["attributes"]["skipped_batches"]
-        # A folder that was moved has its best checkpoint in another place than it was saved under.
+        # The best checkpoint's path changes when the folder is moved.
         best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
         if state.best_model_checkpoint is None and best.is_dir():
             state.best_model_checkpoint = str(best)
@@ -81,7 +81,7 @@ class RunIdentity(TrainerCallback, ExportableState):
         """Refuse to resume from a checkpoint of another run.
 
         Raises:
-            ValueError: it was begun with other settings, another model or other data, which the message names.
+            ValueError: the checkpoint's run has other settings, another model or other data, named in the message.
         """
         state = json.loads(Path(checkpoint, TRAINER_STATE_NAME).read_text(encoding="utf-8"))
         begun = state["stateful_callbacks"].get(type(self).__name__, {}).get("attributes", {}).get("identity")
@@ -110,7 +110,7 @@ def _may_change(name: str) -> bool:
 
 
 def identity_of(dataset: object) -> str | int | None:
-    """Identity of a table or stream; of other datasets the number of rows, if they have one, as nothing else is known of them."""
+    """Identity of a table or stream; for other datasets, only the number of rows, if any."""
     if isinstance(dataset, datasets.Dataset):
         return dataset_identity(dataset)
     if isinstance(dataset, MaskedStream):

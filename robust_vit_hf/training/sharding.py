@@ -1,4 +1,4 @@
-"""FSDP2: which trainings can be sharded, and the whole model after one."""
+"""FSDP2: preparation of sharded training, and gathering of weights."""
 
 import os
 
@@ -12,13 +12,13 @@ from .config import CHECKPOINTING, RobustViTConfig
 def prepare_sharding(
     accelerator: Accelerator, model: nn.Module, args: RobustViTConfig, second_derivative: bool
 ) -> None:
-    """Let FSDP2 shard a model by its layers. Does nothing where FSDP was not asked for.
+    """Let FSDP2 shard a model by layers. Does nothing without FSDP.
 
     Args:
-        second_derivative: whether the loss reaches the weights through the gradient of a gradient.
+        second_derivative: whether the loss needs second derivatives.
 
     Raises:
-        ValueError: FSDP was asked for, and would not train or save what one process does.
+        ValueError: FSDP would not train or save the same as one process.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
@@ -47,12 +47,12 @@ def prepare_sharding(
         if found:
             raise ValueError(f"{problem}.")
     if plugin.transformer_cls_names_to_wrap is None:
-        # accelerate 1.15 shards the patch embeddings by themselves, which fails within embeddings that are sharded too.
+        # accelerate 1.15 shards patch embeddings separately, which fails within embeddings that are also sharded.
         layers = [name for name in model._no_split_modules if not name.endswith("Embeddings")]
         plugin.transformer_cls_names_to_wrap = layers
 
 
 def gather_weights(sharded: nn.Module, whole: nn.Module) -> nn.Module:
-    """Load the weights of a sharded model into a whole one of the same architecture, in every process."""
+    """Load the weights of a sharded model into an unsharded one of the same architecture, in every process."""
     whole.load_state_dict(get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True)))
     return whole

@@ -1,4 +1,4 @@
-"""The finetuning: a `Trainer` that adds the losses of a method to a vision transformer."""
+"""`Trainer` for finetuning vision transformers with the losses of a method."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -40,31 +40,31 @@ if TYPE_CHECKING:
 
 
 class RobustViTTrainer(ReliableTrainer):
-    """Finetunes the relevance maps of an image classification model, Eq. 5 of https://huggingface.co/papers/2206.01161, or
-    trains another `method` of `docs/methods.md`.
+    """Finetunes the relevance maps of an image classification model, Eq. 5 of
+    https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/methods.md`.
 
-    Logs `background_loss`, `foreground_loss`, `relevance_loss` (or the components of the method), `confidence_loss` and `top1`
-    beside `loss`, for training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy before the first
-    step, without augmentation and not on a stream.
+    Logs `background_loss`, `foreground_loss`, `relevance_loss` (or the components of the method), `confidence_loss`
+    and `top1` beside `loss`, for training and evaluation (with the prefix `eval_`), and `original_top1`, the accuracy
+    before the first step, without augmentation, except on streams.
 
     Args:
-        model: image classification model over one patch grid, with or without a PEFT adapter, or its name, Hub id or folder,
-            as for [`load_model`].
+        model: image classification model over one patch grid, with or without a PEFT adapter, or its name, Hub id or
+            folder, as for [`load_model`].
         args: hyper-parameters; by default those of the paper, with an `output_dir` named after the model.
-        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked here and transformed to match
-            `processing_class`. A `train_dataset` may be a stream, a `datasets.IterableDataset`, shuffled if it is to be: its rows
-            are checked as they come, see [`MaskedStream`]. `max_steps`, which it needs, count as one epoch, over as many passes as
-            it takes. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)` in [0, 1] and `labels`
-            is taken as it is.
-        processing_class: image processor with a centre crop, saved with the model; by default the `paper` preset at the
-            model's image size. See [`make_image_processor`].
-        data_collator, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: as in
-            [`~transformers.Trainer`].
+        train_dataset, eval_dataset: rows with `image`, `mask` and `label`, which are checked here and transformed to
+            match `processing_class`. A `train_dataset` may be a stream, a `datasets.IterableDataset`, already
+            shuffled: its rows are checked on the fly, see [`MaskedStream`]; it requires `max_steps`, which count as
+            one epoch over any number of passes. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)`
+            in [0, 1] and `labels` is used unchanged.
+        processing_class: image processor with a centre crop, saved with the model; by default the `paper` preset at
+            the model's image size. See [`make_image_processor`].
+        data_collator, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
+            as in [`~transformers.Trainer`].
         peft_config: adapter to finetune instead of the weights.
 
     Raises:
-        ValueError: an architecture without relevance maps, rows that cannot be used, or an image size that the patch size
-            does not divide. Always before the first step, but for the rows of a stream.
+        ValueError: the architecture has no relevance maps, rows are unusable, or the image size is not a multiple of
+            the patch size. Raised before the first step, except for rows of a stream.
 
     Example:
         >>> import torch
@@ -85,8 +85,8 @@ class RobustViTTrainer(ReliableTrainer):
         1
     """
 
-    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. It does not by default:
-    # it takes **kwargs in the `forward` of a ViT to mean that the model normalises its own loss.
+    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps. It does not by
+    # default: it infers from **kwargs in a ViT's `forward` that the model normalises its own loss.
     loss_is_scaled_for_ga = False
 
     def __init__(
@@ -141,7 +141,7 @@ class RobustViTTrainer(ReliableTrainer):
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
-        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # which may be merged later
+        self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
         self._keep_original(prepared)
         self.add_callback(epoch)
         self._strips = None
@@ -150,7 +150,7 @@ class RobustViTTrainer(ReliableTrainer):
             self.add_callback(self._strips)
 
     def _keep_original(self, prepared: dict[str, Dataset]) -> None:
-        """Keep what is needed to know the accuracy and the logits of the model before the first step."""
+        """Keep what is needed for the original model's accuracy and logits."""
         self._original_top1: dict[str, float] = {}
         self._measured_on = {name: rows for name, rows in prepared.items() if not isinstance(rows, MaskedStream)}
         train = prepared.get("train")
@@ -162,7 +162,7 @@ class RobustViTTrainer(ReliableTrainer):
             self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
 
     def describe_method(self) -> dict[str, str]:
-        """Losses, schedule and adapter, in words, for the model card."""
+        """Text descriptions of losses, schedule and adapter, for the model card."""
         method = self.args.describe()
         if self._adapter is not None:
             rank = f" of rank {self._adapter.r}" if getattr(self._adapter, "r", None) else ""
@@ -177,7 +177,7 @@ class RobustViTTrainer(ReliableTrainer):
         self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model).merge_and_unload()
 
     def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Components `(B,)` of the loss of each image, `loss` and `top1` among them, and the logits `(B, C)`."""
+        """Components `(B,)` of each image's loss, including `loss` and `top1`, and the logits `(B, C)`."""
         args, labels = self.args, inputs.get("labels")
         if "mask" not in inputs:
             raise ValueError(f"A batch has no `mask`; it has {', '.join(inputs)}. Each row needs a `mask` (1, H, W).")
@@ -189,7 +189,7 @@ class RobustViTTrainer(ReliableTrainer):
         if args.confidence_target == "original":
             targets["original"] = self._original_logits(pixel_values)
         if model.training and args.background_swap:
-            # Among the images of all processes, so that their number changes nothing.
+            # Among the images of all processes, so that the number of processes does not matter.
             everything = self.accelerator.gather((pixel_values, inputs["mask"]))
             swapped = swap_backgrounds(*everything, args.background_swap, (args.seed, *self._batch_of_step))
             pixel_values = swapped.tensor_split(args.world_size)[args.process_index]
@@ -231,12 +231,12 @@ class RobustViTTrainer(ReliableTrainer):
         linear = has_linear_memory(vit, grid[0] * grid[1], self.args.second_order)
         if linear and not self.method.second_derivative:
             return super().training_step(model, inputs, num_items_in_batch)
-        # Activation checkpointing computes the attention again in backward, so the implementation must hold until then.
+        # Activation checkpointing recomputes attention in backward, so keep the implementation until then.
         with switched_attention(vit, EXPLICIT_ATTENTION):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """All parameters: the released code decays biases and norms too."""
+        """All parameters: the released code also decays biases and norms."""
         return [name for name, _ in model.named_parameters()]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
@@ -271,17 +271,17 @@ class RobustViTTrainer(ReliableTrainer):
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
         )
-        # The rows are shared already: accelerate must neither split them again nor let one process read all.
+        # The rows are already shared: accelerate must not split them again, or let one process read all.
         return prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
 
     def set_initial_training_values(self, args, dataloader):
         num_train_epochs, *others = super().set_initial_training_values(args, dataloader)
-        # The Trainer takes a stream to end, and would begin another epoch when a finished run is resumed.
+        # The Trainer expects streams to end, and would start another epoch when a finished run is resumed.
         return (1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs, *others)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        # The released code runs a second copy of the original model in every step to log its accuracy. Before the first
-        # step this model is the original, also when the run is resumed.
+        # The released code runs a copy of the original model in every step to log its accuracy. Here, this model is
+        # the original before the first step, also on resuming.
         if not self._original_top1:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
             first = self.is_world_process_zero() or self.is_fsdp_enabled
@@ -293,7 +293,7 @@ class RobustViTTrainer(ReliableTrainer):
     def _top1(self, dataset: Dataset) -> float | None:
         """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
         accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
-        # Not the evaluation loader, which persistent workers would keep for all later evaluations.
+        # Not the evaluation loader, which is kept for later evaluations with persistent workers.
         for batch in self.get_test_dataloader(dataset):
             if "labels" not in batch:
                 return None
@@ -310,7 +310,7 @@ class RobustViTTrainer(ReliableTrainer):
         return accuracy.compute()["top1"] if accuracy.num_images else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Loss, logits and labels of a batch. The method of the Trainer needs labels, and gathers all outputs."""
+        """Loss, logits and labels of a batch. The Trainer's method needs labels, and gathers all outputs."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             values, logits = self._losses_per_image(model, inputs)
@@ -321,7 +321,7 @@ class RobustViTTrainer(ReliableTrainer):
         return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """The loop of the Trainer, with components of the loss in its metrics: means in which each image counts once."""
+        """The Trainer's loop, with the mean loss components in its metrics; each image counts once."""
         self._eval_values.clear()
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         for name, values in self._eval_values.items():
@@ -331,10 +331,10 @@ class RobustViTTrainer(ReliableTrainer):
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log `logs`, and with a training loss the means of its components since the last log."""
+        """Log `logs`, and with a training loss also its components' means since the last log."""
         if "loss" in logs:
             if not self._train_values["loss"]:
-                logs["loss"] = float("nan")  # every batch since the last log was left out
+                logs["loss"] = float("nan")  # all batches since the last log were skipped
             for name, values in self._train_values.items():
                 if name != "loss" and values:
                     logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
@@ -348,7 +348,7 @@ def _with_adapter(model: nn.Module, peft_config: "PeftConfig", name: str | None)
     from peft import get_peft_model
 
     model = get_peft_model(model, peft_config)
-    if name is not None:  # the saved adapter names its base; PEFT would name the folder in the cache
+    if name is not None:  # the saved adapter names its base; PEFT would name the cache folder
         model.peft_config["default"].base_model_name_or_path = resolve(name)
     return model
 
@@ -375,6 +375,6 @@ def _check(vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, 
 
 
 def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:
-    """A batch, with the `names` of its rows, which are text."""
+    """Collate a batch, with the rows' `names` (text)."""
     names = [row.pop("name") for row in rows]
     return collator(rows) | {"names": names}

@@ -1,1 +1,1 @@
-"""How each set of the paper lies on disk or on the Hub: one module a layout."""
+"""Layouts of the paper's sets on disk and on the Hub, one per module."""

@@ -1,4 +1,4 @@
-"""Copies of sets that others have published on the Hub, with columns and label numberings of their own."""
+"""Third-party copies of sets on the Hub, with other columns and label numberings."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -27,19 +27,19 @@ def open_columns(
     features: datasets.Features,
     local_labels: Sequence[int | list[int]] | None,
 ) -> Source:
-    """A set on the Hub, in parquet or in webdataset tars, in any columns. Rows are streamed.
+    """A set on the Hub, as parquet or webdataset tars, with any columns. Rows are streamed.
 
     Args:
         source: Hub id or folder.
-        features: columns of the result. A set that has them all is taken as it is.
-        local_labels: labels 0–999 of the classes in the set's own numbering; `None` if that is ImageNet's, empty if it is
-            not known.
+        features: columns of the result. A set that has all of them is used unchanged.
+        local_labels: labels 0–999 of the classes in the set's numbering; `None` if that is ImageNet's, empty if
+            unknown.
 
     Raises:
-        PermissionError: the set is gated, and no token that has access was found.
-        FileNotFoundError: there is no such set, or the Hub cannot be reached.
-        ValueError: a tar is truncated, or there is no column of images or labels, or names of classes in another order;
-            while rows are read: a label outside the numbering.
+        PermissionError: the set is gated, and no token with access was found.
+        FileNotFoundError: the set does not exist, or the Hub cannot be reached.
+        ValueError: a tar is truncated, images or labels are missing, or class names are in another order; while rows
+            are read: a label is outside the numbering.
     """
     dataset, state = _load(source, config, split)
     columns, row_of = dataset.column_names, None
@@ -74,12 +74,12 @@ def open_columns(
 
 
 def is_shuffled(names: list[str]) -> bool:
-    """Whether names are those of ImageNet's classes, but not at their positions."""
+    """Whether names are ImageNet's class names in another order."""
     first = [name.split(",")[0].strip().lower() for name in names]
     expected = [name.lower() for name in class_names()]
     num_known = len(set(first) & set(expected))
     in_place = sum(name == other for name, other in zip(first, expected, strict=False))
-    return num_known >= len(names) / 2 and in_place < 0.9 * num_known  # names of another kind show no order
+    return num_known >= len(names) / 2 and in_place < 0.9 * num_known  # other names say nothing about the order
 
 
 def has_parquet(folder: Path) -> bool:
@@ -88,9 +88,9 @@ def has_parquet(folder: Path) -> bool:
 
 
 def column_rows(shards: list[int], dataset: datasets.IterableDataset, row_of) -> Iterator[dict]:
-    """Rows of some shards of a streamed set, images not decoded, in the schema."""
+    """Rows of shards of a streamed set, in the schema, with undecoded images."""
     for shard in shards:
-        # In batches of one: plain iteration in a worker of a `DataLoader` would split the shard between the workers again.
+        # In batches of one, since plain iteration in a `DataLoader` worker would split the shard again.
         for index, batch in enumerate(dataset.shard(dataset.num_shards, shard).iter(1)):
             row = {column: values[0] for column, values in batch.items()}
             yield row if row_of is None else row_of(row, name=f"{shard}-{index}")
@@ -122,12 +122,12 @@ def _load(source: str, config: str | None, split: str) -> tuple[datasets.Iterabl
 
 
 def _row_of(row: dict, name: str, image_column: str, label_column: str, numbering: Sequence, source: str) -> dict:
-    """A row in the schema. `numbering` gives the label, or the wnid, of each of the set's own numbers."""
+    """A row in the schema. `numbering` maps the set's numbers to labels or wnids."""
     file_name = _file_name(row, image_column) or name
     value = row[label_column]
     if not isinstance(value, str):
         if not 0 <= value < len(numbering):
-            # An error and not a bad row: the numbering is another one, so every label would be wrong.
+            # An error, not a bad row: with another numbering, every label would be wrong.
             raise ValueError(
                 f"`{source}`, `{file_name}`: label {value} is outside the numbering of this set, 0–{len(numbering) - 1}."
             )
@@ -141,7 +141,7 @@ def _row_of(row: dict, name: str, image_column: str, label_column: str, numberin
 
 
 def _file_name(row: dict, image_column: str) -> str | None:
-    """Name of the image in the original archive, if the set has it."""
+    """Name of the image in the original archive, if available."""
     path = PurePosixPath(row[image_column].get("path") or "").name
     original = VALIDATION_NAME.search(" ".join([path, str(row.get("json", "")), row.get("__key__", "")]))
     if original:

@@ -18,12 +18,12 @@ class ClassFolder:
 
     path: Path
     root: Path  # file names are relative to it
-    label: int | list[int] | None  # 0–999, or list of accepted ones
+    label: int | list[int] | None  # 0–999, or a list of accepted labels
     problem: str | None = None  # why the images cannot be used
 
 
 def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
-    """Rows of folders of images, sorted by name on every file system. Other files, such as stray CSVs, are ignored."""
+    """Rows of image folders, sorted by name. Other files, such as stray CSVs, are ignored."""
     for shard in shards:
         if shard.problem is not None:
             yield {"file_name": shard.path.relative_to(shard.root).as_posix(), "problem": shard.problem}
@@ -37,18 +37,18 @@ def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name, without the hidden ones that macOS puts beside them (`._x.jpg`)."""
+    """Image files of a folder, sorted by name, without hidden files of macOS (`._x.jpg`)."""
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
 
 
 def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
-    """Folders of classes, sorted by name: those in `root`, or in a folder up to three levels below it. One folder whose name
-    `is_class` accepts is enough: all folders beside it are returned.
+    """Class folders, sorted by name, in `root` or up to three levels below. If `is_class` accepts one folder's name,
+    all its siblings are returned.
 
     Raises:
-        ValueError: there are none, or in several places.
+        ValueError: there are none, or they are in several places.
     """
     level = [root]
     for _ in range(4):
@@ -65,7 +65,7 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name, without hidden ones and the `__MACOSX` of archives."""
+    """Subfolders, sorted by name, without hidden ones and `__MACOSX`."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
@@ -74,11 +74,11 @@ def is_wnid(name: str) -> bool:
 
 
 def wnid_source(root: Path, class_subset: str | None = None) -> Source:
-    """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders. `class_subset`
-    is the name of the classes that the set has, see [`subset`]; all by default.
+    """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders.
+    `class_subset` names the set's classes, see [`subset`]; all by default.
 
     Raises:
-        ValueError: no folder is named by a wnid.
+        ValueError: no folder is named after a wnid.
     """
     shards, classes = [], None if class_subset is None else subset(class_subset)
     for folder in find_classes(root, is_wnid):
@@ -95,14 +95,14 @@ def wnid_source(root: Path, class_subset: str | None = None) -> Source:
 
 @dataclass(frozen=True)
 class FlatFiles:
-    """Some images of a folder without classes."""
+    """Images of a folder without classes."""
 
     path: Path
-    files: list[tuple[str, int | None]]  # names and labels; `None` for an image that is not in the ground truth
+    files: list[tuple[str, int | None]]  # names and labels; `None` without ground truth
 
 
 def flat_rows(shards: list[FlatFiles]) -> Iterator[dict]:
-    """Rows of images whose labels come from elsewhere."""
+    """Rows of images with labels from another file."""
     for shard in shards:
         for name, label in shard.files:
             if label is None:

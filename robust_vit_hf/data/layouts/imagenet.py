@@ -1,4 +1,4 @@
-"""ImageNet-1k validation, with its original labels or those of ReaL."""
+"""ImageNet-1k validation, with original or ReaL labels."""
 
 import csv
 import json
@@ -20,14 +20,14 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 def open_validation(root: Path, labels: Literal["original", "real"] = "original") -> Source:
-    """ImageNet-1k validation: `val/<wnid>/` folders, or the flat folder of the archive beside Kaggle's
-    `LOC_val_solution.csv` or the devkit.
+    """ImageNet-1k validation: `val/<wnid>/` folders, or the archive's flat folder with Kaggle's `LOC_val_solution.csv`
+    or the devkit beside it.
 
     Args:
-        labels: `"real"` for the lists of ReaL labels, without the images whose list is empty.
+        labels: `"real"` for lists of ReaL labels, without images whose list is empty.
 
     Raises:
-        ValueError: there are no images, or nothing gives the labels of a flat folder.
+        ValueError: there are no images, or no labels for a flat folder.
     """
     folder = next(root / name for name in VALIDATION_FOLDERS if (root / name).is_dir())
     if any(is_wnid(child.name) for child in subfolders(folder)) or not image_files(folder):
@@ -72,7 +72,7 @@ def _flat_labels(root: Path) -> dict[str, int]:
         )
     from scipy.io import loadmat
 
-    # The ground truth numbers classes by ILSVRC2012_ID, not in the order of the sorted wnids.
+    # Classes are numbered by ILSVRC2012_ID, not in the order of sorted wnids.
     synsets = loadmat(devkit / "meta.mat", squeeze_me=True)["synsets"]
     wnid_of_id = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     truth = (devkit / "ILSVRC2012_validation_ground_truth.txt").read_text().split()
@@ -92,12 +92,12 @@ def real_labels() -> tuple[tuple[int, ...], ...]:
 
 
 def with_real_labels(source: Source) -> Source:
-    """Validation images with their ReaL labels, lists, instead of the original ones."""
+    """Replace the original labels of validation images by lists of ReaL labels."""
     return replace(source, rows=partial(real_rows, rows=source.rows))
 
 
 def real_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
-    """Rows with ReaL labels. Images without any are left out, as ReaL asks."""
+    """Rows with ReaL labels. Images without any are left out, as in ReaL."""
     for row in rows(shards):
         name = row["file_name"]
         number = VALIDATION_NAME.search(name)

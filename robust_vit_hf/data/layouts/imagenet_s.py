@@ -21,7 +21,7 @@ from .folders import image_files, subfolders
 MASK_FOLDER, IMAGE_FOLDER = "train-semi-segmentation", "train-semi"
 CATEGORIES = "ImageNetS_categories_im919.txt"
 IGNORE = 1000
-# Pairs of classes of ImageNet-1k that share a folder and a mask id in ImageNet-S, under the second wnid.
+# Pairs of ImageNet-1k classes merged in ImageNet-S (folder and mask id) under the second wnid.
 MERGED = {
     "n04356056": "n04355933",
     "n04493381": "n02808440",
@@ -38,19 +38,19 @@ class MaskFolder:
 
     path: Path
     image_folders: list[Path]  # roots of folders of images by wnid, in order of preference
-    mask_id: int | None  # value of the class in the masks, where it is known
-    first: int | None = None  # number of images to take, in the order of their names; all by default
+    mask_id: int | None  # value of the class in the masks, if known
+    first: int | None = None  # number of images to take, sorted by name; all by default
 
 
 def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
-    """All annotated training images of a folder that holds `train-semi-segmentation`, at most two levels down.
+    """All annotated training images in a folder with `train-semi-segmentation`, at most two levels down.
 
     Args:
         imagenet: your ImageNet-1k, with `train/<wnid>` or `<wnid>`, for images that are not in `train-semi`.
 
     Raises:
         FileNotFoundError: there is no folder of masks.
-        ValueError: there are several, and not exactly one is that of ImageNet-S919.
+        ValueError: there are several, and not exactly one is from ImageNet-S919.
     """
     level, found = [root], []
     for _ in range(3):
@@ -89,10 +89,10 @@ def open_paper_split(
     num_classes: int = 500,
     samples_per_class: int = 3,
 ) -> Source:
-    """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs; the
-    first 500 give three training images each, and the last 414 one validation image each.
+    """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs;
+    the first 500 give three training images each, and the last 414 one validation image each.
 
-    The released split depends on the order in which the file system lists folders, and so is not reproducible.
+    The released split is not reproducible, since it depends on the file system's order of folders.
 
     Args:
         root, imagenet: as for [`open_imagenet_s`].
@@ -101,7 +101,7 @@ def open_paper_split(
         samples_per_class: training images of each class, for Figure 7a.
 
     Raises:
-        ValueError: there are fewer classes, or fewer images of one.
+        ValueError: there are not enough classes, or images of a class.
     """
     merged = {*MERGED, *MERGED.values()}
     everything = open_imagenet_s(root, imagenet)
@@ -128,7 +128,8 @@ def open_paper_split(
 
 
 def mask_rows(shards: list[MaskFolder]) -> Iterator[dict]:
-    """Rows with binary masks. The label is that of the file name's wnid: a merged folder holds images of two classes."""
+    """Rows with binary masks. Labels follow the wnid in the file name, since merged folders hold images of two
+    classes."""
     for shard in shards:
         for path in image_files(shard.path)[: shard.first]:
             row = {"file_name": f"{shard.path.name}/{path.stem}.JPEG"}
@@ -169,7 +170,7 @@ def _image_mask_label(path: Path, shard: MaskFolder) -> dict:
             raise ValueError(
                 f"the mask is {coded.width}×{coded.height}, but `{image}` is {opened.width}×{opened.height}"
             )
-        # Masks are drawn on the stored pixels, and decoding will rotate the image as its EXIF says: rotate the mask, too.
+        # Masks refer to the stored pixels. Decoding rotates the image according to EXIF, so rotate the mask, too.
         mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
     return {
         "image": {"bytes": None, "path": str(image)},

@@ -23,11 +23,11 @@ class MatRows:
 
 
 def open_segmentation(path: Path) -> Source:
-    """The set in its MATLAB file, or in a folder that holds it.
+    """Open the set from its MATLAB file, or from a folder with it.
 
     Raises:
-        FileNotFoundError: the folder does not hold it.
-        ValueError: the file is not HDF5, which is what MATLAB 7.3 writes, or lacks the images or masks.
+        FileNotFoundError: the folder lacks the file.
+        ValueError: the file is not HDF5 (MATLAB 7.3), or lacks images or masks.
     """
     import h5py
 
@@ -51,14 +51,14 @@ def open_segmentation(path: Path) -> Source:
 
 
 def mat_rows(shards: list[MatRows]) -> Iterator[dict]:
-    """Rows with image and mask as BMP. The worker that reads the file opens it: HDF5 handles do not survive a fork."""
+    """Rows with image and mask as BMP. Each worker opens the file itself, since HDF5 handles do not survive a fork."""
     import h5py
 
     for shard in shards:
         with h5py.File(shard.path) as file:
             for index in range(shard.first, shard.end):
                 name = f"{shard.path.name}/{index}"
-                # MATLAB stores columns first, so axes come in reverse: (3, W, H). A mask is a cell inside a cell.
+                # MATLAB is column-major, so axes are reversed: (3, W, H). A mask is a cell inside a cell.
                 image = file[file["/value/img"][index, 0]][()].transpose(2, 1, 0)
                 mask = file[file[file["/value/gt"][index, 0]][0, 0]][()].transpose(1, 0)
                 if mask.shape != image.shape[:2] or mask.max() > 1:

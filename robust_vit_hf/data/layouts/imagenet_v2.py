@@ -12,10 +12,10 @@ from .folders import ClassFolder, class_folder_rows, find_classes, subfolders
 
 
 def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
-    """One of the `V2_VARIANTS`, of which the paper uses the first: folders "0" to "999", which are labels.
+    """Open one of the `V2_VARIANTS` (the paper uses the first): folders "0" to "999", named after labels.
 
     Raises:
-        ValueError: unknown variant, or the folder is that of another one.
+        ValueError: unknown variant, or the folder holds another one.
     """
     if variant not in V2_VARIANTS:
         raise ValueError(f"ImageNet-V2 has no variant `{variant}`; expected one of {', '.join(V2_VARIANTS)}.")

@@ -1,7 +1,7 @@
 """ObjectNet: 113 of its 313 folders show ImageNet classes, nine of them several. Its terms forbid training on it.
 
-The mapping files join on English names, one of which can mean two classes ("crane"). Here they are joined on the line in
-the list of names, and an ambiguous name is refused.
+The mapping files use English names, which can be ambiguous ("crane"). Here they are joined by line in the list of
+names, and ambiguous names are refused.
 """
 
 import json
@@ -18,7 +18,7 @@ from ..schema import Source, decode, encode_image
 from .folders import ClassFolder, class_folder_rows, find_classes
 
 
-BORDER = 2  # pixels of red around every image
+BORDER = 2  # width in pixels of the red border
 MAPPING_FILES = (
     "folder_to_objectnet_label.json",
     "objectnet_to_imagenet_1k.json",
@@ -32,11 +32,11 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
 
     Args:
         mappings: folder of the mapping files; `mappings` in or beside the folder of images by default.
-        cropped: whether to cut the 2 red pixels at the edge. The paper leaves them, the protocol `native` cuts them.
+        cropped: whether to cut the red border of 2 pixels. The paper keeps it; the protocol `native` cuts it.
 
     Raises:
         FileNotFoundError: a mapping file is missing.
-        ValueError: no folder is one of ObjectNet's, or the mapping is ambiguous.
+        ValueError: there are no ObjectNet folders, or the mapping is ambiguous.
     """
     accepted = read_mappings(find_mappings(root) if mappings is None else Path(mappings))
     shards = [
@@ -69,7 +69,7 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a name means two classes, or none.
+        ValueError: a name matches two classes, or none.
     """
     missing = [name for name in MAPPING_FILES if not (folder / name).is_file()]
     if missing:
@@ -97,12 +97,12 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
 
 
 def without_border(source: Source) -> Source:
-    """The same images, cut by `BORDER` pixels at each edge."""
+    """Crop images by `BORDER` pixels at each edge."""
     return replace(source, rows=partial(cropped_rows, rows=source.rows))
 
 
 def cropped_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
-    """Rows whose images have lost the border, as BMP."""
+    """Rows with cropped images, as BMP."""
     for row, image, _ in map(decode, rows(shards)):
         if image is not None:
             name = Path(row["file_name"]).with_suffix(".bmp").name

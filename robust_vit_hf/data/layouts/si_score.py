@@ -23,8 +23,8 @@ FOLDERS = {"size": "area", "rotation": "rotation", "location": "location20_area0
 METADATA_FILE = "metadata.csv"
 METADATA_COLUMNS = {"x": "x_coord", "y": "y_coord", "area": "area", "angle": "rotation"}
 
-# label_str_to_imagenet_classes.py of google-research/si-score at 94cf862 (Apache-2.0): folders have English names of the
-# authors' choice, which are not in the lists of ImageNet names. The sets have 61 of them.
+# label_str_to_imagenet_classes.py of google-research/si-score at 94cf862 (Apache-2.0): folders have English names
+# chosen by the authors, not ImageNet's. The sets have 61 of them.
 # fmt: off
 LABELS = {
     "ambulance": 407, "armadillo": 363, "artichoke": 944, "backpack": 414, "bagel": 931, "balance beam": 416,
@@ -52,13 +52,13 @@ LABELS = {
 
 @dataclass(frozen=True)
 class FactorFolder(ClassFolder):
-    """Folder of one class, whose factors are in the CSV file `metadata`, if there is one."""
+    """Folder of one class, with factors in the CSV file `metadata`, if any."""
 
     metadata: Path | None = None
 
 
 def open_si_score(root: Path, factor: str) -> Source:
-    """The set of one of the `FOLDERS`: folders of classes named in English, with `metadata.csv` beside them.
+    """Open the set of one of the `FOLDERS`: class folders with English names, and `metadata.csv` beside them.
 
     Raises:
         ValueError: no folder is named after a class, or `metadata.csv` has other columns.
@@ -87,8 +87,8 @@ def open_si_score(root: Path, factor: str) -> Source:
 
 
 def factor_rows(shards: list[FactorFolder]) -> Iterator[dict]:
-    """Rows with the factors of each image: centre `x` and `y` and `area`, as fractions of the image; `angle` in degrees,
-    counter-clockwise. `None` where the metadata do not have the image."""
+    """Rows with the factors of each image: centre `x` and `y` and `area`, as fractions of the image; `angle` in
+    degrees, counter-clockwise. `None` for images missing in the metadata."""
     for shard in shards:
         if shard.metadata is not None:
             ids, values = read_factors(shard.metadata, shard.metadata.stat().st_mtime_ns)
@@ -105,8 +105,8 @@ def factor_rows(shards: list[FactorFolder]) -> Iterator[dict]:
 
 @lru_cache(maxsize=1)
 def read_factors(path: Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image ids `(N,)`, ascending, and their factors `(N, 4)`, float64, in the order of `METADATA_COLUMNS`: arrays, since half
-    a million rows of Python objects would take 200 MB in every worker. `changed`, the modification time, is a cache key.
+    """Image ids `(N,)`, ascending, and their factors `(N, 4)`, float64, in the order of `METADATA_COLUMNS`: arrays,
+    since half a million Python rows would take 200 MB per worker. `changed`, the modification time, is a cache key.
 
     Raises:
         ValueError: a column is missing, or the file is not a CSV of numbers.

@@ -1,4 +1,4 @@
-"""Webdatasets: numbered tars that hold `<key>.webp` and `<key>.cls`."""
+"""Webdatasets: numbered tars of `<key>.webp` and `<key>.cls`."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ from ..archives import check_tar_end
 
 
 def has_numbered_tars(folder: Path) -> bool:
-    """Whether a folder holds shards of a webdataset. The tars of official archives have no numbers."""
+    """Whether a folder holds webdataset shards. Tars of official archives are not numbered."""
     places = (folder, *(folder / name for name in ("train", "validation", "val", "test")))
     return any(re.fullmatch(r"(.*[-_])?\d+\.tar", path.name) for place in places for path in place.glob("*.tar"))
 
 
 def load_webdataset(folder: Path, split: str) -> tuple[datasets.IterableDataset, object]:
-    """The streamed rows of the tars in a folder, and a state that changes when they do.
+    """Streamed rows of the tars in a folder, and a state that changes with them.
 
     Raises:
         ValueError: there are only tars of training images, or a tar is truncated.

@@ -1,4 +1,4 @@
-"""Methods of finetuning: a module each, which `--method` names. `docs/methods.md` shows how to add one."""
+"""Finetuning methods, one module for each value of `--method`. See `docs/methods.md` for adding one."""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 def method_names() -> list[str]:
-    """Names of the modules of this folder, which are not imported: that takes seconds."""
+    """Names of the modules in this folder, without the slow import."""
     return [module.name for module in iter_modules(__path__) if module.name != "base"]
 
 
 def load_method(name: str) -> type["Method"]:
-    """The method that a module of this folder defines.
+    """Load the method defined in a module of this folder.
 
     Raises:
-        ValueError: the module does not define one subclass of [`Method`].
+        ValueError: the module does not define exactly one subclass of [`Method`].
     """
     from .base import Method
 

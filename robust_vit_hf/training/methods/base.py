@@ -1,4 +1,4 @@
-"""The common part of the methods: their options, and the loss of each image."""
+"""Base class of the methods: options, and loss of each image."""
 
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
@@ -18,8 +18,8 @@ class Penalty(NamedTuple):
 
     Args:
         loss: `(B,)`, weighted; or 0.
-        components: `(B,)` by name, to be logged.
-        logits: `(B, C)`, of the same forward pass.
+        components: `(B,)` by name, for logs.
+        logits: `(B, C)`, from the same forward pass.
     """
 
     loss: torch.Tensor | float
@@ -28,12 +28,13 @@ class Penalty(NamedTuple):
 
 
 class Method:
-    """Loss of a finetuning: a penalty, which a subclass computes, and the confidence loss.
+    """Finetuning loss: a penalty, computed by a subclass, and the confidence loss.
 
     Attributes:
-        DEFAULTS: values of the options of the method unless they are given. The other options of
-            [`~robust_vit_hf.training.arguments.METHOD_OPTIONS`] are refused with this method.
-        second_derivative: whether a loss on the gradient of the pixels reaches the weights, see [`pixel_gradient`].
+        DEFAULTS: defaults of the method's options. Other options of
+            [`~robust_vit_hf.training.arguments.METHOD_OPTIONS`] are refused.
+        second_derivative: whether a loss on the pixel gradient is differentiated with respect to the weights, see
+            [`pixel_gradient`].
 
     Args:
         args: hyper-parameters, with the defaults of this method.
@@ -49,21 +50,22 @@ class Method:
     def penalty(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
     ) -> Penalty:
-        """Penalty of each image, of one forward pass.
+        """Penalty of each image, from one forward pass.
 
         Args:
-            model: under DDP and autocast, if the training is. Gradients are disabled in evaluation.
+            model: wrapped by DDP and in autocast if training is. Gradients are disabled in evaluation.
             pixel_values: `(B, 3, H, W)`, normalised.
             mask: `(B, 1, H, W)` in [0, 1], 1 on the object.
-            targets: by the names of `relevance_target` and `confidence_target`: labels `(B,)` if there are any, `None` for the
-                prediction, and logits `(B, C)` of the original model if they are a target.
+            targets: targets by the names of `relevance_target` and `confidence_target`: labels `(B,)` if any, `None`
+                for the prediction, and logits `(B, C)` of the original model if used.
         """
         raise NotImplementedError
 
     def per_image(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Components `(B,)` of the loss by name, `loss` among them, and the logits `(B, C)`. Arguments as in [`penalty`]."""
+        """Components `(B,)` of the loss by name, including `loss`, and the logits `(B, C)`. Arguments as in
+        [`penalty`]."""
         penalty = self.penalty(model, pixel_values, mask, targets)
         confidence = self.confidence_loss.per_image(penalty.logits, targets[self.args.confidence_target])
         loss = self.args.confidence_weight * confidence["confidence_loss"] + penalty.loss
@@ -72,8 +74,8 @@ class Method:
     def explain(
         self, model: nn.Module, pixel_values: torch.Tensor, targets: dict[str, torch.Tensor | None], **options
     ) -> RelevanceOutput:
-        """Relevance of the target, in the order and from the layer of `args`. `options` are those of [`relevance_map`]. The loss
-        is checked, so the map is not."""
+        """Relevance of the target, with the derivative order and start layer of `args`. `options` are those of
+        [`relevance_map`]. Maps are not checked, since the loss is."""
         return relevance_map(
             model,
             pixel_values,
@@ -91,12 +93,12 @@ def pixel_gradient(
     score: Callable[[torch.Tensor], torch.Tensor],
     create_graph: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient `(B, 3, H, W)` with respect to the pixels, and the logits `(B, C)` of the same forward pass.
+    """Gradient `(B, 3, H, W)` with respect to the pixels, and the logits `(B, C)` from the same forward pass.
 
     Args:
-        score: of the logits, summed over the images, which do not interact.
-        create_graph: whether a loss on the gradient reaches the weights, through the second derivative. The attention is
-            computed explicitly, since fused kernels have none. Never where gradients are disabled.
+        score: function of the logits, summed over images.
+        create_graph: whether the gradient is differentiable with respect to the weights (second derivative). Attention
+            is then explicit, since fused kernels have no second derivative. Ignored if gradients are disabled.
     """
     vit, wants_graph = VisionTransformer(model), torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():

@@ -4,8 +4,8 @@ from .robustvit import RobustViT
 
 
 class ConceptGuidedFineTuning(RobustViT):
-    """0.8 · (1.2 · background + 0.5 · foreground) + 0.2 · cross-entropy with the prediction, the distance from the mask being
-    binary cross-entropy. The masks are those of the dataset: for those of concepts, see `robust-vit masks`.
+    """0.8 · (1.2 · background + 0.5 · foreground) + 0.2 · cross-entropy with the prediction, with binary cross-entropy
+    as distance from the mask. Masks come from the dataset; for concept masks, see `robust-vit masks`.
 
     Source: https://huggingface.co/papers/2603.08309
     """

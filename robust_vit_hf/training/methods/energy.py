@@ -1,4 +1,4 @@
-"""Energy loss: the share of the relevance that lies outside the object."""
+"""Energy loss: the share of relevance outside the object."""
 
 from typing import ClassVar
 
@@ -8,13 +8,13 @@ from .base import Method, Penalty
 
 
 class Energy(Method):
-    """One minus the share of positive attribution inside the mask, and cross-entropy with the label.
+    """One minus the share of positive attribution inside the mask, plus cross-entropy with the label.
 
-    The attribution is the relevance map of this package before min–max, which would shift mass; it has no negative part. An
-    image without relevance has the loss 0.
+    The attribution is this package's (non-negative) relevance map before min–max, which would shift mass. Images
+    without relevance have loss 0.
 
-    Source: energy loss of https://huggingface.co/papers/2303.11932 (ICCV 2023), there with bounding boxes and other
-    attributions. The weights are those of `robustvit`, and not published ones.
+    Source: energy loss of https://huggingface.co/papers/2303.11932 (ICCV 2023), which uses bounding boxes and other
+    attributions. The weights are those of `robustvit`, not published ones.
     """
 
     DEFAULTS: ClassVar = {
@@ -30,6 +30,6 @@ class Energy(Method):
         output = self.explain(model, pixel_values, targets, normalize=False)
         total = output.relevance.sum(dim=(1, 2, 3))
         outside = (output.relevance * (1 - mask)).sum(dim=(1, 2, 3))
-        # Not `outside / total`, whose gradient is NaN where both are 0.
+        # Not `outside / total`, whose gradient is NaN if both are 0.
         energy_loss = outside / torch.where(total == 0, 1.0, total)
         return Penalty(self.args.relevance_weight * energy_loss, {"energy_loss": energy_loss}, output.logits)

@@ -1,4 +1,4 @@
-"""GradMask: no input gradient on the background."""
+"""GradMask: penalty on the input gradient on the background."""
 
 from typing import ClassVar
 
@@ -10,12 +10,12 @@ from .base import Method, Penalty, pixel_gradient
 
 
 class GradMask(Method):
-    """L2 norm, over the background, of the gradient of the label's logit with respect to the pixels, and cross-entropy with
-    the label: Eq. 8 and 9 of https://huggingface.co/papers/2206.01161, after https://huggingface.co/papers/1904.07478, with
-    the weights of Table 7.
+    """L2 norm, over the background, of the gradient of the label's logit with respect to the pixels, and cross-entropy
+    with the label: Eq. 8 and 9 of https://huggingface.co/papers/2206.01161, after
+    https://huggingface.co/papers/1904.07478, with the weights of Table 7.
 
-    With `released_gradients`, the background loss is that of the released code: the mean of the squares instead of the norm,
-    with a gradient that is a constant, so that it does not change the weights.
+    With `released_gradients`, the background loss is as in the released code: mean of squares instead of the norm,
+    with a constant gradient, so that it does not train the weights.
     """
 
     DEFAULTS: ClassVar = {

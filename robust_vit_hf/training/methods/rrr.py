@@ -1,4 +1,4 @@
-"""Right for the Right Reasons: no input gradient of any class on the background."""
+"""Right for the Right Reasons: penalty on the input gradient of all classes on the background."""
 
 from typing import ClassVar
 
@@ -10,13 +10,13 @@ from .base import Method, Penalty, pixel_gradient
 
 
 class RightForTheRightReasons(Method):
-    """Sum of squares, over the background, of the gradient of the summed log-probabilities of all classes with respect to the
-    pixels, and cross-entropy with the label: Eq. 8 and 10 of https://huggingface.co/papers/2206.01161, after
-    https://huggingface.co/papers/1703.03717, with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are so small
-    since the sum is over 1,000 classes and 150,528 values of the pixels.
+    """Sum of squares, over the background, of the gradient of the summed log-probabilities of all classes with respect
+    to the pixels, and cross-entropy with the label: Eq. 8 and 10 of https://huggingface.co/papers/2206.01161, after
+    https://huggingface.co/papers/1703.03717, with the weights of ViT-B, DeiT-S and DeiT-B in Table 6. They are small
+    because the sum is over 1,000 classes and 150,528 pixel values.
 
-    With `released_gradients`, the background loss is that of the released code: log(p + 1e-11) for the log-probabilities, the
-    sum over the batch for its mean, and a gradient that is a constant, so that it does not change the weights.
+    With `released_gradients`, the background loss is as in the released code: log(p + 1e-11) as log-probabilities, sum
+    instead of mean over the batch, and a constant gradient, so that it does not train the weights.
     """
 
     DEFAULTS: ClassVar = {
