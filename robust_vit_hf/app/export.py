@@ -52,7 +52,7 @@ with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, 
 
 
 def write_space(folder: Path, before: str, after: str, preset: Preset) -> None:
-    """Write a Space: README with metadata, requirements, `app.py`, and this package, which is not on PyPI.
+    """Write a Space: README with metadata, requirements, `app.py`, and this package, which no package index has.
 
     Args:
         folder: folder that does not exist or is empty.
