@@ -282,7 +282,7 @@ def test_sweep_over_emoji_shift(hub, tmp_path):
     options = ["--images_per_set", 2, "--output_dir", output, "--sweep"]
     completed = call("interpolate", "emoji-shift", tmp_path / "moved", *options, 0, 1)
     assert completed.status == 0, completed.err
-    assert "val, alpha-0" in completed.err and "size, alpha-1" in completed.err
+    assert "val, alpha-0.0" in completed.err and "size, alpha-1.0" in completed.err
 
     sweep = sweep_of(output)
     assert (sweep["before"], sweep["after"]) == ("emoji-shift", "moved")
@@ -305,7 +305,7 @@ def test_sweep_over_emoji_shift(hub, tmp_path):
     completed = call("interpolate", "emoji-shift", tmp_path / "elsewhere", *options, 1, 0.5, 0)
     assert completed.status == 0, completed.err
     assert "val, alpha-0.5" in completed.err
-    assert "alpha-0:" not in completed.err and "alpha-1:" not in completed.err
+    assert "alpha-0.0:" not in completed.err and "alpha-1.0:" not in completed.err
     resumed = sweep_of(output)["alphas"]
     assert list(resumed) == ["0.0", "0.5", "1.0"]
     assert {alpha: resumed[alpha] for alpha in sweep["alphas"]} == sweep["alphas"]

@@ -32,8 +32,9 @@ def flips(tmp_path, monkeypatch) -> str:
 
 
 def test_it_is_short(flips):
-    lines = [line for line in flips.splitlines() if line.strip() and not line.startswith(("from", "import", '"""'))]
-    assert len(lines) <= 40
+    assert (
+        len([line for line in flips.splitlines() if line.strip()]) + 1 <= 40
+    )  # with its line in the table of commands
 
 
 def test_its_command_measures_keeps_and_refuses(flips, tmp_path):

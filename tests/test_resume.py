@@ -163,15 +163,19 @@ def test_a_second_signal_acts_at_once_but_under_a_launcher(monkeypatch, launched
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     if launched:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    handler, at_once = signal.getsignal(signal.SIGINT), False
-    with InterruptCallback() as interrupt:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupt.received == signal.SIGINT
-        try:
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+    at_once = False
+    try:
+        with InterruptCallback() as interrupt:
             signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            at_once = True
-    assert at_once is not launched and signal.getsignal(signal.SIGINT) is handler
+            assert interrupt.received == signal.SIGINT
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                at_once = True
+        assert at_once is not launched and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

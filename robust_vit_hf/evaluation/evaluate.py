@@ -86,9 +86,9 @@ def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[i
         dataset = load_masked_dataset(path, options.train_split)
         check_columns(dataset, path, needs_labels=True)
         return frozenset(align_labels(dataset, session.classes, path).with_format(None).unique("label"))
-    run = read_json(Path(options.compare, RUN_FILE))
-    if run is not None and run["data"]["training_classes"] is not None:
-        return frozenset(run["data"]["training_classes"])
+    recorded = (read_json(Path(options.compare, RUN_FILE)) or {}).get("data", {}).get("training_classes")
+    if recorded is not None:
+        return frozenset(recorded)
     sources = {rows.source for rows in session.sets.values()}
     return (
         benchmarks()[sources.pop()].training_classes if len(sources) == 1 and sources <= benchmarks().keys() else None

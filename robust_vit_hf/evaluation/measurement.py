@@ -20,7 +20,7 @@ class Measurement(ABC):
         batch_size, num_workers: batch size and data loading workers of each process. Results do not depend on them.
     """
 
-    rows_file: ClassVar[str] = "rows.parquet"  # within the folder of a result
+    rows_file: ClassVar[str | None] = "rows.parquet"  # in the folder of a result; `None` for scores without rows
     free: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers")  # fields that do not change a result
 
     batch_size: int = 32

@@ -82,8 +82,8 @@ def measure_mixtures(options: MixtureOptions) -> str:
             "alphas": {},
         }
         earlier = {float(path.name.removeprefix(SIDE)) for path in (folder / MIXTURES).glob(f"*/{SIDE}*")}
-        for alpha in sorted({*options.sweep, *earlier}):
-            side = f"{SIDE}{alpha:g}"
+        for alpha in sorted({*map(float, options.sweep), *earlier}):
+            side = f"{SIDE}{alpha!r}"
             mixed = Side.of(interpolate(start, end, alpha).to(accelerator.device), processor)
             accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
             results = measure_accuracy(replace(session, sides={side: mixed}), accuracy, MIXTURES)

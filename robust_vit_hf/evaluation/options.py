@@ -219,7 +219,7 @@ class MixtureOptions(PassOptions):
           --in_distribution imagenet-1k=sets/imagenet-1k --shifted imagenet-a=sets/imagenet-a imagenet-r=sets/imagenet-r
 
     The first command writes a model folder. The others measure mixtures, write `sweep.json` and plot it; all alphas see their images
-    through the preprocessing of AFTER, with which the mixture is saved. Alphas that are in `sweep.json` are not measured again.
+    through the preprocessing of AFTER, with which the mixture is saved. Mixtures that the output folder holds are not measured again.
     """
 
     before: str = option(text="the original model: name, folder or Hub id", positional=True)

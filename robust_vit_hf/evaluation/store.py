@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from pyarrow import parquet as pq
 
 from ..utils.files import atomic_file, read_json, write_json
@@ -31,9 +32,9 @@ class Measured:
     columns: dict[str, Any] = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
 
-    def save(self, folder: Path, rows_file: str) -> None:
+    def save(self, folder: Path, rows_file: str | None) -> None:
         """Write the rows, if any, and then `scores.json`, which marks the result as complete."""
-        if self.columns:
+        if rows_file is not None:
             features = {name: _feature(values) for name, values in self.columns.items()}
             columns = {name: list(values) for name, values in self.columns.items()}
             with atomic_file(folder / rows_file) as partial:
@@ -41,21 +42,21 @@ class Measured:
         write_json(folder / SCORES_FILE, self.scores)
 
     @classmethod
-    def load(cls, folder: Path, rows_file: str) -> "Measured | None":
+    def load(cls, folder: Path, rows_file: str | None) -> "Measured | None":
         """Read a result written by [`save`]; `None` if it is missing or incomplete.
 
         Raises:
             ValueError: a file is damaged or has other contents; names the file.
         """
-        scores, path = read_json(folder / SCORES_FILE), folder / rows_file
-        if scores is None:
+        scores, path = read_json(folder / SCORES_FILE), folder / (rows_file or "")
+        if scores is None or (rows_file is not None and not path.is_file()):
             return None
         if not isinstance(scores, dict):
             raise ValueError(f"`{folder / SCORES_FILE}` holds no scores: delete `{folder}`, and measure it again.")
         for name in scores.keys() & {"per_class_top1", "per_class_top5"}:  # JSON has no integer keys
             scores[name] = {int(label): value for label, value in scores[name].items()}
         try:
-            columns = pq.read_table(path).to_pydict() if path.is_file() else {}
+            columns = {} if rows_file is None else pq.read_table(path).to_pydict()
         except pa.ArrowInvalid as error:
             raise ValueError(f"`{path}` is damaged: {error}. Delete `{folder}`, and measure it again.") from error
         return cls(columns, scores)
@@ -88,7 +89,7 @@ class Store:
         inputs: dict,
         measure: Callable[[Path | None], Measured],
         accelerator: Accelerator,
-        rows_file: str,
+        rows_file: str | None,
         *,
         shared_as: str | None = None,
     ) -> Measured:
@@ -108,9 +109,10 @@ class Store:
         folder, main = self.folder / place, accelerator.is_main_process
         check_fingerprint(folder, inputs)
         found = Measured.load(folder, rows_file)
-        accelerator.wait_for_everyone()  # all read before one writes
-        if found is not None:
-            return found
+        is_known = [found is not None]
+        broadcast_object_list(is_known)  # processes must agree, whatever another job writes meanwhile
+        if is_known[0]:
+            return Measured.load(folder, rows_file) if found is None else found
         if main:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / FINGERPRINT_FILE, inputs)
@@ -123,7 +125,7 @@ class Store:
             found.save(folder, rows_file)
         return found
 
-    def known(self, place: str, inputs: dict, rows_file: str, *, but: tuple[str, ...] = ()) -> Measured | None:
+    def known(self, place: str, inputs: dict, rows_file: str | None, *, but: tuple[str, ...] = ()) -> Measured | None:
         """Return the cached result for these inputs, if there is one.
 
         Args:

@@ -106,7 +106,7 @@ def _evenly_spaced(name: str, rows: EvaluationSet, options: SubsetOptions) -> Ev
 
 
 def subsets_table(scores: dict[str, dict[str, dict]], threshold: float) -> Table:
-    """Table of [`summarize_subsets`] by set and side, in per cent."""
+    """Table of [`summarize`] by set and side, in per cent."""
     columns = {
         "subset found": "found",
         "pixels": "size",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import logging
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
 from ..evaluation.measurements.accuracy import Accuracy
@@ -22,6 +23,8 @@ from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from .grid import VALIDATION_BOUND
 from .sweep import GRID_FILE, POINT_FILE, RUN, is_trained
 
+
+logger = logging.get_logger(__name__)
 
 SEEDED = ("seed", "class_seed", "data_seed")  # seed options, if the run does not record them
 
@@ -41,6 +44,10 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
         if not (folder / POINT_FILE).is_file():
             points = sorted(file.parent for file in folder.glob(f"*/{POINT_FILE}"))
         complete = [point for point in points if is_trained(point)]
+        if left_out := [point.name for point in points if point not in complete]:
+            logger.warning(
+                f"{len(left_out)} runs of `{folder}` are not complete, and are left out: {', '.join(left_out)}."
+            )
         if not complete:
             raise FileNotFoundError(
                 f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep, or give --html for the "
@@ -53,7 +60,8 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
             grid = read_json(point.parent / GRID_FILE) or read_json(point.parent / "sweep.json") or {}
             bounds[point.parent] = grid.get("validation_bound", VALIDATION_BOUND)
             try:
-                found.append((_facts(point), _run(point)))
+                current = point.name in grid.get("points", [point.name])
+                found.append((_facts(point) | {"current": current}, _run(point)))
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(
                     f"`{point}` has an incomplete file ({type(error).__name__}: {error}): delete the folder, and run the sweep "
@@ -70,15 +78,21 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 
 
 def _facts(point: Path) -> dict:
-    """Identity of a run apart from seed and learning rate: `model` (name in the grid and digest) and `settings` (all
-    other options); also its `class_names`."""
-    recorded = read_json(point / POINT_FILE)
+    """What identifies a run beside its learning rate: `model`, as the grid names it and by its digest; `seed`, the values of all
+    seeds; `datasets`, their digests; `settings`, all other options; and its `class_names`."""
+    recorded, results = read_json(point / POINT_FILE), read_json(point / RUN / RESULTS_FILE)
     options, seeded = recorded["options"], recorded.get("seeded", SEEDED)
-    digest = recorded.get("inputs", {}).get("model") or read_json(point / RUN / RESULTS_FILE)["weights"]["before"]
-    saved = read_json(point / RUN / "config.json") or {}  # adapters have none
+    digest = recorded.get("inputs", {}).get("model") or results["weights"]["before"]
+    saved = read_json(point / RUN / "config.json") or {}  # which an adapter has not
+    seeds = {**results["settings"]["training"], **results["settings"]["data"]}
     return {
         "model": (options.get("model", BUNDLED_MODEL), digest),
-        "settings": {name: options[name] for name in options if name not in ("model", "learning_rate", *seeded)},
+        "seed": {name: seeds.get(name) for name in SEEDED}
+        | {name: options.get(name) for name in seeded if name not in SEEDED},
+        "datasets": recorded.get("inputs", {}).get("datasets"),
+        "settings": {
+            name: options[name] for name in options if name not in ("model", "learning_rate", *SEEDED, *seeded)
+        },
         "class_names": {int(label): name for label, name in saved.get("id2label", {}).items()},
     }
 
@@ -145,49 +159,61 @@ def _named_apart(found: list[tuple[dict, Run]]) -> list[Run]:
     Raises:
         ValueError: two runs have the same model, method, learning rate and seed.
     """
-    models: dict[str, list] = defaultdict(list)
+    models: dict[str, dict[str, str]] = defaultdict(dict)  # by label, a path for each digest
+    paths: dict[str, str] = {}  # the first path of a dataset, which may have been moved, by its seeds and contents
     for facts, run in found:
-        models[run.model] += [facts["model"]] * (facts["model"] not in models[run.model])
+        path, digest = facts["model"]
+        models[run.model].setdefault(digest, path)
+        if facts["datasets"] and "dataset" in facts["settings"]:
+            key = json.dumps([facts["seed"], facts["datasets"]])
+            facts["settings"]["dataset"] = paths.setdefault(key, facts["settings"]["dataset"])
     named = [
-        (facts, replace(run, model=_model_apart(run.model, models[run.model], facts["model"]))) for facts, run in found
+        (facts, replace(run, model=_model_apart(run.model, models[run.model], facts["model"][1])))
+        for facts, run in found
     ]
     settings: dict[tuple[str, str], list] = defaultdict(list)
+    current: dict[tuple[str, str], list] = defaultdict(list)
     for facts, run in named:
-        known = settings[run.model, run.method]
-        known += [facts["settings"]] * (facts["settings"] not in known)
+        for known in (settings, current) if facts["current"] else (settings,):
+            of_method = known[run.model, run.method]
+            of_method += [facts["settings"]] * (facts["settings"] not in of_method)
     runs: list[Run] = []
-    taken: dict[tuple, str] = {}
+    taken: dict[str, str] = {}
     for facts, run in named:
-        method = _method_apart(run.method, settings[run.model, run.method], facts["settings"])
-        key = (run.model, method, run.learning_rate, run.seed)
-        if key in taken:
+        key = (run.model, run.method)
+        qualifier = "" if current[key] == [facts["settings"]] else _what_differs(settings[key], facts)
+        seed = json.dumps([key, qualifier, run.learning_rate, facts["seed"]], sort_keys=True)
+        if seed in taken:
             raise ValueError(
-                f"`{taken[key]}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {method}: report one of them."
+                f"`{taken[seed]}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
+                "one of them."
             )
-        taken[key] = run.name
-        runs.append(replace(run, method=method, settings=json.dumps(facts["settings"], sort_keys=True)))
+        taken[seed] = run.name
+        recorded = json.dumps(facts["settings"], sort_keys=True)
+        runs.append(replace(run, method=f"{run.method}{qualifier}", qualifier=qualifier, settings=recorded))
     return runs
 
 
-def _model_apart(label: str, others: list[tuple[str, str]], own: tuple[str, str]) -> str:
-    """Unique name of a model: its label, else the shortest unique ending of its path, else its digest."""
-    if len(others) == 1:
+def _model_apart(label: str, paths: dict[str, str], digest: str) -> str:
+    """A model by its label, or by as much of its path as tells it from others of this label, or else by its digest."""
+    if len(paths) == 1:
         return label
-    if sum(path == own[0] for path, _ in others) > 1:
-        return f"{label} ({own[1][:8]})"
-    return _ending(own[0], [path for path, _ in others])
+    if list(paths.values()).count(paths[digest]) > 1:
+        return f"{label} ({digest[:8]})"
+    return _ending(paths[digest], [*paths.values()])
 
 
-def _method_apart(label: str, others: list[dict], own: dict) -> str:
-    """Unique name of a method: its label, plus the options in which it differs from others with this label."""
-    names = sorted({name for settings in others for name in settings})
-    words = []
-    for name in names:
+def _what_differs(others: list[dict], facts: dict) -> str:
+    """The options of a run that differ from those of others of its method, as they follow the name of the method. Of the grid as it
+    is now, an option that is not given is left out."""
+    own, words = facts["settings"], []
+    for name in sorted({name for settings in others for name in settings}):
         values = [settings.get(name) for settings in others]
-        if name in own and any(value != own[name] for value in values):
+        if any(value != own.get(name) for value in values) and (name in own or not facts["current"]):
             paths = [value for value in values if isinstance(value, str)]
-            words.append(f"{name} {_ending(own[name], paths) if isinstance(own[name], str) else own[name]}")
-    return ", ".join([label, *words])
+            value = own.get(name, "default")
+            words.append(f", {name} {_ending(value, paths) if isinstance(value, str) else value}")
+    return "".join(words)
 
 
 def _ending(path: str, others: list[str]) -> str:

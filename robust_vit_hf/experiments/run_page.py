@@ -18,7 +18,7 @@ def write_run_page(folder: Path, path: Path) -> None:
     Raises:
         ValueError: `results.json` is from neither command.
     """
-    results = read_json(folder / RESULTS_FILE)
+    results = read_json(folder / RESULTS_FILE) or {}
     settings = results.get("settings") or {}
     names = {int(label): name for label, name in results.get("class_names", {}).items()}
     if "protocols" in results:

@@ -15,10 +15,11 @@ import torch
 from tqdm.auto import tqdm
 
 from ..evaluation.evaluate import evaluate
+from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.options import EvaluateOptions
 from ..evaluation.set_names import NamedSource
 from ..evaluation.sets import load_evaluation_sets
-from ..evaluation.store import SCORES_FILE
+from ..evaluation.store import FINGERPRINT_FILE, SCORES_FILE
 from ..models.digest import model_digest
 from ..models.loading import load_model
 from ..results.summary import MEAN_ROW
@@ -76,7 +77,7 @@ def sweep(options: SweepOptions) -> str:
         # Jobs are named by process id, which an earlier sweep may have used.
         logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
         executor = _executor(logs, options.cluster, jobs, dict(options.cluster_options))
-        facts = {"validation_bound": grid.validation_bound}
+        facts = {"validation_bound": grid.validation_bound, "points": [point.name for point in grid.points]}
         if read_json(output_dir / GRID_FILE) != facts:
             output_dir.mkdir(parents=True, exist_ok=True)
             write_json(output_dir / GRID_FILE, facts)
@@ -147,7 +148,10 @@ class Run:
     def _run(self, folder: Path) -> None:
         model, data, config = arguments_of(self.point, folder / RUN)
         if not is_trained(folder):
-            for stale in (folder / PREDICTIONS).glob("*/after"):  # from an incomplete training
+            for stale in [
+                *(folder / PREDICTIONS).glob("*/after"),
+                *(folder / MEASURED).glob("*/after"),
+            ]:  # from an incomplete training
                 shutil.rmtree(stale)
             config.resume_from_checkpoint = "last" if lock_file(folder / RUN, "train").exists() else None
             finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
@@ -181,18 +185,23 @@ def is_complete(folder: Path, grid: Grid) -> bool:
 
 def unmeasured(folder: Path, sets: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The given sets of the paper on which a point was not measured. Another grid may have measured others."""
-    return [
-        (name, source) for name, source in sets if not (folder / MEASURED / name / "after" / SCORES_FILE).is_file()
-    ]
+    return [(name, source) for name, source in sets if not has_result(folder / MEASURED / name / "after")]
 
 
 def is_trained(folder: Path) -> bool:
     """Whether the `train` run of a point is complete, with results, record and predictions on each set."""
     if not all((folder / RUN / name).is_file() for name in (RESULTS_FILE, RUN_FILE)):
         return False
-    rows = (read_json(folder / RUN / RESULTS_FILE) or {}).get("rows", ())
-    places = [folder / PREDICTIONS / row["set"] for row in rows if row["set"] != MEAN_ROW]
-    return all((place / side / SCORES_FILE).is_file() for place in places for side in ("before", "after"))
+    results = read_json(folder / RUN / RESULTS_FILE) or {}
+    if "rows" not in results or "seconds" not in results.get("settings", {}) or not read_json(folder / RUN / RUN_FILE):
+        return False
+    places = [folder / PREDICTIONS / row["set"] for row in results["rows"] if row["set"] != MEAN_ROW]
+    return all(has_result(place / side) for place in places for side in ("before", "after"))
+
+
+def has_result(folder: Path) -> bool:
+    """Whether a folder holds predictions and scores of a set."""
+    return all((folder / name).is_file() for name in (Accuracy.rows_file, SCORES_FILE))
 
 
 def arguments_of(point: Point, output_dir: Path) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
@@ -236,10 +245,15 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
     """
     models: dict[tuple, tuple] = {}
     data: dict[tuple, list] = {}
-    inputs = {}
+    inputs, digests = {}, {}
+    sets = load_evaluation_sets(grid.sets, "paper", 1)
     for point in grid.points:
         folder = output_dir / point.name
         known = read_json(folder / POINT_FILE)
+        if (folder / POINT_FILE).is_file() and "options" not in (known or {}):
+            raise ValueError(
+                f"`{folder / POINT_FILE}` holds no options of a run: delete `{folder}`, and run the sweep again."
+            )
         if known is None and (folder / RUN).exists():
             raise ValueError(f"`{folder}` holds a run without its `{POINT_FILE}`: choose another --output_dir.")
         if known is not None and _settings(known["options"]) != _settings(point.options):
@@ -261,12 +275,22 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
             raise kind(f"{point.name}: {error}") from error
         inputs[point.name] = {"model": models[name][1], "datasets": data[key]}
         begun = {} if known is None else known.get("inputs", {})
-        if changed := [what for what in begun if begun[what] != inputs[point.name][what]]:
+        named = {"model": f"model than `{model.model}`", "datasets": f"dataset than `{of_data.dataset}`"}
+        changed = [
+            text
+            for what, text in named.items()
+            if begun.get(what, inputs[point.name][what]) != inputs[point.name][what]
+        ]
+        for name_of_set, rows in sets.items():
+            found = read_json(folder / MEASURED / name_of_set / "after" / FINGERPRINT_FILE)
+            if found is not None and (name_of_set, name) not in digests:
+                digests[name_of_set, name] = rows.for_model(name_of_set, models[name][0]).digest
+            if found is not None and found.get("rows") != digests[name_of_set, name]:
+                changed.append(f"`{name_of_set}` than there")
+        if changed:
             raise ValueError(
-                f"`{folder}` was run on another {changed[0].removesuffix('s')} than `{point.options.get(changed[0].removesuffix('s'))}` "
-                "is now: choose another --output_dir, or delete it."
+                f"`{folder}` was run on another {changed[0]} is now: choose another --output_dir, or delete it."
             )
-    load_evaluation_sets(grid.sets, "paper", 1)
     return inputs
 
 

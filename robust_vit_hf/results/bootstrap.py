@@ -27,6 +27,8 @@ class Difference:
 
 def change(runs: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference:
     """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`]."""
+    for name in names:
+        _check_same_images(name, *runs)
     gains = {name: [run.sets[name].gains(k) for run in runs] for name in names}
     return bootstrap(gains, [run.seed for run in runs])
 

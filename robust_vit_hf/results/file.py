@@ -83,7 +83,7 @@ def read_results(path: Path) -> ResultsFile:
         raise FileNotFoundError(f"There is no `{path}`: expected folders of sweeps, or a {RESULTS_TABLE} of a report.")
     try:
         table = pq.read_table(path)
-        facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}"))
+        facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}")) or {}
     except (pa.ArrowInvalid, json.JSONDecodeError) as error:
         raise ValueError(f"`{path}` is not a {RESULTS_TABLE} of `robust-vit report`: {error}") from None
     if facts.get("version") != VERSION:
@@ -100,7 +100,7 @@ def read_results(path: Path) -> ResultsFile:
         runs = [_run(name, of_run, images) for name, of_run in facts["runs"].items()]
         names = {model: {int(label): text for label, text in of.items()} for model, of in facts["class_names"].items()}
         return ResultsFile(runs, names, facts["validation_bound"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(f"`{path}` cannot be used: its metadata lack or garble {error}.") from error
 
 

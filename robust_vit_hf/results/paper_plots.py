@@ -44,7 +44,11 @@ def class_group_figure(results: Results) -> Figure | None:
 def size_figure(results: Results) -> Figure | None:
     """Figure 7: change of top-1 over (a) the samples per class and (b) the number of training classes. Each panel
     shows the runs with the most frequent value of the other variable. `None` if neither varies."""
-    runs = [run for run in results.runs if run.method.partition(",")[0] == OURS and run.training_classes]
+    runs = [
+        run
+        for run in results.runs
+        if run.method.partition(",")[0] == OURS and not run.qualifier and run.training_classes
+    ]
     samples = {run.name: round(run.train_images / len(run.training_classes), 2) for run in runs}
     classes = {run.name: len(run.training_classes) for run in runs}
     panels = {}

@@ -134,7 +134,8 @@ def _accuracy_table(
         of_model = [run for run in results.runs if run.model == model and run.method in methods]
         if not of_model:
             continue
-        cells = [_accuracy(of_model[:1], name, ks, "before") if name in of_model[0].sets else "–" for name in sets]
+        measured = {name: [run for run in of_model if name in run.sets][:1] for name in sets}
+        cells = [_accuracy(runs, name, ks, "before") if runs else "–" for name, runs in measured.items()]
         add(model, "original", "Original", _validation(list({run.seed: run for run in of_model}.values()), 0), cells)
         for method in dict.fromkeys([*methods, *(BASELINES if with_baselines else ())]):
             runs, label = _finetuned(results.of(method, model)), METHODS.get(method, method)
@@ -272,12 +273,13 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
     for table, (title, synthetic) in parts.items():
         if not any((name in SYNTHETIC) == synthetic for name in results.sets):
             continue
+        known = [run for run in _finetuned(results.of(OURS)) if run.training_classes]
+        sets = results.common(known, _of_kind(results, synthetic))
         rows: list[list[str]] = []
         changes: dict[bool, list[np.ndarray]] = {True: [], False: []}
         for model in results.models:
             runs = [run for run in _finetuned(results.of(OURS, model)) if run.training_classes]
-            sets = results.common(runs, _of_kind(results, synthetic))
-            for shown, mark in ((True, "✓"), (False, "✗")) if sets else ():
+            for shown, mark in ((True, "✓"), (False, "✗")) if runs and sets else ():
                 groups = [[[group_accuracy(run, name, shown, k) for k in (1, TOP)] for name in sets] for run in runs]
                 values = np.array(groups, dtype=float)  # runs, sets, k, side
                 for side, version in enumerate(("Original", "Ours")):

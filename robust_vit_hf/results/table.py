@@ -96,6 +96,7 @@ class Run:
         training_classes: classes of the finetuning images; `None` if unknown.
         model: name in the paper, or else as given by the user.
         method: description of the method; in a sweep, the variant and the other crossed options.
+        qualifier: end of `method` that tells the run from others of its variant with other settings.
         settings: all options except model, learning rate and seed, as JSON. Runs with equal settings, model and
             learning rate are repetitions.
         validation: top-1 on the validation images before and after, as fractions; `None` without labels.
@@ -107,6 +108,7 @@ class Run:
     name: str = ""
     model: str = ""
     method: str = OURS
+    qualifier: str = ""
     seed: str = ""
     settings: str = ""
     learning_rate: float | None = None

@@ -41,7 +41,7 @@ class Accuracy(Measurement):
         relevance: whether to compute relevance maps for sets with masks, which takes three times as long.
     """
 
-    rows_file: ClassVar[str] = "predictions.parquet"
+    rows_file: ClassVar[str | None] = "predictions.parquet"
 
     relevance: bool = True
 

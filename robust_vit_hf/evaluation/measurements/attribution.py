@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from tqdm.auto import tqdm
@@ -26,6 +27,8 @@ class Attribution(Measurement):
 
     Source: Table 3 of https://huggingface.co/papers/2206.01161
     """
+
+    rows_file: ClassVar[str | None] = None
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

@@ -62,8 +62,10 @@ class Subsets(Measurement):
         batches = []
         with tqdm(total=len(pairs), desc=description, unit="pair") as progress:
             for number, batch in enumerate(loader):
-                path = _part(folder, number)
-                if not path.is_file():
+                path = None if folder is None else _part(folder, number)
+                if path is not None and path.is_file():
+                    found = load_file(path)
+                else:
                     targets = [
                         target for _, target in pairs[number * self.batch_size : (number + 1) * self.batch_size]
                     ]
@@ -76,9 +78,11 @@ class Subsets(Measurement):
                             batch.get("mask"),
                             **options,
                         )
-                    with atomic_file(path) as partial:
-                        save_file({name: value.cpu().contiguous() for name, value in found.items()}, partial)
-                batches.append(_columns_of(load_file(path)))
+                    found = {name: value.cpu().contiguous() for name, value in found.items()}
+                    if path is not None:
+                        with atomic_file(path) as partial:
+                            save_file(found, partial)
+                batches.append(_columns_of(found))
                 progress.update(len(batch["pixel_values"]))
         rows_of_all = concatenate(batches)
         return Measured(rows_of_all, summarize(rows_of_all))
