@@ -31,7 +31,7 @@ test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, 
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.
 FLOORS := .venv-floors
-FLOOR_TESTS := relevance linear_memory losses data coco identity layout config trainer pipeline model_card hub
+FLOOR_TESTS := relevance architectures linear_memory losses data coco identity layout config trainer pipeline model_card hub
 $(FLOORS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(FLOORS)
 	$(FLOORS)/bin/python -m pip install --quiet --upgrade pip
