@@ -32,11 +32,13 @@ test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, 
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.
 FLOORS := .venv-floors
+# On Linux an old torch comes with CUDA, several GB: it is held at its floor only if CPU wheels are named.
+WITHOUT_TORCH := $(if $(PIP_FIND_LINKS)$(PIP_EXTRA_INDEX_URL),,| grep -v '^torch')
 FLOOR_TESTS := relevance architectures linear_memory losses data coco identity layout config trainer pipeline model_card hub
 $(FLOORS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(FLOORS)
 	$(FLOORS)/bin/python -m pip install --quiet --upgrade pip
-	grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/' > $(FLOORS)/floors.txt
+	grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/' $(WITHOUT_TORCH) > $(FLOORS)/floors.txt
 	$(FLOORS)/bin/python -m pip install --quiet --constraint $(FLOORS)/floors.txt --editable '.[dev]'
 	touch $@
 
