@@ -350,6 +350,14 @@ def test_calibration_and_class_tables():
     assert class_group_tables(Results([compared()])) == {}
 
 
+def test_groups_of_classes_beside_a_model_without_runs_of_the_method():
+    ours = compared(training_classes=frozenset([0]), model="m", name="a")
+    other = compared(training_classes=frozenset([0]), model="n", name="b", method="gradmask")
+    table = class_group_tables(Results([ours, other]))["table_10"]
+    assert table.head == ["model", "train classes", "", "val", "a", "b"]
+    assert {len(row) for row in table.rows} == {6} and table.latex()
+
+
 def test_paper_tables_show_published_figures_beside_ours():
     def tables(sides: list, model: str, protocol: str = "paper"):
         names = ("imagenet-1k", "imagenet-a", "si-score-size")

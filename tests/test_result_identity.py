@@ -35,10 +35,21 @@ def test_the_runs_of_an_edited_grid_are_no_further_seeds(inputs, tmp_path):  # n
     grid, out = tmp_path / "grid.yaml", tmp_path / "out"
     sweep(write_grid(grid, inputs, **ONE_SEED), out)
     sweep(write_grid(grid, inputs, options={"background_weight": 50}, **ONE_SEED), out)
-    edited = ("model", "robustvit, background_weight 50", "0")
-    assert {*runs_of(out)} == {("model", "robustvit", "0"), edited}
-    rows = [line for line in table(out, tmp_path / "report").splitlines() if line.startswith("| robustvit, back")]
-    assert any(line.startswith("| robustvit, background_weight 50 | 1 |") for line in rows)  # one run
+    # Those of the grid as it is now keep the name of the method.
+    earlier = ("model", "robustvit, background_weight default", "0")
+    found = runs_of(out)
+    assert {*found} == {("model", "robustvit", "0"), earlier}
+    assert json.loads(found["model", "robustvit", "0"].settings)["background_weight"] == 50
+    text = table(out, tmp_path / "report")
+    assert "| robustvit, background_weight default | 1 |" in text and "| Ours | 1 |" in text  # one run each
+
+
+def test_a_seed_under_another_name_counts_once(inputs, tmp_path):  # noqa: F811
+    grid, out = tmp_path / "grid.yaml", tmp_path / "out"
+    sweep(write_grid(grid, inputs, **ONE_SEED), out)
+    sweep(write_grid(grid, inputs, **ONE_SEED | {"seeds": {"zero": {"seed": 0}}}), out)
+    assert len(points(out)) == 2
+    assert "are both seed `zero` of model, robustvit" in report_error(tmp_path, out)
 
 
 def test_two_sweeps_with_other_settings_are_two_methods(swept, inputs, tmp_path):  # noqa: F811
