@@ -32,6 +32,7 @@ test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, 
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.
 FLOORS := .venv-floors
+FLOOR_TESTS := relevance architectures linear_memory losses data coco identity layout config trainer pipeline model_card hub
 # On Linux an old torch comes with CUDA, several GB: `make test-floors OLD_TORCH=1` holds it at its floor too.
 WITHOUT_TORCH := $(if $(OLD_TORCH),,| grep -v '^torch')
 $(FLOORS)/.installed: pyproject.toml
