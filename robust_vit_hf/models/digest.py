@@ -37,7 +37,7 @@ def model_digest(model: PreTrainedModel) -> str:
     change the digest.
     """
     model = _merged(model)
-    defaults = _as_json(model.config.default_config_fields())
+    defaults = _as_json(type(model.config)().to_dict())
     config = {name: value for name, value in _computed(model.config.to_dict()).items() if value != defaults.get(name)}
     facts = [weights_digest(model), type(model).__name__, config]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
