@@ -344,4 +344,5 @@ def test_killed_and_resumed(folders, tmp_path, datasets_cache):
         succeed(*command(folders, output, *options))
     assert first.stat().st_mtime_ns == written
     results = [json.loads((output / "results.json").read_text())["scores"] for output in (killed, complete)]
-    assert results[0] == results[1]
+    # The first image was measured in another process, with other threads, on which the last bits depend.
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)

@@ -412,4 +412,4 @@ def test_two_sweeps_at_once_share_the_runs(inputs, tmp_path):
     outputs = [process.communicate(timeout=400) for process in sweeps]
     assert [process.returncode for process in sweeps] == [0, 0], outputs[0][1][-3000:] + outputs[1][1][-3000:]
     assert all("All 4 runs are complete." in printed for printed, _ in outputs)
-    assert sum(log.count("after: validation:   0%") for _, log in outputs) == 4
+    assert sum(log.count("validation, after:   0%") for _, log in outputs) == 4
