@@ -25,6 +25,7 @@ ORDER = [
     "hub",
     "training",
     "experiments",
+    "diagnosis",
     "app",
     "cli",
 ]

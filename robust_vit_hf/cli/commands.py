@@ -64,6 +64,11 @@ COMMANDS: dict[str, Command | Group] = {
         "evaluation.options.EvaluateOptions",
         "evaluation.evaluate.evaluate",
     ),
+    "diagnose": Command(
+        "tell whether a model decides by the background of your images",
+        "diagnosis.options.DiagnoseOptions",
+        "diagnosis.diagnose.run_diagnosis",
+    ),
     "figures": Command(
         "make the paper's figures of examples from the predictions of an evaluation",
         "evaluation.options.FigureOptions",

@@ -58,11 +58,16 @@ class ImagesOptions(Options):
 
 
 @dataclass(kw_only=True)
-class PassOptions(ImagesOptions):
-    """A pass over sets."""
+class BatchOptions(Options):
+    """A pass over images."""
 
     batch_size: int = option(32, "images that a process takes at once (default: 32)", COUNT)
     num_workers: int = option(0, "processes that read images, of each process", NOT_NEGATIVE)
+
+
+@dataclass(kw_only=True)
+class PassOptions(BatchOptions, ImagesOptions):
+    """A pass over sets."""
 
 
 @dataclass(kw_only=True)

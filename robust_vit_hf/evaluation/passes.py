@@ -13,10 +13,12 @@ from ..data.masked_dataset import undecoded
 def image_loader(dataset: datasets.Dataset, transform: Callable, batch_size: int, num_workers: int) -> DataLoader:
     """Loader of a dataset's transformed rows, in order. Raises a `ValueError` that names a row whose image or mask
     cannot be read or used."""
-    return DataLoader(_Rows(dataset, transform), batch_size, num_workers=num_workers, collate_fn=default_data_collator)
+    return DataLoader(
+        TransformedRows(dataset, transform), batch_size, num_workers=num_workers, collate_fn=default_data_collator
+    )
 
 
-class _Rows(torch.utils.data.Dataset):
+class TransformedRows(torch.utils.data.Dataset):
     """Transformed rows of a dataset, in batches. Errors name the row that caused them."""
 
     def __init__(self, dataset: datasets.Dataset, transform: Callable):

@@ -69,6 +69,8 @@ def _feature(values: Any) -> datasets.features.features.FeatureType:
         return datasets.Value("string")
     if isinstance(first, (list, np.ndarray)):
         return datasets.List(datasets.Value("int64"))
+    if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
+        return datasets.Value("int64")
     return datasets.Value("bool" if isinstance(first, (bool, np.bool_)) else "float64")
 
 

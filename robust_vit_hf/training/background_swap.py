@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+
+from ..data.composition import background, is_background, paste
 
 
 def swap_backgrounds(
@@ -11,7 +12,7 @@ def swap_backgrounds(
     """Replace the background of each image, with a given probability, by that of another image of the batch.
 
     A pixel with mask value v becomes v · image + (1 − v) · background, so that object pixels are unchanged and the
-    mask stays valid. The object in the background image is filled from surrounding pixels by [`fill`]. Images with an
+    mask stays valid. The object in the background image is filled, see [`background`]. Images with an
     empty or full mask keep their background, as do images without another one in the batch that has a background.
 
     Args:
@@ -39,9 +40,7 @@ def swap_backgrounds(
     Source: the composition of the *mixed-rand* images of https://huggingface.co/papers/2006.09994, used for training.
     """
     rng = np.random.default_rng(seed)
-    # Also fill one pixel around the object, which often has some of its colour.
-    known = (F.max_pool2d(mask, 3, stride=1, padding=1) == 0).to(pixel_values.dtype)
-    gives_background = known.flatten(1).any(dim=1).tolist()
+    gives_background = is_background(mask).flatten(1).any(dim=1).tolist()
     has_both = ((mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)).tolist()
     donors = list(range(len(mask)))
     for index, drawn in enumerate(rng.random(len(mask)) < probability):
@@ -49,31 +48,6 @@ def swap_backgrounds(
         pick = rng.random()  # drawn for every image, so that masks do not affect the draws of later images
         if drawn and has_both[index] and others:
             donors[index] = others[int(pick * len(others))]
-    filled = fill(pixel_values, known)[donors]
-    weight = mask.to(pixel_values.dtype)
-    swapped = weight * pixel_values + (1 - weight) * filled
+    swapped = paste(pixel_values, mask, background(pixel_values, mask)[donors])
     changed = torch.tensor([donor != index for index, donor in enumerate(donors)], device=mask.device)
     return torch.where(changed[:, None, None, None], swapped, pixel_values)
-
-
-def fill(pixel_values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Fill the unknown pixels of images from the known ones around them.
-
-    Images are halved by averaging the known pixels in 2×2 blocks until all blocks are known; unknown pixels then take
-    the bilinearly upsampled values of the next smaller image ("pull–push"). The filling is smooth.
-
-    Args:
-        pixel_values: `(B, 3, H, W)`.
-        known: `(B, 1, H, W)`, 1 for known pixels, otherwise 0. Images without known pixels are filled with zeros.
-
-    Returns:
-        `(B, 3, H, W)`, in which known pixels are those of `pixel_values`.
-    """
-    height, width = known.shape[-2:]
-    if known.all() or height == width == 1:
-        return pixel_values * known
-    weight = F.avg_pool2d(known, 2, ceil_mode=True)
-    mean = F.avg_pool2d(pixel_values * known, 2, ceil_mode=True) / weight.clamp_min(1e-6)
-    coarse = fill(mean, (weight > 0).to(known.dtype))
-    enlarged = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
-    return torch.where(known > 0, pixel_values, enlarged)

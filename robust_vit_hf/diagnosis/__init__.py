@@ -1,0 +1,1 @@
+"""Whether your own model decides by the background of your own images."""

@@ -1,0 +1,189 @@
+"""`robust-vit diagnose`: whether a model decides by the background of your images."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import datasets
+from matplotlib.figure import Figure
+
+from ..data.benchmarks import benchmarks, find_benchmark
+from ..data.layouts.columns import has_parquet
+from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..evaluation.measurement import measure
+from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.session import Session, open_session
+from ..evaluation.sets import EvaluationSet
+from ..experiments.page import PAGE_FILE, Section, plot, write_page
+from ..results.diagnosis import Diagnosis, diagnosis_tables
+from ..results.text_table import Table
+from ..utils.environment import environment
+from ..utils.files import RESULTS_FILE, write_atomically, write_json
+from ..utils.publishable import public_settings
+from .images import MASK_METHODS, MaskedImages, choose_images, masked_images
+from .options import DiagnoseOptions
+from .strip import RULE, Composed, composed_images, strip_figure
+
+
+STRIP_FILE, MASKS_FOLDER = "strip.png", "masks"
+
+
+@dataclass(frozen=True)
+class DiagnosisReport:
+    """Result of [`diagnose`]. As text, the verdict, tables and folder.
+
+    Args:
+        diagnoses: by side, `before` and maybe `after`.
+        examples: images in all conditions.
+        images: the images and their masks.
+        folder: with all files.
+    """
+
+    diagnoses: dict[str, Diagnosis]
+    examples: list[Composed]
+    images: MaskedImages
+    folder: Path
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for each model."""
+        if len(self.diagnoses) == 1:
+            return self.diagnoses["before"].sentence
+        return "\n".join(f"{side.capitalize()}: {found.sentence}" for side, found in self.diagnoses.items())
+
+    @property
+    def warnings(self) -> list[str]:
+        """What stands in the way of the verdict, of any model."""
+        found = [warning for diagnosis in self.diagnoses.values() for warning in diagnosis.warnings]
+        if self.images.rejected:
+            found.append(f"{self.images.rejected} images are left out: their masks were rejected, empty or full.")
+        return list(dict.fromkeys(found))
+
+    @property
+    def tables(self) -> list[Table]:
+        """Measures, classes, and pairs of class and background."""
+        return diagnosis_tables(self.diagnoses)
+
+    @property
+    def table(self) -> Table:
+        """The measures."""
+        return self.tables[0]
+
+    def figure(self) -> Figure:
+        """Images in all conditions, with the predictions under each.
+
+        Raises:
+            ValueError: no image could be composed.
+        """
+        if not self.examples:
+            raise ValueError("No image could be composed with another background, so that there is none to show.")
+        return strip_figure(self.examples)
+
+    def __str__(self) -> str:
+        look = f" Look at {self.folder / STRIP_FILE}." if self.examples else ""
+        parts = [self.verdict, *self.warnings, f"{self.table.title}:", self.table.markdown()]
+        return "\n\n".join(
+            ["", *parts, f"results.json, tables and the predictions of each image: {self.folder}.{look}"]
+        )
+
+
+def diagnose(model: str, dataset: str | None = None, **options) -> DiagnosisReport | None:
+    """Measure whether a model decides by the background, see [`run_diagnosis`].
+
+    Args:
+        model: name, folder or Hub id.
+        dataset: labelled images, as for `robust-vit diagnose`.
+        options: others of [`DiagnoseOptions`].
+    """
+    return run_diagnosis(DiagnoseOptions(model=model, dataset=dataset, **options))
+
+
+def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
+    """Measure one model or two on images with the backgrounds of others. Writes `results.json`, `tables.md`,
+    `tables.tex`, `strip.png`, the predictions of each image and, with `html`, `report.html`. Results already in the
+    output folder are reused.
+
+    Returns:
+        The report; `None` outside the main process.
+
+    Raises:
+        ValueError: images, masks or models do not fit together.
+        OSError: a model or set does not exist, or another process is writing to the output folder.
+    """
+    folder = options.output_dir
+    with open_session(options, options.preset or "paper", folder, bf16=options.bf16) as session:
+        with session.accelerator.main_process_first():
+            name, source, rows = load_images(options, session)
+        rows = choose_images(rows, options.num_images)
+        method = options.masks if options.masks in MASK_METHODS else None
+        images = masked_images(rows, source, options.model, session.classes, method, folder / MASKS_FOLDER)
+        report = measure_images(session, images, name, options, folder)
+        if report is not None:
+            write_report(report, session, options)
+        return report
+
+
+def measure_images(
+    session: Session, images: MaskedImages, name: str, options: DiagnoseOptions, folder: Path
+) -> DiagnosisReport | None:
+    """Measure the sides of a session on images. Only the main process returns a report."""
+    session = session.with_sets({name: EvaluationSet.of(images.dataset)})
+    measured = measure(session, Backgrounds(options.batch_size, options.num_workers))[name]
+    if not session.accelerator.is_main_process:
+        return None
+    diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
+    return DiagnosisReport(diagnoses, composed_images(session, session.sets[name], diagnoses), images, folder)
+
+
+def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, str, datasets.Dataset]:
+    """The images to diagnose on: name of the set, name of its source, and rows."""
+    if options.dataset is None or options.dataset in benchmarks():
+        benchmark = options.dataset or find_benchmark(session.classes)
+        if benchmark is None:
+            raise ValueError("This model has classes of its own: name labelled images of them with --dataset.")
+        sets = benchmarks()[benchmark].load_evaluation_sets(options.num_images)
+        name = next(name for name in sets if name not in benchmarks()[benchmark].shifted)
+        return name, benchmark, sets[name]
+    source = options.dataset
+    if options.masks is not None and options.masks not in MASK_METHODS:
+        if not (Path(options.masks).is_dir() and has_parquet(Path(options.masks))):
+            raise FileNotFoundError(
+                f"`{options.masks}` is no folder that `robust-vit masks` wrote, and no method: {', '.join(MASK_METHODS)}."
+            )
+        source = options.masks
+    dataset = load_masked_dataset(source, options.split)
+    check_columns(dataset, options.split, needs_labels=True, needs_masks=False)
+    return options.split.partition("[")[0], source, dataset
+
+
+def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOptions) -> None:
+    """Write the files of a report."""
+    folder = report.folder
+    results = {"settings": public_settings(asdict(options)), **environment()}
+    results |= {"weights": {name: side.weights for name, side in session.sides.items()}, "masks": report.images.masks}
+    results |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
+    results["diagnosis"] = {
+        side: {
+            "verdict": found.verdict,
+            "sentence": found.sentence,
+            "warnings": found.warnings,
+            "num_mixed": found.num_mixed,
+            "measures": {name: asdict(interval) for name, interval in found.measures.items()},
+            "by_class": found.by_class(),
+            "by_pair": found.by_pair(),
+        }
+        for side, found in report.diagnoses.items()
+    }
+    results |= {"tables": [asdict(table) for table in report.tables], "class_names": dict(enumerate(session.classes))}
+    write_json(folder / RESULTS_FILE, results)
+    parts = [report.verdict, *report.warnings, *(f"{table.title}:\n\n{table.markdown()}" for table in report.tables)]
+    write_atomically(folder / "tables.md", "\n\n".join(parts) + "\n")
+    write_atomically(folder / "tables.tex", "\n".join(table.latex() for table in report.tables))
+    if report.examples:
+        report.figure().savefig(folder / STRIP_FILE, dpi=120)
+    if options.html:
+        section = Section("Diagnosis", report.tables)
+        if report.examples:
+            alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
+            section.plots.append(plot(report.figure(), RULE, alt, "wide"))
+        facts = {"verdict": report.verdict, "model": session.sides["before"].name, "masks": report.images.masks}
+        write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [section])

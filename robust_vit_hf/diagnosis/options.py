@@ -1,0 +1,43 @@
+"""Options of `robust-vit diagnose`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..evaluation.options import BatchOptions, PairOptions, PrecisionOptions
+from ..models.preprocessing import Preset
+from ..utils.options import COUNT, option, output_dir
+
+
+@dataclass(kw_only=True)
+class OwnImagesOptions(BatchOptions):
+    """Images of your own, their masks, and how the model sees them."""
+
+    masks: str | None = option(
+        None,
+        "`tokencut` (no annotation; the default for images without masks) or `grounded` (by the names of the classes) to make "
+        "them, or a folder that `robust-vit masks` wrote for these images",
+        metavar="METHOD_OR_FOLDER",
+    )
+    num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)
+    preset: Preset | None = option(None, "preprocessing; by default what the run was trained with, or the model's own")
+
+
+@dataclass(kw_only=True)
+class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
+    """Does a model decide by the background? Objects are put on the backgrounds of other images of their class and of other
+    classes, as in the Backgrounds Challenge (https://huggingface.co/papers/2006.09994), and it is counted how often the model
+    names the class of the background.
+
+      robust-vit diagnose --model my-vit --dataset photos --output_dir runs/diagnosis
+      robust-vit diagnose --model my-vit --compare runs/better --dataset photos --output_dir runs/diagnosis-after
+
+    Give images that the model was not trained on. Writes results.json, tables, a strip of images in all conditions, the masks that
+    it made with contact sheets to look at, and the predictions of each image. An interrupted run resumes when it is started again.
+    """
+
+    dataset: str | None = option(
+        None,
+        "labelled images: class folders, parquet, Hub id, … (default: the bundled images with the habitual backgrounds)",
+    )
+    html: bool = option(False, "write report.html too")
+    output_dir: Path = output_dir("runs/diagnosis")

@@ -1,0 +1,107 @@
+"""A strip of images in all conditions, with the predictions under each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
+
+from ..data.composition import CONDITIONS, compose
+from ..data.transforms import eval_transform
+from ..evaluation.examples import may_be_shown
+from ..evaluation.measurements.backgrounds import WithDonors, black_pixel
+from ..evaluation.passes import TransformedRows
+from ..evaluation.session import Session
+from ..evaluation.sets import EvaluationSet
+from ..relevance.overlay import denormalize
+from ..results.diagnosis import Diagnosis
+
+
+NUM_EXAMPLES = 6
+RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on other backgrounds"
+RIGHT, TAKEN, OTHER = "#1a7f37", "#b3261e", "#57606a"  # colours of predictions
+
+
+@dataclass(frozen=True)
+class Composed:
+    """An image in all conditions.
+
+    Args:
+        label, donor: names of the image's class, and of the class whose background it is given in `mixed_rand`.
+        pictures: the image by condition, as the model sees it.
+        predicted: name of the predicted class by side and condition; `None` where there is no such image.
+    """
+
+    label: str
+    donor: str
+    pictures: dict[str, Image.Image]
+    predicted: dict[str, dict[str, str | None]]
+
+
+def composed_images(
+    session: Session, rows: EvaluationSet, diagnoses: Mapping[str, Diagnosis], count: int = NUM_EXAMPLES
+) -> list[Composed]:
+    """Images in all conditions, drawn by [`RULE`]."""
+    first = next(iter(diagnoses.values()))
+    usable = ~np.isnan(first.values["donor_rate"]) & may_be_shown(rows.dataset)
+    drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:count].tolist()
+    if not drawn:
+        return []
+    side = next(iter(session.sides.values()))
+    pairs = TransformedRows(
+        rows.dataset.select_columns(["image", "mask"]), eval_transform(side.processor, rows.border)
+    )
+    donors = (np.asarray(first.columns[name]) for name in ("donor_same", "donor_rand"))
+    items = WithDonors(pairs, *donors).__getitems__(drawn)
+    batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
+    given = [(batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"]) for kind in ("same", "other")]
+    images = compose(batch["pixel_values"], batch["mask"], *given, black_pixel(side.processor))
+    pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
+    found = []
+    for place, row in enumerate(drawn):
+        predicted = {
+            side: {
+                name: first.class_names[of_side.columns[name][row]] if of_side.columns[name][row] >= 0 else None
+                for name in CONDITIONS
+            }
+            for side, of_side in diagnoses.items()
+        }
+        names = (first.class_names[first.columns[name][row]] for name in ("label", "donor_class"))
+        shown = {name: to_pil_image(of_condition[place]) for name, of_condition in pictures.items()}
+        found.append(Composed(*names, shown, predicted))
+    return found
+
+
+def strip_figure(examples: Sequence[Composed], conditions: Sequence[str] = tuple(CONDITIONS)) -> Figure:
+    """Figure with a row for each image, with the predictions under each condition: green for the right class, red for
+    the class of the background."""
+    sides = list(examples[0].predicted)
+    figure = Figure((1.5 * len(conditions), (1.75 + 0.17 * len(sides)) * len(examples)), layout="constrained")
+    for row, (axes, example) in enumerate(
+        zip(figure.subplots(len(examples), len(conditions), squeeze=False), examples, strict=True)
+    ):
+        for axis, name in zip(axes, conditions, strict=True):
+            axis.set_xticks([]), axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if any(example.predicted[side][name] is not None for side in sides):
+                axis.imshow(example.pictures[name])
+            for line, side in enumerate(sides):
+                predicted = example.predicted[side][name] or "–"
+                on_donor = name == "mixed_rand" and predicted == example.donor
+                colour = RIGHT if predicted == example.label else TAKEN if on_donor else OTHER
+                text = f"{side}: {predicted}" if len(sides) > 1 else predicted
+                axis.text(
+                    0.5, -0.03 - 0.12 * line, _plain(text), fontsize=7, color=colour,
+                    ha="center", va="top", transform=axis.transAxes,
+                )  # fmt: skip
+            title = f"on {example.donor}" if name == "mixed_rand" else ""
+            axis.set_title("\n".join(filter(None, [name if row == 0 else "", _plain(title)])), fontsize=7)
+        axes[0].set_ylabel(_plain(example.label), fontsize=8)
+    return figure
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")

@@ -1,0 +1,141 @@
+"""Predictions for objects on other backgrounds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import BaseImageProcessor, default_data_collator
+
+from ...data.composition import CONDITIONS, compose, draw_donors, is_background
+from ...data.transforms import eval_transform
+from ...metrics.robust_accuracy import top_classes
+from ...relevance.relevance_map import forward_logits, relevance_map
+from ..measurement import Measurement
+from ..passes import TransformedRows, check_logits
+from ..session import Session, Side
+from ..sets import EvaluationSet
+from ..store import Measured
+
+
+@dataclass(frozen=True)
+class Backgrounds(Measurement):
+    """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows:
+
+    - `file_name`, if known; `accepted`, the correct classes, and `label`, the first of them;
+    - `donor_same` and `donor_rand`, numbers of the images whose backgrounds are taken, and `donor_class`, the class of
+      the second; -1 where there is none;
+    - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
+    - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
+      relevance of the predicted class in the original image (NaN without relevance).
+
+    Args:
+        conditions: names in `CONDITIONS`, in their order; the others are left out.
+        relevance: whether to compute relevance maps; otherwise `relevance_on_object` is NaN.
+        seed: seed of the donors.
+
+    Source: https://huggingface.co/papers/2006.09994
+    """
+
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    relevance: bool = True
+    seed: int = 0
+
+    def measure(
+        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
+    ) -> Measured:
+        accelerator = session.accelerator
+        side.model.eval()
+        labels = np.array([accepted[0] for accepted in rows.accepted])
+        same, other = draw_donors(labels.tolist(), self.seed)
+        black = black_pixel(side.processor).to(accelerator.device)
+        pairs = rows.dataset.select_columns(["image", "mask"])
+        images = WithDonors(TransformedRows(pairs, eval_transform(side.processor, rows.border)), same, other)
+        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
+        batches: list[torch.Tensor] = []
+        done = 0
+        with tqdm(
+            total=len(images), desc=description, unit="image", disable=not accelerator.is_main_process
+        ) as progress:
+            for batch in accelerator.prepare(loader):
+                with torch.no_grad(), accelerator.autocast():
+                    logits, measured = self._measure_batch(side, batch, black, rows.class_subset)
+                logits, measured = accelerator.gather_for_metrics((logits, measured))
+                check_logits(logits, rows.dataset, done, description)
+                batches.append(measured.cpu())
+                done += len(measured)
+                progress.update(len(measured))
+        values = torch.cat(batches).numpy()
+        columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
+        if "file_name" in rows.dataset.column_names:
+            columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
+        columns["donor_class"] = labels[other]
+        columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
+        columns |= {"object_share": values[:, -2], "relevance_on_object": values[:, -1]}
+        return Measured(columns)
+
+    def _measure_batch(
+        self, side: Side, batch: dict[str, torch.Tensor], black: torch.Tensor, class_subset: tuple[int, ...] | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `(B, C)` of the first condition, and the values of the rows, `(B, n + 2)` fp64: predictions in n
+        conditions, share of the object in the pixels, and in the relevance."""
+        mask, donors = batch["mask"], {}
+        for name, kind in {"mixed_same": "same", "mixed_rand": "other"}.items():
+            donors[name] = (batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"], batch[f"has_{kind}"].bool())
+        images = compose(
+            batch["pixel_values"], mask, *(donor[:2] for donor in donors.values()), black, self.conditions
+        )
+        inside, predicted, first = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], None
+        for name, composed in images.items():
+            if name == "original" and self.relevance:
+                output = relevance_map(side.model, composed, check_finite=False)
+                logits = output.logits.float()
+                whole = output.relevance.sum(dim=(1, 2, 3))
+                inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
+            else:
+                logits = forward_logits(side.model, composed).float()
+            first = logits if first is None else first
+            best = top_classes(logits, class_subset)[:, 0]
+            if name in donors:
+                _, donor_mask, has_donor = donors[name]
+                best = best.masked_fill(~(has_donor & is_background(donor_mask).flatten(1).any(dim=1)), -1)
+            predicted.append(best)
+        values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
+        return first, torch.stack([value.double() for value in values], dim=1)
+
+
+class WithDonors(Dataset):
+    """Rows of images with those of their donors.
+
+    Args:
+        rows: rows with `pixel_values` and `mask`.
+        same, other: numbers `(N,)` of the donors of each image, see [`draw_donors`].
+    """
+
+    def __init__(self, rows: TransformedRows, same: np.ndarray, other: np.ndarray):
+        self.rows, self.donors = rows, {"same": same, "other": other}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        donors = {kind: [int(of_all[index]) for index in indices] for kind, of_all in self.donors.items()}
+        needed = sorted({*indices, *(donor for of_kind in donors.values() for donor in of_kind if donor >= 0)})
+        read = dict(zip(needed, self.rows.__getitems__(needed), strict=True))
+        items = []
+        for place, index in enumerate(indices):
+            item = dict(read[index])
+            for kind, of_kind in donors.items():
+                donor = of_kind[place]
+                item[f"has_{kind}"] = donor >= 0
+                item |= {f"{kind}_{name}": value for name, value in read[donor if donor >= 0 else index].items()}
+            items.append(item)
+        return items
+
+
+def black_pixel(processor: BaseImageProcessor) -> torch.Tensor:
+    """Pixel values `(3,)` of black, as a processor gives them."""
+    return processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"][0, :, 0, 0]
