@@ -26,6 +26,7 @@ ORDER = [
     "training",
     "experiments",
     "diagnosis",
+    "improvement",
     "app",
     "cli",
 ]

@@ -69,6 +69,11 @@ COMMANDS: dict[str, Command | Group] = {
         "diagnosis.options.DiagnoseOptions",
         "diagnosis.diagnose.run_diagnosis",
     ),
+    "improve": Command(
+        "finetune a model so that it decides by the object, on your images, and tell whether it helped",
+        "improvement.options.ImproveOptions",
+        "improvement.improve.run_improvement",
+    ),
     "figures": Command(
         "make the paper's figures of examples from the predictions of an evaluation",
         "evaluation.options.FigureOptions",

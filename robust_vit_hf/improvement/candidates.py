@@ -1,0 +1,130 @@
+"""Candidates: settings to train, and the rule that chooses among them on validation images."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..results.bootstrap import Difference, interval_of, resampled_means
+from ..results.diagnosis import Diagnosis
+from ..results.text_table import Table
+
+
+# Candidates beside each other, by name, unless a method is named. On photographs, swap with the original's output gained most
+# on backgrounds that nothing was trained on; whether the relevance loss adds to it depends on the images.
+SWAP = {"confidence_target": "original", "background_swap": 0.75}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "swap": {**SWAP, "relevance_weight": 0.0},
+    "swap and relevance": {**SWAP, "relevance_distance": "bce"},
+}
+MIXTURES = (0.25, 0.5, 0.75, 1.0)  # shares of the finetuned weights
+FINALISTS, FIRST_SHARE = 2, 3  # trainings of all steps; all others are shorter by this factor
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings of a training.
+
+    Args:
+        variant: name in [`VARIANTS`], or of a method.
+        learning_rate: initial learning rate.
+        steps: number of steps.
+        options: options of the method.
+    """
+
+    variant: str
+    learning_rate: float
+    steps: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"{self.variant.replace(' ', '-')}-{self.learning_rate:g}-{self.steps}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate, or a mixture of its weights with the original's, on the images that choose.
+
+    Args:
+        candidate: `None` for the original model.
+        alpha: share of the finetuned weights.
+        mixed_rand, original: `(N,)` whether each image is right, on the background of another class and as it is; NaN where
+            it does not count.
+    """
+
+    candidate: Candidate | None
+    alpha: float
+    mixed_rand: np.ndarray
+    original: np.ndarray
+
+    @classmethod
+    def of(cls, candidate: Candidate | None, alpha: float, diagnosis: Diagnosis) -> "Measured":
+        return cls(candidate, alpha, diagnosis.values["mixed_rand"], diagnosis.values["original"])
+
+    def top1(self) -> float:
+        """Top-1 on the backgrounds of other classes."""
+        return float(np.nanmean(self.mixed_rand))
+
+    def fall(self, before: "Measured") -> float:
+        """Fall of top-1 on the images as they are."""
+        return float(np.nanmean(before.original) - np.nanmean(self.original))
+
+    def changes(self, before: "Measured") -> tuple[Difference, Difference]:
+        """Changes of both from another, with their intervals, paired by image."""
+        values = [self.mixed_rand - before.mixed_rand, self.original - before.original]
+        resampled = resampled_means(np.stack(values, axis=1))
+        return tuple(interval_of(one, drawn, Difference) for one, drawn in zip(values, resampled.T, strict=True))
+
+
+def first_candidates(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[Candidate]:
+    """The short trainings: each variant at each rate."""
+    variants = VARIANTS if method is None else {method: {"method": method}}
+    steps = max(1, max_steps // FIRST_SHARE)
+    return [Candidate(name, rate, steps, options) for name, options in variants.items() for rate in learning_rates]
+
+
+def finalists(measured: Sequence[Measured], before: Measured, max_loss: float, max_steps: int) -> list[Candidate]:
+    """The trainings of all steps: the settings that the rule puts first, of each variant if there are several."""
+    chosen: list[Candidate] = []
+    ranked = [one.candidate for one in rank(measured, before, max_loss) if one.candidate is not None]
+    for candidate in ranked:
+        if candidate.variant not in {other.variant for other in chosen}:
+            chosen.append(candidate)
+    for candidate in ranked:
+        if candidate not in chosen:
+            chosen.append(candidate)
+    return [replace(candidate, steps=max_steps) for candidate in chosen[:FINALISTS]]
+
+
+def rank(measured: Sequence[Measured], before: Measured, max_loss: float) -> list[Measured]:
+    """Order by the rule: first those whose top-1 on the images as they are falls by at most `max_loss` points, by top-1 on the
+    backgrounds of other classes, the highest first; then the others, by their fall. Among equals, the smaller fall, the lower
+    learning rate, and the smaller share of the finetuned weights come first."""
+
+    def key(one: Measured) -> tuple:
+        fall, top1 = one.fall(before), one.top1()
+        exceeds = fall > max_loss / 100 + 1e-9
+        rate = one.candidate.learning_rate if one.candidate else 0.0
+        return (exceeds, fall if exceeds else -top1, fall, rate, one.alpha)
+
+    return sorted(measured, key=key)
+
+
+def candidates_table(measured: Sequence[Measured], before: Measured, chosen: Measured, max_loss: float) -> Table:
+    """Table of all candidates in the order of the rule."""
+    rows = []
+    for one in rank(measured, before, max_loss):
+        gain, home = one.changes(before)
+        name = ORIGINAL if one.candidate is None else one.candidate.variant
+        settings = ["–"] * 3
+        if one.candidate is not None:
+            settings = [f"{one.candidate.learning_rate:g}", str(one.candidate.steps), f"{one.alpha:g}"]
+        marked = "chosen" if one is chosen else "" if one.fall(before) <= max_loss / 100 + 1e-9 else "loses too much"
+        rows.append([name, *settings, f"{100 * one.top1():.1f}", str(gain), str(home), marked])
+    head = ["candidate", "learning rate", "steps", "share of its weights", "`mixed_rand`", "change", "change at home", ""]
+    title = f"Candidates on {len(before.original)} validation images, top-1 in per cent [95 % interval]"
+    return Table(title, head, rows)

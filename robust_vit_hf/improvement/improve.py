@@ -1,0 +1,287 @@
+"""`robust-vit improve`: from a model and photographs to a better model, or to the advice to keep it."""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report as write_diagnosis
+from ..diagnosis.images import MASK_METHODS, MaskedImages, choose_images, masked_images
+from ..diagnosis.options import DiagnoseOptions
+from ..evaluation.finetuning_results import write_report
+from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from ..evaluation.options import PairOptions
+from ..evaluation.session import Session, Side, open_session
+from ..evaluation.sets import EvaluationSet
+from ..evaluation.store import Store
+from ..hub.model_card import write_card
+from ..models.digest import weights_digest
+from ..models.interpolation import INTERPOLATION_FILE, interpolate
+from ..models.loading import load_model
+from ..models.registry import resolve
+from ..relevance.relevance_map import forward_logits
+from ..results.table import Run
+from ..results.text_table import Table
+from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
+from ..utils.publishable import public_name, public_settings
+from .candidates import MIXTURES, Measured, candidates_table, finalists, first_candidates, rank
+from .options import ImproveOptions
+from .training import Trials
+
+
+CHOOSING_IMAGES = 200  # at most, of the validation images
+CANDIDATES_FOLDER, DIAGNOSIS_FOLDER, MASKS_FOLDER = "candidates", "diagnosis", "masks"
+VERDICT_FILE, CANDIDATES_FILE = "verdict.json", "candidates.md"
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Result of [`improve`]. As text, the verdict, tables and folder.
+
+    Args:
+        helped: whether the finetuned model is right on more objects on the backgrounds of other classes, with 95 %
+            confidence, on images that chose nothing. `None` if no candidate was better than the original.
+        diagnosis: the models before and, unless no candidate was better, after.
+        candidates: table of all candidates.
+        accuracy: table of top-1, calibration and relevance at home; `None` if no candidate was better.
+        notes: what was decided about the images, and what stands in the way.
+        folder: the model folder.
+    """
+
+    helped: bool | None
+    diagnosis: DiagnosisReport
+    candidates: Table
+    accuracy: str | None
+    notes: list[str]
+    folder: Path
+
+    @property
+    def verdict(self) -> str:
+        """What to do, and the evidence for it."""
+        diagnoses = self.diagnosis.diagnoses
+        if "after" not in diagnoses:
+            return f"It did not help: keep your model. No candidate was better on the images that choose. {diagnoses['before'].sentence}"
+        changes = diagnoses["after"].change_from(diagnoses["before"])
+        gain, home = changes["mixed_rand"], changes["original"]
+        evidence = f"top-1 on the backgrounds of other classes changes by {gain} points, and by {home} on the images as they are"
+        if gain.high <= 0:
+            start = "It did not help: keep your model"
+        else:
+            start = "It helped" if self.helped else "Too few images to tell whether it helped"
+        lost = " It costs more at home than these images can rule out: look at the classes that got worse." if home.high < 0 else ""
+        return f"{start}: {evidence}.{lost}\nBefore: {diagnoses['before'].sentence}\nAfter: {diagnoses['after'].sentence}"
+
+    @property
+    def table(self) -> Table:
+        """The measures before and after."""
+        return self.diagnosis.table
+
+    def figure(self) -> Figure:
+        """Images in all conditions, with the predictions before and after."""
+        return self.diagnosis.figure()
+
+    def __str__(self) -> str:
+        parts = [self.verdict, *self.notes, f"{self.table.title}:", self.table.markdown()]
+        if self.accuracy is not None:
+            parts += ["At home:", self.accuracy]
+        parts += [f"{self.candidates.title}:", self.candidates.markdown()]
+        kept = "no model, since yours is to be kept" if self.accuracy is None else "the model, its card and results"
+        return "\n\n".join(["", *parts, f"{self.folder}: {kept}; the diagnosis is in {self.diagnosis.folder}."])
+
+
+def improve(model: str, dataset: str, output_dir: str | Path, **options) -> Improvement:
+    """Finetune a model so that it decides by the object, see [`run_improvement`].
+
+    Args:
+        model: name, folder or Hub id.
+        dataset: labelled images, as for `robust-vit improve`.
+        options: others of [`ImproveOptions`].
+    """
+    return run_improvement(ImproveOptions(model=model, dataset=dataset, output_dir=Path(output_dir), **options))
+
+
+def run_improvement(options: ImproveOptions) -> Improvement:
+    """Masks, candidates, choice, model and diagnosis, in one process. What is complete in the output folder is skipped.
+
+    Raises:
+        ValueError: model, images or masks do not fit together, the folder holds results of other inputs, or several
+            processes were launched.
+        OSError: a model or set does not exist, or another process is writing to the output folder.
+    """
+    folder = options.output_dir
+    with open_session(PairOptions(model=options.model), options.preset or "paper", folder) as opened:
+        if opened.accelerator.num_processes > 1:
+            raise ValueError(
+                "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
+                "`robust-vit train` on several."
+            )
+        session = replace(opened, store=Store(folder / "predictions"))
+        train, validation, notes = _load(options)
+        choosing, reporting = _halves(validation, options)
+        _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
+        parts = {"train": train, "choosing": choosing, "reporting": reporting}
+        masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
+        notes += [
+            f"{images.rejected} of the {name} images are left out: their masks were rejected, empty or full."
+            for name, images in masked.items()
+            if images.rejected
+        ]
+        choosing_set = session.with_sets({"choosing": EvaluationSet.of(masked["choosing"].dataset)})
+        facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
+        trials = Trials(folder / CANDIDATES_FOLDER, choosing_set, masked["train"].dataset, options, facts)
+        _say(2, f"Candidates, {_estimate(session, options, masked)}")
+        before, measured = _choose(trials, options)
+        chosen = rank([before, *measured], before, options.max_loss)[0]
+        table = candidates_table([before, *measured], before, chosen, options.max_loss)
+        write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
+        sides = dict(session.sides)
+        if chosen.candidate is not None:
+            _say(3, f"Model: `{chosen.candidate.name}`, {chosen.alpha:g} of its weights")
+            sides["after"] = _write_model(trials, chosen, options)
+        _say(4, f"Diagnosis on {len(masked['reporting'].dataset)} images that chose nothing")
+        session = replace(session, sides=sides)
+        return _report(session, masked["reporting"], table, notes, options)
+
+
+def _say(number: int, text: str) -> None:
+    print(f"[{number}/4] {text}", flush=True)
+
+
+def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, list[str]]:
+    """Images to train on, validation images, and notes about them."""
+    source = options.dataset
+    if options.masks is not None and options.masks not in MASK_METHODS:
+        source = options.masks
+    train, notes = load_masked_dataset(source, options.train_split), []
+    check_columns(train, options.train_split, needs_labels=True, needs_masks=False)
+    try:
+        validation = load_masked_dataset(source, options.eval_split)
+        check_columns(validation, options.eval_split, needs_labels=True, needs_masks=False)
+    except UnknownSplit:
+        if options.is_given("eval_split"):
+            raise
+        train, validation = _held_out(train, options.seed)
+        notes.append(
+            f"`{public_name(source)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
+            f"`{options.train_split}` were held out. If your model was trained on them, its top-1 at home is too high."
+        )
+    return choose_images(train, options.max_steps * options.train_batch_size, options.seed), validation, notes
+
+
+def _held_out(dataset: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Hold out a third of the images of each class."""
+    labels = np.array(dataset.with_format(None)["label"])
+    turn = _turns(labels, seed)
+    return dataset.select(np.flatnonzero(turn % 3 != 2)), dataset.select(np.flatnonzero(turn % 3 == 2))
+
+
+def _halves(dataset: datasets.Dataset, options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Images that choose, and images of the last diagnosis: one half each of every class."""
+    labels = np.array(dataset.with_format(None)["label"])
+    turn = _turns(labels, options.seed + 1)
+    choosing, reporting = (dataset.select(np.flatnonzero(turn % 2 == half)) for half in (1, 0))
+    return choose_images(choosing, CHOOSING_IMAGES), choose_images(reporting, options.num_images)
+
+
+def _turns(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Place of each image in a random order of its class, from 0."""
+    turn = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[np.random.default_rng([seed, int(label)]).permutation(members)] = np.arange(len(members))
+    return turn
+
+
+def _masked(rows: datasets.Dataset, name: str, options: ImproveOptions, session: Session) -> MaskedImages:
+    method = options.masks if options.masks in MASK_METHODS else None
+    return masked_images(rows, name, options.model, session.classes, method, options.output_dir / MASKS_FOLDER / name)
+
+
+def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Measured]]:
+    """Measure the original and all candidates: each variant and rate for a third of the steps, then two for all."""
+    before, measured = trials.original(), []
+    first = first_candidates(options.method, options.learning_rates, options.max_steps)
+    for number, candidate in enumerate(first, 1):
+        print(f"  {number} of {len(first)}: {candidate.variant}, {candidate.learning_rate:g}, {candidate.steps} steps")
+        measured += trials.run(candidate)
+    for number, candidate in enumerate(finalists(measured, before, options.max_loss, options.max_steps), 1):
+        print(f"  finalist {number}: {candidate.variant}, {candidate.learning_rate:g}, {candidate.steps} steps")
+        measured += trials.run(candidate)
+    return before, measured
+
+
+def _estimate(session: Session, options: ImproveOptions, masked: dict[str, MaskedImages]) -> str:
+    """Time that candidates and diagnosis take, from that of a forward pass."""
+    side = session.sides["before"]
+    crop = side.processor.crop_size
+    images = torch.zeros(8, 3, crop["height"], crop["width"], device=session.accelerator.device)
+    times = []
+    with torch.no_grad():
+        for _ in range(3):
+            started = time.perf_counter()
+            forward_logits(side.model, images)
+            times.append((time.perf_counter() - started) / len(images))
+    # Of a step: the original's forward pass, and forward and backward pass twice for the relevance map.
+    steps = 4 * options.max_steps * options.train_batch_size * 6
+    candidates = len(first_candidates(options.method, options.learning_rates, options.max_steps)) + 2
+    choosing = candidates * len(MIXTURES) * len(masked["choosing"].dataset) * 2
+    reporting = 2 * len(masked["reporting"].dataset) * (7 + 3 + 3)
+    minutes = min(times) * (steps + choosing + reporting) / 60
+    return f"about {minutes:.0f} minutes" if minutes >= 1 else "about a minute"
+
+
+def _write_model(trials: Trials, chosen: Measured, options: ImproveOptions) -> Side:
+    """Write the chosen mixture with its record to the output folder, and return it as a side."""
+    folder, place = options.output_dir, trials.folder / chosen.candidate.name
+    processor = trials.session.sides["before"].processor
+    mixture = {"alpha": chosen.alpha, "before": public_name(options.model), "after": chosen.candidate.name}
+    if read_json(folder / INTERPOLATION_FILE) != mixture:  # written last
+        model = interpolate(trials.session.sides["before"].model, load_model(str(place)), chosen.alpha)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        run = read_json(place / RUN_FILE)
+        run |= {"weights": weights_digest(model), "model_name": folder.resolve().name}
+        run["training"] |= {"share of the finetuned weights": f"{chosen.alpha:g}"}
+        write_json(folder / RUN_FILE, run)
+        write_json(folder / INTERPOLATION_FILE, mixture)
+    for path in trials.folder.glob("*/*"):
+        if path.suffix == ".safetensors":
+            path.unlink()  # what was measured of all candidates is kept
+        elif path.is_dir():
+            shutil.rmtree(path)  # checkpoints
+    model = load_model(str(folder)).to(trials.session.accelerator.device)
+    return Side.of(model, processor, str(folder))
+
+
+def _report(
+    session: Session, images: MaskedImages, candidates: Table, notes: list[str], options: ImproveOptions
+) -> Improvement:
+    """Diagnose on images that chose nothing, and write results, card and page."""
+    folder, accuracy = options.output_dir, None
+    compare = str(folder) if "after" in session.sides else None
+    of_diagnosis = DiagnoseOptions(
+        model=options.model, compare=compare, dataset=options.dataset, html=True,
+        output_dir=folder / DIAGNOSIS_FOLDER, batch_size=options.batch_size, num_workers=options.num_workers,
+    )  # fmt: skip
+    of_diagnosis.output_dir.mkdir(parents=True, exist_ok=True)
+    diagnosis = measure_images(session, images, "reporting", of_diagnosis, of_diagnosis.output_dir)
+    write_diagnosis(diagnosis, session, of_diagnosis)
+    helped = None
+    if compare is not None:
+        gain = diagnosis.diagnoses["after"].change_from(diagnosis.diagnoses["before"])["mixed_rand"]
+        helped = gain.low > 0
+        own = session.with_sets({"reporting": EvaluationSet.of(images.dataset, source=options.dataset)})
+        run = Run(measure_accuracy(own, Accuracy(options.batch_size, options.num_workers), "accuracy"))
+        accuracy = write_report(folder, run, own, public_settings(asdict(options)))
+    improvement = Improvement(helped, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
+    verdict = {"helped": helped, "verdict": improvement.verdict, "notes": improvement.notes}
+    write_json(folder / VERDICT_FILE, verdict)
+    if compare is not None:
+        write_card(folder)
+    return improvement

@@ -1,0 +1,44 @@
+"""Options of `robust-vit improve`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..diagnosis.options import OwnImagesOptions
+from ..training.methods import method_names
+from ..utils.options import COUNT, POSITIVE, SEED, Range, option, output_dir
+
+
+@dataclass(kw_only=True)
+class ImproveOptions(OwnImagesOptions):
+    """Finetune a model so that it decides by the object: masks if there are none, a diagnosis, the choice of the settings on
+    validation images, and a diagnosis of the result on images that chose nothing.
+
+      robust-vit improve --model my-vit --dataset photos --output_dir runs/better
+
+    Background swap with the original model's output as the target is trained at several rates, without and with the loss on the
+    relevance map. Of these, and of mixtures of the weights before and after, the one is chosen that is right on the most objects on
+    the backgrounds of other classes, and whose top-1 on the images as they are falls by at most --max_loss points. The output folder
+    is a model, with its card and report.html; or it says that nothing helped. What is complete is skipped when the command is started
+    again.
+    """
+
+    model: str = option(text="name, folder or Hub id of the model")
+    dataset: str = option(text="labelled images: class folders, parquet, Hub id, …; masks are made where there are none")
+    train_split: str = option("train", "split to train on")
+    eval_split: str = option(
+        "validation",
+        "split that chooses and diagnoses, one half each; where it is missing, a third of the training images is held out",
+    )
+    method: str | None = option(
+        None, "train this method with its defaults instead of background swap", choices=method_names
+    )
+    learning_rates: list[float] = option(
+        [3e-6, 1e-5, 3e-5], "learning rates to try (default: 3e-6 1e-5 3e-5)", POSITIVE
+    )
+    max_steps: int = option(240, "steps of a training (default: 240); all candidates together take four times as many", COUNT)
+    max_loss: float = option(
+        1.0, "points of top-1 that the images as they are may lose (default: 1)", Range(0, 100)
+    )
+    train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
+    seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
+    output_dir: Path = output_dir()

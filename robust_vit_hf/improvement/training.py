@@ -1,0 +1,131 @@
+"""Training and measurement of candidates, each in a folder of its own, once."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+from transformers import BaseImageProcessor, PreTrainedModel, set_seed
+
+from ..data.identity import dataset_identity
+from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.session import Session, Side
+from ..models.interpolation import interpolate
+from ..models.loading import load_model
+from ..results.diagnosis import Diagnosis
+from ..training.checkpoints import last_checkpoint
+from ..training.config import RobustViTConfig
+from ..training.trainer import RobustViTTrainer
+from ..utils.files import RUN_FILE, read_json, write_json
+from .candidates import MIXTURES, Candidate, Measured
+from .options import ImproveOptions
+
+
+CANDIDATE_FILE = "candidate.json"  # written last, with what was measured
+SAVE_STEPS = 100  # between two checkpoints of a training of all steps
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trains candidates and measures them on the images that choose.
+
+    Args:
+        folder: folder of the candidates' folders.
+        session: session with the original model and one set, the images that choose.
+        train: images to train on, with masks and labels of the model.
+        facts: for the run's record, see [`~robust_vit_hf.hub.publishing.PublishingTrainer.create_model_card`].
+    """
+
+    folder: Path
+    session: Session
+    train: datasets.Dataset
+    options: ImproveOptions
+    facts: dict[str, str]
+
+    @property
+    def _side(self) -> Side:
+        return self.session.sides["before"]
+
+    def original(self) -> Measured:
+        """Measure the original model."""
+        return self._measure(None, 0.0, self._side)
+
+    def run(self, candidate: Candidate) -> list[Measured]:
+        """Train a candidate, unless it is complete, and measure it and its mixtures with the original.
+
+        Raises:
+            ValueError: the folder holds a candidate of other inputs, or training fails.
+        """
+        folder = self.folder / candidate.name
+        inputs = {"candidate": asdict(candidate), **self.inputs()}
+        known = read_json(folder / CANDIDATE_FILE)
+        if known is not None:
+            if known["inputs"] != inputs:
+                differing = [name for name in inputs if known["inputs"].get(name) != inputs[name]]
+                raise ValueError(
+                    f"`{folder}` was trained with other inputs, which differ in: {', '.join(differing)}. Choose another "
+                    "--output_dir, or delete it."
+                )
+            return [
+                Measured(candidate, float(alpha), *(np.array(found[name], dtype=float) for name in ("mixed_rand", "original")))
+                for alpha, found in known["measured"].items()
+            ]
+        trained = self._train(folder, candidate)
+        measured = []
+        for alpha in MIXTURES:
+            mixed = interpolate(self._side.model, trained, alpha)
+            measured.append(self._measure(candidate, alpha, Side.of(mixed, self._side.processor)))
+        results = {
+            f"{one.alpha:g}": {"mixed_rand": one.mixed_rand.tolist(), "original": one.original.tolist()} for one in measured
+        }
+        write_json(folder / CANDIDATE_FILE, {"inputs": inputs, "measured": results})
+        return measured
+
+    def inputs(self) -> dict:
+        """What a candidate depends on beside its settings, as a JSON object."""
+        (name, rows), = self.session.sets.items()
+        return {
+            "model": self._side.digest,
+            "train": dataset_identity(self.train),
+            "images that choose": rows.digest,
+            "train_batch_size": self.options.train_batch_size,
+            "seed": self.options.seed,
+            "processor": self._side.processor.to_dict(),
+        }
+
+    def _train(self, folder: Path, candidate: Candidate) -> PreTrainedModel:
+        if (folder / RUN_FILE).is_file():  # written after the weights
+            return load_model(str(folder)).to(self.session.accelerator.device)
+        set_seed(self.options.seed)
+        long = candidate.steps == self.options.max_steps
+        config = RobustViTConfig(
+            output_dir=str(folder),
+            max_steps=candidate.steps,
+            learning_rate=candidate.learning_rate,
+            lr_scheduler_type="cosine",  # whatever the number of images, unlike a decay by epochs
+            per_device_train_batch_size=self.options.train_batch_size,
+            seed=self.options.seed,
+            eval_strategy="no",
+            save_strategy="steps" if long else "no",
+            save_steps=SAVE_STEPS,
+            load_best_model_at_end=False,
+            logging_strategy="no",
+            report_to="none",
+            **candidate.options,
+        )
+        model, processor = load_model(self.options.model), self._side.processor
+        trainer = RobustViTTrainer(model, config, self.train, processing_class=processor)
+        trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
+        trainer.save_model(_internal_call=True)
+        trainer.create_model_card(**self.facts)
+        return trainer.accelerator.unwrap_model(trainer.model)
+
+    def _measure(self, candidate: Candidate | None, alpha: float, side: Side) -> Measured:
+        (rows,) = self.session.sets.values()
+        backgrounds = Backgrounds(
+            self.options.batch_size, self.options.num_workers, ("original", "mixed_rand"), relevance=False
+        )
+        name = "original" if candidate is None else f"{candidate.name}, {alpha:g} of its weights"
+        found = backgrounds.measure(side, rows, self.session, name, None)
+        return Measured.of(candidate, alpha, Diagnosis(found.columns, self.session.classes))

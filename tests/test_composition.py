@@ -1,0 +1,90 @@
+"""Objects on other backgrounds: donors, and pixels of each condition."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
+from robust_vit_hf.training.background_swap import swap_backgrounds
+
+
+def test_donors_are_of_the_class_or_of_another():
+    classes = [7] * 30 + [3] * 5 + [9] * 2
+    same, other = draw_donors(classes)
+    for index, label in enumerate(classes):
+        assert same[index] != index and classes[same[index]] == label
+        assert classes[other[index]] != label
+    classes = [7] * 2000 + [3] * 5 + [9] * 100
+    drawn = Counter(classes[donor] for donor in draw_donors(classes)[1][:2000])
+    assert drawn.keys() == {3, 9} and abs(drawn[3] - 1000) < 100  # classes, not images, are drawn evenly
+
+
+def test_every_other_image_of_the_class_is_drawn():
+    same, _ = draw_donors([0] * 4 + [1])
+    drawn = [{int(draw_donors([0] * 4 + [1], seed)[0][place]) for seed in range(60)} for place in range(4)]
+    assert drawn == [{0, 1, 2, 3} - {place} for place in range(4)]
+    assert same[4] == -1
+
+
+def test_donors_depend_on_the_seed_alone():
+    classes = [0, 1, 2] * 20
+    first, again, others = (draw_donors(classes, seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not np.array_equal(first[1], others[1])
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ValueError, match="All 3 images are of one class"):
+        draw_donors([5, 5, 5])
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Object 1 on 0.2 in the left upper corner; donors of 0.4 and 0.6 with objects of 9 in the right lower one."""
+    images = torch.full((1, 3, 28, 28), 0.2)
+    mask, elsewhere = torch.zeros(1, 1, 28, 28), torch.zeros(1, 1, 28, 28)
+    mask[..., 4:10, 4:10] = 1
+    mask[..., 10, 4:10] = 0.25  # an edge
+    elsewhere[..., 20:26, 20:26] = 1
+    images = torch.where(mask == 1, 1.0, images)
+    donors = [torch.where(elsewhere == 1, 9.0, torch.full((1, 3, 28, 28), value)) for value in (0.4, 0.6)]
+    return {"image": images, "mask": mask, "same": (donors[0], elsewhere), "other": (donors[1], elsewhere)}
+
+
+def test_pixels_of_each_condition(batch):
+    image, mask, black = batch["image"], batch["mask"], torch.tensor([-1.0, -2.0, -3.0])
+    found = compose(image, mask, batch["same"], batch["other"], black)
+    assert [*found] == [*CONDITIONS]
+    inside, edge = (0, slice(None), 5, 5), (0, slice(None), 10, 5)
+    for name, colour in {"mixed_same": 0.4, "mixed_rand": 0.6}.items():
+        expected = torch.where(mask == 1, 1.0, torch.full_like(image, colour))
+        expected[..., 10:11, 4:10] = 0.25 * 0.2 + 0.75 * colour
+        torch.testing.assert_close(found[name], expected)  # nothing is left of the donor's object
+    torch.testing.assert_close(found["original"], image)
+    torch.testing.assert_close(found["only_fg"][0, :, 0, 0], black)
+    torch.testing.assert_close(found["only_fg"][inside], torch.ones(3))
+    torch.testing.assert_close(found["no_fg"][inside], black)
+    torch.testing.assert_close(found["no_fg"][edge], 0.25 * black + 0.75 * 0.2)
+    torch.testing.assert_close(found["no_fg"][0, :, 0, 0], torch.full((3,), 0.2))
+    torch.testing.assert_close(found["only_bg"], torch.full_like(image, 0.2))
+    torch.testing.assert_close(found["blurred"], torch.where(mask == 1, 1.0, torch.full_like(image, 0.2)))
+
+
+def test_only_the_background_is_blurred(batch):
+    striped = torch.where(batch["mask"] == 1, 1.0, torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0)))
+    blurred = compose(striped, batch["mask"], batch["same"], batch["other"], torch.zeros(3), ["blurred"])["blurred"]
+    assert blurred[..., 5, 5].eq(1).all()
+    outside = blurred[..., 14:, 14:]
+    assert outside.std() < 0.2 * striped[..., 14:, 14:].std()
+    assert float(outside.mean()) == pytest.approx(float(striped[..., 14:, 14:].mean()), abs=0.1)
+
+
+def test_training_composes_the_same_pixels(batch):
+    """Background swap of two images gives what `mixed_rand` gives."""
+    images = torch.cat([batch["image"], batch["other"][0]])
+    masks = torch.cat([batch["mask"], batch["other"][1]])
+    swapped = swap_backgrounds(images, masks, probability=1.0, seed=(0,))
+    found = compose(batch["image"], batch["mask"], batch["same"], batch["other"], torch.zeros(3), ["mixed_rand"])
+    assert torch.equal(swapped[:1], found["mixed_rand"])

@@ -1,0 +1,206 @@
+"""`robust-vit diagnose`, from images to files."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet as pq
+
+import robust_vit_hf
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.diagnosis.images import choose_images
+from robust_vit_hf.evaluation.measurement import measure
+from robust_vit_hf.evaluation.measurements.backgrounds import Backgrounds, black_pixel
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.relevance.relevance_map import relevance_map
+
+from .helpers.commands import call, files_below, kill_when, launch_two, succeed
+from .helpers.sessions import session_of
+from .helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_rows, save_pretrained, tiny_vit
+
+
+LETTERS = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_pretrained(tiny_vit(**LETTERS), tmp_path_factory.mktemp("models") / "mine", "paper")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """Parquet with masks."""
+    root = tmp_path_factory.mktemp("photographs")
+    masked_dataset(24).to_parquet(root / "validation-00000.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def diagnosed(model, photographs, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("diagnosed") / "out"
+    return folder, succeed("diagnose", "--model", model, "--dataset", photographs, "--output_dir", folder, "--html")
+
+
+def columns_of(folder: Path, split: str = "validation", side: str = "before") -> dict:
+    return pq.read_table(folder / split / side / "rows.parquet").to_pydict()
+
+
+def test_predictions_are_those_of_the_composed_images(model, photographs, diagnosed):
+    """Composed and classified once more, image by image."""
+    found, rows = columns_of(diagnosed[0]), masked_dataset(24)
+    processor, network = make_image_processor("paper", IMAGE_SIZE), tiny_vit(**LETTERS)
+    batch = rows.with_transform(eval_transform(processor))[:]
+    images, masks = batch["pixel_values"], batch["mask"]
+    same, other = draw_donors(rows["label"])
+    assert found["donor_same"] == same.tolist() and found["donor_rand"] == other.tolist()
+    for index, label in enumerate(rows["label"]):
+        assert found["label"][index] == label and found["accepted"][index] == [label]
+        assert found["donor_class"][index] == rows["label"][int(other[index])]
+        donors = [(images[donor][None], masks[donor][None]) for donor in (same[index], other[index])]
+        composed = compose(images[index][None], masks[index][None], *donors, black_pixel(processor))
+        for name, image in composed.items():
+            with torch.no_grad():
+                assert found[name][index] == network(image).logits.argmax().item(), (index, name)
+        relevance = relevance_map(network, images[index][None]).relevance
+        inside = (relevance * masks[index]).sum() / relevance.sum()
+        assert found["relevance_on_object"][index] == pytest.approx(inside.item(), abs=1e-4)
+        assert found["object_share"][index] == pytest.approx(masks[index].mean().item(), abs=1e-6)
+
+
+def test_files(diagnosed):
+    folder, printed = diagnosed
+    results = json.loads((folder / "results.json").read_text())
+    found = results["diagnosis"]["before"]
+    assert found["sentence"] in printed and found["sentence"] in (folder / "tables.md").read_text()
+    assert found["measures"].keys() >= {*CONDITIONS, "bg_gap", "object_focus", "donor_rate", "relevance_on_object"}
+    columns = columns_of(folder)
+    right = np.mean([best == label for best, label in zip(columns["mixed_rand"], columns["label"], strict=True)])
+    assert found["measures"]["mixed_rand"]["mean"] == pytest.approx(right)
+    assert sum(of_class["images"] for of_class in found["by_class"].values()) == 24
+    taken = sum(pair["taken"] for pair in found["by_pair"])
+    assert taken == sum(best == donor for best, donor in zip(columns["mixed_rand"], columns["donor_class"], strict=True))
+    with Image.open(folder / "strip.png") as strip:
+        assert strip.width > strip.height / 2 and np.asarray(strip.convert("L")).std() > 10
+    page = (folder / "report.html").read_text()
+    assert "Does the model decide by the background?" in page and "data:image/png" in page
+    assert "/tmp" not in page and "/tmp" not in (folder / "results.json").read_text()
+
+
+def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatch):
+    folder, printed = diagnosed
+    kept = {name: content for name, content in files_below(folder).items() if not name.startswith(".")}
+    monkeypatch.setattr(Backgrounds, "measure", lambda *_: pytest.fail("measured again"))
+    again = succeed("diagnose", "--model", model, "--dataset", photographs, "--output_dir", folder, "--html")
+    assert again == printed
+    assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
+
+
+def test_other_inputs_are_refused(model, photographs, diagnosed, tmp_path):
+    other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
+    error = call("diagnose", "--model", other, "--dataset", photographs, "--output_dir", diagnosed[0]).error
+    assert "differs in: model" in error
+
+
+def test_masks_are_made_where_there_are_none(model, tmp_path):
+    """By TokenCut with the model's own features: kept, with a contact sheet, and not made again."""
+    square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
+    rows = []
+    for index in range(8):
+        image = Image.fromarray(np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8))
+        image.paste(square, (10 + 3 * index, 20))
+        rows.append({"image": image, "label": index % 4})
+    features = datasets.Features({name: FEATURES[name] for name in ("image", "label")})
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "photos" / "validation-00000.parquet")
+    options = ["--model", model, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "out"]
+    printed = succeed("diagnose", *options)
+    masks = tmp_path / "out" / "masks"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["masks"] == "made by tokencut" and results["num_images"] + results["num_rejected"] == 8
+    assert (masks / "contact_sheet_train.png").is_file()
+    written = {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
+    assert succeed("diagnose", *options) == printed
+    assert written == {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
+
+
+def test_a_comparison(model, photographs, tmp_path):
+    better = save_pretrained(tiny_vit(seed=3, **LETTERS), tmp_path / "better", "paper")
+    report = robust_vit_hf.diagnose(str(model), str(photographs), compare=str(better), output_dir=tmp_path / "out")
+    assert report.verdict.startswith("Before: ") and "\nAfter: " in report.verdict
+    assert report.table.head == ["measure", "before", "after", "change"]
+    assert len(report.figure().axes) == 6 * len(CONDITIONS)
+    before, after = (report.diagnoses[side].measures["mixed_rand"].mean for side in ("before", "after"))
+    changed = {row[0]: row[3] for row in report.table.rows}["top-1 `mixed_rand`"]
+    assert changed.startswith(f"{100 * (after - before):+.1f} [")
+
+
+def test_the_choice_is_balanced_and_grows():
+    labels = [0] * 50 + [1] * 5 + [2] * 50 + [-1] * 3
+    rows = datasets.Dataset.from_dict({"label": labels, "row": list(range(108))})
+    few, more = choose_images(rows, 9), choose_images(rows, 30)
+    assert [few["label"].count(label) for label in range(3)] == [3, 3, 3]
+    assert [more["label"].count(label) for label in range(3)] == [13, 5, 12]
+    assert {*few["row"]} < {*more["row"]} and more["row"] == sorted(more["row"])
+    assert len(choose_images(rows, 1000)) == 105
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--masks", "nowhere"], "`nowhere` is no folder that `robust-vit masks` wrote, and no method: tokencut, grounded"),
+        (["--num_images", "0"], "`num_images` ≥ 1"),
+        (["--split", "test"], "test"),
+    ],
+)
+def test_wrong_arguments(model, photographs, tmp_path, change, message):
+    options = ["--model", model, "--dataset", photographs, "--output_dir", tmp_path / "out"]
+    assert message in call("diagnose", *options, *change).error
+
+
+def test_one_class_is_refused(model, tmp_path):
+    rows = [row | {"label": 0} for row in masked_rows(4)]
+    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "one" / "validation-00000.parquet")
+    error = call("diagnose", "--model", model, "--dataset", tmp_path / "one", "--output_dir", tmp_path / "out").error
+    assert "All 4 images are of one class" in error
+
+
+def test_batches_and_other_models_do_not_change_rows():
+    """A class of one image has no `mixed_same`; a model of other statistics has another black."""
+    rows = EvaluationSet.of(masked_dataset(13).select([0, 1, 2, 4, 5, 8]))
+    session = session_of({"before": tiny_vit(**LETTERS)}, {"few": rows})
+    one, all_ = (measure(session, Backgrounds(size))["few"]["before"].columns for size in (1, 6))
+    for name in CONDITIONS:
+        assert one[name].tolist() == all_[name].tolist()
+    assert one["mixed_same"].tolist().count(-1) == 1 and -1 not in one["mixed_rand"]
+    black = black_pixel(make_image_processor("native", 32, make_image_processor("paper", 32)))
+    torch.testing.assert_close(black, torch.full((3,), -1.0))
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(model, photographs, diagnosed, tmp_path):
+    options = ["diagnose", "--model", model, "--dataset", photographs, "--output_dir", tmp_path, "--batch_size", 5]
+    completed = launch_two("-m", "robust_vit_hf.cli", *options)
+    assert completed.status == 0, completed.err
+    assert completed.out.count("measure | before") == 1
+    one, two = columns_of(diagnosed[0]), columns_of(tmp_path)
+    assert all(one[name] == two[name] for name in one if name not in ("object_share", "relevance_on_object"))
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(model, photographs, tmp_path):
+    other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
+    options = ["diagnose", "--model", model, "--compare", other, "--dataset", photographs, "--batch_size", 1]
+    finished = tmp_path / "killed" / "validation" / "before" / "scores.json"
+    kill_when(finished.is_file, "-m", "robust_vit_hf.cli", *options, "--output_dir", tmp_path / "killed")
+    assert not (tmp_path / "killed" / "results.json").exists()
+    written = finished.stat().st_mtime_ns
+    tables = []
+    for name in ("killed", "complete"):
+        succeed(*options, "--output_dir", tmp_path / name)
+        tables.append((tmp_path / name / "tables.md").read_text())
+    assert finished.stat().st_mtime_ns == written and tables[0] == tables[1]
