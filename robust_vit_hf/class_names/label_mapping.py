@@ -56,11 +56,13 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         source: name of the dataset in errors.
 
     Returns:
-        The mapping, or `None` if labels need no change: the order is the same, or one of the two has no names (only
-        digits from 0 on, or transformers' `LABEL_n`). Wnids are names of the classes of ImageNet-1k.
+        The mapping, or `None` if labels need no change: the dataset has the model's first classes in their order, or
+        one of the two has no names (only digits from 0 on, or transformers' `LABEL_n`). Wnids are names of the classes
+        of ImageNet-1k.
 
     Raises:
-        ValueError: the dataset has a class that the model does not have.
+        ValueError: the dataset has a class that the model does not have, or another number of classes and one of the
+            two has no names.
     """
     names, model_names = tuple(names or ()), tuple(model_names)
     if not names or names == model_names:
@@ -74,6 +76,11 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
             numbers = {str(number): number for number in range(len(model_names))}
             places = {name: numbers.get(name.removeprefix("LABEL_")) for name in names}
         elif unnamed(model_names) or names == tuple(map(str, range(len(names)))) or names == _labels(len(names)):
+            if len(names) != len(model_names):
+                raise ValueError(
+                    f"`{source}` has {len(names)} classes, but the model has {len(model_names)}: give a model with a head for the "
+                    "classes of this set."
+                )
             return None
         elif of_imagenet and len(names) == 1000 and _are_imagenet(names):
             return None

@@ -11,7 +11,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..class_names.imagenet import wnids
+from ..class_names.label_mapping import class_names_of
 from .benchmarks import benchmarks
+from .layouts.image_folder import ImageFolder
 from .mask_checks import mask_to_tensor
 from .masked_dataset import load_masked_dataset, problem_of, undecoded_rows
 from .options import DescribeOptions
@@ -19,7 +21,7 @@ from .registry import open_source
 from .schema import decode
 
 
-NUM_PROBLEMS = 10
+NUM_PROBLEMS = NUM_NAMES = 10
 # Of mask coverage, in per cent.
 BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "full")
 
@@ -30,6 +32,8 @@ def split_of(path: str) -> str:
         return "train"
     if (Path(path) / "dataset_dict.json").is_file():
         names = list(datasets.load_from_disk(path))
+    elif images := ImageFolder.find(Path(path)):
+        names = list(images.folders)
     else:
         try:
             names = datasets.get_dataset_split_names(path)
@@ -50,7 +54,38 @@ def describe(options: DescribeOptions) -> str:
     split = options.split or split_of(options.source)
     dataset = load_masked_dataset(options.source, split)
     num_labels = getattr(dataset.features.get("label"), "num_classes", None)
-    return f"split: {split}\n{describe_rows(undecoded_rows(dataset), num_labels)}"
+    lines = [f"split: {split}", *_about_classes(options.source, split, class_names_of(dataset.features))]
+    images = ImageFolder.find(Path(options.source))
+    name = split.partition("[")[0]
+    if images is not None and (left_out := images.read(name).left_out):
+        lines.append(f"left out: {left_out}")
+    return "\n".join([*lines, describe_rows(undecoded_rows(dataset), num_labels)])
+
+
+def _about_classes(source: str, split: str, names: tuple[str, ...] | None) -> list[str]:
+    """Lines on the class names of a split, and on other splits of a folder that number them differently."""
+    if names is None:
+        return []
+    lines = [f"class names: {_some(names)}"]
+    for other in _other_splits(source, split):
+        found = class_names_of(load_masked_dataset(source, other, streaming=True).features)
+        if found is not None and found != names:
+            lines.append(f"`{other}` numbers its classes differently: {_some(found)}; labels are mapped by name")
+    return lines
+
+
+def _other_splits(source: str, split: str) -> list[str]:
+    if (images := ImageFolder.find(Path(source))) is not None:
+        names = list(images.folders)
+    elif Path(source).is_dir() and not any(Path(source, name).is_file() for name in ("state.json", "dataset_dict.json")):
+        names = datasets.get_dataset_split_names(source)
+    else:
+        return []
+    return [name for name in names if name != split.partition("[")[0]]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:NUM_NAMES]) + (", …" if len(names) > NUM_NAMES else "")
 
 
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:

@@ -85,7 +85,7 @@ class EvaluationSet:
         if self.accepted is None:
             return self
         mapping = label_mapping(self.class_names, classes_of_model(config), name)
-        if mapping is None and self.num_classes not in (None, num_labels):
+        if self.class_names is None and self.num_classes not in (None, num_labels):
             raise ValueError(
                 f"`{name}` has {self.num_classes} classes, but the model has {num_labels}: give a model with a head for the "
                 "classes of this set."
