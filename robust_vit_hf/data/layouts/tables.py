@@ -119,9 +119,8 @@ def _renumbered(part: Any, names: tuple[str, ...]) -> Any:
     features["label"] = _renamed(features["label"], names)
     numbers = {label: names.index(name) for label, name in enumerate(old)}
     if isinstance(part, datasets.IterableDataset):
-        undecoded = part.decode(False)  # so that images are not encoded again
-        types = datasets.Features(undecoded.features | {"label": features["label"]})
-        return undecoded.map(partial(_renumber, numbers=numbers), features=types).decode()
+        # Types given to `map` would leave images undecoded, and decoded ones would be encoded again.
+        return part.decode(False).map(partial(_renumber, numbers=numbers)).cast(features)
     labels = [_mapped(label, numbers) for label in part.with_format(None)["label"]]
     part = part.remove_columns("label").add_column("label", labels, feature=features["label"])
     return part.select_columns(list(features))
