@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import datasets
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.description import describe
 from robust_vit_hf.data.masked_dataset import undecoded_rows
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.evaluation.sets import own_set
+from robust_vit_hf.masks.result import MaskResult
 from robust_vit_hf.training.arguments import DataArguments
 from robust_vit_hf.training.finetune import load_data
 from robust_vit_hf.utils import images
@@ -22,6 +24,7 @@ from robust_vit_hf.utils import images
 from .helpers import formats
 from .helpers.commands import call, succeed
 from .helpers.tiny import masked_rows, save_pretrained, tiny_vit
+from .helpers.written import masks_by
 from .test_label_mapping import named
 
 
@@ -312,8 +315,21 @@ def test_file_names_keep_the_class_folder(tmp_path):
     root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
     rows = load_masked_dataset(str(root), "train")
     assert [row["file_name"] for row in undecoded_rows(rows)] == ["cat/000.png", "dog/000.png"]
+    assert own_set(str(root), "train").dataset["file_name"] == ["cat/000.png", "dog/000.png"]
     (root / "train" / "dog" / "000.png").write_bytes(b"torn")
-    assert "dog/000.png: " in describe(DescribeOptions(source=str(root))) or True
+    out = describe(DescribeOptions(source=str(root)))
+    assert "1 of them unusable" in out and "dog/000.png` cannot be decoded" in out
+
+
+def test_masks_and_predictions_keep_the_class_folder(tmp_path):
+    root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
+    masks_by(lambda found, rows: [MaskResult(Image.new("L", image.size, 255)) for image in found], root, tmp_path / "out")
+    assert load_masked_dataset(str(tmp_path / "out"), "train")["file_name"] == ["cat/000.png", "dog/000.png"]
+    model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
+    options = ["--protocols", "paper", "--split", "train", "--output_dir", tmp_path / "evaluated"]
+    succeed("evaluate", "--model", model, "--dataset", root, *options)
+    (predictions,) = (tmp_path / "evaluated").rglob("predictions*.parquet")
+    assert parquet.read_table(predictions)["file_name"].to_pylist() == ["cat/000.png", "dog/000.png"]
 
 
 # -- Images without masks ---------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_interrupted_masks_of_each_class(tmp_path):
     seen = []
 
     def usable(name: str) -> bool:
-        wnid, number = re.fullmatch(r"(n\d+)_(\d+)\.png", name).groups()
+        wnid, number = re.fullmatch(r"n\d+/(n\d+)_(\d+)\.png", name).groups()
         return wnid == TENCH or (wnid == GOLDFISH and int(number) % 2 == 0)
 
     def masker(images, rows):

@@ -61,12 +61,22 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         of ImageNet-1k.
 
     Raises:
-        ValueError: the dataset has a class that the model does not have, or another number of classes and one of the
-            two has no names.
+        ValueError: the dataset has a class that the model does not have.
     """
-    names, model_names = tuple(names or ()), tuple(model_names)
-    if not names or names == model_names:
+    mapping = mapping_by_name(names, model_names, source)
+    if mapping is None or all(label == place for label, place in mapping.items()):
         return None
+    return mapping
+
+
+def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
+    """The model's class of each label, even if all have the same number; `None` if one of the two has no names.
+    Arguments and errors are those of [`label_mapping`]."""
+    names, model_names = tuple(names or ()), tuple(model_names)
+    if not names:
+        return None
+    if names == model_names:
+        return {label: label for label in range(len(names))}
     places = {name: index for index, name in enumerate(model_names) if model_names.count(name) == 1}
     of_imagenet = len(model_names) == 1000 and (unnamed(model_names) or _are_imagenet(model_names))
     if of_imagenet and label_of_wnid().keys() >= {*names}:
@@ -76,11 +86,6 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
             numbers = {str(number): number for number in range(len(model_names))}
             places = {name: numbers.get(name.removeprefix("LABEL_")) for name in names}
         elif unnamed(model_names) or names == tuple(map(str, range(len(names)))) or names == _labels(len(names)):
-            if len(names) != len(model_names):
-                raise ValueError(
-                    f"`{source}` has {len(names)} classes, but the model has {len(model_names)}: give a model with a head for the "
-                    "classes of this set."
-                )
             return None
         elif of_imagenet and len(names) == 1000 and _are_imagenet(names):
             return None
@@ -94,9 +99,8 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
             '`dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
         )
     mapping = {label: places[name] for label, name in enumerate(names)}
-    if all(label == place for label, place in mapping.items()):
-        return None
-    logger.warning(f"`{source}` has the model's classes in another order: its labels are mapped by name.")
+    if any(label != place for label, place in mapping.items()):
+        logger.warning(f"`{source}` has the model's classes in another order: its labels are mapped by name.")
     return mapping
 
 
