@@ -174,7 +174,9 @@ def test_a_root_without_splits_is_train(tmp_path):
 
 @pytest.mark.parametrize("folder, split", [("Training", "train"), ("dev", "validation"), ("testing", "test")])
 def test_other_names_of_splits(tmp_path, folder, split):
-    root = tree(tmp_path / "set", f"{folder}/cat/0.png", "val/cat/1.png" if split != "validation" else "test/dog/1.png")
+    root = tree(
+        tmp_path / "set", f"{folder}/cat/0.png", "val/cat/1.png" if split != "validation" else "test/dog/1.png"
+    )
     assert both_ways(root, split)["file_name"] == ["cat/0.png"]
 
 
@@ -220,7 +222,8 @@ def test_all_images_nested_deeper(tmp_path):
 
 def test_images_beside_the_splits(tmp_path, caplog):
     root = tree(tmp_path / "set", "train/cat/0.png", "extra/cat/1.png")
-    assert "1 image" in (message := left_out(root, caplog)) and "`extra/cat/1.png`" in message
+    message = left_out(root, caplog)
+    assert "1 image" in message and "`extra/cat/1.png`" in message
 
 
 def test_avif_is_read(tmp_path):
@@ -276,7 +279,8 @@ def test_metadata_at_the_root(tmp_path):
     root = tree(tmp_path / "set", "train/cat/0.png", "validation/cat/0.png", "validation/1.png")
     rows = [{"file_name": name, "label": label} for label, name in enumerate(["train/cat/0.png", "validation/1.png"])]
     lines(root / "metadata.jsonl", *rows)
-    assert (rows := both_ways(root))["file_name"] == ["cat/0.png"] and rows["label"] == [0]
+    found = both_ways(root)
+    assert found["file_name"] == ["cat/0.png"] and found["label"] == [0]
     assert both_ways(root, "validation")["label"] == [1]
 
 
@@ -323,7 +327,9 @@ def test_file_names_keep_the_class_folder(tmp_path):
 
 def test_masks_and_predictions_keep_the_class_folder(tmp_path):
     root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
-    masks_by(lambda found, rows: [MaskResult(Image.new("L", image.size, 255)) for image in found], root, tmp_path / "out")
+    masks_by(
+        lambda found, rows: [MaskResult(Image.new("L", image.size, 255)) for image in found], root, tmp_path / "out"
+    )
     assert load_masked_dataset(str(tmp_path / "out"), "train")["file_name"] == ["cat/000.png", "dog/000.png"]
     model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
     options = ["--protocols", "paper", "--split", "train", "--output_dir", tmp_path / "evaluated"]
@@ -336,9 +342,13 @@ def test_masks_and_predictions_keep_the_class_folder(tmp_path):
 
 
 def test_training_without_masks_says_how_to_make_them(tmp_path):
-    root = tree(tmp_path / "my pets", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("cat", "dog")))
+    root = tree(
+        tmp_path / "my pets", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("cat", "dog"))
+    )
     model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
     error = call("train", "--model", model, "--dataset", root, "--output_dir", tmp_path / "run").error
-    assert f"`robust-vit masks tokencut --images '{root}' --output_dir '{root}-masks' --split train validation`" in error
+    assert (
+        f"`robust-vit masks tokencut --images '{root}' --output_dir '{root}-masks' --split train validation`" in error
+    )
     assert f"`robust-vit train --dataset '{root}-masks'" in error
     assert f"`robust-vit improve --model {model} --dataset '{root}' --output_dir runs/better`" in error

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ..class_names.label_mapping import class_names_of
 from .benchmarks import benchmarks
 from .layouts.image_folder import ImageFolder
 from .mask_checks import mask_to_tensor
-from .masked_dataset import load_masked_dataset, problem_of, undecoded_rows
+from .masked_dataset import load_masked_dataset, problem_of, split_names, undecoded_rows
 from .options import DescribeOptions
 from .registry import open_source
 from .schema import decode
@@ -43,7 +44,8 @@ def split_of(path: str) -> str:
 
 
 def describe(options: DescribeOptions) -> str:
-    """Describe a dataset, or an unprepared set of the paper, as [`describe_rows`] does.
+    """Describe a dataset, or an unprepared set of the paper, as [`describe_rows`] does, with the class names of your own
+    folders, splits that number them differently, and images that are left out.
 
     Raises:
         OSError, ValueError: as [`load_masked_dataset`], or as [`open_source`].
@@ -54,34 +56,36 @@ def describe(options: DescribeOptions) -> str:
     split = options.split or split_of(options.source)
     dataset = load_masked_dataset(options.source, split)
     num_labels = getattr(dataset.features.get("label"), "num_classes", None)
-    lines = [f"split: {split}", *_about_classes(options.source, split, class_names_of(dataset.features))]
     images = ImageFolder.find(Path(options.source))
-    name = split.partition("[")[0]
-    if images is not None and (left_out := images.read(name).left_out):
-        lines.append(f"left out: {left_out}")
+    lines = [f"split: {split}"]
+    if names := class_names_of(dataset.features):
+        lines.append(f"class names: {_some(names)}")
+        for other, found in _names_of_other_splits(options.source, split, images).items():
+            if found not in (None, names):
+                lines.append(f"`{other}` numbers its classes differently: {_some(found)}; labels are mapped by name")
+    if images is not None:
+        told = [left_out for name in split_names(split) if (left_out := images.read(name).left_out)]
+        lines += [f"left out: {left_out}" for left_out in told]
     return "\n".join([*lines, describe_rows(undecoded_rows(dataset), num_labels)])
 
 
-def _about_classes(source: str, split: str, names: tuple[str, ...] | None) -> list[str]:
-    """Lines on the class names of a split, and on other splits of a folder that number them differently."""
-    if names is None:
-        return []
-    lines = [f"class names: {_some(names)}"]
-    for other in _other_splits(source, split):
-        found = class_names_of(load_masked_dataset(source, other, streaming=True).features)
-        if found is not None and found != names:
-            lines.append(f"`{other}` numbers its classes differently: {_some(found)}; labels are mapped by name")
-    return lines
-
-
-def _other_splits(source: str, split: str) -> list[str]:
-    if (images := ImageFolder.find(Path(source))) is not None:
+def _names_of_other_splits(source: str, split: str, images: ImageFolder | None) -> dict[str, tuple[str, ...] | None]:
+    """Class names of the other splits of a folder; `None` without names. Splits that cannot be read are left out."""
+    found, saved = {}, ("state.json", "dataset_dict.json")
+    if images is not None:
         names = list(images.folders)
-    elif Path(source).is_dir() and not any(Path(source, name).is_file() for name in ("state.json", "dataset_dict.json")):
+    elif Path(source).is_dir() and not any(Path(source, name).is_file() for name in saved):
         names = datasets.get_dataset_split_names(source)
     else:
-        return []
-    return [name for name in names if name != split.partition("[")[0]]
+        return {}
+    for name in names:
+        if name not in split_names(split):
+            with suppress(OSError, ValueError):
+                if images is not None:
+                    found[name] = class_names_of(images.read(name).features)
+                else:
+                    found[name] = class_names_of(load_masked_dataset(source, name, streaming=True).features)
+    return found
 
 
 def _some(names: tuple[str, ...]) -> str:

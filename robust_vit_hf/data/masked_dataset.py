@@ -114,9 +114,7 @@ def _load_parquet(
     for names, group in groups:
         features = files.features_with(names)
         parts.append(
-            _load(
-                "parquet", path, "train", streaming, data_files={"train": group}, cache_dir=cache, features=features
-            )
+            _load("parquet", path, "train", streaming, data_files={"train": group}, cache_dir=cache, features=features)
         )
     return join(parts, path)
 
@@ -150,10 +148,14 @@ def _load(name: str, path: str, split: str, streaming: bool, **options) -> datas
     )
 
 
+def split_names(spec: str) -> list[str]:
+    """Names of the splits in `train`, `train[:80%]`, or `train+validation`, in order."""
+    return list(dict.fromkeys(part.partition("[")[0].strip() for part in spec.split("+")))
+
+
 def _slice_of(loaders: dict[str, Callable[[], Any]], spec: str, source: str) -> Any:
     """Load a split, or a slice such as `train[:80%]`, by functions that load whole splits. Others are not loaded."""
-    named = {part.partition("[")[0].strip() for part in spec.split("+")} & loaders.keys()
-    splits = {name: loaders[name]() for name in named}
+    splits = {name: loaders[name]() for name in split_names(spec) if name in loaders}
     if spec in splits:
         return splits[spec]
     lengths = {name: len(splits[name]) if name in splits else 0 for name in loaders}

@@ -117,19 +117,25 @@ class ImageFolder:
         if metadata:
             columns, features, named = self._named_by(metadata, folder, left_out)
             unnamed = [name for name in inside if _is_image(name) and name not in named]
-            left_out[f"without a line in {PurePosixPath(metadata[0]).name}"] = [name.removeprefix(folder) for name in unnamed]
+            left_out[f"without a line in {PurePosixPath(metadata[0]).name}"] = [
+                name.removeprefix(folder) for name in unnamed
+            ]
         else:
             named = set()
             columns, features = self._of_classes([*filter(_is_image, inside)], folder, left_out)
         if split == next(iter(self.folders)):  # once for all splits
-            beside = [name for name in self.files if _is_image(name) and not name.startswith((*self.folders.values(),))]
+            beside = [
+                name for name in self.files if _is_image(name) and not name.startswith((*self.folders.values(),))
+            ]
             left_out["outside the folders of splits"] = [name for name in beside if name not in named]
         told = _told(left_out)
         if not columns["image"]:
             where = f"`{(self.root / folder).as_posix()}`"
             what = "no line of metadata for its images" if metadata else "no image in a class folder that can be read"
             shape = f"{folder}<class>/<image>"
-            raise ValueError(f"{where} has {what}. Left out are {told or 'none'}. Expected `{shape}`, such as `{folder}cat/0.jpg`.")
+            raise ValueError(
+                f"{where} has {what}. Left out are {told or 'none'}. Expected `{shape}`, such as `{folder}cat/0.jpg`."
+            )
         return FolderRows(columns, features, told)
 
     def _of_classes(self, images: list[str], folder: str, left_out: dict) -> tuple[dict, datasets.Features]:
@@ -156,9 +162,7 @@ class ImageFolder:
         columns["file_name"] = ["/".join(parts[name]) for name in chosen]
         return columns, datasets.Features(features | {"file_name": datasets.Value("string")})
 
-    def _named_by(
-        self, metadata: list[str], folder: str, left_out: dict
-    ) -> tuple[dict, datasets.Features, set[str]]:
+    def _named_by(self, metadata: list[str], folder: str, left_out: dict) -> tuple[dict, datasets.Features, set[str]]:
         """Columns of the rows of metadata files that are in the folder of a split, and all files that they name. Adds
         what is left out, by reason."""
         rows, named, pictures, readable = [], set(), {"image": None}, readable_suffixes()
@@ -185,7 +189,9 @@ class ImageFolder:
                     left_out.setdefault(reason, []).append(file_name)
                 else:
                     rows.append(row | {"file_name": file_name})
-        columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+        columns = {
+            name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
+        }
         features = {}
         for name, values in columns.items():
             if name in pictures:

@@ -40,7 +40,9 @@ class ParquetFiles:
         builder = datasets.load_dataset_builder(source, cache_dir=cache)
         if not isinstance(builder, Parquet):
             return None
-        return cls({str(name): list(files) for name, files in builder.config.data_files.items()}, builder.info.features)
+        return cls(
+            {str(name): list(files) for name, files in builder.config.data_files.items()}, builder.info.features
+        )
 
     def groups(self, split: str) -> list[tuple[tuple[str, ...] | None, list[str]]]:
         """Successive files of a split that have the same class names, with these names; `None` without names.
