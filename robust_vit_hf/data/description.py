@@ -57,7 +57,7 @@ def describe(options: DescribeOptions) -> str:
     dataset = load_masked_dataset(options.source, split)
     num_labels = getattr(dataset.features.get("label"), "num_classes", None)
     images = ImageFolder.find(Path(options.source))
-    lines = [f"split: {split}"]
+    lines = [f"split: {split}", describe_rows(undecoded_rows(dataset), num_labels)]
     if names := class_names_of(dataset.features):
         lines.append(f"class names: {_some(names)}")
         for other, found in _names_of_other_splits(options.source, split, images).items():
@@ -66,7 +66,7 @@ def describe(options: DescribeOptions) -> str:
     if images is not None:
         told = [left_out for name in split_names(split) if (left_out := images.read(name).left_out)]
         lines += [f"left out: {left_out}" for left_out in told]
-    return "\n".join([*lines, describe_rows(undecoded_rows(dataset), num_labels)])
+    return "\n".join(lines)
 
 
 def _names_of_other_splits(source: str, split: str, images: ImageFolder | None) -> dict[str, tuple[str, ...] | None]:
