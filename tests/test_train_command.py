@@ -178,7 +178,10 @@ def test_unusable_rows_leave_nothing_behind(inputs, tmp_path):
     for name, count in (("train", 24), ("validation", 8)):
         masked_dataset(count).remove_columns("mask").to_parquet(tmp_path / "data" / f"{name}-00000.parquet")
     error = call("train", write_recipe(tmp_path, inputs)).error
-    assert "The train dataset has no column `mask`; it has image, label." in error
+    assert (
+        "data` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks"
+        in error
+    )
     assert not (tmp_path / "run").exists()
 
 

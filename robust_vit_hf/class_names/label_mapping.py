@@ -56,15 +56,27 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         source: name of the dataset in errors.
 
     Returns:
-        The mapping, or `None` if labels need no change: the order is the same, or one of the two has no names (only
-        digits from 0 on, or transformers' `LABEL_n`). Wnids are names of the classes of ImageNet-1k.
+        The mapping, or `None` if labels need no change: the dataset has the model's first classes in their order, or
+        one of the two has no names (only digits from 0 on, or transformers' `LABEL_n`). Wnids are names of the classes
+        of ImageNet-1k.
 
     Raises:
         ValueError: the dataset has a class that the model does not have.
     """
-    names, model_names = tuple(names or ()), tuple(model_names)
-    if not names or names == model_names:
+    mapping = mapping_by_name(names, model_names, source)
+    if mapping is None or all(label == place for label, place in mapping.items()):
         return None
+    return mapping
+
+
+def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
+    """The model's class of each label, even if all have the same number; `None` if one of the two has no names.
+    Arguments and errors are those of [`label_mapping`]."""
+    names, model_names = tuple(names or ()), tuple(model_names)
+    if not names:
+        return None
+    if names == model_names:
+        return {label: label for label in range(len(names))}
     places = {name: index for index, name in enumerate(model_names) if model_names.count(name) == 1}
     of_imagenet = len(model_names) == 1000 and (unnamed(model_names) or _are_imagenet(model_names))
     if of_imagenet and label_of_wnid().keys() >= {*names}:
@@ -87,9 +99,8 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
             '`dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
         )
     mapping = {label: places[name] for label, name in enumerate(names)}
-    if all(label == place for label, place in mapping.items()):
-        return None
-    logger.warning(f"`{source}` has the model's classes in another order: its labels are mapped by name.")
+    if any(label != place for label, place in mapping.items()):
+        logger.warning(f"`{source}` has the model's classes in another order: its labels are mapped by name.")
     return mapping
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -11,15 +12,17 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..class_names.imagenet import wnids
+from ..class_names.label_mapping import class_names_of
 from .benchmarks import benchmarks
+from .layouts.image_folder import ImageFolder
 from .mask_checks import mask_to_tensor
-from .masked_dataset import load_masked_dataset, problem_of, undecoded_rows
+from .masked_dataset import load_masked_dataset, problem_of, split_names, undecoded_rows
 from .options import DescribeOptions
 from .registry import open_source
 from .schema import decode
 
 
-NUM_PROBLEMS = 10
+NUM_PROBLEMS = NUM_NAMES = 10
 # Of mask coverage, in per cent.
 BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "full")
 
@@ -30,6 +33,8 @@ def split_of(path: str) -> str:
         return "train"
     if (Path(path) / "dataset_dict.json").is_file():
         names = list(datasets.load_from_disk(path))
+    elif images := ImageFolder.find(Path(path)):
+        names = list(images.folders)
     else:
         try:
             names = datasets.get_dataset_split_names(path)
@@ -39,7 +44,8 @@ def split_of(path: str) -> str:
 
 
 def describe(options: DescribeOptions) -> str:
-    """Describe a dataset, or an unprepared set of the paper, as [`describe_rows`] does.
+    """Describe a dataset, or an unprepared set of the paper, as [`describe_rows`] does, with the class names of your own
+    folders, splits that number them differently, and images that are left out.
 
     Raises:
         OSError, ValueError: as [`load_masked_dataset`], or as [`open_source`].
@@ -50,7 +56,40 @@ def describe(options: DescribeOptions) -> str:
     split = options.split or split_of(options.source)
     dataset = load_masked_dataset(options.source, split)
     num_labels = getattr(dataset.features.get("label"), "num_classes", None)
-    return f"split: {split}\n{describe_rows(undecoded_rows(dataset), num_labels)}"
+    images = ImageFolder.find(Path(options.source))
+    lines = [f"split: {split}", describe_rows(undecoded_rows(dataset), num_labels)]
+    if names := class_names_of(dataset.features):
+        lines.append(f"class names: {_some(names)}")
+        for other, found in _names_of_other_splits(options.source, split, images).items():
+            if found not in (None, names):
+                lines.append(f"`{other}` numbers its classes differently: {_some(found)}; labels are mapped by name")
+    if images is not None:
+        told = [left_out for name in split_names(split) if (left_out := images.read(name).left_out)]
+        lines += [f"left out: {left_out}" for left_out in told]
+    return "\n".join(lines)
+
+
+def _names_of_other_splits(source: str, split: str, images: ImageFolder | None) -> dict[str, tuple[str, ...] | None]:
+    """Class names of the other splits of a folder; `None` without names. Splits that cannot be read are left out."""
+    found, saved = {}, ("state.json", "dataset_dict.json")
+    if images is not None:
+        names = list(images.folders)
+    elif Path(source).is_dir() and not any(Path(source, name).is_file() for name in saved):
+        names = datasets.get_dataset_split_names(source)
+    else:
+        return {}
+    for name in names:
+        if name not in split_names(split):
+            with suppress(OSError, ValueError):
+                if images is not None:
+                    found[name] = class_names_of(images.read(name).features)
+                else:
+                    found[name] = class_names_of(load_masked_dataset(source, name, streaming=True).features)
+    return found
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:NUM_NAMES]) + (", …" if len(names) > NUM_NAMES else "")
 
 
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:

@@ -4,9 +4,10 @@ Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 
 `label` (integer or `ClassLabel`, an index of the model's classes), optional if no target is the label.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
@@ -18,6 +19,8 @@ from transformers.utils import logging
 from ..utils.cache import cache_of, check_no_pattern
 from ..utils.images import to_rgb
 from .benchmarks import benchmarks
+from .layouts.image_folder import ImageFolder
+from .layouts.tables import ParquetFiles, join
 from .mask_checks import mask_problem, mask_to_tensor
 from .parquet_writer import read_settings
 
@@ -37,16 +40,21 @@ def load_masked_dataset(
 
     Args:
         path: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet
-            files, image folder with a `metadata.jsonl` (`image_file_name`, `mask_file_name`, `label`), or Hub id.
+            files, folder of images (in class folders, or with a `metadata.jsonl` of `image_file_name`,
+            `mask_file_name` and `label`), or Hub id.
         split: name of the split, or a slice such as `train[:80%]`. A single parquet file or dataset saved to disk only
             has the split `train`. Slices of files cannot be streamed.
         streaming: whether to read rows on the fly, from files or the Hub, without a copy.
         options: options of a benchmark: `samples_per_class`, `class_seed`, `seed`.
 
+    Class names are those of the split: files of a split that number their classes in another order than the first are
+    mapped by name. A warning names images of a folder that are left out.
+
     Raises:
         FileNotFoundError: the file, folder or Hub dataset does not exist.
-        ValueError: the split does not exist (names the existing ones), a local path would be read as a pattern,
-            `metadata.jsonl` names files outside its folder, or the copy in the cache of `datasets` is damaged.
+        ValueError: the split does not exist (names the existing ones), a path of tables would be read as a pattern,
+            `metadata.jsonl` is not valid or names files outside its folder, no image of a folder can be used, only
+            some files name their classes, or the copy in the cache of `datasets` is damaged.
     """
     folder, splits = Path(path), None
     if path in benchmarks():
@@ -55,30 +63,60 @@ def load_masked_dataset(
         loaded = datasets.load_from_disk(path)
         splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded
     if splits is not None:
-        rows = _slice_of(splits, split)
+        rows = _slice_of({name: lambda name=name: splits[name] for name in splits}, split, path)
         return rows.to_iterable_dataset() if streaming else rows
-    check_no_pattern(folder)
-    if streaming and "[" in split:
+    if streaming and ("[" in split or "+" in split):
         raise ValueError(
             f"`{split}` is a slice, and files are streamed by whole splits: name one, or load the slice in memory."
         )
+    if images := ImageFolder.find(folder):
+        loaders = {name: partial(_load_images, images, name, streaming) for name in images.folders}
+        return _slice_of(loaders, split, path)
+    check_no_pattern(folder)
     if folder.suffix == ".parquet":
         return _load("parquet", path, split, streaming, data_files={"train": path})
     if not folder.exists() and "/" not in path:
         raise FileNotFoundError(f"There is no file or folder `{path}`, and a Hub id has the form `owner/name`.")
     cache = None
-    if folder.is_dir() and not streaming:
+    if folder.is_dir():
         # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
         # changed files, would return the rows loaded first.
         cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
     try:
-        return _load(path, path, split, streaming, cache_dir=cache)
+        files = ParquetFiles.find(path, cache)
+        if files is None:
+            return _load(path, path, split, streaming, cache_dir=cache)
+        loaders = {name: partial(_load_parquet, path, files, name, streaming, cache) for name in files.splits}
+        return _slice_of(loaders, split, path)
     except (ConnectionError, FileNotFoundError) as error:
         if folder.exists():
             raise
         raise FileNotFoundError(
             f"There is no file or folder `{path}`, and no dataset of that id could be loaded from the Hub: {error}"
         ) from error
+
+
+def _load_images(images: ImageFolder, split: str, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
+    rows = images.read(split)
+    if rows.left_out:
+        logger.warning(f"`{images.root}`, split `{split}`: left out {rows.left_out}.")
+    return rows.stream() if streaming else rows.table()
+
+
+def _load_parquet(
+    path: str, files: ParquetFiles, split: str, streaming: bool, cache: Path | None
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Load a split with the class names of its own files."""
+    groups = files.groups(split)
+    if not Path(path).exists() and all(names == files.names_of_all() for names, _ in groups):
+        return _load(path, path, split, streaming)  # whose copy in the cache is found without the Hub too
+    parts = []
+    for names, group in groups:
+        features = files.features_with(names)
+        parts.append(
+            _load("parquet", path, "train", streaming, data_files={"train": group}, cache_dir=cache, features=features)
+        )
+    return join(parts, path)
 
 
 def _load(name: str, path: str, split: str, streaming: bool, **options) -> datasets.Dataset | datasets.IterableDataset:
@@ -110,11 +148,19 @@ def _load(name: str, path: str, split: str, streaming: bool, **options) -> datas
     )
 
 
-def _slice_of(splits: dict[str, datasets.Dataset], spec: str) -> datasets.Dataset:
-    """Select a split, or a slice such as `train[:80%]`."""
-    lengths = {name: len(rows) for name, rows in splits.items()}
+def split_names(spec: str) -> list[str]:
+    """Names of the splits in `train`, `train[:80%]`, or `train+validation`, in order."""
+    return list(dict.fromkeys(part.partition("[")[0].strip() for part in spec.split("+")))
+
+
+def _slice_of(loaders: dict[str, Callable[[], Any]], spec: str, source: str) -> Any:
+    """Load a split, or a slice such as `train[:80%]`, by functions that load whole splits. Others are not loaded."""
+    splits = {name: loaders[name]() for name in split_names(spec) if name in loaders}
+    if spec in splits:
+        return splits[spec]
+    lengths = {name: len(splits[name]) if name in splits else 0 for name in loaders}
     parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
-    return datasets.concatenate_datasets([splits[p.splitname].select(range(p.from_, p.to)) for p in parts])
+    return join([splits[p.splitname].select(range(p.from_, p.to)) for p in parts], source)
 
 
 def mask_origin(path: str) -> str:

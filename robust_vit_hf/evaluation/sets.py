@@ -15,7 +15,7 @@ import xxhash
 from transformers import PreTrainedConfig
 
 from ..class_names.imagenet import subset, wnids
-from ..class_names.label_mapping import class_names_of, classes_of_model, label_mapping, map_label
+from ..class_names.label_mapping import class_names_of, classes_of_model, map_label, mapping_by_name
 from ..data.benchmarks import benchmarks
 from ..data.identity import dataset_identity
 from ..data.layouts.objectnet import BORDER
@@ -70,7 +70,7 @@ class EvaluationSet:
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
         """Copy of the set with labels mapped to a model's classes, by name where both have names, see
-        [`label_mapping`].
+        [`label_mapping`]. The set may have a part of the model's classes then.
 
         Args:
             name: name of the set in errors.
@@ -84,7 +84,7 @@ class EvaluationSet:
             raise ValueError(f"`{name}` has no images.")
         if self.accepted is None:
             return self
-        mapping = label_mapping(self.class_names, classes_of_model(config), name)
+        mapping = mapping_by_name(self.class_names, classes_of_model(config), name)
         if mapping is None and self.num_classes not in (None, num_labels):
             raise ValueError(
                 f"`{name}` has {self.num_classes} classes, but the model has {num_labels}: give a model with a head for the "

@@ -1,5 +1,6 @@
 """The complete finetuning: load, train, compare before and after, save or push."""
 
+import shlex
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -162,7 +163,7 @@ def load_data(
     1000 images.
 
     Raises:
-        ValueError: dataset and model have different classes, or there are no labels for a control.
+        ValueError: dataset and model have different classes, or there are no masks, or no labels for a control.
         OSError: the dataset does not exist.
     """
     source = arguments.dataset
@@ -170,6 +171,8 @@ def load_data(
     if source in benchmarks():
         options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
     train = load_masked_dataset(source, arguments.train_split, streaming=arguments.streaming, **options)
+    if "mask" not in (train.column_names or ["mask"]):
+        raise ValueError(_how_to_make_masks(arguments, model_config))
     if arguments.streaming:
         train = train.shuffle(seed)
     validation = load_masked_dataset(source, arguments.eval_split, **options)
@@ -186,6 +189,20 @@ def load_data(
     if benchmark is not None:
         return train, validation, benchmark_sets(benchmark, arguments.images_per_set)
     return train, validation, {arguments.eval_split: EvaluationSet.of(validation, source=source)}
+
+
+def _how_to_make_masks(arguments: DataArguments, model_config: PreTrainedConfig) -> str:
+    """Error for a dataset without masks, with the commands that make them."""
+    source = arguments.dataset.rstrip("/")
+    masks = source if Path(source).exists() else source.rpartition("/")[2]
+    images, masks = shlex.quote(source), shlex.quote(f"{masks}-masks")
+    splits = " ".join(map(shlex.quote, dict.fromkeys((arguments.train_split, arguments.eval_split))))
+    model = shlex.quote(model_config._name_or_path or "MODEL")
+    return (
+        f"`{source}` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks "
+        f"tokencut --images {images} --output_dir {masks} --split {splits}`, then `robust-vit train --dataset {masks} --model "
+        f"{model}`; or do it all with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
+    )
 
 
 def _load(arguments: ModelArguments) -> nn.Module:

@@ -1,7 +1,31 @@
-"""Conversion of images to RGB."""
+"""Formats of images, and their conversion to RGB."""
+
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image
+
+
+# Formats that Pillow recognises without a decoder of its own.
+_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}
+
+
+def register_heif() -> None:
+    """Make Pillow read HEIC, if `pillow-heif` is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+
+
+register_heif()  # here, since workers of data loaders import this module too
+
+
+def readable_suffixes() -> set[str]:
+    """Suffixes, in lower case, of images that Pillow reads with its plugins: `.avif` since 11.3, `.heic` with
+    `pillow-heif`."""
+    Image.init()
+    return {suffix for suffix, name in Image.EXTENSION.items() if name in Image.OPEN.keys() - _STUBS}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
