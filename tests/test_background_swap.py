@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig
 
 from robust_vit_hf import ConfidenceLoss, RobustViTTrainer
-from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.data.composition import fill
+from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.background_swap import swap_backgrounds
 
 from .helpers.tiny import tensor_rows, tiny_config, tiny_vit

@@ -73,7 +73,9 @@ def test_pixels_of_each_condition(batch):
 
 
 def test_only_the_background_is_blurred(batch):
-    striped = torch.where(batch["mask"] == 1, 1.0, torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0)))
+    striped = torch.where(
+        batch["mask"] == 1, 1.0, torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    )
     blurred = compose(striped, batch["mask"], batch["same"], batch["other"], torch.zeros(3), ["blurred"])["blurred"]
     assert blurred[..., 5, 5].eq(1).all()
     outside = blurred[..., 14:, 14:]

@@ -84,7 +84,9 @@ def test_files(diagnosed):
     assert found["measures"]["mixed_rand"]["mean"] == pytest.approx(right)
     assert sum(of_class["images"] for of_class in found["by_class"].values()) == 24
     taken = sum(pair["taken"] for pair in found["by_pair"])
-    assert taken == sum(best == donor for best, donor in zip(columns["mixed_rand"], columns["donor_class"], strict=True))
+    assert taken == sum(
+        best == donor for best, donor in zip(columns["mixed_rand"], columns["donor_class"], strict=True)
+    )
     with Image.open(folder / "strip.png") as strip:
         assert strip.width > strip.height / 2 and np.asarray(strip.convert("L")).std() > 10
     page = (folder / "report.html").read_text()
@@ -152,7 +154,10 @@ def test_the_choice_is_balanced_and_grows():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (["--masks", "nowhere"], "`nowhere` is no folder that `robust-vit masks` wrote, and no method: tokencut, grounded"),
+        (
+            ["--masks", "nowhere"],
+            "`nowhere` is no folder that `robust-vit masks` wrote, and no method: tokencut, grounded",
+        ),
         (["--num_images", "0"], "`num_images` ≥ 1"),
         (["--split", "test"], "test"),
     ],

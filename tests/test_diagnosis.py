@@ -15,7 +15,14 @@ CLASSES = 4
 def diagnosis(count: int = 200, **rates: float) -> Diagnosis:
     """A model of four classes that is right on each condition at a rate, and otherwise names the donor's class (`taken`) or,
     in `mixed_rand`, another one."""
-    rates = {"original": 1.0, "mixed_same": 1.0, "mixed_rand": 1.0, "only_bg": 0.25, "taken": 0.0, "share": 0.1} | rates
+    rates = {
+        "original": 1.0,
+        "mixed_same": 1.0,
+        "mixed_rand": 1.0,
+        "only_bg": 0.25,
+        "taken": 0.0,
+        "share": 0.1,
+    } | rates
     label = np.arange(count) % CLASSES
     donor = (label + 1 + np.arange(count) // CLASSES % (CLASSES - 1)) % CLASSES
     other = np.array([next(c for c in range(CLASSES) if c not in pair) for pair in zip(label, donor, strict=True)])
@@ -24,7 +31,10 @@ def diagnosis(count: int = 200, **rates: float) -> Diagnosis:
     def right(rate: float) -> np.ndarray:
         return np.where(place < rate, label, other)
 
-    columns = {name: right(rates.get(name, 1.0)) for name in ("original", "mixed_same", "only_fg", "no_fg", "only_bg", "blurred")}
+    columns = {
+        name: right(rates.get(name, 1.0))
+        for name in ("original", "mixed_same", "only_fg", "no_fg", "only_bg", "blurred")
+    }
     taken = place >= 1 - rates["taken"]
     columns["mixed_rand"] = np.where(taken, donor, right(rates["mixed_rand"]))
     columns |= {"label": label, "accepted": [[int(one)] for one in label], "donor_class": donor}
@@ -62,7 +72,10 @@ def test_the_metric_gives_the_same_gap():
 
 @pytest.mark.parametrize(
     "groups, message",
-    [(["original", "mixed_same"], "zero usable images of `mixed_rand`"), (["a", "b"], "zero usable images of `mixed_same`")],
+    [
+        (["original", "mixed_same"], "zero usable images of `mixed_rand`"),
+        (["a", "b"], "zero usable images of `mixed_same`"),
+    ],
 )
 def test_the_metric_names_a_missing_condition(groups, message):
     metric = load("background_gap", "groups")
@@ -90,13 +103,17 @@ def test_the_verdict_is_that_of_the_intervals(rates, count, verdict):
 
 def test_the_sentence_names_the_evidence():
     found = diagnosis(400, mixed_rand=0.3, taken=0.6)
-    assert found.sentence.startswith("Decides by the background: of 400 objects on the background of another class, 60 % [")
+    assert found.sentence.startswith(
+        "Decides by the background: of 400 objects on the background of another class, 60 % ["
+    )
     assert "were taken for that class (chance 23 %)" in found.sentence
 
 
 def test_images_without_donor_or_object_do_not_count():
     found = diagnosis(40, mixed_rand=0.5)
-    columns = {name: np.array(values, dtype=object if name == "accepted" else None) for name, values in found.columns.items()}
+    columns = {
+        name: np.array(values, dtype=object if name == "accepted" else None) for name, values in found.columns.items()
+    }
     columns["mixed_same"][:10], columns["donor_same"][:10] = -1, -1
     columns["object_share"] = np.where(np.arange(40) < 4, 0.0, columns["object_share"])
     columns["object_share"][4] = 1.0
@@ -144,7 +161,9 @@ def test_tables():
     measures, classes, pairs = diagnosis_tables({"before": diagnosis(mixed_rand=0.5, taken=0.3)})
     assert measures.head == ["measure", "before"]
     cells = {row[0]: row[1] for row in measures.rows}
-    assert cells["top-1 `mixed_rand`"].startswith("50.0 [") and cells["BG-Gap: `mixed_same` − `mixed_rand`"].startswith("+50.0 [")
+    assert cells["top-1 `mixed_rand`"].startswith("50.0 [") and cells[
+        "BG-Gap: `mixed_same` − `mixed_rand`"
+    ].startswith("+50.0 [")
     assert len(classes.rows) == CLASSES and pairs.rows[0][0].count("on the background of") == 1
     compared = diagnosis_tables({"before": diagnosis(mixed_rand=0.5), "after": diagnosis(mixed_rand=0.9)})[0]
     assert compared.head == ["measure", "before", "after", "change"]

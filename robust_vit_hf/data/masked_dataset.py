@@ -4,7 +4,7 @@ Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 
 `label` (integer or `ClassLabel`, an index of the model's classes), optional if no target is the label.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,10 @@ IMAGE_FOLDER_REMEDY = (
 )
 
 
+class UnknownSplit(ValueError):
+    """A dataset does not have a split."""
+
+
 def load_masked_dataset(
     path: str, split: str, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
@@ -52,7 +56,8 @@ def load_masked_dataset(
 
     Raises:
         FileNotFoundError: the file, folder or Hub dataset does not exist.
-        ValueError: the split does not exist (names the existing ones), a path of tables would be read as a pattern,
+        UnknownSplit: the split does not exist (names the existing ones).
+        ValueError: a path of tables would be read as a pattern,
             `metadata.jsonl` is not valid or names files outside its folder, no image of a folder can be used, only
             some files name their classes, or the copy in the cache of `datasets` is damaged.
     """
@@ -63,7 +68,7 @@ def load_masked_dataset(
         loaded = datasets.load_from_disk(path)
         splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded
     if splits is not None:
-        rows = _slice_of({name: lambda name=name: splits[name] for name in splits}, split, path)
+        rows = _slice_of({name: partial(splits.get, name) for name in splits}, split, path)
         return rows.to_iterable_dataset() if streaming else rows
     if streaming and ("[" in split or "+" in split):
         raise ValueError(
@@ -134,6 +139,10 @@ def _load(name: str, path: str, split: str, streaming: bool, **options) -> datas
         damage = f"{len(dataset):,} of {num_rows:,} rows are there"
     except DatasetGenerationError as error:
         raise ValueError(f"`{path}` cannot be read: {error.__cause__ or error}") from error
+    except ValueError as error:
+        if "Unknown split" in str(error):
+            raise UnknownSplit(f"{error} (`{path}`)") from error
+        raise
     except (ConnectionError, FileNotFoundError):
         raise
     except (ArrowInvalid, OSError) as error:
@@ -153,9 +162,11 @@ def split_names(spec: str) -> list[str]:
     return list(dict.fromkeys(part.partition("[")[0].strip() for part in spec.split("+")))
 
 
-def _slice_of(loaders: dict[str, Callable[[], Any]], spec: str, source: str) -> Any:
+def _slice_of(loaders: Mapping[str, Callable[[], Any]], spec: str, source: str) -> Any:
     """Load a split, or a slice such as `train[:80%]`, by functions that load whole splits. Others are not loaded."""
-    splits = {name: loaders[name]() for name in split_names(spec) if name in loaders}
+    if unknown := [name for name in split_names(spec) if name not in loaders]:
+        raise UnknownSplit(f'Unknown split "{unknown[0]}". Should be one of {[*loaders]}: `{source}` has no others.')
+    splits = {name: loaders[name]() for name in split_names(spec)}
     if spec in splits:
         return splits[spec]
     lengths = {name: len(splits[name]) if name in splits else 0 for name in loaders}

@@ -16,7 +16,6 @@ from ..masks.preparation import write_masks
 from ..utils.files import atomic_file
 
 
-IMAGES_FILE = ".images.parquet"  # in a folder of masks: the images that they are made for
 MASK_METHODS = {"tokencut": TokenCutOptions, "grounded": GroundedOptions}
 
 
@@ -76,7 +75,7 @@ def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datas
 
 
 def _make_masks(dataset: datasets.Dataset, method: str, model: str, folder: Path) -> datasets.Dataset:
-    path = folder / IMAGES_FILE
+    path = folder.with_name(f".{folder.name}-images.parquet")
     with PartialState().main_process_first():
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)

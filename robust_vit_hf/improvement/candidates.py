@@ -1,7 +1,7 @@
 """Candidates: settings to train, and the rule that chooses among them on validation images."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,9 @@ class Candidate:
         """Name of its folder."""
         return f"{self.variant.replace(' ', '-')}-{self.learning_rate:g}-{self.steps}"
 
+    def __str__(self) -> str:
+        return f"{self.variant}, learning rate {self.learning_rate:g}, {self.steps} steps"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -77,7 +80,8 @@ class Measured:
         """Changes of both from another, with their intervals, paired by image."""
         values = [self.mixed_rand - before.mixed_rand, self.original - before.original]
         resampled = resampled_means(np.stack(values, axis=1))
-        return tuple(interval_of(one, drawn, Difference) for one, drawn in zip(values, resampled.T, strict=True))
+        gain, home = (interval_of(one, drawn) for one, drawn in zip(values, resampled.T, strict=True))
+        return Difference(*astuple(gain)), Difference(*astuple(home))
 
 
 def first_candidates(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[Candidate]:
@@ -125,6 +129,15 @@ def candidates_table(measured: Sequence[Measured], before: Measured, chosen: Mea
             settings = [f"{one.candidate.learning_rate:g}", str(one.candidate.steps), f"{one.alpha:g}"]
         marked = "chosen" if one is chosen else "" if one.fall(before) <= max_loss / 100 + 1e-9 else "loses too much"
         rows.append([name, *settings, f"{100 * one.top1():.1f}", str(gain), str(home), marked])
-    head = ["candidate", "learning rate", "steps", "share of its weights", "`mixed_rand`", "change", "change at home", ""]
+    head = [
+        "candidate",
+        "learning rate",
+        "steps",
+        "share of its weights",
+        "`mixed_rand`",
+        "change",
+        "change at home",
+        "",
+    ]
     title = f"Candidates on {len(before.original)} validation images, top-1 in per cent [95 % interval]"
     return Table(title, head, rows)

@@ -1,6 +1,7 @@
 """`robust-vit improve`: from a model and photographs to a better model, or to the advice to keep it."""
 
 import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,9 +10,11 @@ import datasets
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from tqdm.auto import tqdm
 
-from ..data.masked_dataset import check_columns, load_masked_dataset
-from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report as write_diagnosis
+from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset
+from ..diagnosis.diagnose import DiagnosisReport, measure_images
+from ..diagnosis.diagnose import write_report as write_diagnosis
 from ..diagnosis.images import MASK_METHODS, MaskedImages, choose_images, masked_images
 from ..diagnosis.options import DiagnoseOptions
 from ..evaluation.finetuning_results import write_report
@@ -74,8 +77,14 @@ class Improvement:
             start = "It did not help: keep your model"
         else:
             start = "It helped" if self.helped else "Too few images to tell whether it helped"
-        lost = " It costs more at home than these images can rule out: look at the classes that got worse." if home.high < 0 else ""
-        return f"{start}: {evidence}.{lost}\nBefore: {diagnoses['before'].sentence}\nAfter: {diagnoses['after'].sentence}"
+        lost = (
+            " It costs more at home than these images can rule out: look at the classes that got worse."
+            if home.high < 0
+            else ""
+        )
+        return (
+            f"{start}: {evidence}.{lost}\nBefore: {diagnoses['before'].sentence}\nAfter: {diagnoses['after'].sentence}"
+        )
 
     @property
     def table(self) -> Table:
@@ -150,7 +159,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
 
 
 def _say(number: int, text: str) -> None:
-    print(f"[{number}/4] {text}", flush=True)
+    tqdm.write(f"[{number}/4] {text}", file=sys.stderr)
 
 
 def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, list[str]]:
@@ -208,10 +217,10 @@ def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Mea
     before, measured = trials.original(), []
     first = first_candidates(options.method, options.learning_rates, options.max_steps)
     for number, candidate in enumerate(first, 1):
-        print(f"  {number} of {len(first)}: {candidate.variant}, {candidate.learning_rate:g}, {candidate.steps} steps")
+        tqdm.write(f"  {number} of {len(first)}: {candidate}", file=sys.stderr)
         measured += trials.run(candidate)
     for number, candidate in enumerate(finalists(measured, before, options.max_loss, options.max_steps), 1):
-        print(f"  finalist {number}: {candidate.variant}, {candidate.learning_rate:g}, {candidate.steps} steps")
+        tqdm.write(f"  finalist {number}: {candidate}", file=sys.stderr)
         measured += trials.run(candidate)
     return before, measured
 

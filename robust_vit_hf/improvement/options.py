@@ -23,7 +23,9 @@ class ImproveOptions(OwnImagesOptions):
     """
 
     model: str = option(text="name, folder or Hub id of the model")
-    dataset: str = option(text="labelled images: class folders, parquet, Hub id, …; masks are made where there are none")
+    dataset: str = option(
+        text="labelled images: class folders, parquet, Hub id, …; masks are made where there are none"
+    )
     train_split: str = option("train", "split to train on")
     eval_split: str = option(
         "validation",
@@ -35,10 +37,10 @@ class ImproveOptions(OwnImagesOptions):
     learning_rates: list[float] = option(
         [3e-6, 1e-5, 3e-5], "learning rates to try (default: 3e-6 1e-5 3e-5)", POSITIVE
     )
-    max_steps: int = option(240, "steps of a training (default: 240); all candidates together take four times as many", COUNT)
-    max_loss: float = option(
-        1.0, "points of top-1 that the images as they are may lose (default: 1)", Range(0, 100)
+    max_steps: int = option(
+        240, "steps of a training (default: 240); all candidates together take four times as many", COUNT
     )
+    max_loss: float = option(1.0, "points of top-1 that the images as they are may lose (default: 1)", Range(0, 100))
     train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()

@@ -1,12 +1,11 @@
 """Training and measurement of candidates, each in a folder of its own, once."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
-from transformers import BaseImageProcessor, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from ..data.identity import dataset_identity
 from ..evaluation.measurements.backgrounds import Backgrounds
@@ -68,7 +67,11 @@ class Trials:
                     "--output_dir, or delete it."
                 )
             return [
-                Measured(candidate, float(alpha), *(np.array(found[name], dtype=float) for name in ("mixed_rand", "original")))
+                Measured(
+                    candidate,
+                    float(alpha),
+                    *(np.array(found[name], dtype=float) for name in ("mixed_rand", "original")),
+                )
                 for alpha, found in known["measured"].items()
             ]
         trained = self._train(folder, candidate)
@@ -77,14 +80,15 @@ class Trials:
             mixed = interpolate(self._side.model, trained, alpha)
             measured.append(self._measure(candidate, alpha, Side.of(mixed, self._side.processor)))
         results = {
-            f"{one.alpha:g}": {"mixed_rand": one.mixed_rand.tolist(), "original": one.original.tolist()} for one in measured
+            f"{one.alpha:g}": {"mixed_rand": one.mixed_rand.tolist(), "original": one.original.tolist()}
+            for one in measured
         }
         write_json(folder / CANDIDATE_FILE, {"inputs": inputs, "measured": results})
         return measured
 
     def inputs(self) -> dict:
         """What a candidate depends on beside its settings, as a JSON object."""
-        (name, rows), = self.session.sets.items()
+        (rows,) = self.session.sets.values()
         return {
             "model": self._side.digest,
             "train": dataset_identity(self.train),

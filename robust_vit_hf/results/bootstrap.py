@@ -112,7 +112,7 @@ def resampled_means(columns: np.ndarray, num_resamples: int = 2000) -> np.ndarra
     return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
 
 
-def interval_of(values: np.ndarray, resampled: np.ndarray, kind: type[Interval] = Interval) -> Interval:
+def interval_of(values: np.ndarray, resampled: np.ndarray) -> Interval:
     """A mean with the interval of its resampled means.
 
     Where all images agree, resampling finds no width: the interval is then wider by 3 / N, the 95 % bound on the rate
@@ -125,7 +125,7 @@ def interval_of(values: np.ndarray, resampled: np.ndarray, kind: type[Interval] 
     known = values[~np.isnan(values)]
     low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     margin = 3 / len(known) if (known == known[0]).all() else 0.0
-    return kind(float(known.mean()), float(low) - margin, float(high) + margin)
+    return Interval(float(known.mean()), float(low) - margin, float(high) + margin)
 
 
 def _check_same_images(name: str, *runs: Run) -> None:

@@ -1,7 +1,7 @@
 """Whether a model decides by the background: measures, verdict and tables from predictions on other backgrounds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -97,7 +97,8 @@ class Diagnosis:
     @cached_property
     def measures(self) -> dict[str, Interval]:
         """Measures by name, see [`MEASURES`]; those without images are left out."""
-        return self._measure(self.values)
+        found = self._measure(self.values)
+        return found | {name: Difference(*astuple(found[name])) for name in DIFFERENCES if name in found}
 
     @property
     def num_mixed(self) -> int:
@@ -161,7 +162,7 @@ class Diagnosis:
         names = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
         found = self._measure({name: self.values[name] - before.values[name] for name in names if name in self.values})
         found.pop("object_focus", None)
-        return {name: Difference(one.mean, one.low, one.high) for name, one in found.items()}
+        return {name: Difference(*astuple(one)) for name, one in found.items()}
 
     def _measure(self, values: Mapping[str, np.ndarray]) -> dict[str, Interval]:
         names = [name for name, of_images in values.items() if not np.isnan(of_images).all()]
@@ -170,10 +171,7 @@ class Diagnosis:
         resampled = dict(
             zip(names, resampled_means(np.stack([values[name] for name in names], axis=1)).T, strict=True)
         )
-        found: dict[str, Interval] = {
-            name: interval_of(values[name], resampled[name], Difference if name in DIFFERENCES else Interval)
-            for name in names
-        }
+        found: dict[str, Interval] = {name: interval_of(values[name], resampled[name]) for name in names}
         if {"bg_gap", "original"} <= found.keys() and found["original"].mean > 0:
             with np.errstate(divide="ignore", invalid="ignore"):
                 focus = 1 - resampled["bg_gap"] / resampled["original"]

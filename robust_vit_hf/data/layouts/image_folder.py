@@ -153,7 +153,7 @@ class ImageFolder:
                 chosen.append(name)
             else:
                 left_out.setdefault(reason, []).append("/".join(parts[name]))
-        columns = {"image": [str(self.root / name) for name in chosen]}
+        columns: dict[str, list] = {"image": [str(self.root / name) for name in chosen]}
         features = {"image": datasets.Image()}
         if classes:
             number = {name: label for label, name in enumerate(classes)}

@@ -1,0 +1,39 @@
+"""Write emoji-shift as a user's own folders: photographs by class, without masks, and a model of transformers.
+
+    python trainer/export_photographs.py runs/own
+
+`photographs/train` and `photographs/validation` have the habitual backgrounds, `elsewhere/validation` random ones, for a test that
+`robust-vit diagnose` and `improve` do not see. `model` is the bundled model as `save_pretrained` writes it.
+"""
+
+import sys
+from pathlib import Path
+
+import datasets
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.emoji_shift.images import CLASS_NAMES, IMAGE_SIZE, load_split
+from robust_vit_hf.emoji_shift.model import load_biased_model
+
+
+def main(folder: Path) -> None:
+    for place, split, images in (
+        ("photographs/train", "train", 600),
+        ("photographs/validation", "val", 600),
+        ("elsewhere/validation", "background_random", 500),
+    ):
+        write_folders(load_split(split, images), folder / place)
+    load_biased_model().save_pretrained(folder / "model")
+    make_image_processor("paper", IMAGE_SIZE).save_pretrained(folder / "model")
+
+
+def write_folders(rows: datasets.Dataset, folder: Path) -> None:
+    """Write images as `<class>/<number>.jpg`."""
+    for number, row in enumerate(rows):
+        path = folder / CLASS_NAMES[row["label"]] / f"{number:04}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row["image"].convert("RGB").save(path, quality=95)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
