@@ -165,7 +165,7 @@ def test_options_in_python():
     for given, message in {
         "images_per_set": (0, "Expected `images_per_set` ≥ 1, but got 0"),
         "batch_size": ("8", "Expected `batch_size` to be a whole number, but got text"),
-        "protocols": (["papr"], "Expected `protocols` to be one of paper, native; did you mean paper?"),
+        "protocols": (["papr"], "Expected `protocols` to be one of paper, native, model; did you mean paper?"),
         "sets": ([NamedSource("imagenet-b")], "Unknown set `imagenet-b`"),
         "training_data": ("split", "name it with --compare"),
     }.items():

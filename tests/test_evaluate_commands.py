@@ -157,7 +157,9 @@ def test_refused(options, status, message, models, sets, tmp_path):
 
 def test_a_folder_of_another_model_is_refused(robustness, models, sets):
     output, _ = robustness
-    completed = call("evaluate", "--model", models[1], "--sets", sets["imagenet-a"], "--output_dir", output)
+    completed = call(
+        "evaluate", *f"--model {models[1]} --protocols paper --output_dir {output} --sets".split(), sets["imagenet-a"]
+    )
     assert "holds the result of another evaluation, which differs in: model" in completed.error
 
 
@@ -172,8 +174,8 @@ def test_images_of_your_own_in_bf16(tmp_path):
     assert completed.status == 0, completed.err
     (row,) = results_of(tmp_path / "out", "paper")["rows"]
     assert row["set"] == "train" and row["num_images"] == 8 and row["mean_iou_before"] is not None
-    completed = call("evaluate", *options, "--output_dir", tmp_path / "native")
-    assert "Can't load image processor" in completed.error
+    completed = call("evaluate", *options, "--output_dir", tmp_path / "own")
+    assert "has no image processor, which the preset `model` takes" in completed.error
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ def test_refusals_are_one_line_and_leave_nothing(models, tmp_path):
     for before, after, message in (
         ("nowhere", models[1], "`nowhere` cannot be loaded. "),
         (models[0], small, "`num_labels` is 1000 before and 4 after"),
-        (small, bare, "Can't load image processor"),
+        (small, bare, "has no image processor, which the preset `model` takes"),
     ):
         completed = call("interpolate", before, after, "--alpha", 0.5, "--output_dir", tmp_path / "out")
         assert completed.status == 1 and completed.error.startswith("error: ") and message in completed.error

@@ -280,6 +280,7 @@ ARGUMENTS = {
     "dataset_args": ("split: train", "\n      args:\n        args:\n        - 'split: train'\n"),
     "masks": ("drawn by hand", "Masks: drawn by hand."),
     "revision": ("trial", 'model="path/to/robustvit-tiny", revision="trial")'),
+    "preset": ("native", "as in the finetuning (preset `native`): "),
 }
 
 
@@ -296,11 +297,11 @@ def test_arguments(name, tmp_path):
 
 
 def test_signature(tmp_path):
-    """That of transformers, and two arguments by name alone. What one card was told holds for the next; an unknown argument
+    """That of transformers, and three arguments by name alone. What one card was told holds for the next; an unknown argument
     is refused, and spoils no later call."""
     trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path))
     theirs, ours = (inspect.signature(of.create_model_card).parameters for of in (Trainer, RobustViTTrainer))
-    assert list(ours) == [*theirs, "masks", "revision"] == ["self", *ARGUMENTS]
+    assert list(ours) == [*theirs, "masks", "revision", "preset"] == ["self", *ARGUMENTS]
     with pytest.raises(TypeError, match="started_from"):
         trainer.create_model_card(started_from="x/y")
     trainer.create_model_card("en", "mit", ["vision"], "a name", "x/y")

@@ -273,7 +273,7 @@ def test_measures_of_a_subset(folders, tmp_path, datasets_cache):
     measured = load_file(tmp_path / "validation" / "before" / "00000.safetensors")
     model = load_model(str(folders / "before"))
     row = load_masked_dataset(str(folders / "images"), "validation")[:1]
-    batch = eval_transform(load_processor(str(folders / "before"), "paper", model))(row)
+    batch = eval_transform(load_processor(str(folders / "before"), "model", model))(row)
     (pixel_values,), (mask,) = batch["pixel_values"], batch["mask"]
     expected = sufficient_input_subsets(model, pixel_values[None], row["label"][0], threshold=0.5, pixels_per_step=200)
     assert torch.equal(measured["subset"], expected.subset) and measured["found"].all()

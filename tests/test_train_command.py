@@ -16,7 +16,7 @@ from robust_vit_hf.training.recipes import find_recipe, list_recipes
 
 from .helpers.commands import call, kill_when, launch, launch_two, succeed
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
-from .helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset, masked_folder, tiny_vit
+from .helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
 MEASURED = [f"{name}_{side}" for name in ("top1", "ece") for side in ("before", "after", "control")]
@@ -26,7 +26,7 @@ MEASURED += ["mean_iou_before", "mean_iou_after", "change_low", "change_high", "
 @pytest.fixture
 def inputs(tmp_path) -> dict:
     """Options of a run of seconds on files: a model folder, and a parquet folder with two splits."""
-    tiny_vit().save_pretrained(tmp_path / "model")
+    save_pretrained(tiny_vit(), tmp_path / "model")
     masked_folder(tmp_path / "data", train=24)
     return {
         "model": str(tmp_path / "model"),
@@ -132,7 +132,7 @@ def test_recipes_that_cannot_be_read(tmp_path):
     [
         (["--learning_rat", "3"], "unknown option --learning_rat; did you mean --learning_rate?"),
         (["--hub_tokn", "hf_secret"], "unknown option --hub_tokn; did you mean --hub_token?"),
-        (["--preset", "timm"], "Expected `preset` to be one of paper, native."),
+        (["--preset", "timm"], "Expected `preset` to be one of paper, native, model."),
         (["--learning_rate", "low"], "Expected `learning_rate` to be a number, but got text"),
         (["--relevance_weight", "-1"], "Expected `relevance_weight` ≥ 0, but got -1.0"),
         (["--relevance_weight", "nan"], "Expected `relevance_weight` ≥ 0, but got nan"),

@@ -31,7 +31,7 @@ from robust_vit_hf.training.callbacks import SharedEpoch
 from robust_vit_hf.training.config import CHECKPOINTING
 
 from .helpers.sessions import evaluate_one
-from .helpers.tiny import masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
+from .helpers.tiny import IMAGE_SIZE, masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
 
 
 COMPONENTS = ("background_loss", "foreground_loss", "relevance_loss", "confidence_loss", "top1", "original_top1")
@@ -347,9 +347,12 @@ def test_refuses_an_image_size_between_patches(tmp_path):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor)
 
 
-def test_refuses_a_processor_without_crop(tmp_path):
-    with pytest.raises(ValueError, match=r"`processing_class` is a ViTImageProcessor without a centre crop"):
-        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), processing_class=ViTImageProcessor())
+def test_refuses_a_processor_without_one_size(tmp_path):
+    processor = ViTImageProcessor(size={"shortest_edge": IMAGE_SIZE})
+    with pytest.raises(
+        ValueError, match=r"a ViTImageProcessor, has no centre crop, and no resize to a height and width"
+    ):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), processing_class=processor)
 
 
 def test_refuses_half_precision_weights(tmp_path):

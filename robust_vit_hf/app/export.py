@@ -8,7 +8,7 @@ import gradio
 from packaging.requirements import Requirement
 
 from ..emoji_shift.model import INSTALL_BACKBONE
-from ..models.preprocessing import Preset
+from ..models.preprocessing import Preset, resolve_preset
 from ..models.registry import BUNDLED_MODEL, MODELS, resolve
 from ..utils.files import atomic_folder
 from ..utils.publishable import is_hub_id
@@ -51,12 +51,13 @@ with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, 
 '''
 
 
-def write_space(folder: Path, before: str, after: str, preset: Preset) -> None:
+def write_space(folder: Path, before: str, after: str, preset: Preset | None) -> None:
     """Write a Space: README with metadata, requirements, `app.py`, and this package, which no package index has.
 
     Args:
         folder: folder that does not exist or is empty.
         before, after: Hub ids, or names of registered models.
+        preset: preprocessing of both; `None` for that of [`resolve_preset`].
 
     Raises:
         FileExistsError: the folder is not empty.
@@ -68,6 +69,7 @@ def write_space(folder: Path, before: str, after: str, preset: Preset) -> None:
                 f"`{name}` is not a Hub id, and a Space cannot load a folder of this machine: push it first, `robust-vit push "
                 f"{name} OWNER/NAME`, and give that id."
             )
+    preset = resolve_preset(preset, before, after)
     ids = [name for name in map(resolve, (before, after)) if name not in MODELS]
     with atomic_folder(folder) as space:
         models = "\n".join(f"- {name}" for name in ids)

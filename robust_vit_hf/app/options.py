@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..evaluation.options import PRESET
 from ..evaluation.set_names import NamedSource
 from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL
@@ -40,7 +41,7 @@ class AppOptions(GalleryOptions):
 
     model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
     compare: str | None = option(None, "the model after finetuning")
-    preset: Preset = option("paper", "preprocessing of the images")
+    preset: Preset | None = option(None, PRESET)
     host: str = option(
         "127.0.0.1",
         "address to listen on (default: 127.0.0.1). Elsewhere than on loopback, no other models can be loaded in the page",

@@ -6,7 +6,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 
 from ..evaluation.session import Session, load_sides
-from ..models.preprocessing import Preset
+from ..models.preprocessing import Preset, resolve_preset
 from ..utils.cache import stamps
 from ..utils.processes import make_accelerator
 
@@ -26,17 +26,18 @@ def while_unchanged(function: Callable) -> Callable:
 
 
 @while_unchanged
-def open_pair(before: str, after: str, preset: Preset) -> Session:
+def open_pair(before: str, after: str, preset: Preset | None) -> Session:
     """Session of two models, without sets or store.
 
     Args:
         before, after: names, folders or Hub ids, as in [`load_model`].
-        preset: preprocessing of both.
+        preset: preprocessing of both; `None` for that of [`resolve_preset`].
 
     Raises:
         OSError: there is no such model.
         ValueError: the models have other classes, or one has no relevance map or cannot be loaded.
     """
+    preset = resolve_preset(preset, before, after)
     accelerator = make_accelerator(bf16=False)
     sides = load_sides({"before": before, "after": after}, preset, accelerator, with_maps=True)
     for side in sides.values():

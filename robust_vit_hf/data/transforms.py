@@ -13,28 +13,34 @@ from PIL import ImageOps
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
-from transformers.image_utils import PILImageResampling
+from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
 
-from ..utils.images import to_rgb
+from ..utils.images import input_size, to_rgb
 from .mask_checks import check_masks, mask_to_tensor
 
 
 def train_transform(
-    processor: BaseImageProcessor, seed_of_row: Callable[[int], tuple[int, ...]] | None = None
+    processor: BaseImageProcessor,
+    seed_of_row: Callable[[int], tuple[int, ...]] | None = None,
+    resample: int = PILImageResampling.BILINEAR,
 ) -> Callable[[dict[str, list]], dict[str, list]]:
     """Joint training transform of the released code, for `Dataset.set_transform`: squash to 256×256, random crop of
-    224 (both scaled to the processor's crop), horizontal flip.
+    224 (both scaled to the images that the processor gives), horizontal flip.
 
     Takes a batch of rows with `image`, `mask` (PIL images) and, if any, `label`. Returns `pixel_values`, fp32 `(3, H,
-    W)` normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
+    W)` rescaled and normalised by the processor, `mask`, fp32 `(1, H, W)` in [0, 1], and `labels`.
 
     Args:
         seed_of_row: seed of a row's crop and flip, as integers, by its `row_index`. By default, torch's global random
             state is used.
+        resample: interpolation of the squash of images; bilinear in the released code.
+
+    Raises:
+        ValueError: as [`input_size`].
     """
-    height, width = processor.crop_size["height"], processor.crop_size["width"]
+    height, width = input_size(processor)
     size = [round(height * 256 / 224), round(width * 256 / 224)]
-    normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
+    interpolation, normalize = pil_torch_interpolation_mapping[resample], _normalization(processor)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         batch = {"pixel_values": [], "mask": []}
@@ -42,15 +48,25 @@ def train_transform(
             seed = int(torch.randint(2**62, ())) if seed_of_row is None else seed_of_row(rows["row_index"][index])
             rng = np.random.default_rng(seed)
             top, left, flip = (int(rng.integers(limit)) for limit in (size[0] - height + 1, size[1] - width + 1, 2))
-            image = functional.resize(functional.pil_to_tensor(to_rgb(image)), size, InterpolationMode.BILINEAR)
+            image = functional.resize(functional.pil_to_tensor(to_rgb(image)), size, interpolation)
             mask = functional.resize(mask_to_tensor(mask) / 255, size, InterpolationMode.BILINEAR, antialias=False)
             image, mask = (functional.crop(one, top, left, height, width) for one in (image, mask))
             image, mask = (functional.horizontal_flip(one) if flip else one for one in (image, mask))
-            batch["pixel_values"].append(normalize(functional.to_dtype(image, scale=True)))
+            batch["pixel_values"].append(normalize(image))
             batch["mask"].append(mask)
         return batch | ({"labels": rows["label"]} if "label" in rows else {})
 
     return transform
+
+
+def _normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
+    if processor.do_rescale and processor.do_normalize and processor.rescale_factor == 1 / 255:
+        # In two steps as in the released code, from which the processor's single step differs in the last bit.
+        normalize = v2.Normalize(list(processor.image_mean), list(processor.image_std))
+        return lambda image: normalize(functional.to_dtype(image, scale=True))
+    kept = {"do_resize": False, "do_center_crop": False, "input_data_format": "channels_first", "return_tensors": "pt"}
+    return lambda image: processor([image], **kept)["pixel_values"][0].float()
 
 
 class _MaskProcessor(ViTImageProcessor):
@@ -67,16 +83,16 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[
     Args:
         border: pixels to cut first at each edge of images without masks, such as ObjectNet's red border.
     """
-    geometry = ("size", "do_resize", "crop_size", "do_center_crop")
-    mask_processor = _MaskProcessor(
-        **{name: getattr(processor, name) for name in geometry}, do_rescale=False, do_normalize=False
-    )
+    geometry = {name: getattr(processor, name, None) for name in ("size", "crop_size")}
+    geometry |= {name: bool(getattr(processor, name, None)) for name in ("do_resize", "do_center_crop")}
+    mask_processor = _MaskProcessor(**geometry, do_rescale=False, do_normalize=False)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         if "mask" in rows:
+            input_size(processor)  # refuses processors whose geometry masks cannot follow
             check_masks(rows)
         images = [ImageOps.crop(to_rgb(image), border) for image in rows["image"]]
-        batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"])}
+        batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"].float())}
         if "mask" in rows:
             masks = [mask_to_tensor(mask) / 255 for mask in rows["mask"]]
             batch["mask"] = list(mask_processor(masks, return_tensors="pt")["pixel_values"])
@@ -85,20 +101,30 @@ def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[
     return transform
 
 
-def segmentation_transform(processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image
-    (bilinearly) and mask (by nearest neighbour) are squashed to the size of the processor's crop, without cropping."""
-    height, width = processor.crop_size["height"], processor.crop_size["width"]
+def segmentation_transform(
+    processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR
+) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image and mask
+    (by nearest neighbour) are squashed to the size of the images that the processor gives, without cropping.
+
+    Args:
+        resample: interpolation of images; bilinear in the paper's test.
+
+    Raises:
+        ValueError: as [`input_size`].
+    """
+    height, width = input_size(processor)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         check_masks(rows)
         pixel_values = processor(
             [to_rgb(image) for image in rows["image"]],
             size={"height": height, "width": width},
-            resample=PILImageResampling.BILINEAR,
+            resample=resample,
+            do_resize=True,
             do_center_crop=False,
             return_tensors="pt",
-        )["pixel_values"]
+        )["pixel_values"].float()
         masks = [
             functional.resize(mask_to_tensor(mask), [height, width], InterpolationMode.NEAREST_EXACT) / 255
             for mask in rows["mask"]

@@ -3,12 +3,13 @@
 Tables in the layout of the paper's Tables 1, 2, 10 and 11, and its class plots (Figures 8 to 14).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..class_names.label_mapping import align_labels
 from ..data.benchmarks import benchmarks
 from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..models.preprocessing import Preset, is_of_paper, resolve_preset
 from ..results.plots import save_plots
 from ..results.summary import summarize
 from ..results.table import Run
@@ -37,6 +38,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         ValueError: sets or models do not fit together; raised before the first set is measured.
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
+    options = replace(options, protocols=_protocols(options))
     folder, markdown, latex = options.output_dir, [], []
     with open_session(options, options.protocols[0], folder, bf16=options.bf16, shared=originals) as opened:
         sessions = []
@@ -76,6 +78,15 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             write_json(folder / RESULTS_FILE, results)
     written = f"results.json, tables, plots, examples and the predictions of each image: {folder}"
     return "\n".join(["", *markdown, written]) if markdown else ""
+
+
+def _protocols(options: EvaluateOptions) -> list[Preset]:
+    """The given protocols; else `paper` and `native` for the registered models, and one for all others."""
+    if options.protocols:
+        return options.protocols
+    preset = resolve_preset(None, options.model, options.compare, paper_model=options.paper_model)
+    registered = options.paper_model or is_of_paper(options.model)
+    return ["paper", "native"] if registered and preset != "model" else [preset]
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..data.transforms import segmentation_transform
+from ..models.preprocessing import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
 from .examples import Example
@@ -68,7 +69,8 @@ def save_attribution_figure(
     """
     titles, columns = ["image", "mask"], []
     for name, side in sides.items():
-        batch = rows.select_columns(["image", "mask"]).with_transform(segmentation_transform(side.processor))[:]
+        transform = segmentation_transform(side.processor, squash_resample(side.processor))
+        batch = rows.select_columns(["image", "mask"]).with_transform(transform)[:]
         pixel_values, masks = torch.stack(batch["pixel_values"]), torch.stack(batch["mask"])
         images = denormalize(pixel_values, side.processor)
         columns = columns or [images, masks.expand_as(images)]

@@ -15,7 +15,7 @@ from ..class_names.label_mapping import classes_of_model
 from ..data.benchmarks import find_benchmark
 from ..models.interpolation import check_alike, interpolate, write_mixture
 from ..models.loading import load_model
-from ..models.preprocessing import load_processor
+from ..models.preprocessing import load_processor, resolve_preset
 from ..results.plots import COLOURS, save_figure
 from ..results.text_table import Table, percent
 from ..utils.files import write_json
@@ -55,19 +55,21 @@ def measure_mixtures(options: MixtureOptions) -> str:
             other files.
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
+    protocol = resolve_preset(options.protocol, options.before, options.after)
+    options = replace(options, protocol=protocol)
     accelerator, folder = make_accelerator(bf16=False), options.output_dir
     if not (folder / FINGERPRINT_FILE).is_file():
         check_fingerprint(folder, {})  # refuses any other files before the models are loaded
     start, end = load_model(options.before), load_model(options.after)
     check_alike(start, end)
-    processor = load_processor(options.after, options.protocol, end)
+    processor = load_processor(options.after, protocol, end)
     sets = _load_sets(options, classes_of_model(end.config))
     with folder_lock(folder, "evaluation") if accelerator.is_main_process else nullcontext():
         store = Store(folder)
         ends = {name: Side.of(model, processor) for name, model in {"before": start, "after": end}.items()}
-        session = Session(ends, {}, accelerator, store, options.protocol).with_sets(sets)
+        session = Session(ends, {}, accelerator, store, protocol).with_sets(sets)
         identity: dict[str, Any] = {name: side.digest for name, side in ends.items()} | {
-            "protocol": options.protocol,
+            "protocol": protocol,
             "sets": {},
         }
         for name, rows in session.sets.items():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from ..data.benchmarks import IMAGES_PER_SET
 from ..data.set_names import BENCHMARK_NAMES
@@ -18,6 +18,8 @@ SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
 OF_A_SWEEP = (
     f"sets of the paper for --sweep, {SOURCES}; by default those of the benchmark with the classes of the models"
 )
+OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
+PRESET = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
 NAMED = "NAME[=PATH_OR_ID]"
 
 
@@ -99,12 +101,17 @@ class EvaluateOptions(TableOptions, SetsOptions):
 
     Protocol `paper`: logits are not restricted, images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, the first
     label of an ObjectNet image counts. Protocol `native`: logits are restricted to the classes of the set, images are resized to 248
-    (bicubic) and normalised as in the pretraining, every label counts, and ObjectNet's red border is cut. Finished sets are not
-    measured again: an interrupted run resumes when it is started again.
+    (bicubic) and normalised as in the pretraining, every label counts, and ObjectNet's red border is cut. Protocol `model`: as
+    `native`, but images are prepared by the processor saved with each model, unchanged. Finished sets are not measured again: an
+    interrupted run resumes when it is started again.
     """
 
     dataset: str | None = option(None, "images of your own with the column `label`, and `mask` if there are any")
-    protocols: list[Preset] = option(list(get_args(Preset)), "see above; both by default")
+    protocols: list[Preset] | None = option(
+        None,
+        "see above; by default `paper` and `native` for the registered models, and for all others the one that the run of "
+        "--compare or --model was trained with, or else `model`",
+    )
     training_data: str | None = option(None, "images that --compare was finetuned on, whose classes are shown apart")
     train_split: str = option("train", "split of --training_data")
     output_dir: Path = output_dir("runs/robustness")
@@ -138,7 +145,7 @@ class SegmentOptions(TableOptions, PairOptions):
         metavar=NAMED,
     )
     methods: list[str] = option(list(ATTRIBUTION_METHOD_NAMES), "all by default", choices=ATTRIBUTION_METHOD_NAMES)
-    preset: Preset = option("paper", "statistics that images are normalised with")
+    preset: Preset | None = option(None, PRESET)
     output_dir: Path = output_dir("runs/segmentation")
 
     def __post_init__(self):
@@ -172,7 +179,7 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
         [], "names or ids of classes, each for every image (default: the label of each image)", metavar="CLASS"
     )
     num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)", COUNT)
-    preset: Preset = option("paper", "statistics that images are normalised with")
+    preset: Preset | None = option(None, PRESET)
     threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)", Range(0, 1, above=True))
     pixels_per_step: int = option(100, "pixels that a step masks in each image (default: 100)", COUNT)
     batch_size: int = option(8, "pairs of an image and a class at once (default: 8)", COUNT)
@@ -204,7 +211,9 @@ class FigureOptions(SetsOptions, ImagesOptions):
     dataset: str | None = option(
         None, "images of your own that the evaluation measured, of which Figure 1 takes those with masks"
     )
-    protocol: Preset = option("paper", "see `robust-vit evaluate --help`")
+    protocol: Preset | None = option(
+        None, "see `robust-vit evaluate --help`; by default the first one of the evaluation"
+    )
     figures: list[Literal[1, 2, 3, 6, 15]] = option([1, 2, 3, 6, 15], "numbers (default: all)")
     target: Literal["predicted", "true"] = option("predicted", "class that the maps explain, but for Figure 1")
     classes: list[str] | None = option(None, "names or labels of the classes to show (default: all)", metavar="CLASS")
@@ -235,7 +244,7 @@ class MixtureOptions(PassOptions):
     )
     in_distribution: list[NamedSource] | None = option(None, f"in-distribution {OF_A_SWEEP}", metavar=NAMED)
     shifted: list[NamedSource] | None = option(None, f"shifted {OF_A_SWEEP}", metavar=NAMED)
-    protocol: Preset = option("paper", "for --sweep: see `robust-vit evaluate --help`")
+    protocol: Preset | None = option(None, f"for --sweep: see `robust-vit evaluate --help`; {OF_THE_MODEL}")
     output_dir: Path = output_dir()
 
     def __post_init__(self):

@@ -15,7 +15,7 @@ from ..results.plots import save_figure
 from ..results.published import title_of
 from ..results.summary import class_changes
 from ..results.table import Run, SetResult
-from ..utils.files import write_atomically
+from ..utils.files import RESULTS_FILE, read_json, write_atomically
 from .examples import KINDS, Example, draw, explain, may_be_shown, rows_of_kind
 from .figures import before_after_figure, issue_figure
 from .measurements.accuracy import saved_accuracy
@@ -57,8 +57,9 @@ def make_figures(options: FigureOptions) -> str:
         OSError: a model or set does not exist.
     """
     folder = options.output_dir
-    with open_session(options, options.protocol) as session:
-        session = session.with_sets(load_sets(options, options.protocol, options.images_per_set))
+    evaluated = (read_json(options.evaluation / RESULTS_FILE) or {}).get("protocols")
+    with open_session(options, options.protocol or next(iter(evaluated or ()), None)) as session:
+        session = session.with_sets(load_sets(options, session.preset, options.images_per_set))
         results = saved_accuracy(session, options.evaluation)
         names = session.label_names
         kept = None
@@ -77,7 +78,7 @@ def make_figures(options: FigureOptions) -> str:
                 f"No image fits figure{'s' * (len(made) > 1)} {', '.join(map(str, made))}: no prediction changed, or no set has "
                 "masks (Figure 1). Give other --sets, --classes or --figures."
             )
-        shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{options.protocol}`."
+        shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{session.preset}`."
         if kept is not None:
             shown += f" Classes: {', '.join(names[label] for label in sorted(kept))}."
         captions = []

@@ -45,9 +45,9 @@ def segment(options: SegmentOptions) -> str:
             return ""
         scores = {side: result.scores for side, result in measured.items()}
         paper_model = options.paper_model or session.paper_model
-        table = attribution_table(scores, name, len(rows), paper_model if options.preset == "paper" else None)
+        table = attribution_table(scores, name, len(rows), paper_model if session.preset == "paper" else None)
         markdown = f"{table.title}:\n\n{table.markdown()}\n"
-        settings = public_settings(asdict(options))
+        settings = public_settings(asdict(options) | {"preset": session.preset})
         results = {"settings": settings, "paper_model": paper_model, **environment(), "scores": {name: scores}}
         write_json(folder / RESULTS_FILE, results)
         write_atomically(folder / "table.md", markdown)

@@ -15,14 +15,14 @@ from ..class_names.imagenet import class_names
 from ..class_names.label_mapping import check_same_classes, classes_of_model
 from ..models.digest import model_digest, weights_digest
 from ..models.loading import load_model
-from ..models.preprocessing import Preset, load_processor
+from ..models.preprocessing import Preset, load_processor, resolve_preset
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.published import PAPER_SETS
 from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator
 from ..utils.publishable import public_name
-from .options import PairOptions
+from .options import PairOptions, TableOptions
 from .sets import EvaluationSet
 from .store import Store
 
@@ -120,7 +120,7 @@ class Session:
 @contextmanager
 def open_session(
     options: PairOptions,
-    preset: Preset,
+    preset: Preset | None,
     output_dir: Path | None = None,
     *,
     bf16: bool = False,
@@ -129,14 +129,17 @@ def open_session(
     """Context manager of a command's session: models named by the options, and a store.
 
     Args:
+        preset: preset of the session; `None` for that of [`resolve_preset`].
         output_dir: folder of the store, locked against other processes; by default nothing is saved.
         shared: as for [`Store`].
 
     Raises:
         BlockingIOError: another process is writing to the folder.
-        OSError: a model does not exist.
+        OSError: a model does not exist, or has no image processor to take.
         ValueError: the models have different classes, or one cannot be loaded.
     """
+    paper_model = options.paper_model if isinstance(options, TableOptions) else None
+    preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
     accelerator = make_accelerator(bf16)
     with folder_lock(output_dir, "evaluation") if output_dir and accelerator.is_main_process else nullcontext():
         names = {"before": options.model} | ({"after": options.compare} if options.compare else {})

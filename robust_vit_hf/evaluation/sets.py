@@ -3,7 +3,7 @@
 `paper`: logits are not restricted, the first accepted label of an ObjectNet image counts, its red border stays, and
 images go through the preset `paper`. `native`: logits are restricted to the classes of the set (the 200 of ImageNet-A
 and -R, the 125 of ObjectNet), every accepted label counts, the border is cut, and images go through the preset
-`native`.
+`native`. `model`: as `native`, with the preset `model`.
 """
 
 from collections.abc import Sequence
@@ -163,7 +163,7 @@ def own_set(path: str, split: str) -> EvaluationSet:
 
 def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> EvaluationSet:
     """Load a set of the paper under a protocol. Name, source and errors are those of [`load_image_set`]."""
-    native = protocol == "native"
+    native = protocol != "paper"
     # Cut the border when an image is read; a cropped copy of the set would need too much disk space.
     options = {"cropped": False} if name == "objectnet" and not native else {}
     rows = EvaluationSet.of(load_image_set(name, source, **options), num_classes=len(wnids()), source=source or name)

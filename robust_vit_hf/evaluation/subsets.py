@@ -10,6 +10,7 @@ from ..class_names.label_mapping import class_index
 from ..data.benchmarks import IMAGES_PER_SET
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..data.transforms import eval_transform
+from ..models.preprocessing import Preset
 from ..relevance.overlay import denormalize
 from ..results.text_table import Table, percent
 from ..utils.environment import environment
@@ -45,7 +46,7 @@ def find_subsets(options: SubsetOptions) -> str:
     folder = options.output_dir
     with open_session(options, options.preset, folder, bf16=options.bf16) as session:
         targets = tuple(class_index(name, session.classes) for name in options.classes)
-        session = session.with_sets(_load_sets(options))
+        session = session.with_sets(_load_sets(options, session.preset))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
         session = replace(session, sets=chosen)
         subsets = Subsets(
@@ -62,7 +63,11 @@ def find_subsets(options: SubsetOptions) -> str:
             }
         table = subsets_table(scores, options.threshold)
         markdown = f"{table.title}:\n\n{table.markdown()}\n"
-        results = {"settings": public_settings(asdict(options)), **environment(), "scores": scores}
+        results = {
+            "settings": public_settings(asdict(options) | {"preset": session.preset}),
+            **environment(),
+            "scores": scores,
+        }
         write_json(folder / RESULTS_FILE, results)
         write_atomically(folder / "table.md", markdown)
         write_atomically(folder / "table.tex", table.latex())
@@ -76,9 +81,9 @@ def find_subsets(options: SubsetOptions) -> str:
     return f"\n{markdown}\nresults.json, table, sis.png and the subsets of each batch: {folder}"
 
 
-def _load_sets(options: SubsetOptions) -> dict[str, EvaluationSet]:
+def _load_sets(options: SubsetOptions, preset: Preset) -> dict[str, EvaluationSet]:
     """Load the named sets, your own dataset under the name of its split, and image files as `images`."""
-    loaded, own = load_evaluation_sets(options.sets, options.preset, IMAGES_PER_SET), {}
+    loaded, own = load_evaluation_sets(options.sets, preset, IMAGES_PER_SET), {}
     if options.dataset is not None:
         rows = load_masked_dataset(options.dataset, options.split)
         check_columns(rows, options.split, not options.classes, needs_masks="mask" in rows.column_names)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import submitit
@@ -22,6 +23,8 @@ from ..evaluation.sets import load_evaluation_sets
 from ..evaluation.store import FINGERPRINT_FILE, SCORES_FILE
 from ..models.digest import model_digest
 from ..models.loading import load_model
+from ..models.preprocessing import Preset, is_of_paper, resolve_preset
+from ..models.registry import BUNDLED_MODEL
 from ..results.summary import MEAN_ROW
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
@@ -37,7 +40,6 @@ from .options import SweepOptions
 
 # In the folder of a point: its identity, `train` run, results on the paper's sets, predictions, and error.
 POINT_FILE, RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "point.json", "run", "robustness", "predictions", "error.json"
-MEASURED = f"{ROBUSTNESS}/paper"  # the protocol
 ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder of the sweep
 THREE_DAYS = 3 * 24 * 60  # default time limit of a job in minutes; submitit's is 5
 
@@ -70,7 +72,7 @@ def sweep(options: SweepOptions) -> str:
         RunsFailedError: runs failed, now or earlier.
     """
     grid, output_dir, jobs = read_grid(options.grid, options.imagenet), options.output_dir, options.jobs
-    pending = [point for point in grid.points if not is_complete(output_dir / point.name, grid)]
+    pending = [point for point in grid.points if not is_complete(output_dir / point.name, point, grid)]
     inputs = _check(grid, output_dir)
     submitted = ""
     if not options.dry_run:
@@ -97,7 +99,10 @@ def _run(
     output_dir = options.output_dir
     for point in pending:
         (output_dir / point.name).mkdir(parents=True, exist_ok=True)
-        facts = asdict(point) | {"results": MEASURED if grid.sets else PREDICTIONS, "inputs": inputs[point.name]}
+        facts = asdict(point) | {
+            "results": measured_in(point) if grid.sets else PREDICTIONS,
+            "inputs": inputs[point.name],
+        }
         write_json(output_dir / point.name / POINT_FILE, facts)
     if options.cluster == "slurm":
         with executor.batch():
@@ -150,19 +155,19 @@ class Run:
         if not is_trained(folder):
             for stale in [
                 *(folder / PREDICTIONS).glob("*/after"),
-                *(folder / MEASURED).glob("*/after"),
+                *(folder / measured_in(self.point)).glob("*/after"),
             ]:  # from an incomplete training
                 shutil.rmtree(stale)
             config.resume_from_checkpoint = "last" if lock_file(folder / RUN, "train").exists() else None
             finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
             for checkpoint in (folder / RUN).glob("checkpoint-*"):  # three times the model's size, with the optimizer
                 shutil.rmtree(checkpoint)
-        if sets := unmeasured(folder, self.sets):
+        if sets := unmeasured(folder, self.point, self.sets):
             options = EvaluateOptions(
                 model=model.model,
                 compare=str(folder / RUN),
                 sets=[NamedSource(*named) for named in sets],
-                protocols=["paper"],
+                protocols=[protocol_of(self.point)],
                 training_data=data.dataset,
                 train_split=data.train_split,
                 batch_size=config.per_device_eval_batch_size,
@@ -172,20 +177,37 @@ class Run:
             evaluate(options, self.folder / ORIGINALS)
 
 
+def protocol_of(point: Point) -> Preset:
+    """Protocol of a run on the paper's sets: the preset of its training, but for a registered model `paper` instead of
+    `native`, since the report shows the published figures of `paper`."""
+    return _protocol(point.options.get("model", BUNDLED_MODEL), point.options.get("preset"))
+
+
+@cache
+def _protocol(model: str, preset: Preset | None) -> Preset:
+    preset = resolve_preset(preset, model)
+    return "paper" if preset == "native" and is_of_paper(model) else preset
+
+
+def measured_in(point: Point) -> str:
+    """Folder of the results on the paper's sets, in that of the point."""
+    return f"{ROBUSTNESS}/{protocol_of(point)}"
+
+
 def write_error(folder: Path, error: Exception) -> None:
     """Record the error of a failed run in one line."""
     kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
     write_json(folder / ERROR_FILE, {"error": kind + " ".join(str(error).split())})
 
 
-def is_complete(folder: Path, grid: Grid) -> bool:
+def is_complete(folder: Path, point: Point, grid: Grid) -> bool:
     """Whether a point has all its results."""
-    return is_trained(folder) and not unmeasured(folder, grid.sets)
+    return is_trained(folder) and not unmeasured(folder, point, grid.sets)
 
 
-def unmeasured(folder: Path, sets: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def unmeasured(folder: Path, point: Point, sets: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The given sets of the paper on which a point was not measured. Another grid may have measured others."""
-    return [(name, source) for name, source in sets if not has_result(folder / MEASURED / name / "after")]
+    return [(name, source) for name, source in sets if not has_result(folder / measured_in(point) / name / "after")]
 
 
 def is_trained(folder: Path) -> bool:
@@ -214,7 +236,7 @@ def describe(grid: Grid, output_dir: Path, jobs: int) -> str:
     lines, left, seconds = [], 0, []
     for point in grid.points:
         folder = output_dir / point.name
-        if is_complete(folder, grid):
+        if is_complete(folder, point, grid):
             state = "complete"
             seconds.append(read_json(folder / RUN / RESULTS_FILE)["settings"]["seconds"])
         else:
@@ -246,7 +268,8 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
     models: dict[tuple, tuple] = {}
     data: dict[tuple, list] = {}
     inputs, digests = {}, {}
-    sets = load_evaluation_sets(grid.sets, "paper", 1)
+    protocols = {protocol_of(point) for point in grid.points}
+    sets = {protocol: load_evaluation_sets(grid.sets, protocol, 1) for protocol in protocols}
     for point in grid.points:
         folder = output_dir / point.name
         known = read_json(folder / POINT_FILE)
@@ -281,11 +304,12 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
             for what, text in named.items()
             if begun.get(what, inputs[point.name][what]) != inputs[point.name][what]
         ]
-        for name_of_set, rows in sets.items():
-            found = read_json(folder / MEASURED / name_of_set / "after" / FINGERPRINT_FILE)
-            if found is not None and (name_of_set, name) not in digests:
-                digests[name_of_set, name] = rows.for_model(name_of_set, models[name][0]).digest
-            if found is not None and found.get("rows") != digests[name_of_set, name]:
+        for name_of_set, rows in sets[protocol_of(point)].items():
+            found = read_json(folder / measured_in(point) / name_of_set / "after" / FINGERPRINT_FILE)
+            key = (protocol_of(point), name_of_set, name)
+            if found is not None and key not in digests:
+                digests[key] = rows.for_model(name_of_set, models[name][0]).digest
+            if found is not None and found.get("rows") != digests[key]:
                 changed.append(f"`{name_of_set}` than there")
         if changed:
             raise ValueError(
@@ -341,7 +365,7 @@ def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, o
                     if len(running) == jobs:
                         break
                     waiting.remove(point)
-                    if is_complete(output_dir / point.name, grid):  # by another sweep
+                    if is_complete(output_dir / point.name, point, grid):  # by another sweep
                         progress.update()
                         continue
                     progress.set_postfix_str(point.name)

@@ -37,6 +37,7 @@ FIGURES = {
     EVALUATION_FILE: {
         "accuracy_paper.png": "Top-1 of each set under the protocol of the paper",
         "accuracy_native.png": "Top-1 of each set under the native protocol",
+        "accuracy_model.png": "Top-1 of each set under the preprocessing saved with the model",
     },
 }
 TEMPLATE = Path(__file__).parent / "model_card_template.md"
@@ -57,6 +58,8 @@ PROTOCOLS = {
     "this proportion, and normalised by 0.5",
     "native": "Logits are restricted to the classes of the set; images are resized to 248 (bicubic) and cropped to 224, or in "
     "this proportion, and normalised as in pretraining",
+    "model": "Logits are restricted to the classes of ImageNet-A, -R and ObjectNet on these sets; images are prepared by the "
+    "processor saved with each model",
 }
 
 
@@ -100,7 +103,7 @@ def make_card(
         co2_eq_emissions=emissions,
     )
     shown = ("model_name", "finetuned_from", "library_name", "architecture", "num_parameters", "num_classes")
-    shown += ("image_size", "preprocessing", "validation", "training")
+    shown += ("image_size", "preset", "preprocessing", "validation", "training")
     pictures = {name: text for of_file in FIGURES.values() for name, text in of_file.items() if name in figures}
     return ModelCard.from_template(
         metadata,

@@ -100,6 +100,7 @@ class PublishingTrainer(Trainer):
         *,
         masks: str | None = None,
         revision: str | None = None,
+        preset: str | None = None,
     ) -> None:
         """Write `run.json`, and from it and the results `README.md`, to the `output_dir`. Arguments of earlier calls
         are kept unless given again.
@@ -111,6 +112,7 @@ class PublishingTrainer(Trainer):
             dataset: Hub id, folder or name of the images.
             masks: description of the masks' origin.
             revision: branch on the Hub; `main` by default.
+            preset: preset of the image processor, which later commands take; by default the one with its settings.
         """
         facts = {name: value for name, value in locals().items() if name != "self" and value is not None}
         for name in ("tags", "tasks", "dataset_tags", "dataset_args"):

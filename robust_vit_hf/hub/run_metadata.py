@@ -4,14 +4,15 @@ import csv
 from pathlib import Path
 
 import datasets
-from transformers import Trainer
+from transformers import BaseImageProcessor, Trainer
 
 from ..models.digest import weights_digest
-from ..models.preprocessing import make_image_processor
+from ..models.preprocessing import preset_of
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import ImageModel
 from ..results.text_table import percent
 from ..utils.environment import environment
+from ..utils.images import input_size
 from ..utils.publishable import is_hub_id, public_name
 
 
@@ -34,7 +35,7 @@ def describe_run(
     model = trainer.accelerator.unwrap_model(trainer.model)
     known = ImageModel(model)
     config = known.pretrained.config
-    crop = processor.crop_size
+    image_size = input_size(processor)
     dataset = facts.get("dataset")
     finetuned_from = facts.get("finetuned_from") or config._name_or_path or known.name
     registered = MODELS.get(find_model(finetuned_from))
@@ -42,9 +43,6 @@ def describe_run(
     labels, hub_model_id = None, trainer.hub_model_id or args.hub_model_id
     if isinstance(train, datasets.Dataset) and "label" in train.column_names:
         labels = sorted(set(train.with_format(None)["label"]))
-    paper = make_image_processor("paper", (crop["height"], crop["width"]))
-    compared = ("size", "crop_size", "resample", "image_mean", "image_std", "do_center_crop")
-    is_paper = all(getattr(processor, name) == getattr(paper, name) for name in compared)
     return {
         "model_name": facts.get("model_name") or (hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1],
         "hub_model_id": hub_model_id,
@@ -66,9 +64,9 @@ def describe_run(
             if "lora_" not in name and ".original_module." not in name
         ),
         "num_classes": config.num_labels,
-        "image_size": [crop["height"], crop["width"]],
-        "forward_arguments": known.forward_arguments((crop["height"], crop["width"])),
-        "preset": "paper" if is_paper else "own",
+        "image_size": [*image_size],
+        "forward_arguments": known.forward_arguments(image_size),
+        "preset": facts.get("preset") or preset_of(processor),
         "preprocessing": _preprocessing(processor),
         "training": _hyperparameters(trainer, method),
         "data": {
@@ -124,13 +122,23 @@ def _hyperparameters(trainer: Trainer, method: dict[str, str]) -> dict[str, str]
     }
 
 
-def _preprocessing(processor) -> str:
-    size, crop = dict(processor.size), processor.crop_size
-    resized = size.get("shortest_edge") or f"{size['height']}×{size['width']}"
-    method = {2: "bilinear", 3: "bicubic"}.get(int(processor.resample), f"filter {int(processor.resample)}")
-    edge = "shortest side " if "shortest_edge" in size else ""
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (processor.image_mean, processor.image_std))
-    return f"{edge}{resized} ({method}), centre crop of {crop['height']}×{crop['width']}, mean {mean}, standard deviation {std}"
+def _preprocessing(processor: BaseImageProcessor) -> str:
+    steps = []
+    if processor.do_resize:
+        size = dict(processor.size)
+        resized = size.get("shortest_edge") or f"{size['height']}×{size['width']}"
+        method = {2: "bilinear", 3: "bicubic"}.get(int(processor.resample), f"filter {int(processor.resample)}")
+        steps.append(f"{'shortest side ' if 'shortest_edge' in size else ''}{resized} ({method})")
+    if getattr(processor, "do_center_crop", False):
+        steps.append(f"centre crop of {processor.crop_size['height']}×{processor.crop_size['width']}")
+    if not processor.do_rescale or processor.rescale_factor != 1 / 255:
+        steps.append(f"values from 0 to {255 * (processor.rescale_factor if processor.do_rescale else 1):g}")
+    if processor.do_normalize:
+        for name, values in (("mean", processor.image_mean), ("standard deviation", processor.image_std)):
+            steps.append(f"{name} {', '.join(f'{value:g}' for value in values)}")
+    else:
+        steps.append("not normalised")
+    return ", ".join(steps)
 
 
 def _energy(folder: Path) -> dict[str, float | None]:

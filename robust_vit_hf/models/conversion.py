@@ -9,8 +9,8 @@ from ..utils.publishable import public_name
 from .loading import load_complete
 from .options import ConvertOptions
 from .preprocessing import Preset, make_image_processor
-from .registry import CONVERSION_FILE, resolve
-from .timm_files import load_timm, native_processor, save_timm
+from .registry import CONVERSION_FILE, find_model, resolve
+from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing
 from .timm_weights import timm_to_hf
 
 
@@ -25,15 +25,14 @@ def convert(options: ConvertOptions) -> str:
         model = convert_to_timm(source, output, options.statistics)
     else:
         sizes = {"image_size": options.image_size, "num_heads": options.num_heads}
-        preset = options.preset or "paper"
-        model = convert_to_transformers(source, output, preset, statistics=options.statistics, **sizes)
+        model = convert_to_transformers(source, output, options.preset, statistics=options.statistics, **sizes)
     return f"{output}: {model.num_parameters():,} parameters of {type(model).__name__}"
 
 
 def convert_to_transformers(
     source: str,
     output: Path,
-    preset: Preset = "paper",
+    preset: Preset | None = None,
     *,
     image_size: int | None = None,
     num_heads: int | None = None,
@@ -44,6 +43,8 @@ def convert_to_transformers(
 
     Args:
         source: file of weights, checkpoint, folder or Hub id of timm, or name of a registered model.
+        preset: by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
+            the one of timm's configuration, for all others.
         image_size, num_heads: as for [`timm_to_hf`].
         statistics: mean and standard deviation of the native preset, as for [`native_processor`].
 
@@ -54,10 +55,16 @@ def convert_to_transformers(
     source = resolve(source)
     with atomic_folder(output) as folder:
         weights, config = load_timm(source)
+        if preset is None:
+            preset = "model" if states_preprocessing(config) and find_model(source) is None else "paper"
         model = timm_to_hf(weights, config, image_size=image_size, num_heads=num_heads)
-        native = native_processor(config, statistics) if preset == "native" else None
+        if preset == "model":
+            processor = own_processor(config, model.config.image_size)
+        else:
+            native = native_processor(config, statistics) if preset == "native" else None
+            processor = make_image_processor(preset, model.config.image_size, native)
         model.save_pretrained(folder)
-        make_image_processor(preset, model.config.image_size, native).save_pretrained(folder)
+        processor.save_pretrained(folder)
         write_json(folder / CONVERSION_FILE, {"source": public_name(source)})
     return model
 

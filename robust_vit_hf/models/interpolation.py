@@ -11,13 +11,12 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
-from .loading import is_timm, load_model
+from .loading import load_model
 from .preprocessing import load_processor
-from .registry import MODELS, resolve
 
 
 INTERPOLATION_FILE = "interpolation.json"
@@ -107,11 +106,7 @@ def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
     mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:
         mixed = interpolate(load_model(before), load_model(after), alpha)
-        source = resolve(after)
-        if source in MODELS or is_timm(source):  # these have no image processor of transformers
-            processor = load_processor(source, "paper" if source in MODELS else "native", mixed)
-        else:
-            processor = AutoImageProcessor.from_pretrained(source)
+        processor = load_processor(after, "model", mixed)
         mixed.save_pretrained(folder)
         processor.save_pretrained(folder)
         write_json(folder / INTERPOLATION_FILE, mixture)

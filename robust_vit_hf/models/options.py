@@ -24,7 +24,11 @@ class ConvertOptions(Options):
     to: Literal["hf", "timm"] = option("hf", "format to write")
     image_size: int | None = option(None, "another side of the images: interpolate position embeddings", COUNT)
     num_heads: int | None = option(None, "attention heads, for weights of an unusual size", COUNT)
-    preset: Preset | None = option(None, "image processor to save (default: paper)")
+    preset: Preset | None = option(
+        None,
+        "image processor to save: `model`, that of timm's configuration, by default; `paper` for the registered models, and where "
+        "the source has no such configuration",
+    )
     statistics: Literal["imagenet", "half"] | None = option(
         None, "mean and standard deviation of the native preset, or of timm's configuration, if the source has none"
     )

@@ -1,19 +1,25 @@
-"""Presets of image preprocessing: the paper's and the pretraining's."""
+"""Presets of image preprocessing: the paper's, the pretraining's, and the model's own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 from PIL.Image import Resampling
 
-from .registry import MODELS, resolve
+from ..utils.files import RUN_FILE, read_json
+from ..utils.publishable import is_hub_id
+from .registry import BUNDLED_MODEL, MODELS, find_model, resolve
 
 
 if TYPE_CHECKING:  # names are read without importing transformers
     from transformers import BaseImageProcessor, PreTrainedModel, ViTImageProcessor
 
 
-Preset = Literal["paper", "native"]  # see `make_image_processor`
+# `paper` and `native`: see `make_image_processor`. `model`: the processor saved with the model, unchanged.
+Preset = Literal["paper", "native", "model"]
+_SETTINGS = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
+_SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 
 
 def make_image_processor(
@@ -59,41 +65,128 @@ def make_image_processor(
 
 def load_processor(
     name: str, preset: Preset, model: PreTrainedModel, image_size: int | None = None
-) -> ViTImageProcessor:
+) -> BaseImageProcessor:
     """Image processor of a model under a preset, see [`make_image_processor`].
 
     Args:
-        name: name, Hub id or folder that the model was loaded from. The native statistics of a bundled model are the
-            paper's.
-        image_size: side of the images in pixels; by default the saved processor's crop, or the model's configuration
-            if the processor does not crop.
+        name: name, Hub id or folder that the model was loaded from. The processor of a bundled model is the paper's.
+        preset: with `"model"`, the processor that is saved with the model, or the one of timm's configuration.
+        image_size: side of the images in pixels, to which size and crop are scaled; by default those of the saved
+            processor, or the model's configuration if a preset has none to take.
 
     Raises:
-        OSError: native preset, but no processor is saved with the model.
-        ValueError: the model has no image size.
+        OSError: preset `native` or `model`, but no processor is saved with the model.
+        ValueError: the model has no image size, or timm's configuration states no preprocessing.
     """
     from transformers import AutoImageProcessor
 
     from .loading import is_timm
-    from .timm_files import native_processor, timm_files
+    from .timm_files import native_processor, own_processor, timm_files
 
     if name in MODELS and MODELS[name].load is not None:
         size = image_size or MODELS[name].image_size
-        return make_image_processor(preset, size, make_image_processor("paper", size))
-    name = resolve(name)
-    if is_timm(name):
-        return make_image_processor(
-            preset, image_size or model.config.image_size, native_processor(timm_files(name)[1])
-        )
+        paper = make_image_processor("paper", size)
+        return paper if preset == "model" else make_image_processor(preset, size, paper)
+    source = resolve(name)
+    if is_timm(source):
+        size, config = image_size or model.config.image_size, timm_files(source)[1]
+        if preset == "model":
+            return own_processor(config, size)
+        return make_image_processor(preset, size, native_processor(config))
     try:
-        saved = AutoImageProcessor.from_pretrained(name)
-    except OSError:
-        if preset == "native":
-            raise
+        saved = AutoImageProcessor.from_pretrained(source)
+    except OSError as error:
+        if preset != "paper":
+            raise OSError(
+                f"`{name}` has no image processor, which the preset `{preset}` takes: expected a `preprocessor_config.json` "
+                "beside the weights. Save one there, `processor.save_pretrained(folder)`, or give `--preset paper`."
+            ) from error
         saved = None  # the paper's preset depends only on the size
+    if preset == "model":
+        return saved if image_size is None else _scaled(saved, image_size)
     if image_size is None:
         if not hasattr(model.config, "image_size"):
-            raise ValueError(f"`{name}` is a `{type(model).__name__}`, whose configuration has no image size.")
+            raise ValueError(f"`{source}` is a `{type(model).__name__}`, whose configuration has no image size.")
         crop = saved.crop_size if getattr(saved, "do_center_crop", False) else None
         image_size = (crop["height"], crop["width"]) if crop else model.config.image_size
     return make_image_processor(preset, image_size, saved)
+
+
+def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
+    """Copy of a processor that gives square images of another size, in its own proportion of resize and crop."""
+    from ..utils.images import input_size
+
+    height, width = input_size(processor)
+    square = {"height": image_size, "width": image_size}
+    if not getattr(processor, "do_center_crop", False):
+        return type(processor).from_dict(processor.to_dict() | {"size": square})
+    sides = {"height": height, "width": width, "shortest_edge": min(height, width)}
+    size = {name: round(value * image_size / sides.get(name, width)) for name, value in dict(processor.size).items()}
+    return type(processor).from_dict(processor.to_dict() | {"size": size, "crop_size": square})
+
+
+def resolve_preset(
+    preset: Preset | None, model: str, compare: str | None = None, *, paper_model: str | None = None
+) -> Preset:
+    """The preset of a command: the given one; else that of the finetuning run in the folder or Hub repository of
+    `compare`, or of `model`; else `paper` for a registered model, and `model` for any other.
+
+    Args:
+        preset: as given by the user.
+        model: name, Hub id or folder of the model, before finetuning if there are two.
+        compare: of the model after finetuning.
+        paper_model: the paper's name of `model`, as given by the user.
+
+    Raises:
+        ValueError: the record of the run is not valid JSON.
+    """
+    if preset is not None:
+        return preset
+    for name in filter(None, (compare, model)):
+        if recorded := _run_record(name).get("preset"):
+            return recorded if recorded in get_args(Preset) else "model"
+    return "paper" if paper_model or find_model(model) else "model"
+
+
+def is_of_paper(model: str) -> bool:
+    """Whether a model is registered, or finetuned from a registered one according to the record of its run."""
+    record = _run_record(model)
+    bases = (model, record.get("base_model") or model)  # that of the bundled model is not registered
+    return record.get("finetuned_from") == BUNDLED_MODEL or any(map(find_model, bases))
+
+
+def _run_record(name: str) -> dict:
+    """`run.json` beside a finetuned model; empty if there is none."""
+    from huggingface_hub import hf_hub_download
+
+    if find_model(name):
+        return {}
+    file = Path(name, RUN_FILE)
+    if is_hub_id(name):
+        try:
+            file = Path(hf_hub_download(name, RUN_FILE))
+        except OSError:  # no such file or model, or offline and never downloaded: loading the model says so
+            return {}
+    return read_json(file) or {}
+
+
+def preset_of(processor: BaseImageProcessor) -> Preset:
+    """The preset with the settings of an image processor; `model` if it has those of no other."""
+    from ..utils.images import input_size
+
+    for preset in ("paper", "native"):
+        try:
+            made = make_image_processor(preset, input_size(processor), processor)
+        except (ValueError, TypeError):  # images of several sizes, or no statistics
+            continue
+        if all(getattr(processor, name, None) == getattr(made, name) for name in _SETTINGS) and all(
+            bool(getattr(processor, name, None)) == bool(getattr(made, name)) for name in _SWITCHES
+        ):
+            return preset
+    return "model"
+
+
+def squash_resample(processor: BaseImageProcessor) -> int:
+    """Interpolation of images that are squashed, in training and segmentation: bilinear under the presets `paper` and
+    `native`, as in the released code, and otherwise the processor's own."""
+    return Resampling.BILINEAR if preset_of(processor) != "model" else processor.resample

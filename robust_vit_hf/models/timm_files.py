@@ -26,6 +26,7 @@ from .timm_weights import SIZES, hf_to_timm
 
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+OWN_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
 STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
@@ -130,6 +131,41 @@ def native_processor(config: dict | None, statistics: str | None = None) -> ViTI
         )
     mean, std = STATISTICS[statistics] if statistics else (pretrained["mean"], pretrained["std"])
     return ViTImageProcessor(image_mean=list(mean), image_std=list(std))
+
+
+def states_preprocessing(config: dict | None) -> bool:
+    """Whether timm's `config.json` has the settings of [`own_processor`]."""
+    return set(OWN_SETTINGS) <= (config or {}).get("pretrained_cfg", config or {}).keys()
+
+
+def own_processor(config: dict | None, image_size: int) -> ViTImageProcessor:
+    """Processor of timm's evaluation transform for a model: resize to floor(`image_size` / `crop_pct`), then crop.
+
+    Args:
+        config: timm's `config.json`.
+        image_size: side of the images in pixels.
+
+    Raises:
+        ValueError: the configuration lacks a setting, or has another `crop_mode` than `center` and `squash`.
+    """
+    pretrained = (config or {}).get("pretrained_cfg", config or {})
+    missing = [name for name in OWN_SETTINGS if name not in pretrained]
+    mode = pretrained.get("crop_mode") or "center"
+    if missing or mode not in ("center", "squash"):
+        problem = f"does not state {', '.join(missing)}" if missing else f"has the `crop_mode` {mode}"
+        raise ValueError(
+            f"timm's configuration of the model {problem}, so that its own preprocessing is not known: give `--preset paper`"
+            f"{'' if {'mean', 'std'} & {*missing} else ' or `native`'}."
+        )
+    side = math.floor(image_size / pretrained["crop_pct"])
+    return ViTImageProcessor(
+        size={"shortest_edge": side} if mode == "center" else {"height": side, "width": side},
+        resample=PILImageResampling[pretrained["interpolation"].upper()],
+        do_center_crop=True,
+        crop_size={"height": image_size, "width": image_size},
+        image_mean=list(pretrained["mean"]),
+        image_std=list(pretrained["std"]),
+    )
 
 
 def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:

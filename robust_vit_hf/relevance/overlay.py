@@ -7,9 +7,11 @@ from transformers import BaseImageProcessor
 
 
 def denormalize(pixel_values: torch.Tensor, processor: BaseImageProcessor) -> torch.Tensor:
-    """Undo the normalisation of pixel values `(B, 3, H, W)`: colours in [0, 1]."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
-    return (pixel_values * std + mean).clamp(0, 1)
+    """Undo the processor's normalisation and rescaling of pixel values `(B, 3, H, W)`: colours in [0, 1]."""
+    if processor.do_normalize:
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (processor.image_mean, processor.image_std))
+        pixel_values = pixel_values * std + mean
+    return (pixel_values / (255 * (processor.rescale_factor if processor.do_rescale else 1))).clamp(0, 1)
 
 
 def overlay(images: torch.Tensor, relevance: torch.Tensor, colours: str = "inferno") -> torch.Tensor:

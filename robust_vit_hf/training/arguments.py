@@ -43,10 +43,11 @@ class ModelArguments(Options):
     model: str = option(
         BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id (also of timm) or folder of an image classification model."
     )
-    preset: Preset = option(
-        "paper",
-        "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear) or `native` (the model's own "
-        "statistics, 248 bicubic).",
+    preset: Preset | None = option(
+        None,
+        "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear), `native` (the model's own "
+        "statistics, 248 bicubic) or `model` (the image processor saved with the model, unchanged). By default that of the run "
+        "that trained the model, or else `paper` for the registered models and `model` for all others.",
     )
     image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")

@@ -12,6 +12,7 @@ from ..class_names.label_mapping import align_labels, class_names_of, classes_of
 from ..data.masked_dataset import check_columns, check_rows
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
+from ..models.preprocessing import squash_resample
 from .callbacks import SharedEpoch
 from .config import RobustViTConfig
 
@@ -41,7 +42,7 @@ def prepare_datasets(
     streamed = isinstance(train, datasets.IterableDataset)  # draws crops and flips by itself
     seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
     views = {
-        "train": (train, train_transform(processor, seed_of_row)),
+        "train": (train, train_transform(processor, seed_of_row, squash_resample(processor))),
         "eval": (evaluation, eval_transform(processor)),
     }
     return {

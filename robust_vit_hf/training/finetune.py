@@ -22,7 +22,7 @@ from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets
 from ..evaluation.store import Measured, Store
 from ..models.loading import load_model
-from ..models.preprocessing import load_processor
+from ..models.preprocessing import load_processor, resolve_preset
 from ..models.registry import resolve
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.table import Run
@@ -77,15 +77,17 @@ def _finetune(
     if config.device.type == "cpu" and config.world_size == 1:
         use_all_cores()
 
+    preset = resolve_preset(model_arguments.preset, model_arguments.model)
+    model_arguments = replace(model_arguments, preset=preset)
     model = _load(model_arguments)
-    processor = load_processor(model_arguments.model, model_arguments.preset, model, model_arguments.image_size)
+    processor = load_processor(model_arguments.model, preset, model, model_arguments.image_size)
     train, validation, sets = load_data(data_arguments, unwrap_pretrained(model).config, config.seed)
     trainer = RobustViTTrainer(model, config, train, validation, processor)
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
     original = Side.of(trainer.model, processor, model_arguments.model)
     store = Store(predictions, originals)
-    session = Session({"before": original}, {}, trainer.accelerator, store, model_arguments.preset).with_sets(sets)
+    session = Session({"before": original}, {}, trainer.accelerator, store, preset).with_sets(sets)
     # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
@@ -143,6 +145,7 @@ def _publish(
         "finetuned_from": resolve(model_arguments.model),
         "dataset": data_arguments.dataset,
         "masks": mask_origin(data_arguments.dataset),
+        "preset": model_arguments.preset,
     }
     trainer.create_model_card(**facts)
     if config.push_to_hub:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import BaseImageProcessor, EvalPrediction, TrainerCallback
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -20,12 +21,13 @@ from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform
 from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.loading import load_model
-from ..models.preprocessing import load_processor, make_image_processor
+from ..models.preprocessing import load_processor, make_image_processor, resolve_preset
 from ..models.registry import resolve
 from ..relevance.architectures import VisionTransformer
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
+from ..utils.images import input_size
 from .background_swap import swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
@@ -56,8 +58,9 @@ class RobustViTTrainer(ReliableTrainer):
             shuffled: its rows are checked on the fly, see [`MaskedStream`]; it requires `max_steps`, which count as
             one epoch over any number of passes. A dataset that yields `pixel_values` `(3, H, W)`, `mask` `(1, H, W)`
             in [0, 1] and `labels` is used unchanged.
-        processing_class: image processor with a centre crop, saved with the model; by default the `paper` preset at
-            the model's image size. See [`make_image_processor`].
+        processing_class: image processor that crops, or resizes to one size; saved with the model. By default that of
+            the preset of [`resolve_preset`]: the one saved with the model, but the `paper` preset for the registered
+            models and for a model in memory whose source has none. See [`make_image_processor`].
         data_collator, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
             as in [`~transformers.Trainer`].
         peft_config: adapter to finetune instead of the weights.
@@ -108,14 +111,14 @@ class RobustViTTrainer(ReliableTrainer):
         name = model if isinstance(model, str) else None
         if name is not None:
             model = load_model(name)
-            processing_class = processing_class or load_processor(name, "paper", model)
+            processing_class = processing_class or load_processor(name, resolve_preset(None, name), model)
         vit = VisionTransformer(model)
         config = vit.pretrained.config
         if args is None:
             path = config._name_or_path or vit.name
             args = RobustViTConfig(f"{path.rstrip('/').rpartition('/')[2]}-robustvit")
         if processing_class is None:
-            processing_class = make_image_processor("paper", config.image_size)
+            processing_class = _processor_of(vit.pretrained)
         if peft_config is not None:
             model = _with_adapter(model, peft_config, name)
         _check(vit, args, eval_dataset, processing_class)
@@ -353,13 +356,18 @@ def _with_adapter(model: nn.Module, peft_config: "PeftConfig", name: str | None)
     return model
 
 
+def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
+    """Image processor of a model in memory: of its source if that has one, else the paper's."""
+    source = model.config._name_or_path
+    if source and resolve_preset(None, source) == "model":
+        with suppress(OSError):
+            return load_processor(source, "model", model)
+    return make_image_processor("paper", model.config.image_size)
+
+
 def _check(vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, processor: BaseImageProcessor) -> None:
     """Refuse models, processors and settings that cannot be trained or measured."""
-    if getattr(processor, "crop_size", None) is None or not hasattr(processor, "resample"):
-        raise ValueError(
-            f"`processing_class` is a {type(processor).__name__} without a centre crop, whose size the joint transforms "
-            "need. Make one: `make_image_processor('native', 224, AutoImageProcessor.from_pretrained(…))`."
-        )
+    size = input_size(processor)
     half = {p.dtype for p in vit.model.parameters() if p.requires_grad} - {torch.float32}
     if half:
         raise ValueError(
@@ -368,7 +376,7 @@ def _check(vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, 
         )
     if args.n_gpu > 1:
         raise ValueError("One process for several GPUs is not supported: start one each with `accelerate launch`.")
-    vit.patch_grid((processor.crop_size["height"], processor.crop_size["width"]))
+    vit.patch_grid(size)
     vit.check_start_layer(args.start_layer or 0)
     if isinstance(eval_dataset, dict):
         raise ValueError("Expected one `eval_dataset`, but got a dict. Call `measure_accuracy` for several.")

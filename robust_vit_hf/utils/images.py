@@ -1,9 +1,16 @@
-"""Formats of images, and their conversion to RGB."""
+"""Formats of images, their conversion to RGB, and the size that an image processor gives them."""
+
+from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+
+if TYPE_CHECKING:  # this module is imported without transformers
+    from transformers import BaseImageProcessor
 
 
 # Formats that Pillow recognises without a decoder of its own.
@@ -56,3 +63,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255
     return image.convert("RGB")
+
+
+def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
+    """Height and width of the images that an image processor gives: of its centre crop, or else of its resize.
+
+    Raises:
+        ValueError: it gives images of several sizes, or resizes by `crop_pct`.
+    """
+    crops, resizes = (getattr(processor, name, None) for name in ("do_center_crop", "do_resize"))
+    size = processor.crop_size if crops else getattr(processor, "size", None) if resizes else None
+    if size is None or not size.get("height") or not size.get("width") or getattr(processor, "crop_pct", None):
+        raise ValueError(
+            f"The image processor, a {type(processor).__name__}, has no centre crop, and no resize to a height and width: "
+            "expected one, as the image and its mask must get the same size. Give the preset `paper` or `native`, whose "
+            "processors are made by `make_image_processor`, or set `do_center_crop` and `crop_size`."
+        )
+    return size["height"], size["width"]

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from ...data.transforms import segmentation_transform
 from ...metrics.relevance_segmentation import RelevanceSegmentation
+from ...models.preprocessing import squash_resample
 from ...relevance.attribution import ATTRIBUTION_METHODS
 from ..measurement import Measurement
 from ..passes import check_logits, image_loader
@@ -20,7 +21,7 @@ from ..store import Measured
 @dataclass(frozen=True)
 class Attribution(Measurement):
     """Scores of [`RelevanceSegmentation`] by attribution method, in one pass over a set with masks. As in the paper's
-    Table 3, images are squashed to the size of the processor's crop, and maps explain the predicted class.
+    Table 3, images are squashed to the size of those that the processor gives, and maps explain the predicted class.
 
     Args:
         methods: names from `ATTRIBUTION_METHODS`.
@@ -38,7 +39,12 @@ class Attribution(Measurement):
         accelerator, dataset = session.accelerator, rows.dataset
         side.model.eval()
         pairs = dataset.select_columns(["image", "mask"])
-        loader = image_loader(pairs, segmentation_transform(side.processor), self.batch_size, self.num_workers)
+        loader = image_loader(
+            pairs,
+            segmentation_transform(side.processor, squash_resample(side.processor)),
+            self.batch_size,
+            self.num_workers,
+        )
         main, done = accelerator.is_main_process, 0
         scores = {method: RelevanceSegmentation() for method in self.methods} if main else {}
         with tqdm(total=len(dataset), desc=description, unit="image", disable=not main) as progress:
