@@ -14,6 +14,7 @@ from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet
 from ..experiments.page import PAGE_FILE, Section, plot, write_page
+from ..models.preprocessing import resolve_preset
 from ..results.diagnosis import Diagnosis, diagnosis_tables
 from ..results.text_table import Table
 from ..utils.environment import environment
@@ -110,7 +111,8 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(options, options.preset or "paper", folder, bf16=options.bf16) as session:
+    preset = resolve_preset(options.preset, options.model, options.compare)
+    with open_session(options, preset, folder, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
             name, source, rows = load_images(options, session)
         rows = choose_images(rows, options.num_images)

@@ -27,11 +27,13 @@ from ..hub.model_card import write_card
 from ..models.digest import weights_digest
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
+from ..models.preprocessing import resolve_preset
 from ..models.registry import resolve
 from ..relevance.relevance_map import forward_logits
 from ..results.table import Run
 from ..results.text_table import Table
 from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
+from ..utils.images import input_size
 from ..utils.publishable import public_name, public_settings
 from .candidates import MIXTURES, Measured, candidates_table, finalists, first_candidates, rank
 from .options import ImproveOptions
@@ -124,7 +126,8 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(PairOptions(model=options.model), options.preset or "paper", folder) as opened:
+    preset = resolve_preset(options.preset, options.model)
+    with open_session(PairOptions(model=options.model), preset, folder) as opened:
         if opened.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
@@ -143,6 +146,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         ]
         choosing_set = session.with_sets({"choosing": EvaluationSet.of(masked["choosing"].dataset)})
         facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
+        facts["preset"] = preset
         trials = Trials(folder / CANDIDATES_FOLDER, choosing_set, masked["train"].dataset, options, facts)
         _say(2, f"Candidates, {_estimate(session, options, masked)}")
         before, measured = _choose(trials, options)
@@ -228,8 +232,7 @@ def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Mea
 def _estimate(session: Session, options: ImproveOptions, masked: dict[str, MaskedImages]) -> str:
     """Time that candidates and diagnosis take, from that of a forward pass."""
     side = session.sides["before"]
-    crop = side.processor.crop_size
-    images = torch.zeros(8, 3, crop["height"], crop["width"], device=session.accelerator.device)
+    images = torch.zeros(8, 3, *input_size(side.processor), device=session.accelerator.device)
     times = []
     with torch.no_grad():
         for _ in range(3):
