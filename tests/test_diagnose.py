@@ -145,9 +145,9 @@ def test_the_choice_is_balanced_and_grows():
     labels = [0] * 50 + [1] * 5 + [2] * 50 + [-1] * 3
     rows = datasets.Dataset.from_dict({"label": labels, "row": list(range(108))})
     few, more = choose_images(rows, 9), choose_images(rows, 30)
-    assert [few["label"].count(label) for label in range(3)] == [3, 3, 3]
-    assert [more["label"].count(label) for label in range(3)] == [13, 5, 12]
-    assert {*few["row"]} < {*more["row"]} and more["row"] == sorted(more["row"])
+    assert [[*few["label"]].count(label) for label in range(3)] == [3, 3, 3]
+    assert [[*more["label"]].count(label) for label in range(3)] == [13, 5, 12]
+    assert {*few["row"]} < {*more["row"]} and [*more["row"]] == sorted(more["row"])
     assert len(choose_images(rows, 1000)) == 105
 
 

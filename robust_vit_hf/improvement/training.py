@@ -57,7 +57,7 @@ class Trials:
             ValueError: the folder holds a candidate of other inputs, or training fails.
         """
         folder = self.folder / candidate.name
-        inputs = {"candidate": asdict(candidate), **self.inputs()}
+        inputs = {"candidate": asdict(candidate), **self._inputs()}
         known = read_json(folder / CANDIDATE_FILE)
         if known is not None:
             if known["inputs"] != inputs:
@@ -86,7 +86,7 @@ class Trials:
         write_json(folder / CANDIDATE_FILE, {"inputs": inputs, "measured": results})
         return measured
 
-    def inputs(self) -> dict:
+    def _inputs(self) -> dict:
         """What a candidate depends on beside its settings, as a JSON object."""
         (rows,) = self.session.sets.values()
         return {
@@ -95,7 +95,7 @@ class Trials:
             "images that choose": rows.digest,
             "train_batch_size": self.options.train_batch_size,
             "seed": self.options.seed,
-            "processor": self._side.processor.to_dict(),
+            "processor": json.loads(self._side.processor.to_json_string()),
         }
 
     def _train(self, folder: Path, candidate: Candidate) -> PreTrainedModel:

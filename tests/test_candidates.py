@@ -1,0 +1,106 @@
+"""The rule that chooses among candidates."""
+
+import numpy as np
+import pytest
+
+from robust_vit_hf.improvement.candidates import (
+    VARIANTS,
+    Candidate,
+    Measured,
+    candidates_table,
+    finalists,
+    first_candidates,
+    rank,
+)
+
+
+def measured(top1: float, home: float, variant="swap", rate=1e-5, steps=80, alpha=1.0, count=100) -> Measured:
+    """Right on shares of the images."""
+    values = [(np.arange(count) < round(count * share)).astype(float) for share in (top1, home)]
+    return Measured(None if variant is None else Candidate(variant, rate, steps), alpha, *values)
+
+
+BEFORE = measured(0.3, 0.95, variant=None, alpha=0.0)
+
+
+def test_the_highest_within_the_bound_is_first():
+    best, costly, original = measured(0.6, 0.94), measured(0.9, 0.9), BEFORE
+    assert rank([original, costly, measured(0.5, 0.95), best], BEFORE, max_loss=1.0)[0] is best
+    assert rank([original, costly, best], BEFORE, max_loss=5.0)[0] is costly
+    assert rank([original, costly, best], BEFORE, max_loss=0.0)[0] is original
+
+
+def test_a_fall_of_just_the_bound_is_allowed():
+    for home in (0.94, 0.9):
+        one = measured(0.6, home)
+        assert rank([BEFORE, one], BEFORE, max_loss=round(100 * (0.95 - home), 6))[0] is one
+
+
+def test_equals_are_ordered_by_fall_rate_and_share():
+    candidates = [
+        measured(0.6, 0.95, rate=1e-5), measured(0.6, 0.95, rate=3e-6), measured(0.6, 0.94, rate=1e-6),
+        measured(0.6, 0.95, rate=3e-6, alpha=0.5),
+    ]  # fmt: skip
+    order = rank(candidates, BEFORE, max_loss=1.0)
+    assert [(one.candidate.learning_rate, one.alpha) for one in order] == [
+        (3e-6, 0.5),
+        (3e-6, 1.0),
+        (1e-5, 1.0),
+        (1e-6, 1.0),
+    ]
+
+
+def test_the_original_wins_where_nothing_is_better():
+    assert rank([measured(0.3, 0.95), measured(0.2, 0.95), BEFORE], BEFORE, 1.0)[0] is BEFORE
+    assert rank([measured(0.9, 0.5), BEFORE], BEFORE, 1.0)[0] is BEFORE
+
+
+def test_images_that_do_not_count_are_left_out():
+    one = measured(0.5, 0.95)
+    values = one.mixed_rand.copy()
+    values[50:] = np.nan  # all that were wrong
+    assert Measured(one.candidate, 1.0, values, one.original).top1() == 1.0
+
+
+def test_first_candidates_are_each_variant_at_each_rate():
+    first = first_candidates(None, [3e-6, 1e-5], max_steps=240)
+    assert [(one.variant, one.learning_rate, one.steps) for one in first] == [
+        (name, rate, 80) for name in VARIANTS for rate in (3e-6, 1e-5)
+    ]
+    (named,) = first_candidates("gradmask", [1e-6], max_steps=1)
+    assert named.options == {"method": "gradmask"} and named.steps == 1
+    assert len({one.name for one in first}) == len(first)
+
+
+def test_the_cost_is_four_trainings():
+    first = first_candidates(None, [3e-6, 1e-5, 3e-5], max_steps=240)
+    last = finalists([measured(0.5, 0.95, one.variant, one.learning_rate) for one in first], BEFORE, 1.0, 240)
+    assert sum(one.steps for one in (*first, *last)) == 4 * 240
+
+
+def test_finalists_are_the_best_of_each_variant():
+    candidates = [
+        measured(0.8, 0.95, "swap", 1e-5), measured(0.7, 0.95, "swap", 3e-6),
+        measured(0.5, 0.95, "swap and relevance", 3e-5), measured(0.6, 0.95, "swap and relevance", 3e-6), BEFORE,
+    ]  # fmt: skip
+    last = finalists(candidates, BEFORE, 1.0, 240)
+    assert [(one.variant, one.learning_rate, one.steps) for one in last] == [
+        ("swap", 1e-5, 240), ("swap and relevance", 3e-6, 240),
+    ]  # fmt: skip
+    only = finalists(candidates[:2], BEFORE, 1.0, 240)
+    assert [one.learning_rate for one in only] == [1e-5, 3e-6]
+    assert finalists([BEFORE], BEFORE, 1.0, 240) == []
+
+
+def test_the_table_shows_every_candidate_with_its_intervals():
+    chosen, costly = measured(0.6, 0.95), measured(0.9, 0.5, rate=3e-5)
+    table = candidates_table([BEFORE, costly, chosen], BEFORE, chosen, max_loss=1.0)
+    assert [row[-1] for row in table.rows] == ["chosen", "", "loses too much"]
+    assert table.rows[0][4] == "60.0" and table.rows[0][5].startswith("+30.0 [+2")
+    assert table.rows[1][0] == "original" and table.rows[2][6].startswith("-45.0 [")
+
+
+def test_changes_are_paired_by_image():
+    gain, home = measured(0.35, 0.95).changes(BEFORE)
+    assert gain.mean == pytest.approx(0.05) and gain.low > 0.005
+    assert home.mean == 0 and home.high == pytest.approx(0.03)  # agreement of 100 images

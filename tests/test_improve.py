@@ -1,0 +1,197 @@
+"""`robust-vit improve`, from images to a model folder."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet as pq
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+import robust_vit_hf
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.improvement.candidates import MIXTURES
+from robust_vit_hf.improvement.improve import _halves, _held_out
+from robust_vit_hf.improvement.options import ImproveOptions
+from robust_vit_hf.models.digest import weights_digest
+
+from .helpers.commands import call, files_below, kill_when, succeed
+from .helpers.tiny import IMAGE_SIZE, save_pretrained, tiny_vit
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+CLASSES = {"circle": 0, "bar": 1, "cross": 2, "dot": 3}
+COLOURS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+NAMES = {"id2label": {index: name for name, index in CLASSES.items()}, "label2id": CLASSES}
+
+
+def write_photographs(root: Path, split: str, of_each: int, seed: int) -> None:
+    """Class folders of JPEGs: a bright patch whose place shows the class, on a background whose colour does too."""
+    rng = np.random.default_rng(seed)
+    for name, label in CLASSES.items():
+        for number in range(of_each):
+            pixels = rng.integers(0, 50, (48 + 8 * (number % 2), 48, 3))
+            pixels += 60 * np.array(COLOURS[label])
+            top, left = 6 + 18 * (label // 2), 6 + 18 * (label % 2)
+            pixels[top : top + 16, left : left + 16] = 230
+            path = root / split / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("own")
+    write_photographs(root / "photos", "train", 6, seed=0)
+    write_photographs(root / "photos", "validation", 8, seed=1)
+    save_pretrained(biased_model(root / "photos"), root / "model", "paper")
+    return root
+
+
+def biased_model(photos: Path):
+    """A model finetuned on the photographs, which looks at the colour of the background too."""
+    model = tiny_vit(**NAMES).train()
+    rows = datasets.load_dataset("imagefolder", data_dir=str(photos / "train"), split="train")
+    labels = torch.tensor([CLASSES[rows.features["label"].names[label]] for label in rows["label"]])
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    images = processor([image.convert("RGB") for image in rows["image"]], return_tensors="pt")["pixel_values"]
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(model(images).logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def options_of(inputs: Path, output: Path) -> list:
+    options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir", output]
+    return [*options, "--max_steps", 30, "--learning_rates", 3e-4, 3e-3, "--train_batch_size", 4, "--max_loss", 100]
+
+
+@pytest.fixture(scope="module")
+def improved(inputs, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("improved") / "better"
+    return folder, succeed("improve", *options_of(inputs, folder))
+
+
+def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
+    folder, printed = improved
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert verdict["verdict"] in printed and verdict["helped"] in (True, False)
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    run = json.loads((folder / "run.json").read_text())
+    assert weights_digest(model) == run["weights"] and run["preset"] == "model"
+    saved, own = (AutoImageProcessor.from_pretrained(place).to_dict() for place in (folder, inputs / "model"))
+    assert saved == own
+    results = json.loads((folder / "results.json").read_text())
+    assert results["weights"]["after"] == run["weights"]
+    assert {"ece_before", "ece_after", "top1_before", "top1_after"} <= results["rows"][0].keys()
+    assert "reporting" in (folder / "README.md").read_text()
+    assert (folder / "diagnosis" / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
+    # Weights of the candidates are gone, what was measured of them is not.
+    assert len([*(folder / "candidates").glob("*/candidate.json")]) == 4 + 2
+    assert not [*(folder / "candidates").rglob("*.safetensors")]
+
+
+def test_images_that_choose_do_not_report(improved):
+    folder, _ = improved
+    parts = {}
+    for name in ("train", "choosing", "reporting"):
+        files = sorted((folder / "masks" / name).glob("*.parquet"))
+        parts[name] = [row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()]
+    assert len(parts["choosing"]) == len(parts["reporting"]) == 16 and len(parts["train"]) == 24
+    assert not {*parts["choosing"]} & {*parts["reporting"]}
+    assert not {*parts["train"]} & {*parts["choosing"], *parts["reporting"]}
+
+
+def test_the_table_shows_every_candidate_and_mixture(improved):
+    text = (improved[0] / "candidates.md").read_text()
+    assert text.count("| swap |") == text.count("| swap and relevance |") == 3 * len(MIXTURES)
+    assert text.count("| chosen |") == 1 and "| original |" in text
+
+
+def test_a_second_run_trains_nothing(inputs, improved, monkeypatch):
+    folder, printed = improved
+    kept = {name: content for name, content in files_below(folder).items() if not name.startswith(".")}
+    monkeypatch.setattr(
+        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
+    )
+    assert succeed("improve", *options_of(inputs, folder)) == printed
+    assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
+
+
+def test_other_inputs_are_refused(inputs, improved, tmp_path):
+    folder, _ = improved
+    other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
+    options = options_of(inputs, folder)
+    options[1] = other
+    assert "Choose another output folder, or delete it" in call("improve", *options).error
+
+
+def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
+    """A model that nothing improves: it says so, writes no weights, and ends well."""
+    result = robust_vit_hf.improve(
+        str(inputs / "model"), str(inputs / "photos"), tmp_path, max_steps=3, learning_rates=[1e-12], max_loss=0.0
+    )
+    assert result.helped is None and result.verdict.startswith("It did not help: keep your model.")
+    assert not (tmp_path / "model.safetensors").exists()
+    assert json.loads((tmp_path / "verdict.json").read_text())["helped"] is None
+    assert "original" in result.candidates.rows[0][0] and result.table.head == ["measure", "before"]
+
+
+def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path):
+    write_photographs(tmp_path / "photos", "train", 6, seed=3)
+    options = options_of(inputs, tmp_path / "out")
+    options[3] = tmp_path / "photos"
+    printed = succeed("improve", *options)
+    assert "has no split `validation`: 8 of the images of `train` were held out" in printed
+    named = call("improve", *options[:-2], "--eval_split", "test").error
+    assert 'Unknown split "test"' in named
+
+
+def test_splits_are_disjoint_and_balanced():
+    labels = [0] * 9 + [1] * 2 + [2]
+    rows = datasets.Dataset.from_dict({"label": labels, "row": list(range(12))})
+    train, held_out = _held_out(rows, seed=0)
+    assert sorted([*train["row"], *held_out["row"]]) == list(range(12))
+    assert [*held_out["label"]] == [0, 0, 0] and {*train["label"]} == {0, 1, 2}
+    choosing, reporting = _halves(rows, ImproveOptions(model="m", dataset="d", output_dir="o"))
+    assert sorted([*choosing["row"], *reporting["row"]]) == list(range(12))
+    assert [*choosing["label"]].count(1) == [*reporting["label"]].count(1) == 1
+    assert [*reporting["label"]].count(0) == 5 and 2 in reporting["label"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--method", "nothing"], "`method` to be one of"),
+        (["--max_loss", "-1"], "`max_loss`"),
+        (["--learning_rates", "0"], "`learning_rates`"),
+        (["--max_steps", "0"], "`max_steps` ≥ 1"),
+    ],
+)
+def test_wrong_arguments(inputs, tmp_path, change, message):
+    assert message in call("improve", *options_of(inputs, tmp_path), *change).error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment", ["masks/choosing/README.md", "candidates/*-10/candidate.json", "candidates/*-30/run.json"]
+)
+def test_killed_and_started_again(inputs, improved, tmp_path, moment):
+    """Killed between any two steps, it ends as the unbroken run."""
+    folder, _ = improved
+    kill_when(lambda: any(tmp_path.glob(moment)), "-m", "robust_vit_hf.cli", "improve", *options_of(inputs, tmp_path))
+    assert not (tmp_path / "verdict.json").exists()
+    succeed("improve", *options_of(inputs, tmp_path))
+    one, two = (json.loads((place / "verdict.json").read_text()) for place in (folder, tmp_path))
+    assert one["helped"] == two["helped"]
+    first, second = (load_file(place / "model.safetensors") for place in (folder, tmp_path))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        np.testing.assert_allclose(tensor.numpy(), second[name].numpy(), rtol=1e-3, atol=1e-5)
