@@ -1,5 +1,6 @@
 """Training and measurement of candidates, each in a folder of its own, once."""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
