@@ -72,10 +72,10 @@ def test_first_candidates_are_each_variant_at_each_rate():
     assert len({one.name for one in first}) == len(first)
 
 
-def test_the_cost_is_four_trainings():
+def test_the_cost_is_at_most_four_trainings():
     first = first_candidates(None, [3e-6, 1e-5, 3e-5], max_steps=240)
     last = finalists([measured(0.5, 0.95, one.variant, one.learning_rate) for one in first], BEFORE, 1.0, 240)
-    assert sum(one.steps for one in (*first, *last)) == 4 * 240
+    assert sum(one.steps for one in (*first, *last)) <= 4 * 240
 
 
 def test_finalists_are_the_best_of_each_variant():

@@ -18,8 +18,8 @@ from robust_vit_hf.emoji_shift.model import load_biased_model
 
 def main(folder: Path) -> None:
     for place, split, images in (
-        ("photographs/train", "train", 600),
-        ("photographs/validation", "val", 600),
+        ("photographs/train", "train", 300),
+        ("photographs/validation", "val", 300),
         ("elsewhere/validation", "background_random", 500),
     ):
         write_folders(load_split(split, images), folder / place)

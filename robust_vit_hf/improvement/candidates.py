@@ -18,7 +18,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "swap": {**SWAP, "relevance_weight": 0.0},
     "swap and relevance": {**SWAP, "relevance_distance": "bce"},
 }
-MIXTURES = (0.25, 0.5, 0.75, 1.0)  # shares of the finetuned weights
+# Shares of the finetuned weights that are measured, of the short trainings and of those of all steps.
+FIRST_MIXTURES, MIXTURES = (0.5, 1.0), (0.25, 0.5, 0.75, 1.0)
 FINALISTS, FIRST_SHARE = 2, 3  # trainings of all steps; all others are shorter by this factor
 ORIGINAL = "original"
 

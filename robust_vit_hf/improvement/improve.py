@@ -35,7 +35,16 @@ from ..results.text_table import Table
 from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
 from ..utils.images import input_size
 from ..utils.publishable import public_name, public_settings
-from .candidates import MIXTURES, Measured, candidates_table, finalists, first_candidates, rank
+from .candidates import (
+    FINALISTS,
+    FIRST_MIXTURES,
+    MIXTURES,
+    Measured,
+    candidates_table,
+    finalists,
+    first_candidates,
+    rank,
+)
 from .options import ImproveOptions
 from .training import Trials
 
@@ -127,7 +136,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
     """
     folder = options.output_dir
     preset = resolve_preset(options.preset, options.model)
-    with open_session(PairOptions(model=options.model), preset, folder) as opened:
+    with open_session(PairOptions(model=options.model), preset, folder, bf16=options.bf16) as opened:
         if opened.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
@@ -234,17 +243,18 @@ def _estimate(session: Session, options: ImproveOptions, masked: dict[str, Maske
     side = session.sides["before"]
     images = torch.zeros(8, 3, *input_size(side.processor), device=session.accelerator.device)
     times = []
-    with torch.no_grad():
+    with torch.no_grad(), session.accelerator.autocast():
         for _ in range(3):
             started = time.perf_counter()
             forward_logits(side.model, images)
             times.append((time.perf_counter() - started) / len(images))
-    # Of a step: the original's forward pass, and forward and backward pass twice for the relevance map.
-    steps = 4 * options.max_steps * options.train_batch_size * 6
-    candidates = len(first_candidates(options.method, options.learning_rates, options.max_steps)) + 2
-    choosing = candidates * len(MIXTURES) * len(masked["choosing"].dataset) * 2
-    reporting = 2 * len(masked["reporting"].dataset) * (7 + 3 + 3)
-    minutes = min(times) * (steps + choosing + reporting) / 60
+    # Of a step: the forward passes of the original and of the model, and a backward pass; for maps half of that again.
+    first = first_candidates(options.method, options.learning_rates, options.max_steps)
+    steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
+    mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
+    passes = 5 * steps * options.train_batch_size + 2 * mixtures * len(masked["choosing"].dataset)
+    passes += 2 * 15 * len(masked["reporting"].dataset)
+    minutes = min(times) * passes / 60
     return f"about {minutes:.0f} minutes" if minutes >= 1 else "about a minute"
 
 
@@ -280,6 +290,7 @@ def _report(
     of_diagnosis = DiagnoseOptions(
         model=options.model, compare=compare, dataset=options.dataset, html=True,
         output_dir=folder / DIAGNOSIS_FOLDER, batch_size=options.batch_size, num_workers=options.num_workers,
+        bf16=options.bf16, preset=session.preset,
     )  # fmt: skip
     of_diagnosis.output_dir.mkdir(parents=True, exist_ok=True)
     diagnosis = measure_images(session, images, "reporting", of_diagnosis, of_diagnosis.output_dir)

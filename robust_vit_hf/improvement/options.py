@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..diagnosis.options import OwnImagesOptions
+from ..evaluation.options import PrecisionOptions
 from ..training.methods import method_names
 from ..utils.options import COUNT, POSITIVE, SEED, Range, option, output_dir
 
 
 @dataclass(kw_only=True)
-class ImproveOptions(OwnImagesOptions):
+class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     """Finetune a model so that it decides by the object: masks if there are none, a diagnosis, the choice of the settings on
     validation images, and a diagnosis of the result on images that chose nothing.
 
@@ -34,11 +35,9 @@ class ImproveOptions(OwnImagesOptions):
     method: str | None = option(
         None, "train this method with its defaults instead of background swap", choices=method_names
     )
-    learning_rates: list[float] = option(
-        [3e-6, 1e-5, 3e-5], "learning rates to try (default: 3e-6 1e-5 3e-5)", POSITIVE
-    )
+    learning_rates: list[float] = option([1e-5, 3e-5], "learning rates to try (default: 1e-5 3e-5)", POSITIVE)
     max_steps: int = option(
-        240, "steps of a training (default: 240); all candidates together take four times as many", COUNT
+        240, "steps of a training (default: 240); all candidates together take at most four times as many", COUNT
     )
     max_loss: float = option(1.0, "points of top-1 that the images as they are may lose (default: 1)", Range(0, 100))
     train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)

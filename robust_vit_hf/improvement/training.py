@@ -18,7 +18,7 @@ from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
 from ..training.trainer import RobustViTTrainer
 from ..utils.files import RUN_FILE, read_json, write_json
-from .candidates import MIXTURES, Candidate, Measured
+from .candidates import FIRST_MIXTURES, MIXTURES, Candidate, Measured
 from .options import ImproveOptions
 
 
@@ -77,7 +77,7 @@ class Trials:
             ]
         trained = self._train(folder, candidate)
         measured = []
-        for alpha in MIXTURES:
+        for alpha in MIXTURES if candidate.steps == self.options.max_steps else FIRST_MIXTURES:
             mixed = interpolate(self._side.model, trained, alpha)
             measured.append(self._measure(candidate, alpha, Side.of(mixed, self._side.processor)))
         results = {
@@ -96,6 +96,7 @@ class Trials:
             "images that choose": rows.digest,
             "train_batch_size": self.options.train_batch_size,
             "seed": self.options.seed,
+            "precision": self.session.accelerator.mixed_precision,
             "processor": json.loads(self._side.processor.to_json_string()),
         }
 
@@ -117,6 +118,7 @@ class Trials:
             load_best_model_at_end=False,
             logging_strategy="no",
             report_to="none",
+            bf16=self.options.bf16,
             **candidate.options,
         )
         model, processor = load_model(self.options.model), self._side.processor

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform
@@ -285,7 +285,7 @@ class RobustViTTrainer(ReliableTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         # The released code runs a copy of the original model in every step to log its accuracy. Here, this model is
         # the original before the first step, also on resuming.
-        if not self._original_top1:
+        if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
             first = self.is_world_process_zero() or self.is_fsdp_enabled
             if self._strips is not None and self.args.relevance_strip_steps and first:
