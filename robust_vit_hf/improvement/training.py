@@ -119,6 +119,7 @@ class Trials:
             logging_strategy="no",
             report_to="none",
             bf16=self.options.bf16,
+            use_cpu=self.session.accelerator.device.type == "cpu",
             **candidate.options,
         )
         model, processor = load_model(self.options.model), self._side.processor
