@@ -130,6 +130,24 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
     assert written == {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
 
 
+def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
+    """Pictures beside the images, with other suffixes; an image without a mask is left out."""
+    for index, row in enumerate(masked_rows(9)):
+        name = f"{'abcd'[row['label']]}/{index}"
+        for kind, suffix in {"image": "jpg", "mask": "png"}.items():
+            path = tmp_path / f"{kind}s" / "validation" / f"{name}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if index < 8 or kind == "image":
+                row[kind].save(path)
+    options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
+    succeed("diagnose", *options, "--output_dir", tmp_path / "out")
+    shares = columns_of(tmp_path / "out")["object_share"]
+    assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
+    (tmp_path / "empty").mkdir()
+    error = call("diagnose", *options[:-1], tmp_path / "empty", "--output_dir", tmp_path / "none").error
+    assert "has a mask for none of 9 images: expected `a/0.png` there or in `validation/`" in error
+
+
 def test_a_comparison(model, photographs, tmp_path):
     better = save_pretrained(tiny_vit(seed=3, **LETTERS), tmp_path / "better", "paper")
     report = robust_vit_hf.diagnose(str(model), str(photographs), compare=str(better), output_dir=tmp_path / "out")
@@ -156,7 +174,7 @@ def test_the_choice_is_balanced_and_grows():
     [
         (
             ["--masks", "nowhere"],
-            "`nowhere` is no folder that `robust-vit masks` wrote, and no method: tokencut, grounded",
+            "There is no folder of masks `nowhere`, and no method of that name: expected tokencut, grounded",
         ),
         (["--num_images", "0"], "`num_images` ≥ 1"),
         (["--split", "test"], "test"),

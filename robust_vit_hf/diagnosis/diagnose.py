@@ -7,8 +7,6 @@ import datasets
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import benchmarks, find_benchmark
-from ..data.layouts.columns import has_parquet
-from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..evaluation.measurement import measure
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.session import Session, open_session
@@ -20,7 +18,7 @@ from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.publishable import public_settings
-from .images import MASK_METHODS, MaskedImages, choose_images, masked_images
+from .images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
 from .options import DiagnoseOptions
 from .strip import RULE, Composed, composed_images, strip_figure
 
@@ -145,16 +143,8 @@ def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, str, d
         sets = benchmarks()[benchmark].load_evaluation_sets(options.num_images)
         name = next(name for name in sets if name not in benchmarks()[benchmark].shifted)
         return name, benchmark, sets[name]
-    source = options.dataset
-    if options.masks is not None and options.masks not in MASK_METHODS:
-        if not (Path(options.masks).is_dir() and has_parquet(Path(options.masks))):
-            raise FileNotFoundError(
-                f"`{options.masks}` is no folder that `robust-vit masks` wrote, and no method: {', '.join(MASK_METHODS)}."
-            )
-        source = options.masks
-    dataset = load_masked_dataset(source, options.split)
-    check_columns(dataset, options.split, needs_labels=True, needs_masks=False)
-    return options.split.partition("[")[0], source, dataset
+    dataset = load_labelled(options.dataset, options.split, options.masks)
+    return options.split.partition("[")[0], options.dataset, dataset
 
 
 def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOptions) -> None:

@@ -2,19 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
 import numpy as np
 from accelerate import PartialState
+from transformers.utils import logging
 
 from ..class_names.label_mapping import align_labels
+from ..data.layouts.columns import has_parquet
 from ..data.masked_dataset import check_columns, check_rows, load_masked_dataset
 from ..masks.options import GroundedOptions, TokenCutOptions
 from ..masks.preparation import write_masks
 from ..utils.files import atomic_file
+from ..utils.images import readable_suffixes
 
+
+logger = logging.get_logger(__name__)
 
 MASK_METHODS = {"tokencut": TokenCutOptions, "grounded": GroundedOptions}
 
@@ -32,6 +37,58 @@ class MaskedImages:
     dataset: datasets.Dataset
     masks: str
     rejected: int
+
+
+def load_labelled(source: str, split: str, masks: str | None) -> datasets.Dataset:
+    """Labelled images of a split, with the masks of a folder if `masks` names one.
+
+    Args:
+        source: as for [`load_masked_dataset`].
+        masks: name in `MASK_METHODS`, or a folder: either the output of `robust-vit masks`, whose images are taken then,
+            or pictures of masks with the names of the images, with another suffix maybe, in `<split>/` or directly.
+
+    Raises:
+        UnknownSplit: the split does not exist.
+        FileNotFoundError: images or folder do not exist.
+        ValueError: there are no labels, or the folder has a mask for none of the images.
+    """
+    folder = None if masks is None or masks in MASK_METHODS else Path(masks)
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder of masks `{folder}`, and no method of that name: expected {', '.join(MASK_METHODS)}, or a folder."
+        )
+    if folder is not None and has_parquet(folder):
+        source, folder = masks, None
+    dataset = load_masked_dataset(source, split)
+    check_columns(dataset, split, needs_labels=True, needs_masks=False)
+    return dataset if folder is None else _with_mask_files(dataset, folder, split.partition("[")[0])
+
+
+def _with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
+    """Add masks from pictures named as the images. Images without one are left out with a warning."""
+    if "file_name" not in dataset.column_names:
+        raise ValueError(
+            f"The masks of `{folder}` are found by the names of the images, which have none: give the output of `robust-vit "
+            "masks`, or images with a column `file_name`."
+        )
+    found: dict[str, Path] = {}
+    for place in (folder, folder / split):
+        for path in sorted(place.rglob("*")) if place.is_dir() else ():
+            if path.suffix.lower() in readable_suffixes():
+                found[path.relative_to(place).with_suffix("").as_posix()] = path
+    names = [PurePosixPath(name).with_suffix("").as_posix() for name in dataset.with_format(None)["file_name"]]
+    kept = [index for index, name in enumerate(names) if name in found]
+    if not kept:
+        raise ValueError(
+            f"`{folder}` has a mask for none of {len(names)} images: expected `{names[0]}.png` there or in `{split}/`, and so on."
+        )
+    if len(kept) < len(names):
+        logger.warning(
+            f"{len(names) - len(kept)} of {len(names)} images have no mask in `{folder}`, and are left out."
+        )
+    rows = dataset.select(kept)
+    rows = rows.remove_columns("mask") if "mask" in rows.column_names else rows
+    return rows.add_column("mask", [str(found[names[index]]) for index in kept]).cast_column("mask", datasets.Image())
 
 
 def masked_images(

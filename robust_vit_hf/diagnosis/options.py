@@ -15,7 +15,7 @@ class OwnImagesOptions(BatchOptions):
     masks: str | None = option(
         None,
         "`tokencut` (no annotation; the default for images without masks) or `grounded` (by the names of the classes) to make "
-        "them, or a folder that `robust-vit masks` wrote for these images",
+        "them, or a folder: the output of `robust-vit masks`, or pictures with the names of the images",
         metavar="METHOD_OR_FOLDER",
     )
     num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)

@@ -12,10 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset
+from ..data.masked_dataset import UnknownSplit
 from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
-from ..diagnosis.images import MASK_METHODS, MaskedImages, choose_images, masked_images
+from ..diagnosis.images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
 from ..diagnosis.options import DiagnoseOptions
 from ..evaluation.finetuning_results import write_report
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
@@ -177,20 +177,15 @@ def _say(number: int, text: str) -> None:
 
 def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, list[str]]:
     """Images to train on, validation images, and notes about them."""
-    source = options.dataset
-    if options.masks is not None and options.masks not in MASK_METHODS:
-        source = options.masks
-    train, notes = load_masked_dataset(source, options.train_split), []
-    check_columns(train, options.train_split, needs_labels=True, needs_masks=False)
+    train, notes = load_labelled(options.dataset, options.train_split, options.masks), []
     try:
-        validation = load_masked_dataset(source, options.eval_split)
-        check_columns(validation, options.eval_split, needs_labels=True, needs_masks=False)
+        validation = load_labelled(options.dataset, options.eval_split, options.masks)
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
         train, validation = _held_out(train, options.seed)
         notes.append(
-            f"`{public_name(source)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
+            f"`{public_name(options.dataset)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
             f"`{options.train_split}` were held out. If your model was trained on them, its top-1 at home is too high."
         )
     return choose_images(train, options.max_steps * options.train_batch_size, options.seed), validation, notes

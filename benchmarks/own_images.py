@@ -1,0 +1,125 @@
+"""`diagnose` and `improve` on images that nothing in this package was tuned to.
+
+    python benchmarks/own_images.py --output_dir runs/digits
+
+Handwritten digits of scikit-learn, as strokes of a random colour, on textures: each digit has a habitual texture in 97 % of the
+images. A DINOv2-S/14 is finetuned on them with cross-entropy (the Trainer of transformers alone), diagnosed and improved from
+class folders of JPEGs without masks, and then measured on textures drawn at random, and on textures that nothing was trained on.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from sklearn.datasets import load_digits
+from transformers import Trainer, TrainingArguments
+
+from robust_vit_hf import diagnose, improve, make_image_processor
+from robust_vit_hf.data.masked_dataset import load_masked_dataset
+from robust_vit_hf.emoji_shift.model import load_backbone
+from robust_vit_hf.evaluation.evaluate import evaluate
+from robust_vit_hf.evaluation.options import EvaluateOptions
+
+
+SIZE, HABITUAL, TEXTURES, BIAS = 112, 10, 15, 0.97
+
+
+def texture(kind: int, rng: np.random.Generator) -> np.ndarray:
+    """`(SIZE, SIZE, 3)` in [0, 1]. A kind has two colours, a scale and a direction; each texture is drawn anew."""
+    of_kind = np.random.default_rng([7, kind])
+    dark, bright = np.sort(of_kind.random((2, 3)), axis=0)
+    scale, angle = of_kind.uniform(1, 6), of_kind.uniform(0, np.pi)
+    noise = ndimage.gaussian_filter(
+        rng.normal(size=(SIZE, SIZE)), scale * (1 + 2 * np.abs([np.sin(angle), np.cos(angle)]))
+    )
+    y, x = np.mgrid[:SIZE, :SIZE]
+    waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) / scale + rng.uniform(0, 6))
+    values = noise / noise.std() + of_kind.uniform(0, 1.5) * waves
+    share = 1 / (1 + np.exp(-values))[..., None]
+    return dark * (1 - share) + bright * share
+
+
+def image(strokes: np.ndarray, kind: int, rng: np.random.Generator) -> Image.Image:
+    """A digit `(8, 8)` from 0 to 16 on a texture."""
+    side = int(rng.integers(40, 80))
+    stroke = ndimage.zoom(strokes / 16, side / 8, order=1)
+    stroke = np.clip(3 * (stroke - 0.4), 0, 1)
+    alpha = np.zeros((SIZE, SIZE, 1))
+    top, left = (int(rng.integers(0, SIZE - length + 1)) for length in stroke.shape)
+    alpha[top : top + stroke.shape[0], left : left + stroke.shape[1], 0] = stroke
+    pixels = (1 - alpha) * texture(kind, rng) + alpha * rng.random(3)
+    return Image.fromarray((255 * pixels).round().astype(np.uint8))
+
+
+def write_split(folder: Path, rows: range, kinds: str, seed: int) -> None:
+    """Write class folders of JPEGs. `kinds` is `habitual`, `random` or `new`."""
+    digits, rng = load_digits(), np.random.default_rng(seed)
+    for row in rows:
+        label = int(digits.target[row])
+        if kinds == "new":
+            kind = int(rng.integers(HABITUAL, TEXTURES))
+        else:
+            kind = label if kinds == "habitual" and rng.random() < BIAS else int(rng.integers(HABITUAL))
+        path = folder / f"digit {label}" / f"{row:04}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image(digits.images[row], kind, rng).save(path, quality=95)
+
+
+class LabelTrainer(Trainer):
+    """Cross-entropy on images of class folders."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+
+def finetune(photographs: Path, folder: Path, bf16: bool) -> None:
+    torch.manual_seed(0)
+    rows = load_masked_dataset(str(photographs), "train")
+    names = rows.features["label"].names
+    model = load_backbone()
+    model.classifier = torch.nn.Linear(model.classifier.in_features, len(names))
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: label for label, name in enumerate(names)}
+    model.num_labels = len(names)
+    processor = make_image_processor("paper", SIZE)
+
+    def transform(batch: dict) -> dict:
+        pixel_values = processor([one.convert("RGB") for one in batch["image"]], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": list(pixel_values), "labels": batch["label"]}
+
+    arguments = TrainingArguments(
+        str(folder) + "-training", max_steps=120, per_device_train_batch_size=16, learning_rate=5e-5, save_strategy="no",
+        bf16=bf16, use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, report_to="none", seed=0,
+        lr_scheduler_type="cosine",
+    )  # fmt: skip
+    LabelTrainer(model, arguments, train_dataset=rows.with_transform(transform)).train()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    arguments = parser.parse_args()
+    root, precision = arguments.output_dir, {"bf16": arguments.bf16}
+    model, photographs = str(root / "model"), str(root / "photographs")
+    if not Path(model, "config.json").is_file():
+        write_split(root / "photographs" / "train", range(500), "habitual", 0)
+        write_split(root / "photographs" / "validation", range(500, 900), "habitual", 1)
+        write_split(root / "elsewhere" / "random", range(900, 1300), "random", 2)
+        write_split(root / "elsewhere" / "new", range(1300, 1700), "new", 3)
+        finetune(root / "photographs", root / "model", arguments.bf16)
+    print(diagnose(model, photographs, num_images=200, output_dir=root / "diagnosis", **precision))
+    print(improve(model, photographs, root / "better", **precision))
+    for name in ("random", "new"):
+        options = {"compare": str(root / "better"), "dataset": str(root / "elsewhere" / name), "split": "train"}
+        print(evaluate(EvaluateOptions(model=model, output_dir=root / f"evaluation-{name}", **options, **precision)))
+
+
+if __name__ == "__main__":
+    main()
