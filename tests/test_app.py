@@ -414,7 +414,7 @@ def test_a_space(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--model", "vit-b"], "--compare names the model after finetuning"),
+        (["--model", "vit-b", "--results", "x"], "--results needs --compare, the model after finetuning"),
         (["--export", "x"], "--export needs --compare"),
         (["--port", "0"], "Expected `port` from 1 to 65535, but got 0"),
     ],
