@@ -98,7 +98,7 @@ def diagnosis_folder(folder: Path) -> Path:
         ValueError: neither has.
     """
     for place in (folder, folder / "diagnosis"):
-        if "diagnosis" in read_json(place / RESULTS_FILE) and (place / EXAMPLES_FILE).is_file():
+        if "diagnosis" in (read_json(place / RESULTS_FILE) or {}) and (place / EXAMPLES_FILE).is_file():
             return place
     raise ValueError(
         f"`{folder}` has no diagnosis with `{EXAMPLES_FILE}`: expected the --output_dir of `robust-vit diagnose` or "
