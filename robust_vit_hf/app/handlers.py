@@ -184,6 +184,9 @@ class Handlers:
         text = f"Image {place + 1} of {len(order)}: `{example.label}`"
         return [diagnosed.text, grid(condition_cards(example)), text, place + 1]
 
+    def first_of_kind(self, shown: str, names: Names) -> list[Any]:
+        return self.conditions(shown, 1, names)
+
     @in_page
     def on_backgrounds(self, path: str | None, names: Names) -> list[Any]:
         """Mask of the object of an image, and the predictions for it on other backgrounds."""

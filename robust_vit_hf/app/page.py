@@ -42,6 +42,7 @@ STYLE = """
 .tables {overflow-x: auto}
 .tables th, .tables td {white-space: nowrap}
 @media (max-width: 640px) {
+  .tab-container button {font-size: 14px !important; padding: 0 8px !important}
   #examples .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
   #images .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}
 }
@@ -68,7 +69,7 @@ class Page:
             self.names, self.shown = gr.State(names), gr.State(None)
             self.title = gr.Markdown(heading(*names))
             with gr.Tabs(selected="explain") as self.tabs:
-                with gr.Tab("Explain an image", id="explain"):
+                with gr.Tab("Explain", id="explain"):
                     self.add_explanation(session, names)
                     if choose_models:
                         self.add_models(*names)
@@ -190,9 +191,8 @@ class Page:
         self.images.select(answers.choose_image, image, [*chosen, self.target, self.tabs], **private)
         which = [self.kind, self.place, self.names]
         conditions = [self.verdict, self.conditions, self.of_conditions, self.place]
-        gr.on(
-            [self.kind.input, self.place.input], answers.conditions, which, conditions, api_name="conditions", **queue
-        )
+        self.place.input(answers.conditions, which, conditions, api_name="conditions", **queue)
+        self.kind.input(answers.first_of_kind, [self.kind, self.names], conditions, **private)
         for step, button in self.turn.items():
             button.click(partial(answers.conditions, step=step), which, conditions, **private)
         self.object.change(
