@@ -34,7 +34,9 @@ KINDS = ("all", "taken for the class of the background", "wrong on another backg
 WITH_OBJECT = tuple(name for name in CONDITIONS if name not in ("no_fg", "only_bg"))
 NUM_BACKGROUNDS = 5
 PHOTOGRAPHS = ("grass", "brick", "china", "coins", "hubble")  # backgrounds without images of the models' classes
-MIN_SIDE = 224  # of images to find a mask in, as for `robust-vit diagnose`
+# Sides of images to find a mask in: the shorter one as for `robust-vit diagnose`, the longer one for an answer in seconds,
+# since time grows with its sixth power.
+MIN_SIDE, MAX_SIDE = 224, 384
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def find_mask(side: Side, image: Image.Image) -> Image.Image:
     else:
         cut = TokenCut(side.model, side.processor, min_side=MIN_SIDE)
     small = image.copy()
-    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))  # time grows with the sixth power of the side
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
     (result,) = cut([small], [{}])
     if result.mask is None or result.rejected:
         raise ValueError(
@@ -238,7 +240,9 @@ def pasted_cards(
         row = eval_transform(of.processor)({"image": [image], "mask": [mask]})
         pixel_values, weight = row["pixel_values"][0][None], row["mask"][0][None]
         if not weight.any():
-            raise ValueError("The object lies outside of the crop that the models see: crop the image around it.")
+            raise ValueError(
+                "The object that TokenCut found lies outside of the crop that the models see: crop the image around the object."
+            )
         size = pixel_values.shape[:1:-1]  # of a picture: width and height
         others = of.processor(
             [one.picture.resize(size) for one in backgrounds],

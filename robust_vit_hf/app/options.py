@@ -53,7 +53,9 @@ class AppOptions(GalleryOptions):
         "address to listen on (default: 127.0.0.1). Elsewhere than on loopback, no other models can be loaded in the page",
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
-    export: Path | None = option(None, "write a Space of the page, and do not serve it", metavar="FOLDER")
+    export: Path | None = option(
+        None, "write a Space of the page, with the pictures of --diagnose, and do not serve it", metavar="FOLDER"
+    )
 
     def __post_init__(self):
         super().__post_init__()
