@@ -490,6 +490,16 @@ def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
     assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
 
 
+def test_other_models_than_those_of_the_diagnosis(models, of_diagnosis):
+    """The page says so, and shows none of it."""
+    client = Client(of_diagnosis.src, verbose=False)  # a session of its own
+    shown = client.predict(models[1], models[0], api_name="/load_models")
+    assert any("is of another model before" in str(value) for value in shown)
+    assert not any("<img" in str(value) for value in shown)
+    shown = client.predict(*models, api_name="/load_models")
+    assert any(str(value).count("<img") == 7 for value in shown)
+
+
 def test_names_are_no_html():
     html = grid([Card(Image.new("RGB", (8, 8)), "<b>", 'a"b', [("<script>", "taken")])])
     assert "<script>" not in html and "&lt;script&gt;" in html and 'a"b' not in html and grid([]) == ""
@@ -605,10 +615,10 @@ def test_the_command_serves_until_it_is_ended(models, picture, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_space_runs_with_models_by_id(hub, models, picture, tmp_path):
+def test_a_space_runs_with_models_by_id(hub, models, diagnosed, picture, tmp_path):
     for name, folder in zip(("user/before", "user/after"), models, strict=True):
         hub.add("models", name, Path(folder))
-    write_space(tmp_path / "space", "user/before", "user/after", "paper")
+    write_space(tmp_path / "space", "user/before", "user/after", "paper", diagnosed)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -623,6 +633,7 @@ def test_a_space_runs_with_models_by_id(hub, models, picture, tmp_path):
                 time.sleep(1)
         before = client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")[0]
         assert before["label"].startswith("LABEL_")
+        assert client.predict("all", 2, api_name="/conditions")[1].count("<img") == 7
     finally:
         process.kill()
         process.communicate()

@@ -22,15 +22,16 @@ def show(options: AppOptions) -> str:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the page's files are deleted on SIGTERM, too
     use_all_cores()
-    after: str | Path | None = options.compare
-    if after is None and options.model == BUNDLED_MODEL:
+    if options.compare is None and options.model == BUNDLED_MODEL:
         after = newest_run(Path("runs"))
-    if after is None and options.model == BUNDLED_MODEL:
-        print(
-            "Without a finetuning in runs/, the cached one is shown, which is made once in about a minute.", flush=True
-        )
-        after = cached_run()
-    with running(replace(options, compare=after and str(after))) as address:
+        if after is None:
+            print(
+                "Without a finetuning in runs/, the cached one is shown, which is made once in about a minute.",
+                flush=True,
+            )
+            after = cached_run()
+        options = replace(options, compare=str(after))
+    with running(options) as address:
         print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
         signal.pause()
     return ""

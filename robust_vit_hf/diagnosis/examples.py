@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -23,7 +24,7 @@ def save_composed(examples: Sequence[Composed], path: Path) -> None:
     condition as WebP, and the predicted classes as `before_original`, `before_mixed_same`, …"""
     rows = []
     for example in examples:
-        row = {"label": example.label, "donor": example.donor}
+        row: dict[str, Any] = {"label": example.label, "donor": example.donor}
         row |= {name: to_webp(picture) for name, picture in example.pictures.items()}
         for side, predicted in example.predicted.items():
             row |= {f"{side}_{name}": best for name, best in predicted.items()}
