@@ -33,7 +33,7 @@ from robust_vit_hf.app.gallery import how_to_fill, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions, GalleryOptions
 from robust_vit_hf.app.runs import find_reports
-from robust_vit_hf.app.samples import load_samples, own_samples
+from robust_vit_hf.app.samples import Sample, load_samples, own_samples
 from robust_vit_hf.app.server import running
 from robust_vit_hf.app.sessions import distinct_names, open_pair
 from robust_vit_hf.data.transforms import eval_transform
@@ -534,7 +534,7 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
     assert text.endswith(f"before: {changed['before']} of 5 · after: {changed['after']} of 5.")
 
 
-def test_backgrounds_without_a_diagnosis(models, evaluated):
+def test_backgrounds_without_a_diagnosis(models, evaluated, tmp_path):
     session = open_pair(*models, "paper")
     backgrounds = other_backgrounds(session, None, [])
     assert [one.name for one in backgrounds] == list(PHOTOGRAPHS) and not any(one.classes for one in backgrounds)
@@ -542,6 +542,10 @@ def test_backgrounds_without_a_diagnosis(models, evaluated):
     backgrounds = other_backgrounds(session, None, samples)
     assert len(backgrounds) == 5 and all(one.picture.size == (32, 32) for one in backgrounds)
     assert all(one.classes == {one.name} for one in backgrounds)
+    # Without masks, objects are found; an image in which there is none is left out.
+    square = Image.open(bright_square(tmp_path))
+    (found,) = other_backgrounds(session, None, [Sample(Image.new("RGB", (2000, 1)), "a"), Sample(square, "b")])
+    assert found.name == "b" and np.asarray(found.picture)[12:20, 12:20].max() < 150 < np.asarray(square).max()
 
 
 def test_where_no_object_is_found(of_diagnosis, models, tmp_path, monkeypatch):
