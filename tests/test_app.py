@@ -16,6 +16,7 @@ import gradio
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 from gradio_client import Client, handle_file
 from huggingface_hub import get_session
@@ -23,20 +24,24 @@ from packaging.requirements import Requirement
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
+from robust_vit_hf.app.backgrounds import KINDS, PHOTOGRAPHS, WITH_OBJECT, find_mask, other_backgrounds, read_diagnosis
 from robust_vit_hf.app.bundled import cached_run, newest_run
+from robust_vit_hf.app.cards import MARKS, Card, grid
 from robust_vit_hf.app.compare import compare_maps, read_image
 from robust_vit_hf.app.export import write_space
-from robust_vit_hf.app.gallery import measured_set, set_names
+from robust_vit_hf.app.gallery import how_to_fill, measured_set, set_names
+from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions, GalleryOptions
 from robust_vit_hf.app.runs import find_reports
-from robust_vit_hf.app.samples import load_samples
+from robust_vit_hf.app.samples import Sample, load_samples, own_samples
 from robust_vit_hf.app.server import running
 from robust_vit_hf.app.sessions import distinct_names, open_pair
+from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED
 from robust_vit_hf.utils.files import read_json, write_json
 
 from .helpers.commands import call, python, succeed
-from .helpers.tiny import ROOT, masked_folder, masked_rows, save_pretrained, tiny_vit
+from .helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
 PREDICTED = -1
@@ -393,6 +398,165 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
     assert (predictions == repeated).all()
 
 
+# -- Images of the user ------------------------------------------------------------------------------------------------
+
+
+def test_samples_of_the_user(models, tmp_path):
+    """One of each class first, the same in each start, with masks, and labels by name."""
+    names = {"id2label": dict(enumerate("dcba")), "label2id": {name: index for index, name in enumerate("dcba")}}
+    model = str(save_pretrained(tiny_vit(**names), tmp_path / "model"))
+    data = str(masked_folder(tmp_path / "data", train=4, validation=40))
+    session = open_pair(model, None, "paper")
+    samples, again = (own_samples(data, "validation", session) for _ in range(2))
+    assert [one.image.tobytes() for one in samples] == [one.image.tobytes() for one in again]
+    assert len(samples) == 12 and all(sum(one.caption == name for one in samples) == 3 for name in "abcd")
+    assert all("dcba"[one.label] == one.caption and one.mask.size == one.image.size for one in samples)
+    others = {"id2label": dict(enumerate("wxyz")), "label2id": {name: index for index, name in enumerate("wxyz")}}
+    other = str(save_pretrained(tiny_vit(**others), tmp_path / "other"))
+    with pytest.raises(ValueError, match="validation"):
+        own_samples(data, "validation", open_pair(other, None, "paper"))
+
+
+def test_the_gallery_says_what_to_run():
+    assert "--compare" in how_to_fill(GalleryOptions(dataset="photos"), "mine", None)
+    text = how_to_fill(GalleryOptions(dataset="my photos", split="test"), "mine", "runs/better")
+    command = "robust-vit evaluate --model mine --compare runs/better --dataset 'my photos' --split test --output_dir runs/evaluation"
+    assert command in text and "`--results runs/evaluation`" in text
+
+
+def test_one_model_alone(models, evaluated, picture):
+    with running(AppOptions(model=models[0], dataset=evaluated.dataset)) as address:
+        client = Client(address, verbose=False)
+        before, after, maps, difference, measures = client.predict(
+            handle_file(picture), PREDICTED, "gae", api_name="/explain"
+        )
+        config = get_session().get(f"{address}config").text
+    assert before["label"].startswith("LABEL_") and not after and difference is None
+    assert pixels(maps[0]).shape == pixels(maps[1]).shape and "| model |" in measures
+    assert "The gallery compares two models" in config and "chelsea" not in config
+
+
+# -- Backgrounds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def diagnosed(models, evaluated, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("diagnosed") / "out"
+    options = ["--dataset", evaluated.dataset, "--output_dir", folder]
+    succeed("diagnose", "--model", models[0], "--compare", models[1], *options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_diagnosis(models, diagnosed):
+    with running(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed)) as address:
+        yield Client(address, verbose=False)
+
+
+def test_images_of_a_diagnosis(models, diagnosed, of_diagnosis):
+    found = read_diagnosis(diagnosed, open_pair(*models, "paper"))
+    results = read_json(diagnosed / "results.json")["diagnosis"]
+    assert all(f"{side.capitalize()}: {results[side]['sentence']}" in found.text for side in ("before", "after"))
+    for number, example in enumerate(found.examples, 1):
+        predicted = example.predicted.values()
+        kinds = [
+            any(of_side["mixed_rand"] == example.donor for of_side in predicted),
+            any(of_side["mixed_rand"] != example.label for of_side in predicted),
+            all(of_side[name] == example.label for of_side in predicted for name in WITH_OBJECT),
+        ]
+        assert [number - 1 in found.order(kind) for kind in KINDS] == [True, *kinds]
+    first, last = found.examples[0], len(found.examples)
+    verdict, html, text, number = of_diagnosis.predict("all", 1, api_name="/conditions")
+    assert verdict == found.text and number == 1 and text == f"Image 1 of {last}: `{first.label}`"
+    assert html.count("<img") == 7 and f"mixed_rand: on {first.donor}" in html
+    for side in ("before", "after"):
+        best = first.predicted[side]["mixed_rand"]
+        kind = "right" if best == first.label else "taken" if best == first.donor else "other"
+        assert f'<div class="{kind}">{MARKS[kind]} {side}: {best}</div>' in html
+    assert of_diagnosis.predict("all", last + 1, api_name="/conditions")[3] == 1
+    handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
+    assert handlers.conditions("all", 1, tuple(models), step=-1)[3] == last
+    assert handlers.conditions("all", 1, tuple(models), step=1)[3] == 2
+
+
+def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
+    with pytest.raises(ValueError, match="is of another model before: start the page with the --model and --compare"):
+        read_diagnosis(diagnosed, open_pair(models[1], models[0], "paper"))
+    with pytest.raises(ValueError, match="compares two models: name the second with --compare"):
+        read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
+    with pytest.raises(ValueError, match=r"has no diagnosis with `examples.parquet`: expected the --output_dir"):
+        read_diagnosis(tmp_path, open_pair(*models, "paper"))
+    shutil.copytree(diagnosed, tmp_path / "improved" / "diagnosis")
+    assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
+
+
+def test_other_models_than_those_of_the_diagnosis(models, of_diagnosis):
+    """The page says so, and shows none of it."""
+    client = Client(of_diagnosis.src, verbose=False)  # a session of its own
+    shown = client.predict(models[1], models[0], api_name="/load_models")
+    assert any("is of another model before" in str(value) for value in shown)
+    assert not any("<img" in str(value) for value in shown)
+    shown = client.predict(*models, api_name="/load_models")
+    assert any(str(value).count("<img") == 7 for value in shown)
+
+
+def test_names_are_no_html():
+    html = grid([Card(Image.new("RGB", (8, 8)), "<b>", 'a"b', [("<script>", "taken")])])
+    assert "<script>" not in html and "&lt;script&gt;" in html and 'a"b' not in html and grid([]) == ""
+
+
+def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_path):
+    """As the models see it, composed once more."""
+    path = bright_square(tmp_path)
+    masked, html, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
+    session = open_pair(*models, "paper")
+    image, mask = Image.open(path), find_mask(session.sides["before"], Image.open(path))
+    inside = np.asarray(mask) > 0
+    assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4
+    assert pixels(masked)[0, 0].min() > 150, "the background is not dimmed"
+    found = read_diagnosis(diagnosed, session)
+    backgrounds = other_backgrounds(session, found, [])
+    assert len(backgrounds) == 5 and {one.name for one in backgrounds[:4]} == {one.label for one in found.examples}
+    assert html.count("<img") == 6
+    row = eval_transform(session.sides["before"].processor)({"image": [image], "mask": [mask]})
+    other = (
+        torch.from_numpy(np.asarray(backgrounds[2].picture, np.float32)).movedim(2, 0) / 127.5 - 1
+    )  # as the processor
+    weight = row["mask"][0]
+    composed = weight * row["pixel_values"][0] + (1 - weight) * other
+    changed = {}
+    for side, of in session.sides.items():
+        with torch.no_grad():
+            scores, best = of.model(composed[None]).logits.softmax(dim=1)[0].max(dim=0)
+        assert f"{side}: {session.classes[best]} {scores:.0%}</div>" in html.split("<figure")[4]
+        shown = [re.search(rf"{side}: (\S+) ", card)[1] for card in html.split("<figure")[1:]]
+        changed[side] = sum(name != shown[0] for name in shown)
+    assert text.endswith(f"before: {changed['before']} of 5 · after: {changed['after']} of 5.")
+
+
+def test_backgrounds_without_a_diagnosis(models, evaluated, tmp_path):
+    session = open_pair(*models, "paper")
+    backgrounds = other_backgrounds(session, None, [])
+    assert [one.name for one in backgrounds] == list(PHOTOGRAPHS) and not any(one.classes for one in backgrounds)
+    samples = own_samples(evaluated.dataset, "validation", session)
+    backgrounds = other_backgrounds(session, None, samples)
+    assert len(backgrounds) == 5 and all(one.picture.size == (32, 32) for one in backgrounds)
+    assert all(one.classes == {one.name} for one in backgrounds)
+    # Without masks, objects are found; an image in which there is none is left out.
+    square = Image.open(bright_square(tmp_path))
+    (found,) = other_backgrounds(session, None, [Sample(Image.new("RGB", (2000, 1)), "a"), Sample(square, "b")])
+    assert found.name == "b" and np.asarray(found.picture)[12:20, 12:20].max() < 150 < np.asarray(square).max()
+
+
+def test_where_no_object_is_found(of_diagnosis, models, tmp_path, monkeypatch):
+    Image.new("RGB", (2000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(Exception, match="No object was found by TokenCut: "):
+        of_diagnosis.predict(handle_file(tmp_path / "line.png"), api_name="/backgrounds")
+    monkeypatch.setitem(sys.modules, "robust_vit_hf.masks.tokencut", None)
+    with pytest.raises(ModuleNotFoundError, match=r"Install it: pip install -e '.\[masks\]'"):
+        find_mask(open_pair(*models, "paper").sides["before"], Image.open(tmp_path / "line.png"))
+
+
 # -- Export and command ------------------------------------------------------------------------------------------------
 
 
@@ -411,10 +575,19 @@ def test_a_space(tmp_path):
         write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
 
 
+def test_a_space_with_a_diagnosis(models, diagnosed, tmp_path):
+    write_space(tmp_path / "space", "emoji-shift", "user/after", "paper", diagnosed)
+    copied = sorted(path.name for path in (tmp_path / "space" / "diagnosis").iterdir())
+    assert copied == ["examples.parquet", "results.json"]
+    assert "diagnose=Path(__file__).with_name('diagnosis')" in (tmp_path / "space" / "app.py").read_text()
+    compile((tmp_path / "space" / "app.py").read_text(), "app.py", "exec")
+    assert len(read_diagnosis(tmp_path / "space" / "diagnosis", open_pair(*models, "paper")).examples) == 24
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--model", "vit-b"], "--compare names the model after finetuning"),
+        (["--model", "vit-b", "--results", "x"], "--results needs --compare, the model after finetuning"),
         (["--export", "x"], "--export needs --compare"),
         (["--port", "0"], "Expected `port` from 1 to 65535, but got 0"),
     ],
@@ -446,10 +619,10 @@ def test_the_command_serves_until_it_is_ended(models, picture, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_space_runs_with_models_by_id(hub, models, picture, tmp_path):
+def test_a_space_runs_with_models_by_id(hub, models, diagnosed, picture, tmp_path):
     for name, folder in zip(("user/before", "user/after"), models, strict=True):
         hub.add("models", name, Path(folder))
-    write_space(tmp_path / "space", "user/before", "user/after", "paper")
+    write_space(tmp_path / "space", "user/before", "user/after", "paper", diagnosed)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -464,6 +637,7 @@ def test_a_space_runs_with_models_by_id(hub, models, picture, tmp_path):
                 time.sleep(1)
         before = client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")[0]
         assert before["label"].startswith("LABEL_")
+        assert client.predict("all", 2, api_name="/conditions")[1].count("<img") == 7
     finally:
         process.kill()
         process.communicate()

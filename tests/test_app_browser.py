@@ -13,7 +13,7 @@ from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.server import running
 
 from .helpers.commands import succeed
-from .helpers.tiny import masked_folder, masked_rows, save_pretrained, tiny_vit
+from .helpers.tiny import bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
 CHROMIUM = shutil.which("chromium")
@@ -33,8 +33,10 @@ def address(tmp_path_factory):
     data = masked_folder(folder / "data", train=4, validation=30)
     options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
     succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
-    gallery = {"results": folder / "results", "dataset": str(data)}
-    with running(AppOptions(model=models[0], compare=models[1], **gallery)) as address:
+    options = ["--dataset", data, "--output_dir", folder / "diagnosis"]
+    succeed("diagnose", "--model", models[0], "--compare", models[1], *options)
+    shown = {"results": folder / "results", "dataset": str(data), "diagnose": folder / "diagnosis"}
+    with running(AppOptions(model=models[0], compare=models[1], **shown)) as address:
         yield address
 
 
@@ -61,8 +63,8 @@ def page(request, browser, address):
     page.close()
 
 
-def drop(page: Page, path: Path, kind: str = "image/png") -> None:
-    """Drop a file on the image, as a user does."""
+def drop(page: Page, path: Path, on: str = "#image", kind: str = "image/png") -> None:
+    """Drop a file on an image, as a user does."""
     content = base64.b64encode(path.read_bytes()).decode()
     transfer = page.evaluate_handle(
         """async ([content, name, type]) => {
@@ -73,9 +75,7 @@ def drop(page: Page, path: Path, kind: str = "image/png") -> None:
         }""",
         [content, path.name, kind],
     )
-    page.dispatch_event(
-        "#image [aria-dropeffect], #image .wrap button, #image button", "drop", {"dataTransfer": transfer}
-    )
+    page.dispatch_event(f"{on} [aria-dropeffect], {on} .wrap button, {on} button", "drop", {"dataTransfer": transfer})
 
 
 def maps(page: Page) -> list[str]:
@@ -129,6 +129,43 @@ def test_an_example_from_the_gallery(page):
     wait_for_other_maps(page, [])
     expect(page.locator("#measures")).to_contain_text("%")
     expect(page.locator("#measures")).not_to_contain_text("–")  # the mask of the set is known
+
+
+def test_examples_are_images_of_the_dataset(page):
+    assert page.locator("#examples img").count() == 12
+    page.locator("#examples button").first.click()
+    wait_for_other_maps(page, [])
+    expect(page.locator("#measures")).not_to_contain_text("–")  # the mask of the dataset is known
+
+
+def test_click_through_a_diagnosis(page):
+    page.get_by_role("tab", name="Backgrounds").click()
+    expect(page.locator("#verdict")).to_contain_text("Before: ")
+    expect(page.locator("#conditions img")).to_have_count(7)
+    widths = page.evaluate("[...document.querySelectorAll('#conditions img')].map(image => image.naturalWidth)")
+    assert widths == [32] * 7
+    expect(page.locator("#conditions")).to_contain_text("mixed_rand: on LABEL_")
+    first = page.locator("#conditions").inner_html()
+    page.locator("#next").click()
+    expect(page.locator("#which")).to_contain_text("Image 2 of ")
+    assert page.locator("#conditions").inner_html() != first
+    page.locator("#previous").click()
+    expect(page.locator("#which")).to_contain_text("Image 1 of ")
+    page.locator("#previous").click()
+    expect(page.locator("#which")).not_to_contain_text("Image 1 of ")
+    page.get_by_label("wrong on another background").click()
+    expect(page.locator("#which")).to_contain_text("Image 1 of ")
+    expect(page.locator("#conditions img")).to_have_count(7)
+
+
+def test_an_object_is_found_and_pasted(page, tmp_path):
+    page.get_by_role("tab", name="Backgrounds").click()
+    drop(page, bright_square(tmp_path), "#object")
+    expect(page.locator("#pasted img")).to_have_count(6)
+    page.locator("#mask").scroll_into_view_if_needed()  # it loads lazily
+    expect(page.locator("#mask img")).to_be_visible()
+    expect(page.locator("#pasted")).to_contain_text("on LABEL_")
+    expect(page.locator("#changed")).to_contain_text("of 5")
 
 
 def test_messages(page, tmp_path):

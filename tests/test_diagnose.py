@@ -14,10 +14,12 @@ import robust_vit_hf
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.diagnosis.examples import load_composed
 from robust_vit_hf.diagnosis.images import choose_images
 from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.measurements.backgrounds import Backgrounds, black_pixel
 from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
 
 from .helpers.commands import call, files_below, kill_when, launch_two, succeed
@@ -92,6 +94,27 @@ def test_files(diagnosed):
     page = (folder / "report.html").read_text()
     assert "Does the model decide by the background?" in page and "data:image/png" in page
     assert "/tmp" not in page and "/tmp" not in (folder / "results.json").read_text()
+
+
+def test_images_in_all_conditions_are_kept(model, photographs, diagnosed):
+    """With the predictions of the rows, and pictures as the model sees them."""
+    examples, columns = load_composed(diagnosed[0] / "examples.parquet"), columns_of(diagnosed[0])
+    assert len(examples) == 24
+
+    def named(name: str) -> list[str | None]:
+        return ["abcd"[best] if best >= 0 else None for best in columns[name]]
+
+    expected = zip(named("label"), named("donor_class"), *map(named, CONDITIONS), strict=True)
+    found = [(one.label, one.donor, *one.predicted["before"].values()) for one in examples]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    images = masked_dataset(24).with_transform(eval_transform(processor))[:]["pixel_values"]
+    seen = denormalize(torch.stack(images), processor).mean(dim=1).numpy() * 255
+    for one in examples:
+        grey = np.asarray(one.pictures["original"], float).mean(axis=2)  # WebP halves the resolution of colours
+        near, second, *_ = sorted(np.abs(grey - image).mean() for image in seen)
+        assert near < 15 and near < second / 2
+        assert (np.asarray(one.pictures["only_fg"], float) < 40).all(axis=2).mean() > 0.2
 
 
 def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatch):

@@ -61,8 +61,9 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
 
 def compare_maps(
     session: Session, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
-) -> tuple[dict[str, Explanation], Image.Image]:
-    """Explanations of both models by side, and a picture of the difference of their maps (after − before).
+) -> tuple[dict[str, Explanation], Image.Image | None]:
+    """Explanations of both models by side, and a picture of the difference of their maps (after − before); `None` for
+    one model.
 
     Args:
         image: in RGB.
@@ -107,5 +108,7 @@ def compare_maps(
             functional.to_pil_image(overlay(pixels, placed[side])[0]),
             **agreement,
         )
+    if "after" not in placed:
+        return explanations, None
     change = (placed["after"] - placed["before"] + 1) / 2
     return explanations, functional.to_pil_image(overlay(pixels, change, "berlin")[0])

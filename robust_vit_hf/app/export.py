@@ -8,10 +8,12 @@ import gradio
 from packaging.requirements import Requirement
 
 from ..emoji_shift.model import INSTALL_BACKBONE
+from ..evaluation.examples import EXAMPLES_FILE
 from ..models.preprocessing import Preset, resolve_preset
 from ..models.registry import BUNDLED_MODEL, MODELS, resolve
-from ..utils.files import atomic_folder
+from ..utils.files import RESULTS_FILE, atomic_folder
 from ..utils.publishable import is_hub_id
+from .backgrounds import diagnosis_folder
 
 
 PACKAGE = Path(__file__).parents[1]
@@ -40,28 +42,30 @@ APP = '''"""The page, on the address that the Space names."""
 
 import os
 import signal
+from pathlib import Path
 
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.server import running
 
 
 host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), int(os.environ.get("GRADIO_SERVER_PORT", 7860))
-with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, host=host, port=port)):
+with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, {diagnose}host=host, port=port)):
     signal.pause()
 '''
 
 
-def write_space(folder: Path, before: str, after: str, preset: Preset | None) -> None:
+def write_space(folder: Path, before: str, after: str, preset: Preset | None, diagnose: Path | None = None) -> None:
     """Write a Space: README with metadata, requirements, `app.py`, and this package, which no package index has.
 
     Args:
         folder: folder that does not exist or is empty.
         before, after: Hub ids, or names of registered models.
         preset: preprocessing of both; `None` for that of [`resolve_preset`].
+        diagnose: folder of a diagnosis, whose verdict and examples are copied: pictures of its images.
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: a model is a local folder.
+        ValueError: a model is a local folder, or there is no diagnosis.
     """
     for name in (before, after):
         if name not in MODELS and not is_hub_id(name):
@@ -73,7 +77,13 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None) ->
     ids = [name for name in map(resolve, (before, after)) if name not in MODELS]
     with atomic_folder(folder) as space:
         models = "\n".join(f"- {name}" for name in ids)
-        facts = {"before": before, "after": after, "preset": preset}
+        facts = {"before": before, "after": after, "preset": preset, "diagnose": ""}
+        if diagnose is not None:
+            place = diagnosis_folder(diagnose)
+            facts["diagnose"] = "diagnose=Path(__file__).with_name('diagnosis'), "
+            (space / "diagnosis").mkdir()
+            for name in (RESULTS_FILE, EXAMPLES_FILE):
+                shutil.copy(place / name, space / "diagnosis" / name)
         readme = README.format(sdk_version=gradio.__version__, models=models, package="robust-vit-hf", **facts)
         (space / "README.md").write_text(readme, encoding="utf-8")
         (space / "app.py").write_text(APP.format(**facts), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def set_names(options: GalleryOptions, session: Session) -> list[str]:
         ValueError: the folder has no results of two models.
     """
     if options.results is None:
-        benchmark = find_benchmark(session.classes)
+        benchmark = find_benchmark(session.classes) if "after" in session.sides else None
         return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
     found = sorted(path.parent.parent for path in options.results.glob(f"*/*/after/{SCORES_FILE}"))
     names = [f"{path.parent.name}/{path.name}" for path in found if (path / "before" / SCORES_FILE).is_file()]
@@ -82,6 +83,21 @@ def set_names(options: GalleryOptions, session: Session) -> list[str]:
             "--compare`."
         )
     return names
+
+
+def how_to_fill(options: GalleryOptions, before: str, after: str | None) -> str:
+    """Markdown that says what to run so that the gallery has a set."""
+    if after is None:
+        return "The gallery compares two models: start the page with `--compare`, the model after finetuning."
+    images = ["--dataset", options.dataset or "FOLDER"] + (
+        ["--split", options.split] if options.is_given("split") else []
+    )
+    command = ["robust-vit", "evaluate", "--model", before, "--compare", after, *images]
+    command += ["--output_dir", "runs/evaluation"]
+    return (
+        f"No results yet. Run this, and start the page again with `--results runs/evaluation`:\n\n```bash\n"
+        f"{shlex.join(command)}\n```"
+    )
 
 
 def measured_set(options: GalleryOptions, name: str, session: Session) -> MeasuredSet:

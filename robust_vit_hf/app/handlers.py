@@ -1,7 +1,7 @@
 """Event handlers of the page."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -10,16 +10,32 @@ from PIL import Image
 
 from ..evaluation.session import Session
 from ..utils.publishable import public_name
+from .backgrounds import (
+    KINDS,
+    Diagnosed,
+    condition_cards,
+    find_mask,
+    other_backgrounds,
+    pasted_cards,
+    read_diagnosis,
+    show_mask,
+)
+from .cards import grid
 from .compare import Explanation, compare_maps, read_image
-from .gallery import FILTERS, measured_set, set_names
+from .gallery import FILTERS, how_to_fill, measured_set, set_names
 from .options import AppOptions
-from .samples import load_samples
+from .samples import Sample, load_samples, own_samples
 from .sessions import distinct_names, open_pair, while_unchanged
 
 
 PREDICTED = -1  # in the list of classes: each model's own prediction
 PAGE = 24  # images per page of the gallery
-Names = tuple[str, str]  # of the models before and after
+Names = tuple[str, str | None]  # of the models before and after
+CHOOSE_SET = "Choose a set. Click an image to see its maps."
+HOW_TO_DIAGNOSE = (
+    "Start the page with `--diagnose runs/diagnosis`, the output of `robust-vit diagnose`, to click through your images on "
+    "other backgrounds."
+)
 
 
 def in_page(function: Callable) -> Callable:
@@ -43,6 +59,30 @@ class Handlers:
         self.measured = while_unchanged(
             lambda before, after, name: measured_set(options, name, self.pair((before, after)))
         )
+        self._samples = while_unchanged(lambda before, after: self._load_samples(self.pair((before, after))))
+        self._diagnosed = while_unchanged(
+            lambda before, after: read_diagnosis(options.diagnose, self.pair((before, after)))
+        )
+        self._backgrounds = while_unchanged(
+            lambda before, after: other_backgrounds(
+                self.pair((before, after)),
+                self.diagnosed((before, after)),
+                self.samples((before, after)) if options.dataset is not None else [],
+            )
+        )
+
+    def _load_samples(self, session: Session) -> list[Sample]:
+        if self.options.dataset is None:
+            return load_samples(tuple(session.classes))
+        return own_samples(self.options.dataset, self.options.split, session)
+
+    def samples(self, names: Names) -> list[Sample]:
+        """The examples to click. Errors are those of [`own_samples`]."""
+        return self._samples(*names)
+
+    def diagnosed(self, names: Names) -> Diagnosed | None:
+        """The diagnosis, if there is one. Errors are those of [`read_diagnosis`]."""
+        return None if self.options.diagnose is None else self._diagnosed(*names)
 
     def pair(self, names: Names) -> Session:
         """The models by name. Errors are those of [`open_pair`]."""
@@ -61,12 +101,14 @@ class Handlers:
         explained, difference = compare_maps(session, image, None if target == PREDICTED else target, method, mask)
         classes = distinct_names(session.classes)
         labels = [{classes[index]: score for index, score in side.top} for side in explained.values()]
-        maps = tuple(side.picture for side in explained.values())
-        return [*labels, maps, difference, measures(explained, classes)]
+        maps = [side.picture for side in explained.values()]
+        if difference is None:
+            maps, labels = [image.resize(maps[0].size), *maps], [*labels, None]
+        return [*labels, tuple(maps), difference, measures(explained, classes)]
 
     @in_page
     def choose_sample(self, names: Names, event: gr.SelectData) -> list[Any]:
-        sample = load_samples(tuple(self.pair(names).classes))[event.index]
+        sample = self.samples(names)[event.index]
         return [sample.image, {"digest": digest_of(sample.image), "mask": sample.mask}]
 
     @in_page
@@ -76,12 +118,22 @@ class Handlers:
         if not all(names):
             raise ValueError("Name both models: a registered name, a folder or a Hub id.")
         session = self.pair(names)
+        sets = set_names(self.options, session)
+        try:
+            conditions = self.conditions(KINDS[0], 1, names)
+        except gr.Error as error:  # the diagnosis is of other models
+            conditions = [error.message, "", "", 1]
         return [
             names,
             heading(*names),
             gr.Dropdown(choices=choices(session), value=PREDICTED),
-            thumbnails(session),
-            gr.Dropdown(choices=set_names(self.options, session), value=None),
+            thumbnails(self.samples(names)),
+            gr.Row(visible=bool(sets)),
+            gr.Dropdown(choices=sets, value=None),
+            CHOOSE_SET if sets else how_to_fill(self.options, *names),
+            gr.Radio(value=KINDS[0]),
+            *conditions,
+            None,
             None,
             None,
         ]
@@ -118,8 +170,38 @@ class Handlers:
         shown = {"digest": digest_of(image), "mask": row.get("mask")}
         return [image, shown, label if label >= 0 else PREDICTED, gr.Tabs(selected="explain")]
 
+    @in_page
+    def conditions(self, shown: str, number: int, names: Names, step: int = 0) -> list[Any]:
+        """Verdict, and an image of the diagnosis in all conditions: number `number` + `step` of a kind, in a circle."""
+        diagnosed = self.diagnosed(names)
+        if diagnosed is None:
+            return [HOW_TO_DIAGNOSE, "", "", 1]
+        order = diagnosed.order(shown)
+        if not order:
+            return [diagnosed.text, "", f"None of {len(diagnosed.examples)} images.", 1]
+        place = (int(number) - 1 + step) % len(order)
+        example = diagnosed.examples[order[place]]
+        text = f"Image {place + 1} of {len(order)}: `{example.label}`"
+        return [diagnosed.text, grid(condition_cards(example)), text, place + 1]
 
-def heading(before: str, after: str) -> str:
+    def first_of_kind(self, shown: str, names: Names) -> list[Any]:
+        return self.conditions(shown, 1, names)
+
+    @in_page
+    def on_backgrounds(self, path: str | None, names: Names) -> list[Any]:
+        """Mask of the object of an image, and the predictions for it on other backgrounds."""
+        if path is None:
+            return [None, "", ""]
+        session = self.pair(names)
+        image, _ = read_image(path)
+        mask = find_mask(session.sides["before"], image)
+        cards, text = pasted_cards(session, image, mask, self._backgrounds(*names))
+        return [show_mask(image, mask), grid(cards), text]
+
+
+def heading(before: str, after: str | None) -> str:
+    if after is None:
+        return f"## What the model looks at\n**Model:** `{public_name(before)}`"
     return f"## What the model looks at\n**Before:** `{public_name(before)}` · **after:** `{public_name(after)}`"
 
 
@@ -134,12 +216,13 @@ def measures(explained: dict[str, Explanation], classes: list[str]) -> str:
     lines = ["| | class | probability | mIoU with mask | relevance on object |", "|---|---|---:|---:|---:|"]
     for side, of in explained.items():
         agreement = ("–" if value is None else f"{value:.1%}" for value in (of.mean_iou, of.energy))
-        lines.append(f"| {side} | {classes[of.target]} | {of.score:.1%} | {' | '.join(agreement)} |")
+        name = side if len(explained) > 1 else "model"
+        lines.append(f"| {name} | {classes[of.target]} | {of.score:.1%} | {' | '.join(agreement)} |")
     return "\n".join(lines)
 
 
-def thumbnails(session: Session) -> list[tuple[Image.Image, str]]:
-    return [(thumbnail(sample.image), sample.caption) for sample in load_samples(tuple(session.classes))]
+def thumbnails(samples: Sequence[Sample]) -> list[tuple[Image.Image, str]]:
+    return [(thumbnail(sample.image), sample.caption) for sample in samples]
 
 
 def thumbnail(image: Image.Image) -> Image.Image:

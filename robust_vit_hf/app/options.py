@@ -12,15 +12,15 @@ from ..utils.options import Options, Range, option
 
 @dataclass(kw_only=True)
 class GalleryOptions(Options):
-    """Sources of the gallery's results and images."""
+    """Sources of results and images."""
 
-    GROUP = "options of the gallery"
+    GROUP = "options of results and images"
 
     results: Path | None = option(
         None,
         "output of `robust-vit evaluate`; without it, the sets of the bundled benchmark are measured in the page",
     )
-    dataset: str | None = option(None, "images of your own that were evaluated")
+    dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
     split: str = option("validation", "split of --dataset")
     sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
 
@@ -28,11 +28,13 @@ class GalleryOptions(Options):
 @dataclass(kw_only=True)
 class AppOptions(GalleryOptions):
     """Look at two models, before and after finetuning, in a page: relevance maps of your own images, of examples and of evaluated
-    sets.
+    sets, and predictions for objects on other backgrounds.
 
       robust-vit app                                                     the bundled model, and its newest finetuning in runs/
       robust-vit app --model vit-b --compare runs/vit-b
       robust-vit app --compare runs/emoji-shift --results runs/robustness
+      robust-vit app --model my-vit --dataset photos --diagnose runs/diagnosis
+      robust-vit app --model my-vit --compare runs/better --dataset photos --diagnose runs/better
       robust-vit app --model OWNER/BEFORE --compare OWNER/AFTER --export space
 
     Without --compare and without a finetuning in runs/, the bundled model is finetuned once, in about a minute, and kept in the cache
@@ -40,18 +42,25 @@ class AppOptions(GalleryOptions):
     """
 
     model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
-    compare: str | None = option(None, "the model after finetuning")
+    compare: str | None = option(None, "the model after finetuning; a model of your own is shown alone without it")
+    diagnose: Path | None = option(
+        None,
+        "output of `robust-vit diagnose`, or of `robust-vit improve`: its images on other backgrounds, to click through",
+        metavar="FOLDER",
+    )
     preset: Preset | None = option(None, PRESET)
     host: str = option(
         "127.0.0.1",
         "address to listen on (default: 127.0.0.1). Elsewhere than on loopback, no other models can be loaded in the page",
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
-    export: Path | None = option(None, "write a Space of the page, and do not serve it", metavar="FOLDER")
+    export: Path | None = option(
+        None, "write a Space of the page, with the pictures of --diagnose, and do not serve it", metavar="FOLDER"
+    )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model != BUNDLED_MODEL and self.compare is None:
-            raise ValueError("--compare names the model after finetuning")
+        if self.model != BUNDLED_MODEL and self.compare is None and self.results is not None:
+            raise ValueError("--results needs --compare, the model after finetuning")
         if self.export is not None and self.compare is None:
             raise ValueError("--export needs --compare, the Hub id of the model after finetuning")

@@ -1,4 +1,4 @@
-"""Sample images from installed packages."""
+"""Sample images: of the user, or from installed packages."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,11 +7,17 @@ from itertools import count
 from PIL import Image
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
+from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..diagnosis.images import choose_images
 from ..emoji_shift.artwork import background
 from ..emoji_shift.images import CLASS_NAMES, SHIFTED, compose
+from ..evaluation.session import Session
+from ..evaluation.sets import EvaluationSet
+from ..utils.images import to_rgb
 
 
 PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # from scikit-image, of ImageNet classes
+NUM_OWN = 12  # images of the user
 
 
 @dataclass(frozen=True)
@@ -37,3 +43,23 @@ def load_samples(classes: tuple[str, ...]) -> list[Sample]:
         caption = f"{CLASS_NAMES[row['label']]} · {split.replace('_', ' ')}"
         samples.append(Sample(row["image"], caption, row["mask"], row["label"]))
     return samples
+
+
+def own_samples(path: str, split: str, session: Session) -> list[Sample]:
+    """A few labelled images of a dataset of the user, of different classes as far as there are, always the same ones.
+
+    Args:
+        path, split: as for [`load_masked_dataset`].
+
+    Raises:
+        FileNotFoundError: there is no such dataset.
+        ValueError: it has no such split or no labelled images, or the models lack their classes.
+    """
+    dataset = load_masked_dataset(path, split)
+    check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
+    rows = session.with_sets({split: EvaluationSet.of(choose_images(dataset, NUM_OWN))}).sets[split]
+    labels = [accepted[0] for accepted in rows.accepted]
+    return [
+        Sample(to_rgb(row["image"]), session.classes[label], row.get("mask"), label)
+        for row, label in zip(rows.dataset, labels, strict=True)
+    ]

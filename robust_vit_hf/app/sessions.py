@@ -12,13 +12,13 @@ from ..utils.processes import make_accelerator
 
 
 def while_unchanged(function: Callable) -> Callable:
-    """A function of two models by name, and of more, that keeps its last two results while no file changes in the
-    folders of the models."""
+    """A function of two models by name, the second of which may be `None`, and of more, that keeps its last two results
+    while no file changes in the folders of the models."""
     kept = lru_cache(maxsize=2)(lambda files, *arguments: function(*arguments))
 
     @wraps(function)
-    def call(before: str, after: str, *others):
-        folders = [Path(name) for name in (before, after) if Path(name).is_dir()]
+    def call(before: str, after: str | None, *others):
+        folders = [Path(name) for name in (before, after) if name is not None and Path(name).is_dir()]
         files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
         return kept(tuple(stamps(files)), before, after, *others)
 
@@ -26,11 +26,11 @@ def while_unchanged(function: Callable) -> Callable:
 
 
 @while_unchanged
-def open_pair(before: str, after: str, preset: Preset | None) -> Session:
-    """Session of two models, without sets or store.
+def open_pair(before: str, after: str | None, preset: Preset | None) -> Session:
+    """Session of two models, or of one, without sets or store.
 
     Args:
-        before, after: names, folders or Hub ids, as in [`load_model`].
+        before, after: names, folders or Hub ids, as in [`load_model`]; `after` may be `None`.
         preset: preprocessing of both; `None` for that of [`resolve_preset`].
 
     Raises:
@@ -39,7 +39,8 @@ def open_pair(before: str, after: str, preset: Preset | None) -> Session:
     """
     preset = resolve_preset(preset, before, after)
     accelerator = make_accelerator(bf16=False)
-    sides = load_sides({"before": before, "after": after}, preset, accelerator, with_maps=True)
+    names = {"before": before} | ({} if after is None else {"after": after})
+    sides = load_sides(names, preset, accelerator, with_maps=True)
     for side in sides.values():
         side.model.eval().requires_grad_(False)
     return Session(sides, {}, accelerator, preset=preset)

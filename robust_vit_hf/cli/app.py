@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..app.options import AppOptions
+from ..models.registry import BUNDLED_MODEL
 
 
 def show(options: AppOptions) -> str:
@@ -12,7 +13,7 @@ def show(options: AppOptions) -> str:
     if options.export is not None:
         from ..app.export import write_space
 
-        write_space(options.export, options.model, options.compare, options.preset)
+        write_space(options.export, options.model, options.compare, options.preset, options.diagnose)
         return f"{options.export}: upload it with `hf upload --repo-type space OWNER/NAME {options.export} .`"
 
     from ..app.bundled import cached_run, newest_run
@@ -21,13 +22,16 @@ def show(options: AppOptions) -> str:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the page's files are deleted on SIGTERM, too
     use_all_cores()
-    after = options.compare or newest_run(Path("runs"))
-    if after is None:
-        print(
-            "Without a finetuning in runs/, the cached one is shown, which is made once in about a minute.", flush=True
-        )
-        after = cached_run()
-    with running(replace(options, compare=str(after))) as address:
+    if options.compare is None and options.model == BUNDLED_MODEL:
+        after = newest_run(Path("runs"))
+        if after is None:
+            print(
+                "Without a finetuning in runs/, the cached one is shown, which is made once in about a minute.",
+                flush=True,
+            )
+            after = cached_run()
+        options = replace(options, compare=str(after))
+    with running(options) as address:
         print(f"The page is at {address} (Ctrl+C ends it).", flush=True)
         signal.pause()
     return ""

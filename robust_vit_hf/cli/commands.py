@@ -147,7 +147,7 @@ COMMANDS: dict[str, Command | Group] = {
         "evaluation.mixtures.interpolate_models",
     ),
     "app": Command(
-        "look at two models in a page: maps of your own images, examples and evaluated sets",
+        "look at models in a page: maps of images, evaluated sets, objects on other backgrounds",
         "app.options.AppOptions",
         "cli.app.show",
     ),

@@ -7,6 +7,7 @@ import datasets
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import benchmarks, find_benchmark
+from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.measurement import measure
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.session import Session, open_session
@@ -18,9 +19,10 @@ from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.publishable import public_settings
+from .examples import save_composed
 from .images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
 from .options import DiagnoseOptions
-from .strip import RULE, Composed, composed_images, strip_figure
+from .strip import NUM_EXAMPLES, RULE, Composed, composed_images, strip_figure
 
 
 STRIP_FILE, MASKS_FOLDER = "strip.png", "masks"
@@ -32,7 +34,7 @@ class DiagnosisReport:
 
     Args:
         diagnoses: by side, `before` and maybe `after`.
-        examples: images in all conditions.
+        examples: images in all conditions, the first of which the strip shows.
         images: the images and their masks.
         folder: with all files.
     """
@@ -75,7 +77,7 @@ class DiagnosisReport:
         """
         if not self.examples:
             raise ValueError("No image could be composed with another background, so that there is none to show.")
-        return strip_figure(self.examples)
+        return strip_figure(self.examples[:NUM_EXAMPLES])
 
     def __str__(self) -> str:
         look = f" Look at {self.folder / STRIP_FILE}." if self.examples else ""
@@ -98,8 +100,8 @@ def diagnose(model: str, dataset: str | None = None, **options) -> DiagnosisRepo
 
 def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
     """Measure one model or two on images with the backgrounds of others. Writes `results.json`, `tables.md`,
-    `tables.tex`, `strip.png`, the predictions of each image and, with `html`, `report.html`. Results already in the
-    output folder are reused.
+    `tables.tex`, `strip.png`, `examples.parquet`, the predictions of each image and, with `html`, `report.html`.
+    Results already in the output folder are reused.
 
     Returns:
         The report; `None` outside the main process.
@@ -172,6 +174,7 @@ def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOpt
     write_atomically(folder / "tables.tex", "\n".join(table.latex() for table in report.tables))
     if report.examples:
         report.figure().savefig(folder / STRIP_FILE, dpi=120)
+        save_composed(report.examples, folder / EXAMPLES_FILE)
     if options.html:
         section = Section("Diagnosis", report.tables)
         if report.examples:

@@ -31,8 +31,8 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
       robust-vit diagnose --model my-vit --dataset photos --output_dir runs/diagnosis
       robust-vit diagnose --model my-vit --compare runs/better --dataset photos --output_dir runs/diagnosis-after
 
-    Give images that the model was not trained on. Writes results.json, tables, a strip of images in all conditions, the masks that
-    it made with contact sheets to look at, and the predictions of each image. An interrupted run resumes when it is started again.
+    Give images that the model was not trained on. Writes results.json, tables, a strip of images in all conditions, more of
+    them for `robust-vit app --diagnose`, the masks that it made with contact sheets to look at, and the predictions of each image. An interrupted run resumes when it is started again.
     """
 
     dataset: str | None = option(

@@ -20,7 +20,8 @@ from ..relevance.overlay import denormalize
 from ..results.diagnosis import Diagnosis
 
 
-NUM_EXAMPLES = 6
+NUM_EXAMPLES = 6  # in the strip
+NUM_COMPOSED = 24  # in the file, the first of which are those in the strip
 RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on other backgrounds"
 RIGHT, TAKEN, OTHER = "#1a7f37", "#b3261e", "#57606a"  # colours of predictions
 
@@ -42,9 +43,9 @@ class Composed:
 
 
 def composed_images(
-    session: Session, rows: EvaluationSet, diagnoses: Mapping[str, Diagnosis], count: int = NUM_EXAMPLES
+    session: Session, rows: EvaluationSet, diagnoses: Mapping[str, Diagnosis], count: int = NUM_COMPOSED
 ) -> list[Composed]:
-    """Images in all conditions, drawn by [`RULE`]."""
+    """Images in all conditions, drawn by [`RULE`]; a larger `count` extends a smaller one."""
     first = next(iter(diagnoses.values()))
     usable = ~np.isnan(first.values["donor_rate"]) & may_be_shown(rows.dataset)
     drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:count].tolist()

@@ -170,19 +170,20 @@ def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None
     for kind, of_kind in examples.items():
         for example in of_kind:
             row = {"kind": kind, "set": example.set_name, "row": example.row, "label": example.label}
-            row["image"] = _webp(example.image)
+            row["image"] = to_webp(example.image)
             for side, predicted in example.predicted.items():
                 row |= {f"predicted_{side}": predicted, f"background_{side}": example.background.get(side)}
-                row[f"{side}_predicted"] = _webp(example.maps[side, "predicted"])
+                row[f"{side}_predicted"] = to_webp(example.maps[side, "predicted"])
                 if predicted != example.label:
-                    row[f"{side}_true"] = _webp(example.maps[side, "true"])
+                    row[f"{side}_true"] = to_webp(example.maps[side, "true"])
             rows.append(row)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
 
 
-def _webp(picture: Image.Image) -> dict:
+def to_webp(picture: Image.Image) -> dict:
+    """A picture as a value of a column of `datasets.Image`."""
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=90)
     return {"bytes": file.getvalue(), "path": None}

@@ -21,7 +21,7 @@ from .run_metadata import EMISSIONS_FILE
 # The Trainer's `training_args.bin` and `trainer_state.json` contain local paths, `emissions.csv` the location, and the
 # examples the user's images.
 NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", EMISSIONS_FILE]
-NOT_UPLOADED += [EXAMPLES_FILE]
+NOT_UPLOADED += [EXAMPLES_FILE, f"*/{EXAMPLES_FILE}"]
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0
 
 
