@@ -3,7 +3,6 @@ pasted."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,12 +13,12 @@ from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
 from ..data.composition import CONDITIONS, background, paste
 from ..data.transforms import eval_transform
 from ..diagnosis.examples import load_composed
+from ..diagnosis.images import own_tokencut
 from ..diagnosis.strip import Composed
 from ..emoji_shift import artwork
 from ..emoji_shift.images import BACKGROUND_NAMES
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side
-from ..models.registry import MODELS
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..utils.files import RESULTS_FILE, read_json
@@ -192,17 +191,11 @@ def find_mask(side: Side, image: Image.Image) -> Image.Image:
         ValueError: no object is found, or the model has no features to cut.
     """
     try:
-        from ..masks.tokencut import TokenCut
+        cut = own_tokencut(side, min_side=MIN_SIDE)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"Finding the object by TokenCut needs the package `{error.name}`. Install it: {install_command('masks')}"
         ) from error
-
-    registered = MODELS.get(side.source)
-    if registered is not None and registered.load_backbone is not None:
-        cut = TokenCut(_backbone(side.source).to(side.model.device), min_side=MIN_SIDE)
-    else:
-        cut = TokenCut(side.model, side.processor, min_side=MIN_SIDE)
     small = image.copy()
     small.thumbnail((MAX_SIDE, MAX_SIDE))
     (result,) = cut([small], [{}])
@@ -211,11 +204,6 @@ def find_mask(side: Side, image: Image.Image) -> Image.Image:
             f"No object was found by TokenCut: {result.rejected}. Give an image in which one object stands out."
         )
     return result.mask.resize(image.size, Image.Resampling.NEAREST)
-
-
-@cache
-def _backbone(name: str) -> torch.nn.Module:
-    return MODELS[name].load_backbone().eval()
 
 
 def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:

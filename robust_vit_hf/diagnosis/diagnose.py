@@ -117,7 +117,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
             name, source, rows = load_images(options, session)
         rows = choose_images(rows, options.num_images)
         method = options.masks if options.masks in MASK_METHODS else None
-        images = masked_images(rows, source, options.model, session.classes, method, folder / MASKS_FOLDER)
+        images = masked_images(rows, source, session.sides["before"], session.classes, method, folder / MASKS_FOLDER)
         report = measure_images(session, images, name, options, folder)
         if report is not None:
             write_report(report, session, options)

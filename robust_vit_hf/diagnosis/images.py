@@ -1,27 +1,36 @@
 """Images to diagnose a model on: a balanced choice of them, with masks that exist or are made."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 from accelerate import PartialState
+from torch import nn
 from transformers.utils import logging
 
 from ..class_names.label_mapping import align_labels
 from ..data.layouts.columns import has_parquet
 from ..data.masked_dataset import check_columns, check_rows, load_masked_dataset
+from ..evaluation.session import Side
 from ..masks.options import GroundedOptions, TokenCutOptions
 from ..masks.preparation import write_masks
+from ..models.registry import MODELS
 from ..utils.files import atomic_file
 from ..utils.images import readable_suffixes
 
 
+if TYPE_CHECKING:
+    from ..masks.tokencut import TokenCut
+
 logger = logging.get_logger(__name__)
 
-MASK_METHODS = {"tokencut": TokenCutOptions, "grounded": GroundedOptions}
+MASK_METHODS = ("tokencut", "grounded")
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def _with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> dat
 
 
 def masked_images(
-    dataset: datasets.Dataset, name: str, model: str, class_names: Sequence[str], method: str | None, folder: Path
+    dataset: datasets.Dataset, name: str, side: Side, class_names: Sequence[str], method: str | None, folder: Path
 ) -> MaskedImages:
     """Labelled images with masks: those that they have, or new ones, which are kept in `folder` with contact sheets.
     Called again, finished masks are read. Launched processes share the work.
@@ -100,7 +109,7 @@ def masked_images(
     Args:
         dataset: rows with `image`, `label` and maybe `mask`.
         name: name of the images in errors.
-        model: name of the model, whose own features are taken for TokenCut.
+        side: the model, whose own features are taken for TokenCut.
         class_names: names of the model's classes.
         method: name in `MASK_METHODS` to make masks; by default TokenCut where there are none.
         folder: folder of the masks to make.
@@ -111,7 +120,7 @@ def masked_images(
     needed = len(dataset)
     if method is not None or "mask" not in dataset.column_names:
         method = method or "tokencut"
-        dataset = _make_masks(dataset, method, model, folder)
+        dataset = _make_masks(dataset, method, side, folder)
     check_columns(dataset, name, needs_labels=True)
     dataset = align_labels(dataset, class_names, name)
     dataset = check_rows(dataset, name, len(class_names))
@@ -131,7 +140,30 @@ def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datas
     return dataset.select(sorted(index for *_, index in sorted(turns)[:count]))
 
 
-def _make_masks(dataset: datasets.Dataset, method: str, model: str, folder: Path) -> datasets.Dataset:
+def own_tokencut(side: Side, **settings) -> TokenCut:
+    """TokenCut with the features of a model; for a bundled model, those of its self-supervised base.
+
+    Args:
+        settings: arguments of [`~robust_vit_hf.masks.tokencut.TokenCut`].
+
+    Raises:
+        ModuleNotFoundError: SciPy is not installed.
+        ValueError: the architecture has no patch grid.
+    """
+    from ..masks.tokencut import TokenCut  # SciPy is an extra
+
+    registered = MODELS.get(side.source)
+    if registered is not None and registered.load_backbone is not None:
+        return TokenCut(_backbone(side.source).to(next(side.model.parameters()).device), **settings)
+    return TokenCut(side.model.eval(), side.processor, **settings)
+
+
+@cache
+def _backbone(name: str) -> nn.Module:
+    return MODELS[name].load_backbone().eval()
+
+
+def _make_masks(dataset: datasets.Dataset, method: str, side: Side, folder: Path) -> datasets.Dataset:
     path = folder.with_name(f".{folder.name}-images.parquet")
     with PartialState().main_process_first():
         if not path.is_file():
@@ -139,8 +171,11 @@ def _make_masks(dataset: datasets.Dataset, method: str, model: str, folder: Path
             images = dataset.remove_columns([*{*dataset.column_names} - {"image", "label", "file_name"}])
             with atomic_file(path) as partial:
                 images.to_parquet(partial)
-    options: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
-    if method == "tokencut":
-        options["model"] = model
-    write_masks(MASK_METHODS[method](**options))
+    writer: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
+    if method == "grounded":
+        write_masks(GroundedOptions(**writer))
+    else:
+        options = TokenCutOptions(**writer, model=side.source)
+        settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
+        write_masks(options, lambda *_: own_tokencut(side, **settings))
     return load_masked_dataset(str(folder), "train")

@@ -19,9 +19,9 @@ from .run_metadata import EMISSIONS_FILE
 
 
 # The Trainer's `training_args.bin` and `trainer_state.json` contain local paths, `emissions.csv` the location, and the
-# examples the user's images.
+# examples the user's images, as do the masks, candidates and diagnosis of `robust-vit improve`.
 NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", EMISSIONS_FILE]
-NOT_UPLOADED += [EXAMPLES_FILE, f"*/{EXAMPLES_FILE}"]
+NOT_UPLOADED += [EXAMPLES_FILE, "masks/*", "candidates/*", "predictions/*", "diagnosis/*"]
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0
 
 

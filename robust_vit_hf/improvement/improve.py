@@ -217,7 +217,8 @@ def _turns(labels: np.ndarray, seed: int) -> np.ndarray:
 
 def _masked(rows: datasets.Dataset, name: str, options: ImproveOptions, session: Session) -> MaskedImages:
     method = options.masks if options.masks in MASK_METHODS else None
-    return masked_images(rows, name, options.model, session.classes, method, options.output_dir / MASKS_FOLDER / name)
+    folder = options.output_dir / MASKS_FOLDER / name
+    return masked_images(rows, name, session.sides["before"], session.classes, method, folder)
 
 
 def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Measured]]:
