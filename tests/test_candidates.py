@@ -36,6 +36,15 @@ def test_a_fall_of_just_the_bound_is_allowed():
         assert rank([BEFORE, one], BEFORE, max_loss=round(100 * (0.95 - home), 6))[0] is one
 
 
+def test_the_bound_is_rounded_up_to_whole_images():
+    """Of 20 images, one is 5 points."""
+    before = measured(0.3, 0.95, variant=None, alpha=0.0, count=20)
+    one, two = (measured(0.6, home, count=20) for home in (0.9, 0.85))
+    assert rank([before, one], before, max_loss=1.0)[0] is one
+    assert rank([before, two], before, max_loss=1.0)[0] is before
+    assert rank([before, one], before, max_loss=0.0)[0] is before
+
+
 def test_equals_are_ordered_by_fall_rate_and_share():
     candidates = [
         measured(0.6, 0.95, rate=1e-5), measured(0.6, 0.95, rate=3e-6), measured(0.6, 0.94, rate=1e-6),

@@ -1,5 +1,6 @@
 """Candidates: settings to train, and the rule that chooses among them on validation images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
@@ -105,14 +106,21 @@ def finalists(measured: Sequence[Measured], before: Measured, max_loss: float, m
     return [replace(candidate, steps=max_steps) for candidate in chosen[:FINALISTS]]
 
 
+def loses_too_much(one: Measured, before: Measured, max_loss: float) -> bool:
+    """Whether top-1 on the images as they are falls by more than `max_loss` points. The bound is rounded up to whole images, so
+    that one image of a few may be lost."""
+    count = int((~np.isnan(before.original)).sum())
+    return round(one.fall(before) * count) > math.ceil(max_loss / 100 * count - 1e-9)
+
+
 def rank(measured: Sequence[Measured], before: Measured, max_loss: float) -> list[Measured]:
-    """Order by the rule: first those whose top-1 on the images as they are falls by at most `max_loss` points, by top-1 on the
-    backgrounds of other classes, the highest first; then the others, by their fall. Among equals, the smaller fall, the lower
+    """Order by the rule: first those that do not lose too much, see [`loses_too_much`], by top-1 on the backgrounds of
+    other classes, the highest first; then the others, by their fall. Among equals, the smaller fall, the lower
     learning rate, and the smaller share of the finetuned weights come first."""
 
     def key(one: Measured) -> tuple:
         fall, top1 = one.fall(before), one.top1()
-        exceeds = fall > max_loss / 100 + 1e-9
+        exceeds = loses_too_much(one, before, max_loss)
         rate = one.candidate.learning_rate if one.candidate else 0.0
         return (exceeds, fall if exceeds else -top1, fall, rate, one.alpha)
 
@@ -128,7 +136,7 @@ def candidates_table(measured: Sequence[Measured], before: Measured, chosen: Mea
         settings = ["–"] * 3
         if one.candidate is not None:
             settings = [f"{one.candidate.learning_rate:g}", str(one.candidate.steps), f"{one.alpha:g}"]
-        marked = "chosen" if one is chosen else "" if one.fall(before) <= max_loss / 100 + 1e-9 else "loses too much"
+        marked = "chosen" if one is chosen else "loses too much" if loses_too_much(one, before, max_loss) else ""
         rows.append([name, *settings, f"{100 * one.top1():.1f}", str(gain), str(home), marked])
     head = [
         "candidate",

@@ -115,7 +115,7 @@ def resampled_means(columns: np.ndarray, num_resamples: int = 2000) -> np.ndarra
 def interval_of(values: np.ndarray, resampled: np.ndarray) -> Interval:
     """A mean with the interval of its resampled means.
 
-    Where all images agree, resampling finds no width: the interval is then wider by 3 / N, the 95 % bound on the rate
+    Where all images have the same outcome (-1, 0 or 1), resampling finds no width: the interval is then wider by 3 / N, the 95 % bound on the rate
     of what was seen in none of N images ("rule of three", https://doi.org/10.1001/jama.1983.03330370053031).
 
     Args:
@@ -124,7 +124,7 @@ def interval_of(values: np.ndarray, resampled: np.ndarray) -> Interval:
     """
     known = values[~np.isnan(values)]
     low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    margin = 3 / len(known) if (known == known[0]).all() else 0.0
+    margin = 3 / len(known) if (known == known[0]).all() and known[0] in (-1, 0, 1) else 0.0
     return Interval(float(known.mean()), float(low) - margin, float(high) + margin)
 
 

@@ -247,6 +247,8 @@ def _cell(name: str, diagnosis: Diagnosis) -> str:
 
 
 def _shown(name: str, found: Interval) -> str:
+    if name.endswith("_chance"):
+        return f"{100 * found.mean:.1f}"
     if name != "relevance_on_object":
         return str(found)
     sign = "+" if isinstance(found, Difference) else ""
