@@ -509,7 +509,7 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
     """As the models see it, composed once more."""
     path = bright_square(tmp_path)
     masked, html, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
-    session = open_pair(*models, "paper")
+    session = open_pair(*models, None)
     image, mask = Image.open(path), find_mask(session.sides["before"], Image.open(path))
     inside = np.asarray(mask) > 0
     assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4

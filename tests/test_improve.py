@@ -91,8 +91,10 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     results = json.loads((folder / "results.json").read_text())
     assert results["weights"]["after"] == run["weights"]
     assert {"ece_before", "ece_after", "top1_before", "top1_after"} <= results["rows"][0].keys()
-    assert "reporting" in (folder / "README.md").read_text()
-    assert (folder / "diagnosis" / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
+    card = (folder / "README.md").read_text()
+    assert "reporting" in card and verdict["verdict"].partition(":")[0] in card
+    assert "Candidates" in (folder / "report.html").read_text() and "ECE before" in printed
+    assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
     # Weights of the candidates are gone, what was measured of them is not.
     assert len([*(folder / "candidates").glob("*/candidate.json")]) == 4 + 2
     assert not [*(folder / "candidates").rglob("*.safetensors")]

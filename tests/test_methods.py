@@ -17,7 +17,7 @@ from robust_vit_hf.training.methods import load_method, method_names
 
 from .helpers import reference
 from .helpers.commands import call, succeed
-from .helpers.tiny import ROOT, masked_folder, tensor_rows, tiny_config, tiny_vit
+from .helpers.tiny import ROOT, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 NAMES = ("cft", "energy", "finetune", "gradmask", "robustvit", "rrr")
@@ -269,7 +269,7 @@ def test_evaluation_without_gradients(tmp_path):
 
 @every_method
 def test_two_steps_from_the_command_line(name, tmp_path):
-    tiny_vit().save_pretrained(tmp_path / "model")
+    save_pretrained(tiny_vit(), tmp_path / "model")
     masked_folder(tmp_path / "data", 8, 4)
     options = {
         "model": str(tmp_path / "model"),

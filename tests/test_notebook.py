@@ -35,7 +35,9 @@ def test_notebook(path, tmp_path):
     outputs = [output for cell in run.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
     text = "".join(str(output.get("text", "")) + str(output.get("data", "")) for output in outputs)
-    assert "val: " in text and "| background_random | 16 |" in text and text.count("image/png") == 3 and "BG-Gap" in text
+    assert (
+        "val: " in text and "| background_random | 16 |" in text and text.count("image/png") == 3 and "BG-Gap" in text
+    )
     assert (tmp_path / "runs" / "notebook" / "model.safetensors").is_file()
     assert "# notebook" in (tmp_path / "runs" / "notebook" / "README.md").read_text()
 

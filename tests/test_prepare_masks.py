@@ -18,7 +18,7 @@ from robust_vit_hf.masks.result import MaskResult
 
 from .helpers import formats
 from .helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
-from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE, masked_dataset, tiny_vit
+from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE, masked_dataset, save_pretrained, tiny_vit
 from .helpers.written import masks_by
 from .test_grounded import make_models
 
@@ -84,7 +84,7 @@ def test_tokencut_masks_train(tmp_path, vit):
     for name in ("README.md", "made_by.json"):
         assert str(tmp_path) not in (tmp_path / "masks" / name).read_text()
 
-    tiny_vit().save_pretrained(tmp_path / "model")
+    save_pretrained(tiny_vit(), tmp_path / "model")
     places = ("--model", tmp_path / "model", "--dataset", tmp_path / "masks", "--output_dir", tmp_path / "run")
     succeed("train", *places, "--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "true")
     assert (tmp_path / "run" / "model.safetensors").is_file()

@@ -139,10 +139,6 @@ def _load(name: str, path: str, split: str, streaming: bool, **options) -> datas
         damage = f"{len(dataset):,} of {num_rows:,} rows are there"
     except DatasetGenerationError as error:
         raise ValueError(f"`{path}` cannot be read: {error.__cause__ or error}") from error
-    except ValueError as error:
-        if "Unknown split" in str(error):
-            raise UnknownSplit(f"{error} (`{path}`)") from error
-        raise
     except (ConnectionError, FileNotFoundError):
         raise
     except (ArrowInvalid, OSError) as error:
@@ -151,6 +147,10 @@ def _load(name: str, path: str, split: str, streaming: bool, **options) -> datas
                 f"A `metadata.jsonl` of `{path}` is not valid: {error}. Expected a JSON object on each line."
             ) from error
         damage = str(error)
+    except ValueError as error:
+        if "Unknown split" in str(error):
+            raise UnknownSplit(f"{error} (`{path}`)") from error
+        raise
     raise ValueError(
         f"The copy of `{path}` in the cache of `datasets` is damaged ({damage}): delete `{datasets.config.HF_DATASETS_CACHE}`, "
         "which is made again."

@@ -79,6 +79,14 @@ class DiagnosisReport:
             raise ValueError("No image could be composed with another background, so that there is none to show.")
         return strip_figure(self.examples[:NUM_EXAMPLES])
 
+    def section(self) -> Section:
+        """Section of a page."""
+        section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), self.tables)
+        if self.examples:
+            alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
+            section.plots.append(plot(self.figure(), RULE, alt, "wide"))
+        return section
+
     def __str__(self) -> str:
         look = f" Look at {self.folder / STRIP_FILE}." if self.examples else ""
         parts = [self.verdict, *self.warnings, f"{self.table.title}:", self.table.markdown()]
@@ -176,9 +184,5 @@ def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOpt
         report.figure().savefig(folder / STRIP_FILE, dpi=120)
         save_composed(report.examples, folder / EXAMPLES_FILE)
     if options.html:
-        section = Section("Diagnosis", report.tables)
-        if report.examples:
-            alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
-            section.plots.append(plot(report.figure(), RULE, alt, "wide"))
-        facts = {"verdict": report.verdict, "model": session.sides["before"].name, "masks": report.images.masks}
-        write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [section])
+        facts = {"model": session.sides["before"].name, "masks": report.images.masks}
+        write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])

@@ -113,6 +113,7 @@ def make_card(
         id=run["hub_model_id"] or f"path/to/{run['model_name']}",
         at=f', revision="{run["revision"]}"' if run["revision"] else "",
         note=registered.note if registered is not None else None,
+        verdict=run.get("verdict"),
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
         results=[{"title": part["title"], "table": main_table(part["rows"]).markdown()} for part in measurements],
         chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet
 from ..evaluation.store import Store
+from ..experiments.page import PAGE_FILE, Section, add_gallery, write_page
 from ..hub.model_card import write_card
 from ..models.digest import weights_digest
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
@@ -30,7 +32,9 @@ from ..models.loading import load_model
 from ..models.preprocessing import resolve_preset
 from ..models.registry import resolve
 from ..relevance.relevance_map import forward_logits
+from ..results.summary import class_changes
 from ..results.table import Run
+from ..results.tables import tables_of
 from ..results.text_table import Table
 from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
 from ..utils.images import input_size
@@ -63,7 +67,7 @@ class Improvement:
             confidence, on images that chose nothing. `None` if no candidate was better than the original.
         diagnosis: the models before and, unless no candidate was better, after.
         candidates: table of all candidates.
-        accuracy: table of top-1, calibration and relevance at home; `None` if no candidate was better.
+        home: tables of top-1, relevance and calibration on the images as they are; none if no candidate was better.
         notes: what was decided about the images, and what stands in the way.
         folder: the model folder.
     """
@@ -71,7 +75,7 @@ class Improvement:
     helped: bool | None
     diagnosis: DiagnosisReport
     candidates: Table
-    accuracy: str | None
+    home: list[Table]
     notes: list[str]
     folder: Path
 
@@ -108,11 +112,11 @@ class Improvement:
 
     def __str__(self) -> str:
         parts = [self.verdict, *self.notes, f"{self.table.title}:", self.table.markdown()]
-        if self.accuracy is not None:
-            parts += ["At home:", self.accuracy]
-        parts += [f"{self.candidates.title}:", self.candidates.markdown()]
-        kept = "no model, since yours is to be kept" if self.accuracy is None else "the model, its card and results"
-        return "\n\n".join(["", *parts, f"{self.folder}: {kept}; the diagnosis is in {self.diagnosis.folder}."])
+        for table in (*self.home, self.candidates):
+            parts += [f"{table.title}:", table.markdown()]
+        kept = "the model, its card, results" if self.home else "no model, since yours is to be kept,"
+        parts.append(f"{self.folder}: {kept} and {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}.")
+        return "\n\n".join(["", *parts])
 
 
 def improve(model: str, dataset: str, output_dir: str | Path, **options) -> Improvement:
@@ -281,26 +285,41 @@ def _report(
     session: Session, images: MaskedImages, candidates: Table, notes: list[str], options: ImproveOptions
 ) -> Improvement:
     """Diagnose on images that chose nothing, and write results, card and page."""
-    folder, accuracy = options.output_dir, None
+    folder = options.output_dir
     compare = str(folder) if "after" in session.sides else None
     of_diagnosis = DiagnoseOptions(
-        model=options.model, compare=compare, dataset=options.dataset, html=True,
+        model=options.model, compare=compare, dataset=options.dataset,
         output_dir=folder / DIAGNOSIS_FOLDER, batch_size=options.batch_size, num_workers=options.num_workers,
         bf16=options.bf16, preset=session.preset,
     )  # fmt: skip
     of_diagnosis.output_dir.mkdir(parents=True, exist_ok=True)
     diagnosis = measure_images(session, images, "reporting", of_diagnosis, of_diagnosis.output_dir)
     write_diagnosis(diagnosis, session, of_diagnosis)
-    helped = None
+    helped, home = None, []
+    sections = [diagnosis.section(), Section("Candidates", [candidates])]
     if compare is not None:
         gain = diagnosis.diagnoses["after"].change_from(diagnosis.diagnoses["before"])["mixed_rand"]
         helped = gain.low > 0
         own = session.with_sets({"reporting": EvaluationSet.of(images.dataset, source=options.dataset)})
         run = Run(measure_accuracy(own, Accuracy(options.batch_size, options.num_workers), "accuracy"))
-        accuracy = write_report(folder, run, own, public_settings(asdict(options)))
-    improvement = Improvement(helped, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
+        write_report(folder, run, own, public_settings(asdict(options)))
+        home = tables_of(run)
+        notes = [*notes, *_worse_classes(run, session.classes)]
+        sections.append(Section("At home", home))
+        add_gallery(sections[-1], folder)
+    improvement = Improvement(helped, diagnosis, candidates, home, [*notes, *diagnosis.warnings], folder)
     verdict = {"helped": helped, "verdict": improvement.verdict, "notes": improvement.notes}
     write_json(folder / VERDICT_FILE, verdict)
+    facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
+    write_page(folder / PAGE_FILE, improvement.verdict.partition("\n")[0], facts, sections)
     if compare is not None:
+        write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": improvement.verdict})
         write_card(folder)
     return improvement
+
+
+def _worse_classes(run: Run, names: Sequence[str]) -> list[str]:
+    """Classes whose top-1 at home fell, the most harmed first."""
+    changes = class_changes([run], "reporting")
+    worse = [f"{names[label]} {100 * change:+.0f}" for label, change in changes.items() if change < 0]
+    return [f"Classes that got worse at home, in points: {', '.join(worse)}."] if worse else []
