@@ -83,6 +83,11 @@ def test_only_the_background_is_blurred(batch):
     assert float(outside.mean()) == pytest.approx(float(striped[..., 14:, 14:].mean()), abs=0.1)
 
 
+def test_donors_that_no_condition_needs_are_not_needed(batch):
+    found = compose(batch["image"], batch["mask"], None, batch["other"], torch.zeros(3), ["original", "mixed_rand"])
+    assert [*found] == ["original", "mixed_rand"]
+
+
 def test_training_composes_the_same_pixels(batch):
     """Background swap of two images gives what `mixed_rand` gives."""
     images = torch.cat([batch["image"], batch["other"][0]])

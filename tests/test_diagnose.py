@@ -151,6 +151,8 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
     written = {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
     assert succeed("diagnose", *options) == printed
     assert written == {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
+    # Masks of these images are not those of others, or of fewer.
+    assert "holds masks of other images" in call("diagnose", *options, "--num_images", 6).error
 
 
 def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
@@ -206,6 +208,11 @@ def test_the_choice_is_balanced_and_grows():
 def test_wrong_arguments(model, photographs, tmp_path, change, message):
     options = ["--model", model, "--dataset", photographs, "--output_dir", tmp_path / "out"]
     assert message in call("diagnose", *options, *change).error
+
+
+def test_options_that_a_benchmark_does_not_have(tmp_path):
+    error = call("diagnose", "--split", "train", "--output_dir", tmp_path / "out").error
+    assert "`emoji-shift` has one set to diagnose on, with its masks: leave out --split" in error
 
 
 def test_one_class_is_refused(model, tmp_path):

@@ -151,6 +151,13 @@ def test_agreement_of_all_images_has_a_width():
     assert (found.low, found.high) == pytest.approx((0.95, 1.05))
 
 
+def test_rates_stay_within_their_range():
+    """Whatever is added where all images agree."""
+    found = diagnosis(30).measures
+    assert (found["mixed_rand"].low, found["mixed_rand"].high) == (pytest.approx(0.9), 1.0)
+    assert found["donor_rate"].low == 0.0 and found["bg_gap"].high == pytest.approx(0.1)
+
+
 def test_missing_values_are_left_out_of_resamples():
     values = np.array([1.0, 1.0, np.nan, np.nan, 1.0])
     resampled = resampled_means(np.stack([values, np.full(5, np.nan)], axis=1), 300)

@@ -70,6 +70,12 @@ def tree(root, *files):
 # -- Class names of each file and split -------------------------------------------------------------------------------
 
 
+def test_a_class_with_the_name_of_a_split(tmp_path):
+    tree(tmp_path / "vehicles", "bus/0.jpg", "car/0.jpg", "train/0.jpg")
+    rows = both_ways(tmp_path / "vehicles")
+    assert names_of_rows(rows) == ["bus", "car", "train"]
+
+
 def test_splits_number_their_classes(tmp_path):
     table(tmp_path / "data" / "train-0.parquet", ["cat", "dog"], ["cat", "dog", "dog"])
     table(tmp_path / "data" / "validation-0.parquet", ["dog", "cat"], ["cat", "dog", "dog"], seed=1)

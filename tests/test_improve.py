@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
-from robust_vit_hf.improvement.improve import _halves, _held_out
+from robust_vit_hf.improvement.improve import OUTCOMES, _halves, _held_out
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.digest import weights_digest
 
@@ -82,7 +82,7 @@ def improved(inputs, tmp_path_factory) -> tuple[Path, str]:
 def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     folder, printed = improved
     verdict = json.loads((folder / "verdict.json").read_text())
-    assert verdict["verdict"] in printed and verdict["helped"] in (True, False)
+    assert verdict["verdict"] in printed and verdict["outcome"] in OUTCOMES
     model = AutoModelForImageClassification.from_pretrained(folder)
     run = json.loads((folder / "run.json").read_text())
     assert weights_digest(model) == run["weights"] and run["preset"] == "model"
@@ -128,11 +128,19 @@ def test_a_second_run_trains_nothing(inputs, improved, monkeypatch):
 
 
 def test_other_inputs_are_refused(inputs, improved, tmp_path):
+    """Another model, other images, or other settings: nothing of the folder would be theirs."""
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
-    options = options_of(inputs, folder)
-    options[1] = other
-    assert "Choose another output folder, or delete it" in call("improve", *options).error
+    changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", 1]}
+    changes["images (reporting)"] = ["--num_images", 5]
+    for name, change in changes.items():
+        error = call("improve", *options_of(inputs, folder), *change).error
+        assert "holds an improvement with other inputs, which differ in: " in error and name in error
+
+
+def test_images_have_one_role(inputs, tmp_path):
+    options = [*options_of(inputs, tmp_path / "out"), "--eval_split", "train"]
+    assert "images are in the part `train` and in" in call("improve", *options).error
 
 
 def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
@@ -140,9 +148,9 @@ def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
     result = robust_vit_hf.improve(
         str(inputs / "model"), str(inputs / "photos"), tmp_path, max_steps=3, learning_rates=[1e-12], max_loss=0.0
     )
-    assert result.helped is None and result.verdict.startswith("It did not help: keep your model.")
+    assert result.outcome == "kept" and result.verdict.startswith("It did not help: keep your model.")
     assert not (tmp_path / "model.safetensors").exists()
-    assert json.loads((tmp_path / "verdict.json").read_text())["helped"] is None
+    assert json.loads((tmp_path / "verdict.json").read_text())["outcome"] == "kept"
     assert "original" in result.candidates.rows[0][0] and result.table.head == ["measure", "before"]
 
 
@@ -156,6 +164,26 @@ def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path
     assert 'Unknown split "test"' in named
 
 
+def test_a_model_of_more_classes_with_dropout_on_greyscale_images(inputs, tmp_path):
+    """1000 classes, of which the photographs have four, in another order; one class has a single validation image."""
+    write_photographs(tmp_path / "photos", "train", 3, seed=5)
+    write_photographs(tmp_path / "photos", "validation", 4, seed=6)
+    for path in (tmp_path / "photos").rglob("*.jpg"):
+        Image.open(path).convert("L").save(path)
+    for path in sorted((tmp_path / "photos" / "validation" / "dot").iterdir())[1:]:
+        path.unlink()
+    names = {index: f"class {index}" for index in range(1000)} | {7: "dot", 500: "bar", 998: "cross", 999: "circle"}
+    labels = {name: index for index, name in names.items()}
+    model = tiny_vit(num_labels=1000, id2label=names, label2id=labels, hidden_dropout_prob=0.1)
+    save_pretrained(model, tmp_path / "model", "paper")
+    options = {"max_steps": 2, "learning_rates": [1e-4], "max_loss": 100.0, "train_batch_size": 4}
+    result = robust_vit_hf.improve(str(tmp_path / "model"), str(tmp_path / "photos"), tmp_path / "out", **options)
+    columns = result.diagnosis.diagnoses["before"].columns
+    assert sorted(set(columns["label"])) == [7, 500, 998, 999]
+    assert any("1 images are the only one of their class" in note for note in result.notes)
+    assert not model.training and (tmp_path / "out" / "verdict.json").is_file()
+
+
 def test_splits_are_disjoint_and_balanced():
     labels = [0] * 9 + [1] * 2 + [2]
     rows = datasets.Dataset.from_dict({"label": labels, "row": list(range(12))})
@@ -165,7 +193,13 @@ def test_splits_are_disjoint_and_balanced():
     choosing, reporting = _halves(rows, ImproveOptions(model="m", dataset="d", output_dir="o"))
     assert sorted([*choosing["row"], *reporting["row"]]) == list(range(12))
     assert [*choosing["label"]].count(1) == [*reporting["label"]].count(1) == 1
-    assert [*reporting["label"]].count(0) == 5 and 2 in reporting["label"]
+    assert abs([*reporting["label"]].count(0) - [*choosing["label"]].count(0)) == 1
+    # A class of one image is in either half in turn, so that both have several.
+    alone = datasets.Dataset.from_dict({"label": list(range(6)), "row": list(range(6))})
+    halves = _halves(alone, ImproveOptions(model="m", dataset="d", output_dir="o"))
+    assert [sorted(half["label"]) for half in halves] == [[1, 3, 5], [0, 2, 4]]
+    with pytest.raises(ValueError, match="of those that choose, two classes are needed"):
+        _halves(alone.select([0, 1, 3]), ImproveOptions(model="m", dataset="d", output_dir="o"))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +226,7 @@ def test_killed_and_started_again(inputs, improved, tmp_path, moment):
     assert not (tmp_path / "verdict.json").exists()
     succeed("improve", *options_of(inputs, tmp_path))
     one, two = (json.loads((place / "verdict.json").read_text()) for place in (folder, tmp_path))
-    assert one["helped"] == two["helped"]
+    assert one["outcome"] == two["outcome"]
     first, second = (load_file(place / "model.safetensors") for place in (folder, tmp_path))
     assert first.keys() == second.keys()
     for name, tensor in first.items():

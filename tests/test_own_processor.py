@@ -26,6 +26,7 @@ from robust_vit_hf.experiments.sweep import protocol_of
 from robust_vit_hf.models.preprocessing import load_processor, preset_of, resolve_preset, squash_resample
 from robust_vit_hf.models.timm_files import own_processor
 from robust_vit_hf.relevance.overlay import denormalize
+from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.utils.images import input_size
 
 from .helpers.commands import call, succeed
@@ -344,3 +345,10 @@ def test_a_conversion_keeps_what_timm_states(tmp_path):
         assert list(processor.image_mean) == (stated["mean"] if preset == "model" else [0.5] * 3)
         if preset == "model":
             assert processor.to_dict() == load_processor(str(source), "model", load_model(str(source))).to_dict()
+
+
+def test_an_adapter_has_the_processor_of_its_base(tmp_path):
+    base = save_pretrained(tiny_vit(), tmp_path / "base")
+    add_lora(tiny_vit(), 2, str(base)).save_pretrained(tmp_path / "adapter")
+    found = load_processor(str(tmp_path / "adapter"), "model", load_model(str(tmp_path / "adapter")))
+    assert found.to_dict() == AutoImageProcessor.from_pretrained(base).to_dict()

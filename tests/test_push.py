@@ -72,6 +72,22 @@ def logits(model: torch.nn.Module | str | Path) -> list[float]:
     return model.eval()(PIXEL_VALUES).logits[0].tolist()
 
 
+def test_photographs_stay_where_they_are(hub, changed):
+    """What `robust-vit improve` keeps beside the model: masks, candidates, predictions and the diagnosis."""
+    for name in (
+        "masks/train/train-00000.parquet",
+        "candidates/swap/run.json",
+        "predictions/a/rows.parquet",
+        "diagnosis/strip.png",
+    ):
+        (changed / name).parent.mkdir(parents=True)
+        (changed / name).write_bytes(b"private")
+    succeed("push", changed, f"{NAME}-improved")
+    pushed = hub.repos["models", f"{NAME}-improved"]
+    assert "model.safetensors" in pushed and b"private" not in pushed.values()
+    assert not [name for name in pushed if "/" in name]
+
+
 @pytest.fixture
 def changed(pushed, tmp_path) -> Path:
     """The finetuned model with other weights."""

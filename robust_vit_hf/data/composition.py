@@ -63,8 +63,8 @@ def draw_donors(classes: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.n
 def compose(
     pixel_values: torch.Tensor,
     mask: torch.Tensor,
-    same: tuple[torch.Tensor, torch.Tensor],
-    other: tuple[torch.Tensor, torch.Tensor],
+    same: tuple[torch.Tensor, torch.Tensor] | None,
+    other: tuple[torch.Tensor, torch.Tensor] | None,
     black: torch.Tensor,
     conditions: Collection[str] = tuple(CONDITIONS),
 ) -> dict[str, torch.Tensor]:
@@ -73,7 +73,8 @@ def compose(
     Args:
         pixel_values: `(B, 3, H, W)`, normalised as the model expects.
         mask: `(B, 1, H, W)` in [0, 1]; 1 is the object.
-        same, other: pixel values and masks of the donors, of the same shapes.
+        same, other: pixel values and masks of the donors, of the same shapes; not needed without `mixed_same` or
+            `mixed_rand`.
         black: `(3,)`, the pixel values of black.
         conditions: names of the conditions; all by default.
 
@@ -96,7 +97,10 @@ def compose(
 def _blur(pixel_values: torch.Tensor) -> torch.Tensor:
     side = min(pixel_values.shape[-2:])
     radius = min(round(3 * BLUR * side), side - 1)  # the blur reflects at the edges
-    return functional.gaussian_blur(pixel_values, [2 * radius + 1] * 2, [BLUR * side] * 2)
+    size, sigma = 2 * radius + 1, [BLUR * side] * 2
+    # One axis after the other: a kernel of both takes longer than a forward pass.
+    with torch.autocast(pixel_values.device.type, enabled=False):
+        return functional.gaussian_blur(functional.gaussian_blur(pixel_values, [size, 1], sigma), [1, size], sigma)
 
 
 def paste(pixel_values: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:

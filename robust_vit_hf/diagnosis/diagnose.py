@@ -55,9 +55,7 @@ class DiagnosisReport:
     def warnings(self) -> list[str]:
         """What stands in the way of the verdict, of any model."""
         found = [warning for diagnosis in self.diagnoses.values() for warning in diagnosis.warnings]
-        if self.images.rejected:
-            found.append(f"{self.images.rejected} images are left out: their masks were rejected, empty or full.")
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*found, *self.images.notes]))
 
     @property
     def tables(self) -> list[Table]:
@@ -88,7 +86,7 @@ class DiagnosisReport:
         return section
 
     def __str__(self) -> str:
-        look = f" Look at {self.folder / STRIP_FILE}." if self.examples else ""
+        look = f" Look at {self.folder / STRIP_FILE}: {RULE}." if self.examples else ""
         parts = [self.verdict, *self.warnings, f"{self.table.title}:", self.table.markdown()]
         return "\n\n".join(
             ["", *parts, f"results.json, tables and the predictions of each image: {self.folder}.{look}"]
@@ -122,10 +120,10 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
     preset = resolve_preset(options.preset, options.model, options.compare)
     with open_session(options, preset, folder, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
-            name, source, rows = load_images(options, session)
+            name, rows = load_images(options, session)
         rows = choose_images(rows, options.num_images)
-        method = options.masks if options.masks in MASK_METHODS else None
-        images = masked_images(rows, source, session.sides["before"], session.classes, method, folder / MASKS_FOLDER)
+        side = session.sides["before"]
+        images = masked_images(rows, name, side, session.classes, options.masks, folder / MASKS_FOLDER)
         report = measure_images(session, images, name, options, folder)
         if report is not None:
             write_report(report, session, options)
@@ -144,23 +142,27 @@ def measure_images(
     return DiagnosisReport(diagnoses, composed_images(session, session.sets[name], diagnoses), images, folder)
 
 
-def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, str, datasets.Dataset]:
-    """The images to diagnose on: name of the set, name of its source, and rows."""
-    if options.dataset is None or options.dataset in benchmarks():
-        benchmark = options.dataset or find_benchmark(session.classes)
-        if benchmark is None:
-            raise ValueError("This model has classes of its own: name labelled images of them with --dataset.")
-        sets = benchmarks()[benchmark].load_evaluation_sets(options.num_images)
-        name = next(name for name in sets if name not in benchmarks()[benchmark].shifted)
-        return name, benchmark, sets[name]
-    dataset = load_labelled(options.dataset, options.split, options.masks)
-    return options.split.partition("[")[0], options.dataset, dataset
+def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, datasets.Dataset]:
+    """The images to diagnose on: name of the set, and rows."""
+    if options.dataset is not None and options.dataset not in benchmarks():
+        return options.split.partition("[")[0], load_labelled(options.dataset, options.split, options.masks)
+    benchmark = options.dataset or find_benchmark(session.classes)
+    if benchmark is None:
+        raise ValueError("This model has classes of its own: name labelled images of them with --dataset.")
+    if options.is_given("split") or options.masks not in (None, *MASK_METHODS):
+        raise ValueError(
+            f"`{benchmark}` has one set to diagnose on, with its masks: leave out --split, and folders of --masks."
+        )
+    sets = benchmarks()[benchmark].load_evaluation_sets(options.num_images)
+    name = next(name for name in sets if name not in benchmarks()[benchmark].shifted)
+    return name, sets[name]
 
 
 def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOptions) -> None:
     """Write the files of a report."""
     folder = report.folder
-    results = {"settings": public_settings(asdict(options)), **environment()}
+    settings = asdict(options) | {"preset": session.preset}
+    results = {"settings": public_settings(settings), **environment()}
     results |= {"weights": {name: side.weights for name, side in session.sides.items()}, "masks": report.images.masks}
     results |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     results["diagnosis"] = {

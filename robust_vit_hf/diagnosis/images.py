@@ -15,13 +15,14 @@ from torch import nn
 from transformers.utils import logging
 
 from ..class_names.label_mapping import align_labels
+from ..data.identity import dataset_identity
 from ..data.layouts.columns import has_parquet
-from ..data.masked_dataset import check_columns, check_rows, load_masked_dataset
+from ..data.masked_dataset import check_columns, check_rows, load_masked_dataset, mask_origin
 from ..evaluation.session import Side
 from ..masks.options import GroundedOptions, TokenCutOptions
 from ..masks.preparation import write_masks
 from ..models.registry import MODELS
-from ..utils.files import atomic_file
+from ..utils.files import atomic_file, read_json, write_json
 from ..utils.images import readable_suffixes
 
 
@@ -40,12 +41,26 @@ class MaskedImages:
     Args:
         dataset: rows with `image`, `mask` and `label`, an index of the model's classes.
         masks: where the masks come from.
-        rejected: number of images left out because their mask was rejected, empty or full.
+        rejected: number of images left out: those that cannot be read, and those whose mask was rejected, empty or full.
+        lost: names of classes of which nothing is left.
     """
 
     dataset: datasets.Dataset
     masks: str
     rejected: int
+    lost: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> list[str]:
+        """What is left out, in words."""
+        notes = []
+        if self.rejected:
+            notes.append(
+                f"{self.rejected} images are left out: they cannot be read, or their masks were rejected, empty or full."
+            )
+        if self.lost:
+            notes.append(f"Of these classes, no image is left: {', '.join(self.lost)}.")
+        return notes
 
 
 def load_labelled(source: str, split: str, masks: str | None) -> datasets.Dataset:
@@ -70,6 +85,12 @@ def load_labelled(source: str, split: str, masks: str | None) -> datasets.Datase
         source, folder = masks, None
     dataset = load_masked_dataset(source, split)
     check_columns(dataset, split, needs_labels=True, needs_masks=False)
+    labelled = [index for index, label in enumerate(dataset.with_format(None)["label"]) if label not in (None, -1)]
+    if len(labelled) < len(dataset):
+        logger.warning(
+            f"{len(dataset) - len(labelled)} of {len(dataset)} images of `{split}` have no label, and are left out."
+        )
+        dataset = dataset.select(labelled)
     return dataset if folder is None else _with_mask_files(dataset, folder, split.partition("[")[0])
 
 
@@ -80,11 +101,13 @@ def _with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> dat
             f"The masks of `{folder}` are found by the names of the images, which have none: give the output of `robust-vit "
             "masks`, or images with a column `file_name`."
         )
-    found: dict[str, Path] = {}
-    for place in (folder, folder / split):
-        for path in sorted(place.rglob("*")) if place.is_dir() else ():
-            if path.suffix.lower() in readable_suffixes():
-                found[path.relative_to(place).with_suffix("").as_posix()] = path
+    place, found = folder / split if (folder / split).is_dir() else folder, {}
+    for path in sorted(place.rglob("*")):
+        if path.suffix.lower() in readable_suffixes():
+            name = path.relative_to(place).with_suffix("").as_posix()
+            if name in found:
+                raise ValueError(f"`{found[name]}` and `{path}` are masks of one image: leave one of them.")
+            found[name] = path
     names = [PurePosixPath(name).with_suffix("").as_posix() for name in dataset.with_format(None)["file_name"]]
     kept = [index for index, name in enumerate(names) if name in found]
     if not kept:
@@ -101,7 +124,12 @@ def _with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> dat
 
 
 def masked_images(
-    dataset: datasets.Dataset, name: str, side: Side, class_names: Sequence[str], method: str | None, folder: Path
+    dataset: datasets.Dataset,
+    name: str,
+    side: Side,
+    class_names: Sequence[str],
+    masks: str | None,
+    folder: Path,
 ) -> MaskedImages:
     """Labelled images with masks: those that they have, or new ones, which are kept in `folder` with contact sheets.
     Called again, finished masks are read. Launched processes share the work.
@@ -111,20 +139,27 @@ def masked_images(
         name: name of the images in errors.
         side: the model, whose own features are taken for TokenCut.
         class_names: names of the model's classes.
-        method: name in `MASK_METHODS` to make masks; by default TokenCut where there are none.
+        masks: name in `MASK_METHODS` to make masks, by default TokenCut where there are none; or the folder that the images
+            have theirs from.
         folder: folder of the masks to make.
 
     Raises:
         ValueError: no mask is usable, or the model lacks a class of the images.
     """
-    needed = len(dataset)
+    needed = dataset
+    method = masks if masks in MASK_METHODS else None
+    origin = "those of the images" if masks is None else mask_origin(masks)
     if method is not None or "mask" not in dataset.column_names:
         method = method or "tokencut"
-        dataset = _make_masks(dataset, method, side, folder)
+        dataset = _make_masks(dataset, method, side, folder, name)
     check_columns(dataset, name, needs_labels=True)
     dataset = align_labels(dataset, class_names, name)
     dataset = check_rows(dataset, name, len(class_names))
-    return MaskedImages(dataset, f"made by {method}" if method else "those of the images", needed - len(dataset))
+    before, after = (
+        rows.with_format(None).unique("label") for rows in (align_labels(needed, class_names, name), dataset)
+    )
+    lost = tuple(class_names[label] for label in sorted({*before} - {*after}))
+    return MaskedImages(dataset, f"made by {method}" if method else origin, len(needed) - len(dataset), lost)
 
 
 def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
@@ -163,19 +198,42 @@ def _backbone(name: str) -> nn.Module:
     return MODELS[name].load_backbone().eval()
 
 
-def _make_masks(dataset: datasets.Dataset, method: str, side: Side, folder: Path) -> datasets.Dataset:
-    path = folder.with_name(f".{folder.name}-images.parquet")
-    with PartialState().main_process_first():
-        if not path.is_file():
+def _make_masks(dataset: datasets.Dataset, method: str, side: Side, folder: Path, name: str) -> datasets.Dataset:
+    """Make masks in a folder, which belongs to these images from then on.
+
+    Raises:
+        ValueError: the folder holds masks of other images, or the model has no features for TokenCut.
+    """
+    path, state = folder.with_name(f".{folder.name}-images") / f"{name}.parquet", PartialState()
+    record, identity = path.with_name("identity.json"), dataset_identity(dataset)
+    with state.main_process_first():
+        known = read_json(record)
+        if known not in (None, identity):
+            raise ValueError(
+                f"`{folder}` holds masks of other images, as of another --dataset, split or number of images: choose another "
+                f"--output_dir, or delete `{folder}` and `{record.parent}`."
+            )
+        if known is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             images = dataset.remove_columns([*{*dataset.column_names} - {"image", "label", "file_name"}])
             with atomic_file(path) as partial:
                 images.to_parquet(partial)
+            write_json(record, identity)
+    state.wait_for_everyone()
     writer: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
     if method == "grounded":
         write_masks(GroundedOptions(**writer))
     else:
         options = TokenCutOptions(**writer, model=side.source)
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
-        write_masks(options, lambda *_: own_tokencut(side, **settings))
+        try:
+            cut = own_tokencut(side, **settings)
+        except ValueError as error:
+            raise ValueError(
+                f"TokenCut cannot take the features of this model: {error} Make masks by the names of the classes, `--masks "
+                "grounded`, or with another model, `robust-vit masks tokencut --model facebook/dinov2-small …`, and give their "
+                "folder to --masks."
+            ) from error
+        write_masks(options, lambda *_: cut)
+    state.wait_for_everyone()  # the first process has written the last rows
     return load_masked_dataset(str(folder), "train")

@@ -55,10 +55,11 @@ def composed_images(
     pairs = TransformedRows(
         rows.dataset.select_columns(["image", "mask"]), eval_transform(side.processor, rows.border)
     )
-    donors = (np.asarray(first.columns[name]) for name in ("donor_same", "donor_rand"))
-    items = WithDonors(pairs, *donors).__getitems__(drawn)
+    columns = {"mixed_same": "donor_same", "mixed_rand": "donor_rand"}
+    donors = {name: np.asarray(first.columns[column]) for name, column in columns.items()}
+    items = WithDonors(pairs, donors).__getitems__(drawn)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
-    given = [(batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"]) for kind in ("same", "other")]
+    given = [(batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) for name in donors]
     images = compose(batch["pixel_values"], batch["mask"], *given, black_pixel(side.processor))
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
     found = []

@@ -148,5 +148,9 @@ def candidates_table(measured: Sequence[Measured], before: Measured, chosen: Mea
         "change at home",
         "",
     ]
-    title = f"Candidates on {len(before.original)} validation images, top-1 in per cent [95 % interval]"
+    count = int((~np.isnan(before.original)).sum())
+    title = (
+        f"Candidates on {count} validation images, of which a candidate may lose {math.ceil(max_loss / 100 * count - 1e-9)}; top-1 in "
+        "per cent [95 % interval]"
+    )
     return Table(title, head, rows)

@@ -1,10 +1,12 @@
 """`robust-vit improve`: from a model and photographs to a better model, or to the advice to keep it."""
 
+import json
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import datasets
@@ -13,7 +15,8 @@ import torch
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from ..data.masked_dataset import UnknownSplit
+from ..data.identity import dataset_identity, row_digest
+from ..data.masked_dataset import UnknownSplit, undecoded_rows
 from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
 from ..diagnosis.images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
@@ -53,8 +56,17 @@ from .options import ImproveOptions
 from .training import Trials
 
 
+SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
 CHOOSING_IMAGES = 200  # at most, of the validation images
 CANDIDATES_FOLDER, DIAGNOSIS_FOLDER, MASKS_FOLDER = "candidates", "diagnosis", "masks"
+OUTCOMES = {
+    "helped": "It helped",
+    "costly": "It helped before other backgrounds, and costs more at home than --max_loss: keep your model, or allow it",
+    "too few": "Too few images to tell whether it helped",
+    "worse": "It did not help: keep your model",
+    "kept": "It did not help: keep your model. No candidate was better on the images that choose",
+}
+INPUTS_FILE = "inputs.json"  # what all in the folder was made from
 VERDICT_FILE, CANDIDATES_FILE = "verdict.json", "candidates.md"
 
 
@@ -63,8 +75,7 @@ class Improvement:
     """Result of [`improve`]. As text, the verdict, tables and folder.
 
     Args:
-        helped: whether the finetuned model is right on more objects on the backgrounds of other classes, with 95 %
-            confidence, on images that chose nothing. `None` if no candidate was better than the original.
+        max_loss: points of top-1 that the images as they are may lose.
         diagnosis: the models before and, unless no candidate was better, after.
         candidates: table of all candidates.
         home: tables of top-1, relevance and calibration on the images as they are; none if no candidate was better.
@@ -72,7 +83,7 @@ class Improvement:
         folder: the model folder.
     """
 
-    helped: bool | None
+    max_loss: float
     diagnosis: DiagnosisReport
     candidates: Table
     home: list[Table]
@@ -80,25 +91,30 @@ class Improvement:
     folder: Path
 
     @property
-    def verdict(self) -> str:
-        """What to do, and the evidence for it."""
+    def outcome(self) -> str:
+        """One of [`OUTCOMES`], from the intervals on images that chose nothing."""
         diagnoses = self.diagnosis.diagnoses
         if "after" not in diagnoses:
-            return f"It did not help: keep your model. No candidate was better on the images that choose. {diagnoses['before'].sentence}"
+            return "kept"
         changes = diagnoses["after"].change_from(diagnoses["before"])
         gain, home = changes["mixed_rand"], changes["original"]
-        evidence = f"top-1 on the backgrounds of other classes changes by {gain} points, and by {home} on the images as they are"
         if gain.high <= 0:
-            start = "It did not help: keep your model"
-        else:
-            start = "It helped" if self.helped else "Too few images to tell whether it helped"
-        lost = (
-            " It costs more at home than these images can rule out: look at the classes that got worse."
-            if home.high < 0
-            else ""
-        )
+            return "worse"
+        if gain.low <= 0:
+            return "too few"
+        return "costly" if home.high < -self.max_loss / 100 else "helped"
+
+    @property
+    def verdict(self) -> str:
+        """What to do, and the evidence for it."""
+        diagnoses, text = self.diagnosis.diagnoses, OUTCOMES[self.outcome]
+        if "after" not in diagnoses:
+            return f"{text}. {diagnoses['before'].sentence}"
+        changes = diagnoses["after"].change_from(diagnoses["before"])
         return (
-            f"{start}: {evidence}.{lost}\nBefore: {diagnoses['before'].sentence}\nAfter: {diagnoses['after'].sentence}"
+            f"{text}: top-1 on the backgrounds of other classes changes by {changes['mixed_rand']} points, and by "
+            f"{changes['original']} on the images as they are.\nBefore: {diagnoses['before'].sentence}\nAfter: "
+            f"{diagnoses['after'].sentence}"
         )
 
     @property
@@ -149,19 +165,17 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         session = replace(opened, store=Store(folder / "predictions"))
         train, validation, notes = _load(options)
         choosing, reporting = _halves(validation, options)
-        _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
         parts = {"train": train, "choosing": choosing, "reporting": reporting}
+        _check_inputs(options, session, parts)
+        _say(0, f"{public_name(options.model)}, {_estimate(session, options, parts)} in all")
+        _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
         masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
-        notes += [
-            f"{images.rejected} of the {name} images are left out: their masks were rejected, empty or full."
-            for name, images in masked.items()
-            if images.rejected
-        ]
+        notes += [f"`{name}`: {note}" for name in ("train", "choosing") for note in masked[name].notes]
         choosing_set = session.with_sets({"choosing": EvaluationSet.of(masked["choosing"].dataset)})
         facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
         facts["preset"] = preset
         trials = Trials(folder / CANDIDATES_FOLDER, choosing_set, masked["train"].dataset, options, facts)
-        _say(2, f"Candidates, {_estimate(session, options, masked)}")
+        _say(2, f"Candidates, measured on {len(masked['choosing'].dataset)} images that choose")
         before, measured = _choose(trials, options)
         chosen = rank([before, *measured], before, options.max_loss)[0]
         table = candidates_table([before, *measured], before, chosen, options.max_loss)
@@ -173,6 +187,39 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         _say(4, f"Diagnosis on {len(masked['reporting'].dataset)} images that chose nothing")
         session = replace(session, sides=sides)
         return _report(session, masked["reporting"], table, notes, options)
+
+
+def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, datasets.Dataset]) -> None:
+    """Check that what the output folder holds was made from the same inputs, and that no image has two roles.
+
+    Raises:
+        ValueError: it was made from others, or images of one part are in another.
+    """
+    images = {
+        name: {row_digest({"image": row["image"]}) for row in undecoded_rows(rows)} for name, rows in parts.items()
+    }
+    for first, second in combinations(parts, 2):
+        if shared := len(images[first] & images[second]):
+            raise ValueError(
+                f"{shared} images are in the part `{first}` and in `{second}`: images that train, choose and report must be "
+                "others. See --train_split and --eval_split, and look for copies."
+            )
+    settings = {name: value for name, value in asdict(options).items() if name not in ("batch_size", "num_workers")}
+    inputs = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    inputs.pop("output_dir")
+    inputs |= {"model": session.sides["before"].digest, "precision": session.accelerator.mixed_precision}
+    inputs |= {f"images ({name})": dataset_identity(rows) for name, rows in parts.items()}
+    inputs["processor"] = json.loads(session.sides["before"].processor.to_json_string())
+    path = options.output_dir / INPUTS_FILE
+    known = read_json(path)
+    if known is None:
+        write_json(path, inputs)
+    elif known != inputs:
+        differing = [name for name in {**known, **inputs} if known.get(name) != inputs.get(name)]
+        raise ValueError(
+            f"`{options.output_dir}` holds an improvement with other inputs, which differ in: {', '.join(differing)}. Choose "
+            "another --output_dir, or delete it."
+        )
 
 
 def _say(number: int, text: str) -> None:
@@ -188,8 +235,9 @@ def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, 
         if options.is_given("eval_split"):
             raise
         train, validation = _held_out(train, options.seed)
+        named = options.dataset if options.masks in (None, *MASK_METHODS) else options.masks
         notes.append(
-            f"`{public_name(options.dataset)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
+            f"`{public_name(named)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
             f"`{options.train_split}` were held out. If your model was trained on them, its top-1 at home is too high."
         )
     return choose_images(train, options.max_steps * options.train_batch_size, options.seed), validation, notes
@@ -206,8 +254,17 @@ def _halves(dataset: datasets.Dataset, options: ImproveOptions) -> tuple[dataset
     """Images that choose, and images of the last diagnosis: one half each of every class."""
     labels = np.array(dataset.with_format(None)["label"])
     turn = _turns(labels, options.seed + 1)
-    choosing, reporting = (dataset.select(np.flatnonzero(turn % 2 == half)) for half in (1, 0))
-    return choose_images(choosing, CHOOSING_IMAGES), choose_images(reporting, options.num_images)
+    # Classes begin with either half in turn, so that those of one image are in both.
+    begins = {label: place % 2 for place, label in enumerate(np.unique(labels).tolist())}
+    half = (turn + [begins[label] for label in labels.tolist()]) % 2
+    parts = [dataset.select(np.flatnonzero(half == one)) for one in (1, 0)]
+    for name, rows in zip(("choose", "report"), parts, strict=True):
+        if len(rows.with_format(None).unique("label")) < 2:
+            raise ValueError(
+                f"The validation images, {len(dataset)}, are too few: of those that {name}, two classes are needed. Give more "
+                "images of each class."
+            )
+    return choose_images(parts[0], CHOOSING_IMAGES), choose_images(parts[1], options.num_images)
 
 
 def _turns(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -220,14 +277,15 @@ def _turns(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _masked(rows: datasets.Dataset, name: str, options: ImproveOptions, session: Session) -> MaskedImages:
-    method = options.masks if options.masks in MASK_METHODS else None
     folder = options.output_dir / MASKS_FOLDER / name
-    return masked_images(rows, name, session.sides["before"], session.classes, method, folder)
+    return masked_images(rows, name, session.sides["before"], session.classes, options.masks, folder)
 
 
 def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Measured]]:
     """Measure the original and all candidates: each variant and rate for a third of the steps, then two for all."""
-    before, measured = trials.original(), []
+    diagnosis = trials.diagnose(None, 0.0, trials.session.sides["before"])
+    tqdm.write(f"  {diagnosis.sentence}", file=sys.stderr)
+    before, measured = Measured.of(None, 0.0, diagnosis), []
     first = first_candidates(options.method, options.learning_rates, options.max_steps)
     for number, candidate in enumerate(first, 1):
         tqdm.write(f"  {number} of {len(first)}: {candidate}", file=sys.stderr)
@@ -238,23 +296,26 @@ def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Mea
     return before, measured
 
 
-def _estimate(session: Session, options: ImproveOptions, masked: dict[str, MaskedImages]) -> str:
-    """Time that candidates and diagnosis take, from that of a forward pass."""
+def _estimate(session: Session, options: ImproveOptions, parts: dict[str, datasets.Dataset]) -> str:
+    """Time of all that is not complete in a new folder, from that of a forward pass."""
     side = session.sides["before"]
     images = torch.zeros(8, 3, *input_size(side.processor), device=session.accelerator.device)
     times = []
     with torch.no_grad(), session.accelerator.autocast():
         for _ in range(3):
             started = time.perf_counter()
-            forward_logits(side.model, images)
+            forward_logits(side.model, images).cpu()
             times.append((time.perf_counter() - started) / len(images))
     # Of a step: the forward passes of the original and of the model, and a backward pass; for maps half of that again.
     first = first_candidates(options.method, options.learning_rates, options.max_steps)
     steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
     mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
-    passes = 5 * steps * options.train_batch_size + 2 * mixtures * len(masked["choosing"].dataset)
-    passes += 2 * 15 * len(masked["reporting"].dataset)
-    minutes = min(times) * passes / 60
+    passes = 5 * steps * options.train_batch_size + 2 * mixtures * len(parts["choosing"])
+    passes += 2 * 15 * len(parts["reporting"])
+    masks = 0.0
+    if options.masks in MASK_METHODS or "mask" not in parts["train"].column_names:
+        masks = SECONDS_PER_MASK * sum(map(len, parts.values()))
+    minutes = (min(times) * passes + masks) / 60
     return f"about {minutes:.0f} minutes" if minutes >= 1 else "about a minute"
 
 
@@ -288,18 +349,17 @@ def _report(
     folder = options.output_dir
     compare = str(folder) if "after" in session.sides else None
     of_diagnosis = DiagnoseOptions(
-        model=options.model, compare=compare, dataset=options.dataset,
+        model=options.model, compare=compare, dataset=options.dataset, split=options.eval_split, masks=options.masks,
+        num_images=options.num_images,
         output_dir=folder / DIAGNOSIS_FOLDER, batch_size=options.batch_size, num_workers=options.num_workers,
         bf16=options.bf16, preset=session.preset,
     )  # fmt: skip
     of_diagnosis.output_dir.mkdir(parents=True, exist_ok=True)
     diagnosis = measure_images(session, images, "reporting", of_diagnosis, of_diagnosis.output_dir)
     write_diagnosis(diagnosis, session, of_diagnosis)
-    helped, home = None, []
+    home: list[Table] = []
     sections = [diagnosis.section(), Section("Candidates", [candidates])]
     if compare is not None:
-        gain = diagnosis.diagnoses["after"].change_from(diagnosis.diagnoses["before"])["mixed_rand"]
-        helped = gain.low > 0
         own = session.with_sets({"reporting": EvaluationSet.of(images.dataset, source=options.dataset)})
         run = Run(measure_accuracy(own, Accuracy(options.batch_size, options.num_workers), "accuracy"))
         write_report(folder, run, own, public_settings(asdict(options)))
@@ -307,8 +367,8 @@ def _report(
         notes = [*notes, *_worse_classes(run, session.classes)]
         sections.append(Section("At home", home))
         add_gallery(sections[-1], folder)
-    improvement = Improvement(helped, diagnosis, candidates, home, [*notes, *diagnosis.warnings], folder)
-    verdict = {"helped": helped, "verdict": improvement.verdict, "notes": improvement.notes}
+    improvement = Improvement(options.max_loss, diagnosis, candidates, home, [*notes, *diagnosis.warnings], folder)
+    verdict = {"outcome": improvement.outcome, "verdict": improvement.verdict, "notes": improvement.notes}
     write_json(folder / VERDICT_FILE, verdict)
     facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     write_page(folder / PAGE_FILE, improvement.verdict.partition("\n")[0], facts, sections)

@@ -37,9 +37,15 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     )
     learning_rates: list[float] = option([1e-5, 3e-5], "learning rates to try (default: 1e-5 3e-5)", POSITIVE)
     max_steps: int = option(
-        240, "steps of a training (default: 240); all candidates together take at most four times as many", COUNT
+        240,
+        "steps of a training (default: 240); all candidates together take less than four times as many at the default rates",
+        COUNT,
     )
-    max_loss: float = option(1.0, "points of top-1 that the images as they are may lose (default: 1)", Range(0, 100))
+    max_loss: float = option(
+        1.0,
+        "points of top-1 that the images as they are may lose, rounded up to whole images (default: 1)",
+        Range(0, 100),
+    )
     train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()

@@ -1,14 +1,12 @@
 """Training and measurement of candidates, each in a folder of its own, once."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
 from transformers import PreTrainedModel, set_seed
 
-from ..data.identity import dataset_identity
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.session import Session, Side
 from ..models.interpolation import interpolate
@@ -47,58 +45,31 @@ class Trials:
     def _side(self) -> Side:
         return self.session.sides["before"]
 
-    def original(self) -> Measured:
-        """Measure the original model."""
-        return self._measure(None, 0.0, self._side)
-
     def run(self, candidate: Candidate) -> list[Measured]:
-        """Train a candidate, unless it is complete, and measure it and its mixtures with the original.
-
-        Raises:
-            ValueError: the folder holds a candidate of other inputs, or training fails.
-        """
+        """Train a candidate, unless it is complete, and measure it and its mixtures with the original."""
         folder = self.folder / candidate.name
-        inputs = {"candidate": asdict(candidate), **self._inputs()}
         known = read_json(folder / CANDIDATE_FILE)
         if known is not None:
-            if known["inputs"] != inputs:
-                differing = [name for name in inputs if known["inputs"].get(name) != inputs[name]]
-                raise ValueError(
-                    f"`{folder}` was trained with other inputs, which differ in: {', '.join(differing)}. Choose another "
-                    "--output_dir, or delete it."
-                )
             return [
                 Measured(
                     candidate,
                     float(alpha),
                     *(np.array(found[name], dtype=float) for name in ("mixed_rand", "original")),
                 )
-                for alpha, found in known["measured"].items()
+                for alpha, found in known.items()
             ]
         trained = self._train(folder, candidate)
         measured = []
         for alpha in MIXTURES if candidate.steps == self.options.max_steps else FIRST_MIXTURES:
             mixed = interpolate(self._side.model, trained, alpha)
-            measured.append(self._measure(candidate, alpha, Side.of(mixed, self._side.processor)))
+            found = self.diagnose(candidate, alpha, Side.of(mixed, self._side.processor))
+            measured.append(Measured.of(candidate, alpha, found))
         results = {
             f"{one.alpha:g}": {"mixed_rand": one.mixed_rand.tolist(), "original": one.original.tolist()}
             for one in measured
         }
-        write_json(folder / CANDIDATE_FILE, {"inputs": inputs, "measured": results})
+        write_json(folder / CANDIDATE_FILE, results)
         return measured
-
-    def _inputs(self) -> dict:
-        """What a candidate depends on beside its settings, as a JSON object."""
-        (rows,) = self.session.sets.values()
-        return {
-            "model": self._side.digest,
-            "train": dataset_identity(self.train),
-            "images that choose": rows.digest,
-            "train_batch_size": self.options.train_batch_size,
-            "seed": self.options.seed,
-            "precision": self.session.accelerator.mixed_precision,
-            "processor": json.loads(self._side.processor.to_json_string()),
-        }
 
     def _train(self, folder: Path, candidate: Candidate) -> PreTrainedModel:
         if (folder / RUN_FILE).is_file():  # written after the weights
@@ -129,11 +100,12 @@ class Trials:
         trainer.create_model_card(**self.facts)
         return trainer.accelerator.unwrap_model(trainer.model)
 
-    def _measure(self, candidate: Candidate | None, alpha: float, side: Side) -> Measured:
+    def diagnose(self, candidate: Candidate | None, alpha: float, side: Side) -> Diagnosis:
+        """Measure a model, the original without a candidate, on the images that choose."""
         (rows,) = self.session.sets.values()
         backgrounds = Backgrounds(
             self.options.batch_size, self.options.num_workers, ("original", "mixed_rand"), relevance=False
         )
         name = "original" if candidate is None else f"{candidate.name}, {alpha:g} of its weights"
         found = backgrounds.measure(side, rows, self.session, name, None)
-        return Measured.of(candidate, alpha, Diagnosis(found.columns, self.session.classes))
+        return Diagnosis(found.columns, self.session.classes)

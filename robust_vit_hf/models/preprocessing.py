@@ -79,6 +79,7 @@ def load_processor(
         ValueError: the model has no image size, or timm's configuration states no preprocessing.
     """
     from transformers import AutoImageProcessor
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     from .loading import is_timm
     from .timm_files import native_processor, own_processor, timm_files
@@ -96,6 +97,9 @@ def load_processor(
     try:
         saved = AutoImageProcessor.from_pretrained(source)
     except OSError as error:
+        if adapter := find_adapter_config_file(source):  # saved without one: that of its base
+            base = read_json(Path(adapter))["base_model_name_or_path"]
+            return load_processor(base, preset, model, image_size)
         if preset != "paper":
             raise OSError(
                 f"`{name}` has no image processor, which the preset `{preset}` takes: expected a `preprocessor_config.json` "

@@ -98,6 +98,9 @@ class Diagnosis:
     def measures(self) -> dict[str, Interval]:
         """Measures by name, see [`MEASURES`]; those without images are left out."""
         found = self._measure(self.values)
+        for name, one in found.items():
+            if name not in (*DIFFERENCES, "relevance_on_object", "object_focus"):
+                found[name] = Interval(one.mean, max(one.low, 0.0), min(one.high, 1.0))
         return found | {name: Difference(*astuple(found[name])) for name in DIFFERENCES if name in found}
 
     @property
@@ -180,8 +183,8 @@ class Diagnosis:
             found["object_focus"] = Interval(mean, float(low), float(high))
         return found
 
-    def by_class(self) -> dict[int, dict[str, float | int]]:
-        """Number of images, and means of the measures in [`OF_A_CLASS`], by class."""
+    def by_class(self) -> dict[int, dict[str, float | int | None]]:
+        """Number of images, and means of the measures in [`OF_A_CLASS`], by class; `None` where no image counts."""
         labels = np.asarray(self.columns["label"])
         return {
             int(label): {"images": int((labels == label).sum())}
@@ -222,7 +225,7 @@ def diagnosis_tables(diagnoses: Mapping[str, Diagnosis]) -> list[Table]:
     tables = [Table(title, ["measure", *sides, *(["change"] if compared else [])], rows)]
     names = diagnoses[sides[0]].class_names
     for side, diagnosis in diagnoses.items():
-        ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-_or_zero(item[1]["donor_rate"]), item[0]))
+        ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
         rows = [
             [names[label], str(of_class["images"]), *(_whole(of_class[name]) for name in OF_A_CLASS)]
             for label, of_class in ordered
@@ -259,14 +262,10 @@ def _percent(found: Interval) -> str:
     return f"{100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
 
 
-def _whole(value: float) -> str:
-    return "–" if np.isnan(value) else f"{100 * value:.0f}"
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}"
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: np.ndarray) -> float | None:
     known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else np.nan
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if np.isnan(value) else value
+    return float(known.mean()) if len(known) else None

@@ -89,8 +89,11 @@ class ImageFolder:
         if not any(_is_image(name) for name in files):
             return None
         folders: dict[str, str] = {}
-        for folder in dict.fromkeys(name.partition("/")[0] for name in files if "/" in name):
-            split = next((split for split, names in SPLITS.items() if folder.lower() in names), None)
+        below = dict.fromkeys(name.partition("/")[0] for name in files if "/" in name)
+        if all(name.count("/") == 1 and _is_image(name) for name in files) and not all(map(_split_of, below)):
+            below = {}  # class folders, of which one has the name of a split, such as `train`
+        for folder in below:
+            split = _split_of(folder)
             if split in folders:
                 raise ValueError(
                     f"`{root}` has the folders `{folders[split][:-1]}` and `{folder}`, which both are the split `{split}`: "
@@ -209,6 +212,10 @@ class ImageFolder:
                 features[name] = datasets.ClassLabel(names=sorted({*values} - {None}))
                 columns[name] = [value if value is None else features[name].str2int(value) for value in values]
         return columns or {"image": []}, datasets.Features(features), named
+
+
+def _split_of(folder: str) -> str | None:
+    return next((split for split, names in SPLITS.items() if folder.lower() in names), None)
 
 
 def _each(rows: list[dict]) -> Iterator[dict]:

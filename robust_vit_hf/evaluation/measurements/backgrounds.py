@@ -1,5 +1,6 @@
 """Predictions for objects on other backgrounds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,12 @@ class Backgrounds(Measurement):
         same, other = draw_donors(labels.tolist(), self.seed)
         black = black_pixel(side.processor).to(accelerator.device)
         pairs = rows.dataset.select_columns(["image", "mask"])
-        images = WithDonors(TransformedRows(pairs, eval_transform(side.processor, rows.border)), same, other)
+        needed = {
+            name: donors
+            for name, donors in {"mixed_same": same, "mixed_rand": other}.items()
+            if name in self.conditions
+        }
+        images = WithDonors(TransformedRows(pairs, eval_transform(side.processor, rows.border)), needed)
         loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
         batches: list[torch.Tensor] = []
         done = 0
@@ -82,12 +88,10 @@ class Backgrounds(Measurement):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `(B, C)` of the first condition, and the values of the rows, `(B, n + 2)` fp64: predictions in n
         conditions, share of the object in the pixels, and in the relevance."""
-        mask, donors = batch["mask"], {}
-        for name, kind in {"mixed_same": "same", "mixed_rand": "other"}.items():
-            donors[name] = (batch[f"{kind}_pixel_values"], batch[f"{kind}_mask"], batch[f"has_{kind}"].bool())
-        images = compose(
-            batch["pixel_values"], mask, *(donor[:2] for donor in donors.values()), black, self.conditions
-        )
+        mask, given = batch["mask"], {}
+        for name in ("mixed_same", "mixed_rand"):
+            given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in self.conditions else None
+        images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
         inside, predicted, first = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], None
         for name, composed in images.items():
             if name == "original" and self.relevance:
@@ -99,9 +103,9 @@ class Backgrounds(Measurement):
                 logits = forward_logits(side.model, composed).float()
             first = logits if first is None else first
             best = top_classes(logits, class_subset)[:, 0]
-            if name in donors:
-                _, donor_mask, has_donor = donors[name]
-                best = best.masked_fill(~(has_donor & is_background(donor_mask).flatten(1).any(dim=1)), -1)
+            if donors := given.get(name):
+                usable = batch[f"has_{name}"].bool() & is_background(donors[1]).flatten(1).any(dim=1)
+                best = best.masked_fill(~usable, -1)
             predicted.append(best)
         values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
         return first, torch.stack([value.double() for value in values], dim=1)
@@ -112,11 +116,12 @@ class WithDonors(Dataset):
 
     Args:
         rows: rows with `pixel_values` and `mask`.
-        same, other: numbers `(N,)` of the donors of each image, see [`draw_donors`].
+        donors: numbers `(N,)` of the donors of each image, see [`draw_donors`], by condition, whose name is the prefix of
+            their columns.
     """
 
-    def __init__(self, rows: TransformedRows, same: np.ndarray, other: np.ndarray):
-        self.rows, self.donors = rows, {"same": same, "other": other}
+    def __init__(self, rows: TransformedRows, donors: Mapping[str, np.ndarray]):
+        self.rows, self.donors = rows, donors
 
     def __len__(self) -> int:
         return len(self.rows)
