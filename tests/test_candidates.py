@@ -8,6 +8,7 @@ from robust_vit_hf.improvement.candidates import (
     Candidate,
     Measured,
     candidates_table,
+    choose,
     finalists,
     first_candidates,
     rank,
@@ -57,6 +58,16 @@ def test_equals_are_ordered_by_fall_rate_and_share():
         (1e-5, 1.0),
         (1e-6, 1.0),
     ]
+
+
+def test_among_those_within_one_standard_error_the_mildest_is_chosen():
+    """Of 100 images, one fewer is within it, and ten fewer are not."""
+    best, as_good, worse = measured(0.6, 0.94), measured(0.59, 0.97), measured(0.5, 0.99)
+    assert choose([BEFORE, best, as_good, worse], BEFORE, max_loss=1.0) is as_good
+    assert choose([BEFORE, best, worse], BEFORE, max_loss=1.0) is best
+    costly = measured(0.9, 0.8)
+    assert choose([BEFORE, costly, worse], BEFORE, max_loss=1.0) is worse
+    assert choose([BEFORE], BEFORE, max_loss=1.0) is BEFORE
 
 
 def test_the_original_wins_where_nothing_is_better():

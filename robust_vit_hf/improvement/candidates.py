@@ -127,6 +127,28 @@ def rank(measured: Sequence[Measured], before: Measured, max_loss: float) -> lis
     return sorted(measured, key=key)
 
 
+def choose(measured: Sequence[Measured], before: Measured, max_loss: float) -> Measured:
+    """The candidate that the rule chooses: of those that do not lose too much, and whose top-1 on the backgrounds of other
+    classes is within one standard error of the highest, the one with the highest top-1 on the images as they are.
+
+    Which of several is highest is often chance; their loss at home is not the same. The standard error is that of the
+    difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section 3.4.3).
+
+    Args:
+        measured: candidates, the original among them.
+    """
+    order = rank(measured, before, max_loss)
+    best = order[0]
+
+    def is_as_good(one: Measured) -> bool:
+        difference = one.mixed_rand - best.mixed_rand
+        known = difference[~np.isnan(difference)]
+        return bool(known.mean() >= -known.std() / math.sqrt(len(known)))
+
+    allowed = [one for one in order if not loses_too_much(one, before, max_loss) and is_as_good(one)]
+    return min(allowed, key=lambda one: one.fall(before))
+
+
 def candidates_table(measured: Sequence[Measured], before: Measured, chosen: Measured, max_loss: float) -> Table:
     """Table of all candidates in the order of the rule."""
     rows = []

@@ -48,9 +48,9 @@ from .candidates import (
     MIXTURES,
     Measured,
     candidates_table,
+    choose,
     finalists,
     first_candidates,
-    rank,
 )
 from .options import ImproveOptions
 from .training import Trials
@@ -177,7 +177,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         trials = Trials(folder / CANDIDATES_FOLDER, choosing_set, masked["train"].dataset, options, facts)
         _say(2, f"Candidates, measured on {len(masked['choosing'].dataset)} images that choose")
         before, measured = _choose(trials, options)
-        chosen = rank([before, *measured], before, options.max_loss)[0]
+        chosen = choose([before, *measured], before, options.max_loss)
         table = candidates_table([before, *measured], before, chosen, options.max_loss)
         write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
         sides = dict(session.sides)
