@@ -143,7 +143,8 @@ def choose(measured: Sequence[Measured], before: Measured, max_loss: float) -> M
     def is_as_good(one: Measured) -> bool:
         difference = one.mixed_rand - best.mixed_rand
         known = difference[~np.isnan(difference)]
-        return bool(known.mean() >= -known.std() / math.sqrt(len(known)))
+        error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else 0.0
+        return bool(known.mean() >= -error - 1e-12)
 
     allowed = [one for one in order if not loses_too_much(one, before, max_loss) and is_as_good(one)]
     return min(allowed, key=lambda one: one.fall(before))
