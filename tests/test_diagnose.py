@@ -192,6 +192,8 @@ def test_the_choice_is_balanced_and_grows():
     assert [[*more["label"]].count(label) for label in range(3)] == [13, 5, 12]
     assert {*few["row"]} < {*more["row"]} and [*more["row"]] == sorted(more["row"])
     assert len(choose_images(rows, 1000)) == 105
+    pairs = choose_images(rows, 4)  # of two classes, which have another image of theirs
+    assert sorted([*pairs["label"]].count(label) for label in range(3)) == [0, 2, 2]
 
 
 @pytest.mark.parametrize(

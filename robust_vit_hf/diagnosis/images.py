@@ -163,11 +163,16 @@ def masked_images(
 
 
 def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
-    """At most `count` labelled images, as many of each class as possible, drawn by the seed, in their order."""
+    """At most `count` labelled images, as many of each class as possible, drawn by the seed, in their order. If `count`
+    is less than two of each class, as many classes are drawn as may have two, so that they can give each other their
+    backgrounds."""
     members: dict[int, list[int]] = {}
     for index, label in enumerate(dataset.with_format(None)["label"]):
         if label not in (None, -1):
             members.setdefault(label, []).append(index)
+    if count < 2 * len(members):
+        drawn_classes = np.random.default_rng(seed).permutation(sorted(members))[: max(2, count // 2)].tolist()
+        members = {label: members[label] for label in drawn_classes}
     turns: list[tuple[int, int, int]] = []
     for label, indices in sorted(members.items()):
         drawn = np.random.default_rng([seed, label]).permutation(indices).tolist()
