@@ -153,7 +153,8 @@ def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, datase
         raise ValueError(
             f"`{benchmark}` has one set to diagnose on, with its masks: leave out --split, and folders of --masks."
         )
-    sets = benchmarks()[benchmark].load_evaluation_sets(options.num_images)
+    enough = max(options.num_images, 2 * len(benchmarks()[benchmark].class_names))  # two of each class
+    sets = benchmarks()[benchmark].load_evaluation_sets(enough)
     name = next(name for name in sets if name not in benchmarks()[benchmark].shifted)
     return name, sets[name]
 
