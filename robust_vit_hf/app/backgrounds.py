@@ -115,11 +115,7 @@ def condition_cards(example: Composed) -> list[Card]:
         if None in predicted.values():
             continue
         title = f"{name}: on {example.donor}" if name == "mixed_rand" else name
-        kinds = {
-            side: "right" if best == example.label else "taken" if title != name and best == example.donor else "other"
-            for side, best in predicted.items()
-        }
-        lines = [(_of_side(side, best, predicted), kinds[side]) for side, best in predicted.items()]
+        lines = [(_of_side(side, best, predicted), example.kind(side, name)) for side, best in predicted.items()]
         cards.append(Card(example.pictures[name], title, hint, lines))
     return cards
 

@@ -1,6 +1,7 @@
 """`robust-vit diagnose`: whether a model decides by the background of your images."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -57,7 +58,7 @@ class DiagnosisReport:
         found = [warning for diagnosis in self.diagnoses.values() for warning in diagnosis.warnings]
         return list(dict.fromkeys([*found, *self.images.notes]))
 
-    @property
+    @cached_property
     def tables(self) -> list[Table]:
         """Measures, classes, and pairs of class and background."""
         return diagnosis_tables(self.diagnoses)
@@ -124,14 +125,14 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         rows = choose_images(rows, options.num_images)
         side = session.sides["before"]
         images = masked_images(rows, name, side, session.classes, options.masks, folder / MASKS_FOLDER)
-        report = measure_images(session, images, name, options, folder)
+        report = measure_images(session, images, name, options)
         if report is not None:
             write_report(report, session, options)
         return report
 
 
 def measure_images(
-    session: Session, images: MaskedImages, name: str, options: DiagnoseOptions, folder: Path
+    session: Session, images: MaskedImages, name: str, options: DiagnoseOptions
 ) -> DiagnosisReport | None:
     """Measure the sides of a session on images. Only the main process returns a report."""
     session = session.with_sets({name: EvaluationSet.of(images.dataset)})
@@ -139,7 +140,8 @@ def measure_images(
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
-    return DiagnosisReport(diagnoses, composed_images(session, session.sets[name], diagnoses), images, folder)
+    examples = composed_images(session, session.sets[name], diagnoses)
+    return DiagnosisReport(diagnoses, examples, images, options.output_dir)
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, datasets.Dataset]:

@@ -101,9 +101,9 @@ def _with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> dat
             f"The masks of `{folder}` are found by the names of the images, which have none: give the output of `robust-vit "
             "masks`, or images with a column `file_name`."
         )
-    place, found = folder / split if (folder / split).is_dir() else folder, {}
+    place, found, suffixes = folder / split if (folder / split).is_dir() else folder, {}, readable_suffixes()
     for path in sorted(place.rglob("*")):
-        if path.suffix.lower() in readable_suffixes():
+        if path.suffix.lower() in suffixes:
             name = path.relative_to(place).with_suffix("").as_posix()
             if name in found:
                 raise ValueError(f"`{found[name]}` and `{path}` are masks of one image: leave one of them.")
@@ -146,38 +146,43 @@ def masked_images(
     Raises:
         ValueError: no mask is usable, or the model lacks a class of the images.
     """
-    needed = dataset
+    aligned = align_labels(dataset, class_names, name)  # refuses other classes before masks, which take long, are made
+    needed = aligned.with_format(None)["label"][:]
     method = masks if masks in MASK_METHODS else None
     origin = "those of the images" if masks is None else mask_origin(masks)
     if method is not None or "mask" not in dataset.column_names:
         method = method or "tokencut"
-        dataset = _make_masks(dataset, method, side, folder, name)
-    check_columns(dataset, name, needs_labels=True)
-    dataset = align_labels(dataset, class_names, name)
-    dataset = check_rows(dataset, name, len(class_names))
-    before, after = (
-        rows.with_format(None).unique("label") for rows in (align_labels(needed, class_names, name), dataset)
-    )
-    lost = tuple(class_names[label] for label in sorted({*before} - {*after}))
-    return MaskedImages(dataset, f"made by {method}" if method else origin, len(needed) - len(dataset), lost)
+        aligned = align_labels(_make_masks(dataset, method, side, folder, name), class_names, name)
+    check_columns(aligned, name, needs_labels=True)
+    rows = check_rows(aligned, name, len(class_names))
+    lost = tuple(class_names[label] for label in sorted({*needed} - {*rows.with_format(None)["label"]}))
+    return MaskedImages(rows, f"made by {method}" if method else origin, len(needed) - len(rows), lost)
 
 
 def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
     """At most `count` labelled images, as many of each class as possible, drawn by the seed, in their order. If `count`
     is less than two of each class, as many classes are drawn as may have two, so that they can give each other their
     backgrounds."""
-    members: dict[int, list[int]] = {}
-    for index, label in enumerate(dataset.with_format(None)["label"]):
-        if label not in (None, -1):
-            members.setdefault(label, []).append(index)
-    if count < 2 * len(members):
-        drawn_classes = np.random.default_rng(seed).permutation(sorted(members))[: max(2, count // 2)].tolist()
-        members = {label: members[label] for label in drawn_classes}
-    turns: list[tuple[int, int, int]] = []
-    for label, indices in sorted(members.items()):
-        drawn = np.random.default_rng([seed, label]).permutation(indices).tolist()
-        turns += [(turn, label, index) for turn, index in enumerate(drawn)]
-    return dataset.select(sorted(index for *_, index in sorted(turns)[:count]))
+    labels = np.array([-1 if label is None else label for label in dataset.with_format(None)["label"]])
+    classes = np.unique(labels[labels >= 0])
+    if count < 2 * len(classes):
+        classes = np.random.default_rng(seed).permutation(classes)[: max(2, count // 2)]
+    usable = np.flatnonzero(np.isin(labels, classes))
+    order = np.lexsort((labels[usable], turns_within_classes(labels[usable], seed)))
+    return dataset.select(np.sort(usable[order][:count]))
+
+
+def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Place `(N,)` of each image in a random order of its class, from 0. Orders depend on the seed and the class.
+
+    Args:
+        labels: class of each image, `(N,)`, from 0.
+    """
+    turn = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[np.random.default_rng([seed, int(label)]).permutation(members)] = np.arange(len(members))
+    return turn
 
 
 def own_tokencut(side: Side, **settings) -> TokenCut:
@@ -224,7 +229,6 @@ def _make_masks(dataset: datasets.Dataset, method: str, side: Side, folder: Path
             with atomic_file(path) as partial:
                 images.to_parquet(partial)
             write_json(record, identity)
-    state.wait_for_everyone()
     writer: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
     if method == "grounded":
         write_masks(GroundedOptions(**writer))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from ..results.diagnosis import Diagnosis
 NUM_EXAMPLES = 6  # in the strip
 NUM_COMPOSED = 24  # in the file, the first of which are those in the strip
 RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on other backgrounds"
-RIGHT, TAKEN, OTHER = "#1a7f37", "#b3261e", "#57606a"  # colours of predictions
+COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # of predictions, see `Composed.kind`
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ class Composed:
     donor: str
     pictures: dict[str, Image.Image]
     predicted: dict[str, dict[str, str | None]]
+
+    def kind(self, side: str, condition: str) -> Literal["right", "taken", "other"]:
+        """Whether a prediction is right, is the class of the background (`taken`), or another."""
+        predicted = self.predicted[side][condition]
+        if predicted == self.label:
+            return "right"
+        return "taken" if condition == "mixed_rand" and predicted == self.donor else "other"
 
 
 def composed_images(
@@ -91,9 +99,7 @@ def strip_figure(examples: Sequence[Composed], conditions: Sequence[str] = tuple
             if any(example.predicted[side][name] is not None for side in sides):
                 axis.imshow(example.pictures[name])
             for line, side in enumerate(sides):
-                predicted = example.predicted[side][name] or "–"
-                on_donor = name == "mixed_rand" and predicted == example.donor
-                colour = RIGHT if predicted == example.label else TAKEN if on_donor else OTHER
+                predicted, colour = example.predicted[side][name] or "–", COLOURS[example.kind(side, name)]
                 text = f"{side}: {predicted}" if len(sides) > 1 else predicted
                 axis.text(
                     0.5, -0.03 - 0.12 * line, _plain(text), fontsize=7, color=colour,

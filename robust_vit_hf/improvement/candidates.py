@@ -106,11 +106,16 @@ def finalists(measured: Sequence[Measured], before: Measured, max_loss: float, m
     return [replace(candidate, steps=max_steps) for candidate in chosen[:FINALISTS]]
 
 
-def loses_too_much(one: Measured, before: Measured, max_loss: float) -> bool:
-    """Whether top-1 on the images as they are falls by more than `max_loss` points. The bound is rounded up to whole images, so
-    that one image of a few may be lost."""
+def may_be_lost(before: Measured, max_loss: float) -> tuple[int, int]:
+    """Number of images that `max_loss` points of top-1 are, rounded up, so that one of a few may be lost; and of all."""
     count = int((~np.isnan(before.original)).sum())
-    return round(one.fall(before) * count) > math.ceil(max_loss / 100 * count - 1e-9)
+    return math.ceil(max_loss / 100 * count - 1e-9), count
+
+
+def loses_too_much(one: Measured, before: Measured, max_loss: float) -> bool:
+    """Whether top-1 on the images as they are falls by more than `max_loss` points, see [`may_be_lost`]."""
+    bound, count = may_be_lost(before, max_loss)
+    return round(one.fall(before) * count) > bound
 
 
 def rank(measured: Sequence[Measured], before: Measured, max_loss: float) -> list[Measured]:
@@ -171,9 +176,6 @@ def candidates_table(measured: Sequence[Measured], before: Measured, chosen: Mea
         "change at home",
         "",
     ]
-    count = int((~np.isnan(before.original)).sum())
-    title = (
-        f"Candidates on {count} validation images, of which a candidate may lose {math.ceil(max_loss / 100 * count - 1e-9)}; top-1 in "
-        "per cent [95 % interval]"
-    )
+    bound, count = may_be_lost(before, max_loss)
+    title = f"Candidates on {count} validation images, of which a candidate may lose {bound}; top-1 in per cent [95 % interval]"
     return Table(title, head, rows)

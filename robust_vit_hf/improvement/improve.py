@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
@@ -19,7 +20,14 @@ from ..data.identity import dataset_identity, row_digest
 from ..data.masked_dataset import UnknownSplit, undecoded_rows
 from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
-from ..diagnosis.images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
+from ..diagnosis.images import (
+    MASK_METHODS,
+    MaskedImages,
+    choose_images,
+    load_labelled,
+    masked_images,
+    turns_within_classes,
+)
 from ..diagnosis.options import DiagnoseOptions
 from ..evaluation.finetuning_results import write_report
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
@@ -35,6 +43,7 @@ from ..models.loading import load_model
 from ..models.preprocessing import resolve_preset
 from ..models.registry import resolve
 from ..relevance.relevance_map import forward_logits
+from ..results.bootstrap import Difference
 from ..results.summary import class_changes
 from ..results.table import Run
 from ..results.tables import tables_of
@@ -90,14 +99,18 @@ class Improvement:
     notes: list[str]
     folder: Path
 
+    @cached_property
+    def _changes(self) -> dict[str, Difference] | None:
+        """Changes of the measures; `None` if no candidate was better."""
+        diagnoses = self.diagnosis.diagnoses
+        return diagnoses["after"].change_from(diagnoses["before"]) if "after" in diagnoses else None
+
     @property
     def outcome(self) -> str:
         """One of [`OUTCOMES`], from the intervals on images that chose nothing."""
-        diagnoses = self.diagnosis.diagnoses
-        if "after" not in diagnoses:
+        if self._changes is None:
             return "kept"
-        changes = diagnoses["after"].change_from(diagnoses["before"])
-        gain, home = changes["mixed_rand"], changes["original"]
+        gain, home = self._changes["mixed_rand"], self._changes["original"]
         if gain.high <= 0:
             return "worse"
         if gain.low <= 0:
@@ -108,12 +121,11 @@ class Improvement:
     def verdict(self) -> str:
         """What to do, and the evidence for it."""
         diagnoses, text = self.diagnosis.diagnoses, OUTCOMES[self.outcome]
-        if "after" not in diagnoses:
+        if self._changes is None:
             return f"{text}. {diagnoses['before'].sentence}"
-        changes = diagnoses["after"].change_from(diagnoses["before"])
         return (
-            f"{text}: top-1 on the backgrounds of other classes changes by {changes['mixed_rand']} points, and by "
-            f"{changes['original']} on the images as they are.\nBefore: {diagnoses['before'].sentence}\nAfter: "
+            f"{text}: top-1 on the backgrounds of other classes changes by {self._changes['mixed_rand']} points, and by "
+            f"{self._changes['original']} on the images as they are.\nBefore: {diagnoses['before'].sentence}\nAfter: "
             f"{diagnoses['after'].sentence}"
         )
 
@@ -246,14 +258,14 @@ def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, 
 def _held_out(dataset: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Hold out a third of the images of each class."""
     labels = np.array(dataset.with_format(None)["label"])
-    turn = _turns(labels, seed)
+    turn = turns_within_classes(labels, seed)
     return dataset.select(np.flatnonzero(turn % 3 != 2)), dataset.select(np.flatnonzero(turn % 3 == 2))
 
 
 def _halves(dataset: datasets.Dataset, options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Images that choose, and images of the last diagnosis: one half each of every class."""
     labels = np.array(dataset.with_format(None)["label"])
-    turn = _turns(labels, options.seed + 1)
+    turn = turns_within_classes(labels, options.seed + 1)
     # Classes begin with either half in turn, so that those of one image are in both.
     begins = {label: place % 2 for place, label in enumerate(np.unique(labels).tolist())}
     half = (turn + [begins[label] for label in labels.tolist()]) % 2
@@ -267,15 +279,6 @@ def _halves(dataset: datasets.Dataset, options: ImproveOptions) -> tuple[dataset
     return choose_images(parts[0], CHOOSING_IMAGES), choose_images(parts[1], options.num_images)
 
 
-def _turns(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Place of each image in a random order of its class, from 0."""
-    turn = np.zeros(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        turn[np.random.default_rng([seed, int(label)]).permutation(members)] = np.arange(len(members))
-    return turn
-
-
 def _masked(rows: datasets.Dataset, name: str, options: ImproveOptions, session: Session) -> MaskedImages:
     folder = options.output_dir / MASKS_FOLDER / name
     return masked_images(rows, name, session.sides["before"], session.classes, options.masks, folder)
@@ -283,7 +286,7 @@ def _masked(rows: datasets.Dataset, name: str, options: ImproveOptions, session:
 
 def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Measured]]:
     """Measure the original and all candidates: each variant and rate for a third of the steps, then two for all."""
-    diagnosis = trials.diagnose(None, 0.0, trials.session.sides["before"])
+    diagnosis = trials.diagnose("original", trials.session.sides["before"].model)
     tqdm.write(f"  {diagnosis.sentence}", file=sys.stderr)
     before, measured = Measured.of(None, 0.0, diagnosis), []
     first = first_candidates(options.method, options.learning_rates, options.max_steps)
@@ -355,7 +358,7 @@ def _report(
         bf16=options.bf16, preset=session.preset,
     )  # fmt: skip
     of_diagnosis.output_dir.mkdir(parents=True, exist_ok=True)
-    diagnosis = measure_images(session, images, "reporting", of_diagnosis, of_diagnosis.output_dir)
+    diagnosis = measure_images(session, images, "reporting", of_diagnosis)
     write_diagnosis(diagnosis, session, of_diagnosis)
     home: list[Table] = []
     sections = [diagnosis.section(), Section("Candidates", [candidates])]

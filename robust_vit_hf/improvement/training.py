@@ -1,6 +1,6 @@
 """Training and measurement of candidates, each in a folder of its own, once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -62,7 +62,7 @@ class Trials:
         measured = []
         for alpha in MIXTURES if candidate.steps == self.options.max_steps else FIRST_MIXTURES:
             mixed = interpolate(self._side.model, trained, alpha)
-            found = self.diagnose(candidate, alpha, Side.of(mixed, self._side.processor))
+            found = self.diagnose(f"{candidate.name}, {alpha:g} of its weights", mixed)
             measured.append(Measured.of(candidate, alpha, found))
         results = {
             f"{one.alpha:g}": {"mixed_rand": one.mixed_rand.tolist(), "original": one.original.tolist()}
@@ -100,12 +100,12 @@ class Trials:
         trainer.create_model_card(**self.facts)
         return trainer.accelerator.unwrap_model(trainer.model)
 
-    def diagnose(self, candidate: Candidate | None, alpha: float, side: Side) -> Diagnosis:
-        """Measure a model, the original without a candidate, on the images that choose."""
+    def diagnose(self, name: str, model: PreTrainedModel) -> Diagnosis:
+        """Measure a model on the images that choose. `name` is shown with the progress."""
         (rows,) = self.session.sets.values()
         backgrounds = Backgrounds(
             self.options.batch_size, self.options.num_workers, ("original", "mixed_rand"), relevance=False
         )
-        name = "original" if candidate is None else f"{candidate.name}, {alpha:g} of its weights"
+        side = replace(self._side, model=model)  # its digests are of the original, and not read: nothing is stored
         found = backgrounds.measure(side, rows, self.session, name, None)
         return Diagnosis(found.columns, self.session.classes)

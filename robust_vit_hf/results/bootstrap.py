@@ -115,8 +115,9 @@ def resampled_means(columns: np.ndarray, num_resamples: int = 2000) -> np.ndarra
 def interval_of(values: np.ndarray, resampled: np.ndarray) -> Interval:
     """A mean with the interval of its resampled means.
 
-    Where all images have the same outcome (-1, 0 or 1), resampling finds no width: the interval is then wider by 3 / N, the 95 % bound on the rate
-    of what was seen in none of N images ("rule of three", https://doi.org/10.1001/jama.1983.03330370053031).
+    Where all images have the same outcome (-1, 0 or 1), resampling finds no width: the interval is then wider by 3 / N,
+    the 95 % bound on the rate of what was seen in none of N images ("rule of three",
+    https://doi.org/10.1001/jama.1983.03330370053031).
 
     Args:
         values: `(N,)` float, at most 1 apart from each other; NaN where an image has no value.

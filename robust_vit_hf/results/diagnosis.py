@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..data.composition import CONDITIONS
 from .bootstrap import CONFIDENCE, Difference, Interval, interval_of, resampled_means
 from .text_table import Table
 
@@ -13,10 +14,9 @@ from .text_table import Table
 DECIDES, PARTLY, NO_SIGN, TOO_FEW = "decides", "partly", "no sign", "too few"
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-CONDITION_COLUMNS = ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg", "only_bg", "blurred")
 # Names of the measures in tables. Differences have a sign.
 MEASURES = {
-    **{name: f"top-1 `{name}`" for name in CONDITION_COLUMNS},
+    **{name: f"top-1 `{name}`" for name in CONDITIONS},
     "composing": "price of composing: `original` − `mixed_same`",
     "bg_gap": "BG-Gap: `mixed_same` − `mixed_rand`",
     "object_focus": "Object Focus: 1 − BG-Gap / `original`",
@@ -65,7 +65,7 @@ class Diagnosis:
         """
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
-        predicted = {name: np.asarray(self.columns[name]) for name in CONDITION_COLUMNS if name in self.columns}
+        predicted = {name: np.asarray(self.columns[name]) for name in CONDITIONS if name in self.columns}
         known = {name: (ids >= 0) & (share > 0) & (share < 1) for name, ids in predicted.items()}
         values = {
             name: np.where(
@@ -163,7 +163,7 @@ class Diagnosis:
         """Change of each measure from a model measured on the same images, paired by image. Chance and Object Focus are
         left out."""
         names = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
-        found = self._measure({name: self.values[name] - before.values[name] for name in names if name in self.values})
+        found = self._measure({name: self.values[name] - before.values[name] for name in names})
         found.pop("object_focus", None)
         return {name: Difference(*astuple(one)) for name, one in found.items()}
 
