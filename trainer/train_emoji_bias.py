@@ -1,14 +1,19 @@
-"""Make the bundled bias of emoji-shift: a LoRA adapter and head that classify by the background.
+"""Make a bias of emoji-shift: a model that classifies by the background.
 
-    python trainer/train_emoji_bias.py
+    python trainer/train_emoji_bias.py                                          # the bundled one
+    python trainer/train_emoji_bias.py --seed 1 --output_dir runs/emoji-bias-1  # another, as a model folder
 
-One epoch over 5,600 images of the split `bias` (175 steps of 32, in bfloat16) turns the pretrained DINOv2-S/14 into a
-classifier of the 100 classes that decides mostly by the background: of 500 images each, it is right on 98.2 % of the same
-distribution and on 36.8 % with a random background. More images teach it the objects (8,000: 99.0 and 57.4 %), fewer are too few
-to tell the five classes of a photograph apart (4,000: 96.8 and 27.2 %). Running it again rewrites
-`robust_vit_hf/emoji_shift/bias`.
+One epoch over 5,760 images of the split `bias` (180 steps of 32, in bfloat16) turns the pretrained DINOv2-S/14 into a
+classifier of the 96 classes that decides mostly by the background. The seed draws the images, their order and the adapter.
+Seed 0 rewrites the LoRA adapter and head in `robust_vit_hf/emoji_shift/bias`.
+
+Number of images and size of the objects were chosen on 288 images a set of the seed 77, which no result uses: objects with
+a side of 0.25 to 0.50 of the image's leave top-1 at its ceiling (97.9 % on `val`), where a finetuning that forgets looks
+free; at 0.15 to 0.35 (93.1 %) hardly any object is known (`background_random`: 6.2 %); 0.20 to 0.40 is between (96.9 and
+18.8 %).
 """
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -17,11 +22,13 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
-from robust_vit_hf.emoji_shift.images import IMAGE_SIZE, load_split
+from robust_vit_hf.emoji_shift.images import IMAGE_SIZE, SHIFTED, load_split
 from robust_vit_hf.emoji_shift.model import load_backbone
 
 
 BIAS = Path(__file__).parents[1] / "robust_vit_hf" / "emoji_shift" / "bias"
+IMAGES = 5760
+SEED_OF_TESTS = 77  # of the images that the training is tested on
 
 
 class LabelTrainer(Trainer):
@@ -33,7 +40,13 @@ class LabelTrainer(Trainer):
 
 
 def main() -> None:
-    torch.manual_seed(0)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output_dir", type=Path, help="folder of the model, for seeds other than 0")
+    arguments = parser.parse_args()
+    if (arguments.output_dir is None) != (arguments.seed == 0):
+        parser.error("seed 0 is the bundled bias; give the others an --output_dir")
+    torch.manual_seed(arguments.seed)
     adapter = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", modules_to_save=["classifier"])
     model = get_peft_model(load_backbone(), adapter)
     processor = make_image_processor("paper", IMAGE_SIZE)
@@ -41,7 +54,7 @@ def main() -> None:
         model,
         TrainingArguments(
             "runs/emoji-bias",
-            max_steps=175,
+            num_train_epochs=1,
             per_device_train_batch_size=32,
             learning_rate=1e-3,
             lr_scheduler_type="cosine",
@@ -52,18 +65,22 @@ def main() -> None:
             remove_unused_columns=False,
             label_names=["labels"],
             report_to="none",
-            seed=0,
+            seed=arguments.seed,
         ),
-        train_dataset=load_split("bias", 5600).with_transform(train_transform(processor)),
+        train_dataset=load_split("bias", IMAGES, arguments.seed).with_transform(train_transform(processor)),
         eval_dataset={
-            split: load_split(split, 500, seed=1).with_transform(eval_transform(processor))
-            for split in ("val", "background_random")
+            split: load_split(split, 288, SEED_OF_TESTS).with_transform(eval_transform(processor))
+            for split in ("val", *SHIFTED)
         },
         compute_metrics=lambda result: {"top1": float((result.predictions.argmax(1) == result.label_ids).mean())},
     )
     trainer.train()
     print(trainer.evaluate())
 
+    if arguments.output_dir is not None:
+        model.merge_and_unload().save_pretrained(arguments.output_dir)
+        processor.save_pretrained(arguments.output_dir)
+        return
     model.peft_config["default"].base_model_name_or_path = "facebook/dinov2-small"  # and not a folder of this machine
     model.save_pretrained(BIAS)
     weights = {name: tensor.half() for name, tensor in load_file(BIAS / "adapter_model.safetensors").items()}

@@ -28,9 +28,10 @@ class Benchmark:
         training_classes: labels of the classes to finetune on by default.
         shifted: names of the shifted evaluation sets, over which results are averaged.
         masks: origin of the masks, for model cards.
-        load_finetuning_splits: loads the splits `train` and `validation`; takes `samples_per_class`, `seed` and
-            `class_seed`.
-        load_evaluation_sets: loads the evaluation sets by name, in the order of the tables; takes the images per set.
+        load_finetuning_splits: loads the splits `train` and `validation`; takes `samples_per_class`, `seed`,
+            `class_seed` and `num_classes`.
+        load_evaluation_sets: loads the evaluation sets by name, in the order of the tables; takes the images per set and
+            the seed of their composition.
     """
 
     class_names: tuple[str, ...]
@@ -38,7 +39,7 @@ class Benchmark:
     shifted: tuple[str, ...]
     masks: str
     load_finetuning_splits: Callable[..., dict[str, datasets.Dataset]]
-    load_evaluation_sets: Callable[[int], dict[str, datasets.Dataset]]
+    load_evaluation_sets: Callable[[int, int], dict[str, datasets.Dataset]]
 
 
 @cache

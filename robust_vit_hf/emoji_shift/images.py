@@ -14,12 +14,22 @@ from PIL import Image
 from ..utils.cache import cache_of
 from ..utils.files import atomic_file
 from . import artwork
-from .artwork import BACKGROUNDS, CLASSES, OPEN_VENDORS, TRAINING_VENDORS, UNSEEN_VENDOR, background, emoji
+from .artwork import (
+    BACKGROUNDS,
+    CLASSES,
+    NEW_BACKGROUNDS,
+    OPEN_VENDORS,
+    TRAINING_VENDORS,
+    UNSEEN_VENDOR,
+    background,
+    emoji,
+)
 
 
 IMAGE_SIZE = 112  # the model's input size, so that 72 px drawings and photographs keep their detail
 CLASS_NAMES = tuple(CLASSES)
 BACKGROUND_NAMES = tuple(BACKGROUNDS)
+PER_BACKGROUND = len(CLASS_NAMES) // len(BACKGROUND_NAMES)  # classes with one habitual background
 
 FEATURES = datasets.Features(
     {
@@ -38,48 +48,56 @@ class Split:
     """Distribution of the images of a split.
 
     Args:
-        background_bias: probability of the habitual background of the class; otherwise it is drawn from all
-            backgrounds, or from those of the other classes if `adversarial`.
+        background_bias: probability of the habitual background of the class; otherwise it is drawn from those of other
+            classes.
+        new_backgrounds: draw from `NEW_BACKGROUNDS` instead.
         vendors: vendors of the drawings.
         side: range of the object's side as a fraction of the image's side.
         max_angle: rotation in degrees, drawn uniformly from ±`max_angle`.
         overhang: fraction of the object's side that may be outside the image.
     """
 
-    background_bias: float = 0.0
-    adversarial: bool = False
+    background_bias: float = 0.98
+    new_backgrounds: bool = False
     vendors: tuple[str, ...] = TRAINING_VENDORS
-    side: tuple[float, float] = (0.35, 0.60)
+    side: tuple[float, float] = (0.20, 0.40)
     max_angle: float = 20.0
     overhang: float = 0.0
 
 
-# Each shifted split changes one factor in addition to the background, as in SI-Score
-# (https://huggingface.co/papers/2007.08558).
+# Each shifted split changes one factor of `val`; the first two change the same one.
 SPLITS = {
-    "train": Split(background_bias=0.98),
-    "val": Split(background_bias=0.98),
-    "background_random": Split(),
-    "background_adversarial": Split(adversarial=True),
+    "train": Split(),
+    "val": Split(),
+    "background_new": Split(new_backgrounds=True),
+    "background_random": Split(background_bias=0.0),
     "vendor": Split(vendors=(UNSEEN_VENDOR,)),
     "location": Split(overhang=0.4),
     "rotation": Split(max_angle=180.0),
-    "size": Split(side=(0.15, 0.35)),
-    "bias": Split(background_bias=0.98),  # images that teach the shortcut, not shared with other splits
+    "size": Split(side=(0.10, 0.20)),
+    "bias": Split(),  # images that teach the shortcut, not shared with other splits
 }
+MASKED = ("val", "background_new")  # the evaluation sets with masks
 SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val", "bias"))
 
 
-def training_classes(class_seed: int = 0) -> list[int]:
-    """Labels of the 50 classes to finetune on: two or three of the five classes of each photograph, so that training
-    and other classes share all photographs. As in the paper's Tables 8 and 9, they are drawn by the seed.
+def training_classes(class_seed: int = 0, num_classes: int | None = None) -> list[int]:
+    """Labels of the classes to finetune on, by default three of the six classes of each photograph, so that training and
+    other classes share all photographs. As in the paper's Tables 8 and 9, they are drawn by the seed; fewer classes are
+    among the more.
+
+    Raises:
+        ValueError: not the same number of classes for each photograph, or none, or all.
     """
+    count, rest = divmod(len(CLASS_NAMES) // 2 if num_classes is None else num_classes, len(BACKGROUND_NAMES))
+    if rest or not 0 < count < PER_BACKGROUND:
+        raise ValueError(
+            f"emoji-shift cannot train on {num_classes} classes: expected a multiple of {len(BACKGROUND_NAMES)}, from "
+            f"{len(BACKGROUND_NAMES)} to {len(CLASS_NAMES) - len(BACKGROUND_NAMES)}, so that every photograph has as many."
+        )
     rng = np.random.default_rng([class_seed, len(SPLITS)])
-    scenes = len(BACKGROUND_NAMES)
-    counts = rng.permutation([2, 3] * (scenes // 2))
-    per_scene = len(CLASS_NAMES) // scenes
-    drawn = [scene + scenes * rng.permutation(per_scene)[:count] for scene, count in enumerate(counts)]
-    return sorted(int(label) for labels in drawn for label in labels)
+    first = range(0, len(CLASS_NAMES), PER_BACKGROUND)
+    return sorted(int(label) for start in first for label in start + rng.permutation(PER_BACKGROUND)[:count])
 
 
 def compose(split: str, index: int, seed: int = 0) -> dict:
@@ -90,12 +108,14 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
     rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
     label = index % len(CLASS_NAMES)
 
-    habitual = label % len(BACKGROUND_NAMES)
-    if spec.adversarial:
-        scene = (habitual + rng.integers(1, len(BACKGROUND_NAMES))) % len(BACKGROUND_NAMES)
+    place, count = label // PER_BACKGROUND, len(BACKGROUND_NAMES)
+    if spec.new_backgrounds:
+        scene = tuple(NEW_BACKGROUNDS)[rng.integers(len(NEW_BACKGROUNDS))]
+    elif rng.random() < spec.background_bias:
+        scene = BACKGROUND_NAMES[place]
     else:
-        scene = habitual if rng.random() < spec.background_bias else rng.integers(len(BACKGROUND_NAMES))
-    photograph = background(BACKGROUND_NAMES[scene])
+        scene = BACKGROUND_NAMES[(place + rng.integers(1, count)) % count]
+    photograph = background(scene)
     crop = int(rng.integers(112, 169))
     left, top = (int(rng.integers(0, length - crop + 1)) for length in photograph.size)
     image = photograph.resize(
@@ -124,7 +144,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
         "mask": mask,
         "label": label,
         "vendor": vendor,
-        "background": BACKGROUND_NAMES[scene],
+        "background": scene,
         "openly_licensed": vendor in OPEN_VENDORS,
     }
 
@@ -169,25 +189,27 @@ def _png(image: Image.Image) -> bytes:
 
 
 def load_finetuning_splits(
-    samples_per_class: int = 2, seed: int = 0, class_seed: int = 0
+    samples_per_class: int = 2, seed: int = 0, class_seed: int = 0, num_classes: int | None = None
 ) -> dict[str, datasets.Dataset]:
     """Images to finetune on, `train` and `validation`. As in the paper, `train` has half of the classes, and
-    `validation` a few images (two) of each of the others. Both are biased, and share no images with the evaluation
+    `validation` a few images (four) of each of the others. Both are biased, and share no images with the evaluation
     splits.
 
     Args:
-        samples_per_class: training images of each of the 50 classes; 3 in the paper.
+        samples_per_class: training images of each class; 3 in the paper.
         seed: seed of the composition.
-        class_seed: seed of [`training_classes`].
+        class_seed, num_classes: arguments of [`training_classes`].
     """
-    shown = training_classes(class_seed)
+    shown = training_classes(class_seed, num_classes)
     others = sorted(set(range(len(CLASS_NAMES))) - set(shown))
     return {
         "train": load_split("train", samples_per_class * len(shown), seed, shown),
-        "validation": load_split("train", 2 * len(others), seed, others),
+        "validation": load_split("train", 4 * len(others), seed, others),
     }
 
 
-def load_evaluation_sets(images_per_set: int) -> dict[str, datasets.Dataset]:
-    """Evaluation splits by name: `val`, and the `SHIFTED` ones."""
-    return {split: load_split(split, images_per_set) for split in ("val", *SHIFTED)}
+def load_evaluation_sets(images_per_set: int, seed: int = 0) -> dict[str, datasets.Dataset]:
+    """Evaluation splits by name: `val`, and the `SHIFTED` ones. Only `MASKED` ones have masks, since relevance maps take
+    three times as long as predictions. `seed` is that of the composition."""
+    sets = {split: load_split(split, images_per_set, seed) for split in ("val", *SHIFTED)}
+    return {name: rows if name in MASKED else rows.remove_columns("mask") for name, rows in sets.items()}
