@@ -81,7 +81,13 @@ class DataArguments(Options):
     )
     samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.", COUNT)
     class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.", SEED)
+    num_classes: int | None = option(
+        None, "Number of training classes, if the dataset is a benchmark; half of its classes by default.", COUNT
+    )
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.", COUNT)
+    benchmark_sets: bool = option(
+        True, "Measure the sets of a benchmark before and after; otherwise no set is read."
+    )
     control: bool = option(
         False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
     )
@@ -187,6 +193,15 @@ class FinetuningArguments(Options):
         0.85, "Factor of the learning rate every `lr_decay_every` epochs, with the scheduler `constant`.", POSITIVE
     )
     lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
+    head_epochs: float = option(
+        0.0,
+        "Epochs at the beginning in which only the classification head is trained (LP-FT, "
+        "https://huggingface.co/papers/2202.10054); with `num_train_epochs`, only the last layer is. For methods without maps.",
+        NOT_NEGATIVE,
+    )
+    head_learning_rate: float | None = option(
+        None, "Learning rate of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE
+    )
 
     # Data and logging
     background_swap: float = option(

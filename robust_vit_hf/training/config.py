@@ -64,6 +64,17 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the "
                 "gradient of one in the other does not exist. Leave it False."
             )
+        if self.head_epochs and self.relevance_weight:
+            raise ValueError(
+                "`head_epochs` freezes the layers whose attention the relevance loss trains: leave it 0, or set "
+                "`relevance_weight=0`."
+            )
+        if self.head_epochs and self.world_size > 1:
+            raise ValueError("`head_epochs` freezes layers within a training, which works in one process only.")
+        if self.head_learning_rate is not None and (not self.head_epochs or self.lr_scheduler_type != "constant"):
+            raise ValueError(
+                "`head_learning_rate` is that of the `head_epochs`, with the scheduler `constant`: give both, or leave it out."
+            )
         if self.max_steps == 0:
             raise ValueError("Expected `max_steps` ≥ 1, or -1 for all steps of `num_train_epochs`, but got 0.")
         if self.warmup_steps and self.lr_scheduler_type == "constant":
@@ -131,6 +142,8 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             **METHOD_OPTIONS,
             confidence_temperature=1.0,
             background_swap=0.0,
+            head_epochs=0.0,
+            head_learning_rate=None,
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
@@ -156,6 +169,9 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 described[text] = ", ".join(
                     "–" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values
                 )
+        if self.head_epochs:
+            rate = self.learning_rate if self.head_learning_rate is None else self.head_learning_rate
+            described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {rate:g}"
         for name in ("second_order", "released_gradients"):
             if getattr(self, name):
                 described["gradients"] = name.replace("_", " ")

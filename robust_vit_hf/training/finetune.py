@@ -162,8 +162,8 @@ def load_data(
     arguments: DataArguments, model_config: PreTrainedConfig, seed: int
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset, dict[str, EvaluationSet]]:
     """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: those
-    of the benchmark with its classes, or else the validation images. Streams are shuffled by `seed` within a buffer of
-    1000 images.
+    of the benchmark with its classes, whose images `seed` draws, or else the validation images. Streams are shuffled by
+    `seed` within a buffer of 1000 images.
 
     Raises:
         ValueError: dataset and model have different classes, or there are no masks, or no labels for a control.
@@ -173,6 +173,7 @@ def load_data(
     options: dict[str, Any] = {}
     if source in benchmarks():
         options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
+        options |= {"num_classes": arguments.num_classes}
     train = load_masked_dataset(source, arguments.train_split, streaming=arguments.streaming, **options)
     if "mask" not in (train.column_names or ["mask"]):
         raise ValueError(_how_to_make_masks(arguments, model_config))
@@ -190,7 +191,8 @@ def load_data(
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
     if benchmark is not None:
-        return train, validation, benchmark_sets(benchmark, arguments.images_per_set)
+        wanted = arguments.benchmark_sets
+        return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}
     return train, validation, {arguments.eval_split: EvaluationSet.of(validation, source=source)}
 
 

@@ -23,7 +23,7 @@ from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.loading import load_model
 from ..models.preprocessing import load_processor, make_image_processor, resolve_preset
 from ..models.registry import resolve
-from ..relevance.architectures import VisionTransformer
+from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
@@ -145,6 +145,7 @@ class RobustViTTrainer(ReliableTrainer):
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
+        self._body = [p for p in unwrap_pretrained(model).base_model.parameters() if p.requires_grad]
         self._keep_original(prepared)
         self.add_callback(epoch)
         self._strips = None
@@ -228,6 +229,9 @@ class RobustViTTrainer(ReliableTrainer):
         step, batch = self._batch_of_step
         self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
         vit = VisionTransformer(model)
+        if self.args.head_epochs:
+            for parameter in self._body:
+                parameter.requires_grad_(self.state.global_step >= self._head_steps)
         if not vit.is_checkpointing:
             return super().training_step(model, inputs, num_items_in_batch)
         grid = vit.patch_grid(tuple(inputs["pixel_values"].shape[2:]))
@@ -242,22 +246,32 @@ class RobustViTTrainer(ReliableTrainer):
         """All parameters: the released code also decays biases and norms."""
         return [name for name, _ in model.named_parameters()]
 
+    @property
+    def _steps_per_epoch(self) -> int:
+        args = self.args
+        if isinstance(self.train_dataset, MaskedStream):
+            return args.max_steps
+        images = len(self.train_dataset)
+        batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        return max(1, images // batch_size if args.dataloader_drop_last else -(-images // batch_size))
+
+    @property
+    def _head_steps(self) -> int:
+        """Number of steps at the beginning in which only the head is trained."""
+        return round(self.args.head_epochs * self._steps_per_epoch)
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Learning rate × `lr_decay_rate` every `lr_decay_every` epochs; other scheduler types as in the Trainer."""
         args = self.args
         if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
-            batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-            if isinstance(self.train_dataset, MaskedStream):
-                steps_per_epoch = args.max_steps
-            else:
-                images = len(self.train_dataset)
-                steps_per_epoch = max(
-                    1, images // batch_size if args.dataloader_drop_last else -(-images // batch_size)
-                )
-            self.lr_scheduler = LambdaLR(
-                self.optimizer if optimizer is None else optimizer,
-                lambda step: args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every),
-            )
+            steps_per_epoch, head_steps = self._steps_per_epoch, self._head_steps
+            of_head = (args.head_learning_rate or args.learning_rate) / (args.learning_rate or 1.0)
+
+            def factor(step: int) -> float:
+                decay = args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every)
+                return decay * of_head if step < head_steps else decay
+
+            self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, factor)
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 

@@ -1,0 +1,38 @@
+"""CutMix: a baseline that pastes a part of another image, without looking at the mask."""
+
+import torch.nn.functional as F
+from torchvision.transforms import v2
+
+from ...relevance.architectures import unwrap_pretrained
+from ...relevance.relevance_map import forward_logits
+from ...utils.precision import at_least_float32
+from .base import Method, Penalty
+
+
+class CutMix(Method):
+    """Cross-entropy with the labels of both images, by their shares of the pixels, on images with a rectangle of another
+    image of the batch. A batch of one image is not mixed.
+
+    Source: https://huggingface.co/papers/1905.04899
+    """
+
+    def __init__(self, args):
+        super().__init__(args)
+        if args.confidence_target != "label":
+            raise ValueError(
+                f"`cutmix` mixes the labels of two images, but `confidence_target` is `{args.confidence_target}`: leave it out."
+            )
+
+    def penalty(self, model, pixel_values, mask, targets):
+        return Penalty(0.0, {}, forward_logits(model, pixel_values))
+
+    def per_image(self, model, pixel_values, mask, targets):
+        if not model.training or len(pixel_values) < 2:
+            return super().per_image(model, pixel_values, mask, targets)
+        mix = v2.CutMix(num_classes=unwrap_pretrained(model).config.num_labels)
+        mixed, labels = mix(pixel_values, targets["label"])
+        logits = forward_logits(model, mixed)
+        loss = F.cross_entropy(
+            at_least_float32(logits) / self.args.confidence_temperature, labels, reduction="none"
+        )
+        return {"confidence_loss": loss, "loss": self.args.confidence_weight * loss}, logits
