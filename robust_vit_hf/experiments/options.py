@@ -76,11 +76,12 @@ class ReportOptions(Options):
     With --html, the report is also one HTML file for any browser, with sortable changes by class and a gallery of relevance maps; it
     can be that of one `robust-vit train` or `evaluate` as well.
 
-    Of several learning rates of a method, the highest is shown that keeps top-1 on the validation images (see docs/experiments.md).
+    Of several settings of a method, the one is shown that the rule of the grid chooses on the validation images (see
+    docs/experiments.md).
     """
 
     sources: list[Path] = option(
-        text="folders of sweeps or of their runs, or a results.parquet; with --html, also one output folder of `robust-vit train` "
+        text="folders of sweeps or of their runs, and files results.parquet; with --html, also one output folder of `robust-vit train` "
         "or `evaluate`",
         positional=True,
     )

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from ..results.file import RESULTS_TABLE, ResultsFile, read_results, write_results
+from ..results.file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
 from ..results.findings import findings, findings_table
 from ..results.paper_plots import class_change_figures, class_group_figure, first_class_changes, size_figure
 from ..results.paper_tables import (
@@ -22,7 +22,7 @@ from .collect import collect
 from .options import ReportOptions
 from .page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
 from .run_page import write_run_page
-from .selection import choose_learning_rates
+from .selection import choose_settings
 from .sweep import RUN
 
 
@@ -31,8 +31,8 @@ def report(options: ReportOptions) -> str:
     left out. Output is deterministic. With `html`, also write `report.html` with tables, changes by class, plots and a
     gallery; for the folder of one run or evaluation, write only that.
 
-    Sources are folders of sweeps or single points, whose results are collected in `results.parquet` in the output
-    folder; or one such file; with `html`, also the folder of one run or evaluation.
+    Sources are folders of sweeps or single points, and files of results; all are joined in `results.parquet` in the output
+    folder. A single file is only read. With `html`, also the folder of one run or evaluation.
 
     Returns:
         The tables as Markdown, and the output paths.
@@ -46,16 +46,18 @@ def report(options: ReportOptions) -> str:
     if options.html and len(sources) == 1 and (sources[0] / RESULTS_FILE).is_file():
         write_run_page(sources[0], folder / PAGE_FILE)
         return page
-    if len(sources) > 1 or sources[0].is_dir():
-        write_results(folder / RESULTS_TABLE, collect(sources))
+    parts = [read_results(source) for source in sources if source.is_file()]
+    if folders := [source for source in sources if not source.is_file()]:
+        parts.append(collect(folders))
+    read = join(parts)
+    if len(sources) > 1 or folders:
+        write_results(folder / RESULTS_TABLE, read)
         read = read_results(folder / RESULTS_TABLE)
-    else:
-        read = read_results(sources[0])
-    chosen, rates = choose_learning_rates(read)
+    chosen, settings = choose_settings(read)
     results = Results(chosen, list(METHODS))
     tables = accuracy_tables(results) | segmentation_table(results) | ablation_tables(results)
     tables |= seed_tables(results) | class_group_tables(results) | difference_table(results)
-    tables |= {"learning_rates": rates, "findings": findings_table(findings(results))}
+    tables |= {"settings": settings, "findings": findings_table(findings(results))}
     changes, names = first_class_changes(results), read.class_names.get(results.models[0], {})
     figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
     figures |= class_change_figures(changes, names)

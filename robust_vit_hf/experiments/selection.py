@@ -1,7 +1,12 @@
-"""Choice of each method's learning rate, using only validation images."""
+"""Choice of each method's settings, using only validation images."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+
+from ..results.choice import Candidate, choose, loses_too_much
 from ..results.file import ResultsFile
 from ..results.table import Run
 from ..results.text_table import Table, percent
@@ -10,47 +15,147 @@ from ..results.text_table import Table, percent
 TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
 
 
-def choose_learning_rates(results: ResultsFile) -> tuple[list[Run], Table]:
-    """Choose the runs of each model and method by the paper's rule: the highest learning rate at which validation
-    top-1, on classes that are not trained on, drops by at most a bound, averaged over seeds. If there is none, the
-    rate with the smallest drop is chosen and marked in the table. A single rate is always chosen.
+def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
+    """Choose the runs of each model and method by the rule of the file, see [`~robust_vit_hf.experiments.grid.CHOICES`].
+    Only runs with all of the finetuned weights are chosen from.
 
     Returns:
-        The chosen runs, and a table of all learning rates.
+        The chosen runs, and a table of all settings.
 
     Raises:
-        ValueError: the learning rates of a method have different seeds or epochs, hence different budgets, or were not
-            measured on labelled validation images.
+        ValueError: the settings of a method have no seed in common or different epochs, hence different budgets, or were
+            not measured on labelled validation images.
+    """
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in results.runs:
+        if run.share == 1:
+            groups[run.model, run.method].append(run)
+    rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
+    chosen, rows = [], []
+    for (model, method), runs in groups.items():
+        by_setting = _by_setting(runs)
+        if results.choose_by == "mixed_rand" and not any(run.composed for run in runs):
+            chosen += runs  # nothing was trained
+            continue
+        of_method, described = rule(f"{model}, {method}", by_setting, results.validation_bound)
+        chosen += by_setting[of_method]
+        rows += [[model, method, *row] for row in described]
+    bound = f"{100 * results.validation_bound:g}"
+    if results.choose_by == "mixed_rand":
+        title = (
+            "Settings: top-1 on the validation images with the backgrounds of others, before and after, and its fall on these "
+            f"images as they are, which may be {bound} points"
+        )
+        head = ["model", "method", "learning rate", "weights", "seeds", "before", "after", "fall", ""]
+        return chosen, Table(title, head, rows)
+    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, in points, which may be {bound}"
+    return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
+
+
+def setting_of(run: Run) -> tuple:
+    """What is chosen: the learning rate, and other options by name."""
+    return (run.learning_rate, *sorted(run.tuned.items()))
+
+
+def _by_setting(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
+    by_setting = defaultdict(list)
+    for run in sorted(runs, key=setting_of):
+        by_setting[setting_of(run)].append(run)
+    return dict(by_setting)
+
+
+def _choose_learning_rate(
+    name: str, by_setting: dict[tuple, list[Run]], bound: float
+) -> tuple[tuple, list[list[str]]]:
+    """The paper's rule: the highest learning rate at which validation top-1, on classes that are not trained on, drops by
+    at most a bound, averaged over seeds. If there is none, the rate with the smallest drop is chosen and marked. A
+    single rate is always chosen.
 
     Source: https://huggingface.co/papers/2206.01161, section 4
     """
-    groups: dict[tuple[str, str], dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    for run in results.runs:
-        groups[run.model, run.method][run.learning_rate].append(run)
-    chosen, rows = [], []
-    for (model, method), rates in groups.items():
-        rates = dict(sorted(rates.items()))
-        budgets = {frozenset((run.seed, run.epochs) for run in runs) for runs in rates.values()}
-        falls = {
-            rate: sum(run.validation[0] - run.validation[1] for run in runs) / len(runs)
-            for rate, runs in rates.items()
-            if all(run.validation for run in runs)
-        }
-        if len(rates) > 1 and (len(budgets) > 1 or len(falls) < len(rates)):
-            what = "seeds or epochs" if len(budgets) > 1 else "validation images, some of which have no labels"
-            raise ValueError(
-                f"{model}, {method}: its learning rates {', '.join(f'{rate:g}' for rate in rates)} differ in their {what}. "
-                "Complete the sweep, or leave rates out, before one is chosen."
-            )
-        within = [rate for rate, fall in falls.items() if fall <= results.validation_bound + TOLERANCE]
-        best = max(within) if within else min(falls, key=falls.get) if falls else next(iter(rates))
-        chosen += rates[best]
-        for rate, runs in rates.items():
-            verdict = "" if rate != best else "chosen" if rate in within or rate not in falls else "beyond the bound"
-            fall = percent(falls.get(rate))
-            rows.append([model, method, f"{rate:g}", str(len(runs)), fall, verdict])
-    title = (
-        "Learning rates: fall of top-1 on the validation images of unseen classes, in points, which may be "
-        f"{100 * results.validation_bound:g}"
-    )
-    return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
+    rates = {setting[0]: runs for setting, runs in by_setting.items()}
+    budgets = {frozenset((run.seed, run.epochs) for run in runs) for runs in rates.values()}
+    falls = {
+        rate: sum(run.validation[0] - run.validation[1] for run in runs) / len(runs)
+        for rate, runs in rates.items()
+        if all(run.validation for run in runs)
+    }
+    if len(rates) > 1 and (len(budgets) > 1 or len(falls) < len(rates)):
+        what = "seeds or epochs" if len(budgets) > 1 else "validation images, some of which have no labels"
+        raise ValueError(
+            f"{name}: its learning rates {', '.join(f'{rate:g}' for rate in rates)} differ in their {what}. "
+            "Complete the sweep, or leave rates out, before one is chosen."
+        )
+    within = [rate for rate, fall in falls.items() if fall <= bound + TOLERANCE]
+    best = max(within) if within else min(falls, key=falls.get) if falls else next(iter(rates))
+    rows = []
+    for rate, runs in rates.items():
+        verdict = "" if rate != best else "chosen" if rate in within or rate not in falls else "beyond the bound"
+        rows.append([f"{rate:g}", str(len(runs)), percent(falls.get(rate)), verdict])
+    return (best,), rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting(Candidate):
+    """A setting on the validation images of all seeds."""
+
+    setting: tuple
+    runs: list[Run]
+
+    @property
+    def strength(self) -> tuple[float, ...]:
+        return (self.setting[0], *(value for _, value in self.setting[1:]))
+
+
+def _choose_by_mixed_rand(
+    name: str, by_setting: dict[tuple, list[Run]], bound: float
+) -> tuple[tuple, list[list[str]]]:
+    """The rule of `robust-vit improve`, see [`choose`], on the validation images of the seeds that all settings have."""
+    shared = set.intersection(*({run.seed for run in runs} for runs in by_setting.values()))
+    if not shared or len({run.epochs for runs in by_setting.values() for run in runs}) > 1:
+        raise ValueError(
+            f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, or leave "
+            "settings out, before one is chosen."
+        )
+    if any(not run.composed for runs in by_setting.values() for run in runs):
+        raise ValueError(f"{name}: runs have no results on their validation images. Run the sweep again.")
+    settings = []
+    for setting, runs in by_setting.items():
+        compared = sorted((run for run in runs if run.seed in shared), key=lambda run: run.seed)
+        settings.append(_Setting(*_values(compared, "after"), setting, compared))
+    before = Candidate(*_values(settings[0].runs, "before"))
+    best = choose(settings, before, 100 * bound)
+    edges = _edges(best.setting, [one.setting for one in settings])
+    rows = []
+    for one in settings:
+        tuned = ", ".join(f"{option.removesuffix('_weight').replace('_', ' ')} {value:g}" for option, value in one.setting[1:])
+        falls = loses_too_much(one, before, 100 * bound)
+        verdict = "" if one is not best else "beyond the bound" if falls else f"chosen{edges}"
+        seeds = str(len({run.seed for run in by_setting[one.setting]}))
+        values = (before.top1(), one.top1(), one.fall(before))
+        rows.append([f"{one.setting[0]:g}", tuned or "–", seeds, *map(percent, values), verdict])
+    return best.setting, rows
+
+
+def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each validation image is right on another background and as it is; NaN where it does not count."""
+    of_condition = []
+    for condition in ("mixed_rand", "original"):
+        results = [run.composed[condition] for run in runs]
+        values = [np.where(result.usable, result.correct(side), np.nan) for result in results]
+        of_condition.append(np.concatenate(values))
+    return of_condition[0], of_condition[1]
+
+
+def _edges(best: tuple, settings: list[tuple]) -> str:
+    """What of the chosen setting is the highest or lowest of several in the grid."""
+    columns = {"learning rate": [setting[0] for setting in settings]}
+    own = {"learning rate": best[0]}
+    for place, (option, value) in enumerate(best[1:], start=1):
+        columns[option], own[option] = [setting[place][1] for setting in settings], value
+    at_edge = [
+        option
+        for option, values in columns.items()
+        if len(set(values)) > 1 and own[option] in (min(values), max(values))
+    ]
+    return f", at the edge of: {', '.join(at_edge)}" if at_edge else ""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import submitit
 import torch
@@ -36,6 +37,7 @@ from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
 from .grid import Grid, Point, read_grid
 from .options import SweepOptions
+from .validation import has_shares, measure_shares
 
 
 # In the folder of a point: its identity, `train` run, results on the paper's sets, predictions, and error.
@@ -79,7 +81,11 @@ def sweep(options: SweepOptions) -> str:
         # Jobs are named by process id, which an earlier sweep may have used.
         logs = output_dir / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S")
         executor = _executor(logs, options.cluster, jobs, dict(options.cluster_options))
-        facts = {"validation_bound": grid.validation_bound, "points": [point.name for point in grid.points]}
+        facts = {
+            "validation_bound": grid.validation_bound,
+            "choose_by": grid.choose_by,
+            "points": [point.name for point in grid.points],
+        }
         if read_json(output_dir / GRID_FILE) != facts:
             output_dir.mkdir(parents=True, exist_ok=True)
             write_json(output_dir / GRID_FILE, facts)
@@ -106,7 +112,7 @@ def _run(
         write_json(output_dir / point.name / POINT_FILE, facts)
     if options.cluster == "slurm":
         with executor.batch():
-            jobs = [executor.submit(Run(point, output_dir, grid.sets)) for point in pending]
+            jobs = [executor.submit(Run.of(point, output_dir, grid)) for point in pending]
         return f"{len(jobs)} runs are submitted as {jobs[0].job_id.partition('_')[0]}.\n"
     _run_all(executor, pending, grid, output_dir, 1 if options.cluster == "debug" else options.jobs)
     return ""
@@ -119,11 +125,17 @@ class Run:
     Args:
         folder: folder of the sweep.
         sets: the paper's sets, with their folders.
+        mixtures: as [`mixtures_of`].
     """
 
     point: Point
     folder: Path
     sets: Sequence[tuple[str, str]]
+    mixtures: Sequence[float] | None
+
+    @classmethod
+    def of(cls, point: Point, folder: Path, grid: Grid) -> Self:
+        return cls(point, folder, grid.sets, mixtures_of(grid))
 
     def __call__(self) -> bool:
         """Run the point and record an error. Returns `False` if another process is running it."""
@@ -156,12 +168,15 @@ class Run:
             for stale in [
                 *(folder / PREDICTIONS).glob("*/after"),
                 *(folder / measured_in(self.point)).glob("*/after"),
+                *folder.glob("shares/*/*/after"),
             ]:  # from an incomplete training
                 shutil.rmtree(stale)
             config.resume_from_checkpoint = "last" if lock_file(folder / RUN, "train").exists() else None
             finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
             for checkpoint in (folder / RUN).glob("checkpoint-*"):  # three times the model's size, with the optimizer
                 shutil.rmtree(checkpoint)
+        if self.mixtures is not None and not has_shares(folder, self.mixtures):
+            measure_shares(model, data, config, folder, self.folder / ORIGINALS, self.mixtures)
         if sets := unmeasured(folder, self.point, self.sets):
             options = EvaluateOptions(
                 model=model.model,
@@ -202,7 +217,15 @@ def write_error(folder: Path, error: Exception) -> None:
 
 def is_complete(folder: Path, point: Point, grid: Grid) -> bool:
     """Whether a point has all its results."""
+    mixtures = mixtures_of(grid)
+    if mixtures is not None and not has_shares(folder, mixtures):
+        return False
     return is_trained(folder) and not unmeasured(folder, point, grid.sets)
+
+
+def mixtures_of(grid: Grid) -> list[float] | None:
+    """Mixtures to measure on the validation images; `None` where the rule of the grid does not need that."""
+    return grid.mixtures if grid.choose_by == "mixed_rand" else None
 
 
 def unmeasured(folder: Path, point: Point, sets: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -369,7 +392,7 @@ def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, o
                         progress.update()
                         continue
                     progress.set_postfix_str(point.name)
-                    running[executor.submit(Run(point, output_dir, grid.sets))] = point
+                    running[executor.submit(Run.of(point, output_dir, grid))] = point
                 if waiting or running:
                     time.sleep(0.2)
         except BaseException:

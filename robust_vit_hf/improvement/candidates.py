@@ -1,13 +1,14 @@
-"""Candidates: settings to train, and the rule that chooses among them on validation images."""
+"""Candidates: settings to train, and the table of what they are worth on validation images."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ..results import choice
 from ..results.bootstrap import Difference, interval_of, resampled_means
+from ..results.choice import loses_too_much, may_be_lost, rank
 from ..results.diagnosis import Diagnosis
 from ..results.text_table import Table
 
@@ -50,33 +51,25 @@ class Candidate:
         return f"{self.variant}, learning rate {self.learning_rate:g}, {self.steps} steps"
 
 
-@dataclass(frozen=True)
-class Measured:
+@dataclass(frozen=True, eq=False)
+class Measured(choice.Candidate):
     """A candidate, or a mixture of its weights with the original's, on the images that choose.
 
     Args:
         candidate: `None` for the original model.
         alpha: share of the finetuned weights.
-        mixed_rand, original: `(N,)` whether each image is right, on the background of another class and as it is; NaN where
-            it does not count.
     """
 
     candidate: Candidate | None
     alpha: float
-    mixed_rand: np.ndarray
-    original: np.ndarray
 
     @classmethod
     def of(cls, candidate: Candidate | None, alpha: float, diagnosis: Diagnosis) -> "Measured":
-        return cls(candidate, alpha, diagnosis.values["mixed_rand"], diagnosis.values["original"])
+        return cls(diagnosis.values["mixed_rand"], diagnosis.values["original"], candidate, alpha)
 
-    def top1(self) -> float:
-        """Top-1 on the backgrounds of other classes."""
-        return float(np.nanmean(self.mixed_rand))
-
-    def fall(self, before: "Measured") -> float:
-        """Fall of top-1 on the images as they are."""
-        return float(np.nanmean(before.original) - np.nanmean(self.original))
+    @property
+    def strength(self) -> tuple[float, ...]:
+        return (self.candidate.learning_rate if self.candidate else 0.0, self.alpha)
 
     def changes(self, before: "Measured") -> tuple[Difference, Difference]:
         """Changes of both from another, with their intervals, paired by image."""
@@ -104,55 +97,6 @@ def finalists(measured: Sequence[Measured], before: Measured, max_loss: float, m
         if candidate not in chosen:
             chosen.append(candidate)
     return [replace(candidate, steps=max_steps) for candidate in chosen[:FINALISTS]]
-
-
-def may_be_lost(before: Measured, max_loss: float) -> tuple[int, int]:
-    """Number of images that `max_loss` points of top-1 are, rounded up, so that one of a few may be lost; and of all."""
-    count = int((~np.isnan(before.original)).sum())
-    return math.ceil(max_loss / 100 * count - 1e-9), count
-
-
-def loses_too_much(one: Measured, before: Measured, max_loss: float) -> bool:
-    """Whether top-1 on the images as they are falls by more than `max_loss` points, see [`may_be_lost`]."""
-    bound, count = may_be_lost(before, max_loss)
-    return round(one.fall(before) * count) > bound
-
-
-def rank(measured: Sequence[Measured], before: Measured, max_loss: float) -> list[Measured]:
-    """Order by the rule: first those that do not lose too much, see [`loses_too_much`], by top-1 on the backgrounds of
-    other classes, the highest first; then the others, by their fall. Among equals, the smaller fall, the lower
-    learning rate, and the smaller share of the finetuned weights come first."""
-
-    def key(one: Measured) -> tuple:
-        fall, top1 = one.fall(before), one.top1()
-        exceeds = loses_too_much(one, before, max_loss)
-        rate = one.candidate.learning_rate if one.candidate else 0.0
-        return (exceeds, fall if exceeds else -top1, fall, rate, one.alpha)
-
-    return sorted(measured, key=key)
-
-
-def choose(measured: Sequence[Measured], before: Measured, max_loss: float) -> Measured:
-    """The candidate that the rule chooses: of those that do not lose too much, and whose top-1 on the backgrounds of other
-    classes is within one standard error of the highest, the one with the highest top-1 on the images as they are.
-
-    Which of several is highest is often chance; their loss at home is not the same. The standard error is that of the
-    difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section 3.4.3).
-
-    Args:
-        measured: candidates, the original among them.
-    """
-    order = rank(measured, before, max_loss)
-    best = order[0]
-
-    def is_as_good(one: Measured) -> bool:
-        difference = one.mixed_rand - best.mixed_rand
-        known = difference[~np.isnan(difference)]
-        error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else 0.0
-        return bool(known.mean() >= -error - 1e-12)
-
-    allowed = [one for one in order if not loses_too_much(one, before, max_loss) and is_as_good(one)]
-    return min(allowed, key=lambda one: one.fall(before))
 
 
 def candidates_table(measured: Sequence[Measured], before: Measured, chosen: Measured, max_loss: float) -> Table:

@@ -44,6 +44,7 @@ from ..models.preprocessing import resolve_preset
 from ..models.registry import resolve
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
+from ..results.choice import choose
 from ..results.summary import class_changes
 from ..results.table import Run
 from ..results.tables import tables_of
@@ -57,7 +58,6 @@ from .candidates import (
     MIXTURES,
     Measured,
     candidates_table,
-    choose,
     finalists,
     first_candidates,
 )

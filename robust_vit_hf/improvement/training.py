@@ -52,9 +52,9 @@ class Trials:
         if known is not None:
             return [
                 Measured(
+                    *(np.array(found[name], dtype=float) for name in ("mixed_rand", "original")),
                     candidate,
                     float(alpha),
-                    *(np.array(found[name], dtype=float) for name in ("mixed_rand", "original")),
                 )
                 for alpha, found in known.items()
             ]

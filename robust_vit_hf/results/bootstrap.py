@@ -1,12 +1,14 @@
 """Changes of accuracy with confidence intervals over images and seeds."""
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
+from scipy import stats
 
-from .table import Run
+from .table import Run, SetResult
 
 
 NUM_RESAMPLES = 10_000
@@ -32,12 +34,25 @@ class Difference(Interval):
         return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
-def change(runs: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference:
-    """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`]."""
+def change(runs: Sequence[Run], names: Sequence[str], k: int = 1, shown: bool | None = None) -> Difference:
+    """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`].
+
+    Args:
+        shown: only images of the training classes (`True`), or only of the others (`False`).
+    """
+    gains = {name: [_gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
+    return bootstrap(gains)
+
+
+def change_of_groups(runs: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference:
+    """Change of top-k on the training classes less that on the others, as a mean over runs and sets."""
+    gains: dict[str, list[Gains]] = {}
     for name in names:
-        _check_same_images(name, *runs)
-    gains = {name: [run.sets[name].gains(k) for run in runs] for name in names}
-    return bootstrap(gains, [run.seed for run in runs])
+        for sign, shown in ((1, True), (-1, False)):
+            of_group = (_gains_of(run, run.sets[name], k, shown) for run in runs)
+            gains[f"{name}, {shown}"] = [replace(gain, values=sign * gain.values) for gain in of_group]
+    found = bootstrap(gains)  # a mean over twice as many sets as there are
+    return Difference(*(2 * value for value in astuple(found)))
 
 
 def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference | None:
@@ -47,50 +62,109 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k:
     pairs = [(run, others[run.model, run.seed]) for run in first if (run.model, run.seed) in others]
     if not pairs or not names:
         return None
-    gains: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    gains: dict[str, list[Gains]] = {name: [] for name in names}
     for name, of_set in gains.items():
         for run, other in pairs:
-            _check_same_images(name, run, other)
             one, two = (side.sets[name] for side in (run, other))
-            of_set.append((two.correct("after", k).astype(np.int64) - one.correct("after", k))[one.usable])
-    return bootstrap(gains, [run.seed for run, _ in pairs])
+            if one.images != two.images or not np.array_equal(one.classes, two.classes):
+                raise ValueError(_other_images(name))
+            values = (two.correct("after", k).astype(np.int64) - one.correct("after", k))[one.usable]
+            of_set.append(Gains(values, run.seed, one.images or ""))
+    return bootstrap(gains)
 
 
-def bootstrap(gains: Mapping[str, Sequence[np.ndarray]], seeds: Sequence[str]) -> Difference:
-    """Mean gain over runs and sets with its interval, by a paired bootstrap over the images of each set and over the
-    seeds, if there are several. The same images are drawn for all runs, and the same seeds for all sets; sets are
-    resampled independently.
+def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
+    """Mean of one value of each run, such as a change of mIoU, with its interval over the seeds (Student's t).
 
-    Images with the same gains in all seeds are exchangeable, so one multinomial draw over the distinct gains replaces
+    The interval is infinitely wide with a single seed.
+    """
+    by_seed = [np.mean([v for v, of in zip(values, seeds, strict=True) if of == seed]) for seed in dict.fromkeys(seeds)]
+    mean = float(np.mean(values))
+    if len(by_seed) < 2:
+        return Difference(mean, -math.inf, math.inf)
+    error = np.std(by_seed, ddof=1) / math.sqrt(len(by_seed))
+    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(by_seed) - 1) * error)
+    return Difference(mean, mean - margin, mean + margin)
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Gains of a run on the images of a set.
+
+    Args:
+        values: `(N,)` int, see [`SetResult.gains`].
+        seed: seed of the run.
+        images: digest of the images; equal for runs on the same images.
+    """
+
+    values: np.ndarray
+    seed: str
+    images: str = ""
+
+
+def _gains_of(run: Run, result: SetResult, k: int, shown: bool | None) -> Gains:
+    gains = result.gains(k)
+    if shown is not None:
+        gains = gains[(result.in_classes(run.training_classes) == shown)[result.usable]]
+    return Gains(gains, run.seed, f"{result.images or ''}{'' if shown is None else run.seed}")
+
+
+def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
+    """Mean gain over runs and sets with its interval, by a bootstrap over seeds and, within them, the images of each set.
+    Runs on the same images are paired, sets are resampled independently, and the same seeds are drawn for all sets.
+
+    A few seeds resampled vary less than seeds do. With several seeds the quantiles are therefore further out ("expanded
+    percentiles", https://doi.org/10.1080/00031305.2015.1089789, section 3.3): of n seeds, by the factor
+    √(n / (n − 1)) and with Student's t of n − 1 degrees of freedom instead of the normal distribution. Beyond what
+    `NUM_RESAMPLES` resamples show, the interval ends at the most extreme of them.
+
+    Images with the same gains in all runs are exchangeable, so one multinomial draw over the distinct gains replaces
     a draw of all images.
 
     Args:
-        gains: gains `(N,)` int of each run on the images of each set, see [`SetResult.gains`].
-        seeds: seeds of the runs.
+        gains: gains of each run by set. Each set has the same seeds.
 
     Raises:
-        ValueError: the runs were measured on different images of a set.
+        ValueError: runs on the same images have other numbers of them, or the sets have other seeds.
 
     Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapters 8 and 13)
     """
-    names = sorted(set(seeds))
-    members = np.array([[seed == name for seed in seeds] for name in names], dtype=np.int64)  # seeds, runs
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_RESAMPLES)
+    seeds = sorted({gain.seed for of_set in gains.values() for gain in of_set})
+    if any({gain.seed for gain in of_set} != set(seeds) for of_set in gains.values()):
+        raise ValueError("The sets were measured with other seeds each: report them apart.")
+    count = len(seeds)
+    drawn = np.random.default_rng(0).integers(count, size=(NUM_RESAMPLES, count))
     means, resamples = [], []
-    for name, of_runs in gains.items():
-        if len({len(gain) for gain in of_runs}) > 1:
-            raise ValueError(_other_images(name))
-        runs = np.stack(of_runs)
-        means.append(runs.mean())
-        by_seed = members @ runs
-        patterns, counts = np.unique(by_seed.T, axis=0, return_counts=True)
-        order = sorted(range(len(patterns)), key=lambda index: (not patterns[index].any(), *-patterns[index]))
-        patterns, counts = patterns[order], counts[order]
+    for name, of_set in gains.items():
+        means.append(float(np.mean([gain.values.mean() for gain in of_set])))
         rng = np.random.default_rng(zlib.crc32(name.encode()))  # draws do not depend on the other sets
-        totals = rng.multinomial(runs.shape[1], counts / runs.shape[1], NUM_RESAMPLES) @ patterns
-        resamples.append((drawn * totals).sum(axis=1) / (drawn @ members.sum(axis=1)) / runs.shape[1])
-    low, high = np.quantile(np.mean(resamples, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        members = {seed: [gain for gain in of_set if gain.seed == seed] for seed in seeds}
+        if len({gain.images for gain in of_set}) == 1:  # the same images for all seeds: drawn once for all
+            of_seed = _resampled(list(members.values()), name, rng)
+            resamples.append(np.take_along_axis(of_seed, drawn, axis=1).mean(axis=1))
+        else:
+            slots = [
+                np.concatenate([_resampled([members[seed]], name, rng) for seed in seeds], axis=1)
+                for _ in range(count)
+            ]
+            picked = [np.take_along_axis(slot, drawn[:, [place]], axis=1) for place, slot in enumerate(slots)]
+            resamples.append(np.concatenate(picked, axis=1).mean(axis=1))
+    tail = (1 - CONFIDENCE) / 2
+    if count > 1:
+        tail = float(stats.norm.cdf(stats.t.ppf(tail, count - 1) * math.sqrt(count / (count - 1))))
+    low, high = np.quantile(np.mean(resamples, axis=0), [tail, 1 - tail])
     return Difference(float(np.mean(means)), float(low), float(high))
+
+
+def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Generator) -> np.ndarray:
+    """Mean gains `(NUM_RESAMPLES, groups)` of groups of runs, all on the same images, which are drawn once for all."""
+    if len({len(gain.values) for group in groups for gain in group}) > 1:
+        raise ValueError(_other_images(name))
+    means = np.stack([np.mean([gain.values for gain in group], axis=0) for group in groups])
+    patterns, counts = np.unique(means.T, axis=0, return_counts=True)
+    order = sorted(range(len(patterns)), key=lambda index: (not patterns[index].any(), *-patterns[index]))
+    patterns, counts = patterns[order], counts[order]
+    return rng.multinomial(means.shape[1], counts / counts.sum(), NUM_RESAMPLES) @ patterns / means.shape[1]
 
 
 def resampled_means(columns: np.ndarray, num_resamples: int = 2000) -> np.ndarray:
@@ -127,12 +201,6 @@ def interval_of(values: np.ndarray, resampled: np.ndarray) -> Interval:
     low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     margin = 3 / len(known) if (known == known[0]).all() and known[0] in (-1, 0, 1) else 0.0
     return Interval(float(known.mean()), float(low) - margin, float(high) + margin)
-
-
-def _check_same_images(name: str, *runs: Run) -> None:
-    first = runs[0].sets[name].classes
-    if any(not np.array_equal(first, run.sets[name].classes) for run in runs[1:]):
-        raise ValueError(_other_images(name))
 
 
 def _other_images(name: str) -> str:

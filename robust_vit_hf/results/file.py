@@ -2,7 +2,8 @@
 
 import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from .table import Run, SetResult, SideResult
 
 
 RESULTS_TABLE = "results.parquet"
-VERSION = 2  # of columns and metadata; increment when they change
+VERSION = 3  # of columns and metadata; increment when they change
+COMPOSED = "validation, "  # prefix of the sets of the validation images
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     {"run": _TEXT, "set": _TEXT, "side": _TEXT, "image": pa.int32(), "class": pa.int32(), "rank": pa.int8()}
@@ -29,12 +31,14 @@ class ResultsFile:
 
     Args:
         class_names: by model and label.
-        validation_bound: largest allowed drop of validation top-1, as a fraction, for choosing a learning rate.
+        validation_bound: largest allowed drop of validation top-1, as a fraction, for the choice.
+        choose_by: rule of the choice, see [`~robust_vit_hf.experiments.grid.CHOICES`].
     """
 
     runs: list[Run]
     class_names: dict[str, dict[int, str]]
     validation_bound: float
+    choose_by: str = "learning_rate"
 
 
 def write_results(path: Path, results: ResultsFile) -> None:
@@ -42,10 +46,12 @@ def write_results(path: Path, results: ResultsFile) -> None:
     parts: dict[str, list] = {name: [] for name in SCHEMA.names}
     facts = {}
     for run in results.runs:
-        facts[run.name] = {name: value for name, value in asdict(run.only(())).items() if name not in ("name", "sets")}
+        known = asdict(replace(run, sets={}, composed={}))
+        facts[run.name] = {name: value for name, value in known.items() if name not in ("name", "sets", "composed")}
         classes = run.training_classes
         facts[run.name] |= {"training_classes": None if classes is None else sorted(classes), "sets": {}}
-        for result in run.labelled:
+        composed = [replace(result, name=f"{COMPOSED}{name}") for name, result in run.composed.items()]
+        for result in [*run.labelled, *composed]:
             scores = {}
             for side, measured in result.sides.items():
                 ranks = measured.ranks[result.usable]
@@ -59,9 +65,14 @@ def write_results(path: Path, results: ResultsFile) -> None:
                 for name, values in columns.items():
                     parts[name].append(np.minimum(values, TOP) if name == "rank" else values)
                 scores[side] = {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
-            facts[run.name]["sets"][result.name] = {"shifted": result.shifted, "scores": scores}
+            facts[run.name]["sets"][result.name] = {
+                "shifted": result.shifted,
+                "images": result.images,
+                "scores": scores,
+            }
     metadata = {"version": VERSION, "runs": facts}
-    metadata |= {"validation_bound": results.validation_bound, "class_names": results.class_names}
+    metadata |= {"validation_bound": results.validation_bound, "choose_by": results.choose_by}
+    metadata |= {"class_names": results.class_names}
     columns = {
         name: pa.array(np.concatenate(values), pa.string() if field_type == _TEXT else field_type).cast(field_type)
         for (name, values), field_type in zip(parts.items(), SCHEMA.types, strict=True)
@@ -99,9 +110,25 @@ def read_results(path: Path) -> ResultsFile:
     try:
         runs = [_run(name, of_run, images) for name, of_run in facts["runs"].items()]
         names = {model: {int(label): text for label, text in of.items()} for model, of in facts["class_names"].items()}
-        return ResultsFile(runs, names, facts["validation_bound"])
+        return ResultsFile(runs, names, facts["validation_bound"], facts["choose_by"])
     except (KeyError, TypeError, AttributeError, StopIteration) as error:
         raise ValueError(f"`{path}` cannot be used: its metadata lack or garble {error}.") from error
+
+
+def join(parts: Sequence[ResultsFile]) -> ResultsFile:
+    """The runs of several files, each once.
+
+    Raises:
+        ValueError: the files have different rules of the choice.
+    """
+    rules = {(part.validation_bound, part.choose_by) for part in parts}
+    if len(rules) > 1:
+        raise ValueError(f"The results were to be chosen by different rules, {rules}: report them apart.")
+    runs, names = {}, {}
+    for part in parts:
+        runs |= {run.name: run for run in part.runs}
+        names |= part.class_names
+    return ResultsFile(list(runs.values()), names, *rules.pop())
 
 
 def _problem(table: pa.Table) -> str | None:
@@ -130,10 +157,14 @@ def _run(name: str, facts: dict, images: dict) -> Run:
         measured = {
             side: SideResult(sides[side]["rank"].astype(np.int64), scores) for side, scores in of_set["scores"].items()
         }
-        sets[set_name] = SetResult(set_name, measured, first["class"].astype(np.int64), of_set["shifted"])
+        sets[set_name] = SetResult(
+            set_name, measured, first["class"].astype(np.int64), of_set["shifted"], images=of_set["images"]
+        )
+    composed = {name: result for name, result in sets.items() if name.startswith(COMPOSED)}
     classes, validation = facts.pop("training_classes"), facts.pop("validation")
     return Run(
-        sets=sets,
+        sets={name: result for name, result in sets.items() if name not in composed},
+        composed={name.removeprefix(COMPOSED): result for name, result in composed.items()},
         name=name,
         training_classes=None if classes is None else frozenset(classes),
         validation=None if validation is None else tuple(validation),

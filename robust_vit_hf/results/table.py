@@ -47,6 +47,7 @@ class SetResult:
             without labels.
         shifted: whether the set is included in the mean over shifted sets.
         source: Hub id or folder of the images, or name of a benchmark.
+        images: digest of the images; runs may have been measured on other images of a set.
         factors: `(N,)` float columns of the set, by name: angle, area, position.
     """
 
@@ -55,6 +56,7 @@ class SetResult:
     classes: np.ndarray | None
     shifted: bool = False
     source: str | None = None
+    images: str | None = None
     factors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -99,7 +101,13 @@ class Run:
         qualifier: end of `method` that tells the run from others of its variant with other settings.
         settings: all options except model, learning rate and seed, as JSON. Runs with equal settings, model and
             learning rate are repetitions.
+        tuned: options that were chosen beside the learning rate, by name.
+        share: share of the finetuned weights; the others are those of the original model.
+        seconds: duration of the training.
+        commit: commit of the code, if known.
         validation: top-1 on the validation images before and after, as fractions; `None` without labels.
+        composed: predictions before and after for the validation images, as they are (`original`) and with their objects on the
+            backgrounds of others (`mixed_rand`); empty if not measured.
         train_images: number of training images; `None` for a stream.
     """
 
@@ -113,7 +121,12 @@ class Run:
     settings: str = ""
     learning_rate: float | None = None
     epochs: float | None = None
+    tuned: dict[str, float] = field(default_factory=dict)
+    share: float = 1.0
+    seconds: float | None = None
+    commit: str | None = None
     validation: tuple[float, float] | None = None
+    composed: dict[str, SetResult] = field(default_factory=dict)
     train_images: int | None = None
 
     @property

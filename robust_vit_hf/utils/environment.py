@@ -1,17 +1,32 @@
 """Versions and hardware used for a result."""
 
 import platform
+import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 
 def environment() -> dict:
-    """`versions` of Python and packages, and `hardware`, as JSON values."""
+    """`versions` of Python and packages, `hardware`, and the `commit` of this code, as JSON values."""
     names = ("robust-vit-hf", "torch", "transformers", "datasets", "accelerate")
     threads = torch.get_num_threads()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
         "hardware": f"{device}, {threads} CPU thread{'s' if threads > 1 else ''}",
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """Commit of this package's checkout, with `-dirty` if files differ from it; `None` for an installed package."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # without git, or in another user's checkout
+        return None

@@ -1,0 +1,82 @@
+"""What a run is worth on its validation images, and with only a share of its finetuned weights."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..evaluation.measurement import measure
+from ..evaluation.measurements.accuracy import Accuracy
+from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.session import Session, Side, load_sides
+from ..evaluation.sets import EvaluationSet
+from ..evaluation.store import SCORES_FILE, Store
+from ..models.interpolation import interpolate
+from ..models.preprocessing import resolve_preset
+from ..training.arguments import DataArguments, ModelArguments
+from ..training.config import RobustViTConfig
+from ..training.finetune import load_data
+from ..utils.processes import make_accelerator
+
+
+VALIDATION = "validation"  # name of the set, in the folder of a share
+CUT_OUT = "cut_out"  # folder of the original model's results on objects cut out, in that of the point
+CONDITIONS = ("original", "mixed_rand")
+
+
+def share_folder(point: Path, share: float) -> Path:
+    """Folder of what is measured with a share of the finetuned weights, in that of the point."""
+    return point / "shares" / f"{share:g}"
+
+
+def measure_shares(
+    model: ModelArguments,
+    data: DataArguments,
+    config: RobustViTConfig,
+    point: Path,
+    originals: Path,
+    mixtures: Sequence[float],
+) -> None:
+    """Measure a finetuned model on its validation images, as they are and on the backgrounds of others; and so its
+    mixtures with the original's weights, and those also on the unshifted and the first shifted set, without relevance maps.
+    With mixtures, also measure the original model on the objects of these sets, cut out by their masks.
+
+    Args:
+        point: folder of the run, whose model is in `config.output_dir`.
+        originals: as for [`~robust_vit_hf.training.finetune.finetune`].
+        mixtures: shares of the finetuned weights in the mixtures, between 0 and 1.
+
+    Raises:
+        ValueError: the validation images have no masks or no labels.
+    """
+    preset, accelerator = resolve_preset(model.preset, model.model), make_accelerator(config.bf16)
+    sides = load_sides({"before": model.model, "after": config.output_dir}, preset, accelerator)
+    session = Session(sides, {}, accelerator, preset=preset)
+    _, validation, sets = load_data(data, sides["before"].model.config, config.seed)
+    if missing := {"mask", "label"} - set(validation.column_names):
+        raise ValueError(
+            "`choose_by: mixed_rand` puts the objects of the validation images on other backgrounds, but they have no "
+            f"`{missing.pop()}`."
+        )
+    chosen = session.with_sets({VALIDATION: EvaluationSet.of(validation, source=data.dataset)})
+    batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers
+    first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
+    of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
+    for share in (1.0, *mixtures):
+        store, mixed = Store(share_folder(point, share), originals), sides
+        if share < 1:
+            model_of_share = interpolate(sides["before"].model, sides["after"].model, share)
+            mixed = sides | {"after": Side.of(model_of_share, sides["after"].processor)}
+            measured = replace(session, sides=mixed, store=store).with_sets(of_price)
+            measure(measured, Accuracy(batch_size, workers, relevance=False))
+            masked = {name: rows for name, rows in of_price.items() if "mask" in rows.dataset.column_names}
+            of_original = replace(session, sides={"before": sides["before"]}, store=Store(point / CUT_OUT, originals))
+            measure(of_original.with_sets(masked), Backgrounds(batch_size, workers, ("only_fg",), relevance=False))
+        composed = Backgrounds(batch_size, workers, CONDITIONS, relevance=False)
+        measure(replace(chosen, sides=mixed, store=store), composed)
+
+
+def has_shares(point: Path, mixtures: Sequence[float]) -> bool:
+    """Whether a run was measured on its validation images, with all of these shares of its finetuned weights. They are
+    measured last."""
+    places = [share_folder(point, share) / VALIDATION / "after" for share in (1.0, *mixtures)]
+    return all((place / SCORES_FILE).is_file() for place in places)
