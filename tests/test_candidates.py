@@ -8,17 +8,16 @@ from robust_vit_hf.improvement.candidates import (
     Candidate,
     Measured,
     candidates_table,
-    choose,
     finalists,
     first_candidates,
-    rank,
 )
+from robust_vit_hf.results.choice import choose, rank
 
 
 def measured(top1: float, home: float, variant="swap", rate=1e-5, steps=80, alpha=1.0, count=100) -> Measured:
     """Right on shares of the images."""
     values = [(np.arange(count) < round(count * share)).astype(float) for share in (top1, home)]
-    return Measured(None if variant is None else Candidate(variant, rate, steps), alpha, *values)
+    return Measured(*values, None if variant is None else Candidate(variant, rate, steps), alpha)
 
 
 BEFORE = measured(0.3, 0.95, variant=None, alpha=0.0)
@@ -79,7 +78,7 @@ def test_images_that_do_not_count_are_left_out():
     one = measured(0.5, 0.95)
     values = one.mixed_rand.copy()
     values[50:] = np.nan  # all that were wrong
-    assert Measured(one.candidate, 1.0, values, one.original).top1() == 1.0
+    assert Measured(values, one.original, one.candidate, 1.0).top1() == 1.0
 
 
 def test_first_candidates_are_each_variant_at_each_rate():

@@ -18,7 +18,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.evaluation.store import Measured
 from robust_vit_hf.metrics.robust_accuracy import top_classes
 from robust_vit_hf.models.registry import MODELS, find_model
-from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, bootstrap
+from robust_vit_hf.results.bootstrap import Gains, NUM_RESAMPLES, bootstrap
 from robust_vit_hf.results.paper_tables import (
     METHODS,
     accuracy_tables,
@@ -239,7 +239,7 @@ def test_comparison_by_hand():
 def test_bootstrap_against_scipy():
     rng = np.random.default_rng(0)
     before, after = rng.random(150) < 0.5, rng.random(150) < 0.6
-    difference = bootstrap({"a": [after.astype(int) - before]}, ["0"])
+    difference = bootstrap({"a": [Gains(after.astype(int) - before, "0")]})
     reference = scipy.stats.bootstrap(
         (before.astype(float), after.astype(float)),
         lambda x, y, axis: (y - x).mean(axis=axis),
@@ -366,16 +366,17 @@ def test_paper_tables_show_published_figures_beside_ours():
 
     real, synthetic = tables([first(1), first(2)], "ViT-B")
     assert real.head == ["model", "method", "INet val", "INet-A"]  # nothing is known of validation images
-    names = ["Original", "Original, published", "Ours", "Ours, published"]
-    assert [row[1] for row in real.rows[:4]] == names
+    names = ["Original", "Original, published", "Ours", "Ours, published (3 seeds)", "Ours, published (1 run)"]
+    assert [row[1] for row in real.rows[:5]] == names
     assert [row[3] for row in real.rows[:4]] == ["25.0 100.0", "16.0 37.0", "50.0 100.0", "23.6±0.7 47.1±0.8"]
     assert real.rows[-2][:2] == ["Avg. change of top-1", "Ours"] and real.rows[-2][3].startswith("+25.0 [")
     assert [row[-1] for row in synthetic.rows[1:4:2]] == ["55.6 76.2", "60.9±0.4 81.2±0.3"]
-    assert [(row[1], row[-1]) for row in synthetic.rows[4:6]] == [
+    assert [row[-1] for table in (real, synthetic) for row in table.rows[4:5]] == ["24.1 48.0", "61.0 81.4"]
+    assert [(row[1], row[-1]) for row in synthetic.rows[5:7]] == [
         ("GradMask, published", "57.0 77.5"),
         ("RRR, published", "58.0 78.4"),
     ]
-    assert "its Tables 8 and 9" in real.title
+    assert "Tables 8 and 9 for three seeds" in real.title
     native, _ = tables([first(1)], "ViT-B", "native")
     assert [row[2:] for row in native.rows] == [["25.0 100.0"] * 2, ["81.8", "31.6"]]
     unknown, _ = tables([first(1)], "someone's")
@@ -444,7 +445,7 @@ def test_published_figures():
             measured = {*PAPER_SETS, "imagenet-segmentation"}
             if version in ("original", "finetuned"):
                 assert sets.keys() == measured
-            elif version in ("gradmask", "rrr", "unsupervised-masks") or version.endswith("-classes"):
+            elif version in ("gradmask", "rrr", "unsupervised-masks", "finetuned-one-run") or version.endswith("-classes"):
                 assert sets.keys() < measured  # figures that the text of the paper leaves out are missing
             else:
                 assert sets.keys() == {*PAPER_SETS}

@@ -7,6 +7,9 @@ import pytest
 import torch
 import yaml
 from torch.autograd import gradcheck
+from torchvision.transforms import v2
+from transformers import TrainerCallback
+from transformers.modeling_outputs import ImageClassifierOutput
 
 from robust_vit_hf import RobustViTTrainer, relevance_map
 from robust_vit_hf.training import methods
@@ -20,7 +23,7 @@ from .helpers.commands import call, succeed
 from .helpers.tiny import ROOT, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
-NAMES = ("cft", "energy", "finetune", "gradmask", "robustvit", "rrr")
+NAMES = ("cft", "cutmix", "energy", "finetune", "gradmask", "random_erasing", "robustvit", "rrr")
 every_method = pytest.mark.parametrize("name", NAMES)
 # Options under which a loss is exactly differentiable, and its terms are of one size.
 EXACT = {
@@ -64,7 +67,7 @@ def test_names_are_those_of_the_modules():
     "options, message",
     [
         ({"method": "gradmsk"}, "did you mean gradmask?"),
-        ({"method": "x"}, "Expected `method` to be one of cft, energy, finetune"),
+        ({"method": "x"}, "Expected `method` to be one of cft, cutmix, energy, finetune"),
         (
             {"method": "rrr", "relevance_weight": 0.0},
             "`relevance_weight` is not an option of the method `rrr`, which has",
@@ -75,6 +78,8 @@ def test_names_are_those_of_the_modules():
         ),
         ({"mean_over": "pixels"}, "Expected `mean_over` to be one of image, region."),
         ({"method": "cft", "background_swap": 0.5}, "would teach the shortcut"),
+        ({"head_epochs": 1.0}, "`head_epochs` freezes the layers whose attention the relevance loss trains"),
+        ({"method": "finetune", "head_learning_rate": 0.1}, "is that of the `head_epochs`"),
         ({"start_layer": -1}, "Expected `start_layer` ≥ 0, but got -1"),
     ],
 )
@@ -284,6 +289,70 @@ def test_two_steps_from_the_command_line(name, tmp_path):
     assert ("by the method of\n[Optimizing" in card) is (name == "robustvit")
     refused = call("train", tmp_path / "recipe.yaml", "--method", "robustvt")
     assert "did you mean robustvit?" in refused.error
+
+
+# -- Baselines that do not look at the mask -----------------------------------------------------------------------------
+
+
+def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
+    model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(4)
+    torch.manual_seed(3)
+    values, _ = losses("cutmix", tmp_path, model, pixel_values, mask, targets)
+    torch.manual_seed(3)
+    mixed, shares = v2.CutMix(num_classes=4)(pixel_values, targets["label"])
+    assert not torch.equal(mixed, pixel_values) and ((shares > 0).sum(dim=1) > 1).any()
+    expected = -(shares * model(mixed).logits.float().log_softmax(dim=1)).sum(dim=1)
+    torch.testing.assert_close(values["loss"].float(), expected.float())
+    plain, _ = losses("cutmix", tmp_path, model.eval(), pixel_values, mask, targets)
+    torch.testing.assert_close(plain["loss"], losses("finetune", tmp_path, model, pixel_values, mask, targets)[0]["loss"])
+    with pytest.raises(ValueError, match="`cutmix` mixes the labels of two images"):
+        losses("cutmix", tmp_path, model, pixel_values, mask, targets, confidence_target="original")
+
+
+def test_random_erasing_hides_a_part_of_half_the_images(tmp_path, monkeypatch):
+    model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(40)
+    seen = []
+    monkeypatch.setattr(model, "forward", lambda pixel_values, **_: seen.append(pixel_values) or ImageClassifierOutput(
+        logits=pixel_values.mean(dim=(2, 3))
+    ))  # fmt: skip
+    torch.manual_seed(0)
+    losses("random_erasing", tmp_path, model, pixel_values, mask, targets | {"label": targets["label"] % 3})
+    erased = (seen[0] == 0).all(dim=1)
+    assert torch.equal(torch.where(erased[:, None], 0, pixel_values), seen[0])
+    assert 10 < erased.flatten(1).any(dim=1).sum() < 30 and 0.01 < erased.double().mean() < 0.2
+
+
+# -- The head alone -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head_epochs, moved", [(0.0, True), (1.0, True), (2.0, False)])
+def test_epochs_of_the_head_alone(head_epochs, moved, tmp_path):
+    model, rows = tiny_vit(), tensor_rows(8)
+    before = deepcopy(model.state_dict())
+    config = tiny_config(tmp_path, method="finetune", head_epochs=head_epochs, per_device_train_batch_size=4)
+    trainer = RobustViTTrainer(model, config, rows)
+    grads = []
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, *args, **kwargs):
+            grads.append(model.vit.layers[0].attention.q_proj.weight.grad is not None)
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert grads == [step >= 2 * head_epochs for step in range(4)]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "classifier.weight" in changed and any(name.startswith("vit.") for name in changed) is moved
+
+
+def test_learning_rate_of_the_head_alone(tmp_path):
+    config = tiny_config(
+        tmp_path, method="finetune", head_epochs=1, head_learning_rate=0.1, per_device_train_batch_size=4, lr_decay_every=1
+    )
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([0.1, 0.1, 0.85e-3, 0.85e-3])
+    assert config.describe()["epochs of the head alone"] == "1, learning rate 0.1"
 
 
 # -- Ablations ---------------------------------------------------------------------------------------------------------

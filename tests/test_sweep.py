@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robust_vit_hf.experiments.collect import collect
 from robust_vit_hf.experiments.grid import read_grid
+from robust_vit_hf.experiments.selection import choose_settings, setting_of
 from robust_vit_hf.experiments.sweep import ORIGINALS, POINT_FILE, PREDICTIONS, RUN, Run, arguments_of, is_trained
+from robust_vit_hf.results.file import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetune import finetune
 
@@ -130,7 +133,7 @@ def test_a_run_is_the_same_whether_the_original_is_measured_or_read(swept, tmp_p
     grid, out, _ = swept
     last = [point.name for point in read_grid(grid).points][-1]
     again = tmp_path / "out"
-    Run(read_grid(grid).points[-1], again, [])()  # alone, so that it measures
+    Run.of(read_grid(grid).points[-1], again, read_grid(grid))()  # alone, so that it measures
     weights = [(folder / last / RUN / "model.safetensors").read_bytes() for folder in (out, again)]
     assert weights[0] == weights[1]
 
@@ -145,6 +148,55 @@ def test_learning_rates_of_a_variant_are_crossed(inputs, tmp_path):
     assert chosen == [
         ("a", 1e-3, one), ("a", 1e-3, two), ("a", 1e-4, one), ("a", 1e-4, two), ("b", 1e-2, one), ("b", 1e-2, two)
     ]  # fmt: skip
+
+
+def test_weights_of_a_variant_are_chosen_where_the_rule_says_so(inputs, tmp_path):
+    variants = {"a": {"relevance_weight": [0.1, 1], "learning_rate": [1e-3, 1e-4]}, "b": {"dataset": "images/{seed}"}}
+    seeds = {"x": {"seed": 1, "model": "first"}, "y": {"seed": 2, "model": "second"}}
+    keys = {"variants": variants, "seeds": seeds, "choose_by": "mixed_rand", "mixtures": [0.5]}
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", inputs, **keys))
+    assert (grid.choose_by, grid.mixtures) == ("mixed_rand", [0.5])
+    assert [point.tuned for point in grid.points if point.variant == "a" and point.seed == "x"] == [
+        {"relevance_weight": weight} for weight in (0.1, 1, 0.1, 1)
+    ]
+    for point in grid.points:  # the seeds' models are one, and so are their images
+        assert point.crossed == {} and point.model == str(inputs / "model")
+        assert point.options["model"] == {"x": "first", "y": "second"}[point.seed]
+        if point.variant == "b":
+            assert point.options["dataset"] == f"images/{point.seed}" and "dataset" in point.seeded
+    grid = read_grid(write_grid(tmp_path / "compared.yaml", inputs, variants={"a": {"relevance_weight": [0.1, 1]}}))
+    assert [(point.tuned, point.crossed) for point in grid.points] == [
+        ({}, {"relevance_weight": weight}) for weight in (0.1, 1)
+    ]
+
+
+def test_settings_are_chosen_on_validation_images_and_mixtures_measured(inputs, tmp_path):
+    """The whole way: two weights, two seeds with a model each, a mixture, and the rule on the validation images."""
+    save_pretrained(tiny_vit(seed=1), tmp_path / "other")
+    variants = {"robustvit": {"relevance_weight": [0.5, 2.0], "learning_rate": [0.001, 0.01]}}
+    seeds = {0: {"seed": 0, "model": str(inputs / "model")}, 1: {"seed": 1, "model": str(tmp_path / "other")}}
+    keys = {"variants": variants, "seeds": seeds, "choose_by": "mixed_rand", "mixtures": [0.5]}
+    grid, out = write_grid(tmp_path / "grid.yaml", inputs, **keys), tmp_path / "out"
+    assert "All 8 runs are complete." in succeed("sweep", grid, "--output_dir", out, "--cluster", "debug")
+    results = collect([out])
+    assert {run.model for run in results.runs} == {"model"} and {run.share for run in results.runs} == {0.5, 1.0}
+    chosen, settings = choose_settings(results)
+    assert len(settings.rows) == 4 and [bool(row[-1]) for row in settings.rows].count(True) == 1
+    cut_out = [run for run in results.runs if run.method == "cut_out"]
+    assert len(cut_out) == 2 and all(run in chosen for run in cut_out)
+    trained = [run for run in chosen if run not in cut_out]
+    assert len(trained) == 2 and len({setting_of(run) for run in trained}) == 1
+    for run in (run for run in results.runs if run not in cut_out):
+        with_models = [int(run.composed["original"].correct(side).sum()) for side in ("before", "after")]
+        assert run.validation == pytest.approx([right / len(run.composed["original"]) for right in with_models])
+    text = table(out, tmp_path / "report")
+    assert "## Settings: top-1 on the validation images with the backgrounds of others" in text
+    again = read_results(tmp_path / "report" / "results.parquet")
+    assert [setting_of(run) for run in choose_settings(again)[0]] == [setting_of(run) for run in chosen]
+    joined = table(tmp_path / "report" / "results.parquet", tmp_path / "joined")
+    assert joined == text
+    shutil.rmtree(next(out.glob("*robustvit*")) / "shares" / "0.5")
+    assert "1 of 8 runs are left" in succeed("sweep", grid, "--output_dir", out, "--dry_run")
 
 
 def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):
@@ -164,7 +216,8 @@ def test_grids_of_the_paper(path, tmp_path):
         if word.startswith("imagenet/"):
             (tmp_path / word.removeprefix("imagenet/")).mkdir(exist_ok=True)
     grid = read_grid(path, tmp_path)
-    numbers = {"table1": 24, "table2": 24, "table4": 10, "table8": 21, "table9": 21, "figure7": 8, "emoji-shift": 54}
+    numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 8}
+    numbers |= {"emoji-shift-search": 360}
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
         assert arguments_of(point, tmp_path)[-1].learning_rate == point.options["learning_rate"]
@@ -182,6 +235,7 @@ def test_baselines_of_the_paper(name, tmp_path):
         (point.variant, point.options["model"]): tuple(
             point.options[option] for option in ("learning_rate", "background_weight", "confidence_weight")
         )
+        * point.options["released_gradients"]
         for point in points
         if point.variant in ("gradmask", "rrr")
     }

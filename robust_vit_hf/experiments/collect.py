@@ -23,7 +23,7 @@ from ..results.table import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from .grid import CHOICES, VALIDATION_BOUND
 from .sweep import GRID_FILE, POINT_FILE, RUN, is_trained
-from .validation import CONDITIONS, CUT_OUT, VALIDATION
+from .validation import CONDITIONS, CUT_OUT, SETS, VALIDATION
 
 
 logger = logging.get_logger(__name__)
@@ -74,9 +74,7 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
                 ) from error
     if len(set(rules.values())) > 1:
         shown = ", ".join(f"{bound:g} and {rule} in `{folder.name}`" for folder, (bound, rule) in rules.items())
-        raise ValueError(
-            f"The sweeps have different `validation_bound` or `choose_by`: {shown}. Report them apart."
-        )
+        raise ValueError(f"The sweeps have different `validation_bound` or `choose_by`: {shown}. Report them apart.")
     runs = _named_apart(found)
     class_names: dict[str, dict[int, str]] = {}
     for run, (facts, _) in zip(runs, found, strict=True):
@@ -147,7 +145,7 @@ def _runs(point: Path) -> list[Run]:
             validation = (original.accuracy("before"), original.accuracy("after"))
             run = replace(run, composed=composed, validation=run.validation or validation)
         elif composed:
-            name, sets = f"{run.name}, share {share:g}", _sets(folder, recorded)
+            name, sets = f"{run.name}, share {share:g}", _sets(folder / SETS, recorded)
             runs.append(replace(run, name=name, sets=sets, share=share, composed=composed))
     if cut_out := _cut_out(point / CUT_OUT, run):
         runs.append(cut_out)
@@ -165,9 +163,21 @@ def _cut_out(folder: Path, run: Run) -> Run | None:
             sides = {"before": result.sides["before"], "after": SideResult(np.where(right, 0, TOP))}
             sets[name] = replace(result, sides=sides)
     name = f"{run.model} cut out, seed {run.seed}"
-    return replace(
-        run, sets=sets, name=name, method=CUT_OUT, tuned={}, learning_rate=0.0, seconds=0.0, validation=None, composed={}
-    ) if sets else None
+    return (
+        replace(
+            run,
+            sets=sets,
+            name=name,
+            method=CUT_OUT,
+            tuned={},
+            learning_rate=0.0,
+            seconds=0.0,
+            validation=None,
+            composed={},
+        )
+        if sets
+        else None
+    )
 
 
 def _seconds(history: list[dict]) -> float | None:
@@ -197,11 +207,13 @@ def _last(value: Any) -> str:
 
 
 def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
-    """Results of a run's labelled sets: the paper's sets, or else those measured by `train`."""
+    """Results of a run's labelled sets: the paper's sets, or else those measured by `train`, if any."""
+    if not recorded["options"].get("benchmark_sets", True):
+        return {}
     if not folder.is_dir():
         raise ValueError(f"`{folder}` is missing: run the sweep again, which measures what is missing.")
     benchmark = benchmarks().get(recorded["options"].get("dataset", BUNDLED_BENCHMARK))
-    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name != VALIDATION}
+    folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
     sets = {}
     for name in [*(name for name in order if name in folders), *(name for name in folders if name not in order)]:

@@ -128,7 +128,11 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         for values in product(*lists.values()):
             chosen = dict(zip(lists, values, strict=True))
             base = shared | fixed | chosen
-            tuned = {name: value for name, value in chosen.items() if choose_by == "mixed_rand" and name in TUNED and name in of_variant}
+            tuned = {
+                name: value
+                for name, value in chosen.items()
+                if choose_by == "mixed_rand" and name in TUNED and name in of_variant
+            }
             point = _point(base, of_seed, variant, seed, chosen, tuned)
             digest = point.name.rpartition("-")[2]
             if digest in points:

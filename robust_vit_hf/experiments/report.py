@@ -15,6 +15,8 @@ from ..results.paper_tables import (
     segmentation_table,
 )
 from ..results.plots import save_figure
+from ..results.price import price_figure, price_table, prices
+from ..results.published import title_of
 from ..results.table import OURS, Results
 from ..results.text_table import Table
 from ..utils.files import RESULTS_FILE, write_atomically
@@ -46,8 +48,8 @@ def report(options: ReportOptions) -> str:
     if options.html and len(sources) == 1 and (sources[0] / RESULTS_FILE).is_file():
         write_run_page(sources[0], folder / PAGE_FILE)
         return page
-    parts = [read_results(source) for source in sources if source.is_file()]
-    if folders := [source for source in sources if not source.is_file()]:
+    parts = [read_results(source) for source in sources if not source.is_dir()]
+    if folders := [source for source in sources if source.is_dir()]:
         parts.append(collect(folders))
     read = join(parts)
     if len(sources) > 1 or folders:
@@ -55,12 +57,20 @@ def report(options: ReportOptions) -> str:
         read = read_results(folder / RESULTS_TABLE)
     chosen, settings = choose_settings(read)
     results = Results(chosen, list(METHODS))
-    tables = accuracy_tables(results) | segmentation_table(results) | ablation_tables(results)
-    tables |= seed_tables(results) | class_group_tables(results) | difference_table(results)
-    tables |= {"settings": settings, "findings": findings_table(findings(results))}
-    changes, names = first_class_changes(results), read.class_names.get(results.models[0], {})
-    figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
-    figures |= class_change_figures(changes, names)
+    tables, figures = {}, {}
+    if results.sets:  # otherwise the runs were only measured on their validation images
+        changes, names = first_class_changes(results), read.class_names.get(results.models[0], {})
+        tables = accuracy_tables(results) | segmentation_table(results) | ablation_tables(results)
+        tables |= seed_tables(results) | class_group_tables(results) | difference_table(results)
+        tables |= {"findings": findings_table(findings(results))}
+        figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
+        figures |= class_change_figures(changes, names)
+        if results.shifted and results.unshifted:
+            shifted, home = results.shifted[0], results.unshifted[0]
+            found = prices(read.runs, chosen, shifted, home)
+            tables = {"price": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
+            figures["price"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
+    tables |= {"settings": settings}
     folder.mkdir(parents=True, exist_ok=True)
     markdown = "\n".join(f"## {table.title}\n\n{table.markdown()}\n" for table in tables.values())
     write_atomically(folder / "report.md", markdown)
@@ -84,8 +94,8 @@ def _write_html(
     names = read.class_names.get(results.models[0], {})
     first = next(iter(results.of(OURS)), results.runs[0])
     sections = [
-        Section("Findings", [tables["findings"]]),
-        Section("Tables", [table for name, table in tables.items() if name != "findings"]),
+        Section("Findings", [tables[name] for name in ("price", "findings") if name in tables]),
+        Section("Tables", [table for name, table in tables.items() if name not in ("price", "findings")]),
         Section("Classes", changes=class_changes_table(first_class_changes(results), names)),
         Section("Figures", plots=_plots(figures)),
         Section(f"Examples of {first.name}"),
@@ -103,6 +113,7 @@ def _plots(figures: dict[str, Figure | None]) -> list[Picture]:
     captions = {
         "figure_4": "Figure 4: average change of the training classes and of the others, by set",
         "figure_7": "Figure 7: change of top-1 over the number of samples and of training classes",
+        "price": "Gain and price: learning rates (lines), mixtures with the original model (dotted), and the chosen settings",
         "figure_8_to_14_": "Figures 8 to 14: the most harmed and the most helped classes of ",
     }
     pictures = []

@@ -48,7 +48,9 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
         )
         head = ["model", "method", "learning rate", "weights", "seeds", "before", "after", "fall", ""]
         return chosen, Table(title, head, rows)
-    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, in points, which may be {bound}"
+    title = (
+        f"Learning rates: fall of top-1 on the validation images of unseen classes, in points, which may be {bound}"
+    )
     return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
 
 
@@ -128,7 +130,9 @@ def _choose_by_mixed_rand(
     edges = _edges(best.setting, [one.setting for one in settings])
     rows = []
     for one in settings:
-        tuned = ", ".join(f"{option.removesuffix('_weight').replace('_', ' ')} {value:g}" for option, value in one.setting[1:])
+        tuned = ", ".join(
+            f"{option.removesuffix('_weight').replace('_', ' ')} {value:g}" for option, value in one.setting[1:]
+        )
         falls = loses_too_much(one, before, 100 * bound)
         verdict = "" if one is not best else "beyond the bound" if falls else f"chosen{edges}"
         seeds = str(len({run.seed for run in by_setting[one.setting]}))

@@ -19,6 +19,7 @@ from ..utils.processes import make_accelerator
 
 
 VALIDATION = "validation"  # name of the set, in the folder of a share
+SETS = "sets"  # folder of the other sets, in that of a share
 CUT_OUT = "cut_out"  # folder of the original model's results on objects cut out, in that of the point
 CONDITIONS = ("original", "mixed_rand")
 
@@ -67,7 +68,7 @@ def measure_shares(
             model_of_share = interpolate(sides["before"].model, sides["after"].model, share)
             mixed = sides | {"after": Side.of(model_of_share, sides["after"].processor)}
             measured = replace(session, sides=mixed, store=store).with_sets(of_price)
-            measure(measured, Accuracy(batch_size, workers, relevance=False))
+            measure(measured, Accuracy(batch_size, workers, relevance=False), within=SETS)
             masked = {name: rows for name, rows in of_price.items() if "mask" in rows.dataset.column_names}
             of_original = replace(session, sides={"before": sides["before"]}, store=Store(point / CUT_OUT, originals))
             measure(of_original.with_sets(masked), Backgrounds(batch_size, workers, ("only_fg",), relevance=False))

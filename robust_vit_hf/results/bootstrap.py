@@ -78,7 +78,9 @@ def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
 
     The interval is infinitely wide with a single seed.
     """
-    by_seed = [np.mean([v for v, of in zip(values, seeds, strict=True) if of == seed]) for seed in dict.fromkeys(seeds)]
+    by_seed = [
+        np.mean([v for v, of in zip(values, seeds, strict=True) if of == seed]) for seed in dict.fromkeys(seeds)
+    ]
     mean = float(np.mean(values))
     if len(by_seed) < 2:
         return Difference(mean, -math.inf, math.inf)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .bootstrap import change
-from .paper_tables import group_accuracy
+from .paper_tables import averaged_models, group_accuracy
 from .plots import class_figure
 from .published import title_of
 from .summary import class_changes
@@ -17,8 +17,9 @@ from .table import OURS, Results, Run
 
 
 def class_group_figure(results: Results) -> Figure | None:
-    """Figure 4: average change of top-1 and top-5 on training and other classes, by set."""
-    runs = [run for run in results.of(OURS) if run.training_classes]
+    """Figure 4: average change of top-1 and top-5 on training and other classes, by set, over [`averaged_models`]."""
+    averaged = averaged_models(results)
+    runs = [run for run in results.of(OURS) if run.training_classes and run.model in averaged]
     sets = results.common(runs, results.sets)
     if not sets:
         return None

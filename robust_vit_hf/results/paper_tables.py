@@ -10,7 +10,7 @@ import numpy as np
 
 from ..metrics.robust_accuracy import TOP
 from .bootstrap import change, versus
-from .published import SYNTHETIC, published_cell, published_models, title_of
+from .published import BASE_MODELS, SYNTHETIC, published_cell, published_models, title_of
 from .table import OURS, Results, Run
 from .text_table import Table, percent
 from .text_table import change as change_text
@@ -41,7 +41,7 @@ ABLATIONS = (
 BASELINES = ("gradmask", "rrr")  # published values are always shown
 VALIDATION = "unseen classes"  # the validation images of the finetuning
 SOURCES = {
-    "paper": "its Tables 8 and 9, where Ours is the mean of three class seeds, and of baselines Tables 1 and 2",
+    "paper": "Tables 8 and 9 for three seeds, Tables 1 and 2 for one run and for baselines",
     "native": "timm's results",
 }
 SEGMENTATION = {
@@ -125,10 +125,17 @@ def _accuracy_table(
         if cells is not None:
             rows.append([model, label, validation, *cells])
         version = {OURS: ours}.get(method, method)
-        texts = [published_cell(published_models().get(model), protocol, version, name, scores) for name in sets]
-        if any(texts):
-            published = True
-            rows.append([model, f"{label}, published", "–", *(text or "–" for text in texts)])
+        versions = {version: f"{label}, published"}
+        if version == "finetuned":
+            versions = {
+                "finetuned": f"{label}, published (3 seeds)",
+                "finetuned-one-run": f"{label}, published (1 run)",
+            }
+        for of_paper, title_of_row in versions.items():
+            texts = [published_cell(published_models().get(model), protocol, of_paper, name, scores) for name in sets]
+            if any(texts):
+                published = True
+                rows.append([model, title_of_row, "–", *(text or "–" for text in texts)])
 
     for model in results.models:
         of_model = [run for run in results.runs if run.model == model and run.method in methods]
@@ -266,8 +273,14 @@ def group_accuracy(run: Run, name: str, shown: bool, k: int) -> tuple[float | No
     return result.accuracy("before", k, chosen), result.accuracy("after", k, chosen)
 
 
+def averaged_models(results: Results) -> list[str]:
+    """Models of the averages in Tables 10 and 11 and Figure 4: the base models, if any was measured, or else all."""
+    return [model for model in results.models if model in BASE_MODELS] or results.models
+
+
 def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, Table]:
-    """Tables 10 and 11: training classes (✓) and other classes (✗), with average changes."""
+    """Tables 10 and 11: training classes (✓) and other classes (✗), with average changes over
+    [`averaged_models`]."""
     parts = {"table_10": ("Table 10: real images", False), "table_11": ("Table 11: synthetic", True)}
     tables = {}
     for table, (title, synthetic) in parts.items():
@@ -275,6 +288,7 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
             continue
         known = [run for run in _finetuned(results.of(OURS)) if run.training_classes]
         sets = results.common(known, _of_kind(results, synthetic))
+        averaged = averaged_models(results)
         rows: list[list[str]] = []
         changes: dict[bool, list[np.ndarray]] = {True: [], False: []}
         for model in results.models:
@@ -291,11 +305,13 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
                     texts = [published_cell(entry, protocol, published, name, ("top1", "top5")) for name in sets]
                     if any(texts):
                         rows.append([model, mark, f"{version}, published", "–", *(text or "–" for text in texts)])
-                changes[shown].append((values[..., 1] - values[..., 0]).mean(axis=0))
+                if model in averaged:
+                    changes[shown].append((values[..., 1] - values[..., 0]).mean(axis=0))
         for shown, mark in ((True, "✓"), (False, "✗")) if rows else ():
             means = 100 * np.mean(changes[shown], axis=0)
             cells = [" ".join("–" if np.isnan(v) else f"{v:+.1f}" for v in pair) for pair in means]
-            rows.append(["Avg. change", mark, "", _validation_change(results.of(OURS)), *cells])
+            of_averaged = [run for run in results.of(OURS) if run.model in averaged]
+            rows.append(["Avg. change", mark, "", _validation_change(of_averaged), *cells])
         if rows:
             head = ["model", "train classes", "", VALIDATION, *map(title_of, sets)]
             tables[table] = _with_validation(

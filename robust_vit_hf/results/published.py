@@ -18,6 +18,7 @@ PAPER_SETS = {
     "si-score-size": "SI-size",
 }
 UNSHIFTED = ("imagenet-1k", "imagenet-v2")  # sets from ImageNet's distribution
+BASE_MODELS = ("ViT-B", "AR-B", "DeiT-B")  # which Tables 10 and 11 and Figure 4 average
 SYNTHETIC = (
     "si-score-location",
     "si-score-rotation",
@@ -39,7 +40,7 @@ def published_models() -> dict[str, dict]:
     are mean and standard deviation.
 
     Versions are `original` and `finetuned`, both also with the suffixes `-training-classes` and `-other-classes`;
-    `full-loss` and its ablations; `unsupervised-masks`, `gradmask` and `rrr`. `published.json` names the sources."""
+    `finetuned-one-run`, the run of Tables 1 and 2; `full-loss` and its ablations; `unsupervised-masks`, `gradmask` and `rrr`. `published.json` names the sources."""
     return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["models"]
 
 

@@ -47,8 +47,8 @@ class SetResult:
             without labels.
         shifted: whether the set is included in the mean over shifted sets.
         source: Hub id or folder of the images, or name of a benchmark.
-        images: digest of the images; runs may have been measured on other images of a set.
         factors: `(N,)` float columns of the set, by name: angle, area, position.
+        images: digest of the images; runs may have been measured on other images of a set.
     """
 
     name: str
@@ -56,8 +56,8 @@ class SetResult:
     classes: np.ndarray | None
     shifted: bool = False
     source: str | None = None
-    images: str | None = None
     factors: dict[str, np.ndarray] = field(default_factory=dict)
+    images: str | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.sides.values())).ranks)

@@ -85,9 +85,7 @@ class DataArguments(Options):
         None, "Number of training classes, if the dataset is a benchmark; half of its classes by default.", COUNT
     )
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.", COUNT)
-    benchmark_sets: bool = option(
-        True, "Measure the sets of a benchmark before and after; otherwise no set is read."
-    )
+    benchmark_sets: bool = option(True, "Measure the sets of a benchmark before and after; otherwise no set is read.")
     control: bool = option(
         False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
     )

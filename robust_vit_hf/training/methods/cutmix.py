@@ -32,7 +32,5 @@ class CutMix(Method):
         mix = v2.CutMix(num_classes=unwrap_pretrained(model).config.num_labels)
         mixed, labels = mix(pixel_values, targets["label"])
         logits = forward_logits(model, mixed)
-        loss = F.cross_entropy(
-            at_least_float32(logits) / self.args.confidence_temperature, labels, reduction="none"
-        )
+        loss = F.cross_entropy(at_least_float32(logits) / self.args.confidence_temperature, labels, reduction="none")
         return {"confidence_loss": loss, "loss": self.args.confidence_weight * loss}, logits
