@@ -1,0 +1,167 @@
+"""Write the figures of the experiment into README, docs and recipe, from the files of results beside this script.
+
+    python docs/experiment/write.py
+
+`search.parquet` has the validation images of all settings, `results.parquet` the test images of the chosen ones. A block of text
+between `results: NAME` and `end of results` is made again; a test compares all blocks with the files.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from robust_vit_hf.experiments.selection import choose_settings
+from robust_vit_hf.results.bootstrap import change
+from robust_vit_hf.results.file import ResultsFile, join, read_results
+from robust_vit_hf.results.findings import findings, findings_table
+from robust_vit_hf.results.paper_tables import METHODS
+from robust_vit_hf.results.plots import save_figure
+from robust_vit_hf.results.price import price_figure, price_table, prices
+from robust_vit_hf.results.published import title_of
+from robust_vit_hf.results.table import Results, Run
+from robust_vit_hf.results.text_table import Table
+
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TEXTS = ("README.md", "docs/emoji-shift.md", "docs/experiment/README.md")
+BLOCK = re.compile(r"(<!-- results: ([a-z ]+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+# What each variant of the grids is.
+LABELS = {
+    "robustvit": "relevance, squared error (the paper's)",
+    "bce": "relevance, cross-entropy of the map",
+    "background-swap": "swap, output of the original",
+    "relevance-and-swap": "swap and relevance (cross-entropy)",
+    "swap-label": "swap, label",
+    "finetune": "label (the control)",
+    "original-target": "output of the original alone",
+    "random-erasing": "random erasing",
+    "cutmix": "CutMix",
+    "last-layer": "last layer alone, swap",
+    "lp-ft": "last layer first (LP-FT), swap",
+    "gradmask": "GradMask, as released",
+    "rrr": "RRR, as released",
+    "gradmask-differentiated": "GradMask, differentiated",
+    "rrr-differentiated": "RRR, differentiated",
+    "energy": "energy loss",
+    "cft": "CFT, mean over regions",
+    "cft-image": "CFT, mean over the image",
+    "unsupervised-masks": "relevance, squared error, TokenCut's masks",
+    "unsupervised-swap": "swap, output of the original, TokenCut's masks",
+    "cut_out": "object cut out, nothing trained",
+}
+CURVE = ("robustvit", "bce", "background-swap", "relevance-and-swap", "original-target", "finetune")  # of the README
+
+
+def main() -> None:
+    results = load()
+    for path, text in texts(results).items():
+        path.write_text(text)
+    if figure := picture(results):
+        save_figure(figure, HERE, "price")
+
+
+def load() -> ResultsFile:
+    """All results beside this script."""
+    return join([read_results(path) for path in sorted(HERE.glob("*.parquet"))])
+
+
+def texts(results: ResultsFile) -> dict[Path, str]:
+    """Files with their blocks made again."""
+    made = {}
+    for name in TEXTS:
+        path = ROOT / name
+        made[path] = BLOCK.sub(lambda found: found[1] + BLOCKS[found[2]](results) + "\n" + found[3], path.read_text())
+    return made
+
+
+def picture(results: ResultsFile):
+    """The curves of the README's methods; `None` before there are test images."""
+    found = _prices(results)
+    curves = {method: found[method] for method in CURVE if method in found}
+    return price_figure(curves, LABELS, "background_new", "val") if curves else None
+
+
+def runs_block(results: ResultsFile) -> str:
+    """How much was run, and by which code."""
+    finetuned = [run for run in results.runs if run.share == 1 and run.method != "cut_out"]
+    tested = [run for run in finetuned if run.sets]
+    commits = Counter(run.commit for run in finetuned)
+    hours = sum(run.seconds or 0 for run in finetuned) / 3600
+    seeds = len({run.seed for run in finetuned})
+    lines = [
+        f"{len(finetuned)} trainings of {len({run.method for run in finetuned})} methods over {seeds} seeds, {hours:.1f} hours of "
+        f"one core without their measurement; {len(tested)} of them measured on test images."
+    ]
+    for commit, count in commits.items():
+        lines.append(f"Commit {commit}: {count} trainings.")
+    return "\n".join(lines)
+
+
+def settings_block(results: ResultsFile) -> str:
+    """The chosen setting of each method, on the validation images."""
+    _, table = choose_settings(results)
+    rows = [[LABELS.get(row[1], row[1]), *row[2:]] for row in table.rows if row[-1]]
+    return f"{table.title}.\n\n{Table('', ['method', *table.head[2:]], rows).markdown()}"
+
+
+def all_settings_block(results: ResultsFile) -> str:
+    """Every setting of each method, on the validation images."""
+    _, table = choose_settings(results)
+    rows = [[LABELS.get(row[1], row[1]), *row[2:]] for row in table.rows]
+    return Table("", ["method", *table.head[2:]], rows).markdown()
+
+
+def price_block(results: ResultsFile, methods: tuple[str, ...] = tuple(LABELS)) -> str:
+    """Gain and price of methods on the test images."""
+    found = {method: points for method, points in _prices(results).items() if method in methods}
+    if not found:
+        return "*Not measured yet.*"
+    table = price_table(found, LABELS, "background_new", "val")
+    return table.markdown()
+
+
+def sets_block(results: ResultsFile) -> str:
+    """Changes on each set for the methods of the README."""
+    chosen = Results(_tested(results))
+    names = list(chosen.sets)
+    rows = []
+    for method in CURVE:
+        if runs := chosen.of(method):
+            cells = [str(change(runs, [name])) if all(name in run.sets for run in runs) else "–" for name in names]
+            rows.append([LABELS[method], *cells])
+    return Table("", ["method", *map(title_of, names)], rows).markdown() if rows else "*Not measured yet.*"
+
+
+def findings_block(results: ResultsFile) -> str:
+    """The paper's claims."""
+    tested = _tested(results)
+    if not tested:
+        return "*Not measured yet.*"
+    table = findings_table([finding for finding in findings(Results(tested, list(METHODS))) if finding.value])
+    return f"{table.title}.\n\n{table.markdown()}"
+
+
+BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
+    "runs": runs_block,
+    "settings": settings_block,
+    "all settings": all_settings_block,
+    "price": price_block,
+    "price of the curve": lambda results: price_block(results, CURVE),
+    "sets": sets_block,
+    "findings": findings_block,
+}
+
+
+def _tested(results: ResultsFile) -> list[Run]:
+    """The chosen runs with test images."""
+    return [run for run in choose_settings(results)[0] if run.sets]
+
+
+def _prices(results: ResultsFile) -> dict:
+    return prices(results.runs, _tested(results), "background_new", "val")
+
+
+if __name__ == "__main__":
+    main()
