@@ -122,7 +122,7 @@ def test_every_shift_is_what_it_says():
         boxes = [row["mask"].getbbox() for row in load_split(split, 60)]
         return [max(right - left, bottom - top) / 112 for left, top, right, bottom in boxes]
 
-    assert max(sides("size")) < 0.24 and min(sides("background_random")) > 0.15
+    assert max(sides("size")) < 0.34 and min(sides("background_random")) > 0.25
 
     def touching(split):
         masks = [foreground(row) for row in load_split(split, 60)]

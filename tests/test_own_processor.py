@@ -276,7 +276,7 @@ def test_protocols_of_a_sweep(tmp_path):
         ({"model": str(tmp_path)}, "model"),
         ({"model": str(tmp_path), "preset": "native"}, "native"),
     ):
-        assert protocol_of(Point("name", "", "", {}, options, [])) == expected
+        assert protocol_of(Point("name", "", "", "", {}, {}, options, [])) == expected
 
 
 def test_the_page_takes_the_processor_of_the_models(tmp_path):

@@ -53,7 +53,7 @@ def test_what_is_in_the_page(pages):
     text = pages["run"].read_text()
     assert '<table class="sortable">' in text and "data:image/png" in text and "data:image/webp" in text
     text = pages["sweep"].read_text()
-    assert "Table 1: real images" in text and "Findings of the paper" in text and "class 7" in text
+    assert "Table 1: real images" in text and "Claims of the paper" in text and "class 7" in text
     assert (pages["sweep"].parent / "report.md").is_file() and not (pages["run"].parent / "report.md").exists()
 
 

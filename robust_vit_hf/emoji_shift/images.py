@@ -60,7 +60,7 @@ class Split:
     background_bias: float = 0.98
     new_backgrounds: bool = False
     vendors: tuple[str, ...] = TRAINING_VENDORS
-    side: tuple[float, float] = (0.20, 0.40)
+    side: tuple[float, float] = (0.30, 0.55)
     max_angle: float = 20.0
     overhang: float = 0.0
 
@@ -74,7 +74,7 @@ SPLITS = {
     "vendor": Split(vendors=(UNSEEN_VENDOR,)),
     "location": Split(overhang=0.4),
     "rotation": Split(max_angle=180.0),
-    "size": Split(side=(0.10, 0.20)),
+    "size": Split(side=(0.15, 0.275)),
     "bias": Split(),  # images that teach the shortcut, not shared with other splits
 }
 MASKED = ("val", "background_new")  # the evaluation sets with masks

@@ -116,7 +116,8 @@ def read_results(path: Path) -> ResultsFile:
 
 
 def join(parts: Sequence[ResultsFile]) -> ResultsFile:
-    """The runs of several files, each once.
+    """The runs of several files. Of runs with the same model, method, settings and seed, the one on most sets is taken: a
+    search measures only validation images.
 
     Raises:
         ValueError: the files have different rules of the choice.
@@ -124,10 +125,14 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
     rules = {(part.validation_bound, part.choose_by) for part in parts}
     if len(rules) > 1:
         raise ValueError(f"The results were to be chosen by different rules, {rules}: report them apart.")
-    runs, names = {}, {}
+    runs: dict[tuple, Run] = {}
+    names = {}
     for part in parts:
-        runs |= {run.name: run for run in part.runs}
         names |= part.class_names
+        for run in part.runs:
+            key = (run.model, run.method, run.learning_rate, *sorted(run.tuned.items()), run.share, run.seed)
+            if key not in runs or len(run.sets) > len(runs[key].sets):
+                runs[key] = run
     return ResultsFile(list(runs.values()), names, *rules.pop())
 
 
