@@ -110,7 +110,11 @@ def test_new_photographs_are_in_no_other_set():
     assert not set(NEW_BACKGROUNDS.values()) & set(BACKGROUNDS.values())
     paths = {name: Path(file).name for name, file in (BACKGROUNDS | NEW_BACKGROUNDS).items()}
     package = [file for file in sorted(paths.values()) if file not in ("china.jpg", "flower.jpg")]
-    assert len(package) == 18 and {paths[name] for name in NEW_BACKGROUNDS} >= {"chelsea.png", "gravel.png", "page.png"}
+    assert len(package) == 18 and {paths[name] for name in NEW_BACKGROUNDS} >= {
+        "chelsea.png",
+        "gravel.png",
+        "page.png",
+    }
 
 
 def test_every_shift_is_what_it_says():

@@ -18,7 +18,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.evaluation.store import Measured
 from robust_vit_hf.metrics.robust_accuracy import top_classes
 from robust_vit_hf.models.registry import MODELS, find_model
-from robust_vit_hf.results.bootstrap import Gains, NUM_RESAMPLES, bootstrap
+from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
 from robust_vit_hf.results.paper_tables import (
     METHODS,
     accuracy_tables,
@@ -445,7 +445,9 @@ def test_published_figures():
             measured = {*PAPER_SETS, "imagenet-segmentation"}
             if version in ("original", "finetuned"):
                 assert sets.keys() == measured
-            elif version in ("gradmask", "rrr", "unsupervised-masks", "finetuned-one-run") or version.endswith("-classes"):
+            elif version in ("gradmask", "rrr", "unsupervised-masks", "finetuned-one-run") or version.endswith(
+                "-classes"
+            ):
                 assert sets.keys() < measured  # figures that the text of the paper leaves out are missing
             else:
                 assert sets.keys() == {*PAPER_SETS}

@@ -304,7 +304,9 @@ def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
     expected = -(shares * model(mixed).logits.float().log_softmax(dim=1)).sum(dim=1)
     torch.testing.assert_close(values["loss"].float(), expected.float())
     plain, _ = losses("cutmix", tmp_path, model.eval(), pixel_values, mask, targets)
-    torch.testing.assert_close(plain["loss"], losses("finetune", tmp_path, model, pixel_values, mask, targets)[0]["loss"])
+    torch.testing.assert_close(
+        plain["loss"], losses("finetune", tmp_path, model, pixel_values, mask, targets)[0]["loss"]
+    )
     with pytest.raises(ValueError, match="`cutmix` mixes the labels of two images"):
         losses("cutmix", tmp_path, model, pixel_values, mask, targets, confidence_target="original")
 
@@ -346,7 +348,12 @@ def test_epochs_of_the_head_alone(head_epochs, moved, tmp_path):
 
 def test_learning_rate_of_the_head_alone(tmp_path):
     config = tiny_config(
-        tmp_path, method="finetune", head_epochs=1, head_learning_rate=0.1, per_device_train_batch_size=4, lr_decay_every=1
+        tmp_path,
+        method="finetune",
+        head_epochs=1,
+        head_learning_rate=0.1,
+        per_device_train_batch_size=4,
+        lr_decay_every=1,
     )
     trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
     trainer.train()

@@ -51,7 +51,11 @@ def test_the_report_of_a_fixed_file(tmp_path):
     assert files == files_below(tmp_path / "b")
     for name in ("report.md", "report.tex"):
         assert files[name].decode() == (FIXED / name).read_text()
-    figures = {"price", "figure_4", *(f"figure_8_to_14_{name}" for name in ("imagenet-1k", "imagenet-a", "si-score-rotation"))}
+    figures = {
+        "price",
+        "figure_4",
+        *(f"figure_8_to_14_{name}" for name in ("imagenet-1k", "imagenet-a", "si-score-rotation")),
+    }
     assert {name for name in files if not name.startswith("report.")} == {
         f"{figure}.{kind}" for figure in figures for kind in ("png", "pdf")
     }
@@ -245,7 +249,9 @@ def test_relevance_maps_agree_with_the_paper_where_they_cover_the_masks_better(g
     (row,) = [row for row in table.rows if row[1] == "The relevance maps cover the masks better: mIoU"]
     assert row[0] == "Table 3" and row[-1] == verdict
     low, high = (float(end) for end in re.search(r"\[(.*), (.*)\]", row[2]).groups())
-    assert low < 100 * gain + 0.05 < high and high - low == pytest.approx(2 * 12.706 * 0.05, abs=0.11)  # Student's t, 1
+    assert low < 100 * gain + 0.05 < high and high - low == pytest.approx(
+        2 * 12.706 * 0.05, abs=0.11
+    )  # Student's t, 1
 
 
 def test_refused(tmp_path):
@@ -331,7 +337,9 @@ def test_a_grid_of_the_paper_in_miniature(name, models, tables, imagenet, hub, t
         assert f"## Table {number}: " in text
     head = next(line for line in text.splitlines() if line.startswith("| model | method"))
     assert [column for column in PAPER_SETS.values() if f" {column} " in head]
-    assert "| ViT-B | Original, published | – | 81.5" in text and "| ViT-B | Ours, published (3 seeds) | – | 80.3" in text
+    assert (
+        "| ViT-B | Original, published | – | 81.5" in text and "| ViT-B | Ours, published (3 seeds) | – | 80.3" in text
+    )
     for number, expected in PUBLISHED.get(name, {}).items():
         rows = _rows(text, number)
         for row, figures in expected.items():

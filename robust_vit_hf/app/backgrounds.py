@@ -16,7 +16,7 @@ from ..diagnosis.examples import load_composed
 from ..diagnosis.images import own_tokencut
 from ..diagnosis.strip import Composed
 from ..emoji_shift import artwork
-from ..emoji_shift.images import BACKGROUND_NAMES
+from ..emoji_shift.images import classes_before
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side
 from ..relevance.overlay import denormalize
@@ -148,9 +148,8 @@ def other_backgrounds(session: Session, diagnosed: Diagnosed | None, samples: Se
     elif samples:
         found = _backgrounds_of(samples, session)
     else:
-        names = session.classes if find_benchmark(session.classes) == BUNDLED_BENCHMARK else []
-        places = {name: BACKGROUND_NAMES.index(name) for name in PHOTOGRAPHS}
-        usual = {name: frozenset(names[place :: len(BACKGROUND_NAMES)]) for name, place in places.items()}
+        of_bundled = find_benchmark(session.classes) == BUNDLED_BENCHMARK
+        usual = {name: frozenset(classes_before(name) if of_bundled else ()) for name in PHOTOGRAPHS}
         side = next(iter(session.sides.values()))
         pixel_values = eval_transform(side.processor)({"image": [artwork.background(name) for name in PHOTOGRAPHS]})
         pictures = denormalize(torch.stack(pixel_values["pixel_values"]), side.processor)

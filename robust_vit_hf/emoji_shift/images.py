@@ -81,6 +81,14 @@ MASKED = ("val", "background_new")  # the evaluation sets with masks
 SHIFTED = tuple(split for split in SPLITS if split not in ("train", "val", "bias"))
 
 
+def classes_before(background_name: str) -> tuple[str, ...]:
+    """Names of the classes whose habitual background a photograph is; none for those of `NEW_BACKGROUNDS`."""
+    if background_name not in BACKGROUND_NAMES:
+        return ()
+    first = PER_BACKGROUND * BACKGROUND_NAMES.index(background_name)
+    return CLASS_NAMES[first : first + PER_BACKGROUND]
+
+
 def training_classes(class_seed: int = 0, num_classes: int | None = None) -> list[int]:
     """Labels of the classes to finetune on, by default three of the six classes of each photograph, so that training and
     other classes share all photographs. As in the paper's Tables 8 and 9, they are drawn by the seed; fewer classes are

@@ -52,7 +52,8 @@ class Trials:
         if known is not None:
             return [
                 Measured(
-                    *(np.array(found[name], dtype=float) for name in ("mixed_rand", "original")),
+                    np.array(found["mixed_rand"], dtype=float),
+                    np.array(found["original"], dtype=float),
                     candidate,
                     float(alpha),
                 )
