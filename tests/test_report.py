@@ -14,7 +14,7 @@ from pyarrow import parquet as pq
 from robust_vit_hf.experiments.selection import choose_settings
 from robust_vit_hf.models.registry import MODELS
 from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, versus
-from robust_vit_hf.results.file import read_results
+from robust_vit_hf.results.file import join, read_results
 from robust_vit_hf.results.findings import (
     ABLATION_CLAIMS,
     ALIKE,
@@ -25,6 +25,7 @@ from robust_vit_hf.results.findings import (
     findings,
     findings_table,
 )
+from robust_vit_hf.results.price import price_figure, price_table, prices
 from robust_vit_hf.results.published import PAPER_SETS, UNSHIFTED, published_models
 from robust_vit_hf.results.table import Results
 
@@ -252,6 +253,34 @@ def test_relevance_maps_agree_with_the_paper_where_they_cover_the_masks_better(g
     assert low < 100 * gain + 0.05 < high and high - low == pytest.approx(
         2 * 12.706 * 0.05, abs=0.11
     )  # Student's t, 1
+
+
+def test_gain_and_price_by_rate_and_share(results):
+    """The chosen setting of each method, its other rates, and its mixtures with the original model."""
+    ours = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
+    halves = [replace(run, name=f"{run.name}, half", share=0.5) for run in ours if run.learning_rate == 1e-6]
+    chosen = [run for run in ours if run.learning_rate == 1e-6]
+    found = prices([*ours, *halves], chosen, "imagenet-a", "imagenet-1k")["robustvit"]
+    assert [(point.learning_rate, point.share, point.chosen) for point in found] == [
+        (1e-6, 0.5, False), (1e-6, 1.0, True), (1e-5, 1.0, False)
+    ]  # fmt: skip
+    assert found[1].gain == change(chosen, ["imagenet-a"]) and found[1].home == change(chosen, ["imagenet-1k"])
+    table = price_table({"robustvit": found}, {"robustvit": "squared error"}, "INet-A", "INet val")
+    assert table.rows == [["squared error", "1e-06", "2", "0", str(found[1].gain), str(found[1].home)]]
+    axis = price_figure({"robustvit": found}, {}, "INet-A", "INet val").axes[0]
+    through_rates, through_mixtures = (line.get_xydata() for line in axis.lines[:2])
+    points = [(100 * point.home.mean, 100 * point.gain.mean) for point in found]
+    assert through_rates.tolist() == [list(points[1]), list(points[2])]
+    assert through_mixtures.tolist() == [[0, 0], list(points[0]), list(points[1])]
+
+
+def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
+    search = replace(results, runs=[replace(run, name=f"{run.name}, search", sets={}) for run in results.runs])
+    joined = join([search, results])
+    assert [run.name for run in joined.runs] == [run.name for run in results.runs]
+    assert join([results, search]).runs == joined.runs
+    with pytest.raises(ValueError, match="were to be chosen by different rules"):
+        join([results, replace(results, validation_bound=0.5)])
 
 
 def test_refused(tmp_path):

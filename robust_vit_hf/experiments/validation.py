@@ -62,6 +62,10 @@ def measure_shares(
     batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
     of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
+    if mixtures:
+        masked = {name: rows for name, rows in of_price.items() if "mask" in rows.dataset.column_names}
+        of_original = replace(session, sides={"before": sides["before"]}, store=Store(point / CUT_OUT, originals))
+        measure(of_original.with_sets(masked), Backgrounds(batch_size, workers, ("only_fg",), relevance=False))
     for share in (1.0, *mixtures):
         store, mixed = Store(share_folder(point, share), originals), sides
         if share < 1:
@@ -69,9 +73,6 @@ def measure_shares(
             mixed = sides | {"after": Side.of(model_of_share, sides["after"].processor)}
             measured = replace(session, sides=mixed, store=store).with_sets(of_price)
             measure(measured, Accuracy(batch_size, workers, relevance=False), within=SETS)
-            masked = {name: rows for name, rows in of_price.items() if "mask" in rows.dataset.column_names}
-            of_original = replace(session, sides={"before": sides["before"]}, store=Store(point / CUT_OUT, originals))
-            measure(of_original.with_sets(masked), Backgrounds(batch_size, workers, ("only_fg",), relevance=False))
         composed = Backgrounds(batch_size, workers, CONDITIONS, relevance=False)
         measure(replace(chosen, sides=mixed, store=store), composed)
 
