@@ -137,7 +137,7 @@ def test_released_masks_of_each_class(tmp_path, caplog):
     """Of real images: TokenCut's mask of the first covers more than half, and that of the third is unlike the coarse one."""
     rows = [
         {"image": encode_image(row["image"].resize((224, 224), Image.Resampling.BICUBIC)), "file_name": f"{index}.png"}
-        for index, row in enumerate(load_split("val", 7))
+        for index, row in enumerate(load_split("val", 12).select([0, 1, 6, 2, 3, 4, 11]))
     ]
     features = datasets.Features({"image": datasets.Image(), "file_name": datasets.Value("string")})
     dataset = datasets.Dataset.from_list(rows, features=features).add_column("label", [0, 0, 0, 0, 0, 1, 1])

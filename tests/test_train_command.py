@@ -292,7 +292,7 @@ def test_every_model_has_its_recipe():
 def test_another_method_leaves_out_the_options_of_the_recipe(named):
     """The rest of the recipe stays; what the command line gives is still checked."""
     *_, config = parse_arguments([*named, "--method", "gradmask"])
-    assert (config.relevance_distance, config.background_weight, config.learning_rate) == (None, 50.0, 5e-6)
+    assert (config.relevance_distance, config.background_weight, config.learning_rate) == (None, 50.0, 2.5e-6)
     *_, same = parse_arguments([*named, "--method", "robustvit"])
     assert same.relevance_distance == "bce"
     with pytest.raises(ValueError, match="`relevance_distance` is not an option of the method `gradmask`"):
