@@ -110,7 +110,10 @@ def test_the_bound_of_the_grid_holds_for_runs_that_are_complete(swept, inputs, t
     for path in points(tmp_path / "out"):
         path.rename(path.with_name(f"other-{path.name}"))
     error = report_error(tmp_path, swept[1], tmp_path / "out")
-    assert "different `validation_bound` or `choose_by`: 0.02 and learning_rate in `out`, 0.5 and" in error or "are both seed" in error
+    assert (
+        "different `validation_bound` or `choose_by`: 0.02 and learning_rate in `out`, 0.5 and" in error
+        or "are both seed" in error
+    )
 
 
 def test_a_run_that_lost_predictions_is_not_complete(swept, tmp_path):  # noqa: F811

@@ -21,7 +21,7 @@ from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetune import finetune
 
 from .helpers.commands import call, kill_when, launch, python, succeed
-from .helpers.tiny import ROOT, masked_folder, save_pretrained, tiny_vit
+from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +256,11 @@ def test_baselines_of_the_paper(name, tmp_path):
         ("grid: {}", "line 1: `grid` is empty"),
         ("grid: {seed: []}", "grid: The list of `seed` has no values."),
         ("grid: {seed: 1}", "grid: Expected a list of values of `seed`."),
+        (
+            "variants: {a: {}}\nchoose_by: loss",
+            "Expected `choose_by` to be one of learning_rate, mixed_rand, but got loss.",
+        ),
+        ("variants: {a: {}}\nmixtures: [1.0]", "Expected `mixtures` to be a list of shares between 0 and 1"),
         ("variant: {a: {}}", "line 1: unknown key variant; did you mean variants?"),
         (
             "variants: {a: {learning_rat: 1}}",
@@ -289,6 +294,17 @@ def test_refused_before_the_first_run(text, message, inputs, tmp_path):
     error = call("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug").error
     expected, _, rest = message.partition("11111111")
     assert expected in error and rest in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_validation_images_without_masks_cannot_choose(inputs, tmp_path):
+    folder = masked_folder(tmp_path / "data")
+    masked_dataset(8, seed=1).remove_columns("mask").to_parquet(folder / "validation-00000.parquet")
+    grid = write_grid(
+        tmp_path / "grid.yaml", inputs, {"dataset": str(folder)}, seeds={0: {"seed": 0}}, choose_by="mixed_rand"
+    )
+    error = call("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug").error
+    assert "the objects of the validation images on other backgrounds, but they have no `mask`: add it" in error
     assert not (tmp_path / "out").exists()
 
 

@@ -37,7 +37,7 @@ from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
 from .grid import Grid, Point, read_grid
 from .options import SweepOptions
-from .validation import has_shares, measure_shares
+from .validation import check_validation_images, has_shares, measure_shares
 
 
 # In the folder of a point: its identity, `train` run, results on the paper's sets, predictions, and error.
@@ -315,6 +315,8 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
             key = (*name, json.dumps(asdict(of_data)), config.seed)
             if key not in data:
                 train, validation, _ = load_data(of_data, models[name][0], config.seed)
+                if mixtures_of(grid) is not None:
+                    check_validation_images(validation)
                 data[key] = [identity_of(train), identity_of(validation)]
         except (ValueError, OSError) as error:
             kind = ValueError if isinstance(error, ValueError) else OSError

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
+
 from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.measurements.backgrounds import Backgrounds
@@ -29,6 +31,20 @@ def share_folder(point: Path, share: float) -> Path:
     return point / "shares" / f"{share:g}"
 
 
+def check_validation_images(validation: datasets.Dataset) -> None:
+    """Check that objects of validation images can be put on other backgrounds.
+
+    Raises:
+        ValueError: the images have no masks or no labels.
+    """
+    for column in ("mask", "label"):
+        if column not in validation.column_names:
+            raise ValueError(
+                "`choose_by: mixed_rand` puts the objects of the validation images on other backgrounds, but they have no "
+                f"`{column}`: add it, or leave `choose_by` out."
+            )
+
+
 def measure_shares(
     model: ModelArguments,
     data: DataArguments,
@@ -45,19 +61,11 @@ def measure_shares(
         point: folder of the run, whose model is in `config.output_dir`.
         originals: as for [`~robust_vit_hf.training.finetune.finetune`].
         mixtures: shares of the finetuned weights in the mixtures, between 0 and 1.
-
-    Raises:
-        ValueError: the validation images have no masks or no labels.
     """
     preset, accelerator = resolve_preset(model.preset, model.model), make_accelerator(config.bf16)
     sides = load_sides({"before": model.model, "after": config.output_dir}, preset, accelerator)
     session = Session(sides, {}, accelerator, preset=preset)
     _, validation, sets = load_data(data, sides["before"].model.config, config.seed)
-    if missing := {"mask", "label"} - set(validation.column_names):
-        raise ValueError(
-            "`choose_by: mixed_rand` puts the objects of the validation images on other backgrounds, but they have no "
-            f"`{missing.pop()}`."
-        )
     chosen = session.with_sets({VALIDATION: EvaluationSet.of(validation, source=data.dataset)})
     batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
