@@ -218,7 +218,12 @@ def test_findings(results):
         ("falls", 0.0, 0.0, "unresolved"),
         (ALIKE, -0.02, 0.02, "agrees"),
         (ALIKE, 0.001, 0.01, "agrees"),
-        (ALIKE, 0.001, 0.03, "disagrees"),
+        (ALIKE, 0.001, 0.03, "unresolved"),
+        (ALIKE, 0.021, 0.03, "disagrees"),
+        (ALIKE, -0.05, -0.03, "disagrees"),
+        ("is as good or better", -0.02, 0.3, "agrees"),
+        ("is as good or better", -0.05, 0.3, "unresolved"),
+        ("is as good or better", -0.05, -0.03, "disagrees"),
         (ALIKE, -0.03, 0.01, "unresolved"),
     ],
 )

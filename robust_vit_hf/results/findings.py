@@ -17,7 +17,7 @@ from .text_table import Table
 
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction
-RISES, FALLS, ALIKE = "rises", "falls", "is similar"
+RISES, FALLS, ALIKE, KEEPS = "rises", "falls", "is similar", "is as good or better"
 
 
 class AblationClaim(NamedTuple):
@@ -54,7 +54,7 @@ class Finding:
 
     Args:
         source: table, figure or section of the paper.
-        sign: `RISES`, `FALLS` or `ALIKE`, of the value, in the claim.
+        sign: `RISES`, `FALLS`, `ALIKE` or `KEEPS`, of the value, in the claim.
         value: measured value with its interval, as a fraction; `None` if not measured.
     """
 
@@ -65,18 +65,18 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """By the 95 % interval: whether it is on one side of 0, or, for a claim that something is alike, within
-        [`SIMILAR`]; otherwise "unresolved"."""
+        """Where the 95 % interval lies: for `RISES` and `FALLS` on either side of 0, for `ALIKE` within [`SIMILAR`] of 0
+        or beyond, and for `KEEPS` above −`SIMILAR` or below; otherwise "unresolved"."""
         if self.value is None:
             return "not measured"
         low, high = self.value.low, self.value.high
-        if self.sign == ALIKE:
-            if -SIMILAR <= low and high <= SIMILAR:
-                return "agrees"
-            return "disagrees" if low > 0 or high < 0 else "unresolved"
-        if low > 0 or high < 0:
-            return "agrees" if (low > 0) == (self.sign == RISES) else "disagrees"
-        return "unresolved"
+        agrees, disagrees = {
+            RISES: (low > 0, high < 0),
+            FALLS: (high < 0, low > 0),
+            ALIKE: (-SIMILAR <= low and high <= SIMILAR, low > SIMILAR or high < -SIMILAR),
+            KEEPS: (low >= -SIMILAR, high < -SIMILAR),
+        }[self.sign]
+        return "agrees" if agrees else "disagrees" if disagrees else "unresolved"
 
 
 def findings(results: Results) -> list[Finding]:
@@ -201,7 +201,7 @@ def _of_other_methods(results: Results) -> list[Finding]:
         for method in ("gradmask", "rrr")
     ]
     value = _against(results, OURS, "unsupervised-masks", results.shifted)
-    return [*found, Finding("Tables 1, 2", "Masks without annotation gain as much or more", RISES, value)]
+    return [*found, Finding("Tables 1, 2", "Masks without annotation gain as much or more", KEEPS, value)]
 
 
 def _of_maps(results: Results) -> list[Finding]:
