@@ -13,7 +13,7 @@ from pyarrow import parquet as pq
 
 from robust_vit_hf.experiments.selection import choose_settings
 from robust_vit_hf.models.registry import MODELS
-from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, versus
+from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, mean_over, versus
 from robust_vit_hf.results.file import join, read_results
 from robust_vit_hf.results.findings import (
     ABLATION_CLAIMS,
@@ -166,10 +166,23 @@ def test_bootstrap_draws_seeds_and_images(images):
             means.append(np.take_along_axis(np.stack(of_set)[seeds], np.broadcast_to(drawn, (5, 80)), axis=1).mean())
         draws.append(np.mean(means))
     expected = np.quantile(draws, [0.00096, 1 - 0.00096])  # normal CDF of -sqrt(5 / 4) * 2.776
-    assert (difference.low, difference.high) == pytest.approx(tuple(expected), abs=0.035)
+    of_seeds = mean_over([np.mean([of_set[seed] for of_set in sets.values()]) for seed in range(5)], list("01234"))
+    expected = (min(expected[0], of_seeds.low), max(expected[1], of_seeds.high))
+    assert (difference.low, difference.high) == pytest.approx(expected, abs=0.035)
     assert difference.mean == pytest.approx(np.mean([np.mean(of_set) for of_set in sets.values()]))
     one_seed = bootstrap({name: [Gains(gain.values, "0") for gain in of_set] for name, of_set in gains.items()})
     assert one_seed.high - one_seed.low < (difference.high - difference.low) / 2
+
+
+def test_an_interval_over_two_seeds_is_at_least_as_wide_as_students():
+    """No resample of two seeds is beyond both, and what a third would give is."""
+    gains = [Gains((np.arange(200) < right).astype(int), str(seed), str(seed)) for seed, right in enumerate((20, 60))]
+    difference = bootstrap({"a": gains})
+    assert difference.mean == pytest.approx(0.2)
+    margin = (
+        12.706 * 0.1 * np.sqrt(2) / np.sqrt(2)
+    )  # of Student's t with one degree of freedom; the deviation is 0.1 √2
+    assert (difference.low, difference.high) == pytest.approx((0.2 - margin, 0.2 + margin), abs=1e-3)
 
 
 def test_images_of_other_seeds_are_drawn_apart():
@@ -196,7 +209,12 @@ def test_runs_are_paired_by_model_and_seed(results):
 
 
 def test_findings(results):
-    verdicts = {f.statement: f.verdict for f in findings(Results(choose_settings(results)[0]))}
+    chosen, _ = choose_settings(results)
+    assert {f.statement: f.verdict for f in findings(Results(chosen))}[
+        "Top-1 rises on INet-A"
+    ] == "unresolved"  # 2 seeds
+    one_seed = [run for run in chosen if run.seed == "0"]
+    verdicts = {f.statement: f.verdict for f in findings(Results(one_seed))}
     assert verdicts["Top-1 rises on INet-A"] == "agrees" and verdicts["Top-1 falls on INet val"] == "unresolved"
     assert verdicts["RRR gains less on the shifted sets than Ours"] == "not measured"
     assert verdicts["Top-1 rises on Sketch"] == "not measured"
@@ -263,27 +281,38 @@ def test_relevance_maps_agree_with_the_paper_where_they_cover_the_masks_better(g
 def test_gain_and_price_by_rate_and_share(results):
     """The chosen setting of each method, its other rates, and its mixtures with the original model."""
     ours = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
-    halves = [replace(run, name=f"{run.name}, half", share=0.5) for run in ours if run.learning_rate == 1e-6]
+    halves = [replace(run, name=f"{run.name}, half", share=0.5) for run in ours]
     chosen = [run for run in ours if run.learning_rate == 1e-6]
     found = prices([*ours, *halves], chosen, "imagenet-a", "imagenet-1k")["robustvit"]
     assert [(point.learning_rate, point.share, point.chosen) for point in found] == [
-        (1e-6, 0.5, False), (1e-6, 1.0, True), (1e-5, 1.0, False)
+        (1e-6, 0.5, False), (1e-6, 1.0, True), (1e-5, 0.5, False), (1e-5, 1.0, False)
     ]  # fmt: skip
     assert found[1].gain == change(chosen, ["imagenet-a"]) and found[1].home == change(chosen, ["imagenet-1k"])
     table = price_table({"robustvit": found}, {"robustvit": "squared error"}, "INet-A", "INet val")
-    assert table.rows == [["squared error", "1e-06", "2", "0", str(found[1].gain), str(found[1].home)]]
+    assert table.rows == [["squared error", "1e-06", "2", "–", str(found[1].gain), str(found[1].home)]]
     axis = price_figure({"robustvit": found}, {}, "INet-A", "INet val").axes[0]
     through_rates, through_mixtures = (line.get_xydata() for line in axis.lines[:2])
     points = [(100 * point.home.mean, 100 * point.gain.mean) for point in found]
-    assert through_rates.tolist() == [list(points[1]), list(points[2])]
-    assert through_mixtures.tolist() == [[0, 0], list(points[0]), list(points[1])]
+    assert through_rates.tolist() == [list(points[1]), list(points[3])]
+    assert through_mixtures.tolist() == [[0, 0], list(points[0]), list(points[1])]  # and not those of the other rate
+    models = {(run.model, run.learning_rate): run for run in results.runs if run.method == "robustvit"}
+    of_models = [models["ViT-B", 1e-6], models["DeiT-B", 1e-5]]  # each model has its own rate
+    found = prices(results.runs, of_models, "imagenet-a", "imagenet-1k")
+    rates = {name: [point.learning_rate for point in points if point.chosen] for name, points in found.items()}
+    assert rates == {"ViT-B, robustvit": [1e-6], "DeiT-B, robustvit": [1e-5]}
+    with pytest.raises(ValueError, match=r"ViT-B, robustvit: the chosen setting, .* was not measured on"):
+        prices(results.runs, [replace(chosen[0], learning_rate=0.5)], "imagenet-a", "imagenet-1k")
 
 
 def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     search = replace(results, runs=[replace(run, name=f"{run.name}, search", sets={}) for run in results.runs])
+    search.runs[0] = replace(search.runs[0], settings='{"benchmark_sets": false}')
     joined = join([search, results])
     assert [run.name for run in joined.runs] == [run.name for run in results.runs]
-    assert join([results, search]).runs == joined.runs
+    assert [run.name for run in join([results, search]).runs] == [run.name for run in results.runs]
+    longer = replace(results, runs=[replace(run, name=f"{run.name}, longer", epochs=60.0) for run in results.runs])
+    other = replace(results, runs=[replace(results.runs[0], name="other", settings='{"background_swap": 0.5}')])
+    assert len(join([results, longer, other]).runs) == 2 * len(results.runs) + 1
     with pytest.raises(ValueError, match="were to be chosen by different rules"):
         join([results, replace(results, validation_bound=0.5)])
 

@@ -1,4 +1,4 @@
-"""Finetuning images of emoji-shift with masks by TokenCut, for `trainer/grids/emoji-shift.yaml`.
+"""Finetuning images of emoji-shift with masks by TokenCut, a dataset for each seed of a grid.
 
     python trainer/emoji_tokencut.py runs/emoji-tokencut 0 1 2 3 4
 

@@ -153,10 +153,10 @@ def findings_block(results: ResultsFile) -> str:
 
 def recipe_block(results: ResultsFile) -> str:
     """What to expect of the bundled recipe."""
-    points = _prices(results).get(OF_RECIPE, [])
-    rate = train_arguments(recipe="emoji-shift")[-1].learning_rate
-    for point in points:
-        if point.learning_rate == rate and point.share == 1:
+    config = train_arguments(recipe="emoji-shift")[-1]
+    for point in _prices(results).get(OF_RECIPE, []):
+        tuned = all(getattr(config, name) == value for name, value in point.tuned.items())
+        if tuned and point.learning_rate == config.learning_rate and point.share == 1:
             return (
                 f"# Expected, in points of top-1 over {point.seeds} seeds: background_new {point.gain}, val {point.home}.\n"
                 "# Source: docs/experiment/README.md"
@@ -178,7 +178,11 @@ BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
 
 def _tested(results: ResultsFile) -> list[Run]:
     """The chosen runs with test images."""
-    return [run for run in choose_settings(results)[0] if run.sets]
+    measured = {run.method for run in results.runs if run.sets}
+    chosen = [run for run in choose_settings(results)[0] if run.method in measured]
+    if missing := {run.method for run in chosen if not run.sets}:
+        raise ValueError(f"The chosen settings of {', '.join(sorted(missing))} have no test images: run them too.")
+    return chosen
 
 
 def _prices(results: ResultsFile) -> dict:

@@ -23,7 +23,7 @@ from ..results.table import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from .grid import CHOICES, VALIDATION_BOUND
 from .sweep import GRID_FILE, POINT_FILE, RUN, is_trained
-from .validation import CONDITIONS, CUT_OUT, SETS, VALIDATION
+from .validation import CONDITIONS, CUT_OUT, SETS, VALIDATION, has_shares
 
 
 logger = logging.get_logger(__name__)
@@ -45,7 +45,7 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
         points = [folder]
         if not (folder / POINT_FILE).is_file():
             points = sorted(file.parent for file in folder.glob(f"*/{POINT_FILE}"))
-        complete = [point for point in points if is_trained(point)]
+        complete = [point for point in points if is_trained(point) and _is_measured(point)]
         if left_out := [point.name for point in points if point not in complete]:
             logger.warning(
                 f"{len(left_out)} runs of `{folder}` are not complete, and are left out: {', '.join(left_out)}."
@@ -66,7 +66,9 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
                 current = point.name in grid.get("points", [point.name])
                 facts = _facts(point) | {"current": current}
                 known = {run.name for _, run in found}  # points share the original model
-                found += [(facts, run) for run in _runs(point) if run.name not in known]
+                for run in _runs(point, facts["model"][1]):
+                    if run.name not in known:
+                        found.append((facts | {"settings": {}} if run.method == CUT_OUT else facts, run))
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(
                     f"`{point}` has an incomplete file ({type(error).__name__}: {error}): delete the folder, and run the sweep "
@@ -80,6 +82,12 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
     for run, (facts, _) in zip(runs, found, strict=True):
         class_names.setdefault(run.model, facts["class_names"])
     return ResultsFile(runs, class_names, *next(iter(rules.values())))
+
+
+def _is_measured(point: Path) -> bool:
+    """Whether a point has all that the rule of its grid needs."""
+    grid = read_json(point.parent / GRID_FILE) or {}
+    return grid.get("choose_by", CHOICES[0]) != "mixed_rand" or has_shares(point, ())
 
 
 def _facts(point: Path) -> dict:
@@ -110,7 +118,7 @@ def _model_of(recorded: dict) -> str:
     return recorded.get("model") or recorded["options"].get("model", BUNDLED_MODEL)
 
 
-def _runs(point: Path) -> list[Run]:
+def _runs(point: Path, model_digest: str) -> list[Run]:
     """A run with labels of its model and method that are not yet unique, and its mixtures with the original model."""
     recorded, results = read_json(point / POINT_FILE), read_json(point / RUN / RESULTS_FILE)
     training, data = results["settings"]["training"], read_json(point / RUN / RUN_FILE)["data"]
@@ -140,19 +148,21 @@ def _runs(point: Path) -> list[Run]:
     runs = []
     for folder in sorted((point / "shares").glob("*"), key=lambda folder: -float(folder.name)):
         share, composed = float(folder.name), _composed(folder / VALIDATION)
-        if composed and share == 1:
-            original = composed["original"]
-            validation = (original.accuracy("before"), original.accuracy("after"))
+        if not composed:
+            continue
+        original = composed["original"]
+        validation = (original.accuracy("before"), original.accuracy("after"))
+        if share == 1:
             run = replace(run, composed=composed, validation=run.validation or validation)
-        elif composed:
-            name, sets = f"{run.name}, share {share:g}", _sets(folder / SETS, recorded)
-            runs.append(replace(run, name=name, sets=sets, share=share, composed=composed))
-    if cut_out := _cut_out(point / CUT_OUT, run):
+        else:
+            facts = {"name": f"{run.name}, share {share:g}", "share": share, "validation": validation}
+            runs.append(replace(run, sets=_sets(folder / SETS, recorded), composed=composed, **facts))
+    if cut_out := _cut_out(point / CUT_OUT, run, model_digest):
         runs.append(cut_out)
     return [run, *runs]
 
 
-def _cut_out(folder: Path, run: Run) -> Run | None:
+def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
     """The original model of a run on the objects cut out by their masks, as a method that trains nothing; `None` if not
     measured."""
     sets = {}
@@ -162,7 +172,7 @@ def _cut_out(folder: Path, run: Run) -> Run | None:
             right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
             sides = {"before": result.sides["before"], "after": SideResult(np.where(right, 0, TOP))}
             sets[name] = replace(result, sides=sides)
-    name = f"{run.model} cut out, seed {run.seed}"
+    name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     return (
         replace(
             run,
@@ -181,9 +191,10 @@ def _cut_out(folder: Path, run: Run) -> Run | None:
 
 
 def _seconds(history: list[dict]) -> float | None:
-    """Duration of the training without its evaluations."""
+    """Duration of the training without its evaluations; `None` if unknown, as of a training that was resumed."""
     whole = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
-    return round(whole[-1] - sum(entry.get("eval_runtime", 0) for entry in history), 1) if whole else None
+    seconds = whole[-1] - sum(entry.get("eval_runtime", 0) for entry in history) if len(whole) == 1 else -1.0
+    return round(seconds, 1) if seconds > 0 else None
 
 
 def _composed(folder: Path) -> dict[str, SetResult]:

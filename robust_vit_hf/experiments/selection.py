@@ -10,6 +10,7 @@ from ..results.choice import Candidate, choose, loses_too_much
 from ..results.file import ResultsFile
 from ..results.table import Run
 from ..results.text_table import Table, percent
+from .validation import CUT_OUT
 
 
 TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
@@ -34,8 +35,8 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     chosen, rows = [], []
     for (model, method), runs in groups.items():
         by_setting = _by_setting(runs)
-        if results.choose_by == "mixed_rand" and not any(run.composed for run in runs):
-            chosen += runs  # nothing was trained
+        if method == CUT_OUT:  # nothing was trained
+            chosen += runs
             continue
         of_method, described = rule(f"{model}, {method}", by_setting, results.validation_bound)
         chosen += by_setting[of_method]
@@ -154,9 +155,9 @@ def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:
 def _edges(best: tuple, settings: list[tuple]) -> str:
     """What of the chosen setting is the highest or lowest of several in the grid."""
     columns = {"learning rate": [setting[0] for setting in settings]}
-    own = {"learning rate": best[0]}
-    for place, (option, value) in enumerate(best[1:], start=1):
-        columns[option], own[option] = [setting[place][1] for setting in settings], value
+    own = {"learning rate": best[0], **dict(best[1:])}
+    for option in dict(best[1:]):
+        columns[option] = [dict(setting[1:])[option] for setting in settings if option in dict(setting[1:])]
     at_edge = [
         option
         for option, values in columns.items()

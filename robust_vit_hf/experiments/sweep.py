@@ -169,6 +169,7 @@ class Run:
                 *(folder / PREDICTIONS).glob("*/after"),
                 *(folder / measured_in(self.point)).glob("*/after"),
                 *folder.glob("shares/*/*/after"),
+                *folder.glob("shares/*/sets/*/after"),
             ]:  # from an incomplete training
                 shutil.rmtree(stale)
             config.resume_from_checkpoint = "last" if lock_file(folder / RUN, "train").exists() else None

@@ -108,7 +108,8 @@ def _gains_of(run: Run, result: SetResult, k: int, shown: bool | None) -> Gains:
     gains = result.gains(k)
     if shown is not None:
         gains = gains[(result.in_classes(run.training_classes) == shown)[result.usable]]
-    return Gains(gains, run.seed, f"{result.images or ''}{'' if shown is None else run.seed}")
+    classes = "" if shown is None else sorted(run.training_classes)
+    return Gains(gains, run.seed, f"{result.images or ''}{classes}")
 
 
 def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
@@ -117,8 +118,8 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
 
     A few seeds resampled vary less than seeds do. With several seeds the quantiles are therefore further out ("expanded
     percentiles", https://doi.org/10.1080/00031305.2015.1089789, section 3.3): of n seeds, by the factor
-    √(n / (n − 1)) and with Student's t of n − 1 degrees of freedom instead of the normal distribution. Beyond what
-    `NUM_RESAMPLES` resamples show, the interval ends at the most extreme of them.
+    √(n / (n − 1)) and with Student's t of n − 1 degrees of freedom instead of the normal distribution. Of two or three
+    seeds no resample is beyond the extremes, so the interval is at least that of Student's t over the means of the seeds.
 
     Images with the same gains in all runs are exchangeable, so one multinomial draw over the distinct gains replaces
     a draw of all images.
@@ -138,7 +139,7 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
     drawn = np.random.default_rng(0).integers(count, size=(NUM_RESAMPLES, count))
     means, resamples = [], []
     for name, of_set in gains.items():
-        means.append(float(np.mean([gain.values.mean() for gain in of_set])))
+        means.append([np.mean([gain.values.mean() for gain in of_set if gain.seed == seed]) for seed in seeds])
         rng = np.random.default_rng(zlib.crc32(name.encode()))  # draws do not depend on the other sets
         members = {seed: [gain for gain in of_set if gain.seed == seed] for seed in seeds}
         if len({gain.images for gain in of_set}) == 1:  # the same images for all seeds: drawn once for all
@@ -155,7 +156,10 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
     if count > 1:
         tail = float(stats.norm.cdf(stats.t.ppf(tail, count - 1) * math.sqrt(count / (count - 1))))
     low, high = np.quantile(np.mean(resamples, axis=0), [tail, 1 - tail])
-    return Difference(float(np.mean(means)), float(low), float(high))
+    over_seeds = mean_over(np.mean(means, axis=0), seeds)
+    if count > 1:
+        low, high = min(low, over_seeds.low), max(high, over_seeds.high)
+    return Difference(over_seeds.mean, float(low), float(high))
 
 
 def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Generator) -> np.ndarray:

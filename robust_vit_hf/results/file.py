@@ -18,6 +18,7 @@ from .table import Run, SetResult, SideResult
 
 RESULTS_TABLE = "results.parquet"
 VERSION = 3  # of columns and metadata; increment when they change
+MEASUREMENT_OPTIONS = ("benchmark_sets", "images_per_set", "control")  # which change no training
 COMPOSED = "validation, "  # prefix of the sets of the validation images
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
@@ -130,7 +131,10 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
     for part in parts:
         names |= part.class_names
         for run in part.runs:
-            key = (run.model, run.method, run.learning_rate, *sorted(run.tuned.items()), run.share, run.seed)
+            settings = json.loads(run.settings or "{}")
+            trained = {name: value for name, value in settings.items() if name not in MEASUREMENT_OPTIONS}
+            setting = (run.learning_rate, *sorted(run.tuned.items()), run.share, run.epochs, json.dumps(trained))
+            key = (run.model, run.method, run.seed, *setting)
             if key not in runs or len(run.sets) > len(runs[key].sets):
                 runs[key] = run
     return ResultsFile(list(runs.values()), names, *rules.pop())

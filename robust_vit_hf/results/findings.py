@@ -107,7 +107,11 @@ def _of_sets(results: Results) -> list[Finding]:
     ]
     several = len({run.seed for run in ours}) > 1
     shifted = results.common(ours, results.shifted)
-    worst = min(({run.seed for run in ours}), key=lambda seed: _gain_of_seed(ours, shifted, seed)) if several else None
+    worst = (
+        min(sorted({run.seed for run in ours}), key=lambda seed: _gain_of_seed(ours, shifted, seed))
+        if several
+        else None
+    )
     of_worst = change([run for run in ours if run.seed == worst], shifted) if several and shifted else None
     found.append(Finding("Tables 8, 9", "The worst of the seeds gains on the shifted sets", RISES, of_worst))
     art = results.common(ours, ("imagenet-r", "imagenet-sketch"))

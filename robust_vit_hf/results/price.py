@@ -21,7 +21,7 @@ class Price:
     """A point of a curve.
 
     Args:
-        learning_rate, share: setting; `share` is that of the finetuned weights.
+        learning_rate, tuned, share: setting; `share` is that of the finetuned weights.
         chosen: whether the rule on validation images chose it.
         gain: change of top-1 on the shifted set.
         home: change of top-1 without a shift.
@@ -30,41 +30,54 @@ class Price:
     """
 
     learning_rate: float
+    tuned: dict[str, float]
     share: float
     chosen: bool
     gain: Difference
     home: Difference
-    seconds: float
+    seconds: float | None
     seeds: int
 
 
 def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) -> dict[str, list[Price]]:
-    """Points of each method, by learning rate and share of the finetuned weights.
+    """Points of each method, by learning rate, weights and share of the finetuned weights. Of several models, the name of a
+    method begins with the model's.
 
     Args:
         runs: all runs, with mixtures; those without one of the sets are left out.
         chosen: the runs that the rule chose.
         shifted, home: names of the sets of gain and loss.
+
+    Raises:
+        ValueError: of a method, other settings than the chosen one were measured on both sets.
     """
-    points: dict[str, dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    settings = {run.method: (run.learning_rate, run.tuned) for run in chosen}
+    several = len({run.model for run in chosen}) > 1
+    points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    settings = {(run.model, run.method): (run.learning_rate, run.tuned) for run in chosen}
     for run in runs:
-        if shifted in run.sets and home in run.sets and run.method in settings:
-            points[run.method][run.learning_rate, run.share, tuple(sorted(run.tuned.items()))].append(run)
+        key = (run.model, run.method)
+        if shifted in run.sets and home in run.sets and key in settings:
+            points[key][run.learning_rate, tuple(sorted(run.tuned.items())), run.share].append(run)
     found = {}
-    for method, of_method in points.items():
-        rate, tuned = settings[method]
-        found[method] = [
+    for (model, method), of_method in points.items():
+        found[f"{model}, {method}" if several else method] = [
             Price(
-                *key[:2],
-                key[0] == rate and dict(key[2]) == tuned and key[1] == 1,
+                rate,
+                dict(tuned),
+                share,
+                (rate, dict(tuned)) == settings[model, method] and share == 1,
                 change(of_point, [shifted]),
                 change(of_point, [home]),
-                float(np.mean([run.seconds or 0.0 for run in of_point])),
+                None if None in (seconds := [run.seconds for run in of_point]) else float(np.mean(seconds)),
                 len({run.seed for run in of_point}),
             )
-            for key, of_point in sorted(of_method.items())
+            for (rate, tuned, share), of_point in sorted(of_method.items())
         ]
+        if not any(point.chosen for point in found[f"{model}, {method}" if several else method]):
+            raise ValueError(
+                f"{model}, {method}: the chosen setting, {settings[model, method]}, was not measured on `{shifted}` and "
+                f"`{home}`, while others were: run it too."
+            )
     return found
 
 
@@ -77,11 +90,11 @@ def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str],
                 cells = [
                     f"{point.learning_rate:g}",
                     str(point.seeds),
-                    f"{point.seconds:.0f}",
+                    "–" if point.seconds is None else f"{point.seconds:.0f}",
                     str(point.gain),
                     str(point.home),
                 ]
-                rows.append((point.gain.mean, [labels.get(method, method), *cells]))
+                rows.append((point.gain.mean, [_label(method, labels), *cells]))
     rows.sort(key=lambda row: -row[0])
     title = "Gain and price of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
     return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], [cells for _, cells in rows])
@@ -105,37 +118,43 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
         "#333333",
     ]
     for place, (method, points) in enumerate(found.items()):
-        colour, label = colours[place % len(colours)], labels.get(method, method)
-        rates = [point for point in points if point.share == 1]
-        axis.plot(
-            [100 * point.home.mean for point in rates],
-            [100 * point.gain.mean for point in rates],
+        colour, label = colours[place % len(colours)], _label(method, labels)
+        best = next(point for point in points if point.chosen)
+        rates = [point for point in points if point.share == 1 and point.tuned == best.tuned]
+        mixtures = [
+            point
+            for point in points
+            if point.share < 1 and (point.learning_rate, point.tuned) == (best.learning_rate, best.tuned)
+        ]
+        axis.plot(*_places(rates), color=colour, marker=".", linewidth=1.4, label=label)
+        if mixtures:
+            x, y = _places([*sorted(mixtures, key=lambda point: point.share), best])
+            axis.plot([0.0, *x], [0.0, *y], color=colour, linestyle=":", linewidth=1.2, marker="x", markersize=4)
+        (x,), (y,) = _places([best])
+        axis.errorbar(
+            x,
+            y,
+            xerr=[[x - 100 * best.home.low], [100 * best.home.high - x]],
+            yerr=[[y - 100 * best.gain.low], [100 * best.gain.high - y]],
             color=colour,
-            marker=".",
-            linewidth=1.4,
-            label=label,
+            marker="o",
+            markersize=7,
+            linewidth=0.8,
         )
-        mixtures = sorted((point for point in points if point.share < 1), key=lambda point: point.share)
-        for point in points:
-            if point.chosen:
-                mixed = [(0.0, 0.0), *((100 * p.home.mean, 100 * p.gain.mean) for p in (*mixtures, point))]
-                if mixtures:
-                    axis.plot(
-                        *zip(*mixed, strict=True), color=colour, linestyle=":", linewidth=1.2, marker="x", markersize=4
-                    )
-                axis.errorbar(
-                    100 * point.home.mean,
-                    100 * point.gain.mean,
-                    yerr=[[100 * (point.gain.mean - point.gain.low)], [100 * (point.gain.high - point.gain.mean)]],
-                    xerr=[[100 * (point.home.mean - point.home.low)], [100 * (point.home.high - point.home.mean)]],
-                    color=colour,
-                    marker="o",
-                    markersize=7,
-                    linewidth=0.8,
-                )
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel(f"change of top-1 on {home}, points")
     axis.set_ylabel(f"change of top-1 on {shifted}, points")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
+
+
+def _places(points: Sequence[Price]) -> tuple[list[float], list[float]]:
+    """Loss and gain of points, in points of top-1."""
+    return [100 * point.home.mean for point in points], [100 * point.gain.mean for point in points]
+
+
+def _label(name: str, labels: Mapping[str, str]) -> str:
+    """Label of a method, or of one after its model."""
+    model, _, method = name.partition(", ")
+    return labels.get(name) or (f"{model}, {labels[method]}" if method in labels else name)

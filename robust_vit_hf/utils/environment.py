@@ -16,7 +16,7 @@ def environment() -> dict:
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in names}},
         "hardware": f"{device}, {threads} CPU thread{'s' if threads > 1 else ''}",
-        "commit": _commit(),
+        "commit": COMMIT,
     }
 
 
@@ -30,3 +30,6 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # without git, or in another user's checkout
         return None
+
+
+COMMIT = _commit()  # of the code that is loaded, whatever happens to the checkout later
