@@ -155,8 +155,8 @@ def _runs(point: Path, model_digest: str) -> list[Run]:
         if share == 1:
             run = replace(run, composed=composed, validation=run.validation or validation)
         else:
-            facts = {"name": f"{run.name}, share {share:g}", "share": share, "validation": validation}
-            runs.append(replace(run, sets=_sets(folder / SETS, recorded), composed=composed, **facts))
+            name, sets = f"{run.name}, share {share:g}", _sets(folder / SETS, recorded)
+            runs.append(replace(run, name=name, share=share, sets=sets, composed=composed, validation=validation))
     if cut_out := _cut_out(point / CUT_OUT, run, model_digest):
         runs.append(cut_out)
     return [run, *runs]
