@@ -16,7 +16,7 @@ from robust_vit_hf.results.bootstrap import change
 from robust_vit_hf.results.file import ResultsFile, join, read_results
 from robust_vit_hf.results.findings import findings, findings_table
 from robust_vit_hf.results.paper_tables import METHODS
-from robust_vit_hf.results.plots import save_figure
+from robust_vit_hf.results.plots import figure_bytes
 from robust_vit_hf.results.price import price_figure, price_table, prices
 from robust_vit_hf.results.published import title_of
 from robust_vit_hf.results.table import Results, Run
@@ -67,7 +67,7 @@ def main() -> None:
     for path, text in texts(results).items():
         path.write_text(text)
     if figure := picture(results):
-        save_figure(figure, HERE, "price")
+        (HERE / "price.png").write_bytes(figure_bytes(figure, "png"))
 
 
 def load() -> ResultsFile:
@@ -99,8 +99,8 @@ def runs_block(results: ResultsFile) -> str:
     hours = sum(run.seconds or 0 for run in finetuned) / 3600
     seeds = len({run.seed for run in finetuned})
     lines = [
-        f"{len(finetuned)} trainings of {len({run.method for run in finetuned})} methods over {seeds} seeds, {hours:.1f} hours of "
-        f"one core without their measurement; {len(tested)} of them measured on test images."
+        f"{len(finetuned)} trainings of {len({run.method for run in finetuned})} methods over {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"{hours:.1f} hours of training; {len(tested)} of them measured on test images."
     ]
     for commit, count in commits.items():
         lines.append(f"Commit {commit}: {count} trainings.")
@@ -147,7 +147,8 @@ def findings_block(results: ResultsFile) -> str:
     tested = _tested(results)
     if not tested:
         return "*Not measured yet.*"
-    table = findings_table([finding for finding in findings(Results(tested, list(METHODS))) if finding.value])
+    found = [finding for finding in findings(Results(tested, list(METHODS))) if finding.value]
+    table = findings_table(found, len({run.seed for run in tested}))
     return f"{table.title}.\n\n{table.markdown()}"
 
 
@@ -158,7 +159,7 @@ def recipe_block(results: ResultsFile) -> str:
         tuned = all(getattr(config, name) == value for name, value in point.tuned.items())
         if tuned and point.learning_rate == config.learning_rate and point.share == 1:
             return (
-                f"# Expected, in points of top-1 over {point.seeds} seeds: background_new {point.gain}, val {point.home}.\n"
+                f"# Expected, in points of top-1 (seeds: {point.seeds}): background_new {point.gain}, val {point.home}.\n"
                 "# Source: docs/experiment/README.md"
             )
     return "# Source: docs/experiment/README.md"

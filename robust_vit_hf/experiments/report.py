@@ -62,7 +62,7 @@ def report(options: ReportOptions) -> str:
         changes, names = first_class_changes(results), read.class_names.get(results.models[0], {})
         tables = accuracy_tables(results) | segmentation_table(results) | ablation_tables(results)
         tables |= seed_tables(results) | class_group_tables(results) | difference_table(results)
-        tables |= {"findings": findings_table(findings(results))}
+        tables |= {"findings": findings_table(findings(results), len({run.seed for run in chosen}))}
         figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
         figures |= class_change_figures(changes, names)
         if results.shifted and results.unshifted:

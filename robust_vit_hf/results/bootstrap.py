@@ -28,10 +28,11 @@ class Interval:
 
 
 class Difference(Interval):
-    """A mean difference of accuracy and its 95 % interval, as fractions."""
+    """A mean difference of accuracy and its 95 % interval, as fractions; an infinite one is unknown."""
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        mean = f"{100 * self.mean:+.1f}"
+        return f"{mean} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if math.isfinite(self.low) else mean
 
 
 def change(runs: Sequence[Run], names: Sequence[str], k: int = 1, shown: bool | None = None) -> Difference:

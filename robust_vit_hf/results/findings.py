@@ -252,7 +252,7 @@ def _against(
     return versus(one, two, results.common([*one, *two], sets)) if one and two else None
 
 
-def findings_table(found: list[Finding]) -> Table:
+def findings_table(found: list[Finding], num_seeds: int) -> Table:
     """Table of the findings with measured values, in points."""
     rows = [
         [
@@ -263,9 +263,10 @@ def findings_table(found: list[Finding]) -> Table:
         ]
         for finding in found
     ]
+    of = "the images of one seed" if num_seeds == 1 else f"{num_seeds} seeds and their images"
     count = sum(finding.value is not None for finding in found)
     title = (
-        f"Claims of the paper, measured in points with 95 % intervals over seeds and images; of {count} comparisons, about "
+        f"Claims of the paper, measured in points with 95 % intervals over {of}; of {count} comparisons, about "
         f"{count / 20:.0f} would be resolved by chance alone"
     )
     return Table(title, ["source", "claim", "measured", ""], rows)
