@@ -56,7 +56,7 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
 
 
 def setting_of(run: Run) -> tuple:
-    """What is chosen: the learning rate, and other options by name."""
+    """Learning rate of a run, and its other chosen options by name."""
     return (run.learning_rate, *sorted(run.tuned.items()))
 
 

@@ -1,4 +1,4 @@
-"""What a run is worth on its validation images, and with only a share of its finetuned weights."""
+"""Measurement of a run on its validation images, and of mixtures of its weights with the original model's."""
 
 from collections.abc import Sequence
 from dataclasses import replace

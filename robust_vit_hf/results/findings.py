@@ -105,25 +105,17 @@ def _of_sets(results: Results) -> list[Finding]:
         )
         for name, sign in expected.items()
     ]
-    several = len({run.seed for run in ours}) > 1
-    shifted = results.common(ours, results.shifted)
-    worst = (
-        min(sorted({run.seed for run in ours}), key=lambda seed: _gain_of_seed(ours, shifted, seed))
-        if several
-        else None
-    )
-    of_worst = change([run for run in ours if run.seed == worst], shifted) if several and shifted else None
+    seeds, shifted = sorted({run.seed for run in ours}), results.common(ours, results.shifted)
+    of_worst = None
+    if len(seeds) > 1 and shifted:
+        of_seeds = (change([run for run in ours if run.seed == seed], shifted) for seed in seeds)
+        of_worst = min(of_seeds, key=lambda difference: difference.mean)
     found.append(Finding("Tables 8, 9", "The worst of the seeds gains on the shifted sets", RISES, of_worst))
     art = results.common(ours, ("imagenet-r", "imagenet-sketch"))
     real = results.common(ours, ("imagenet-a", "objectnet"))
     steeper = _less(change(ours, real), change(ours, art)) if len(art) == len(real) == 2 else None
     found.append(Finding("section 4", "INet-R and Sketch gain less than INet-A and ObjNet", FALLS, steeper))
     return found
-
-
-def _gain_of_seed(runs: list[Run], names: list[str], seed: str) -> float:
-    gains = [run.sets[name].gains().mean() for run in runs if run.seed == seed for name in names]
-    return float(np.mean(gains)) if gains else 0.0
 
 
 def _less(one: Difference, other: Difference) -> Difference:

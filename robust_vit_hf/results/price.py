@@ -1,4 +1,4 @@
-"""What a method gains under a shift, and what it costs at home: a table, and a curve for each method.
+"""Gain of each method under a shift beside its loss without one, as a table and as curves.
 
 A method gains more with more steps of a higher rate, and costs more. A single point hides that: the curve goes through the
 learning rates of a method, and from the chosen one back to the original model through mixtures of their weights.
@@ -60,7 +60,8 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
             points[key][run.learning_rate, tuple(sorted(run.tuned.items())), run.share].append(run)
     found = {}
     for (model, method), of_method in points.items():
-        found[f"{model}, {method}" if several else method] = [
+        name = f"{model}, {method}" if several else method
+        found[name] = [
             Price(
                 rate,
                 dict(tuned),
@@ -73,7 +74,7 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
             )
             for (rate, tuned, share), of_point in sorted(of_method.items())
         ]
-        if not any(point.chosen for point in found[f"{model}, {method}" if several else method]):
+        if not any(point.chosen for point in found[name]):
             raise ValueError(
                 f"{model}, {method}: the chosen setting, {settings[model, method]}, was not measured on `{shifted}` and "
                 f"`{home}`, while others were: run it too."
@@ -101,7 +102,7 @@ def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str],
 
 
 def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
-    """Gain over loss: a line through the learning rates of each method, a dashed one through its mixtures with the
+    """Gain over loss: a line through the learning rates of each method, a dotted one through its mixtures with the
     original model, which is at the origin, and the chosen setting with its intervals."""
     figure = Figure((8.4, 4.6), layout="constrained")
     axis = figure.subplots()

@@ -145,7 +145,9 @@ class RobustViTTrainer(ReliableTrainer):
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
-        self._body = [p for p in unwrap_pretrained(model).base_model.parameters() if p.requires_grad]
+        self._body = []  # frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them
+        if args.head_epochs:
+            self._body = [p for p in unwrap_pretrained(model).base_model.parameters() if p.requires_grad]
         self._keep_original(prepared)
         self.add_callback(epoch)
         self._strips = None
@@ -229,9 +231,8 @@ class RobustViTTrainer(ReliableTrainer):
         step, batch = self._batch_of_step
         self._batch_of_step = (self.state.global_step, batch + 1 if step == self.state.global_step else 0)
         vit = VisionTransformer(model)
-        if self.args.head_epochs:
-            for parameter in self._body:
-                parameter.requires_grad_(self.state.global_step >= self._head_steps)
+        for parameter in self._body:
+            parameter.requires_grad_(self.state.global_step >= self._head_steps)
         if not vit.is_checkpointing:
             return super().training_step(model, inputs, num_items_in_batch)
         grid = vit.patch_grid(tuple(inputs["pixel_values"].shape[2:]))

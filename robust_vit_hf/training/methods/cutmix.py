@@ -6,10 +6,10 @@ from torchvision.transforms import v2
 from ...relevance.architectures import unwrap_pretrained
 from ...relevance.relevance_map import forward_logits
 from ...utils.precision import at_least_float32
-from .base import Method, Penalty
+from .finetune import Finetune
 
 
-class CutMix(Method):
+class CutMix(Finetune):
     """Cross-entropy with the labels of both images, by their shares of the pixels, on images with a rectangle of another
     image of the batch. A batch of one image is not mixed.
 
@@ -22,9 +22,6 @@ class CutMix(Method):
             raise ValueError(
                 f"`cutmix` mixes the labels of two images, but `confidence_target` is `{args.confidence_target}`: leave it out."
             )
-
-    def penalty(self, model, pixel_values, mask, targets):
-        return Penalty(0.0, {}, forward_logits(model, pixel_values))
 
     def per_image(self, model, pixel_values, mask, targets):
         if not model.training or len(pixel_values) < 2:
