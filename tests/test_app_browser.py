@@ -173,6 +173,7 @@ def test_messages(page, tmp_path):
     drop(page, tmp_path / "damaged.png")
     expect(page.get_by_test_id("toast-body")).to_contain_text("cannot be read as an image")
     page.get_by_test_id("toast-close").click()
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)  # it fades, and the next one would stand beside it
     page.get_by_label("Remove Image").click()
     image = masked_rows(1, size=100)[0]["image"]
     image.putalpha(Image.linear_gradient("L").resize(image.size))
