@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from pyarrow import parquet as pq
 
-from robust_vit_hf.experiments.selection import choose_settings
+from robust_vit_hf.experiments.selection import choose_mixtures, choose_settings
 from robust_vit_hf.models.registry import MODELS
 from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, mean_over, versus
 from robust_vit_hf.results.file import join, read_results
@@ -27,7 +27,7 @@ from robust_vit_hf.results.findings import (
 )
 from robust_vit_hf.results.price import price_figure, price_table, prices
 from robust_vit_hf.results.published import PAPER_SETS, UNSHIFTED, published_models
-from robust_vit_hf.results.table import Results
+from robust_vit_hf.results.table import Results, SetResult, SideResult
 
 from .helpers.commands import call, files_below, succeed
 from .helpers.experiment import MASKED, result_rows, write_rows
@@ -290,6 +290,10 @@ def test_gain_and_price_by_rate_and_share(results):
     assert found[1].gain == change(chosen, ["imagenet-a"]) and found[1].home == change(chosen, ["imagenet-1k"])
     table = price_table({"robustvit": found}, {"robustvit": "squared error"}, "INet-A", "INet val")
     assert table.rows == [["squared error", "1e-06", "2", "–", str(found[1].gain), str(found[1].home)]]
+    mixed = [run for run in halves if run.learning_rate == 1e-5]  # the rule may choose a mixture of another rate
+    of_both = prices([*ours, *halves], [*chosen, *mixed], "imagenet-a", "imagenet-1k")
+    rows = price_table(of_both, {}, "INet-A", "INet val").rows
+    assert [row[:2] for row in rows] == [["robustvit, mixture of 0.5", "1e-05"], ["robustvit", "1e-06"]]
     axis = price_figure({"robustvit": found}, {}, "INet-A", "INet val").axes[0]
     through_rates, through_mixtures = (line.get_xydata() for line in axis.lines[:2])
     points = [(100 * point.home.mean, 100 * point.gain.mean) for point in found]
@@ -302,6 +306,29 @@ def test_gain_and_price_by_rate_and_share(results):
     assert rates == {"ViT-B, robustvit": [1e-6], "DeiT-B, robustvit": [1e-5]}
     with pytest.raises(ValueError, match=r"ViT-B, robustvit: the chosen setting, .* was not measured on"):
         prices(results.runs, [replace(chosen[0], learning_rate=0.5)], "imagenet-a", "imagenet-1k")
+
+
+def test_a_mixture_is_chosen_where_all_weights_lose_too_much(results):
+    """Of 100 validation images, all weights correct 50 before other backgrounds and lose 10 as they are, half of them 30
+    and none. A setting without mixtures is not chosen from."""
+
+    def measured(run, share, gained, lost):
+        def on(before, after):
+            ranks = [np.where(np.arange(100) < right, 0, 5) for right in (before, after)]
+            sides = dict(zip(("before", "after"), map(SideResult, ranks), strict=True))
+            return SetResult("validation", sides, np.zeros(100, dtype=int))
+
+        return replace(run, share=share, composed={"mixed_rand": on(20, 20 + gained), "original": on(90, 90 - lost)})
+
+    runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
+    low, high = ([run for run in runs if run.learning_rate == rate] for rate in (1e-6, 1e-5))
+    all_weights, halves = ([measured(run, *of) for run in high] for of in ((1.0, 50, 10), (0.5, 30, 0)))
+    without = [measured(run, 1.0, 60, 0) for run in low]
+    mixed = replace(results, runs=[*all_weights, *halves, *without], choose_by="mixed_rand")
+    assert choose_mixtures(mixed) == halves
+    assert choose_settings(mixed)[0] == without
+    assert choose_mixtures(replace(mixed, runs=without)) == []
+    assert choose_mixtures(replace(mixed, validation_bound=0.1)) == all_weights
 
 
 def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):

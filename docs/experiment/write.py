@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from robust_vit_hf.experiments.selection import choose_settings
+from robust_vit_hf.experiments.selection import choose_mixtures, choose_settings
 from robust_vit_hf.results.bootstrap import change
 from robust_vit_hf.results.file import ResultsFile, join, read_results
 from robust_vit_hf.results.findings import findings, findings_table
@@ -187,7 +187,7 @@ def _tested(results: ResultsFile) -> list[Run]:
 
 
 def _prices(results: ResultsFile) -> dict:
-    return prices(results.runs, _tested(results), "background_new", "val")
+    return prices(results.runs, [*_tested(results), *choose_mixtures(results)], "background_new", "val")
 
 
 if __name__ == "__main__":

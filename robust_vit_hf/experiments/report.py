@@ -24,7 +24,7 @@ from .collect import collect
 from .options import ReportOptions
 from .page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
 from .run_page import write_run_page
-from .selection import choose_settings
+from .selection import choose_mixtures, choose_settings
 from .sweep import RUN
 
 
@@ -67,7 +67,7 @@ def report(options: ReportOptions) -> str:
         figures |= class_change_figures(changes, names)
         if results.shifted and results.unshifted:
             shifted, home = results.shifted[0], results.unshifted[0]
-            found = prices(read.runs, chosen, shifted, home)
+            found = prices(read.runs, [*chosen, *choose_mixtures(read)], shifted, home)
             tables = {"price": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
             figures["price"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
     tables |= {"settings": settings}

@@ -55,6 +55,29 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
 
 
+def choose_mixtures(results: ResultsFile) -> list[Run]:
+    """Choose the runs of each model and method by the same rule among the settings whose mixtures with the original model
+    were measured, at every share of the finetuned weights (WiSE-FT, https://huggingface.co/papers/2109.01903).
+
+    Raises:
+        ValueError: as [`choose_settings`].
+    """
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in results.runs:
+        if run.method != CUT_OUT:
+            groups[run.model, run.method].append(run)
+    chosen = []
+    for (model, method), runs in groups.items():
+        if mixed := {setting_of(run) for run in runs if run.share < 1}:
+            by_setting: dict[tuple, list[Run]] = defaultdict(list)
+            for run in runs:
+                if setting_of(run) in mixed:
+                    by_setting[(*setting_of(run), ("share", run.share))].append(run)
+            settings, before = _measured(f"{model}, {method}", by_setting)
+            chosen += by_setting[choose(settings, before, 100 * results.validation_bound).setting]
+    return chosen
+
+
 def setting_of(run: Run) -> tuple:
     """Learning rate of a run, and its other chosen options by name."""
     return (run.learning_rate, *sorted(run.tuned.items()))
@@ -113,20 +136,8 @@ class _Setting(Candidate):
 def _choose_by_mixed_rand(
     name: str, by_setting: dict[tuple, list[Run]], bound: float
 ) -> tuple[tuple, list[list[str]]]:
-    """The rule of `robust-vit improve`, see [`choose`], on the validation images of the seeds that all settings have."""
-    shared = set.intersection(*({run.seed for run in runs} for runs in by_setting.values()))
-    if not shared or len({run.epochs for runs in by_setting.values() for run in runs}) > 1:
-        raise ValueError(
-            f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, or leave "
-            "settings out, before one is chosen."
-        )
-    if any(not run.composed for runs in by_setting.values() for run in runs):
-        raise ValueError(f"{name}: runs have no results on their validation images. Run the sweep again.")
-    settings = []
-    for setting, runs in by_setting.items():
-        compared = sorted((run for run in runs if run.seed in shared), key=lambda run: run.seed)
-        settings.append(_Setting(*_values(compared, "after"), setting, compared))
-    before = Candidate(*_values(settings[0].runs, "before"))
+    """The rule of `robust-vit improve`, see [`choose`]."""
+    settings, before = _measured(name, by_setting)
     best = choose(settings, before, 100 * bound)
     edges = _edges(best.setting, [one.setting for one in settings])
     rows = []
@@ -140,6 +151,23 @@ def _choose_by_mixed_rand(
         values = (before.top1(), one.top1(), one.fall(before))
         rows.append([f"{one.setting[0]:g}", tuned or "–", seeds, *map(percent, values), verdict])
     return best.setting, rows
+
+
+def _measured(name: str, by_setting: dict[tuple, list[Run]]) -> tuple[list[_Setting], Candidate]:
+    """Settings, and the original model, on the validation images of the seeds that all settings have."""
+    shared = set.intersection(*({run.seed for run in runs} for runs in by_setting.values()))
+    if not shared or len({run.epochs for runs in by_setting.values() for run in runs}) > 1:
+        raise ValueError(
+            f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, or leave "
+            "settings out, before one is chosen."
+        )
+    if any(not run.composed for runs in by_setting.values() for run in runs):
+        raise ValueError(f"{name}: runs have no results on their validation images. Run the sweep again.")
+    settings = []
+    for setting, runs in by_setting.items():
+        compared = sorted((run for run in runs if run.seed in shared), key=lambda run: run.seed)
+        settings.append(_Setting(*_values(compared, "after"), setting, compared))
+    return settings, Candidate(*_values(settings[0].runs, "before"))
 
 
 def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:

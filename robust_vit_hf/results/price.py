@@ -45,7 +45,7 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
 
     Args:
         runs: all runs, with mixtures; those without one of the sets are left out.
-        chosen: the runs that the rule chose.
+        chosen: the runs that the rule chose, with all of the finetuned weights and, if there are such, of mixtures.
         shifted, home: names of the sets of gain and loss.
 
     Raises:
@@ -53,7 +53,9 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     """
     several = len({run.model for run in chosen}) > 1
     points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    settings = {(run.model, run.method): (run.learning_rate, run.tuned) for run in chosen}
+    settings: dict[tuple[str, str], dict[tuple, None]] = defaultdict(dict)
+    for run in chosen:
+        settings[run.model, run.method][run.learning_rate, tuple(sorted(run.tuned.items())), run.share] = None
     for run in runs:
         key = (run.model, run.method)
         if shifted in run.sets and home in run.sets and key in settings:
@@ -66,7 +68,7 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
                 rate,
                 dict(tuned),
                 share,
-                (rate, dict(tuned)) == settings[model, method] and share == 1,
+                (rate, tuned, share) in settings[model, method],
                 change(of_point, [shifted]),
                 change(of_point, [home]),
                 None if None in (seconds := [run.seconds for run in of_point]) else float(np.mean(seconds)),
@@ -74,16 +76,16 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
             )
             for (rate, tuned, share), of_point in sorted(of_method.items())
         ]
-        if not any(point.chosen for point in found[name]):
+        if missing := [setting for setting in settings[model, method] if setting not in of_method]:
             raise ValueError(
-                f"{model}, {method}: the chosen setting, {settings[model, method]}, was not measured on `{shifted}` and "
-                f"`{home}`, while others were: run it too."
+                f"{model}, {method}: the chosen setting, {missing[0]}, was not measured on `{shifted}` and `{home}`, while "
+                "others were: run it too."
             )
     return found
 
 
 def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:
-    """The chosen setting of each method, the largest gain first."""
+    """The chosen setting of each method, and its chosen mixture where that is another, the largest gain first."""
     rows = []
     for method, points in found.items():
         for point in points:
@@ -95,7 +97,8 @@ def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str],
                     str(point.gain),
                     str(point.home),
                 ]
-                rows.append((point.gain.mean, [_label(method, labels), *cells]))
+                mixed = "" if point.share == 1 else f", mixture of {point.share:g}"
+                rows.append((point.gain.mean, [_label(method, labels) + mixed, *cells]))
     rows.sort(key=lambda row: -row[0])
     title = "Gain and price of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
     return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], [cells for _, cells in rows])
@@ -120,7 +123,7 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
     ]
     for place, (method, points) in enumerate(found.items()):
         colour, label = colours[place % len(colours)], _label(method, labels)
-        best = next(point for point in points if point.chosen)
+        best = next(point for point in points if point.chosen and point.share == 1)
         rates = [point for point in points if point.share == 1 and point.tuned == best.tuned]
         mixtures = [
             point
