@@ -151,6 +151,11 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             push_to_hub=False,
         )
 
+    @property
+    def rate_of_head(self) -> float:
+        """Initial learning rate of the `head_epochs`."""
+        return self.learning_rate if self.head_learning_rate is None else self.head_learning_rate
+
     def describe(self) -> dict[str, str]:
         """Text descriptions of losses and schedule by name, for the model card."""
         schedule = SchedulerType(self.lr_scheduler_type).value
@@ -170,8 +175,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                     "–" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values
                 )
         if self.head_epochs:
-            rate = self.learning_rate if self.head_learning_rate is None else self.head_learning_rate
-            described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {rate:g}"
+            described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"
         for name in ("second_order", "released_gradients"):
             if getattr(self, name):
                 described["gradients"] = name.replace("_", " ")

@@ -266,8 +266,7 @@ class RobustViTTrainer(ReliableTrainer):
         args = self.args
         if self.lr_scheduler is None and args.lr_scheduler_type == "constant":
             steps_per_epoch, head_steps = self._steps_per_epoch, self._head_steps
-            rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
-            of_head = rate / (args.learning_rate or 1.0)
+            of_head = args.rate_of_head / (args.learning_rate or 1.0)
 
             def factor(step: int) -> float:
                 decay = args.lr_decay_rate ** (step // steps_per_epoch // args.lr_decay_every)
