@@ -27,11 +27,12 @@ class SetOptions(Options):
     variant: str | None = option(None, "imagenet-v2: the paper's is matched-frequency", choices=V2_VARIANTS)
     mappings: str | None = option(None, "objectnet: folder of the mapping files")
     cropped: bool | None = option(None, "objectnet: cut the red border of 2 px")
-    imagenet: str | None = option(None, "imagenet-s919, paper-split: your ImageNet-1k, for the images")
+    imagenet: str | None = option(None, "imagenet-s919, paper-split, hard-imagenet: your ImageNet-1k, for the images")
     class_seed: int | None = option(None, "paper-split: shuffle the classes first (Tables 8 and 9)", NOT_NEGATIVE)
     num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)", COUNT)
     samples_per_class: int | None = option(None, "paper-split: images of each, 3 by default (Fig. 7a)", COUNT)
-    split: str | None = option(None, "paper-split: one part alone")
+    segmentations: str | None = option(None, "waterbirds: the folder `segmentations` of CUB-200-2011, for masks")
+    split: str | None = option(None, "sets of several splits: one alone")
 
     @property
     def of_the_set(self) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class SetOptions(Options):
 
 @dataclass(kw_only=True)
 class PrepareOptions(WriterOptions, SetOptions):
-    """Write a set of the paper as parquet, every image checked.
+    """Write a set of the paper, or a later one, as parquet, every image checked.
 
       robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
 
@@ -55,7 +56,9 @@ class PrepareOptions(WriterOptions, SetOptions):
         "folder of the official layout, archives, or Hub id; by default the set's place on the Hub",
         positional=True,
     )
-    split: Literal["train", "validation"] | None = option(None, "paper-split: one part alone")
+    split: Literal["train", "validation", "test"] | None = option(
+        None, "paper-split, hard-imagenet, waterbirds: one split alone"
+    )
 
 
 @dataclass(kw_only=True)
@@ -67,5 +70,5 @@ class DescribeOptions(SetOptions):
     """
 
     source: str = option(text="folder, file or Hub id", positional=True)
-    set: str | None = option(None, "read it as this set of the paper", choices=SET_NAMES)
+    set: str | None = option(None, "read it as this set", choices=SET_NAMES)
     split: str | None = option(None, "split to read; `train` by default, if there is one")

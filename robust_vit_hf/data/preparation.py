@@ -96,7 +96,7 @@ def prepare(options: PrepareOptions) -> str:
 
 
 def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
-    """Write a set as parquet shards, with a card and a contact sheet. `paper-split` writes both of its splits. Call it
+    """Write a set as parquet shards, with a card and a contact sheet; all of its splits, if it has several. Call it
     again to resume an interrupted run.
 
     Returns:
@@ -109,8 +109,8 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
     name, of_the_set = options.set, options.of_the_set
     image_set = get_image_set(name, of_the_set)
     splits = [of_the_set]
-    if name == "paper-split" and options.split is None:
-        splits = [of_the_set | {"split": split} for split in ("train", "validation")]
+    if len(image_set.splits) > 1 and options.split is None:
+        splits = [of_the_set | {"split": split} for split in image_set.splits]
     counts = {}
     with folder_lock(options.output_dir, "prepare"):
         for chosen in splits:

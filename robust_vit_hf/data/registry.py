@@ -1,4 +1,4 @@
-"""The paper's sets by name, and their loader."""
+"""The sets by name, those of the paper and later ones, and their loader."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -9,23 +9,35 @@ from pathlib import Path
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from ..class_names.imagenet import subset
 from ..utils.publishable import is_hub_id
 from .archives import ARCHIVE_SUFFIXES, is_archive, unpacked
 from .layouts.columns import has_parquet, open_columns
+from .layouts.counteranimal import open_counteranimal
 from .layouts.folders import wnid_source
+from .layouts.hard_imagenet import open_hard_imagenet
 from .layouts.imagenet import open_validation, with_real_labels
+from .layouts.imagenet_9 import open_imagenet_9
+from .layouts.imagenet_d import LABELS_FILE, open_imagenet_d
 from .layouts.imagenet_s import open_imagenet_s, open_paper_split
 from .layouts.imagenet_segmentation import open_segmentation
 from .layouts.imagenet_v2 import open_v2
 from .layouts.objectnet import open_objectnet, read_mappings, without_border
 from .layouts.si_score import METADATA_COLUMNS, open_si_score
+from .layouts.waterbirds import CLASSES, GROUP, open_waterbirds, row_of_hub
 from .layouts.webdataset import has_numbered_tars
 from .parquet_writer import read_settings
 from .schema import Source, make_features
-from .set_names import SI_SCORE_FACTORS, V2_VARIANTS
+from .set_names import (
+    COUNTERANIMAL_PARTS,
+    IMAGENET_9_VARIATIONS,
+    IMAGENET_D_FACTORS,
+    SI_SCORE_FACTORS,
+    V2_VARIANTS,
+    WATERBIRDS,
+)
 
 
 V2_ARCHIVES = "vaishaal/ImageNetV2"
@@ -33,15 +45,17 @@ V2_ARCHIVES = "vaishaal/ImageNetV2"
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A set of the paper.
+    """A set of images.
 
     Args:
         origin: URL of its archives.
         open: returns the [`Source`] of a folder (or file) in the official layout; takes `options`.
         columns: arguments of [`make_features`].
         options: names of the options of the loader.
-        split: name of the prepared set's split.
+        splits: names of the splits that are prepared; the first is the default of the option `split`, if there are several.
         hub: configuration and split by Hub id, the default first.
+        hub_row: row of the set from a row of a table on the Hub, and its name; by default, columns are found by their names.
+        hub_files: patterns of the files to download, by Hub id of a set of plain files in the official layout.
         class_subset: name of the class subset, see [`subset`], whose order is the label numbering of Hub copies;
             `None` for all classes.
     """
@@ -50,13 +64,15 @@ class ImageSet:
     open: Callable[..., Source]
     columns: dict = field(default_factory=dict)
     options: tuple[str, ...] = ()
-    split: str = "test"
+    splits: tuple[str, ...] = ("test",)
     hub: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+    hub_row: Callable[..., dict] | None = None
+    hub_files: dict[str, tuple[str, ...]] = field(default_factory=dict)
     class_subset: str | None = None
 
     @property
-    def features(self) -> datasets.Features:
-        return make_features(**self.columns)
+    def split(self) -> str:
+        return self.splits[0]
 
 
 @cache
@@ -68,7 +84,7 @@ def image_sets() -> dict[str, ImageSet]:
             "https://image-net.org",
             open_validation,
             options=("labels",),
-            split="validation",
+            splits=("validation",),
             hub={
                 "ILSVRC/imagenet-1k": (None, "validation"),
                 "timm/imagenet-1k-wds": (None, "validation"),
@@ -121,14 +137,53 @@ def image_sets() -> dict[str, ImageSet]:
             open_imagenet_s,
             {"mask": True},
             options=("imagenet",),
-            split="train",
+            splits=("train",),
         ),
         "paper-split": ImageSet(
             "https://github.com/LUSSeg/ImageNet-S",
             open_paper_split,
             {"mask": True},
             options=("imagenet", "split", "class_seed", "num_classes", "samples_per_class"),
-            split="train",
+            splits=("train", "validation"),
+        ),
+        **{
+            f"imagenet-9-{variation}": ImageSet(
+                "https://github.com/MadryLab/backgrounds_challenge",
+                partial(open_imagenet_9, variation=variation),
+                {"several_labels": True, "mask": variation == "original"},
+            )
+            for variation in IMAGENET_9_VARIATIONS
+        },
+        **{
+            f"imagenet-d-{factor}": ImageSet(
+                "https://huggingface.co/datasets/zcs15/ImageNet-D",
+                partial(open_imagenet_d, factor=factor),
+                {"several_labels": True},
+                hub_files={"zcs15/ImageNet-D": (LABELS_FILE, f"{factor}/*")},
+            )
+            for factor in IMAGENET_D_FACTORS
+        },
+        **{
+            f"counteranimal-{part}": ImageSet(
+                "https://counteranimal.github.io", partial(open_counteranimal, part=part)
+            )
+            for part in COUNTERANIMAL_PARTS
+        },
+        "hard-imagenet": ImageSet(
+            "https://github.com/mmoayeri/HardImageNet",
+            open_hard_imagenet,
+            {"mask": True},
+            options=("imagenet", "split"),
+            splits=("validation", "train"),
+        ),
+        WATERBIRDS: ImageSet(
+            "https://github.com/kohpangwei/group_DRO",
+            open_waterbirds,
+            {"class_names": CLASSES, "factors": GROUP},
+            options=("split", "segmentations"),
+            splits=("train", "validation", "test"),
+            hub={"grodino/waterbirds": (None, "train")},
+            hub_row=row_of_hub,
         ),
     }
 
@@ -136,7 +191,7 @@ def image_sets() -> dict[str, ImageSet]:
 def load_image_set(
     name: str, source: str | Path | None = None, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load a set of the paper, with the columns of [`make_features`].
+    """Load a set, with the columns of [`make_features`].
 
     Args:
         name: one of `image_sets()`.
@@ -146,7 +201,8 @@ def load_image_set(
             is not an image folder) are first written to the cache of `datasets`.
         options: options of the set: `labels="real"` (imagenet-1k), `variant` (imagenet-v2), `mappings` and `cropped`
             (objectnet), `imagenet` (imagenet-s919), `imagenet`, `split`, `class_seed`, `num_classes` and
-            `samples_per_class` (paper-split).
+            `samples_per_class` (paper-split), `imagenet` and `split` (hard-imagenet), `split` and `segmentations`
+            (waterbirds).
 
     Raises:
         ValueError: unknown set or option, or the source does not have the set's layout; while rows are read: a row is
@@ -191,19 +247,20 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
     place = str(path or next(iter(sources or image_set.hub)))
     if path is not None and read_settings(path):
         made = _check_prepared(path, name, options)
-        opened = open_columns(place, None, options.get("split", image_set.split), image_set.features, None)
+        opened = open_columns(place, None, options.get("split", image_set.split), features_of(name, made), None)
         return without_border(opened) if options.get("cropped") and not made.get("cropped") else opened
     if options.get("variant", V2_VARIANTS[0]) != V2_VARIANTS[0]:
         raise ValueError(
             f"`{place}` is the {V2_VARIANTS[0]} variant of ImageNet-V2: leave the source out, or give the archive of "
             f"`{options['variant']}`."
         )
-    config, split = image_set.hub.get(place, (None, options.get("split", image_set.split)))
+    config, split = image_set.hub.get(place, (None, image_set.split))
+    split = options.get("split", split)
     local_labels = subset(image_set.class_subset) if image_set.class_subset else None
     if name == "objectnet":
         accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
         local_labels = [accepted[folder] for folder in sorted(accepted)]
-    opened = open_columns(place, config, split, image_set.features, local_labels)
+    opened = open_columns(place, config, split, features_of(name, options), local_labels, image_set.hub_row)
     if options.get("labels") == "real":
         opened = with_real_labels(opened)
     return without_border(opened) if options.get("cropped") else opened
@@ -256,7 +313,10 @@ def get_image_set(name: str, options: dict) -> ImageSet:
 
 def features_of(name: str, options: dict) -> datasets.Features:
     """Columns of a set with the given options."""
-    return make_features(several_labels=True) if options.get("labels") == "real" else image_sets()[name].features
+    if options.get("labels") == "real":
+        return make_features(several_labels=True)
+    with_masks = {"mask": True} if "segmentations" in options else {}
+    return make_features(**image_sets()[name].columns | with_masks)
 
 
 def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:
@@ -267,11 +327,15 @@ def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path
         FileNotFoundError: the source neither exists nor is a Hub id, or the set is not on the Hub.
         ValueError: several sources are given that are not all archives.
     """
-    paths = [Path(source) for source in sources]
-    if not sources and not image_sets()[name].hub:
+    paths, image_set = [Path(source) for source in sources], image_sets()[name]
+    if not sources and not (image_set.hub or image_set.hub_files):
         raise FileNotFoundError(
-            f"`{name}` is not on the Hub: get it from {image_sets()[name].origin}, and give the folder or archive."
+            f"`{name}` is not on the Hub: get it from {image_set.origin}, and give the folder or archive."
         )
+    place = next(iter(map(str, sources or image_set.hub_files)), None)
+    if place in image_set.hub_files and not Path(place).exists():
+        patterns = list(image_set.hub_files[place])
+        return Path(snapshot_download(place, repo_type="dataset", allow_patterns=patterns))
     if name == "imagenet-v2" and (not sources or str(sources[0]) == V2_ARCHIVES):
         archive = f"imagenetv2-{options.get('variant', V2_VARIANTS[0])}.tar.gz"
         paths = [Path(hf_hub_download(V2_ARCHIVES, archive, repo_type="dataset"))]

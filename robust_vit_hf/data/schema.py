@@ -1,7 +1,7 @@
 """Schema of the sets, undecoded rows, and their decoding."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,12 @@ from ..utils.images import to_rgb
 
 
 def make_features(
-    factors: dict | None = None, *, label: bool = True, several_labels: bool = False, mask: bool = False
+    factors: dict | None = None,
+    *,
+    label: bool = True,
+    several_labels: bool = False,
+    mask: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> datasets.Features:
     """Columns of a set: `image`, `mask` (one channel, 0 or 255), `label`, `file_name` and the set's own factors.
 
@@ -22,12 +27,13 @@ def make_features(
         label: whether the set has classes. Labels are 0–999; the `ClassLabel` names are wnids.
         several_labels: whether `label` is the list of all accepted ids.
         mask: whether the set has foreground masks.
+        class_names: names of the classes; by default the wnids of ImageNet-1k.
     """
     columns = {"image": datasets.Image()}
     if mask:
         columns["mask"] = datasets.Image()
     if label:
-        class_label = datasets.ClassLabel(names=list(wnids()))
+        class_label = datasets.ClassLabel(names=list(class_names or wnids()))
         columns["label"] = datasets.List(class_label) if several_labels else class_label
     return datasets.Features(columns | {"file_name": datasets.Value("string")} | (factors or {}))
 

@@ -76,13 +76,27 @@ class _MaskProcessor(ViTImageProcessor):
         return super().resize(image, size, PILImageResampling.BILINEAR, antialias=False)
 
 
-def eval_transform(processor: BaseImageProcessor, border: int = 0) -> Callable[[dict[str, list]], dict[str, list]]:
+def eval_transform(
+    processor: BaseImageProcessor, border: int = 0, whole: bool = False
+) -> Callable[[dict[str, list]], dict[str, list]]:
     """Joint evaluation transform, with the inputs and outputs of [`train_transform`]: images are processed by
     `processor`, and masks, if any, get the same geometry.
 
     Args:
         border: pixels to cut first at each edge of images without masks, such as ObjectNet's red border.
+        whole: squash images to the size that the processor gives, instead of cropping.
     """
+    if whole:
+        height, width = input_size(processor)
+        processor = type(processor).from_dict(
+            processor.to_dict()
+            | {
+                "do_resize": True,
+                "size": {"height": height, "width": width},
+                "do_center_crop": False,
+                "crop_size": None,
+            }
+        )
     geometry = {name: getattr(processor, name, None) for name in ("size", "crop_size")}
     geometry |= {name: bool(getattr(processor, name, None)) for name in ("do_resize", "do_center_crop")}
     mask_processor = _MaskProcessor(**geometry, do_rescale=False, do_normalize=False)

@@ -197,3 +197,52 @@ def tar_of(folder: Path, path: Path) -> Path:
     with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
         tar.add(folder, folder.name)
     return path
+
+
+def imagenet_9(root: Path, counts: dict[str, int], variations: tuple[str, ...]) -> Path:
+    """`bg_challenge` of ImageNet-9: its images in each variation, and the masks of the original ones, of the upper half."""
+    for variation in variations:
+        class_folders(root / variation / "val", counts, ".JPEG")
+    for folder, count in counts.items():
+        (root / "fg_mask" / "val" / folder).mkdir(parents=True)
+        for index in range(count):
+            mask = np.zeros((24, 30), dtype=bool)
+            mask[:12] = True
+            np.save(root / "fg_mask" / "val" / folder / f"{folder}_{index}.npy", mask)
+    return root
+
+
+def imagenet_d(root: Path, ids: dict[str, list], counts: dict[str, dict[str, int]]) -> Path:
+    """ImageNet-D: images of each factor and name, and JSON with the ids that count."""
+    for factor, of_factor in counts.items():
+        class_folders(root / factor, of_factor, ".png")
+    (root / "imgnet_d2imgnet_id.txt").write_text(json.dumps(ids))
+    return root
+
+
+def hard_imagenet(root: Path, imagenet: Path, images: dict[str, list[str]]) -> Path:
+    """Hard ImageNet: masks of validation images, `val/<wnid>_<file>`, whose images are in `imagenet`."""
+    for seed, (wnid, names) in enumerate(images.items()):
+        for name in names:
+            save(picture(seed), imagenet / "val" / wnid / f"{name}.JPEG")
+            mask = np.zeros((24, 30), dtype=np.uint8)
+            mask[:12] = 1  # the object is any value above 0
+            save(Image.fromarray(mask), root / "val" / f"{wnid}_{name}.png")
+    return root
+
+
+def waterbirds(root: Path, rows: list[tuple[int, int, int]]) -> Path:
+    """Waterbirds: images of (y, place, split), their metadata, and CUB's segmentations in a folder beside it, in which levels
+    are shares of five annotators."""
+    folder, lines = root / "waterbird_complete95_forest2water2", []
+    for index, (y, place, split) in enumerate(rows):
+        name = f"{index + 1:03d}.Some_bird/Some_Bird_{index}.jpg"
+        save(picture(index), folder / name)
+        levels = np.repeat(np.array([0, 102, 153, 255], dtype=np.uint8), 6)[:, None].repeat(30, axis=1)
+        save(Image.fromarray(levels), root / "segmentations" / Path(name).with_suffix(".png"))
+        lines.append([index + 1, name, y, split, place, f"/f/forest/broadleaf/{index}.jpg"])
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["img_id", "img_filename", "y", "split", "place", "place_filename"])
+        writer.writerows(lines)
+    return folder

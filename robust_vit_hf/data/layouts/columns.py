@@ -1,6 +1,6 @@
 """Third-party copies of sets on the Hub, with other columns and label numberings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +26,7 @@ def open_columns(
     split: str,
     features: datasets.Features,
     local_labels: Sequence[int | list[int]] | None,
+    row_of: Callable[..., dict] | None = None,
 ) -> Source:
     """A set on the Hub, as parquet or webdataset tars, with any columns. Rows are streamed.
 
@@ -34,6 +35,7 @@ def open_columns(
         features: columns of the result. A set that has all of them is used unchanged.
         local_labels: labels 0–999 of the classes in the set's numbering; `None` if that is ImageNet's, empty if
             unknown.
+        row_of: a row of the result, from a row of the set and its `name`; by default, columns are found by their names.
 
     Raises:
         PermissionError: the set is gated, and no token with access was found.
@@ -42,8 +44,10 @@ def open_columns(
             are read: a label is outside the numbering.
     """
     dataset, state = _load(source, config, split)
-    columns, row_of = dataset.column_names, None
-    if not set(features) <= set(columns):
+    columns = dataset.column_names
+    if set(features) <= set(columns):
+        row_of = None
+    elif row_of is None:
         image_column, label_column = (
             next((name for name in names if name in columns), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
         )

@@ -1,0 +1,106 @@
+"""ImageNet-9, the Backgrounds Challenge: objects of nine classes with other backgrounds, or without one.
+
+Source: https://huggingface.co/papers/2006.09994, https://github.com/MadryLab/backgrounds_challenge
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..schema import Source, encode_image
+from ..set_names import IMAGENET_9_VARIATIONS
+from .folders import ClassFolder, class_folder_rows, find_classes
+
+
+MASK_FOLDER = "fg_mask"
+# The classes of ImageNet-1k in each of the nine: `in_to_in9.json` of the repository at 46d224b, as ranges (both ends count). The other
+# 630 classes belong to none.
+# fmt: off
+_RANGES: dict[str, tuple[tuple[int, int] | int, ...]] = {
+    "00_dog": ((151, 170), (173, 268)),
+    "01_bird": ((7, 24), (87, 100), (127, 146)),
+    "02_wheeled vehicle": (
+        407, 408, 428, 436, 444, 468, 511, 547, 555, 561, 565, 569, 573, 586, 603, 609, 612, 627, 656, 661, 665, 670, 671, 675, 690,
+        705, 717, 734, 751, 757, 791, 802, 803, 817, 820, 829, 847, 864, 866, 867, 870, 880,
+    ),
+    "03_reptile": ((33, 68),),
+    "04_carnivore": ((269, 280), (286, 299), (356, 362), 387, 388),
+    "05_insect": ((300, 326),),
+    "06_musical instrument": (
+        401, 402, 420, 432, 486, 494, 513, 541, 546, 558, 566, 577, 579, 593, 594, 641, 642, 683, 684, 687, 699, 776, 822, 875, 881, 889,
+    ),
+    "07_primate": ((365, 384),),
+    "08_fish": ((0, 6), (389, 397)),
+}
+# fmt: on
+
+
+def _ids(ranges: tuple[tuple[int, int] | int, ...]) -> list[int]:
+    return [
+        label for part in ranges for label in (range(part[0], part[1] + 1) if isinstance(part, tuple) else (part,))
+    ]
+
+
+CLASSES: dict[str, list[int]] = {folder: _ids(ranges) for folder, ranges in _RANGES.items()}
+
+
+@dataclass(frozen=True)
+class MaskedFolder(ClassFolder):
+    """Folder of one class of the original images, with the folder of their masks."""
+
+    masks: Path | None = None
+
+
+def open_imagenet_9(root: Path, variation: str) -> Source:
+    """One of the `IMAGENET_9_VARIATIONS`, in `bg_challenge/<variation>/val/<class>`. An image has all labels of its class;
+    those of `original` have masks.
+
+    Args:
+        root: `bg_challenge`, a folder with it, or the folder of the variation.
+
+    Raises:
+        FileNotFoundError: there is no folder of masks beside `original`.
+        ValueError: the folder holds no classes of ImageNet-9, or another variation.
+    """
+    places = (root / variation, root / "bg_challenge" / variation)
+    of_variation = next(filter(Path.is_dir, places), root)
+    folders = find_classes(of_variation, CLASSES.__contains__)
+    parent = folders[0].parent
+    others = {name for name in IMAGENET_9_VARIATIONS if name != variation}
+    if found := others & {part.name for part in (parent, parent.parent)}:
+        raise ValueError(f"`{parent}` holds the variation `{found.pop()}` of ImageNet-9, not `{variation}`.")
+    masks = None
+    if variation == "original":
+        masks = next(filter(Path.is_dir, (above / MASK_FOLDER / "val" for above in parent.parents[:3])), None)
+        if masks is None:
+            raise FileNotFoundError(
+                f"There is no folder `{MASK_FOLDER}/val` beside `{parent}`: take the whole archive of the Backgrounds Challenge."
+            )
+    shards = []
+    for folder in folders:
+        problem = None
+        if folder.name not in CLASSES:
+            problem = f"`{folder}`: ImageNet-9 has no class `{folder.name}`. Remove the folder, or correct its name."
+        of_class = None if masks is None else masks / folder.name
+        shards.append(MaskedFolder(folder, root, CLASSES.get(folder.name), problem=problem, masks=of_class))
+    return Source(masked_rows, shards)
+
+
+def masked_rows(shards: list[MaskedFolder]) -> Iterator[dict]:
+    """Rows of class folders; those with a folder of masks (`<stem>.npy`, 0 is background) have a mask."""
+    for shard in shards:
+        for row in class_folder_rows([shard]):
+            if shard.masks is not None and "problem" not in row:
+                path = shard.masks / f"{Path(row['file_name']).stem}.npy"
+                try:
+                    mask = np.load(path)
+                    row |= {"mask": encode_image(Image.fromarray(255 * (np.squeeze(mask) > 0).astype(np.uint8)))}
+                except (OSError, EOFError, ValueError, TypeError) as error:
+                    row = {
+                        "file_name": row["file_name"],
+                        "problem": f"`{path}` is not a mask ({error}): expected an array (H, W) of numbers.",
+                    }
+            yield row

@@ -1,0 +1,185 @@
+"""Sets of background reliance that are later than the paper: ImageNet-9, ImageNet-D, CounterAnimal, Hard ImageNet, Waterbirds."""
+
+import io
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+
+from robust_vit_hf import load_image_set
+from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
+from robust_vit_hf.data.layouts.waterbirds import GROUPS
+from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
+
+from .helpers import formats
+from .helpers.commands import succeed
+from .helpers.image_sets import both_ways, labels_and_names
+from .helpers.tiny import GOLDFISH, TENCH
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+DOG, VEHICLE = "00_dog", "02_wheeled vehicle"
+
+
+def test_the_nine_classes_have_the_counts_of_the_official_mapping():
+    """`in_to_in9.json` maps 370 of ImageNet's classes, each to one."""
+    assert [len(ids) for ids in CLASSES.values()] == [116, 52, 42, 36, 35, 27, 26, 20, 16]
+    counted = Counter(label for ids in CLASSES.values() for label in ids)
+    assert len(counted) == 1000 - 630 and set(counted.values()) == {1}
+    assert (
+        207 in CLASSES[DOG] and 817 in CLASSES[VEHICLE] and 171 not in counted
+    )  # golden retriever, sports car, whippet
+
+
+def test_imagenet_9(tmp_path):
+    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 2, VEHICLE: 1}, IMAGENET_9_VARIATIONS)
+    for source in (root, tmp_path, root / "mixed_rand"):
+        rows = both_ways("imagenet-9-mixed_rand", source)
+        assert [row["label"] for row in rows] == [CLASSES[DOG]] * 2 + [CLASSES[VEHICLE]]
+        assert "mask" not in rows[0] and rows[0]["file_name"].endswith("val/00_dog/00_dog_0.JPEG")
+    rows = both_ways("imagenet-9-original", root)
+    assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+
+
+def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
+    root = formats.imagenet_9(tmp_path, {DOG: 1}, ("original", "mixed_rand"))
+    with pytest.raises(
+        ValueError, match=r"mixed_rand/val` holds the variation `mixed_rand` of ImageNet-9, not `no_fg`"
+    ):
+        load_image_set("imagenet-9-no_fg", root / "mixed_rand")
+    mask = root / "fg_mask" / "val" / DOG / f"{DOG}_0.npy"
+    mask.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"00_dog_0.npy` is not a mask"):
+        load_image_set("imagenet-9-original", root)
+    (root / "fg_mask").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="no folder `fg_mask/val` beside"):
+        load_image_set("imagenet-9-original", root)
+
+
+def test_imagenet_d(tmp_path):
+    ids = {"backpack": ["414"], "car": [817, 436]}
+    root = formats.imagenet_d(
+        tmp_path / "ImageNet-D", ids, {"background": {"backpack": 1, "car": 2}, "texture": {"car": 1}}
+    )
+    for source in (root, tmp_path, root / "background"):
+        rows = both_ways("imagenet-d-background", source)
+        assert [row["label"] for row in rows] == [[414], [817, 436], [817, 436]]
+        assert rows[0]["file_name"] == "background/backpack/backpack_0.png"
+    with pytest.raises(ValueError, match="has no folder `material`; expected background, texture, material"):
+        load_image_set("imagenet-d-material", root)
+    (root / "imgnet_d2imgnet_id.txt").write_text('{"backpack": [1000]}')
+    with pytest.raises(ValueError, match=r"`backpack` has the ids \[1000\], expected some of 0 to 999"):
+        load_image_set("imagenet-d-texture", root)
+    (root / "imgnet_d2imgnet_id.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"There is no `imgnet_d2imgnet_id\.txt`"):
+        load_image_set("imagenet-d-texture", root)
+
+
+def test_imagenet_d_from_the_hub(hub, tmp_path):
+    """Plain files: only those of the factor are downloaded."""
+    root = formats.imagenet_d(tmp_path, {"car": [817]}, {"background": {"car": 1}, "texture": {"car": 2}})
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    hub.repos["datasets", "zcs15/ImageNet-D"] = files
+    assert labels_and_names(both_ways("imagenet-d-texture")) == [
+        ([817], "texture/car/car_0.png"),
+        ([817], "texture/car/car_1.png"),
+    ]
+    assert len(load_image_set("imagenet-d-background", "zcs15/ImageNet-D")) == 1
+
+
+def test_counteranimal(tmp_path):
+    for number, part in enumerate(("common-snow", "counter-grass")):
+        formats.class_folders(tmp_path / "LAION-final" / "9 ostrich", {part: number + 1})
+        formats.class_folders(tmp_path / "LAION-final" / "296 ice bear", {part: 1})
+    assert [row["label"] for row in both_ways("counteranimal-common", tmp_path)] == [296, 9]
+    rows = both_ways("counteranimal-counter", tmp_path)
+    assert labels_and_names(rows)[1:] == [
+        (9, f"LAION-final/9 ostrich/counter-grass/counter-grass_{index}.jpg") for index in (0, 1)
+    ]
+    (tmp_path / "LAION-final" / "9 ostrich" / "counter-grass").rename(tmp_path / "LAION-final" / "9 ostrich" / "grass")
+    with pytest.raises(ValueError, match="9 ostrich` has no folder whose name holds `counter` alone"):
+        load_image_set("counteranimal-counter", tmp_path)
+
+
+def test_hard_imagenet_joins_masks_with_images(tmp_path):
+    images = {TENCH: ["ILSVRC2012_val_00000007"], GOLDFISH: ["ILSVRC2012_val_00000009"]}
+    root = formats.hard_imagenet(tmp_path / "hardImageNet", tmp_path / "imagenet", images)
+    rows = both_ways("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"))
+    assert labels_and_names(rows) == [
+        (0, f"{TENCH}/ILSVRC2012_val_00000007.JPEG"),
+        (1, f"{GOLDFISH}/ILSVRC2012_val_00000009.JPEG"),
+    ]
+    assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+    with pytest.raises(ValueError, match="give your ImageNet-1k, for the images, with --imagenet"):
+        load_image_set("hard-imagenet", root)
+    (tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG").unlink()
+    with pytest.raises(ValueError, match=rf"its image {TENCH}/ILSVRC2012_val_00000007.JPEG is not in"):
+        list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
+
+
+BIRDS = [(0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2)]  # y, place, split
+
+
+def test_waterbirds(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    train = both_ways("waterbirds", root)
+    assert [(row["label"], row["group"]) for row in train] == [(0, 0), (1, 3)] and "mask" not in train[0]
+    masks = str(tmp_path / "segmentations")
+    test = load_image_set("waterbirds", tmp_path, split="test", segmentations=masks)
+    assert test.features["label"].names == ["landbird", "waterbird"] and test.features["group"].names == list(GROUPS)
+    assert [test.features["group"].int2str(row["group"]) for row in test] == [
+        "waterbird on land",
+        "waterbird on water",
+    ]
+    mask = np.asarray(test[0]["mask"])
+    assert (mask[12:] == 255).all() and not mask[:12].any()  # where half of the annotators agree
+
+
+def test_waterbirds_prepared_and_loaded_by_split(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    options = ["--segmentations", tmp_path / "segmentations", "--output_dir", tmp_path / "prepared"]
+    succeed("data", "prepare", "waterbirds", root, *options)
+    for split, count in (("train", 2), ("validation", 1), ("test", 2)):
+        prepared = load_image_set("waterbirds", tmp_path / "prepared", split=split)
+        made = load_image_set("waterbirds", root, split=split, segmentations=str(tmp_path / "segmentations"))
+        assert len(prepared) == count and prepared.features == made.features
+        assert [row["group"] for row in prepared] == [row["group"] for row in made]
+        assert (np.asarray(prepared[0]["mask"]) == np.asarray(made[0]["mask"])).all()
+
+
+def test_waterbirds_with_bad_metadata(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    metadata = root / "metadata.csv"
+    text = metadata.read_text()
+    metadata.write_text(text.replace("place,", "where,", 1))
+    with pytest.raises(ValueError, match=r"metadata.csv` has no column place"):
+        load_image_set("waterbirds", root)
+    metadata.write_text(text.replace("0,0,0,/f", "2,0,0,/f", 1))
+    with pytest.raises(ValueError, match=r"has y 2 and place 0, expected 0 or 1"):
+        load_image_set("waterbirds", root)
+    metadata.write_text(text)
+    (root / "001.Some_bird" / "Some_Bird_0.jpg").unlink()
+    with pytest.raises(ValueError, match=r"Some_Bird_0.jpg`: there is no such image: unpack the set again"):
+        load_image_set("waterbirds", root)
+    with pytest.raises(ValueError, match="Waterbirds has no split `dev`; expected train, validation, test"):
+        load_image_set("waterbirds", root, split="dev")
+    with pytest.raises(FileNotFoundError, match="give the segmentations of CUB-200-2011"):
+        load_image_set("waterbirds", root, segmentations=str(tmp_path / "none"))
+
+
+def test_waterbirds_from_the_hub(hub):
+    content, rows = io.BytesIO(), []
+    for seed in range(2):
+        encoded = io.BytesIO()
+        formats.picture(seed).save(encoded, "PNG")
+        rows.append(
+            {"image": {"bytes": encoded.getvalue(), "path": f"{seed}.png"}, "label": 1, "place": seed, "bird": "Gull"}
+        )
+    types = {"label": datasets.Value("int64"), "place": datasets.Value("int64"), "bird": datasets.Value("string")}
+    features = datasets.Features({"image": datasets.Image()} | types)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(content)
+    hub.repos["datasets", "grodino/waterbirds"] = {"data/test-00000-of-00001.parquet": content.getvalue()}
+    read = both_ways("waterbirds", split="test")
+    assert [(row["label"], row["group"], row["file_name"]) for row in read] == [(1, 2, "0.png"), (1, 3, "1.png")]
