@@ -5,15 +5,19 @@ from uuid import uuid4
 import evaluate
 import numpy as np
 
+from robust_vit_hf.metrics.background_gap import BackgroundGap
 from robust_vit_hf.metrics.calibration import Calibration
 from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
 from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy
+from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
 
 from .tiny import ROOT
 
 
 _CLASSES = (RobustAccuracy, RelevanceSegmentation, Calibration)
 CLASSES = {one.__module__.rpartition(".")[2]: one for one in _CLASSES}
+OF_GROUPS = {"background_gap": BackgroundGap, "worst_group_accuracy": WorstGroupAccuracy}
+SCRIPTS = CLASSES | OF_GROUPS
 
 
 def load(name: str, *configuration, **settings):

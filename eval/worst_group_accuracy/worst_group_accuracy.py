@@ -1,0 +1,10 @@
+"""Top-1 of the worst group, as a metric of `evaluate`; its card is `README.md`."""
+
+# Modules, not classes: `evaluate` takes the first subclass of `Metric` that it finds in the names of a script.
+from robust_vit_hf.metrics import evaluate_script
+from robust_vit_hf.metrics import worst_group_accuracy as computation
+
+
+class WorstGroupAccuracy(evaluate_script.ScriptMetric):
+    metric_class = computation.WorstGroupAccuracy
+    reference_url = "https://huggingface.co/papers/1911.08731"
