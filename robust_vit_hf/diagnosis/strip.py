@@ -11,7 +11,6 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.composition import CONDITIONS, compose
-from ..data.transforms import eval_transform
 from ..evaluation.examples import may_be_shown
 from ..evaluation.measurements.backgrounds import WithDonors, black_pixel
 from ..evaluation.passes import TransformedRows
@@ -60,9 +59,7 @@ def composed_images(
     if not drawn:
         return []
     side = next(iter(session.sides.values()))
-    pairs = TransformedRows(
-        rows.dataset.select_columns(["image", "mask"]), eval_transform(side.processor, rows.border)
-    )
+    pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
     columns = {"mixed_same": "donor_same", "mixed_rand": "donor_rand"}
     donors = {name: np.asarray(first.columns[column]) for name, column in columns.items()}
     items = WithDonors(pairs, donors).__getitems__(drawn)

@@ -16,7 +16,6 @@ from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 from tqdm.auto import tqdm
 
-from ..data.transforms import eval_transform
 from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
 from ..results.table import SetResult
@@ -131,7 +130,7 @@ def explain(
     class_names = session.label_names
     rows = {
         (name, side): session.sets[name].dataset.with_transform(
-            eval_transform(session.sides[side].processor, session.sets[name].border)
+            session.sets[name].transform(session.sides[side].processor)
         )
         for name in {name for name, _ in images}
         for side in sides

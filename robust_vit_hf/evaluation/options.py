@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..data.benchmarks import IMAGES_PER_SET
-from ..data.set_names import BENCHMARK_NAMES
+from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS
 from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL, MODELS
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..results.published import PAPER_SETS
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
-from .set_names import SEGMENTATION_SETS, NamedSource, check_set_names
+from .set_names import SEGMENTATION_SETS, NamedSource, check_set_names, expand_families
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
@@ -39,7 +39,8 @@ class SetsOptions(PairOptions):
 
     sets: list[NamedSource] | None = option(
         None,
-        f"benchmarks ({', '.join(BENCHMARK_NAMES)}: the default) or sets of the paper ({', '.join(PAPER_SETS)}), {SOURCES}",
+        f"benchmarks ({', '.join(BENCHMARK_NAMES)}: the default), sets of the paper ({', '.join(PAPER_SETS)}), or later ones "
+        f"({', '.join((*FAMILIES, *(name for name in LATER_SETS if not name.startswith(tuple(FAMILIES)))))}), {SOURCES}",
         metavar=NAMED,
     )
 
@@ -47,6 +48,7 @@ class SetsOptions(PairOptions):
         super().__post_init__()
         if self.sets is None:
             self.sets = [] if self.dataset else [NamedSource(name) for name in BENCHMARK_NAMES]
+        self.sets = expand_families(self.sets)
         check_set_names([name for name, _ in self.sets])
 
 

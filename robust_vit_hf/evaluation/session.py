@@ -18,11 +18,11 @@ from ..models.loading import load_model
 from ..models.preprocessing import Preset, load_processor, resolve_preset
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
-from ..results.published import PAPER_SETS
 from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator
 from ..utils.publishable import public_name
 from .options import PairOptions, TableOptions
+from .set_names import IMAGENET_SETS
 from .sets import EvaluationSet
 from .store import Store
 
@@ -79,8 +79,9 @@ class Session:
 
     @property
     def label_names(self) -> dict[int, str]:
-        """Class names by label. For the paper's sets, those of ImageNet, which some models lack."""
-        return dict(enumerate(class_names() if PAPER_SETS.keys() & self.sets.keys() else self.classes))
+        """Class names by label. For sets with the classes of ImageNet, its names, which some models lack."""
+        of_imagenet = not self.sets.keys().isdisjoint(IMAGENET_SETS)
+        return dict(enumerate(class_names() if of_imagenet else self.classes))
 
     @property
     def paper_model(self) -> str | None:

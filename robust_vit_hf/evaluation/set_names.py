@@ -1,12 +1,14 @@
 """Names of evaluation sets."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-from ..data.set_names import BENCHMARK_NAMES, SETS_WITH_MASKS
+from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS, SETS_WITH_MASKS
 from ..results.published import PAPER_SETS
 
 
 SEGMENTATION_SETS = (*BENCHMARK_NAMES, *SETS_WITH_MASKS)
+IMAGENET_SETS = (*PAPER_SETS, *LATER_SETS)  # in the order of the tables
 
 
 class NamedSource(NamedTuple):
@@ -28,15 +30,21 @@ class NamedSource(NamedTuple):
         return cls(name, source or None)
 
 
+def expand_families(named: Sequence[NamedSource]) -> list[NamedSource]:
+    """The sets with each family, such as `imagenet-9`, replaced by its sets, all from its source."""
+    return [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
+
+
 def check_set_names(names: list[str]) -> None:
     """Refuse sets that cannot be evaluated, before loading anything.
 
     Raises:
-        ValueError: a name is repeated, or is neither a benchmark nor a labelled set of the paper.
+        ValueError: a name is repeated, or is neither a benchmark nor a labelled set with the classes of ImageNet.
     """
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
     for name in names:
-        if name not in (*BENCHMARK_NAMES, *PAPER_SETS):
+        if name not in (*BENCHMARK_NAMES, *IMAGENET_SETS):
+            known = (*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS)
             hint = "`robust-vit segment` takes sets with masks; for images of your own, give --dataset."
-            raise ValueError(f"Unknown set `{name}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS))}. {hint}")
+            raise ValueError(f"Unknown set `{name}`: expected {', '.join(known)}. {hint}")

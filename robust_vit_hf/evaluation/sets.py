@@ -6,25 +6,27 @@ and -R, the 125 of ObjectNet), every accepted label counts, the border is cut, a
 `native`. `model`: as `native`, with the preset `model`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import datasets
+import numpy as np
 import xxhash
-from transformers import PreTrainedConfig
+from transformers import BaseImageProcessor, PreTrainedConfig
 
 from ..class_names.imagenet import subset, wnids
 from ..class_names.label_mapping import class_names_of, classes_of_model, map_label, mapping_by_name
 from ..data.benchmarks import benchmarks
 from ..data.identity import dataset_identity
 from ..data.layouts.objectnet import BORDER
-from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset
 from ..data.registry import load_image_set, prepared_options
+from ..data.set_names import FAMILIES
+from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
-from ..results.published import PAPER_SETS
 from .options import SetsOptions
-from .set_names import check_set_names
+from .set_names import IMAGENET_SETS, check_set_names
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class EvaluationSet:
         num_classes: number of classes that the model must have, if known.
         class_names: class names in the order of the labels, if known.
         border: pixels to cut at each edge of an image.
+        whole: whether images are squashed to the model's size, if they have another, and not cropped.
+        group_weights: weights of the groups in the column `group` for the average, by name; `None` if unknown.
         source: Hub id or folder of the images, or name of a benchmark.
         shifted: whether the set is included in the mean over shifted sets.
     """
@@ -48,6 +52,8 @@ class EvaluationSet:
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     border: int = 0
+    whole: bool = False
+    group_weights: dict[str, float] | None = None
     source: str | None = None
     shifted: bool = False
 
@@ -65,8 +71,13 @@ class EvaluationSet:
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits that identify everything a result depends on, see [`dataset_identity`]."""
-        facts = (self.accepted, self.class_subset, self.border, dataset_identity(self.dataset))
+        facts: tuple = (self.accepted, self.class_subset, self.border, dataset_identity(self.dataset))
+        facts += ("whole",) if self.whole else ()
         return xxhash.xxh3_128(repr(facts).encode()).hexdigest()
+
+    def transform(self, processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
+        """Transform of its images, see [`eval_transform`]."""
+        return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
         """Copy of the set with labels mapped to a model's classes, by name where both have names, see
@@ -107,16 +118,17 @@ class EvaluationSet:
 def load_evaluation_sets(
     named: Sequence[tuple[str, str | None]], protocol: Preset, images_per_set: int
 ) -> dict[str, EvaluationSet]:
-    """Load evaluation sets by name, in the order of the paper's tables. A benchmark contributes all of its sets.
+    """Load evaluation sets by name, in the order of the paper's tables, later sets last. A benchmark contributes all of its
+    sets.
 
     Args:
-        named: names of benchmarks or of the paper's sets with their sources, see [`load_image_set`].
+        named: names of benchmarks or of image sets with their sources, see [`load_image_set`].
         images_per_set: number of images of each set of a benchmark.
 
     Raises:
         ValueError: as [`check_set_names`] and [`load_image_set`].
     """
-    order, sets = [*benchmarks(), *PAPER_SETS], {}
+    order, sets = [*benchmarks(), *IMAGENET_SETS], {}
     check_set_names([name for name, _ in named])
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
         if name in benchmarks():
@@ -158,15 +170,47 @@ def own_set(path: str, split: str) -> EvaluationSet:
     dataset = load_masked_dataset(path, split)
     check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
     names = getattr(dataset.features["label"], "names", None)
-    return EvaluationSet.of(dataset, names and len(names), source=path)
+    weights = _training_groups(path) if "group" in dataset.column_names else None
+    return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
+
+
+def _training_groups(path: str) -> dict[str, float] | None:
+    """Share of each group in the split `train`; `None` without such a split, or without groups in it."""
+    try:
+        groups = groups_of(load_masked_dataset(path, "train"))
+    except UnknownSplit:
+        return None
+    if groups is None:
+        return None
+    names, counts = np.unique(groups, return_counts=True)
+    return dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
+
+
+def groups_of(dataset: datasets.Dataset) -> np.ndarray | None:
+    """Names `(N,)` of the groups of the images, from the column `group`; `None` without one.
+
+    Raises:
+        ValueError: an image has no group.
+    """
+    if "group" not in dataset.column_names:
+        return None
+    values, names = dataset.with_format(None)["group"][:], getattr(dataset.features["group"], "names", None)
+    if None in values:
+        raise ValueError(f"Row {values.index(None)} has no `group`: give every image one, or remove the column.")
+    return np.array([names[value] if names else str(value) for value in values], dtype=object)
 
 
 def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> EvaluationSet:
-    """Load a set of the paper under a protocol. Name, source and errors are those of [`load_image_set`]."""
+    """Load a set with the classes of ImageNet under a protocol. Name, source and errors are those of [`load_image_set`].
+
+    Images of ImageNet-9 are seen whole, as in its code, and all labels that it accepts count under each protocol.
+    """
     native = protocol != "paper"
     # Cut the border when an image is read; a cropped copy of the set would need too much disk space.
     options = {"cropped": False} if name == "objectnet" and not native else {}
     rows = EvaluationSet.of(load_image_set(name, source, **options), num_classes=len(wnids()), source=source or name)
+    if name in FAMILIES["imagenet-9"]:
+        return replace(rows, whole=True)
     if name == "objectnet":
         if not native:
             return replace(rows, accepted=[labels[:1] for labels in rows.accepted])

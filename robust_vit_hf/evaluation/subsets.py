@@ -9,7 +9,6 @@ import torch
 from ..class_names.label_mapping import class_index
 from ..data.benchmarks import IMAGES_PER_SET
 from ..data.masked_dataset import check_columns, load_masked_dataset
-from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
 from ..relevance.overlay import denormalize
 from ..results.text_table import Table, percent
@@ -135,7 +134,7 @@ def _pictures(
 ) -> list[tuple[str, torch.Tensor]]:
     """Row of the figure: captioned pictures of an image and its subsets, as the model sees them."""
     rows, processor = session.sets[name], session.sides["before"].processor
-    transform = eval_transform(processor, rows.border)
+    transform = rows.transform(processor)
     loader = image_loader(rows.dataset.select([index]).select_columns("image"), transform, 1, 0)
     pixel_values = next(iter(loader))["pixel_values"]
     label = session.classes[rows.accepted[index][0]] if rows.accepted and rows.accepted[index] else ""

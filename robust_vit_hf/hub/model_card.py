@@ -17,7 +17,7 @@ from ..models.registry import MODELS
 from ..results.published import PAPER_SETS
 from ..results.summary import MEAN_ROW
 from ..results.tables import main_table
-from ..results.text_table import change, change_with_interval, number, percent
+from ..results.text_table import Table, change, change_with_interval, number, percent
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.publishable import public_name
 from .options import CardOptions
@@ -115,7 +115,11 @@ def make_card(
         note=registered.note if registered is not None else None,
         verdict=run.get("verdict"),
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
-        results=[{"title": part["title"], "table": main_table(part["rows"]).markdown()} for part in measurements],
+        results=[
+            {"title": part["title"], "table": main_table(part["rows"]).markdown()}
+            | {"reliance": [Table(**table) for table in part.get("reliance", ())]}
+            for part in measurements
+        ],
         chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),
         figures=pictures,
         worse=_what_got_worse(measurements),

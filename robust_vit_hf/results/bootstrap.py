@@ -174,18 +174,19 @@ def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Gene
     return rng.multinomial(means.shape[1], counts / counts.sum(), NUM_RESAMPLES) @ patterns / means.shape[1]
 
 
-def resampled_means(columns: np.ndarray, num_resamples: int = 2000) -> np.ndarray:
+def resampled_means(columns: np.ndarray, num_resamples: int = 2000, seed: int = 0) -> np.ndarray:
     """Means of columns over resampled images, the same images for all columns.
 
     Args:
         columns: `(N, M)` float; NaN where an image has no value.
+        seed: seed of the draws; the same images are drawn with the same seed and N.
 
     Returns:
         `(num_resamples, M)`; NaN for a column without values.
     """
     known = ~np.isnan(columns)
     both = np.concatenate([np.where(known, columns, 0), known], axis=1)
-    rng, count, sums = np.random.default_rng(0), len(columns), []
+    rng, count, sums = np.random.default_rng(seed), len(columns), []
     for start in range(0, num_resamples, 100):  # all draws at once would take memory for N × num_resamples
         drawn = rng.multinomial(count, np.full(count, 1 / count), min(100, num_resamples - start))
         sums.append(drawn.astype(np.float64) @ both)

@@ -44,6 +44,12 @@ def published_models() -> dict[str, dict]:
     return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["models"]
 
 
+@cache
+def published_object_focus() -> dict[str, float]:
+    """Object Focus in per cent by the paper's name of the model, see `published.json`."""
+    return json.loads((files(__package__) / "published.json").read_text(encoding="utf-8"))["object_focus"]
+
+
 def published_cell(entry: dict | None, protocol: str, version: str, set_name: str, scores: tuple[str, ...]) -> str:
     """Published values of a model on a set as text, such as `80.3±0.1 95.4±0.0`; empty if there are none."""
     figures = ((entry or {}).get(protocol, {}).get(version, {})).get(set_name, {})

@@ -1,12 +1,14 @@
 """Summary of a run as JSON values: the change on each set with its interval, and changes by class and factor."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 
 from ..metrics.robust_accuracy import TOP
 from ..utils.publishable import public_settings
 from .bootstrap import change
+from .reliance import reliance_tables
 from .table import SIDES, Run, SetResult
 
 
@@ -16,12 +18,13 @@ SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_
 
 
 def summarize(run: Run) -> dict:
-    """Summary of a run: `rows`, see [`set_rows`], `sources` of the images, `class_groups`, `class_changes` and
-    `curves`."""
+    """Summary of a run: `rows`, see [`set_rows`], `sources` of the images, `reliance`, see [`reliance_tables`],
+    `class_groups`, `class_changes` and `curves`."""
     compared = [result for result in run.labelled if "after" in result.sides]
     return {
         "rows": set_rows(run),
         "sources": public_settings({name: result.source for name, result in run.sets.items()}),
+        "reliance": [asdict(table) for table in reliance_tables(run)],
         "class_groups": class_groups(run),
         "class_changes": {result.name: class_changes([run], result.name) for result in compared},
         "curves": {result.name: found for result in run.labelled if (found := curves(result))},

@@ -48,6 +48,8 @@ class SetResult:
         shifted: whether the set is included in the mean over shifted sets.
         source: Hub id or folder of the images, or name of a benchmark.
         factors: `(N,)` float columns of the set, by name: angle, area, position.
+        groups: `(N,)` names of the groups of the images, of any dtype; `None` for a set without groups.
+        group_weights: weight of each group in the average, such as its share of the training images; `None` if unknown.
         images: digest of the images; runs may have been measured on other images of a set.
     """
 
@@ -58,6 +60,8 @@ class SetResult:
     source: str | None = None
     factors: dict[str, np.ndarray] = field(default_factory=dict)
     images: str | None = None
+    groups: np.ndarray | None = None
+    group_weights: dict[str, float] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.sides.values())).ranks)

@@ -4,20 +4,21 @@ from collections.abc import Callable
 
 from .paper_tables import accuracy_tables, class_group_tables
 from .published import PAPER_SETS
+from .reliance import reliance_tables
 from .summary import set_rows, sides_of
 from .table import Results, Run
 from .text_table import Table, change, change_with_interval, number, percent
 
 
 def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
-    """All tables of a run: results on each set, the paper's Tables 1 and 2 (for its sets), calibration, and Tables 10
+    """All tables of a run: results on each set, reliance on the background, the paper's Tables 1 and 2 (for its sets), calibration, and Tables 10
     and 11.
 
     Args:
         protocol: protocol of the published values; `None` to leave out Tables 1 and 2.
     """
     rows = set_rows(run)
-    tables = [main_table(rows)]
+    tables = [main_table(rows), *reliance_tables(run)]
     of_paper = run.only(PAPER_SETS)
     if protocol is not None and of_paper.sets:
         tables += accuracy_tables(Results([of_paper]), protocol).values()

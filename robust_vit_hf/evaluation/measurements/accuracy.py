@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ...data.layouts.si_score import METADATA_COLUMNS
-from ...data.transforms import eval_transform
 from ...metrics.calibration import Calibration
 from ...metrics.relevance_segmentation import RelevanceSegmentation
 from ...metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
@@ -23,7 +22,7 @@ from ...results.table import SetResult, SideResult
 from ..measurement import Measurement, measure
 from ..passes import check_logits, image_loader
 from ..session import Session, Side
-from ..sets import EvaluationSet
+from ..sets import EvaluationSet, groups_of
 from ..store import Measured, Store
 
 
@@ -51,7 +50,7 @@ class Accuracy(Measurement):
         side.model.eval()
         with_masks = self.relevance and "mask" in rows.dataset.column_names
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
-        transform = eval_transform(side.processor, rows.border)
+        transform = rows.transform(side.processor)
         loader = image_loader(dataset, transform, self.batch_size, self.num_workers)
         return measure_batches(
             side.model, loader, rows, session.accelerator, relevance=with_masks, description=description
@@ -97,7 +96,8 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
     classes = None
     if rows.accepted is not None:
         classes = np.array([labels[0] if labels else -1 for labels in rows.accepted])
-    return SetResult(name, sides, classes, rows.shifted, rows.source, factors_of(rows.dataset))
+    facts = {"groups": groups_of(rows.dataset), "group_weights": rows.group_weights}
+    return SetResult(name, sides, classes, rows.shifted, rows.source, factors_of(rows.dataset), **facts)
 
 
 def measure_batches(
@@ -143,8 +143,10 @@ def measure_batches(
     result.columns |= {f"{FACTOR}{name}": values for name, values in factors.items()}
     accuracy = RobustAccuracy() if main and labelled else None
     if accuracy is not None:
-        groups = [" ".join(map(str, values)) for values in zip(*factors.values(), strict=True)]
-        accuracy.update(columns["predictions"], rows.accepted, groups=groups or None)
+        groups = groups_of(rows.dataset)
+        if groups is None:
+            groups = [" ".join(map(str, values)) for values in zip(*factors.values(), strict=True)] or None
+        accuracy.update(columns["predictions"], rows.accepted, groups=groups)
     for metric in filter(None, (calibration, segmentation, accuracy)):
         result.scores |= metric.compute()
     return result

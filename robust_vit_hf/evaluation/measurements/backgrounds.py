@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, default_data_collator
 
 from ...data.composition import CONDITIONS, compose, draw_donors, is_background
-from ...data.transforms import eval_transform
 from ...metrics.robust_accuracy import top_classes
 from ...relevance.relevance_map import forward_logits, relevance_map
 from ..measurement import Measurement
@@ -59,7 +58,7 @@ class Backgrounds(Measurement):
             for name, donors in {"mixed_same": same, "mixed_rand": other}.items()
             if name in self.conditions
         }
-        images = WithDonors(TransformedRows(pairs, eval_transform(side.processor, rows.border)), needed)
+        images = WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed)
         loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
         batches: list[torch.Tensor] = []
         done = 0

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from ...data.transforms import eval_transform
 from ...relevance.relevance_map import forward_logits
 from ...relevance.sis import margin, sufficient_input_subsets
 from ...utils.files import atomic_file
@@ -57,7 +56,7 @@ class Subsets(Measurement):
         columns = ["image", "mask"] if "mask" in rows.dataset.column_names else ["image"]
         pairs = self.pairs(rows)
         repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
-        loader = image_loader(repeated, eval_transform(side.processor, rows.border), self.batch_size, self.num_workers)
+        loader = image_loader(repeated, rows.transform(side.processor), self.batch_size, self.num_workers)
         options = {name: value for name, value in asdict(self).items() if name in ("threshold", "pixels_per_step")}
         batches = []
         with tqdm(total=len(pairs), desc=description, unit="pair") as progress:

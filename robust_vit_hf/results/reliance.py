@@ -1,0 +1,127 @@
+"""What a model takes from the background, on sets that are made to tell: ImageNet-9, CounterAnimal, and sets with groups."""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .bootstrap import CONFIDENCE, Difference, Interval, resampled_means
+from .published import published_object_focus
+from .table import Run, SetResult
+from .text_table import Table
+
+
+class Measure(NamedTuple):
+    """A measure over sets.
+
+    Args:
+        value: the measure from top-1 on each of the sets, floats or arrays.
+        of_imagenet: whether it divides by top-1 on ImageNet, as the published Object Focus does.
+    """
+
+    title: str
+    sets: tuple[str, ...]
+    value: Callable[..., np.ndarray]
+    of_imagenet: bool = False
+
+
+def _object_focus(whole: np.ndarray, same: np.ndarray, rand: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole > 0, 1 - (same - rand) / whole, np.nan)
+
+
+_MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
+# Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
+MEASURES = (
+    Measure("ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`", _MIXED, np.subtract),
+    Measure("ImageNet-9: Object Focus, 1 − BG-Gap / `original`", ("imagenet-9-original", *_MIXED), _object_focus),
+    Measure(
+        "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet",
+        ("imagenet-1k", *_MIXED),
+        _object_focus,
+        of_imagenet=True,
+    ),
+    Measure("CounterAnimal: common − counter", ("counteranimal-common", "counteranimal-counter"), np.subtract),
+)
+
+
+def reliance_tables(run: Run) -> list[Table]:
+    """Tables of the measures whose sets a run has, and of the groups of each set that has some; in per cent, with 95 %
+    intervals of a bootstrap over images. Images of different sets are drawn independently."""
+    tables = [table] if (table := _measures_table(run)) else []
+    return tables + [_groups_table(result) for result in run.labelled if result.groups is not None]
+
+
+def _measures_table(run: Run) -> Table | None:
+    known = {result.name for result in run.labelled}
+    rows = []
+    published = published_object_focus().get(run.model)
+    for measure in MEASURES:
+        if known.issuperset(measure.sets):
+            drawn = [_drawn(run.sets[name], np.ones((1, len(run.sets[name])), dtype=bool)) for name in measure.sets]
+            values = {side: measure.value(*(of_set[side][:, 0] for of_set in drawn)) for side in drawn[0]}
+            paper = f"{published:.1f}" if measure.of_imagenet and published is not None else "–"
+            rows.append([measure.title, *_cells(values), paper])
+    if not rows:
+        return None
+    return Table(
+        "Reliance on the background, in per cent [95 % interval]",
+        ["measure", *_head(run.labelled), "published, before"],
+        rows,
+    )
+
+
+def _groups_table(result: SetResult) -> Table:
+    """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known."""
+    names = sorted(set(result.groups[result.usable].tolist()))
+    drawn = _drawn(result, np.stack([result.groups == name for name in names]))
+    rows = [
+        [
+            str(name),
+            str(int((result.usable & (result.groups == name)).sum())),
+            *_cells({s: m[:, place] for s, m in drawn.items()}),
+        ]
+        for place, name in enumerate(names)
+    ]
+    count = str(int(result.usable.sum()))
+    rows.append(["worst group", "–", *_cells({side: means.min(axis=1) for side, means in drawn.items()})])
+    weights, text = result.group_weights, "average, weighted by the training groups"
+    if weights is None or not set(names) <= weights.keys():
+        weights, text = dict.fromkeys(names, 1.0), "average over the groups"
+    shares = np.array([weights[name] for name in names]) / sum(weights[name] for name in names)
+    rows.append([text, count, *_cells({side: means @ shares for side, means in drawn.items()})])
+    title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
+    return Table(title, ["group", "images", *_head([result])], rows)
+
+
+def _head(results: Sequence[SetResult]) -> list[str]:
+    return ["before", "after", "change"] if all("after" in result.sides for result in results) else ["value"]
+
+
+def _drawn(result: SetResult, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    """Top-1 `(1 + R, G)` of each side in groups of images, `chosen` `(G, N)` bool: first the measured one, then R resampled
+    ones. Sides are paired by image."""
+    sides = [side for side in ("before", "after") if side in result.sides]
+    counts = chosen & result.usable
+    columns = np.concatenate([np.where(counts, result.correct(side), np.nan) for side in sides]).T
+    with np.errstate(invalid="ignore"):
+        measured = np.nanmean(columns, axis=0, keepdims=True)
+    means = np.concatenate([measured, resampled_means(columns, seed=zlib.crc32(result.name.encode()))])
+    return dict(zip(sides, np.split(means, len(sides), axis=1), strict=True))
+
+
+def _cells(values: Mapping[str, np.ndarray]) -> list[str]:
+    """Cells of a row: the value of each side, and the change. Values begin with the measured one."""
+    cells = [_cell(of_side, Interval) for of_side in values.values()]
+    if len(values) == 2:
+        before, after = values.values()
+        cells.append(_cell(after - before, Difference))
+    return cells
+
+
+def _cell(values: np.ndarray, kind: type[Interval]) -> str:
+    if np.isnan(values[0]):  # no image is right, by whose share is divided
+        return "–"
+    low, high = np.nanquantile(values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return str(kind(float(values[0]), float(low), float(high)))

@@ -1,0 +1,192 @@
+"""Reliance on the background: measures over ImageNet-9 and CounterAnimal, groups, and the metric of the worst group."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
+from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
+from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
+from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.results.reliance import reliance_tables
+from robust_vit_hf.results.table import Run, SetResult, SideResult
+
+from .helpers import formats
+from .helpers.commands import call, succeed
+from .helpers.metrics import load
+from .helpers.sessions import evaluate_one
+from .helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
+
+
+def result(name, count=200, groups=None, weights=None, **top1):
+    """A set on which each side is right on the first so many of the images."""
+    sides = {side: SideResult(np.where(np.arange(count) < round(share * count), 0, 5)) for side, share in top1.items()}
+    return SetResult(name, sides, np.zeros(count, dtype=int), groups=groups, group_weights=weights)
+
+
+def run_of(*results, model="DeiT-B"):
+    return Run({one.name: one for one in results}, model=model)
+
+
+def test_measures_over_imagenet_9_and_counteranimal():
+    (table,) = reliance_tables(
+        run_of(
+            result("imagenet-1k", before=0.8, after=0.8),
+            result("imagenet-9-original", before=0.9, after=0.9),
+            result("imagenet-9-mixed_same", before=0.8, after=0.8),
+            result("imagenet-9-mixed_rand", before=0.6, after=0.7),
+            result("counteranimal-common", before=0.7, after=0.7),
+            result("counteranimal-counter", before=0.5, after=0.6),
+        )
+    )
+    assert table.head == ["measure", "before", "after", "change", "published, before"]
+    values = {row[0].split(":")[0] + row[0][-12:]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
+    assert list(values.values()) == [
+        ["20.0", "10.0", "-10.0", "–"],  # 80 − 60 and 80 − 70
+        ["77.8", "88.9", "+11.1", "–"],  # 1 − 20 / 90 and 1 − 10 / 90
+        ["75.0", "87.5", "+12.5", "94.6"],  # by top-1 on ImageNet, as published
+        ["20.0", "10.0", "-10.0", "–"],
+    ]
+    # The spread of a difference of two sets of 200 images: 1.96 · 100 · √((0.8 · 0.2 + 0.6 · 0.4) / 200) = 8.8
+    low, high = (float(end) for end in table.rows[0][1].split("[")[1].rstrip("]").split(", "))
+    assert 20 - low == pytest.approx(8.8, abs=0.6) and high - 20 == pytest.approx(8.8, abs=0.6)
+
+
+def test_one_model_and_no_such_sets():
+    (table,) = reliance_tables(
+        run_of(result("counteranimal-common", before=0.7), result("counteranimal-counter", before=0.5), model="mine")
+    )
+    assert table.head == ["measure", "value", "published, before"] and table.rows[0][1].startswith("20.0 [")
+    assert reliance_tables(run_of(result("imagenet-9-mixed_same", before=0.8))) == []
+
+
+def test_the_worst_group_and_the_weighted_average():
+    groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
+    birds = result("test", groups=groups, weights={"a": 3.0, "b": 1.0}, before=0.5, after=0.75)
+    (table,) = reliance_tables(run_of(birds))
+    cells = {row[0]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
+    assert cells == {
+        "a": ["100", "100.0", "100.0", "+0.0"],
+        "b": ["100", "0.0", "50.0", "+50.0"],
+        "worst group": ["–", "0.0", "50.0", "+50.0"],
+        "average, weighted by the training groups": ["200", "75.0", "87.5", "+12.5"],
+    }
+    (table,) = reliance_tables(run_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
+    assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
+
+
+def test_images_of_imagenet_9_are_seen_whole():
+    """The processor of the paper resizes to 37 and crops 32; here a mark at the corner stays."""
+    model, pixels = tiny_vit(num_labels=1000), np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    pixels[0, 0] = 255
+    dataset = datasets.Dataset.from_dict(
+        {"image": [Image.fromarray(pixels)]}, features=datasets.Features({"image": datasets.Image()})
+    )
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    rows = {"image": [Image.fromarray(pixels)]}
+    whole, cropped = (
+        EvaluationSet(dataset, [[0]], whole=whole).transform(processor)(rows)["pixel_values"][0]
+        for whole in (True, False)
+    )
+    assert torch.equal(whole, torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1)
+    assert whole.shape == cropped.shape and cropped[:, 0, 0].max() < 1
+    assert EvaluationSet(dataset, [[0]], whole=True).digest != EvaluationSet(dataset, [[0]]).digest
+    assert evaluate_one(model, EvaluationSet(dataset, [list(range(1000))], whole=True))[1].scores["top1"] == 1
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_pretrained(tiny_vit(num_labels=1000), tmp_path_factory.mktemp("models") / "mine", "paper")
+
+
+def test_evaluate_imagenet_9_by_the_name_of_the_family(model, tmp_path):
+    """A prediction counts if it is any class of the nine's one; all variations are measured."""
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 2), IMAGENET_9_VARIATIONS)
+    printed = succeed(
+        "evaluate",
+        "--model",
+        model,
+        "--sets",
+        f"imagenet-9={root}",
+        "--protocols",
+        "paper",
+        "--output_dir",
+        tmp_path / "out",
+    )
+    measured = json.loads((tmp_path / "out" / "results.json").read_text())["protocols"]["paper"]
+    assert [row["set"] for row in measured["rows"]] == [f"imagenet-9-{name}" for name in IMAGENET_9_VARIATIONS]
+    assert measured["rows"][0]["mean_iou_before"] is not None and measured["rows"][1]["mean_iou_before"] is None
+    assert [row[0] for row in measured["reliance"][0]["rows"]] == [
+        "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`",
+        "ImageNet-9: Object Focus, 1 − BG-Gap / `original`",
+    ] and "Reliance on the background" in printed  # fmt: skip
+    assert "There is no file or folder" in call("evaluate", "--sets", f"imagenet-9={tmp_path / 'none'}").error
+
+
+def birds(groups):
+    dataset = masked_dataset(len(groups))
+    return dataset.add_column("group", groups)
+
+
+def test_groups_of_your_own_images(tmp_path):
+    """Groups of the column `group`, weighted by those of the training images."""
+    birds(["x", "x", "x", "y"]).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    birds(["x", "y", "x", "y", "y", "x"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    rows = own_set(str(tmp_path / "data"), "validation")
+    assert rows.group_weights == {"x": 0.75, "y": 0.25}
+    before, after = (save_pretrained(tiny_vit(seed), tmp_path / str(seed), "paper") for seed in (0, 1))
+    options = ["--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    printed = succeed("evaluate", "--model", before, "--compare", after, *options)
+    assert "| worst group |" in printed and "| average, weighted by the training groups | 6 |" in printed
+
+
+def test_an_image_without_a_group(tmp_path):
+    birds(["x", None, "y", "y"]).to_parquet(tmp_path / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    completed = call("evaluate", "--model", model, "--dataset", tmp_path, "--output_dir", tmp_path / "out")
+    assert "Row 1 has no `group`: give every image one, or remove the column." in completed.error
+
+
+def test_the_metric_of_the_worst_group():
+    columns = {"predictions": [0, 0, 1, 1, 0], "references": [0, 1, 1, 1, []], "groups": ["a", "a", "b", "b", "c"]}
+    script, streaming = (
+        load("worst_group_accuracy", "groups", group_weights={"a": 1, "b": 3}),
+        WorstGroupAccuracy({"a": 1, "b": 3}),
+    )
+    streaming.update(**columns)
+    assert script.compute(**columns) == streaming.compute()
+    assert streaming.compute() == {
+        "worst_group_top1": 0.5,
+        "worst_group": "a",
+        "average_top1": 0.25 * 0.5 + 0.75 * 1.0,
+        "top1": 0.75,
+        "per_group_top1": {"a": 0.5, "b": 1.0},
+        "num_images": 4,
+        "num_excluded": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ({"a": -1}, "group_weights are .* expected numbers from 0, one of them above it"),
+        ({"a": 0}, "expected numbers from 0, one of them above it"),
+        ({"b": 1}, "group_weights have no group 'a': expected one for each of a"),
+        ({"a": 0, "b": 1}, "group_weights of a are 0: expected one above it"),
+    ],
+)
+def test_bad_weights_of_groups(weights, message):
+    with pytest.raises(ValueError, match=message):
+        load("worst_group_accuracy", "groups", group_weights=weights).compute(
+            predictions=[0], references=[0], groups=["a"]
+        )
+
+
+def test_the_metric_needs_groups():
+    with pytest.raises(ValueError, match="the images have no group: load the configuration 'groups'"):
+        load("worst_group_accuracy").compute(predictions=[0], references=[0])
