@@ -24,10 +24,12 @@ def _register_pipeline(pipelines) -> None:
 
 
 @when_imported("transformers.models.auto.modeling_auto")
-def _register_dinov3(auto) -> None:
+def _register_classifiers(auto) -> None:
+    from transformers.models.clip.configuration_clip import CLIPVisionConfig
     from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
 
-    # The class is imported on use, since other modules of transformers import this one halfway through. `register`
+    # The classes are imported on use, since other modules of transformers import this one halfway through. `register`
     # refuses classes for transformers' own configurations, in some releases silently.
-    model_class = lazy_import(f"{__name__}.models.dinov3", "DINOv3ViTForImageClassification")
-    auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING._extra_content[DINOv3ViTConfig] = model_class
+    classifiers = auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING._extra_content
+    classifiers[DINOv3ViTConfig] = lazy_import(f"{__name__}.models.dinov3", "DINOv3ViTForImageClassification")
+    classifiers[CLIPVisionConfig] = lazy_import(f"{__name__}.models.clip", "CLIPZeroShotForImageClassification")

@@ -5,6 +5,7 @@ from .data.transforms import eval_transform as eval_transform
 from .data.transforms import train_transform as train_transform
 from .diagnosis.diagnose import diagnose as diagnose
 from .improvement.improve import improve as improve
+from .models.clip import CLIPZeroShotForImageClassification as CLIPZeroShotForImageClassification
 from .models.dinov3 import DINOv3ViTForImageClassification as DINOv3ViTForImageClassification
 from .models.loading import load_model as load_model
 from .models.preprocessing import make_image_processor as make_image_processor

@@ -39,6 +39,9 @@ def images(count=2, height=32, width=32):
 
 
 def final_norm(model):
+    """The last module over all tokens. CLIP normalises the CLS token alone."""
+    if model.config.model_type == "clip_vision_model":
+        return model.base_model.encoder.layers[-1]
     return getattr(model.base_model, "layernorm", None) or model.base_model.norm
 
 

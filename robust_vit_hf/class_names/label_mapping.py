@@ -154,6 +154,20 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
         )
 
 
+def check_class_names(classes: Sequence[str]) -> list[str]:
+    """Names of the classes of a new head, without space around them.
+
+    Raises:
+        ValueError: there are fewer than two, one is empty, or two are the same.
+    """
+    names = [name.strip() for name in classes]
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Expected two classes or more with different names, but got {', '.join(map(repr, names)) or 'none'}."
+        )
+    return names
+
+
 def _labels(count: int) -> tuple[str, ...]:
     """Default names of transformers."""
     return tuple(f"LABEL_{index}" for index in range(count))

@@ -1,32 +1,55 @@
-"""Bit-exact conversion of ViT and DeiT between timm weights and transformers model folders."""
+"""Bit-exact conversion of ViT and DeiT between timm weights and transformers model folders, and models with another head."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
-from .loading import load_complete
+from .loading import load_complete, load_model
 from .options import ConvertOptions
-from .preprocessing import Preset, make_image_processor
+from .preprocessing import Preset, load_processor, make_image_processor
 from .registry import CONVERSION_FILE, find_model, resolve
 from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing
 from .timm_weights import timm_to_hf
 
 
 def convert(options: ConvertOptions) -> str:
-    """Convert weights, see [`convert_to_timm`] and [`convert_to_transformers`].
+    """Convert weights, see [`convert_to_timm`], [`convert_to_transformers`] and [`write_with_classes`].
 
     Returns:
         Message about what was written.
     """
     source, output = options.source, options.output_dir
-    if options.to == "timm":
+    if options.classes is not None:
+        model = write_with_classes(source, output, options.classes, options.templates, options.preset or "model")
+    elif options.to == "timm":
         model = convert_to_timm(source, output, options.statistics)
     else:
         sizes = {"image_size": options.image_size, "num_heads": options.num_heads}
         model = convert_to_transformers(source, output, options.preset, statistics=options.statistics, **sizes)
     return f"{output}: {model.num_parameters():,} parameters of {type(model).__name__}"
+
+
+def write_with_classes(
+    source: str, output: Path, classes: Path, templates: Sequence[str], preset: Preset
+) -> PreTrainedModel:
+    """Write a model folder with a head for other classes atomically, see [`load_model`].
+
+    Args:
+        classes: file with the name of a class on each line; empty lines are left out.
+
+    Raises:
+        FileExistsError: `output` is not empty.
+        OSError, ValueError: as [`load_model`] and [`load_processor`].
+    """
+    names = [line for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+    with atomic_folder(output) as folder:
+        model = load_model(source, classes=names, templates=templates)
+        model.save_pretrained(folder)
+        load_processor(source, preset, model).save_pretrained(folder)
+    return model
 
 
 def convert_to_transformers(

@@ -1,6 +1,7 @@
 """Loading of models by name, Hub id or folder, with a check that no weights are missing."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -8,34 +9,54 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageClassification, CLIPConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..class_names.label_mapping import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION
 from ..utils.files import read_json
 from ..utils.finite import non_finite_weights
+from .clip import load_zero_shot
 from .digest import model_digest
+from .options import TEMPLATES
 from .registry import MODELS, resolve
 from .timm_files import load_timm
 from .timm_weights import timm_to_hf
 
 
 BASE_FILE = "base_model.json"  # beside an adapter: the digest of its base
+HEAD = "classifier"  # end of the names of classification heads in the supported architectures
 
 
-def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(
+    name: str,
+    trust_remote_code: bool = False,
+    *,
+    classes: Sequence[str] | None = None,
+    templates: Sequence[str] = TEMPLATES,
+) -> PreTrainedModel:
     """Image classification model in fp32.
 
     Args:
         name: name in [`MODELS`], Hub id or folder. timm weights are converted, and PEFT adapters are merged into their
             base, which is loaded in the same way.
         trust_remote_code: whether to run model code from the source.
+        classes: names of classes, for a new head: the zero-shot one of CLIP, see [`load_zero_shot`], and for any other model a
+            linear one with zeros, to be trained (`--method finetune`).
+        templates: texts for the names of the classes of CLIP.
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights do not fit, see [`timm_to_hf`], or are NaN or infinite.
+        ValueError: weights do not fit, see [`timm_to_hf`], or are NaN or infinite; the name is CLIP's, without classes; or the
+            model's head cannot be replaced.
     """
-    model = _load(name, trust_remote_code)
+    if classes is None:
+        model = _load(name, trust_remote_code)
+    elif has_text_encoder(resolve(name)):
+        model = load_zero_shot(resolve(name), classes, templates)
+    else:
+        model = with_new_head(_load(name, trust_remote_code, with_head=False), classes)
     if bad := non_finite_weights(model):
         raise ValueError(
             f"`{name}` has {len(bad)} weights with NaN or infinite values, such as `{bad[0]}`: its training has diverged, or "
@@ -44,7 +65,25 @@ def load_model(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     return model
 
 
-def _load(name: str, trust_remote_code: bool) -> PreTrainedModel:
+def has_text_encoder(name: str) -> bool:
+    """Whether a Hub id or folder holds CLIP with both encoders.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: it is SigLIP.
+    """
+    if name in MODELS or is_timm(name):
+        return False
+    config = AutoConfig.from_pretrained(name)
+    if config.model_type.startswith("siglip"):
+        raise ValueError(
+            f"`{name}` is SigLIP, which pools the patches by an attention with a probe of its own, and has no token whose relevance "
+            "could be propagated: take CLIP."
+        )
+    return isinstance(config, CLIPConfig)
+
+
+def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrainedModel:
     if name in MODELS and MODELS[name].load is not None:
         return MODELS[name].load()
     name = resolve(name)
@@ -57,15 +96,18 @@ def _load(name: str, trust_remote_code: bool) -> PreTrainedModel:
     if adapter is not None:
         return load_adapted(name, trust_remote_code)
     options = {"trust_remote_code": trust_remote_code, "dtype": torch.float32}
-    model = load_complete(name, **options)
+    model = load_complete(name, with_head, **options)
     if type(model).__name__ in UNRECORDED_ATTENTION:  # their attention implementation cannot be switched later
-        model = load_complete(name, attn_implementation="eager", **options)
+        model = load_complete(name, with_head, attn_implementation="eager", **options)
     return model
 
 
-def load_complete(name: str, **options) -> PreTrainedModel:
-    """Load an image classification model of transformers, refusing randomly initialised weights. `options` are those
-    of `from_pretrained`.
+def load_complete(name: str, with_head: bool = True, **options) -> PreTrainedModel:
+    """Load an image classification model of transformers, refusing randomly initialised weights.
+
+    Args:
+        with_head: whether the classification head must be there too.
+        options: those of `from_pretrained`.
 
     Raises:
         OSError: there is no such model.
@@ -86,16 +128,43 @@ def load_complete(name: str, **options) -> PreTrainedModel:
             f"`{key}` {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in mismatched[:4]
         )
         raise ValueError(f"The weights of `{name}` do not have the shapes of its `config.json`: {shapes}.")
-    if missing := sorted(loading["missing_keys"]):
+    missing = sorted(key for key in loading["missing_keys"] if with_head or HEAD not in key)
+    if missing and isinstance(model.config, CLIPConfig):
+        raise ValueError(
+            f"`{name}` is CLIP, whose classes are texts: name them with `load_model({name!r}, classes=[…])`, or write a classifier "
+            f"by `robust-vit convert {name} --classes FILE --output_dir FOLDER`."
+        )
+    if missing:
         first = ", ".join(f"`{key}`" for key in missing[:4])
         raise ValueError(
             f"`{name}` lacks {len(missing)} weights of a `{type(model).__name__}`, such as {first}. Expected a model with a "
-            "trained head: train it first."
+            "trained head: train it first, with a new head by `robust-vit convert … --classes FILE`."
         )
     if layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
         raise ValueError(
             f"`{name}` holds {len(layers)} weights of layers that its `config.json` does not have, such as `{layers[0]}`."
         )
+    return model
+
+
+def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedModel:
+    """Give a model a linear head for other classes. Its weights are zeros: all classes have the same probability until it is trained.
+
+    Raises:
+        ValueError: classes are not named apart, or the model has no head of one linear layer.
+    """
+    config = model.config
+    config.id2label = dict(enumerate(check_class_names(classes)))
+    config.label2id = {name: label for label, name in config.id2label.items()}
+    model.num_labels = config.num_labels
+    heads = [name for name, module in model.named_modules() if name.endswith(HEAD) and isinstance(module, nn.Linear)]
+    if not heads:
+        raise ValueError(f"`{type(model).__name__}` has no linear classification head that could be replaced.")
+    for name in heads:
+        head = nn.Linear(model.get_submodule(name).in_features, config.num_labels)
+        model.set_submodule(name, head.requires_grad_(True))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
     return model
 
 

@@ -8,13 +8,17 @@ from ..utils.options import COUNT, Options, option, output_dir
 from .preprocessing import Preset
 
 
+TEMPLATES = ("a photo of a {}.",)  # of the texts for CLIP's classes
+
+
 @dataclass(kw_only=True)
 class ConvertOptions(Options):
-    """Convert ViT and DeiT weights of timm to model folders of transformers, and back, bit for bit.
+    """Convert ViT and DeiT weights of timm to model folders of transformers, and back, bit for bit; or give a model another head.
 
     robust-vit convert timm/vit_base_patch16_224.augreg_in21k_ft_in1k --output_dir models/augreg-b
     robust-vit convert checkpoint.pth.tar --output_dir models/released --image_size 384
     robust-vit convert models/augreg-b --to timm --output_dir models/augreg-b-timm
+    robust-vit convert openai/clip-vit-base-patch16 --classes classes.txt --output_dir models/clip
     """
 
     source: str = option(
@@ -24,6 +28,17 @@ class ConvertOptions(Options):
     to: Literal["hf", "timm"] = option("hf", "format to write")
     image_size: int | None = option(None, "another side of the images: interpolate position embeddings", COUNT)
     num_heads: int | None = option(None, "attention heads, for weights of an unusual size", COUNT)
+    classes: Path | None = option(
+        None,
+        "file with the name of a class on each line, for a new head: that of zero-shot classification for CLIP, and for any other model "
+        "one of zeros, to be trained by `robust-vit train --method finetune`",
+        metavar="FILE",
+    )
+    templates: list[str] = option(
+        list(TEMPLATES),
+        "texts for the classes of CLIP, with {} for the name (default: 'a photo of a {}.')",
+        metavar="TEXT",
+    )
     preset: Preset | None = option(
         None,
         "image processor to save: `model`, that of timm's configuration, by default; `paper` for the registered models, and where "
@@ -35,7 +50,11 @@ class ConvertOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.to == "timm" and (self.image_size or self.num_heads or self.preset):
-            raise ValueError("--image_size, --num_heads and --preset do not go with --to timm")
+        if self.to == "timm" and (self.image_size or self.num_heads or self.preset or self.classes):
+            raise ValueError("--image_size, --num_heads, --preset and --classes do not go with --to timm")
+        if self.classes and (self.image_size or self.num_heads):
+            raise ValueError("--classes replaces the head alone: leave out --image_size and --num_heads")
+        if self.is_given("templates") and not self.classes:
+            raise ValueError("--templates are texts for the names of --classes")
         if self.to == "hf" and self.statistics and self.preset != "native":
             raise ValueError("--statistics goes with --preset native; the paper's preset has its own")

@@ -38,10 +38,11 @@ HEADS: dict[str, TokenWeights] = {
     "BeitForImageClassification": CLS,
     "Data2VecVisionForImageClassification": CLS,
     "IJepaForImageClassification": PATCH_MEAN,
+    "CLIPZeroShotForImageClassification": CLS,
 }
 SUPPORTED = (
     "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
-    "Data2VecVision and IJepa."
+    "Data2VecVision, IJepa, and CLIP with a zero-shot head (`robust-vit convert MODEL --classes FILE`)."
 )
 # Attention class of models for which transformers declares no module to record for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}

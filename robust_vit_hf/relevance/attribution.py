@@ -42,15 +42,16 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
         The outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)` that the norm reads.
 
     Raises:
-        ValueError: no norm named `layernorm` or `norm` reads the last layer's output; may be raised in the forward
-            pass.
+        ValueError: no norm named `layernorm`, `norm` or `post_layernorm` reads the last layer's output; may be raised in the
+            forward pass.
     """
     pretrained, attentions = vit.pretrained, set(vit.attentions)
     lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList)]
     layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
     norm = getattr(pretrained.base_model, "layernorm", None) or getattr(pretrained.base_model, "norm", None)
+    of_cls = getattr(pretrained.base_model, "post_layernorm", None)  # CLIP's norm reads the CLS token alone
     message = f"`{vit.name}` has no final norm through which its head could read any layer."
-    if norm is None:
+    if norm is None and of_cls is None:
         raise ValueError(message)
     outputs: list[torch.Tensor] = []
     stack: list[torch.Tensor] = []
@@ -64,8 +65,19 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
         stack.append(torch.cat(outputs))
         return (stack[0],)
 
-    hooks = [(layer.register_forward_hook, record) for layer in layers]
-    with hooks_of_this_thread(*hooks, (norm.register_forward_pre_hook, replace_input)):
+    def replace_output(module, args, output):
+        if not outputs or output.last_hidden_state is not outputs[-1]:
+            raise ValueError(message)
+        stack.append(torch.cat(outputs))
+        output.last_hidden_state = stack[0]
+        return output
+
+    hooks: list[tuple[Callable, Callable]] = [(layer.register_forward_hook, record) for layer in layers]
+    if norm is not None:
+        hooks.append((norm.register_forward_pre_hook, replace_input))
+    else:
+        hooks.append((pretrained.base_model.encoder.register_forward_hook, replace_output))
+    with hooks_of_this_thread(*hooks):
         yield outputs, stack
 
 

@@ -8,6 +8,7 @@ import torch
 from transformers import (
     BeitConfig,
     BeitForImageClassification,
+    CLIPVisionConfig,
     Data2VecVisionConfig,
     Data2VecVisionForImageClassification,
     DeiTConfig,
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 from robust_vit_hf import DINOv3ViTForImageClassification
+from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification
 
 
 SIZES = {
@@ -125,5 +127,8 @@ _FAMILIES = (
     ),
     Family("Data2VecVision", Data2VecVisionForImageClassification, Data2VecVisionConfig, _MEAN, (0,), 1, _RELATIVE),
     Family("IJepa", IJepaForImageClassification, IJepaConfig, _MEAN, (), 1),
+    Family(
+        "CLIP, zero-shot", CLIPZeroShotForImageClassification, CLIPVisionConfig, _CLS, (1,), 0, {"projection_dim": 16}
+    ),
 )
 FAMILIES = {family.name: family for family in _FAMILIES}

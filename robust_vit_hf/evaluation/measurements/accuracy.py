@@ -96,8 +96,16 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
     classes = None
     if rows.accepted is not None:
         classes = np.array([labels[0] if labels else -1 for labels in rows.accepted])
-    facts = {"groups": groups_of(rows.dataset), "group_weights": rows.group_weights}
-    return SetResult(name, sides, classes, rows.shifted, rows.source, factors_of(rows.dataset), **facts)
+    return SetResult(
+        name,
+        sides,
+        classes,
+        rows.shifted,
+        rows.source,
+        factors_of(rows.dataset),
+        groups=groups_of(rows.dataset),
+        group_weights=rows.group_weights,
+    )
 
 
 def measure_batches(

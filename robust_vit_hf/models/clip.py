@@ -1,0 +1,109 @@
+"""Zero-shot classification with CLIP as an image classifier, for which transformers has no class."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoTokenizer, CLIPModel, CLIPPreTrainedModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from ..class_names.label_mapping import check_class_names
+from .options import TEMPLATES
+
+
+class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):
+    """CLIP's image encoder with its projection, and the normalised text embeddings of the classes as a fixed head: logits are cosine
+    similarities times the temperature of CLIP. The head is in buffers, so that finetuning changes the image encoder alone.
+
+    Registered with `AutoModelForImageClassification` when `robust_vit_hf` is imported. `CLIPForImageClassification` of transformers
+    averages the patches instead, and leaves the projection out. Make one with [`load_zero_shot`].
+
+    Source: https://huggingface.co/papers/2103.00020, section 3.1.2
+    """
+
+    config: CLIPVisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vision_model = CLIPVisionModel._from_config(config)
+        self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.register_buffer("text_embeds", torch.zeros(config.num_labels, config.projection_dim))
+        self.register_buffer("logit_scale", torch.zeros(()))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, CLIPZeroShotForImageClassification):
+            init.normal_(module.visual_projection.weight, std=module.config.hidden_size**-0.5)
+            init.copy_(module.text_embeds, F.normalize(torch.randn(module.text_embeds.shape), dim=-1))
+            init.constant_(module.logit_scale, math.log(1 / 0.07))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_model.embeddings.patch_embedding
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs,
+    ) -> ImageClassifierOutput:
+        """Logits `(B, C)` of images `(B, 3, H, W)`, and their mean cross-entropy with `labels` `(B,)`."""
+        outputs = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        embeds = F.normalize(self.visual_projection(outputs.pooler_output), dim=-1)
+        logits = self.logit_scale.exp() * embeds @ self.text_embeds.to(embeds.dtype).T
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def load_zero_shot(
+    name: str, classes: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> CLIPZeroShotForImageClassification:
+    """Zero-shot classifier of CLIP, in fp32.
+
+    Args:
+        name: Hub id or folder of CLIP, with its tokenizer.
+        classes: names of the classes, as they stand in a text.
+        templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
+
+    Raises:
+        OSError: there is no such model, or no tokenizer beside it.
+        ValueError: there are fewer than two classes, one is empty or named twice, or a template has no `{}`.
+    """
+    classes, templates = check_class_names(classes), list(templates)
+    if not templates or any("{}" not in template for template in templates):
+        raise ValueError(f"Expected templates with `{{}}` for the name of the class, but got {templates}.")
+    clip = CLIPModel.from_pretrained(name, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    settings = clip.config.vision_config.to_dict() | {"projection_dim": clip.config.projection_dim}
+    names = dict(enumerate(classes))
+    config = CLIPVisionConfig.from_dict(
+        settings | {"id2label": names, "label2id": {name: i for i, name in names.items()}}
+    )
+    config.templates = templates  # kept with the model
+    model = CLIPZeroShotForImageClassification._from_config(config).eval()
+    model.vision_model.load_state_dict(clip.vision_model.state_dict())
+    model.visual_projection.load_state_dict(clip.visual_projection.state_dict())
+    with torch.no_grad():
+        rows = [_text_embeds(clip, tokenizer, [template.format(name) for template in templates]) for name in classes]
+        model.text_embeds.copy_(torch.stack(rows))
+        model.logit_scale.copy_(clip.logit_scale)
+    return model
+
+
+def _text_embeds(clip: CLIPModel, tokenizer, texts: list[str]) -> torch.Tensor:
+    """Normalised mean `(D,)` of the normalised embeddings of texts."""
+    inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    found = clip.get_text_features(**inputs)
+    embeds = F.normalize(found if isinstance(found, torch.Tensor) else found.pooler_output, dim=-1)
+    return F.normalize(embeds.mean(dim=0), dim=-1)

@@ -1,0 +1,177 @@
+"""CLIP as a classifier: its zero-shot head, relevance maps, finetuning, and new heads for any model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    pipeline,
+)
+
+from robust_vit_hf import RobustViTTrainer, load_model, relevance_map
+from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot
+from robust_vit_hf.models.interpolation import interpolate
+
+from .helpers.commands import call, succeed
+from .helpers.tiny import masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
+
+
+CLASSES = ["tench", "gold fish", "house"]
+WORDS = [
+    "<unk>",
+    "<start>",
+    "<end>",
+    "a",
+    "photo",
+    "of",
+    "this",
+    "is",
+    ".",
+    "tench",
+    "gold",
+    "fish",
+    "house",
+    "drawing",
+]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """CLIP with random weights, and a tokenizer of a few words, as the Hub has it."""
+    folder, sizes = (
+        tmp_path_factory.mktemp("clip"),
+        {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3},
+    )
+    sizes |= {"intermediate_size": 48, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config=sizes | {"vocab_size": len(WORDS), "eos_token_id": 2, "max_position_embeddings": 16},
+        vision_config=sizes | {"image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).eval().save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<start>", eos_token="<end>", pad_token="<end>"
+    )
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def picture(seed=0, size=(40, 36)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def test_the_head_is_that_of_the_zero_shot_pipeline(clip, tmp_path):
+    """As a classifier saved by the command, on two images, for several classes."""
+    (tmp_path / "classes.txt").write_text("\n".join([*CLASSES, ""]))
+    options = ["--classes", tmp_path / "classes.txt", "--templates", "this is a photo of {}."]
+    succeed("convert", clip, *options, "--output_dir", tmp_path / "made")
+    classify = pipeline("image-classification", model=str(tmp_path / "made"))
+    zero_shot = pipeline("zero-shot-image-classification", model=clip)
+    for seed in range(2):
+        expected = zero_shot(picture(seed), candidate_labels=CLASSES, hypothesis_template="this is a photo of {}.")
+        expected = {one["label"]: one["score"] for one in expected}
+        found = {one["label"]: one["score"] for one in classify(picture(seed), top_k=3)}
+        assert found == {name: pytest.approx(score, abs=1e-5) for name, score in expected.items()}
+        assert max(expected.values()) - min(expected.values()) > 0.01
+    assert json.loads((tmp_path / "made" / "config.json").read_text())["templates"] == ["this is a photo of {}."]
+
+
+def test_several_templates_are_averaged(clip):
+    templates = ["a photo of a {}.", "a drawing of a {}."]
+    one, two = (load_zero_shot(clip, CLASSES, [template]).text_embeds for template in templates)
+    both = load_model(clip, classes=CLASSES, templates=templates)
+    assert isinstance(both, CLIPZeroShotForImageClassification)
+    torch.testing.assert_close(both.text_embeds, torch.nn.functional.normalize(one + two, dim=-1))
+    assert load_model(clip, classes=CLASSES).text_embeds.equal(one)  # the default
+
+
+def test_finetuning_leaves_the_text_head(clip, tmp_path):
+    """Swap and the relevance loss, with the zero-shot output as the target; then half-way between both (WiSE-FT)."""
+    before, model = (load_model(clip, classes=[*CLASSES, "drawing"]) for _ in range(2))
+    config = tiny_config(tmp_path, relevance_weight=1.0, confidence_target="original", background_swap=0.5)
+    trainer = RobustViTTrainer(model, config, tensor_rows(8))
+    trainer.train()
+    trainer.save_model()
+    after = load_model(str(tmp_path))
+    assert after.text_embeds.equal(before.text_embeds) and after.logit_scale == before.logit_scale
+    assert not after.visual_projection.weight.equal(before.visual_projection.weight)
+    pixel_values = torch.stack([row["pixel_values"] for row in tensor_rows(2)])
+    torch.testing.assert_close(after(pixel_values).logits, model.eval()(pixel_values).logits, atol=1e-5, rtol=1e-5)
+    mixed = interpolate(before, after, 0.5)
+    weights = (one.visual_projection.weight for one in (mixed, before, after))
+    mean, first, second = (weight.detach() for weight in weights)
+    torch.testing.assert_close(mean, (first + second) / 2)
+    assert mixed.text_embeds.equal(before.text_embeds)
+
+
+def test_diagnose_a_zero_shot_classifier(clip, tmp_path):
+    """As a folder, through the same commands as any model."""
+    (tmp_path / "classes.txt").write_text("\n".join("abcd"))
+    succeed("convert", clip, "--classes", tmp_path / "classes.txt", "--output_dir", tmp_path / "made")
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    printed = succeed("diagnose", "--model", tmp_path / "made", "--dataset", data, "--output_dir", tmp_path / "out")
+    assert "BG-Gap" in printed and "relevance on the object" in printed
+
+
+@pytest.mark.parametrize(
+    "classes, message",
+    [
+        (["one"], "Expected two classes or more with different names, but got 'one'"),
+        (["a", "a "], "but got 'a', 'a'"),
+        ([], "but got none"),
+    ],
+)
+def test_bad_classes(clip, classes, message):
+    for name in (clip, "emoji-shift"):
+        with pytest.raises(ValueError, match=message):
+            load_model(name, classes=classes)
+
+
+def test_what_is_refused(clip, tmp_path):
+    with pytest.raises(ValueError, match=r"is CLIP, whose classes are texts: name them with `load_model\(.*classes="):
+        load_model(clip)
+    with pytest.raises(ValueError, match=r"Expected templates with `{}` for the name"):
+        load_model(clip, classes=CLASSES, templates=["a photo"])
+    SiglipConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is SigLIP, which pools the patches by an attention with a probe of its own"):
+        load_model(str(tmp_path), classes=CLASSES)
+    completed = call("convert", clip, "--templates", "a {}", "--output_dir", tmp_path / "out")
+    assert "--templates are texts for the names of --classes" in completed.error
+
+
+def test_a_new_head_for_any_model(tmp_path):
+    """Of zeros, so that the backbone alone tells images apart; it is trained by plain finetuning."""
+    source = save_pretrained(tiny_vit(), tmp_path / "source", "paper")
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    succeed("convert", source, "--classes", tmp_path / "classes.txt", "--output_dir", tmp_path / "made")
+    made = AutoModelForImageClassification.from_pretrained(tmp_path / "made")
+    assert made.config.id2label == {0: "landbird", 1: "waterbird"} and made.classifier.weight.abs().max() == 0
+    pixel_values = torch.randn(2, 3, 32, 32)
+    expected = load_model(str(source)).vit(pixel_values).last_hidden_state
+    torch.testing.assert_close(made.eval().vit(pixel_values).last_hidden_state, expected)
+    config = tiny_config(tmp_path / "run", method="finetune")
+    rows = [row | {"labels": index % 2} for index, row in enumerate(tensor_rows(8))]
+    trainer = RobustViTTrainer(made, config, rows)
+    trainer.train()
+    assert made.classifier.weight.abs().max() > 0 and relevance_map(made, pixel_values).relevance.max() > 0
+
+
+def test_a_new_head_for_a_backbone_without_one(tmp_path):
+    tiny_vit().vit.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="with a new head by `robust-vit convert"):
+        load_model(str(tmp_path))
+    assert load_model(str(tmp_path), classes=["a", "b"]).config.num_labels == 2
