@@ -87,6 +87,7 @@ def test_the_first_level_is_short():
 
 def test_public_names():
     assert sorted(robust_vit_hf.__all__) == [
+        "CLIPZeroShotForImageClassification",
         "ConfidenceLoss",
         "DINOv3ViTForImageClassification",
         "RelevanceLoss",

@@ -11,7 +11,9 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..class_names.label_mapping import check_class_names
-from .options import TEMPLATES
+
+
+TEMPLATES = ("a photo of a {}.",)
 
 
 class CLIPZeroShotForImageClassification(CLIPPreTrainedModel):

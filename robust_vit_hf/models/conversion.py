@@ -7,6 +7,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
+from .clip import TEMPLATES
 from .loading import load_complete, load_model
 from .options import ConvertOptions
 from .preprocessing import Preset, load_processor, make_image_processor
@@ -23,7 +24,8 @@ def convert(options: ConvertOptions) -> str:
     """
     source, output = options.source, options.output_dir
     if options.classes is not None:
-        model = write_with_classes(source, output, options.classes, options.templates, options.preset or "model")
+        templates = options.templates or TEMPLATES
+        model = write_with_classes(source, output, options.classes, templates, options.preset or "model")
     elif options.to == "timm":
         model = convert_to_timm(source, output, options.statistics)
     else:

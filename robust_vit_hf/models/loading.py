@@ -17,9 +17,8 @@ from ..class_names.label_mapping import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION
 from ..utils.files import read_json
 from ..utils.finite import non_finite_weights
-from .clip import load_zero_shot
+from .clip import TEMPLATES, load_zero_shot
 from .digest import model_digest
-from .options import TEMPLATES
 from .registry import MODELS, resolve
 from .timm_files import load_timm
 from .timm_weights import timm_to_hf

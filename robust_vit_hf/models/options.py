@@ -8,9 +8,6 @@ from ..utils.options import COUNT, Options, option, output_dir
 from .preprocessing import Preset
 
 
-TEMPLATES = ("a photo of a {}.",)  # of the texts for CLIP's classes
-
-
 @dataclass(kw_only=True)
 class ConvertOptions(Options):
     """Convert ViT and DeiT weights of timm to model folders of transformers, and back, bit for bit; or give a model another head.
@@ -34,8 +31,8 @@ class ConvertOptions(Options):
         "one of zeros, to be trained by `robust-vit train --method finetune`",
         metavar="FILE",
     )
-    templates: list[str] = option(
-        list(TEMPLATES),
+    templates: list[str] | None = option(
+        None,
         "texts for the classes of CLIP, with {} for the name (default: 'a photo of a {}.')",
         metavar="TEXT",
     )
@@ -54,7 +51,7 @@ class ConvertOptions(Options):
             raise ValueError("--image_size, --num_heads, --preset and --classes do not go with --to timm")
         if self.classes and (self.image_size or self.num_heads):
             raise ValueError("--classes replaces the head alone: leave out --image_size and --num_heads")
-        if self.is_given("templates") and not self.classes:
+        if self.templates and not self.classes:
             raise ValueError("--templates are texts for the names of --classes")
         if self.to == "hf" and self.statistics and self.preset != "native":
             raise ValueError("--statistics goes with --preset native; the paper's preset has its own")
