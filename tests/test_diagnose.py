@@ -17,7 +17,7 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.diagnosis.examples import load_composed
 from robust_vit_hf.diagnosis.images import choose_images
 from robust_vit_hf.evaluation.measurement import measure
-from robust_vit_hf.evaluation.measurements.backgrounds import Backgrounds, black_pixel
+from robust_vit_hf.evaluation.measurements.backgrounds import Backgrounds, pixel_of
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
@@ -65,7 +65,7 @@ def test_predictions_are_those_of_the_composed_images(model, photographs, diagno
         assert found["label"][index] == label and found["accepted"][index] == [label]
         assert found["donor_class"][index] == rows["label"][int(other[index])]
         donors = [(images[donor][None], masks[donor][None]) for donor in (same[index], other[index])]
-        composed = compose(images[index][None], masks[index][None], *donors, black_pixel(processor))
+        composed = compose(images[index][None], masks[index][None], *donors, pixel_of(processor, 0))
         for name, image in composed.items():
             with torch.no_grad():
                 assert found[name][index] == network(image).logits.argmax().item(), (index, name)
@@ -232,7 +232,7 @@ def test_batches_and_other_models_do_not_change_rows():
     for name in CONDITIONS:
         assert one[name].tolist() == all_[name].tolist()
     assert one["mixed_same"].tolist().count(-1) == 1 and -1 not in one["mixed_rand"]
-    black = black_pixel(make_image_processor("native", 32, make_image_processor("paper", 32)))
+    black = pixel_of(make_image_processor("native", 32, make_image_processor("paper", 32)), 0)
     torch.testing.assert_close(black, torch.full((3,), -1.0))
 
 

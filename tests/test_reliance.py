@@ -11,16 +11,18 @@ from PIL import Image
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
 from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
+from robust_vit_hf.evaluation.measurements.sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.reliance import reliance_tables
+from robust_vit_hf.results.sensitivity import relative_foreground_sensitivity, sensitivity_table
 from robust_vit_hf.results.table import Run, SetResult, SideResult
 
 from .helpers import formats
 from .helpers.commands import call, succeed
 from .helpers.metrics import load
-from .helpers.sessions import evaluate_one
-from .helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
+from .helpers.sessions import evaluate_one, session_of
+from .helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
 def result(name, count=200, groups=None, weights=None, **top1):
@@ -190,3 +192,57 @@ def test_bad_weights_of_groups(weights, message):
 def test_the_metric_needs_groups():
     with pytest.raises(ValueError, match="the images have no group: load the configuration 'groups'"):
         load("worst_group_accuracy").compute(predictions=[0], references=[0])
+
+
+def test_relative_foreground_sensitivity():
+    """The examples of the definition: the sign, the largest value that a mean allows, and no room."""
+    foreground, background = np.array([0.2, 0.6, 0.0, 1.0, 0.5]), np.array([0.6, 0.2, 0.4, 1.0, 0.5])
+    expected = [0.4 / 0.8, -0.4 / 0.8, 1.0, 0.0, 0.0]
+    assert relative_foreground_sensitivity(foreground, background) == pytest.approx(expected)
+
+
+def test_noise_is_where_it_should_be():
+    """With noise on one region, the other has its own pixels; the noise of an image depends on its number alone."""
+    rows, seen, noisy = EvaluationSet.of(masked_dataset(4)), [], []
+    model = tiny_vit()
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
+    session = session_of({"before": model}, {"noise": rows})
+    batches = rows.transform(session.sides["before"].processor)(rows.dataset[:])
+    clean, masks = (torch.stack(batches[name]) for name in ("pixel_values", "mask"))
+    for batch_size in (4, 1):
+        seen.clear()
+        Sensitivity(batch_size).measure(session.sides["before"], session.sets["noise"], session, "noise", None)
+        noisy.append((torch.cat(seen[::2]), torch.cat(seen[1::2])))
+    on_object, on_background = noisy[0]
+    assert torch.equal(on_object.where(masks == 0, 0), clean.where(masks == 0, 0))
+    assert torch.equal(on_background.where(masks == 1, 0), clean.where(masks == 1, 0))
+    added = (on_object - clean)[(masks == 1).expand_as(clean) & (on_object.abs() < 1)]
+    assert 0.2 < added.std() < 0.5 and on_object.abs().max() <= 1  # 0.25 of a range of 2, and clamped
+    assert torch.equal(on_object, noisy[1][0]) and torch.equal(on_background, noisy[1][1])
+
+
+def test_the_table_of_the_sensitivity():
+    accepted = [[0]] * 100 + [
+        [1]
+    ] * 100  # noise on the object breaks all of class 0, that on the background half of class 1
+    foreground, background = [5] * 100 + [1] * 100, [0] * 100 + [1, 5] * 50
+    columns = {"accepted": accepted, "foreground": foreground, "background": background}
+    swapped = {"accepted": accepted, "foreground": background, "background": foreground}
+    table = sensitivity_table({"photos": {"before": columns, "after": swapped}})
+    (row,) = table.rows
+    assert len(row) == len(table.head) and row[:6] == ["photos", "200", "50.0", "75.0", "75.0", "50.0"]
+    assert [cell.split(" ")[0] for cell in row[6:]] == ["33.3", "-33.3", "-66.7"]  # 0.25 / (2 · 0.375)
+    (row,) = sensitivity_table({"photos": {"before": columns}}).rows
+    assert row[:4] == ["photos", "200", "50.0", "75.0"] and len(row) == 5
+
+
+def test_evaluate_with_sensitivity(tmp_path):
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    before = save_pretrained(tiny_vit(), tmp_path / "before", "paper")
+    options = ["--model", before, "--dataset", data, "--output_dir", tmp_path / "out"]
+    printed = succeed("evaluate", *options, "--sensitivity")
+    assert "Relative foreground sensitivity" in printed and "| validation | 8 |" in printed
+    plain = masked_dataset(4).remove_columns("mask")
+    plain.to_parquet(tmp_path / "plain" / "validation-00000.parquet")
+    options = ["--model", before, "--dataset", tmp_path / "plain", "--output_dir", tmp_path / "other"]
+    assert "none of validation has masks and labels" in call("evaluate", *options, "--sensitivity").error

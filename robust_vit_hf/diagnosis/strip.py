@@ -12,7 +12,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.composition import CONDITIONS, compose
 from ..evaluation.examples import may_be_shown
-from ..evaluation.measurements.backgrounds import WithDonors, black_pixel
+from ..evaluation.measurements.backgrounds import WithDonors, pixel_of
 from ..evaluation.passes import TransformedRows
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
@@ -65,7 +65,7 @@ def composed_images(
     items = WithDonors(pairs, donors).__getitems__(drawn)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
     given = [(batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) for name in donors]
-    images = compose(batch["pixel_values"], batch["mask"], *given, black_pixel(side.processor))
+    images = compose(batch["pixel_values"], batch["mask"], *given, pixel_of(side.processor, 0))
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
     found = []
     for place, row in enumerate(drawn):

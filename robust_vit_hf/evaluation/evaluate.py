@@ -11,14 +11,18 @@ from ..data.benchmarks import benchmarks
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
 from ..results.plots import save_plots
+from ..results.sensitivity import sensitivity_table
 from ..results.summary import summarize
 from ..results.table import Run
 from ..results.tables import tables_of
+from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
+from .measurement import measure
 from .measurements.accuracy import Accuracy, measure_accuracy
+from .measurements.sensitivity import Sensitivity
 from .options import EvaluateOptions
 from .session import Session, open_session
 from .sets import load_sets
@@ -53,10 +57,11 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         accuracy = Accuracy(options.batch_size, options.num_workers)
         for session in sessions:
             sets = measure_accuracy(session, accuracy, session.preset)
+            sensitivity = _sensitivity(session, options) if options.sensitivity else []
             if not session.accelerator.is_main_process:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
-            tables = tables_of(run, session.preset)
+            tables = [*tables_of(run, session.preset), *sensitivity]
             results["protocols"][session.preset] = summarize(run) | {"tables": [asdict(table) for table in tables]}
             results["class_names"] = session.label_names
             markdown.append(f"# Protocol `{session.preset}`\n")
@@ -78,6 +83,30 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             write_json(folder / RESULTS_FILE, results)
     written = f"results.json, tables, plots, examples and the predictions of each image: {folder}"
     return "\n".join(["", *markdown, written]) if markdown else ""
+
+
+def _sensitivity(session: Session, options: EvaluateOptions) -> list[Table]:
+    """Table of the relative foreground sensitivity on the sets with masks and labels.
+
+    Raises:
+        ValueError: there are none.
+    """
+    masked = {
+        name: rows
+        for name, rows in session.sets.items()
+        if rows.accepted is not None and "mask" in rows.dataset.column_names
+    }
+    if not masked:
+        raise ValueError(
+            f"--sensitivity puts noise on the object, by its mask: none of {', '.join(session.sets)} has masks and labels."
+        )
+    measurement = Sensitivity(options.batch_size, options.num_workers)
+    measured = measure(replace(session, sets=masked), measurement, f"{session.preset}-sensitivity")
+    return [
+        sensitivity_table(
+            {name: {side: one.columns for side, one in sides.items()} for name, sides in measured.items()}
+        )
+    ]
 
 
 def _protocols(options: EvaluateOptions) -> list[Preset]:

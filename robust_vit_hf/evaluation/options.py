@@ -116,6 +116,10 @@ class EvaluateOptions(TableOptions, SetsOptions):
     )
     training_data: str | None = option(None, "images that --compare was finetuned on, whose classes are shown apart")
     train_split: str = option("train", "split of --training_data")
+    sensitivity: bool = option(
+        False,
+        "also measure whether noise on the object costs more than noise on the background (RFS), on sets with masks",
+    )
     output_dir: Path = output_dir("runs/robustness")
 
     def __post_init__(self):

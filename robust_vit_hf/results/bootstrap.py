@@ -211,5 +211,15 @@ def interval_of(values: np.ndarray, resampled: np.ndarray) -> Interval:
     return Interval(float(known.mean()), float(low) - margin, float(high) + margin)
 
 
+def resampled_interval(values: np.ndarray, kind: type[Interval] = Interval) -> Interval:
+    """A value with its interval.
+
+    Args:
+        values: `(1 + R,)`, the measured value and R resampled ones; NaN where a resample has none.
+    """
+    low, high = np.nanquantile(values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return kind(float(values[0]), float(low), float(high))
+
+
 def _other_images(name: str) -> str:
     return f"The runs were measured on other images of `{name}` each: report them apart."

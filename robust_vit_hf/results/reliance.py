@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bootstrap import CONFIDENCE, Difference, Interval, resampled_means
+from .bootstrap import Difference, Interval, resampled_interval, resampled_means
 from .published import published_object_focus
 from .table import Run, SetResult
 from .text_table import Table
@@ -123,5 +123,4 @@ def _cells(values: Mapping[str, np.ndarray]) -> list[str]:
 def _cell(values: np.ndarray, kind: type[Interval]) -> str:
     if np.isnan(values[0]):  # no image is right, by whose share is divided
         return "–"
-    low, high = np.nanquantile(values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return str(kind(float(values[0]), float(low), float(high)))
+    return str(resampled_interval(values, kind))

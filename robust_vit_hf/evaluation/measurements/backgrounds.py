@@ -51,7 +51,7 @@ class Backgrounds(Measurement):
         side.model.eval()
         labels = np.array([accepted[0] for accepted in rows.accepted])
         same, other = draw_donors(labels.tolist(), self.seed)
-        black = black_pixel(side.processor).to(accelerator.device)
+        black = pixel_of(side.processor, 0).to(accelerator.device)
         pairs = rows.dataset.select_columns(["image", "mask"])
         needed = {
             name: donors
@@ -140,6 +140,7 @@ class WithDonors(Dataset):
         return items
 
 
-def black_pixel(processor: BaseImageProcessor) -> torch.Tensor:
-    """Pixel values `(3,)` of black, as a processor gives them."""
-    return processor([Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"][0, :, 0, 0]
+def pixel_of(processor: BaseImageProcessor, level: int) -> torch.Tensor:
+    """Pixel values `(3,)` of a grey level, 0 for black and 255 for white, as a processor gives them."""
+    grey = Image.new("RGB", (64, 64), (level,) * 3)
+    return processor([grey], return_tensors="pt")["pixel_values"][0, :, 0, 0]

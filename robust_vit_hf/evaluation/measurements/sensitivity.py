@@ -1,0 +1,85 @@
+"""Predictions with noise on the object alone, and on the background alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import default_data_collator
+
+from ...metrics.robust_accuracy import top_classes
+from ...relevance.relevance_map import forward_logits
+from ..measurement import Measurement
+from ..passes import TransformedRows, check_logits
+from ..session import Session, Side
+from ..sets import EvaluationSet
+from ..store import Measured
+from .backgrounds import pixel_of
+
+
+REGIONS = ("foreground", "background")
+
+
+@dataclass(frozen=True)
+class Sensitivity(Measurement):
+    """Predictions for images with Gaussian noise on one region. All images have a mask. Rows: `accepted`, and the predicted classes
+    `foreground` and `background`, of the region with the noise.
+
+    Args:
+        sigma: standard deviation of the noise on pixels in [0, 1], which are clamped again.
+        seed: seed of the noise. An image gets the same noise from every model, and in both regions.
+
+    Source: https://huggingface.co/papers/2201.10766; `rfs.py` of https://github.com/mmoayeri/HardImageNet
+    """
+
+    sigma: float = 0.25
+    seed: int = 0
+
+    def measure(
+        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
+    ) -> Measured:
+        accelerator = session.accelerator
+        side.model.eval()
+        pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
+        images = WithNoise(pairs, self.seed)
+        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
+        black, white = (pixel_of(side.processor, value).to(accelerator.device)[:, None, None] for value in (0, 255))
+        predicted: list[torch.Tensor] = []
+        done = 0
+        with tqdm(
+            total=len(images), desc=description, unit="image", disable=not accelerator.is_main_process
+        ) as progress:
+            for batch in accelerator.prepare(loader):
+                best = []
+                for region in REGIONS:
+                    where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
+                    noisy = batch["pixel_values"] + where * batch["noise"] * self.sigma * (white - black)
+                    with torch.no_grad(), accelerator.autocast():
+                        logits = forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white))
+                    logits = accelerator.gather_for_metrics(logits.float())
+                    check_logits(logits, rows.dataset, done, f"{description}, noise on the {region}")
+                    best.append(top_classes(logits, rows.class_subset)[:, 0].cpu())
+                predicted.append(torch.stack(best))
+                done += predicted[-1].shape[1]
+                progress.update(predicted[-1].shape[1])
+        columns = dict(zip(REGIONS, torch.cat(predicted, dim=1).numpy().astype(np.int64), strict=True))
+        return Measured({"accepted": rows.accepted} | columns)
+
+
+class WithNoise(Dataset):
+    """Rows of images with standard normal `noise` of the shape of their pixels, drawn by seed and number of the row."""
+
+    def __init__(self, rows: TransformedRows, seed: int):
+        self.rows, self.seed = rows, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        items = self.rows.__getitems__(indices)
+        for index, item in zip(indices, items, strict=True):
+            drawn = np.random.default_rng((self.seed, index)).standard_normal(item["pixel_values"].shape, np.float32)
+            item["noise"] = torch.from_numpy(drawn)
+        return items
