@@ -14,6 +14,7 @@ from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
 from robust_vit_hf.evaluation.measurements.sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.results.cut_out import cut_out_table
 from robust_vit_hf.results.reliance import reliance_tables
 from robust_vit_hf.results.sensitivity import relative_foreground_sensitivity, sensitivity_table
 from robust_vit_hf.results.table import Run, SetResult, SideResult
@@ -246,3 +247,28 @@ def test_evaluate_with_sensitivity(tmp_path):
     plain.to_parquet(tmp_path / "plain" / "validation-00000.parquet")
     options = ["--model", before, "--dataset", tmp_path / "plain", "--output_dir", tmp_path / "other"]
     assert "none of validation has masks and labels" in call("evaluate", *options, "--sensitivity").error
+
+
+def test_evaluate_objects_alone(tmp_path):
+    """As the conditions `original` and `only_fg` of the diagnosis."""
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", data]
+    printed = succeed("evaluate", *options, "--cut_out", "--output_dir", tmp_path / "out")
+    (row,) = (line.split(" | ") for line in printed.splitlines() if line.startswith("| validation | before |"))
+    succeed("diagnose", *options, "--num_images", 8, "--output_dir", tmp_path / "diagnosis")
+    diagnosed = json.loads((tmp_path / "diagnosis" / "results.json").read_text())["diagnosis"]["before"]["measures"]
+    assert [float(cell.split()[0]) for cell in row[3:5]] == [
+        pytest.approx(100 * diagnosed[name]["mean"], abs=0.06) for name in ("original", "only_fg")
+    ]
+
+
+def test_the_table_of_objects_alone():
+    columns = {"accepted": [[0]] * 40, "original": [0] * 30 + [1] * 10, "only_fg": [0] * 10 + [1] * 30}
+    columns["object_share"] = [0.5] * 20 + [1.0] * 20  # the last objects fill the crop
+    (row,) = cut_out_table({"photos": {"before": columns}}).rows
+    assert row[:3] == ["photos", "before", "20"] and [cell.split()[0] for cell in row[3:]] == [
+        "100.0",
+        "50.0",
+        "-50.0",
+    ]

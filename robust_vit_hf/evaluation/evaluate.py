@@ -3,6 +3,7 @@
 Tables in the layout of the paper's Tables 1, 2, 10 and 11, and its class plots (Figures 8 to 14).
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ..class_names.label_mapping import align_labels
 from ..data.benchmarks import benchmarks
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
+from ..results.cut_out import cut_out_table
 from ..results.plots import save_plots
 from ..results.sensitivity import sensitivity_table
 from ..results.summary import summarize
@@ -20,8 +22,9 @@ from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
-from .measurement import measure
+from .measurement import Measurement, measure
 from .measurements.accuracy import Accuracy, measure_accuracy
+from .measurements.backgrounds import Backgrounds
 from .measurements.sensitivity import Sensitivity
 from .options import EvaluateOptions
 from .session import Session, open_session
@@ -57,11 +60,11 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         accuracy = Accuracy(options.batch_size, options.num_workers)
         for session in sessions:
             sets = measure_accuracy(session, accuracy, session.preset)
-            sensitivity = _sensitivity(session, options) if options.sensitivity else []
+            of_masks = _of_masks(session, options)
             if not session.accelerator.is_main_process:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
-            tables = [*tables_of(run, session.preset), *sensitivity]
+            tables = [*tables_of(run, session.preset), *of_masks]
             results["protocols"][session.preset] = summarize(run) | {"tables": [asdict(table) for table in tables]}
             results["class_names"] = session.label_names
             markdown.append(f"# Protocol `{session.preset}`\n")
@@ -85,28 +88,36 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     return "\n".join(["", *markdown, written]) if markdown else ""
 
 
-def _sensitivity(session: Session, options: EvaluateOptions) -> list[Table]:
-    """Table of the relative foreground sensitivity on the sets with masks and labels.
+def _of_masks(session: Session, options: EvaluateOptions) -> list[Table]:
+    """Tables of the options that need masks, on the sets that have masks and labels.
 
     Raises:
         ValueError: there are none.
     """
+    wanted: dict[str, tuple[Measurement, Callable[..., Table]]] = {}
+    if options.cut_out:
+        conditions = ("original", "only_fg")
+        measurement = Backgrounds(options.batch_size, options.num_workers, conditions, relevance=False)
+        wanted["cut_out"] = (measurement, cut_out_table)
+    if options.sensitivity:
+        wanted["sensitivity"] = (Sensitivity(options.batch_size, options.num_workers), sensitivity_table)
     masked = {
         name: rows
         for name, rows in session.sets.items()
         if rows.accepted is not None and "mask" in rows.dataset.column_names
     }
-    if not masked:
+    if wanted and not masked:
         raise ValueError(
-            f"--sensitivity puts noise on the object, by its mask: none of {', '.join(session.sets)} has masks and labels."
+            f"--{' and --'.join(wanted)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "
+            "labels. `robust-vit masks` makes masks."
         )
-    measurement = Sensitivity(options.batch_size, options.num_workers)
-    measured = measure(replace(session, sets=masked), measurement, f"{session.preset}-sensitivity")
-    return [
-        sensitivity_table(
-            {name: {side: one.columns for side, one in sides.items()} for name, sides in measured.items()}
+    tables = []
+    for name, (measurement, table) in wanted.items():
+        measured = measure(replace(session, sets=masked), measurement, f"{session.preset}-{name}")
+        tables.append(
+            table({of: {side: one.columns for side, one in sides.items()} for of, sides in measured.items()})
         )
-    ]
+    return tables
 
 
 def _protocols(options: EvaluateOptions) -> list[Preset]:
