@@ -15,6 +15,7 @@ from robust_vit_hf.evaluation.measurements.sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.cut_out import cut_out_table
+from robust_vit_hf.results.file import read_results
 from robust_vit_hf.results.reliance import reliance_tables
 from robust_vit_hf.results.sensitivity import relative_foreground_sensitivity, sensitivity_table
 from robust_vit_hf.results.table import Run, SetResult, SideResult
@@ -272,3 +273,28 @@ def test_the_table_of_objects_alone():
         "50.0",
         "-50.0",
     ]
+
+
+def test_groups_in_the_report_of_a_sweep(tmp_path):
+    """A test split with groups, measured before and after; the groups come through the file of results."""
+    for split, groups in {"train": "xxyy", "validation": "xyxy", "test": "xyxyxy"}.items():
+        birds(list(groups)).to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = {"dataset": str(tmp_path / "data"), "test_split": "test", "model": str(model), "num_train_epochs": 1}
+    options |= {"learning_rate": 1e-3, "report_to": "none", "eval_strategy": "no", "save_strategy": "no"}
+    options |= {"load_best_model_at_end": False, "logging_strategy": "no"}
+    grid = {
+        "options": options,
+        "variants": {"robustvit": {}, "finetune": {"method": "finetune"}},
+        "seeds": {0: {"seed": 0}},
+    }
+    (tmp_path / "grid.yaml").write_text(json.dumps(grid))
+    succeed("sweep", tmp_path / "grid.yaml", "--output_dir", tmp_path / "runs", "--cluster", "debug")
+    printed = succeed("report", tmp_path / "runs", "--output_dir", tmp_path / "report")
+    (run,) = (run for run in read_results(tmp_path / "report" / "results.parquet").runs if run.method == "finetune")
+    assert [*run.sets] == ["test"] and run.sets["test"].groups.tolist() == list("xyxyxy")
+    top1 = [min(100 * run.sets["test"].accuracy("after", chosen=run.sets["test"].groups == name) for name in "xy")]
+    (line,) = (line for line in printed.splitlines() if line.startswith("| model, finetune, `test` | 1 |"))
+    assert float(line.split(" | ")[3]) == pytest.approx(top1[0], abs=0.06)
+    card = (next((tmp_path / "runs").glob("*finetune*")) / "run" / "README.md").read_text()
+    assert "Groups of `test`, top-1 in per cent" in card and "| worst group |" in card

@@ -352,7 +352,7 @@ def test_refused(tmp_path):
     table = pq.read_table(old)
     facts = table.schema.metadata[b"robust-vit"]
     pq.write_table(table.replace_schema_metadata({"robust-vit": facts.replace(b'"version": 3', b'"version": 0')}), old)
-    assert f"`{old}` is of version 0, and version 3 is read here: make it again from the folders" in error(old)
+    assert f"`{old}` is of version 0, and version 4 is read here: make it again from the folders" in error(old)
     (tmp_path / "text.parquet").write_text("text")
     assert "is not a results.parquet of `robust-vit report`" in error(tmp_path / "text.parquet")
     assert "There is no `nowhere`: expected folders of sweeps, or a results.parquet" in error("nowhere")

@@ -7,6 +7,7 @@ and -R, the 125 of ObjectNet), every accepted label counts, the border is cut, a
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -170,16 +171,16 @@ def own_set(path: str, split: str) -> EvaluationSet:
     dataset = load_masked_dataset(path, split)
     check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
     names = getattr(dataset.features["label"], "names", None)
-    weights = _training_groups(path) if "group" in dataset.column_names else None
+    weights = None
+    if "group" in dataset.column_names:
+        with suppress(UnknownSplit):
+            weights = group_shares(load_masked_dataset(path, "train"))
     return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
 
 
-def _training_groups(path: str) -> dict[str, float] | None:
-    """Share of each group in the split `train`; `None` without such a split, or without groups in it."""
-    try:
-        groups = groups_of(load_masked_dataset(path, "train"))
-    except UnknownSplit:
-        return None
+def group_shares(dataset: datasets.Dataset) -> dict[str, float] | None:
+    """Share of each group of the images by name, see [`groups_of`]; `None` without groups."""
+    groups = groups_of(dataset)
     if groups is None:
         return None
     names, counts = np.unique(groups, return_counts=True)

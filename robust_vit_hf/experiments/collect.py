@@ -241,7 +241,9 @@ def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
             sides[side] = SideResult(ranks(predictions, accepted), found.scores, predictions)
         classes = np.array([labels[0] if labels else -1 for labels in accepted])
         images = (read_json(folders[name] / "after" / FINGERPRINT_FILE) or {}).get("rows")
-        sets[name] = SetResult(name, sides, classes, shifted, images=images)
+        groups = measured["before"].columns.get("group")
+        groups = None if groups is None else np.array(groups, dtype=object)
+        sets[name] = SetResult(name, sides, classes, shifted, images=images, groups=groups)
     return sets
 
 

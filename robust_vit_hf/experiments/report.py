@@ -17,6 +17,7 @@ from ..results.paper_tables import (
 from ..results.plots import save_figure
 from ..results.price import price_figure, price_table, prices
 from ..results.published import title_of
+from ..results.reliance import worst_group_table
 from ..results.table import OURS, Results
 from ..results.text_table import Table
 from ..utils.files import RESULTS_FILE, write_atomically
@@ -62,6 +63,8 @@ def report(options: ReportOptions) -> str:
         changes, names = first_class_changes(results), read.class_names.get(results.models[0], {})
         tables = accuracy_tables(results) | segmentation_table(results) | ablation_tables(results)
         tables |= seed_tables(results) | class_group_tables(results) | difference_table(results)
+        if groups := worst_group_table(results):
+            tables["groups"] = groups
         tables |= {"findings": findings_table(findings(results), len({run.seed for run in chosen}))}
         figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
         figures |= class_change_figures(changes, names)

@@ -17,12 +17,20 @@ from .table import Run, SetResult, SideResult
 
 
 RESULTS_TABLE = "results.parquet"
-VERSION = 3  # of columns and metadata; increment when they change
+VERSION = 4  # of columns and metadata; increment when they change
 MEASUREMENT_OPTIONS = ("benchmark_sets", "images_per_set", "control")  # which change no training
 COMPOSED = "validation, "  # prefix of the sets of the validation images
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
-    {"run": _TEXT, "set": _TEXT, "side": _TEXT, "image": pa.int32(), "class": pa.int32(), "rank": pa.int8()}
+    {
+        "run": _TEXT,
+        "set": _TEXT,
+        "side": _TEXT,
+        "image": pa.int32(),
+        "class": pa.int32(),
+        "rank": pa.int8(),
+        "group": _TEXT,
+    }
 )
 
 
@@ -58,10 +66,12 @@ def write_results(path: Path, results: ResultsFile) -> None:
                 ranks = measured.ranks[result.usable]
                 for name, value in {"run": run.name, "set": result.name, "side": side}.items():
                     parts[name].append(np.full(len(ranks), value, dtype=object))
+                groups = np.full(len(result), "", dtype=object) if result.groups is None else result.groups
                 columns = {
                     "image": np.flatnonzero(result.usable),
                     "class": result.classes[result.usable],
                     "rank": ranks,
+                    "group": groups[result.usable],
                 }
                 for name, values in columns.items():
                     parts[name].append(np.minimum(values, TOP) if name == "rank" else values)
@@ -107,7 +117,8 @@ def read_results(path: Path) -> ResultsFile:
         raise ValueError(f"`{path}` cannot be used: {problem}. Make it again with `robust-vit report FOLDER`.")
     images: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = defaultdict(dict)
     for (run, name, side), rows in table.to_pandas().groupby(["run", "set", "side"], observed=True, sort=False):
-        images[run, name][side] = {column: rows[column].to_numpy() for column in ("image", "class", "rank")}
+        columns = {column: rows[column].to_numpy() for column in ("image", "class", "rank")}
+        images[run, name][side] = columns | {"group": rows["group"].astype(object).to_numpy()}
     try:
         runs = [_run(name, of_run, images) for name, of_run in facts["runs"].items()]
         names = {model: {int(label): text for label, text in of.items()} for model, of in facts["class_names"].items()}
@@ -166,8 +177,14 @@ def _run(name: str, facts: dict, images: dict) -> Run:
         measured = {
             side: SideResult(sides[side]["rank"].astype(np.int64), scores) for side, scores in of_set["scores"].items()
         }
+        groups = first["group"] if len(first["group"]) and first["group"][0] else None
         sets[set_name] = SetResult(
-            set_name, measured, first["class"].astype(np.int64), of_set["shifted"], images=of_set["images"]
+            set_name,
+            measured,
+            first["class"].astype(np.int64),
+            of_set["shifted"],
+            images=of_set["images"],
+            groups=groups,
         )
     composed = {name: result for name, result in sets.items() if name.startswith(COMPOSED)}
     classes, validation = facts.pop("training_classes"), facts.pop("validation")

@@ -2,13 +2,14 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
-from .bootstrap import Difference, Interval, resampled_interval, resampled_means
+from .bootstrap import Difference, Interval, mean_over, resampled_interval, resampled_means
 from .published import published_object_focus
-from .table import Run, SetResult
+from .table import Results, Run, SetResult
 from .text_table import Table
 
 
@@ -93,6 +94,35 @@ def _groups_table(result: SetResult) -> Table:
     rows.append([text, count, *_cells({side: means @ shares for side, means in drawn.items()})])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
     return Table(title, ["group", "images", *_head([result])], rows)
+
+
+def worst_group_table(results: Results) -> Table | None:
+    """Top-1 of the worst group and mean over the groups, of each model and method, as means over the runs with the interval of their
+    changes over seeds (Student's t); `None` without a set with groups."""
+    rows = []
+    for name, model, method in product(results.sets, results.models, results.methods):
+        runs = [run for run in results.of(method, model) if name in run.sets and run.sets[name].groups is not None]
+        if not runs:
+            continue
+        cells = []
+        for over_groups in (np.min, np.mean):
+            top1 = {
+                side: [float(over_groups(_of_groups(run.sets[name], side))) for run in runs]
+                for side in ("before", "after")
+            }
+            changes = np.subtract(top1["after"], top1["before"])
+            means = [f"{100 * np.mean(top1[side]):.1f}" for side in ("before", "after")]
+            cells += [*means, str(mean_over(changes.tolist(), [run.seed for run in runs]))]
+        rows.append([f"{model}, {method}, `{name}`", str(len({run.seed for run in runs})), *cells])
+    heads = ["worst group before", "after", "change", "mean of the groups before", "after", "change"]
+    title = "Groups, top-1 in per cent [95 % interval over seeds]"
+    return Table(title, ["model, method, set", "seeds", *heads], rows) if rows else None
+
+
+def _of_groups(result: SetResult, side: str) -> list[float]:
+    """Top-1 of each group of a set."""
+    names = set(result.groups[result.usable].tolist())
+    return [result.accuracy(side, chosen=result.groups == name) for name in sorted(names)]
 
 
 def _head(results: Sequence[SetResult]) -> list[str]:

@@ -75,6 +75,9 @@ class DataArguments(Options):
     )
     train_split: str = option("train", "Split to train on; slices such as `train[:80%%]` work.")
     eval_split: str = option("validation", "Split to validate on.")
+    test_split: str | None = option(
+        None, "Split to measure before and after, instead of the validation images, which may have chosen something."
+    )
     streaming: bool = option(
         False,
         "Read the images to train on while training, without a copy and a check of all of them first. Needs `--max_steps`.",

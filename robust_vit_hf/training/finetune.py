@@ -19,7 +19,7 @@ from ..evaluation.finetuning_results import TABLE_FILE, write_report
 from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.session import Session, Side
-from ..evaluation.sets import EvaluationSet, benchmark_sets
+from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
 from ..evaluation.store import Measured, Store
 from ..models.loading import load_model
 from ..models.preprocessing import load_processor, resolve_preset
@@ -162,7 +162,7 @@ def load_data(
     arguments: DataArguments, model_config: PreTrainedConfig, seed: int
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset, dict[str, EvaluationSet]]:
     """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: those
-    of the benchmark with its classes, whose images `seed` draws, or else the validation images. Streams are shuffled by
+    of the benchmark with its classes, whose images `seed` draws, or else the test split, or the validation images. Streams are shuffled by
     `seed` within a buffer of 1000 images.
 
     Raises:
@@ -193,7 +193,10 @@ def load_data(
     if benchmark is not None:
         wanted = arguments.benchmark_sets
         return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}
-    return train, validation, {arguments.eval_split: EvaluationSet.of(validation, source=source)}
+    weights = None if arguments.streaming else group_shares(train)
+    name = arguments.test_split or arguments.eval_split
+    measured = validation if arguments.test_split is None else load_masked_dataset(source, name)
+    return train, validation, {name: EvaluationSet.of(measured, source=source, group_weights=weights)}
 
 
 def _how_to_make_masks(arguments: DataArguments, model_config: PreTrainedConfig) -> str:

@@ -32,7 +32,7 @@ FACTOR = "factor_"  # prefix of the columns with a set's factors
 @dataclass(frozen=True)
 class Accuracy(Measurement):
     """Accuracy, calibration and relevance. Rows: `predictions` (ids of the top five classes; among equal logits, the
-    lower id first), `accepted`, factors and file names. Scores: [`RobustAccuracy`] and [`Calibration`] for sets with
+    lower id first), `accepted`, factors, groups and file names. Scores: [`RobustAccuracy`] and [`Calibration`] for sets with
     labels, [`RelevanceSegmentation`] for sets with masks. Maps explain the predicted class, as in the segmentation
     test of https://huggingface.co/papers/2206.01161.
 
@@ -146,12 +146,12 @@ def measure_batches(
     columns = {"predictions": torch.cat(predictions).numpy(), "accepted": rows.accepted}
     if "file_name" in rows.dataset.column_names:
         columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
-    factors = factors_of(rows.dataset)
+    factors, groups = factors_of(rows.dataset), groups_of(rows.dataset)
+    columns |= {"group": None if groups is None else groups.tolist()}
     result = Measured({name: values for name, values in columns.items() if values is not None})
     result.columns |= {f"{FACTOR}{name}": values for name, values in factors.items()}
     accuracy = RobustAccuracy() if main and labelled else None
     if accuracy is not None:
-        groups = groups_of(rows.dataset)
         if groups is None:
             groups = [" ".join(map(str, values)) for values in zip(*factors.values(), strict=True)] or None
         accuracy.update(columns["predictions"], rows.accepted, groups=groups)
