@@ -121,9 +121,13 @@ def all_settings_block(results: ResultsFile) -> str:
     return Table("", ["method", *table.head[2:]], rows).markdown()
 
 
-def price_block(results: ResultsFile, methods: tuple[str, ...] = tuple(LABELS)) -> str:
-    """Gain and price of methods on the test images."""
-    found = {method: points for method, points in _prices(results).items() if method in methods}
+def price_block(results: ResultsFile, methods: tuple[str, ...] = tuple(LABELS), mixtures: bool = True) -> str:
+    """Gain and price of methods on the test images, with their mixtures with the original model or without."""
+    found = {
+        method: [point for point in points if mixtures or point.share == 1]
+        for method, points in _prices(results).items()
+        if method in methods
+    }
     if not found:
         return "*Not measured yet.*"
     table = price_table(found, LABELS, "background_new", "val")
@@ -170,7 +174,7 @@ BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
     "settings": settings_block,
     "all settings": all_settings_block,
     "price": price_block,
-    "price of the curve": lambda results: price_block(results, CURVE),
+    "price of the curve": lambda results: price_block(results, CURVE, mixtures=False),
     "sets": sets_block,
     "findings": findings_block,
     "recipe": recipe_block,
