@@ -201,7 +201,7 @@ def test_the_choice_is_balanced_and_grows():
     [
         (
             ["--masks", "nowhere"],
-            "There is no folder of masks `nowhere`, and no method of that name: expected tokencut, grounded",
+            "There is no folder of masks `nowhere`, and no method of that name: expected tokencut, grounded, sam3, auto",
         ),
         (["--num_images", "0"], "`num_images` ≥ 1"),
         (["--split", "test"], "test"),

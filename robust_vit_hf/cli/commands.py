@@ -42,10 +42,11 @@ MASKS = """Make foreground masks for images that have none: a dataset for `robus
   robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
   robust-vit masks tokencut --released --per_class 3 --images sets/ten --output_dir sets/three
   robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
+  robust-vit masks sam3 --images sets/split --output_dir sets/split-sam3
   robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
   accelerate launch trainer/prepare_masks.py …                                          on several GPUs
 
-TokenCut needs no annotation, Grounding DINO with SAM the names of classes or of their parts, COCO files boxes or polygons.
+TokenCut needs no annotation, Grounding DINO with SAM, and SAM 3, the names of classes, COCO files boxes or polygons.
 The output is sharded parquet with a dataset card, a contact sheet to look at, and the rejected masks with their reasons
 beside it. An interrupted run resumes when it is started again."""
 DATA = """Prepare the sets of the paper, and describe any dataset.
@@ -90,7 +91,7 @@ COMMANDS: dict[str, Command | Group] = {
         "evaluation.subsets.find_subsets",
     ),
     "masks": Group(
-        "make foreground masks: TokenCut, Grounding DINO with SAM, or COCO files",
+        "make foreground masks: TokenCut, Grounding DINO with SAM, SAM 3, or COCO files",
         MASKS,
         {
             "tokencut": Command(
@@ -101,6 +102,11 @@ COMMANDS: dict[str, Command | Group] = {
             "grounded": Command(
                 "from the name of the class, or of its parts",
                 "masks.options.GroundedOptions",
+                "masks.preparation.prepare_masks",
+            ),
+            "sam3": Command(
+                "from the name of the class, in one model",
+                "masks.options.Sam3Options",
                 "masks.preparation.prepare_masks",
             ),
             "coco": Command(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ Images with {columns}, in the schema of [robust-vit-hf](https://huggingface.co/p
 | split | rows | rejected |
 |---|---:|---:|
 {table}
-
+{reasons}
 `load_dataset(folder)` gives the rows, `load_dataset(folder, "rejected")` those that were left out, with the reason in
 `problem`. `{settings_file}` records how they were made.
 """
@@ -214,11 +215,23 @@ class ShardWriter:
             text=self.text,
             columns=", ".join(f"`{column}`" for column in self.features if column != "image"),
             table="\n".join(f"| {split} | {kept} | {rejected} |" for split, (kept, rejected) in counts.items()),
+            reasons=self._reasons(),
             settings_file=SETTINGS_FILE,
         )
         DatasetCard(card)  # checks the metadata
         write_atomically(self.folder / "README.md", card)
         return counts
+
+    def _reasons(self) -> str:
+        """Table of the reasons of rejected rows, without names and numbers, the most frequent first; empty without any."""
+        counts: Counter[str] = Counter()
+        for path in (self.folder / REJECTED_FOLDER).glob("*.parquet"):
+            problems = parquet.read_table(path, columns=["problem"])["problem"].to_pylist()
+            counts.update(re.sub(r"`[^`]*`|'[^']*'|\d[\d.,]*", "…", problem) for problem in problems)
+        if not counts:
+            return ""
+        rows = [f"| {reason.replace('|', ' ')} | {count} |" for reason, count in counts.most_common(20)]
+        return "\n".join(["", "| reason of the rejection | rows |", "|---|---:|", *rows, ""])
 
     def _make_shard(self, last: bool = False) -> None:
         """Join the parts to shards, kept rows last: until that shard exists, the parts hold the rows. Parts without

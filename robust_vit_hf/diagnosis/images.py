@@ -18,9 +18,10 @@ from ..class_names.label_mapping import align_labels
 from ..data.identity import dataset_identity
 from ..data.layouts.columns import has_parquet
 from ..data.masked_dataset import check_columns, check_rows, load_masked_dataset, mask_origin
+from ..data.parquet_writer import read_settings
 from ..evaluation.session import Side
-from ..masks.options import GroundedOptions, TokenCutOptions
-from ..masks.preparation import write_masks
+from ..masks.options import GroundedOptions, Sam3Options, TokenCutOptions
+from ..masks.preparation import make_masker, write_masks
 from ..models.registry import MODELS
 from ..utils.files import atomic_file, read_json, write_json
 from ..utils.images import readable_suffixes
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-MASK_METHODS = ("tokencut", "grounded")
+MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")
+BY_NAMES = {"sam3": Sam3Options, "grounded": GroundedOptions}  # in the order in which `auto` tries them
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ def masked_images(
     method = masks if masks in MASK_METHODS else None
     origin = "those of the images" if masks is None else mask_origin(masks)
     if method is not None or "mask" not in dataset.column_names:
-        method = method or "tokencut"
-        aligned = align_labels(_make_masks(dataset, method, side, folder, name), class_names, name)
+        made, method = _make_masks(dataset, method or "tokencut", side, folder, name)
+        aligned = align_labels(made, class_names, name)
     check_columns(aligned, name, needs_labels=True)
     rows = check_rows(aligned, name, len(class_names))
     lost = tuple(class_names[label] for label in sorted({*needed} - {*rows.with_format(None)["label"]}))
@@ -208,8 +210,10 @@ def _backbone(name: str) -> nn.Module:
     return MODELS[name].load_backbone().eval()
 
 
-def _make_masks(dataset: datasets.Dataset, method: str, side: Side, folder: Path, name: str) -> datasets.Dataset:
-    """Make masks in a folder, which belongs to these images from then on.
+def _make_masks(
+    dataset: datasets.Dataset, method: str, side: Side, folder: Path, name: str
+) -> tuple[datasets.Dataset, str]:
+    """Make masks in a folder, which belongs to these images from then on. Returns them, and the method that was taken.
 
     Raises:
         ValueError: the folder holds masks of other images, or the model has no features for TokenCut.
@@ -230,8 +234,10 @@ def _make_masks(dataset: datasets.Dataset, method: str, side: Side, folder: Path
                 images.to_parquet(partial)
             write_json(record, identity)
     writer: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
-    if method == "grounded":
-        write_masks(GroundedOptions(**writer))
+    if method == "auto":
+        method = read_settings(folder).get("train", {}).get("method") or _available(writer, dataset.features)
+    if method in BY_NAMES:
+        write_masks(BY_NAMES[method](**writer))
     else:
         options = TokenCutOptions(**writer, model=side.source)
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
@@ -245,4 +251,18 @@ def _make_masks(dataset: datasets.Dataset, method: str, side: Side, folder: Path
             ) from error
         write_masks(options, lambda *_: cut)
     state.wait_for_everyone()  # the first process has written the last rows
-    return load_masked_dataset(str(folder), "train")
+    return load_masked_dataset(str(folder), "train"), method
+
+
+def _available(writer: dict[str, Any], features: datasets.Features) -> str:
+    """The method of `auto`: the first by names whose models are there, or else TokenCut. Says which, and why not another."""
+    for method, options in BY_NAMES.items():
+        try:
+            make_masker(options(**writer), features)
+        except (OSError, ValueError) as error:
+            logger.warning(f"No masks by `{method}`: {error}")
+        else:
+            logger.warning(f"Masks are made by `{method}`.")
+            return method
+    logger.warning("Masks are made by `tokencut`.")
+    return "tokencut"

@@ -74,6 +74,21 @@ class GroundedOptions(MasksOptions):
 
 
 @dataclass(kw_only=True)
+class Sam3Options(MasksOptions):
+    """Foreground masks by SAM 3, from the name of the class; where it finds nothing, from the last word of the name, and then from
+    "object". The note of each row says what was found.
+
+    robust-vit masks sam3 --images sets/split --output_dir sets/split-sam3
+    """
+
+    METHOD = "sam3"
+
+    model: str = option("facebook/sam3", "SAM 3, or SAM 3 with a light text encoder: Hub id or folder")
+    prompts: Path | None = option(None, "JSON: class name or wnid to a list of names, tried in this order")
+    threshold: float = option(0.5, "least score of an instance", SHARE)
+
+
+@dataclass(kw_only=True)
 class CocoOptions(MasksOptions):
     """Foreground masks from boxes and polygons that you have, in COCO's format.
 

@@ -27,7 +27,7 @@ from ..models.registry import MODELS
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
 from .grounded import GroundedSegmentation
-from .options import CocoOptions, GroundedOptions, MasksOptions, TokenCutOptions
+from .options import CocoOptions, GroundedOptions, MasksOptions, Sam3Options, TokenCutOptions
 from .per_class import PerClass
 from .result import MaskResult
 
@@ -40,6 +40,7 @@ TEXT = {
     "tokencut": "Foreground masks by TokenCut (https://huggingface.co/papers/2202.11539), without annotation.",
     "grounded": "Foreground masks by Grounding DINO and SAM, prompted with names "
     "(https://huggingface.co/papers/2303.05499, https://huggingface.co/papers/2304.02643).",
+    "sam3": "Foreground masks by SAM 3, prompted with names (https://huggingface.co/papers/2511.16719).",
     "coco": "Foreground masks from annotations in COCO's format.",
 }
 
@@ -56,7 +57,9 @@ def prepare_masks(options: MasksOptions) -> str:
     return "\n".join([*lines, written]) if counts else ""
 
 
-def make_masker(options: TokenCutOptions | GroundedOptions | CocoOptions, features: datasets.Features) -> Masker:
+def make_masker(
+    options: TokenCutOptions | GroundedOptions | Sam3Options | CocoOptions, features: datasets.Features
+) -> Masker:
     """Mask maker of a method for images with the given columns, on the accelerator if available.
 
     Raises:
@@ -75,6 +78,11 @@ def make_masker(options: TokenCutOptions | GroundedOptions | CocoOptions, featur
             device,
             box_threshold=options.box_threshold,
         )
+    if isinstance(options, Sam3Options):
+        from .sam3 import ConceptSegmentation  # of later transformers than the lowest that is allowed
+
+        prompts = prompts_of_labels(features, options.prompts)
+        return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
     from .tokencut import TokenCut  # SciPy is an extra
 
     settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}

@@ -1,0 +1,130 @@
+"""Foreground masks from names in one model: SAM 3 finds and segments all instances of a concept.
+
+Source: *SAM 3* (https://huggingface.co/papers/2511.16719)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model
+
+from .result import MaskResult
+
+
+LAST_RESORT = "object"
+FULL = 0.95  # share of an image that no object covers with a background left over
+
+
+def concepts(names: Sequence[str]) -> list[str]:
+    """Prompts in the order in which they are tried: the names, then the last word of each name of several words, which in
+    English is what the rest describes ("great white shark", "shark"), and at last "object".
+
+    Example:
+        >>> concepts(["great white shark"])
+        ['great white shark', 'shark', 'object']
+    """
+    wanted = [name.lower().strip() for name in names]
+    return list(dict.fromkeys([*wanted, *(name.split()[-1] for name in wanted if name), LAST_RESORT]))
+
+
+@dataclass(eq=False)
+class ConceptSegmentation:
+    """Masks of the first concept that SAM 3 finds in an image: the union of its instances.
+
+    Args:
+        model: SAM 3, or its variant with a light text encoder.
+        prompts: names of a label, see [`concepts`].
+        threshold: least score of an instance, in [0, 1], which includes the score that the concept is present at all.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    prompts: Callable[[Any], Sequence[str] | None]
+    _: KW_ONLY
+    threshold: float = 0.5
+    _texts: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        prompts: Callable[[Any], Sequence[str] | None],
+        model: str = "facebook/sam3",
+        device: str | torch.device = "cpu",
+        **arguments,
+    ) -> Self:
+        """Load the model from a Hub id or folder. Further arguments are those of the class.
+
+        Raises:
+            PermissionError: the model is gated, and there is no token with access.
+            OSError: there is no such model.
+        """
+        try:
+            light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
+            loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
+            return cls(loaded.eval().to(device), AutoProcessor.from_pretrained(model), prompts, **arguments)
+        except OSError as error:
+            if "gated" not in str(error):
+                raise
+            raise PermissionError(
+                f"`{model}` is gated: ask for access on its page, then log in with `hf auth login`, or take "
+                "`--model vil-uob/sam3-litetext-s0`."
+            ) from error
+
+    @property
+    def models(self) -> dict[str, PreTrainedModel]:
+        """The models that determine the masks, by setting name."""
+        return {"model": self.model}
+
+    def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
+        """Make masks of RGB images of any sizes, in order, one by one.
+
+        Args:
+            rows: rows of the images; only `label` is read.
+
+        Raises:
+            ValueError: a row has no label, or a label no names. All rows are checked before the first image.
+        """
+        wanted = []
+        for row in rows:
+            names = None if row.get("label") is None else self.prompts(row["label"])
+            if not names or isinstance(names, str):
+                raise ValueError(
+                    f"The prompt for the label {row.get('label')!r} is {names!r}, expected a list with at least one name: give "
+                    "images with named classes, or add it to the prompts."
+                )
+            wanted.append(concepts(names))
+        return [self._mask(image, tried) for image, tried in zip(images, wanted, strict=True)]
+
+    @torch.no_grad()
+    def _mask(self, image: Image.Image, tried: list[str]) -> MaskResult:
+        inputs = self.processor(images=image, return_tensors="pt").to(self.model.device)
+        seen = self.model.get_vision_features(inputs["pixel_values"].to(self.model.dtype))
+        size = (image.height, image.width)
+        for concept in tried:
+            output = self.model(vision_embeds=seen, **self._text(concept))
+            (found,) = self.processor.post_process_instance_segmentation(output, self.threshold, target_sizes=[size])
+            union = (
+                found["masks"].bool().any(dim=0).cpu().numpy() if len(found["masks"]) else np.zeros(size, dtype=bool)
+            )
+            if not union.any():
+                continue
+            note = f"{concept!r}, {len(found['scores'])} of it, {float(found['scores'].max()):.2f}"
+            if output.presence_logits is not None:
+                note += f", present {float(output.presence_logits.sigmoid().max()):.2f}"
+            if concept != tried[0]:
+                note += f"; nothing for {', '.join(map(repr, tried[: tried.index(concept)]))}"
+            share = union.mean()
+            rejected = f"the mask covers {share:.0%} of the image" if share > FULL else None
+            return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), note, rejected)
+        return MaskResult(None, rejected=f"nothing for {', '.join(map(repr, tried))} above {self.threshold}")
+
+    def _text(self, concept: str) -> dict[str, torch.Tensor]:
+        """Inputs of a concept, made once."""
+        if concept not in self._texts:
+            inputs = self.processor(text=concept, return_tensors="pt").to(self.model.device)
+            self._texts[concept] = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return self._texts[concept]
