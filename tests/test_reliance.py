@@ -298,3 +298,47 @@ def test_groups_in_the_report_of_a_sweep(tmp_path):
     assert float(line.split(" | ")[3]) == pytest.approx(top1[0], abs=0.06)
     card = (next((tmp_path / "runs").glob("*finetune*")) / "run" / "README.md").read_text()
     assert "Groups of `test`, top-1 in per cent" in card and "| worst group |" in card
+
+
+def test_diagnose_beside_imagenet_9(model, tmp_path):
+    """A model of ImageNet on photographs of its own classes, and on ImageNet-9: the same measures, those of the sets."""
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
+    data = masked_dataset(8).cast_column(
+        "label", datasets.ClassLabel(names=["n01440764", "n01443537", "n01498041", "n15075141"])
+    )
+    data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--imagenet_9", root, "--preset", "paper"]
+    printed = succeed("diagnose", *options, "--output_dir", tmp_path / "out")
+    rows = {
+        line.split(" | ")[0][2:]: line.rstrip(" |").split(" | ")[1:]
+        for line in printed.splitlines()
+        if line.startswith("| ")
+    }
+    assert rows["measure"] == ["before", "ImageNet-9"]
+    succeed(
+        "evaluate",
+        "--model",
+        model,
+        "--sets",
+        f"imagenet-9={root}",
+        "--protocols",
+        "paper",
+        "--output_dir",
+        tmp_path / "sets",
+    )
+    measured = json.loads((tmp_path / "sets" / "results.json").read_text())["protocols"]["paper"]
+    top1 = {row["set"]: row["top1_before"] for row in measured["rows"]}
+    for condition, name in {"mixed_same": "mixed_same", "only_bg": "only_bg_t"}.items():
+        assert float(rows[f"top-1 `{condition}`"][1].split()[0]) == pytest.approx(
+            100 * top1[f"imagenet-9-{name}"], abs=0.06
+        )
+    gap = 100 * (top1["imagenet-9-mixed_same"] - top1["imagenet-9-mixed_rand"])
+    assert float(rows["BG-Gap: `mixed_same` − `mixed_rand`"][1].split()[0]) == pytest.approx(gap, abs=0.06)
+
+
+def test_imagenet_9_needs_its_classes(tmp_path):
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), IMAGENET_9_VARIATIONS)
+    other = save_pretrained(tiny_vit(), tmp_path / "other", "paper")
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    options = ["--model", other, "--dataset", data, "--imagenet_9", root, "--output_dir", tmp_path / "out"]
+    assert "--imagenet_9 is for models with the classes of ImageNet" in call("diagnose", *options).error

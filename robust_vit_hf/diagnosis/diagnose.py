@@ -1,6 +1,6 @@
 """`robust-vit diagnose`: whether a model decides by the background of your images."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,12 +10,15 @@ from matplotlib.figure import Figure
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.measurement import measure
+from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.session import Session, open_session
-from ..evaluation.sets import EvaluationSet
+from ..evaluation.sets import EvaluationSet, load_evaluation_sets
 from ..experiments.page import PAGE_FILE, Section, plot, write_page
 from ..models.preprocessing import resolve_preset
+from ..results.bootstrap import Interval
 from ..results.diagnosis import Diagnosis, diagnosis_tables
+from ..results.reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
@@ -38,12 +41,14 @@ class DiagnosisReport:
         examples: images in all conditions, the first of which the strip shows.
         images: the images and their masks.
         folder: with all files.
+        beside: measures on ImageNet-9 by the head of their column; empty if not measured.
     """
 
     diagnoses: dict[str, Diagnosis]
     examples: list[Composed]
     images: MaskedImages
     folder: Path
+    beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -61,7 +66,7 @@ class DiagnosisReport:
     @cached_property
     def tables(self) -> list[Table]:
         """Measures, classes, and pairs of class and background."""
-        return diagnosis_tables(self.diagnoses)
+        return diagnosis_tables(self.diagnoses, self.beside)
 
     @property
     def table(self) -> Table:
@@ -123,12 +128,33 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         with session.accelerator.main_process_first():
             name, rows = load_images(options, session)
         rows = choose_images(rows, options.num_images)
+        beside = {} if options.imagenet_9 is None else _on_imagenet_9(session, options)
         side = session.sides["before"]
         images = masked_images(rows, name, side, session.classes, options.masks, folder / MASKS_FOLDER)
         report = measure_images(session, images, name, options)
         if report is not None:
+            report = replace(report, beside=beside)
             write_report(report, session, options)
         return report
+
+
+def _on_imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict[str, Interval]]:
+    """Measures of the sides on ImageNet-9, by the head of their column.
+
+    Raises:
+        ValueError: the models have other classes than ImageNet.
+    """
+    named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
+    with session.accelerator.main_process_first():
+        sets = load_evaluation_sets(named, session.preset, 1)
+        try:
+            session = session.with_sets(sets)
+        except ValueError as error:
+            raise ValueError(f"--imagenet_9 is for models with the classes of ImageNet: {error}") from error
+    accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
+    found = imagenet_9_measures(measure_accuracy(session, accuracy, "imagenet-9"))
+    several = len(found) > 1
+    return {f"ImageNet-9, {side}" if several else "ImageNet-9": measures for side, measures in found.items()}
 
 
 def measure_images(

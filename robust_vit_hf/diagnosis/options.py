@@ -39,5 +39,9 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         None,
         "labelled images: class folders, parquet, Hub id, … (default: the bundled images with the habitual backgrounds)",
     )
+    imagenet_9: str | None = option(
+        None,
+        "source of ImageNet-9, whose measures are shown beside those of your images: for models with the classes of ImageNet",
+    )
     html: bool = option(False, "write report.html too")
     output_dir: Path = output_dir("runs/diagnosis")

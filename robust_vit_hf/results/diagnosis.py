@@ -209,8 +209,15 @@ class Diagnosis:
         return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
 
 
-def diagnosis_tables(diagnoses: Mapping[str, Diagnosis]) -> list[Table]:
-    """Tables of one model or two (`before`, `after`): measures, classes, and pairs of class and background."""
+def diagnosis_tables(
+    diagnoses: Mapping[str, Diagnosis], beside: Mapping[str, Mapping[str, Interval]] | None = None
+) -> list[Table]:
+    """Tables of one model or two (`before`, `after`): measures, classes, and pairs of class and background.
+
+    Args:
+        beside: measures on other images, by the head of their column.
+    """
+    beside = beside or {}
     sides = list(diagnoses)
     compared = len(sides) > 1
     changes = diagnoses[sides[-1]].change_from(diagnoses[sides[0]]) if compared else {}
@@ -219,10 +226,11 @@ def diagnosis_tables(diagnoses: Mapping[str, Diagnosis]) -> list[Table]:
         cells = [_cell(name, diagnosis) for diagnosis in diagnoses.values()]
         if any(cell != "–" for cell in cells):
             change = [_shown(name, changes[name]) if name in changes else "–"] if compared else []
-            rows.append([title.strip(), *cells, *change])
+            others = [_shown(name, found[name]) if name in found else "–" for found in beside.values()]
+            rows.append([title.strip(), *cells, *change, *others])
     images = len(diagnoses[sides[0]])
     title = f"Objects of {images} images on other backgrounds, in per cent [95 % interval]"
-    tables = [Table(title, ["measure", *sides, *(["change"] if compared else [])], rows)]
+    tables = [Table(title, ["measure", *sides, *(["change"] if compared else []), *beside], rows)]
     names = diagnoses[sides[0]].class_names
     for side, diagnosis in diagnoses.items():
         ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))

@@ -47,6 +47,43 @@ MEASURES = (
 )
 
 
+# Variations of ImageNet-9 by the condition of `robust-vit diagnose` that they show.
+OF_CONDITIONS = {
+    "original": "original",
+    "mixed_same": "mixed_same",
+    "mixed_rand": "mixed_rand",
+    "only_fg": "only_fg",
+    "no_fg": "no_fg",
+    "only_bg": "only_bg_t",
+}
+
+
+def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str, Interval]]:
+    """The measures of [`~robust_vit_hf.results.diagnosis.MEASURES`] that ImageNet-9 has, by side, with 95 % intervals of a bootstrap
+    over images. Images of different variations are drawn independently.
+
+    Args:
+        results: results on the variations in [`OF_CONDITIONS`], by name.
+    """
+    drawn = {
+        condition: _drawn(results[f"imagenet-9-{name}"], np.ones((1, len(results[f"imagenet-9-{name}"])), dtype=bool))
+        for condition, name in OF_CONDITIONS.items()
+    }
+    found: dict[str, dict[str, Interval]] = {}
+    for side in drawn["original"]:
+        top1 = {condition: of_sides[side][:, 0] for condition, of_sides in drawn.items()}
+        differences = {
+            "composing": top1["original"] - top1["mixed_same"],
+            "bg_gap": top1["mixed_same"] - top1["mixed_rand"],
+        }
+        focus = _object_focus(top1["original"], top1["mixed_same"], top1["mixed_rand"])
+        found[side] = {name: resampled_interval(values) for name, values in top1.items()}
+        found[side] |= {name: resampled_interval(values, Difference) for name, values in differences.items()}
+        if not np.isnan(focus[0]):
+            found[side]["object_focus"] = resampled_interval(focus)
+    return found
+
+
 def reliance_tables(run: Run) -> list[Table]:
     """Tables of the measures whose sets a run has, and of the groups of each set that has some; in per cent, with 95 %
     intervals of a bootstrap over images. Images of different sets are drawn independently."""
