@@ -3,11 +3,12 @@
 import pytest
 import torch
 from peft import LoraConfig
+from PIL import Image
 
-from robust_vit_hf import ConfidenceLoss, RobustViTTrainer
+from robust_vit_hf import ConfidenceLoss, RobustViTTrainer, make_image_processor
 from robust_vit_hf.data.composition import fill
 from robust_vit_hf.training import trainer as trainer_module
-from robust_vit_hf.training.background_swap import swap_backgrounds
+from robust_vit_hf.training.background_swap import BackgroundPool, swap_backgrounds
 
 from .helpers.tiny import tensor_rows, tiny_config, tiny_vit
 from .test_trainer import assert_equal_weights, logged, trained
@@ -181,3 +182,77 @@ def test_the_original_needs_no_labels(tmp_path):
     rows = [{name: value for name, value in row.items() if name != "labels"} for row in tensor_rows(8)]
     trainer = trained(tmp_path, rows, relevance_target="prediction", **SWAP)
     assert not trainer.args.needs_labels and len(logged(trainer, "confidence_loss")) == 2
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of one grey each, 40, 80 and 120, in a folder and below it."""
+    for level, name in ((40, "a.png"), (80, "b.jpg"), (120, "below/c.png")):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (50, 40), (level,) * 3).save(path)
+    return tmp_path / "pictures"
+
+
+def test_backgrounds_of_a_folder(pictures):
+    """Objects stay, and every other pixel is of one of the pictures; all are drawn, by the seed alone."""
+    pool = BackgroundPool(str(pictures), make_image_processor("paper", 16))
+    images, mask = batch(60)
+    swapped = swap_backgrounds(images, mask, 0.5, (0,), pool)
+    foreground = mask.bool().expand_as(images)
+    assert torch.equal(swapped[foreground], images[foreground])
+    levels = {round(level / 127.5 - 1, 3): 0 for level in (40, 80, 120)}
+    kept = 0
+    for index, image in enumerate(swapped):
+        outside = image[~foreground[index]]
+        if torch.equal(image, images[index]):
+            kept += 1
+            continue
+        (colour,) = {round(float(value), 3) for value in outside}
+        levels[min(levels, key=lambda level: abs(level - colour))] += 1
+        assert min(abs(level - colour) for level in levels) < 0.02
+    assert 15 <= kept <= 45 and all(levels.values())
+    assert torch.equal(swapped, swap_backgrounds(images, mask, 0.5, (0,), pool))
+    assert not torch.equal(swapped, swap_backgrounds(images, mask, 0.5, (1,), pool))
+
+
+def test_a_single_image_gets_a_background_of_the_folder(pictures):
+    images, mask = batch(1)
+    pool = BackgroundPool(str(pictures), make_image_processor("paper", 16))
+    assert not torch.equal(swap_backgrounds(images, mask, 1.0, (0,), pool), images)
+    mask[:] = 1
+    assert torch.equal(swap_backgrounds(images, mask, 1.0, (0,), pool), images)
+
+
+def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
+    """Another training than with those of the batch, and resumed only with the same pictures."""
+    settings = {"relevance_weight": 0.0, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    weights = {}
+    for name, options in {"batch": {}, "folder": {"backgrounds": str(pictures)}}.items():
+        config = tiny_config(tmp_path / name, **settings, **SWAP, **options)
+        trainer = RobustViTTrainer(
+            tiny_vit(), config, tensor_rows(8), processing_class=make_image_processor("paper", 32)
+        )
+        trainer.train()
+        weights[name] = trainer.model.classifier.weight.detach().clone()
+    assert not torch.equal(*weights.values())
+    Image.new("RGB", (9, 9)).save(pictures / "d.png")
+    config = tiny_config(tmp_path / "folder", **settings, **SWAP, backgrounds=str(pictures))
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8), processing_class=make_image_processor("paper", 32))
+    with pytest.raises(ValueError, match="another folder of backgrounds"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "folder" / "checkpoint-2"))
+
+
+def test_bad_folders_of_backgrounds(pictures, tmp_path):
+    processor = make_image_processor("paper", 16)
+    with pytest.raises(FileNotFoundError, match="There is no folder of backgrounds"):
+        BackgroundPool(str(tmp_path / "none"), processor)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):
+        BackgroundPool(str(tmp_path / "empty"), processor)
+    (tmp_path / "empty" / "broken.png").write_bytes(b"no picture")
+    images, mask = batch(1)
+    with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
+        swap_backgrounds(images, mask, 1.0, (0,), BackgroundPool(str(tmp_path / "empty"), processor))
+    with pytest.raises(ValueError, match="`backgrounds` are those of `background_swap`, which is 0"):
+        tiny_config(tmp_path, backgrounds=str(pictures))

@@ -36,6 +36,10 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     method: str | None = option(
         None, "train this method with its defaults instead of background swap", choices=method_names
     )
+    backgrounds: str | None = option(
+        None,
+        "folder of pictures without objects of the classes, as backgrounds of the swap; by default those of your images",
+    )
     learning_rates: list[float] = option([1e-5, 3e-5], "learning rates to try (default: 1e-5 3e-5)", POSITIVE)
     max_steps: int = option(
         240,

@@ -211,6 +211,10 @@ class FinetuningArguments(Options):
         "0 for none; 0.5 where it is used.",
         SHARE,
     )
+    backgrounds: str | None = option(
+        None,
+        "Folder of pictures without objects of the classes: the swapped backgrounds, instead of those of other images of the batch.",
+    )
     bad_masks: Literal["skip", "refuse"] = option(
         "skip",
         "Images with an empty or full mask, and rows of a stream whose image or mask cannot be used: `skip` leaves them out with a "

@@ -1,15 +1,71 @@
 """Background swap: an augmentation that pastes the masked object of an image onto the background of another."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from PIL import Image
+from transformers import BaseImageProcessor
 
 from ..data.composition import background, is_background, paste
+from ..data.transforms import eval_transform
+from ..utils.images import readable_suffixes
+
+
+class BackgroundPool:
+    """Pictures without objects of the classes, whose whole area is given as a background.
+
+    Args:
+        folder: folder of pictures, with subfolders.
+        processor: image processor of the model.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no picture that can be read.
+    """
+
+    def __init__(self, folder: str, processor: BaseImageProcessor):
+        self.folder, suffixes = Path(folder), readable_suffixes()
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"There is no folder of backgrounds `{folder}`.")
+        self.paths = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
+        if not self.paths:
+            raise ValueError(
+                f"`{folder}` holds no pictures: give a folder of photographs without objects of your classes."
+            )
+        self._transform = eval_transform(processor)
+
+    def draw(self, count: int, rng: np.random.Generator) -> torch.Tensor:
+        """Pixel values `(count, 3, H, W)` of pictures drawn at random, half of them flipped.
+
+        Raises:
+            ValueError: a picture cannot be read.
+        """
+        pictures = []
+        for place, flip in zip(rng.integers(len(self.paths), size=count), rng.random(count) < 0.5, strict=True):
+            path = self.paths[place]
+            try:
+                with Image.open(path) as picture:
+                    (pixel_values,) = self._transform({"image": [picture]})["pixel_values"]
+            except (OSError, SyntaxError, ValueError) as error:
+                raise ValueError(f"The background `{path}` cannot be read: {error}. Remove it.") from error
+            pictures.append(pixel_values.flip(-1) if flip else pixel_values)
+        return torch.stack(pictures)
+
+    def identity(self) -> list[tuple[str, int]]:
+        """Names and sizes of the files."""
+        return [(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in self.paths]
 
 
 def swap_backgrounds(
-    pixel_values: torch.Tensor, mask: torch.Tensor, probability: float, seed: tuple[int, ...]
+    pixel_values: torch.Tensor,
+    mask: torch.Tensor,
+    probability: float,
+    seed: tuple[int, ...],
+    pool: BackgroundPool | None = None,
 ) -> torch.Tensor:
-    """Replace the background of each image, with a given probability, by that of another image of the batch.
+    """Replace the background of each image, with a given probability, by that of another image of the batch, or by a picture of a
+    pool.
 
     A pixel with mask value v becomes v · image + (1 − v) · background, so that object pixels are unchanged and the
     mask stays valid. The object in the background image is filled, see [`background`]. Images with an
@@ -21,6 +77,7 @@ def swap_backgrounds(
         probability: probability for each image, in [0, 1].
         seed: integers, such as a seed and the step. The result does not depend on the global random state or the
             number of data loader workers.
+        pool: pictures that are the backgrounds; by default the other images give theirs.
 
     Returns:
         `(B, 3, H, W)`. `pixel_values` is not changed.
@@ -40,6 +97,11 @@ def swap_backgrounds(
     Source: the composition of the *mixed-rand* images of https://huggingface.co/papers/2006.09994, used for training.
     """
     rng = np.random.default_rng(seed)
+    if pool is not None:
+        has_both = (mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)
+        drawn = torch.from_numpy(rng.random(len(mask)) < probability).to(mask.device) & has_both
+        pictures = pool.draw(len(mask), rng).to(pixel_values)
+        return torch.where(drawn[:, None, None, None], paste(pixel_values, mask, pictures), pixel_values)
     gives_background = is_background(mask).flatten(1).any(dim=1).tolist()
     has_both = ((mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)).tolist()
     donors = list(range(len(mask)))

@@ -75,6 +75,10 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             raise ValueError(
                 "`head_learning_rate` is that of the `head_epochs`, with the scheduler `constant`: give both, or leave it out."
             )
+        if self.backgrounds is not None and not self.background_swap:
+            raise ValueError(
+                "`backgrounds` are those of `background_swap`, which is 0: give the probability of a swap."
+            )
         if self.max_steps == 0:
             raise ValueError("Expected `max_steps` ≥ 1, or -1 for all steps of `num_train_epochs`, but got 0.")
         if self.warmup_steps and self.lr_scheduler_type == "constant":
@@ -142,6 +146,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             **METHOD_OPTIONS,
             confidence_temperature=1.0,
             background_swap=0.0,
+            backgrounds=None,
             head_epochs=0.0,
             head_learning_rate=None,
             eval_strategy="no",
@@ -181,7 +186,8 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 described["gradients"] = name.replace("_", " ")
         return described | {
             "temperature of the confidence": f"{self.confidence_temperature:g}",
-            "probability of a background swap": f"{self.background_swap:g}",
+            "probability of a background swap": f"{self.background_swap:g}"
+            + ("" if self.backgrounds is None else ", with pictures of a folder"),
         }
 
 

@@ -64,6 +64,8 @@ class RunIdentity(TrainerCallback, ExportableState):
             "train dataset": identity_of(trainer.train_dataset),
             "validation dataset": identity_of(trainer.eval_dataset),
         }
+        if trainer.backgrounds is not None:
+            identity["folder of backgrounds"] = trainer.backgrounds.identity()
         self.identity = json.loads(json.dumps(identity, default=str))
         self.skipped_batches = 0  # with non-finite loss, over all parts of the run
 

@@ -28,7 +28,7 @@ from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
 from ..utils.images import input_size
-from .background_swap import swap_backgrounds
+from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
 from .data import prepare_datasets, with_rows
@@ -138,6 +138,7 @@ class RobustViTTrainer(ReliableTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.model_accepts_loss_kwargs = False
+        self.backgrounds = None if args.backgrounds is None else BackgroundPool(args.backgrounds, processing_class)
         self.method = load_method(args.method)(args)
         second_derivative = self.method.second_derivative and not args.released_gradients
         prepare_sharding(self.accelerator, model, args, args.second_order or second_derivative)
@@ -197,7 +198,8 @@ class RobustViTTrainer(ReliableTrainer):
         if model.training and args.background_swap:
             # Among the images of all processes, so that the number of processes does not matter.
             everything = self.accelerator.gather((pixel_values, inputs["mask"]))
-            swapped = swap_backgrounds(*everything, args.background_swap, (args.seed, *self._batch_of_step))
+            seed = (args.seed, *self._batch_of_step)
+            swapped = swap_backgrounds(*everything, args.background_swap, seed, self.backgrounds)
             pixel_values = swapped.tensor_split(args.world_size)[args.process_index]
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
         if labels is not None:
