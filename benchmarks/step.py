@@ -28,9 +28,22 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import (
+    CLIPVisionConfig,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    PreTrainedModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
-from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTConfig, RobustViTTrainer
+from robust_vit_hf import (
+    CLIPZeroShotForImageClassification,
+    ConfidenceLoss,
+    RelevanceLoss,
+    RobustViTConfig,
+    RobustViTTrainer,
+)
 from robust_vit_hf.relevance.relevance_map import average_heads, min_max, upsample
 from robust_vit_hf.training.methods import method_names
 from robust_vit_hf.utils.environment import environment
@@ -40,21 +53,38 @@ from robust_vit_hf.utils.processes import use_all_cores
 
 OUTPUT = Path(__file__).with_name("step.json")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Sizes of the models, and images of a batch.
+BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+# Classes and configurations of the models, and images of a batch.
 MODELS = {
-    "DeiT-S": ({"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}, 8),
-    "ViT-B": ({}, 8),
+    "DeiT-S": (
+        ViTForImageClassification,
+        ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536),
+        8,
+    ),
+    "ViT-B": (ViTForImageClassification, ViTConfig(), 8),
     "ViT-L": (
-        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+        ViTForImageClassification,
+        ViTConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
         4,
+    ),
+    "CLIP-B/16": (
+        CLIPZeroShotForImageClassification,
+        CLIPVisionConfig(**BASE, patch_size=16, image_size=224, projection_dim=512),
+        8,
+    ),
+    "DINOv2-B/14 with registers": (
+        Dinov2WithRegistersForImageClassification,
+        Dinov2WithRegistersConfig(hidden_size=768, num_attention_heads=12, image_size=224),
+        8,
     ),
 }
 
 
-def make_inputs(name: str) -> tuple[ViTForImageClassification, dict[str, torch.Tensor]]:
+def make_inputs(name: str) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    sizes, batch_size = MODELS[name]
-    model = ViTForImageClassification(ViTConfig(**sizes, num_labels=1000)).to(DEVICE).train()
+    model_class, config, batch_size = MODELS[name]
+    config.num_labels = 1000
+    model = model_class(config).to(DEVICE).train()
     inputs = {
         "pixel_values": torch.randn(batch_size, 3, 224, 224, device=DEVICE),
         "mask": torch.randint(0, 2, (batch_size, 1, 224, 224), device=DEVICE).float(),
@@ -90,7 +120,8 @@ def make_released(model, inputs):
         for attention in output.attentions:
             (gradient,) = torch.autograd.grad(score, attention, retain_graph=True)
             relevance = relevance + average_heads(attention, gradient) @ relevance
-        maps = min_max(upsample(relevance[:, 0, 1:].reshape(-1, 1, 14, 14), (224, 224)))
+        side = int(num_tokens**0.5)  # of the patch grid; prefix tokens come first
+        maps = min_max(upsample(relevance[:, 0, -side * side :].reshape(-1, 1, side, side), (224, 224)))
         loss = 0.8 * relevance_loss(maps, inputs["mask"])["relevance_loss"]
         loss = loss + 0.2 * confidence_loss(model(pixel_values).logits)["confidence_loss"]
         with torch.no_grad():
@@ -184,7 +215,7 @@ def main() -> None:
         row = {
             "command": f"python benchmarks/step.py --models {name} --rounds {arguments.rounds}",
             **environment(),
-            "batch_size": MODELS[name][1],
+            "batch_size": MODELS[name][2],
             "released / ours": spread(times["released"], times["robustvit"]),
             "method / plain": {method: spread(times[method], times["cross-entropy"]) for method in method_names()},
             "seconds": {kind: spread(values) for kind, values in times.items()},
