@@ -262,6 +262,25 @@ def test_it_listens_on_loopback_and_connects_to_nothing_else(address, client, pi
     assert CONNECTED and all(re.search(r"'127\.0\.0\.1'|'::1'|^/", host) for host in CONNECTED)
 
 
+def test_under_another_name_nothing_is_answered(address, models):
+    """A page elsewhere, whose name is made to mean this address (DNS rebinding), gets neither the page nor its files."""
+    other = {"Host": "evil.example:7871", "Origin": "http://evil.example:7871"}
+    for route in ("", "config", "gradio_api/info", "gradio_api/file=/etc/passwd"):
+        response = get_session().get(f"{address}{route}", headers=other)
+        assert response.status_code == 400 and response.text == "Invalid host header", route
+    assert get_session().get(f"{address}config", headers={"Host": "localhost:7860"}).status_code == 200
+    hosts = AppOptions(model=models[0], compare=models[1], allowed_hosts=["proxy.example"])
+    with running(hosts) as behind:
+        assert get_session().get(f"{behind}config", headers={"Host": "proxy.example"}).status_code == 200
+        assert get_session().get(f"{behind}config", headers=other).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1", "no.such.host.example"])
+def test_a_host_that_is_not_here(models, host):
+    completed = call("app", "--model", models[0], "--compare", models[1], "--host", host)
+    assert completed.status == 1 and f"`--host {host}` is no address of this machine" in completed.error
+
+
 def test_no_file_outside_its_own_is_served(address, client, models, picture):
     for path in (
         "/etc/passwd",
