@@ -153,9 +153,12 @@ def test_a_resumed_run_swaps_as_one_that_was_not_interrupted(tmp_path):
     assert_equal_weights(whole.model, again.model, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("with_adapter", [False, True])
-def test_the_original_is_the_model_before_the_first_step(tmp_path, with_adapter):
-    adapter = {"peft_config": LoraConfig(r=2, target_modules="all-linear")} if with_adapter else {}
+@pytest.mark.parametrize(
+    "adapted", [None, {}, {"bias": "all"}, {"bias": "lora_only"}, {"modules_to_save": ["classifier"]}]
+)
+def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted):
+    """With biases or whole modules trained beside an adapter, disabling it would not bring the original back."""
+    adapter = {} if adapted is None else {"peft_config": LoraConfig(r=2, target_modules="all-linear", **adapted)}
     rows = tensor_rows(8)
     config = tiny_config(tmp_path, confidence_target="original", learning_rate=0.05, relevance_weight=0.0)
     trainer = RobustViTTrainer(tiny_vit(), config, rows, rows, **adapter)

@@ -34,6 +34,16 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"bad_masks": "ignore"}, "Expected `bad_masks`"),
         ({"background_swap": 1.5}, r"Expected `background_swap` from 0 to 1, but got 1.5"),
         ({"background_swap": 0.5}, "would teach the shortcut: .* Set `confidence_target` to `original` or `label`"),
+        (
+            {"background_swap": 0.5, "confidence_target": "original", "per_device_train_batch_size": 1},
+            "takes the background of another image of the batch, and a batch has one image",
+        ),
+        ({"relevance_weight": 0.0, "confidence_weight": 0.0}, "All weights of the method `robustvit` are 0"),
+        ({"method": "finetune", "confidence_weight": 0.0}, "All weights of the method `finetune` are 0"),
+        (
+            {"method": "gradmask", "confidence_weight": 0.0, "background_weight": 0.0},
+            "All weights of the method `gradmask` are 0",
+        ),
         ({"background_weight": -1.0}, "Expected `background_weight` ≥ 0, but got -1.0"),
         ({"confidence_temperature": 0.0}, "Expected `confidence_temperature` > 0, but got 0.0"),
         ({"lr_decay_every": 0}, "Expected `lr_decay_every` ≥ 1, but got 0"),

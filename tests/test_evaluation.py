@@ -30,6 +30,7 @@ from robust_vit_hf.results.published import PAPER_SETS, published_models
 from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
 from robust_vit_hf.results.table import Results, Run, SetResult, SideResult
 from robust_vit_hf.results.tables import calibration_table, main_table
+from robust_vit_hf.results.text_table import Table
 
 from .helpers import formats
 from .helpers.sessions import evaluate_one, session_of
@@ -517,3 +518,9 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
     for first, second in zip((most, corrected, worse), again, strict=True):
         assert [example.row for example in first] == [example.row for example in second]
     assert (tmp_path / "examples.parquet").is_file()
+
+
+def test_names_of_classes_do_not_break_a_table():
+    table = Table("Changes", ["class", "a|b"], [["x | y\nz", "<b>1</b>"]])
+    lines = table.markdown().splitlines()
+    assert lines == ["| class | a\\|b |", "|---|---:|", "| x \\| y z | &lt;b>1&lt;/b> |"]

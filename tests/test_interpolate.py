@@ -3,6 +3,7 @@
 import copy
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,17 @@ def test_the_command_writes_an_ordinary_model(models, tmp_path):
     pixel_values = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(loaded(pixel_values).logits, expected(pixel_values).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_alpha_0_is_the_model_before_with_its_own_processor(models, tmp_path):
+    before = tmp_path / "before"
+    shutil.copytree(models[0], before)
+    processor = AutoImageProcessor.from_pretrained(before)
+    processor.image_mean = [0.1, 0.2, 0.3]
+    processor.save_pretrained(before)
+    for alpha, expected in ((0, [0.1, 0.2, 0.3]), (0.5, [0.5] * 3)):
+        succeed("interpolate", before, models[1], "--alpha", alpha, "--output_dir", tmp_path / str(alpha))
+        assert AutoImageProcessor.from_pretrained(tmp_path / str(alpha)).image_mean == tuple(expected)
 
 
 MISSING = ["no/such/model", "nor/this/one"]

@@ -110,6 +110,10 @@ def test_outside_the_crop_is_black(processor):
     assert relevance[10:30, 30:50].min() == 255
 
 
+def test_no_images(model, processor):
+    assert pipeline("relevance-map", model=model, image_processor=processor)([]) == []
+
+
 def test_refused(model, processor):
     explain = pipeline("relevance-map", model=model, image_processor=processor)
     with pytest.raises(ValueError, match="`a` names 2 classes of the model"):

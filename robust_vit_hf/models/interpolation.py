@@ -93,7 +93,8 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
 
 
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
-    """Write a mixed model folder atomically, with the image processor of `after` and `interpolation.json`.
+    """Write a mixed model folder atomically, with the image processor of `after`, or of `before` for alpha 0, and
+    `interpolation.json`.
 
     Args:
         before, after: as for [`load_model`].
@@ -106,7 +107,7 @@ def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
     mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:
         mixed = interpolate(load_model(before), load_model(after), alpha)
-        processor = load_processor(after, "model", mixed)
+        processor = load_processor(after if alpha else before, "model", mixed)
         mixed.save_pretrained(folder)
         processor.save_pretrained(folder)
         write_json(folder / INTERPOLATION_FILE, mixture)

@@ -55,6 +55,10 @@ class RelevanceMapPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
+    def __call__(self, images, **arguments):
+        """Explain one image, or several in a list."""
+        return [] if isinstance(images, list) and not images else super().__call__(images, **arguments)
+
     def _sanitize_parameters(self, **arguments):
         if unknown := arguments.keys() - {"target", "overlay"}:
             raise ValueError(f"Unknown arguments {', '.join(sorted(unknown))}; expected `target` and `overlay`.")

@@ -14,8 +14,8 @@ class Table:
 
     def markdown(self) -> str:
         """The table as Markdown, without its title."""
-        lines = ["| " + " | ".join(self.head) + " |", "|---|" + "---:|" * (len(self.head) - 1)]
-        return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in self.rows)])
+        head, *rows = ("| " + " | ".join(map(_cell, row)) + " |" for row in (self.head, *self.rows))
+        return "\n".join([head, "|---|" + "---:|" * (len(self.head) - 1), *rows])
 
     def latex(self) -> str:
         """The table as LaTeX (booktabs), with the title as caption."""
@@ -25,6 +25,11 @@ class Table:
         alignment = "l" + "r" * (len(self.head) - 1)
         table = pd.DataFrame(self.rows, columns=self.head)
         return table.to_latex(index=False, escape=True, caption=caption, column_format=alignment)
+
+
+def _cell(text: str) -> str:
+    """Text of a cell in Markdown, whatever a class is called."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
 def percent(value: float | None) -> str:

@@ -75,6 +75,11 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             raise ValueError(
                 "`head_learning_rate` is that of the `head_epochs`, with the scheduler `constant`: give both, or leave it out."
             )
+        if self.background_swap and self.backgrounds is None and self.train_batch_size * self.world_size == 1:
+            raise ValueError(
+                "`background_swap` takes the background of another image of the batch, and a batch has one image: give "
+                "`per_device_train_batch_size` 2 or more, or a folder of `backgrounds`."
+            )
         if self.backgrounds is not None and not self.background_swap:
             raise ValueError(
                 "`backgrounds` are those of `background_swap`, which is 0: give the probability of a swap."
@@ -118,6 +123,11 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 raise ValueError(
                     f"`{name}` is not an option of the method `{self.method}`, which has {', '.join(defaults)}: leave it out."
                 )
+        trains_by_pixels = self.background_weight and "relevance_weight" not in defaults  # GradMask and RRR
+        if not (self.relevance_weight or self.confidence_weight or trains_by_pixels):
+            raise ValueError(
+                f"All weights of the method `{self.method}` are 0, so that nothing would be trained: give one above 0."
+            )
         if self.background_swap > 0 and self.confidence_weight > 0 and self.confidence_target == "prediction":
             raise ValueError(
                 "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped "

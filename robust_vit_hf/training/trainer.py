@@ -163,8 +163,13 @@ class RobustViTTrainer(ReliableTrainer):
         train = prepared.get("train")
         if isinstance(train, datasets.Dataset) and "pixel_values" not in train.column_names:
             self._measured_on["train"] = train.with_transform(with_rows(eval_transform(self.processing_class)))
-        self._original = None  # frozen copy of the starting model; an adapter is disabled instead
-        if self.args.confidence_target == "original" and self._adapter is None:
+        self._original = None  # frozen copy of the starting model; an adapter that can be disabled is, instead
+        adapter = self._adapter
+        disabled = adapter is not None and getattr(adapter, "bias", "none") == "none"
+        disabled = disabled and not getattr(
+            adapter, "modules_to_save", None
+        )  # biases and whole modules are trained in place
+        if self.args.confidence_target == "original" and not disabled:
             original = deepcopy(self.model).requires_grad_(False)
             self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
 
