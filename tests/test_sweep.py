@@ -273,6 +273,10 @@ def test_baselines_of_the_paper(name, tmp_path):
         ("variants: {a: {learning_rate: -1}}", "variants: a: Expected `learning_rate` ≥ 0, but got -1."),
         ("seeds: {0: {output_dir: x}}", "seeds: 0: `output_dir` is set by the sweep itself"),
         ("variants: {a: {}, b: {}}", "are the same run, of the same settings: remove one"),
+        ("seeds: {1: {seed: 1}, 01: {seed: 2}}", "`01` is given a second time"),
+        ("variants: {true: {seed: 1}, yes: {seed: 2}}", "`yes` is given a second time"),
+        ("grid: {confidence_temperature: [1, 1.0]}", "it is the same run as `"),
+        ("variants: {a: {}, b: {confidence_temperature: 1.0}}", "with a setting spelled differently: remove one"),
         ("variants: {a: {}}\nsets: [imagenet-z]", "Unknown set `imagenet-z`"),
         (
             "variants: {a: {}}\nsets: [imagenet-a]",
@@ -295,6 +299,11 @@ def test_refused_before_the_first_run(text, message, inputs, tmp_path):
     expected, _, rest = message.partition("11111111")
     assert expected in error and rest in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bound_of_0_is_a_bound(inputs, tmp_path):
+    keys = {"variants": {"a": {}}, "seeds": {0: {"seed": 0}}, "validation_bound": 0}
+    assert read_grid(write_grid(tmp_path / "grid.yaml", inputs, **keys)).validation_bound == 0.0
 
 
 def test_validation_images_without_masks_cannot_choose(inputs, tmp_path):

@@ -166,11 +166,11 @@ def _check_key(name: str, value: Any) -> Any:
         if not isinstance(value, list) or not all(isinstance(share, float) and 0 < share < 1 for share in value):
             raise ValueError(f"Expected `mixtures` to be a list of shares between 0 and 1, but got {value}.")
     elif name == "validation_bound":
-        if not isinstance(value, float) or not 0 <= value <= 1:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ValueError(f"Expected `validation_bound` to be a fraction from 0 to 1, but got {value}.")
     elif not isinstance(value, dict) or not value:
         raise ValueError(f"`{name}` is empty: expected a mapping of names to values, or leave it out.")
-    return value
+    return float(value) if name == "validation_bound" else value
 
 
 def _options(path: Path, where: str, options: Any, lists: bool | str = False) -> dict:

@@ -282,6 +282,16 @@ def describe(grid: Grid, output_dir: Path, jobs: int) -> str:
     return "\n".join(lines)
 
 
+def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTConfig) -> str:
+    """All settings of a point, defaults too, as text."""
+    named = asdict(model) | {"model": model.model.rstrip("/")}, asdict(data) | {"dataset": data.dataset.rstrip("/")}
+    settings = config.to_sanitized_dict()
+    own = ("output_dir", "logging_dir", "run_name")  # of the point's folder
+    kept = {name: value for name, value in settings.items() if name not in own}
+    text = json.dumps([*named, kept], sort_keys=True, default=str)
+    return json.dumps(json.loads(text, parse_int=float))  # 1 is 1.0
+
+
 def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
     """Refuse points that cannot be run, or were run on another model or other images, before running any: parse the
     arguments of all points, and load each model and dataset once.
@@ -292,6 +302,7 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
     models: dict[tuple, tuple] = {}
     data: dict[tuple, list] = {}
     inputs, digests = {}, {}
+    trained: dict[str, str] = {}  # names of points by all of their settings
     protocols = {protocol_of(point) for point in grid.points}
     sets = {protocol: load_evaluation_sets(grid.sets, protocol, 1) for protocol in protocols}
     for point in grid.points:
@@ -309,6 +320,11 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
             )
         try:
             model, of_data, config = arguments_of(point, folder / RUN)
+            first = trained.setdefault(_all_settings(model, of_data, config), point.name)
+            if first != point.name:
+                raise ValueError(
+                    f"it is the same run as `{first}`, with a setting spelled differently: remove one, or set an option apart."
+                )
             name = (model.model, model.trust_remote_code)
             if name not in models:
                 loaded = load_model(*name)

@@ -103,15 +103,18 @@ def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses repeated keys, of which YAML would take the last."""
+    """Refuses repeated keys, of which YAML would take the last, also if they are spelled differently (1 and 01, true and
+    yes)."""
 
     def construct_mapping(self, node, deep=False):
         known = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if str(key.value) in known:
+            plain = isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")
+            value = self.construct_object(key) if plain else str(key.value)
+            if value in known:
                 problem = f"`{key.value}` is given a second time"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            known.add(str(key.value))
+            known.add(value)
         return super().construct_mapping(node, deep)
 
 
