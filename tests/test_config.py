@@ -8,7 +8,9 @@ import pytest
 from transformers import TrainingArguments
 
 from robust_vit_hf import RobustViTConfig
-from robust_vit_hf.training.config import CHECKPOINTING
+from robust_vit_hf.training.config import CHECKPOINTING, NOT_HONOURED
+
+from .helpers.tiny import DATA
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):
@@ -95,3 +97,27 @@ def test_labels_are_needed_by_a_target_alone(tmp_path):
     assert not RobustViTConfig(str(tmp_path), **both).needs_labels
     assert RobustViTConfig(str(tmp_path), **both | {"confidence_target": "label"}).needs_labels
     assert not RobustViTConfig(str(tmp_path), relevance_weight=0.0).needs_labels
+
+
+def test_options_of_the_trainer_without_effect_are_refused(tmp_path):
+    """Each by its name; every other option of this release is known, so that one of the next release is looked at."""
+    values = {"label_smoothing_factor": 0.1, "neftune_noise_alpha": 5.0, "use_liger_kernel": True}
+    values |= {
+        "liger_kernel_config": {"rope": True},
+        "include_num_input_tokens_seen": "all",
+        "length_column_name": "size",
+    }
+    values |= {"use_cache": True, "label_names": ["label"]}
+    assert values.keys() == NOT_HONOURED.keys()
+    for name, value in values.items():
+        with pytest.raises(ValueError, match=rf"`{name}` has no effect here, since .*: leave it out"):
+            RobustViTConfig(str(tmp_path), use_cpu=True, report_to="none", **{name: value})
+    for options, message in (
+        ({"fp16": True}, "`fp16` has no effect on CPUs"),
+        ({"train_sampling_strategy": "group_by_length"}, "groups by length, which images do not have"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RobustViTConfig(str(tmp_path), use_cpu=True, report_to="none", **options)
+    names = {option.name for option in fields(TrainingArguments)}
+    known = set((DATA / "training_arguments.txt").read_text().split())
+    assert names <= known, f"options to honour or to refuse: {names - known}"

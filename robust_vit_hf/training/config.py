@@ -1,7 +1,7 @@
 """Hyper-parameters of the finetuning."""
 
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import timedelta
 from typing import ClassVar, Self
 
@@ -20,6 +20,19 @@ from .methods import load_method
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
+
+
+# Options of the Trainer that change nothing here, and why. They are refused, since a run would look as if they had.
+NOT_HONOURED = {
+    "label_smoothing_factor": "the losses are those of the method",
+    "neftune_noise_alpha": "it adds noise to the embeddings of words",
+    "use_liger_kernel": "its kernels are those of language models",
+    "liger_kernel_config": "its kernels are those of language models",
+    "include_num_input_tokens_seen": "images have no input tokens to count",
+    "length_column_name": "images have no lengths to group by",
+    "use_cache": "it is that of generating text",
+    "label_names": "labels are `labels`",
+}
 
 
 @dataclass
@@ -54,6 +67,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 "train together on CPUs."
             )
         self._take_options_of_the_method()
+        self._refuse_options_without_effect()
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ValueError(
                 f"`hub_strategy` {self.hub_strategy.value} uploads checkpoints without a card, and files with paths of this "
@@ -112,6 +126,19 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                     "Reentrant activation checkpointing computes attentions without a graph. "
                     f'Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.'
                 )
+
+    def _refuse_options_without_effect(self) -> None:
+        """Refuse options of the Trainer in [`NOT_HONOURED`], and those that this device or data have not."""
+        declared = {option.name: option for option in fields(TrainingArguments)}
+        for name, why in NOT_HONOURED.items():
+            option = declared.get(name)  # releases of transformers have other options
+            unset = option and (option.default if option.default_factory is MISSING else option.default_factory())
+            if option is not None and getattr(self, name) not in (unset, None):
+                raise ValueError(f"`{name}` has no effect here, since {why}: leave it out.")
+        if str(getattr(self, "train_sampling_strategy", "random")) in ("group_by_length", "batch_rebalance"):
+            raise ValueError("`train_sampling_strategy` groups by length, which images do not have: leave it out.")
+        if self.fp16 and self.device.type == "cpu":
+            raise ValueError("`fp16` has no effect on CPUs: give `bf16=True`, or leave it out.")
 
     def _take_options_of_the_method(self) -> None:
         """Set the method's defaults, and refuse options of other methods."""
