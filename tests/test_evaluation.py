@@ -25,7 +25,7 @@ from robust_vit_hf.results.paper_tables import (
     attribution_table,
     class_group_tables,
 )
-from robust_vit_hf.results.plots import save_plots
+from robust_vit_hf.results.plots import class_figure, figure_bytes, save_plots
 from robust_vit_hf.results.published import PAPER_SETS, published_models
 from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
 from robust_vit_hf.results.table import Results, Run, SetResult, SideResult
@@ -518,6 +518,14 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
     for first, second in zip((most, corrected, worse), again, strict=True):
         assert [example.row for example in first] == [example.row for example in second]
     assert (tmp_path / "examples.parquet").is_file()
+
+
+def test_names_of_classes_do_not_break_a_figure():
+    """Text between dollar signs is no mathematics."""
+    for name in ("$\\frac{0$", "$", "50 $ and $5"):
+        figure = class_figure({0: 0.5, 1: -0.5}, {0: name, 1: "b"}, f"photos {name}")
+        assert figure_bytes(figure, "png")
+        assert figure.axes[0].get_xticklabels()[0].get_text() == name.replace("$", r"\$")
 
 
 def test_names_of_classes_do_not_break_a_table():

@@ -7,6 +7,7 @@ from textwrap import wrap
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..utils.figure_text import plain
 from ..utils.images import to_rgb
 from .parquet_writer import REJECTED_FOLDER, sample_rows
 
@@ -42,7 +43,7 @@ def save_contact_sheet(
         axis.axis("off")
     for axis, sheet, (*_, caption) in zip(axes.flat, sheets, examples, strict=False):
         axis.imshow(sheet)
-        axis.set_title("\n".join(wrap(caption.replace("$", r"\$"), 60)[:3]), fontsize=6)
+        axis.set_title("\n".join(wrap(plain(caption), 60)[:3]), fontsize=6)
     figure.savefig(path, dpi=90)
 
 

@@ -18,6 +18,7 @@ from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..relevance.overlay import denormalize
 from ..results.diagnosis import Diagnosis
+from ..utils.figure_text import plain
 
 
 NUM_EXAMPLES = 6  # in the strip
@@ -99,14 +100,10 @@ def strip_figure(examples: Sequence[Composed], conditions: Sequence[str] = tuple
                 predicted, colour = example.predicted[side][name] or "–", COLOURS[example.kind(side, name)]
                 text = f"{side}: {predicted}" if len(sides) > 1 else predicted
                 axis.text(
-                    0.5, -0.03 - 0.12 * line, _plain(text), fontsize=7, color=colour,
+                    0.5, -0.03 - 0.12 * line, plain(text), fontsize=7, color=colour,
                     ha="center", va="top", transform=axis.transAxes,
                 )  # fmt: skip
             title = f"on {example.donor}" if name == "mixed_rand" else ""
-            axis.set_title("\n".join(filter(None, [name if row == 0 else "", _plain(title)])), fontsize=7)
-        axes[0].set_ylabel(_plain(example.label), fontsize=8)
+            axis.set_title("\n".join(filter(None, [name if row == 0 else "", plain(title)])), fontsize=7)
+        axes[0].set_ylabel(plain(example.label), fontsize=8)
     return figure
-
-
-def _plain(text: str) -> str:
-    return text.replace("$", r"\$")

@@ -12,6 +12,7 @@ from ..data.transforms import segmentation_transform
 from ..models.preprocessing import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
+from ..utils.figure_text import plain
 from .examples import Example
 from .session import Side
 
@@ -37,7 +38,7 @@ def before_after_figure(
         shares = [width for width in widths + rest if width]
         parts = np.atleast_1d(band.subfigures(1, len(shares), width_ratios=shares, wspace=0.03))
         for part, width, (title, examples) in zip(parts, widths, row.items(), strict=False):
-            part.suptitle(title.replace("$", r"\$"), fontweight="bold", fontsize=9)
+            part.suptitle(plain(title), fontweight="bold", fontsize=9)
             axes = part.subplots(lines, width, squeeze=False)
             for axis in axes.flat:
                 axis.axis("off")
@@ -50,7 +51,7 @@ def before_after_figure(
                             pictures.append((f"{side}, {target}:\n{named}", example.maps[side, target]))
                 for axis, (caption, picture) in zip(axes[:, column], pictures, strict=False):
                     axis.imshow(picture)
-                    axis.set_title(caption.replace("$", r"\$"), fontsize=8)
+                    axis.set_title(plain(caption), fontsize=8)
     return figure
 
 
@@ -83,7 +84,7 @@ def save_attribution_figure(
     figure = Figure((1.2 * len(columns), 1.2 * len(rows) + 0.4), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=8)
+        axis.set_title(plain(title), fontsize=8)
     for index, row in enumerate(axes):
         for axis, pictures in zip(row, columns, strict=True):
             axis.imshow(pictures[index].permute(1, 2, 0).numpy())
@@ -99,17 +100,17 @@ def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
     figure = Figure((2.7 * columns, 2.1 * len(rows)), layout="constrained")
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for band, (title, examples) in zip(bands, rows.items(), strict=True):
-        band.suptitle(title, fontweight="bold", fontsize=9)
+        band.suptitle(plain(title), fontweight="bold", fontsize=9)
         axes = band.subplots(1, 2 * columns, squeeze=False)[0]
         for axis in axes:
             axis.axis("off")
         for place, example in enumerate(examples):
             left, right = axes[2 * place : 2 * place + 2]
             left.imshow(example.image)
-            left.set_title(example.label.replace("$", r"\$"), fontsize=8)
+            left.set_title(plain(example.label), fontsize=8)
             right.imshow(example.maps["before", "predicted"])
             caption = f"{example.predicted['before']}, {example.confidence['before']:.0%}"
-            right.set_title(caption.replace("$", r"\$"), fontsize=8)
+            right.set_title(plain(caption), fontsize=8)
     return figure
 
 
@@ -119,6 +120,6 @@ def save_picture_grid(rows: Sequence[Sequence[tuple[str, torch.Tensor]]], path: 
     for axes, pictures in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
         for axis, (caption, picture) in zip(axes, pictures, strict=True):
             axis.imshow(picture.permute(1, 2, 0).numpy())
-            axis.set_title(caption.replace("$", r"\$"), fontsize=7)
+            axis.set_title(plain(caption), fontsize=7)
             axis.axis("off")
     figure.savefig(path, dpi=100)

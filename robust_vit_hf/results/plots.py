@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..utils.figure_text import plain
 from ..utils.files import atomic_file
 from .summary import class_changes, curves, set_rows, sides_of
 from .table import Run
@@ -65,7 +66,7 @@ def accuracy_figure(rows: list[dict]) -> Figure:
                 for end in ("low", "high")
             ]
             axis.errorbar(left, values, bounds, fmt="none", ecolor="black", capsize=3, linewidth=1)
-    axis.set_xticks(range(len(rows)), [row["set"].replace("_", " ") for row in rows], rotation=25, ha="right")
+    axis.set_xticks(range(len(rows)), [plain(row["set"].replace("_", " ")) for row in rows], rotation=25, ha="right")
     axis.set_ylabel("top-1, %")
     axis.set_ylim(0, 100)
     if len(sides) > 1:
@@ -92,11 +93,11 @@ def class_figure(changes: dict[int, float], class_names: dict[int, str], name: s
         values = [100 * changes[label] for label in shown]
         axis.bar(range(len(shown)), values, color=["#b23a3a" if value < 0 else "#2e7d4f" for value in values])
         axis.axhline(0, color="black", linewidth=0.8)
-        names = [class_names.get(label, str(label)).split(",")[0][:28] for label in shown]
+        names = [plain(class_names.get(label, str(label)).split(",")[0][:28]) for label in shown]
         axis.set_xticks(range(len(shown)), names, rotation=90, fontsize=7)
         axis.set_xlim(-0.6, len(shown) - 0.4)
         axis.set_ylabel("change of top-1, points")
-        axis.set_title(f"{name}: {title}", fontsize=9)
+        axis.set_title(plain(f"{name}: {title}"), fontsize=9)
     return figure
 
 
@@ -111,5 +112,5 @@ def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure
         axis.set_xlabel({"angle": "angle, degrees", "area": "area of the object"}.get(factor, factor))
     axes[0, 0].set_ylabel("top-1, %")
     axes[0, 0].legend(frameon=False)
-    figure.suptitle(name, fontsize=9)
+    figure.suptitle(plain(name), fontsize=9)
     return figure
