@@ -265,6 +265,16 @@ def test_gradient_accumulation(tmp_path):
     assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
 
 
+def test_images_of_a_smaller_last_batch_count_as_much(tmp_path):
+    """Three images, in batches of two and one, are a step of the mean over three."""
+    rows = tensor_rows(3)
+    whole = trained(tmp_path / "a", rows, per_device_train_batch_size=3)
+    parts = trained(tmp_path / "b", rows, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    assert parts.state.global_step == whole.state.global_step == 2
+    assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), rel=1e-4)
+    assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("second_order", [False, True])
 def test_activation_checkpointing(second_order, tmp_path):
     plain = trained(tmp_path / "a", second_order=second_order)

@@ -144,6 +144,7 @@ class RobustViTTrainer(ReliableTrainer):
         prepare_sharding(self.accelerator, model, args, args.second_order or second_derivative)
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._eval_values: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._sizes_of_step: list[int] = []  # images of its batches; empty outside a training
         self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
         self._body = []  # frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them
@@ -232,7 +233,16 @@ class RobustViTTrainer(ReliableTrainer):
             for name, value in values.items():
                 self._train_values[name].append(value.detach().mean())
         loss = values["loss"].mean()
+        if model.training and self._sizes_of_step:
+            # The Trainer takes the mean over the batches of a step; so it is that over its images.
+            loss = loss * (len(values["loss"]) * len(self._sizes_of_step) / sum(self._sizes_of_step))
         return (loss, {"logits": logits}) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in the Trainer; remembers the sizes of the batches of a step, of which the last one may be smaller."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._sizes_of_step = [len(batch["pixel_values"]) for batch in batches if "pixel_values" in batch]
+        return batches, num_items
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         step, batch = self._batch_of_step
@@ -312,7 +322,10 @@ class RobustViTTrainer(ReliableTrainer):
             first = self.is_world_process_zero() or self.is_fsdp_enabled
             if self._strips is not None and self.args.relevance_strip_steps and first:
                 self._strips.measure_before(self.model)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._sizes_of_step = []
 
     @torch.no_grad()
     def _top1(self, dataset: Dataset) -> float | None:
