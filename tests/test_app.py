@@ -268,7 +268,8 @@ def test_under_another_name_nothing_is_answered(address, models):
     for route in ("", "config", "gradio_api/info", "gradio_api/file=/etc/passwd"):
         response = get_session().get(f"{address}{route}", headers=other)
         assert response.status_code == 400 and response.text == "Invalid host header", route
-    assert get_session().get(f"{address}config", headers={"Host": "localhost:7860"}).status_code == 200
+    for own in ("localhost:7860", "192.168.1.5:7860", "[::1]:7860"):
+        assert get_session().get(f"{address}config", headers={"Host": own}).status_code == 200, own
     hosts = AppOptions(model=models[0], compare=models[1], allowed_hosts=["proxy.example"])
     with running(hosts) as behind:
         assert get_session().get(f"{behind}config", headers={"Host": "proxy.example"}).status_code == 200

@@ -254,8 +254,10 @@ def test_bad_folders_of_backgrounds(pictures, tmp_path):
     with pytest.raises(ValueError, match="holds no pictures"):
         BackgroundPool(str(tmp_path / "empty"), processor)
     (tmp_path / "empty" / "broken.png").write_bytes(b"no picture")
-    images, mask = batch(1)
     with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
-        swap_backgrounds(images, mask, 1.0, (0,), BackgroundPool(str(tmp_path / "empty"), processor))
+        BackgroundPool(str(tmp_path / "empty"), processor)
+    (tmp_path / "empty" / "broken.png").rename(tmp_path / "empty" / "._broken.png")  # of macOS, and no picture
+    with pytest.raises(ValueError, match="holds no pictures"):
+        BackgroundPool(str(tmp_path / "empty"), processor)
     with pytest.raises(ValueError, match="`backgrounds` are those of `background_swap`, which is 0"):
         tiny_config(tmp_path, backgrounds=str(pictures))

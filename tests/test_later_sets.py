@@ -114,6 +114,8 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
     assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
     with pytest.raises(ValueError, match="give your ImageNet-1k, for the images, with --imagenet"):
         load_image_set("hard-imagenet", root)
+    with pytest.raises(ValueError, match="Hard ImageNet has no split `test`; expected train, validation"):
+        load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), split="test")
     (tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG").unlink()
     with pytest.raises(ValueError, match=rf"its image {TENCH}/ILSVRC2012_val_00000007.JPEG is not in"):
         list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
@@ -167,6 +169,18 @@ def test_waterbirds_with_bad_metadata(tmp_path):
         load_image_set("waterbirds", root, split="dev")
     with pytest.raises(FileNotFoundError, match="give the segmentations of CUB-200-2011"):
         load_image_set("waterbirds", root, segmentations=str(tmp_path / "none"))
+
+
+def test_changed_masks_are_read_again(tmp_path):
+    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 1}, ("original",))
+    assert np.asarray(load_image_set("imagenet-9-original", root)[0]["mask"])[:12].all()
+    np.save(root / "fg_mask" / "val" / DOG / f"{DOG}_0.npy", np.zeros((24, 30)))
+    assert not np.asarray(load_image_set("imagenet-9-original", root)[0]["mask"]).any()
+
+
+def test_waterbirds_from_the_hub_has_no_segmentations(hub, tmp_path):
+    with pytest.raises(ValueError, match="`grodino/waterbirds` is a table without the names of CUB: give the folder"):
+        load_image_set("waterbirds", segmentations=str(tmp_path))
 
 
 def test_waterbirds_from_the_hub(hub):

@@ -124,6 +124,7 @@ def test_evaluate_imagenet_9_by_the_name_of_the_family(model, tmp_path):
     )
     measured = json.loads((tmp_path / "out" / "results.json").read_text())["protocols"]["paper"]
     assert [row["set"] for row in measured["rows"]] == [f"imagenet-9-{name}" for name in IMAGENET_9_VARIATIONS]
+    assert measured["class_changes"] == {} and measured["class_groups"] == []  # an image has up to 116 classes
     assert measured["rows"][0]["mean_iou_before"] is not None and measured["rows"][1]["mean_iou_before"] is None
     assert [row[0] for row in measured["reliance"][0]["rows"]] == [
         "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`",
@@ -149,11 +150,35 @@ def test_groups_of_your_own_images(tmp_path):
     assert "| worst group |" in printed and "| average, weighted by the training groups | 6 |" in printed
 
 
+def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
+    """Three images that are all right do not show that all are: the rule of three."""
+    groups = np.array(["a"] * 3 + ["b"] * 100, dtype=object)
+    (table,) = reliance_tables(run_of(result("test", 103, groups=groups, before=1.0, after=1.0)))
+    cells = {row[0]: row[2:] for row in table.rows}
+    assert cells["a"] == ["100.0 [0.0, 100.0]", "100.0 [0.0, 100.0]", "+0.0 [-100.0, +100.0]"]
+    assert cells["b"] == ["100.0 [97.0, 100.0]", "100.0 [97.0, 100.0]", "+0.0 [-3.0, +3.0]"]
+    assert cells["worst group"] == cells["a"]
+
+
+def test_unlabelled_images_and_one_class_alone(tmp_path):
+    """Neither counts for what is measured by masks, nor breaks it."""
+    rows = masked_dataset(6)
+    labels = datasets.Dataset.from_dict(
+        {"label": [0, None, 0, 0, None, 0]}, features=datasets.Features({"label": rows.features["label"]})
+    )
+    rows = datasets.concatenate_datasets([rows.remove_columns("label"), labels], axis=1)
+    rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    printed = succeed("evaluate", *options, "--cut_out", "--sensitivity")
+    assert "| validation | before | 4 |" in printed and "| validation | 4 |" in printed
+
+
 def test_an_image_without_a_group(tmp_path):
     birds(["x", None, "y", "y"]).to_parquet(tmp_path / "validation-00000.parquet")
     model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
     completed = call("evaluate", "--model", model, "--dataset", tmp_path, "--output_dir", tmp_path / "out")
-    assert "Row 1 has no `group`: give every image one, or remove the column." in completed.error
+    assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
 
 
 def test_the_metric_of_the_worst_group():
@@ -228,14 +253,18 @@ def test_the_table_of_the_sensitivity():
         [1]
     ] * 100  # noise on the object breaks all of class 0, that on the background half of class 1
     foreground, background = [5] * 100 + [1] * 100, [0] * 100 + [1, 5] * 50
-    columns = {"accepted": accepted, "foreground": foreground, "background": background}
-    swapped = {"accepted": accepted, "foreground": background, "background": foreground}
+    share = [0.5] * 200
+    columns = {"accepted": accepted, "foreground": foreground, "background": background, "object_share": share}
+    swapped = columns | {"foreground": background, "background": foreground}
     table = sensitivity_table({"photos": {"before": columns, "after": swapped}})
     (row,) = table.rows
     assert len(row) == len(table.head) and row[:6] == ["photos", "200", "50.0", "75.0", "75.0", "50.0"]
     assert [cell.split(" ")[0] for cell in row[6:]] == ["33.3", "-33.3", "-66.7"]  # 0.25 / (2 · 0.375)
-    (row,) = sensitivity_table({"photos": {"before": columns}}).rows
+    columns = {name: [*values, values[0]] for name, values in columns.items()} | {"object_share": [*share, 1.0]}
+    (row,) = sensitivity_table({"photos": {"before": columns}}).rows  # the last object fills the crop
     assert row[:4] == ["photos", "200", "50.0", "75.0"] and len(row) == 5
+    with pytest.raises(ValueError, match="`photos` has no labelled image with an object and a background"):
+        sensitivity_table({"photos": {"before": columns | {"object_share": [0.0] * 201}}})
 
 
 def test_evaluate_with_sensitivity(tmp_path):

@@ -49,7 +49,7 @@ from robust_vit_hf.app.server import running
 
 
 host, port = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"), int(os.environ.get("GRADIO_SERVER_PORT", 7860))
-with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, {diagnose}host=host, port=port)):
+with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, {diagnose}host=host, port=port, allowed_hosts=["*"])):
     signal.pause()
 '''
 

@@ -54,7 +54,7 @@ class AppOptions(GalleryOptions):
         "address to listen on (default: 127.0.0.1). Elsewhere than on loopback, no other models can be loaded in the page",
     )
     allowed_hosts: list[str] = option(
-        [], "further names under which the page may be asked for, such as that of a proxy", metavar="NAME"
+        [], "further names under which the page may be asked for, such as that of a proxy; `*` for all", metavar="NAME"
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
     export: Path | None = option(

@@ -5,7 +5,9 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .options import AppOptions
 
@@ -13,24 +15,49 @@ from .options import AppOptions
 MAX_UPLOAD = "50mb"
 
 
-def hosts_of(options: AppOptions) -> list[str]:
-    """Names and addresses under which the page may be asked for: those that it listens on, and the allowed ones.
+class OwnNames:
+    """ASGI middleware that answers requests for an address, for `localhost`, and for names of this page alone. Otherwise a page elsewhere,
+    whose name is made to mean this address, could ask for anything ("DNS rebinding"); that needs a name.
+
+    Args:
+        names: further names, such as that of a proxy; `*` for all.
+    """
+
+    def __init__(self, app, names: list[str]):
+        self.app, self.names = app, {"localhost", *map(str.lower, names)}
+
+    async def __call__(self, scope, receive, send) -> None:
+        from starlette.responses import PlainTextResponse
+
+        if scope["type"] in ("http", "websocket") and not self._is_own(dict(scope["headers"]).get(b"host", b"")):
+            await PlainTextResponse("Invalid host header", status_code=400)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _is_own(self, header: bytes) -> bool:
+        try:
+            name = urlsplit(f"//{header.decode('latin-1')}").hostname or ""
+        except ValueError:
+            return False
+        if "*" in self.names or name in self.names:
+            return True
+        try:
+            return bool(ip_address(name))
+        except ValueError:
+            return False
+
+
+def check_host(host: str) -> None:
+    """Check that the page can listen on an address.
 
     Raises:
-        OSError: the host is no address of this machine.
+        OSError: it is none of this machine.
     """
     try:
-        socket.create_server(
-            (options.host, 0), family=socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        ).close()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host.strip("[]"), 0), family=family).close()
     except OSError as error:
-        raise OSError(f"`--host {options.host}` is no address of this machine: {error.strerror}.") from error
-    hosts = {options.host, "localhost", "127.0.0.1"}
-    if options.host in ("0.0.0.0", "::"):  # all addresses of this machine
-        name = socket.gethostname()
-        hosts |= {name, socket.getfqdn()}
-        hosts |= {str(address[4][0]) for address in socket.getaddrinfo(name, None)}
-    return [*sorted(hosts), *options.allowed_hosts]
+        raise OSError(f"`--host {host}` is no address of this machine: {error.strerror}.") from error
 
 
 @contextmanager
@@ -44,7 +71,7 @@ def running(options: AppOptions) -> Iterator[str]:
         OSError: the host is no address of this machine, the port is in use, or as [`Page`].
         ValueError: as [`Page`].
     """
-    hosts = hosts_of(options)
+    check_host(options.host)
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
         # Keep all uploads and pictures there, and Gradio from calling its own servers.
         os.environ |= {
@@ -54,7 +81,6 @@ def running(options: AppOptions) -> Iterator[str]:
         }
         import gradio as gr
         from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from .page import STYLE, Page
 
@@ -74,8 +100,7 @@ def running(options: AppOptions) -> Iterator[str]:
             footer_links=[],
             run_history=False,
             max_file_size=MAX_UPLOAD,
-            # Else a page elsewhere, whose name is made to mean this address, could ask for anything ("DNS rebinding").
-            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]},
+            app_kwargs={"middleware": [Middleware(OwnNames, names=[options.host, *options.allowed_hosts])]},
             _frontend=False,  # Gradio's startup check fails after 3 s, too short on a busy machine
         )
         try:

@@ -245,6 +245,11 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
         return image_set.open(path, **options)
 
     place = str(path or next(iter(sources or image_set.hub)))
+    if "segmentations" in options and not (path and read_settings(path)):
+        raise ValueError(
+            f"`{place}` is a table without the names of CUB: give the folder of the official archive, to which the segmentations "
+            "belong."
+        )
     if path is not None and read_settings(path):
         made = _check_prepared(path, name, options)
         opened = open_columns(place, None, options.get("split", image_set.split), features_of(name, made), None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers.utils import logging
 
@@ -235,7 +236,11 @@ def _make_masks(
             write_json(record, identity)
     writer: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
     if method == "auto":
-        method = read_settings(folder).get("train", {}).get("method") or _available(writer, dataset.features)
+        chosen: list[str | None] = [None]
+        if state.is_main_process:  # which tells the others
+            names = tuple(getattr(dataset.features["label"], "names", None) or ())
+            chosen = [read_settings(folder).get("train", {}).get("method") or _available(names)]
+        (method,) = broadcast_object_list(chosen)
     if method in BY_NAMES:
         write_masks(BY_NAMES[method](**writer))
     else:
@@ -254,11 +259,14 @@ def _make_masks(
     return load_masked_dataset(str(folder), "train"), method
 
 
-def _available(writer: dict[str, Any], features: datasets.Features) -> str:
-    """The method of `auto`: the first by names whose models are there, or else TokenCut. Says which, and why not another."""
+@cache
+def _available(class_names: tuple[str, ...]) -> str:
+    """The method of `auto`: the first by names whose models are there, or else TokenCut. Says which, and why not another. All parts of
+    a command have the same."""
+    features = datasets.Features({"label": datasets.ClassLabel(names=list(class_names))} if class_names else {})
     for method, options in BY_NAMES.items():
         try:
-            make_masker(options(**writer), features)
+            make_masker(options(images="", output_dir=Path()), features)
         except (OSError, ValueError) as error:
             logger.warning(f"No masks by `{method}`: {error}")
         else:

@@ -3,7 +3,7 @@
 Tables in the layout of the paper's Tables 1, 2, 10 and 11, and its class plots (Figures 8 to 14).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from .measurements.backgrounds import Backgrounds
 from .measurements.sensitivity import Sensitivity
 from .options import EvaluateOptions
 from .session import Session, open_session
-from .sets import load_sets
+from .sets import EvaluationSet, load_sets
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
@@ -53,6 +53,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
             for protocol in options.protocols:
                 session = opened if protocol == opened.preset else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
+        masked = {session.preset: _masked_sets(session, options) for session in sessions}
         paper_model = options.paper_model or opened.paper_model
         classes = _training_classes(options, sessions[0]) if options.compare else None
         results = {"settings": public_settings(asdict(options)), "paper_model": paper_model, **environment()}
@@ -60,7 +61,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         accuracy = Accuracy(options.batch_size, options.num_workers)
         for session in sessions:
             sets = measure_accuracy(session, accuracy, session.preset)
-            of_masks = _of_masks(session, options)
+            of_masks = _of_masks(session, masked[session.preset], options)
             if not session.accelerator.is_main_process:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
@@ -88,12 +89,29 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     return "\n".join(["", *markdown, written]) if markdown else ""
 
 
-def _of_masks(session: Session, options: EvaluateOptions) -> list[Table]:
-    """Tables of the options that need masks, on the sets that have masks and labels.
+def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, EvaluationSet]:
+    """The labelled images of the sets with masks, if an option needs them.
 
     Raises:
         ValueError: there are none.
     """
+    wanted = [name for name in ("cut_out", "sensitivity") if getattr(options, name)]
+    masked = {}
+    for name, rows in session.sets.items() if wanted else ():
+        labelled = [index for index, labels in enumerate(rows.accepted or ()) if labels]
+        if labelled and "mask" in rows.dataset.column_names:
+            accepted = [rows.accepted[index] for index in labelled]
+            masked[name] = replace(rows, dataset=rows.dataset.select(labelled), accepted=accepted)
+    if wanted and not masked:
+        raise ValueError(
+            f"--{' and --'.join(wanted)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "
+            "labels. `robust-vit masks` makes masks."
+        )
+    return masked
+
+
+def _of_masks(session: Session, masked: Mapping[str, EvaluationSet], options: EvaluateOptions) -> list[Table]:
+    """Tables of the options that need masks."""
     wanted: dict[str, tuple[Measurement, Callable[..., Table]]] = {}
     if options.cut_out:
         conditions = ("original", "only_fg")
@@ -101,22 +119,12 @@ def _of_masks(session: Session, options: EvaluateOptions) -> list[Table]:
         wanted["cut_out"] = (measurement, cut_out_table)
     if options.sensitivity:
         wanted["sensitivity"] = (Sensitivity(options.batch_size, options.num_workers), sensitivity_table)
-    masked = {
-        name: rows
-        for name, rows in session.sets.items()
-        if rows.accepted is not None and "mask" in rows.dataset.column_names
-    }
-    if wanted and not masked:
-        raise ValueError(
-            f"--{' and --'.join(wanted)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "
-            "labels. `robust-vit masks` makes masks."
-        )
     tables = []
     for name, (measurement, table) in wanted.items():
         measured = measure(replace(session, sets=masked), measurement, f"{session.preset}-{name}")
-        tables.append(
-            table({of: {side: one.columns for side, one in sides.items()} for of, sides in measured.items()})
-        )
+        if session.accelerator.is_main_process:
+            columns = {of: {side: one.columns for side, one in sides.items()} for of, sides in measured.items()}
+            tables.append(table(columns))
     return tables
 
 

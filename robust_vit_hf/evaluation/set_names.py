@@ -1,6 +1,6 @@
 """Names of evaluation sets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS, SETS_WITH_MASKS
@@ -30,7 +30,7 @@ class NamedSource(NamedTuple):
         return cls(name, source or None)
 
 
-def expand_families(named: Sequence[NamedSource]) -> list[NamedSource]:
+def expand_families(named: Iterable[NamedSource]) -> list[NamedSource]:
     """The sets with each family, such as `imagenet-9`, replaced by its sets, all from its source."""
     return [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
 

@@ -41,6 +41,7 @@ class EvaluationSet:
         num_classes: number of classes that the model must have, if known.
         class_names: class names in the order of the labels, if known.
         border: pixels to cut at each edge of an image.
+        by_class: whether an image has one class, see [`SetResult`].
         whole: whether images are squashed to the model's size, if they have another, and not cropped.
         group_weights: weights of the groups in the column `group` for the average, by name; `None` if unknown.
         source: Hub id or folder of the images, or name of a benchmark.
@@ -53,6 +54,7 @@ class EvaluationSet:
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
     border: int = 0
+    by_class: bool = True
     whole: bool = False
     group_weights: dict[str, float] | None = None
     source: str | None = None
@@ -174,30 +176,34 @@ def own_set(path: str, split: str) -> EvaluationSet:
     weights = None
     if "group" in dataset.column_names:
         with suppress(UnknownSplit):
-            weights = group_shares(load_masked_dataset(path, "train"))
+            weights = group_shares(load_masked_dataset(path, "train"), "train")
     return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
 
 
-def group_shares(dataset: datasets.Dataset) -> dict[str, float] | None:
-    """Share of each group of the images by name, see [`groups_of`]; `None` without groups."""
-    groups = groups_of(dataset)
+def group_shares(dataset: datasets.Dataset, name: str) -> dict[str, float] | None:
+    """Share of each group of the images by its name, see [`groups_of`]; `None` without groups."""
+    groups = groups_of(dataset, name)
     if groups is None:
         return None
     names, counts = np.unique(groups, return_counts=True)
     return dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
 
 
-def groups_of(dataset: datasets.Dataset) -> np.ndarray | None:
+def groups_of(dataset: datasets.Dataset, name: str = "images") -> np.ndarray | None:
     """Names `(N,)` of the groups of the images, from the column `group`; `None` without one.
 
+    Args:
+        name: name of the images in errors.
+
     Raises:
-        ValueError: an image has no group.
+        ValueError: an image has no group (`None`, or -1 of named groups).
     """
     if "group" not in dataset.column_names:
         return None
     values, names = dataset.with_format(None)["group"][:], getattr(dataset.features["group"], "names", None)
-    if None in values:
-        raise ValueError(f"Row {values.index(None)} has no `group`: give every image one, or remove the column.")
+    missing = [row for row, value in enumerate(values) if value is None or (names and value == -1)]
+    if missing:
+        raise ValueError(f"`{name}`: row {missing[0]} has no `group`: give every image one, or remove the column.")
     return np.array([names[value] if names else str(value) for value in values], dtype=object)
 
 
@@ -211,7 +217,7 @@ def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> Eval
     options = {"cropped": False} if name == "objectnet" and not native else {}
     rows = EvaluationSet.of(load_image_set(name, source, **options), num_classes=len(wnids()), source=source or name)
     if name in FAMILIES["imagenet-9"]:
-        return replace(rows, whole=True)
+        return replace(rows, whole=True, by_class=False)
     if name == "objectnet":
         if not native:
             return replace(rows, accepted=[labels[:1] for labels in rows.accepted])

@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
+from ..data.set_names import FAMILIES
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.store import FINGERPRINT_FILE, Measured
@@ -243,7 +244,8 @@ def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
         images = (read_json(folders[name] / "after" / FINGERPRINT_FILE) or {}).get("rows")
         groups = measured["before"].columns.get("group")
         groups = None if groups is None else np.array(groups, dtype=object)
-        sets[name] = SetResult(name, sides, classes, shifted, images=images, groups=groups)
+        by_class = name not in FAMILIES["imagenet-9"]
+        sets[name] = SetResult(name, sides, classes, shifted, images=images, groups=groups, by_class=by_class)
     return sets
 
 

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.set_names import check_set_names
+from ..evaluation.set_names import NamedSource, check_set_names, expand_families
 from ..models.registry import BUNDLED_MODEL
 from ..training.recipes import check_train_option, find_recipe, read_recipe, read_yaml
 from ..utils.options import unknown
@@ -141,7 +141,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
                     "or set an option apart."
                 )
             points[digest] = point
-    sets = [(name, f"{PREPARED}{name}") for name in content.get("sets") or []]
+    sets = [(name, f"{PREPARED}{name}") for name, _ in expand_families(map(NamedSource, content.get("sets") or []))]
     check_set_names([name for name, _ in sets])
     return Grid(
         [_with_folder(path, point, imagenet) for point in points.values()],

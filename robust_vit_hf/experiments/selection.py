@@ -57,7 +57,8 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
 
 def choose_mixtures(results: ResultsFile) -> list[Run]:
     """Choose the runs of each model and method by the same rule among the settings whose mixtures with the original model
-    were measured, at every share of the finetuned weights (WiSE-FT, https://huggingface.co/papers/2109.01903).
+    were measured, at every share of the finetuned weights (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method
+    for which all of the weights are chosen.
 
     Raises:
         ValueError: as [`choose_settings`].
@@ -74,7 +75,8 @@ def choose_mixtures(results: ResultsFile) -> list[Run]:
                 if setting_of(run) in mixed:
                     by_setting[(*setting_of(run), ("share", run.share))].append(run)
             settings, before = _measured(f"{model}, {method}", by_setting)
-            chosen += by_setting[choose(settings, before, 100 * results.validation_bound).setting]
+            best = by_setting[choose(settings, before, 100 * results.validation_bound).setting]
+            chosen += [run for run in best if run.share < 1]
     return chosen
 
 

@@ -287,7 +287,7 @@ def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTC
     named = asdict(model) | {"model": model.model.rstrip("/")}, asdict(data) | {"dataset": data.dataset.rstrip("/")}
     settings = config.to_sanitized_dict()
     own = ("output_dir", "logging_dir", "run_name")  # of the point's folder
-    kept = {name: value for name, value in settings.items() if name not in own}
+    kept = {name: value for name, value in settings.items() if name not in own} | {"backgrounds": config.backgrounds}
     text = json.dumps([*named, kept], sort_keys=True, default=str)
     return json.dumps(json.loads(text, parse_int=float))  # 1 is 1.0
 
@@ -331,10 +331,12 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
                 models[name] = (loaded.config, model_digest(loaded))
             key = (*name, json.dumps(asdict(of_data)), config.seed)
             if key not in data:
-                train, validation, _ = load_data(of_data, models[name][0], config.seed)
+                train, validation, measured = load_data(of_data, models[name][0], config.seed)
                 if mixtures_of(grid) is not None:
                     check_validation_images(validation)
                 data[key] = [identity_of(train), identity_of(validation)]
+                if of_data.test_split is not None:
+                    data[key] += [identity_of(rows.dataset) for rows in measured.values()]
         except (ValueError, OSError) as error:
             kind = ValueError if isinstance(error, ValueError) else OSError
             raise kind(f"{point.name}: {error}") from error

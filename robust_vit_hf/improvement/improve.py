@@ -49,6 +49,7 @@ from ..results.summary import class_changes
 from ..results.table import Run
 from ..results.tables import tables_of
 from ..results.text_table import Table
+from ..training.background_swap import BackgroundPool
 from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
 from ..utils.images import input_size
 from ..utils.publishable import public_name, public_settings
@@ -221,13 +222,15 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
     inputs.pop("output_dir")
     inputs |= {"model": session.sides["before"].digest, "precision": session.accelerator.mixed_precision}
     inputs |= {f"images ({name})": dataset_identity(rows) for name, rows in parts.items()}
-    inputs["processor"] = json.loads(session.sides["before"].processor.to_json_string())
+    processor = session.sides["before"].processor
+    inputs["processor"] = json.loads(processor.to_json_string())
+    if options.backgrounds is not None:
+        inputs["pictures"] = json.loads(json.dumps(BackgroundPool(options.backgrounds, processor).identity()))
     path = options.output_dir / INPUTS_FILE
     known = read_json(path)
     if known is None:
         write_json(path, inputs)
-    elif known != inputs:
-        differing = [name for name in {**known, **inputs} if known.get(name) != inputs.get(name)]
+    elif differing := [name for name in {**known, **inputs} if known.get(name) != inputs.get(name)]:
         raise ValueError(
             f"`{options.output_dir}` holds an improvement with other inputs, which differ in: {', '.join(differing)}. Choose "
             "another --output_dir, or delete it."

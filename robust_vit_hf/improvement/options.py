@@ -54,3 +54,8 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     train_batch_size: int = option(8, "images of a step (default: 8)", COUNT)
     seed: int = option(0, "of the splits, the order of the images and the swap", SEED)
     output_dir: Path = output_dir()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.backgrounds is not None and self.method is not None:
+            raise ValueError("--backgrounds are those of the swap: leave out --method")

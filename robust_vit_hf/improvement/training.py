@@ -92,7 +92,7 @@ class Trials:
             report_to="none",
             bf16=self.options.bf16,
             use_cpu=self.session.accelerator.device.type == "cpu",
-            backgrounds=self.options.backgrounds if candidate.options.get("background_swap") else None,
+            backgrounds=self.options.backgrounds,
             **candidate.options,
         )
         model, processor = load_model(self.options.model), self._side.processor

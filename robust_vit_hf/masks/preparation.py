@@ -79,7 +79,12 @@ def make_masker(
             box_threshold=options.box_threshold,
         )
     if isinstance(options, Sam3Options):
-        from .sam3 import ConceptSegmentation  # of later transformers than the lowest that is allowed
+        try:
+            from .sam3 import ConceptSegmentation
+        except ImportError as error:  # the lowest transformers that is allowed may not have it
+            raise ValueError(
+                f"This release of transformers has no SAM 3: `pip install -U transformers`. ({error})"
+            ) from error
 
         prompts = prompts_of_labels(features, options.prompts)
         return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)

@@ -97,7 +97,9 @@ def load_zero_shot(
     model.vision_model.load_state_dict(clip.vision_model.state_dict())
     model.visual_projection.load_state_dict(clip.visual_projection.state_dict())
     with torch.no_grad():
-        rows = [_text_embeds(clip, tokenizer, [template.format(name) for template in templates]) for name in classes]
+        rows = [
+            _text_embeds(clip, tokenizer, [template.replace("{}", name) for template in templates]) for name in classes
+        ]
         model.text_embeds.copy_(torch.stack(rows))
         model.logit_scale.copy_(clip.logit_scale)
     return model

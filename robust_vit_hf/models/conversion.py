@@ -8,7 +8,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
 from .clip import TEMPLATES
-from .loading import load_complete, load_model
+from .loading import has_text_encoder, load_complete, load_model
 from .options import ConvertOptions
 from .preprocessing import Preset, load_processor, make_image_processor
 from .registry import CONVERSION_FILE, find_model, resolve
@@ -24,6 +24,8 @@ def convert(options: ConvertOptions) -> str:
     """
     source, output = options.source, options.output_dir
     if options.classes is not None:
+        if options.templates and not has_text_encoder(resolve(source)):
+            raise ValueError(f"--templates are texts for CLIP, and `{source}` has no text encoder: leave them out.")
         templates = options.templates or TEMPLATES
         model = write_with_classes(source, output, options.classes, templates, options.preset or "model")
     elif options.to == "timm":

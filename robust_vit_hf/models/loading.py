@@ -52,7 +52,7 @@ def load_model(
     """
     if classes is None:
         model = _load(name, trust_remote_code)
-    elif has_text_encoder(resolve(name)):
+    elif has_text_encoder(resolve(name), trust_remote_code):
         model = load_zero_shot(resolve(name), classes, templates)
     else:
         model = with_new_head(_load(name, trust_remote_code, with_head=False), classes)
@@ -64,16 +64,16 @@ def load_model(
     return model
 
 
-def has_text_encoder(name: str) -> bool:
+def has_text_encoder(name: str, trust_remote_code: bool = False) -> bool:
     """Whether a Hub id or folder holds CLIP with both encoders.
 
     Raises:
         OSError: there is no such model.
         ValueError: it is SigLIP.
     """
-    if name in MODELS or is_timm(name):
+    if name in MODELS or is_timm(name) or find_adapter_config_file(name) is not None:
         return False
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     if config.model_type.startswith("siglip"):
         raise ValueError(
             f"`{name}` is SigLIP, which pools the patches by an attention with a probe of its own, and has no token whose relevance "

@@ -211,13 +211,21 @@ def interval_of(values: np.ndarray, resampled: np.ndarray) -> Interval:
     return Interval(float(known.mean()), float(low) - margin, float(high) + margin)
 
 
-def resampled_interval(values: np.ndarray, kind: type[Interval] = Interval) -> Interval:
-    """A value with its interval.
+def resampled_interval(
+    values: np.ndarray, count: int, kind: type[Interval] = Interval, least: float = 0.0
+) -> Interval:
+    """A value with its interval, which is wider by 3 / N where resampling finds no width, as in [`interval_of`].
 
     Args:
         values: `(1 + R,)`, the measured value and R resampled ones; NaN where a resample has none.
+        count: number N of images, of the smallest group if there are several.
+        least: least possible value of an `Interval`; the largest is 1.
     """
     low, high = np.nanquantile(values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    if low == high:
+        low, high = low - 3 / count, high + 3 / count
+        if kind is Interval:
+            low, high = max(low, least), min(high, 1.0)
     return kind(float(values[0]), float(low), float(high))
 
 

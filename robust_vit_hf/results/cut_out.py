@@ -25,11 +25,12 @@ def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) 
             values = np.where(known, np.array(right, dtype=float), np.nan).T
             drawn = resampled_means(values, seed=zlib.crc32(name.encode()))
             whole, alone = np.concatenate([np.nanmean(values, axis=0, keepdims=True), drawn]).T
+            count = int(known.sum())
             cells = [
-                resampled_interval(whole),
-                resampled_interval(alone),
-                resampled_interval(alone - whole, Difference),
+                resampled_interval(whole, count),
+                resampled_interval(alone, count),
+                resampled_interval(alone - whole, count, Difference),
             ]
-            rows.append([name, side, str(int(known.sum())), *map(str, cells)])
+            rows.append([name, side, str(count), *map(str, cells)])
     title = "Top-1 with the background and without it (the object on black), in per cent [95 % interval]"
     return Table(title, ["set", "model", "images", "as they are", "object alone", "change"], rows)

@@ -25,7 +25,7 @@ def save_plots(run: Run, folder: Path, class_names: dict[int, str]) -> None:
     if run.labelled:
         save_figure(accuracy_figure(set_rows(run)), folder, "accuracy")
     for result in run.labelled:
-        if "after" in result.sides:
+        if "after" in result.sides and result.by_class:
             if figure := class_figure(class_changes([run], result.name), class_names, result.name):
                 save_figure(figure, folder, f"classes_{result.name}")
         if factors := curves(result):

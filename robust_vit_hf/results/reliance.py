@@ -70,6 +70,7 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
         for condition, name in OF_CONDITIONS.items()
     }
     found: dict[str, dict[str, Interval]] = {}
+    count = min(int(results[f"imagenet-9-{name}"].usable.sum()) for name in OF_CONDITIONS.values())
     for side in drawn["original"]:
         top1 = {condition: of_sides[side][:, 0] for condition, of_sides in drawn.items()}
         differences = {
@@ -77,10 +78,10 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
             "bg_gap": top1["mixed_same"] - top1["mixed_rand"],
         }
         focus = _object_focus(top1["original"], top1["mixed_same"], top1["mixed_rand"])
-        found[side] = {name: resampled_interval(values) for name, values in top1.items()}
-        found[side] |= {name: resampled_interval(values, Difference) for name, values in differences.items()}
+        found[side] = {name: resampled_interval(values, count) for name, values in top1.items()}
+        found[side] |= {name: resampled_interval(values, count, Difference) for name, values in differences.items()}
         if not np.isnan(focus[0]):
-            found[side]["object_focus"] = resampled_interval(focus)
+            found[side]["object_focus"] = resampled_interval(focus, count)
     return found
 
 
@@ -99,8 +100,9 @@ def _measures_table(run: Run) -> Table | None:
         if known.issuperset(measure.sets):
             drawn = [_drawn(run.sets[name], np.ones((1, len(run.sets[name])), dtype=bool)) for name in measure.sets]
             values = {side: measure.value(*(of_set[side][:, 0] for of_set in drawn)) for side in drawn[0]}
+            count = min(int(run.sets[name].usable.sum()) for name in measure.sets)
             paper = f"{published:.1f}" if measure.of_imagenet and published is not None else "–"
-            rows.append([measure.title, *_cells(values), paper])
+            rows.append([measure.title, *_cells(values, count), paper])
     if not rows:
         return None
     return Table(
@@ -114,21 +116,23 @@ def _groups_table(result: SetResult) -> Table:
     """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known."""
     names = sorted(set(result.groups[result.usable].tolist()))
     drawn = _drawn(result, np.stack([result.groups == name for name in names]))
+    counts = [int((result.usable & (result.groups == name)).sum()) for name in names]
     rows = [
         [
             str(name),
-            str(int((result.usable & (result.groups == name)).sum())),
-            *_cells({s: m[:, place] for s, m in drawn.items()}),
+            str(counts[place]),
+            *_cells({side: means[:, place] for side, means in drawn.items()}, counts[place]),
         ]
         for place, name in enumerate(names)
     ]
-    count = str(int(result.usable.sum()))
-    rows.append(["worst group", "–", *_cells({side: means.min(axis=1) for side, means in drawn.items()})])
+    worst = {side: means.min(axis=1) for side, means in drawn.items()}
+    rows.append(["worst group", "–", *_cells(worst, min(counts))])
     weights, text = result.group_weights, "average, weighted by the training groups"
     if weights is None or not set(names) <= weights.keys():
         weights, text = dict.fromkeys(names, 1.0), "average over the groups"
     shares = np.array([weights[name] for name in names]) / sum(weights[name] for name in names)
-    rows.append([text, count, *_cells({side: means @ shares for side, means in drawn.items()})])
+    average = {side: means @ shares for side, means in drawn.items()}
+    rows.append([text, str(sum(counts)), *_cells(average, sum(counts))])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
     return Table(title, ["group", "images", *_head([result])], rows)
 
@@ -178,16 +182,16 @@ def _drawn(result: SetResult, chosen: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(sides, np.split(means, len(sides), axis=1), strict=True))
 
 
-def _cells(values: Mapping[str, np.ndarray]) -> list[str]:
-    """Cells of a row: the value of each side, and the change. Values begin with the measured one."""
-    cells = [_cell(of_side, Interval) for of_side in values.values()]
+def _cells(values: Mapping[str, np.ndarray], count: int) -> list[str]:
+    """Cells of a row: the value of each side, and the change. Values begin with the measured one, of `count` images."""
+    cells = [_cell(of_side, count) for of_side in values.values()]
     if len(values) == 2:
         before, after = values.values()
-        cells.append(_cell(after - before, Difference))
+        cells.append(_cell(after - before, count, Difference))
     return cells
 
 
-def _cell(values: np.ndarray, kind: type[Interval]) -> str:
+def _cell(values: np.ndarray, count: int, kind: type[Interval] = Interval) -> str:
     if np.isnan(values[0]):  # no image is right, by whose share is divided
         return "–"
-    return str(resampled_interval(values, kind))
+    return str(resampled_interval(values, count, kind))

@@ -26,39 +26,47 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
     """Table of the columns of [`~robust_vit_hf.evaluation.measurements.sensitivity.Sensitivity`] by set and side. Top-1 is the mean
-    over classes. Intervals are those of a bootstrap over images, paired between models."""
+    over classes. Objects that fill the whole crop, or lie outside of it, do not count. Intervals are those of a bootstrap over images,
+    paired between models."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
     for name, sides in measured.items():
         drawn = {side: _drawn(columns, name) for side, columns in sides.items()}
+        count = int(_counts(next(iter(sides.values()))).sum())
         values = {side: relative_foreground_sensitivity(*found) for side, found in drawn.items()}
         accuracies = [f"{100 * found[place][0]:.1f}" for place in (0, 1) for found in drawn.values()]
-        cells = [str(resampled_interval(of_side)) for of_side in values.values()]
+        cells = [str(resampled_interval(of_side, count, least=-1.0)) for of_side in values.values()]
         if compared:
-            cells.append(str(resampled_interval(values["after"] - values["before"], Difference)))
-        rows.append([name, str(len(next(iter(sides.values()))["accepted"])), *accuracies, *cells])
+            cells.append(str(resampled_interval(values["after"] - values["before"], count, Difference)))
+        rows.append([name, str(count), *accuracies, *cells])
     sides_of = ["before", "after"] if compared else [""]
-    heads = [
-        f"{text} {side}".strip()
-        for text in ("top-1, noise on the object,", "on the background,", "RFS")
-        for side in sides_of
-    ]
-    heads = [head.rstrip(",") for head in heads]
+    texts = ("top-1, noise on the object", "on the background", "RFS")
+    heads = [f"{text}, {side}" if side else text for text in texts for side in sides_of]
     title = "Relative foreground sensitivity, in per cent [95 % interval]: above 0, noise on the object costs more"
     return Table(title, ["set", "images", *heads, *(["change"] if compared else [])], rows)
 
 
+def _counts(columns: Mapping[str, Sequence]) -> np.ndarray:
+    """`(N,)` bool: labelled images with an object and a background."""
+    share = np.asarray(columns["object_share"])
+    return (share > 0) & (share < 1) & np.array([len(labels) > 0 for labels in columns["accepted"]])
+
+
 def _drawn(columns: Mapping[str, Sequence], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Top-1 `(1 + R,)` with noise on the object and on the background, means over classes: first measured, then resampled."""
-    accepted = columns["accepted"]
-    classes = np.array([labels[0] if len(labels) else -1 for labels in accepted])
+    """Top-1 `(1 + R,)` with noise on the object and on the background, means over classes: first measured, then resampled.
+
+    Raises:
+        ValueError: no image counts.
+    """
+    accepted, counts = columns["accepted"], _counts(columns)
+    if not counts.any():
+        raise ValueError(f"`{name}` has no labelled image with an object and a background, to put noise on.")
+    classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
     found = []
     for region in ("foreground", "background"):
-        right = np.array(
-            [int(best) in labels for best, labels in zip(columns[region], accepted, strict=True)], dtype=float
-        )
+        right = [int(best) in labels for best, labels in zip(columns[region], accepted, strict=True)]
         of_class = np.stack(
-            [np.where(classes == label, right, np.nan) for label in np.unique(classes[classes >= 0])], axis=1
+            [np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])], axis=1
         )
         resampled = resampled_means(of_class, seed=zlib.crc32(name.encode()))
         found.append(np.concatenate([[np.nanmean(of_class, axis=0).mean()], np.nanmean(resampled, axis=1)]))

@@ -20,7 +20,7 @@ SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_
 def summarize(run: Run) -> dict:
     """Summary of a run: `rows`, see [`set_rows`], `sources` of the images, `reliance`, see [`reliance_tables`],
     `class_groups`, `class_changes` and `curves`."""
-    compared = [result for result in run.labelled if "after" in result.sides]
+    compared = [result for result in run.labelled if "after" in result.sides and result.by_class]
     return {
         "rows": set_rows(run),
         "sources": public_settings({name: result.source for name, result in run.sets.items()}),
@@ -76,6 +76,8 @@ def class_groups(run: Run) -> list[dict]:
     and `top1_before` and so on, `None` if a set has no such image. No rows if the training classes are unknown."""
     rows = []
     for result in run.labelled if run.training_classes is not None else ():
+        if not result.by_class:
+            continue
         shown = result.in_classes(run.training_classes)
         for classes, chosen in (("training", shown), ("other", ~shown)):
             row = {"set": result.name, "classes": classes, "num_images": int((chosen & result.usable).sum())}

@@ -50,6 +50,8 @@ class SetResult:
         factors: `(N,)` float columns of the set, by name: angle, area, position.
         groups: `(N,)` names of the groups of the images, of any dtype; `None` for a set without groups.
         group_weights: weight of each group in the average, such as its share of the training images; `None` if unknown.
+        by_class: whether an image has one class, by which results can be told apart; otherwise `classes` are the first of
+            many, as on ImageNet-9.
         images: digest of the images; runs may have been measured on other images of a set.
     """
 
@@ -62,6 +64,7 @@ class SetResult:
     images: str | None = None
     groups: np.ndarray | None = None
     group_weights: dict[str, float] | None = None
+    by_class: bool = True
 
     def __len__(self) -> int:
         return len(next(iter(self.sides.values())).ranks)

@@ -1,10 +1,11 @@
 """Background swap: an augmentation that pastes the masked object of an image onto the background of another."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import BaseImageProcessor
 
 from ..data.composition import background, is_background, paste
@@ -28,29 +29,45 @@ class BackgroundPool:
         self.folder, suffixes = Path(folder), readable_suffixes()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"There is no folder of backgrounds `{folder}`.")
-        self.paths = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
+        files = (path for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
+        self.paths = sorted(path for path in files if not path.name.startswith("."))
         if not self.paths:
             raise ValueError(
                 f"`{folder}` holds no pictures: give a folder of photographs without objects of your classes."
             )
         self._transform = eval_transform(processor)
+        for path in self.paths:  # so that training does not fail on one hours later
+            self._open(path).close()
 
-    def draw(self, count: int, rng: np.random.Generator) -> torch.Tensor:
-        """Pixel values `(count, 3, H, W)` of pictures drawn at random, half of them flipped.
+    @staticmethod
+    def _open(path: Path) -> Image.Image:
+        try:
+            return Image.open(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"The background `{path}` cannot be read: {error}. Remove it.") from error
+
+    def draw(self, wanted: Sequence[bool], rng: np.random.Generator) -> list[torch.Tensor | None]:
+        """Pixel values `(3, H, W)` of a picture drawn at random, half of them flipped, for each place that is wanted, and `None` for the
+        others. What is drawn for a place does not depend on whether others are wanted.
 
         Raises:
             ValueError: a picture cannot be read.
         """
-        pictures = []
-        for place, flip in zip(rng.integers(len(self.paths), size=count), rng.random(count) < 0.5, strict=True):
+        places, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
+        pictures: list[torch.Tensor | None] = []
+        for place, flip, is_wanted in zip(places, flips, wanted, strict=True):
+            if not is_wanted:
+                pictures.append(None)
+                continue
             path = self.paths[place]
             try:
-                with Image.open(path) as picture:
+                with self._open(path) as opened:
+                    picture = ImageOps.exif_transpose(opened)
                     (pixel_values,) = self._transform({"image": [picture]})["pixel_values"]
-            except (OSError, SyntaxError, ValueError) as error:
+            except (OSError, SyntaxError) as error:
                 raise ValueError(f"The background `{path}` cannot be read: {error}. Remove it.") from error
             pictures.append(pixel_values.flip(-1) if flip else pixel_values)
-        return torch.stack(pictures)
+        return pictures
 
     def identity(self) -> list[tuple[str, int]]:
         """Names and sizes of the files."""
@@ -99,9 +116,12 @@ def swap_backgrounds(
     rng = np.random.default_rng(seed)
     if pool is not None:
         has_both = (mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)
-        drawn = torch.from_numpy(rng.random(len(mask)) < probability).to(mask.device) & has_both
-        pictures = pool.draw(len(mask), rng).to(pixel_values)
-        return torch.where(drawn[:, None, None, None], paste(pixel_values, mask, pictures), pixel_values)
+        drawn = ((rng.random(len(mask)) < probability) & has_both.cpu().numpy()).tolist()
+        swapped = pixel_values.clone()
+        for index, picture in enumerate(pool.draw(drawn, rng)):
+            if picture is not None:
+                swapped[index] = paste(pixel_values[index], mask[index], picture.to(pixel_values))
+        return swapped
     gives_background = is_background(mask).flatten(1).any(dim=1).tolist()
     has_both = ((mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)).tolist()
     donors = list(range(len(mask)))

@@ -190,10 +190,14 @@ def load_data(
         )
     if arguments.control and "label" not in train.column_names:
         raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
+    if benchmark is not None and arguments.test_split is not None:
+        raise ValueError(
+            f"This model has the classes of {benchmark}, whose sets are measured: leave out --test_split."
+        )
     if benchmark is not None:
         wanted = arguments.benchmark_sets
         return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}
-    weights = None if arguments.streaming else group_shares(train)
+    weights = None if arguments.streaming else group_shares(train, arguments.train_split)
     name = arguments.test_split or arguments.eval_split
     measured = validation if arguments.test_split is None else load_masked_dataset(source, name)
     return train, validation, {name: EvaluationSet.of(measured, source=source, group_weights=weights)}

@@ -37,8 +37,13 @@ def open_hard_imagenet(
         ValueError: `imagenet` is missing.
     """
     if imagenet is None:
-        raise ValueError("Hard ImageNet has masks alone: give your ImageNet-1k, for the images, with --imagenet.")
-    names = {"train": ("train",), "validation": ("val", "validation")}[split]
+        raise ValueError(
+            "Hard ImageNet has masks alone: give your ImageNet-1k, for the images, with --imagenet of `robust-vit data prepare`."
+        )
+    folders = {"train": ("train",), "validation": ("val", "validation")}
+    if split not in folders:
+        raise ValueError(f"Hard ImageNet has no split `{split}`; expected {', '.join(folders)}.")
+    names = folders[split]
     masks = next(
         (path for name in names for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_dir()), None
     )

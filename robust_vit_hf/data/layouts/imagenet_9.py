@@ -86,7 +86,8 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
             problem = f"`{folder}`: ImageNet-9 has no class `{folder.name}`. Remove the folder, or correct its name."
         of_class = None if masks is None else masks / folder.name
         shards.append(MaskedFolder(folder, root, CLASSES.get(folder.name), problem=problem, masks=of_class))
-    return Source(masked_rows, shards)
+    times = [path.stat().st_mtime_ns for path in sorted(masks.rglob("*.npy"))] if masks is not None else None
+    return Source(masked_rows, shards, times)
 
 
 def masked_rows(shards: list[MaskedFolder]) -> Iterator[dict]:

@@ -18,8 +18,6 @@ from ..schema import Source, encode_image
 CLASSES = ("landbird", "waterbird")
 PLACES = ("land", "water")
 GROUPS = tuple(f"{name} on {place}" for name in CLASSES for place in PLACES)  # group = 2 y + place
-# Training images of each group, by which WILDS weighs the average (https://huggingface.co/papers/2012.07421).
-TRAINING_COUNTS = dict(zip(GROUPS, (3498, 184, 56, 1057), strict=True))
 METADATA_FILE = "metadata.csv"
 COLUMNS = ("img_filename", "y", "split", "place")
 SPLITS = {"train": "0", "validation": "1", "test": "2"}
@@ -69,7 +67,9 @@ def open_waterbirds(
             f"`{path}`: `{bad[0]['img_filename']}` has y {bad[0]['y']} and place {bad[0]['place']}, expected 0 or 1."
         )
     rows = tuple((row["img_filename"], int(row["y"]), int(row["place"])) for row in listed)
-    return Source(bird_rows, [Images(path.parent, rows, masks)], path.stat().st_mtime_ns)
+    drawn = [] if masks is None else [(masks / name).with_suffix(".png") for name, _, _ in rows]
+    times = [file.stat().st_mtime_ns for file in (path, *drawn) if file.is_file()]
+    return Source(bird_rows, [Images(path.parent, rows, masks)], times)
 
 
 def bird_rows(shards: list[Images]) -> Iterator[dict]:

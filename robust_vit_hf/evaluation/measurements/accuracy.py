@@ -105,6 +105,7 @@ def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured])
         factors_of(rows.dataset),
         groups=groups_of(rows.dataset),
         group_weights=rows.group_weights,
+        by_class=rows.by_class,
     )
 
 
@@ -146,7 +147,7 @@ def measure_batches(
     columns = {"predictions": torch.cat(predictions).numpy(), "accepted": rows.accepted}
     if "file_name" in rows.dataset.column_names:
         columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
-    factors, groups = factors_of(rows.dataset), groups_of(rows.dataset)
+    factors, groups = factors_of(rows.dataset), groups_of(rows.dataset, description.partition(",")[0])
     columns |= {"group": None if groups is None else groups.tolist()}
     result = Measured({name: values for name, values in columns.items() if values is not None})
     result.columns |= {f"{FACTOR}{name}": values for name, values in factors.items()}

@@ -50,7 +50,9 @@ class Backgrounds(Measurement):
         accelerator = session.accelerator
         side.model.eval()
         labels = np.array([accepted[0] for accepted in rows.accepted])
-        same, other = draw_donors(labels.tolist(), self.seed)
+        same = other = np.full(len(labels), -1)
+        if {"mixed_same", "mixed_rand"} & {*self.conditions}:
+            same, other = draw_donors(labels.tolist(), self.seed)
         black = pixel_of(side.processor, 0).to(accelerator.device)
         pairs = rows.dataset.select_columns(["image", "mask"])
         needed = {
@@ -77,7 +79,7 @@ class Backgrounds(Measurement):
         columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
         if "file_name" in rows.dataset.column_names:
             columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
-        columns["donor_class"] = labels[other]
+        columns["donor_class"] = np.where(other >= 0, labels[other], -1)
         columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
         columns |= {"object_share": values[:, -2], "relevance_on_object": values[:, -1]}
         return Measured(columns)

@@ -24,8 +24,8 @@ REGIONS = ("foreground", "background")
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
-    """Predictions for images with Gaussian noise on one region. All images have a mask. Rows: `accepted`, and the predicted classes
-    `foreground` and `background`, of the region with the noise.
+    """Predictions for images with Gaussian noise on one region. All images have a mask. Rows: `accepted`, the predicted classes
+    `foreground` and `background`, of the region with the noise, and `object_share`, the object's share of the pixels.
 
     Args:
         sigma: standard deviation of the noise on pixels in [0, 1], which are clamped again.
@@ -47,6 +47,7 @@ class Sensitivity(Measurement):
         loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
         black, white = (pixel_of(side.processor, value).to(accelerator.device)[:, None, None] for value in (0, 255))
         predicted: list[torch.Tensor] = []
+        shares: list[torch.Tensor] = []
         done = 0
         with tqdm(
             total=len(images), desc=description, unit="image", disable=not accelerator.is_main_process
@@ -62,9 +63,11 @@ class Sensitivity(Measurement):
                     check_logits(logits, rows.dataset, done, f"{description}, noise on the {region}")
                     best.append(top_classes(logits, rows.class_subset)[:, 0].cpu())
                 predicted.append(torch.stack(best))
+                shares.append(accelerator.gather_for_metrics(batch["mask"].mean(dim=(1, 2, 3))).cpu())
                 done += predicted[-1].shape[1]
                 progress.update(predicted[-1].shape[1])
         columns = dict(zip(REGIONS, torch.cat(predicted, dim=1).numpy().astype(np.int64), strict=True))
+        columns["object_share"] = torch.cat(shares).numpy()
         return Measured({"accepted": rows.accepted} | columns)
 
 
