@@ -129,9 +129,9 @@ def test_the_number_of_workers_does_not_change_the_swaps(tmp_path):
 def test_each_batch_of_an_accumulation_has_a_swap_of_its_own(tmp_path, monkeypatch):
     seeds = []
 
-    def noted(pixel_values, mask, probability, seed):
+    def noted(pixel_values, mask, probability, seed, pool):
         seeds.append(seed)
-        return swap_backgrounds(pixel_values, mask, probability, seed)
+        return swap_backgrounds(pixel_values, mask, probability, seed, pool)
 
     monkeypatch.setattr(trainer_module, "swap_backgrounds", noted)
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 1}

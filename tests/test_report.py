@@ -351,7 +351,7 @@ def test_refused(tmp_path):
     old = write_rows(tmp_path / "old.parquet", result_rows())
     table = pq.read_table(old)
     facts = table.schema.metadata[b"robust-vit"]
-    pq.write_table(table.replace_schema_metadata({"robust-vit": facts.replace(b'"version": 3', b'"version": 0')}), old)
+    pq.write_table(table.replace_schema_metadata({"robust-vit": facts.replace(b'"version": 4', b'"version": 0')}), old)
     assert f"`{old}` is of version 0, and version 4 is read here: make it again from the folders" in error(old)
     (tmp_path / "text.parquet").write_text("text")
     assert "is not a results.parquet of `robust-vit report`" in error(tmp_path / "text.parquet")
@@ -372,7 +372,7 @@ def test_refused(tmp_path):
         ),
         (lambda table: table.set_column(5, "rank", pa.array([None] * len(table), pa.int8())), "without empty cells"),
         (lambda table: table.slice(1), "the images of"),
-        (lambda table: table.replace_schema_metadata({"robust-vit": '{"version": 3}'}), "its metadata lack or garble"),
+        (lambda table: table.replace_schema_metadata({"robust-vit": '{"version": 4}'}), "its metadata lack or garble"),
     ],
 )
 def test_values_of_a_file_are_checked_where_they_are_read(damage, message, tmp_path):
