@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.class_names.imagenet import class_names, label_of_wnid, subset, wnids
-from robust_vit_hf.data.registry import image_sets, open_source
+from robust_vit_hf.data.registry import features_of, image_sets, open_source
 
 from .helpers import formats
 from .helpers.image_sets import both_ways, labels_and_names
