@@ -2,7 +2,8 @@
 
     python docs/experiment/write.py
 
-`search.parquet` has the validation images of all settings, `results.parquet` the test images of the chosen ones. A block of text
+`search.parquet` has the validation images of several weights of each method at one rate, `results.parquet` the test images of several
+rates at the weight that was chosen. A block of text
 between `results: NAME` and `end of results` is made again; a test compares all blocks with the files.
 """
 
@@ -27,6 +28,7 @@ from robust_vit_hf.training.recipes import train_arguments
 
 
 HERE = Path(__file__).parent
+SEARCH = HERE / "search.parquet"
 ROOT = HERE.parents[1]
 TEXTS = (
     "README.md",
@@ -74,8 +76,8 @@ def main() -> None:
 
 
 def load() -> ResultsFile:
-    """All results beside this script."""
-    return join([read_results(path) for path in sorted(HERE.glob("*.parquet"))])
+    """All results on test images beside this script."""
+    return join([read_results(path) for path in sorted(HERE.glob("*.parquet")) if path != SEARCH])
 
 
 def texts(results: ResultsFile) -> dict[Path, str]:
@@ -98,12 +100,13 @@ def runs_block(results: ResultsFile) -> str:
     """How much was run, and by which code."""
     finetuned = [run for run in results.runs if run.share == 1 and run.method != "cut_out"]
     tested = [run for run in finetuned if run.sets]
+    finetuned += read_results(SEARCH).runs
     commits = Counter(run.commit for run in finetuned)
     hours = sum(run.seconds or 0 for run in finetuned) / 3600
-    seeds = len({run.seed for run in finetuned})
+    seeds = len({run.seed for run in tested})
     lines = [
-        f"{len(finetuned)} trainings of {len({run.method for run in finetuned})} methods over {seeds} seed{'s' if seeds > 1 else ''}, "
-        f"{hours:.1f} hours of training; {len(tested)} of them measured on test images."
+        f"{len(finetuned)} trainings of {len({run.method for run in finetuned})} methods, {hours:.1f} hours of training; {len(tested)} of "
+        f"them, of {seeds} seed{'s' if seeds > 1 else ''}, measured on test images."
     ]
     for commit, count in commits.items():
         lines.append(f"Commit {commit}: {count} trainings.")
@@ -111,17 +114,13 @@ def runs_block(results: ResultsFile) -> str:
 
 
 def settings_block(results: ResultsFile) -> str:
-    """The chosen setting of each method, on the validation images."""
-    _, table = choose_settings(results)
-    rows = [[LABELS.get(row[1], row[1]), *row[2:]] for row in table.rows if row[-1]]
-    return f"{table.title}.\n\n{Table('', ['method', *table.head[2:]], rows).markdown()}"
-
-
-def all_settings_block(results: ResultsFile) -> str:
-    """Every setting of each method, on the validation images."""
-    _, table = choose_settings(results)
-    rows = [[LABELS.get(row[1], row[1]), *row[2:]] for row in table.rows]
-    return Table("", ["method", *table.head[2:]], rows).markdown()
+    """Every weight and rate of each method, on the validation images."""
+    parts = []
+    for what, part in {"Weights": read_results(SEARCH), "Rates": results}.items():
+        _, table = choose_settings(part)
+        rows = [[LABELS.get(row[1], row[1]), *row[2:]] for row in table.rows]
+        parts += [f"{what}. {table.title}.", Table("", ["method", *table.head[2:]], rows).markdown()]
+    return "\n\n".join(parts)
 
 
 def price_block(results: ResultsFile, methods: tuple[str, ...] = tuple(LABELS), mixtures: bool = True) -> str:
@@ -179,7 +178,6 @@ def recipe_block(results: ResultsFile) -> str:
 BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
     "runs": runs_block,
     "settings": settings_block,
-    "all settings": all_settings_block,
     "price": price_block,
     "price of the curve": lambda results: price_block(results, CURVE, mixtures=False),
     "sets": sets_block,
