@@ -1,7 +1,7 @@
 """Choice of each method's settings, using only validation images."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,7 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
         ValueError: the settings of a method have no seed in common or different epochs, hence different budgets, or were
             not measured on labelled validation images.
     """
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in results.runs:
-        if run.share == 1:
-            groups[run.model, run.method].append(run)
+    groups = _by_method(run for run in results.runs if run.share == 1)
     rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
     chosen, rows = [], []
     for (model, method), runs in groups.items():
@@ -63,12 +60,8 @@ def choose_mixtures(results: ResultsFile) -> list[Run]:
     Raises:
         ValueError: as [`choose_settings`].
     """
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in results.runs:
-        if run.method != CUT_OUT:
-            groups[run.model, run.method].append(run)
     chosen = []
-    for (model, method), runs in groups.items():
+    for (model, method), runs in _by_method(run for run in results.runs if run.method != CUT_OUT).items():
         if mixed := {setting_of(run) for run in runs if run.share < 1}:
             by_setting: dict[tuple, list[Run]] = defaultdict(list)
             for run in runs:
@@ -78,6 +71,14 @@ def choose_mixtures(results: ResultsFile) -> list[Run]:
             best = by_setting[choose(settings, before, 100 * results.validation_bound).setting]
             chosen += [run for run in best if run.share < 1]
     return chosen
+
+
+def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs by model and method."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run.model, run.method].append(run)
+    return dict(groups)
 
 
 def setting_of(run: Run) -> tuple:
