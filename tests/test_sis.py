@@ -332,6 +332,17 @@ def test_results_of_other_settings_are_refused(folders, tmp_path):
     assert "which differs in: threshold. Choose another --output_dir" in completed.error
 
 
+def test_a_cut_batch_is_named(folders, tmp_path):
+    options = ["--images", folders / "orange.png", "--classes", 0]
+    succeed(*command(folders, tmp_path, *options))
+    (tmp_path / "results.json").unlink()
+    for part in tmp_path.rglob("00000.safetensors"):
+        part.write_bytes(part.read_bytes()[:-8])
+        (part.parent / "scores.json").unlink()
+    error = call(*command(folders, tmp_path, *options)).error
+    assert "00000.safetensors` is damaged (" in error and "delete it, and run the command again" in error
+
+
 @pytest.mark.slow
 def test_killed_and_resumed(folders, tmp_path, datasets_cache):
     killed, complete = tmp_path / "killed", tmp_path / "complete"
