@@ -384,6 +384,10 @@ def test_refuses_rows(tmp_path):
     rows = [{name: value for name, value in row.items() if name != "mask"} for row in tensor_rows(4)]
     with pytest.raises(ValueError, match="A batch has no `mask`; it has pixel_values, labels"):
         trained(tmp_path, rows)
+    rows = tensor_rows(4)
+    rows[1] = {name: value if name == "labels" else value[:, :-1] for name, value in rows[1].items()}
+    with pytest.raises(ValueError, match=r"`pixel_values` of different shapes, \[\(3, .*\]: give all images one size"):
+        trained(tmp_path, rows)
     assert not list(tmp_path.glob("*.safetensors"))
 
 

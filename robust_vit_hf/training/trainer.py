@@ -13,7 +13,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, TrainerCallback, default_data_collator
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
@@ -127,7 +127,7 @@ class RobustViTTrainer(ReliableTrainer):
         super().__init__(
             model,
             args,
-            data_collator=data_collator,
+            data_collator=data_collator or _collate_images,
             train_dataset=prepared.get("train"),
             eval_dataset=prepared.get("eval"),
             processing_class=processing_class,
@@ -415,6 +415,14 @@ def _check(vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, 
     vit.check_start_layer(args.start_layer or 0)
     if isinstance(eval_dataset, dict):
         raise ValueError("Expected one `eval_dataset`, but got a dict. Call `measure_accuracy` for several.")
+
+
+def _collate_images(rows: list[dict]) -> dict:
+    """Collate images of one size, as a batch must have."""
+    sizes = sorted({tuple(torch.as_tensor(row["pixel_values"]).shape) for row in rows if "pixel_values" in row})
+    if len(sizes) > 1:
+        raise ValueError(f"A batch has `pixel_values` of different shapes, {sizes}: give all images one size.")
+    return default_data_collator(rows)
 
 
 def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:
