@@ -214,33 +214,26 @@ def test_wrong_arguments(inputs, tmp_path, change, message):
     assert message in call("improve", *options_of(inputs, tmp_path), *change).error
 
 
-@pytest.fixture(scope="module")
-def unbroken(inputs, tmp_path_factory) -> Path:
-    """Output of a process of its own, since weights depend on the number of threads in their last bits."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    completed = launch("-m", "robust_vit_hf.cli", "improve", *options_of(inputs, folder))
-    assert completed.status == 0, completed.err[-3000:]
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "moment",
-    [
+def test_killed_again_and_again(inputs, tmp_path):
+    """Killed while masks are made, between two candidates, before the last is measured, and before the verdict."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    # Both in processes of their own, since weights depend on the number of threads in their last bits.
+    command = ["-m", "robust_vit_hf.cli", "improve"]
+    completed = launch(*command, *options_of(inputs, whole))
+    assert completed.status == 0, completed.err[-3000:]
+    for moment in (
         "masks/choosing/README.md",
         "candidates/*-10/candidate.json",
         "candidates/*-30/run.json",
         "predictions/*/before/scores.json",
-    ],
-)
-def test_killed_and_started_again(inputs, unbroken, tmp_path, moment):
-    """Killed while masks are made, between two candidates, before the last is measured, and before the verdict."""
-    command = ["-m", "robust_vit_hf.cli", "improve", *options_of(inputs, tmp_path)]
-    kill_when(lambda: any(tmp_path.glob(moment)), *command)
-    assert not (tmp_path / "verdict.json").exists()
-    assert launch(*command).status == 0
-    one, two = (json.loads((place / "verdict.json").read_text()) for place in (unbroken, tmp_path))
+    ):
+        assert not any(killed.glob(moment))
+        kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options_of(inputs, killed))
+        assert not (killed / "verdict.json").exists()
+    assert launch(*command, *options_of(inputs, killed)).status == 0
+    one, two = (json.loads((place / "verdict.json").read_text()) for place in (whole, killed))
     assert one == two
-    first, second = (load_file(place / "model.safetensors") for place in (unbroken, tmp_path))
+    first, second = (load_file(place / "model.safetensors") for place in (whole, killed))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)

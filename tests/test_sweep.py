@@ -444,7 +444,8 @@ def start(*arguments) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_path):
-    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS, options={"num_train_epochs": 5})
+    variants = {"robustvit": VARIANTS["robustvit"]}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=variants, seeds=SEEDS, options={"num_train_epochs": 5})
     # All in processes of their own, since weights depend on the number of threads in their last bit.
     sweep = ["-m", "robust_vit_hf.cli", "sweep", grid, "--cluster", "debug", "--output_dir"]
     assert launch(*sweep, tmp_path / "whole").status == 0
@@ -478,7 +479,7 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
         time.sleep(0.005)
     printed, _ = process.communicate()
     assert process.returncode == 1
-    assert "failed: The process ended without a result" in printed and printed.count(": complete") == 3
+    assert "failed: The process ended without a result" in printed and printed.count(": complete") == 1
     assert launch(*sweep, out).status == 0
     assert table(out, tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
 
