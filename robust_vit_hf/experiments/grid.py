@@ -205,7 +205,7 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
     options.pop("output_dir", None)
     seeded = [*of_seed, *(name for name, value in options.items() if SEED_NAME in str(value) and name not in of_seed)]
     options |= {name: options[name].replace(SEED_NAME, seed) for name in seeded if SEED_NAME in str(options[name])}
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]  # 64 bits: billions of names
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]  # enough for billions
     crossed = {name: value for name, value in chosen.items() if name not in ("model", "learning_rate", *tuned)}
     # Names of crossed datasets distinguish numbers of samples and classes.
     shown = [f"{name}-{value}" for name, value in chosen.items() if name != "model"]
