@@ -18,6 +18,7 @@ from robust_vit_hf.diagnosis.examples import load_composed
 from robust_vit_hf.diagnosis.images import choose_images
 from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.measurements.backgrounds import Backgrounds, pixel_of
+from robust_vit_hf.evaluation.measurements.sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
@@ -234,6 +235,24 @@ def test_batches_and_other_models_do_not_change_rows():
     assert one["mixed_same"].tolist().count(-1) == 1 and -1 not in one["mixed_rand"]
     black = pixel_of(make_image_processor("native", 32, make_image_processor("paper", 32)), 0)
     torch.testing.assert_close(black, torch.full((3,), -1.0))
+
+
+@pytest.mark.parametrize("measurement", [Backgrounds(2, relevance=False), Sensitivity(2)], ids=["swapped", "noisy"])
+def test_nan_logits_of_a_later_batch_name_the_image(measurement):
+    """On another background, or with noise on the background: the image as it is has none."""
+    model, passes = tiny_vit(**LETTERS), []
+
+    def poison(module, args, output):
+        passes.append(output)
+        if len(passes) == 20:  # the third batch of the swapped, and the tenth of the noisy
+            output[1] = float("nan")
+        return output
+
+    rows = EvaluationSet.of(masked_dataset(24).add_column("file_name", [f"{index}.jpg" for index in range(24)]))
+    session = session_of({"before": model}, {"noise": rows})
+    model.classifier.register_forward_hook(poison)
+    with pytest.raises(ValueError, match=r"noise: the logits of `(5|19)\.jpg` are NaN or infinite"):
+        measurement.measure(session.sides["before"], rows, session, "noise", None)
 
 
 @pytest.mark.slow

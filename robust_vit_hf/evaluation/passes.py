@@ -1,10 +1,13 @@
-"""Batches of a set's images, and checks of their logits."""
+"""Passes over a set's images, and checks of their logits."""
 
 from collections.abc import Callable
 
 import datasets
+import numpy as np
 import torch
+from accelerate import Accelerator
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import default_data_collator
 
 from ..data.masked_dataset import undecoded
@@ -39,6 +42,45 @@ class TransformedRows(torch.utils.data.Dataset):
                 f"Row {index} ({path or 'image in the table'}) cannot be used: {error}. `robust-vit data describe` lists all "
                 "such rows."
             ) from error
+
+
+def measure_images(
+    images: torch.utils.data.Dataset,
+    measure: Callable[[dict[str, torch.Tensor]], tuple[list[torch.Tensor], torch.Tensor]],
+    batch_size: int,
+    num_workers: int,
+    accelerator: Accelerator,
+    dataset: datasets.Dataset,
+    description: str,
+) -> np.ndarray:
+    """Values of all images, in order, from those of batches, without gradients. Launched processes share the work.
+
+    Args:
+        images: rows of tensors.
+        measure: takes a collated batch, and returns logits `(B, C)`, which are checked in all processes together, and values
+            `(B, n)`.
+        dataset: the rows, which name an image in an error.
+        description: name of the pass in the progress bar and in errors.
+
+    Returns:
+        `(N, n)`, of the dtype of the values.
+
+    Raises:
+        ValueError: as [`check_logits`].
+    """
+    loader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=default_data_collator)
+    total, parts, done = len(images), [], 0  # type: ignore[arg-type]
+    with tqdm(total=total, desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
+        for batch in accelerator.prepare(loader):
+            with torch.no_grad(), accelerator.autocast():
+                logits, values = measure(batch)
+            logits, values = accelerator.gather_for_metrics((logits, values))
+            for checked in logits:
+                check_logits(checked, dataset, done, description)
+            parts.append(values.cpu())
+            done += len(values)
+            progress.update(len(values))
+    return torch.cat(parts).numpy()
 
 
 def check_logits(logits: torch.Tensor, dataset: datasets.Dataset, first: int, description: str) -> None:

@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
-from transformers import BaseImageProcessor, default_data_collator
+from torch.utils.data import Dataset
+from transformers import BaseImageProcessor
 
 from ...data.composition import CONDITIONS, compose, draw_donors, is_background
 from ...metrics.robust_accuracy import top_classes
 from ...relevance.relevance_map import forward_logits, relevance_map
 from ..measurement import Measurement
-from ..passes import TransformedRows, check_logits
+from ..passes import TransformedRows, measure_images
 from ..session import Session, Side
 from ..sets import EvaluationSet
 from ..store import Measured
@@ -47,13 +46,12 @@ class Backgrounds(Measurement):
     def measure(
         self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
     ) -> Measured:
-        accelerator = session.accelerator
         side.model.eval()
         labels = np.array([accepted[0] for accepted in rows.accepted])
         same = other = np.full(len(labels), -1)
         if {"mixed_same", "mixed_rand"} & {*self.conditions}:
             same, other = draw_donors(labels.tolist(), self.seed)
-        black = pixel_of(side.processor, 0).to(accelerator.device)
+        black = pixel_of(side.processor, 0).to(session.accelerator.device)
         pairs = rows.dataset.select_columns(["image", "mask"])
         needed = {
             name: donors
@@ -61,21 +59,15 @@ class Backgrounds(Measurement):
             if name in self.conditions
         }
         images = WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed)
-        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
-        batches: list[torch.Tensor] = []
-        done = 0
-        with tqdm(
-            total=len(images), desc=description, unit="image", disable=not accelerator.is_main_process
-        ) as progress:
-            for batch in accelerator.prepare(loader):
-                with torch.no_grad(), accelerator.autocast():
-                    logits, measured = self._measure_batch(side, batch, black, rows.class_subset)
-                logits, measured = accelerator.gather_for_metrics((logits, measured))
-                check_logits(logits, rows.dataset, done, description)
-                batches.append(measured.cpu())
-                done += len(measured)
-                progress.update(len(measured))
-        values = torch.cat(batches).numpy()
+        values = measure_images(
+            images,
+            lambda batch: self._measure_batch(side, batch, black, rows.class_subset),
+            self.batch_size,
+            self.num_workers,
+            session.accelerator,
+            rows.dataset,
+            description,
+        )
         columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
         if "file_name" in rows.dataset.column_names:
             columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
@@ -86,14 +78,14 @@ class Backgrounds(Measurement):
 
     def _measure_batch(
         self, side: Side, batch: dict[str, torch.Tensor], black: torch.Tensor, class_subset: tuple[int, ...] | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `(B, C)` of the first condition, and the values of the rows, `(B, n + 2)` fp64: predictions in n
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Logits `(B, C)` of all conditions, to check, and the values of the rows, `(B, n + 2)` fp64: predictions in n
         conditions, share of the object in the pixels, and in the relevance."""
         mask, given = batch["mask"], {}
         for name in ("mixed_same", "mixed_rand"):
             given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in self.conditions else None
         images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
-        inside, predicted, first = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], None
+        inside, predicted, checked = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], []
         for name, composed in images.items():
             if name == "original" and self.relevance:
                 output = relevance_map(side.model, composed, check_finite=False)
@@ -102,14 +94,14 @@ class Backgrounds(Measurement):
                 inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
             else:
                 logits = forward_logits(side.model, composed).float()
-            first = logits if first is None else first
-            best = top_classes(logits, class_subset)[:, 0]
+            checked.append(logits)
+            best = top_classes(logits.nan_to_num(), class_subset)[:, 0]
             if donors := given.get(name):
                 usable = batch[f"has_{name}"].bool() & is_background(donors[1]).flatten(1).any(dim=1)
                 best = best.masked_fill(~usable, -1)
             predicted.append(best)
         values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
-        return first, torch.stack([value.double() for value in values], dim=1)
+        return checked, torch.stack([value.double() for value in values], dim=1)
 
 
 class WithDonors(Dataset):

@@ -5,14 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
-from transformers import default_data_collator
+from torch.utils.data import Dataset
 
 from ...metrics.robust_accuracy import top_classes
 from ...relevance.relevance_map import forward_logits
 from ..measurement import Measurement
-from ..passes import TransformedRows, check_logits
+from ..passes import TransformedRows, measure_images
 from ..session import Session, Side
 from ..sets import EvaluationSet
 from ..store import Measured
@@ -40,35 +38,26 @@ class Sensitivity(Measurement):
     def measure(
         self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
     ) -> Measured:
-        accelerator = session.accelerator
         side.model.eval()
         pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
+        device = session.accelerator.device
+        black, white = (pixel_of(side.processor, value).to(device)[:, None, None] for value in (0, 255))
+
+        def measure(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+            logits = []
+            for region in REGIONS:
+                where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
+                noisy = batch["pixel_values"] + where * batch["noise"] * self.sigma * (white - black)
+                logits.append(forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white)).float())
+            best = [top_classes(one.nan_to_num(), rows.class_subset)[:, 0].double() for one in logits]
+            return logits, torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1)
+
         images = WithNoise(pairs, self.seed)
-        loader = DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
-        black, white = (pixel_of(side.processor, value).to(accelerator.device)[:, None, None] for value in (0, 255))
-        predicted: list[torch.Tensor] = []
-        shares: list[torch.Tensor] = []
-        done = 0
-        with tqdm(
-            total=len(images), desc=description, unit="image", disable=not accelerator.is_main_process
-        ) as progress:
-            for batch in accelerator.prepare(loader):
-                best = []
-                for region in REGIONS:
-                    where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
-                    noisy = batch["pixel_values"] + where * batch["noise"] * self.sigma * (white - black)
-                    with torch.no_grad(), accelerator.autocast():
-                        logits = forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white))
-                    logits = accelerator.gather_for_metrics(logits.float())
-                    check_logits(logits, rows.dataset, done, f"{description}, noise on the {region}")
-                    best.append(top_classes(logits, rows.class_subset)[:, 0].cpu())
-                predicted.append(torch.stack(best))
-                shares.append(accelerator.gather_for_metrics(batch["mask"].mean(dim=(1, 2, 3))).cpu())
-                done += predicted[-1].shape[1]
-                progress.update(predicted[-1].shape[1])
-        columns = dict(zip(REGIONS, torch.cat(predicted, dim=1).numpy().astype(np.int64), strict=True))
-        columns["object_share"] = torch.cat(shares).numpy()
-        return Measured({"accepted": rows.accepted} | columns)
+        values = measure_images(
+            images, measure, self.batch_size, self.num_workers, session.accelerator, rows.dataset, description
+        )
+        columns = {region: values[:, place].astype(np.int64) for place, region in enumerate(REGIONS)}
+        return Measured({"accepted": rows.accepted} | columns | {"object_share": values[:, -1]})
 
 
 class WithNoise(Dataset):
