@@ -322,10 +322,15 @@ try:
     trainer.train()
 except OSError as error:
     print(error)
+try:
+    trainer.save_model()
+except OSError as error:
+    print(error)
 """
     done = subprocess.run(python("-c", program), cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert "The checkpoint of step 2 could not be written" in done.stdout, done.stderr[-2000:]
-    assert "checkpoint-1`" in done.stdout and "Is the disk full?" in done.stdout
+    assert "checkpoint-1`" in done.stdout and done.stdout.count("Is the disk full?") == 2
+    assert f"The weights could not be written to `{tmp_path}`" in done.stdout
 
 
 def test_fewer_images_than_a_batch(tmp_path):

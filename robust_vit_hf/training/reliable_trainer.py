@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..data.masked_dataset import undecoded
 from ..hub.publishing import PublishingTrainer
 from ..models.loading import BASE_FILE
-from ..utils.files import write_json
+from ..utils.files import weights_written, write_json
 from ..utils.finite import NonFiniteError, check_finite, non_finite_weights
 from ..utils.lock import folder_lock
 from .adapters import base_digest
@@ -30,6 +30,10 @@ from .run_identity import RunIdentity
 logger = logging.get_logger(__name__)
 
 
+class TrainingDiverged(ValueError):
+    """A loss or a weight became NaN or infinite."""
+
+
 class ReliableTrainer(PublishingTrainer):
     """Trainer with the guarantees of `docs/reliability.md`. Its `args` need `on_nan`. Errors name images if batches
     have their `row_index` or `names`."""
@@ -38,6 +42,7 @@ class ReliableTrainer(PublishingTrainer):
         super().__init__(*args, **kwargs)
         self._identity: RunIdentity | None = None
         self._base_digest = base_digest(self.model) if self.args.should_save else None
+        self._in_checkpoint = False  # whose errors say more
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
         self._mean_loss, self._num_losses = torch.zeros(()), 0  # over the steps of this training
@@ -71,8 +76,8 @@ class ReliableTrainer(PublishingTrainer):
         """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
 
         Raises:
-            ValueError: the checkpoint belongs to another run or is incomplete, see [`check_checkpoint`], or a loss or
-                weight is NaN or infinite.
+            ValueError: the checkpoint belongs to another run or is incomplete, see [`check_checkpoint`].
+            TrainingDiverged: a loss or weight is NaN or infinite.
             OSError: a checkpoint cannot be written, another process trains in the `output_dir`, or another process of
                 this training has ended or not responded for `ddp_timeout`.
             TrainingInterrupted: after a signal.
@@ -130,7 +135,7 @@ class ReliableTrainer(PublishingTrainer):
         except NonFiniteError as error:
             message = self._describe(error, f"Step {self.state.global_step + 1}", inputs)
             if self.args.on_nan == "stop":
-                raise ValueError(
+                raise TrainingDiverged(
                     f"{message} Look at the image, and lower the learning rate if there are many; `on_nan='skip'` leaves such "
                     f"batches out. {self._describe_last_checkpoint()}"
                 ) from error
@@ -200,14 +205,15 @@ class ReliableTrainer(PublishingTrainer):
         return ", ".join(names)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in the Trainer, but NaN or infinite weights raise a `ValueError`, and adapters are saved with their
-        base's digest."""
+        """As in the Trainer, but NaN or infinite weights raise [`TrainingDiverged`], a full disk an `OSError`, and adapters
+        are saved with their base's digest."""
         if bad := non_finite_weights(self.model):
-            raise ValueError(
+            raise TrainingDiverged(
                 f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
                 f"saved. Lower the learning rate, {self.args.learning_rate:g}. {self._describe_last_checkpoint()}"
             )
-        super().save_model(output_dir, _internal_call)
+        with nullcontext() if self._in_checkpoint else weights_written(Path(output_dir or self.args.output_dir)):
+            super().save_model(output_dir, _internal_call)
         if self._base_digest is not None and hasattr(self.model, "peft_config"):
             write_json(Path(output_dir or self.args.output_dir, BASE_FILE), {"digest": self._base_digest})
 
@@ -215,6 +221,7 @@ class ReliableTrainer(PublishingTrainer):
         if self._interrupt.received:
             # With a limit of 1, the Trainer would finally delete all checkpoints except the best; `train` restores it.
             self.args.save_total_limit = None
+        self._in_checkpoint = True
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as an "unexpected pos"
@@ -222,6 +229,8 @@ class ReliableTrainer(PublishingTrainer):
                 f"The checkpoint of step {self.state.global_step} could not be written to `{self.args.output_dir}`: {error}. "
                 f"Is the disk full? {self._describe_last_checkpoint()} Make room, and resume."
             ) from error
+        finally:
+            self._in_checkpoint = False
 
     def _describe_last_checkpoint(self) -> str:
         last = last_checkpoint(self.args.output_dir)

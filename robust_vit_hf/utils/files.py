@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors import SafetensorError
+
 
 RUN_FILE = "run.json"  # metadata of a finetuning run, in its folder
 RESULTS_FILE = "results.json"  # of a finetuning run or an evaluation, in its folder
@@ -45,6 +47,19 @@ def read_json(path: Path) -> dict | None:
         raise ValueError(
             f"`{path}` is not valid JSON, and may be cut off: {error}. Delete it, or restore it."
         ) from error
+
+
+@contextmanager
+def weights_written(folder: Path) -> Iterator[None]:
+    """Context manager of a write of weights.
+
+    Raises:
+        OSError: it failed, such as on a full disk, which safetensors and torch do not tell by an `OSError`.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise OSError(f"The weights could not be written to `{folder}`: {error}. Is the disk full?") from error
 
 
 @contextmanager
