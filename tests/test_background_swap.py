@@ -1,5 +1,8 @@
 """The background swap: what it keeps, what it takes, and what decides it."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
@@ -246,6 +249,13 @@ def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
         trainer.train(resume_from_checkpoint=str(tmp_path / "folder" / "checkpoint-2"))
 
 
+def tiff_of_floats() -> bytes:
+    """A picture that can be decoded, and whose range is unknown."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
 def test_bad_folders_of_backgrounds(pictures, tmp_path):
     processor = make_image_processor("paper", 16)
     with pytest.raises(FileNotFoundError, match="There is no folder of backgrounds"):
@@ -256,6 +266,12 @@ def test_bad_folders_of_backgrounds(pictures, tmp_path):
     (tmp_path / "empty" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
         BackgroundPool(str(tmp_path / "empty"), processor)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg")
+    for content in ((tmp_path / "whole.jpg").read_bytes()[:-900], tiff_of_floats()):
+        (tmp_path / "empty" / "broken.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
+            BackgroundPool(str(tmp_path / "empty"), processor)
     (tmp_path / "empty" / "broken.png").rename(tmp_path / "empty" / "._broken.png")  # of macOS, and no picture
     with pytest.raises(ValueError, match="holds no pictures"):
         BackgroundPool(str(tmp_path / "empty"), processor)

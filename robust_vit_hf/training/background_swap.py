@@ -1,16 +1,18 @@
 """Background swap: an augmentation that pastes the masked object of an image onto the background of another."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from tqdm.auto import tqdm
 from transformers import BaseImageProcessor
 
 from ..data.composition import background, is_background, paste
 from ..data.transforms import eval_transform
-from ..utils.images import readable_suffixes
+from ..utils.images import readable_suffixes, to_rgb
 
 
 class BackgroundPool:
@@ -36,15 +38,8 @@ class BackgroundPool:
                 f"`{folder}` holds no pictures: give a folder of photographs without objects of your classes."
             )
         self._transform = eval_transform(processor)
-        for path in self.paths:  # so that training does not fail on one hours later
-            self._open(path).close()
-
-    @staticmethod
-    def _open(path: Path) -> Image.Image:
-        try:
-            return Image.open(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"The background `{path}` cannot be read: {error}. Remove it.") from error
+        for path in tqdm(self.paths, desc="backgrounds", unit="image", leave=False):
+            _check(path, path.stat().st_mtime_ns)  # so that training does not fail on one hours later
 
     def draw(self, wanted: Sequence[bool], rng: np.random.Generator) -> list[torch.Tensor | None]:
         """Pixel values `(3, H, W)` of a picture drawn at random, half of them flipped, for each place that is wanted, and `None` for the
@@ -59,19 +54,27 @@ class BackgroundPool:
             if not is_wanted:
                 pictures.append(None)
                 continue
-            path = self.paths[place]
-            try:
-                with self._open(path) as opened:
-                    picture = ImageOps.exif_transpose(opened)
-                    (pixel_values,) = self._transform({"image": [picture]})["pixel_values"]
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"The background `{path}` cannot be read: {error}. Remove it.") from error
+            (pixel_values,) = self._transform({"image": [_read(self.paths[place])]})["pixel_values"]
             pictures.append(pixel_values.flip(-1) if flip else pixel_values)
         return pictures
 
     def identity(self) -> list[tuple[str, int]]:
         """Names and sizes of the files."""
         return [(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in self.paths]
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            return to_rgb(ImageOps.exif_transpose(opened))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"The background `{path}` cannot be read: {error}. Remove it.") from error
+
+
+@cache
+def _check(path: Path, modified: int) -> None:
+    """Decode a picture, once in a process for each time at which it was modified."""
+    _read(path)
 
 
 def swap_backgrounds(
