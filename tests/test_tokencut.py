@@ -595,11 +595,13 @@ def test_images_are_normalised_and_resized_as_documented(photographs):
     model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
     TokenCut(model)([image], [{}])
     TokenCut(model, ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3))([image], [{}])
+    TokenCut(model, ViTImageProcessor(do_normalize=False))([image], [{}])
     pixels = torch.from_numpy(np.array(image.resize((40, 48), Image.Resampling.LANCZOS))).permute(2, 0, 1) / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    assert len(seen) == 2
+    assert len(seen) == 3
     torch.testing.assert_close(seen[0][0], (pixels - mean) / std)
     torch.testing.assert_close(seen[1][0], (pixels - 0.5) / 0.25)
+    torch.testing.assert_close(seen[2][0], pixels)
 
 
 def test_from_pretrained(tmp_path, photographs):

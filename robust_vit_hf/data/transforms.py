@@ -40,7 +40,7 @@ def train_transform(
     """
     height, width = input_size(processor)
     size = [round(height * 256 / 224), round(width * 256 / 224)]
-    interpolation, normalize = pil_torch_interpolation_mapping[resample], _normalization(processor)
+    interpolation, normalize = pil_torch_interpolation_mapping[resample], normalization(processor)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         batch = {"pixel_values": [], "mask": []}
@@ -59,7 +59,7 @@ def train_transform(
     return transform
 
 
-def _normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
+def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], torch.Tensor]:
     """The processor's rescaling and normalisation of an 8-bit image `(3, H, W)`."""
     if processor.do_rescale and processor.do_normalize and processor.rescale_factor == 1 / 255:
         # In two steps as in the released code, from which the processor's single step differs in the last bit.

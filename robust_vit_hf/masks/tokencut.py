@@ -21,9 +21,11 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 from torch import nn
-from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor
+from torchvision.transforms.v2 import functional
+from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ..data.transforms import normalization
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
@@ -248,9 +250,9 @@ class TokenCut:
     ):
         self.model = ImageModel(model)
         key_projection(self.model)  # refuses other architectures early
-        self.mean, self.std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-        if processor is not None:
-            self.mean, self.std = processor.image_mean, processor.image_std
+        if processor is None:
+            processor = ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
+        self.normalize = normalization(processor)
         self.patch_size = self.model.patch_size
         self.tau = tau
         self.key_bias = self.model.pretrained.config.model_type == "vit" if key_bias is None else key_bias
@@ -325,9 +327,8 @@ class TokenCut:
             reason = f"{grid[0]}×{grid[1]} patches are too few to tell an object from the background"
             return [MaskResult(None, rejected=reason) for _ in images]
         size = (grid[1] * self.patch_size[1], grid[0] * self.patch_size[0])
-        pixels = np.stack([np.asarray(image.resize(size, Image.Resampling.LANCZOS)) for image in images])
-        pixel_values = (torch.from_numpy(pixels) / 255 - torch.tensor(self.mean)) / torch.tensor(self.std)
-        keys = patch_keys(self.model, pixel_values.movedim(3, 1), self.key_bias)
+        resized = [functional.pil_to_tensor(image.resize(size, Image.Resampling.LANCZOS)) for image in images]
+        keys = patch_keys(self.model, torch.stack([self.normalize(image) for image in resized]), self.key_bias)
         finite = keys.isfinite().flatten(1).all(dim=1).tolist()
         eigenvectors, unique = cut_eigenvectors(keys, self.tau)
         coarse = coarse_masks(eigenvectors, grid)
