@@ -162,6 +162,7 @@ def test_options_in_python():
     options = EvaluateOptions(output_dir="out", compare="after", protocols=("paper",))
     assert options.output_dir == Path("out") and options.sets == [NamedSource("emoji-shift")]
     assert EvaluateOptions(dataset="photos").sets == []
+    assert EvaluateOptions(dataset=Path("photos")).dataset == "photos"
     for given, message in {
         "images_per_set": (0, "Expected `images_per_set` ≥ 1, but got 0"),
         "batch_size": ("8", "Expected `batch_size` to be a whole number, but got text"),

@@ -138,6 +138,7 @@ def test_a_model_of_other_classes_is_refused():
 
 def test_results_are_kept(tmp_path):
     dataset = masked_dataset(6).add_column("file_name", list("abcdef")).add_column("angle", [0.0, 90.0] * 3)
+    dataset = dataset.add_column("area", ["indoors"] * 6)  # the user's, and no factor
     session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(dataset)}, tmp_path)
     folder, rows_file = tmp_path / "noise" / "before", Accuracy.rows_file
     result = measure_accuracy(session, Accuracy())["noise"]

@@ -106,6 +106,8 @@ class Options:
             value = getattr(self, name)
             if Path in declared.types and isinstance(value, str):
                 setattr(self, name, Path(value))
+            elif isinstance(value, Path) and str in declared.types and Path not in declared.types:
+                setattr(self, name, str(value))
             elif declared.element is Path and isinstance(value, (list, tuple)):
                 setattr(self, name, [Path(path) for path in value])
             declared.check(getattr(self, name))

@@ -165,6 +165,8 @@ def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
     """Columns of SI-Score with location and pose of the object, if known for every image."""
     factors = {}
     for name in sorted(set(METADATA_COLUMNS) & set(dataset.column_names)):
+        if not str(getattr(dataset.features[name], "dtype", "")).startswith(("int", "uint", "float")):
+            continue  # a column of the user's that has the name
         values = np.array(dataset.with_format(None)[name], dtype=float)
         if not np.isnan(values).any():
             factors[name] = values
