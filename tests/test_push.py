@@ -79,8 +79,10 @@ def test_photographs_stay_where_they_are(hub, changed):
         "candidates/swap/run.json",
         "predictions/a/rows.parquet",
         "diagnosis/strip.png",
+        "inputs.json",
+        "report.html",
     ):
-        (changed / name).parent.mkdir(parents=True)
+        (changed / name).parent.mkdir(parents=True, exist_ok=True)
         (changed / name).write_bytes(b"private")
     succeed("push", changed, f"{NAME}-improved")
     pushed = hub.repos["models", f"{NAME}-improved"]

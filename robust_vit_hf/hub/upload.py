@@ -19,9 +19,17 @@ from .run_metadata import EMISSIONS_FILE
 
 
 # The Trainer's `training_args.bin` and `trainer_state.json` contain local paths, `emissions.csv` the location, and the
-# examples the user's images, as do the masks, candidates and diagnosis of `robust-vit improve`.
+# examples the user's images, as do the masks, candidates, diagnosis and page of `robust-vit improve`; its inputs are local paths.
 NOT_UPLOADED = ["_*", ".*", "*.partial", "checkpoint-*", "training_args.bin", "trainer_state.json", EMISSIONS_FILE]
-NOT_UPLOADED += [EXAMPLES_FILE, "masks/*", "candidates/*", "predictions/*", "diagnosis/*"]
+NOT_UPLOADED += [
+    EXAMPLES_FILE,
+    "masks/*",
+    "candidates/*",
+    "predictions/*",
+    "diagnosis/*",
+    "inputs.json",
+    "report.html",
+]
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0
 
 
