@@ -15,7 +15,7 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.diagnosis.examples import load_composed
-from robust_vit_hf.diagnosis.images import choose_images
+from robust_vit_hf.diagnosis.images import choose_images, load_labelled
 from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.measurements.backgrounds import Backgrounds, pixel_of
 from robust_vit_hf.evaluation.measurements.sensitivity import Sensitivity
@@ -172,6 +172,42 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
     (tmp_path / "empty").mkdir()
     error = call("diagnose", *options[:-1], tmp_path / "empty", "--output_dir", tmp_path / "none").error
     assert "has a mask for none of 9 images: expected `a/0.png` there or in `validation/`" in error
+    (tmp_path / "images" / "validation" / "a" / "0.jpg").replace(tmp_path / "images" / "validation" / "a" / "4.png")
+    error = call("diagnose", *options, "--output_dir", tmp_path / "none").error
+    assert "`a/4.jpg` and of `a/4.png`, which differ in their suffix alone: rename one of them" in error
+
+
+def test_photographs_that_are_named_otherwise_or_were_moved(model, tmp_path, monkeypatch):
+    square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
+    for index in range(8):
+        path = tmp_path / "here" / "photos" / "validation" / "abcd"[index % 4] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8))
+        image.paste(square, (10 + 3 * index, 20))
+        image.save(path)
+    command = ["diagnose", "--model", model, "--output_dir", tmp_path / "out", "--dataset"]
+    printed = succeed(*command, tmp_path / "here" / "photos")
+    monkeypatch.chdir(tmp_path / "here")
+    assert succeed(*command, "photos") == printed
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    error = call(*command, tmp_path / "there" / "photos").error
+    assert "holds masks of these images in another place: choose another --output_dir, or delete" in error
+
+
+def test_labels_and_names_of_files_that_are_none(tmp_path):
+    rows = datasets.Dataset.from_dict({"image": [None] * 3, "label": [0, -2, 1]}).cast_column(
+        "image", datasets.Image()
+    )
+    rows.to_parquet(tmp_path / "wrong" / "train-00000.parquet")
+    with pytest.raises(ValueError, match="`train`: row 1 has the label -2, expected a class, or -1 for none"):
+        load_labelled(str(tmp_path / "wrong"), "train", None)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "masks" / "1.png")
+    columns = {"image": [None] * 2, "label": [0, 1], "file_name": [None, "1.jpg"]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "unnamed" / "train-00000.parquet")
+    assert load_labelled(str(tmp_path / "unnamed"), "train", str(tmp_path / "masks"))["label"] == [1]
 
 
 def test_a_comparison(model, photographs, tmp_path):

@@ -1,12 +1,14 @@
 """`robust-vit improve`, from images to a model folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from pyarrow import parquet as pq
 from safetensors.torch import load_file
@@ -14,10 +16,12 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.hub.upload import NOT_UPLOADED
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
 from robust_vit_hf.improvement.improve import OUTCOMES, _halves, _held_out
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.digest import weights_digest
+from robust_vit_hf.training.interrupts import TrainingInterrupted
 
 from .helpers.commands import call, files_below, kill_when, launch, succeed
 from .helpers.tiny import IMAGE_SIZE, save_pretrained, tiny_vit
@@ -123,7 +127,9 @@ def test_a_second_run_trains_nothing(inputs, improved, monkeypatch):
     monkeypatch.setattr(
         "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
     )
-    assert printed.endswith(succeed("improve", *options_of(inputs, folder)))
+    again = options_of(inputs, folder)
+    again[3] = f"{inputs / 'photos'}/"  # the same images by another name
+    assert printed.endswith(succeed("improve", *again))
     assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
 
 
@@ -141,6 +147,123 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
 def test_images_have_one_role(inputs, tmp_path):
     options = [*options_of(inputs, tmp_path / "out"), "--eval_split", "train"]
     assert "images are in the part `train` and in" in call("improve", *options).error
+    photos = tmp_path / "photos"
+    shutil.copytree(inputs / "photos", photos)
+    (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
+    options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
+    assert "1 images are in the part `train` and in" in call("improve", *options).error
+
+
+def test_the_output_folder_is_free(inputs, tmp_path):
+    """Not a model or run, whose files would be replaced, and not among the images, of which its files would be some."""
+    before = files_below(inputs / "model")
+    error = call("improve", *options_of(inputs, inputs / "model")).error
+    assert "holds a `config.json` that is not of `improve`, and would be replaced" in error
+    command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
+    assert "is the folder of the model, whose files would be replaced" in call(*command, inputs / "model").error
+    for arguments in (
+        ["improve", *options_of(inputs, inputs / "photos" / "out")],
+        [*command, inputs / "photos" / "out"],
+    ):
+        assert "is within the folder of the images, " in call(*arguments).error
+    assert files_below(inputs / "model") == before and not (inputs / "photos" / "out").exists()
+
+
+def test_photographs_and_paths_stay_here(inputs, improved):
+    """Of what is uploaded, nothing shows an image or names a folder of this machine."""
+    folder, _ = improved
+    names = {*filter_repo_objects(files_below(folder), ignore_patterns=NOT_UPLOADED)}
+    files = {name: content for name, content in files_below(folder).items() if name in names}
+    expected = {
+        "README.md",
+        "candidates.md",
+        "config.json",
+        "interpolation.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    assert {*files} == expected | {"results.json", "run.json", "table.md", "verdict.json"}
+    assert not [name for name, content in files.items() if str(inputs).encode() in content]
+    assert (
+        "before_after.png" not in files["README.md"].decode() and (folder / "diagnosis" / "before_after.png").is_file()
+    )
+
+
+def with_masks(inputs: Path, folder: Path, drawn: dict[str, np.ndarray]) -> list:
+    """Options for the photographs with masks in a folder, by class; `.` for all others."""
+    for path in sorted((inputs / "photos").rglob("*.jpg")):
+        place = (folder / path.relative_to(inputs / "photos")).with_suffix(".png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        height = Image.open(path).height
+        shape = drawn.get(path.parent.name, drawn["."])
+        Image.fromarray(np.pad(shape, ((0, height - 48), (0, 0)), mode="edge")).save(place)
+    return [*options_of(inputs, folder / "out"), "--masks", folder]
+
+
+OBJECT = np.pad(np.full((20, 20), 255, np.uint8), ((10, 18), (10, 18)))
+ALL_BUT_A_CORNER = np.full((48, 48), 255, np.uint8)
+ALL_BUT_A_CORNER[0, 0] = 0  # which is cropped
+
+
+@pytest.mark.parametrize(
+    "drawn, message",
+    [
+        (
+            {"circle": OBJECT, ".": 0 * OBJECT},
+            "Of the images that choose, 4 with a usable mask are left, all of one class",
+        ),
+        ({".": ALL_BUT_A_CORNER}, "none could be put on the background of another class"),
+    ],
+    ids=["one class", "objects that fill the image"],
+)
+def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_path, monkeypatch, drawn, message):
+    monkeypatch.setattr(
+        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
+    )
+    assert message in call("improve", *with_masks(inputs, tmp_path, drawn)).error
+
+
+def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
+    options = with_masks(inputs, tmp_path / "masks", {".": OBJECT})
+    both = tmp_path / "both"
+    for split in ("train", "validation"):
+        shutil.copytree(tmp_path / "masks" / split, both, dirs_exist_ok=True)
+    error = call("improve", *options[:-1], both).error
+    assert "is the mask of an image of `train` and of one of `validation`: put the masks into `train/`" in error
+
+
+def test_a_candidate_that_diverges_is_left_out(inputs, tmp_path):
+    options = {"max_steps": 3, "max_loss": 100.0, "train_batch_size": 4, "learning_rates": [1e-4, 1e30]}
+    model, photos = inputs / "model", inputs / "photos"
+    results = [
+        robust_vit_hf.improve(model, photos, tmp_path, **options) for _ in range(2)
+    ]  # the second one trains nothing
+    for result in results:
+        (first, second) = [note for note in result.notes if "diverged" in note]
+        assert (
+            first == "swap, learning rate 1e+30, 1 steps diverged, and is left out." and "swap and relevance" in second
+        )
+    assert results[0].verdict == results[1].verdict and "1e+30" not in (tmp_path / "candidates.md").read_text()
+
+
+def test_settings_bind_the_folder_when_a_candidate_is_complete(inputs, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("no training today")
+
+    monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", fails)
+    for bound in (3, 6):
+        assert "no training today" in call("improve", *options_of(inputs, tmp_path), "--max_loss", bound).error
+        assert json.loads((tmp_path / "inputs.json").read_text())["max_loss"] == bound
+
+
+def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise TrainingInterrupted("SIGTERM has stopped the training after step 2. Resume with an option.", 143)
+
+    monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", stopped)
+    result = call("improve", *options_of(inputs, tmp_path), "--max_steps", 3)
+    assert result.status == 143 and "Resume with an option" not in result.err
+    assert "after step 2 of swap, learning rate 0.0003, 1 steps. Start the same command again" in result.err
 
 
 def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
@@ -208,6 +331,7 @@ def test_splits_are_disjoint_and_balanced():
         (["--max_loss", "-1"], "`max_loss`"),
         (["--learning_rates", "0"], "`learning_rates`"),
         (["--max_steps", "0"], "`max_steps` ≥ 1"),
+        (["--train_batch_size", "1"], "the swap takes the background of another image of the batch"),
     ],
 )
 def test_wrong_arguments(inputs, tmp_path, change, message):
@@ -226,7 +350,7 @@ def test_killed_again_and_again(inputs, tmp_path):
         "masks/choosing/README.md",
         "candidates/*-10/candidate.json",
         "candidates/*-30/run.json",
-        "predictions/*/before/scores.json",
+        "predictions/*/after/scores.json",
     ):
         assert not any(killed.glob(moment))
         kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options_of(inputs, killed))

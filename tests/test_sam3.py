@@ -9,8 +9,10 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
-from robust_vit_hf.data.parquet_writer import read_settings
-from robust_vit_hf.diagnosis.images import _available
+from robust_vit_hf import load_model, make_image_processor
+from robust_vit_hf.data.parquet_writer import SETTINGS_FILE, read_settings
+from robust_vit_hf.diagnosis.images import _available, masked_images
+from robust_vit_hf.evaluation.session import Side
 from robust_vit_hf.masks.options import Sam3Options
 from robust_vit_hf.masks.sam3 import ConceptSegmentation, concepts
 
@@ -146,6 +148,11 @@ def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
         patched.setattr(Sam3Options.__init__, "__kwdefaults__", defaults)
         assert masks_of("first") == "made by sam3"
         assert masks_of("first") == "made by sam3"  # those that are there
+        parts = tmp_path / "parts"  # of which the first was made when there was no other model
+        (parts / "train").mkdir(parents=True)
+        (parts / "train" / SETTINGS_FILE).write_text(json.dumps({"train": {"method": "tokencut"}}))
+        side = Side.of(load_model(str(model)), make_image_processor("paper", 32), str(model))
+        assert masked_images(data, "other", side, list("abcd"), "auto", parts / "other").masks == "made by tokencut"
     _available.cache_clear()  # as in a new process
     assert masks_of("second") == "made by tokencut"
 

@@ -24,7 +24,7 @@ from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import save_composed
-from .images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
+from .images import MASK_METHODS, MaskedImages, check_outside, choose_images, load_labelled, masked_images
 from .options import DiagnoseOptions
 from .strip import NUM_EXAMPLES, RULE, Composed, composed_images, strip_figure
 
@@ -123,6 +123,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
+    check_outside(folder, options.dataset)
     preset = resolve_preset(options.preset, options.model, options.compare)
     with open_session(options, preset, folder, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():

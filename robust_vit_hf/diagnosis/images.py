@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import xxhash
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -66,6 +67,23 @@ class MaskedImages:
         return notes
 
 
+def check_outside(output_dir: Path, images: str | None) -> None:
+    """Refuse an output folder among the images, whose files would be images of the next run.
+
+    Args:
+        images: folder, or another source.
+
+    Raises:
+        ValueError: the output folder is within the folder of the images.
+    """
+    folder = None if images is None else Path(images)
+    if folder is not None and folder.is_dir() and output_dir.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"`{output_dir}` is within the folder of the images, `{images}`, where its files would be read as images the next time: "
+            "choose another --output_dir."
+        )
+
+
 def load_labelled(source: str, split: str, masks: str | None) -> datasets.Dataset:
     """Labelled images of a split, with the masks of a folder if `masks` names one.
 
@@ -77,7 +95,7 @@ def load_labelled(source: str, split: str, masks: str | None) -> datasets.Datase
     Raises:
         UnknownSplit: the split does not exist.
         FileNotFoundError: images or folder do not exist.
-        ValueError: there are no labels, or the folder has a mask for none of the images.
+        ValueError: there are no labels, or one is below -1; or the folder has a mask for none of the images, or one for two.
     """
     folder = None if masks is None or masks in MASK_METHODS else Path(masks)
     if folder is not None and not folder.is_dir():
@@ -88,7 +106,12 @@ def load_labelled(source: str, split: str, masks: str | None) -> datasets.Datase
         source, folder = masks, None
     dataset = load_masked_dataset(source, split)
     check_columns(dataset, split, needs_labels=True, needs_masks=False)
-    labelled = [index for index, label in enumerate(dataset.with_format(None)["label"]) if label not in (None, -1)]
+    labels = dataset.with_format(None)["label"][:]
+    if wrong := [row for row, label in enumerate(labels) if label is not None and label < -1]:
+        raise ValueError(
+            f"`{split}`: row {wrong[0]} has the label {labels[wrong[0]]}, expected a class, or -1 for none."
+        )
+    labelled = [index for index, label in enumerate(labels) if label not in (None, -1)]
     if len(labelled) < len(dataset):
         logger.warning(
             f"{len(dataset) - len(labelled)} of {len(dataset)} images of `{split}` have no label, and are left out."
@@ -111,8 +134,17 @@ def _with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> dat
             if name in found:
                 raise ValueError(f"`{found[name]}` and `{path}` are masks of one image: leave one of them.")
             found[name] = path
-    names = [PurePosixPath(name).with_suffix("").as_posix() for name in dataset.with_format(None)["file_name"]]
+    files = dataset.with_format(None)["file_name"]
+    names = [name and PurePosixPath(name).with_suffix("").as_posix() for name in files]
     kept = [index for index, name in enumerate(names) if name in found]
+    taken: dict[str, str] = {}
+    for index in kept:
+        if names[index] in taken:
+            raise ValueError(
+                f"`{found[names[index]]}` is the mask of `{taken[names[index]]}` and of `{files[index]}`, which differ in their suffix "
+                "alone: rename one of them."
+            )
+        taken[names[index]] = files[index]
     if not kept:
         raise ValueError(
             f"`{folder}` has a mask for none of {len(names)} images: expected `{names[0]}.png` there or in `{split}/`, and so on."
@@ -220,26 +252,36 @@ def _make_masks(
         ValueError: the folder holds masks of other images, or the model has no features for TokenCut.
     """
     path, state = folder.with_name(f".{folder.name}-images") / f"{name}.parquet", PartialState()
-    record, identity = path.with_name("identity.json"), dataset_identity(dataset)
+    record, places = path.with_name("identity.json"), _places(dataset)
+    identity = {"images": dataset_identity(dataset), "places": xxhash.xxh3_128_hexdigest(repr(places).encode())}
     with state.main_process_first():
         known = read_json(record)
         if known not in (None, identity):
+            moved = known["images"] == identity["images"]
+            others = (
+                "these images in another place"
+                if moved
+                else "other images, as of another --dataset, split or number of images"
+            )
             raise ValueError(
-                f"`{folder}` holds masks of other images, as of another --dataset, split or number of images: choose another "
-                f"--output_dir, or delete `{folder}` and `{record.parent}`."
+                f"`{folder}` holds masks of {others}: choose another --output_dir, or delete `{folder}` and `{record.parent}`."
             )
         if known is None:
             path.parent.mkdir(parents=True, exist_ok=True)
             images = dataset.remove_columns([*{*dataset.column_names} - {"image", "label", "file_name"}])
             with atomic_file(path) as partial:
-                images.to_parquet(partial)
+                (_at_places(images, places) if any(places) else images).to_parquet(partial)
             write_json(record, identity)
     writer: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
     if method == "auto":
         chosen: list[str | None] = [None]
         if state.is_main_process:  # which tells the others
             names = tuple(getattr(dataset.features["label"], "names", None) or ())
-            chosen = [read_settings(folder).get("train", {}).get("method") or _available(names)]
+            beside = sorted(
+                place for place in folder.parent.iterdir() if place.is_dir()
+            )  # the other parts of `improve`
+            known_methods = [read_settings(place).get("train", {}).get("method") for place in beside]
+            chosen = [next(filter(None, known_methods), None) or _available(names)]
         (method,) = broadcast_object_list(chosen)
     if method in BY_NAMES:
         write_masks(BY_NAMES[method](**writer))
@@ -257,6 +299,30 @@ def _make_masks(
         write_masks(options, lambda *_: cut)
     state.wait_for_everyone()  # the first process has written the last rows
     return load_masked_dataset(str(folder), "train"), method
+
+
+def _places(dataset: datasets.Dataset) -> list[str | None]:
+    """Absolute paths of images that are files, which may have been moved since, or are named from elsewhere."""
+    places: list[str | None] = []
+    for table in dataset.with_format("arrow").iter(1000):
+        images = table["image"].combine_chunks()
+        for path, in_table in zip(
+            images.field("path").to_pylist(), images.field("bytes").is_valid().to_pylist(), strict=True
+        ):
+            is_file = path is not None and not in_table and Path(path).is_file()
+            places.append(str(Path(path).absolute()) if is_file else None)
+    return places
+
+
+def _at_places(images: datasets.Dataset, places: Sequence[str | None]) -> datasets.Dataset:
+    """Images whose files are named by absolute paths."""
+
+    def move(row: dict, index: int) -> dict:
+        return {"image": row["image"] if places[index] is None else {"bytes": None, "path": places[index]}}
+
+    undecoded = images.cast_column("image", datasets.Image(decode=False))
+    moved = undecoded.map(move, with_indices=True, features=undecoded.features, load_from_cache_file=False)
+    return moved.cast_column("image", datasets.Image())
 
 
 @cache

@@ -13,6 +13,10 @@ from transformers import default_data_collator
 from ..data.masked_dataset import undecoded
 
 
+class NonFiniteLogits(ValueError):
+    """Logits are NaN or infinite."""
+
+
 def image_loader(dataset: datasets.Dataset, transform: Callable, batch_size: int, num_workers: int) -> DataLoader:
     """Loader of a dataset's transformed rows, in order. Raises a `ValueError` that names a row whose image or mask
     cannot be read or used."""
@@ -66,7 +70,7 @@ def measure_images(
         `(N, n)`, of the dtype of the values.
 
     Raises:
-        ValueError: as [`check_logits`].
+        NonFiniteLogits: as [`check_logits`].
     """
     loader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=default_data_collator)
     total, parts, done = len(images), [], 0  # type: ignore[arg-type]
@@ -91,12 +95,12 @@ def check_logits(logits: torch.Tensor, dataset: datasets.Dataset, first: int, de
         description: name of the pass in errors.
 
     Raises:
-        ValueError: logits are NaN or infinite; names the image.
+        NonFiniteLogits: names the image.
     """
     if bad := (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist():
         index, named = first + bad[0], "file_name" in dataset.column_names
         image = f"`{dataset.with_format(None)['file_name'][index]}`" if named else f"image {index}"
-        raise ValueError(
+        raise NonFiniteLogits(
             f"{description}: the logits of {image} are NaN or infinite. Look at the image and at the model's weights; in half "
             "precision, try float32."
         )

@@ -136,9 +136,15 @@ def open_session(
 
     Raises:
         BlockingIOError: another process is writing to the folder.
+        ValueError: the output folder is that of a model.
         OSError: a model does not exist, or has no image processor to take.
         ValueError: the models have different classes, or one cannot be loaded.
     """
+    for name in filter(None, (options.model, options.compare)):
+        if output_dir is not None and Path(name).is_dir() and Path(name).resolve() == output_dir.resolve():
+            raise ValueError(
+                f"`{output_dir}` is the folder of the model, whose files would be replaced: choose another --output_dir."
+            )
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
     preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
     accelerator = make_accelerator(bf16)

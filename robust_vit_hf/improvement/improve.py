@@ -13,27 +13,32 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+import xxhash
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from ..data.identity import dataset_identity, row_digest
-from ..data.masked_dataset import UnknownSplit, undecoded_rows
+from ..data.identity import dataset_identity
+from ..data.layouts.columns import has_parquet
+from ..data.masked_dataset import UnknownSplit, undecoded, undecoded_rows
 from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
 from ..diagnosis.images import (
     MASK_METHODS,
     MaskedImages,
+    check_outside,
     choose_images,
     load_labelled,
     masked_images,
     turns_within_classes,
 )
 from ..diagnosis.options import DiagnoseOptions
-from ..evaluation.finetuning_results import write_report
+from ..evaluation.finetuning_results import FIGURE_FILE, write_report
+from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, open_session
-from ..evaluation.sets import EvaluationSet
+from ..evaluation.sets import EvaluationSet, groups_of
 from ..evaluation.store import Store
 from ..experiments.page import PAGE_FILE, Section, add_gallery, write_page
 from ..hub.model_card import write_card
@@ -45,25 +50,27 @@ from ..models.registry import resolve
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
 from ..results.choice import choose
+from ..results.diagnosis import Diagnosis
 from ..results.summary import class_changes
 from ..results.table import Run
 from ..results.tables import tables_of
 from ..results.text_table import Table
 from ..training.background_swap import BackgroundPool
-from ..utils.files import RUN_FILE, read_json, write_atomically, write_json
+from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, weights_written, write_atomically, write_json
 from ..utils.images import input_size
 from ..utils.publishable import public_name, public_settings
 from .candidates import (
     FINALISTS,
     FIRST_MIXTURES,
     MIXTURES,
+    Candidate,
     Measured,
     candidates_table,
     finalists,
     first_candidates,
 )
 from .options import ImproveOptions
-from .training import Trials
+from .training import CANDIDATE_FILE, Trials, check_counts
 
 
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores
@@ -168,6 +175,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
+    _check_folder(options)
     preset = resolve_preset(options.preset, options.model)
     with open_session(PairOptions(model=options.model), preset, folder, bf16=options.bf16) as opened:
         if opened.accelerator.num_processes > 1:
@@ -184,12 +192,14 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
         masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
         notes += [f"`{name}`: {note}" for name in ("train", "choosing") for note in masked[name].notes]
+        _check_parts(session, masked, options)
         choosing_set = session.with_sets({"choosing": EvaluationSet.of(masked["choosing"].dataset)})
         facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
         facts["preset"] = preset
         trials = Trials(folder / CANDIDATES_FOLDER, choosing_set, masked["train"].dataset, options, facts)
         _say(2, f"Candidates, measured on {len(masked['choosing'].dataset)} images that choose")
-        before, measured = _choose(trials, options)
+        before, measured, diverged = _choose(trials, options)
+        notes += [f"{candidate} diverged, and is left out." for candidate in diverged]
         chosen = choose([before, *measured], before, options.max_loss)
         table = candidates_table([before, *measured], before, chosen, options.max_loss)
         write_atomically(folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
@@ -202,14 +212,32 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         return _report(session, masked["reporting"], table, notes, options)
 
 
-def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, datasets.Dataset]) -> None:
-    """Check that what the output folder holds was made from the same inputs, and that no image has two roles.
+def _check_folder(options: ImproveOptions) -> None:
+    """Check that the output folder is free, or of an earlier run of this command.
 
     Raises:
-        ValueError: it was made from others, or images of one part are in another.
+        ValueError: it is among the images, or holds a model or results of another command.
+    """
+    folder = options.output_dir
+    check_outside(folder, options.dataset)
+    if not (folder / INPUTS_FILE).is_file():
+        for name in ("config.json", "adapter_config.json", RUN_FILE, RESULTS_FILE):
+            if (folder / name).is_file():
+                raise ValueError(
+                    f"`{folder}` holds a `{name}` that is not of `improve`, and would be replaced: choose another --output_dir."
+                )
+
+
+def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, datasets.Dataset]) -> None:
+    """Check that the candidates in the output folder are of the same inputs, and that no image has two roles. Masks and predictions
+    are checked where they are read.
+
+    Raises:
+        ValueError: they are of others, or images of one part are in another.
     """
     images = {
-        name: {row_digest({"image": row["image"]}) for row in undecoded_rows(rows)} for name, rows in parts.items()
+        name: {digest for row in undecoded_rows(rows) if (digest := _content(row["image"]))}
+        for name, rows in parts.items()
     }
     for first, second in combinations(parts, 2):
         if shared := len(images[first] & images[second]):
@@ -217,24 +245,59 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
                 f"{shared} images are in the part `{first}` and in `{second}`: images that train, choose and report must be "
                 "others. See --train_split and --eval_split, and look for copies."
             )
-    settings = {name: value for name, value in asdict(options).items() if name not in ("batch_size", "num_workers")}
-    inputs = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    inputs.pop("output_dir")
+    # Images, and masks of a folder, are known by their contents.
+    unread = {"batch_size", "num_workers", "output_dir", "dataset"}
+    inputs = {name: value for name, value in asdict(options).items() if name not in unread}
+    inputs["masks"] = options.masks if options.masks in MASK_METHODS else None
     inputs |= {"model": session.sides["before"].digest, "precision": session.accelerator.mixed_precision}
     inputs |= {f"images ({name})": dataset_identity(rows) for name, rows in parts.items()}
     processor = session.sides["before"].processor
     inputs["processor"] = json.loads(processor.to_json_string())
     if options.backgrounds is not None:
-        inputs["pictures"] = json.loads(json.dumps(BackgroundPool(options.backgrounds, processor).identity()))
-    path = options.output_dir / INPUTS_FILE
+        inputs["pictures"] = BackgroundPool(options.backgrounds, processor).identity()
+    inputs = json.loads(json.dumps(inputs))
+    path, candidates = options.output_dir / INPUTS_FILE, options.output_dir / CANDIDATES_FOLDER
     known = read_json(path)
-    if known is None:
-        write_json(path, inputs)
-    elif differing := [name for name in {**known, **inputs} if known.get(name) != inputs.get(name)]:
+    if known == inputs:
+        return
+    if known is not None and any(candidates.glob(f"*/{CANDIDATE_FILE}")):
+        differing = [name for name in {**known, **inputs} if known.get(name) != inputs.get(name)]
         raise ValueError(
             f"`{options.output_dir}` holds an improvement with other inputs, which differ in: {', '.join(differing)}. Choose "
             "another --output_dir, or delete it."
         )
+    shutil.rmtree(candidates, ignore_errors=True)  # none is complete
+    write_json(path, inputs)
+
+
+def _content(image: dict | None) -> str | None:
+    """Digest of the bytes of an undecoded image; `None` without one. Copies of a file have other names and times."""
+    if image is None:
+        return None
+    if image["bytes"] is None and not Path(image["path"]).is_file():
+        return None  # which the check of the masks reports
+    return xxhash.xxh3_128_hexdigest(Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"])
+
+
+def _check_parts(session: Session, masked: dict[str, MaskedImages], options: ImproveOptions) -> None:
+    """Check before the first training that the images can tell what they are for. The original's measurement is kept.
+
+    Raises:
+        ValueError: of the images that choose or report, one class is left, no object can be put on another background, or one has
+            no group.
+    """
+    for name, what in (("choosing", "choose"), ("reporting", "report")):
+        rows = masked[name].dataset
+        groups_of(rows, name)
+        if len(rows.with_format(None).unique("label")) < 2:
+            raise ValueError(
+                f"Of the images that {what}, {len(rows)} with a usable mask are left, all of one class: two are needed. Look at "
+                f"`{options.output_dir / MASKS_FOLDER / name}`, and give more images, or other masks."
+            )
+    before = {"before": session.sides["before"]}
+    session = replace(session, sides=before).with_sets({"reporting": EvaluationSet.of(masked["reporting"].dataset)})
+    found = measure(session, Backgrounds(options.batch_size, options.num_workers))["reporting"]["before"]
+    check_counts(Diagnosis(found.columns, session.classes), "report")
 
 
 def _say(number: int, text: str) -> None:
@@ -246,6 +309,7 @@ def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, 
     train, notes = load_labelled(options.dataset, options.train_split, options.masks), []
     try:
         validation = load_labelled(options.dataset, options.eval_split, options.masks)
+        _check_masks_apart(train, validation, options)
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
@@ -256,6 +320,18 @@ def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, 
             f"`{options.train_split}` were held out. If your model was trained on them, its top-1 at home is too high."
         )
     return choose_images(train, options.max_steps * options.train_batch_size, options.seed), validation, notes
+
+
+def _check_masks_apart(train: datasets.Dataset, validation: datasets.Dataset, options: ImproveOptions) -> None:
+    """Refuse files of masks that images of both splits have, whose names begin anew in each."""
+    if options.masks in (None, *MASK_METHODS) or has_parquet(Path(options.masks)):
+        return
+    files = [{mask["path"] for mask in undecoded(rows.select_columns("mask"))["mask"]} for rows in (train, validation)]
+    if shared := sorted(files[0] & files[1]):
+        raise ValueError(
+            f"`{shared[0]}` is the mask of an image of `{options.train_split}` and of one of `{options.eval_split}`: put the masks "
+            f"into `{options.train_split}/` and `{options.eval_split}/` in `{options.masks}`."
+        )
 
 
 def _held_out(dataset: datasets.Dataset, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -287,19 +363,24 @@ def _masked(rows: datasets.Dataset, name: str, options: ImproveOptions, session:
     return masked_images(rows, name, session.sides["before"], session.classes, options.masks, folder)
 
 
-def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Measured]]:
-    """Measure the original and all candidates: each variant and rate for a third of the steps, then two for all."""
-    diagnosis = trials.diagnose("original", trials.session.sides["before"].model)
-    tqdm.write(f"  {diagnosis.sentence}", file=sys.stderr)
-    before, measured = Measured.of(None, 0.0, diagnosis), []
+def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Measured], list[Candidate]]:
+    """Measure the original and all candidates: each variant and rate for a third of the steps, then two for all. Those that diverged
+    are apart."""
+    before, measured, diverged = trials.original(), [], []
+
+    def run(candidate: Candidate) -> None:
+        found = trials.run(candidate)
+        measured.extend(found)
+        diverged.extend([] if found else [candidate])
+
     first = first_candidates(options.method, options.learning_rates, options.max_steps)
     for number, candidate in enumerate(first, 1):
         tqdm.write(f"  {number} of {len(first)}: {candidate}", file=sys.stderr)
-        measured += trials.run(candidate)
+        run(candidate)
     for number, candidate in enumerate(finalists(measured, before, options.max_loss, options.max_steps), 1):
         tqdm.write(f"  finalist {number}: {candidate}", file=sys.stderr)
-        measured += trials.run(candidate)
-    return before, measured
+        run(candidate)
+    return before, measured, diverged
 
 
 def _estimate(session: Session, options: ImproveOptions, parts: dict[str, datasets.Dataset]) -> str:
@@ -332,7 +413,8 @@ def _write_model(trials: Trials, chosen: Measured, options: ImproveOptions) -> S
     mixture = {"alpha": chosen.alpha, "before": public_name(options.model), "after": chosen.candidate.name}
     if read_json(folder / INTERPOLATION_FILE) != mixture:  # written last
         model = interpolate(trials.session.sides["before"].model, load_model(str(place)), chosen.alpha)
-        model.save_pretrained(folder)
+        with weights_written(folder):
+            model.save_pretrained(folder)
         processor.save_pretrained(folder)
         run = read_json(place / RUN_FILE)
         run |= {"weights": weights_digest(model), "model_name": folder.resolve().name}
@@ -369,6 +451,8 @@ def _report(
         own = session.with_sets({"reporting": EvaluationSet.of(images.dataset, source=options.dataset)})
         run = Run(measure_accuracy(own, Accuracy(options.batch_size, options.num_workers), "accuracy"))
         write_report(folder, run, own, public_settings(asdict(options)))
+        if (folder / FIGURE_FILE).is_file():  # photographs, which are not uploaded with the model
+            (folder / FIGURE_FILE).replace(of_diagnosis.output_dir / FIGURE_FILE)
         home = tables_of(run)
         notes = [*notes, *_worse_classes(run, session.classes)]
         sections.append(Section("At home", home))

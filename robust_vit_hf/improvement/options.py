@@ -59,3 +59,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
         super().__post_init__()
         if self.backgrounds is not None and self.method is not None:
             raise ValueError("--backgrounds are those of the swap: leave out --method")
+        if self.train_batch_size == 1 and self.method is None and self.backgrounds is None:
+            raise ValueError(
+                "--train_batch_size 1: the swap takes the background of another image of the batch. Give 2 or more, or --backgrounds."
+            )

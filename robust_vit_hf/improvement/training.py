@@ -1,27 +1,74 @@
 """Training and measurement of candidates, each in a folder of its own, once."""
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
 import numpy as np
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.passes import NonFiniteLogits
 from ..evaluation.session import Session, Side
 from ..models.interpolation import interpolate
 from ..models.loading import load_model
 from ..results.diagnosis import Diagnosis
 from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
+from ..training.interrupts import TrainingInterrupted
+from ..training.reliable_trainer import TrainingDiverged
 from ..training.trainer import RobustViTTrainer
 from ..utils.files import RUN_FILE, read_json, write_json
-from .candidates import FIRST_MIXTURES, MIXTURES, Candidate, Measured
+from .candidates import FIRST_MIXTURES, MIXTURES, ORIGINAL, Candidate, Measured
 from .options import ImproveOptions
 
 
 CANDIDATE_FILE = "candidate.json"  # written last, with what was measured
 SAVE_STEPS = 100  # between two checkpoints of a training of all steps
+
+
+def check_counts(diagnosis: Diagnosis, what: str) -> None:
+    """Refuse images of which none can be measured.
+
+    Args:
+        what: what the images do.
+
+    Raises:
+        ValueError: no object could be put on the background of another class.
+    """
+    if not diagnosis.num_mixed:
+        raise ValueError(
+            f"Of the {len(diagnosis)} images that {what}, none could be put on the background of another class: every object fills "
+            "the image, or lies outside of what the model sees. Give more images, or other masks."
+        )
+
+
+def training_config(folder: Path, candidate: Candidate, options: ImproveOptions, session: Session) -> RobustViTConfig:
+    """Config of a candidate's training."""
+    config = RobustViTConfig(
+        output_dir=str(folder),
+        max_steps=candidate.steps,
+        learning_rate=candidate.learning_rate,
+        lr_scheduler_type="cosine",  # whatever the number of images, unlike a decay by epochs
+        per_device_train_batch_size=options.train_batch_size,
+        seed=options.seed,
+        eval_strategy="no",
+        save_strategy="steps" if candidate.steps == options.max_steps else "no",
+        save_steps=SAVE_STEPS,
+        load_best_model_at_end=False,
+        logging_strategy="no",
+        report_to="none",
+        bf16=options.bf16,
+        use_cpu=session.accelerator.device.type == "cpu",
+        backgrounds=options.backgrounds,
+        **candidate.options,
+    )
+    config._n_gpu = min(
+        config.n_gpu, 1
+    )  # all work is on the session's GPU: with more, the Trainer would split batches
+    return config
 
 
 @dataclass(frozen=True)
@@ -46,7 +93,8 @@ class Trials:
         return self.session.sides["before"]
 
     def run(self, candidate: Candidate) -> list[Measured]:
-        """Train a candidate, unless it is complete, and measure it and its mixtures with the original."""
+        """Train a candidate, unless it is complete, and measure it and its mixtures with the original. A candidate that
+        diverged has none."""
         folder = self.folder / candidate.name
         known = read_json(folder / CANDIDATE_FILE)
         if known is not None:
@@ -59,12 +107,21 @@ class Trials:
                 )
                 for alpha, found in known.items()
             ]
-        trained = self._train(folder, candidate)
-        measured = []
-        for alpha in MIXTURES if candidate.steps == self.options.max_steps else FIRST_MIXTURES:
-            mixed = interpolate(self._side.model, trained, alpha)
-            found = self.diagnose(f"{candidate.name}, {alpha:g} of its weights", mixed)
-            measured.append(Measured.of(candidate, alpha, found))
+        try:
+            trained = self._train(folder, candidate)
+            measured = []
+            for alpha in MIXTURES if candidate.steps == self.options.max_steps else FIRST_MIXTURES:
+                mixed = interpolate(self._side.model, trained, alpha)
+                found = self.diagnose(f"{candidate.name}, {alpha:g} of its weights", mixed)
+                measured.append(Measured.of(candidate, alpha, found))
+        except (TrainingDiverged, NonFiniteLogits) as error:
+            tqdm.write(f"  {candidate} is left out: {error}", file=sys.stderr)
+            measured = []
+        except TrainingInterrupted as error:
+            raise TrainingInterrupted(
+                f"{str(error).partition('.')[0]} of {candidate}. Start the same command again: it goes on from here.",
+                error.exit_status,
+            ) from error
         results = {
             f"{one.alpha:g}": {"mixed_rand": one.mixed_rand.tolist(), "original": one.original.tolist()}
             for one in measured
@@ -76,31 +133,32 @@ class Trials:
         if (folder / RUN_FILE).is_file():  # written after the weights
             return load_model(str(folder)).to(self.session.accelerator.device)
         set_seed(self.options.seed)
-        long = candidate.steps == self.options.max_steps
-        config = RobustViTConfig(
-            output_dir=str(folder),
-            max_steps=candidate.steps,
-            learning_rate=candidate.learning_rate,
-            lr_scheduler_type="cosine",  # whatever the number of images, unlike a decay by epochs
-            per_device_train_batch_size=self.options.train_batch_size,
-            seed=self.options.seed,
-            eval_strategy="no",
-            save_strategy="steps" if long else "no",
-            save_steps=SAVE_STEPS,
-            load_best_model_at_end=False,
-            logging_strategy="no",
-            report_to="none",
-            bf16=self.options.bf16,
-            use_cpu=self.session.accelerator.device.type == "cpu",
-            backgrounds=self.options.backgrounds,
-            **candidate.options,
-        )
+        config = training_config(folder, candidate, self.options, self.session)
         model, processor = load_model(self.options.model), self._side.processor
         trainer = RobustViTTrainer(model, config, self.train, processing_class=processor)
         trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
         trainer.save_model(_internal_call=True)
         trainer.create_model_card(**self.facts)
         return trainer.accelerator.unwrap_model(trainer.model)
+
+    def original(self) -> Measured:
+        """The original model, measured once: weights of candidates are deleted when the choice is made, which a prediction that
+        differs on another device would change.
+
+        Raises:
+            ValueError: no image counts.
+        """
+        path, kinds = self.folder / f"{ORIGINAL}.json", ("mixed_rand", "original")
+        known = read_json(path)
+        if known is None:
+            diagnosis = self.diagnose(ORIGINAL, self._side.model)
+            check_counts(diagnosis, "choose")
+            tqdm.write(f"  {diagnosis.sentence}", file=sys.stderr)
+            known = {name: diagnosis.values[name].tolist() for name in kinds}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, known)
+        mixed_rand, original = (np.array(known[name], dtype=float) for name in kinds)
+        return Measured(mixed_rand, original, None, 0.0)
 
     def diagnose(self, name: str, model: PreTrainedModel) -> Diagnosis:
         """Measure a model on the images that choose. `name` is shown with the progress."""
