@@ -43,6 +43,29 @@ def test_imagenet_9(tmp_path):
     assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
 
 
+def test_from_the_archives(tmp_path):
+    """Whose folders have names of their own, in the folder of the archive's name."""
+    formats.imagenet_9(tmp_path / "9" / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
+    factors = {"background": {"car": 1}}
+    formats.imagenet_d(tmp_path / "D" / "ImageNet-D", {"car": [817]}, factors)
+    formats.class_folders(tmp_path / "animal" / "LAION-final" / "9 ostrich", {"common-snow": 1})
+    imagenet, images = tmp_path / "imagenet", {TENCH: ["ILSVRC2012_val_00000007"]}
+    formats.hard_imagenet(tmp_path / "hard" / "hardImageNet", imagenet, images)
+    birds = formats.waterbirds(tmp_path / "birds", BIRDS)
+    bg_challenge = formats.tar_of(tmp_path / "9" / "bg_challenge", tmp_path / "backgrounds_challenge_data.tar.gz")
+    for name in ("imagenet-9-original", "imagenet-9-mixed_rand"):
+        assert both_ways(name, bg_challenge)[0]["label"] == CLASSES[DOG]
+    archives = {
+        "imagenet-d-background": formats.tar_of(tmp_path / "D" / "ImageNet-D", tmp_path / "ImageNet-D.tar"),
+        "counteranimal-common": formats.tar_of(tmp_path / "animal" / "LAION-final", tmp_path / "LAION-final.tar.gz"),
+        "waterbirds": formats.tar_of(birds, tmp_path / f"{birds.name}.tar.gz"),
+    }
+    for name, count in (("imagenet-d-background", 1), ("counteranimal-common", 1), ("waterbirds", 2)):
+        assert len(both_ways(name, archives[name])) == count
+    masks = formats.tar_of(tmp_path / "hard" / "hardImageNet", tmp_path / "hardImageNet.tar.gz")
+    assert len(both_ways("hard-imagenet", masks, imagenet=str(imagenet))) == 1
+
+
 def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
     root = formats.imagenet_9(tmp_path, {DOG: 1}, ("original", "mixed_rand"))
     with pytest.raises(

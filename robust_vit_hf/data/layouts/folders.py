@@ -64,6 +64,12 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
     raise ValueError(f"`{root}` holds no folders that are named after classes of this set.")
 
 
+def places_below(root: Path, name: str) -> list[Path]:
+    """Paths of a name in `root` or up to two levels below, the highest first: an archive is unpacked to a folder of its name, and
+    often holds another."""
+    return [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
+
+
 def subfolders(folder: Path) -> list[Path]:
     """Subfolders, sorted by name, without hidden ones and `__MACOSX`."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))

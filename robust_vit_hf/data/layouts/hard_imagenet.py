@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...class_names.imagenet import label_of_wnid
 from ..schema import Source, encode_image
-from .folders import image_files
+from .folders import image_files, places_below
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def open_hard_imagenet(
     """The masks of a split (`train` or `val`) with their images.
 
     Args:
-        root: the unpacked set, with `train/<wnid>_<file>` and `val/<wnid>_<file>`.
+        root: the unpacked set, with `train/<wnid>_<file>` and `val/<wnid>_<file>`, or a folder one or two levels above.
         imagenet: your ImageNet-1k, with `train/<wnid>` and `val/<wnid>`.
 
     Raises:
@@ -44,9 +44,7 @@ def open_hard_imagenet(
     if split not in folders:
         raise ValueError(f"Hard ImageNet has no split `{split}`; expected {', '.join(folders)}.")
     names = folders[split]
-    masks = next(
-        (path for name in names for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_dir()), None
-    )
+    masks = next((path for name in names for path in places_below(root, name) if path.is_dir()), None)
     if masks is None:
         raise FileNotFoundError(f"`{root}` has no folder `{names[0]}` of masks: unpack hardImageNet.zip there.")
     places = [*names, *(f"ILSVRC/Data/CLS-LOC/{name}" for name in names), "."]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..schema import Source, encode_image
 from ..set_names import IMAGENET_9_VARIATIONS
-from .folders import ClassFolder, class_folder_rows, find_classes
+from .folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 
 MASK_FOLDER = "fg_mask"
@@ -59,14 +59,13 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
     those of `original` have masks.
 
     Args:
-        root: `bg_challenge`, a folder with it, or the folder of the variation.
+        root: `bg_challenge`, a folder one or two levels above it, or the folder of the variation.
 
     Raises:
         FileNotFoundError: there is no folder of masks beside `original`.
         ValueError: the folder holds no classes of ImageNet-9, or another variation.
     """
-    places = (root / variation, root / "bg_challenge" / variation)
-    of_variation = next(filter(Path.is_dir, places), root)
+    of_variation = next(filter(Path.is_dir, places_below(root, variation)), root)
     folders = find_classes(of_variation, CLASSES.__contains__)
     parent = folders[0].parent
     others = {name for name in IMAGENET_9_VARIATIONS if name != variation}
@@ -74,7 +73,8 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
         raise ValueError(f"`{parent}` holds the variation `{found.pop()}` of ImageNet-9, not `{variation}`.")
     masks = None
     if variation == "original":
-        masks = next(filter(Path.is_dir, (above / MASK_FOLDER / "val" for above in parent.parents[:3])), None)
+        places = [above / MASK_FOLDER / "val" for above in parent.parents[:3]]
+        masks = next(filter(Path.is_dir, (*places, *places_below(root, f"{MASK_FOLDER}/val"))), None)
         if masks is None:
             raise FileNotFoundError(
                 f"There is no folder `{MASK_FOLDER}/val` beside `{parent}`: take the whole archive of the Backgrounds Challenge."

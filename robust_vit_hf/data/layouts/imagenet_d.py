@@ -9,7 +9,7 @@ from pathlib import Path
 from ...class_names.imagenet import wnids
 from ..schema import Source
 from ..set_names import IMAGENET_D_FACTORS
-from .folders import ClassFolder, class_folder_rows, find_classes
+from .folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 
 LABELS_FILE = "imgnet_d2imgnet_id.txt"  # JSON: a folder's name to the ids that count, as numbers or as text
@@ -25,7 +25,7 @@ def open_imagenet_d(root: Path, factor: str) -> Source:
         FileNotFoundError: there is no `imgnet_d2imgnet_id.txt`.
         ValueError: it is not valid, or there are no folders of its classes.
     """
-    listed = next((path for pattern in ("", "*/", "*/*/") for path in sorted(root.glob(pattern + LABELS_FILE))), None)
+    listed = next(iter(places_below(root, LABELS_FILE)), None)
     if listed is None and (root.parent / LABELS_FILE).is_file():
         listed = root.parent / LABELS_FILE
     if listed is None:

@@ -13,6 +13,7 @@ import datasets
 from PIL import Image
 
 from ..schema import Source, encode_image
+from .folders import places_below
 
 
 CLASSES = ("landbird", "waterbird")
@@ -39,7 +40,7 @@ def open_waterbirds(
     """A split of `waterbird_complete95_forest2water2`, as its `metadata.csv` lists it.
 
     Args:
-        root: the folder of `metadata.csv`, or the one above it.
+        root: the folder of `metadata.csv`, or one or two levels above it.
         segmentations: the folder `segmentations` of CUB-200-2011, whose masks composed the images; without it, there are no
             masks.
 
@@ -49,7 +50,7 @@ def open_waterbirds(
     """
     if split not in SPLITS:
         raise ValueError(f"Waterbirds has no split `{split}`; expected {', '.join(SPLITS)}.")
-    path = next((path for pattern in ("", "*/") for path in sorted(root.glob(pattern + METADATA_FILE))), None)
+    path = next(iter(places_below(root, METADATA_FILE)), None)
     if path is None:
         raise FileNotFoundError(
             f"There is no `{METADATA_FILE}` in `{root}`: unpack waterbird_complete95_forest2water2.tar.gz."
