@@ -1,6 +1,7 @@
 """CLIP as a classifier: its zero-shot head, relevance maps, finetuning, and new heads for any model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForImageClassification,
     CLIPConfig,
+    CLIPForImageClassification,
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
@@ -151,6 +153,21 @@ def test_what_is_refused(clip, tmp_path):
         load_model(str(tmp_path), classes=CLASSES)
     completed = call("convert", clip, "--templates", "a {}", "--output_dir", tmp_path / "out")
     assert "--templates are texts for the names of --classes" in completed.error
+
+
+def test_clip_without_all_of_its_weights(clip, tmp_path):
+    """Its image encoder with a head, which has the configuration of CLIP; other shapes; and a file that is cut off."""
+    CLIPForImageClassification(CLIPConfig.from_pretrained(clip)).save_pretrained(tmp_path / "finetuned")
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of CLIP, such as `logit_scale`, `text_model\."):
+        load_model(str(tmp_path / "finetuned"), classes=CLASSES)
+    shutil.copytree(clip, tmp_path / "clip")
+    weights, config = tmp_path / "clip" / "model.safetensors", tmp_path / "clip" / "config.json"
+    config.write_text(config.read_text().replace('"projection_dim": 16', '"projection_dim": 12'))
+    with pytest.raises(ValueError, match=r"do not have the shapes of its `config.json`: `text_projection.weight`"):
+        load_model(str(tmp_path / "clip"), classes=CLASSES)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"clip` cannot be loaded. SafetensorError"):
+        load_model(str(tmp_path / "clip"), classes=CLASSES)
 
 
 def test_a_new_head_for_any_model(tmp_path):

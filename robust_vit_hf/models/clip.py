@@ -11,6 +11,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..class_names.label_mapping import check_class_names
+from .checked import load_checked
 
 
 TEMPLATES = ("a photo of a {}.",)
@@ -79,13 +80,21 @@ def load_zero_shot(
         templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
 
     Raises:
-        OSError: there is no such model, or no tokenizer beside it.
-        ValueError: there are fewer than two classes, one is empty or named twice, or a template has no `{}`.
+        OSError, ValueError: as [`load_checked`].
+        OSError: there is no tokenizer beside it.
+        ValueError: weights are missing, there are fewer than two classes, one is empty or named twice, or a template has no `{}`.
     """
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):
         raise ValueError(f"Expected templates with `{{}}` for the name of the class, but got {templates}.")
-    clip = CLIPModel.from_pretrained(name, dtype=torch.float32).eval()
+    clip, loading = load_checked(CLIPModel, name, dtype=torch.float32)
+    if missing := sorted(loading["missing_keys"]):
+        first = ", ".join(f"`{key}`" for key in missing[:4])
+        raise ValueError(
+            f"`{name}` lacks {len(missing)} weights of CLIP, such as {first}, with which texts are compared to images: take the CLIP "
+            "that it was made from, with both encoders and projections, or leave the classes out if it has a head of its own."
+        )
+    clip.eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
     settings = clip.config.vision_config.to_dict() | {"projection_dim": clip.config.projection_dim}
     names = dict(enumerate(classes))

@@ -17,6 +17,7 @@ from ..class_names.label_mapping import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION
 from ..utils.files import read_json
 from ..utils.finite import non_finite_weights
+from .checked import load_checked, pickle_problem
 from .clip import TEMPLATES, load_zero_shot
 from .digest import model_digest
 from .registry import MODELS, resolve
@@ -109,24 +110,10 @@ def load_complete(name: str, with_head: bool = True, **options) -> PreTrainedMod
         options: those of `from_pretrained`.
 
     Raises:
-        OSError: there is no such model.
-        ValueError: the weights file is corrupt, has other shapes, or lacks weights, such as the head's.
+        OSError, ValueError: as [`load_checked`].
+        ValueError: weights are missing, such as the head's.
     """
-    try:
-        model, loading = AutoModelForImageClassification.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except OSError as error:
-        raise OSError(f"`{name}` cannot be loaded. {error}") from error
-    except UnpicklingError as error:
-        raise ValueError(_pickle_problem(name)) from error
-    except (SafetensorError, EOFError, RuntimeError) as error:
-        raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
-    if mismatched := sorted(loading["mismatched_keys"]):
-        shapes = "; ".join(
-            f"`{key}` {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in mismatched[:4]
-        )
-        raise ValueError(f"The weights of `{name}` do not have the shapes of its `config.json`: {shapes}.")
+    model, loading = load_checked(AutoModelForImageClassification, name, **options)
     missing = sorted(key for key in loading["missing_keys"] if with_head or HEAD not in key)
     if missing and isinstance(model.config, CLIPConfig):
         raise ValueError(
@@ -201,7 +188,7 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
         found = load_peft_weights(name, device="cpu").keys()
         adapted = PeftModel.from_pretrained(base, name)
     except UnpicklingError as error:
-        raise ValueError(_pickle_problem(name)) from error
+        raise ValueError(pickle_problem(name)) from error
     except (SafetensorError, EOFError, RuntimeError) as error:
         raise ValueError(
             f"The adapter `{name}` does not fit `{base_name}`. {type(error).__name__}: {error}"
@@ -230,11 +217,3 @@ def _check_base(name: str, base_name: str, base: PreTrainedModel) -> None:
             "the base back that it was trained over, or train it again. A copy of the adapter without its "
             f"`{BASE_FILE}` is not checked."
         )
-
-
-def _pickle_problem(name: str) -> str:
-    # torch's message suggests `weights_only=False`, which would run code in the file.
-    return (
-        f"`{name}` is not loaded: its pickle is no file of weights, but holds more than tensors, or is cut off. Nothing in it was "
-        "run: take a copy with `model.safetensors` from a source that you trust."
-    )
