@@ -11,7 +11,7 @@ from PIL import Image
 from pyarrow import parquet
 from transformers import ViTImageProcessor
 
-from robust_vit_hf import load_masked_dataset
+from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.schema import encode_image
 from robust_vit_hf.emoji_shift.images import load_split
 from robust_vit_hf.masks.result import MaskResult
@@ -315,6 +315,29 @@ def test_masks_of_a_set_of_the_paper(tmp_path, vit):
         f"{TENCH}/{TENCH}_1.JPEG": 0,
         f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG": 999,
     }
+
+
+def test_groups_are_kept(tmp_path):
+    """Of Waterbirds, and of images of your own, also of rejected ones."""
+
+    def masker(images, rows):
+        rejected = ["bad", *[None] * (len(images) - 1)]
+        return [
+            MaskResult(Image.new("L", image.size, 255), None, why) for image, why in zip(images, rejected, strict=True)
+        ]
+
+    birds = formats.waterbirds(tmp_path, [(0, 1, 0), (1, 1, 0), (1, 0, 0)])
+    masks_by(masker, birds, tmp_path / "birds", set="waterbirds")
+    dataset = masked_dataset(3).add_column("group", ["x", "y", "z"])
+    dataset.to_parquet(tmp_path / "images" / "train.parquet")
+    masks_by(masker, tmp_path / "images", tmp_path / "own")
+    for name, features, groups in (
+        ("birds", load_image_set("waterbirds", birds).features, [1, 3, 2]),
+        ("own", dataset.features, ["x", "y", "z"]),
+    ):
+        kept = load_masked_dataset(str(tmp_path / name), "train")
+        assert kept.features["group"] == features["group"] and kept["group"] == groups[1:]
+        assert datasets.load_dataset(str(tmp_path / name), "rejected", split="train")["group"] == groups[:1]
 
 
 def test_push_to_the_hub(tmp_path, vit, hub):

@@ -135,7 +135,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
                     "give images with a column `label` of integers, such as folders of classes, or leave it out."
                 )
             features = {"image": datasets.Image(), "mask": datasets.Image()}
-            features |= {"label": columns["label"]} if "label" in columns else {}
+            features |= {name: columns[name] for name in ("label", "group") if name in columns}
             features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
             masker = make_masker(options, columns)
             finish = partial(_with_masks, masker=masker, features=features)
