@@ -22,6 +22,7 @@ from transformers import (
 
 from robust_vit_hf import RobustViTTrainer, load_model, relevance_map
 from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot
+from robust_vit_hf.models.conversion import write_with_classes
 from robust_vit_hf.models.interpolation import interpolate
 
 from .helpers.commands import call, succeed
@@ -185,6 +186,17 @@ def test_a_new_head_for_any_model(tmp_path):
     trainer = RobustViTTrainer(made, config, rows)
     trainer.train()
     assert made.classifier.weight.abs().max() > 0 and relevance_map(made, pixel_values).relevance.max() > 0
+
+
+def test_files_of_class_names_by_other_editors(tmp_path):
+    """With a byte order mark, which is no part of the first name; and in UTF-16, which is not guessed."""
+    source, names = save_pretrained(tiny_vit(), tmp_path / "source", "paper"), tmp_path / "classes.txt"
+    names.write_text("landbird\nwaterbird\n", encoding="utf-8-sig")
+    made = write_with_classes(str(source), tmp_path / "made", names, [], "model")
+    assert made.config.id2label == {0: "landbird", 1: "waterbird"}
+    names.write_text("landbird\nwaterbird\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"classes.txt` is not text in UTF-8 .*: save it as UTF-8"):
+        write_with_classes(str(source), tmp_path / "other", names, [], "model")
 
 
 def test_a_new_head_for_a_backbone_without_one(tmp_path):

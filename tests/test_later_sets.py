@@ -184,6 +184,12 @@ def test_waterbirds_with_bad_metadata(tmp_path):
     metadata.write_text(text.replace("0,0,0,/f", "2,0,0,/f", 1))
     with pytest.raises(ValueError, match=r"has y 2 and place 0, expected 0 or 1"):
         load_image_set("waterbirds", root)
+    metadata.write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"metadata.csv` is not text in UTF-8"):
+        load_image_set("waterbirds", root)
+    without_ids = "\n".join(line.partition(",")[2] for line in text.splitlines())
+    metadata.write_text(without_ids, encoding="utf-8-sig")  # a byte order mark is no part of the first column's name
+    assert len(load_image_set("waterbirds", root)) == 2
     metadata.write_text(text)
     (root / "001.Some_bird" / "Some_Bird_0.jpg").unlink()
     with pytest.raises(ValueError, match=r"Some_Bird_0.jpg`: there is no such image: unpack the set again"):

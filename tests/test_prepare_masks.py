@@ -14,6 +14,7 @@ from transformers import ViTImageProcessor
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.schema import encode_image
 from robust_vit_hf.emoji_shift.images import load_split
+from robust_vit_hf.masks.preparation import prompts_of_labels
 from robust_vit_hf.masks.result import MaskResult
 
 from .helpers import formats
@@ -304,6 +305,18 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
     assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.0" in refused.error
 
 
+def test_prompts_of_other_encodings(tmp_path):
+    """With a byte order mark, and names that are not ASCII; and in UTF-16, which is not guessed."""
+    features = datasets.Features({"label": datasets.ClassLabel(names=["bär", "dog"])})
+    content = json.dumps({"bär": ["tatze"], "dog": ["head"]}, ensure_ascii=False)
+    (tmp_path / "parts.json").write_text(content, encoding="utf-8-sig")
+    prompts = prompts_of_labels(features, tmp_path / "parts.json")
+    assert [prompts(label) for label in range(2)] == [["tatze"], ["head"]]
+    (tmp_path / "parts.json").write_text(content, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"parts.json` must be a JSON object in UTF-8 such as"):
+        prompts_of_labels(features, tmp_path / "parts.json")
+
+
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):
     formats.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
     options = ("--set", "imagenet-1k", "--split", "validation", "--model", vit, "--min_pixels", 0)
@@ -356,7 +369,7 @@ def test_push_to_the_hub(tmp_path, vit, hub):
         (["tokencut", "--model", "emoji-shift", "--images", "nowhere"], "There is no file or folder `nowhere`"),
         (["coco", "--annotations", "nowhere.json", "--images", "IMAGES"], "nowhere.json"),
         (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
-        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object such as"),
+        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object in UTF-8 such as"),
         (
             ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
             "--per_class counts the masks of each class, but the images have labels of type None",

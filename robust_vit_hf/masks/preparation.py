@@ -211,11 +211,11 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
     if prompts is None:
         return {label: [name] for label, name in enumerate(names)}.get
     try:
-        given = json.loads(prompts.read_text())
+        given = json.loads(prompts.read_text(encoding="utf-8-sig"))
         lists = [given.get(name, given.get(key)) for name, key in zip(names, label.names, strict=True)]
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(
-            f'`{prompts}` must be a JSON object such as {{"tench": ["head", "fins"]}}: {error}.'
+            f'`{prompts}` must be a JSON object in UTF-8 such as {{"tench": ["head", "fins"]}}: {error}.'
         ) from error
     return dict(enumerate(lists)).get
 

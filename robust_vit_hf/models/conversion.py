@@ -46,9 +46,13 @@ def write_with_classes(
 
     Raises:
         FileExistsError: `output` is not empty.
-        OSError, ValueError: as [`load_model`] and [`load_processor`].
+        OSError, ValueError: as [`load_model`] and [`load_processor`], or `classes` is no file of text in UTF-8.
     """
-    names = [line for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = classes.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{classes}` is not text in UTF-8 ({error}): save it as UTF-8.") from error
+    names = [line for line in lines if line.strip()]
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
         model.save_pretrained(folder)

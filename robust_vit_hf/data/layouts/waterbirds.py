@@ -58,11 +58,14 @@ def open_waterbirds(
     masks = None if segmentations is None else Path(segmentations)
     if masks is not None and not masks.is_dir():
         raise FileNotFoundError(f"There is no folder `{masks}`: give the segmentations of CUB-200-2011.")
-    with path.open(newline="", encoding="utf-8") as lines:
-        read = csv.DictReader(lines)
-        if missing := [name for name in COLUMNS if name not in (read.fieldnames or ())]:
-            raise ValueError(f"`{path}` has no column {', '.join(missing)}: take the file that comes with the set.")
-        listed = [row for row in read if row["split"] == SPLITS[split]]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{path}` is not text in UTF-8 ({error}): take the file that comes with the set.") from error
+    read = csv.DictReader(lines)
+    if missing := [name for name in COLUMNS if name not in (read.fieldnames or ())]:
+        raise ValueError(f"`{path}` has no column {', '.join(missing)}: take the file that comes with the set.")
+    listed = [row for row in read if row["split"] == SPLITS[split]]
     if bad := [row for row in listed if row["y"] not in ("0", "1") or row["place"] not in ("0", "1")]:
         raise ValueError(
             f"`{path}`: `{bad[0]['img_filename']}` has y {bad[0]['y']} and place {bad[0]['place']}, expected 0 or 1."
