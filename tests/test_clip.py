@@ -133,8 +133,9 @@ def test_diagnose_a_zero_shot_classifier(clip, tmp_path):
 @pytest.mark.parametrize(
     "classes, message",
     [
-        (["one"], "Expected two classes or more with different names, but got 'one'"),
-        (["a", "a "], "but got 'a', 'a'"),
+        (["one"], "Expected two classes or more, but got 'one'"),
+        (["a", "a ", "b", "c", "c"], "different names of the 5 classes, but `a`, `c` stand there more than once"),
+        (["a", " ", "b"], "Class 1 of 3 has an empty name"),
         ([], "but got none"),
     ],
 )

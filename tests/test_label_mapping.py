@@ -19,6 +19,13 @@ def named(names: str) -> dict:
 
 
 CONFIG = ViTConfig(**named("abcd"))
+
+
+def renamed(others: dict[int, str]) -> list[str]:
+    """The classes of ImageNet, some with other names."""
+    return [others.get(label, name) for label, name in enumerate(class_names())]
+
+
 FOREIGN = [f"part {number}" for number in range(1000)]
 
 
@@ -46,6 +53,10 @@ FOREIGN = [f"part {number}" for number in range(1000)]
         (FOREIGN, class_names(), "refused"),
         (wnids()[7:9], [*class_names()[:499], *FOREIGN[499:]], "refused"),
         (wnids()[7:9], [*class_names()[:500], *FOREIGN[500:]], {0: 7, 1: 8}),
+        # A few synonyms are names of other classes; but two classes may not be swapped.
+        (wnids()[7:9], renamed({836: "sunglasses", 837: "dark glasses", 744: "missile", 657: "rocket"}), {0: 7, 1: 8}),
+        (wnids()[7:9], renamed({836: "sunglasses", 837: "sunglass"}), "refused"),
+        (wnids()[7:9], renamed({place: class_names()[place + 10] for place in range(10)}), "refused"),
     ],
 )
 def test_mapping(names, model_names, mapping):
