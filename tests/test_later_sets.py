@@ -16,6 +16,7 @@ from .helpers import formats
 from .helpers.commands import succeed
 from .helpers.image_sets import both_ways, labels_and_names
 from .helpers.tiny import GOLDFISH, TENCH
+from .helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -212,14 +213,67 @@ def test_waterbirds_from_the_hub_has_no_segmentations(hub, tmp_path):
         load_image_set("waterbirds", segmentations=str(tmp_path))
 
 
+def encoded(seed: int) -> dict:
+    content = io.BytesIO()
+    formats.picture(seed).save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": f"{seed}.png"}
+
+
+def table(path, **columns):
+    """A table of images with other columns, of values."""
+    count = len(next(iter(columns.values())))
+    images = datasets.Dataset.from_dict(
+        {"image": [encoded(seed) for seed in range(count)]}, datasets.Features({"image": datasets.Image()})
+    )
+    for name, values in columns.items():
+        images = images.add_column(name, values)
+    images.to_parquet(path)
+
+
+def test_tables_from_elsewhere(hub, tmp_path):
+    """Whose columns or classes are others, such as 0 to 44 for the animals: labels would be read as those of ImageNet."""
+    table(tmp_path / "animals" / "test.parquet", label=[0, 44])
+    with pytest.raises(ValueError, match="animals` has the columns image, label, and no file_name: no such table"):
+        load_image_set("counteranimal-common", tmp_path / "animals")
+    hub.repos["datasets", "someone/animals"] = {
+        "data/test-0.parquet": (tmp_path / "animals" / "test.parquet").read_bytes()
+    }
+    with pytest.raises(ValueError, match="`someone/animals` has the columns image, label, and no file_name"):
+        load_image_set("counteranimal-common", "someone/animals")
+    formats.webdataset(tmp_path / "tars", [("a", formats.picture(0), 3)])
+    with pytest.raises(ValueError, match=r"tars` has the columns .*, and no image, label, file_name: no such table"):
+        load_image_set("counteranimal-common", tmp_path / "tars")
+    table(tmp_path / "numbers" / "test.parquet", label=[0, 44], file_name=["a", "b"])
+    for name, expected in (
+        ("imagenet-9-only_fg", "List"),
+        ("imagenet-d-texture", "List"),
+        ("counteranimal-counter", "Class"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"numbers` has labels of type Value.*, expected {expected}.*…: give the"
+        ):
+            load_image_set(name, tmp_path / "numbers")
+    table(tmp_path / "birds" / "test.parquet", y=[0, 1], place=[0, 1])
+    with pytest.raises(ValueError, match=r"birds` has the columns image, y, place, and no label: no such table"):
+        load_image_set("waterbirds", tmp_path / "birds", split="test")
+    table(tmp_path / "null" / "test.parquet", label=[0, None], place=[0, 1])
+    with pytest.raises(ValueError, match=r"`1.png` has label None and place 1, expected 0 or 1"):
+        load_image_set("waterbirds", tmp_path / "null", split="test")
+
+
+def test_prepared_sets_from_the_hub(hub, tmp_path):
+    """As somebody pushed them: with the columns and classes of the set."""
+    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 2}, ("mixed_rand",))
+    prepare("imagenet-9-mixed_rand", [str(root)], tmp_path / "prepared")
+    (shard,) = (tmp_path / "prepared").glob("*.parquet")
+    hub.repos["datasets", "someone/rand"] = {"data/test-00000-of-00001.parquet": shard.read_bytes()}
+    assert [row["label"] for row in both_ways("imagenet-9-mixed_rand", "someone/rand")] == [CLASSES[DOG]] * 2
+
+
 def test_waterbirds_from_the_hub(hub):
     content, rows = io.BytesIO(), []
     for seed in range(2):
-        encoded = io.BytesIO()
-        formats.picture(seed).save(encoded, "PNG")
-        rows.append(
-            {"image": {"bytes": encoded.getvalue(), "path": f"{seed}.png"}, "label": 1, "place": seed, "bird": "Gull"}
-        )
+        rows.append({"image": encoded(seed), "label": 1, "place": seed, "bird": "Gull"})
     types = {"label": datasets.Value("int64"), "place": datasets.Value("int64"), "bird": datasets.Value("string")}
     features = datasets.Features({"image": datasets.Image()} | types)
     datasets.Dataset.from_list(rows, features=features).to_parquet(content)

@@ -26,7 +26,7 @@ from .layouts.imagenet_segmentation import open_segmentation
 from .layouts.imagenet_v2 import open_v2
 from .layouts.objectnet import open_objectnet, read_mappings, without_border
 from .layouts.si_score import METADATA_COLUMNS, open_si_score
-from .layouts.waterbirds import CLASSES, GROUP, open_waterbirds, row_of_hub
+from .layouts.waterbirds import CLASSES, GROUP, HUB_COLUMNS, open_waterbirds, row_of_hub
 from .layouts.webdataset import has_numbered_tars
 from .parquet_writer import read_settings
 from .schema import Source, make_features
@@ -55,6 +55,7 @@ class ImageSet:
         splits: names of the splits that are prepared; the first is the default of the option `split`, if there are several.
         hub: configuration and split by Hub id, the default first.
         hub_row: row of the set from a row of a table on the Hub, and its name; by default, columns are found by their names.
+        hub_columns: columns that `hub_row` needs.
         hub_files: patterns of the files to download, by Hub id of a set of plain files in the official layout.
         class_subset: name of the class subset, see [`subset`], whose order is the label numbering of Hub copies;
             `None` for all classes.
@@ -67,6 +68,7 @@ class ImageSet:
     splits: tuple[str, ...] = ("test",)
     hub: dict[str, tuple[str | None, str]] = field(default_factory=dict)
     hub_row: Callable[..., dict] | None = None
+    hub_columns: tuple[str, ...] = ()
     hub_files: dict[str, tuple[str, ...]] = field(default_factory=dict)
     class_subset: str | None = None
 
@@ -184,6 +186,7 @@ def image_sets() -> dict[str, ImageSet]:
             splits=("train", "validation", "test"),
             hub={"grodino/waterbirds": (None, "train")},
             hub_row=row_of_hub,
+            hub_columns=HUB_COLUMNS,
         ),
     }
 
@@ -265,7 +268,9 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
     if name == "objectnet":
         accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
         local_labels = [accepted[folder] for folder in sorted(accepted)]
-    opened = open_columns(place, config, split, features_of(name, options), local_labels, image_set.hub_row)
+    features = features_of(name, options)
+    needed = image_set.hub_columns if image_set.hub else tuple(features)
+    opened = open_columns(place, config, split, features, local_labels, image_set.hub_row, needed)
     if options.get("labels") == "real":
         opened = with_real_labels(opened)
     return without_border(opened) if options.get("cropped") else opened

@@ -27,6 +27,7 @@ def open_columns(
     features: datasets.Features,
     local_labels: Sequence[int | list[int]] | None,
     row_of: Callable[..., dict] | None = None,
+    needed: Sequence[str] = (),
 ) -> Source:
     """A set on the Hub, as parquet or webdataset tars, with any columns. Rows are streamed.
 
@@ -36,6 +37,8 @@ def open_columns(
         local_labels: labels 0–999 of the classes in the set's numbering; `None` if that is ImageNet's, empty if
             unknown.
         row_of: a row of the result, from a row of the set and its `name`; by default, columns are found by their names.
+        needed: columns that the set must have otherwise, and labels must be those of `features` then; by default, other columns and
+            numberings are known.
 
     Raises:
         PermissionError: the set is gated, and no token with access was found.
@@ -47,6 +50,16 @@ def open_columns(
     columns = dataset.column_names
     if set(features) <= set(columns):
         row_of = None
+        if needed and dataset.features.get("label") != features.get("label"):
+            raise ValueError(
+                f"`{source}` has labels of type {_short(dataset.features['label'])}, expected {_short(features['label'])}: give the "
+                "official archive, or a folder of `robust-vit data prepare`."
+            )
+    elif missing := [name for name in needed if name not in columns]:
+        raise ValueError(
+            f"`{source}` has the columns {', '.join(columns)}, and no {', '.join(missing)}: no such table of this set is known. Give "
+            "the official archive, or a folder of `robust-vit data prepare`."
+        )
     elif row_of is None:
         image_column, label_column = (
             next((name for name in names if name in columns), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
@@ -75,6 +88,12 @@ def open_columns(
         )
     rows = partial(column_rows, dataset=dataset.decode(False), row_of=row_of)
     return Source(rows, list(range(dataset.num_shards)), state)
+
+
+def _short(feature: object) -> str:
+    """Type of a column, without all of many names."""
+    text = str(feature)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def is_shuffled(names: list[str]) -> bool:

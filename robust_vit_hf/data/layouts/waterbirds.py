@@ -21,6 +21,7 @@ PLACES = ("land", "water")
 GROUPS = tuple(f"{name} on {place}" for name in CLASSES for place in PLACES)  # group = 2 y + place
 METADATA_FILE = "metadata.csv"
 COLUMNS = ("img_filename", "y", "split", "place")
+HUB_COLUMNS = ("image", "label", "place")
 SPLITS = {"train": "0", "validation": "1", "test": "2"}
 GROUP = {"group": datasets.ClassLabel(names=list(GROUPS))}
 
@@ -100,6 +101,11 @@ def bird_rows(shards: list[Images]) -> Iterator[dict]:
 
 def row_of_hub(row: dict, name: str) -> dict:
     """A row of the copy on the Hub, with `label` (1 is a waterbird) and `place` (1 is water)."""
-    label, place = int(row["label"]), int(row["place"])
+    label, place = row["label"], row["place"]
     file_name = Path(row["image"].get("path") or name).name
+    if label not in (0, 1) or place not in (0, 1):
+        return {
+            "file_name": file_name,
+            "problem": f"`{file_name}` has label {label} and place {place}, expected 0 or 1.",
+        }
     return {"image": row["image"], "label": label, "file_name": file_name, "group": 2 * label + place}
