@@ -317,6 +317,19 @@ def test_prompts_of_other_encodings(tmp_path):
         prompts_of_labels(features, tmp_path / "parts.json")
 
 
+@pytest.mark.parametrize("found", [None, [], [1], [""], ["head", " . "], "head", {"head": 1}])
+def test_prompts_of_all_classes_are_checked_first(tmp_path, found):
+    """Before models are loaded, which are not there."""
+    masked_dataset(1).to_parquet(tmp_path / "images.parquet")
+    given = {"a": ["a"], "b": ["x", "y"], "c": ["c"]} | ({} if found is None else {"d": found})
+    (tmp_path / "parts.json").write_text(json.dumps(given))
+    for method in ("grounded", "sam3"):
+        options = ("--prompts", tmp_path / "parts.json")
+        refused = call(*command(method, tmp_path / "images.parquet", tmp_path / "out", *options))
+        assert f"lacks names for 1 of 4 classes, such as `d`: {json.dumps(found)}, expected a list" in refused.error
+        assert not (tmp_path / "out").exists()
+
+
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):
     formats.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
     options = ("--set", "imagenet-1k", "--split", "validation", "--model", vit, "--min_pixels", 0)

@@ -199,7 +199,7 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
     """Function that returns the prompt names of a label: the class name, or the names in the prompts file.
 
     Raises:
-        ValueError: the labels have no names, or the file is not a JSON object of lists.
+        ValueError: the labels have no names, the file is not a JSON object, or a class has no list of names in it.
     """
     label = features.get("label")
     if not isinstance(label, datasets.ClassLabel):
@@ -217,6 +217,18 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
         raise ValueError(
             f'`{prompts}` must be a JSON object in UTF-8 such as {{"tench": ["head", "fins"]}}: {error}.'
         ) from error
+    bad = [
+        (name, found)
+        for name, found in zip(names, lists, strict=True)
+        if not isinstance(found, list)
+        or not found
+        or not all(isinstance(text, str) and text.strip(" .") for text in found)
+    ]
+    if bad:
+        raise ValueError(
+            f"`{prompts}` lacks names for {len(bad)} of {len(names)} classes, such as `{bad[0][0]}`: {json.dumps(bad[0][1])}, expected "
+            "a list of names that are not empty. Give one for every class of the images."
+        )
     return dict(enumerate(lists)).get
 
 

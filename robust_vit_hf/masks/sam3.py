@@ -91,7 +91,7 @@ class ConceptSegmentation:
         wanted = []
         for row in rows:
             names = None if row.get("label") is None else self.prompts(row["label"])
-            if not names or isinstance(names, str):
+            if not names or isinstance(names, str) or not all(name.strip() for name in names):
                 raise ValueError(
                     f"The prompt for the label {row.get('label')!r} is {names!r}, expected a list with at least one name: give "
                     "images with named classes, or add it to the prompts."
