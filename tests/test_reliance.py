@@ -263,8 +263,11 @@ def test_the_table_of_the_sensitivity():
     columns = {name: [*values, values[0]] for name, values in columns.items()} | {"object_share": [*share, 1.0]}
     (row,) = sensitivity_table({"photos": {"before": columns}}).rows  # the last object fills the crop
     assert row[:4] == ["photos", "200", "50.0", "75.0"] and len(row) == 5
-    with pytest.raises(ValueError, match="`photos` has no labelled image with an object and a background"):
-        sensitivity_table({"photos": {"before": columns | {"object_share": [0.0] * 201}}})
+    none = columns | {"object_share": [0.0] * 201}
+    compared = {"none": {"before": none, "after": none}, "photos": {"before": columns, "after": columns}}
+    table = sensitivity_table(compared)
+    assert table.rows[0] == ["none", "0", *"–––––––"] and [len(row) for row in table.rows] == [len(table.head)] * 2
+    assert sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
 
 
 def test_evaluate_with_sensitivity(tmp_path):
@@ -296,7 +299,9 @@ def test_evaluate_objects_alone(tmp_path):
 def test_the_table_of_objects_alone():
     columns = {"accepted": [[0]] * 40, "original": [0] * 30 + [1] * 10, "only_fg": [0] * 10 + [1] * 30}
     columns["object_share"] = [0.5] * 20 + [1.0] * 20  # the last objects fill the crop
-    (row,) = cut_out_table({"photos": {"before": columns}}).rows
+    none = columns | {"object_share": [0.0] * 20 + [1.0] * 20}
+    row, of_none = cut_out_table({"photos": {"before": columns}, "none": {"before": none}}).rows
+    assert of_none == ["none", "before", "0", "–", "–", "–"]
     assert row[:3] == ["photos", "before", "20"] and [cell.split()[0] for cell in row[3:]] == [
         "100.0",
         "50.0",

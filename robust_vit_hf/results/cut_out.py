@@ -11,13 +11,16 @@ from .text_table import Table
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
     """Table of the columns of [`~robust_vit_hf.evaluation.measurements.backgrounds.Backgrounds`] by set and side, in the conditions
-    `original` and `only_fg`. Objects that fill the whole crop, or lie outside of it, do not count. Intervals are those of a bootstrap
-    over images."""
+    `original` and `only_fg`. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none counts. Intervals
+    are those of a bootstrap over images."""
     rows = []
     for name, sides in measured.items():
         for side, columns in sides.items():
             share = np.asarray(columns["object_share"])
             known = (share > 0) & (share < 1)
+            if not known.any():
+                rows.append([name, side, "0", *3 * "–"])
+                continue
             right = [
                 [int(best) in accepted for best, accepted in zip(columns[condition], columns["accepted"], strict=True)]
                 for condition in ("original", "only_fg")

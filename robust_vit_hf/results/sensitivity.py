@@ -26,13 +26,16 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
     """Table of the columns of [`~robust_vit_hf.evaluation.measurements.sensitivity.Sensitivity`] by set and side. Top-1 is the mean
-    over classes. Objects that fill the whole crop, or lie outside of it, do not count. Intervals are those of a bootstrap over images,
-    paired between models."""
+    over classes. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none counts. Intervals are those of a
+    bootstrap over images, paired between models."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
     for name, sides in measured.items():
-        drawn = {side: _drawn(columns, name) for side, columns in sides.items()}
         count = int(_counts(next(iter(sides.values()))).sum())
+        if not count:
+            rows.append([name, "0", *(3 * len(sides) + compared) * "–"])
+            continue
+        drawn = {side: _drawn(columns, name) for side, columns in sides.items()}
         values = {side: relative_foreground_sensitivity(*found) for side, found in drawn.items()}
         accuracies = [f"{100 * found[place][0]:.1f}" for place in (0, 1) for found in drawn.values()]
         cells = [str(resampled_interval(of_side, count, least=-1.0)) for of_side in values.values()]
@@ -53,14 +56,8 @@ def _counts(columns: Mapping[str, Sequence]) -> np.ndarray:
 
 
 def _drawn(columns: Mapping[str, Sequence], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Top-1 `(1 + R,)` with noise on the object and on the background, means over classes: first measured, then resampled.
-
-    Raises:
-        ValueError: no image counts.
-    """
+    """Top-1 `(1 + R,)` with noise on the object and on the background, means over classes: first measured, then resampled."""
     accepted, counts = columns["accepted"], _counts(columns)
-    if not counts.any():
-        raise ValueError(f"`{name}` has no labelled image with an object and a background, to put noise on.")
     classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
     found = []
     for region in ("foreground", "background"):
