@@ -51,10 +51,10 @@ def test_measures_over_imagenet_9_and_counteranimal():
     assert table.head == ["measure", "before", "after", "change", "published, before"]
     values = {row[0].split(":")[0] + row[0][-12:]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
     assert list(values.values()) == [
-        ["20.0", "10.0", "-10.0", "–"],  # 80 − 60 and 80 − 70
+        ["+20.0", "+10.0", "-10.0", "–"],  # 80 − 60 and 80 − 70
         ["77.8", "88.9", "+11.1", "–"],  # 1 − 20 / 90 and 1 − 10 / 90
         ["75.0", "87.5", "+12.5", "94.6"],  # by top-1 on ImageNet, as published
-        ["20.0", "10.0", "-10.0", "–"],
+        ["+20.0", "+10.0", "-10.0", "–"],
     ]
     # The spread of a difference of two sets of 200 images: 1.96 · 100 · √((0.8 · 0.2 + 0.6 · 0.4) / 200) = 8.8
     low, high = (float(end) for end in table.rows[0][1].split("[")[1].rstrip("]").split(", "))
@@ -65,7 +65,10 @@ def test_one_model_and_no_such_sets():
     (table,) = reliance_tables(
         run_of(result("counteranimal-common", before=0.7), result("counteranimal-counter", before=0.5), model="mine")
     )
-    assert table.head == ["measure", "value", "published, before"] and table.rows[0][1].startswith("20.0 [")
+    assert table.head == ["measure", "value", "published, before"] and table.rows[0][1].startswith("+20.0 [")
+    sets = ("counteranimal-common", "counteranimal-counter")
+    (table,) = reliance_tables(run_of(*(result(name, 30, before=1.0) for name in sets)))
+    assert table.rows[0][1] == "+0.0 [-10.0, +10.0]"  # a difference may be below 0
     assert reliance_tables(run_of(result("imagenet-9-mixed_same", before=0.8))) == []
 
 

@@ -18,12 +18,14 @@ class Measure(NamedTuple):
 
     Args:
         value: the measure from top-1 on each of the sets, floats or arrays.
+        kind: whether it is a rate or a difference.
         of_imagenet: whether it divides by top-1 on ImageNet, as the published Object Focus does.
     """
 
     title: str
     sets: tuple[str, ...]
     value: Callable[..., np.ndarray]
+    kind: type[Interval] = Interval
     of_imagenet: bool = False
 
 
@@ -35,7 +37,7 @@ def _object_focus(whole: np.ndarray, same: np.ndarray, rand: np.ndarray) -> np.n
 _MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
 # Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
 MEASURES = (
-    Measure("ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`", _MIXED, np.subtract),
+    Measure("ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`", _MIXED, np.subtract, Difference),
     Measure("ImageNet-9: Object Focus, 1 − BG-Gap / `original`", ("imagenet-9-original", *_MIXED), _object_focus),
     Measure(
         "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet",
@@ -43,7 +45,9 @@ MEASURES = (
         _object_focus,
         of_imagenet=True,
     ),
-    Measure("CounterAnimal: common − counter", ("counteranimal-common", "counteranimal-counter"), np.subtract),
+    Measure(
+        "CounterAnimal: common − counter", ("counteranimal-common", "counteranimal-counter"), np.subtract, Difference
+    ),
 )
 
 
@@ -102,7 +106,7 @@ def _measures_table(run: Run) -> Table | None:
             values = {side: measure.value(*(of_set[side][:, 0] for of_set in drawn)) for side in drawn[0]}
             count = min(int(run.sets[name].usable.sum()) for name in measure.sets)
             paper = f"{published:.1f}" if measure.of_imagenet and published is not None else "–"
-            rows.append([measure.title, *_cells(values, count), paper])
+            rows.append([measure.title, *_cells(values, count, measure.kind), paper])
     if not rows:
         return None
     return Table(
@@ -182,9 +186,9 @@ def _drawn(result: SetResult, chosen: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(sides, np.split(means, len(sides), axis=1), strict=True))
 
 
-def _cells(values: Mapping[str, np.ndarray], count: int) -> list[str]:
+def _cells(values: Mapping[str, np.ndarray], count: int, kind: type[Interval] = Interval) -> list[str]:
     """Cells of a row: the value of each side, and the change. Values begin with the measured one, of `count` images."""
-    cells = [_cell(of_side, count) for of_side in values.values()]
+    cells = [_cell(of_side, count, kind) for of_side in values.values()]
     if len(values) == 2:
         before, after = values.values()
         cells.append(_cell(after - before, count, Difference))
