@@ -1,6 +1,8 @@
 """Reliance on the background: measures over ImageNet-9 and CounterAnimal, groups, and the metric of the worst group."""
 
 import json
+import re
+from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -85,6 +87,30 @@ def test_the_worst_group_and_the_weighted_average():
     }
     (table,) = reliance_tables(run_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
     assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
+
+
+def test_many_groups():
+    """More than 100 have no rows of their own; their number, the worst and the average are those that few groups would have."""
+    few = np.repeat(np.array(["a", "b", "c"], dtype=object), [60, 60, 80])
+    (expected,) = reliance_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    names = np.arange(6000) // 200
+    many = np.array([f"{name}" for name in names] + [f"right {index}" for index in range(4000)], dtype=object)
+    groups = result("test", 10_000, groups=many, weights=dict.fromkeys(many, 1.0), before=0.5, after=0.75)
+    groups.sides["before"].ranks[:] = np.arange(10_000) % 2 * (np.arange(10_000) < 6000)
+    groups.sides["after"].ranks[:] = 0
+    (table,) = reliance_tables(run_of(groups))
+    assert [row[:2] for row in table.rows] == [
+        ["worst of 4,030 groups", "–"],
+        ["average, weighted by the training groups", "10000"],
+    ]
+    assert table.rows[0][2].startswith("50.0 [") and table.rows[0][3] == "100.0 [0.0, 100.0]"
+    assert table.rows[1][3] == "100.0 [100.0, 100.0]" and len(table.head) == len(table.rows[0])
+    assert [row[0] for row in expected.rows] == ["a", "b", "c", "worst group", "average over the groups"]
+    with patch("robust_vit_hf.results.reliance.MANY_GROUPS", 2):
+        (within,) = reliance_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    for row, other in zip(within.rows, expected.rows[-2:], strict=True):
+        ends, others = ([float(end) for end in re.findall(r"[-+]?[\d.]+", cell)] for cell in (row[3], other[3]))
+        assert ends == pytest.approx(others, abs=2.5)
 
 
 def test_images_of_imagenet_9_are_seen_whole():

@@ -13,6 +13,10 @@ from .table import Results, Run, SetResult
 from .text_table import Table
 
 
+MANY_GROUPS = 100  # a table has no rows of more
+NUM_RESAMPLES = 2000
+
+
 class Measure(NamedTuple):
     """A measure over sets.
 
@@ -117,28 +121,55 @@ def _measures_table(run: Run) -> Table | None:
 
 
 def _groups_table(result: SetResult) -> Table:
-    """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known."""
-    names = sorted(set(result.groups[result.usable].tolist()))
-    drawn = _drawn(result, np.stack([result.groups == name for name in names]))
-    counts = [int((result.usable & (result.groups == name)).sum()) for name in names]
-    rows = [
-        [
-            str(name),
-            str(counts[place]),
-            *_cells({side: means[:, place] for side, means in drawn.items()}, counts[place]),
-        ]
-        for place, name in enumerate(names)
-    ]
-    worst = {side: means.min(axis=1) for side, means in drawn.items()}
-    rows.append(["worst group", "–", *_cells(worst, min(counts))])
+    """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. Of more
+    than 100 groups, there are no rows of each, and images are drawn within each group, which may have few."""
+    names, numbers = np.unique(result.groups[result.usable], return_inverse=True)
+    names, counts = names.tolist(), np.bincount(numbers).tolist()
     weights, text = result.group_weights, "average, weighted by the training groups"
     if weights is None or not set(names) <= weights.keys():
         weights, text = dict.fromkeys(names, 1.0), "average over the groups"
     shares = np.array([weights[name] for name in names]) / sum(weights[name] for name in names)
-    average = {side: means @ shares for side, means in drawn.items()}
+    rows = []
+    if len(names) > MANY_GROUPS:
+        worst, average = _drawn_within(result, numbers, shares)
+        rows.append([f"worst of {len(names):,} groups", "–", *_cells(worst, min(counts))])
+    else:
+        drawn = _drawn(result, np.stack([result.groups == name for name in names]))
+        for place, name in enumerate(names):
+            of_group = {side: means[:, place] for side, means in drawn.items()}
+            rows.append([str(name), str(counts[place]), *_cells(of_group, counts[place])])
+        worst = {side: means.min(axis=1) for side, means in drawn.items()}
+        average = {side: means @ shares for side, means in drawn.items()}
+        rows.append(["worst group", "–", *_cells(worst, min(counts))])
     rows.append([text, str(sum(counts)), *_cells(average, sum(counts))])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
     return Table(title, ["group", "images", *_head([result])], rows)
+
+
+def _drawn_within(
+    result: SetResult, numbers: np.ndarray, shares: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Top-1 `(1 + R,)` of the worst of G groups and on average, by side: first measured, then with the images drawn within each
+    group. Images with the same outcome on all sides are exchangeable, so one multinomial draw for each group replaces a draw of its
+    images.
+
+    Args:
+        numbers: `(N,)` int, group of each usable image.
+        shares: `(G,)` weights of the groups in the average.
+    """
+    sides = [side for side in ("before", "after") if side in result.sides]
+    outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
+    kinds = 2 ** len(sides)
+    found = np.bincount(kinds * numbers + outcomes, minlength=kinds * len(shares)).reshape(len(shares), kinds)
+    counts, rng = found.sum(axis=1), np.random.default_rng(zlib.crc32(result.name.encode()))
+    worst, average = ({side: [] for side in sides} for _ in range(2))
+    for resample in range(1 + NUM_RESAMPLES):
+        drawn = rng.multinomial(counts, found / counts[:, None]) if resample else found
+        for bit, side in enumerate(sides):
+            top1 = drawn[:, [kind for kind in range(kinds) if kind >> bit & 1]].sum(axis=1) / counts
+            worst[side].append(top1.min())
+            average[side].append(top1 @ shares)
+    return tuple({side: np.array(values) for side, values in of_sides.items()} for of_sides in (worst, average))
 
 
 def worst_group_table(results: Results) -> Table | None:
@@ -164,10 +195,10 @@ def worst_group_table(results: Results) -> Table | None:
     return Table(title, ["model, method, set", "seeds", *heads], rows) if rows else None
 
 
-def _of_groups(result: SetResult, side: str) -> list[float]:
-    """Top-1 of each group of a set."""
-    names = set(result.groups[result.usable].tolist())
-    return [result.accuracy(side, chosen=result.groups == name) for name in sorted(names)]
+def _of_groups(result: SetResult, side: str) -> np.ndarray:
+    """Top-1 `(G,)` of each group of a set."""
+    _, numbers = np.unique(result.groups[result.usable], return_inverse=True)
+    return np.bincount(numbers, result.correct(side)[result.usable]) / np.bincount(numbers)
 
 
 def _head(results: Sequence[SetResult]) -> list[str]:
