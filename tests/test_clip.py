@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForImageClassification,
@@ -15,14 +16,17 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
     PreTrainedTokenizerFast,
     SiglipConfig,
+    ViTImageProcessor,
     pipeline,
 )
 
-from robust_vit_hf import RobustViTTrainer, load_model, relevance_map
+from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot
-from robust_vit_hf.models.conversion import write_with_classes
+from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
 from robust_vit_hf.models.interpolation import interpolate
 
 from .helpers.commands import call, succeed
@@ -187,6 +191,55 @@ def test_a_new_head_for_any_model(tmp_path):
     trainer = RobustViTTrainer(made, config, rows)
     trainer.train()
     assert made.classifier.weight.abs().max() > 0 and relevance_map(made, pixel_values).relevance.max() > 0
+
+
+def test_the_image_processor_beside_a_new_head(tmp_path):
+    """The paper's of a registered model, and that of any other; of weights of timm without one, the paper's."""
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    own = ViTImageProcessor(size={"height": 32, "width": 32})
+    for name in ("mine", "vit-b"):
+        tiny_vit().save_pretrained(tmp_path / name)
+        own.save_pretrained(tmp_path / name)
+    (tmp_path / "vit-b" / "conversion.json").write_text('{"source": "google/vit-base-patch16-224"}')
+    convert_to_timm(str(tmp_path / "mine"), tmp_path / "timm")
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    config["pretrained_cfg"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    for name, expected in (
+        ("mine", own),
+        ("vit-b", make_image_processor("paper", 32)),
+        ("timm", make_image_processor("paper", 32)),
+    ):
+        write_with_classes(str(tmp_path / name), tmp_path / f"{name}-made", tmp_path / "classes.txt", [])
+        saved = ViTImageProcessor.from_pretrained(tmp_path / f"{name}-made")
+        assert saved.size == expected.size and saved.do_center_crop == expected.do_center_crop
+    options = ["--preset", "native", "--statistics", "half", "--output_dir", tmp_path / "other"]
+    completed = call("convert", tmp_path / "mine", "--classes", tmp_path / "classes.txt", *options)
+    assert "leave out --image_size, --num_heads and --statistics" in completed.error
+
+
+def test_what_takes_no_new_head(tmp_path):
+    """A file of weights, a backbone in timm's names, and the image encoder of CLIP: each is told what to take."""
+    tiny_vit().save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    convert_to_timm(str(tmp_path / "model"), tmp_path / "timm")
+    weights = tmp_path / "timm" / "model.safetensors"
+    with pytest.raises(
+        ValueError, match=r"safetensors` is a file, expected a folder or Hub id .* write a folder of it first"
+    ):
+        load_model(str(weights), classes=["a", "b"])
+    save_file({name: tensor for name, tensor in load_file(weights).items() if "head" not in name}, weights)
+    with pytest.raises(
+        ValueError, match=r"A backbone without a classifier cannot be converted: take its checkpoint of"
+    ):
+        load_model(str(tmp_path / "timm"), classes=["a", "b"])
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
+    config = CLIPVisionConfig(**sizes, image_size=32, patch_size=8, projection_dim=16)
+    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "vision")
+    with pytest.raises(
+        ValueError, match=r"vision` is the image encoder of CLIP alone, and its classes would be texts"
+    ):
+        load_model(str(tmp_path / "vision"), classes=["a", "b"])
 
 
 def test_files_of_class_names_by_other_editors(tmp_path):

@@ -8,11 +8,11 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
 from .clip import TEMPLATES
-from .loading import has_text_encoder, load_complete, load_model
+from .loading import has_text_encoder, is_timm, load_complete, load_model
 from .options import ConvertOptions
-from .preprocessing import Preset, load_processor, make_image_processor
+from .preprocessing import Preset, load_processor, make_image_processor, resolve_preset
 from .registry import CONVERSION_FILE, find_model, resolve
-from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing
+from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing, timm_files
 from .timm_weights import timm_to_hf
 
 
@@ -27,7 +27,7 @@ def convert(options: ConvertOptions) -> str:
         if options.templates and not has_text_encoder(resolve(source)):
             raise ValueError(f"--templates are texts for CLIP, and `{source}` has no text encoder: leave them out.")
         templates = options.templates or TEMPLATES
-        model = write_with_classes(source, output, options.classes, templates, options.preset or "model")
+        model = write_with_classes(source, output, options.classes, templates, options.preset)
     elif options.to == "timm":
         model = convert_to_timm(source, output, options.statistics)
     else:
@@ -37,12 +37,13 @@ def convert(options: ConvertOptions) -> str:
 
 
 def write_with_classes(
-    source: str, output: Path, classes: Path, templates: Sequence[str], preset: Preset
+    source: str, output: Path, classes: Path, templates: Sequence[str], preset: Preset | None = None
 ) -> PreTrainedModel:
     """Write a model folder with a head for other classes atomically, see [`load_model`].
 
     Args:
         classes: file with the name of a class on each line; empty lines are left out.
+        preset: by default as for [`convert_to_transformers`], and that of its training for a run.
 
     Raises:
         FileExistsError: `output` is not empty.
@@ -55,6 +56,10 @@ def write_with_classes(
     names = [line for line in lines if line.strip()]
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
+        if preset is None:
+            hub_id = resolve(source)
+            bare = is_timm(hub_id) and not states_preprocessing(timm_files(hub_id)[1])
+            preset = "paper" if bare else resolve_preset(None, source)
         model.save_pretrained(folder)
         load_processor(source, preset, model).save_pretrained(folder)
     return model

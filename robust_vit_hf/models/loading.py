@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification, CLIPConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, CLIPConfig, CLIPVisionConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..class_names.label_mapping import check_class_names
@@ -70,8 +70,13 @@ def has_text_encoder(name: str, trust_remote_code: bool = False) -> bool:
 
     Raises:
         OSError: there is no such model.
-        ValueError: it is SigLIP.
+        ValueError: it is SigLIP, or a file.
     """
+    if Path(name).is_file():
+        raise ValueError(
+            f"`{name}` is a file, expected a folder or Hub id for a new head: write a folder of it first, by `robust-vit convert "
+            f"{name} --output_dir FOLDER`."
+        )
     if name in MODELS or is_timm(name) or find_adapter_config_file(name) is not None:
         return False
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -119,6 +124,11 @@ def load_complete(name: str, with_head: bool = True, **options) -> PreTrainedMod
         raise ValueError(
             f"`{name}` is CLIP, whose classes are texts: name them with `load_model({name!r}, classes=[…])`, or write a classifier "
             f"by `robust-vit convert {name} --classes FILE --output_dir FOLDER`."
+        )
+    if missing and isinstance(model.config, CLIPVisionConfig):
+        raise ValueError(
+            f"`{name}` is the image encoder of CLIP alone, and its classes would be texts: give the folder or Hub id of CLIP with both "
+            "encoders, with classes."
         )
     if missing:
         first = ", ".join(f"`{key}`" for key in missing[:4])

@@ -49,8 +49,8 @@ class ConvertOptions(Options):
         super().__post_init__()
         if self.to == "timm" and (self.image_size or self.num_heads or self.preset or self.classes):
             raise ValueError("--image_size, --num_heads, --preset and --classes do not go with --to timm")
-        if self.classes and (self.image_size or self.num_heads):
-            raise ValueError("--classes replaces the head alone: leave out --image_size and --num_heads")
+        if self.classes and (self.image_size or self.num_heads or self.statistics):
+            raise ValueError("--classes replaces the head alone: leave out --image_size, --num_heads and --statistics")
         if self.templates and not self.classes:
             raise ValueError("--templates are texts for the names of --classes")
         if self.to == "hf" and self.statistics and self.preset != "native":

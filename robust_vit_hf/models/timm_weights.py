@@ -243,6 +243,9 @@ def _key_error(missing: AbstractSet[str], unexpected: AbstractSet[str], misshape
     if "cls_token" in missing and "pos_embed" not in missing:
         hints.append("Without `cls_token` the head reads a mean of the patches, expected one that reads CLS.")
     if missing and all(name.startswith("head") for name in missing):
-        hints.append("A backbone without a classifier cannot be converted: finetune it with one first.")
+        hints.append(
+            "A backbone without a classifier cannot be converted: take its checkpoint of transformers, such as "
+            "`facebook/dino-vitb16`, to which `robust-vit convert … --classes FILE` gives one."
+        )
     problem = f"The weights are not those of a plain ViT or DeiT with a classifier: {', '.join(problems)}."
     return ValueError(" ".join([problem, *hints]))
