@@ -10,6 +10,7 @@ from robust_vit_hf.class_names.imagenet import class_names, wnids
 from robust_vit_hf.class_names.label_mapping import align_labels, label_mapping
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
+from .helpers import formats
 from .helpers.commands import call
 from .helpers.tiny import masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
 
@@ -79,6 +80,15 @@ def test_lists_of_labels_and_missing_ones():
     rows = datasets.Dataset.from_dict({"label": [[0, 1], []], "image": [image] * 2}, datasets.Features(features))
     found = EvaluationSet.of(rows).for_model("photos", ViTConfig(**named("ba")))
     assert found.accepted == [[1, 0], []]
+
+
+def test_logits_are_restricted_to_the_classes_of_the_set():
+    """Also of a model with the classes of ImageNet in another order: goldfish and stingray are its last but one and last but six."""
+    image = datasets.Dataset.from_dict({"image": [formats.picture(0)]}, datasets.Features({"image": datasets.Image()}))
+    rows = EvaluationSet(image, [[6]], class_subset=(1, 6), num_classes=1000, class_names=wnids())
+    found = rows.for_model("imagenet-a", ViTConfig(**named(wnids()[::-1])))
+    assert found.accepted == [[993]] and found.class_subset == (993, 998)
+    assert rows.for_model("imagenet-a", ViTConfig(**named(wnids()))).class_subset == (1, 6)
 
 
 def test_training_sees_the_models_classes(tmp_path):

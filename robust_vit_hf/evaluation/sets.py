@@ -37,7 +37,7 @@ class EvaluationSet:
     Args:
         dataset: rows with `image` and optionally `mask`, `file_name` and factors.
         accepted: correct labels of each image, empty for images that do not count; `None` for a set without labels.
-        class_subset: classes to which logits are restricted; `None` for all.
+        class_subset: classes to which logits are restricted, ascending; `None` for all.
         num_classes: number of classes that the model must have, if known.
         class_names: class names in the order of the labels, if known.
         border: pixels to cut at each edge of an image.
@@ -83,7 +83,7 @@ class EvaluationSet:
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """Copy of the set with labels mapped to a model's classes, by name where both have names, see
+        """Copy of the set with labels and `class_subset` mapped to a model's classes, by name where both have names, see
         [`label_mapping`]. The set may have a part of the model's classes then.
 
         Args:
@@ -112,10 +112,11 @@ class EvaluationSet:
                 f"`{name}` has the label {highest}, but the model has the classes 0–{num_labels - 1}: labels must be "
                 "indices of the model's classes."
             )
-        accepted = self.accepted
+        accepted, chosen = self.accepted, self.class_subset
         if mapping is not None:
             accepted = [[map_label(mapping, label, name) for label in labels] for labels in self.accepted]
-        return replace(self, accepted=accepted, num_classes=None, class_names=None)
+            chosen = chosen and tuple(sorted(mapping[label] for label in chosen))
+        return replace(self, accepted=accepted, class_subset=chosen, num_classes=None, class_names=None)
 
 
 def load_evaluation_sets(
