@@ -179,6 +179,18 @@ def test_groups_of_your_own_images(tmp_path):
     assert "| worst group |" in printed and "| average, weighted by the training groups | 6 |" in printed
 
 
+def test_training_groups_that_are_no_weights(tmp_path, caplog):
+    """Those of the evaluated images themselves, and some that cannot be read, which stops nothing else."""
+    birds(["x", "x", "y"]).to_parquet(tmp_path / "train-00000.parquet")
+    birds(["x", "y"]).to_parquet(tmp_path / "test-00000.parquet")
+    for split in ("train", "train[:2]"):
+        assert own_set(str(tmp_path), split).group_weights is None
+    assert own_set(str(tmp_path), "test").group_weights == {"x": 2 / 3, "y": 1 / 3}
+    birds(["x", None, "y"]).to_parquet(tmp_path / "train-00000.parquet")
+    assert own_set(str(tmp_path), "test").group_weights is None
+    assert "The groups of `train` of" in caplog.text and "`train`: row 1 has no `group`" in caplog.text
+
+
 def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
     """Three images that are all right do not show that all are: the rule of three."""
     groups = np.array(["a"] * 3 + ["b"] * 100, dtype=object)

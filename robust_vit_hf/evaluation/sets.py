@@ -7,7 +7,6 @@ and -R, the 125 of ObjectNet), every accepted label counts, the border is cut, a
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,19 +14,23 @@ import datasets
 import numpy as np
 import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
+from transformers.utils import logging
 
 from ..class_names.imagenet import subset, wnids
 from ..class_names.label_mapping import class_names_of, classes_of_model, map_label, mapping_by_name
 from ..data.benchmarks import benchmarks
 from ..data.identity import dataset_identity
 from ..data.layouts.objectnet import BORDER
-from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset
+from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset, split_names
 from ..data.registry import load_image_set, prepared_options
 from ..data.set_names import FAMILIES
 from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
 from .options import SetsOptions
 from .set_names import IMAGENET_SETS, check_set_names
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -170,14 +173,19 @@ def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, E
 
 def own_set(path: str, split: str) -> EvaluationSet:
     """Load a split of your own labelled images. Arguments are those of [`load_masked_dataset`]; errors are those of it
-    and of [`check_columns`]."""
+    and of [`check_columns`]. Groups are weighted by those of the split `train`, if that is another one; if it cannot be read, a
+    warning says so."""
     dataset = load_masked_dataset(path, split)
     check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
     names = getattr(dataset.features["label"], "names", None)
     weights = None
-    if "group" in dataset.column_names:
-        with suppress(UnknownSplit):
+    if "group" in dataset.column_names and "train" not in split_names(split):
+        try:
             weights = group_shares(load_masked_dataset(path, "train"), "train")
+        except UnknownSplit:
+            pass
+        except (ValueError, OSError) as error:
+            logger.warning(f"The groups of `train` of `{path}` are not known, and weight no average. {error}")
     return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
 
 
