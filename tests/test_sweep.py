@@ -261,6 +261,10 @@ def test_baselines_of_the_paper(name, tmp_path):
             "Expected `choose_by` to be one of learning_rate, mixed_rand, but got loss.",
         ),
         ("variants: {a: {}}\nmixtures: [1.0]", "Expected `mixtures` to be a list of shares between 0 and 1"),
+        (
+            "variants: {a: {}}\nmixtures: [0.5]",
+            "grid.yaml`: `mixtures` are measured and chosen with `choose_by: mixed_rand` alone",
+        ),
         ("variant: {a: {}}", "line 1: unknown key variant; did you mean variants?"),
         (
             "variants: {a: {learning_rat: 1}}",
@@ -277,7 +281,7 @@ def test_baselines_of_the_paper(name, tmp_path):
         ("variants: {true: {seed: 1}, yes: {seed: 2}}", "`yes` is given a second time"),
         ("grid: {confidence_temperature: [1, 1.0]}", "it is the same run as `"),
         ("variants: {a: {}, b: {confidence_temperature: 1.0}}", "with a setting spelled differently: remove one"),
-        ("variants: {a: {}}\nsets: [imagenet-z]", "Unknown set `imagenet-z`"),
+        ("variants: {a: {}}\nsets: [imagenet-z]", "grid.yaml`, sets: Unknown set `imagenet-z`"),
         (
             "variants: {a: {}}\nsets: [imagenet-a]",
             "needs `imagenet/imagenet-a`: give the folder of your prepared sets",

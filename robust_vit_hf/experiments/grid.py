@@ -119,6 +119,10 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         )
 
     choose_by = content.get("choose_by", CHOICES[0])
+    if content.get("mixtures") and choose_by != "mixed_rand":
+        raise ValueError(
+            f"`{path}`: `mixtures` are measured and chosen with `choose_by: mixed_rand` alone: add that, or leave them out."
+        )
     points: dict[str, Point] = {}
     # Seeds are outermost, so that a partial sweep has all variants of the first seed.
     for (seed, of_seed), (variant, of_variant) in product(named["seeds"].items(), named["variants"].items()):
@@ -142,7 +146,10 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
                 )
             points[digest] = point
     sets = [(name, f"{PREPARED}{name}") for name, _ in expand_families(map(NamedSource, content.get("sets") or []))]
-    check_set_names([name for name, _ in sets])
+    try:
+        check_set_names([name for name, _ in sets])
+    except ValueError as error:
+        raise ValueError(f"`{path}`, sets: {error}") from None
     return Grid(
         [_with_folder(path, point, imagenet) for point in points.values()],
         [(name, _in_folder(path, source, imagenet)) for name, source in sets],
