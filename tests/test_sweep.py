@@ -19,6 +19,7 @@ from robust_vit_hf.experiments.sweep import ORIGINALS, POINT_FILE, PREDICTIONS, 
 from robust_vit_hf.results.file import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetune import finetune
+from robust_vit_hf.utils.files import read_json
 
 from .helpers.commands import call, kill_when, launch, python, succeed
 from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
@@ -197,6 +198,18 @@ def test_settings_are_chosen_on_validation_images_and_mixtures_measured(inputs, 
     assert joined == text
     shutil.rmtree(next(out.glob("*robustvit*")) / "shares" / "0.5")
     assert "1 of 8 runs are left" in succeed("sweep", grid, "--output_dir", out, "--dry_run")
+
+
+def test_checkpoints_of_a_trained_run_are_deleted(swept, tmp_path):
+    """Also if the run was ended between its training and that."""
+    grid, out, _ = swept
+    shutil.copytree(out, tmp_path / "out")
+    checkpoint = points(tmp_path / "out")[0] / RUN / "checkpoint-1"
+    checkpoint.mkdir()
+    assert "1 of 4 runs are left" in succeed("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run")
+    seconds = read_json(checkpoint.parent / "results.json")["settings"]["seconds"]
+    succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    assert not checkpoint.exists() and read_json(checkpoint.parent / "results.json")["settings"]["seconds"] == seconds
 
 
 def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):

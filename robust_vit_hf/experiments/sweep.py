@@ -174,8 +174,8 @@ class Run:
                 shutil.rmtree(stale)
             config.resume_from_checkpoint = "last" if lock_file(folder / RUN, "train").exists() else None
             finetune(model, data, config, folder / PREDICTIONS, self.folder / ORIGINALS)
-            for checkpoint in (folder / RUN).glob("checkpoint-*"):  # three times the model's size, with the optimizer
-                shutil.rmtree(checkpoint)
+        for checkpoint in checkpoints_of(folder):
+            shutil.rmtree(checkpoint)
         if self.mixtures is not None and not has_shares(folder, self.mixtures):
             measure_shares(model, data, config, folder, self.folder / ORIGINALS, self.mixtures)
         if sets := unmeasured(folder, self.point, self.sets):
@@ -217,11 +217,16 @@ def write_error(folder: Path, error: Exception) -> None:
 
 
 def is_complete(folder: Path, point: Point, grid: Grid) -> bool:
-    """Whether a point has all its results."""
+    """Whether a point has all its results, and no checkpoints any more."""
     mixtures = mixtures_of(grid)
     if mixtures is not None and not has_shares(folder, mixtures):
         return False
-    return is_trained(folder) and not unmeasured(folder, point, grid.sets)
+    return is_trained(folder) and not checkpoints_of(folder) and not unmeasured(folder, point, grid.sets)
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Checkpoints of the run of a point. With the optimizer, each has three times the model's size."""
+    return sorted((folder / RUN).glob("checkpoint-*"))
 
 
 def mixtures_of(grid: Grid) -> list[float] | None:
