@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 
@@ -198,6 +199,24 @@ def test_settings_are_chosen_on_validation_images_and_mixtures_measured(inputs, 
     assert joined == text
     shutil.rmtree(next(out.glob("*robustvit*")) / "shares" / "0.5")
     assert "1 of 8 runs are left" in succeed("sweep", grid, "--output_dir", out, "--dry_run")
+
+
+def test_unlabelled_images_in_a_sweep_with_mixtures(inputs, tmp_path):
+    """Of the split that is measured: the objects of the others are cut out."""
+    data, rows = masked_folder(tmp_path / "data", train=8), masked_dataset(6)
+    labels = datasets.Dataset.from_dict(
+        {"label": [0, None, 1, 2, None, 3]}, datasets.Features({"label": rows.features["label"]})
+    )
+    rows = datasets.concatenate_datasets([rows.remove_columns("label"), labels], axis=1)
+    rows.to_parquet(data / "test-00000.parquet")
+    options = {"dataset": str(data), "test_split": "test", "learning_rate": 1e-3}
+    keys = {"seeds": {0: {"seed": 0}}, "choose_by": "mixed_rand", "mixtures": [0.5]}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, options, **keys)
+    printed = succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    assert "All 1 runs are complete." in printed
+    runs = {(run.method, run.share): run for run in collect([tmp_path / "out"]).runs}
+    cut_out = runs["cut_out", 1.0].sets["test"]
+    assert len(cut_out) == 6 and cut_out.usable.sum() == 4 and not cut_out.correct("after")[[1, 4]].any()
 
 
 def test_checkpoints_of_a_trained_run_are_deleted(swept, tmp_path):

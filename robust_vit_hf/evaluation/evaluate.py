@@ -96,12 +96,11 @@ def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, Evalua
         ValueError: there are none.
     """
     wanted = [name for name in ("cut_out", "sensitivity") if getattr(options, name)]
-    masked = {}
-    for name, rows in session.sets.items() if wanted else ():
-        labelled = [index for index, labels in enumerate(rows.accepted or ()) if labels]
-        if labelled and "mask" in rows.dataset.column_names:
-            accepted = [rows.accepted[index] for index in labelled]
-            masked[name] = replace(rows, dataset=rows.dataset.select(labelled), accepted=accepted)
+    masked = {
+        name: rows.labelled()
+        for name, rows in session.sets.items()
+        if wanted and "mask" in rows.dataset.column_names and any(rows.accepted or ())
+    }
     if wanted and not masked:
         raise ValueError(
             f"--{' and --'.join(wanted)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "

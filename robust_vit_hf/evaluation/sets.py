@@ -81,6 +81,11 @@ class EvaluationSet:
         facts += ("whole",) if self.whole else ()
         return xxhash.xxh3_128(repr(facts).encode()).hexdigest()
 
+    def labelled(self) -> "EvaluationSet":
+        """Copy of the set with its labelled images alone."""
+        chosen = [index for index, labels in enumerate(self.accepted or ()) if labels]
+        return replace(self, dataset=self.dataset.select(chosen), accepted=[self.accepted[index] for index in chosen])
+
     def transform(self, processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
         """Transform of its images, see [`eval_transform`]."""
         return eval_transform(processor, self.border, self.whole)

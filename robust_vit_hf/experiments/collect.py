@@ -171,7 +171,9 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
         measured = Measured.load(folder / name / "before", Backgrounds.rows_file)
         if measured is not None:
             right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
-            sides = {"before": result.sides["before"], "after": SideResult(np.where(right, 0, TOP))}
+            after = np.full(len(result), TOP)
+            after[result.usable] = np.where(right, 0, TOP)  # objects of labelled images alone are cut out
+            sides = {"before": result.sides["before"], "after": SideResult(after)}
             sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     return (

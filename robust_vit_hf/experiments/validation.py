@@ -55,7 +55,7 @@ def measure_shares(
 ) -> None:
     """Measure a finetuned model on its validation images, as they are and on the backgrounds of others; and so its
     mixtures with the original's weights, and those also on the unshifted and the first shifted set, without relevance maps.
-    With mixtures, also measure the original model on the objects of these sets, cut out by their masks.
+    With mixtures, also measure the original model on the objects of these sets, cut out by their masks, of labelled images alone.
 
     Args:
         point: folder of the run, whose model is in `config.output_dir`.
@@ -71,7 +71,11 @@ def measure_shares(
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
     of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
     if mixtures:
-        masked = {name: rows for name, rows in of_price.items() if "mask" in rows.dataset.column_names}
+        masked = {
+            name: rows.labelled()
+            for name, rows in of_price.items()
+            if "mask" in rows.dataset.column_names and any(rows.accepted or ())
+        }
         of_original = replace(session, sides={"before": sides["before"]}, store=Store(point / CUT_OUT, originals))
         measure(of_original.with_sets(masked), Backgrounds(batch_size, workers, ("only_fg",), relevance=False))
     for share in (1.0, *mixtures):
