@@ -197,8 +197,11 @@ def test_settings_are_chosen_on_validation_images_and_mixtures_measured(inputs, 
     assert [setting_of(run) for run in choose_settings(again)[0]] == [setting_of(run) for run in chosen]
     joined = table(tmp_path / "report" / "results.parquet", tmp_path / "joined")
     assert joined == text
-    shutil.rmtree(next(out.glob("*robustvit*")) / "shares" / "0.5")
+    unfinished = next(out.glob("*robustvit*"))
+    shutil.rmtree(unfinished / "shares" / "0.5")
     assert "1 of 8 runs are left" in succeed("sweep", grid, "--output_dir", out, "--dry_run")
+    names = {run.name.partition(",")[0] for run in collect([out]).runs if run.method != "cut_out"}
+    assert names == {point.name for point in points(out)} - {unfinished.name}
 
 
 def test_unlabelled_images_in_a_sweep_with_mixtures(inputs, tmp_path):

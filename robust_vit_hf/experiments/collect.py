@@ -86,9 +86,10 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 
 
 def _is_measured(point: Path) -> bool:
-    """Whether a point has all that the rule of its grid needs."""
+    """Whether a point has all that the rule of its grid needs, and the mixtures if it is still in the grid."""
     grid = read_json(point.parent / GRID_FILE) or {}
-    return grid.get("choose_by", CHOICES[0]) != "mixed_rand" or has_shares(point, ())
+    mixtures = grid.get("mixtures", ()) if point.name in grid.get("points", ()) else ()
+    return grid.get("choose_by", CHOICES[0]) != "mixed_rand" or has_shares(point, mixtures)
 
 
 def _facts(point: Path) -> dict:

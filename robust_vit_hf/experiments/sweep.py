@@ -84,6 +84,7 @@ def sweep(options: SweepOptions) -> str:
         facts = {
             "validation_bound": grid.validation_bound,
             "choose_by": grid.choose_by,
+            "mixtures": grid.mixtures,
             "points": [point.name for point in grid.points],
         }
         if read_json(output_dir / GRID_FILE) != facts:
