@@ -28,8 +28,9 @@ class BackgroundGap(RobustAccuracy):
 
         Returns:
             `bg_gap`, top-1 of `mixed_same` minus that of `mixed_rand`, from -1 to 1; `object_focus`, 1 − BG-Gap / top-1 of
-            `original` (https://github.com/visinf/beyond-accuracy; `None` without such images, or if none is right);
-            `top1` by condition; and `num_images` by condition.
+            `original` (`None` without such images, or if none is right; https://github.com/visinf/beyond-accuracy divides
+            by top-1 on ImageNet instead, as its published figures do); `top1` by condition; and `num_images` by
+            condition.
 
         Raises:
             ValueError: images have no condition, or there is no usable one of `mixed_same` or of `mixed_rand`.
