@@ -82,6 +82,20 @@ def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
         load_image_set("imagenet-9-original", root)
 
 
+def test_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    """As the source `.`, whose name says nothing."""
+    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
+    monkeypatch.chdir(root / "mixed_rand")
+    assert len(both_ways("imagenet-9-mixed_rand", ".")) == 1
+    with pytest.raises(ValueError, match="holds the variation `mixed_rand` of ImageNet-9, not `no_fg`"):
+        load_image_set("imagenet-9-no_fg", ".")
+    monkeypatch.chdir(root / "original")
+    assert "mask" in load_image_set("imagenet-9-original", ".")[0]
+    formats.imagenet_d(tmp_path / "D", {"car": [817]}, {"background": {"car": 1}})
+    monkeypatch.chdir(tmp_path / "D" / "background")
+    assert len(both_ways("imagenet-d-background", ".")) == 1
+
+
 def test_imagenet_d(tmp_path):
     ids = {"backpack": ["414"], "car": [817, 436]}
     root = formats.imagenet_d(
@@ -101,8 +115,8 @@ def test_imagenet_d(tmp_path):
         load_image_set("imagenet-d-texture", root)
 
 
-def test_imagenet_d_from_the_hub(hub, tmp_path):
-    """Plain files: only those of the factor are downloaded."""
+def test_imagenet_d_from_the_hub(hub, tmp_path, monkeypatch):
+    """Plain files: only those of the factor are downloaded. A folder here of that name is taken only if it is named."""
     root = formats.imagenet_d(tmp_path, {"car": [817]}, {"background": {"car": 1}, "texture": {"car": 2}})
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     hub.repos["datasets", "zcs15/ImageNet-D"] = files
@@ -111,6 +125,10 @@ def test_imagenet_d_from_the_hub(hub, tmp_path):
         ([817], "texture/car/car_1.png"),
     ]
     assert len(load_image_set("imagenet-d-background", "zcs15/ImageNet-D")) == 1
+    monkeypatch.chdir(tmp_path)
+    formats.imagenet_d(tmp_path / "zcs15" / "ImageNet-D", {"car": [817]}, {"texture": {"car": 3}})
+    assert len(load_image_set("imagenet-d-texture")) == 2
+    assert len(load_image_set("imagenet-d-texture", "zcs15/ImageNet-D")) == 3
 
 
 def test_counteranimal(tmp_path):
@@ -138,6 +156,8 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
     assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
     with pytest.raises(ValueError, match="give your ImageNet-1k, for the images, with --imagenet"):
         load_image_set("hard-imagenet", root)
+    with pytest.raises(ValueError, match=r"val` holds no masks `<wnid>_<file>`: give the unpacked hardImageNet.zip"):
+        load_image_set("hard-imagenet", tmp_path / "imagenet", imagenet=str(tmp_path / "imagenet"))
     with pytest.raises(ValueError, match="Hard ImageNet has no split `test`; expected train, validation"):
         load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), split="test")
     (tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG").unlink()
@@ -185,6 +205,10 @@ def test_waterbirds_with_bad_metadata(tmp_path):
     metadata.write_text(text.replace("0,0,0,/f", "2,0,0,/f", 1))
     with pytest.raises(ValueError, match=r"has y 2 and place 0, expected 0 or 1"):
         load_image_set("waterbirds", root)
+    without_test = "\n".join(line for line in text.splitlines() if ",2," not in line)
+    metadata.write_text(without_test)
+    with pytest.raises(ValueError, match=r"no image of the split `test`, which is 2 there; it has 0, 1\."):
+        load_image_set("waterbirds", root, split="test")
     metadata.write_text(text, encoding="utf-16")
     with pytest.raises(ValueError, match=r"metadata.csv` is not text in UTF-8"):
         load_image_set("waterbirds", root)

@@ -343,7 +343,7 @@ def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path
             f"`{name}` is not on the Hub: get it from {image_set.origin}, and give the folder or archive."
         )
     place = next(iter(map(str, sources or image_set.hub_files)), None)
-    if place in image_set.hub_files and not Path(place).exists():
+    if place in image_set.hub_files and not (sources and Path(place).exists()):
         patterns = list(image_set.hub_files[place])
         return Path(snapshot_download(place, repo_type="dataset", allow_patterns=patterns))
     if name == "imagenet-v2" and (not sources or str(sources[0]) == V2_ARCHIVES):

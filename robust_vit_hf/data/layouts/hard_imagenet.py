@@ -34,7 +34,7 @@ def open_hard_imagenet(
 
     Raises:
         FileNotFoundError: there is no folder of masks.
-        ValueError: `imagenet` is missing.
+        ValueError: `imagenet` is missing, or the folder holds no images, as that of ImageNet itself.
     """
     if imagenet is None:
         raise ValueError(
@@ -47,6 +47,10 @@ def open_hard_imagenet(
     masks = next((path for name in names for path in places_below(root, name) if path.is_dir()), None)
     if masks is None:
         raise FileNotFoundError(f"`{root}` has no folder `{names[0]}` of masks: unpack hardImageNet.zip there.")
+    if not image_files(masks):
+        raise ValueError(
+            f"`{masks}` holds no masks `<wnid>_<file>`: give the unpacked hardImageNet.zip, and your ImageNet-1k with --imagenet."
+        )
     places = [*names, *(f"ILSVRC/Data/CLS-LOC/{name}" for name in names), "."]
     image_folders = [Path(imagenet) / place for place in places]
     return Source(

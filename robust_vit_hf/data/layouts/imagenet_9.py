@@ -65,6 +65,7 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
         FileNotFoundError: there is no folder of masks beside `original`.
         ValueError: the folder holds no classes of ImageNet-9, or another variation.
     """
+    root = root.absolute()  # names of folders tell variations apart
     of_variation = next(filter(Path.is_dir, places_below(root, variation)), root)
     folders = find_classes(of_variation, CLASSES.__contains__)
     parent = folders[0].parent

@@ -25,6 +25,7 @@ def open_imagenet_d(root: Path, factor: str) -> Source:
         FileNotFoundError: there is no `imgnet_d2imgnet_id.txt`.
         ValueError: it is not valid, or there are no folders of its classes.
     """
+    root = root.absolute()
     listed = next(iter(places_below(root, LABELS_FILE)), None)
     if listed is None and (root.parent / LABELS_FILE).is_file():
         listed = root.parent / LABELS_FILE

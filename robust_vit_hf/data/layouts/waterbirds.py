@@ -47,7 +47,7 @@ def open_waterbirds(
 
     Raises:
         FileNotFoundError: there is no `metadata.csv`, or no folder of segmentations.
-        ValueError: it has other columns or values, or there is no such split.
+        ValueError: it has other columns or values, or there is no such split, or no image of it.
     """
     if split not in SPLITS:
         raise ValueError(f"Waterbirds has no split `{split}`; expected {', '.join(SPLITS)}.")
@@ -63,10 +63,16 @@ def open_waterbirds(
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"`{path}` is not text in UTF-8 ({error}): take the file that comes with the set.") from error
-    read = csv.DictReader(lines)
-    if missing := [name for name in COLUMNS if name not in (read.fieldnames or ())]:
+    reader = csv.DictReader(lines)
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
         raise ValueError(f"`{path}` has no column {', '.join(missing)}: take the file that comes with the set.")
+    read = list(reader)
     listed = [row for row in read if row["split"] == SPLITS[split]]
+    if not listed:
+        known = ", ".join(sorted({str(row["split"]) for row in read})[:4]) or "no rows"
+        raise ValueError(
+            f"`{path}` has no image of the split `{split}`, which is {SPLITS[split]} there; it has {known}."
+        )
     if bad := [row for row in listed if row["y"] not in ("0", "1") or row["place"] not in ("0", "1")]:
         raise ValueError(
             f"`{path}`: `{bad[0]['img_filename']}` has y {bad[0]['y']} and place {bad[0]['place']}, expected 0 or 1."
