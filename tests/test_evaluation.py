@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
+from robust_vit_hf.class_names.imagenet import class_names, wnids
 from robust_vit_hf.evaluation import finetuning_results
 from robust_vit_hf.evaluation.finetuning_results import write_report
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
@@ -134,6 +136,17 @@ def test_a_model_of_other_classes_is_refused():
         evaluate_one(model, EvaluationSet(rows.dataset, [[7]] * 4))
     with pytest.raises(ValueError, match="`noise` has no usable image: of 4, none has a label"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[]] * 4))
+
+
+def test_names_of_classes_are_those_of_a_model_with_another_order():
+    names = dict(enumerate(reversed(wnids())))
+    model, rows = tiny_vit(num_labels=1000, id2label=names), EvaluationSet.of(masked_dataset(4))
+    for given, expected in (
+        (names, names),
+        ({label: f"LABEL_{label}" for label in range(1000)}, dict(enumerate(class_names()))),
+    ):
+        model.config.id2label = given
+        assert session_of({"before": model}, {"imagenet-a": replace(rows, class_names=None)}).label_names == expected
 
 
 def test_results_are_kept(tmp_path):

@@ -79,7 +79,7 @@ def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], sou
     if names == model_names:
         return {label: label for label in range(len(names))}
     places = {name: index for index, name in enumerate(model_names) if model_names.count(name) == 1}
-    of_imagenet = len(model_names) == 1000 and (unnamed(model_names) or _are_imagenet(model_names))
+    of_imagenet = are_of_imagenet(model_names)
     if of_imagenet and label_of_wnid().keys() >= {*names}:
         places = label_of_wnid()
     elif not places.keys() >= {*names}:
@@ -177,6 +177,11 @@ def check_class_names(classes: Sequence[str]) -> list[str]:
 def _labels(count: int) -> tuple[str, ...]:
     """Default names of transformers."""
     return tuple(f"LABEL_{index}" for index in range(count))
+
+
+def are_of_imagenet(names: Sequence[str]) -> bool:
+    """Whether a model's classes are those of ImageNet-1k in its order, by their names, or 1000 without names."""
+    return len(names) == 1000 and (unnamed(names) or _are_imagenet(names))
 
 
 def _are_imagenet(names: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from ..class_names.imagenet import class_names
-from ..class_names.label_mapping import check_same_classes, classes_of_model
+from ..class_names.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
 from ..models.digest import model_digest, weights_digest
 from ..models.loading import load_model
 from ..models.preprocessing import Preset, load_processor, resolve_preset
@@ -79,8 +79,9 @@ class Session:
 
     @property
     def label_names(self) -> dict[int, str]:
-        """Class names by label. For sets with the classes of ImageNet, its names, which some models lack."""
-        of_imagenet = not self.sets.keys().isdisjoint(IMAGENET_SETS)
+        """Class names by label. For sets with the classes of ImageNet, its names, which some models lack, unless the models have the
+        classes in another order."""
+        of_imagenet = not self.sets.keys().isdisjoint(IMAGENET_SETS) and are_of_imagenet(self.classes)
         return dict(enumerate(class_names() if of_imagenet else self.classes))
 
     @property
