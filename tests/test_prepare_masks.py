@@ -19,7 +19,16 @@ from robust_vit_hf.masks.result import MaskResult
 
 from .helpers import formats
 from .helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
-from .helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE, masked_dataset, save_pretrained, tiny_vit
+from .helpers.tiny import (
+    GOLDFISH,
+    STINGRAY,
+    TENCH,
+    TOILET_TISSUE,
+    masked_dataset,
+    masked_rows,
+    save_pretrained,
+    tiny_vit,
+)
 from .helpers.written import masks_by
 from .test_grounded import make_models
 
@@ -318,16 +327,31 @@ def test_prompts_of_other_encodings(tmp_path):
 
 
 @pytest.mark.parametrize("found", [None, [], [1], [""], ["head", " . "], "head", {"head": 1}])
-def test_prompts_of_all_classes_are_checked_first(tmp_path, found):
+def test_prompts_are_checked_first(tmp_path, found):
     """Before models are loaded, which are not there."""
     masked_dataset(1).to_parquet(tmp_path / "images.parquet")
-    given = {"a": ["a"], "b": ["x", "y"], "c": ["c"]} | ({} if found is None else {"d": found})
-    (tmp_path / "parts.json").write_text(json.dumps(given))
+    (tmp_path / "parts.json").write_text(json.dumps({"a": ["a"], "b": ["x", "y"], "d": found}))
     for method in ("grounded", "sam3"):
         options = ("--prompts", tmp_path / "parts.json")
         refused = call(*command(method, tmp_path / "images.parquet", tmp_path / "out", *options))
-        assert f"lacks names for 1 of 4 classes, such as `d`: {json.dumps(found)}, expected a list" in refused.error
+        assert f"has {json.dumps(found)} for `d`: expected a list of names" in refused.error
         assert not (tmp_path / "out").exists()
+
+
+def test_prompts_of_some_classes(tmp_path):
+    features = datasets.Features({"label": datasets.ClassLabel(names=["tench", "dog"])})
+    (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head", "fins"]}))
+    prompts = prompts_of_labels(features, tmp_path / "parts.json")
+    assert [prompts(label) for label in range(2)] == [["head", "fins"], ["dog"]]
+    (tmp_path / "parts.json").write_text(json.dumps({"tensh": ["head", "fins"]}))
+    with pytest.raises(ValueError, match="names 1 classes that the images do not have, such as `tensh`"):
+        prompts_of_labels(features, tmp_path / "parts.json")
+
+
+def test_the_output_is_not_among_the_images(tmp_path, vit):
+    formats.image_folder(tmp_path / "photos", masked_rows(2))
+    error = call(*command("tokencut", tmp_path / "photos", tmp_path / "photos" / "masks", "--model", vit)).error
+    assert "photos/masks` is within the folder of the images" in error
 
 
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):

@@ -21,10 +21,10 @@ from ..results.diagnosis import Diagnosis, diagnosis_tables
 from ..results.reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.text_table import Table
 from ..utils.environment import environment
-from ..utils.files import RESULTS_FILE, write_atomically, write_json
+from ..utils.files import RESULTS_FILE, check_outside, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import save_composed
-from .images import MASK_METHODS, MaskedImages, check_outside, choose_images, load_labelled, masked_images
+from .images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
 from .options import DiagnoseOptions
 from .strip import NUM_EXAMPLES, RULE, Composed, composed_images, strip_figure
 

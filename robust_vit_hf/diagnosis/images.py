@@ -67,23 +67,6 @@ class MaskedImages:
         return notes
 
 
-def check_outside(output_dir: Path, images: str | None) -> None:
-    """Refuse an output folder among the images, whose files would be images of the next run.
-
-    Args:
-        images: folder, or another source.
-
-    Raises:
-        ValueError: the output folder is within the folder of the images.
-    """
-    folder = None if images is None else Path(images)
-    if folder is not None and folder.is_dir() and output_dir.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"`{output_dir}` is within the folder of the images, `{images}`, where its files would be read as images the next time: "
-            "choose another --output_dir."
-        )
-
-
 def load_labelled(source: str, split: str, masks: str | None) -> datasets.Dataset:
     """Labelled images of a split, with the masks of a folder if `masks` names one.
 
@@ -268,7 +251,9 @@ def _make_masks(
             )
         if known is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            images = dataset.remove_columns([*{*dataset.column_names} - {"image", "label", "file_name"}])
+            images = dataset.remove_columns(
+                [*{*dataset.column_names} - {"image", "label", "file_name", "group", "openly_licensed"}]
+            )
             with atomic_file(path) as partial:
                 (_at_places(images, places) if any(places) else images).to_parquet(partial)
             write_json(record, identity)

@@ -25,7 +25,6 @@ from ..diagnosis.diagnose import write_report as write_diagnosis
 from ..diagnosis.images import (
     MASK_METHODS,
     MaskedImages,
-    check_outside,
     choose_images,
     load_labelled,
     masked_images,
@@ -56,7 +55,15 @@ from ..results.table import Run
 from ..results.tables import tables_of
 from ..results.text_table import Table
 from ..training.background_swap import BackgroundPool
-from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, weights_written, write_atomically, write_json
+from ..utils.files import (
+    RESULTS_FILE,
+    RUN_FILE,
+    check_outside,
+    read_json,
+    weights_written,
+    write_atomically,
+    write_json,
+)
 from ..utils.images import input_size
 from ..utils.publishable import public_name, public_settings
 from .candidates import (

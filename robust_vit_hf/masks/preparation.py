@@ -24,6 +24,7 @@ from ..data.registry import features_of, image_sets, open_source
 from ..data.schema import encode_image
 from ..models.digest import model_digest
 from ..models.registry import MODELS
+from ..utils.files import check_outside
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
 from .grounded import GroundedSegmentation
@@ -111,11 +112,12 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
         Numbers of rows and rejected rows of each split; empty outside the main process.
 
     Raises:
-        ValueError: an image cannot be read, the folder holds something else, or `per_class` is used without labels or
+        ValueError: an image cannot be read, the folder holds something else or is within that of the images, or `per_class` is used without labels or
             with several processes.
         FileNotFoundError: the images do not exist.
     """
     output_dir, per_class = options.output_dir, options.per_class
+    check_outside(output_dir, options.images)
     described = {name: _described(value) for name, value in options.of_the_method.items()}
     # The first process compares finished rows with the source, and writes the last shards, while the others wait.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
@@ -135,7 +137,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
                     "give images with a column `label` of integers, such as folders of classes, or leave it out."
                 )
             features = {"image": datasets.Image(), "mask": datasets.Image()}
-            features |= {name: columns[name] for name in ("label", "group") if name in columns}
+            features |= {name: columns[name] for name in ("label", "group", "openly_licensed") if name in columns}
             features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))
             masker = make_masker(options, columns)
             finish = partial(_with_masks, masker=masker, features=features)
@@ -196,10 +198,10 @@ def _open_images(
 
 
 def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Callable[[int], list[str]]:
-    """Function that returns the prompt names of a label: the class name, or the names in the prompts file.
+    """Function that returns the prompt names of a label: those in the prompts file, or the class name where it has none.
 
     Raises:
-        ValueError: the labels have no names, the file is not a JSON object, or a class has no list of names in it.
+        ValueError: the labels have no names, the file is not a JSON object, or it has another class, or no list of names for one.
     """
     label = features.get("label")
     if not isinstance(label, datasets.ClassLabel):
@@ -212,23 +214,26 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
         return {label: [name] for label, name in enumerate(names)}.get
     try:
         given = json.loads(prompts.read_text(encoding="utf-8-sig"))
-        lists = [given.get(name, given.get(key)) for name, key in zip(names, label.names, strict=True)]
+        unknown = given.keys() - {*names, *label.names}
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(
             f'`{prompts}` must be a JSON object in UTF-8 such as {{"tench": ["head", "fins"]}}: {error}.'
         ) from error
-    bad = [
-        (name, found)
-        for name, found in zip(names, lists, strict=True)
-        if not isinstance(found, list)
-        or not found
-        or not all(isinstance(text, str) and text.strip(" .") for text in found)
-    ]
-    if bad:
+    if unknown:
         raise ValueError(
-            f"`{prompts}` lacks names for {len(bad)} of {len(names)} classes, such as `{bad[0][0]}`: {json.dumps(bad[0][1])}, expected "
-            "a list of names that are not empty. Give one for every class of the images."
+            f"`{prompts}` names {len(unknown)} classes that the images do not have, such as `{min(unknown)}`: expected names such as "
+            f"`{names[0]}`."
         )
+    lists = [given.get(name, given.get(key, [name])) for name, key in zip(names, label.names, strict=True)]
+    for name, found in zip(names, lists, strict=True):
+        if (
+            not isinstance(found, list)
+            or not found
+            or not all(isinstance(text, str) and text.strip(" .") for text in found)
+        ):
+            raise ValueError(
+                f"`{prompts}` has {json.dumps(found)} for `{name}`: expected a list of names that are not empty."
+            )
     return dict(enumerate(lists)).get
 
 

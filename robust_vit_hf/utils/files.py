@@ -78,3 +78,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield folder
         path.parent.mkdir(parents=True, exist_ok=True)
         folder.replace(path)
+
+
+def check_outside(output_dir: Path, images: str | None) -> None:
+    """Refuse an output folder among the images, whose files would be images of the next run.
+
+    Args:
+        images: folder, or another source.
+
+    Raises:
+        ValueError: the output folder is within the folder of the images.
+    """
+    folder = None if images is None else Path(images)
+    if folder is not None and folder.is_dir() and output_dir.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"`{output_dir}` is within the folder of the images, `{images}`, where its files would be read as images the next time: "
+            "choose another --output_dir."
+        )
