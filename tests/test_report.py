@@ -299,6 +299,13 @@ def test_gain_and_price_by_rate_and_share(results):
     points = [(100 * point.home.mean, 100 * point.gain.mean) for point in found]
     assert through_rates.tolist() == [list(points[1]), list(points[3])]
     assert through_mixtures.tolist() == [[0, 0], list(points[0]), list(points[1])]  # and not those of the other rate
+    of_one_seed = [run for run in halves if run.seed == ours[0].seed]  # a mean over others than the chosen setting's
+    found = prices([*ours, *of_one_seed], chosen, "imagenet-a", "imagenet-1k")
+    lines = price_figure(found, {}, "INet-A", "INet val").axes[0].lines
+    assert (
+        ":" not in [line.get_linestyle() for line in lines]
+        and lines[0].get_xydata().tolist() == through_rates.tolist()
+    )
     models = {(run.model, run.learning_rate): run for run in results.runs if run.method == "robustvit"}
     of_models = [models["ViT-B", 1e-6], models["DeiT-B", 1e-5]]  # each model has its own rate
     found = prices(results.runs, of_models, "imagenet-a", "imagenet-1k")

@@ -106,7 +106,8 @@ def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str],
 
 def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
     """Gain over loss: a line through the learning rates of each method, a dotted one through its mixtures with the
-    original model, which is at the origin, and the chosen setting with its intervals."""
+    original model, which is at the origin, and the chosen setting with its intervals. A line has no points of fewer seeds than the
+    chosen setting: their means would be of other models and images."""
     figure = Figure((8.4, 4.6), layout="constrained")
     axis = figure.subplots()
     colours = [
@@ -124,10 +125,11 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
     for place, (method, points) in enumerate(found.items()):
         colour, label = colours[place % len(colours)], _label(method, labels)
         best = next(point for point in points if point.chosen and point.share == 1)
-        rates = [point for point in points if point.share == 1 and point.tuned == best.tuned]
+        alike = [point for point in points if point.seeds >= best.seeds]
+        rates = [point for point in alike if point.share == 1 and point.tuned == best.tuned]
         mixtures = [
             point
-            for point in points
+            for point in alike
             if point.share < 1 and (point.learning_rate, point.tuned) == (best.learning_rate, best.tuned)
         ]
         axis.plot(*_places(rates), color=colour, marker=".", linewidth=1.4, label=label)
