@@ -233,17 +233,16 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
 
 
 def test_a_candidate_that_diverges_is_left_out(inputs, tmp_path):
-    options = {"max_steps": 3, "max_loss": 100.0, "train_batch_size": 4, "learning_rates": [1e-4, 1e30]}
-    model, photos = inputs / "model", inputs / "photos"
-    results = [
-        robust_vit_hf.improve(model, photos, tmp_path, **options) for _ in range(2)
-    ]  # the second one trains nothing
-    for result in results:
-        (first, second) = [note for note in result.notes if "diverged" in note]
+    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3, "--learning_rates", 1e-4, 1e30]
+    verdicts = []
+    for _ in range(2):  # the second one trains nothing
+        succeed("improve", *options)
+        verdicts.append(json.loads((tmp_path / "out" / "verdict.json").read_text()))
+        first, second = [note for note in verdicts[-1]["notes"] if "diverged" in note]
         assert (
             first == "swap, learning rate 1e+30, 1 steps diverged, and is left out." and "swap and relevance" in second
         )
-    assert results[0].verdict == results[1].verdict and "1e+30" not in (tmp_path / "candidates.md").read_text()
+    assert verdicts[0] == verdicts[1] and "1e+30" not in (tmp_path / "out" / "candidates.md").read_text()
 
 
 def test_settings_bind_the_folder_when_a_candidate_is_complete(inputs, tmp_path, monkeypatch):
@@ -251,9 +250,10 @@ def test_settings_bind_the_folder_when_a_candidate_is_complete(inputs, tmp_path,
         raise ValueError("no training today")
 
     monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", fails)
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
     for bound in (3, 6):
-        assert "no training today" in call("improve", *options_of(inputs, tmp_path), "--max_loss", bound).error
-        assert json.loads((tmp_path / "inputs.json").read_text())["max_loss"] == bound
+        assert "no training today" in call("improve", *options, "--max_loss", bound).error
+        assert json.loads((tmp_path / "out" / "inputs.json").read_text())["max_loss"] == bound
 
 
 def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
@@ -261,7 +261,7 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
         raise TrainingInterrupted("SIGTERM has stopped the training after step 2. Resume with an option.", 143)
 
     monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", stopped)
-    result = call("improve", *options_of(inputs, tmp_path), "--max_steps", 3)
+    result = call("improve", *with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3)
     assert result.status == 143 and "Resume with an option" not in result.err
     assert "after step 2 of swap, learning rate 0.0003, 1 steps. Start the same command again" in result.err
 
@@ -269,7 +269,7 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
 def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
     """A model that nothing improves: it says so, writes no weights, and ends well."""
     result = robust_vit_hf.improve(
-        str(inputs / "model"), str(inputs / "photos"), tmp_path, max_steps=3, learning_rates=[1e-12], max_loss=0.0
+        inputs / "model", inputs / "photos", tmp_path, max_steps=3, learning_rates=[1e-12], max_loss=0.0
     )
     assert result.outcome == "kept" and result.verdict.startswith("It did not help: keep your model.")
     assert not (tmp_path / "model.safetensors").exists()
