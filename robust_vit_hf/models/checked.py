@@ -1,12 +1,13 @@
 """Loading of weights of transformers that reports what is missing, and refuses what does not fit."""
 
 from pickle import UnpicklingError
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 
-def load_checked(model_class: type, name: str, **options) -> tuple[PreTrainedModel, dict[str, list]]:
+def load_checked(model_class: Any, name: str, **options) -> tuple[PreTrainedModel, dict[str, list]]:
     """Load a model of transformers.
 
     Args:

@@ -162,14 +162,16 @@ def _drawn_within(
     kinds = 2 ** len(sides)
     found = np.bincount(kinds * numbers + outcomes, minlength=kinds * len(shares)).reshape(len(shares), kinds)
     counts, rng = found.sum(axis=1), np.random.default_rng(zlib.crc32(result.name.encode()))
-    worst, average = ({side: [] for side in sides} for _ in range(2))
+    worst: dict[str, list[float]] = {side: [] for side in sides}
+    average: dict[str, list[float]] = {side: [] for side in sides}
     for resample in range(1 + NUM_RESAMPLES):
         drawn = rng.multinomial(counts, found / counts[:, None]) if resample else found
         for bit, side in enumerate(sides):
             top1 = drawn[:, [kind for kind in range(kinds) if kind >> bit & 1]].sum(axis=1) / counts
             worst[side].append(top1.min())
             average[side].append(top1 @ shares)
-    return tuple({side: np.array(values) for side, values in of_sides.items()} for of_sides in (worst, average))
+    first, second = ({side: np.array(values) for side, values in of.items()} for of in (worst, average))
+    return first, second
 
 
 def worst_group_table(results: Results) -> Table | None:
