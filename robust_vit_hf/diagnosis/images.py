@@ -17,7 +17,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..class_names.label_mapping import align_labels
-from ..data.identity import dataset_identity
+from ..data.identity import dataset_identity, paths_of
 from ..data.layouts.columns import has_parquet
 from ..data.masked_dataset import check_columns, check_rows, load_masked_dataset, mask_origin
 from ..data.parquet_writer import read_settings
@@ -262,9 +262,8 @@ def _make_masks(
         chosen: list[str | None] = [None]
         if state.is_main_process:  # which tells the others
             names = tuple(getattr(dataset.features["label"], "names", None) or ())
-            beside = sorted(
-                place for place in folder.parent.iterdir() if place.is_dir()
-            )  # the other parts of `improve`
+            # Masks of the other parts of `improve` are beside these.
+            beside = sorted(place for place in folder.parent.iterdir() if place.is_dir())
             known_methods = [read_settings(place).get("train", {}).get("method") for place in beside]
             chosen = [next(filter(None, known_methods), None) or _available(names)]
         (method,) = broadcast_object_list(chosen)
@@ -289,13 +288,9 @@ def _make_masks(
 def _places(dataset: datasets.Dataset) -> list[str | None]:
     """Absolute paths of images that are files, which may have been moved since, or are named from elsewhere."""
     places: list[str | None] = []
-    for table in dataset.with_format("arrow").iter(1000):
-        images = table["image"].combine_chunks()
-        for path, in_table in zip(
-            images.field("path").to_pylist(), images.field("bytes").is_valid().to_pylist(), strict=True
-        ):
-            is_file = path is not None and not in_table and Path(path).is_file()
-            places.append(str(Path(path).absolute()) if is_file else None)
+    for table in dataset.select_columns("image").with_format("arrow").iter(1000):
+        for path in paths_of(table["image"].combine_chunks()):
+            places.append(str(Path(path).absolute()) if path is not None and Path(path).is_file() else None)
     return places
 
 
