@@ -45,32 +45,6 @@ def check_counts(diagnosis: Diagnosis, what: str) -> None:
         )
 
 
-def training_config(folder: Path, candidate: Candidate, options: ImproveOptions, session: Session) -> RobustViTConfig:
-    """Config of a candidate's training."""
-    config = RobustViTConfig(
-        output_dir=str(folder),
-        max_steps=candidate.steps,
-        learning_rate=candidate.learning_rate,
-        lr_scheduler_type="cosine",  # whatever the number of images, unlike a decay by epochs
-        per_device_train_batch_size=options.train_batch_size,
-        seed=options.seed,
-        eval_strategy="no",
-        save_strategy="steps" if candidate.steps == options.max_steps else "no",
-        save_steps=SAVE_STEPS,
-        load_best_model_at_end=False,
-        logging_strategy="no",
-        report_to="none",
-        bf16=options.bf16,
-        use_cpu=session.accelerator.device.type == "cpu",
-        backgrounds=options.backgrounds,
-        **candidate.options,
-    )
-    config._n_gpu = min(
-        config.n_gpu, 1
-    )  # all work is on the session's GPU: with more, the Trainer would split batches
-    return config
-
-
 @dataclass(frozen=True)
 class Trials:
     """Trains candidates and measures them on the images that choose.
@@ -133,7 +107,25 @@ class Trials:
         if (folder / RUN_FILE).is_file():  # written after the weights
             return load_model(str(folder)).to(self.session.accelerator.device)
         set_seed(self.options.seed)
-        config = training_config(folder, candidate, self.options, self.session)
+        config = RobustViTConfig(
+            output_dir=str(folder),
+            max_steps=candidate.steps,
+            learning_rate=candidate.learning_rate,
+            lr_scheduler_type="cosine",  # whatever the number of images, unlike a decay by epochs
+            per_device_train_batch_size=self.options.train_batch_size,
+            seed=self.options.seed,
+            eval_strategy="no",
+            save_strategy="steps" if candidate.steps == self.options.max_steps else "no",
+            save_steps=SAVE_STEPS,
+            load_best_model_at_end=False,
+            logging_strategy="no",
+            report_to="none",
+            bf16=self.options.bf16,
+            use_cpu=self.session.accelerator.device.type == "cpu",
+            backgrounds=self.options.backgrounds,
+            **candidate.options,
+        )
+        config._n_gpu = min(config.n_gpu, 1)  # the session's GPU: with more, the Trainer would split batches
         model, processor = load_model(self.options.model), self._side.processor
         trainer = RobustViTTrainer(model, config, self.train, processing_class=processor)
         trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
