@@ -112,8 +112,8 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
         Numbers of rows and rejected rows of each split; empty outside the main process.
 
     Raises:
-        ValueError: an image cannot be read, the folder holds something else or is within that of the images, or `per_class` is used without labels or
-            with several processes.
+        ValueError: an image cannot be read, the folder holds something else or is within that of the images, or `per_class` is
+            used without labels or with several processes.
         FileNotFoundError: the images do not exist.
     """
     output_dir, per_class = options.output_dir, options.per_class
