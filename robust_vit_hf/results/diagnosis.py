@@ -8,6 +8,7 @@ import numpy as np
 
 from ..data.composition import CONDITIONS
 from .bootstrap import CONFIDENCE, Difference, Interval, interval_of, resampled_means
+from .reliance import object_focus
 from .text_table import Table
 
 
@@ -176,8 +177,7 @@ class Diagnosis:
         )
         found: dict[str, Interval] = {name: interval_of(values[name], resampled[name]) for name in names}
         if {"bg_gap", "original"} <= found.keys() and found["original"].mean > 0:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                focus = 1 - resampled["bg_gap"] / resampled["original"]
+            focus = object_focus(resampled["original"], resampled["bg_gap"])
             low, high = np.nanquantile(focus, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
             mean = 1 - found["bg_gap"].mean / found["original"].mean
             found["object_focus"] = Interval(mean, float(low), float(high))

@@ -33,20 +33,25 @@ class Measure(NamedTuple):
     of_imagenet: bool = False
 
 
-def _object_focus(whole: np.ndarray, same: np.ndarray, rand: np.ndarray) -> np.ndarray:
+def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """1 − BG-Gap / top-1 on images as they are, arrays of one shape; NaN where no image is right as it is."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(whole > 0, 1 - (same - rand) / whole, np.nan)
+        return np.where(whole > 0, 1 - gap / whole, np.nan)
+
+
+def _focus_of_sets(whole: np.ndarray, same: np.ndarray, rand: np.ndarray) -> np.ndarray:
+    return object_focus(whole, same - rand)
 
 
 _MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
 # Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
 MEASURES = (
     Measure("ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`", _MIXED, np.subtract, Difference),
-    Measure("ImageNet-9: Object Focus, 1 − BG-Gap / `original`", ("imagenet-9-original", *_MIXED), _object_focus),
+    Measure("ImageNet-9: Object Focus, 1 − BG-Gap / `original`", ("imagenet-9-original", *_MIXED), _focus_of_sets),
     Measure(
         "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet",
         ("imagenet-1k", *_MIXED),
-        _object_focus,
+        _focus_of_sets,
         of_imagenet=True,
     ),
     Measure(
@@ -85,7 +90,7 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
             "composing": top1["original"] - top1["mixed_same"],
             "bg_gap": top1["mixed_same"] - top1["mixed_rand"],
         }
-        focus = _object_focus(top1["original"], top1["mixed_same"], top1["mixed_rand"])
+        focus = object_focus(top1["original"], differences["bg_gap"])
         found[side] = {name: resampled_interval(values, count) for name, values in top1.items()}
         found[side] |= {name: resampled_interval(values, count, Difference) for name, values in differences.items()}
         if not np.isnan(focus[0]):
