@@ -215,7 +215,8 @@ def test_a_comparison(model, photographs, tmp_path):
     report = robust_vit_hf.diagnose(str(model), str(photographs), compare=str(better), output_dir=tmp_path / "out")
     assert report.verdict.startswith("Before: ") and "\nAfter: " in report.verdict
     assert report.table.head == ["measure", "before", "after", "change"]
-    assert len(report.figure().axes) == 6 * len(CONDITIONS)
+    (axis,) = report.figure().axes
+    assert len(axis.images) == 6 * len(CONDITIONS)
     before, after = (report.diagnoses[side].measures["mixed_rand"].mean for side in ("before", "after"))
     changed = {row[0]: row[3] for row in report.table.rows}["top-1 `mixed_rand`"]
     assert changed.startswith(f"{100 * (after - before):+.1f} [")

@@ -86,24 +86,26 @@ def composed_images(
 def strip_figure(examples: Sequence[Composed], conditions: Sequence[str] = tuple(CONDITIONS)) -> Figure:
     """Figure with a row for each image, with the predictions under each condition: green for the right class, red for
     the class of the background."""
-    sides = list(examples[0].predicted)
-    figure = Figure((1.5 * len(conditions), (1.75 + 0.17 * len(sides)) * len(examples)), layout="constrained")
-    for row, (axes, example) in enumerate(
-        zip(figure.subplots(len(examples), len(conditions), squeeze=False), examples, strict=True)
-    ):
-        for axis, name in zip(axes, conditions, strict=True):
-            axis.set_xticks([]), axis.set_yticks([])
-            axis.spines[:].set_visible(False)
+    sides, width = list(examples[0].predicted), 1.4  # of a picture, in inches
+    height = width * max(picture.height / picture.width for picture in examples[0].pictures.values())
+    pitch = height + 0.25 + 0.12 * len(sides)  # of rows, with one line above and those of the sides below
+    figure = Figure((0.3 + (width + 0.1) * len(conditions), 0.15 + pitch * len(examples)))
+    # In inches from the top left, since axes of its own for each picture take ten times as long to draw.
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
+    axis.axis("off")
+    for row, example in enumerate(examples):
+        top = 0.35 + pitch * row
+        axis.text(0.15, top + height / 2, plain(example.label), fontsize=8, rotation=90, ha="center", va="center")
+        for column, name in enumerate(conditions):
+            left = 0.3 + (width + 0.1) * column
+            middle = left + width / 2
             if any(example.predicted[side][name] is not None for side in sides):
-                axis.imshow(example.pictures[name])
+                axis.imshow(example.pictures[name], extent=(left, left + width, top + height, top))
             for line, side in enumerate(sides):
                 predicted, colour = example.predicted[side][name] or "–", COLOURS[example.kind(side, name)]
-                text = f"{side}: {predicted}" if len(sides) > 1 else predicted
-                axis.text(
-                    0.5, -0.03 - 0.12 * line, plain(text), fontsize=7, color=colour,
-                    ha="center", va="top", transform=axis.transAxes,
-                )  # fmt: skip
-            title = f"on {example.donor}" if name == "mixed_rand" else ""
-            axis.set_title("\n".join(filter(None, [name if row == 0 else "", plain(title)])), fontsize=7)
-        axes[0].set_ylabel(plain(example.label), fontsize=8)
+                text = plain(f"{side}: {predicted}" if len(sides) > 1 else predicted)
+                below = top + height + 0.03 + 0.12 * line
+                axis.text(middle, below, text, fontsize=7, color=colour, ha="center", va="top")
+            titles = [name if row == 0 else "", plain(f"on {example.donor}" if name == "mixed_rand" else "")]
+            axis.text(middle, top - 0.03, "\n".join(filter(None, titles)), fontsize=7, ha="center", va="bottom")
     return figure
