@@ -40,7 +40,8 @@ class Range:
 
     def __str__(self) -> str:
         if self.high < math.inf:
-            return f"> {self.low:g} and ≤ {self.high:g}" if self.above else f"from {self.low:g} to {self.high:g}"
+            low, high = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in (self.low, self.high))
+            return f"> {low} and ≤ {high}" if self.above else f"from {low} to {high}"
         if self.low > -math.inf:
             return f"{'>' if self.above else '≥'} {self.low:g}"
         return "to be finite"
@@ -104,6 +105,8 @@ class Options:
     def __post_init__(self):
         for name, declared in declared_options(type(self)).items():
             value = getattr(self, name)
+            if value == "" and declared.default != "":  # as by a variable of the shell that is not set
+                raise ValueError(f"Expected `{name}` not to be empty.")
             if Path in declared.types and isinstance(value, str):
                 setattr(self, name, Path(value))
             elif isinstance(value, Path) and str in declared.types and Path not in declared.types:
@@ -185,7 +188,7 @@ class Declared:
         if parse is not None:
             return parse(text)
         if Path in types:
-            return Path(text)
+            return text and Path(text)
         if bool in types and text.lower() in WORDS:
             return WORDS[text.lower()]
         return parse_number(text, types)
@@ -261,4 +264,5 @@ def check_option(name: str, value: Any, types: Set[type], allowed: Range | None 
         got = "nothing (null)" if value is None else NAMES.get(type(value), f"a {type(value).__name__}")
         raise ValueError(f"Expected `{name}` to be {expected}, but got {got}{quotes}.")
     if isinstance(value, Real) and value not in (allowed or Range()):
-        raise ValueError(f"Expected `{name}` {allowed or Range()}, but got {value}.")
+        finite = " and finite" if allowed is not None and allowed.high == math.inf and not math.isfinite(value) else ""
+        raise ValueError(f"Expected `{name}` {allowed or Range()}{finite}, but got {value}.")
