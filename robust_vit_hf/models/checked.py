@@ -3,6 +3,7 @@
 from pickle import UnpicklingError
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -19,7 +20,7 @@ def load_checked(model_class: Any, name: str, **options) -> tuple[PreTrainedMode
 
     Raises:
         OSError: there is no such model.
-        ValueError: the weights file is corrupt, or has other shapes.
+        ValueError: the weights file is corrupt, or has other shapes; or the configuration has values that no model has.
     """
     try:
         model, loading = model_class.from_pretrained(
@@ -31,6 +32,11 @@ def load_checked(model_class: Any, name: str, **options) -> tuple[PreTrainedMode
         raise ValueError(pickle_problem(name)) from error
     except (SafetensorError, EOFError, RuntimeError) as error:
         raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
+    except (ArithmeticError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        # transformers builds the model before it looks at the values.
+        raise ValueError(
+            f"`{name}` cannot be loaded: its `config.json` does not describe a model. {type(error).__name__}: {error}"
+        ) from error
     if mismatched := sorted(loading["mismatched_keys"]):
         shapes = "; ".join(
             f"`{key}` {tuple(found)}, expected {tuple(wanted)}" for key, found, wanted in mismatched[:4]

@@ -48,8 +48,8 @@ def load_model(
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights do not fit, see [`timm_to_hf`], or are NaN or infinite; the name is CLIP's, without classes; or the
-            model's head cannot be replaced.
+        ValueError: weights do not fit, see [`timm_to_hf`], or are NaN or infinite; classes are not named; the name is CLIP's, without
+            classes; or the model's head cannot be replaced.
     """
     if classes is None:
         model = _load(name, trust_remote_code)
@@ -57,6 +57,11 @@ def load_model(
         model = load_zero_shot(resolve(name), classes, templates)
     else:
         model = with_new_head(_load(name, trust_remote_code, with_head=False), classes)
+    names = model.config.id2label
+    if [*names] != [*range(len(names))] or not all(isinstance(each, str) for each in names.values()):
+        raise ValueError(
+            f"`id2label` in the `config.json` of `{name}` is {names}, expected a text for each class from 0 to {len(names) - 1}, in order."
+        )
     if bad := non_finite_weights(model):
         raise ValueError(
             f"`{name}` has {len(bad)} weights with NaN or infinite values, such as `{bad[0]}`: its training has diverged, or "

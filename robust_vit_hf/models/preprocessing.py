@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -76,7 +78,8 @@ def load_processor(
 
     Raises:
         OSError: preset `native` or `model`, but no processor is saved with the model.
-        ValueError: the model has no image size, or timm's configuration states no preprocessing.
+        ValueError: the model has no image size, timm's configuration states no preprocessing, or the saved processor is damaged
+            or has a mean or standard deviation that is no number for each channel.
     """
     from transformers import AutoImageProcessor
     from transformers.utils.peft_utils import find_adapter_config_file
@@ -94,8 +97,11 @@ def load_processor(
         if preset == "model":
             return own_processor(config, size)
         return make_image_processor(preset, size, native_processor(config))
+    if Path(source).is_dir():
+        read_json(Path(source, "preprocessor_config.json"))  # transformers calls a damaged file missing
     try:
         saved = AutoImageProcessor.from_pretrained(source)
+        _check_statistics(saved, name, getattr(model.config, "num_channels", 3))
     except OSError as error:
         if adapter := find_adapter_config_file(source):  # saved without one: that of its base
             base = read_json(Path(adapter))["base_model_name_or_path"]
@@ -114,6 +120,25 @@ def load_processor(
         crop = saved.crop_size if getattr(saved, "do_center_crop", False) else None
         image_size = (crop["height"], crop["width"]) if crop else model.config.image_size
     return make_image_processor(preset, image_size, saved)
+
+
+def _check_statistics(processor: BaseImageProcessor, name: str, num_channels: int) -> None:
+    """Refuse a mean or standard deviation that makes every logit NaN, or that does not fit the channels.
+
+    Raises:
+        ValueError: names the model and the setting.
+    """
+    for setting, low in {"image_mean": -math.inf, "image_std": 0.0}.items():
+        values = getattr(processor, setting, None)
+        values = [*values] if isinstance(values, tuple) else values
+        if values is None or not getattr(processor, "do_normalize", True):
+            continue
+        numbers = isinstance(values, list) and all(isinstance(value, Real) for value in values)
+        if not numbers or len(values) != num_channels or not all(low < value < math.inf for value in values):
+            expected = "a finite number" if low < 0 else "a number above 0"
+            raise ValueError(
+                f"`{setting}` of the image processor of `{name}` is {values}, expected {expected} for each of {num_channels} channels."
+            )
 
 
 def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:

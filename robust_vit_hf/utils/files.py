@@ -34,19 +34,22 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict | None:
-    """Read a JSON file; `None` if it does not exist.
+    """Read a JSON object from a file; `None` if it does not exist.
 
     Raises:
-        ValueError: the file is not JSON; names the file.
+        ValueError: the file is not JSON, or holds something else; names the file.
     """
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(
             f"`{path}` is not valid JSON, and may be cut off: {error}. Delete it, or restore it."
         ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"`{path}` holds no JSON object. Delete it, or restore it.")
+    return found
 
 
 @contextmanager
@@ -80,18 +83,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         folder.replace(path)
 
 
-def check_outside(output_dir: Path, images: str | None) -> None:
-    """Refuse an output folder among the images, whose files would be images of the next run.
+def check_output_dir(output_dir: Path, *images: str | None) -> None:
+    """Refuse an output folder that is a file, or among the images or masks, whose files would be images of the next run.
 
     Args:
-        images: folder, or another source.
+        images: folders, or other sources.
 
     Raises:
-        ValueError: the output folder is within the folder of the images.
+        ValueError: the output folder is within one of the folders.
+        NotADirectoryError: it is a file, or below one.
     """
-    folder = None if images is None else Path(images)
-    if folder is not None and folder.is_dir() and output_dir.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            f"`{output_dir}` is within the folder of the images, `{images}`, where its files would be read as images the next time: "
-            "choose another --output_dir."
+    for source in images:
+        folder = None if source is None else Path(source)
+        if folder is not None and folder.is_dir() and output_dir.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"`{output_dir}` is within `{source}`, where its files would be read as images the next time: choose another "
+                "--output_dir."
+            )
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(
+            f"`{existing}` is a file, so that `{output_dir}` cannot be a folder: choose another --output_dir."
         )
