@@ -165,7 +165,7 @@ def test_the_output_folder_is_free(inputs, tmp_path):
         ["improve", *options_of(inputs, inputs / "photos" / "out")],
         [*command, inputs / "photos" / "out"],
     ):
-        assert "is within the folder of the images, " in call(*arguments).error
+        assert "where its files would be read as images the next time" in call(*arguments).error
     assert files_below(inputs / "model") == before and not (inputs / "photos" / "out").exists()
 
 

@@ -351,7 +351,7 @@ def test_prompts_of_some_classes(tmp_path):
 def test_the_output_is_not_among_the_images(tmp_path, vit):
     formats.image_folder(tmp_path / "photos", masked_rows(2))
     error = call(*command("tokencut", tmp_path / "photos", tmp_path / "photos" / "masks", "--model", vit)).error
-    assert "photos/masks` is within the folder of the images" in error
+    assert "photos/masks` is within `" in error
 
 
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):

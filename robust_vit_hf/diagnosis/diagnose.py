@@ -21,7 +21,7 @@ from ..results.diagnosis import Diagnosis, diagnosis_tables
 from ..results.reliance import OF_CONDITIONS, imagenet_9_measures
 from ..results.text_table import Table
 from ..utils.environment import environment
-from ..utils.files import RESULTS_FILE, check_outside, write_atomically, write_json
+from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import save_composed
 from .images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
@@ -123,7 +123,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    check_outside(folder, options.dataset)
+    check_output_dir(folder, options.dataset, options.masks)
     preset = resolve_preset(options.preset, options.model, options.compare)
     with open_session(options, preset, folder, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -113,15 +114,17 @@ def _with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> dat
     place, found, suffixes = folder / split if (folder / split).is_dir() else folder, {}, readable_suffixes()
     for path in sorted(place.rglob("*")):
         if path.suffix.lower() in suffixes:
-            name = path.relative_to(place).with_suffix("").as_posix()
+            name = _stem(path.relative_to(place).as_posix())
             if name in found:
                 raise ValueError(f"`{found[name]}` and `{path}` are masks of one image: leave one of them.")
             found[name] = path
     files = dataset.with_format(None)["file_name"]
-    names = [name and PurePosixPath(name).with_suffix("").as_posix() for name in files]
+    names = [name and _stem(name) for name in files]
     kept = [index for index, name in enumerate(names) if name in found]
     taken: dict[str, str] = {}
     for index in kept:
+        if taken.get(names[index]) == files[index]:
+            raise ValueError(f"The images have `{files[index]}` twice, which has one mask: leave one of them.")
         if names[index] in taken:
             raise ValueError(
                 f"`{found[names[index]]}` is the mask of `{taken[names[index]]}` and of `{files[index]}`, which differ in their suffix "
@@ -139,6 +142,11 @@ def _with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> dat
     rows = dataset.select(kept)
     rows = rows.remove_columns("mask") if "mask" in rows.column_names else rows
     return rows.add_column("mask", [str(found[names[index]]) for index in kept]).cast_column("mask", datasets.Image())
+
+
+def _stem(name: str) -> str:
+    """Name of a file without its suffix. macOS writes accents as letters of their own."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).with_suffix("").as_posix())
 
 
 def masked_images(

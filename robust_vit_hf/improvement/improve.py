@@ -58,7 +58,7 @@ from ..training.background_swap import BackgroundPool
 from ..utils.files import (
     RESULTS_FILE,
     RUN_FILE,
-    check_outside,
+    check_output_dir,
     read_json,
     weights_written,
     write_atomically,
@@ -226,7 +226,7 @@ def _check_folder(options: ImproveOptions) -> None:
         ValueError: it is among the images, or holds a model or results of another command.
     """
     folder = options.output_dir
-    check_outside(folder, options.dataset)
+    check_output_dir(folder, options.dataset, options.masks)
     if not (folder / INPUTS_FILE).is_file():
         for name in ("config.json", "adapter_config.json", RUN_FILE, RESULTS_FILE):
             if (folder / name).is_file():
@@ -240,12 +240,20 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
     are checked where they are read.
 
     Raises:
-        ValueError: they are of others, or images of one part are in another.
+        ValueError: they are of others, or images of one part are in another or among the backgrounds.
     """
     images = {
         name: {digest for row in undecoded_rows(rows) if (digest := _content(row["image"]))}
         for name, rows in parts.items()
     }
+    processor = session.sides["before"].processor
+    pool = None if options.backgrounds is None else BackgroundPool(options.backgrounds, processor)
+    if pool is not None:
+        pictures = {xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pool.paths}
+        if shared := len(pictures & (images["choosing"] | images["reporting"])):
+            raise ValueError(
+                f"{shared} pictures of `{options.backgrounds}` are validation images, which would be trained on: take them out."
+            )
     for first, second in combinations(parts, 2):
         if shared := len(images[first] & images[second]):
             raise ValueError(
@@ -258,10 +266,9 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
     inputs["masks"] = options.masks if options.masks in MASK_METHODS else None
     inputs |= {"model": session.sides["before"].digest, "precision": session.accelerator.mixed_precision}
     inputs |= {f"images ({name})": dataset_identity(rows) for name, rows in parts.items()}
-    processor = session.sides["before"].processor
     inputs["processor"] = json.loads(processor.to_json_string())
-    if options.backgrounds is not None:
-        inputs["pictures"] = BackgroundPool(options.backgrounds, processor).identity()
+    if pool is not None:
+        inputs["pictures"] = pool.identity()
     inputs = json.loads(json.dumps(inputs))
     path, candidates = options.output_dir / INPUTS_FILE, options.output_dir / CANDIDATES_FOLDER
     known = read_json(path)
@@ -290,9 +297,15 @@ def _check_parts(session: Session, masked: dict[str, MaskedImages], options: Imp
     """Check before the first training that the images can tell what they are for. The original's measurement is kept.
 
     Raises:
-        ValueError: of the images that choose or report, one class is left, no object can be put on another background, or one has
-            no group.
+        ValueError: of the images that train by swap, choose or report, one class is left, no object can be put on another background,
+            or one has no group.
     """
+    train = masked["train"].dataset
+    if options.method is None and options.backgrounds is None and len(train.with_format(None).unique("label")) < 2:
+        raise ValueError(
+            f"Of the training images, {len(train)} with a usable mask are left, all of one class, and the swap takes the backgrounds of "
+            "other classes: give images of two classes, or pictures to --backgrounds."
+        )
     for name, what in (("choosing", "choose"), ("reporting", "report")):
         rows = masked[name].dataset
         groups_of(rows, name)
@@ -333,8 +346,14 @@ def _check_masks_apart(train: datasets.Dataset, validation: datasets.Dataset, op
     """Refuse files of masks that images of both splits have, whose names begin anew in each."""
     if options.masks in (None, *MASK_METHODS) or has_parquet(Path(options.masks)):
         return
-    files = [{mask["path"] for mask in undecoded(rows.select_columns("mask"))["mask"]} for rows in (train, validation)]
-    if shared := sorted(files[0] & files[1]):
+    first, second = (
+        {row["mask"]["path"]: row["image"]["path"] for row in undecoded(rows.select_columns(["image", "mask"]))}
+        for rows in (train, validation)
+    )
+    # Of an image that is in both splits, `_check_inputs` tells.
+    if shared := sorted(
+        mask for mask in first.keys() & second.keys() if first[mask] is None or first[mask] != second[mask]
+    ):
         raise ValueError(
             f"`{shared[0]}` is the mask of an image of `{options.train_split}` and of one of `{options.eval_split}`: put the masks "
             f"into `{options.train_split}/` and `{options.eval_split}/` in `{options.masks}`."

@@ -57,6 +57,8 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise ValueError("--learning_rates has a rate twice: leave one of them.")
         if self.backgrounds is not None and self.method is not None:
             raise ValueError("--backgrounds are those of the swap: leave out --method")
         if self.train_batch_size == 1 and self.method is None and self.backgrounds is None:

@@ -24,7 +24,7 @@ from ..data.registry import features_of, image_sets, open_source
 from ..data.schema import encode_image
 from ..models.digest import model_digest
 from ..models.registry import MODELS
-from ..utils.files import check_outside
+from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
 from .grounded import GroundedSegmentation
@@ -117,7 +117,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
         FileNotFoundError: the images do not exist.
     """
     output_dir, per_class = options.output_dir, options.per_class
-    check_outside(output_dir, options.images)
+    check_output_dir(output_dir, options.images)
     described = {name: _described(value) for name, value in options.of_the_method.items()}
     # The first process compares finished rows with the source, and writes the last shards, while the others wait.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
