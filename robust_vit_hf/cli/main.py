@@ -93,6 +93,7 @@ def _one_line(error: BaseException) -> str:
     text = str(error)
     if text.startswith("Caught "):  # by torch in a data loader worker, with its traceback before the message
         text = text.rpartition(f"\n{type(error).__name__}: ")[2]
+    text = text.replace(":\n  ", ": ").replace("\n  ", "; ")  # lists of ours
     message = _hide_tokens(" ".join(text.split())) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)

@@ -78,6 +78,8 @@ def load_masked_dataset(
         loaders = {name: partial(_load_images, images, name, streaming) for name in images.folders}
         return _slice_of(loaders, split, path)
     check_no_pattern(folder)
+    if folder.is_file() and folder.suffix != ".parquet":
+        raise ValueError(f"`{path}` is a file, expected a folder of images or parquet files, or one parquet file.")
     if folder.suffix == ".parquet":
         return _load("parquet", path, split, streaming, data_files={"train": path})
     if not folder.exists() and "/" not in path:
@@ -274,13 +276,13 @@ def check_rows(
 
     if problems:
         raise ValueError(
-            f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}\n"
+            f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}.\n"
             "Repair them, or leave them out with `dataset.filter` or `dataset.select`."
         )
     found = f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full"
     if uninformative and bad_masks == "refuse":
         raise ValueError(
-            f"{found}:\n{_head(uninformative)}\nRepair them, or leave these rows out with `bad_masks='skip'`."
+            f"{found}:\n{_head(uninformative)}.\nRepair them, or leave these rows out with `bad_masks='skip'`."
         )
     if not kept:
         raise ValueError(f"The {name} dataset has no row with a usable mask ({len(dataset)} rows).")

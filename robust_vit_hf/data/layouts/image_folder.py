@@ -175,7 +175,7 @@ class ImageFolder:
                 row = {}
                 for key, value in given.items():
                     if key != "file_name" and not key.endswith("_file_name"):
-                        row[key] = value
+                        row[key] = None if key == "label" and value == "" else value  # CSV has no other word for none
                         continue
                     column = "image" if key == "file_name" else key.removesuffix("_file_name")
                     pictures[column] = None
@@ -229,7 +229,18 @@ def _files_below(root: Path) -> Iterator[str]:
         base = Path(place).relative_to(root)
         for name in sorted(files):
             if not name.startswith("."):
-                yield (base / name).as_posix()
+                path = (base / name).as_posix()
+                if not _is_text(path):
+                    raise ValueError(f"`{root}` has a file whose name is not UTF-8, {os.fsencode(path)!r}: rename it.")
+                yield path
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8, as of archives made on other systems
+        return False
+    return True
 
 
 def _is_image(name: str) -> bool:
