@@ -1,0 +1,92 @@
+"""What was promised of hostile, damaged and wrong inputs. `python -m tests.test_attacks` writes their table into the docs."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from robust_vit_hf.results.text_table import Table
+
+from .helpers.attacks import ATTACKS, Attack, Inputs
+from .helpers.commands import call
+from .helpers.tiny import ROOT
+
+
+PAGE = ROOT / "docs" / "reliability.md"
+BLOCK = re.compile(r"(<!-- attacks -->\n).*(<!-- end of attacks -->)", re.DOTALL)
+IMPROVE_OPTIONS = {"--max_steps": 1, "--learning_rates": 1e-4, "--train_batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("untouched")
+    Inputs(root).write()
+    return root
+
+
+@pytest.fixture(scope="module")
+def complete(untouched, tmp_path_factory) -> dict[str, Path]:
+    """Inputs beside what a command made of them."""
+    roots = {}
+    for command in ("diagnose", "improve"):
+        roots[command] = tmp_path_factory.mktemp("complete") / command
+        shutil.copytree(untouched, roots[command])
+        completed = call(*command_of(command, Inputs(roots[command])))
+        assert completed.status == 0, completed.err
+    return roots
+
+
+def command_of(command: str, inputs: Inputs, given: list | None = None) -> list:
+    """Words of a command, with other options if some are given."""
+    options = {
+        "--model": inputs.model,
+        "--dataset": inputs.photos,
+        "--masks": inputs.masks,
+        "--output_dir": inputs.root / "out",
+    }
+    options |= IMPROVE_OPTIONS if command == "improve" else {}
+    words = [word for name, value in options.items() if name not in (given or []) for word in (name, value)]
+    return [command, *words, *(given or [])]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=[f"{attack.command} {attack.what}" for attack in ATTACKS])
+def test_attack(attack: Attack, untouched, request, tmp_path, datasets_cache, caplog):
+    root = tmp_path / "r"
+    base = request.getfixturevalue("complete")[attack.command] if attack.after else untouched
+    shutil.copytree(base, root)
+    given = attack.change(Inputs(root))
+    given = given if isinstance(given, list) and given and str(given[0]).startswith("--") else None
+    completed = call(*command_of(attack.command, Inputs(root), given))
+    if attack.refused is not None:
+        assert attack.refused.replace("{root}", str(root)) in completed.error
+        return
+    assert completed.status == 0, completed.err
+    if attack.command == "diagnose":
+        assert json.loads((root / "out" / "results.json").read_text())["num_images"] == attack.images
+    else:
+        assert json.loads((root / "out" / "verdict.json").read_text())["verdict"] in completed.out
+    assert attack.told in caplog.text + completed.out and "Warning" not in completed.err
+
+
+def table_of_attacks() -> str:
+    rows = [[attack.command, _cell(attack.what), _cell(attack.promise)] for attack in ATTACKS]
+    return Table("", ["command", "attack", "promise"], rows).markdown()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def with_table(page: str) -> str:
+    return BLOCK.sub(lambda found: f"{found[1]}\n{table_of_attacks()}\n\n{found[2]}", page)
+
+
+def test_the_table_in_the_docs_is_of_these_attacks():
+    page = PAGE.read_text()
+    assert BLOCK.search(page) and with_table(page) == page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text()))
