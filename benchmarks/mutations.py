@@ -1,0 +1,193 @@
+"""Would the tests notice? Small faults are put into the code one by one, and the tests of the part are run.
+
+    python benchmarks/mutations.py --jobs 2                # an hour on two cores; writes benchmarks/mutations.json
+    python benchmarks/mutations.py --only sweep.py
+
+A fault is caught if a test fails. It runs in a worktree of the last commit, which it deletes. Those that no test catches are printed:
+they need a test, or are equivalent.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "mutations.json"
+LIMIT = 900  # seconds; a fault that never ends is caught
+
+
+class Mutation(NamedTuple):
+    """A fault: text of a file, which is there once, what stands in its place, and files of tests."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+# fmt: off
+MUTATIONS = [
+    Mutation("metrics/streaming.py", 'self.num_images += len(batch["usable"])', 'self.num_images = len(batch["usable"])', "metrics robust_accuracy"),
+    Mutation("metrics/streaming.py", "if value != -1]", "if value != 0]", "metrics robust_accuracy"),
+    Mutation("metrics/streaming.py", "ids[0] < 0:", "ids[0] < -1:", "metrics robust_accuracy"),
+    Mutation("metrics/streaming.py", "values.itemsize == 2", "values.itemsize == 1", "metrics robust_accuracy calibration"),
+    Mutation("metrics/streaming.py", "and max(ids) >= num_classes", "and max(ids) > num_classes", "metrics robust_accuracy"),
+    Mutation("metrics/streaming.py", "class_subset[-1] >= num_classes", "class_subset[-1] > num_classes", "metrics robust_accuracy"),
+    Mutation("metrics/streaming.py", "subset.isdisjoint(ids)", "not subset.issuperset(ids)", "metrics robust_accuracy"),
+    Mutation("metrics/streaming.py", "{first_image + row}", "{row}", "metrics robust_accuracy"),
+    Mutation("results/choice.py", "math.ceil(max_loss / 100 * count - 1e-9)", "math.floor(max_loss / 100 * count + 1e-9)", "candidates experiment"),
+    Mutation("results/choice.py", "round(one.fall(before) * count) > bound", "round(one.fall(before) * count) >= bound", "candidates experiment"),
+    Mutation("results/choice.py", "fall if exceeds else -top1, fall, *one.strength", "fall if exceeds else -top1, *one.strength", "candidates experiment"),
+    Mutation("results/choice.py", "known.mean() >= -error - 1e-12", "known.mean() >= -2 * error", "candidates experiment"),
+    Mutation("results/choice.py", "min(allowed, key=lambda one: one.fall(before), default=best)", "best", "candidates experiment"),
+    Mutation("experiments/selection.py", "best = max(within) if within", "best = min(within) if within", "experiment report sweep"),
+    Mutation("experiments/selection.py", "TOLERANCE = 1e-9", "TOLERANCE = -1e-9", "experiment report sweep"),
+    Mutation("experiments/selection.py", "groups = _by_method(run for run in results.runs if run.share == 1)", "groups = _by_method(results.runs)", "experiment report sweep"),
+    Mutation("experiments/selection.py", "chosen += [run for run in best if run.share < 1]", "chosen += best", "experiment report sweep"),
+    Mutation("experiments/selection.py", "for run in runs if run.seed in shared)", "for run in runs)", "experiment report sweep"),
+    Mutation("experiments/selection.py", "own[option] in (min(values), max(values))", "own[option] == max(values)", "experiment report sweep"),
+    Mutation("experiments/selection.py", "np.where(result.usable, result.correct(side), np.nan)", "result.correct(side).astype(float)", "experiment report sweep"),
+    Mutation("experiments/sweep.py", "if read_json(output_dir / GRID_FILE) != facts:", "if read_json(output_dir / GRID_FILE) is None:", "sweep"),
+    Mutation("experiments/sweep.py", "if len(running) == jobs:", "if len(running) > jobs:", "sweep"),
+    Mutation("experiments/sweep.py", "len(seconds) / jobs / 60", "len(seconds) / 60", "sweep"),
+    Mutation("experiments/sweep.py", '(folder / ERROR_FILE).unlink(missing_ok=True)  # from', '(folder / "none").unlink(missing_ok=True)  # from', "sweep"),
+    Mutation("experiments/sweep.py", '*(folder / PREDICTIONS).glob("*/after"),', "", "sweep"),
+    Mutation("experiments/sweep.py", '"dataset": Path(options.get("dataset", "")).name', '"dataset": options.get("dataset", "")', "sweep"),
+    Mutation("experiments/sweep.py", 'return "paper" if preset == "native" and is_of_paper(model) else preset', "return preset", "sweep report"),
+    Mutation("experiments/sweep.py", 'for place in places for side in ("before", "after"))', 'for place in places for side in ("before",))', "sweep"),
+    Mutation("experiments/sweep.py", '"model": model.model.rstrip("/")', '"model": model.model', "sweep"),
+    Mutation("experiments/sweep.py", "json.loads(text, parse_int=float)", "json.loads(text)", "sweep"),
+    Mutation("experiments/sweep.py", "and not checkpoints_of(folder) and not unmeasured", "and not unmeasured", "sweep"),
+    Mutation("experiments/sweep.py", 'state = "begun, to resume"', 'state = "to run"', "sweep"),
+    Mutation("results/table.py", "self.sides[side].ranks < k", "self.sides[side].ranks <= k", "report robust_accuracy experiment"),
+    Mutation("results/table.py", "else self.classes >= 0", "else self.classes > 0", "report robust_accuracy experiment evaluation"),
+    Mutation("results/table.py", "(self.correct(second, k).astype(np.int64) - self.correct(first, k))", "(self.correct(first, k).astype(np.int64) - self.correct(second, k))", "report experiment"),
+    Mutation("results/table.py", "self.sides[side].num_ranked < k", "self.sides[side].num_ranked <= k", "report robust_accuracy experiment evaluation"),
+    Mutation("results/bootstrap.py", "margin = 3 / len(known)", "margin = 1 / len(known)", "diagnosis reliance report"),
+    Mutation("results/bootstrap.py", "math.sqrt(count / (count - 1))", "1.0", "report experiment reliance diagnosis"),
+    Mutation("results/bootstrap.py", "low, high = min(low, over_seeds.low), max(high, over_seeds.high)", "pass", "report experiment"),
+    Mutation("results/bootstrap.py", "rng = np.random.default_rng(zlib.crc32(name.encode()))", "rng = np.random.default_rng()", "report experiment"),
+    Mutation("results/bootstrap.py", "np.std(by_seed, ddof=1)", "np.std(by_seed)", "report experiment"),
+    Mutation("results/reliance.py", "worst = {side: means.min(axis=1)", "worst = {side: means.mean(axis=1)", "reliance"),
+    Mutation("results/reliance.py", "/ sum(weights[name] for name in names)", "", "reliance"),
+    Mutation("results/reliance.py", "np.where(whole > 0, 1 - gap / whole, np.nan)", "1 - gap / whole", "reliance diagnosis attacks"),
+    Mutation("results/diagnosis.py", "if any(one.low >= LARGE for one in found):", "if any(one.mean >= LARGE for one in found):", "diagnosis"),
+    Mutation("results/diagnosis.py", "len(found) == 2 and all(one.high < SMALL", "all(one.high < SMALL", "diagnosis diagnose attacks"),
+    Mutation("results/diagnosis.py", "(mixed != labels)) / (len(classes) - 1)", "(mixed != labels)) / len(classes)", "diagnosis"),
+    Mutation("results/diagnosis.py", "(ids >= 0) & (share > 0) & (share < 1)", "(ids >= 0) & (share > 0)", "diagnosis"),
+    Mutation("results/diagnosis.py", "price.low > 0.1", "price.low > 0.5", "diagnosis"),
+    Mutation("results/findings.py", "RISES: (low > 0, high < 0)", "RISES: (low > -0.01, high < 0)", "report experiment paper"),
+    Mutation("results/findings.py", "np.hypot(other.mean - other.low, one.high - one.mean)", "other.mean - other.low", "report experiment paper"),
+    Mutation("results/price.py", "if point.seeds >= best.seeds]", "]", "report experiment"),
+    Mutation("results/price.py", "rows.sort(key=lambda row: -row[0])", "rows.sort(key=lambda row: row[0])", "report experiment"),
+    Mutation("data/composition.py", "BLUR = 1 / 14", "BLUR = 1 / 7", "composition diagnose"),
+    Mutation("data/composition.py", "step = 1 + int(first * (len(siblings) - 1))", "step = int(first * len(siblings))", "composition diagnose"),
+    Mutation("data/composition.py", "(places[label] + 1 + int(second", "(places[label] + int(second", "composition diagnose"),
+    Mutation("data/composition.py", "coarse = fill(mean, (weight > 0).to(known.dtype))", "coarse = fill(mean, (weight == 1).to(known.dtype))", "composition background_swap"),
+    Mutation("data/composition.py", "F.max_pool2d(mask, 3, stride=1, padding=1) == 0", "mask == 0", "composition background_swap diagnose"),
+    Mutation("evaluation/measurements/backgrounds.py", "best = best.masked_fill(~usable, -1)", "pass", "diagnose composition diagnosis attacks"),
+    Mutation("evaluation/measurements/backgrounds.py", "np.where(other >= 0, labels[other], -1)", "labels[same]", "diagnose"),
+    Mutation("evaluation/measurements/sensitivity.py", 'else 1 - batch["mask"]', 'else batch["mask"]', "evaluate_commands later_sets diagnose measurement"),
+    Mutation("evaluation/measurements/sensitivity.py", "self.sigma * (white - black)", "self.sigma", "evaluate_commands later_sets diagnose measurement"),
+    Mutation("evaluation/measurements/sensitivity.py", "default_rng((self.seed, index))", "default_rng((self.seed, 0))", "evaluate_commands later_sets diagnose measurement"),
+    Mutation("evaluation/store.py", "if known == inputs or not others:", "if True:", "measurement result_identity diagnose"),
+    Mutation("evaluation/store.py", "for name in but if name in recorded", "for name in ()", "measurement app result_identity evaluation"),
+    Mutation("improvement/improve.py", "if gain.low <= 0:", "if gain.mean <= 0:", "improve candidates"),
+    Mutation("improvement/improve.py", '"costly" if home.high < -self.max_loss / 100', '"costly" if home.mean < -self.max_loss / 100', "improve candidates"),
+    Mutation("improvement/improve.py", "turns_within_classes(labels, options.seed + 1)", "turns_within_classes(labels, options.seed)", "improve"),
+    Mutation("improvement/improve.py", "dataset.select(np.flatnonzero(turn % 3 == 2))", "dataset.select(np.flatnonzero(turn % 3 == 1))", "improve"),
+    Mutation("improvement/candidates.py", "replace(candidate, steps=max_steps)", "candidate", "improve candidates"),
+    Mutation("improvement/candidates.py", "self.candidate.learning_rate if self.candidate else 0.0, self.alpha", "0.0, self.alpha", "improve candidates"),
+    Mutation("models/clip.py", "self.logit_scale.exp() * embeds", "self.logit_scale * embeds", "clip"),
+    Mutation("models/clip.py", "return F.normalize(embeds.mean(dim=0), dim=-1)", "return embeds.mean(dim=0)", "clip"),
+    Mutation("models/clip.py", 'self.register_buffer("text_embeds", torch.zeros(config.num_labels, config.projection_dim))', "self.text_embeds = nn.Parameter(torch.zeros(config.num_labels, config.projection_dim))", "clip"),
+    Mutation("data/layouts/imagenet_9.py", "((151, 170), (173, 268))", "((151, 171), (173, 268))", "later_sets"),
+    Mutation("data/layouts/imagenet_9.py", "np.squeeze(mask) > 0", "np.squeeze(mask) > 1", "later_sets"),
+    Mutation("data/layouts/imagenet_9.py", "for part in (parent, parent.parent)}", "for part in (parent,)}", "later_sets"),
+    Mutation("data/layouts/waterbirds.py", '"group": 2 * label + place}', '"group": 2 * place + label}', "later_sets"),
+    Mutation("data/layouts/waterbirds.py", '"group": 2 * label + place,\n            }', '"group": 2 * place + label,\n            }', "later_sets"),
+    Mutation("data/layouts/waterbirds.py", '"validation": "1", "test": "2"', '"validation": "2", "test": "1"', "later_sets"),
+    Mutation("masks/sam3.py", "if share > FULL else None", "if share > 2 else None", "sam3"),
+    Mutation("masks/sam3.py", 'found["masks"].bool().any(dim=0)', 'found["masks"].bool()[0]', "sam3"),
+    Mutation("training/background_swap.py", "if gives and other != index]", "if gives]", "background_swap"),
+    Mutation("training/background_swap.py", "rng.random(len(wanted)) < 0.5", "rng.random(len(wanted)) < 0", "background_swap"),
+    Mutation("app/server.py", "names=[options.host, *options.allowed_hosts]", 'names=["*"]', "app"),
+]
+# fmt: on
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=1, help="faults at once, each in a process of one thread")
+    parser.add_argument("--only", default="", help="part of a file's name")
+    options = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if options.only in mutation.file]
+    head = git("rev-parse", "HEAD")
+    with TemporaryDirectory() as folder:
+        places: SimpleQueue[Path] = SimpleQueue()
+        trees = [Path(folder) / str(number) for number in range(options.jobs)]
+        for tree in trees:
+            git("worktree", "add", "--detach", str(tree), head)
+            places.put(tree)
+        try:
+            with ThreadPoolExecutor(options.jobs) as pool:
+                found = list(tqdm(pool.map(lambda one: is_caught(one, places), chosen), total=len(chosen)))
+        finally:
+            for tree in trees:
+                git("worktree", "remove", "--force", str(tree))
+    missed = [mutation for mutation, caught in zip(chosen, found, strict=True) if not caught]
+    for mutation in missed:
+        print(f"not caught: {mutation.file}: {mutation.old} -> {mutation.new}")
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} faults are caught")
+    if not options.only:
+        results = {"commit": head, "faults": len(chosen), "missed": [mutation._asdict() for mutation in missed]}
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def is_caught(mutation: Mutation, places: "SimpleQueue[Path]") -> bool:
+    tree = places.get()
+    path = tree / "robust_vit_hf" / mutation.file
+    text = path.read_text()
+    try:
+        if text.count(mutation.old) != 1:
+            raise ValueError(
+                f"`{mutation.file}` has `{mutation.old}` {text.count(mutation.old)} times, expected once."
+            )
+        path.write_text(text.replace(mutation.old, mutation.new))
+        tests = [f"tests/test_{name}.py" for name in mutation.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests]
+        started = time.monotonic()
+        try:
+            done = subprocess.run(
+                command, cwd=tree, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=LIMIT
+            )
+        except subprocess.TimeoutExpired:
+            return True
+        if done.returncode not in (0, 1):  # no tests, or none that could be collected
+            raise RuntimeError(f"{mutation}: {done.stdout.decode()[-2000:]}")
+        tqdm.write(
+            f"{time.monotonic() - started:4.0f} s {'caught' if done.returncode else 'MISSED'} {mutation.file}: {mutation.new}"
+        )
+        return done.returncode == 1
+    finally:
+        path.write_text(text)
+        places.put(tree)
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
