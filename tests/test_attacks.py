@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from robust_vit_hf.results.text_table import Table
+from robust_vit_hf import load_image_set
 
 from .helpers.attacks import ATTACKS, Attack, Inputs
 from .helpers.commands import call
+from .helpers.set_attacks import SET_ATTACKS, SetAttack
 from .helpers.tiny import ROOT
 
 
@@ -70,9 +71,23 @@ def test_attack(attack: Attack, untouched, request, tmp_path, datasets_cache, ca
     assert attack.told in caplog.text + completed.out and "Warning" not in completed.err
 
 
+@pytest.mark.parametrize("attack", SET_ATTACKS, ids=[f"{attack.set_name} {attack.what}" for attack in SET_ATTACKS])
+def test_attack_on_a_set(attack: SetAttack, tmp_path, datasets_cache):
+    root = attack.make(tmp_path / "set").parent if attack.set_name == "waterbirds" else attack.make(tmp_path / "set")
+    given = {"source": str(root)} | (attack.change(root) or {})
+    if attack.refused is None:
+        assert len([row["image"] for row in load_image_set(attack.set_name, **given)]) == attack.rows
+        return
+    with pytest.raises((ValueError, OSError)) as refused:
+        _ = [row["image"] for row in load_image_set(attack.set_name, **given)]
+    assert attack.refused.replace("{root}", str(root)) in str(refused.value)
+
+
 def table_of_attacks() -> str:
-    rows = [[attack.command, _cell(attack.what), _cell(attack.promise)] for attack in ATTACKS]
-    return Table("", ["command", "attack", "promise"], rows).markdown()
+    rows = [(f"`{attack.command}`", attack.what, attack.promise) for attack in ATTACKS]
+    rows += [(f"`{attack.set_name}`", attack.what, attack.promise) for attack in SET_ATTACKS]
+    lines = ["| of | attack | promise |", "|---|---|---|", *(f"| {' | '.join(map(_cell, row))} |" for row in rows)]
+    return "\n".join(lines)
 
 
 def _cell(text: str) -> str:

@@ -1,9 +1,10 @@
 """Folders of images: one per class, or a single one without classes."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ...class_names.imagenet import label_of_wnid, subset
 from ..schema import Source
@@ -73,6 +74,22 @@ def places_below(root: Path, name: str) -> list[Path]:
 def subfolders(folder: Path) -> list[Path]:
     """Subfolders, sorted by name, without hidden ones and `__MACOSX`."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def inside(root: Path, metadata: str, base: str, value: object) -> str:
+    """Name relative to the root of a file that metadata in the folder `base` names.
+
+    Raises:
+        ValueError: it is not within that folder.
+    """
+    name = os.path.normpath(value).replace("\\", "/") if isinstance(value, str) else ".."
+    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or re.match(r"\w+://", str(value))
+    if absolute or name.split("/")[0] == "..":
+        raise ValueError(
+            f"`{root}` cannot be read: `{metadata}` names `{value}`, which must be a relative path within the folder of the "
+            "metadata."
+        )
+    return f"{base}/{name}" if base else name
 
 
 def is_wnid(name: str) -> bool:

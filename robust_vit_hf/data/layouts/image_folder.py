@@ -5,10 +5,9 @@ The split is the folder below the root, and nothing else; a root without such fo
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 import datasets
 import pyarrow as pa
@@ -16,6 +15,7 @@ from huggingface_hub import metadata_load
 from pyarrow import csv, parquet
 
 from ...utils.images import readable_suffixes
+from .folders import inside
 
 
 # Names of a folder below the root, in lower case.
@@ -179,7 +179,7 @@ class ImageFolder:
                         continue
                     column = "image" if key == "file_name" else key.removesuffix("_file_name")
                     pictures[column] = None
-                    row[column] = None if value is None else _inside(self.root, place, base, value)
+                    row[column] = None if value is None else inside(self.root, place, base, value)
                 if row.get("image") is None:
                     raise ValueError(
                         f"`{self.root / place}` names no image in line {line}: expected its `file_name` or `image_file_name`."
@@ -290,19 +290,3 @@ def _lines(root: Path, name: str) -> Iterable[tuple[int, dict]]:
             )
         rows += [] if row is None else [(number, row)]
     return rows
-
-
-def _inside(root: Path, metadata: str, base: str, value: object) -> str:
-    """Name relative to the root of a file that metadata in the folder `base` names.
-
-    Raises:
-        ValueError: it is not within that folder.
-    """
-    name = os.path.normpath(value).replace("\\", "/") if isinstance(value, str) else ".."
-    absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or re.match(r"\w+://", str(value))
-    if absolute or name.split("/")[0] == "..":
-        raise ValueError(
-            f"`{root}` cannot be read: `{metadata}` names `{value}`, which must be a relative path within the folder of the "
-            "metadata."
-        )
-    return f"{base}/{name}" if base else name

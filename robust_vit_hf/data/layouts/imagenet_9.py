@@ -62,14 +62,18 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
         root: `bg_challenge`, a folder one or two levels above it, or the folder of the variation.
 
     Raises:
-        FileNotFoundError: there is no folder of masks beside `original`.
+        FileNotFoundError: there is no such variation, or no folder of masks beside `original`.
         ValueError: the folder holds no classes of ImageNet-9, or another variation.
     """
     root = root.absolute()  # names of folders tell variations apart
-    of_variation = next(filter(Path.is_dir, places_below(root, variation)), root)
+    others = {name for name in IMAGENET_9_VARIATIONS if name != variation}
+    of_variation = next(filter(Path.is_dir, places_below(root, variation)), None)
+    if of_variation is None:
+        if known := sorted(name for name in others if any(map(Path.is_dir, places_below(root, name)))):
+            raise FileNotFoundError(f"`{root}` has no folder `{variation}` of ImageNet-9; it has {', '.join(known)}.")
+        of_variation = root
     folders = find_classes(of_variation, CLASSES.__contains__)
     parent = folders[0].parent
-    others = {name for name in IMAGENET_9_VARIATIONS if name != variation}
     if found := others & {part.name for part in (parent, parent.parent)}:
         raise ValueError(f"`{parent}` holds the variation `{found.pop()}` of ImageNet-9, not `{variation}`.")
     masks = None
@@ -99,6 +103,8 @@ def masked_rows(shards: list[MaskedFolder]) -> Iterator[dict]:
                 path = shard.masks / f"{Path(row['file_name']).stem}.npy"
                 try:
                     mask = np.load(path)
+                    if not np.isfinite(mask).all():
+                        raise ValueError("NaN or infinite")
                     row |= {"mask": encode_image(Image.fromarray(255 * (np.squeeze(mask) > 0).astype(np.uint8)))}
                 except (OSError, EOFError, ValueError, TypeError) as error:
                     row = {

@@ -50,7 +50,7 @@ def _read_labels(path: Path) -> dict[str, list[int]]:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
         accepted = {
-            name: [int(label) for label in (ids if isinstance(ids, list) else [ids])] for name, ids in read.items()
+            name: [_id(label) for label in (ids if isinstance(ids, list) else [ids])] for name, ids in read.items()
         }
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"`{path}` is not JSON of names and lists of ids: {error}") from error
@@ -59,3 +59,9 @@ def _read_labels(path: Path) -> dict[str, list[int]]:
     ]:
         raise ValueError(f"`{path}`: `{bad[0]}` has the ids {accepted[bad[0]]}, expected some of 0 to 999.")
     return accepted
+
+
+def _id(label: object) -> int:
+    if type(label) is int or isinstance(label, str):
+        return int(label)
+    raise TypeError(f"{label!r} is no id")

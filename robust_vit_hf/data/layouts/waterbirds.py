@@ -13,7 +13,7 @@ import datasets
 from PIL import Image
 
 from ..schema import Source, encode_image
-from .folders import places_below
+from .folders import inside, places_below
 
 
 CLASSES = ("landbird", "waterbird")
@@ -47,7 +47,7 @@ def open_waterbirds(
 
     Raises:
         FileNotFoundError: there is no `metadata.csv`, or no folder of segmentations.
-        ValueError: it has other columns or values, or there is no such split, or no image of it.
+        ValueError: it has other columns or values, names files outside of its folder, or there is no such split, or no image of it.
     """
     if split not in SPLITS:
         raise ValueError(f"Waterbirds has no split `{split}`; expected {', '.join(SPLITS)}.")
@@ -67,9 +67,13 @@ def open_waterbirds(
     if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
         raise ValueError(f"`{path}` has no column {', '.join(missing)}: take the file that comes with the set.")
     read = list(reader)
+    if wrong := [row for row in read if row["split"] not in SPLITS.values()]:
+        raise ValueError(
+            f"`{path}`: `{wrong[0]['img_filename']}` has the split {wrong[0]['split']}, expected 0, 1 or 2."
+        )
     listed = [row for row in read if row["split"] == SPLITS[split]]
     if not listed:
-        known = ", ".join(sorted({str(row["split"]) for row in read})[:4]) or "no rows"
+        known = ", ".join(sorted({row["split"] for row in read})) or "no rows"
         raise ValueError(
             f"`{path}` has no image of the split `{split}`, which is {SPLITS[split]} there; it has {known}."
         )
@@ -77,7 +81,10 @@ def open_waterbirds(
         raise ValueError(
             f"`{path}`: `{bad[0]['img_filename']}` has y {bad[0]['y']} and place {bad[0]['place']}, expected 0 or 1."
         )
-    rows = tuple((row["img_filename"], int(row["y"]), int(row["place"])) for row in listed)
+    rows = tuple(
+        (inside(path.parent, METADATA_FILE, "", row["img_filename"]), int(row["y"]), int(row["place"]))
+        for row in listed
+    )
     drawn = [] if masks is None else [(masks / name).with_suffix(".png") for name, _, _ in rows]
     times = [file.stat().st_mtime_ns for file in (path, *drawn) if file.is_file()]
     return Source(bird_rows, [Images(path.parent, rows, masks)], times)
