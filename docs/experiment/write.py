@@ -2,9 +2,10 @@
 
     python docs/experiment/write.py
 
-`search.parquet` has the validation images of several weights of each method at one rate, `results.parquet` the test images of several
-rates at the weight that was chosen. A block of text
-between `results: NAME` and `end of results` is made again; a test compares all blocks with the files.
+`search.parquet` has the validation images of several weights of each method at one rate, `rates.parquet` those of several rates at the
+weight that was chosen. The others have test images: `results.parquet` of several rates of the README's methods, `others.parquet` of the
+chosen settings of the rest. A block of text between `results: NAME` and `end of results` is made again; a test compares all blocks with
+the files.
 """
 
 import json
@@ -28,7 +29,7 @@ from robust_vit_hf.training.recipes import train_arguments
 
 
 HERE = Path(__file__).parent
-SEARCH = HERE / "search.parquet"
+SEARCH, RATES, MAIN = (HERE / f"{name}.parquet" for name in ("search", "rates", "results"))
 ROOT = HERE.parents[1]
 TEXTS = (
     "README.md",
@@ -60,6 +61,16 @@ LABELS = {
     "cft-image": "CFT, mean over the image",
     "unsupervised-masks": "relevance, squared error, TokenCut's masks",
     "unsupervised-swap": "swap, output of the original, TokenCut's masks",
+    "without-confidence": "squared error without the confidence loss",
+    "without-background": "squared error without the background loss",
+    "without-foreground": "squared error without the foreground loss",
+    "ground-truth": "squared error, label as the confidence target",
+    "more-samples": "squared error, 4 images of a class",
+    "fewer-samples": "squared error, 1 image of a class",
+    "more-classes": "squared error, 64 classes",
+    "fewer-classes": "squared error, 32 classes",
+    "finetune-longer": "label, for the seconds of squared error",
+    "swap-longer": "swap, output of the original, for the seconds of swap and relevance",
     "cut_out": "object cut out, nothing trained",
 }
 OF_A_METHOD = (*METHOD_OPTIONS, "background_swap", "learning_rate", "num_train_epochs")
@@ -77,7 +88,7 @@ def main() -> None:
 
 def load() -> ResultsFile:
     """All results on test images beside this script."""
-    return join([read_results(path) for path in sorted(HERE.glob("*.parquet")) if path != SEARCH])
+    return join([read_results(path) for path in sorted(HERE.glob("*.parquet")) if path not in (SEARCH, RATES)])
 
 
 def texts(results: ResultsFile) -> dict[Path, str]:
@@ -100,7 +111,7 @@ def runs_block(results: ResultsFile) -> str:
     """How much was run, and by which code."""
     finetuned = [run for run in results.runs if run.share == 1 and run.method != "cut_out"]
     tested = [run for run in finetuned if run.sets]
-    finetuned += read_results(SEARCH).runs
+    finetuned += read_results(SEARCH).runs + read_results(RATES).runs
     commits = Counter(run.commit for run in finetuned)
     hours = sum(run.seconds or 0 for run in finetuned) / 3600
     seeds = len({run.seed for run in tested})
@@ -113,11 +124,11 @@ def runs_block(results: ResultsFile) -> str:
     return "\n".join(lines)
 
 
-def settings_block(results: ResultsFile) -> str:
+def settings_block() -> str:
     """Every weight and rate of each method, on the validation images."""
     parts = []
-    for what, part in {"Weights": read_results(SEARCH), "Rates": results}.items():
-        _, table = choose_settings(part)
+    for what, path in {"Weights": SEARCH, "Rates of the README's methods": MAIN, "Rates of the others": RATES}.items():
+        _, table = choose_settings(read_results(path))
         rows = [[LABELS.get(row[1], row[1]), *row[2:]] for row in table.rows]
         parts += [f"{what}. {table.title}.", Table("", ["method", *table.head[2:]], rows).markdown()]
     return "\n\n".join(parts)
@@ -177,7 +188,7 @@ def recipe_block(results: ResultsFile) -> str:
 
 BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
     "runs": runs_block,
-    "settings": settings_block,
+    "settings": lambda results: settings_block(),
     "price": price_block,
     "price of the curve": lambda results: price_block(results, CURVE, mixtures=False),
     "sets": sets_block,
