@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy import special  # not `stats`, which takes as long to import as the rest of this package
 
 from .table import Run, SetResult
 
@@ -86,7 +86,7 @@ def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
     if len(by_seed) < 2:
         return Difference(mean, -math.inf, math.inf)
     error = np.std(by_seed, ddof=1) / math.sqrt(len(by_seed))
-    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(by_seed) - 1) * error)
+    margin = float(special.stdtrit(len(by_seed) - 1, (1 + CONFIDENCE) / 2) * error)
     return Difference(mean, mean - margin, mean + margin)
 
 
@@ -155,7 +155,7 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
             resamples.append(np.concatenate(picked, axis=1).mean(axis=1))
     tail = (1 - CONFIDENCE) / 2
     if count > 1:
-        tail = float(stats.norm.cdf(stats.t.ppf(tail, count - 1) * math.sqrt(count / (count - 1))))
+        tail = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
     low, high = np.quantile(np.mean(resamples, axis=0), [tail, 1 - tail])
     over_seeds = mean_over(np.mean(means, axis=0), seeds)
     if count > 1:
