@@ -33,7 +33,7 @@ from .test_trainer import COMPONENTS, assert_equal_weights
         (
             "hang",
             [
-                r"error of process 0: After step 2: another process has ended, or has not answered for 60 s .*checkpoint-\d`"
+                r"error of process 0: After step 2: another process has ended, or has not answered for 20 s .*checkpoint-\d`"
             ],
         ),
     ],

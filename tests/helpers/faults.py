@@ -25,7 +25,7 @@ class InValidation(TrainerCallback):
 
 if __name__ == "__main__":
     fault, folder = sys.argv[1:]
-    timeout = {"hang": 60}.get(fault, 1800)
+    timeout = {"hang": 20}.get(fault, 1800)
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
     settings = settings if fault == "validation" else SAVING
     config = tiny_config(folder, per_device_train_batch_size=4, ddp_timeout=timeout, **settings)
