@@ -252,7 +252,13 @@ def test_grids_of_the_paper(path, tmp_path):
             (tmp_path / word.removeprefix("imagenet/")).mkdir(exist_ok=True)
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 8}
-    numbers |= {"emoji-shift-search": 123, "emoji-shift-rates": 144, "emoji-shift": 95, "waterbirds": 99}
+    numbers |= {
+        "emoji-shift-search": 123,
+        "emoji-shift-rates": 144,
+        "emoji-shift-others": 54,
+        "emoji-shift": 95,
+        "waterbirds": 99,
+    }
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
         assert arguments_of(point, tmp_path)[-1].learning_rate == point.options["learning_rate"]
