@@ -3,8 +3,8 @@
     python benchmarks/mutations.py --jobs 2                # an hour on two cores; writes benchmarks/mutations.json
     python benchmarks/mutations.py --only sweep.py
 
-A fault is caught if a test fails. It runs in a worktree of the last commit, which it deletes. Those that no test catches are printed:
-they need a test, or are equivalent.
+A fault is caught if a test fails that passes without it, or if the tests do not end; the latter are counted apart. All runs in worktrees
+of the last commit, which it deletes. Faults that no test catches are printed: they need a test, or are equivalent.
 """
 
 import argparse
@@ -12,19 +12,18 @@ import json
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "mutations.json"
-LIMIT = 900  # seconds; a fault that never ends is caught
+LIMIT = 900  # seconds of the tests of a fault
 
 
 class Mutation(NamedTuple):
@@ -133,7 +132,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a file's name")
     options = parser.parse_args()
     chosen = [mutation for mutation in MUTATIONS if options.only in mutation.file]
+    for mutation in chosen:
+        count = (ROOT / "robust_vit_hf" / mutation.file).read_text().count(mutation.old)
+        if count != 1:
+            raise ValueError(f"`{mutation.file}` has `{mutation.old}` {count} times, expected once.")
     head = git("rev-parse", "HEAD")
+    sound = [Mutation("__init__.py", "", "", tests) for tests in dict.fromkeys(mutation.tests for mutation in chosen)]
     with TemporaryDirectory() as folder:
         places: SimpleQueue[Path] = SimpleQueue()
         trees = [Path(folder) / str(number) for number in range(options.jobs)]
@@ -142,47 +146,51 @@ def main() -> None:
             places.put(tree)
         try:
             with ThreadPoolExecutor(options.jobs) as pool:
-                found = list(tqdm(pool.map(lambda one: is_caught(one, places), chosen), total=len(chosen)))
+                bare = list(
+                    tqdm(pool.map(lambda one: outcome(one, places), sound), total=len(sound), desc="without faults")
+                )
+                if failing := [one.tests for one, found in zip(sound, bare, strict=True) if found != "missed"]:
+                    raise RuntimeError(f"These tests fail or do not end without a fault: {'; '.join(failing)}.")
+                found = list(
+                    tqdm(pool.map(lambda one: outcome(one, places), chosen), total=len(chosen), desc="faults")
+                )
         finally:
             for tree in trees:
                 git("worktree", "remove", "--force", str(tree))
-    missed = [mutation for mutation, caught in zip(chosen, found, strict=True) if not caught]
-    for mutation in missed:
-        print(f"not caught: {mutation.file}: {mutation.old} -> {mutation.new}")
-    print(f"{len(chosen) - len(missed)} of {len(chosen)} faults are caught")
+    named = {
+        kind: [one._asdict() for one, got in zip(chosen, found, strict=True) if got == kind]
+        for kind in ("missed", "endless")
+    }
+    for kind, faults in named.items():
+        for fault in faults:
+            print(f"{kind}: {fault['file']}: {fault['old']} -> {fault['new']}")
+    print(
+        f"{len(chosen) - len(named['missed'])} of {len(chosen)} faults are caught, {len(named['endless'])} of them by the time limit"
+    )
     if not options.only:
-        results = {"commit": head, "faults": len(chosen), "missed": [mutation._asdict() for mutation in missed]}
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+        RESULTS.write_text(json.dumps({"commit": head, "faults": len(chosen), **named}, indent=2) + "\n")
 
 
-def is_caught(mutation: Mutation, places: "SimpleQueue[Path]") -> bool:
+def outcome(mutation: Mutation, places: "SimpleQueue[Path]") -> Literal["caught", "missed", "endless"]:
+    """Put in a fault, run its tests, and take it out again."""
     tree = places.get()
     path = tree / "robust_vit_hf" / mutation.file
     text = path.read_text()
+    tests = [f"tests/test_{name}.py" for name in mutation.tests.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests]
     try:
-        if text.count(mutation.old) != 1:
-            raise ValueError(
-                f"`{mutation.file}` has `{mutation.old}` {text.count(mutation.old)} times, expected once."
-            )
-        path.write_text(text.replace(mutation.old, mutation.new))
-        tests = [f"tests/test_{name}.py" for name in mutation.tests.split()]
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests]
-        started = time.monotonic()
-        try:
-            done = subprocess.run(
-                command, cwd=tree, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=LIMIT
-            )
-        except subprocess.TimeoutExpired:
-            return True
-        if done.returncode not in (0, 1):  # no tests, or none that could be collected
-            raise RuntimeError(f"{mutation}: {done.stdout.decode()[-2000:]}")
-        tqdm.write(
-            f"{time.monotonic() - started:4.0f} s {'caught' if done.returncode else 'MISSED'} {mutation.file}: {mutation.new}"
-        )
-        return done.returncode == 1
+        path.write_text(text.replace(mutation.old, mutation.new) if mutation.old else text)
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return "endless"
     finally:
         path.write_text(text)
         places.put(tree)
+    if done.returncode not in (0, 1, 2):  # 2: an error in the collection, as of a file that cannot be imported
+        raise RuntimeError(f"{mutation}: {done.stdout.decode()[-2000:]}")
+    tqdm.write(f"{'caught' if done.returncode else 'missed'}: {mutation.file}: {mutation.new}")
+    return "caught" if done.returncode else "missed"
 
 
 def git(*words: str) -> str:

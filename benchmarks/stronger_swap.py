@@ -3,8 +3,8 @@
     python benchmarks/stronger_swap.py runs/stronger-swap nearest jittered    # train some; in several processes, some each
     python benchmarks/stronger_swap.py runs/stronger-swap                     # train what is missing of all, and compare
 
-Each variant replaces the swap in the training of `background-swap` of the experiment, at each of its rates, over three seeds. It reads
-validation images alone. Sources: ForAug (https://huggingface.co/papers/2503.09399) jitters place and size, and fills backgrounds by a
+Each variant replaces the swap in the training of `background-swap` of the experiment, at three rates, over three seeds. It reads
+validation images alone. Delete the folder of a variant that was edited. Sources: ForAug (https://huggingface.co/papers/2503.09399) jitters place and size, and fills backgrounds by a
 network; AutoBackSwap (2606.32018) picks backgrounds.
 """
 
@@ -70,7 +70,7 @@ def swap(
         prepare: changes object and mask before they are pasted.
         give: changes the background that an image is given.
     """
-    rng = np.random.default_rng(seed)
+    rng, own = np.random.default_rng(seed), np.random.default_rng((*seed, 1))  # all variants draw the same donors
     backgrounds = fill(pixel_values, mask)
     gives = is_background(mask).flatten(1).any(dim=1).tolist()
     swapped = pixel_values.clone()
@@ -80,9 +80,9 @@ def swap(
         if not drawn or not others or not 0 < mask[index].mean() < 1:
             continue
         donor = others[int(place * len(others))] if pick is None else pick(backgrounds, index, others)
-        given = backgrounds[[donor]] if give is None else give(backgrounds[[donor]], rng)
+        given = backgrounds[[donor]] if give is None else give(backgrounds[[donor]], own)
         image, cut = pixel_values[[index]], mask[[index]]
-        image, cut = (image, cut) if prepare is None else prepare(image, cut, rng)
+        image, cut = (image, cut) if prepare is None else prepare(image, cut, own)
         swapped[index] = paste(image, cut, given)[0]
     return swapped
 

@@ -59,11 +59,16 @@ def test_attack(attack: Attack, untouched, request, tmp_path, datasets_cache, ca
     shutil.copytree(base, root)
     given = attack.change(Inputs(root))
     given = given if isinstance(given, list) and given and str(given[0]).startswith("--") else None
+    there = {*(root / "out").rglob("*")}
     completed = call(*command_of(attack.command, Inputs(root), given))
     if attack.refused is not None:
         assert attack.refused.replace("{root}", str(root)) in completed.error
         return
     assert completed.status == 0, completed.err
+    assert all(path.exists() for path in there)
+    if attack.after:  # what was damaged is as it was
+        for path in base.glob("out/*.*"):
+            assert (root / "out" / path.name).read_bytes() == path.read_bytes(), path
     if attack.command == "diagnose":
         assert json.loads((root / "out" / "results.json").read_text())["num_images"] == attack.images
     else:

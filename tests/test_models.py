@@ -148,6 +148,15 @@ def test_a_base_that_cannot_be_told_is_not_recorded(case, tmp_path):
     assert (tmp_path / "adapter_config.json").is_file() and not (tmp_path / "base_model.json").exists()
 
 
+def test_classes_in_the_order_of_their_texts(tmp_path):
+    """`config.json` is saved with sorted keys: "10" stands before "2" where classes were numbered by texts."""
+    save_pretrained(tiny_vit(num_labels=12), tmp_path / "model", "paper")
+    path = tmp_path / "model" / "config.json"
+    names = {str(label): f"class {label}" for label in range(12)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": dict(sorted(names.items()))}))
+    assert load_model(str(tmp_path / "model")).config.id2label[11] == "class 11"
+
+
 @pytest.mark.parametrize("fault", ["names", "missing", "shapes", "cut off", "base"])
 def test_adapters_that_do_not_fit(fault, tmp_path):
     tiny_vit().save_pretrained(tmp_path / "base")

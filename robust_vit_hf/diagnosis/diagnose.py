@@ -123,7 +123,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, options.masks)
+    check_output_dir(folder, options.dataset, None if options.masks in MASK_METHODS else options.masks)
     preset = resolve_preset(options.preset, options.model, options.compare)
     with open_session(options, preset, folder, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():

@@ -320,7 +320,7 @@ def _available(class_names: tuple[str, ...]) -> str:
     features = datasets.Features({"label": datasets.ClassLabel(names=list(class_names))} if class_names else {})
     for method, options in BY_NAMES.items():
         try:
-            make_masker(options(images="", output_dir=Path()), features)
+            make_masker(options(images="none", output_dir=Path()), features)
         except (OSError, ValueError) as error:
             logger.warning(f"No masks by `{method}`: {error}")
         else:

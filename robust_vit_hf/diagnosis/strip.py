@@ -87,7 +87,8 @@ def strip_figure(examples: Sequence[Composed], conditions: Sequence[str] = tuple
     """Figure with a row for each image, with the predictions under each condition: green for the right class, red for
     the class of the background."""
     sides, width = list(examples[0].predicted), 1.4  # of a picture, in inches
-    height = width * max(picture.height / picture.width for picture in examples[0].pictures.values())
+    first = next(iter(examples[0].pictures.values()))  # all have one size
+    height = width * first.height / first.width
     pitch = height + 0.25 + 0.12 * len(sides)  # of rows, with one line above and those of the sides below
     figure = Figure((0.3 + (width + 0.1) * len(conditions), 0.15 + pitch * len(examples)))
     # In inches from the top left, since axes of its own for each picture take ten times as long to draw.

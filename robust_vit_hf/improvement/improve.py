@@ -199,6 +199,10 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
         masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
         notes += [f"`{name}`: {note}" for name in ("train", "choosing") for note in masked[name].notes]
+        if len(masked["train"].dataset.with_format(None).unique("label")) == 1:
+            notes.append(
+                "The training images are all of one class: a swap gives them the backgrounds of their own class alone."
+            )
         _check_parts(session, masked, options)
         choosing_set = session.with_sets({"choosing": EvaluationSet.of(masked["choosing"].dataset)})
         facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
@@ -226,7 +230,7 @@ def _check_folder(options: ImproveOptions) -> None:
         ValueError: it is among the images, or holds a model or results of another command.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, options.masks)
+    check_output_dir(folder, options.dataset, None if options.masks in MASK_METHODS else options.masks)
     if not (folder / INPUTS_FILE).is_file():
         for name in ("config.json", "adapter_config.json", RUN_FILE, RESULTS_FILE):
             if (folder / name).is_file():
@@ -297,14 +301,13 @@ def _check_parts(session: Session, masked: dict[str, MaskedImages], options: Imp
     """Check before the first training that the images can tell what they are for. The original's measurement is kept.
 
     Raises:
-        ValueError: of the images that train by swap, choose or report, one class is left, no object can be put on another background,
-            or one has no group.
+        ValueError: of the images that choose or report, one class is left, no object can be put on another background, or one has no
+            group; or one image is left to train on by swap.
     """
-    train = masked["train"].dataset
-    if options.method is None and options.backgrounds is None and len(train.with_format(None).unique("label")) < 2:
+    if len(masked["train"].dataset) == 1 and options.method is None and options.backgrounds is None:
         raise ValueError(
-            f"Of the training images, {len(train)} with a usable mask are left, all of one class, and the swap takes the backgrounds of "
-            "other classes: give images of two classes, or pictures to --backgrounds."
+            "Of the training images, one with a usable mask is left, and the swap takes the backgrounds of others: give more images, or "
+            "pictures to --backgrounds."
         )
     for name, what in (("choosing", "choose"), ("reporting", "report")):
         rows = masked[name].dataset
@@ -347,7 +350,7 @@ def _check_masks_apart(train: datasets.Dataset, validation: datasets.Dataset, op
     if options.masks in (None, *MASK_METHODS) or has_parquet(Path(options.masks)):
         return
     first, second = (
-        {row["mask"]["path"]: row["image"]["path"] for row in undecoded(rows.select_columns(["image", "mask"]))}
+        {row["mask"]["path"]: _content(row["image"]) for row in undecoded(rows.select_columns(["image", "mask"]))}
         for rows in (train, validation)
     )
     # Of an image that is in both splits, `_check_inputs` tells.

@@ -35,7 +35,7 @@ def load_checked(model_class: Any, name: str, **options) -> tuple[PreTrainedMode
     except (ArithmeticError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         # transformers builds the model before it looks at the values.
         raise ValueError(
-            f"`{name}` cannot be loaded: its `config.json` does not describe a model. {type(error).__name__}: {error}"
+            f"`{name}` cannot be loaded: its `config.json` may not describe a model. {type(error).__name__}: {error}"
         ) from error
     if mismatched := sorted(loading["mismatched_keys"]):
         shapes = "; ".join(

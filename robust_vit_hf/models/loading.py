@@ -58,9 +58,10 @@ def load_model(
     else:
         model = with_new_head(_load(name, trust_remote_code, with_head=False), classes)
     names = model.config.id2label
-    if [*names] != [*range(len(names))] or not all(isinstance(each, str) for each in names.values()):
+    if unnamed := [label for label in range(len(names)) if not isinstance(names.get(label), str)]:
         raise ValueError(
-            f"`id2label` in the `config.json` of `{name}` is {names}, expected a text for each class from 0 to {len(names) - 1}, in order."
+            f"`id2label` in the `config.json` of `{name}` has no text for the class {unnamed[0]}, expected one for each from 0 to "
+            f"{len(names) - 1}."
         )
     if bad := non_finite_weights(model):
         raise ValueError(
@@ -178,10 +179,7 @@ def is_timm(name: str) -> bool:
     config = Path(name, "config.json")
     if not config.is_file():
         return name.startswith("timm/")
-    try:
-        return "architecture" in read_json(config)
-    except ValueError as error:
-        raise ValueError(f"`{config}` is not valid JSON; it may be cut off. {error}") from error
+    return "architecture" in read_json(config)
 
 
 def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:

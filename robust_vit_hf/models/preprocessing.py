@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -101,7 +100,6 @@ def load_processor(
         read_json(Path(source, "preprocessor_config.json"))  # transformers calls a damaged file missing
     try:
         saved = AutoImageProcessor.from_pretrained(source)
-        _check_statistics(saved, name, getattr(model.config, "num_channels", 3))
     except OSError as error:
         if adapter := find_adapter_config_file(source):  # saved without one: that of its base
             base = read_json(Path(adapter))["base_model_name_or_path"]
@@ -112,6 +110,8 @@ def load_processor(
                 "beside the weights. Save one there, `processor.save_pretrained(folder)`, or give `--preset paper`."
             ) from error
         saved = None  # the paper's preset depends only on the size
+    if preset == "native" or (preset == "model" and getattr(saved, "do_normalize", True)):
+        _check_statistics(saved, name, getattr(model.config, "num_channels", 3))
     if preset == "model":
         return saved if image_size is None else _scaled(saved, image_size)
     if image_size is None:
@@ -130,14 +130,15 @@ def _check_statistics(processor: BaseImageProcessor, name: str, num_channels: in
     """
     for setting, low in {"image_mean": -math.inf, "image_std": 0.0}.items():
         values = getattr(processor, setting, None)
-        values = [*values] if isinstance(values, tuple) else values
-        if values is None or not getattr(processor, "do_normalize", True):
-            continue
-        numbers = isinstance(values, list) and all(isinstance(value, Real) for value in values)
-        if not numbers or len(values) != num_channels or not all(low < value < math.inf for value in values):
+        values = list(values) if isinstance(values, tuple) else values
+        known = isinstance(values, list) and len(values) == num_channels
+        if values is not None and not (
+            known and all(isinstance(value, (int, float)) and low < value < math.inf for value in values)
+        ):
             expected = "a finite number" if low < 0 else "a number above 0"
             raise ValueError(
-                f"`{setting}` of the image processor of `{name}` is {values}, expected {expected} for each of {num_channels} channels."
+                f"`{setting}` of the image processor of `{name}` is {values}, expected a list with {expected} for each of "
+                f"{num_channels} channels."
             )
 
 

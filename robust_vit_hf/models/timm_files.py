@@ -98,11 +98,8 @@ def timm_files(source: str | Path, revision: str | None = None) -> tuple[Path, d
                 break
     config, path = None, folder / "config.json"
     if path.is_file():
-        try:
-            config = read_json(path)
-        except ValueError as error:
-            raise ValueError(f"`{path}` is not valid JSON: {error}") from error
-        if not isinstance(config, dict) or "architecture" not in config:
+        config = read_json(path)
+        if config is None or "architecture" not in config:
             raise ValueError(
                 f"`{path}` has no `architecture`, so it is not timm's. Models of transformers, which have `architectures`, "
                 "need no conversion."

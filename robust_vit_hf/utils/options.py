@@ -105,7 +105,8 @@ class Options:
     def __post_init__(self):
         for name, declared in declared_options(type(self)).items():
             value = getattr(self, name)
-            if value == "" and declared.default != "":  # as by a variable of the shell that is not set
+            given = value if isinstance(value, (list, tuple)) and declared.element is Path else [value]
+            if "" in given and declared.default != "":  # as by a variable of the shell that is not set
                 raise ValueError(f"Expected `{name}` not to be empty.")
             if Path in declared.types and isinstance(value, str):
                 setattr(self, name, Path(value))

@@ -191,7 +191,10 @@ def _all(of: Inputs, picture: Image.Image) -> None:
 UNREADABLE = "row 0 ({root}/photos/validation/a/0.png): image cannot be decoded: "
 IMAGES = [
     Attack(
-        "an image of 1×1 pixels", lambda of: of.replace(Image.fromarray(noise(1, 1))), images=11, told="1 of 12 masks"
+        "an image of 1×1 pixels",
+        lambda of: of.replace(Image.fromarray(noise(1, 1))),
+        images=11,
+        told="1 of 12 masks of the validation dataset are empty or full",
     ),
     Attack("an image of 4000×1 pixels", lambda of: of.replace(Image.fromarray(noise(4000, 1)))),
     Attack("an image of 10×3000 pixels", lambda of: of.replace(Image.fromarray(noise(10, 3000)))),
@@ -257,7 +260,9 @@ IMAGES = [
     Attack("a link to an image elsewhere", _moved_and_linked),
     Attack("a class folder that is a link", lambda of: _link(of.image("a"), of.root / "a")),
     Attack(
-        "links in a circle", lambda of: of.image("a/loop").symlink_to(of.image("a")), told="deeper than class folders"
+        "links in a circle",
+        lambda of: of.image("a/loop").symlink_to(of.image("a")),
+        told="images: 120 deeper than class folders",
     ),
     Attack("files of macOS (`._0.png`)", lambda of: of.image("a/._0.png").write_bytes(b"\0\5\x16\7")),
     Attack(
@@ -307,7 +312,7 @@ IMAGES = [
     Attack("an empty class folder", lambda of: of.image("e").mkdir()),
     Attack(
         "a class of the model without images",
-        lambda of: _keep(of, 0) if False else [path.unlink() for path in of.image("d").iterdir()],
+        lambda of: [path.unlink() for path in of.image("d").iterdir()],
         images=9,
     ),
     Attack(
@@ -455,7 +460,7 @@ MASKS = [
             f"a mask {what}",
             lambda of, draw=draw: of.redraw(draw),
             one or None,
-            *([11, "1 of 12 masks"] if one is None else []),
+            *([11, "1 of 12 masks of the validation dataset are empty or full"] if one is None else []),
         )
         for what, (draw, one, _) in DRAWN.items()
     ),
@@ -611,12 +616,12 @@ MODELS = [
     Attack(
         "a number that is no class in `id2label`",
         _of_classes({0: "a", 1: "b", 2: "c", 9: "d"}),
-        "`id2label` in the `config.json` of `{root}/model` is ",
+        "`id2label` in the `config.json` of `{root}/model` has no text for the class 3",
     ),
     Attack(
         "a class without a name",
         _of_classes({0: None, 1: "b", 2: "c", 3: "d"}),
-        "expected a text for each class from 0 to 3, in order.",
+        "has no text for the class 0, expected one for each from 0 to 3.",
     ),
     Attack(
         "a `label2id` that contradicts `id2label`", lambda of: of.configure(label2id={"a": 3, "b": 2, "c": 1, "d": 0})
@@ -644,12 +649,12 @@ MODELS = [
     Attack(
         "patches of 0 pixels",
         lambda of: of.configure(patch_size=0),
-        "its `config.json` does not describe a model. ZeroDivisionError",
+        "its `config.json` may not describe a model. ZeroDivisionError",
     ),
     Attack(
         "a size of images that is a text",
         lambda of: of.configure(image_size="32"),
-        "its `config.json` does not describe a model",
+        "its `config.json` may not describe a model",
     ),
     Attack(
         "a configuration that names code",
@@ -668,20 +673,22 @@ MODELS = [
     Attack(
         "a standard deviation of 0",
         lambda of: of.configure(PROCESSOR, image_std=[0, 0, 0]),
-        "`image_std` of the image processor of `{root}/model` is [0, 0, 0], expected a number above 0 for each of 3 channels.",
+        "`image_std` of the image processor of `{root}/model` is [0, 0, 0], expected a list with a number above 0 for each of 3 channels.",
     ),
     Attack(
         "a mean of NaN",
         lambda of: of.configure(PROCESSOR, image_mean=[float("nan")] * 3),
-        "`image_mean` of the image processor of `{root}/model` is [nan, nan, nan], expected a finite number",
+        "`image_mean` of the image processor of `{root}/model` is [nan, nan, nan], expected a list with a finite number",
     ),
     Attack(
         "a mean of one channel",
         lambda of: of.configure(PROCESSOR, image_mean=[0.5]),
-        "is [0.5], expected a finite number for each of 3 channels",
+        "is [0.5], expected a list with a finite number for each of 3 channels",
     ),
     Attack(
-        "a mean that is a text", lambda of: of.configure(PROCESSOR, image_mean="x"), "is x, expected a finite number"
+        "a mean that is a text",
+        lambda of: of.configure(PROCESSOR, image_mean="x"),
+        "is x, expected a list with a finite number",
     ),
     Attack(
         "an image processor of another size",
@@ -829,12 +836,12 @@ IMPROVE = [
     improved(
         "training images of one class",
         lambda of: of.remove(*"bcd", split="train"),
-        "with a usable mask are left, all of one class, and the swap takes the backgrounds of other classes",
+        told="The training images are all of one class: a swap gives them the backgrounds of their own class alone.",
     ),
     improved(
         "one training image",
         lambda of: (of.remove(*"bcd", split="train"), _keep(of, 1, "train")),
-        "Of the training images, 1 with a usable mask are left, all of one class",
+        "Of the training images, one with a usable mask is left, and the swap takes the backgrounds of others",
     ),
     improved(
         "validation images of one class",

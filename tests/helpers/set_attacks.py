@@ -39,7 +39,11 @@ class SetAttack:
 
     @property
     def promise(self) -> str:
-        return f"{self.rows} rows" if self.refused is None else f"refused: {self.refused.replace('{root}/', '')}"
+        return (
+            f"{self.rows} row{'s' if self.rows > 1 else ''}"
+            if self.refused is None
+            else f"refused: {self.refused.replace('{root}/', '')}"
+        )
 
 
 def _imagenet_9(root: Path) -> Path:

@@ -76,7 +76,7 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
-def inside(root: Path, metadata: str, base: str, value: object) -> str:
+def path_within(root: Path, metadata: str, base: str, value: object) -> str:
     """Name relative to the root of a file that metadata in the folder `base` names.
 
     Raises:

@@ -15,7 +15,7 @@ from huggingface_hub import metadata_load
 from pyarrow import csv, parquet
 
 from ...utils.images import readable_suffixes
-from .folders import inside
+from .folders import path_within
 
 
 # Names of a folder below the root, in lower case.
@@ -75,7 +75,7 @@ class ImageFolder:
         """List a folder of images; `None` if it has none, holds tables, or has a card that gives its files.
 
         Raises:
-            ValueError: two folders are the same split, such as `val` and `valid`.
+            ValueError: two folders are the same split, such as `val` and `valid`, or the name of an image is not UTF-8.
         """
         card, files, suffixes = root / "README.md", [], readable_suffixes() | PICTURES
         if not root.is_dir() or (card.is_file() and (metadata_load(card) or {}).get("configs")):
@@ -83,6 +83,8 @@ class ImageFolder:
         for name in _files_below(root):
             path = PurePosixPath(name)
             if path.name in METADATA or path.suffix.lower() in suffixes:
+                if not _is_text(name):
+                    raise ValueError(f"`{root}` has a file whose name is not UTF-8, {os.fsencode(name)!r}: rename it.")
                 files.append(name)
             elif path.suffix.lower() in TABLES:
                 return None
@@ -177,9 +179,10 @@ class ImageFolder:
                     if key != "file_name" and not key.endswith("_file_name"):
                         row[key] = None if key == "label" and value == "" else value  # CSV has no other word for none
                         continue
+                    value = None if value == "" else value
                     column = "image" if key == "file_name" else key.removesuffix("_file_name")
                     pictures[column] = None
-                    row[column] = None if value is None else inside(self.root, place, base, value)
+                    row[column] = None if value is None else path_within(self.root, place, base, value)
                 if row.get("image") is None:
                     raise ValueError(
                         f"`{self.root / place}` names no image in line {line}: expected its `file_name` or `image_file_name`."
@@ -229,10 +232,7 @@ def _files_below(root: Path) -> Iterator[str]:
         base = Path(place).relative_to(root)
         for name in sorted(files):
             if not name.startswith("."):
-                path = (base / name).as_posix()
-                if not _is_text(path):
-                    raise ValueError(f"`{root}` has a file whose name is not UTF-8, {os.fsencode(path)!r}: rename it.")
-                yield path
+                yield (base / name).as_posix()
 
 
 def _is_text(name: str) -> bool:

@@ -13,7 +13,7 @@ import datasets
 from PIL import Image
 
 from ..schema import Source, encode_image
-from .folders import inside, places_below
+from .folders import path_within, places_below
 
 
 CLASSES = ("landbird", "waterbird")
@@ -82,7 +82,7 @@ def open_waterbirds(
             f"`{path}`: `{bad[0]['img_filename']}` has y {bad[0]['y']} and place {bad[0]['place']}, expected 0 or 1."
         )
     rows = tuple(
-        (inside(path.parent, METADATA_FILE, "", row["img_filename"]), int(row["y"]), int(row["place"]))
+        (path_within(path.parent, METADATA_FILE, "", row["img_filename"]), int(row["y"]), int(row["place"]))
         for row in listed
     )
     drawn = [] if masks is None else [(masks / name).with_suffix(".png") for name, _, _ in rows]
