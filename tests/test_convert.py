@@ -256,7 +256,7 @@ def test_no_such_file(source, tmp_path):
     [
         ("{", r"config.json` is not valid JSON"),
         ('{"architectures": ["ViTForImageClassification"]}', r"has no `architecture`, so it is not timm's"),
-        ("[]", r"has no `architecture`, so it is not timm's"),
+        ("[]", r"config.json` holds no JSON object"),
     ],
 )
 def test_configuration_that_is_not_timms(content, message, tmp_path):

@@ -192,12 +192,12 @@ def test_photographs_and_paths_stay_here(inputs, improved):
 def with_masks(inputs: Path, folder: Path, drawn: dict[str, np.ndarray]) -> list:
     """Options for the photographs with masks in a folder, by class; `.` for all others."""
     for path in sorted((inputs / "photos").rglob("*.jpg")):
-        place = (folder / path.relative_to(inputs / "photos")).with_suffix(".png")
+        place = (folder / "masks" / path.relative_to(inputs / "photos")).with_suffix(".png")
         place.parent.mkdir(parents=True, exist_ok=True)
         height = Image.open(path).height
         shape = drawn.get(path.parent.name, drawn["."])
         Image.fromarray(np.pad(shape, ((0, height - 48), (0, 0)), mode="edge")).save(place)
-    return [*options_of(inputs, folder / "out"), "--masks", folder]
+    return [*options_of(inputs, folder / "out"), "--masks", folder / "masks"]
 
 
 OBJECT = np.pad(np.full((20, 20), 255, np.uint8), ((10, 18), (10, 18)))
@@ -224,7 +224,7 @@ def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_pat
 
 
 def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
-    options = with_masks(inputs, tmp_path / "masks", {".": OBJECT})
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
     both = tmp_path / "both"
     for split in ("train", "validation"):
         shutil.copytree(tmp_path / "masks" / split, both, dirs_exist_ok=True)

@@ -95,9 +95,9 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
         ("learning_rate: {a: 1}", "Expected `learning_rate` to be a number, but got a mapping."),
         ("learning_rate: true", "Expected `learning_rate` to be a number, but got true or false."),
         ("learning_rate: high", "Expected `learning_rate` to be a number, but got text."),
-        ("learning_rate: .nan", "Expected `learning_rate` ≥ 0, but got nan."),
+        ("learning_rate: .nan", "Expected `learning_rate` ≥ 0 and finite, but got nan."),
         ("learning_rate: -3e-6", "Expected `learning_rate` ≥ 0, but got -3e-06."),
-        ("weight_decay: 1e999", "Expected `weight_decay` ≥ 0, but got inf."),
+        ("weight_decay: 1e999", "Expected `weight_decay` ≥ 0 and finite, but got inf."),
         ("adam_beta1: 2", "Expected `adam_beta1` from 0 to 1, but got 2."),
         (
             "per_device_train_batch_size: 2.5",
@@ -135,7 +135,7 @@ def test_recipes_that_cannot_be_read(tmp_path):
         (["--preset", "timm"], "Expected `preset` to be one of paper, native, model."),
         (["--learning_rate", "low"], "Expected `learning_rate` to be a number, but got text"),
         (["--relevance_weight", "-1"], "Expected `relevance_weight` ≥ 0, but got -1.0"),
-        (["--relevance_weight", "nan"], "Expected `relevance_weight` ≥ 0, but got nan"),
+        (["--relevance_weight", "nan"], "Expected `relevance_weight` ≥ 0 and finite, but got nan"),
         (["--num_train_epochs", "-1"], "Expected `num_train_epochs` > 0, but got -1.0"),
         (["--image_size", "0"], "Expected `image_size` ≥ 1, but got 0"),
         (["--lora_rank", "0"], "Expected `lora_rank` ≥ 1, but got 0"),
@@ -292,7 +292,7 @@ def test_every_model_has_its_recipe():
 def test_another_method_leaves_out_the_options_of_the_recipe(named):
     """The rest of the recipe stays; what the command line gives is still checked."""
     *_, config = parse_arguments([*named, "--method", "gradmask"])
-    assert (config.relevance_distance, config.background_weight, config.learning_rate) == (None, 50.0, 2.5e-6)
+    assert (config.relevance_distance, config.background_weight, config.learning_rate) == (None, 50.0, 1e-6)
     *_, same = parse_arguments([*named, "--method", "robustvit"])
     assert same.relevance_distance == "bce"
     with pytest.raises(ValueError, match="`relevance_distance` is not an option of the method `gradmask`"):

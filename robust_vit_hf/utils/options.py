@@ -40,7 +40,7 @@ class Range:
 
     def __str__(self) -> str:
         if self.high < math.inf:
-            low, high = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in (self.low, self.high))
+            low, high = (str(bound) if isinstance(bound, int) else f"{bound:g}" for bound in (self.low, self.high))
             return f"> {low} and ≤ {high}" if self.above else f"from {low} to {high}"
         if self.low > -math.inf:
             return f"{'>' if self.above else '≥'} {self.low:g}"

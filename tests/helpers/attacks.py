@@ -884,7 +884,7 @@ IMPROVE = [
             ("--max_loss", "101"): "Expected `max_loss` from 0 to 100, but got 101.0.",
             ("--max_steps", "0"): "Expected `max_steps` ≥ 1, but got 0.",
             ("--max_steps", "1.5"): "Expected `max_steps` to be a whole number, but got a number.",
-            ("--seed", "-1"): "Expected `seed` from 0 to 4,294,967,295, but got -1.",
+            ("--seed", "-1"): "Expected `seed` from 0 to 4294967295, but got -1.",
             ("--method", "x"): "Expected `method` to be one of cft, cutmix,",
             ("--train_batch_size", "0"): "Expected `train_batch_size` ≥ 1, but got 0.",
             (
