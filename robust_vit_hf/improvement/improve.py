@@ -349,14 +349,17 @@ def _check_masks_apart(train: datasets.Dataset, validation: datasets.Dataset, op
     """Refuse files of masks that images of both splits have, whose names begin anew in each."""
     if options.masks in (None, *MASK_METHODS) or has_parquet(Path(options.masks)):
         return
-    first, second = (
-        {row["mask"]["path"]: _content(row["image"]) for row in undecoded(rows.select_columns(["image", "mask"]))}
-        for rows in (train, validation)
-    )
-    # Of an image that is in both splits, `_check_inputs` tells.
-    if shared := sorted(
-        mask for mask in first.keys() & second.keys() if first[mask] is None or first[mask] != second[mask]
-    ):
+    splits = [undecoded(rows.select_columns(["image", "mask"])) for rows in (train, validation)]
+    first, second = ({mask["path"]: index for index, mask in enumerate(rows["mask"])} for rows in splits)
+
+    def is_of_two(mask: str) -> bool:
+        one, other = (
+            _content(rows[index[mask]]["image"]) for rows, index in zip(splits, (first, second), strict=True)
+        )
+        return one is None or one != other
+
+    # Of an image that is in both splits, `_check_inputs` tells. Only images that share a mask are read here.
+    if shared := sorted(filter(is_of_two, first.keys() & second.keys())):
         raise ValueError(
             f"`{shared[0]}` is the mask of an image of `{options.train_split}` and of one of `{options.eval_split}`: put the masks "
             f"into `{options.train_split}/` and `{options.eval_split}/` in `{options.masks}`."
