@@ -189,8 +189,10 @@ def outcome(mutation: Mutation, places: "SimpleQueue[Path]") -> Literal["caught"
         places.put(tree)
     if done.returncode not in (0, 1, 2):  # 2: an error in the collection, as of a file that cannot be imported
         raise RuntimeError(f"{mutation}: {done.stdout.decode()[-2000:]}")
-    tqdm.write(f"{'caught' if done.returncode else 'missed'}: {mutation.file}: {mutation.new}")
-    return "caught" if done.returncode else "missed"
+    found: Literal["caught", "missed"] = "caught" if done.returncode else "missed"
+    if mutation.old:
+        tqdm.write(f"{found}: {mutation.file}: {mutation.new}")
+    return found
 
 
 def git(*words: str) -> str:
