@@ -94,6 +94,18 @@ def test_masks_are_the_union_of_the_instances(sam3):
         assert (result.rejected is None) == (union.mean() <= 0.95)
 
 
+def test_a_mask_of_the_whole_image_is_rejected(sam3):
+    """Nothing of the background is left, which is what such a mask would train on."""
+    cut = ConceptSegmentation.from_pretrained(PROMPTS, sam3, threshold=0.0)
+    decoder = cut.model.mask_decoder
+    with torch.no_grad():  # each pixel and each instance have the same embedding
+        for layer in (decoder.instance_projection, decoder.mask_embedder.layers[-1]):
+            layer.weight.zero_()
+            layer.bias.fill_(1.0)
+    for result in cut(images(), [{"label": 0}, {"label": 1}]):
+        assert np.asarray(result.mask).min() == 255 and result.rejected == "the mask covers 100% of the image"
+
+
 def test_nothing_is_found_for_the_first_concepts(sam3):
     """The first concept above the threshold is taken, and its note names those before it."""
 
