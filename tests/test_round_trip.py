@@ -29,7 +29,7 @@ print(json.dumps(sum(p == label for p, label in zip(predicted, rows["label"], st
 def test_round_trip(hub, tmp_path):
     # Without a model or dataset, the default recipe is in force.
     trained, evaluated = tmp_path / "run", tmp_path / "evaluation"
-    options = ["--images_per_set", 12, "--num_train_epochs", 1, "--output_dir", trained]
+    options = ["--images_per_set", 12, "--samples_per_class", 1, "--num_train_epochs", 1, "--output_dir", trained]
     assert "recipes/emoji-shift.yaml" in succeed("train", *options, "--push_to_hub", "--hub_model_id", NAME)
     rows = json.loads((trained / "results.json").read_text())["rows"]
     assert [row["set"] for row in rows] == ["val", *SHIFTED, "mean of the shifted sets"]

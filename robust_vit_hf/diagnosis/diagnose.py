@@ -24,7 +24,7 @@ from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import save_composed
-from .images import MASK_METHODS, MaskedImages, choose_images, load_labelled, masked_images
+from .images import MaskedImages, choose_images, load_labelled, masked_images
 from .options import DiagnoseOptions
 from .strip import NUM_EXAMPLES, RULE, Composed, composed_images, strip_figure
 
@@ -123,7 +123,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, None if options.masks in MASK_METHODS else options.masks)
+    check_output_dir(folder, options.dataset, options.mask_folder)
     preset = resolve_preset(options.preset, options.model, options.compare)
     with open_session(options, preset, folder, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
@@ -174,11 +174,11 @@ def measure_images(
 def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, datasets.Dataset]:
     """The images to diagnose on: name of the set, and rows."""
     if options.dataset is not None and options.dataset not in benchmarks():
-        return options.split.partition("[")[0], load_labelled(options.dataset, options.split, options.masks)
+        return options.split.partition("[")[0], load_labelled(options.dataset, options.split, options.mask_folder)
     benchmark = options.dataset or find_benchmark(session.classes)
     if benchmark is None:
         raise ValueError("This model has classes of its own: name labelled images of them with --dataset.")
-    if options.is_given("split") or options.masks not in (None, *MASK_METHODS):
+    if options.is_given("split") or options.mask_folder is not None:
         raise ValueError(
             f"`{benchmark}` has one set to diagnose on, with its masks: leave out --split, and folders of --masks."
         )

@@ -28,6 +28,7 @@ from ..masks.preparation import make_masker, write_masks
 from ..models.registry import MODELS
 from ..utils.files import atomic_file, read_json, write_json
 from ..utils.images import readable_suffixes
+from .options import MASK_METHODS
 
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")
 BY_NAMES = {"sam3": Sam3Options, "grounded": GroundedOptions}  # in the order in which `auto` tries them
 
 
@@ -69,19 +69,19 @@ class MaskedImages:
 
 
 def load_labelled(source: str, split: str, masks: str | None) -> datasets.Dataset:
-    """Labelled images of a split, with the masks of a folder if `masks` names one.
+    """Labelled images of a split, with the masks of a folder if there is one.
 
     Args:
         source: as for [`load_masked_dataset`].
-        masks: name in `MASK_METHODS`, or a folder: either the output of `robust-vit masks`, whose images are taken then,
-            or pictures of masks with the names of the images, with another suffix maybe, in `<split>/` or directly.
+        masks: folder: either the output of `robust-vit masks`, whose images are taken then, or pictures of masks with the
+            names of the images, with another suffix maybe, in `<split>/` or directly.
 
     Raises:
         UnknownSplit: the split does not exist.
         FileNotFoundError: images or folder do not exist.
         ValueError: there are no labels, or one is below -1; or the folder has a mask for none of the images, or one for two.
     """
-    folder = None if masks is None or masks in MASK_METHODS else Path(masks)
+    folder = None if masks is None else Path(masks)
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(
             f"There is no folder of masks `{folder}`, and no method of that name: expected {', '.join(MASK_METHODS)}, or a folder."

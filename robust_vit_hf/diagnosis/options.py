@@ -8,6 +8,9 @@ from ..models.preprocessing import Preset
 from ..utils.options import COUNT, option, output_dir
 
 
+MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")
+
+
 @dataclass(kw_only=True)
 class OwnImagesOptions(BatchOptions):
     """Images of your own, their masks, and how the model sees them."""
@@ -20,6 +23,11 @@ class OwnImagesOptions(BatchOptions):
     )
     num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)
     preset: Preset | None = option(None, "preprocessing; by default what the run was trained with, or the model's own")
+
+    @property
+    def mask_folder(self) -> str | None:
+        """What `masks` names if it is no method."""
+        return None if self.masks in MASK_METHODS else self.masks
 
 
 @dataclass(kw_only=True)

@@ -23,7 +23,6 @@ from ..data.masked_dataset import UnknownSplit, undecoded, undecoded_rows
 from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
 from ..diagnosis.images import (
-    MASK_METHODS,
     MaskedImages,
     choose_images,
     load_labelled,
@@ -230,7 +229,7 @@ def _check_folder(options: ImproveOptions) -> None:
         ValueError: it is among the images, or holds a model or results of another command.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, None if options.masks in MASK_METHODS else options.masks)
+    check_output_dir(folder, options.dataset, options.mask_folder)
     if not (folder / INPUTS_FILE).is_file():
         for name in ("config.json", "adapter_config.json", RUN_FILE, RESULTS_FILE):
             if (folder / name).is_file():
@@ -267,7 +266,7 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
     # Images, and masks of a folder, are known by their contents.
     unread = {"batch_size", "num_workers", "output_dir", "dataset"}
     inputs = {name: value for name, value in asdict(options).items() if name not in unread}
-    inputs["masks"] = options.masks if options.masks in MASK_METHODS else None
+    inputs["masks"] = options.masks if options.mask_folder is None else None
     inputs |= {"model": session.sides["before"].digest, "precision": session.accelerator.mixed_precision}
     inputs |= {f"images ({name})": dataset_identity(rows) for name, rows in parts.items()}
     inputs["processor"] = json.loads(processor.to_json_string())
@@ -329,15 +328,15 @@ def _say(number: int, text: str) -> None:
 
 def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, list[str]]:
     """Images to train on, validation images, and notes about them."""
-    train, notes = load_labelled(options.dataset, options.train_split, options.masks), []
+    train, notes = load_labelled(options.dataset, options.train_split, options.mask_folder), []
     try:
-        validation = load_labelled(options.dataset, options.eval_split, options.masks)
+        validation = load_labelled(options.dataset, options.eval_split, options.mask_folder)
         _check_masks_apart(train, validation, options)
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
         train, validation = _held_out(train, options.seed)
-        named = options.dataset if options.masks in (None, *MASK_METHODS) else options.masks
+        named = options.mask_folder or options.dataset
         notes.append(
             f"`{public_name(named)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
             f"`{options.train_split}` were held out. If your model was trained on them, its top-1 at home is too high."
@@ -347,7 +346,7 @@ def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, 
 
 def _check_masks_apart(train: datasets.Dataset, validation: datasets.Dataset, options: ImproveOptions) -> None:
     """Refuse files of masks that images of both splits have, whose names begin anew in each."""
-    if options.masks in (None, *MASK_METHODS) or has_parquet(Path(options.masks)):
+    if options.mask_folder is None or has_parquet(Path(options.mask_folder)):
         return
     splits = [undecoded(rows.select_columns(["image", "mask"])) for rows in (train, validation)]
     first, second = ({mask["path"]: index for index, mask in enumerate(rows["mask"])} for rows in splits)
@@ -432,7 +431,7 @@ def _estimate(session: Session, options: ImproveOptions, parts: dict[str, datase
     passes = 5 * steps * options.train_batch_size + 2 * mixtures * len(parts["choosing"])
     passes += 2 * 15 * len(parts["reporting"])
     masks = 0.0
-    if options.masks in MASK_METHODS or "mask" not in parts["train"].column_names:
+    if (options.masks and not options.mask_folder) or "mask" not in parts["train"].column_names:
         masks = SECONDS_PER_MASK * sum(map(len, parts.values()))
     minutes = (min(times) * passes + masks) / 60
     return f"about {minutes:.0f} minutes" if minutes >= 1 else "about a minute"
