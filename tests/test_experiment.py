@@ -46,7 +46,21 @@ def test_another_result_changes_the_texts(results):
 
 
 def test_results_are_of_known_commits(results):
-    assert all(run.commit and "dirty" not in run.commit for run in results.runs)
+    """The docs say what was edited where a checkout had changes."""
+    runs = [run for path in (write["SEARCH"], write["RATES"]) for run in write["read_results"](path).runs]
+    page = (ROOT / "docs" / "experiment" / "README.md").read_text()
+    for commit in {run.commit for run in [*results.runs, *runs]}:
+        assert commit and ("dirty" not in commit or f"In `{commit[:7]}-dirty`, " in page)
+
+
+def test_the_tested_weights_are_those_that_the_search_chose(results):
+    """But for learning rates, which are chosen at these weights."""
+    chosen, _ = write["choose_settings"](write["read_results"](write["SEARCH"]))
+    weights = {run.method: run.tuned for run in chosen}
+    tested = {run.method: run.tuned for run in results.runs if run.sets and run.share == 1}
+    assert len(weights.keys() & tested.keys()) > 6
+    for method in weights.keys() & tested.keys():
+        assert tested[method] == weights[method], method
 
 
 def test_labels_cover_all_methods(results):

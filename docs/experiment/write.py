@@ -12,10 +12,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from robust_vit_hf.experiments.selection import choose_mixtures, choose_settings
-from robust_vit_hf.results.bootstrap import change
+from robust_vit_hf.results.bootstrap import change, versus
 from robust_vit_hf.results.file import ResultsFile, join, read_results
 from robust_vit_hf.results.findings import findings, findings_table
 from robust_vit_hf.results.paper_tables import METHODS
@@ -23,13 +26,13 @@ from robust_vit_hf.results.plots import figure_bytes
 from robust_vit_hf.results.price import price_figure, price_table, prices
 from robust_vit_hf.results.published import title_of
 from robust_vit_hf.results.table import Results, Run
-from robust_vit_hf.results.text_table import Table
+from robust_vit_hf.results.text_table import Table, percent
 from robust_vit_hf.training.arguments import METHOD_OPTIONS
 from robust_vit_hf.training.recipes import train_arguments
 
 
 HERE = Path(__file__).parent
-SEARCH, RATES, MAIN = (HERE / f"{name}.parquet" for name in ("search", "rates", "results"))
+SEARCH, RATES, MAIN, OTHERS = (HERE / f"{name}.parquet" for name in ("search", "rates", "results", "others"))
 ROOT = HERE.parents[1]
 TEXTS = (
     "README.md",
@@ -41,7 +44,8 @@ TEXTS = (
 BLOCK = re.compile(r"((?:<!--|#) results: ([a-z ]+)(?: -->)?\n).*?((?:<!--|#) end of results)", re.DOTALL)
 # What each variant of the grids is.
 LABELS = {
-    "robustvit": "relevance, squared error (the paper's)",
+    "robustvit": "relevance, squared error (Eq. 1 and 2, weight 800)",
+    "paper-weights": "relevance, squared error (weight 0.8, the paper's)",
     "bce": "relevance, cross-entropy of the map",
     "background-swap": "swap, output of the original",
     "relevance-and-swap": "swap and relevance (cross-entropy)",
@@ -76,6 +80,24 @@ LABELS = {
 OF_A_METHOD = (*METHOD_OPTIONS, "background_swap", "learning_rate", "num_train_epochs")
 OF_RECIPE = "relevance-and-swap"  # the variant of the bundled recipe
 CURVE = ("robustvit", "bce", "background-swap", "relevance-and-swap", "original-target", "finetune")  # of the README
+SHIFTED, HOME = "background_new", "val"
+# Pairs of methods, of which the second less the first is shown.
+PAIRS = (
+    ("background-swap", "relevance-and-swap"),
+    ("robustvit", "bce"),
+    ("robustvit", "background-swap"),
+    ("finetune", "robustvit"),
+    ("finetune", "background-swap"),
+    ("original-target", "background-swap"),
+    ("swap-label", "background-swap"),
+    ("paper-weights", "robustvit"),
+    ("robustvit", "energy"),
+    ("robustvit", "cft"),
+    ("robustvit", "unsupervised-masks"),
+    ("background-swap", "unsupervised-swap"),
+    ("relevance-and-swap", "swap-longer"),
+    ("robustvit", "finetune-longer"),
+)
 
 
 def main() -> None:
@@ -104,24 +126,24 @@ def picture(results: ResultsFile):
     """The curves of the README's methods; `None` before there are test images."""
     found = _prices(results)
     curves = {method: found[method] for method in CURVE if method in found}
-    return price_figure(curves, LABELS, "background_new", "val") if curves else None
+    return price_figure(curves, LABELS, SHIFTED, HOME) if curves else None
 
 
 def runs_block(results: ResultsFile) -> str:
     """How much was run, and by which code."""
-    finetuned = [run for run in results.runs if run.share == 1 and run.method != "cut_out"]
-    tested = [run for run in finetuned if run.sets]
-    finetuned += read_results(SEARCH).runs + read_results(RATES).runs
+    rows, finetuned = [], []
+    for path in (SEARCH, RATES, MAIN, OTHERS):
+        runs = [run for run in read_results(path).runs if run.share == 1 and run.method != "cut_out"]
+        seeds = ", ".join(sorted({run.seed for run in runs}, key=int))
+        images = "test and validation" if any(run.sets for run in runs) else "validation"
+        counts = (len(runs), len({run.method for run in runs}), f"{sum(run.seconds or 0 for run in runs) / 3600:.1f}")
+        rows.append([f"`{path.name}`", images, seeds, *map(str, counts)])
+        finetuned += runs
     commits = Counter(run.commit for run in finetuned)
-    hours = sum(run.seconds or 0 for run in finetuned) / 3600
-    seeds = len({run.seed for run in tested})
-    lines = [
-        f"{len(finetuned)} trainings of {len({run.method for run in finetuned})} methods, {hours:.1f} hours of training; {len(tested)} of "
-        f"them, of {seeds} seed{'s' if seeds > 1 else ''}, measured on test images."
-    ]
-    for commit, count in commits.items():
-        lines.append(f"Commit {commit}: {count} trainings.")
-    return "\n".join(lines)
+    table = Table("", ["file", "images", "seeds", "trainings", "methods", "hours of training"], rows)
+    return "\n".join(
+        [table.markdown(), "", *(f"Commit {commit}: {count} trainings." for commit, count in commits.items())]
+    )
 
 
 def settings_block() -> str:
@@ -134,17 +156,38 @@ def settings_block() -> str:
     return "\n\n".join(parts)
 
 
-def price_block(results: ResultsFile, methods: tuple[str, ...] = tuple(LABELS), mixtures: bool = True) -> str:
-    """Gain and price of methods on the test images, with their mixtures with the original model or without."""
-    found = {
-        method: [point for point in points if mixtures or point.share == 1]
-        for method, points in _prices(results).items()
-        if method in methods
-    }
-    if not found:
-        return "*Not measured yet.*"
-    table = price_table(found, LABELS, "background_new", "val")
-    return table.markdown()
+def curve_block(results: ResultsFile) -> str:
+    """Gain and price of the README's methods on the test images of all seeds, with mixtures that have as many."""
+    found = {method: points for method, points in _prices(results).items() if method in (*CURVE, "cut_out")}
+    for method, points in found.items():
+        seeds = max(point.seeds for point in points)
+        found[method] = [point for point in points if point.seeds == seeds]
+    return price_table(found, LABELS, SHIFTED, HOME).markdown() if found else "*Not measured yet.*"
+
+
+def price_block(results: ResultsFile) -> str:
+    """Gain and price of all methods on the test images of the seeds that all have, without mixtures."""
+    tested = _tested(results)
+    seeds = set.intersection(
+        *({run.seed for run in tested if run.method == method} for method in {run.method for run in tested})
+    )
+    of_seeds = [run for run in tested if run.seed in seeds]
+    table = price_table(prices(of_seeds, of_seeds, SHIFTED, HOME), LABELS, SHIFTED, HOME)
+    return f"Seeds {', '.join(sorted(seeds, key=int))}.\n\n{table.markdown()}"
+
+
+def differences_block(results: ResultsFile) -> str:
+    """Differences between two methods, on the seeds and images that both have."""
+    chosen, rows = Results(_tested(results)), []
+    for one, other in PAIRS:
+        pair = (chosen.of(one), chosen.of(other))
+        if all(pair):
+            seeds = {run.seed for run in pair[0]} & {run.seed for run in pair[1]}
+            gain, home = (versus(*pair, [name]) for name in (SHIFTED, HOME))
+            verdict = "unresolved" if gain.low <= 0 <= gain.high else "more" if gain.low > 0 else "less"
+            rows.append([LABELS[other], LABELS[one], str(len(seeds)), str(gain), str(home), verdict])
+    head = ["method", "less that of", "seeds", SHIFTED, HOME, "gains"]
+    return Table("", head, rows).markdown() if rows else "*Not measured yet.*"
 
 
 def sets_block(results: ResultsFile) -> str:
@@ -152,6 +195,17 @@ def sets_block(results: ResultsFile) -> str:
     chosen = Results(_tested(results))
     names = list(chosen.sets)
     rows = []
+    if of_control := chosen.of("finetune"):
+        before = [
+            [float(run.sets[name].correct("before")[run.sets[name].usable].mean()) for run in of_control]
+            for name in names
+        ]
+        rows.append(
+            [
+                "before, with its range over seeds",
+                *(f"{percent(float(np.mean(of)))} ({percent(min(of))}–{percent(max(of))})" for of in before),
+            ]
+        )
     for method in CURVE:
         if runs := chosen.of(method):
             cells = [str(change(runs, [name])) if all(name in run.sets for run in runs) else "–" for name in names]
@@ -160,12 +214,23 @@ def sets_block(results: ResultsFile) -> str:
 
 
 def findings_block(results: ResultsFile) -> str:
-    """The paper's claims."""
+    """The paper's claims: of its shifted sets, on each set; of their mean, on new backgrounds, since in other sets of this benchmark the
+    background tells the truth."""
     tested = _tested(results)
     if not tested:
         return "*Not measured yet.*"
-    found = [finding for finding in findings(Results(tested, list(METHODS))) if finding.value]
-    table = findings_table(found, len({run.seed for run in tested}))
+    backgrounds = [
+        replace(run, sets={name: run.sets[name] for name in (HOME, SHIFTED) if name in run.sets}) for run in tested
+    ]
+    by_set, of_mean = (
+        [
+            finding
+            for finding in findings(Results(runs, list(METHODS)))
+            if finding.statement.startswith("Top-1 ") is of_sets
+        ]
+        for runs, of_sets in ((tested, True), (backgrounds, False))
+    )
+    table = findings_table([*by_set, *of_mean], len({run.seed for run in tested}))
     return f"{table.title}.\n\n{table.markdown()}"
 
 
@@ -180,8 +245,8 @@ def recipe_block(results: ResultsFile) -> str:
     runs = [run for run in results.runs if run.method == OF_RECIPE and run.share == 1 and run.sets]
     if found := [run for run in runs if has_its_settings(run)]:
         return (
-            f"# Expected, in points of top-1 (seeds: {len(found)}): background_new {change(found, ['background_new'])}, val "
-            f"{change(found, ['val'])}.\n# Source: docs/experiment/README.md"
+            f"# Expected, in points of top-1 (seeds: {len(found)}): background_new {change(found, [SHIFTED])}, val "
+            f"{change(found, [HOME])}.\n# Source: docs/experiment/README.md"
         )
     return "# Not measured with these settings. Those that were: docs/experiment/README.md"
 
@@ -190,7 +255,9 @@ BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
     "runs": runs_block,
     "settings": lambda results: settings_block(),
     "price": price_block,
-    "price of the curve": lambda results: price_block(results, CURVE, mixtures=False),
+    "price of the curve": curve_block,
+    "price of all seeds": curve_block,
+    "differences": differences_block,
     "sets": sets_block,
     "findings": findings_block,
     "recipe": recipe_block,
@@ -207,7 +274,7 @@ def _tested(results: ResultsFile) -> list[Run]:
 
 
 def _prices(results: ResultsFile) -> dict:
-    return prices(results.runs, [*_tested(results), *choose_mixtures(results)], "background_new", "val")
+    return prices(results.runs, [*_tested(results), *choose_mixtures(results)], SHIFTED, HOME)
 
 
 if __name__ == "__main__":
