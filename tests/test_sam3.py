@@ -1,6 +1,7 @@
 """Masks by SAM 3, with a real but tiny model of random weights."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -92,6 +93,15 @@ def test_masks_are_the_union_of_the_instances(sam3):
         assert union.any() and np.array_equal(np.asarray(result.mask) == 255, union)
         assert result.note.startswith(f"{text!r}, {len(found['scores'])} of it, {found['scores'].max():.2f}, present ")
         assert (result.rejected is None) == (union.mean() <= 0.95)
+
+
+def test_a_checkpoint_that_names_the_processor_for_videos(sam3, tmp_path):
+    shutil.copytree(sam3, tmp_path / "model")
+    path = tmp_path / "model" / "processor_config.json"
+    path.write_text(path.read_text().replace('"Sam3Processor"', '"Sam3VideoProcessor"'))
+    assert "Sam3VideoProcessor" in path.read_text()
+    cut = ConceptSegmentation.from_pretrained(PROMPTS, str(tmp_path / "model"), threshold=0.0)
+    assert len(cut(images(), [{"label": 0}, {"label": 1}])) == 2
 
 
 def test_a_mask_of_the_whole_image_is_rejected(sam3):

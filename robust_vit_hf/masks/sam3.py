@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model
+from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
 from .result import MaskResult
 
@@ -65,7 +65,8 @@ class ConceptSegmentation:
         try:
             light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
             loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
-            return cls(loaded.eval().to(device), AutoProcessor.from_pretrained(model), prompts, **arguments)
+            # Some checkpoints name the processor for videos, which takes no text.
+            return cls(loaded.eval().to(device), Sam3Processor.from_pretrained(model), prompts, **arguments)
         except OSError as error:
             if "gated" not in str(error):
                 raise
