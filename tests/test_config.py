@@ -46,6 +46,14 @@ def test_defaults_are_those_of_the_paper(tmp_path):
             {"method": "gradmask", "confidence_weight": 0.0, "background_weight": 0.0},
             "All weights of the method `gradmask` are 0",
         ),
+        (
+            {"background_weight": 0.0, "foreground_weight": 0.0, "confidence_weight": 0.0},
+            "All weights of the method `robustvit` are 0",
+        ),
+        (
+            {"method": "rrr", "released_gradients": True, "confidence_weight": 0.0},
+            "All weights of the method `rrr` are 0",
+        ),
         ({"background_weight": -1.0}, "Expected `background_weight` ≥ 0, but got -1.0"),
         ({"confidence_temperature": 0.0}, "Expected `confidence_temperature` > 0, but got 0.0"),
         ({"lr_decay_every": 0}, "Expected `lr_decay_every` ≥ 1, but got 0"),

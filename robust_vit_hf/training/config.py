@@ -150,8 +150,13 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 raise ValueError(
                     f"`{name}` is not an option of the method `{self.method}`, which has {', '.join(defaults)}: leave it out."
                 )
-        trains_by_pixels = self.background_weight and "relevance_weight" not in defaults  # GradMask and RRR
-        if not (self.relevance_weight or self.confidence_weight or trains_by_pixels):
+        # GradMask and RRR; as released, their penalty has no gradient.
+        trains_by_pixels = (
+            self.background_weight and "relevance_weight" not in defaults and not self.released_gradients
+        )
+        parts = [getattr(self, name) for name in ("background_weight", "foreground_weight") if name in defaults]
+        trains_by_maps = self.relevance_weight and (any(parts) or not parts)
+        if not (trains_by_maps or self.confidence_weight or trains_by_pixels):
             raise ValueError(
                 f"All weights of the method `{self.method}` are 0, so that nothing would be trained: give one above 0."
             )
