@@ -340,7 +340,7 @@ def test_wrong_arguments(inputs, tmp_path, change, message):
 
 @pytest.mark.slow
 def test_killed_again_and_again(inputs, tmp_path):
-    """Killed while masks are made, between two candidates, before the last is measured, and before the verdict."""
+    """Killed while masks are made, before the last candidate is measured, and before the verdict."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
 
     def options(output):
@@ -352,7 +352,6 @@ def test_killed_again_and_again(inputs, tmp_path):
     assert completed.status == 0, completed.err[-3000:]
     for moment in (
         "masks/choosing/README.md",
-        "candidates/*-10/candidate.json",
         "candidates/*-30/run.json",
         "predictions/*/after/scores.json",
     ):
