@@ -340,25 +340,22 @@ def test_wrong_arguments(inputs, tmp_path, change, message):
 
 @pytest.mark.slow
 def test_killed_again_and_again(inputs, tmp_path):
-    """Killed while masks are made, before the last candidate is measured, and before the verdict."""
+    """Killed while masks are made, between two candidates, before the last is measured, and before the verdict."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-
-    def options(output):
-        return [*options_of(inputs, output), "--learning_rates", 3e-3]
-
     # Both in processes of their own, since weights depend on the number of threads in their last bits.
     command = ["-m", "robust_vit_hf.cli", "improve"]
-    completed = launch(*command, *options(whole))
+    completed = launch(*command, *options_of(inputs, whole))
     assert completed.status == 0, completed.err[-3000:]
     for moment in (
         "masks/choosing/README.md",
+        "candidates/*-10/candidate.json",
         "candidates/*-30/run.json",
         "predictions/*/after/scores.json",
     ):
         assert not any(killed.glob(moment))
-        kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options(killed))
+        kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options_of(inputs, killed))
         assert not (killed / "verdict.json").exists()
-    assert launch(*command, *options(killed)).status == 0
+    assert launch(*command, *options_of(inputs, killed)).status == 0
     one, two = (json.loads((place / "verdict.json").read_text()) for place in (whole, killed))
     assert one == two
     first, second = (load_file(place / "model.safetensors") for place in (whole, killed))

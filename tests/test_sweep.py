@@ -501,6 +501,7 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
         return len([path for path in points(out) if list((path / RUN).glob("checkpoint-*"))]) >= number
 
     kill_when(lambda: begun(1), *command, "--cluster", "debug")
+    kill_when(lambda: any(map(is_trained, points(out))), *command)
     # Now a run alone is killed, in its process: the sweep records it and goes on.
     process = start(grid, "--output_dir", out)
     killed = None
