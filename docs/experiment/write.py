@@ -256,7 +256,6 @@ BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
     "settings": lambda results: settings_block(),
     "price": price_block,
     "price of the curve": curve_block,
-    "price of all seeds": curve_block,
     "differences": differences_block,
     "sets": sets_block,
     "findings": findings_block,

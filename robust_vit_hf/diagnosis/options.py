@@ -26,7 +26,7 @@ class OwnImagesOptions(BatchOptions):
 
     @property
     def mask_folder(self) -> str | None:
-        """What `masks` names if it is no method."""
+        """The folder of masks that `masks` names; `None` if it names a method or nothing."""
         return None if self.masks in MASK_METHODS else self.masks
 
 
