@@ -2,8 +2,8 @@
 
     python trainer/export_photographs.py runs/own
 
-`photographs/train` and `photographs/validation` have the habitual backgrounds, `elsewhere/validation` random ones, for a test that
-`robust-vit diagnose` and `improve` do not see. `model` is the bundled model as `save_pretrained` writes it.
+`photographs/train` and `photographs/validation` have the habitual backgrounds, `elsewhere/validation` photographs that nothing was
+trained on, for a test that `robust-vit diagnose` and `improve` do not see. `model` is the bundled model as `save_pretrained` writes it.
 """
 
 import sys
@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
     for place, split, images in (
         ("photographs/train", "train", 300),
         ("photographs/validation", "val", 300),
-        ("elsewhere/validation", "background_random", 500),
+        ("elsewhere/validation", "background_new", 500),
     ):
         write_folders(load_split(split, images), folder / place)
     load_biased_model().save_pretrained(folder / "model")
