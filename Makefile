@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The first demo has the name that the docs use; a later one gets a folder of its own beside it.
 OUT ?= runs/emoji-shift$(if $(wildcard runs/emoji-shift),-$(shell date +%Y%m%d-%H%M%S))
 
-.PHONY: help demo app test test-slow test-floors round-trip quality style audit
+.PHONY: help demo app test test-slow test-release test-floors round-trip quality style audit
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -25,10 +25,13 @@ app: $(VENV)/.installed  ## Look at the bundled model, before and after, in a pa
 	$(BIN)/robust-vit app
 
 test: $(VENV)/.installed  ## Run the tests, but for the slow ones
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not release"
 
-test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, the notebook and the wheel
+test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip and the wheel
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+
+test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out: the paper's tables, the notebook, kills of improve
+	$(BIN)/python -m pytest -n auto --dist loadfile -m release
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.
 FLOORS := .venv-floors
@@ -45,7 +48,7 @@ $(FLOORS)/.installed: pyproject.toml
 	touch $@
 
 test-floors: $(FLOORS)/.installed  ## Run some of the tests with the lowest versions that pyproject.toml allows
-	$(FLOORS)/bin/python -m pytest -n auto --dist loadfile -m "not slow" $(FLOOR_TESTS:%=tests/test_%.py) $(BESIDE_NEW_TORCH)
+	$(FLOORS)/bin/python -m pytest -n auto --dist loadfile -m "not slow and not release" $(FLOOR_TESTS:%=tests/test_%.py) $(BESIDE_NEW_TORCH)
 
 round-trip: $(VENV)/.installed  ## Train, push, load by id and evaluate, against a Hub on loopback
 	$(BIN)/python -m pytest -v tests/test_round_trip.py

@@ -338,7 +338,7 @@ def test_wrong_arguments(inputs, tmp_path, change, message):
     assert message in call("improve", *options_of(inputs, tmp_path), *change).error
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_killed_again_and_again(inputs, tmp_path):
     """Killed while masks are made, between two candidates, before the last is measured, and before the verdict."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -406,8 +406,8 @@ def imagenet(tmp_path_factory):
     "name, models, tables",
     [
         ("table8", ["vit-b"], (1, 2, 8, 9, 10, 11)),
-        pytest.param("table4", None, (4, 12), marks=pytest.mark.slow),
-        pytest.param("table1", None, (1, 10), marks=pytest.mark.slow),
+        pytest.param("table4", None, (4, 12), marks=pytest.mark.release),
+        pytest.param("table1", None, (1, 10), marks=pytest.mark.release),
     ],
 )
 def test_a_grid_of_the_paper_in_miniature(name, models, tables, imagenet, hub, tmp_path):
