@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robust_vit_hf.experiments.selection import choose_mixtures, choose_settings
+from robust_vit_hf.experiments.selection import choose_mixtures, choose_settings, setting_of
 from robust_vit_hf.results.bootstrap import change, versus
 from robust_vit_hf.results.file import ResultsFile, join, read_results
 from robust_vit_hf.results.findings import findings, findings_table
@@ -165,6 +165,21 @@ def curve_block(results: ResultsFile) -> str:
     return price_table(found, LABELS, SHIFTED, HOME).markdown() if found else "*Not measured yet.*"
 
 
+def mixtures_block(results: ResultsFile) -> str:
+    """Gain and price of the mixtures that the rule chooses for the README's methods, on the seeds for which all have some."""
+    runs = [run for run in results.runs if run.method in CURVE and run.share in (1, 0.5)]
+    seeds = set.intersection(*({run.seed for run in runs if run.method == method and run.share < 1} for method in CURVE))
+    measured = Counter((run.method, setting_of(run), run.share) for run in runs if run.seed in seeds)
+    complete = [
+        run
+        for run in runs
+        if run.seed in seeds and measured[run.method, setting_of(run), run.share] == len(seeds)
+    ]
+    chosen = choose_mixtures(replace(results, runs=complete))
+    table = price_table(prices(complete, chosen, SHIFTED, HOME), LABELS, SHIFTED, HOME)
+    return f"Seeds {', '.join(sorted(seeds, key=int))}.\n\n{table.markdown()}"
+
+
 def price_block(results: ResultsFile) -> str:
     """Gain and price of all methods on the test images of the seeds that all have, without mixtures."""
     tested = _tested(results)
@@ -256,6 +271,7 @@ BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
     "settings": lambda results: settings_block(),
     "price": price_block,
     "price of the curve": curve_block,
+    "mixtures": mixtures_block,
     "differences": differences_block,
     "sets": sets_block,
     "findings": findings_block,
