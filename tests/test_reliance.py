@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from unittest.mock import patch
 
 import datasets
@@ -18,9 +19,9 @@ from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.cut_out import cut_out_table
 from robust_vit_hf.results.file import read_results
-from robust_vit_hf.results.reliance import reliance_tables
+from robust_vit_hf.results.reliance import reliance_tables, worst_group_table
 from robust_vit_hf.results.sensitivity import relative_foreground_sensitivity, sensitivity_table
-from robust_vit_hf.results.table import Run, SetResult, SideResult
+from robust_vit_hf.results.table import Results, Run, SetResult, SideResult
 
 from .helpers import formats
 from .helpers.commands import call, succeed
@@ -351,8 +352,8 @@ def test_the_table_of_objects_alone():
 
 
 def test_groups_in_the_report_of_a_sweep(tmp_path):
-    """A test split with groups, measured before and after; the groups come through the file of results."""
-    for split, groups in {"train": "xxyy", "validation": "xyxy", "test": "xyxyxy"}.items():
+    """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
+    for split, groups in {"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items():
         birds(list(groups)).to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
     model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
     options = {"dataset": str(tmp_path / "data"), "test_split": "test", "model": str(model), "num_train_epochs": 1}
@@ -368,11 +369,45 @@ def test_groups_in_the_report_of_a_sweep(tmp_path):
     printed = succeed("report", tmp_path / "runs", "--output_dir", tmp_path / "report")
     (run,) = (run for run in read_results(tmp_path / "report" / "results.parquet").runs if run.method == "finetune")
     assert [*run.sets] == ["test"] and run.sets["test"].groups.tolist() == list("xyxyxy")
-    top1 = [min(100 * run.sets["test"].accuracy("after", chosen=run.sets["test"].groups == name) for name in "xy")]
+    assert run.sets["test"].group_weights == {"x": 0.75, "y": 0.25}
+    top1 = [100 * run.sets["test"].accuracy("after", chosen=run.sets["test"].groups == name) for name in "xy"]
     (line,) = (line for line in printed.splitlines() if line.startswith("| model, finetune, `test` | 1 |"))
-    assert float(line.split(" | ")[3]) == pytest.approx(top1[0], abs=0.06)
+    cells = line.rstrip(" |").split(" | ")
+    assert float(cells[3]) == pytest.approx(min(top1), abs=0.06) and cells[-1] == "as in training"
+    assert float(cells[6]) == pytest.approx(0.75 * top1[0] + 0.25 * top1[1], abs=0.06) and top1[0] != top1[1]
     card = (next((tmp_path / "runs").glob("*finetune*")) / "run" / "README.md").read_text()
     assert "Groups of `test`, top-1 in per cent" in card and "| worst group |" in card
+    assert "| average, weighted by the training groups | 6 |" in card
+
+
+def test_runs_with_other_groups_in_training():
+    """Each is weighted by its own; where one does not know them, all groups count the same in all."""
+    groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
+    runs = []
+    for seed, weights in enumerate([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 1.0}]):
+        of_run = result("test", groups=groups, weights=weights, before=0.5, after=0.75)
+        runs.append(replace(run_of(of_run, model="m"), name=str(seed), seed=str(seed)))
+    (row,) = worst_group_table(Results(runs)).rows
+    assert row[:4] == ["m, robustvit, `test`", "2", "0.0", "50.0"]
+    assert [*row[5:7], row[-1]] == ["62.5", "81.2", "as in training"]  # (75 + 50) / 2 and (87.5 + 75) / 2
+    runs[1] = replace(runs[1], sets={"test": result("test", groups=groups, before=0.5, after=0.75)})
+    (row,) = worst_group_table(Results(runs)).rows
+    assert [*row[5:7], row[-1]] == ["50.0", "75.0", "equal"]
+
+
+def test_groups_of_a_diagnosis(tmp_path):
+    """Beside the measures, as `evaluate` has them."""
+    birds(list("xxxy")).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    birds(list("xyxyyxxy")).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir"]
+    printed = [succeed(command, *options, tmp_path / command) for command in ("diagnose", "evaluate")]
+    diagnosed, evaluated = (text[text.index("Groups of `validation`") :].split("\n\n")[:2] for text in printed)
+    assert diagnosed == evaluated and "| average, weighted by the training groups | 8 |" in diagnosed[1]
+    assert "Groups of `validation`" in (tmp_path / "diagnose" / "tables.md").read_text()
+    birds(["x", None, "y", "y"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    completed = call("diagnose", *options, tmp_path / "other")
+    assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
 
 
 def test_diagnose_beside_imagenet_9(model, tmp_path):

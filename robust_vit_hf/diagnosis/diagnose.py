@@ -1,10 +1,12 @@
 """`robust-vit diagnose`: whether a model decides by the background of your images."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import datasets
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import benchmarks, find_benchmark
@@ -13,12 +15,14 @@ from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.session import Session, open_session
-from ..evaluation.sets import EvaluationSet, load_evaluation_sets
+from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
 from ..experiments.page import PAGE_FILE, Section, plot, write_page
+from ..metrics.robust_accuracy import TOP
 from ..models.preprocessing import resolve_preset
 from ..results.bootstrap import Interval
 from ..results.diagnosis import Diagnosis, diagnosis_tables
-from ..results.reliance import OF_CONDITIONS, imagenet_9_measures
+from ..results.reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
+from ..results.table import SetResult, SideResult
 from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
@@ -42,6 +46,7 @@ class DiagnosisReport:
         images: the images and their masks.
         folder: with all files.
         beside: measures on ImageNet-9 by the head of their column; empty if not measured.
+        groups: table of the groups of the images as they are, if they have any.
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -49,6 +54,7 @@ class DiagnosisReport:
     images: MaskedImages
     folder: Path
     beside: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    groups: tuple[Table, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -65,8 +71,8 @@ class DiagnosisReport:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Measures, classes, and pairs of class and background."""
-        return diagnosis_tables(self.diagnoses, self.beside)
+        """Measures, classes, pairs of class and background, and groups."""
+        return [*diagnosis_tables(self.diagnoses, self.beside), *self.groups]
 
     @property
     def table(self) -> Table:
@@ -93,7 +99,9 @@ class DiagnosisReport:
 
     def __str__(self) -> str:
         look = f" Look at {self.folder / STRIP_FILE}: {RULE}." if self.examples else ""
-        parts = [self.verdict, *self.warnings, f"{self.table.title}:", self.table.markdown()]
+        parts = [self.verdict, *self.warnings]
+        for table in (self.table, *self.groups):
+            parts += [f"{table.title}:", table.markdown()]
         return "\n\n".join(
             ["", *parts, f"results.json, tables and the predictions of each image: {self.folder}.{look}"]
         )
@@ -128,11 +136,13 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
     with open_session(options, preset, folder, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
             name, rows = load_images(options, session)
+            grouped = groups_of(rows, name) is not None and options.dataset is not None
+            weights = training_shares(options.dataset, options.split) if grouped else None
         rows = choose_images(rows, options.num_images)
         beside = {} if options.imagenet_9 is None else _on_imagenet_9(session, options)
         side = session.sides["before"]
         images = masked_images(rows, name, side, session.classes, options.masks, folder / MASKS_FOLDER)
-        report = measure_images(session, images, name, options)
+        report = measure_images(session, replace(images, group_weights=weights), name, options)
         if report is not None:
             report = replace(report, beside=beside)
             write_report(report, session, options)
@@ -168,7 +178,21 @@ def measure_images(
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
     examples = composed_images(session, session.sets[name], diagnoses)
-    return DiagnosisReport(diagnoses, examples, images, options.output_dir)
+    groups = _groups(name, images, diagnoses)
+    return DiagnosisReport(diagnoses, examples, images, options.output_dir, groups=groups)
+
+
+def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis]) -> tuple[Table, ...]:
+    """Table of the groups of the images, if they have any, by predictions for the images as they are."""
+    groups = groups_of(images.dataset, name)
+    if groups is None:
+        return ()
+    sides = {}
+    for side, found in diagnoses.items():
+        pairs = zip(found.columns["original"], found.columns["accepted"], strict=True)
+        sides[side] = SideResult(np.array([0 if best in accepted else TOP for best, accepted in pairs]))
+    classes = np.array(found.columns["label"])
+    return (groups_table(SetResult(name, sides, classes, groups=groups, group_weights=images.group_weights)),)
 
 
 def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, datasets.Dataset]:

@@ -48,12 +48,14 @@ class MaskedImages:
         masks: where the masks come from.
         rejected: number of images left out: those that cannot be read, and those whose mask was rejected, empty or full.
         lost: names of classes of which nothing is left.
+        group_weights: see [`~robust_vit_hf.evaluation.sets.EvaluationSet`].
     """
 
     dataset: datasets.Dataset
     masks: str
     rejected: int
     lost: tuple[str, ...] = ()
+    group_weights: dict[str, float] | None = None
 
     @property
     def notes(self) -> list[str]:

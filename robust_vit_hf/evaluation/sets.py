@@ -178,20 +178,26 @@ def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, E
 
 def own_set(path: str, split: str) -> EvaluationSet:
     """Load a split of your own labelled images. Arguments are those of [`load_masked_dataset`]; errors are those of it
-    and of [`check_columns`]. Groups are weighted by those of the split `train`, if that is another one; if it cannot be read, a
-    warning says so."""
+    and of [`check_columns`]. Groups are weighted by [`training_shares`]."""
     dataset = load_masked_dataset(path, split)
     check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
     names = getattr(dataset.features["label"], "names", None)
-    weights = None
-    if "group" in dataset.column_names and "train" not in split_names(split):
-        try:
-            weights = group_shares(load_masked_dataset(path, "train"), "train")
-        except UnknownSplit:
-            pass
-        except (ValueError, OSError) as error:
-            logger.warning(f"The groups of `train` of `{path}` are not known, and weight no average. {error}")
+    weights = training_shares(path, split) if "group" in dataset.column_names else None
     return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
+
+
+def training_shares(path: str, split: str) -> dict[str, float] | None:
+    """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, if there is
+    none, or, with a warning, if it cannot be read."""
+    if "train" in split_names(split):
+        return None
+    try:
+        return group_shares(load_masked_dataset(path, "train"), "train")
+    except UnknownSplit:
+        return None
+    except (ValueError, OSError) as error:
+        logger.warning(f"The groups of `train` of `{path}` are not known, and weight no average. {error}")
+        return None
 
 
 def group_shares(dataset: datasets.Dataset, name: str) -> dict[str, float] | None:

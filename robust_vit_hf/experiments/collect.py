@@ -248,7 +248,18 @@ def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
         groups = measured["before"].columns.get("group")
         groups = None if groups is None else np.array(groups, dtype=object)
         by_class = name not in FAMILIES["imagenet-9"]
-        sets[name] = SetResult(name, sides, classes, shifted, images=images, groups=groups, by_class=by_class)
+        # Those of `before` may be of a run on other images, with which it is shared.
+        weights = measured["after"].scores.get("group_weights")
+        sets[name] = SetResult(
+            name,
+            sides,
+            classes,
+            shifted,
+            images=images,
+            groups=groups,
+            group_weights=weights,
+            by_class=by_class,
+        )
     return sets
 
 

@@ -36,7 +36,7 @@ from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
 from ..evaluation.session import Session, Side, open_session
-from ..evaluation.sets import EvaluationSet, groups_of
+from ..evaluation.sets import EvaluationSet, group_shares, groups_of
 from ..evaluation.store import Store
 from ..experiments.page import PAGE_FILE, Section, add_gallery, write_page
 from ..hub.model_card import write_card
@@ -154,7 +154,7 @@ class Improvement:
 
     def __str__(self) -> str:
         parts = [self.verdict, *self.notes, f"{self.table.title}:", self.table.markdown()]
-        for table in (*self.home, self.candidates):
+        for table in (*(self.home or self.diagnosis.groups), self.candidates):
             parts += [f"{table.title}:", table.markdown()]
         kept = "the model, its card, results" if self.home else "no model, since yours is to be kept,"
         parts.append(f"{self.folder}: {kept} and {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}.")
@@ -190,13 +190,14 @@ def run_improvement(options: ImproveOptions) -> Improvement:
                 "`robust-vit train` on several."
             )
         session = replace(opened, store=Store(folder / "predictions"))
-        train, validation, notes = _load(options)
+        train, validation, notes, weights = _load(options)
         choosing, reporting = _halves(validation, options)
         parts = {"train": train, "choosing": choosing, "reporting": reporting}
         _check_inputs(options, session, parts)
         _say(0, f"{public_name(options.model)}, {_estimate(session, options, parts)} in all")
         _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
         masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
+        masked["reporting"] = replace(masked["reporting"], group_weights=weights)
         notes += [f"`{name}`: {note}" for name in ("train", "choosing") for note in masked[name].notes]
         if len(masked["train"].dataset.with_format(None).unique("label")) == 1:
             notes.append(
@@ -326,8 +327,8 @@ def _say(number: int, text: str) -> None:
     tqdm.write(f"[{number}/4] {text}", file=sys.stderr)
 
 
-def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, list[str]]:
-    """Images to train on, validation images, and notes about them."""
+def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, list[str], dict[str, float] | None]:
+    """Images to train on, validation images, notes about them, and the shares of the groups of all that can train."""
     train, notes = load_labelled(options.dataset, options.train_split, options.mask_folder), []
     try:
         validation = load_labelled(options.dataset, options.eval_split, options.mask_folder)
@@ -341,7 +342,9 @@ def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, 
             f"`{public_name(named)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
             f"`{options.train_split}` were held out. If your model was trained on them, its top-1 at home is too high."
         )
-    return choose_images(train, options.max_steps * options.train_batch_size, options.seed), validation, notes
+    weights = group_shares(train, "train")
+    train = choose_images(train, options.max_steps * options.train_batch_size, options.seed)
+    return train, validation, notes, weights
 
 
 def _check_masks_apart(train: datasets.Dataset, validation: datasets.Dataset, options: ImproveOptions) -> None:
@@ -479,7 +482,8 @@ def _report(
     home: list[Table] = []
     sections = [diagnosis.section(), Section("Candidates", [candidates])]
     if compare is not None:
-        own = session.with_sets({"reporting": EvaluationSet.of(images.dataset, source=options.dataset)})
+        rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
+        own = session.with_sets({"reporting": rows})
         run = Run(measure_accuracy(own, Accuracy(options.batch_size, options.num_workers), "accuracy"))
         write_report(folder, run, own, public_settings(asdict(options)))
         if (folder / FIGURE_FILE).is_file():  # photographs, which are not uploaded with the model

@@ -79,6 +79,7 @@ def write_results(path: Path, results: ResultsFile) -> None:
             facts[run.name]["sets"][result.name] = {
                 "shifted": result.shifted,
                 "images": result.images,
+                "group_weights": result.group_weights,
                 "scores": scores,
             }
     metadata = {"version": VERSION, "runs": facts}
@@ -185,6 +186,7 @@ def _run(name: str, facts: dict, images: dict) -> Run:
             of_set["shifted"],
             images=of_set["images"],
             groups=groups,
+            group_weights=of_set.get("group_weights"),  # which older files lack
         )
     composed = {name: result for name, result in sets.items() if name.startswith(COMPOSED)}
     classes, validation = facts.pop("training_classes"), facts.pop("validation")

@@ -102,7 +102,7 @@ def reliance_tables(run: Run) -> list[Table]:
     """Tables of the measures whose sets a run has, and of the groups of each set that has some; in per cent, with 95 %
     intervals of a bootstrap over images. Images of different sets are drawn independently."""
     tables = [table] if (table := _measures_table(run)) else []
-    return tables + [_groups_table(result) for result in run.labelled if result.groups is not None]
+    return tables + [groups_table(result) for result in run.labelled if result.groups is not None]
 
 
 def _measures_table(run: Run) -> Table | None:
@@ -125,16 +125,36 @@ def _measures_table(run: Run) -> Table | None:
     )
 
 
-def _groups_table(result: SetResult) -> Table:
+class Groups(NamedTuple):
+    """The G groups of the usable images of a set.
+
+    Args:
+        names: ascending.
+        numbers: `(N,)` int, group of each usable image.
+        shares: `(G,)` float weights in the average, of sum 1: those of training if they are known, or else equal ones.
+        weighted: whether they are those of training.
+    """
+
+    names: list[str]
+    numbers: np.ndarray
+    shares: np.ndarray
+    weighted: bool
+
+    @classmethod
+    def of(cls, result: SetResult) -> "Groups":
+        found, numbers = np.unique(result.groups[result.usable], return_inverse=True)
+        names, weights = found.tolist(), result.group_weights
+        weighted = weights is not None and set(names) <= weights.keys()
+        shares = np.array([weights[name] if weighted else 1.0 for name in names])
+        return cls(names, numbers, shares / shares.sum(), weighted)
+
+
+def groups_table(result: SetResult) -> Table:
     """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. Of more
     than 100 groups, there are no rows of each, and images are drawn within each group, which may have few."""
-    names, numbers = np.unique(result.groups[result.usable], return_inverse=True)
-    names, counts = names.tolist(), np.bincount(numbers).tolist()
-    weights, text = result.group_weights, "average, weighted by the training groups"
-    if weights is None or not set(names) <= weights.keys():
-        weights, text = dict.fromkeys(names, 1.0), "average over the groups"
-    shares = np.array([weights[name] for name in names]) / sum(weights[name] for name in names)
-    rows = []
+    names, numbers, shares, weighted = Groups.of(result)
+    text = "average, weighted by the training groups" if weighted else "average over the groups"
+    counts, rows = np.bincount(numbers).tolist(), []
     if len(names) > MANY_GROUPS:
         worst, average = _drawn_within(result, numbers, shares)
         rows.append([f"worst of {len(names):,} groups", "–", *_cells(worst, min(counts))])
@@ -180,32 +200,34 @@ def _drawn_within(
 
 
 def worst_group_table(results: Results) -> Table | None:
-    """Top-1 of the worst group and mean over the groups, of each model and method, as means over the runs with the interval of their
-    changes over seeds (Student's t); `None` without a set with groups."""
+    """Top-1 of the worst group and on average over the groups, of each model and method, as means over the runs with the interval of
+    their changes over seeds (Student's t); `None` without a set with groups."""
     rows = []
     for name, model, method in product(results.sets, results.models, results.methods):
         runs = [run for run in results.of(method, model) if name in run.sets and run.sets[name].groups is not None]
         if not runs:
             continue
-        cells = []
-        for over_groups in (np.min, np.mean):
-            top1 = {
-                side: [float(over_groups(_of_groups(run.sets[name], side))) for run in runs]
-                for side in ("before", "after")
-            }
-            changes = np.subtract(top1["after"], top1["before"])
-            means = [f"{100 * np.mean(top1[side]):.1f}" for side in ("before", "after")]
-            cells += [*means, str(mean_over(changes.tolist(), [run.seed for run in runs]))]
+        cells, weighted = [], all(Groups.of(run.sets[name]).weighted for run in runs)
+        top1 = {
+            side: np.array([_worst_and_average(run.sets[name], side, weighted) for run in runs])
+            for side in ("before", "after")
+        }
+        for place in range(2):
+            before, after = (of_side[:, place] for of_side in top1.values())
+            change = mean_over((after - before).tolist(), [run.seed for run in runs])
+            cells += [f"{100 * before.mean():.1f}", f"{100 * after.mean():.1f}", str(change)]
+        cells.append("as in training" if weighted else "equal")
         rows.append([f"{model}, {method}, `{name}`", str(len({run.seed for run in runs})), *cells])
-    heads = ["worst group before", "after", "change", "mean of the groups before", "after", "change"]
+    heads = ["worst group before", "after", "change", "average of the groups before", "after", "change", "weights"]
     title = "Groups, top-1 in per cent [95 % interval over seeds]"
     return Table(title, ["model, method, set", "seeds", *heads], rows) if rows else None
 
 
-def _of_groups(result: SetResult, side: str) -> np.ndarray:
-    """Top-1 `(G,)` of each group of a set."""
-    _, numbers = np.unique(result.groups[result.usable], return_inverse=True)
-    return np.bincount(numbers, result.correct(side)[result.usable]) / np.bincount(numbers)
+def _worst_and_average(result: SetResult, side: str, weighted: bool) -> tuple[float, float]:
+    """Top-1 of the worst group, and on average over the groups, which count the same unless `weighted`."""
+    groups = Groups.of(result)
+    top1 = np.bincount(groups.numbers, result.correct(side)[result.usable]) / np.bincount(groups.numbers)
+    return float(top1.min()), float(np.average(top1, weights=groups.shares if weighted else None))
 
 
 def _head(results: Sequence[SetResult]) -> list[str]:

@@ -33,7 +33,7 @@ FACTOR = "factor_"  # prefix of the columns with a set's factors
 class Accuracy(Measurement):
     """Accuracy, calibration and relevance. Rows: `predictions` (ids of the top five classes; among equal logits, the
     lower id first), `accepted`, factors, groups and file names. Scores: [`RobustAccuracy`] and [`Calibration`] for sets with
-    labels, [`RelevanceSegmentation`] for sets with masks. Maps explain the predicted class, as in the segmentation
+    labels, [`RelevanceSegmentation`] for sets with masks, and the weights of the groups in their average. Maps explain the predicted class, as in the segmentation
     test of https://huggingface.co/papers/2206.01161.
 
     Args:
@@ -158,6 +158,8 @@ def measure_batches(
         accuracy.update(columns["predictions"], rows.accepted, groups=groups)
     for metric in filter(None, (calibration, segmentation, accuracy)):
         result.scores |= metric.compute()
+    if main and rows.group_weights is not None:
+        result.scores["group_weights"] = rows.group_weights
     return result
 
 
