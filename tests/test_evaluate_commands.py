@@ -136,6 +136,7 @@ def test_killed_and_started_again(models, tmp_path):
     [
         (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`: expected emoji-shift, imagenet-1k"),
         (["--sets", "imagenet-segmentation=x"], 2, "`robust-vit segment` takes sets with masks"),
+        (["--sets", "waterbirds"], 2, "then give `--dataset sets/waterbirds --split test`"),
         (["--sets", "SET", "SET"], 2, "A set is named twice: imagenet-a, imagenet-a"),
         (["--training_data", "x"], 2, "name it with --compare"),
         (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),

@@ -10,7 +10,9 @@ import pytest
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
 from robust_vit_hf.data.layouts.waterbirds import GROUPS
-from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
+from robust_vit_hf.data.registry import image_sets
+from robust_vit_hf.data.set_names import BENCHMARK_NAMES, IMAGENET_9_VARIATIONS
+from robust_vit_hf.evaluation.set_names import SEGMENTATION_SETS
 
 from .helpers import formats
 from .helpers.commands import succeed
@@ -32,6 +34,14 @@ def test_the_nine_classes_have_the_counts_of_the_official_mapping():
     assert (
         207 in CLASSES[DOG] and 817 in CLASSES[VEHICLE] and 171 not in counted
     )  # golden retriever, sports car, whippet
+
+
+def test_sets_that_segment_takes():
+    """All with masks but those of Waterbirds, which need the segmentations of CUB."""
+    assert {*SEGMENTATION_SETS} == {
+        *BENCHMARK_NAMES,
+        *(name for name, one in image_sets().items() if one.columns.get("mask")),
+    }
 
 
 def test_imagenet_9(tmp_path):

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS, SETS_WITH_MASKS
+from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS, SETS_WITH_MASKS, WATERBIRDS
 from ..results.published import PAPER_SETS
 
 
-SEGMENTATION_SETS = (*BENCHMARK_NAMES, *SETS_WITH_MASKS)
+SEGMENTATION_SETS = (*BENCHMARK_NAMES, *SETS_WITH_MASKS, "imagenet-9-original", "hard-imagenet")
 IMAGENET_SETS = (*PAPER_SETS, *LATER_SETS)  # in the order of the tables
 
 
@@ -44,6 +44,11 @@ def check_set_names(names: list[str]) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
     for name in names:
+        if name == WATERBIRDS:
+            raise ValueError(
+                f"`{WATERBIRDS}` has two classes of its own and groups, and is evaluated as images of your own: `robust-vit data prepare "
+                f"{WATERBIRDS} FOLDER --output_dir sets/{WATERBIRDS}`, then give `--dataset sets/{WATERBIRDS} --split test`."
+            )
         if name not in (*BENCHMARK_NAMES, *IMAGENET_SETS):
             known = (*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS)
             hint = "`robust-vit segment` takes sets with masks; for images of your own, give --dataset."
