@@ -10,7 +10,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
 
 from robust_vit_hf.data import preparation
 from robust_vit_hf.data.parquet_writer import ShardWriter
@@ -20,7 +19,7 @@ from robust_vit_hf.masks.result import MaskResult
 from .helpers import formats
 from .helpers.commands import files_below
 from .helpers.tiny import GOLDFISH, TENCH, masked_dataset, masked_rows
-from .helpers.written import masks_by, prepare
+from .helpers.written import half_mask, masks_by, prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache", "no_contact_sheets")
@@ -35,7 +34,7 @@ def no_contact_sheets(monkeypatch):
 
 def masks_of(source: Path, output: Path) -> dict:
     def masker(images, rows):
-        return [MaskResult(Image.new("L", image.size, 255)) for image in images]
+        return [MaskResult(half_mask(image)) for image in images]
 
     return masks_by(masker, source, output)
 

@@ -24,7 +24,7 @@ from robust_vit_hf.utils import images
 from .helpers import formats
 from .helpers.commands import call, succeed
 from .helpers.tiny import masked_rows, save_pretrained, tiny_vit
-from .helpers.written import masks_by
+from .helpers.written import half_mask, masks_by
 from .test_label_mapping import named
 
 
@@ -333,9 +333,7 @@ def test_file_names_keep_the_class_folder(tmp_path):
 
 def test_masks_and_predictions_keep_the_class_folder(tmp_path):
     root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
-    masks_by(
-        lambda found, rows: [MaskResult(Image.new("L", image.size, 255)) for image in found], root, tmp_path / "out"
-    )
+    masks_by(lambda found, rows: [MaskResult(half_mask(image)) for image in found], root, tmp_path / "out")
     assert load_masked_dataset(str(tmp_path / "out"), "train")["file_name"] == ["cat/000.png", "dog/000.png"]
     model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
     options = ["--protocols", "paper", "--split", "train", "--output_dir", tmp_path / "evaluated"]

@@ -29,7 +29,7 @@ from .helpers.tiny import (
     save_pretrained,
     tiny_vit,
 )
-from .helpers.written import masks_by
+from .helpers.written import half_mask, masks_by
 from .test_grounded import make_models
 
 
@@ -188,9 +188,7 @@ def test_interrupted_masks_of_each_class(tmp_path):
         names = [row["file_name"] for row in rows]
         seen.extend([*names, None])
         rejected = [None if usable(name) else "bad" for name in names]
-        return [
-            MaskResult(Image.new("L", image.size, 255), None, why) for image, why in zip(images, rejected, strict=True)
-        ]
+        return [MaskResult(half_mask(image), None, why) for image, why in zip(images, rejected, strict=True)]
 
     def make() -> dict:
         return masks_by(masker, source, tmp_path / "out", per_class=20)
@@ -301,14 +299,14 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "images" / "train.parquet")
     (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head", "tail"], "dog": ["head"]}))
     models = ("--detector", tmp_path / "detector", "--segmenter", tmp_path / "sam", "--box_threshold")
-    for name, options in (("names", ("0.0",)), ("parts", ("0.0", "--prompts", tmp_path / "parts.json"))):
+    for name, options in (("names", ("0.995",)), ("parts", ("0.995", "--prompts", tmp_path / "parts.json"))):
         succeed(*command("grounded", tmp_path / "images", tmp_path / name, *models, *options))
         rows = load_masked_dataset(str(tmp_path / name), "train")
         assert [row["mask"].size for row in rows] == [(70, 50)] * len(rows) and len(rows) > 0
         assert all(row["note"] for row in rows)
     segmenter.mask_decoder.iou_token.weight.data += 1
     segmenter.save_pretrained(tmp_path / "sam")
-    refused = call(*command("grounded", tmp_path / "images", tmp_path / "names", *models, "0.0"))
+    refused = call(*command("grounded", tmp_path / "images", tmp_path / "names", *models, "0.995"))
     assert "holds the split `train` made with" in refused.error and '"segmenter": "' in refused.error
     refused = call(*command("grounded", tmp_path / "images", tmp_path / "strict", *models, "1.0"))
     assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.0" in refused.error
@@ -367,14 +365,32 @@ def test_masks_of_a_set_of_the_paper(tmp_path, vit):
     }
 
 
+def test_masks_of_nothing_or_nearly_all_are_rejected(tmp_path):
+    """Whatever makes them: no object or no background is left. The card counts the reasons."""
+    images = datasets.Dataset.from_dict({"image": [formats.picture(seed, (20, 20)) for seed in range(5)]})
+    images.cast_column("image", datasets.Image()).to_parquet(tmp_path / "images" / "train.parquet")
+
+    def masker(images, rows):
+        masks = [np.where(np.arange(400) < count, 255, 0).reshape(20, 20) for count in (400, 390, 0, 380, 1)]
+        return [MaskResult(Image.fromarray(mask.astype(np.uint8)), "a note") for mask in masks]
+
+    assert masks_by(masker, tmp_path / "images", tmp_path / "masks") == {"train": (2, 3)}
+    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
+    assert rejected["problem"] == [
+        "the mask covers 100% of the image",
+        "the mask covers 98% of the image",
+        "the mask is empty",
+    ]
+    card = (tmp_path / "masks" / "README.md").read_text()
+    assert "| the mask covers …% of the image | 2 |" in card and "| the mask is empty | 1 |" in card
+
+
 def test_groups_are_kept(tmp_path):
     """Of Waterbirds, and of images of your own, also of rejected ones."""
 
     def masker(images, rows):
         rejected = ["bad", *[None] * (len(images) - 1)]
-        return [
-            MaskResult(Image.new("L", image.size, 255), None, why) for image, why in zip(images, rejected, strict=True)
-        ]
+        return [MaskResult(half_mask(image), None, why) for image, why in zip(images, rejected, strict=True)]
 
     birds = formats.waterbirds(tmp_path, [(0, 1, 0), (1, 1, 0), (1, 0, 0)])
     masks_by(masker, birds, tmp_path / "birds", set="waterbirds")

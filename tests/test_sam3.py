@@ -92,7 +92,7 @@ def test_masks_are_the_union_of_the_instances(sam3):
         union = found["masks"].bool().any(dim=0).numpy()
         assert union.any() and np.array_equal(np.asarray(result.mask) == 255, union)
         assert result.note.startswith(f"{text!r}, {len(found['scores'])} of it, {found['scores'].max():.2f}, present ")
-        assert (result.rejected is None) == (union.mean() <= 0.95)
+        assert result.rejected is None
 
 
 def test_a_checkpoint_that_names_the_processor_for_videos(sam3, tmp_path):
@@ -102,18 +102,6 @@ def test_a_checkpoint_that_names_the_processor_for_videos(sam3, tmp_path):
     assert "Sam3VideoProcessor" in path.read_text()
     cut = ConceptSegmentation.from_pretrained(PROMPTS, str(tmp_path / "model"), threshold=0.0)
     assert len(cut(images(), [{"label": 0}, {"label": 1}])) == 2
-
-
-def test_a_mask_of_the_whole_image_is_rejected(sam3):
-    """Nothing of the background is left, which is what such a mask would train on."""
-    cut = ConceptSegmentation.from_pretrained(PROMPTS, sam3, threshold=0.0)
-    decoder = cut.model.mask_decoder
-    with torch.no_grad():  # each pixel and each instance have the same embedding
-        for layer in (decoder.instance_projection, decoder.mask_embedder.layers[-1]):
-            layer.weight.zero_()
-            layer.bias.fill_(1.0)
-    for result in cut(images(), [{"label": 0}, {"label": 1}]):
-        assert np.asarray(result.mask).min() == 255 and result.rejected == "the mask covers 100% of the image"
 
 
 def test_nothing_is_found_for_the_first_concepts(sam3):

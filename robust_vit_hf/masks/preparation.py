@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from accelerate import PartialState
 from PIL import Image
@@ -35,6 +36,7 @@ from .result import MaskResult
 
 logger = logging.get_logger(__name__)
 
+FULL = 0.95  # share of an image above which a mask leaves no background to train on
 Masker = Callable[[list[Image.Image], list[dict]], list[MaskResult]]
 
 TEXT = {
@@ -259,4 +261,13 @@ def _finished(row: dict, result: MaskResult | None, features: dict) -> dict:
     if result is None:
         return kept | {"problem": row.get("problem", "image is missing")}
     mask = None if result.mask is None else encode_image(result.mask, file_format="PNG")
-    return kept | {"mask": mask, "note": result.note} | ({"problem": result.rejected} if result.rejected else {})
+    problem = result.rejected or (result.mask and _unfit(result.mask))
+    return kept | {"mask": mask, "note": result.note} | ({"problem": problem} if problem else {})
+
+
+def _unfit(mask: Image.Image) -> str | None:
+    """Why a mask tells nothing about object and background, whatever made it, or `None`."""
+    share = np.count_nonzero(mask) / (mask.width * mask.height)
+    if not share:
+        return "the mask is empty"
+    return f"the mask covers {share:.0%} of the image" if share > FULL else None

@@ -16,7 +16,6 @@ from .result import MaskResult
 
 
 LAST_RESORT = "object"
-FULL = 0.95  # share of an image that no object covers with a background left over
 
 
 def concepts(names: Sequence[str]) -> list[str]:
@@ -118,9 +117,7 @@ class ConceptSegmentation:
                 note += f", present {float(output.presence_logits.sigmoid().max()):.2f}"
             if concept != tried[0]:
                 note += f"; nothing for {', '.join(map(repr, tried[: tried.index(concept)]))}"
-            share = union.mean()
-            rejected = f"the mask covers {share:.0%} of the image" if share > FULL else None
-            return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), note, rejected)
+            return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), note)
         return MaskResult(None, rejected=f"nothing for {', '.join(map(repr, tried))} above {self.threshold}")
 
     def _text(self, concept: str) -> dict[str, torch.Tensor]:

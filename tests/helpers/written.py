@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
 from robust_vit_hf.data.options import PrepareOptions
 from robust_vit_hf.data.preparation import write_set
 from robust_vit_hf.masks.options import CocoOptions
@@ -18,3 +20,10 @@ def masks_by(masker: Callable, images: Path, output: Path, **options) -> dict[st
     """Rows and rejected rows of each split of images with masks that a mask maker of the test makes."""
     given = CocoOptions(images=str(images), output_dir=output, annotations="none.json", **options)
     return write_masks(given, lambda options, features: masker)
+
+
+def half_mask(image: Image.Image) -> Image.Image:
+    """Mask of the left half of an image."""
+    mask = Image.new("L", image.size)
+    mask.paste(255, (0, 0, image.width // 2, image.height))
+    return mask
