@@ -20,17 +20,20 @@ from transformers import (
     CLIPVisionModelWithProjection,
     PreTrainedTokenizerFast,
     SiglipConfig,
+    SiglipModel,
     ViTImageProcessor,
     pipeline,
 )
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
+from robust_vit_hf.app.compare import compare_maps
+from robust_vit_hf.app.sessions import open_pair
 from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot
 from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
 from robust_vit_hf.models.interpolation import interpolate
 
 from .helpers.commands import call, succeed
-from .helpers.tiny import masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from .helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 CLASSES = ["tench", "gold fish", "house"]
@@ -125,15 +128,6 @@ def test_finetuning_leaves_the_text_head(clip, tmp_path):
     assert mixed.text_embeds.equal(before.text_embeds)
 
 
-def test_diagnose_a_zero_shot_classifier(clip, tmp_path):
-    """As a folder, through the same commands as any model."""
-    (tmp_path / "classes.txt").write_text("\n".join("abcd"))
-    succeed("convert", clip, "--classes", tmp_path / "classes.txt", "--output_dir", tmp_path / "made")
-    data = masked_folder(tmp_path / "data", train=4, validation=8)
-    printed = succeed("diagnose", "--model", tmp_path / "made", "--dataset", data, "--output_dir", tmp_path / "out")
-    assert "BG-Gap" in printed and "relevance on the object" in printed
-
-
 @pytest.mark.parametrize(
     "classes, message",
     [
@@ -154,11 +148,84 @@ def test_what_is_refused(clip, tmp_path):
         load_model(clip)
     with pytest.raises(ValueError, match=r"Expected templates with `{}` for the name"):
         load_model(clip, classes=CLASSES, templates=["a photo"])
-    SiglipConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is SigLIP, which pools the patches by an attention with a probe of its own"):
-        load_model(str(tmp_path), classes=CLASSES)
+    with pytest.raises(
+        ValueError, match=r"The class `house gold gold .* is too long for CLIP, which reads 16 tokens: 'a"
+    ):
+        load_model(clip, classes=[*CLASSES, " ".join(["house", *["gold"] * 11])])
     completed = call("convert", clip, "--templates", "a {}", "--output_dir", tmp_path / "out")
     assert "--templates are texts for the names of --classes" in completed.error
+
+
+def test_templates_for_another_model():
+    with pytest.raises(ValueError, match="and `emoji-shift` has no text encoder: leave them out"):
+        load_model("emoji-shift", classes=CLASSES, templates=["a {}"])
+    with pytest.raises(ValueError, match="Templates are texts for the classes of CLIP, and there are none"):
+        load_model("emoji-shift", templates=["a {}"])
+
+
+def test_siglip_is_refused_with_and_without_classes(tmp_path):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
+    config = {"text_config": sizes | {"vocab_size": 8}, "vision_config": sizes | {"image_size": 32, "patch_size": 8}}
+    SiglipModel(SiglipConfig(**config)).save_pretrained(tmp_path)
+    for classes in (None, CLASSES):
+        with pytest.raises(ValueError, match="is SigLIP, which pools the patches by an attention with a probe of its"):
+            load_model(str(tmp_path), classes=classes)
+
+
+@pytest.fixture(scope="module")
+def classifier(clip, tmp_path_factory):
+    """A zero-shot classifier of four classes, as a folder."""
+    folder = tmp_path_factory.mktemp("classifier")
+    (folder / "classes.txt").write_text("\n".join("abcd"))
+    write_with_classes(clip, folder / "made", folder / "classes.txt")
+    return folder / "made"
+
+
+def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monkeypatch):
+    """With groups, weighted by those of training; of the candidates the last is taken, so that there is a model with a card."""
+    for split, groups in {"train": "xxxy" * 2, "validation": "xyxyyxxy" * 2}.items():
+        rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
+        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    options = ["--model", classifier, "--dataset", tmp_path / "data", "--output_dir"]
+    succeed("evaluate", *options, tmp_path / "evaluated")
+    (row,) = json.loads((tmp_path / "evaluated" / "results.json").read_text())["protocols"]["model"]["rows"]
+    processor, model = CLIPImageProcessor.from_pretrained(classifier), load_model(str(classifier))
+    pixel_values = processor([one.convert("RGB") for one in rows["image"]], return_tensors="pt")["pixel_values"]
+    assert row["top1_before"] == (model(pixel_values).logits.argmax(1) == torch.tensor(rows["label"])).float().mean()
+    assert row["mean_iou_before"] > 0
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-1])
+    settings = ["--max_steps", 2, "--learning_rates", 1e-3, "--train_batch_size", 4, "--method", "robustvit"]
+    printed = succeed("improve", *options, tmp_path / "better", *settings)
+    assert "| average, weighted by the training groups | 8 |" in printed
+    better = load_model(str(tmp_path / "better"))
+    assert better.text_embeds.equal(model.text_embeds)
+    assert not better.visual_projection.weight.equal(model.visual_projection.weight)
+    card = (tmp_path / "better" / "README.md").read_text()
+    assert "Groups of `reporting`" in card and "| average, weighted by the training groups | 8 |" in card
+    explained, _ = compare_maps(open_pair(str(classifier), str(tmp_path / "better"), None), rows["image"][0], 2, "gae")
+    for side, of in (("before", model), ("after", better)):
+        expected = of(pixel_values[:1]).logits.softmax(dim=1)[0, 2].item()
+        assert explained[side].score == pytest.approx(expected, abs=1e-6)
+
+
+def test_training_resumes(classifier, tmp_path):
+    """The weights are those of a run that was not interrupted, and the text head is in the checkpoint."""
+    settings = {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 2,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+    }
+    trained = []
+    for name, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-2"))):
+        model, config = load_model(str(classifier)), tiny_config(tmp_path / name, **settings)
+        RobustViTTrainer(model, config, masked_dataset(8)).train(resume_from_checkpoint=checkpoint)
+        trained.append(model.state_dict())
+    before = load_model(str(classifier)).state_dict()
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in before)
+    assert not torch.equal(trained[0]["visual_projection.weight"], before["visual_projection.weight"])
+    assert torch.equal(trained[0]["text_embeds"], before["text_embeds"])
 
 
 def test_clip_without_all_of_its_weights(clip, tmp_path):
@@ -210,7 +277,7 @@ def test_the_image_processor_beside_a_new_head(tmp_path):
         ("vit-b", make_image_processor("paper", 32)),
         ("timm", make_image_processor("paper", 32)),
     ):
-        write_with_classes(str(tmp_path / name), tmp_path / f"{name}-made", tmp_path / "classes.txt", [])
+        write_with_classes(str(tmp_path / name), tmp_path / f"{name}-made", tmp_path / "classes.txt")
         saved = ViTImageProcessor.from_pretrained(tmp_path / f"{name}-made")
         assert saved.size == expected.size and saved.do_center_crop == expected.do_center_crop
     options = ["--preset", "native", "--statistics", "half", "--output_dir", tmp_path / "other"]
@@ -246,11 +313,11 @@ def test_files_of_class_names_by_other_editors(tmp_path):
     """With a byte order mark, which is no part of the first name; and in UTF-16, which is not guessed."""
     source, names = save_pretrained(tiny_vit(), tmp_path / "source", "paper"), tmp_path / "classes.txt"
     names.write_text("landbird\nwaterbird\n", encoding="utf-8-sig")
-    made = write_with_classes(str(source), tmp_path / "made", names, [], "model")
+    made = write_with_classes(str(source), tmp_path / "made", names, None, "model")
     assert made.config.id2label == {0: "landbird", 1: "waterbird"}
     names.write_text("landbird\nwaterbird\n", encoding="utf-16")
     with pytest.raises(ValueError, match=r"classes.txt` is not text in UTF-8 .*: save it as UTF-8"):
-        write_with_classes(str(source), tmp_path / "other", names, [], "model")
+        write_with_classes(str(source), tmp_path / "other", names, None, "model")
 
 
 def test_a_new_head_for_a_backbone_without_one(tmp_path):

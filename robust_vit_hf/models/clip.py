@@ -82,7 +82,8 @@ def load_zero_shot(
     Raises:
         OSError, ValueError: as [`load_checked`].
         OSError: there is no tokenizer beside it.
-        ValueError: weights are missing, there are fewer than two classes, one is empty or named twice, or a template has no `{}`.
+        ValueError: weights are missing, there are fewer than two classes, one is empty, named twice or has a text of more tokens than
+            CLIP reads, or a template has no `{}`.
     """
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):
@@ -96,6 +97,15 @@ def load_zero_shot(
         )
     clip.eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
+    texts = {label: [template.replace("{}", label) for template in templates] for label in classes}
+    limit = min(tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
+    for label, of_class in texts.items():
+        for text, tokens in zip(of_class, tokenizer(of_class)["input_ids"], strict=True):
+            if len(tokens) > limit:
+                raise ValueError(
+                    f"The class `{label}` is too long for CLIP, which reads {limit} tokens: {text!r} has {len(tokens)}. Shorten the "
+                    "name or the template."
+                )
     settings = clip.config.vision_config.to_dict() | {"projection_dim": clip.config.projection_dim}
     names = dict(enumerate(classes))
     config = CLIPVisionConfig.from_dict(
@@ -106,17 +116,14 @@ def load_zero_shot(
     model.vision_model.load_state_dict(clip.vision_model.state_dict())
     model.visual_projection.load_state_dict(clip.visual_projection.state_dict())
     with torch.no_grad():
-        rows = [
-            _text_embeds(clip, tokenizer, [template.replace("{}", name) for template in templates]) for name in classes
-        ]
-        model.text_embeds.copy_(torch.stack(rows))
+        model.text_embeds.copy_(torch.stack([_text_embeds(clip, tokenizer, of_class) for of_class in texts.values()]))
         model.logit_scale.copy_(clip.logit_scale)
     return model
 
 
 def _text_embeds(clip: CLIPModel, tokenizer, texts: list[str]) -> torch.Tensor:
     """Normalised mean `(D,)` of the normalised embeddings of texts."""
-    inputs = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
     found = clip.get_text_features(**inputs)
     embeds = F.normalize(found if isinstance(found, torch.Tensor) else found.pooler_output, dim=-1)
     return F.normalize(embeds.mean(dim=0), dim=-1)

@@ -7,8 +7,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.publishable import public_name
-from .clip import TEMPLATES
-from .loading import has_text_encoder, is_timm, load_complete, load_model
+from .loading import is_timm, load_complete, load_model
 from .options import ConvertOptions
 from .preprocessing import Preset, load_processor, make_image_processor, resolve_preset
 from .registry import CONVERSION_FILE, find_model, resolve
@@ -24,10 +23,7 @@ def convert(options: ConvertOptions) -> str:
     """
     source, output = options.source, options.output_dir
     if options.classes is not None:
-        if options.templates and not has_text_encoder(resolve(source)):
-            raise ValueError(f"--templates are texts for CLIP, and `{source}` has no text encoder: leave them out.")
-        templates = options.templates or TEMPLATES
-        model = write_with_classes(source, output, options.classes, templates, options.preset)
+        model = write_with_classes(source, output, options.classes, options.templates, options.preset)
     elif options.to == "timm":
         model = convert_to_timm(source, output, options.statistics)
     else:
@@ -37,7 +33,7 @@ def convert(options: ConvertOptions) -> str:
 
 
 def write_with_classes(
-    source: str, output: Path, classes: Path, templates: Sequence[str], preset: Preset | None = None
+    source: str, output: Path, classes: Path, templates: Sequence[str] | None = None, preset: Preset | None = None
 ) -> PreTrainedModel:
     """Write a model folder with a head for other classes atomically, see [`load_model`].
 

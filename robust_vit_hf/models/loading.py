@@ -34,7 +34,7 @@ def load_model(
     trust_remote_code: bool = False,
     *,
     classes: Sequence[str] | None = None,
-    templates: Sequence[str] = TEMPLATES,
+    templates: Sequence[str] | None = None,
 ) -> PreTrainedModel:
     """Image classification model in fp32.
 
@@ -44,17 +44,21 @@ def load_model(
         trust_remote_code: whether to run model code from the source.
         classes: names of classes, for a new head: the zero-shot one of CLIP, see [`load_zero_shot`], and for any other model a
             linear one with zeros, to be trained (`--method finetune`).
-        templates: texts for the names of the classes of CLIP.
+        templates: texts for the names of the classes of CLIP, see [`load_zero_shot`].
 
     Raises:
         OSError: there is no such model.
         ValueError: weights do not fit, see [`timm_to_hf`], or are NaN or infinite; classes are not named; the name is CLIP's, without
-            classes; or the model's head cannot be replaced.
+            classes, or SigLIP's; there are templates for another model than CLIP; or the model's head cannot be replaced.
     """
+    has_texts = classes is not None and _has_text_encoder(resolve(name), trust_remote_code)
+    if templates is not None and not has_texts:
+        problem = "there are none" if classes is None else f"`{name}` has no text encoder"
+        raise ValueError(f"Templates are texts for the classes of CLIP, and {problem}: leave them out.")
     if classes is None:
         model = _load(name, trust_remote_code)
-    elif has_text_encoder(resolve(name), trust_remote_code):
-        model = load_zero_shot(resolve(name), classes, templates)
+    elif has_texts:
+        model = load_zero_shot(resolve(name), classes, TEMPLATES if templates is None else templates)
     else:
         model = with_new_head(_load(name, trust_remote_code, with_head=False), classes)
     names = model.config.id2label
@@ -71,7 +75,7 @@ def load_model(
     return model
 
 
-def has_text_encoder(name: str, trust_remote_code: bool = False) -> bool:
+def _has_text_encoder(name: str, trust_remote_code: bool) -> bool:
     """Whether a Hub id or folder holds CLIP with both encoders.
 
     Raises:
@@ -87,11 +91,15 @@ def has_text_encoder(name: str, trust_remote_code: bool = False) -> bool:
         return False
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
     if config.model_type.startswith("siglip"):
-        raise ValueError(
-            f"`{name}` is SigLIP, which pools the patches by an attention with a probe of its own, and has no token whose relevance "
-            "could be propagated: take CLIP."
-        )
+        raise ValueError(_siglip_problem(name))
     return isinstance(config, CLIPConfig)
+
+
+def _siglip_problem(name: str) -> str:
+    return (
+        f"`{name}` is SigLIP, which pools the patches by an attention with a probe of its own, and has no token whose relevance could "
+        "be propagated: take CLIP."
+    )
 
 
 def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrainedModel:
@@ -126,6 +134,8 @@ def load_complete(name: str, with_head: bool = True, **options) -> PreTrainedMod
     """
     model, loading = load_checked(AutoModelForImageClassification, name, **options)
     missing = sorted(key for key in loading["missing_keys"] if with_head or HEAD not in key)
+    if missing and model.config.model_type.startswith("siglip"):
+        raise ValueError(_siglip_problem(name))
     if missing and isinstance(model.config, CLIPConfig):
         raise ValueError(
             f"`{name}` is CLIP, whose classes are texts: name them with `load_model({name!r}, classes=[…])`, or write a classifier "
