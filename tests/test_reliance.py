@@ -271,7 +271,7 @@ def test_relative_foreground_sensitivity():
 
 
 def test_noise_is_where_it_should_be():
-    """With noise on one region, the other has its own pixels; the noise of an image depends on its number alone."""
+    """With noise on one region, the other has its own pixels; the noise of an image depends on its number and the draw alone."""
     rows, seen, noisy = EvaluationSet.of(masked_dataset(4)), [], []
     model = tiny_vit()
     model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
@@ -280,21 +280,26 @@ def test_noise_is_where_it_should_be():
     clean, masks = (torch.stack(batches[name]) for name in ("pixel_values", "mask"))
     for batch_size in (4, 1):
         seen.clear()
-        Sensitivity(batch_size).measure(session.sides["before"], session.sets["noise"], session, "noise", None)
-        noisy.append((torch.cat(seen[::2]), torch.cat(seen[1::2])))
-    on_object, on_background = noisy[0]
+        found = Sensitivity(batch_size, draws=2).measure(
+            session.sides["before"], session.sets["noise"], session, "noise", None
+        )
+        noisy.append([torch.cat(seen[place::4]) for place in range(4)])
+    on_object, on_background, *second = noisy[0]
     assert torch.equal(on_object.where(masks == 0, 0), clean.where(masks == 0, 0))
     assert torch.equal(on_background.where(masks == 1, 0), clean.where(masks == 1, 0))
     added = (on_object - clean)[(masks == 1).expand_as(clean) & (on_object.abs() < 1)]
     assert 0.2 < added.std() < 0.5 and on_object.abs().max() <= 1  # 0.25 of a range of 2, and clamped
-    assert torch.equal(on_object, noisy[1][0]) and torch.equal(on_background, noisy[1][1])
+    assert all(map(torch.equal, noisy[0], noisy[1])) and not torch.equal(on_object, second[0])
+    with torch.no_grad():
+        predicted = [model(pixel_values=images).logits.argmax(1) for images in noisy[0]]
+    assert found.columns["foreground"].tolist() == torch.stack(predicted[::2], 1).tolist()
+    assert found.columns["background"].tolist() == torch.stack(predicted[1::2], 1).tolist()
 
 
 def test_the_table_of_the_sensitivity():
-    accepted = [[0]] * 100 + [
-        [1]
-    ] * 100  # noise on the object breaks all of class 0, that on the background half of class 1
-    foreground, background = [5] * 100 + [1] * 100, [0] * 100 + [1, 5] * 50
+    # Two draws: noise on the object breaks all of class 0, and that on the background class 1 under one of them.
+    accepted = [[0]] * 100 + [[1]] * 100
+    foreground, background = [[5, 5]] * 100 + [[1, 1]] * 100, [[0, 0]] * 100 + [[1, 5]] * 100
     share = [0.5] * 200
     columns = {"accepted": accepted, "foreground": foreground, "background": background, "object_share": share}
     swapped = columns | {"foreground": background, "background": foreground}

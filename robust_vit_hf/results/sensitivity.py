@@ -26,7 +26,7 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
     """Table of the columns of [`~robust_vit_hf.evaluation.measurements.sensitivity.Sensitivity`] by set and side. Top-1 is the mean
-    over classes. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none counts. Intervals are those of a
+    over classes and the draws of the noise. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none counts. Intervals are those of a
     bootstrap over images, paired between models."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
@@ -61,7 +61,8 @@ def _drawn(columns: Mapping[str, Sequence], name: str) -> tuple[np.ndarray, np.n
     classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
     found = []
     for region in ("foreground", "background"):
-        right = [int(best) in labels for best, labels in zip(columns[region], accepted, strict=True)]
+        pairs = zip(columns[region], accepted, strict=True)
+        right = [np.mean([int(best) in labels for best in of_draws]) for of_draws, labels in pairs]
         of_class = np.stack(
             [np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])], axis=1
         )
