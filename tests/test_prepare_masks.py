@@ -406,6 +406,21 @@ def test_groups_are_kept(tmp_path):
         assert datasets.load_dataset(str(tmp_path / name), "rejected", split="train")["group"] == groups[:1]
 
 
+@pytest.mark.parametrize(
+    "method, model",
+    [
+        ("tokencut", "facebook/dino-vitb16"),
+        ("grounded", "IDEA-Research/grounding-dino-tiny"),
+        ("sam3", "facebook/sam3"),
+    ],
+)
+def test_a_model_that_cannot_be_fetched_is_named(tmp_path, monkeypatch, method, model):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    masked_dataset(4).to_parquet(tmp_path / "images" / "train.parquet")
+    refused = call(*command(method, tmp_path / "images", tmp_path / "masks"))
+    assert f"`{model}` cannot be loaded. We couldn't connect to" in refused.error
+
+
 def test_push_to_the_hub(tmp_path, vit, hub):
     with_objects(4).to_parquet(tmp_path / "images" / "train.parquet")
     succeed(*command("tokencut", tmp_path / "images", tmp_path / "masks", "--model", vit, "--min_pixels", 1))

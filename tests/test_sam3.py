@@ -156,7 +156,9 @@ def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         defaults = Sam3Options.__init__.__kwdefaults__ | {"model": sam3, "threshold": 0.01}
         patched.setattr(Sam3Options.__init__, "__kwdefaults__", defaults)
-        assert masks_of("first") == "made by sam3"
+        loaded, load = [], Sam3Model.from_pretrained
+        patched.setattr(Sam3Model, "from_pretrained", lambda name: loaded.append(name) or load(name))
+        assert masks_of("first") == "made by sam3" and loaded == [sam3]
         assert masks_of("first") == "made by sam3"  # those that are there
         parts = tmp_path / "parts"  # of which the first was made when there was no other model
         (parts / "train").mkdir(parents=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from ..data.masked_dataset import check_columns, check_rows, load_masked_dataset
 from ..data.parquet_writer import read_settings
 from ..evaluation.session import Side
 from ..masks.options import GroundedOptions, Sam3Options, TokenCutOptions
-from ..masks.preparation import make_masker, write_masks
+from ..masks.preparation import Masker, make_masker, write_masks
 from ..models.registry import MODELS
 from ..utils.files import atomic_file, read_json, write_json
 from ..utils.images import readable_suffixes
@@ -268,17 +268,17 @@ def _make_masks(
                 (_at_places(images, places) if any(places) else images).to_parquet(partial)
             write_json(record, identity)
     writer: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
+    names = tuple(getattr(dataset.features["label"], "names", None) or ())
     if method == "auto":
         chosen: list[str | None] = [None]
         if state.is_main_process:  # which tells the others
-            names = tuple(getattr(dataset.features["label"], "names", None) or ())
             # Masks of the other parts of `improve` are beside these.
             beside = sorted(place for place in folder.parent.iterdir() if place.is_dir())
             known_methods = [read_settings(place).get("train", {}).get("method") for place in beside]
             chosen = [next(filter(None, known_methods), None) or _available(names)]
         (method,) = broadcast_object_list(chosen)
     if method in BY_NAMES:
-        write_masks(BY_NAMES[method](**writer))
+        write_masks(BY_NAMES[method](**writer), lambda *_: masker_by_names(method, names))
     else:
         options = TokenCutOptions(**writer, model=side.source)
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
@@ -315,14 +315,20 @@ def _at_places(images: datasets.Dataset, places: Sequence[str | None]) -> datase
     return moved.cast_column("image", datasets.Image())
 
 
+@lru_cache(maxsize=1)
+def masker_by_names(method: str, class_names: tuple[str, ...]) -> Masker:
+    """Mask maker of a method in [`BY_NAMES`], for all parts of a command: its models are large. Clear this cache when masks are made."""
+    features = datasets.Features({"label": datasets.ClassLabel(names=list(class_names))} if class_names else {})
+    return make_masker(BY_NAMES[method](images="none", output_dir=Path()), features)
+
+
 @cache
 def _available(class_names: tuple[str, ...]) -> str:
     """The method of `auto`: the first by names whose models are there, or else TokenCut. Says which, and why not another. All parts of
     a command have the same."""
-    features = datasets.Features({"label": datasets.ClassLabel(names=list(class_names))} if class_names else {})
-    for method, options in BY_NAMES.items():
+    for method in BY_NAMES:
         try:
-            make_masker(options(images="none", output_dir=Path()), features)
+            masker_by_names(method, class_names)
         except (OSError, ValueError) as error:
             logger.warning(f"No masks by `{method}`: {error}")
         else:

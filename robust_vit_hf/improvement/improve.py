@@ -27,6 +27,7 @@ from ..diagnosis.images import (
     choose_images,
     load_labelled,
     masked_images,
+    masker_by_names,
     turns_within_classes,
 )
 from ..diagnosis.options import DiagnoseOptions
@@ -197,6 +198,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         _say(0, f"{public_name(options.model)}, {_estimate(session, options, parts)} in all")
         _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
         masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
+        masker_by_names.cache_clear()
         masked["reporting"] = replace(masked["reporting"], group_weights=weights)
         notes += [f"`{name}`: {note}" for name in ("train", "choosing") for note in masked[name].notes]
         if len(masked["train"].dataset.with_format(None).unique("label")) == 1:

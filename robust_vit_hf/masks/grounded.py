@@ -84,15 +84,21 @@ class GroundedSegmentation:
         device: str | torch.device = "cpu",
         **arguments,
     ) -> Self:
-        """Load both models from Hub ids or folders. Further arguments are those of the class."""
-        return cls(
-            AutoModelForZeroShotObjectDetection.from_pretrained(detector).eval().to(device),
-            AutoProcessor.from_pretrained(detector),
-            AutoModelForMaskGeneration.from_pretrained(segmenter).eval().to(device),
-            AutoProcessor.from_pretrained(segmenter),
-            prompts,
-            **arguments,
-        )
+        """Load both models from Hub ids or folders. Further arguments are those of the class.
+
+        Raises:
+            OSError: there is no such model.
+        """
+        parts = []
+        for model_class, name in (
+            (AutoModelForZeroShotObjectDetection, detector),
+            (AutoModelForMaskGeneration, segmenter),
+        ):
+            try:
+                parts += [model_class.from_pretrained(name).eval().to(device), AutoProcessor.from_pretrained(name)]
+            except OSError as error:
+                raise OSError(f"`{name}` cannot be loaded. {error}") from error
+        return cls(*parts, prompts, **arguments)
 
     @property
     def models(self) -> dict[str, PreTrainedModel]:

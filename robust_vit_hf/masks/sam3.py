@@ -67,12 +67,12 @@ class ConceptSegmentation:
             # Some checkpoints name the processor for videos, which takes no text.
             return cls(loaded.eval().to(device), Sam3Processor.from_pretrained(model), prompts, **arguments)
         except OSError as error:
-            if "gated" not in str(error):
-                raise
-            raise PermissionError(
-                f"`{model}` is gated: ask for access on its page, then log in with `hf auth login`, or take "
-                "`--model vil-uob/sam3-litetext-s0`."
-            ) from error
+            if "gated" in str(error):
+                raise PermissionError(
+                    f"`{model}` is gated: ask for access on its page, then log in with `hf auth login`, or take "
+                    "`--model vil-uob/sam3-litetext-s0`."
+                ) from error
+            raise OSError(f"`{model}` cannot be loaded. {error}") from error
 
     @property
     def models(self) -> dict[str, PreTrainedModel]:

@@ -269,9 +269,14 @@ class TokenCut:
         """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class.
 
         Raises:
+            OSError: there is no such model.
             ValueError: the file lacks weights of layers.
         """
-        model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+        try:
+            model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
+            processor = AutoImageProcessor.from_pretrained(name)
+        except OSError as error:
+            raise OSError(f"`{name}` cannot be loaded. {error}") from error
         if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):
             raise ValueError(
                 f"`{name}` lacks {len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`: "
@@ -281,7 +286,7 @@ class TokenCut:
         with torch.no_grad():
             for key in loading["missing_keys"]:
                 model.state_dict()[key].zero_()
-        return cls(model.eval().to(device), AutoImageProcessor.from_pretrained(name), **arguments)
+        return cls(model.eval().to(device), processor, **arguments)
 
     @property
     def models(self) -> dict[str, nn.Module]:
