@@ -222,6 +222,7 @@ def test_training_resumes(classifier, tmp_path):
         model, config = load_model(str(classifier)), tiny_config(tmp_path / name, **settings)
         RobustViTTrainer(model, config, masked_dataset(8)).train(resume_from_checkpoint=checkpoint)
         trained.append(model.state_dict())
+    assert not (tmp_path / "resumed" / "checkpoint-2").exists()  # it went on from there
     before = load_model(str(classifier)).state_dict()
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in before)
     assert not torch.equal(trained[0]["visual_projection.weight"], before["visual_projection.weight"])

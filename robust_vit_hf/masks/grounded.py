@@ -89,16 +89,17 @@ class GroundedSegmentation:
         Raises:
             OSError: there is no such model.
         """
-        parts = []
-        for model_class, name in (
-            (AutoModelForZeroShotObjectDetection, detector),
-            (AutoModelForMaskGeneration, segmenter),
+        parts: dict[str, Any] = {}
+        for part, model_class, name in (
+            ("detector", AutoModelForZeroShotObjectDetection, detector),
+            ("segmenter", AutoModelForMaskGeneration, segmenter),
         ):
             try:
-                parts += [model_class.from_pretrained(name).eval().to(device), AutoProcessor.from_pretrained(name)]
+                parts[part] = model_class.from_pretrained(name).eval().to(device)
+                parts[f"{part}_processor"] = AutoProcessor.from_pretrained(name)
             except OSError as error:
                 raise OSError(f"`{name}` cannot be loaded. {error}") from error
-        return cls(*parts, prompts, **arguments)
+        return cls(**parts, prompts=prompts, **arguments)
 
     @property
     def models(self) -> dict[str, PreTrainedModel]:

@@ -267,7 +267,7 @@ def _finished(row: dict, result: MaskResult | None, features: dict) -> dict:
 
 def _unfit(mask: Image.Image) -> str | None:
     """Why a mask tells nothing about object and background, whatever made it, or `None`."""
-    share = np.count_nonzero(mask) / (mask.width * mask.height)
+    share = np.count_nonzero(np.asarray(mask)) / (mask.width * mask.height)
     if not share:
         return "the mask is empty"
     return f"the mask covers {share:.0%} of the image" if share > FULL else None
