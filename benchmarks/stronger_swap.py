@@ -89,10 +89,10 @@ def swap(
     return swapped
 
 
-def by_distance(backgrounds: torch.Tensor, index: int, others: list[int], sign: int) -> int:
-    """The nearest (1) or farthest (−1) background, by its 8×8 pixels."""
+def nearest(backgrounds: torch.Tensor, index: int, others: list[int]) -> int:
+    """The donor with the nearest background, by its 8×8 pixels."""
     small = F.adaptive_avg_pool2d(backgrounds, 8).flatten(1)
-    return min(others, key=lambda other: sign * float((small[other] - small[index]).norm()))
+    return min(others, key=lambda other: float((small[other] - small[index]).norm()))
 
 
 def mean_filled(pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -124,13 +124,11 @@ def clouds(given: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 VARIANTS: dict[str, Callable[..., torch.Tensor]] = {
     AS_IT_IS: swap,
-    "nearest": partial(swap, pick=partial(by_distance, sign=1)),
-    "farthest": partial(swap, pick=partial(by_distance, sign=-1)),
+    "nearest": partial(swap, pick=nearest),
     "mean colour": partial(swap, fill=mean_filled),
     "jittered": partial(swap, prepare=jittered),
     "soft edges": partial(swap, prepare=lambda image, mask, _: (image, gaussian_blur(mask, [5, 5], [1.5, 1.5]))),
     "clouds": partial(swap, give=clouds),
-    "mirrored": partial(swap, give=lambda given, rng: given.flip(-1) if rng.random() < 0.5 else given),
 }
 
 
