@@ -542,7 +542,21 @@ def test_names_of_classes_do_not_break_a_figure():
         assert figure.axes[0].get_xticklabels()[0].get_text() == name.replace("$", r"\$")
 
 
-def test_names_of_classes_do_not_break_a_table():
-    table = Table("Changes", ["class", "a|b"], [["x | y\nz", "<b>1</b>"]])
+def test_names_of_classes_and_sets_do_not_break_a_table():
+    table = Table("Changes", ["class", "a|b"], [["x | y\nz", "<b>1</b>"], ["a\\|b\\", "1"]])
     lines = table.markdown().splitlines()
-    assert lines == ["| class | a\\|b |", "|---|---:|", "| x \\| y z | &lt;b>1&lt;/b> |"]
+    assert lines[:3] == ["| class | a\\|b |", "|---|---:|", "| x \\| y z | &lt;b>1&lt;/b> |"]
+    assert lines[3] == r"| a\\\|b\\ | 1 |"  # of which GitHub reads two cells
+    latex = Table("Groups of `$_{\\x^%`", ["a_b", "c\n\nd"], [["$_{\\^%}~&#", "1"]]).latex()
+    assert r"\caption{Groups of `\$\_\{\textbackslash{}x\textasciicircum{}\%`}" in latex
+    assert r"a\_b & c d \\" in latex
+    assert r"\$\_\{\textbackslash \textasciicircum \%\}\textasciitilde \&\# & 1 \\" in latex
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "..", "a\0b"])
+def test_a_set_whose_name_is_no_folder_is_refused(name):
+    """Such as a split of a `dataset_dict.json`: its predictions would leave the output folder."""
+    with pytest.raises(
+        ValueError, match="cannot name a set, whose results are a folder of this name: rename the split"
+    ):
+        session_of({"before": tiny_vit()}, {name: EvaluationSet.of(masked_dataset(4))})

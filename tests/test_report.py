@@ -25,8 +25,9 @@ from robust_vit_hf.results.findings import (
     findings,
     findings_table,
 )
+from robust_vit_hf.results.paper_plots import class_group_figure, size_figure
 from robust_vit_hf.results.price import price_figure, price_table, prices
-from robust_vit_hf.results.published import PAPER_SETS, UNSHIFTED, published_models
+from robust_vit_hf.results.published import PAPER_SETS, UNSHIFTED, published_models, title_of
 from robust_vit_hf.results.table import Results, SetResult, SideResult
 
 from .helpers.commands import call, files_below, succeed
@@ -387,6 +388,28 @@ def test_values_of_a_file_are_checked_where_they_are_read(damage, message, tmp_p
     table = pq.read_table(path)
     pq.write_table(damage(table), path)
     assert message in call("report", path, "--output_dir", tmp_path / "out").error
+
+
+def test_names_of_sets_in_a_report(tmp_path):
+    """Of a file that somebody else wrote: figures show each as it is and lie in the folder, and tables keep their columns."""
+    named = {"imagenet-1k": "../$\\frac{0$ \\", "imagenet-a": "a|b\0$_{%^/.."}
+    rows = [row | {"set": named.get(row["set"], row["set"])} for row in result_rows()]
+    # A method on one and on two images of each class, for Figure 7.
+    rows += [row | {"run": f"{row['run']}, more", "train_images": 24, "seed": f"1{row['seed']}"} for row in rows]
+    path = write_rows(tmp_path / "results.parquet", rows)
+    succeed("report", path, "--html", "--output_dir", tmp_path / "in" / "out")
+    assert {file.parent.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.p[nd][gf]")} == {"in/out"}
+    results = Results(choose_settings(read_results(path))[0])
+    legend = size_figure(results).axes[-1].get_legend()
+    shown = [label.get_text() for label in class_group_figure(results).axes[0].get_xticklabels()]
+    for texts in (shown, [text.get_text() for text in legend.get_texts()]):
+        assert {title_of(name) for name in named.values()} <= {text.replace(r"\$", "$") for text in texts}
+        assert all(text.count("$") == text.count(r"\$") for text in texts)
+    for line in (tmp_path / "in" / "out" / "report.md").read_text().splitlines():
+        if line.startswith("| model | method | ") and "|---" not in line:
+            width = len(re.findall(r"(?<!\\)(?:\\\\)*\|", line))
+        elif line.startswith("| ViT-B | Or"):
+            assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == width
 
 
 @pytest.fixture(scope="module")

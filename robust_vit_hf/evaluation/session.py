@@ -1,6 +1,7 @@
 """A session: models to compare, evaluation sets, accelerator and store of one command."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -102,8 +103,13 @@ class Session:
         """Copy of the session with these sets, with labels mapped to the models' classes.
 
         Raises:
-            ValueError: the models do not have the classes of a set.
+            ValueError: the models do not have the classes of a set, or its name is no name of a folder.
         """
+        for name in sets:
+            if name in (".", "..") or re.search(r"[/\0]", name):
+                raise ValueError(
+                    f"`{name}` cannot name a set, whose results are a folder of this name: rename the split."
+                )
         config = unwrap_pretrained(next(iter(self.sides.values())).model).config
         return replace(self, sets={name: rows.for_model(name, config) for name, rows in sets.items()})
 

@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..utils.figure_text import plain
 from .bootstrap import change
 from .paper_tables import averaged_models, group_accuracy
 from .plots import class_figure
@@ -34,7 +35,7 @@ def class_group_figure(results: Results) -> Figure | None:
             label = "training classes" if shown else "other classes"
             axis.bar([place + offset for place in range(len(sets))], heights, 0.4, label=label, color=colour)
         axis.axhline(0, color="black", linewidth=0.8)
-        names = [title_of(name) for name in sets]
+        names = [plain(title_of(name)) for name in sets]
         axis.set_xticks(range(len(sets)), names, rotation=35, ha="right", fontsize=8)
         axis.set_title(f"top-{k}", fontsize=9)
     figure.axes[0].set_ylabel("average change, points")
@@ -68,7 +69,7 @@ def size_figure(results: Results) -> Figure | None:
         by_step: dict[float, list[Run]] = {step: [r for r in chosen if varied[r.name] == step] for step in steps}
         for name in results.common(chosen, results.sets):
             values = [100 * change(by_step[step], [name]).mean for step in steps]
-            axis.plot(steps, values, marker=".", label=title_of(name))
+            axis.plot(steps, values, marker=".", label=plain(title_of(name)))
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set_xlabel(title)
     axes[0].set_ylabel("change of top-1, points")

@@ -1,6 +1,7 @@
 """Plots of an evaluation as PNG and PDF."""
 
 import io
+import re
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -33,7 +34,8 @@ def save_plots(run: Run, folder: Path, class_names: dict[int, str]) -> None:
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
-    """Write `<name>.png` and `<name>.pdf` to an existing folder."""
+    """Write `<name>.png` and `<name>.pdf` to an existing folder; signs of `name` that separate folders become `_`."""
+    name = re.sub(r"[/\\\0]", "_", name)
     for suffix in ("png", "pdf"):
         with atomic_file(folder / f"{name}.{suffix}") as partial:
             partial.write_bytes(figure_bytes(figure, suffix))

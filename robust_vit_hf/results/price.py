@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..utils.figure_text import plain
 from .bootstrap import Difference, change
 from .table import Run
 from .text_table import Table
@@ -123,7 +124,7 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
         "#333333",
     ]
     for place, (method, points) in enumerate(found.items()):
-        colour, label = colours[place % len(colours)], _label(method, labels)
+        colour, label = colours[place % len(colours)], plain(_label(method, labels))
         best = next(point for point in points if point.chosen and point.share == 1)
         alike = [point for point in points if point.seeds >= best.seeds]
         rates = [point for point in alike if point.share == 1 and point.tuned == best.tuned]
@@ -149,8 +150,8 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
         )
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_xlabel(f"change of top-1 on {home}, points")
-    axis.set_ylabel(f"change of top-1 on {shifted}, points")
+    axis.set_xlabel(plain(f"change of top-1 on {home}, points"))
+    axis.set_ylabel(plain(f"change of top-1 on {shifted}, points"))
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 

@@ -21,15 +21,22 @@ class Table:
         """The table as LaTeX (booktabs), with the title as caption."""
         import pandas as pd
 
-        caption = re.sub(r"([%&_#])", r"\\\1", self.title)
         alignment = "l" + "r" * (len(self.head) - 1)
-        table = pd.DataFrame(self.rows, columns=self.head)
-        return table.to_latex(index=False, escape=True, caption=caption, column_format=alignment)
+        head, *rows = ([" ".join(cell.split()) for cell in row] for row in (self.head, *self.rows))
+        table = pd.DataFrame(rows, columns=head)
+        return table.to_latex(index=False, escape=True, caption=_latex(self.title), column_format=alignment)
 
 
 def _cell(text: str) -> str:
-    """Text of a cell in Markdown, whatever a class is called."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    """Text of a cell in Markdown, whatever a class or set is called."""
+    text = re.sub(r"([\\|])", r"\\\1", text)
+    return " ".join(text.replace("<", "&lt;").split())
+
+
+def _latex(text: str) -> str:
+    """Text in LaTeX, as pandas has it in cells."""
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return re.sub(r"[\\~^&%$#_{}]", lambda sign: signs.get(sign[0], f"\\{sign[0]}"), " ".join(text.split()))
 
 
 def percent(value: float | None) -> str:
