@@ -323,6 +323,27 @@ def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
         losses("cutmix", tmp_path, model, pixel_values, mask, targets, confidence_target="original")
 
 
+@pytest.mark.parametrize(
+    "images, batch_size, message",
+    [
+        (4, 1, "a batch has one: give another `per_device_train_batch_size`."),
+        (
+            5,
+            4,
+            "the last batch of 5 images has one: give another `per_device_train_batch_size`, or `dataloader_drop_last`.",
+        ),
+        (1, 8, "the last batch of 1 images has one"),
+    ],
+)
+def test_cutmix_needs_two_images_in_each_batch(images, batch_size, message, tmp_path):
+    config = {"method": "cutmix", "per_device_train_batch_size": batch_size, "max_steps": 1}
+    with pytest.raises(ValueError, match=f"`cutmix` mixes the images of a batch, and {message}"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **config), tensor_rows(images))
+    if images == 5:
+        config["dataloader_drop_last"] = True
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **config), tensor_rows(images)).train()
+
+
 def test_random_erasing_hides_a_part_of_half_the_images(tmp_path, monkeypatch):
     model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(40)
     seen = []

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import datasets
+import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch import nn
@@ -17,6 +18,7 @@ from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, Tr
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
+from ..data.composition import is_background
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform
 from ..metrics.robust_accuracy import RobustAccuracy
@@ -140,6 +142,7 @@ class RobustViTTrainer(ReliableTrainer):
         self.model_accepts_loss_kwargs = False
         self.backgrounds = None if args.backgrounds is None else BackgroundPool(args.backgrounds, processing_class)
         self.method = load_method(args.method)(args)
+        self._check_batches()
         second_derivative = self.method.second_derivative and not args.released_gradients
         prepare_sharding(self.accelerator, model, args, args.second_order or second_derivative)
         self._train_values: dict[str, list[torch.Tensor]] = defaultdict(list)
@@ -156,6 +159,26 @@ class RobustViTTrainer(ReliableTrainer):
         if self.pop_callback(TensorBoardCallback) is not None and prepared:
             self._strips = RelevanceTensorBoardCallback(self.eval_dataset or self.train_dataset, processing_class)
             self.add_callback(self._strips)
+
+    def _check_batches(self) -> None:
+        """Refuse methods and a swap that need other images, where there are none.
+
+        Raises:
+            ValueError: there is one training image; or the method mixes the images of a batch, and one has a single image.
+        """
+        args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
+        if images == 1 and args.background_swap and self.backgrounds is None:
+            raise ValueError(
+                "`background_swap` takes the background of another image, and the train dataset has one image: give more, or a "
+                "folder of `backgrounds`."
+            )
+        # Several processes fill up the last batch.
+        last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % args.train_batch_size
+        if self.method.mixes_images and self.train_dataset is not None and 1 in (args.train_batch_size, last):
+            raise ValueError(
+                f"`{args.method}` mixes the images of a batch, and {f'the last batch of {images} images' if last else 'a batch'} has "
+                "one: give another `per_device_train_batch_size`" + (", or `dataloader_drop_last`." if last else ".")
+            )
 
     def _keep_original(self, prepared: dict[str, Dataset]) -> None:
         """Keep what is needed for the original model's accuracy and logits."""
@@ -204,13 +227,26 @@ class RobustViTTrainer(ReliableTrainer):
         if model.training and args.background_swap:
             # Among the images of all processes, so that the number of processes does not matter.
             everything = self.accelerator.gather((pixel_values, inputs["mask"]))
-            seed = (args.seed, *self._batch_of_step)
+            seed, images = (args.seed, *self._batch_of_step), len(everything[0])
+            if images == 1 and self.backgrounds is None:
+                everything = self._with_another_image(*everything, seed)
             swapped = swap_backgrounds(*everything, args.background_swap, seed, self.backgrounds)
-            pixel_values = swapped.tensor_split(args.world_size)[args.process_index]
+            pixel_values = swapped[:images].tensor_split(args.world_size)[args.process_index]
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
         if labels is not None:
             values["top1"] = (logits.argmax(dim=1) == labels).float()
         return values, logits
+
+    def _with_another_image(
+        self, pixel_values: torch.Tensor, mask: torch.Tensor, seed: tuple[int, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The image `(1, 3, H, W)` and mask of a last batch that has no other, with those of a training image drawn at random: the
+        first one that is another and has a background."""
+        for place in np.random.default_rng(seed).permutation(len(self.train_dataset)).tolist():
+            row = self._prepare_inputs(self.data_collator([self.train_dataset[place]]))
+            if not torch.equal(row["pixel_values"], pixel_values) and is_background(row["mask"]).any():
+                return torch.cat([pixel_values, row["pixel_values"]]), torch.cat([mask, row["mask"]])
+        return pixel_values, mask
 
     @torch.no_grad()
     def _original_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:

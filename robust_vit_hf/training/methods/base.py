@@ -35,6 +35,7 @@ class Method:
             [`~robust_vit_hf.training.arguments.METHOD_OPTIONS`] are refused.
         second_derivative: whether a loss on the pixel gradient is differentiated with respect to the weights, see
             [`pixel_gradient`].
+        mixes_images: whether it needs two images or more in each batch of a process.
 
     Args:
         args: hyper-parameters, with the defaults of this method.
@@ -42,6 +43,7 @@ class Method:
 
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
     second_derivative: ClassVar[bool] = False
+    mixes_images: ClassVar[bool] = False
 
     def __init__(self, args: RobustViTConfig):
         self.args = args

@@ -11,10 +11,12 @@ from .finetune import Finetune
 
 class CutMix(Finetune):
     """Cross-entropy with the labels of both images, by their shares of the pixels, on images with a rectangle of another
-    image of the batch. A batch of one image is not mixed.
+    image of the batch.
 
     Source: https://huggingface.co/papers/1905.04899
     """
+
+    mixes_images = True
 
     def __init__(self, args):
         super().__init__(args)
@@ -24,7 +26,7 @@ class CutMix(Finetune):
             )
 
     def per_image(self, model, pixel_values, mask, targets):
-        if not model.training or len(pixel_values) < 2:
+        if not model.training:
             return super().per_image(model, pixel_values, mask, targets)
         mix = v2.CutMix(num_classes=unwrap_pretrained(model).config.num_labels)
         mixed, labels = mix(pixel_values, targets["label"])
