@@ -34,7 +34,7 @@ from robust_vit_hf.app.handlers import Handlers
 from robust_vit_hf.app.options import AppOptions, GalleryOptions
 from robust_vit_hf.app.runs import find_reports
 from robust_vit_hf.app.samples import Sample, load_samples, own_samples
-from robust_vit_hf.app.server import running
+from robust_vit_hf.app.server import OwnNames, running
 from robust_vit_hf.app.sessions import distinct_names, open_pair
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED
@@ -267,13 +267,33 @@ def test_under_another_name_nothing_is_answered(address, models):
     other = {"Host": "evil.example:7871", "Origin": "http://evil.example:7871"}
     for route in ("", "config", "gradio_api/info", "gradio_api/file=/etc/passwd"):
         response = get_session().get(f"{address}{route}", headers=other)
-        assert response.status_code == 400 and response.text == "Invalid host header", route
-    for own in ("localhost:7860", "192.168.1.5:7860", "[::1]:7860"):
+        assert response.status_code == 400 and "Start it with `--allowed_hosts NAME`" in response.text, route
+    preflight = {"Access-Control-Request-Method": "POST"}
+    response = get_session().options(f"{address}config", headers=other | preflight)
+    assert response.status_code == 400 and "access-control-allow-origin" not in response.headers
+    for own in ("localhost:7860", "127.0.0.1:7860", "[::1]:7860"):
         assert get_session().get(f"{address}config", headers={"Host": own}).status_code == 200, own
-    hosts = AppOptions(model=models[0], compare=models[1], allowed_hosts=["proxy.example"])
-    with running(hosts) as behind:
-        assert get_session().get(f"{behind}config", headers={"Host": "proxy.example"}).status_code == 200
+    for name in ("192.168.1.5:7860", "0.0.0.0:7860", "127.0.0.1.evil.example", "", "["):
+        assert get_session().get(f"{address}config", headers={"Host": name}).status_code == 400, name
+    names = ["Proxy.example", "192.168.1.5", "[fd00::5]"]
+    with running(AppOptions(model=models[0], compare=models[1], allowed_hosts=names)) as behind:
+        for name in ("proxy.example:443", "192.168.1.5:443", "[fd00::5]:443"):
+            assert get_session().get(f"{behind}config", headers={"Host": name}).status_code == 200, name
         assert get_session().get(f"{behind}config", headers=other).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "server, name, answered",
+    [
+        ("192.168.1.5", "192.168.1.5:7860", True),
+        ("192.168.1.5", "192.168.1.6:7860", False),
+        ("fd00::5", "[fd00::5]:7860", True),
+        (None, "192.168.1.5:7860", False),
+    ],
+)
+def test_where_it_listens_on_all_addresses_that_which_was_connected_to_is_answered(server, name, answered):
+    names = OwnNames(None, ["localhost", "0.0.0.0"])
+    assert names._is_own({"headers": [(b"host", name.encode())], "server": server and (server, 7860)}) is answered
 
 
 @pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1", "no.such.host.example"])
@@ -609,6 +629,11 @@ def test_a_space_with_a_diagnosis(models, diagnosed, tmp_path):
     [
         (["--model", "vit-b", "--results", "x"], "--results needs --compare, the model after finetuning"),
         (["--export", "x"], "--export needs --compare"),
+        (
+            ["--allowed_hosts", "*", "proxy.example:80"],
+            "--allowed_hosts proxy.example:80: expected a name or an address",
+        ),
+        (["--allowed_hosts", "https://proxy.example"], "without scheme, port and path"),
         (["--port", "0"], "Expected `port` from 1 to 65535, but got 0"),
     ],
 )

@@ -1,5 +1,6 @@
 """Options of `robust-vit app`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,9 @@ class AppOptions(GalleryOptions):
         "address to listen on (default: 127.0.0.1). Elsewhere than on loopback, no other models can be loaded in the page",
     )
     allowed_hosts: list[str] = option(
-        [], "further names under which the page may be asked for, such as that of a proxy; `*` for all", metavar="NAME"
+        [],
+        "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all",
+        metavar="NAME",
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
     export: Path | None = option(
@@ -63,6 +66,11 @@ class AppOptions(GalleryOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in self.allowed_hosts:
+            if name != "*" and not re.fullmatch(r"[\w.-]+|\[?[\da-f]*(:[\da-f]*){2,}\]?", name, re.IGNORECASE):
+                raise ValueError(
+                    f"--allowed_hosts {name}: expected a name or an address alone, without scheme, port and path"
+                )
         if self.model != BUNDLED_MODEL and self.compare is None and self.results is not None:
             raise ValueError("--results needs --compare, the model after finetuning")
         if self.export is not None and self.compare is None:

@@ -3,9 +3,8 @@
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import ip_address
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,38 +12,34 @@ from .options import AppOptions
 
 
 MAX_UPLOAD = "50mb"
+REFUSED = "Invalid host header: the page is not known by this name. Start it with `--allowed_hosts NAME` to ask for it by another one."
 
 
 class OwnNames:
-    """ASGI middleware that answers requests for an address, for `localhost`, and for names of this page alone. Otherwise a page elsewhere,
-    whose name is made to mean this address, could ask for anything ("DNS rebinding"); that needs a name.
+    """ASGI middleware that answers requests for the address that was connected to, and for names of this page alone. Otherwise a page
+    elsewhere, whose name is made to mean this address, could ask for anything ("DNS rebinding").
 
     Args:
-        names: further names, such as that of a proxy; `*` for all.
+        names: names and addresses, such as that of a proxy; `*` for all.
     """
 
-    def __init__(self, app, names: list[str]):
-        self.app, self.names = app, {"localhost", *map(str.lower, names)}
+    def __init__(self, app, names: Iterable[str]):
+        self.app, self.names = app, {name.strip("[]").lower() for name in names}
 
     async def __call__(self, scope, receive, send) -> None:
         from starlette.responses import PlainTextResponse
 
-        if scope["type"] in ("http", "websocket") and not self._is_own(dict(scope["headers"]).get(b"host", b"")):
-            await PlainTextResponse("Invalid host header", status_code=400)(scope, receive, send)
+        if scope["type"] in ("http", "websocket") and not self._is_own(scope):
+            await PlainTextResponse(REFUSED, status_code=400)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _is_own(self, header: bytes) -> bool:
+    def _is_own(self, scope) -> bool:
         try:
-            name = urlsplit(f"//{header.decode('latin-1')}").hostname or ""
+            name = urlsplit(f"//{dict(scope['headers']).get(b'host', b'').decode('latin-1')}").hostname or ""
         except ValueError:
             return False
-        if "*" in self.names or name in self.names:
-            return True
-        try:
-            return bool(ip_address(name))
-        except ValueError:
-            return False
+        return bool({"*", name} & self.names) or name == (scope.get("server") or [None])[0]
 
 
 def check_host(host: str) -> None:
@@ -80,9 +75,14 @@ def running(options: AppOptions) -> Iterator[str]:
             "GRADIO_ANALYTICS_ENABLED": "False",
         }
         import gradio as gr
-        from starlette.middleware import Middleware
 
-        from .page import STYLE, Page
+        from .page import LOOPBACK, STYLE, Page
+
+        @asynccontextmanager
+        async def lifespan(app) -> AsyncIterator[None]:
+            """Before it listens. Gradio's own middleware, which answers CORS preflights, would come before one of `app_kwargs`."""
+            app.middleware_stack = OwnNames(app.middleware_stack, [*LOOPBACK, options.host, *options.allowed_hosts])
+            yield
 
         page = Page(options).blocks
         # A theme of Gradio names fonts of Google, which the page would fetch.
@@ -100,7 +100,7 @@ def running(options: AppOptions) -> Iterator[str]:
             footer_links=[],
             run_history=False,
             max_file_size=MAX_UPLOAD,
-            app_kwargs={"middleware": [Middleware(OwnNames, names=[options.host, *options.allowed_hosts])]},
+            app_kwargs={"lifespan": lifespan},
             _frontend=False,  # Gradio's startup check fails after 3 s, too short on a busy machine
         )
         try:
