@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from robust_vit_hf import ConfidenceLoss, RobustViTTrainer, make_image_processor
@@ -191,17 +191,44 @@ def test_a_resumed_run_swaps_as_one_that_was_not_interrupted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "adapted", [None, {}, {"bias": "all"}, {"bias": "lora_only"}, {"modules_to_save": ["classifier"]}]
+    "adapted",
+    [
+        None,
+        {},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"bias": "lora_only"},
+        {"modules_to_save": ["classifier"]},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": False},
+    ],
 )
-def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted):
-    """With biases or whole modules trained beside an adapter, disabling it would not bring the original back."""
-    adapter = {} if adapted is None else {"peft_config": LoraConfig(r=2, target_modules="all-linear", **adapted)}
+@pytest.mark.parametrize("given", ["config", "model"])
+def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, given):
+    """With biases or whole modules trained beside an adapter, disabling it would not bring the original back; nor where its
+    initialisation changed the base, or an adapter that is given was trained before."""
     rows = tensor_rows(8)
+    model, adapter = tiny_vit(), {}
+    if adapted is not None:
+        lora = LoraConfig(r=2, target_modules="all-linear", **adapted)
+        if given == "config":
+            adapter["peft_config"] = lora
+        else:
+            model = get_peft_model(model, lora)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter += 0.3 * ("lora_B" in name)
     config = tiny_config(tmp_path, confidence_target="original", learning_rate=0.05, relevance_weight=0.0)
-    trainer = RobustViTTrainer(tiny_vit(), config, rows, rows, **adapter)
+    torch.manual_seed(0)
+    trainer = RobustViTTrainer(model, config, rows, rows, **adapter)
     assert trainer.evaluate()["eval_confidence_loss"] == pytest.approx(0, abs=1e-6)
     pixel_values = torch.stack([row["pixel_values"] for row in rows])
-    expected = tiny_vit()(pixel_values=pixel_values).logits
+    expected = trainer.model(pixel_values=pixel_values).logits.detach()
+    if given == "config" and (adapted or {}).get("init_lora_weights", True):
+        torch.testing.assert_close(expected, tiny_vit()(pixel_values=pixel_values).logits, atol=1e-4, rtol=1e-4)
+    if given == "config" and adapted in ({}, {"use_dora": True}):
+        assert trainer._original is None  # but the adapter is disabled, which needs no second model
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:

@@ -187,15 +187,24 @@ class RobustViTTrainer(ReliableTrainer):
         train = prepared.get("train")
         if isinstance(train, datasets.Dataset) and "pixel_values" not in train.column_names:
             self._measured_on["train"] = train.with_transform(with_rows(eval_transform(self.processing_class)))
-        self._original = None  # frozen copy of the starting model; an adapter that can be disabled is, instead
-        adapter = self._adapter
-        disabled = adapter is not None and getattr(adapter, "bias", "none") == "none"
-        disabled = disabled and not getattr(
-            adapter, "modules_to_save", None
-        )  # biases and whole modules are trained in place
-        if self.args.confidence_target == "original" and not disabled:
+        self._original = None  # frozen copy of the starting model, unless that is the model with its adapter disabled
+        if self.args.confidence_target == "original" and not self._is_original_when_disabled():
             original = deepcopy(self.model).requires_grad_(False)
             self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
+
+    def _is_original_when_disabled(self) -> bool:
+        """Whether the model with its adapter disabled is the starting model, and stays so. It is not with an adapter that was trained
+        before or whose initialisation changed the base (PiSSA, OLoRA, …), and does not stay so where weights beside the adapter are
+        trained (biases, `modules_to_save`)."""
+        if self._adapter is None:
+            return False
+        model, device = deepcopy(self.model).eval(), next(self.model.parameters()).device
+        size = (1, 3, *input_size(self.processing_class))
+        pixel_values = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(device)
+        start = forward_logits(model, pixel_values)
+        with model.disable_adapter():
+            disabled = forward_logits(model, pixel_values)
+        return not disabled.requires_grad and torch.allclose(disabled, start, rtol=1e-4, atol=1e-5)
 
     def describe_method(self) -> dict[str, str]:
         """Text descriptions of losses, schedule and adapter, for the model card."""
