@@ -115,17 +115,39 @@ def test_options_of_the_trainer_without_effect_are_refused(tmp_path):
         "include_num_input_tokens_seen": "all",
         "length_column_name": "size",
     }
-    values |= {"use_cache": True, "label_names": ["label"]}
+    values |= {"use_cache": True, "label_names": ["label"], "do_train": True, "do_predict": True}
+    values |= {"hub_always_push": True, "logging_nan_inf_filter": False}
     assert values.keys() == NOT_HONOURED.keys()
     for name, value in values.items():
         with pytest.raises(ValueError, match=rf"`{name}` has no effect here, since .*: leave it out"):
             RobustViTConfig(str(tmp_path), use_cpu=True, report_to="none", **{name: value})
     for options, message in (
+        ({"do_eval": True, "eval_strategy": "no", "load_best_model_at_end": False}, "`do_eval` has no effect here"),
+        ({"warmup_steps": 5}, "`warmup_steps` has no effect with the scheduler `constant`"),
+        (
+            {"warmup_steps": 5, "lr_scheduler_type": "greedy"},
+            "`warmup_steps` has no effect with the scheduler `greedy`",
+        ),
+        ({"lr_scheduler_kwargs": {"a": 1}}, "`lr_scheduler_kwargs` has no effect with the scheduler `constant`"),
+        (
+            {"lr_decay_rate": 0.5, "lr_scheduler_type": "cosine"},
+            "`lr_decay_rate` has no effect with the scheduler `cosine`",
+        ),
+        (
+            {"lr_decay_every": 1, "lr_scheduler_type": "linear"},
+            "`lr_decay_every` has no effect with the scheduler `linear`",
+        ),
         ({"fp16": True}, "`fp16` has no effect on CPUs"),
         ({"train_sampling_strategy": "group_by_length"}, "groups by length, which images do not have"),
     ):
         with pytest.raises(ValueError, match=message):
             RobustViTConfig(str(tmp_path), use_cpu=True, report_to="none", **options)
+    honoured = {
+        "warmup_steps": 5,
+        "lr_scheduler_type": "cosine_with_restarts",
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+    }
+    RobustViTConfig(str(tmp_path), use_cpu=True, report_to="none", data_seed=1, **honoured).control()
     names = {option.name for option in fields(TrainingArguments)}
     known = set((DATA / "training_arguments.txt").read_text().split())
     assert names <= known, f"options to honour or to refuse: {names - known}"

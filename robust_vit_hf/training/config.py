@@ -32,6 +32,16 @@ NOT_HONOURED = {
     "length_column_name": "images have no lengths to group by",
     "use_cache": "it is that of generating text",
     "label_names": "labels are `labels`",
+    "do_train": "the command and the method that is called say what is done",
+    "do_predict": "the command and the method that is called say what is done",
+    "hub_always_push": "checkpoints are not pushed",
+    "logging_nan_inf_filter": "`on_nan` says what happens at such losses",
+}
+# Options of the schedule by those schedulers of the Trainer that do not take them.
+NOT_OF_SCHEDULER = {
+    "warmup_steps": ("constant", "reduce_lr_on_plateau", "greedy"),
+    "lr_scheduler_kwargs": ("constant", "constant_with_warmup"),
+    **dict.fromkeys(("lr_decay_rate", "lr_decay_every"), tuple({kind.value for kind in SchedulerType} - {"constant"})),
 }
 
 
@@ -100,11 +110,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             )
         if self.max_steps == 0:
             raise ValueError("Expected `max_steps` ≥ 1, or -1 for all steps of `num_train_epochs`, but got 0.")
-        if self.warmup_steps and self.lr_scheduler_type == "constant":
-            raise ValueError(
-                "The scheduler `constant`, which decays by `lr_decay_rate`, has no warm-up: leave `warmup_steps` out, or name "
-                "another `lr_scheduler_type`, such as `constant_with_warmup`."
-            )
         if self.device.type == "cpu":  # the default would warn that there is no accelerator
             self.dataloader_pin_memory = False
         if self.on_nan == "skip" and self.fp16:
@@ -128,13 +133,27 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 )
 
     def _refuse_options_without_effect(self) -> None:
-        """Refuse options of the Trainer in [`NOT_HONOURED`], and those that this device or data have not."""
-        declared = {option.name: option for option in fields(TrainingArguments)}
-        for name, why in NOT_HONOURED.items():
-            option = declared.get(name)  # releases of transformers have other options
+        """Refuse options in [`NOT_HONOURED`] and [`NOT_OF_SCHEDULER`], and those that this device or data have not."""
+        declared = {option.name: option for option in fields(self)}  # releases of transformers have other options
+
+        def is_given(name: str) -> bool:
+            option = declared.get(name)
             unset = option and (option.default if option.default_factory is MISSING else option.default_factory())
-            if option is not None and getattr(self, name) not in (unset, None):
+            return option is not None and getattr(self, name) not in (unset, None)
+
+        for name, why in NOT_HONOURED.items():
+            if is_given(name):
                 raise ValueError(f"`{name}` has no effect here, since {why}: leave it out.")
+        scheduler = SchedulerType(self.lr_scheduler_type).value
+        for name, schedulers in NOT_OF_SCHEDULER.items():
+            if is_given(name) and scheduler in schedulers:
+                raise ValueError(
+                    f"`{name}` has no effect with the scheduler `{scheduler}`: leave it out, or name another `lr_scheduler_type`."
+                )
+        if self.do_eval and self.eval_strategy == "no":
+            raise ValueError(
+                "`do_eval` has no effect here, since `eval_strategy` says when to evaluate: leave it out."
+            )
         if str(getattr(self, "train_sampling_strategy", "random")) in ("group_by_length", "batch_rebalance"):
             raise ValueError("`train_sampling_strategy` groups by length, which images do not have: leave it out.")
         if self.fp16 and self.device.type == "cpu":
@@ -191,6 +210,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             backgrounds=None,
             head_epochs=0.0,
             head_learning_rate=None,
+            do_eval=False,
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,

@@ -19,6 +19,14 @@ from .config import RobustViTConfig
 
 logger = logging.get_logger(__name__)
 
+# Options of the Trainer that change nothing of a stream, and their defaults.
+NOT_OF_STREAMS = {
+    "data_seed": None,
+    "train_sampling_strategy": "random",
+    "dataloader_multiprocessing_context": None,
+    "dataloader_in_order": True,
+}
+
 
 def prepare_datasets(
     train: Dataset | datasets.IterableDataset | None,
@@ -86,6 +94,11 @@ def _prepare_stream(
         raise ValueError(
             "The train dataset is streamed, so that the number of its images is unknown: give `max_steps`."
         )
+    for option, unset in NOT_OF_STREAMS.items():
+        if getattr(args, option, unset) != unset:  # releases of transformers have other options
+            raise ValueError(
+                f"`{option}` has no effect on a stream, which orders and reads its rows by itself: leave it out."
+            )
     check_columns(dataset, name, args.needs_labels)
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(
