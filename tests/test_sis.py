@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,7 +16,7 @@ from robust_vit_hf.relevance.sis import backward_selection, last_sufficient_step
 
 from .helpers.commands import call, files_below, kill_when, succeed
 from .helpers.families import FAMILIES
-from .helpers.tiny import IMAGE_SIZE, masked_folder, save_pretrained, tiny_vit
+from .helpers.tiny import FEATURES, IMAGE_SIZE, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
 def l2_norm(inputs: torch.Tensor) -> torch.Tensor:
@@ -288,6 +289,16 @@ def test_measures_of_a_subset(folders, tmp_path, datasets_cache):
     with torch.no_grad():
         probability = model((pixel_values * neighbourhood)[None]).logits.softmax(dim=1)[0, row["label"][0]]
     assert measured["revealed"].item() == pytest.approx(probability.item(), rel=1e-4)
+
+
+def test_a_mask_of_another_size_is_refused(folders, tmp_path, datasets_cache):
+    rows = masked_rows(4)
+    rows[2]["mask"] = rows[2]["mask"].resize((40, 41))
+    Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "images" / "validation-00000.parquet")
+    completed = call(*command(folders, tmp_path / "out", "--dataset", tmp_path / "images"))
+    assert completed.status == 1 and "Row 2 (image in the table) cannot be used: " in completed.error
+    assert "image is 40×40 but mask is 40×41: expected equal sizes" in completed.error
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_any_image_and_class(folders, tmp_path):

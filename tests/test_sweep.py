@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -73,6 +74,7 @@ def test_each_point_is_a_run(swept):
     ]
     assert "All 4 runs are complete." in printed
     for path in points(out):
+        assert re.fullmatch(r"[0-9a-f]{16}", path.name.rpartition("-")[2])  # 32 bits collide at 77,000 runs
         training = json.loads((path / RUN / "results.json").read_text())["settings"]["training"]
         assert training["relevance_distance"] == ("bce" if "bce" in path.name else "mse")
         assert not list((path / RUN).glob("checkpoint-*"))  # which hold the optimizer
@@ -138,6 +140,37 @@ def test_a_run_is_the_same_whether_the_original_is_measured_or_read(swept, tmp_p
     Run.of(read_grid(grid).points[-1], again, read_grid(grid))()  # alone, so that it measures
     weights = [(folder / last / RUN / "model.safetensors").read_bytes() for folder in (out, again)]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("name", ["model", "dataset", "backgrounds"])
+def test_a_path_with_a_slash_at_its_end_is_the_same_run(name, inputs, tmp_path):
+    path = str(inputs / "data")
+    swap = {"background_swap": 0.5, "confidence_target": "original"}
+    plain, slash = ({**swap, name: value} for value in (path, f"{path}/"))
+    for shared, grid in (("plain", {"a": plain}), ("slash", {"a": slash})):
+        write_grid(tmp_path / f"{shared}.yaml", inputs, variants=grid)
+    names = [[point.name for point in read_grid(tmp_path / f"{of}.yaml").points] for of in ("plain", "slash")]
+    assert names[0] == names[1]
+    both = write_grid(tmp_path / "both.yaml", inputs, variants={"a": plain, "b": slash})
+    with pytest.raises(ValueError, match="are the same run, of the same settings: remove one"):
+        read_grid(both)
+
+
+def test_runs_that_lost_their_predictions(swept, tmp_path):
+    """Some are left out of the report with a warning; of none it says so in a line, and the sweep runs them again."""
+    grid, out, _ = swept
+    shutil.copytree(out, tmp_path / "out")
+    for number, path in enumerate(points(tmp_path / "out")):
+        for lost in (path / PREDICTIONS).rglob("*.parquet"):
+            lost.unlink()
+        if number == 0:
+            assert "| model | bce |" in table(tmp_path / "out", tmp_path / "report")
+    for html in ([], ["--html"]):
+        completed = call("report", tmp_path / "out", "--output_dir", tmp_path / "none", *html)
+        assert "holds no complete run of `robust-vit sweep`" in completed.error and completed.status == 1
+    assert not (tmp_path / "none").exists()
+    printed = succeed("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run")
+    assert printed.count("begun, to resume") == 4
 
 
 def test_learning_rates_of_a_variant_are_crossed(inputs, tmp_path):

@@ -29,6 +29,7 @@ TUNED = (
     "foreground_weight",
     "background_swap",
 )
+PATHS = ("model", "dataset", "backgrounds")  # options that may end in a slash
 SEED_NAME = "{seed}"  # stands for the name of the seed in an option
 # Set by the sweep.
 _OF_THE_SWEEP = ("output_dir", "resume_from_checkpoint", "push_to_hub")
@@ -210,6 +211,7 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
     recipe = find_recipe(model, given.get("dataset"), method)
     options = ({} if recipe is None else read_recipe(recipe, method)) | given
     options.pop("output_dir", None)
+    options |= {name: options[name].rstrip("/") or "/" for name in PATHS if isinstance(options.get(name), str)}
     seeded = [*of_seed, *(name for name, value in options.items() if SEED_NAME in str(value) and name not in of_seed)]
     options |= {name: options[name].replace(SEED_NAME, seed) for name in seeded if SEED_NAME in str(options[name])}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]  # enough for billions

@@ -290,11 +290,10 @@ def describe(grid: Grid, output_dir: Path, jobs: int) -> str:
 
 def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTConfig) -> str:
     """All settings of a point, defaults too, as text."""
-    named = asdict(model) | {"model": model.model.rstrip("/")}, asdict(data) | {"dataset": data.dataset.rstrip("/")}
     settings = config.to_sanitized_dict()
     own = ("output_dir", "logging_dir", "run_name")  # of the point's folder
     kept = {name: value for name, value in settings.items() if name not in own} | {"backgrounds": config.backgrounds}
-    text = json.dumps([*named, kept], sort_keys=True, default=str)
+    text = json.dumps([asdict(model), asdict(data), kept], sort_keys=True, default=str)
     return json.dumps(json.loads(text, parse_int=float))  # 1 is 1.0
 
 
