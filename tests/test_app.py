@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED
 from robust_vit_hf.utils.files import read_json, write_json
 
-from .helpers.commands import call, python, succeed
+from .helpers.commands import call, python, succeed, wait_until
 from .helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
@@ -673,13 +672,14 @@ def test_a_space_runs_with_models_by_id(hub, models, diagnosed, picture, tmp_pat
         port = str(free.getsockname()[1])
     environment = os.environ | hub.environment() | {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": port}
     process = start(python("app.py"), tmp_path / "space", environment)
+
+    def listens() -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", int(port))) == 0
+
     try:
-        while process.poll() is None:
-            try:
-                client = Client(f"http://127.0.0.1:{port}", verbose=False)
-                break
-            except Exception:  # it is not up yet
-                time.sleep(1)
+        wait_until(listens, process)
+        client = Client(f"http://127.0.0.1:{port}", verbose=False)
         before = client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")[0]
         assert before["label"].startswith("LABEL_")
         assert client.predict("all", 2, api_name="/conditions")[1].count("<img") == 7

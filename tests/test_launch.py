@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -22,7 +21,7 @@ from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.config import CHECKPOINTING
 from robust_vit_hf.training.sharding import prepare_sharding
 
-from .helpers.commands import Completed, launch, python
+from .helpers.commands import Completed, launch, python, wait_until
 from .helpers.tiny import ROOT, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 from .test_trainer import assert_equal_weights
 
@@ -140,10 +139,7 @@ def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 500
-    while not (stopped / "checkpoint-4" / "trainer_state.json").is_file():
-        assert job.poll() is None and time.monotonic() < deadline, job.stderr.read()[-3000:]
-        time.sleep(0.01)
+    wait_until((stopped / "checkpoint-4" / "trainer_state.json").is_file, job, timeout=500)
     os.killpg(job.pid, signal.SIGTERM)
     _, err = job.communicate(timeout=300)
     assert "SIGTERM has stopped the training after step" in err, err[-3000:]

@@ -5,8 +5,8 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.hub import publishing
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.interrupts import InterruptCallback, TrainingInterrupted
 from robust_vit_hf.utils.lock import folder_lock
 
-from .helpers.commands import call, python, succeed
+from .helpers.commands import call, python, succeed, wait_until
 from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
 
 
@@ -143,14 +144,16 @@ def test_a_checkpoint_of_sharded_processes_counts(begun, tmp_path):
     assert find_checkpoint(str(tmp_path), str(checkpoint), begun=True) == str(checkpoint)
 
 
-def test_the_record_counts_all_parts(tmp_path):
+def test_the_record_counts_all_parts(tmp_path, monkeypatch):
     """A finished run that is resumed does nothing, and records the time that it took."""
-    make_trainer(tmp_path, callbacks=[At(2, lambda: time.sleep(0.5))]).train()
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(publishing, "time", clock)
+    make_trainer(tmp_path, callbacks=[At(2, lambda: setattr(clock, "now", 90.5))]).train()
     again = make_trainer(tmp_path)
     again.train(resume_from_checkpoint=True)
     again.create_model_card()
     run = json.loads((tmp_path / "run.json").read_text())
-    assert run["resumed"] and run["steps"] == 6 and run["seconds"] >= 0.5
+    assert run["resumed"] and run["steps"] == 6 and run["seconds"] == 90.5
     fresh = make_trainer(tmp_path / "fresh")
     fresh.train()
     fresh.create_model_card()
@@ -265,10 +268,7 @@ def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
     options += ["--num_train_epochs", "400", "--report_to", "none", "--use_cpu", "True", "--save_total_limit", "1"]
     command = python("-m", "robust_vit_hf.cli", "train", *options)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "run" / "checkpoint-4").is_dir():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until((tmp_path / "run" / "checkpoint-4").is_dir, process)
     # The folder is in use.
     refused = call("train", *options)
     assert f"`{tmp_path / 'run'}` is in use by process {process.pid} on " in refused.error

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import datasets
@@ -22,8 +21,9 @@ from robust_vit_hf.results.file import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetune import finetune
 from robust_vit_hf.utils.files import read_json
+from robust_vit_hf.utils.lock import lock_file
 
-from .helpers.commands import call, kill_when, launch, python, succeed
+from .helpers.commands import call, kill_when, launch, python, succeed, wait_until
 from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
@@ -462,13 +462,12 @@ def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_
         return subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
 
     process = job()
-    while len(list((folder / RUN).glob("checkpoint-*"))) < 2:  # one is complete
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_until(lambda: len(list((folder / RUN).glob("checkpoint-*"))) > 1, process)  # one is complete
     if notice:
         process.send_signal(signal.SIGTERM)
-        time.sleep(5)  # it saves a checkpoint, and waits
-        assert process.poll() is None
+        wait_until(lambda: not lock_file(folder / RUN, "train").read_text(), process)  # the training has ended
+        with pytest.raises(subprocess.TimeoutExpired):  # and it stays
+            process.wait(timeout=2)
     process.send_signal(signal.SIGUSR2)
     _, log = process.communicate(timeout=120)
     assert process.returncode == 255 and not is_trained(folder), log[-3000:]
@@ -537,9 +536,8 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
     kill_when(lambda: any(map(is_trained, points(out))), *command)
     # Now a run alone is killed, in its process: the sweep records it and goes on.
     process = start(grid, "--output_dir", out)
-    killed = None
-    while killed is None:
-        assert process.poll() is None
+
+    def process_of_a_run() -> int | None:
         for path in (path for path in points(out) if list((path / RUN).glob("checkpoint-*"))):
             holder = (path / ".sweep.lock").read_text()
             command = (
@@ -551,10 +549,9 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
                 and "submitit.core._submit" in command.read_text()
                 and str(out) in command.read_text()
             ):
-                os.kill(json.loads(holder)["pid"], signal.SIGKILL)
-                killed = path
-                break
-        time.sleep(0.005)
+                return json.loads(holder)["pid"]
+
+    os.kill(wait_until(process_of_a_run, process), signal.SIGKILL)
     printed, _ = process.communicate()
     assert process.returncode == 1
     assert "failed: The process ended without a result" in printed and printed.count(": complete") == 1

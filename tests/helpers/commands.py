@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from accelerate.state import AcceleratorState, PartialState
@@ -87,13 +88,20 @@ def kill_when(condition: Callable[[], bool], *arguments, **environment) -> None:
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert process.poll() is None, process.stderr.read()[-3000:]
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.005)
+    wait_until(condition, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen, timeout: float = 200) -> Any:
+    """Wait for the end of a process, which is an error, until a condition holds, and return its value."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "the condition never held"
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.005)
+            raise AssertionError((process.stderr or io.StringIO("the process has ended")).read()[-3000:])
+    return value
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
