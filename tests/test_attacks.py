@@ -9,8 +9,8 @@ import pytest
 
 from robust_vit_hf import load_image_set
 
-from .helpers.attacks import ATTACKS, Attack, Inputs
-from .helpers.commands import call
+from .helpers.attacks import ATTACKS, Attack, Inputs, Killed, killed_at
+from .helpers.commands import call, launch_two
 from .helpers.set_attacks import SET_ATTACKS, SetAttack
 from .helpers.tiny import ROOT
 
@@ -52,21 +52,36 @@ def command_of(command: str, inputs: Inputs, given: list | None = None) -> list:
     return [command, *words, *(given or [])]
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=[f"{attack.command} {attack.what}" for attack in ATTACKS])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(
+            attack, id=f"{attack.command} {attack.what}", marks=[pytest.mark.slow] if attack.processes > 1 else []
+        )
+        for attack in ATTACKS
+    ],
+)
 def test_attack(attack: Attack, untouched, request, tmp_path, datasets_cache, caplog):
     root = tmp_path / "r"
     base = request.getfixturevalue("complete")[attack.command] if attack.after else untouched
     shutil.copytree(base, root)
-    given = attack.change(Inputs(root))
+    inputs = Inputs(root)
+    request.addfinalizer(inputs.end)
+    given = attack.change(inputs)
     given = given if isinstance(given, list) and given and str(given[0]).startswith("--") else None
-    there = {*(root / "out").rglob("*")}
-    completed = call(*command_of(attack.command, Inputs(root), given))
+    there, command = {*(root / "out").rglob("*")}, command_of(attack.command, inputs, given)
+    if attack.killed:
+        base = request.getfixturevalue("complete")[attack.command]
+        with pytest.raises(Killed), killed_at(attack.killed):
+            call(*command)
+    completed = call(*command) if attack.processes == 1 else launch_two("-m", "robust_vit_hf.cli", *command)
     if attack.refused is not None:
-        assert attack.refused.replace("{root}", str(root)) in completed.error
+        error = completed.error if attack.processes == 1 else completed.err  # in which the launcher tells what it did
+        assert attack.refused.replace("{root}", str(root)) in error and completed.status
         return
     assert completed.status == 0, completed.err
     assert all(path.exists() for path in there)
-    if attack.after:  # what was damaged is as it was
+    if attack.after or attack.killed:  # what was damaged is as it was
         for path in base.glob("out/*.*"):
             assert (root / "out" / path.name).read_bytes() == path.read_bytes(), path
     if attack.command == "diagnose":

@@ -6,18 +6,24 @@ import os
 import shlex
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPModel
 
+from .families import FAMILIES
 from .tiny import masked_rows, save_pretrained, tiny_vit
 
 
@@ -34,6 +40,7 @@ class Inputs:
             root,
             *(root / name for name in ("photos", "masks", "model")),
         )
+        self.at_work: list[subprocess.Popen] = []
 
     def write(self) -> None:
         for split, count in {"train": 8, "validation": NUM_IMAGES}.items():
@@ -79,6 +86,19 @@ class Inputs:
     def metadata(self, text: str | bytes, name: str = "metadata.csv") -> None:
         self.image(name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
+    def work_in_output(self) -> None:
+        """Start a process that holds the lock of the output folder, until [`end`]."""
+        (self.root / "out").mkdir()
+        hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True), sys.stdin.read()"
+        command = [sys.executable, "-c", hold, str(self.root / "out" / ".evaluation.lock")]
+        self.at_work.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        self.at_work[-1].stdout.readline()
+
+    def end(self) -> None:
+        for process in self.at_work:
+            process.kill()
+            process.communicate()
+
     def configure(self, file: str = "config.json", **values) -> None:
         path = self.model / file
         path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -100,6 +120,8 @@ class Attack:
         told: part of what is printed then.
         command: `diagnose` or `improve`.
         after: whether the command is complete in the output folder before the attack.
+        killed: name of a file, as a pattern, whose first writing ends the command; then it is started again.
+        processes: number of processes that share the command, started by a launcher.
     """
 
     what: str
@@ -109,6 +131,8 @@ class Attack:
     told: str = ""
     command: str = "diagnose"
     after: bool = False
+    killed: str = ""
+    processes: int = 1
 
     @property
     def promise(self) -> str:
@@ -116,8 +140,28 @@ class Attack:
             return f"refused: {self.refused.replace('{root}/', '')}"
         if self.after:
             return "done again"
+        if self.killed:
+            return "the same command does the rest, as if nothing had happened"
         measured = "measured" if self.images == NUM_IMAGES else f"{self.images} of {NUM_IMAGES} measured"
         return f"{measured}: {self.told}" if self.told else measured
+
+
+class Killed(BaseException):
+    """Ends a command, within this process, almost as a kill does: only context managers clean up."""
+
+
+@contextmanager
+def killed_at(pattern: str) -> Iterator[None]:
+    """Context manager that ends a command before a file of this name would be complete."""
+    replace = Path.replace
+
+    def ended(path: Path, target: Path) -> Path:
+        if Path(target).match(pattern):
+            raise Killed
+        return replace(path, target)
+
+    with patch.object(Path, "replace", ended):
+        yield
 
 
 def noise(width: int = 40, height: int = 40, channels: int = 3) -> np.ndarray:
@@ -712,6 +756,67 @@ MODELS = [
 ]
 
 
+def _clip(change: Callable[[dict], dict] = dict, **values) -> Callable[[Inputs], None]:
+    """The zero-shot classifier of CLIP in place of the model, with other weights or another configuration."""
+    family = FAMILIES["CLIP, zero-shot"]
+
+    def place(of: Inputs) -> None:
+        save_pretrained(family.tiny(**LETTERS), of.model, "paper")
+        of.weigh(change)
+        of.configure(**values)
+
+    return place
+
+
+def _whole_clip(of: Inputs) -> None:
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
+    texts = sizes | {"vocab_size": 9, "max_position_embeddings": 9}
+    images = sizes | {"image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=texts, vision_config=images, projection_dim=16)).save_pretrained(of.model)
+
+
+def _with_head(name: str, value: float) -> Callable[[dict], dict]:
+    return lambda weights: weights | {name: torch.full_like(weights[name], value)}
+
+
+def _without(name: str) -> Callable[[dict], dict]:
+    return lambda weights: {each: value for each, value in weights.items() if name not in each}
+
+
+CLIP = [
+    Attack("the zero-shot classifier of CLIP", _clip()),
+    Attack("CLIP without classes", _whole_clip, "is CLIP, whose classes are texts: name them with"),
+    Attack("the image encoder of CLIP alone", _clip(_without("text_embeds")), "is the image encoder of CLIP alone"),
+    Attack("CLIP without its projection", _clip(_without("projection")), "is the image encoder of CLIP alone"),
+    Attack(
+        "CLIP with a text of NaN",
+        _clip(_with_head("text_embeds", float("nan"))),
+        NON_FINITE.replace("classifier.weight", "text_embeds"),
+    ),
+    Attack(
+        "CLIP with an infinite temperature",
+        _clip(_with_head("logit_scale", float("inf"))),
+        "such as `logit_scale`",
+    ),
+    Attack(
+        "CLIP with a temperature of e^100",
+        _clip(_with_head("logit_scale", 100.0)),
+        "are NaN or infinite. Look at the image and at the model's weights",
+    ),
+    Attack("CLIP with texts of zeros", _clip(_with_head("text_embeds", 0.0))),
+    Attack(
+        "CLIP with texts of another projection",
+        _clip(projection_dim=12),
+        "do not have the shapes of its `config.json`: `text_embeds` (4, 16), expected (4, 12)",
+    ),
+    Attack(
+        "CLIP with three names for four texts",
+        _clip(id2label=dict(enumerate("abc")), label2id={}),
+        "`text_embeds` (4, 16), expected (3, 16)",
+    ),
+]
+
+
 def _options(*options: str) -> Callable[[Inputs], list[str]]:
     return lambda of: list(options)
 
@@ -972,6 +1077,7 @@ def _as_list(path: Path) -> None:
 
 diagnosed, complete = partial(Attack, after=True), partial(improved, after=True)
 IN_A_FOLDER = "Is a directory"
+IN_USE = "`{root}/out` is in use by another process. Wait for it, stop it, or choose another --output_dir."
 AFTER = [
     *(
         diagnosed(f"`{name}` of an earlier run {what}", _damage(name, how))
@@ -1071,4 +1177,44 @@ AFTER = [
     ),
 ]
 
-ATTACKS = [*IMAGES, *MASKS, *MODELS, *OPTIONS, *IMPROVE, *AFTER]
+WORK = [
+    *(
+        Attack(f"another process in the output folder of `{command}`", Inputs.work_in_output, IN_USE, command=command)
+        for command in ("diagnose", "improve")
+    ),
+    Attack("a process that was killed in the output folder", lambda of: (of.work_in_output(), of.end())[2:]),
+    *(
+        Attack(f"a kill while `{file}` is written", lambda of: None, killed=file)
+        for file in (
+            "fingerprint.json",
+            "rows.parquet",
+            "scores.json",
+            "results.json",
+            "tables.md",
+            "examples.parquet",
+        )
+    ),
+    *(
+        improved(f"a kill while `{file}` is written", lambda of: None, killed=file)
+        for file in (
+            "inputs.json",
+            "candidates/*/candidate.json",
+            "candidates/*/run.json",
+            "candidates/original.json",
+            "predictions/*/*/scores.json",
+            "diagnosis/results.json",
+            "candidates.md",
+            "verdict.json",
+        )
+    ),
+    Attack("two processes", lambda of: None, processes=2),
+    Attack(
+        "an image that is cut off, with two processes",
+        lambda of: _cut(of.image()),
+        UNREADABLE + "image file is truncated",
+        processes=2,
+    ),
+    Attack("CLIP with two processes", _clip(), processes=2),
+]
+
+ATTACKS = [*IMAGES, *MASKS, *MODELS, *CLIP, *OPTIONS, *IMPROVE, *AFTER, *WORK]
