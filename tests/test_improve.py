@@ -338,6 +338,11 @@ def test_wrong_arguments(inputs, tmp_path, change, message):
     assert message in call("improve", *options_of(inputs, tmp_path), *change).error
 
 
+def test_an_empty_output_folder_in_python():
+    with pytest.raises(ValueError, match="Expected `output_dir` not to be empty"):
+        robust_vit_hf.improve("model", "photos", output_dir="")
+
+
 @pytest.mark.release
 def test_killed_again_and_again(inputs, tmp_path):
     """Killed while masks are made, between two candidates, before the last is measured, and before the verdict."""

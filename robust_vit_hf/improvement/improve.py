@@ -170,7 +170,8 @@ def improve(model: str, dataset: str, output_dir: str | Path, **options) -> Impr
         dataset: labelled images, as for `robust-vit improve`.
         options: others of [`ImproveOptions`].
     """
-    return run_improvement(ImproveOptions(model=model, dataset=dataset, output_dir=Path(output_dir), **options))
+    options["output_dir"] = output_dir  # which the options turn into a path
+    return run_improvement(ImproveOptions(model=model, dataset=dataset, **options))
 
 
 def run_improvement(options: ImproveOptions) -> Improvement:
