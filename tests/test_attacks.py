@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from robust_vit_hf import load_image_set
 
-from .helpers.attacks import ATTACKS, Attack, Inputs, Killed, killed_at
+from .helpers.attacks import ATTACKS, Attack, Inputs, Killed, Words, killed_at
 from .helpers.commands import call, launch_two
 from .helpers.set_attacks import SET_ATTACKS, SetAttack
 from .helpers.tiny import ROOT
@@ -39,7 +40,7 @@ def complete(untouched, tmp_path_factory) -> dict[str, Path]:
     return roots
 
 
-def command_of(command: str, inputs: Inputs, given: list | None = None) -> list:
+def command_of(command: str, inputs: Inputs, given: Sequence = ()) -> list:
     """Words of a command, with other options if some are given."""
     options = {
         "--model": inputs.model,
@@ -48,8 +49,8 @@ def command_of(command: str, inputs: Inputs, given: list | None = None) -> list:
         "--output_dir": inputs.root / "out",
     }
     options |= IMPROVE_OPTIONS if command == "improve" else {}
-    words = [word for name, value in options.items() if name not in (given or []) for word in (name, value)]
-    return [command, *words, *(given or [])]
+    words = [word for name, value in options.items() if name not in given for word in (name, value)]
+    return [command, *words, *given]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_attack(attack: Attack, untouched, request, tmp_path, datasets_cache, ca
     inputs = Inputs(root)
     request.addfinalizer(inputs.end)
     given = attack.change(inputs)
-    given = given if isinstance(given, list) and given and str(given[0]).startswith("--") else None
+    given = given if isinstance(given, Words) else Words()
     there, command = {*(root / "out").rglob("*")}, command_of(attack.command, inputs, given)
     if attack.killed:
         base = request.getfixturevalue("complete")[attack.command]

@@ -108,13 +108,17 @@ class Inputs:
         save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
 
+class Words(list):
+    """Options of a command, and their values."""
+
+
 @dataclass(frozen=True)
 class Attack:
     """An attack.
 
     Args:
         what: the inputs, in words.
-        change: changes the inputs; may return options of the command.
+        change: changes the inputs; may return options of the command, as [`Words`].
         refused: part of the error, of one line, where `{root}` is the folder of the inputs; `None` if the command succeeds.
         images: number of images that are measured then.
         told: part of what is printed then.
@@ -561,10 +565,10 @@ MASKS = [
         lambda of: [path.rename(of.masks / path.name) for path in [*(of.masks / "validation").rglob("*.png")]],
         "has a mask for none of 12 images: expected `a/0.png` there or in `validation/`",
     ),
-    Attack("the images as masks", lambda of: ["--masks", of.photos], CHANNELS.format("RGB")),
+    Attack("the images as masks", lambda of: Words(("--masks", of.photos)), CHANNELS.format("RGB")),
     Attack(
         "a file as the folder of masks",
-        lambda of: ["--masks", of.image()],
+        lambda of: Words(("--masks", of.image())),
         "There is no folder of masks `{root}/photos/validation/a/0.png`, and no method of that name",
     ),
     Attack(
@@ -817,17 +821,17 @@ CLIP = [
 ]
 
 
-def _options(*options: str) -> Callable[[Inputs], list[str]]:
-    return lambda of: list(options)
+def _options(*options: str) -> Callable[[Inputs], Words]:
+    return lambda of: Words(options)
 
 
-def _another_model(of: Inputs) -> list:
+def _another_model(of: Inputs) -> Words:
     save_pretrained(tiny_vit(seed=1, num_labels=5), of.root / "other", "paper")
-    return ["--compare", of.root / "other"]
+    return Words(("--compare", of.root / "other"))
 
 
-def _at(place: Callable[[Inputs], Path | str]) -> Callable[[Inputs], list]:
-    return lambda of: ["--output_dir", place(of)]
+def _at(place: Callable[[Inputs], Path | str]) -> Callable[[Inputs], Words]:
+    return lambda of: Words(("--output_dir", place(of)))
 
 
 WITHIN = "where its files would be read as images the next time: choose another --output_dir."
@@ -859,7 +863,7 @@ OPTIONS = [
         Attack(f"`--{name} ''`", _options(f"--{name}", ""), f"Expected `{name}` not to be empty.")
         for name in ("model", "dataset", "split", "masks", "compare", "imagenet_9", "output_dir")
     ),
-    Attack("a comparison with itself", lambda of: ["--compare", of.model]),
+    Attack("a comparison with itself", lambda of: Words(("--compare", of.model))),
     Attack(
         "a comparison with a model of other classes",
         _another_model,
@@ -879,7 +883,7 @@ OPTIONS = [
     Attack("an output folder among the images", _at(lambda of: of.image("out")), WITHIN),
     Attack(
         "a link to the images as the output folder",
-        lambda of: ((of.root / "link").symlink_to(of.photos), ["--output_dir", of.root / "link"])[1],
+        lambda of: ((of.root / "link").symlink_to(of.photos), Words(("--output_dir", of.root / "link")))[1],
         WITHIN,
     ),
     Attack("the masks as the output folder", _at(lambda of: of.masks), WITHIN),
@@ -896,7 +900,7 @@ OPTIONS = [
 ]
 
 
-def _backgrounds(of: Inputs, *pictures: tuple[str, Any]) -> list:
+def _backgrounds(of: Inputs, *pictures: tuple[str, Any]) -> Words:
     folder = of.root / "backgrounds"
     folder.mkdir()
     for name, picture in pictures:
@@ -904,7 +908,7 @@ def _backgrounds(of: Inputs, *pictures: tuple[str, Any]) -> list:
             (folder / name).write_text(picture)
         else:
             picture.save(folder / name)
-    return ["--backgrounds", folder]
+    return Words(("--backgrounds", folder))
 
 
 improved = partial(Attack, command="improve")
@@ -1024,12 +1028,12 @@ IMPROVE = [
     ),
     improved(
         "a file as the folder of backgrounds",
-        lambda of: ["--backgrounds", of.model / "config.json"],
+        lambda of: Words(("--backgrounds", of.model / "config.json")),
         "There is no folder of backgrounds",
     ),
     improved(
         "validation images as backgrounds",
-        lambda of: ["--backgrounds", of.photos / "validation"],
+        lambda of: Words(("--backgrounds", of.photos / "validation")),
         "12 pictures of `{root}/photos/validation` are validation images, which would be trained on: take them out.",
     ),
     improved(
@@ -1172,7 +1176,7 @@ AFTER = [
     ),
     complete(
         "the improved folder as the model",
-        lambda of: ["--model", of.root / "out"],
+        lambda of: Words(("--model", of.root / "out")),
         "is the folder of the model, whose files would be replaced",
     ),
 ]
