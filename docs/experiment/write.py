@@ -238,11 +238,7 @@ def findings_block(results: ResultsFile) -> str:
         replace(run, sets={name: run.sets[name] for name in (HOME, SHIFTED) if name in run.sets}) for run in tested
     ]
     by_set, of_mean = (
-        [
-            finding
-            for finding in findings(Results(runs, list(METHODS)))
-            if finding.statement.startswith("Top-1 ") is of_sets
-        ]
+        [finding for finding in findings(Results(runs, list(METHODS))) if (finding.set_name is not None) is of_sets]
         for runs, of_sets in ((tested, True), (backgrounds, False))
     )
     table = findings_table([*by_set, *of_mean], len({run.seed for run in tested}))

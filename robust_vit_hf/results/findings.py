@@ -56,12 +56,14 @@ class Finding:
         source: table, figure or section of the paper.
         sign: `RISES`, `FALLS`, `ALIKE` or `KEEPS`, of the value, in the claim.
         value: measured value with its interval, as a fraction; `None` if not measured.
+        set_name: the one set that the claim is about, if it is about one.
     """
 
     source: str
     statement: str
     sign: str
     value: Difference | None
+    set_name: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -101,7 +103,11 @@ def _of_sets(results: Results) -> list[Finding]:
         expected = {name: expected[name] for name in names}
     found = [
         Finding(
-            "Tables 1, 2", f"Top-1 {sign} on {title_of(name)}", sign, change(ours, [name]) if name in names else None
+            "Tables 1, 2",
+            f"Top-1 {sign} on {title_of(name)}",
+            sign,
+            change(ours, [name]) if name in names else None,
+            name,
         )
         for name, sign in expected.items()
     ]
