@@ -168,12 +168,12 @@ def curve_block(results: ResultsFile) -> str:
 def mixtures_block(results: ResultsFile) -> str:
     """Gain and price of the mixtures that the rule chooses for the README's methods, on the seeds for which all have some."""
     runs = [run for run in results.runs if run.method in CURVE and run.share in (1, 0.5)]
-    seeds = set.intersection(*({run.seed for run in runs if run.method == method and run.share < 1} for method in CURVE))
+    seeds = set.intersection(
+        *({run.seed for run in runs if run.method == method and run.share < 1} for method in CURVE)
+    )
     measured = Counter((run.method, setting_of(run), run.share) for run in runs if run.seed in seeds)
     complete = [
-        run
-        for run in runs
-        if run.seed in seeds and measured[run.method, setting_of(run), run.share] == len(seeds)
+        run for run in runs if run.seed in seeds and measured[run.method, setting_of(run), run.share] == len(seeds)
     ]
     chosen = choose_mixtures(replace(results, runs=complete))
     table = price_table(prices(complete, chosen, SHIFTED, HOME), LABELS, SHIFTED, HOME)
