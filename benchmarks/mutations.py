@@ -65,7 +65,7 @@ MUTATIONS = [
     Mutation("experiments/sweep.py", '"dataset": Path(options.get("dataset", "")).name', '"dataset": options.get("dataset", "")', "sweep"),
     Mutation("experiments/sweep.py", 'return "paper" if preset == "native" and is_of_paper(model) else preset', "return preset", "sweep report"),
     Mutation("experiments/sweep.py", 'for place in places for side in ("before", "after"))', 'for place in places for side in ("before",))', "sweep"),
-    Mutation("experiments/sweep.py", '"model": model.model.rstrip("/")', '"model": model.model', "sweep"),
+    Mutation("experiments/grid.py", 'options[name].rstrip("/") or "/"', "options[name]", "sweep"),
     Mutation("experiments/sweep.py", "json.loads(text, parse_int=float)", "json.loads(text)", "sweep"),
     Mutation("experiments/sweep.py", "and not checkpoints_of(folder) and not unmeasured", "and not unmeasured", "sweep"),
     Mutation("experiments/sweep.py", 'state = "begun, to resume"', 'state = "to run"', "sweep"),
@@ -79,7 +79,7 @@ MUTATIONS = [
     Mutation("results/bootstrap.py", "rng = np.random.default_rng(zlib.crc32(name.encode()))", "rng = np.random.default_rng()", "report experiment"),
     Mutation("results/bootstrap.py", "np.std(by_seed, ddof=1)", "np.std(by_seed)", "report experiment"),
     Mutation("results/reliance.py", "worst = {side: means.min(axis=1)", "worst = {side: means.mean(axis=1)", "reliance"),
-    Mutation("results/reliance.py", "/ sum(weights[name] for name in names)", "", "reliance"),
+    Mutation("results/reliance.py", "shares / shares.sum()", "shares", "reliance"),
     Mutation("results/reliance.py", "np.where(whole > 0, 1 - gap / whole, np.nan)", "1 - gap / whole", "reliance diagnosis attacks"),
     Mutation("results/diagnosis.py", "if any(one.low >= LARGE for one in found):", "if any(one.mean >= LARGE for one in found):", "diagnosis"),
     Mutation("results/diagnosis.py", "len(found) == 2 and all(one.high < SMALL", "all(one.high < SMALL", "diagnosis diagnose attacks"),
@@ -117,11 +117,32 @@ MUTATIONS = [
     Mutation("data/layouts/waterbirds.py", '"group": 2 * label + place}', '"group": 2 * place + label}', "later_sets"),
     Mutation("data/layouts/waterbirds.py", '"group": 2 * label + place,\n            }', '"group": 2 * place + label,\n            }', "later_sets"),
     Mutation("data/layouts/waterbirds.py", '"validation": "1", "test": "2"', '"validation": "2", "test": "1"', "later_sets"),
-    Mutation("masks/sam3.py", "if share > FULL else None", "if share > 2 else None", "sam3"),
+    Mutation("masks/preparation.py", "if share > FULL else None", "if share > 2 else None", "sam3 prepare_masks grounded"),
     Mutation("masks/sam3.py", 'found["masks"].bool().any(dim=0)', 'found["masks"].bool()[0]', "sam3"),
     Mutation("training/background_swap.py", "if gives and other != index]", "if gives]", "background_swap"),
     Mutation("training/background_swap.py", "rng.random(len(wanted)) < 0.5", "rng.random(len(wanted)) < 0", "background_swap"),
-    Mutation("app/server.py", "names=[options.host, *options.allowed_hosts]", 'names=["*"]', "app"),
+    Mutation("app/server.py", "[*LOOPBACK, options.host, *options.allowed_hosts]", '["*"]', "app"),
+    Mutation("relevance/linear_memory.py", "contribution.clamp_(min=0).mul_(attention)", "contribution.mul_(attention)", "linear_memory relevance"),
+    Mutation("relevance/linear_memory.py", "key_gradient[images] +=", "key_gradient[images] =", "linear_memory relevance"),
+    Mutation("relevance/relevance_map.py", "attentions = attentions[start_layer:]", "attentions = attentions[start_layer + 1 :] or attentions[-1:]", "relevance"),
+    Mutation("training/losses.py", "1 - mask, mask) if edges", "1 - mask, 1 - mask) if edges", "losses parity"),
+    Mutation("training/losses.py", "at_least_float32(target) / self.temperature", "at_least_float32(target)", "losses parity"),
+    Mutation("training/losses.py", "region.sum(dim=(1, 2, 3)).clamp(min=1)", "region.sum(dim=(1, 2, 3))", "losses methods"),
+    Mutation("training/config.py", "background_swap=0.0,\n            backgrounds=None,", "backgrounds=None,", "config train_command"),
+    Mutation("experiments/collect.py", 'weights = measured["after"]', 'weights = measured["before"]', "reliance report sweep"),
+    Mutation("experiments/collect.py", 'counts = predicted["before"] >= 0', 'counts = predicted["before"] > 0', "experiment report sweep"),
+    Mutation("experiments/collect.py", "sum(entry.get(\"eval_runtime\", 0) for entry in history)", "0", "report sweep experiment"),
+    Mutation("results/file.py", "len(run.sets) > len(runs[key].sets)", "len(run.sets) < len(runs[key].sets)", "report experiment"),
+    Mutation("results/file.py", 'set_name,\n            measured,\n            first["class"].astype(np.int64),\n            of_set["shifted"]', 'set_name,\n            measured,\n            first["class"].astype(np.int64),\n            not of_set["shifted"]', "report experiment"),
+    Mutation("class_names/label_mapping.py", "if model_names.count(name) == 1}", "}", "label_mapping"),
+    Mutation("class_names/label_mapping.py", "label if label in (None, -1) else", "label if label is None else", "label_mapping folders data"),
+    Mutation("models/interpolation.py", "after if alpha else before", "after", "interpolate"),
+    Mutation("utils/publishable.py", 'and not Path(name).exists()', "", "push model_card cli evaluation"),
+    Mutation("utils/lock.py", 'path.write_text("")  # do not', "pass  # do not", "resume push trainer"),
+    Mutation("utils/options.py", 'f"; did you mean {close[0]}?" if close else ""', '""', "cli methods config"),
+    Mutation("hub/upload.py", "if private and not api.repo_info", "if False and not api.repo_info", "push hub"),
+    Mutation("emoji_shift/images.py", "list(SPLITS).index(split), index]", "0, index]", "emoji_shift"),
+    Mutation("emoji_shift/images.py", "[class_seed, len(SPLITS)]", "[0, len(SPLITS)]", "emoji_shift"),
 ]
 # fmt: on
 
@@ -177,7 +198,7 @@ def outcome(mutation: Mutation, places: "SimpleQueue[Path]") -> Literal["caught"
     path = tree / "robust_vit_hf" / mutation.file
     text = path.read_text()
     tests = [f"tests/test_{name}.py" for name in mutation.tests.split()]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not release", *tests]
     try:
         path.write_text(text.replace(mutation.old, mutation.new) if mutation.old else text)
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
