@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +109,12 @@ def main() -> None:
         (HERE / "price.png").write_bytes(figure_bytes(figure, "png"))
 
 
+read = cache(read_results)
+
+
 def load() -> ResultsFile:
     """All results on test images beside this script."""
-    return join([read_results(path) for path in sorted(HERE.glob("*.parquet")) if path not in (SEARCH, RATES)])
+    return join([read(path) for path in sorted(HERE.glob("*.parquet")) if path not in (SEARCH, RATES)])
 
 
 def texts(results: ResultsFile) -> dict[Path, str]:
@@ -133,7 +137,7 @@ def runs_block(results: ResultsFile) -> str:
     """How much was run, and by which code."""
     rows, finetuned = [], []
     for path in (SEARCH, RATES, MAIN, OTHERS):
-        runs = [run for run in read_results(path).runs if run.share == 1 and run.method != "cut_out"]
+        runs = [run for run in read(path).runs if run.share == 1 and run.method != "cut_out"]
         seeds = ", ".join(sorted({run.seed for run in runs}, key=int))
         images = "test and validation" if any(run.sets for run in runs) else "validation"
         counts = (len(runs), len({run.method for run in runs}), f"{sum(run.seconds or 0 for run in runs) / 3600:.1f}")
@@ -150,7 +154,7 @@ def settings_block() -> str:
     """Every weight and rate of each method, on the validation images."""
     parts = []
     for what, path in {"Weights": SEARCH, "Rates of the README's methods": MAIN, "Rates of the others": RATES}.items():
-        _, table = choose_settings(read_results(path))
+        _, table = choose_settings(read(path))
         rows = [[LABELS.get(row[1], row[1]), *row[2:]] for row in table.rows]
         parts += [f"{what}. {table.title}.", Table("", ["method", *table.head[2:]], rows).markdown()]
     return "\n\n".join(parts)
