@@ -206,8 +206,8 @@ def test_a_resumed_run_swaps_as_one_that_was_not_interrupted(tmp_path):
 )
 @pytest.mark.parametrize("given", ["config", "model"])
 def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, given):
-    """With biases or whole modules trained beside an adapter, disabling it would not bring the original back; nor where its
-    initialisation changed the base, or an adapter that is given was trained before."""
+    """With biases trained beside an adapter, disabling it would not bring the original back; nor where its initialisation changed
+    the base, or an adapter that is given was trained before."""
     rows = tensor_rows(8)
     model, adapter = tiny_vit(), {}
     if adapted is not None:

@@ -92,7 +92,7 @@ def test_ranges_are_of_options_that_exist():
 def test_numbers_of_numpy_and_a_second_check(tmp_path):
     """A config that the Trainer has rewritten can be copied with other values."""
     config = RobustViTConfig(str(tmp_path), learning_rate=np.float32(1e-3), seed=np.int64(3), report_to=["none"])
-    assert config.control().seed == 3
+    assert config.control().seed == 3 and config.do_eval and not config.control().do_eval
 
 
 def test_activation_checkpointing_is_non_reentrant(tmp_path):
@@ -122,7 +122,6 @@ def test_options_of_the_trainer_without_effect_are_refused(tmp_path):
         with pytest.raises(ValueError, match=rf"`{name}` has no effect here, since .*: leave it out"):
             RobustViTConfig(str(tmp_path), use_cpu=True, report_to="none", **{name: value})
     for options, message in (
-        ({"do_eval": True, "eval_strategy": "no", "load_best_model_at_end": False}, "`do_eval` has no effect here"),
         ({"warmup_steps": 5}, "`warmup_steps` has no effect with the scheduler `constant`"),
         (
             {"warmup_steps": 5, "lr_scheduler_type": "greedy"},

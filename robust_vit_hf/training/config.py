@@ -71,6 +71,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             # transformers 5.24 sets the process group's timeout only on accelerators.
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
         TrainingArguments.__post_init__(self)
+        self.do_eval = self.eval_strategy != "no"  # also in a copy of a config that evaluates
         if (launched := int(os.environ.get("WORLD_SIZE", 1))) > self.world_size:
             raise ValueError(
                 f"{launched} processes were launched, but this one found no GPU and would train alone: give `use_cpu=True` to "
@@ -150,10 +151,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 raise ValueError(
                     f"`{name}` has no effect with the scheduler `{scheduler}`: leave it out, or name another `lr_scheduler_type`."
                 )
-        if self.do_eval and self.eval_strategy == "no":
-            raise ValueError(
-                "`do_eval` has no effect here, since `eval_strategy` says when to evaluate: leave it out."
-            )
         if str(getattr(self, "train_sampling_strategy", "random")) in ("group_by_length", "batch_rebalance"):
             raise ValueError("`train_sampling_strategy` groups by length, which images do not have: leave it out.")
         if self.fp16 and self.device.type == "cpu":
@@ -210,7 +207,6 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             backgrounds=None,
             head_epochs=0.0,
             head_learning_rate=None,
-            do_eval=False,
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,

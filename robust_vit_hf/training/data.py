@@ -23,8 +23,6 @@ logger = logging.get_logger(__name__)
 NOT_OF_STREAMS = {
     "data_seed": None,
     "train_sampling_strategy": "random",
-    "dataloader_multiprocessing_context": None,
-    "dataloader_in_order": True,
 }
 
 

@@ -193,9 +193,9 @@ class RobustViTTrainer(ReliableTrainer):
             self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
 
     def _is_original_when_disabled(self) -> bool:
-        """Whether the model with its adapter disabled is the starting model, and stays so. It is not with an adapter that was trained
-        before or whose initialisation changed the base (PiSSA, OLoRA, …), and does not stay so where weights beside the adapter are
-        trained (biases, `modules_to_save`)."""
+        """Whether the model with its adapter disabled is the starting model, and stays so. It is not with an adapter that was
+        trained before or whose initialisation changed the base (PiSSA, OLoRA, …), and does not stay so where biases of the base
+        are trained."""
         if self._adapter is None:
             return False
         model, device = deepcopy(self.model).eval(), next(self.model.parameters()).device
@@ -237,7 +237,7 @@ class RobustViTTrainer(ReliableTrainer):
             # Among the images of all processes, so that the number of processes does not matter.
             everything = self.accelerator.gather((pixel_values, inputs["mask"]))
             seed, images = (args.seed, *self._batch_of_step), len(everything[0])
-            if images == 1 and self.backgrounds is None:
+            if images == 1 and self.backgrounds is None and hasattr(self.train_dataset, "__len__"):
                 everything = self._with_another_image(*everything, seed)
             swapped = swap_backgrounds(*everything, args.background_swap, seed, self.backgrounds)
             pixel_values = swapped[:images].tensor_split(args.world_size)[args.process_index]
@@ -350,6 +350,9 @@ class RobustViTTrainer(ReliableTrainer):
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            # Older releases of transformers lack these two.
+            multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
+            in_order=getattr(args, "dataloader_in_order", True),
         )
         # The rows are already shared: accelerate must not split them again, or let one process read all.
         return prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
