@@ -28,7 +28,7 @@ from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
 from ..utils.publishable import public_settings
 from .examples import save_composed
-from .images import MaskedImages, choose_images, load_labelled, masked_images, masker_by_names
+from .images import MaskedImages, choose_images, load_labelled, masked_images, one_mask_maker
 from .options import DiagnoseOptions
 from .strip import NUM_EXAMPLES, RULE, Composed, composed_images, strip_figure
 
@@ -141,8 +141,8 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         rows = choose_images(rows, options.num_images)
         beside = {} if options.imagenet_9 is None else _on_imagenet_9(session, options)
         side = session.sides["before"]
-        images = masked_images(rows, name, side, session.classes, options.masks, folder / MASKS_FOLDER)
-        masker_by_names.cache_clear()
+        with one_mask_maker():
+            images = masked_images(rows, name, side, session.classes, options.masks, folder / MASKS_FOLDER)
         report = measure_images(session, replace(images, group_weights=weights), name, options)
         if report is not None:
             report = replace(report, beside=beside)

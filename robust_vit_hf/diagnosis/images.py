@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
@@ -278,7 +279,7 @@ def _make_masks(
             chosen = [next(filter(None, known_methods), None) or _available(names)]
         (method,) = broadcast_object_list(chosen)
     if method in BY_NAMES:
-        write_masks(BY_NAMES[method](**writer), lambda *_: masker_by_names(method, names))
+        write_masks(BY_NAMES[method](**writer), lambda *_: _masker_by_names(method, names))
     else:
         options = TokenCutOptions(**writer, model=side.source)
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
@@ -315,11 +316,20 @@ def _at_places(images: datasets.Dataset, places: Sequence[str | None]) -> datase
     return moved.cast_column("image", datasets.Image())
 
 
+@contextmanager
+def one_mask_maker() -> Iterator[None]:
+    """Context in which all masks are made by one mask maker, which is freed at its end: its models are large."""
+    try:
+        yield
+    finally:
+        _masker_by_names.cache_clear()
+
+
 @lru_cache(maxsize=1)
-def masker_by_names(method: str, class_names: tuple[str, ...]) -> Masker:
-    """Mask maker of a method in [`BY_NAMES`], for all parts of a command: its models are large. Clear this cache when masks are made."""
-    features = datasets.Features({"label": datasets.ClassLabel(names=list(class_names))} if class_names else {})
-    return make_masker(BY_NAMES[method](images="none", output_dir=Path()), features)
+def _masker_by_names(method: str, class_names: tuple[str, ...]) -> Masker:
+    """Mask maker of a method in [`BY_NAMES`]."""
+    label = datasets.ClassLabel(names=list(class_names)) if class_names else datasets.Value("int64")
+    return make_masker(BY_NAMES[method](images="none", output_dir=Path()), datasets.Features({"label": label}))
 
 
 @cache
@@ -328,7 +338,7 @@ def _available(class_names: tuple[str, ...]) -> str:
     a command have the same."""
     for method in BY_NAMES:
         try:
-            masker_by_names(method, class_names)
+            _masker_by_names(method, class_names)
         except (OSError, ValueError) as error:
             logger.warning(f"No masks by `{method}`: {error}")
         else:

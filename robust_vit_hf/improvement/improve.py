@@ -27,7 +27,7 @@ from ..diagnosis.images import (
     choose_images,
     load_labelled,
     masked_images,
-    masker_by_names,
+    one_mask_maker,
     turns_within_classes,
 )
 from ..diagnosis.options import DiagnoseOptions
@@ -198,8 +198,8 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         _check_inputs(options, session, parts)
         _say(0, f"{public_name(options.model)}, {_estimate(session, options, parts)} in all")
         _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
-        masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
-        masker_by_names.cache_clear()
+        with one_mask_maker():
+            masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
         masked["reporting"] = replace(masked["reporting"], group_weights=weights)
         notes += [f"`{name}`: {note}" for name in ("train", "choosing") for note in masked[name].notes]
         if len(masked["train"].dataset.with_format(None).unique("label")) == 1:
@@ -345,7 +345,7 @@ def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, 
             f"`{public_name(named)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
             f"`{options.train_split}` were held out. If your model was trained on them, its top-1 at home is too high."
         )
-    weights = group_shares(train, "train")
+    weights = group_shares(train, options.train_split)
     train = choose_images(train, options.max_steps * options.train_batch_size, options.seed)
     return train, validation, notes, weights
 
