@@ -290,7 +290,7 @@ def test_under_another_name_nothing_is_answered(address, models):
         (None, "192.168.1.5:7860", False),
     ],
 )
-def test_where_it_listens_on_all_addresses_that_which_was_connected_to_is_answered(server, name, answered):
+def test_a_page_on_all_addresses_answers_under_the_one_that_was_connected_to(server, name, answered):
     names = OwnNames(None, ["localhost", "0.0.0.0"])
     assert names._is_own({"headers": [(b"host", name.encode())], "server": server and (server, 7860)}) is answered
 

@@ -57,7 +57,11 @@ def command_of(command: str, inputs: Inputs, given: Sequence = ()) -> list:
     "attack",
     [
         pytest.param(
-            attack, id=f"{attack.command} {attack.what}", marks=[pytest.mark.slow] if attack.processes > 1 else []
+            attack,
+            id=f"{attack.command} {attack.what}",
+            marks=[pytest.mark.slow]
+            if attack.processes > 1 or (attack.killed and attack.command == "improve")
+            else [],
         )
         for attack in ATTACKS
     ],

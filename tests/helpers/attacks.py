@@ -1186,7 +1186,7 @@ WORK = [
         Attack(f"another process in the output folder of `{command}`", Inputs.work_in_output, IN_USE, command=command)
         for command in ("diagnose", "improve")
     ),
-    Attack("a process that was killed in the output folder", lambda of: (of.work_in_output(), of.end())[2:]),
+    Attack("a process that was killed in the output folder", lambda of: (of.work_in_output(), of.end())),
     *(
         Attack(f"a kill while `{file}` is written", lambda of: None, killed=file)
         for file in (

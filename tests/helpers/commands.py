@@ -94,7 +94,7 @@ def kill_when(condition: Callable[[], bool], *arguments, **environment) -> None:
 
 
 def wait_until(condition: Callable[[], Any], process: subprocess.Popen, timeout: float = 200) -> Any:
-    """Wait for the end of a process, which is an error, until a condition holds, and return its value."""
+    """Wait until a condition holds and return its value; fail if the process ends first."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, "the condition never held"
