@@ -80,7 +80,7 @@ def running(options: AppOptions) -> Iterator[str]:
 
         @asynccontextmanager
         async def lifespan(app) -> AsyncIterator[None]:
-            """Before it listens. Gradio's own middleware, which answers CORS preflights, would come before one of `app_kwargs`."""
+            """Wrap the app before it listens. Middleware of `app_kwargs` would run after Gradio's, which answers CORS preflights."""
             app.middleware_stack = OwnNames(app.middleware_stack, [*LOOPBACK, options.host, *options.allowed_hosts])
             yield
 

@@ -26,8 +26,8 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
     """Table of the columns of [`~robust_vit_hf.evaluation.measurements.sensitivity.Sensitivity`] by set and side. Top-1 is the mean
-    over classes and the draws of the noise. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none counts. Intervals are those of a
-    bootstrap over images, paired between models."""
+    over classes and the draws of the noise. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none
+    counts. Intervals are those of a bootstrap over images, paired between models."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
     for name, sides in measured.items():

@@ -33,8 +33,8 @@ FACTOR = "factor_"  # prefix of the columns with a set's factors
 class Accuracy(Measurement):
     """Accuracy, calibration and relevance. Rows: `predictions` (ids of the top five classes; among equal logits, the
     lower id first), `accepted`, factors, groups and file names. Scores: [`RobustAccuracy`] and [`Calibration`] for sets with
-    labels, [`RelevanceSegmentation`] for sets with masks, and the weights of the groups in their average. Maps explain the predicted class, as in the segmentation
-    test of https://huggingface.co/papers/2206.01161.
+    labels, [`RelevanceSegmentation`] for sets with masks, and the weights of the groups in their average. Maps explain the
+    predicted class, as in the segmentation test of https://huggingface.co/papers/2206.01161.
 
     Args:
         relevance: whether to compute relevance maps for sets with masks, which takes three times as long.
