@@ -300,6 +300,8 @@ def test_gain_and_price_by_rate_and_share(results):
     points = [(100 * point.home.mean, 100 * point.gain.mean) for point in found]
     assert through_rates.tolist() == [list(points[1]), list(points[3])]
     assert through_mixtures.tolist() == [[0, 0], list(points[0]), list(points[1])]  # and not those of the other rate
+    of_chosen = price_figure(of_both, {}, "INet-A", "INet val").axes[0].lines[1].get_xydata()
+    assert of_chosen.tolist() == [[0, 0], list(points[2]), list(points[3])]
     of_one_seed = [run for run in halves if run.seed == ours[0].seed]  # a mean over others than the chosen setting's
     found = prices([*ours, *of_one_seed], chosen, "imagenet-a", "imagenet-1k")
     lines = price_figure(found, {}, "INet-A", "INet val").axes[0].lines

@@ -106,9 +106,10 @@ def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str],
 
 
 def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
-    """Gain over loss: a line through the learning rates of each method, a dotted one through its mixtures with the
-    original model, which is at the origin, and the chosen setting with its intervals. A line has no points of fewer seeds than the
-    chosen setting: their means would be of other models and images."""
+    """Gain over loss: a line through the learning rates of each method, a dotted one through the mixtures of a rate with the
+    original model, which is at the origin, and the chosen setting with its intervals. The dotted line is of the chosen mixture, with its
+    intervals too, or else of the chosen setting. A line has no points of fewer seeds than the chosen setting: their means would be of
+    other models and images."""
     figure = Figure((8.4, 4.6), layout="constrained")
     axis = figure.subplots()
     colours = [
@@ -128,26 +129,28 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
         best = next(point for point in points if point.chosen and point.share == 1)
         alike = [point for point in points if point.seeds >= best.seeds]
         rates = [point for point in alike if point.share == 1 and point.tuned == best.tuned]
-        mixtures = [
+        chosen = [best, *(point for point in alike if point.chosen and point.share < 1)]
+        mixed = [
             point
             for point in alike
-            if point.share < 1 and (point.learning_rate, point.tuned) == (best.learning_rate, best.tuned)
+            if (point.learning_rate, point.tuned) == (chosen[-1].learning_rate, chosen[-1].tuned)
         ]
         axis.plot(*_places(rates), color=colour, marker=".", linewidth=1.4, label=label)
-        if mixtures:
-            x, y = _places([*sorted(mixtures, key=lambda point: point.share), best])
+        if len(mixed) > 1:
+            x, y = _places(sorted(mixed, key=lambda point: point.share))
             axis.plot([0.0, *x], [0.0, *y], color=colour, linestyle=":", linewidth=1.2, marker="x", markersize=4)
-        (x,), (y,) = _places([best])
-        axis.errorbar(
-            x,
-            y,
-            xerr=[[x - 100 * best.home.low], [100 * best.home.high - x]],
-            yerr=[[y - 100 * best.gain.low], [100 * best.gain.high - y]],
-            color=colour,
-            marker="o",
-            markersize=7,
-            linewidth=0.8,
-        )
+        for point in chosen:
+            (x,), (y,) = _places([point])
+            axis.errorbar(
+                x,
+                y,
+                xerr=[[x - 100 * point.home.low], [100 * point.home.high - x]],
+                yerr=[[y - 100 * point.gain.low], [100 * point.gain.high - y]],
+                color=colour,
+                marker="o" if point.share == 1 else "D",
+                markersize=7,
+                linewidth=0.8,
+            )
     axis.axhline(0, color="black", linewidth=0.8)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel(plain(f"change of top-1 on {home}, points"))
