@@ -31,7 +31,7 @@ FIGURES = {
     RESULTS_FILE: {
         "before_after.png": (
             "Relevance of the predicted and of the true class before and after: corrected images whose relevance left the "
-            "background most, and images drawn at random"
+            "background most, corrected ones drawn at random, and ones that got worse, drawn at random"
         )
     },
     EVALUATION_FILE: {
