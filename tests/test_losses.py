@@ -96,6 +96,14 @@ def test_bad_arguments(arguments, message):
         RelevanceLoss(**arguments)
 
 
+def test_the_temperature_divides_the_logits_of_both_models():
+    """Kullback–Leibler divergence of the output from that of another model, by hand."""
+    logits, target = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 3.0, 1.0]])
+    own, others = (values.div(0.5).softmax(dim=1) for values in (logits, target))
+    expected = (others * (others.log() - own.log())).sum(dim=1)
+    torch.testing.assert_close(ConfidenceLoss(0.5).per_image(logits, target)["confidence_loss"], expected)
+
+
 def test_bad_temperature_and_shapes():
     with pytest.raises(ValueError, match="Expected `temperature` > 0, but got 0"):
         ConfidenceLoss(temperature=0)
