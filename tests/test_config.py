@@ -95,6 +95,13 @@ def test_numbers_of_numpy_and_a_second_check(tmp_path):
     assert config.control().seed == 3 and config.do_eval and not config.control().do_eval
 
 
+def test_the_control_has_no_swap(tmp_path):
+    config = RobustViTConfig(str(tmp_path), background_swap=0.5, backgrounds="pictures", confidence_target="original")
+    control = config.control()
+    assert (control.method, control.background_swap, control.backgrounds) == ("finetune", 0, None)
+    assert control.confidence_target == "label"
+
+
 def test_activation_checkpointing_is_non_reentrant(tmp_path):
     config = RobustViTConfig(str(tmp_path), **{CHECKPOINTING: True})
     assert getattr(config, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}

@@ -96,6 +96,11 @@ def test_bad_arguments(arguments, message):
         RelevanceLoss(**arguments)
 
 
+def test_a_region_without_pixels_loses_nothing():
+    losses = RelevanceLoss(mean_over="region").per_image(RELEVANCE, torch.zeros_like(MASK))
+    assert losses["foreground_loss"].tolist() == [0] and losses["background_loss"].isfinite().all()
+
+
 def test_the_temperature_divides_the_logits_of_both_models():
     """Kullback–Leibler divergence of the output from that of another model, by hand."""
     logits, target = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 3.0, 1.0]])
