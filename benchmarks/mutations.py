@@ -137,7 +137,7 @@ MUTATIONS = [
     Mutation("class_names/label_mapping.py", "if model_names.count(name) == 1}", "}", "label_mapping"),
     Mutation("class_names/label_mapping.py", "label if label in (None, -1) else", "label if label is None else", "label_mapping folders data"),
     Mutation("models/interpolation.py", "after if alpha else before", "after", "interpolate"),
-    Mutation("utils/publishable.py", 'and not Path(name).exists()', "", "push model_card cli evaluation"),
+    Mutation("utils/publishable.py", 'and not Path(name).exists()', "", "privacy"),
     Mutation("utils/lock.py", 'path.write_text("")  # do not', "pass  # do not", "resume push trainer"),
     Mutation("utils/options.py", 'f"; did you mean {close[0]}?" if close else ""', '""', "cli methods config"),
     Mutation("hub/upload.py", "if private and not api.repo_info", "if False and not api.repo_info", "push hub"),
