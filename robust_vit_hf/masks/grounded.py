@@ -22,6 +22,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from ..models.checked import naming
 from .result import MaskResult
 
 
@@ -87,18 +88,16 @@ class GroundedSegmentation:
         """Load both models from Hub ids or folders. Further arguments are those of the class.
 
         Raises:
-            OSError: there is no such model.
+            OSError: a model does not exist.
         """
         parts: dict[str, Any] = {}
         for part, model_class, name in (
             ("detector", AutoModelForZeroShotObjectDetection, detector),
             ("segmenter", AutoModelForMaskGeneration, segmenter),
         ):
-            try:
+            with naming(name):
                 parts[part] = model_class.from_pretrained(name).eval().to(device)
                 parts[f"{part}_processor"] = AutoProcessor.from_pretrained(name)
-            except OSError as error:
-                raise OSError(f"`{name}` cannot be loaded. {error}") from error
         return cls(**parts, prompts=prompts, **arguments)
 
     @property

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
+from ..models.checked import naming
 from .result import MaskResult
 
 
@@ -62,17 +63,18 @@ class ConceptSegmentation:
             OSError: there is no such model.
         """
         try:
-            light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
-            loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
-            # Some checkpoints name the processor for videos, which takes no text.
-            return cls(loaded.eval().to(device), Sam3Processor.from_pretrained(model), prompts, **arguments)
+            with naming(model):
+                light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
+                loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
+                # Some checkpoints name the processor for videos, which takes no text.
+                return cls(loaded.eval().to(device), Sam3Processor.from_pretrained(model), prompts, **arguments)
         except OSError as error:
             if "gated" in str(error):
                 raise PermissionError(
                     f"`{model}` is gated: ask for access on its page, then log in with `hf auth login`, or take "
                     "`--model vil-uob/sam3-litetext-s0`."
                 ) from error
-            raise OSError(f"`{model}` cannot be loaded. {error}") from error
+            raise
 
     @property
     def models(self) -> dict[str, PreTrainedModel]:

@@ -26,6 +26,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, ViTI
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data.transforms import normalization
+from ..models.checked import naming
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
@@ -269,14 +270,12 @@ class TokenCut:
         """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class.
 
         Raises:
-            OSError: there is no such model.
+            OSError: the model does not exist.
             ValueError: the file lacks weights of layers.
         """
-        try:
+        with naming(name):
             model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
             processor = AutoImageProcessor.from_pretrained(name)
-        except OSError as error:
-            raise OSError(f"`{name}` cannot be loaded. {error}") from error
         if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):
             raise ValueError(
                 f"`{name}` lacks {len(layers)} weights of layers of a `{type(model).__name__}`, such as `{layers[0]}`: "

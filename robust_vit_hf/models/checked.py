@@ -1,11 +1,26 @@
 """Loading of weights of transformers that reports what is missing, and refuses what does not fit."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Context in which a model is loaded, so that the error of a missing one names it.
+
+    Raises:
+        OSError: the model does not exist.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"`{name}` cannot be loaded. {error}") from error
 
 
 def load_checked(model_class: Any, name: str, **options) -> tuple[PreTrainedModel, dict[str, list]]:
@@ -23,11 +38,10 @@ def load_checked(model_class: Any, name: str, **options) -> tuple[PreTrainedMode
         ValueError: the weights file is corrupt, or has other shapes; or the configuration has values that no model has.
     """
     try:
-        model, loading = model_class.from_pretrained(
-            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    except OSError as error:
-        raise OSError(f"`{name}` cannot be loaded. {error}") from error
+        with naming(name):
+            model, loading = model_class.from_pretrained(
+                name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
     except UnpicklingError as error:
         raise ValueError(pickle_problem(name)) from error
     except (SafetensorError, EOFError, RuntimeError) as error:

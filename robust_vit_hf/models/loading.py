@@ -17,7 +17,7 @@ from ..class_names.label_mapping import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION
 from ..utils.files import read_json
 from ..utils.finite import non_finite_weights
-from .checked import load_checked, pickle_problem
+from .checked import load_checked, naming, pickle_problem
 from .clip import TEMPLATES, load_zero_shot
 from .digest import model_digest
 from .registry import MODELS, resolve
@@ -108,10 +108,8 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
     name = resolve(name)
     if is_timm(name):
         return timm_to_hf(*load_timm(name)).float().eval()
-    try:
+    with naming(name):
         adapter = find_adapter_config_file(name)
-    except OSError as error:
-        raise OSError(f"`{name}` cannot be loaded. {error}") from error
     if adapter is not None:
         return load_adapted(name, trust_remote_code)
     options = {"trust_remote_code": trust_remote_code, "dtype": torch.float32}
