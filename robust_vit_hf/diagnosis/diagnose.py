@@ -17,7 +17,7 @@ from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
 from ..experiments.page import PAGE_FILE, Section, plot, write_page
-from ..metrics.robust_accuracy import TOP
+from ..metrics.robust_accuracy import ranks
 from ..models.preprocessing import resolve_preset
 from ..results.bootstrap import Interval
 from ..results.diagnosis import Diagnosis, diagnosis_tables
@@ -188,11 +188,10 @@ def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis])
     groups = groups_of(images.dataset, name)
     if groups is None:
         return ()
-    sides = {}
+    sides, columns = {}, diagnoses["before"].columns
     for side, found in diagnoses.items():
-        pairs = zip(found.columns["original"], found.columns["accepted"], strict=True)
-        sides[side] = SideResult(np.array([0 if best in accepted else TOP for best, accepted in pairs]))
-    classes = np.array(found.columns["label"])
+        sides[side] = SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
+    classes = np.array(columns["label"])
     return (groups_table(SetResult(name, sides, classes, groups=groups, group_weights=images.group_weights)),)
 
 

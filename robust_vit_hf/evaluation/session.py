@@ -103,7 +103,7 @@ class Session:
         """Copy of the session with these sets, with labels mapped to the models' classes.
 
         Raises:
-            ValueError: the models do not have the classes of a set, or its name is no name of a folder.
+            ValueError: the models do not have the classes of a set, or the name of a set cannot be that of a folder.
         """
         for name in sets:
             if name in (".", "..") or re.search(r"[/\0]", name):
