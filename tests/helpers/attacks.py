@@ -1188,28 +1188,28 @@ WORK = [
     ),
     Attack("a process that was killed in the output folder", lambda of: (of.work_in_output(), of.end())),
     *(
-        Attack(f"a kill while `{file}` is written", lambda of: None, killed=file)
-        for file in (
-            "fingerprint.json",
-            "rows.parquet",
-            "scores.json",
-            "results.json",
-            "tables.md",
-            "examples.parquet",
-        )
-    ),
-    *(
-        improved(f"a kill while `{file}` is written", lambda of: None, killed=file)
-        for file in (
-            "inputs.json",
-            "candidates/*/candidate.json",
-            "candidates/*/run.json",
-            "candidates/original.json",
-            "predictions/*/*/scores.json",
-            "diagnosis/results.json",
-            "candidates.md",
-            "verdict.json",
-        )
+        Attack(f"a kill while `{file}` is written", lambda of: None, command=command, killed=file)
+        for command, files in {
+            "diagnose": (
+                "fingerprint.json",
+                "rows.parquet",
+                "scores.json",
+                "results.json",
+                "tables.md",
+                "examples.parquet",
+            ),
+            "improve": (
+                "inputs.json",
+                "candidates/*/candidate.json",
+                "candidates/*/run.json",
+                "candidates/original.json",
+                "predictions/*/*/scores.json",
+                "diagnosis/results.json",
+                "candidates.md",
+                "verdict.json",
+            ),
+        }.items()
+        for file in files
     ),
     Attack("two processes", lambda of: None, processes=2),
     Attack(
