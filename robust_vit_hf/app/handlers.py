@@ -200,9 +200,11 @@ class Handlers:
 
 
 def heading(before: str, after: str | None) -> str:
-    if after is None:
-        return f"## What the model looks at\n**Model:** `{public_name(before)}`"
-    return f"## What the model looks at\n**Before:** `{public_name(before)}` · **after:** `{public_name(after)}`"
+    names = {"Model": before} if after is None else {"Before": before, "after": after}
+    # The folder of `make demo` has the name of the model that it finetunes.
+    folder = {name: " (folder)" if public_name(name) != name else "" for name in names.values()}
+    shown = [f"**{side}:** `{public_name(name)}`{folder[name]}" for side, name in names.items()]
+    return "## What the model looks at\n" + " · ".join(shown)
 
 
 def choices(session: Session) -> list[tuple[str, int]]:

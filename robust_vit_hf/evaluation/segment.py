@@ -60,13 +60,13 @@ def segment(options: SegmentOptions) -> str:
 
 
 def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
-    """Name and rows of the set: your own images, all sets of a benchmark, or a set of the paper."""
+    """Name and rows of the set: your own images, the sets of a benchmark that have masks, or a set of the paper."""
     if options.dataset is not None:
         rows = load_masked_dataset(options.dataset, options.split)
         check_columns(rows, options.split, needs_labels=False)
         return options.split, rows
     name, source = options.set
     if name in benchmarks():
-        sets = benchmarks()[name].load_evaluation_sets(options.images_per_set)
-        return name, datasets.concatenate_datasets([*sets.values()])
+        sets = benchmarks()[name].load_evaluation_sets(options.images_per_set).values()
+        return name, datasets.concatenate_datasets([rows for rows in sets if "mask" in rows.column_names])
     return name, load_image_set(name, source)
