@@ -245,7 +245,9 @@ def test_segmentation_of_your_own_masks(models, tmp_path):
 def test_segmentation_of_the_bundled_benchmark(tmp_path):
     succeed("segment", "--images_per_set", 2, "--methods", "rollout", "--output_dir", tmp_path)
     scores = json.loads((tmp_path / "results.json").read_text())["scores"]
-    assert scores["emoji-shift"]["before"]["rollout"]["num_images"] == 4  # of `val` and `background_new`, which have masks
+    assert (
+        scores["emoji-shift"]["before"]["rollout"]["num_images"] == 4
+    )  # of `val` and `background_new`, which have masks
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,21 @@ def test_a_mixture_is_chosen_where_all_weights_lose_too_much(results):
     assert choose_mixtures(replace(mixed, validation_bound=0.1)) == []  # all of the weights are chosen
 
 
+def test_validation_images_without_a_label_do_not_choose(results):
+    """50 of 100 have one. The model before corrects 20 of these before other backgrounds, the model after 40, and all as they are."""
+
+    def on(before, after):
+        ranks = [np.where(np.arange(100) < right, 0, 5) for right in (before, after)]
+        sides = dict(zip(("before", "after"), map(SideResult, ranks), strict=True))
+        return SetResult("validation", sides, np.where(np.arange(100) < 50, 0, -1))
+
+    composed = {"mixed_rand": on(20, 40), "original": on(50, 50)}
+    runs = [run for run in results.runs if (run.method, run.model) == ("bce", "ViT-B")]
+    runs = [replace(run, composed=composed) for run in runs]
+    _, table = choose_settings(replace(results, runs=runs, choose_by="mixed_rand"))
+    assert [row[5:8] for row in table.rows] == [["40.0", "80.0", "0.0"]]
+
+
 def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     search = replace(results, runs=[replace(run, name=f"{run.name}, search", sets={}) for run in results.runs])
     search.runs[0] = replace(search.runs[0], settings='{"benchmark_sets": false}')

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -16,7 +17,17 @@ import yaml
 from robust_vit_hf.experiments.collect import collect
 from robust_vit_hf.experiments.grid import read_grid
 from robust_vit_hf.experiments.selection import choose_settings, setting_of
-from robust_vit_hf.experiments.sweep import ORIGINALS, POINT_FILE, PREDICTIONS, RUN, Run, arguments_of, is_trained
+from robust_vit_hf.experiments.sweep import (
+    ORIGINALS,
+    POINT_FILE,
+    PREDICTIONS,
+    RUN,
+    Run,
+    _run_all,
+    arguments_of,
+    is_trained,
+    protocol_of,
+)
 from robust_vit_hf.results.file import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetune import finetune
@@ -99,6 +110,25 @@ def test_a_dry_run_lists_and_estimates(swept, inputs, tmp_path):
     printed = succeed("sweep", longer, "--output_dir", tmp_path / "new", "--dry_run")
     assert "6 of 6 runs are left. None is complete, so their time is not known." in printed
     assert not (tmp_path / "new").exists()
+    shutil.copytree(out, tmp_path / "out")
+    for folder in points(tmp_path / "out"):
+        facts = read_json(folder / RUN / "results.json")
+        facts["settings"]["seconds"] = 600
+        (folder / RUN / "results.json").write_text(json.dumps(facts))
+    for jobs, minutes in ((1, 20), (2, 10)):
+        printed = succeed("sweep", longer, "--output_dir", tmp_path / "out", "--dry_run", "--jobs", jobs)
+        assert f"2 of 6 runs are left: about {minutes} minutes" in printed
+
+
+def test_the_last_grid_of_a_folder_rules_its_report(swept, inputs, tmp_path):
+    _, out, _ = swept
+    shutil.copytree(out, tmp_path / "out")
+    assert collect([tmp_path / "out"]).validation_bound == 0.02
+    stricter = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS, validation_bound=0.005)
+    assert "All 4 runs are complete." in succeed(
+        "sweep", stricter, "--output_dir", tmp_path / "out", "--cluster", "debug"
+    )
+    assert collect([tmp_path / "out"]).validation_bound == 0.005
 
 
 def test_a_failed_run_is_recorded_and_tried_again(inputs, tmp_path):
@@ -127,7 +157,10 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
         (folder / RUN / name).unlink()
     shutil.rmtree(folder / RUN / "checkpoint-4")
     assert "begun, to resume" in succeed("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run")
+    (folder / "error.json").write_text('{"error": "No space left on device"}')
+    assert ": failed: No space left" in call("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run").out
     succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    assert not (folder / "error.json").exists()
     assert json.loads((folder / RUN / "run.json").read_text())["resumed"]
     assert table(tmp_path / "out", tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
 
@@ -160,9 +193,10 @@ def test_runs_that_lost_their_predictions(swept, tmp_path):
     """Some are left out of the report with a warning; of none it says so in a line, and the sweep runs them again."""
     grid, out, _ = swept
     shutil.copytree(out, tmp_path / "out")
-    for number, path in enumerate(points(tmp_path / "out")):
-        for lost in (path / PREDICTIONS).rglob("*.parquet"):
-            lost.unlink()
+    of_sides = ("*.parquet", "before/*.parquet", "after/*.parquet", "*.parquet")
+    for number, (path, lost) in enumerate(zip(points(tmp_path / "out"), of_sides, strict=True)):
+        for file in (path / PREDICTIONS).rglob(lost):
+            file.unlink()
         if number == 0:
             assert "| model | bce |" in table(tmp_path / "out", tmp_path / "report")
     for html in ([], ["--html"]):
@@ -267,12 +301,63 @@ def test_checkpoints_of_a_trained_run_are_deleted(swept, tmp_path):
     assert not checkpoint.exists() and read_json(checkpoint.parent / "results.json")["settings"]["seconds"] == seconds
 
 
+def test_models_of_the_paper_are_measured_as_in_the_paper(inputs, tmp_path):
+    """Their published figures are of its preprocessing."""
+    for model, protocol in (("vit-b", "paper"), (str(inputs / "model"), "native")):
+        grid = write_grid(tmp_path / "grid.yaml", inputs, {"model": model, "preset": "native"}, seeds={0: {}})
+        assert [protocol_of(point) for point in read_grid(grid).points] == [protocol]
+
+
+def test_predictions_of_a_training_that_is_lost_are_measured_again(swept, tmp_path):
+    grid, out, _ = swept
+    shutil.copytree(out, tmp_path / "out")
+    lost, *_, other = points(tmp_path / "out")
+    for folder in (lost / RUN, lost / PREDICTIONS):
+        shutil.rmtree(folder)
+    shutil.copytree(other / PREDICTIONS, lost / PREDICTIONS)
+    succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    assert table(tmp_path / "out", tmp_path / "a") == table(out, tmp_path / "b")
+
+
+def test_no_more_runs_at_once_than_jobs(inputs, tmp_path):
+    grid = read_grid(write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS))
+    running, counts = set(), []
+
+    class Job:
+        """Ends when it is asked for the second time."""
+
+        def __init__(self, run: Run):
+            self.asked = 0
+            running.add(self)
+            counts.append(len(running))
+
+        def done(self) -> bool:
+            self.asked += 1
+            if self.asked == 2:
+                running.remove(self)
+            return self.asked == 2
+
+        def exception(self) -> None:
+            return None
+
+        def result(self) -> bool:
+            return True
+
+    _run_all(SimpleNamespace(submit=Job), grid.points, grid, tmp_path / "out", jobs=2)
+    assert len(counts) == 4 and max(counts) == 2
+
+
 def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):
     grid = write_grid(tmp_path / "grid.yaml", inputs, {"dataset": "imagenet/data"}, seeds={0: {}})
     shutil.copytree(inputs / "data", tmp_path / "elsewhere" / "data")
     here, there = (read_grid(grid, root).points for root in (inputs, tmp_path / "elsewhere"))
     assert [point.name for point in here] == [point.name for point in there]
     assert there[0].options["dataset"] == str(tmp_path / "elsewhere" / "data")
+    out = ["--output_dir", tmp_path / "out"]
+    succeed("sweep", grid, "--imagenet", inputs, *out, "--cluster", "debug")
+    assert "All 1 runs are complete." in succeed(
+        "sweep", grid, "--imagenet", tmp_path / "elsewhere", *out, "--dry_run"
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "trainer" / "grids").glob("*.yaml")), ids=lambda path: path.stem)
