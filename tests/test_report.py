@@ -356,6 +356,15 @@ def test_validation_images_without_a_label_do_not_choose(results):
     assert [row[5:8] for row in table.rows] == [["40.0", "80.0", "0.0"]]
 
 
+def test_two_runs_of_a_setting_and_seed_are_refused(results):
+    """As of files of two machines, whose numbers have different formats."""
+    again = [replace(run, name=f"{run.name}, again", settings='{"bf16": true}') for run in results.runs]
+    with pytest.raises(
+        ValueError, match=r"-1e-06-0` and `.*-1e-06-0, again` have the same setting and seed, and differ in bf16"
+    ):
+        choose_settings(join([results, replace(results, runs=again)]))
+
+
 def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     search = replace(results, runs=[replace(run, name=f"{run.name}, search", sets={}) for run in results.runs])
     search.runs[0] = replace(search.runs[0], settings='{"benchmark_sets": false}')

@@ -1,5 +1,6 @@
 """Choice of each method's settings, using only validation images."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,16 +26,17 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
 
     Raises:
         ValueError: the settings of a method have no seed in common or different epochs, hence different budgets, or were
-            not measured on labelled validation images.
+            not measured on labelled validation images; a setting has two runs of a seed.
     """
     groups = _by_method(run for run in results.runs if run.share == 1)
     rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
     chosen, rows = [], []
     for (model, method), runs in groups.items():
-        by_setting = _by_setting(runs)
         if method == CUT_OUT:  # nothing was trained
             chosen += runs
             continue
+        by_setting = _by_setting(runs)
+        _check_seeds(f"{model}, {method}", by_setting)
         of_method, described = rule(f"{model}, {method}", by_setting, results.validation_bound)
         chosen += by_setting[of_method]
         rows += [[model, method, *row] for row in described]
@@ -67,6 +69,7 @@ def choose_mixtures(results: ResultsFile) -> list[Run]:
             for run in runs:
                 if setting_of(run) in mixed:
                     by_setting[(*setting_of(run), ("share", run.share))].append(run)
+            _check_seeds(f"{model}, {method}", by_setting)
             settings, before = _measured(f"{model}, {method}", by_setting)
             best = by_setting[choose(settings, before, 100 * results.validation_bound).setting]
             chosen += [run for run in best if run.share < 1]
@@ -91,6 +94,20 @@ def _by_setting(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
     for run in sorted(runs, key=setting_of):
         by_setting[setting_of(run)].append(run)
     return dict(by_setting)
+
+
+def _check_seeds(name: str, by_setting: dict[tuple, list[Run]]) -> None:
+    """Refuse two runs of a setting and seed, which differ in options that are not compared, such as the number format."""
+    for runs in by_setting.values():
+        seeds: dict[str, Run] = {}
+        for run in runs:
+            if (first := seeds.setdefault(run.seed, run)) is not run:
+                one, other = (json.loads(each.settings or "{}") for each in (first, run))
+                differing = sorted(option for option in one | other if one.get(option) != other.get(option))
+                raise ValueError(
+                    f"{name}: `{first.name}` and `{run.name}` have the same setting and seed, and differ in "
+                    f"{', '.join(differing) or 'their images'}: report them apart."
+                )
 
 
 def _choose_learning_rate(
