@@ -101,6 +101,14 @@ def test_the_verdict_is_that_of_the_intervals(rates, count, verdict):
     assert diagnosis(count, **rates).verdict == verdict
 
 
+def test_without_a_gap_nothing_is_ruled_out():
+    """No class has a second image, whose background `mixed_same` could take."""
+    columns = diagnosis(400).columns | {"mixed_same": np.full(400, -1), "donor_same": np.full(400, -1)}
+    found = Diagnosis(columns, ["cat", "dog", "fox", "hen"])
+    assert found.measures["donor_excess"].high < 0.05 and "bg_gap" not in found.measures
+    assert found.verdict == "too few"
+
+
 def test_the_sentence_names_the_evidence():
     found = diagnosis(400, mixed_rand=0.3, taken=0.6)
     assert found.sentence.startswith(

@@ -19,7 +19,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.cut_out import cut_out_table
 from robust_vit_hf.results.file import read_results
-from robust_vit_hf.results.reliance import reliance_tables, worst_group_table
+from robust_vit_hf.results.reliance import object_focus, reliance_tables, worst_group_table
 from robust_vit_hf.results.sensitivity import relative_foreground_sensitivity, sensitivity_table
 from robust_vit_hf.results.table import Results, Run, SetResult, SideResult
 
@@ -62,6 +62,11 @@ def test_measures_over_imagenet_9_and_counteranimal():
     # The spread of a difference of two sets of 200 images: 1.96 · 100 · √((0.8 · 0.2 + 0.6 · 0.4) / 200) = 8.8
     low, high = (float(end) for end in table.rows[0][1].split("[")[1].rstrip("]").split(", "))
     assert 20 - low == pytest.approx(8.8, abs=0.6) and high - 20 == pytest.approx(8.8, abs=0.6)
+
+
+def test_object_focus_of_a_model_that_is_never_right():
+    found = object_focus(np.array([0.0, 0.0, 0.5]), np.array([0.1, 0.0, 0.1]))
+    assert np.isnan(found[:2]).all() and found[2] == pytest.approx(0.8)
 
 
 def test_one_model_and_no_such_sets():

@@ -1,5 +1,6 @@
 """`robust-vit report`: the paper's tables, figures and findings from one file of results."""
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from robust_vit_hf.results.findings import (
     SIMILAR,
     Difference,
     Finding,
+    _less,
     findings,
     findings_table,
 )
@@ -354,6 +356,12 @@ def test_validation_images_without_a_label_do_not_choose(results):
     runs = [replace(run, composed=composed) for run in runs]
     _, table = choose_settings(replace(results, runs=runs, choose_by="mixed_rand"))
     assert [row[5:8] for row in table.rows] == [["40.0", "80.0", "0.0"]]
+
+
+def test_the_interval_of_a_difference_on_other_images():
+    found = _less(Difference(0.1, 0.0, 0.3), Difference(0.05, 0.02, 0.06))
+    expected = (-0.05, -0.05 - math.hypot(0.03, 0.2), -0.05 + math.hypot(0.01, 0.1))
+    assert (found.mean, found.low, found.high) == pytest.approx(expected)
 
 
 def test_two_runs_of_a_setting_and_seed_are_refused(results):
