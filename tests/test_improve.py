@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -18,13 +19,15 @@ import robust_vit_hf
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.hub.upload import NOT_UPLOADED
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
-from robust_vit_hf.improvement.improve import OUTCOMES, _halves, _held_out
+from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.digest import weights_digest
+from robust_vit_hf.results.text_table import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 
 from .helpers.commands import call, files_below, kill_when, launch, succeed
 from .helpers.tiny import IMAGE_SIZE, save_pretrained, tiny_vit
+from .test_diagnosis import diagnosis
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -232,17 +235,50 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
     assert "is the mask of an image of `train` and of one of `validation`: put the masks into `train/`" in error
 
 
-def test_a_candidate_that_diverges_is_left_out(inputs, tmp_path):
-    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3, "--learning_rates", 1e-4, 1e30]
+@pytest.mark.parametrize("max_steps, steps", [(3, 1), (6, 2)], ids=["when it is measured", "when it trains"])
+def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_path):
+    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", max_steps, "--learning_rates", 1e-4, 1e30]
     verdicts = []
     for _ in range(2):  # the second one trains nothing
         succeed("improve", *options)
         verdicts.append(json.loads((tmp_path / "out" / "verdict.json").read_text()))
         first, second = [note for note in verdicts[-1]["notes"] if "diverged" in note]
         assert (
-            first == "swap, learning rate 1e+30, 1 steps diverged, and is left out." and "swap and relevance" in second
+            first == f"swap, learning rate 1e+30, {steps} steps diverged, and is left out."
+            and "swap and relevance" in second
         )
     assert verdicts[0] == verdicts[1] and "1e+30" not in (tmp_path / "out" / "candidates.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "mixed_rand, original, outcome",
+    [
+        (0.9, 1.0, "helped"),
+        (0.9, 0.985, "helped"),  # which may be a fall of less than a point
+        (0.9, 0.8, "costly"),
+        (0.5025, 1.0, "too few"),  # one image of 400
+        (0.3, 1.0, "worse"),
+    ],
+)
+def test_the_outcome_is_that_of_the_intervals(mixed_rand, original, outcome):
+    diagnoses = {
+        "before": diagnosis(400, mixed_rand=0.5),
+        "after": diagnosis(400, mixed_rand=mixed_rand, original=original),
+    }
+    found = Improvement(1.0, SimpleNamespace(diagnoses=diagnoses), Table("", [], []), [], [], Path("out"))
+    assert found.outcome == outcome
+
+
+def test_folders_of_others_are_refused(inputs, tmp_path):
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
+    (tmp_path / "out" / "candidates" / "resumes").mkdir(parents=True)
+    assert "holds a `candidates` that is not of `improve`" in call("improve", *options).error
+    assert (tmp_path / "out" / "candidates" / "resumes").is_dir()
+    options[options.index(tmp_path / "out")] = tmp_path / "pictures" / "better"
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (40, 40), "green").save(tmp_path / "pictures" / "meadow.png")
+    error = call("improve", *options, "--backgrounds", tmp_path / "pictures").error
+    assert "pictures/better` is within" in error and "would be read as images the next time" in error
 
 
 def test_settings_bind_the_folder_when_a_candidate_is_complete(inputs, tmp_path, monkeypatch):

@@ -36,6 +36,15 @@ def test_cross_entropy_has_finite_gradients_at_the_peak():
     assert relevance.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("distance", ["mse", "bce"])
+def test_a_map_of_a_diverged_model_gives_no_number(distance):
+    """And no error, in place of which the training would say that it diverged."""
+    broken = torch.stack([RELEVANCE[0], torch.full_like(RELEVANCE[0], torch.nan)])
+    found = RelevanceLoss(distance=distance).per_image(broken, MASK[:1].expand(2, -1, -1, -1))["relevance_loss"]
+    alone = RelevanceLoss(distance=distance).per_image(RELEVANCE[:1], MASK[:1])["relevance_loss"]
+    assert found[0] == alone[0] and found[1].isnan()
+
+
 @pytest.mark.parametrize("mask_edges, background", [("fractional", 0.25), ("complement", 0.75)])
 def test_fractional_mask_values(mask_edges, background):
     ones, quarter = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.25)

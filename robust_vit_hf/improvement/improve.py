@@ -233,10 +233,10 @@ def _check_folder(options: ImproveOptions) -> None:
         ValueError: it is among the images, or holds a model or results of another command.
     """
     folder = options.output_dir
-    check_output_dir(folder, options.dataset, options.mask_folder)
+    check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
     if not (folder / INPUTS_FILE).is_file():
-        for name in ("config.json", "adapter_config.json", RUN_FILE, RESULTS_FILE):
-            if (folder / name).is_file():
+        for name in ("config.json", "adapter_config.json", RUN_FILE, RESULTS_FILE, CANDIDATES_FOLDER):
+            if (folder / name).exists():
                 raise ValueError(
                     f"`{folder}` holds a `{name}` that is not of `improve`, and would be replaced: choose another --output_dir."
                 )

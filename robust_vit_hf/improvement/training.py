@@ -100,6 +100,7 @@ class Trials:
             f"{one.alpha:g}": {"mixed_rand": one.mixed_rand.tolist(), "original": one.original.tolist()}
             for one in measured
         }
+        folder.mkdir(parents=True, exist_ok=True)  # which a training that diverged has deleted, if it saved nothing
         write_json(folder / CANDIDATE_FILE, results)
         return measured
 

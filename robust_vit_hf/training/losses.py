@@ -104,7 +104,9 @@ class RelevanceLoss(nn.Module):
             values = F.mse_loss(prediction, target, reduction="none")
         else:
             prediction = prediction.clamp(BCE_EPSILON, 1 - BCE_EPSILON)
-            values = F.binary_cross_entropy(prediction, target, reduction="none")
+            # NaN, which the kernel refuses, and on CUDA so that the process ends, stays NaN: the training says what it means.
+            values = F.binary_cross_entropy(prediction.nan_to_num(0.5), target, reduction="none")
+            values = torch.where(prediction.isnan(), prediction, values)
         if self.mean_over == "image":
             return values.mean(dim=(1, 2, 3))
         # Outside the region, prediction and target are 0, and so is their distance. Regions may be empty.
