@@ -35,10 +35,13 @@ from robust_vit_hf.app.runs import find_reports
 from robust_vit_hf.app.samples import Sample, load_samples, own_samples
 from robust_vit_hf.app.server import OwnNames, running
 from robust_vit_hf.app.sessions import distinct_names, open_pair
+from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED
+from robust_vit_hf.evaluation.set_names import NamedSource
 from robust_vit_hf.utils.files import read_json, write_json
 
+from .helpers import formats
 from .helpers.commands import call, python, succeed, wait_until
 from .helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
@@ -373,6 +376,29 @@ def test_results_of_others_are_refused(models, evaluated, tmp_path):
         set_names(GalleryOptions(results=tmp_path), session)
 
 
+def test_gallery_of_a_later_set(tmp_path):
+    """Named by its family. Results of objects cut out are no set of the gallery."""
+    folders = [
+        save_pretrained(tiny_vit(seed, num_labels=1000), tmp_path / f"model-{seed}", "paper") for seed in range(2)
+    ]
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), ["original"])
+    options = [
+        "--sets",
+        f"imagenet-9-original={root}",
+        "--cut_out",
+        "--protocols",
+        "paper",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    succeed("evaluate", "--model", folders[0], "--compare", folders[1], *options)
+    assert (tmp_path / "out" / "paper-cut_out" / "imagenet-9-original" / "after").is_dir()
+    shown = GalleryOptions(results=tmp_path / "out", sets=[NamedSource("imagenet-9", str(root))])
+    session = open_pair(*map(str, folders), "paper")
+    assert set_names(shown, session) == ["paper/imagenet-9-original"]
+    assert len(measured_set(shown, "paper/imagenet-9-original", session).result) == 9
+
+
 def test_results_in_another_precision_and_with_another_processor(models, evaluated, tmp_path):
     session = open_pair(*models, "paper")
     results = Path(shutil.copytree(evaluated.results, tmp_path / "results"))
@@ -587,13 +613,10 @@ def test_backgrounds_without_a_diagnosis(models, evaluated, tmp_path):
     assert found.name == "b" and np.asarray(found.picture)[12:20, 12:20].max() < 150 < np.asarray(square).max()
 
 
-def test_where_no_object_is_found(of_diagnosis, models, tmp_path, monkeypatch):
+def test_where_no_object_is_found(of_diagnosis, tmp_path):
     Image.new("RGB", (2000, 1)).save(tmp_path / "line.png")
     with pytest.raises(Exception, match="No object was found by TokenCut: "):
         of_diagnosis.predict(handle_file(tmp_path / "line.png"), api_name="/backgrounds")
-    monkeypatch.setitem(sys.modules, "robust_vit_hf.masks.tokencut", None)
-    with pytest.raises(ModuleNotFoundError, match=r"Install it: pip install -e '.\[masks\]'"):
-        find_mask(open_pair(*models, "paper").sides["before"], Image.open(tmp_path / "line.png"))
 
 
 # -- Export and command ------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from ..evaluation.session import Session, Side
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..utils.files import RESULTS_FILE, read_json
-from ..utils.install import install_command
 from .cards import Card
 from .compare import PICTURE_SIDE
 from .samples import Sample
@@ -182,18 +181,11 @@ def find_mask(side: Side, image: Image.Image) -> Image.Image:
     backbone.
 
     Raises:
-        ModuleNotFoundError: SciPy is not installed.
         ValueError: no object is found, or the model has no features to cut.
     """
-    try:
-        cut = own_tokencut(side, min_side=MIN_SIDE)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"Finding the object by TokenCut needs the package `{error.name}`. Install it: {install_command('masks')}"
-        ) from error
     small = image.copy()
     small.thumbnail((MAX_SIDE, MAX_SIDE))
-    (result,) = cut([small], [{}])
+    (result,) = own_tokencut(side, min_side=MIN_SIDE)([small], [{}])
     if result.mask is None or result.rejected:
         raise ValueError(
             f"No object was found by TokenCut: {result.rejected}. Give an image in which one object stands out."

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import datasets
 import numpy as np
@@ -15,10 +15,10 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..evaluation.examples import is_of_kind
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
 from ..evaluation.session import Session
+from ..evaluation.set_names import IMAGENET_SETS
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..evaluation.store import SCORES_FILE, OtherInputs, Store
 from ..models.preprocessing import Preset
-from ..results.published import PAPER_SETS
 from ..results.table import SetResult
 from .options import GalleryOptions
 
@@ -75,7 +75,11 @@ def set_names(options: GalleryOptions, session: Session) -> list[str]:
     if options.results is None:
         benchmark = find_benchmark(session.classes) if "after" in session.sides else None
         return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
-    found = sorted(path.parent.parent for path in options.results.glob(f"*/*/after/{SCORES_FILE}"))
+    found = sorted(
+        path.parent.parent
+        for protocol in get_args(Preset)  # and not folders of other measurements, such as `paper-cut_out`
+        for path in options.results.glob(f"{protocol}/*/after/{SCORES_FILE}")
+    )
     names = [f"{path.parent.name}/{path.name}" for path in found if (path / "before" / SCORES_FILE).is_file()]
     if not names:
         raise ValueError(
@@ -141,7 +145,7 @@ def _images(options: GalleryOptions, name: str, session: Session, count: int) ->
     benchmark = find_benchmark(session.classes)
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):
         return benchmark_sets(benchmark, count)[name]
-    if name in PAPER_SETS:
+    if name in IMAGENET_SETS:
         return load_evaluation_set(name, dict(options.sets).get(name), session.preset)
     if options.dataset is not None and name == options.split:
         return own_set(options.dataset, name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.options import PRESET
-from ..evaluation.set_names import NamedSource
+from ..evaluation.set_names import NamedSource, expand_families
 from ..models.preprocessing import Preset
 from ..models.registry import BUNDLED_MODEL
 from ..utils.options import Options, Range, option
@@ -24,6 +24,10 @@ class GalleryOptions(Options):
     dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
     split: str = option("validation", "split of --dataset")
     sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.sets = expand_families(self.sets)
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -26,14 +26,12 @@ from ..data.parquet_writer import read_settings
 from ..evaluation.session import Side
 from ..masks.options import GroundedOptions, Sam3Options, TokenCutOptions
 from ..masks.preparation import Masker, make_masker, write_masks
+from ..masks.tokencut import TokenCut
 from ..models.registry import MODELS
 from ..utils.files import atomic_file, read_json, write_json
 from ..utils.images import readable_suffixes
 from .options import MASK_METHODS
 
-
-if TYPE_CHECKING:
-    from ..masks.tokencut import TokenCut
 
 logger = logging.get_logger(__name__)
 
@@ -221,11 +219,8 @@ def own_tokencut(side: Side, **settings) -> TokenCut:
         settings: arguments of [`~robust_vit_hf.masks.tokencut.TokenCut`].
 
     Raises:
-        ModuleNotFoundError: SciPy is not installed.
         ValueError: the architecture has no patch grid.
     """
-    from ..masks.tokencut import TokenCut  # SciPy is an extra
-
     registered = MODELS.get(side.source)
     if registered is not None and registered.load_backbone is not None:
         return TokenCut(_backbone(side.source).to(next(side.model.parameters()).device), **settings)
