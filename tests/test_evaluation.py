@@ -324,6 +324,14 @@ def test_class_changes_are_sorted():
     assert list(changes) == [3, 9, 8] and list(changes.values()) == pytest.approx([-0.5, 0, 0.4])
 
 
+def test_class_changes_over_runs_on_other_images():
+    runs = [
+        Run({"a": result([False, True, True], [True, True, True], labels=[0, 1, 1])}),
+        Run({"a": result([True, True, False, True], [True, False, False, True], labels=[1, 1, 0, 2])}),
+    ]
+    assert class_changes(runs, "a") == {1: -0.25, 2: 0.0, 0: 0.5}
+
+
 def test_curves():
     factors = {"angle": np.array([0.0, 0, 20, 20]), "area": np.array([0.2] * 4)}
     assert curves(result([True, False, False, True], [True, True, False, True], factors=factors)) == {

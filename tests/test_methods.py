@@ -344,6 +344,22 @@ def test_cutmix_needs_two_images_in_each_batch(images, batch_size, message, tmp_
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **config), tensor_rows(images)).train()
 
 
+@pytest.mark.parametrize(
+    "method", [{"method": "cutmix"}, {"background_swap": 0.5, "confidence_target": "original"}], ids=["cutmix", "swap"]
+)
+def test_a_batch_size_that_is_found_leaves_two_images(method, tmp_path):
+    """`auto_find_batch_size` lowers it after a start without memory, down to 1; steps are counted anew."""
+    config = tiny_config(tmp_path, per_device_train_batch_size=8, **method)
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+    assert trainer._steps_per_epoch == 1
+    trainer._train_batch_size = 4  # as accelerate's `find_executable_batch_size` sets it
+    trainer.get_train_dataloader()
+    assert trainer._steps_per_epoch == 2
+    trainer._train_batch_size = 1
+    with pytest.raises(ValueError, match="a batch has one"):
+        trainer.get_train_dataloader()
+
+
 def test_random_erasing_hides_a_part_of_half_the_images(tmp_path, monkeypatch):
     model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(40)
     seen = []

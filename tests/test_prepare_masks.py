@@ -336,6 +336,12 @@ def test_prompts_are_checked_first(tmp_path, found):
         assert not (tmp_path / "out").exists()
 
 
+def test_classes_outside_of_imagenet_keep_their_names():
+    features = datasets.Features({"label": datasets.ClassLabel(names=["n01440764", "n01318894"])})  # of ImageNet-21k
+    prompts = prompts_of_labels(features, None)
+    assert [prompts(label) for label in range(2)] == [["tench"], ["n01318894"]]
+
+
 def test_prompts_of_some_classes(tmp_path):
     features = datasets.Features({"label": datasets.ClassLabel(names=["tench", "dog"])})
     (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head", "fins"]}))

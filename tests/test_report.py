@@ -15,7 +15,7 @@ from pyarrow import parquet as pq
 from robust_vit_hf.experiments.selection import choose_mixtures, choose_settings
 from robust_vit_hf.models.registry import MODELS
 from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, mean_over, versus
-from robust_vit_hf.results.file import join, read_results
+from robust_vit_hf.results.file import join, read_results, write_results
 from robust_vit_hf.results.findings import (
     ABLATION_CLAIMS,
     ALIKE,
@@ -362,6 +362,26 @@ def test_the_interval_of_a_difference_on_other_images():
     found = _less(Difference(0.1, 0.0, 0.3), Difference(0.05, 0.02, 0.06))
     expected = (-0.05, -0.05 - math.hypot(0.03, 0.2), -0.05 + math.hypot(0.01, 0.1))
     assert (found.mean, found.low, found.high) == pytest.approx(expected)
+
+
+def test_what_a_file_of_results_keeps_of_a_set(results, tmp_path):
+    """Whether its images have one class, and how many classes were ranked."""
+    run = results.runs[0]
+    one = run.sets["imagenet-a"]
+    sides = {name: replace(side, predictions=np.zeros((40, 2), dtype=int)) for name, side in one.sides.items()}
+    changed = replace(run, sets=run.sets | {"imagenet-a": replace(one, sides=sides, by_class=False)})
+    write_results(tmp_path / "r.parquet", replace(results, runs=[changed]))
+    (again,) = read_results(tmp_path / "r.parquet").runs
+    assert [name for name, found in again.sets.items() if not found.by_class] == ["imagenet-a"]
+    assert again.sets["imagenet-a"].accuracy("after", 5) is None and again.sets["imagenet-1k"].accuracy("after", 5)
+
+
+def test_later_sets_are_no_mean_without_a_shift(results):
+    """In some of them less is better."""
+    run = results.runs[0]
+    sets = run.sets | {"imagenet-9-only_bg_b": replace(run.sets["imagenet-1k"], name="imagenet-9-only_bg_b")}
+    found = Results([replace(run, sets=sets)])
+    assert found.unshifted == ["imagenet-1k"] and "imagenet-9-only_bg_b" in found.sets
 
 
 def test_two_runs_of_a_setting_and_seed_are_refused(results):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import yaml
+from PIL import Image
 
 from robust_vit_hf.experiments.collect import collect
 from robust_vit_hf.experiments.grid import read_grid
@@ -35,7 +36,7 @@ from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.lock import lock_file
 
 from .helpers.commands import call, kill_when, launch, python, succeed, wait_until
-from .helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
+from .helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,8 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
     succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
     assert not (folder / "error.json").exists()
     assert json.loads((folder / RUN / "run.json").read_text())["resumed"]
+    (unbroken,), (resumed,) = (collect([tmp_path / name]).runs for name in ("whole", "out"))
+    assert unbroken.seconds > 0 and resumed.seconds is None  # the log has those of the last part
     assert table(tmp_path / "out", tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
 
 
@@ -287,6 +290,30 @@ def test_unlabelled_images_in_a_sweep_with_mixtures(inputs, tmp_path):
     runs = {(run.method, run.share): run for run in collect([tmp_path / "out"]).runs}
     cut_out = runs["cut_out", 1.0].sets["test"]
     assert len(cut_out) == 6 and cut_out.usable.sum() == 4 and not cut_out.correct("after")[[1, 4]].any()
+    assert runs["cut_out", 1.0].epochs is None  # one for all lengths of a training
+
+
+def test_validation_images_of_another_size_and_without_background(inputs, tmp_path):
+    """Both models see them at the size of the training. A mask of the whole image leaves no background to be replaced."""
+    data = masked_folder(tmp_path / "data", train=8)
+    rows = masked_rows(6)
+    rows[2]["mask"] = Image.new("L", rows[2]["image"].size, 255)
+    rows = datasets.Dataset.from_list(rows, features=masked_dataset(1).features)
+    rows.to_parquet(data / "validation-00000.parquet")
+    options = {"dataset": str(data), "image_size": 2 * IMAGE_SIZE, "learning_rate": 1e-3}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, options, seeds={0: {"seed": 0}}, choose_by="mixed_rand")
+    succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    (point,) = points(tmp_path / "out")
+    sizes = [
+        read_json(point / "shares" / "1" / "validation" / side / "fingerprint.json")["processor"]["crop_size"][
+            "height"
+        ]
+        for side in ("before", "after")
+    ]
+    assert sizes == [2 * IMAGE_SIZE] * 2
+    (run,) = collect([tmp_path / "out"]).runs
+    assert run.composed["original"].usable.tolist() == [True, True, False, True, True, True]
+    assert not run.composed["mixed_rand"].usable[2]
 
 
 def test_checkpoints_of_a_trained_run_are_deleted(swept, tmp_path):

@@ -176,7 +176,7 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
 
       robust-vit sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
       robust-vit sis --images dog.jpg --classes dog bicycle              any image and any class
-      robust-vit sis --model vit-b --sets imagenet-1k=sets/imagenet-1k --classes gibbon shovel --output_dir runs/vit-b-sis
+      robust-vit sis --model vit-b --sets imagenet-1k=sets/imagenet-1k --classes 368 792 --output_dir runs/vit-b-sis
 
     Pixels are masked by their gradients, in steps of two passes. Batches that are finished are not computed again: an interrupted run
     resumes when it is started again.

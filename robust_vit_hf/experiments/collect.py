@@ -144,7 +144,7 @@ def _runs(point: Path, model_digest: str) -> list[Run]:
         validation=(measured[-1]["eval_original_top1"], measured[-1]["eval_top1"]) if measured else None,
         train_images=data["train_images"],
         tuned=recorded.get("tuned", {}),
-        seconds=_seconds(state["log_history"]),
+        seconds=None if read_json(point / RUN / RUN_FILE)["resumed"] else _seconds(state["log_history"]),
         commit=results.get("commit"),
     )
     runs = []
@@ -172,10 +172,12 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
         measured = Measured.load(folder / name / "before", Backgrounds.rows_file)
         if measured is not None:
             right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
-            after = np.full(len(result), TOP)
+            visible = np.array(measured.columns["object_share"]) > 0
+            after, classes = np.full(len(result), TOP), result.classes.copy()
             after[result.usable] = np.where(right, 0, TOP)  # objects of labelled images alone are cut out
+            classes[result.usable] = np.where(visible, classes[result.usable], -1)
             sides = {"before": result.sides["before"], "after": SideResult(after)}
-            sets[name] = replace(result, sides=sides)
+            sets[name] = replace(result, sides=sides, classes=classes)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     return (
         replace(
@@ -185,6 +187,7 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
             method=CUT_OUT,
             tuned={},
             learning_rate=0.0,
+            epochs=None,
             seconds=0.0,
             validation=None,
             composed={},
@@ -195,7 +198,7 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
 
 
 def _seconds(history: list[dict]) -> float | None:
-    """Duration of the training without its evaluations; `None` if unknown, as of a training that was resumed."""
+    """Duration of an unbroken training without its evaluations; `None` if unknown."""
     whole = [entry["train_runtime"] for entry in history if "train_runtime" in entry]
     seconds = whole[-1] - sum(entry.get("eval_runtime", 0) for entry in history) if len(whole) == 1 else -1.0
     return round(seconds, 1) if seconds > 0 else None
@@ -207,11 +210,12 @@ def _composed(folder: Path) -> dict[str, SetResult]:
     if None in measured.values():
         return {}
     images = read_json(folder / "after" / FINGERPRINT_FILE)["rows"]
-    classes = np.array(measured["before"].columns["label"])
+    classes, share = (np.array(measured["before"].columns[name]) for name in ("label", "object_share"))
     composed = {}
     for condition in CONDITIONS:
         predicted = {side: np.array(found.columns[condition]) for side, found in measured.items()}
-        counts = predicted["before"] >= 0  # -1 where no other image has a background
+        # -1 where no other image has a background; an image without object or background is on none.
+        counts = (predicted["before"] >= 0) & (share > 0) & (share < 1)
         sides = {side: SideResult(np.where(of_side == classes, 0, TOP)) for side, of_side in predicted.items()}
         composed[condition] = SetResult(condition, sides, np.where(counts, classes, -1), images=images)
     return composed

@@ -64,6 +64,8 @@ def measure_shares(
     """
     preset, accelerator = resolve_preset(model.preset, model.model), make_accelerator(config.bf16)
     sides = load_sides({"before": model.model, "after": config.output_dir}, preset, accelerator)
+    # Both see the images as the training did, whose size may be another than that of the original model.
+    sides = {name: replace(side, processor=sides["after"].processor) for name, side in sides.items()}
     session = Session(sides, {}, accelerator, preset=preset)
     _, validation, sets = load_data(data, sides["before"].model.config, config.seed)
     chosen = session.with_sets({VALIDATION: EvaluationSet.of(validation, source=data.dataset)})

@@ -17,7 +17,6 @@ from transformers.utils import logging
 
 from ..class_names.imagenet import class_names, label_of_wnid
 from ..data.contact_sheet import save_contact_sheets
-from ..data.layouts.folders import is_wnid
 from ..data.masked_dataset import load_masked_dataset, undecoded_rows
 from ..data.parquet_writer import ShardWriter
 from ..data.preparation import DecodedRow, write_rows
@@ -32,6 +31,7 @@ from .grounded import GroundedSegmentation
 from .options import CocoOptions, GroundedOptions, MasksOptions, Sam3Options, TokenCutOptions
 from .per_class import PerClass
 from .result import MaskResult
+from .tokencut import TokenCut
 
 
 logger = logging.get_logger(__name__)
@@ -91,8 +91,6 @@ def make_masker(
 
         prompts = prompts_of_labels(features, options.prompts)
         return ConceptSegmentation.from_pretrained(prompts, options.model, device, threshold=options.threshold)
-    from .tokencut import TokenCut  # SciPy is an extra
-
     settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
     settings["refine"] = not options.coarse
     registered = MODELS.get(options.model)
@@ -211,7 +209,7 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
             f"The images have labels of type {label}, expected a `ClassLabel` with names to prompt with: "
             '`dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
         )
-    names = [class_names()[label_of_wnid()[name]] if is_wnid(name) else name for name in label.names]
+    names = [class_names()[label_of_wnid()[name]] if name in label_of_wnid() else name for name in label.names]
     if prompts is None:
         return {label: [name] for label, name in enumerate(names)}.get
     try:

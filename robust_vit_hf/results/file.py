@@ -80,6 +80,8 @@ def write_results(path: Path, results: ResultsFile) -> None:
                 "shifted": result.shifted,
                 "images": result.images,
                 "group_weights": result.group_weights,
+                "by_class": result.by_class,
+                "num_ranked": min(side.num_ranked for side in result.sides.values()),
                 "scores": scores,
             }
     metadata = {"version": VERSION, "runs": facts}
@@ -175,8 +177,11 @@ def _run(name: str, facts: dict, images: dict) -> Run:
         for side, columns in sides.items():
             if not all(np.array_equal(columns[column], first[column]) for column in ("image", "class")):
                 raise KeyError(f"the images of `{set_name}` {side} in `{name}`")
+        # Older files lack `group_weights`, `by_class` and `num_ranked`.
+        known = of_set.get("num_ranked", TOP)
         measured = {
-            side: SideResult(sides[side]["rank"].astype(np.int64), scores) for side, scores in of_set["scores"].items()
+            side: SideResult(sides[side]["rank"].astype(np.int64), scores, known=known)
+            for side, scores in of_set["scores"].items()
         }
         groups = first["group"] if len(first["group"]) and first["group"][0] else None
         sets[set_name] = SetResult(
@@ -186,7 +191,8 @@ def _run(name: str, facts: dict, images: dict) -> Run:
             of_set["shifted"],
             images=of_set["images"],
             groups=groups,
-            group_weights=of_set.get("group_weights"),  # which older files lack
+            group_weights=of_set.get("group_weights"),
+            by_class=of_set.get("by_class", True),
         )
     composed = {name: result for name, result in sets.items() if name.startswith(COMPOSED)}
     classes, validation = facts.pop("training_classes"), facts.pop("validation")

@@ -175,7 +175,7 @@ def _with_both_groups(runs: list[Run], names: list[str]) -> list[str]:
 
     def both(run: Run, name: str) -> bool:
         shown = run.sets[name].in_classes(run.training_classes)[run.sets[name].usable]
-        return bool(shown.any() and not shown.all())
+        return run.sets[name].by_class and bool(shown.any() and not shown.all())
 
     return [name for name in names if all(both(run, name) for run in runs)]
 

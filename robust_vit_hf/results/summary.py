@@ -1,5 +1,6 @@
 """Summary of a run as JSON values: the change on each set with its interval, and changes by class and factor."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -87,12 +88,15 @@ def class_groups(run: Run) -> list[dict]:
 
 
 def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
-    """Change in top-1 of each class of a set, as a fraction, averaged over runs on the same images, from the most
+    """Change in top-1 of each class of a set, as a fraction, averaged over the runs that have images of it, from the most
     harmed to the most helped class (Figures 8 to 14 of https://huggingface.co/papers/2206.01161)."""
-    result = runs[0].sets[name]
-    classes, gains = result.classes[result.usable], np.mean([run.sets[name].gains() for run in runs], axis=0)
-    changes = {int(label): float(gains[classes == label].mean()) for label in np.unique(classes)}
-    return dict(sorted(changes.items(), key=lambda item: item[1]))
+    changes = defaultdict(list)
+    for result in (run.sets[name] for run in runs):
+        classes, gains = result.classes[result.usable], result.gains()
+        for label in np.unique(classes).tolist():
+            changes[label].append(gains[classes == label].mean())
+    means = {label: float(np.mean(of_runs)) for label, of_runs in changes.items()}
+    return dict(sorted(means.items(), key=lambda item: item[1]))
 
 
 def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..data.set_names import LATER_SETS
 from ..metrics.robust_accuracy import TOP
 from .published import published_models
 
@@ -25,16 +26,18 @@ class SideResult:
         scores: scores over all images, such as `top1` and `mean_iou`, as fractions.
         predictions: `(N, k)` int64, ids of the top k = 5 classes (fewer if logits are restricted to fewer), best
             first; `None` if not saved.
+        known: largest k for which top-k is known, where the predictions are not saved.
     """
 
     ranks: np.ndarray
     scores: dict = field(default_factory=dict)
     predictions: np.ndarray | None = None
+    known: int = TOP
 
     @property
     def num_ranked(self) -> int:
         """Largest k for which top-k is known."""
-        return TOP if self.predictions is None else self.predictions.shape[1]
+        return self.known if self.predictions is None else self.predictions.shape[1]
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ class Results:
         sets = {name: result for run in reversed(self.runs) for name, result in reversed(run.sets.items())}
         self.sets = list(reversed(sets))
         self.shifted = [name for name in self.sets if sets[name].shifted]
-        self.unshifted = [name for name in self.sets if name not in self.shifted]
+        self.unshifted = [name for name in self.sets if name not in (*self.shifted, *LATER_SETS)]
 
     def of(self, method: str, model: str | None = None) -> list[Run]:
         """Runs of a method, for one model or all."""

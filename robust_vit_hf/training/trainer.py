@@ -167,14 +167,15 @@ class RobustViTTrainer(ReliableTrainer):
             ValueError: there is one training image; or the method mixes the images of a batch, and one has a single image.
         """
         args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
-        if images == 1 and args.background_swap and self.backgrounds is None:
+        batch_size = self._train_batch_size  # which `auto_find_batch_size` lowers
+        if args.background_swap and self.backgrounds is None and 1 in (images, batch_size * args.world_size):
             raise ValueError(
-                "`background_swap` takes the background of another image, and the train dataset has one image: give more, or a "
-                "folder of `backgrounds`."
+                f"`background_swap` takes the background of another image, and {'the train dataset' if images == 1 else 'a batch'} "
+                "has one image: give more, or a folder of `backgrounds`."
             )
         # Several processes fill up the last batch.
-        last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % args.train_batch_size
-        if self.method.mixes_images and self.train_dataset is not None and 1 in (args.train_batch_size, last):
+        last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
+        if self.method.mixes_images and self.train_dataset is not None and 1 in (batch_size, last):
             raise ValueError(
                 f"`{args.method}` mixes the images of a batch, and {f'the last batch of {images} images' if last else 'a batch'} has "
                 "one: give another `per_device_train_batch_size`" + (", or `dataloader_drop_last`." if last else ".")
@@ -315,7 +316,7 @@ class RobustViTTrainer(ReliableTrainer):
         if isinstance(self.train_dataset, MaskedStream):
             return args.max_steps
         images = len(self.train_dataset)
-        batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        batch_size = self._train_batch_size * args.world_size * args.gradient_accumulation_steps
         return max(1, images // batch_size if args.dataloader_drop_last else -(-images // batch_size))
 
     @property
@@ -339,6 +340,7 @@ class RobustViTTrainer(ReliableTrainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def get_train_dataloader(self) -> DataLoader:
+        self._check_batches()  # again with the batch size that `auto_find_batch_size` found
         if not isinstance(self.train_dataset, MaskedStream):
             return super().get_train_dataloader()
         args = self.args
