@@ -398,7 +398,7 @@ def test_grids_of_the_paper(path, tmp_path):
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 8}
     numbers |= {
-        "emoji-shift-search": 126,
+        "emoji-shift-search": 138,
         "emoji-shift-rates": 144,
         "emoji-shift-others": 75,
         "emoji-shift": 95,
