@@ -249,6 +249,10 @@ def test_results_of_other_weights_are_left_out(folder, tmp_path, caplog):
         write_card(copied)
         text = (copied / "README.md").read_text()
         assert ("| validation | 4 | 75.0" in text) is told and ("(before_after.png)" in text) is told
+    run = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps(run | {"resumed": True}))
+    write_card(copied)
+    assert "minutes in all its parts, 2 steps." in (copied / "README.md").read_text()
     (copied / "run.json").write_text("{}")
     with pytest.raises(ValueError, match=r"run.json` has no '\w+': it was not written by this trainer"):
         write_card(copied)

@@ -288,7 +288,7 @@ def _data(data: dict) -> str:
 def _effort(run: dict) -> str:
     parts = [f"Hardware: {run['hardware']}."]
     if run["seconds"] is not None:
-        since = " since it was resumed" if run["resumed"] else ""
+        since = " in all its parts" if run["resumed"] else ""
         parts.append(f"Training took {run['seconds'] / 60:.1f} minutes{since}, {run['steps']} steps.")
     if run["energy_kwh"] is not None:
         parts.append(f"Energy, by CodeCarbon: {run['energy_kwh']:.3g} kWh.")
