@@ -291,6 +291,18 @@ def test_a_single_image_gets_a_background_of_the_folder(pictures):
     assert torch.equal(swap_backgrounds(images, mask, 1.0, (0,), pool), images)
 
 
+def test_half_of_the_pictures_are_flipped(tmp_path):
+    halves = np.zeros((16, 16, 3), dtype=np.uint8)
+    halves[:, 8:] = 255
+    Image.fromarray(halves).save(tmp_path / "halves.png")
+    images, mask = batch(80)
+    swapped = swap_backgrounds(
+        images, mask, 1.0, (0,), BackgroundPool(str(tmp_path), make_image_processor("paper", 16))
+    )
+    flipped = [bool(image[0, 0, 0] > image[0, 0, -1]) for image in swapped]
+    assert 25 < sum(flipped) < 55
+
+
 def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
     """Another training than with those of the batch, and resumed only with the same pictures."""
     settings = {"relevance_weight": 0.0, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
