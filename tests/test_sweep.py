@@ -15,7 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from robust_vit_hf.experiments.collect import collect
+from robust_vit_hf.experiments.collect import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
 from robust_vit_hf.experiments.selection import choose_settings, setting_of
 from robust_vit_hf.experiments.sweep import (
@@ -291,6 +291,12 @@ def test_unlabelled_images_in_a_sweep_with_mixtures(inputs, tmp_path):
     cut_out = runs["cut_out", 1.0].sets["test"]
     assert len(cut_out) == 6 and cut_out.usable.sum() == 4 and not cut_out.correct("after")[[1, 4]].any()
     assert runs["cut_out", 1.0].epochs is None  # one for all lengths of a training
+
+
+def test_seconds_are_those_of_the_training_alone():
+    history = [{"loss": 1.0}, {"eval_runtime": 2.5}, {"eval_runtime": 1.5}, {"train_runtime": 10.0}]
+    assert _seconds(history) == 6.0
+    assert _seconds([*history, *history]) is None and _seconds(history[:3]) is None
 
 
 def test_validation_images_of_another_size_and_without_background(inputs, tmp_path):
