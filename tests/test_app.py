@@ -29,7 +29,7 @@ from robust_vit_hf.app.cards import MARKS, Card, grid
 from robust_vit_hf.app.compare import compare_maps, read_image
 from robust_vit_hf.app.export import write_space
 from robust_vit_hf.app.gallery import how_to_fill, measured_set, set_names
-from robust_vit_hf.app.handlers import Handlers
+from robust_vit_hf.app.handlers import Handlers, thumbnail
 from robust_vit_hf.app.options import AppOptions, GalleryOptions
 from robust_vit_hf.app.runs import find_reports
 from robust_vit_hf.app.samples import Sample, load_samples, own_samples
@@ -396,7 +396,16 @@ def test_gallery_of_a_later_set(tmp_path):
     shown = GalleryOptions(results=tmp_path / "out", sets=[NamedSource("imagenet-9", str(root))])
     session = open_pair(*map(str, folders), "paper")
     assert set_names(shown, session) == ["paper/imagenet-9-original"]
-    assert len(measured_set(shown, "paper/imagenet-9-original", session).result) == 9
+    measured = measured_set(shown, "paper/imagenet-9-original", session)
+    assert len(measured.result) == 9
+    names = [session.classes[side.predictions[0, 0]] for side in measured.result.sides.values()]
+    assert measured.captions([0], session.classes) == [" → ".join(names)]  # without one of the labels
+
+
+def test_a_thumbnail_of_16_bits_is_not_white():
+    ramp = Image.fromarray(np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8))
+    pixels = np.asarray(thumbnail(ramp))
+    assert pixels.shape == (8, 8, 3) and len(np.unique(pixels)) > 60
 
 
 def test_results_in_another_precision_and_with_another_processor(models, evaluated, tmp_path):

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from robust_vit_hf import RobustViTConfig
 from robust_vit_hf.training.config import CHECKPOINTING, NOT_HONOURED
+from robust_vit_hf.training.recipes import read_recipe
 
 from .helpers.tiny import DATA
 
@@ -75,6 +76,10 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"torch_compile": True}, "sibling outputs of one compiled function"),
         ({"ddp_static_graph": True}, "gradients are wrong from the second step on"),
         (
+            {"method": "finetune", "learning_rate": 0.0, "head_epochs": 1, "head_learning_rate": 1e-3},
+            "`head_learning_rate` is reached by a factor of `learning_rate`, which is 0",
+        ),
+        (
             {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": True}},
             "Reentrant activation checkpointing",
         ),
@@ -102,6 +107,23 @@ def test_the_control_has_no_swap(tmp_path):
     assert control.confidence_target == "label"
 
 
+def test_a_batch_that_is_left_out_may_add_up_gradients_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(RobustViTConfig, "world_size", 2)
+    RobustViTConfig(str(tmp_path), on_nan="skip")
+    with pytest.raises(
+        ValueError, match="`on_nan='skip'` is not supported with `gradient_accumulation_steps` on several"
+    ):
+        RobustViTConfig(str(tmp_path), on_nan="skip", gradient_accumulation_steps=2)
+
+
+def test_another_method_leaves_out_what_suits_that_of_the_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    of_swap = "background_swap: 0.75\nbackgrounds: pictures\nhead_epochs: 1\nhead_learning_rate: 1.0e-3\n"
+    recipe.write_text(f"method: finetune\nlearning_rate: 1.0e-5\n{of_swap}")
+    assert read_recipe(recipe, "gradmask") == {"method": "finetune", "learning_rate": 1e-5}
+    assert len(read_recipe(recipe, "finetune")) == 6
+
+
 def test_activation_checkpointing_is_non_reentrant(tmp_path):
     config = RobustViTConfig(str(tmp_path), **{CHECKPOINTING: True})
     assert getattr(config, f"{CHECKPOINTING}_kwargs") == {"use_reentrant": False}
@@ -124,6 +146,7 @@ def test_options_of_the_trainer_without_effect_are_refused(tmp_path):
     }
     values |= {"use_cache": True, "label_names": ["label"], "do_train": True, "do_predict": True}
     values |= {"hub_always_push": True, "logging_nan_inf_filter": False}
+    values |= {"restore_callback_states_from_checkpoint": True}
     assert values.keys() == NOT_HONOURED.keys()
     for name, value in values.items():
         with pytest.raises(ValueError, match=rf"`{name}` has no effect here, since .*: leave it out"):

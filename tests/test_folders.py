@@ -290,6 +290,14 @@ def test_metadata_at_the_root(tmp_path):
     assert both_ways(root, "validation")["label"] == [1]
 
 
+def test_line_breaks_within_a_text(tmp_path):
+    root = tree(tmp_path / "set", "0.png", "1.png")
+    rows = [{"file_name": f"{n}.png", "label": n, "caption": "one\u2028two\x85three"} for n in range(2)]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (root / "metadata.jsonl").write_text(text, encoding="utf-8", newline="")
+    assert both_ways(root)["label"] == [0, 1]
+
+
 def test_names_as_labels(tmp_path):
     root = tree(tmp_path / "set", "0.png", "1.png")
     lines(root / "metadata.jsonl", {"file_name": "1.png", "label": "dog"}, {"file_name": "0.png", "label": "cat"})

@@ -35,7 +35,7 @@ def test_names_that_are_patterns(tmp_path, name):
         assert rows[0]["image"].size  # in folders that `datasets` does not search
 
 
-@pytest.mark.parametrize("outside", ["../../secret.png", "ABSOLUTE"])
+@pytest.mark.parametrize("outside", ["../../secret.png", "ABSOLUTE", "cat\\\\..\\\\..\\\\..\\\\secret.png"])
 def test_metadata_that_points_outside(tmp_path, outside):
     secret = formats.save(formats.picture(0), tmp_path / "secret.png")
     root = formats.image_folder(tmp_path / "photos", masked_rows(2))

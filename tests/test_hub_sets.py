@@ -95,6 +95,17 @@ def test_imagenet_a_with_its_own_numbering_under_wnid_names(hub):
     assert [row["image"].tobytes() for row in rows] == [formats.picture(seed).tobytes() for seed in (0, 1)]
 
 
+def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):
+    """All columns of a prepared set are there, but the labels are not ImageNet's."""
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=WNIDS[::-1])}
+    features["file_name"] = datasets.Value("string")
+    rows = {"image": [formats.picture(0), formats.picture(1)], "label": [0, 2], "file_name": ["x.jpg", "y.jpg"]}
+    folder = tmp_path / "imagenet-a"
+    folder.mkdir()
+    datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(folder / "test-00000-of-00001.parquet")
+    assert [row["label"] for row in load_image_set("imagenet-a", folder, streaming=True)] == [13, 6]
+
+
 def test_imagenet_r_by_wnid_without_labels(hub):
     card = b"---\nconfigs:\n- config_name: test\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
     hub.repos["datasets", "axiong/imagenet-r"] = {"README.md": card}

@@ -63,6 +63,23 @@ def test_prepared_split_of_the_paper_trains(tmp_path):
     assert "| train | 9 | 0 |" in card and "| validation | 1 | 0 |" in card
 
 
+def test_splits_of_a_folder_have_the_same_options(tmp_path, monkeypatch):
+    """Training and validation classes of two seeds would overlap. Numbers are no files of the working directory."""
+    images = {wnid: [f"{wnid}_{n}" for n in range(3)] for wnid in (TENCH, GOLDFISH, "n01484850", "n01491361")}
+    formats.imagenet_s(tmp_path / "s", {wnid: number for number, wnid in enumerate(images, start=1)}, images)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "3").mkdir()
+    arguments = ("paper-split", tmp_path / "s", "--output_dir", tmp_path / "split", "--num_classes", 3)
+    succeed("data", "prepare", *arguments, "--split", "train", "--class_seed", 1)
+    error = call("data", "prepare", *arguments, "--split", "validation", "--class_seed", 2).error
+    assert "holds the split `train` made with" in error and "choose another output folder" in error
+    succeed("data", "prepare", *arguments, "--split", "validation", "--class_seed", 1)
+    train, validation = (
+        set(load_masked_dataset(str(tmp_path / "split"), split)["label"]) for split in ("train", "validation")
+    )
+    assert len(train) == 3 and train.isdisjoint(validation)
+
+
 def broken_set(root: Path, **classes: int) -> Path:
     formats.class_folders(root, {TENCH: 3, GOLDFISH: 1} | classes)
     path = root / TENCH / f"{TENCH}_1.jpg"

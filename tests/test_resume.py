@@ -232,6 +232,45 @@ def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
     assert resumed.state.global_step == 6
 
 
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(step, tmp_path):
+    """After the last step of an epoch; that of the training, too. It is validated before the training goes on."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    settings |= {"metric_for_best_model": "loss", "greater_is_better": step == 3, "learning_rate": 0.01}
+    whole = make_trainer(tmp_path / "whole", **settings)
+    whole.train()
+    stop = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(TrainingInterrupted, match=f"after step {step}"):
+        make_trainer(tmp_path / "broken", callbacks=[stop], **settings).train()
+    resumed = make_trainer(tmp_path / "broken", **settings)
+    resumed.train(resume_from_checkpoint=True)
+
+    def validated(trainer):
+        return {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+
+    assert validated(resumed) == validated(whole)
+    assert resumed.state.best_global_step == whole.state.best_global_step == step
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name])
+
+
+def test_a_signal_in_the_validation_before_the_first_step(tmp_path):
+    class Before(TrainerCallback):
+        def on_prediction_step(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {"eval_on_start": True, "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    with pytest.raises(TrainingInterrupted, match="after step 0"):
+        make_trainer(tmp_path, callbacks=[Before()], **settings).train()
+
+
+def test_a_copy_of_a_checkpoint_is_none(begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "run")
+    last = find_checkpoint(str(tmp_path / "run"), "last", begun=True)
+    shutil.copytree(last, f"{last}-backup")
+    assert find_checkpoint(str(tmp_path / "run"), "last", begun=True) == last
+
+
 def test_a_moved_folder_keeps_its_best_checkpoint(tmp_path):
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
     settings |= {"metric_for_best_model": "loss"}

@@ -148,6 +148,14 @@ def test_groups_need_their_configuration():
         load("robust_accuracy").compute(predictions=[1], references=[1], groups=["a"])
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_groups_in_some_batches_are_refused(first):
+    metric = streaming("robust_accuracy")
+    metric.update([1], [1], **({"groups": ["a"]} if first else {}))
+    with pytest.raises(ValueError, match="add the same columns, such as `groups`, with every batch"):
+        metric.update([1], [1], **({} if first else {"groups": ["a"]}))
+
+
 @pytest.mark.parametrize("groups", [["a", "b", "a"], [0, 180, 0], [1, 2.5, 1], torch.tensor([0, 180, 0])])
 def test_groups_in_batches(groups):
     """A group has the same name in any batch."""

@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from robust_vit_hf import sufficient_input_subsets
+from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
 from robust_vit_hf.relevance.sis import backward_selection, last_sufficient_step, margin
 
+from .helpers import formats
 from .helpers.commands import call, files_below, kill_when, succeed
 from .helpers.families import FAMILIES
-from .helpers.tiny import FEATURES, IMAGE_SIZE, masked_folder, masked_rows, save_pretrained, tiny_vit
+from .helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
 def l2_norm(inputs: torch.Tensor) -> torch.Tensor:
@@ -309,6 +311,21 @@ def test_any_image_and_class(folders, tmp_path):
     assert "foreground" not in measured
     first = measured["margins"][:, 0].sigmoid()  # of two classes of the whole image
     assert first.sum() < 1 and first[0] != first[1]
+
+
+def test_named_classes_need_no_labels(folders, tmp_path):
+    """Nor known ones: -1 is that of a test set without."""
+    rows = masked_dataset(2).remove_columns("label").add_column("label", [-1, -1])
+    rows.to_parquet(tmp_path / "hidden" / "test-00000.parquet")
+    options = ["--dataset", tmp_path / "hidden", "--split", "test", "--classes", 0]
+    assert "| test, before | 2 |" in succeed(*command(folders, tmp_path / "out", *options))
+
+
+def test_images_of_many_classes_need_named_ones(tmp_path):
+    model = save_pretrained(tiny_vit(num_labels=1000), tmp_path / "model", "paper")
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), ["original"])
+    options = ["--model", model, "--sets", f"imagenet-9-original={root}", "--output_dir", tmp_path / "out"]
+    assert "may have many classes: name those to explain with `--classes`" in call("sis", *options).error
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,15 @@ def test_adapter(tmp_path):
         assert torch.equal(parameter, before[name]) is ("lora" not in name), name
 
 
+def test_the_strip_needs_no_logs(tmp_path):
+    options = {"report_to": "tensorboard", "relevance_strip_steps": 1, "logging_strategy": "no"}
+    trained(tmp_path, masked_dataset(8), **options)
+    (events,) = tmp_path.rglob("events.out.tfevents*")
+    log = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
+    (tag,) = log.Tags()["images"]
+    assert [strip.step for strip in log.Images(tag)] == [1, 2]
+
+
 def test_tensorboard_has_scalars_and_the_strip(tmp_path):
     trained(
         tmp_path,

@@ -59,10 +59,12 @@ class MeasuredSet:
         return [int(index) for index in np.lexsort((-replaced, -moved)) if chosen[index]]
 
     def captions(self, indices: Sequence[int], names: Sequence[str]) -> list[str]:
-        """`label: class before → class after` of images, with names of the classes."""
-        labels = [names[label] if label >= 0 else "no label" for label in self.result.classes[indices]]
+        """`label: class before → class after` of images, with names of the classes; without a label where an image has many."""
+        labels = [f"{names[label]}: " if label >= 0 else "no label: " for label in self.result.classes[indices]]
         best = [[names[predictions[index, 0]] for predictions in self.predictions] for index in indices]
-        return [f"{label}: {' → '.join(pair)}" for label, pair in zip(labels, best, strict=True)]
+        if not self.rows.by_class:
+            labels = [""] * len(best)
+        return [f"{label}{' → '.join(pair)}" for label, pair in zip(labels, best, strict=True)]
 
 
 def set_names(options: GalleryOptions, session: Session) -> list[str]:

@@ -6,9 +6,10 @@ from functools import wraps
 from typing import Any
 
 import gradio as gr
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..evaluation.session import Session
+from ..utils.images import to_rgb
 from ..utils.publishable import public_name
 from .backgrounds import (
     KINDS,
@@ -166,9 +167,10 @@ class Handlers:
     def choose_image(self, name: str, indices: list[int], names: Names, event: gr.SelectData) -> list[Any]:
         measured, index = self.measured(*names, name), indices[event.index]
         row, label = measured.rows.dataset[index], int(measured.result.classes[index])
-        image = row["image"].convert("RGB")
+        image = ImageOps.crop(to_rgb(row["image"]), measured.rows.border)
         shown = {"digest": digest_of(image), "mask": row.get("mask")}
-        return [image, shown, label if label >= 0 else PREDICTED, gr.Tabs(selected="explain")]
+        known = label >= 0 and measured.rows.by_class
+        return [image, shown, label if known else PREDICTED, gr.Tabs(selected="explain")]
 
     @in_page
     def conditions(self, shown: str, number: int, names: Names, step: int = 0) -> list[Any]:
@@ -228,7 +230,7 @@ def thumbnails(samples: Sequence[Sample]) -> list[tuple[Image.Image, str]]:
 
 
 def thumbnail(image: Image.Image) -> Image.Image:
-    small = image.convert("RGB")
+    small = to_rgb(image).copy()
     small.thumbnail((224, 224))
     return small
 

@@ -1,5 +1,6 @@
 """Conversion of the paper's sets from archives to parquet, with a check of every image."""
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -15,7 +16,7 @@ from .contact_sheet import save_contact_sheets
 from .identity import row_digest
 from .mask_checks import mask_problem
 from .options import PrepareOptions
-from .parquet_writer import ShardWriter
+from .parquet_writer import ShardWriter, read_settings
 from .registry import features_of, get_image_set, open_source
 from .schema import decode
 
@@ -95,6 +96,22 @@ def prepare(options: PrepareOptions) -> str:
     return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])
 
 
+def _check_other_splits(folder: Path, options: dict) -> None:
+    """Refuse a split with other options than those of the folder's other splits, which are loaded together.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for split, made in read_settings(folder).items():
+        known = {key: value for key, value in made.items() if key not in ("set", "sources", "split")}
+        asked = {key: value for key, value in options.items() if key != "split"}
+        if split != options.get("split") and "sources" in made and known != json.loads(json.dumps(asked)):
+            raise ValueError(
+                f"`{folder}` holds the split `{split}` made with {known or 'no options'}, and this one is asked for with "
+                f"{asked or 'none'}: choose another output folder."
+            )
+
+
 def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
     """Write a set as parquet shards, with a card and a contact sheet; all of its splits, if it has several. Call it
     again to resume an interrupted run.
@@ -115,7 +132,11 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
     with folder_lock(options.output_dir, "prepare"):
         for chosen in splits:
             source = open_source(name, options.sources, chosen)
-            public = {key: Path(value).name if Path(str(value)).exists() else value for key, value in chosen.items()}
+            public = {
+                key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
+                for key, value in chosen.items()
+            }
+            _check_other_splits(options.output_dir, public)
             writer = ShardWriter(
                 options.output_dir,
                 chosen.get("split", image_set.split),

@@ -73,14 +73,14 @@ def rows_of_kind(
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Labelled, publishable rows of each set that are of a kind, see [`KINDS`].
+    """Labelled, publishable rows of each set that are of a kind, see [`KINDS`]; of sets whose images have one class.
 
     Args:
         classes: restricts the rows to these classes.
     """
     found = {}
     for name, result in results.items():
-        if result.classes is not None:
+        if result.classes is not None and result.by_class:
             chosen = is_of_kind(kind, result) & may_be_shown(sets[name].dataset)
             if classes is not None:
                 chosen &= result.in_classes(list(classes))

@@ -110,7 +110,7 @@ def _figure_1(
     masked = {}
     for name, result in results.items():
         dataset = session.sets[name].dataset
-        if "mask" in dataset.column_names and result.classes is not None:
+        if "mask" in dataset.column_names and result.classes is not None and result.by_class:
             chosen = (result.usable if kept is None else result.in_classes(kept)) & may_be_shown(dataset)
             masked[name] = np.flatnonzero(chosen).tolist()
     candidates = explain(draw(masked, NUM_CANDIDATES, options.seed), session, results, ["before"])

@@ -86,6 +86,8 @@ def _load_sets(options: SubsetOptions, preset: Preset) -> dict[str, EvaluationSe
     if options.dataset is not None:
         rows = load_masked_dataset(options.dataset, options.split)
         check_columns(rows, options.split, not options.classes, needs_masks="mask" in rows.column_names)
+        if options.classes and "label" in rows.column_names:
+            rows = rows.remove_columns("label")  # which may be unknown, or of other classes
         own[options.split.partition("[")[0]] = EvaluationSet.of(rows, source=options.dataset)
     if options.images:
         if missing := [path for path in options.images if not path.is_file()]:
@@ -102,6 +104,8 @@ def _evenly_spaced(name: str, rows: EvaluationSet, options: SubsetOptions) -> Ev
     needs_labels = not options.classes
     if needs_labels and rows.accepted is None:
         raise ValueError(f"`{name}` has no labels: name the classes to explain with `--classes`.")
+    if needs_labels and not rows.by_class:
+        raise ValueError(f"An image of `{name}` may have many classes: name those to explain with `--classes`.")
     usable = [index for index in range(len(rows.dataset)) if not needs_labels or rows.accepted[index]]
     count = min(options.num_images, len(usable))
     chosen = [usable[number * len(usable) // count] for number in range(count)]

@@ -86,6 +86,7 @@ def make_card(
         KeyError: metadata or results are incomplete.
     """
     measurements, data, emissions = _measurements(run, results, evaluation), run["data"], run["emissions_kg"]
+    emissions = None if run["resumed"] else emissions  # which are those of the last part
     if emissions is not None:  # in grams
         emissions = {"emissions": 1000 * emissions, "source": "CodeCarbon", "training_type": "fine-tuning"}
     registered = MODELS.get(run["finetuned_from"])
@@ -291,6 +292,7 @@ def _effort(run: dict) -> str:
         since = " in all its parts" if run["resumed"] else ""
         parts.append(f"Training took {run['seconds'] / 60:.1f} minutes{since}, {run['steps']} steps.")
     if run["energy_kwh"] is not None:
-        parts.append(f"Energy, by CodeCarbon: {run['energy_kwh']:.3g} kWh.")
+        of_part = " of its last part" if run["resumed"] else ""  # each writes a row of its own
+        parts.append(f"Energy{of_part}, by CodeCarbon: {run['energy_kwh']:.3g} kWh.")
     parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()) + ".")
     return " ".join(parts)

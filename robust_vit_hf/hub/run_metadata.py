@@ -113,7 +113,7 @@ def _hyperparameters(trainer: Trainer, method: dict[str, str]) -> dict[str, str]
         "learning rate": f"{args.learning_rate:g}",
         **({"warm-up": warmup} if args.warmup_steps else {}),
         "epochs": f"{trainer.state.epoch or 0:g}",
-        "batch": f"{args.train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on {processes}",
+        "batch": f"{trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on {processes}",
         "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
         **method,
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",

@@ -33,8 +33,17 @@ class StreamingMetric(ABC):
         """Scores of all images from the results of [`reduce`], in any order."""
 
     def update(self, predictions, references, **columns) -> None:
-        """Add a batch. Arguments are those of [`reduce`]."""
+        """Add a batch. Arguments are those of [`reduce`].
+
+        Raises:
+            ValueError: as [`reduce`], or the batch has other columns than the first.
+        """
         batch = self.reduce(predictions, references, first_image=self.num_images, **columns)
+        if self._batches and batch.keys() != self._batches[0].keys():
+            raise ValueError(
+                f"This batch has {', '.join(batch)} of its images, and earlier ones have {', '.join(self._batches[0])}: add the "
+                "same columns, such as `groups`, with every batch."
+            )
         self._batches.append(batch)
         self.num_images += len(batch["usable"])
 

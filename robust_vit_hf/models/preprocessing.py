@@ -95,7 +95,7 @@ def load_processor(
         size, config = image_size or model.config.image_size, timm_files(source)[1]
         if preset == "model":
             return own_processor(config, size)
-        return make_image_processor(preset, size, native_processor(config))
+        return make_image_processor(preset, size, native_processor(config) if preset == "native" else None)
     if Path(source).is_dir():
         read_json(Path(source, "preprocessor_config.json"))  # transformers calls a damaged file missing
     try:

@@ -44,6 +44,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         super().__init__()
         self.dataset = dataset
         self.processor = processor
+        self.before: torch.Tensor | None = None
 
     def _init_summary_writer(self, args):
         from tensorboard.summary.writer import event_file_writer

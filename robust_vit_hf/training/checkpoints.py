@@ -1,6 +1,7 @@
 """Completeness of checkpoints, and choice of the one to resume from."""
 
 import json
+import re
 from pathlib import Path
 
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -60,7 +61,10 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
 
 def last_checkpoint(output_dir: str) -> str | None:
     """The complete checkpoint with the highest step."""
-    checkpoints = [path for path in Path(output_dir).glob("checkpoint-*") if is_complete(path)]
+    named = (
+        path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)
+    )  # no copies
+    checkpoints = [path for path in named if is_complete(path)]
     last = max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
     return None if last is None else str(last)
 

@@ -24,6 +24,7 @@ CHECKPOINTING = (
 
 # Options of the Trainer that change nothing here, and why. They are refused, since a run would look as if they had.
 NOT_HONOURED = {
+    "restore_callback_states_from_checkpoint": "a resumed run restores what it needs by itself",
     "label_smoothing_factor": "the losses are those of the method",
     "neftune_noise_alpha": "it adds noise to the embeddings of words",
     "use_liger_kernel": "its kernels are those of language models",
@@ -96,6 +97,10 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             )
         if self.head_epochs and self.world_size > 1:
             raise ValueError("`head_epochs` freezes layers within a training, which works in one process only.")
+        if self.head_learning_rate and not self.learning_rate:
+            raise ValueError(
+                "`head_learning_rate` is reached by a factor of `learning_rate`, which is 0: give a small one."
+            )
         if self.head_learning_rate is not None and (not self.head_epochs or self.lr_scheduler_type != "constant"):
             raise ValueError(
                 "`head_learning_rate` is that of the `head_epochs`, with the scheduler `constant`: give both, or leave it out."
@@ -113,6 +118,11 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             raise ValueError("Expected `max_steps` ≥ 1, or -1 for all steps of `num_train_epochs`, but got 0.")
         if self.device.type == "cpu":  # the default would warn that there is no accelerator
             self.dataloader_pin_memory = False
+        if self.on_nan == "skip" and self.gradient_accumulation_steps > 1 and self.world_size > 1:
+            raise ValueError(
+                "`on_nan='skip'` is not supported with `gradient_accumulation_steps` on several processes: the batch that is left out "
+                "may be the one whose backward pass adds up their gradients."
+            )
         if self.on_nan == "skip" and self.fp16:
             raise ValueError(
                 "`on_nan='skip'` is not supported with `fp16`, whose loss scale needs a gradient: use `bf16`."

@@ -23,6 +23,9 @@ logger = logging.get_logger(__name__)
 NOT_OF_STREAMS = {
     "data_seed": None,
     "train_sampling_strategy": "random",
+    # `max_steps` are one epoch.
+    "lr_decay_rate": 0.85,
+    "lr_decay_every": 2,
 }
 
 
@@ -95,7 +98,7 @@ def _prepare_stream(
     for option, unset in NOT_OF_STREAMS.items():
         if getattr(args, option, unset) != unset:  # releases of transformers have other options
             raise ValueError(
-                f"`{option}` has no effect on a stream, which orders and reads its rows by itself: leave it out."
+                f"`{option}` has no effect on a stream, which orders and reads its rows by itself, in one epoch: leave it out."
             )
     check_columns(dataset, name, args.needs_labels)
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):

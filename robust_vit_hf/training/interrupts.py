@@ -3,11 +3,12 @@
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 
 import torch
-from transformers import TrainerCallback, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # sent by users and clusters
@@ -86,3 +87,26 @@ class InterruptCallback(TrainerCallback):
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.received:  # a cluster's grace period is too short for an evaluation
             control.should_evaluate = control.should_save = False
+
+
+class MissedEvaluation(TrainerCallback):
+    """Evaluates a checkpoint from which a training goes on if a signal kept it from that, so that the best checkpoint is that of an
+    unbroken run."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        step = state.global_step
+        if not step or any("eval_loss" in entry and entry["step"] == step for entry in state.log_history):
+            return
+        if args.eval_strategy == IntervalStrategy.STEPS:
+            due = step % state.eval_steps == 0 and args.eval_delay <= step
+        else:
+            whole = abs(state.epoch - round(state.epoch)) < 1e-6
+            due = args.eval_strategy == IntervalStrategy.EPOCH and whole and args.eval_delay <= state.epoch
+        if due:
+            metrics = self._trainer._evaluate(None, None)
+            checkpoint = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{step}")
+            if self._trainer._determine_best_metric(metrics=metrics, trial=None) and checkpoint.is_dir():
+                state.best_model_checkpoint = str(checkpoint)

@@ -48,11 +48,15 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
     return None
 
 
+# Options of a recipe that suit its method alone.
+BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_learning_rate")
+
+
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
     """Read options by name from a YAML file or one of [`list_recipes`].
 
     Args:
-        method: the requested method. If the recipe has another, the recipe's method options and background swap are left out.
+        method: the requested method. If the recipe has another, the recipe's method options, swap and epochs of the head are left out.
 
     Raises:
         FileNotFoundError, ValueError: as [`read_yaml`], or as [`check_train_option`]; the message names file and line.
@@ -60,7 +64,7 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict:
     path = list_recipes().get(str(path), Path(path))
     values = read_yaml(path, check_train_option)
     if method not in (None, values.get("method", FinetuningArguments.method)):
-        return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, "background_swap")}
+        return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
     return values
 
 

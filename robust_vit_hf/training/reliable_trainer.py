@@ -23,7 +23,7 @@ from ..utils.finite import NonFiniteError, check_finite, non_finite_weights
 from ..utils.lock import folder_lock
 from .adapters import base_digest
 from .checkpoints import check_complete, last_checkpoint
-from .interrupts import EvaluationInterrupted, InterruptCallback, TrainingInterrupted
+from .interrupts import EvaluationInterrupted, InterruptCallback, MissedEvaluation, TrainingInterrupted
 from .run_identity import RunIdentity
 
 
@@ -45,6 +45,7 @@ class ReliableTrainer(PublishingTrainer):
         self._in_checkpoint = False  # whose errors say more
         self._interrupt = InterruptCallback()
         self.add_callback(self._interrupt)
+        self.add_callback(MissedEvaluation(self))
         self._mean_loss, self._num_losses = torch.zeros(()), 0  # over the steps of this training
         batch_size = self.args.train_batch_size * self.args.world_size
         sized = hasattr(self.train_dataset, "__len__")
@@ -95,6 +96,8 @@ class ReliableTrainer(PublishingTrainer):
             stack.enter_context(self._interrupt)
             try:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
+            except EvaluationInterrupted:  # that of `eval_on_start`
+                output = None
             except RuntimeError as error:
                 # gloo's message. With NCCL, a watchdog ends the process.
                 if self.args.world_size == 1 or not any(words in str(error) for words in ("Timed out", "by peer")):

@@ -369,9 +369,9 @@ class RobustViTTrainer(ReliableTrainer):
         # the original before the first step, also on resuming.
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
-            first = self.is_world_process_zero() or self.is_fsdp_enabled
-            if self._strips is not None and self.args.relevance_strip_steps and first:
-                self._strips.measure_before(self.model)
+        first = self.is_world_process_zero() or self.is_fsdp_enabled
+        if self._strips is not None and self._strips.before is None and self.args.relevance_strip_steps and first:
+            self._strips.measure_before(self.model)
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:

@@ -33,7 +33,7 @@ def open_columns(
 
     Args:
         source: Hub id or folder.
-        features: columns of the result. A set that has all of them is used unchanged.
+        features: columns of the result. A set that has all of them, with labels of this type, is used unchanged.
         local_labels: labels 0–999 of the classes in the set's numbering; `None` if that is ImageNet's, empty if
             unknown.
         row_of: a row of the result, from a row of the set and its `name`; by default, columns are found by their names.
@@ -48,9 +48,10 @@ def open_columns(
     """
     dataset, state = _load(source, config, split)
     columns = dataset.column_names
-    if set(features) <= set(columns):
+    same_labels = dataset.features.get("label") == features.get("label")
+    if set(features) <= set(columns) and (needed or same_labels):
         row_of = None
-        if needed and dataset.features.get("label") != features.get("label"):
+        if not same_labels:
             raise ValueError(
                 f"`{source}` has labels of type {_short(dataset.features['label'])}, expected {_short(features['label'])}: give the "
                 "official archive, or a folder of `robust-vit data prepare`."

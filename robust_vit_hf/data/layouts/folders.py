@@ -82,7 +82,7 @@ def path_within(root: Path, metadata: str, base: str, value: object) -> str:
     Raises:
         ValueError: it is not within that folder.
     """
-    name = os.path.normpath(value).replace("\\", "/") if isinstance(value, str) else ".."
+    name = os.path.normpath(value.replace("\\", "/")) if isinstance(value, str) else ".."
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or re.match(r"\w+://", str(value))
     if absolute or name.split("/")[0] == "..":
         raise ValueError(

@@ -275,7 +275,7 @@ def _lines(root: Path, name: str) -> Iterable[tuple[int, dict]]:
             return enumerate(csv.read_csv(path).to_pylist(), 2)
         if path.suffix == ".parquet":
             return enumerate(parquet.read_table(path).to_pylist(), 1)
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other line breaks
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ValueError(f"A `{path.name}` of `{root}` is not valid: `{path}`: {error}.") from error
     rows = []
