@@ -165,6 +165,19 @@ def test_energy(folder, tmp_path):
         "source": "CodeCarbon",
         "training_type": "fine-tuning",
     }
+    run = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps(run | {"resumed": True}))
+    write_card(copied)
+    card = ModelCard.load(copied / "README.md")
+    assert "Energy of its last part, by CodeCarbon: 0.0125 kWh." in card.content
+    assert "co2_eq_emissions" not in card.data.to_dict()
+
+
+def test_the_batch_size_is_the_one_that_fitted(tmp_path):
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, per_device_train_batch_size=8), masked_dataset(8))
+    trainer._train_batch_size = 4  # as `auto_find_batch_size` does
+    trainer.create_model_card()
+    assert json.loads((tmp_path / "run.json").read_text())["training"]["batch"] == "4 images, on 1 process"
 
 
 def evaluation_of(weights: str) -> dict:

@@ -227,6 +227,16 @@ def test_timm_states_its_own_preprocessing(mode):
         own_processor(stated | {"crop_mode": "border"}, 224)
 
 
+def test_the_papers_preset_needs_no_statistics_of_timm(tmp_path):
+    """It has its own. `native` takes those of the model, and says what lacks."""
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "pretrained_cfg": {"input_size": [3, 32, 32]}}
+    folder = str(saved_in(tmp_path / "timm", tiny(), config))
+    model = load_model(folder)
+    assert tuple(load_processor(folder, "paper", model).image_mean) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="Nothing states mean and standard deviation"):
+        load_processor(folder, "native", model)
+
+
 def test_the_rule_of_the_default(tmp_path):
     own = str(save_pretrained(tiny_vit(), tmp_path / "own"))
     run = save_pretrained(tiny_vit(), tmp_path / "run")
