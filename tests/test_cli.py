@@ -1,5 +1,7 @@
 """The command line as a whole: its help, its errors, and what is imported when."""
 
+import io
+import logging
 import re
 import subprocess
 import sys
@@ -130,6 +132,19 @@ def test_a_token_in_the_place_of_a_file(tmp_path):
     assert "There is no recipe `hf_…`" in call("train", token).error
     with pytest.raises(FileNotFoundError, match="There is no recipe `hf_…`"):
         main(["train", token, "--debug"])
+
+
+def test_a_log_that_cannot_be_written_is_no_traceback(monkeypatch, capsys):
+    """On a full disk; the error of the command itself tells."""
+
+    class Full(io.StringIO):
+        def write(self, text: str):
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    main(["data", "--help"])
+    logging.StreamHandler(Full()).emit(logging.makeLogRecord({"msg": "words"}))
+    assert "Logging error" not in capsys.readouterr().err
 
 
 def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):

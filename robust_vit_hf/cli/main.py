@@ -1,5 +1,6 @@
 """`robust-vit COMMAND …`: the commands, and their errors."""
 
+import logging
 import re
 import sys
 
@@ -36,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
+    logging.raiseExceptions = (
+        debug  # a log that cannot be written is no traceback: of a full disk, the command's error tells
+    )
     try:
         command, prog, rest = find(argv)
         options = load(command.options)
