@@ -232,10 +232,10 @@ def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
     assert resumed.state.global_step == 6
 
 
-@pytest.mark.parametrize("step", [3, 6])
-def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(step, tmp_path):
+@pytest.mark.parametrize("step, steps", [(3, -1), (6, -1), (5, 5)])
+def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(step, steps, tmp_path):
     """After the last step of an epoch; that of the training, too. It is validated before the training goes on."""
-    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "max_steps": steps}
     settings |= {"metric_for_best_model": "loss", "greater_is_better": step == 3, "learning_rate": 0.01}
     whole = make_trainer(tmp_path / "whole", **settings)
     whole.train()

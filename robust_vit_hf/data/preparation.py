@@ -97,14 +97,15 @@ def prepare(options: PrepareOptions) -> str:
 
 
 def _check_other_splits(folder: Path, options: dict) -> None:
-    """Refuse a split with other options than those of the folder's other splits, which are loaded together.
+    """Refuse a split with other options than those of the folder's other splits, which are loaded together; its images may come from
+    another folder.
 
     Raises:
         ValueError: they differ.
     """
     for split, made in read_settings(folder).items():
-        known = {key: value for key, value in made.items() if key not in ("set", "sources", "split")}
-        asked = {key: value for key, value in options.items() if key != "split"}
+        known = {key: value for key, value in made.items() if key not in ("set", "sources", "split", "imagenet")}
+        asked = {key: value for key, value in options.items() if key not in ("split", "imagenet")}
         if split != options.get("split") and "sources" in made and known != json.loads(json.dumps(asked)):
             raise ValueError(
                 f"`{folder}` holds the split `{split}` made with {known or 'no options'}, and this one is asked for with "

@@ -172,12 +172,10 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
         measured = Measured.load(folder / name / "before", Backgrounds.rows_file)
         if measured is not None:
             right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
-            visible = np.array(measured.columns["object_share"]) > 0
-            after, classes = np.full(len(result), TOP), result.classes.copy()
+            after = np.full(len(result), TOP)
             after[result.usable] = np.where(right, 0, TOP)  # objects of labelled images alone are cut out
-            classes[result.usable] = np.where(visible, classes[result.usable], -1)
             sides = {"before": result.sides["before"], "after": SideResult(after)}
-            sets[name] = replace(result, sides=sides, classes=classes)
+            sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     return (
         replace(

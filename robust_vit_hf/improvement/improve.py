@@ -234,7 +234,7 @@ def _check_folder(options: ImproveOptions) -> None:
     """
     folder = options.output_dir
     check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
-    if not (folder / INPUTS_FILE).is_file():
+    if not (folder / INPUTS_FILE).exists():
         for name in ("config.json", "adapter_config.json", RUN_FILE, RESULTS_FILE, CANDIDATES_FOLDER):
             if (folder / name).exists():
                 raise ValueError(

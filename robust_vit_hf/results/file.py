@@ -147,7 +147,8 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
         for run in part.runs:
             settings = json.loads(run.settings or "{}")
             trained = {name: value for name, value in settings.items() if name not in MEASUREMENT_OPTIONS}
-            setting = (run.learning_rate, *sorted(run.tuned.items()), run.share, run.epochs, json.dumps(trained))
+            epochs = run.epochs if run.learning_rate else None  # of what trains nothing, whatever a file says
+            setting = (run.learning_rate, *sorted(run.tuned.items()), run.share, epochs, json.dumps(trained))
             key = (run.model, run.method, run.seed, *setting)
             if key not in runs or len(run.sets) > len(runs[key].sets):
                 runs[key] = run

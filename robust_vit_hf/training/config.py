@@ -24,7 +24,7 @@ CHECKPOINTING = (
 
 # Options of the Trainer that change nothing here, and why. They are refused, since a run would look as if they had.
 NOT_HONOURED = {
-    "restore_callback_states_from_checkpoint": "a resumed run restores what it needs by itself",
+    "restore_callback_states_from_checkpoint": "a resumed run restores the state of this package's callbacks by itself",
     "label_smoothing_factor": "the losses are those of the method",
     "neftune_noise_alpha": "it adds noise to the embeddings of words",
     "use_liger_kernel": "its kernels are those of language models",

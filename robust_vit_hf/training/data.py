@@ -98,7 +98,7 @@ def _prepare_stream(
     for option, unset in NOT_OF_STREAMS.items():
         if getattr(args, option, unset) != unset:  # releases of transformers have other options
             raise ValueError(
-                f"`{option}` has no effect on a stream, which orders and reads its rows by itself, in one epoch: leave it out."
+                f"`{option}` has no effect on a stream, which orders and reads its rows by itself, in one epoch: leave it out, in a new run."
             )
     check_columns(dataset, name, args.needs_labels)
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):

@@ -100,10 +100,11 @@ class MissedEvaluation(TrainerCallback):
         step = state.global_step
         if not step or any("eval_loss" in entry and entry["step"] == step for entry in state.log_history):
             return
+        last = step >= state.max_steps  # which is validated wherever it falls
         if args.eval_strategy == IntervalStrategy.STEPS:
-            due = step % state.eval_steps == 0 and args.eval_delay <= step
+            due = (last or step % state.eval_steps == 0) and args.eval_delay <= step
         else:
-            whole = abs(state.epoch - round(state.epoch)) < 1e-6
+            whole = last or abs(state.epoch - round(state.epoch)) < 1e-6
             due = args.eval_strategy == IntervalStrategy.EPOCH and whole and args.eval_delay <= state.epoch
         if due:
             metrics = self._trainer._evaluate(None, None)

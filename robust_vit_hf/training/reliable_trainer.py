@@ -96,7 +96,7 @@ class ReliableTrainer(PublishingTrainer):
             stack.enter_context(self._interrupt)
             try:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
-            except EvaluationInterrupted:  # that of `eval_on_start`
+            except EvaluationInterrupted:  # of a validation before the first step
                 output = None
             except RuntimeError as error:
                 # gloo's message. With NCCL, a watchdog ends the process.
@@ -115,6 +115,11 @@ class ReliableTrainer(PublishingTrainer):
                 128 + number,
             )
         return output
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # The Trainer would take a step beyond `max_steps` when a run that ended within an epoch is resumed.
+        if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         try:

@@ -33,7 +33,8 @@ def open_columns(
 
     Args:
         source: Hub id or folder.
-        features: columns of the result. A set that has all of them, with labels of this type, is used unchanged.
+        features: columns of the result. A set that has all of them is used unchanged, unless its labels are named by wnids in another
+            order than ImageNet's or are other than 1000.
         local_labels: labels 0–999 of the classes in the set's numbering; `None` if that is ImageNet's, empty if
             unknown.
         row_of: a row of the result, from a row of the set and its `name`; by default, columns are found by their names.
@@ -48,10 +49,9 @@ def open_columns(
     """
     dataset, state = _load(source, config, split)
     columns = dataset.column_names
-    same_labels = dataset.features.get("label") == features.get("label")
-    if set(features) <= set(columns) and (needed or same_labels):
+    if set(features) <= set(columns) and (needed or not _has_own_numbering(dataset.features.get("label"))):
         row_of = None
-        if not same_labels:
+        if needed and dataset.features.get("label") != features.get("label"):
             raise ValueError(
                 f"`{source}` has labels of type {_short(dataset.features['label'])}, expected {_short(features['label'])}: give the "
                 "official archive, or a folder of `robust-vit data prepare`."
@@ -89,6 +89,16 @@ def open_columns(
         )
     rows = partial(column_rows, dataset=dataset.decode(False), row_of=row_of)
     return Source(rows, list(range(dataset.num_shards)), state)
+
+
+def _has_own_numbering(label: object) -> bool:
+    """Whether the names of a label column say that it is not numbered as ImageNet."""
+    names = getattr(label, "names", None)
+    if names is None:
+        return False
+    return len(names) != 1000 or (
+        all(map(is_wnid, names)) and list(map(label_of_wnid().get, names)) != list(range(1000))
+    )
 
 
 def _short(feature: object) -> str:
@@ -147,7 +157,7 @@ def _load(source: str, config: str | None, split: str) -> tuple[datasets.Iterabl
 
 def _row_of(row: dict, name: str, image_column: str, label_column: str, numbering: Sequence, source: str) -> dict:
     """A row in the schema. `numbering` maps the set's numbers to labels or wnids."""
-    file_name = _file_name(row, image_column) or name
+    file_name = row.get("file_name") or _file_name(row, image_column) or name
     value = row[label_column]
     if not isinstance(value, str):
         if not 0 <= value < len(numbering):
