@@ -49,9 +49,10 @@ def open_columns(
     """
     dataset, state = _load(source, config, split)
     columns = dataset.column_names
-    if set(features) <= set(columns) and (needed or not _has_own_numbering(dataset.features.get("label"))):
+    same_labels = dataset.features.get("label") == features.get("label")
+    if set(features) <= set(columns) and (needed or same_labels or not _has_own_numbering(dataset.features["label"])):
         row_of = None
-        if needed and dataset.features.get("label") != features.get("label"):
+        if needed and not same_labels:
             raise ValueError(
                 f"`{source}` has labels of type {_short(dataset.features['label'])}, expected {_short(features['label'])}: give the "
                 "official archive, or a folder of `robust-vit data prepare`."
