@@ -21,7 +21,7 @@ def class_group_figure(results: Results) -> Figure | None:
     """Figure 4: average change of top-1 and top-5 on training and other classes, by set, over [`averaged_models`]."""
     averaged = averaged_models(results)
     runs = [run for run in results.of(OURS) if run.training_classes and run.model in averaged]
-    sets = [name for name in results.common(runs, results.sets) if all(run.sets[name].by_class for run in runs)]
+    sets = results.common_by_class(runs, results.sets)
     if not sets:
         return None
     figure = Figure((2 + 1.6 * len(sets), 3.6), layout="constrained")
@@ -81,8 +81,7 @@ def first_class_changes(results: Results) -> dict[str, dict[int, float]]:
     """Change of top-1 by set and class, see [`class_changes`], of the first model (ViT-B in the paper), over the
     seeds."""
     runs = results.of(OURS, results.models[0])
-    sets = [name for name in results.common(runs, results.sets) if all(run.sets[name].by_class for run in runs)]
-    return {name: class_changes(runs, name) for name in sets}
+    return {name: class_changes(runs, name) for name in results.common_by_class(runs, results.sets)}
 
 
 def class_change_figures(changes: dict[str, dict[int, float]], names: dict[int, str]) -> dict[str, Figure]:

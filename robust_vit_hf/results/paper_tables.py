@@ -287,8 +287,7 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
         if not any((name in SYNTHETIC) == synthetic for name in results.sets):
             continue
         known = [run for run in _finetuned(results.of(OURS)) if run.training_classes]
-        sets = results.common(known, _of_kind(results, synthetic))
-        sets = [name for name in sets if all(run.sets[name].by_class for run in known)]
+        sets = results.common_by_class(known, _of_kind(results, synthetic))
         averaged = averaged_models(results)
         rows: list[list[str]] = []
         changes: dict[bool, list[np.ndarray]] = {True: [], False: []}

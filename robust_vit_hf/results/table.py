@@ -174,3 +174,7 @@ class Results:
     def common(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
         """The given sets on which all runs were measured."""
         return [name for name in names if runs and all(name in run.sets for run in runs)]
+
+    def common_by_class(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+        """Those of [`common`] whose images have one class each."""
+        return [name for name in self.common(runs, names) if all(run.sets[name].by_class for run in runs)]
