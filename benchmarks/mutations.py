@@ -148,7 +148,7 @@ MUTATIONS = [
     Mutation("results/file.py", 'by_class=of_set.get("by_class", True)', "by_class=True", "report"),
     Mutation("results/file.py", 'of_set.get("num_ranked", TOP)', "TOP", "report"),
     Mutation("experiments/collect.py", "(share > 0) & (share < 1)", "(share > 0)", "sweep"),
-    Mutation("experiments/collect.py", 'None if read_json(point / RUN / RUN_FILE)["resumed"] else ', "", "sweep"),
+    Mutation("experiments/collect.py", 'None if trained["resumed"] else ', "", "sweep"),
     Mutation("experiments/validation.py", 'replace(side, processor=sides["after"].processor)', "side", "sweep"),
     Mutation("experiments/selection.py", "seeds.setdefault(run.seed, run)) is not run", "seeds.setdefault(run.name, run)) is not run", "report"),
     Mutation("evaluation/segment.py", ' if "mask" in rows.column_names', "", "evaluate_commands"),

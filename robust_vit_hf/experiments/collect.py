@@ -123,7 +123,8 @@ def _model_of(recorded: dict) -> str:
 def _runs(point: Path, model_digest: str) -> list[Run]:
     """A run with labels of its model and method that are not yet unique, and its mixtures with the original model."""
     recorded, results = read_json(point / POINT_FILE), read_json(point / RUN / RESULTS_FILE)
-    training, data = results["settings"]["training"], read_json(point / RUN / RUN_FILE)["data"]
+    trained = read_json(point / RUN / RUN_FILE)
+    training, data = results["settings"]["training"], trained["data"]
     state = read_json(point / RUN / TRAINER_STATE_NAME)
     name = _model_of(recorded)
     registered = MODELS.get(find_model(name))
@@ -144,7 +145,7 @@ def _runs(point: Path, model_digest: str) -> list[Run]:
         validation=(measured[-1]["eval_original_top1"], measured[-1]["eval_top1"]) if measured else None,
         train_images=data["train_images"],
         tuned=recorded.get("tuned", {}),
-        seconds=None if read_json(point / RUN / RUN_FILE)["resumed"] else _seconds(state["log_history"]),
+        seconds=None if trained["resumed"] else _seconds(state["log_history"]),
         commit=results.get("commit"),
     )
     runs = []
