@@ -37,9 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [argument for argument in argv if argument != "--debug"]
-    logging.raiseExceptions = (
-        debug  # a log that cannot be written is no traceback: of a full disk, the command's error tells
-    )
+    # On a full disk, logging would print a traceback beside the error of the command.
+    logging.raiseExceptions = debug
     try:
         command, prog, rest = find(argv)
         options = load(command.options)
