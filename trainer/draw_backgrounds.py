@@ -20,6 +20,7 @@ from robust_vit_hf.evaluation.examples import may_be_shown
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.relevance.overlay import denormalize
+from robust_vit_hf.utils.figures import PICTURE_AXES
 
 
 OBJECTS, BACKGROUNDS = 3, 5
@@ -32,7 +33,7 @@ def main(before: str, after: str, path: Path) -> None:
     processor = load_processor(before, "paper", models["before"])
     rng = np.random.default_rng(0)
     figure = Figure((1.5 * (BACKGROUNDS + 1), 2.05 * OBJECTS), layout="constrained")
-    axes = figure.subplots(OBJECTS, BACKGROUNDS + 1)
+    axes = figure.subplots(OBJECTS, BACKGROUNDS + 1, subplot_kw=PICTURE_AXES)
     for of_object, drawn in zip(
         axes, rng.permutation(len(rows))[: OBJECTS * (BACKGROUNDS + 1)].reshape(OBJECTS, -1), strict=True
     ):
@@ -44,7 +45,6 @@ def main(before: str, after: str, path: Path) -> None:
             best = {side: model(shown).logits.argmax(dim=1).tolist() for side, model in models.items()}
         for place, (axis, picture) in enumerate(zip(of_object, denormalize(shown, processor), strict=True)):
             axis.imshow(picture.permute(1, 2, 0).numpy())
-            axis.axis("off")
             for line, (side, classes) in enumerate(best.items()):
                 name = classes_of_model(models[side].config)[classes[place]]
                 axis.text(

@@ -7,7 +7,7 @@ from textwrap import wrap
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..utils.figure_text import plain
+from ..utils.figures import PICTURE_AXES, plain
 from ..utils.images import to_rgb
 from .parquet_writer import REJECTED_FOLDER, sample_rows
 
@@ -38,9 +38,7 @@ def save_contact_sheet(
     width = 3.6 if any(mask is not None for _, mask, _ in examples) else 1.9  # inches, of a column
     height = width * max(sheet.height / sheet.width for sheet in sheets) + 0.3
     figure = Figure((num_columns * width, num_rows * height), layout="constrained")
-    axes = figure.subplots(num_rows, num_columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
+    axes = figure.subplots(num_rows, num_columns, squeeze=False, subplot_kw=PICTURE_AXES)
     for axis, sheet, (*_, caption) in zip(axes.flat, sheets, examples, strict=False):
         axis.imshow(sheet)
         axis.set_title("\n".join(wrap(plain(caption), 60)[:3]), fontsize=6)

@@ -18,7 +18,7 @@ from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..relevance.overlay import denormalize
 from ..results.diagnosis import Diagnosis
-from ..utils.figure_text import plain
+from ..utils.figures import plain
 
 
 NUM_EXAMPLES = 6  # in the strip

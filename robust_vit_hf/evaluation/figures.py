@@ -12,7 +12,7 @@ from ..data.transforms import segmentation_transform
 from ..models.preprocessing import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
-from ..utils.figure_text import plain
+from ..utils.figures import PICTURE_AXES, plain
 from .examples import Example
 from .session import Side
 
@@ -39,9 +39,7 @@ def before_after_figure(
         parts = np.atleast_1d(band.subfigures(1, len(shares), width_ratios=shares, wspace=0.03))
         for part, width, (title, examples) in zip(parts, widths, row.items(), strict=False):
             part.suptitle(plain(title), fontweight="bold", fontsize=9)
-            axes = part.subplots(lines, width, squeeze=False)
-            for axis in axes.flat:
-                axis.axis("off")
+            axes = part.subplots(lines, width, squeeze=False, subplot_kw=PICTURE_AXES)
             for column, example in enumerate(examples):
                 pictures = [(f"{example.set_name}\n{example.label}", example.image)]
                 for side, predicted in example.predicted.items():
@@ -82,13 +80,12 @@ def save_attribution_figure(
             titles.append(f"{method}\n{name}" if len(sides) > 1 else method)
 
     figure = Figure((1.2 * len(columns), 1.2 * len(rows) + 0.4), layout="constrained")
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
+    axes = figure.subplots(len(rows), len(columns), squeeze=False, subplot_kw=PICTURE_AXES)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(plain(title), fontsize=8)
     for index, row in enumerate(axes):
         for axis, pictures in zip(row, columns, strict=True):
             axis.imshow(pictures[index].permute(1, 2, 0).numpy())
-            axis.axis("off")
     figure.savefig(path, dpi=75)
 
 
@@ -101,9 +98,7 @@ def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for band, (title, examples) in zip(bands, rows.items(), strict=True):
         band.suptitle(plain(title), fontweight="bold", fontsize=9)
-        axes = band.subplots(1, 2 * columns, squeeze=False)[0]
-        for axis in axes:
-            axis.axis("off")
+        axes = band.subplots(1, 2 * columns, squeeze=False, subplot_kw=PICTURE_AXES)[0]
         for place, example in enumerate(examples):
             left, right = axes[2 * place : 2 * place + 2]
             left.imshow(example.image)
@@ -117,9 +112,9 @@ def issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
 def save_picture_grid(rows: Sequence[Sequence[tuple[str, torch.Tensor]]], path: Path) -> None:
     """Save a grid of captioned pictures `(3, H, W)` in [0, 1]. All rows have the same length."""
     figure = Figure((1.5 * len(rows[0]), 1.85 * len(rows)), layout="constrained")
-    for axes, pictures in zip(figure.subplots(len(rows), len(rows[0]), squeeze=False), rows, strict=True):
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, subplot_kw=PICTURE_AXES)
+    for axes, pictures in zip(grid, rows, strict=True):
         for axis, (caption, picture) in zip(axes, pictures, strict=True):
             axis.imshow(picture.permute(1, 2, 0).numpy())
             axis.set_title(plain(caption), fontsize=7)
-            axis.axis("off")
     figure.savefig(path, dpi=100)

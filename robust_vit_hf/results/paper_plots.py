@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..utils.figure_text import plain
+from ..utils.figures import plain
 from .bootstrap import change
 from .paper_tables import averaged_models, group_accuracy
 from .plots import class_figure

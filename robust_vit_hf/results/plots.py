@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..utils.figure_text import plain
+from ..utils.figures import plain
 from ..utils.files import atomic_file
 from .summary import class_changes, curves, set_rows, sides_of
 from .table import Run

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..utils.figure_text import plain
+from ..utils.figures import plain
 from .bootstrap import Difference, change
 from .table import Run
 from .text_table import Table

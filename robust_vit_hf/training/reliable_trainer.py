@@ -96,6 +96,8 @@ class ReliableTrainer(PublishingTrainer):
             stack.enter_context(self._interrupt)
             try:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
+                # The others list the checkpoints of the folder, which is removed with the lock if nothing was written.
+                self.accelerator.wait_for_everyone()
             except EvaluationInterrupted:  # of a validation before the first step
                 output = None
             except RuntimeError as error:
