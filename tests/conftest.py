@@ -1,5 +1,6 @@
 """Environment and fixtures of all tests: no network, caches of their own, and one Hub on loopback."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -43,6 +44,13 @@ from .helpers.tiny import IMAGE_SIZE, ROOT
 settings.register_profile("few", max_examples=20, deadline=None, derandomize=True)
 settings.register_profile("many", max_examples=500, deadline=None)
 settings.load_profile("few")
+
+
+def pytest_collection_finish(session):
+    """Leave what was imported out of garbage collections: Accelerate asks for several of them at each training, and with all test modules
+    loaded they take longer than the tiny trainings."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
