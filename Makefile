@@ -27,10 +27,10 @@ app: $(VENV)/.installed  ## Look at the bundled model, before and after, in a pa
 test: $(VENV)/.installed  ## Run the tests, but for the slow ones
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not release"
 
-test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip and the wheel
+test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, the wheel, and others of 5 seconds and more
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
-test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out: the paper's tables, the notebook, kills of improve
+test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out: all config files, the paper's tables, the notebook, kills
 	$(BIN)/python -m pytest -n auto --dist loadfile -m release
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.

@@ -12,29 +12,31 @@ from .test_evaluation import MAPS
 from .test_trainer import COMPONENTS, assert_equal_weights
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault, messages",
     [
-        (
+        pytest.param(
             "nan",
             [
                 r"error of process 1: Step 1: the loss of row \d+, .* is NaN or infinite",
                 r"error of process 0: Step 1: the loss of images of another process is NaN or infinite",
             ],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "validation",
             [
                 rf"error of process {rank}: SIGTERM has stopped the training after step 2.*checkpoint-2`"
                 for rank in (0, 1)
             ],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "hang",
             [
                 r"error of process 0: After step 2: another process has ended, or has not answered for 20 s .*checkpoint-\d`"
             ],
+            marks=pytest.mark.release,
         ),
     ],
 )
@@ -45,6 +47,7 @@ def test_a_fault_of_one_process_ends_both(tmp_path, fault, messages):
         assert re.search(message, completed.out), completed.out + completed.err[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     run(tmp_path / "1", 8)
     completed = launch_two("--module", "tests.helpers.distributed", tmp_path / "2", 4)

@@ -96,6 +96,7 @@ def test_a_longer_split_begins_with_the_shorter():
     assert [row["image"].tobytes() for row in short] == [row["image"].tobytes() for row in long][:15]
 
 
+@pytest.mark.slow
 def test_the_class_gives_away_the_background_of_biased_images():
     """Of all sets but the two that change the background."""
     for split in set(SPLITS) - {"background_new", "background_random"}:
@@ -246,6 +247,7 @@ def test_the_bias_is_small_and_safe():
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 8
 
 
+@pytest.mark.slow
 def test_the_model_decides_by_the_background():
     model, backbone = load_biased_model(), load_backbone()
     assert type(model) is type(backbone)

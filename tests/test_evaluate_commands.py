@@ -164,6 +164,7 @@ def test_a_folder_of_another_model_is_refused(robustness, models, sets):
     assert "holds the result of another evaluation, which differs in: model" in completed.error
 
 
+@pytest.mark.slow
 def test_images_of_your_own_in_bf16(tmp_path):
     """Any data set with labels; with masks, relevance comes with it."""
     tiny_vit().save_pretrained(tmp_path / "model")

@@ -235,6 +235,7 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
     assert "is the mask of an image of `train` and of one of `validation`: put the masks into `train/`" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_steps, steps", [(3, 1), (6, 2)], ids=["when it is measured", "when it trains"])
 def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_path):
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", max_steps, "--learning_rates", 1e-4, 1e30]
@@ -302,6 +303,7 @@ def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
     assert "after step 2 of swap, learning rate 0.0003, 1 steps. Start the same command again" in result.err
 
 
+@pytest.mark.slow
 def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
     """A model that nothing improves: it says so, writes no weights, and ends well."""
     result = robust_vit_hf.improve(
@@ -313,6 +315,7 @@ def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
     assert "original" in result.candidates.rows[0][0] and result.table.head == ["measure", "before"]
 
 
+@pytest.mark.slow
 def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path):
     write_photographs(tmp_path / "photos", "train", 6, seed=3)
     options = options_of(inputs, tmp_path / "out")
@@ -323,6 +326,7 @@ def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path
     assert 'Unknown split "test"' in named
 
 
+@pytest.mark.slow
 def test_a_model_of_more_classes_with_dropout_on_greyscale_images(inputs, tmp_path):
     """1000 classes, of which the photographs have four, in another order; one class has a single validation image."""
     write_photographs(tmp_path / "photos", "train", 3, seed=5)

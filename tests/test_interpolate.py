@@ -281,6 +281,7 @@ def sweep_of(folder: Path) -> dict:
     return json.loads((folder / "sweep.json").read_text())
 
 
+@pytest.mark.slow
 def test_sweep_over_emoji_shift(hub, tmp_path):
     before = load_biased_model()
     after = copy.deepcopy(before)

@@ -66,7 +66,7 @@ def test_config_files_are_those_of_accelerate():
     assert all(f"`{path.name}`" in page for path in files)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_ddp_and_fsdp2_give_the_run_of_one_process(options, tmp_path):
     """From the config files, checkpoints and a resume included. Of the model that was sharded, report and card are made."""
     one, ddp, fsdp = (tmp_path / name for name in ("one", "ddp", "fsdp"))
@@ -115,7 +115,7 @@ def test_fsdp_without_gpus_is_refused(tmp_path, monkeypatch):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), tensor_rows(4))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
     """Launcher and processes all receive the signal, as slurm sends it, so that processes receive it twice."""
     options = [*options, "--eval_strategy", "no", "--load_best_model_at_end", "False", "--save_total_limit", 1]
@@ -192,8 +192,13 @@ def run_under_slurm(script: str, nodes: int, folder: Path, *arguments) -> Comple
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script, nodes", [("one_node.sh", 1), ("several_nodes.sh", 2)])
+@pytest.mark.parametrize(
+    "script, nodes",
+    [
+        pytest.param("one_node.sh", 1, marks=pytest.mark.slow),
+        pytest.param("several_nodes.sh", 2, marks=pytest.mark.release),
+    ],
+)
 def test_slurm_scripts(options, tmp_path, script, nodes):
     run = tmp_path / "a run"  # a space, which shells split at
     done = run_under_slurm(script, nodes, tmp_path, *options, "--num_train_epochs", 1, "--output_dir", run)

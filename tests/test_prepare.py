@@ -113,6 +113,7 @@ def test_folder_of_another_run_is_not_continued(tmp_path):
         prepare("imagenet-sketch", [source], tmp_path / "set")
 
 
+@pytest.mark.slow
 def test_kill_loses_no_finished_part(tmp_path):
     """Two kills, then a run to the end: the result is that of a run without any."""
     source = formats.class_folders(tmp_path / "set", {TENCH: 400, GOLDFISH: 300})

@@ -136,6 +136,7 @@ def test_the_pushed_card(hub, pushed):
     assert (folder / "run" / "table.md").read_text().strip() in card.content
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_it(pushed, tmp_path):
     """With an empty cache: model, processor, and both pipelines."""
     folder, _ = pushed
@@ -314,6 +315,7 @@ def test_a_commit_that_fails_leaves_the_old_one(hub, pushed, changed):
     assert logits(repo) == pytest.approx([value + 1 for value in old], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_push_that_was_killed_is_repeated(hub, changed):
     """Killed while the second of two large files goes up: nothing is visible, and the first is not uploaded again."""
     (changed / "before_after.png").write_bytes(bytes(2000))

@@ -485,7 +485,7 @@ def imagenet(tmp_path_factory):
 @pytest.mark.parametrize(
     "name, models, tables",
     [
-        ("table8", ["vit-b"], (1, 2, 8, 9, 10, 11)),
+        pytest.param("table8", ["vit-b"], (1, 2, 8, 9, 10, 11), marks=pytest.mark.slow),
         pytest.param("table4", None, (4, 12), marks=pytest.mark.release),
         pytest.param("table1", None, (1, 10), marks=pytest.mark.release),
     ],

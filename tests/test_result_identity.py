@@ -156,6 +156,7 @@ def test_another_configuration_is_another_model(tmp_path):
             assert "holds the result of another evaluation, which differs in: model." in error
 
 
+@pytest.mark.slow
 def test_two_evaluations_in_one_folder_at_once(tmp_path):
     """The second is refused, so that neither result is lost."""
     save_pretrained(tiny_vit(), tmp_path / "model")

@@ -299,6 +299,7 @@ def test_a_signal_without_checkpoints_is_told(tmp_path):
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
     """A process of its own, as a cluster stops it; the same command with `--resume_from_checkpoint last` ends the run."""
     masked_folder(tmp_path / "data")

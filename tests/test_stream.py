@@ -333,7 +333,7 @@ def test_a_killed_command_goes_on_with_the_same_images(tmp_path, options):
     assert_same_weights(tmp_path / "killed", tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_processes_train_as_one(tmp_path):
     """A file is shared row by row, so that the batches of both are that of one process."""
     masked_dataset(16).to_parquet(tmp_path / "data" / "train-00000.parquet")

@@ -242,6 +242,7 @@ def test_weights_of_a_variant_are_chosen_where_the_rule_says_so(inputs, tmp_path
     ]
 
 
+@pytest.mark.slow
 def test_settings_are_chosen_on_validation_images_and_mixtures_measured(inputs, tmp_path):
     """The whole way: two weights, two seeds with a model each, a mixture, and the rule on the validation images."""
     save_pretrained(tiny_vit(seed=1), tmp_path / "other")
@@ -635,7 +636,7 @@ def start(*arguments) -> subprocess.Popen:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_path):
     variants = {"robustvit": VARIANTS["robustvit"]}
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants=variants, seeds=SEEDS, options={"num_train_epochs": 5})

@@ -24,8 +24,11 @@ VITS = [
     *("vit_small_patch32_224", "vit_small_patch32_384"),
     *("vit_base_patch8_224", "vit_base_patch16_224", "vit_base_patch16_384"),
     *("vit_base_patch32_224", "vit_base_patch32_384"),
-    *("vit_large_patch16_224", "vit_large_patch32_224", "vit_large_patch32_384"),
     "vit_base_patch16_224_miil",  # query, key and value have no bias
+    *(
+        pytest.param(f"vit_large_{size}", marks=pytest.mark.slow)
+        for size in ("patch16_224", "patch32_224", "patch32_384")
+    ),
 ]
 DEITS = [
     *("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224", "deit_base_patch16_384"),

@@ -45,6 +45,7 @@ def write_recipe(folder: Path, values) -> Path:
     return recipe
 
 
+@pytest.mark.slow
 def test_a_launched_run_leaves_everything(inputs, tmp_path):
     recipe = write_recipe(tmp_path, inputs | {"control": True, "report_to": "tensorboard"})
     options = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu".split()
