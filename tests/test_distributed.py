@@ -4,10 +4,14 @@ import json
 import re
 
 import pytest
+from accelerate import Accelerator
 from transformers import ViTForImageClassification
+
+from robust_vit_hf import RobustViTTrainer
 
 from .helpers.commands import launch_two
 from .helpers.distributed import run
+from .helpers.tiny import tensor_rows, tiny_config, tiny_vit
 from .test_evaluation import MAPS
 from .test_trainer import COMPONENTS, assert_equal_weights
 
@@ -45,6 +49,20 @@ def test_a_fault_of_one_process_ends_both(tmp_path, fault, messages):
     assert completed.status != 0
     for message in messages:
         assert re.search(message, completed.out), completed.out + completed.err[-3000:]
+
+
+def test_the_folder_stays_until_all_processes_have_ended(tmp_path, monkeypatch):
+    """Those that are behind list its checkpoints, and it is removed if nothing was written."""
+    folder, waited = tmp_path / "run", []
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(folder), tensor_rows(16))
+
+    def wait_for_everyone(accelerator):
+        waited.append((trainer.state.global_step, (folder / ".train.lock").exists()))
+
+    monkeypatch.setattr(Accelerator, "wait_for_everyone", wait_for_everyone)
+    trainer.train()
+    assert waited and waited[-1] == (trainer.state.max_steps, True)
+    assert not folder.exists()
 
 
 @pytest.mark.slow
