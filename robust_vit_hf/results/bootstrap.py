@@ -144,15 +144,14 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
         rng = np.random.default_rng(zlib.crc32(name.encode()))  # draws do not depend on the other sets
         members = {seed: [gain for gain in of_set if gain.seed == seed] for seed in seeds}
         if len({gain.images for gain in of_set}) == 1:  # the same images for all seeds: drawn once for all
-            of_seed = _resampled(list(members.values()), name, rng)
-            resamples.append(np.take_along_axis(of_seed, drawn, axis=1).mean(axis=1))
+            means_of_seeds = _resampled(list(members.values()), name, rng, NUM_RESAMPLES)
+            resamples.append(np.take_along_axis(means_of_seeds, drawn, axis=1).mean(axis=1))
         else:
-            slots = [
-                np.concatenate([_resampled([members[seed]], name, rng) for seed in seeds], axis=1)
-                for _ in range(count)
-            ]
-            picked = [np.take_along_axis(slot, drawn[:, [place]], axis=1) for place, slot in enumerate(slots)]
-            resamples.append(np.concatenate(picked, axis=1).mean(axis=1))
+            picked = np.empty(drawn.shape)
+            for place, index in np.ndindex(count, count):
+                of_seed = drawn[:, place] == index
+                picked[of_seed, place] = _resampled([members[seeds[index]]], name, rng, of_seed.sum())[:, 0]
+            resamples.append(picked.mean(axis=1))
     tail = (1 - CONFIDENCE) / 2
     if count > 1:
         tail = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
@@ -163,15 +162,15 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
     return Difference(over_seeds.mean, float(low), float(high))
 
 
-def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Generator) -> np.ndarray:
-    """Mean gains `(NUM_RESAMPLES, groups)` of groups of runs, all on the same images, which are drawn once for all."""
+def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Mean gains `(size, groups)` of groups of runs, all on the same images, which are drawn once for all."""
     if len({len(gain.values) for group in groups for gain in group}) > 1:
         raise ValueError(_other_images(name))
     means = np.stack([np.mean([gain.values for gain in group], axis=0) for group in groups])
     patterns, counts = np.unique(means.T, axis=0, return_counts=True)
     order = sorted(range(len(patterns)), key=lambda index: (not patterns[index].any(), *-patterns[index]))
     patterns, counts = patterns[order], counts[order]
-    return rng.multinomial(means.shape[1], counts / counts.sum(), NUM_RESAMPLES) @ patterns / means.shape[1]
+    return rng.multinomial(means.shape[1], counts / counts.sum(), size) @ patterns / means.shape[1]
 
 
 def resampled_means(columns: np.ndarray, num_resamples: int = 2000, seed: int = 0) -> np.ndarray:
