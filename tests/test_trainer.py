@@ -96,6 +96,12 @@ def test_original_top1_is_measured_without_augmentation(tmp_path, processor):
     assert (tiny_vit()(augmented).logits.argmax(1) != predictions).any()
 
 
+def end_workers(trainer):
+    """Those of an iterator that is deleted end at once; a garbage collection ends their queues first, and waits 5 seconds for each."""
+    for loader in (trainer.callback_handler.train_dataloader, *getattr(trainer, "_eval_dataloaders", {}).values()):
+        loader.base_dataloader._iterator = None
+
+
 def test_original_top1_belongs_to_its_dataset_and_is_measured_once(tmp_path):
     settings = {"eval_strategy": "epoch", "dataloader_num_workers": 1, "dataloader_persistent_workers": True}
     trainer = trained(tmp_path, eval_rows=tensor_rows(5, seed=1), learning_rate=0.05, **settings)
@@ -105,6 +111,7 @@ def test_original_top1_belongs_to_its_dataset_and_is_measured_once(tmp_path):
     originals = logged(trainer, "original_top1")
     trainer.train()
     assert set(logged(trainer, "original_top1")) == set(originals)
+    end_workers(trainer)
 
 
 def test_evaluation_counts_every_image_once(tmp_path):
@@ -175,6 +182,7 @@ def test_crops_follow_from_seed_epoch_and_row(tmp_path):
     assert epoch.number == 1 and torch.equal(dataset[3]["pixel_values"], images[3])
     epoch.number.zero_()
     assert not torch.equal(torch.stack(dataset[:]["pixel_values"]), images)
+    end_workers(runs[1])
 
 
 def test_without_labels(tmp_path):
