@@ -233,6 +233,7 @@ def test_segmentation_in_two_processes(segmentation, tmp_path):
             assert two[side][method] == pytest.approx(scores, abs=5e-3)  # pixels at the threshold fall on either side
 
 
+@pytest.mark.slow
 def test_segmentation_of_your_own_masks(models, tmp_path):
     masked_dataset(4).to_parquet(tmp_path / "data.parquet")
     options = ["--model", models[0], "--dataset", tmp_path / "data.parquet", "--split", "train"]

@@ -261,6 +261,7 @@ def test_images_that_cannot_be_read(tmp_path, vit):
     assert "1.png` cannot be decoded" in rejected[rejected["file_name"].index("1.png")]["problem"]
 
 
+@pytest.mark.slow
 def test_coco_boxes(tmp_path):
     """The script. One image is turned by its EXIF, and annotated as everybody sees it."""
     images = with_objects(3)["image"]

@@ -52,6 +52,7 @@ def test_a_seed_under_another_name_counts_once(inputs, tmp_path):  # noqa: F811
     assert "are both seed `zero` of model, robustvit" in report_error(tmp_path, out)
 
 
+@pytest.mark.slow
 def test_two_sweeps_with_other_settings_are_two_methods(swept, inputs, tmp_path):  # noqa: F811
     sweep(write_grid(tmp_path / "grid.yaml", inputs, options={"start_layer": 1}, **ONE_SEED), tmp_path / "out")
     found = runs_of(swept[1], tmp_path / "out")

@@ -350,6 +350,7 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path):
         find_checkpoint(str(tmp_path), "last", begun=False)
 
 
+@pytest.mark.slow
 def test_a_full_disk(tmp_path):
     """A limit on the size of files, under which torch reports an "unexpected pos"."""
     program = f"""

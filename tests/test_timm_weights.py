@@ -22,22 +22,20 @@ VITS = [
     *("vit_tiny_patch16_224", "vit_tiny_patch16_384"),
     *("vit_small_patch8_224", "vit_small_patch16_224", "vit_small_patch16_384"),
     *("vit_small_patch32_224", "vit_small_patch32_384"),
-    *("vit_base_patch8_224", "vit_base_patch16_224", "vit_base_patch16_384"),
-    *("vit_base_patch32_224", "vit_base_patch32_384"),
+    *("vit_base_patch16_224", "vit_base_patch32_224", "vit_base_patch32_384"),
     "vit_base_patch16_224_miil",  # query, key and value have no bias
-    *(
-        pytest.param(f"vit_large_{size}", marks=pytest.mark.slow)
-        for size in ("patch16_224", "patch32_224", "patch32_384")
-    ),
 ]
 DEITS = [
-    *("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224", "deit_base_patch16_384"),
-    *("deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224"),
-    *("deit_base_distilled_patch16_224", "deit_base_distilled_patch16_384"),
+    *("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"),
+    *("deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224", "deit_base_distilled_patch16_224"),
+]
+LARGE = [
+    *("vit_base_patch8_224", "vit_base_patch16_384", "deit_base_patch16_384", "deit_base_distilled_patch16_384"),
+    *("vit_large_patch16_224", "vit_large_patch32_224", "vit_large_patch32_384"),
 ]
 
 
-@pytest.mark.parametrize("name", VITS + DEITS)
+@pytest.mark.parametrize("name", [*VITS, *DEITS, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_logits_of_every_variant(name):
     model = timm_model(name, num_classes=1000)
     converted = timm_to_hf(model.state_dict())
