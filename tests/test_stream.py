@@ -306,7 +306,10 @@ def options(tmp_path) -> list:
 def test_command(tmp_path, options):
     out = succeed(*options, "--output_dir", tmp_path / "run")
     assert "Model, card, results.json and table" in out
-    assert "Streamed images, validated on 4 others" in (tmp_path / "run" / "README.md").read_text()
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Streamed images, validated on 4 others" in card and re.search(
+        r"\| learning rate \| \S+, constant \|", card
+    )
     options[options.index("--max_steps") + 1] = -1
     refused = call(*options, "--output_dir", tmp_path / "other")
     assert "train dataset is streamed, so that the number of its images is unknown: give `max_steps`" in refused.error

@@ -210,6 +210,8 @@ class RobustViTTrainer(ReliableTrainer):
     def describe_method(self) -> dict[str, str]:
         """Text descriptions of losses, schedule and adapter, for the model card."""
         method = self.args.describe()
+        if isinstance(self.train_dataset, MaskedStream) and self.args.lr_scheduler_type == "constant":
+            method["learning rate"] = f"{self.args.learning_rate:g}, constant"  # a stream is one epoch
         if self._adapter is not None:
             rank = f" of rank {self._adapter.r}" if getattr(self._adapter, "r", None) else ""
             merged = "" if hasattr(self.model, "peft_config") else ", merged"
