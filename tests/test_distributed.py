@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from accelerate import Accelerator
-from transformers import ViTForImageClassification
+from transformers import Trainer, ViTForImageClassification
 
 from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.training.interrupts import InterruptCallback
 
 from .helpers.commands import launch_two
 from .helpers.distributed import run
@@ -56,12 +56,12 @@ def test_the_folder_stays_until_all_processes_have_ended(tmp_path, monkeypatch):
     folder, waited = tmp_path / "run", []
     trainer = RobustViTTrainer(tiny_vit(), tiny_config(folder), tensor_rows(16))
 
-    def wait_for_everyone(accelerator):
+    def agree(callback, args):
         waited.append((trainer.state.global_step, (folder / ".train.lock").exists()))
 
-    monkeypatch.setattr(Accelerator, "wait_for_everyone", wait_for_everyone)
+    monkeypatch.setattr(InterruptCallback, "agree", agree)
     trainer.train()
-    assert waited and waited[-1] == (trainer.state.max_steps, True)
+    assert waited[-2:] == [(trainer.state.max_steps, True)] * 2  # after the last step, and after the training
     assert not folder.exists()
 
 
@@ -89,3 +89,16 @@ def test_two_processes_equal_one(tmp_path):
     for name, value in one["scores"].items():
         expected = value if isinstance(value, dict) else pytest.approx(value, abs=5e-3 if name in MAPS else 1e-4)
         assert two["scores"][name] == expected, name
+
+
+def test_a_process_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    def time_out(trainer, *arguments, **options):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:590] Timed out waiting 20000ms for recv operation to complete")
+
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, ddp_timeout=20), tensor_rows(16))
+    monkeypatch.setattr(Trainer, "train", time_out)
+    with pytest.raises(RuntimeError, match=r"pair\.cc"):
+        trainer.train()
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    with pytest.raises(OSError, match="After step 0: another process has ended, or has not answered for 20 s"):
+        trainer.train()

@@ -64,23 +64,23 @@ class InterruptCallback(TrainerCallback):
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             self._restore()
 
-    def _agree(self, args: TrainingArguments) -> None:
+    def agree(self, args: TrainingArguments) -> None:
         """Share a signal between processes: it may reach them in different steps, but all must stop after the same
-        step."""
+        step. Each waits for the others."""
         if args.world_size > 1:
             received = torch.tensor(self.received, device=args.device)
             torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
             self.received = int(received)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self._agree(args)
+        self.agree(args)
         if self.received:
             control.should_training_stop = True
             control.should_save = args.save_strategy != SaveStrategy.NO
 
     def on_prediction_step(self, args, state, control, **kwargs):
         if self._in_training:
-            self._agree(args)
+            self.agree(args)
             if self.received:
                 raise EvaluationInterrupted
 

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -94,12 +94,12 @@ class ReliableTrainer(PublishingTrainer):
                 stack.enter_context(folder_lock(Path(self.args.output_dir), "train"))
             stack.callback(setattr, self.args, "save_total_limit", limit)
             stack.enter_context(self._interrupt)
+            output = None
             try:
-                output = super().train(resume_from_checkpoint, *args, **kwargs)
-                # The others list the checkpoints of the folder, which is removed with the lock if nothing was written.
-                self.accelerator.wait_for_everyone()
-            except EvaluationInterrupted:  # of a validation before the first step
-                output = None
+                with suppress(EvaluationInterrupted):  # of a validation before the first step
+                    output = super().train(resume_from_checkpoint, *args, **kwargs)
+                # Waits: others still list the checkpoints, and releasing the lock removes the folder if nothing was written.
+                self._interrupt.agree(self.args)
             except RuntimeError as error:
                 # gloo's message. With NCCL, a watchdog ends the process.
                 if self.args.world_size == 1 or not any(words in str(error) for words in ("Timed out", "by peer")):
@@ -109,13 +109,15 @@ class ReliableTrainer(PublishingTrainer):
                     f"{self.args.ddp_timeout} s (`ddp_timeout`). Look at its last output, and resume. "
                     f"{self._describe_last_checkpoint()}"
                 ) from error
-        if number := self._interrupt.received:
-            how = "Resume with the same command and `--resume_from_checkpoint last`."
-            raise TrainingInterrupted(
-                f"{signal.Signals(number).name} has stopped the training after step {self.state.global_step}. "
-                f"{self._describe_last_checkpoint()} {how if last_checkpoint(self.args.output_dir) else 'Start it again.'}",
-                128 + number,
-            )
+            if number := self._interrupt.received:
+                how = "Resume with the same command and `--resume_from_checkpoint last`."
+                stopped = TrainingInterrupted(
+                    f"{signal.Signals(number).name} has stopped the training after step {self.state.global_step}. "
+                    f"{self._describe_last_checkpoint()} {how if last_checkpoint(self.args.output_dir) else 'Start it again.'}",
+                    128 + number,
+                )
+                self._interrupt.agree(self.args)  # as above
+                raise stopped
         return output
 
     def _run_epoch(self, *args, **kwargs) -> None:
