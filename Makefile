@@ -24,13 +24,13 @@ demo: $(VENV)/.installed  ## Finetune the bundled model on emoji-shift and print
 app: $(VENV)/.installed  ## Look at the bundled model, before and after, in a page
 	$(BIN)/robust-vit app
 
-test: $(VENV)/.installed  ## Run the tests, but for the slow ones
+test: $(VENV)/.installed  ## Run the tests, but for those of test-slow and test-release
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not release"
 
 test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, the wheel, and others of 5 seconds and more
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
-test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out: all config files, the paper's tables, the notebook, kills
+test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out: resumed launches, the paper's tables, the notebook, kills
 	$(BIN)/python -m pytest -n auto --dist loadfile -m release
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.

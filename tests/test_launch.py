@@ -66,7 +66,7 @@ def test_config_files_are_those_of_accelerate():
     assert all(f"`{path.name}`" in page for path in files)
 
 
-@pytest.mark.release
+@pytest.mark.slow
 def test_ddp_and_fsdp2_give_the_run_of_one_process(options, tmp_path):
     """From the config files, checkpoints and a resume included. Of the model that was sharded, report and card are made."""
     one, ddp, fsdp = (tmp_path / name for name in ("one", "ddp", "fsdp"))

@@ -97,7 +97,7 @@ def test_original_top1_is_measured_without_augmentation(tmp_path, processor):
 
 
 def end_workers(trainer):
-    """Those of an iterator that is deleted end at once; a garbage collection ends their queues first, and waits 5 seconds for each."""
+    """End the persistent workers of a trainer's loaders. A garbage collection would end their queues first, and wait 5 seconds for each."""
     for loader in (trainer.callback_handler.train_dataloader, *getattr(trainer, "_eval_dataloaders", {}).values()):
         loader.base_dataloader._iterator = None
 

@@ -119,8 +119,9 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
 
     A few seeds resampled vary less than seeds do. With several seeds the quantiles are therefore further out ("expanded
     percentiles", https://doi.org/10.1080/00031305.2015.1089789, section 3.3): of n seeds, by the factor
-    √(n / (n − 1)) and with Student's t of n − 1 degrees of freedom instead of the normal distribution. Of two or three
-    seeds no resample is beyond the extremes, so the interval is at least that of Student's t over the means of the seeds.
+    √(n / (n − 1)) and with Student's t of n − 1 degrees of freedom instead of the normal distribution. Of two to four
+    seeds these quantiles are beyond what the resamples can tell: their tenth smallest and largest are taken, and the
+    interval is at least that of Student's t over the means of the seeds.
 
     Images with the same gains in all runs are exchangeable, so one multinomial draw over the distinct gains replaces
     a draw of all images.
@@ -154,7 +155,8 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
             resamples.append(picked.mean(axis=1))
     tail = (1 - CONFIDENCE) / 2
     if count > 1:
-        tail = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
+        expanded = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
+        tail = max(expanded, 10 / NUM_RESAMPLES)
     low, high = np.quantile(np.mean(resamples, axis=0), [tail, 1 - tail])
     over_seeds = mean_over(np.mean(means, axis=0), seeds)
     if count > 1:
