@@ -59,9 +59,11 @@ def command_of(command: str, inputs: Inputs, given: Sequence = ()) -> list:
         pytest.param(
             attack,
             id=f"{attack.command} {attack.what}",
-            marks=[pytest.mark.slow]
-            if attack.processes > 1 or (attack.killed and attack.command == "improve")
-            else [],
+            marks=pytest.mark.release
+            if attack.processes > 1
+            else pytest.mark.slow
+            if attack.killed and attack.command == "improve"
+            else (),
         )
         for attack in ATTACKS
     ],

@@ -221,7 +221,7 @@ def test_segmentation(segmentation, models):
     assert scores["before"]["gae"]["pixel_accuracy"] == pytest.approx(inside / total, abs=0.02)  # pixels are rounded
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_segmentation_in_two_processes(segmentation, tmp_path):
     _, options, output, _ = segmentation
     completed = launch_two("eval/evaluate_segmentation.py", *options, tmp_path)

@@ -216,7 +216,7 @@ def test_interrupted_masks_of_each_class(tmp_path):
         make()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_processes_write_the_files_of_one(tmp_path, vit):
     """Through a kill too, after which one process goes on where two were."""
     with_objects(200).to_parquet(tmp_path / "images" / "train.parquet")

@@ -371,7 +371,7 @@ def test_a_cut_batch_is_named(folders, tmp_path):
     assert "00000.safetensors` is damaged (" in error and "delete it, and run the command again" in error
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_killed_and_resumed(folders, tmp_path, datasets_cache):
     killed, complete = tmp_path / "killed", tmp_path / "complete"
     options = ["--dataset", folders / "images", "--batch_size", 1, "--pixels_per_step", 4, "--num_images", 3]

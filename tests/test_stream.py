@@ -320,7 +320,7 @@ def test_a_worker_says_which_row_is_refused(tmp_path, options):
     assert re.match(r"error: train dataset, row \d+ \(.*\): mask is empty\. Repair it", refused.error)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_killed_command_goes_on_with_the_same_images(tmp_path, options):
     """Two workers read ahead of the step at which it is killed."""
     options += ["--dataloader_num_workers", 2, "--save_total_limit", 20, "--output_dir"]

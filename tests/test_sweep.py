@@ -565,8 +565,9 @@ def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
     assert is_trained(tmp_path / "out" / again.function.point.name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("notice", [False, True])
+@pytest.mark.parametrize(
+    "notice", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.release)]
+)
 def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_path):
     """The process of a Slurm job gets the signals that precede a pre-emption, with or without SIGTERM as a notice before the
     one on which submitit queues it again, and is started again as Slurm does."""
@@ -676,7 +677,7 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
     assert table(out, tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_sweeps_at_once_share_the_runs(inputs, tmp_path):
     """Both wait until all runs are complete, and none is run twice."""
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS, options={"num_train_epochs": 4})
