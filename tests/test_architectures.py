@@ -1,5 +1,5 @@
-"""Every supported architecture: the tokens that its head reads, its map, its gradients, and its finetuning; and what is
-refused. `python -m tests.supported` writes the table of README from these tests."""
+"""Every supported architecture: the tokens that its head reads, its map, its gradients, and its finetuning; and what is refused.
+`python -m tests.helpers.supported` writes the table of docs/architectures.md from these tests."""
 
 import copy
 
