@@ -411,9 +411,11 @@ class RobustViTTrainer(ReliableTrainer):
         return (loss, None, None) if prediction_loss_only else (loss, logits, inputs.get("labels"))
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        """The Trainer's loop, with the mean loss components in its metrics; each image counts once."""
+        """The Trainer's loop, with the mean loss components in its metrics; each image counts once. The training draws the
+        same random numbers with it and without it: a signal can move an evaluation behind the checkpoint."""
         self._eval_values.clear()
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with torch.random.fork_rng(devices=[]):  # an iterator of a data loader draws one on the CPU
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         for name, values in self._eval_values.items():
             output.metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).mean().item()
         if dataloader.dataset is self.eval_dataset and self._original_top1.get("eval") is not None:
