@@ -28,13 +28,17 @@ SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
 
 
 class At(TrainerCallback):
-    """Calls a function at the end of a step."""
+    """Calls a function at the end of a step, or of the epoch of which the step is the last."""
 
-    def __init__(self, step: int, function):
-        self.step, self.function = step, function
+    def __init__(self, step: int, function, event: str = "step"):
+        self.step, self.function, self.event = step, function, event
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
+        if state.global_step == self.step and self.event == "step":
+            self.function()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and self.event == "epoch":
             self.function()
 
 
@@ -171,6 +175,7 @@ def test_a_second_signal_acts_at_once_but_under_a_launcher(monkeypatch, launched
     try:
         with InterruptCallback() as interrupt:
             signal.raise_signal(signal.SIGINT)
+            interrupt.agree(SimpleNamespace(world_size=1))
             assert interrupt.received == signal.SIGINT
             try:
                 signal.raise_signal(signal.SIGINT)
@@ -232,14 +237,31 @@ def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
     assert resumed.state.global_step == 6
 
 
-@pytest.mark.parametrize("step, steps", [(3, -1), (6, -1), (5, 5)])
-def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(step, steps, tmp_path):
-    """After the last step of an epoch; that of the training, too. It is validated before the training goes on."""
+def test_a_signal_while_processes_agree_is_shared_the_next_time(monkeypatch):
+    def all_reduce(shared, operation):  # which waits for the other processes
+        if not waited:
+            signal.raise_signal(signal.SIGTERM)
+        waited.append(int(shared))
+
+    waited, args = [], SimpleNamespace(world_size=2, device="cpu")
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    with InterruptCallback() as interrupt:
+        interrupt.agree(args)
+        assert interrupt.received == 0  # as in the other processes
+        interrupt.agree(args)
+        assert interrupt.received == signal.SIGTERM and waited == [0, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("step, steps, event", [(3, -1, "step"), (3, -1, "epoch"), (6, -1, "step"), (5, 5, "step")])
+def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(step, steps, event, tmp_path):
+    """After the last step of an epoch; that of the training, too. It is validated before the training goes on, which draws the same
+    random numbers then."""
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "max_steps": steps}
     settings |= {"metric_for_best_model": "loss", "greater_is_better": step == 3, "learning_rate": 0.01}
+    settings |= {"method": "random_erasing"}
     whole = make_trainer(tmp_path / "whole", **settings)
     whole.train()
-    stop = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stop = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM), event)
     with pytest.raises(TrainingInterrupted, match=f"after step {step}"):
         make_trainer(tmp_path / "broken", callbacks=[stop], **settings).train()
     resumed = make_trainer(tmp_path / "broken", **settings)

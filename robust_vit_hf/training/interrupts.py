@@ -36,16 +36,16 @@ class InterruptCallback(TrainerCallback):
     `accelerate launch`, which forward signals that the process may have received itself. Only the main thread receives
     signals, so training in another thread is not interrupted.
 
-    `received` is the signal's number, or 0.
+    `received` is the signal's number as all processes know it, or 0: each process notes its own, and acts when they have agreed.
     """
 
     def __init__(self):
-        self.received = 0
+        self.received = self._noted = 0
         self._in_training = False
         self._previous = {}
 
     def __enter__(self) -> "InterruptCallback":
-        self.received, self._in_training = 0, True
+        self.received, self._noted, self._in_training = 0, 0, True
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -60,17 +60,19 @@ class InterruptCallback(TrainerCallback):
         self._previous = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
+        self._noted = number
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             self._restore()
 
     def agree(self, args: TrainingArguments) -> None:
         """Share a signal between processes: it may reach them in different steps, but all must stop after the same
-        step. Each waits for the others."""
+        step. Each waits for the others; a signal that arrives meanwhile is shared the next time."""
+        received = self._noted
         if args.world_size > 1:
-            received = torch.tensor(self.received, device=args.device)
-            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
-            self.received = int(received)
+            shared = torch.tensor(received, device=args.device)
+            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+            received = int(shared)
+        self.received = received
 
     def on_step_end(self, args, state, control, **kwargs):
         self.agree(args)
@@ -90,8 +92,8 @@ class InterruptCallback(TrainerCallback):
 
 
 class MissedEvaluation(TrainerCallback):
-    """Evaluates a checkpoint from which a training goes on if a signal kept it from that, so that the best checkpoint is that of an
-    unbroken run."""
+    """Evaluates a checkpoint from which a training goes on if that is due and has not been done, as after a signal. So the best
+    checkpoint is that of an unbroken run, if checkpoints are saved whenever they are evaluated."""
 
     def __init__(self, trainer: Trainer):
         self._trainer = trainer

@@ -116,7 +116,8 @@ class ReliableTrainer(PublishingTrainer):
                     f"{self._describe_last_checkpoint()} {how if last_checkpoint(self.args.output_dir) else 'Start it again.'}",
                     128 + number,
                 )
-                self._interrupt.agree(self.args)  # as above
+                with suppress(RuntimeError):  # another process was killed meanwhile
+                    self._interrupt.agree(self.args)  # as above
                 raise stopped
         return output
 
