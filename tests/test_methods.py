@@ -345,9 +345,10 @@ def test_cutmix_needs_two_images_in_each_batch(images, batch_size, message, tmp_
 
 
 @pytest.mark.parametrize(
-    "method", [{"method": "cutmix"}, {"background_swap": 0.5, "confidence_target": "original"}], ids=["cutmix", "swap"]
+    "name, method",
+    [("cutmix", {"method": "cutmix"}), ("background_swap", {"background_swap": 0.5, "confidence_target": "original"})],
 )
-def test_a_batch_size_that_is_found_leaves_two_images(method, tmp_path):
+def test_a_batch_size_that_is_found_leaves_two_images(name, method, tmp_path):
     """`auto_find_batch_size` lowers it after a start without memory, down to 1; steps are counted anew."""
     config = tiny_config(tmp_path, per_device_train_batch_size=8, **method)
     trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
@@ -356,7 +357,7 @@ def test_a_batch_size_that_is_found_leaves_two_images(method, tmp_path):
     trainer.get_train_dataloader()
     assert trainer._steps_per_epoch == 2
     trainer._train_batch_size = 1
-    with pytest.raises(ValueError, match="a batch has one"):
+    with pytest.raises(ValueError, match=rf"found memory for a batch of one image, and `{name}` needs two"):
         trainer.get_train_dataloader()
 
 
