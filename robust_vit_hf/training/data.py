@@ -24,8 +24,8 @@ NOT_OF_STREAMS = {
     "data_seed": None,
     "train_sampling_strategy": "random",
     # `max_steps` are one epoch.
-    "lr_decay_rate": 0.85,
-    "lr_decay_every": 2,
+    "lr_decay_rate": RobustViTConfig.lr_decay_rate,
+    "lr_decay_every": RobustViTConfig.lr_decay_every,
 }
 
 
