@@ -28,6 +28,7 @@ from robust_vit_hf.results.findings import (
     findings_table,
 )
 from robust_vit_hf.results.paper_plots import class_group_figure, size_figure
+from robust_vit_hf.results.paper_tables import accuracy_tables
 from robust_vit_hf.results.price import price_figure, price_table, prices
 from robust_vit_hf.results.published import PAPER_SETS, UNSHIFTED, published_models, title_of
 from robust_vit_hf.results.table import Results, SetResult, SideResult
@@ -321,7 +322,7 @@ def test_gain_and_price_by_rate_and_share(results):
 
 
 def test_a_mixture_is_chosen_where_all_weights_lose_too_much(results):
-    """Of 100 validation images, all weights correct 50 before other backgrounds and lose 10 as they are, half of them 30
+    """Of 100 validation images, all weights correct 50 on other backgrounds and lose 10 as they are, half of them 30
     and none. A setting without mixtures is not chosen from."""
 
     def measured(run, share, gained, lost):
@@ -344,7 +345,7 @@ def test_a_mixture_is_chosen_where_all_weights_lose_too_much(results):
 
 
 def test_validation_images_without_a_label_do_not_choose(results):
-    """50 of 100 have one. The model before corrects 20 of these before other backgrounds, the model after 40, and all as they are."""
+    """50 of 100 have one. The model before corrects 20 of these on other backgrounds, the model after 40, and all as they are."""
 
     def on(before, after):
         ranks = [np.where(np.arange(100) < right, 0, 5) for right in (before, after)]
@@ -382,6 +383,8 @@ def test_later_sets_are_no_mean_without_a_shift(results):
     sets = run.sets | {"imagenet-9-only_bg_b": replace(run.sets["imagenet-1k"], name="imagenet-9-only_bg_b")}
     found = Results([replace(run, sets=sets)])
     assert found.unshifted == ["imagenet-1k"] and "imagenet-9-only_bg_b" in found.sets
+    real, synthetic = (accuracy_tables(found)[name].head for name in ("table_1", "table_2"))
+    assert set(real) - set(synthetic) >= {title_of("imagenet-9-only_bg_b")}
 
 
 def test_two_runs_of_a_setting_and_seed_are_refused(results):
@@ -391,6 +394,9 @@ def test_two_runs_of_a_setting_and_seed_are_refused(results):
         ValueError, match=r"-1e-06-0` and `.*-1e-06-0, again` have the same setting and seed, and differ in bf16"
     ):
         choose_settings(join([results, replace(results, runs=again)]))
+    longer = [replace(run, name=f"{run.name}, longer", epochs=60.0) for run in results.runs]
+    with pytest.raises(ValueError, match="have the same setting and seed, and differ in num_train_epochs"):
+        choose_settings(join([results, replace(results, runs=longer)]))
 
 
 def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..results.choice import Candidate, choose, loses_too_much
-from ..results.file import ResultsFile
+from ..results.file import MEASUREMENT_OPTIONS, ResultsFile
 from ..results.table import Run
 from ..results.text_table import Table, percent
 from .validation import CUT_OUT
@@ -44,13 +44,11 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     if results.choose_by == "mixed_rand":
         title = (
             "Settings: top-1 on the validation images with the backgrounds of others, before and after, and its fall on these "
-            f"images as they are, which may be {bound} points"
+            f"images as they are, at most {bound} points"
         )
         head = ["model", "method", "learning rate", "weights", "seeds", "before", "after", "fall", ""]
         return chosen, Table(title, head, rows)
-    title = (
-        f"Learning rates: fall of top-1 on the validation images of unseen classes, in points, which may be {bound}"
-    )
+    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, at most {bound} points"
     return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
 
 
@@ -102,8 +100,11 @@ def _check_seeds(name: str, by_setting: dict[tuple, list[Run]]) -> None:
         seeds: dict[str, Run] = {}
         for run in runs:
             if (first := seeds.setdefault(run.seed, run)) is not run:
-                one, other = (json.loads(each.settings or "{}") for each in (first, run))
-                differing = sorted(option for option in one | other if one.get(option) != other.get(option))
+                one, other = (
+                    json.loads(each.settings or "{}") | {"num_train_epochs": each.epochs} for each in (first, run)
+                )
+                options = {*one, *other} - {*MEASUREMENT_OPTIONS}
+                differing = sorted(option for option in options if one.get(option) != other.get(option))
                 raise ValueError(
                     f"{name}: `{first.name}` and `{run.name}` have the same setting and seed, and differ in "
                     f"{', '.join(differing) or 'their images'}: report them apart."

@@ -101,7 +101,7 @@ def seed_tables(results: Results) -> dict[str, Table]:
 
 def _of_kind(results: Results, synthetic: bool) -> list[str]:
     """Real or synthetic sets, and always the unshifted ones, so that forgetting shows beside the gain."""
-    return [name for name in results.sets if (name in SYNTHETIC) == synthetic or name not in results.shifted]
+    return [name for name in results.sets if (name in SYNTHETIC) == synthetic or name in results.unshifted]
 
 
 def _accuracy_table(
