@@ -156,7 +156,7 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
     tail = (1 - CONFIDENCE) / 2
     if count > 1:
         expanded = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
-        tail = max(expanded, 10 / NUM_RESAMPLES)
+        tail = max(expanded, 9 / (NUM_RESAMPLES - 1))  # nine are beyond it
     low, high = np.quantile(np.mean(resamples, axis=0), [tail, 1 - tail])
     over_seeds = mean_over(np.mean(means, axis=0), seeds)
     if count > 1:
