@@ -64,6 +64,9 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     found = {}
     for (model, method), of_method in points.items():
         name = f"{model}, {method}" if several else method
+        seconds = {
+            key: [run.seconds for run in of_point if run.seconds is not None] for key, of_point in of_method.items()
+        }
         found[name] = [
             Price(
                 rate,
@@ -72,7 +75,7 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
                 (rate, tuned, share) in settings[model, method],
                 change(of_point, [shifted]),
                 change(of_point, [home]),
-                None if None in (seconds := [run.seconds for run in of_point]) else float(np.mean(seconds)),
+                float(np.mean(known)) if (known := seconds[rate, tuned, share]) else None,
                 len({run.seed for run in of_point}),
             )
             for (rate, tuned, share), of_point in sorted(of_method.items())
