@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.archives import unpack
-from robust_vit_hf.data.parquet_writer import ShardWriter, sample_rows
+from robust_vit_hf.data.parquet_writer import SETTINGS_FILE, ShardWriter, sample_rows
 from robust_vit_hf.data.schema import make_features
 
 from .helpers import formats
@@ -111,6 +111,17 @@ def test_folder_of_another_run_is_not_continued(tmp_path):
         prepare("imagenet-r", [source], tmp_path / "out")
     with pytest.raises(ValueError, match="holds other files"):
         prepare("imagenet-sketch", [source], tmp_path / "set")
+
+
+def test_a_split_that_is_there_has_the_same_options(tmp_path):
+    """Of a set of one split, too, whose options do not name it."""
+    source, output = str(formats.class_folders(tmp_path / "set", {TENCH: 1})), tmp_path / "out"
+    prepare("imagenet-sketch", [source], output)
+    (made,) = (settings := json.loads((output / SETTINGS_FILE).read_text())).values()
+    made["labels"] = "real"
+    (output / SETTINGS_FILE).write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"made with .*real.*, now asked for with .*Choose another .*, or delete it"):
+        prepare("imagenet-sketch", [source], output)
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def prepare(options: PrepareOptions) -> str:
     return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])
 
 
-def _check_other_splits(folder: Path, options: dict) -> None:
+def _check_other_splits(folder: Path, chosen: str, options: dict) -> None:
     """Refuse a split with other options than those of the folder's other splits, which are loaded together; its images may come from
     another folder.
 
@@ -106,7 +106,7 @@ def _check_other_splits(folder: Path, options: dict) -> None:
     for split, made in read_settings(folder).items():
         known = {key: value for key, value in made.items() if key not in ("set", "sources", "split", "imagenet")}
         asked = {key: value for key, value in options.items() if key not in ("split", "imagenet")}
-        if split != options.get("split") and "sources" in made and known != json.loads(json.dumps(asked)):
+        if split != chosen and "sources" in made and known != json.loads(json.dumps(asked)):
             raise ValueError(
                 f"`{folder}` holds the split `{split}` made with {known or 'no options'}, and this one is asked for with "
                 f"{asked or 'none'}: choose another output folder."
@@ -137,10 +137,11 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
                 key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
                 for key, value in chosen.items()
             }
-            _check_other_splits(options.output_dir, public)
+            split = chosen.get("split", image_set.split)
+            _check_other_splits(options.output_dir, split, public)
             writer = ShardWriter(
                 options.output_dir,
-                chosen.get("split", image_set.split),
+                split,
                 features_of(name, of_the_set),
                 {"set": name, "sources": [Path(source).name for source in options.sources], **public},
                 title=name,

@@ -17,7 +17,7 @@ from .table import Run, SetResult, SideResult
 
 
 RESULTS_TABLE = "results.parquet"
-VERSION = 4  # of columns and metadata; increment when they change
+VERSION = 4  # increment when older files cannot be read; metadata that they lack has a default
 MEASUREMENT_OPTIONS = ("benchmark_sets", "images_per_set", "control")  # which change no training
 COMPOSED = "validation, "  # prefix of the sets of the validation images
 _TEXT = pa.dictionary(pa.int32(), pa.string())
