@@ -85,7 +85,7 @@ CHOOSING_IMAGES = 200  # at most, of the validation images
 CANDIDATES_FOLDER, DIAGNOSIS_FOLDER, MASKS_FOLDER = "candidates", "diagnosis", "masks"
 OUTCOMES = {
     "helped": "It helped",
-    "costly": "It helped before other backgrounds, and costs more at home than --max_loss: keep your model, or allow it",
+    "costly": "It helped on other backgrounds, and costs more at home than --max_loss: keep your model, or allow it",
     "too few": "Too few images to tell whether it helped",
     "worse": "It did not help: keep your model",
     "kept": "It did not help: keep your model. No candidate was better on the images that choose",

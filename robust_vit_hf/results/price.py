@@ -26,7 +26,7 @@ class Price:
         chosen: whether the rule on validation images chose it.
         gain: change of top-1 on the shifted set.
         home: change of top-1 without a shift.
-        seconds: duration of the training, the mean over the seeds.
+        seconds: duration of the training, the mean over the seeds that were not resumed; `None` if all were.
         seeds: number of seeds.
     """
 
