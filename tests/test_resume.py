@@ -252,6 +252,16 @@ def test_a_signal_while_processes_agree_is_shared_the_next_time(monkeypatch):
         assert interrupt.received == signal.SIGTERM and waited == [0, signal.SIGTERM]
 
 
+def test_a_signal_after_the_last_agreement_has_its_original_effect():
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), InterruptCallback() as interrupt:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupt.received == 0
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+
+
 @pytest.mark.parametrize("step, steps, event", [(3, -1, "step"), (3, -1, "epoch"), (6, -1, "step"), (5, 5, "step")])
 def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(step, steps, event, tmp_path):
     """After the last step of an epoch; that of the training, too. It is validated before the training goes on, which draws the same

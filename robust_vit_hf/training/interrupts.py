@@ -53,6 +53,8 @@ class InterruptCallback(TrainerCallback):
     def __exit__(self, *exception) -> None:
         self._in_training = False
         self._restore()
+        if self._noted and not self.received and exception[0] is None:  # it came after the last agreement
+            signal.raise_signal(self._noted)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -422,7 +422,7 @@ class RobustViTTrainer(ReliableTrainer):
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """The Trainer's loop, with the mean loss components in its metrics; each image counts once. The training draws the
-        same random numbers with it and without it: a signal can move an evaluation behind the checkpoint."""
+        same random numbers with it and without it: a signal can put it off until after a checkpoint is saved."""
         self._eval_values.clear()
         with torch.random.fork_rng(devices=[]):  # an iterator of a data loader draws one on the CPU
             output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
