@@ -44,11 +44,11 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     if results.choose_by == "mixed_rand":
         title = (
             "Settings: top-1 on the validation images with the backgrounds of others, before and after, and its fall on these "
-            f"images as they are, at most {bound} points"
+            f"images as they are, of which the rule allows {bound} points"
         )
         head = ["model", "method", "learning rate", "weights", "seeds", "before", "after", "fall", ""]
         return chosen, Table(title, head, rows)
-    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, at most {bound} points"
+    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, of which the rule allows {bound} points"
     return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
 
 
