@@ -68,25 +68,30 @@ def test_config_files_are_those_of_accelerate():
 
 @pytest.mark.slow
 def test_ddp_and_fsdp2_give_the_run_of_one_process(options, tmp_path):
-    """From the config files, checkpoints and a resume included. Of the model that was sharded, report and card are made."""
+    """From the config files, checkpoints and a resume under FSDP2 included. Of the model that was sharded, report and card are made."""
     one, ddp, fsdp = (tmp_path / name for name in ("one", "ddp", "fsdp"))
     two = ("--num_processes", 2, "--mixed_precision", "no")
     strips = ("--report_to", "tensorboard", "--relevance_strip_steps", 2)
-    for rest in (("--num_train_epochs", 2), ("--num_train_epochs", 3, "--resume_from_checkpoint", "last")):
-        train = ("train", *options, *rest, "--per_device_train_batch_size")
-        runs = [
-            launched("cpu.yaml", "trainer/train.py", *train[1:], 8, "--output_dir", one),
-            launched("several_gpus.yaml", *two, "trainer/train.py", *train[1:], 4, "--output_dir", ddp),
-            launched(
-                "fsdp2.yaml", *two, "--module", "tests.helpers.sharded", *train, 4, *strips, "--output_dir", fsdp
-            ),
-        ]
-        assert [run.status for run in runs] == [0, 0, 0], "\n".join(run.err[-2000:] for run in runs)
+    train = (*options, "--control", "--per_device_train_batch_size")
+    sharded = ("fsdp2.yaml", *two, "--module", "tests.helpers.sharded", "train", *train, 4, *strips)
+    runs = [
+        launched("cpu.yaml", "trainer/train.py", *train, 8, "--num_train_epochs", 3, "--output_dir", one),
+        launched(
+            "several_gpus.yaml", *two, "trainer/train.py", *train, 4, "--num_train_epochs", 3, "--output_dir", ddp
+        ),
+        launched(*sharded, "--num_train_epochs", 2, "--output_dir", fsdp),
+        launched(*sharded, "--num_train_epochs", 3, "--resume_from_checkpoint", "last", "--output_dir", fsdp),
+    ]
+    assert [run.status for run in runs] == [0] * 4, "\n".join(run.err[-2000:] for run in runs)
     for run in (ddp, fsdp):
         assert len(losses(run)) == 6
         assert_same_run(run, one)
         rows = [json.loads((folder / "results.json").read_text())["rows"] for folder in (run, one)]
-        assert [row["top1_after"] for row in rows[0]] == [row["top1_after"] for row in rows[1]]
+        for name in ("num_images", "top1_before", "top1_after", "top1_control"):  # of the images of both processes
+            measured, expected = ([row[name] for row in of_run] for of_run in rows)
+            assert measured == expected and None not in measured
+        assert (run / "before_after.png").is_file()
+    assert runs[1].out.count("| validation | 8 |") == 1  # one process writes
     assert json.loads((fsdp / "run.json").read_text())["architecture"] == "ViTForImageClassification"
 
 
@@ -192,13 +197,8 @@ def run_under_slurm(script: str, nodes: int, folder: Path, *arguments) -> Comple
     return Completed(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize(
-    "script, nodes",
-    [
-        pytest.param("one_node.sh", 1, marks=pytest.mark.slow),
-        pytest.param("several_nodes.sh", 2, marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("script, nodes", [("one_node.sh", 1), ("several_nodes.sh", 2)])
 def test_slurm_scripts(options, tmp_path, script, nodes):
     run = tmp_path / "a run"  # a space, which shells split at
     done = run_under_slurm(script, nodes, tmp_path, *options, "--num_train_epochs", 1, "--output_dir", run)

@@ -1,4 +1,4 @@
-"""`robust-vit train`: from recipes, killed, resumed, on two processes, from a Hub."""
+"""`robust-vit train`: from recipes, killed, resumed, from a Hub."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from robust_vit_hf.cli.train import parse_arguments
 from robust_vit_hf.models.registry import MODELS
 from robust_vit_hf.training.recipes import find_recipe, list_recipes
 
-from .helpers.commands import call, kill_when, launch, launch_two, succeed
+from .helpers.commands import call, kill_when, launch, succeed
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
 from .helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
@@ -205,15 +205,6 @@ def test_killed_and_resumed_equals_uninterrupted(inputs, tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     results = [json.loads((folder / "results.json").read_text())["rows"] for folder in (complete, killed)]
     assert results[0] == results[1]
-
-
-@pytest.mark.slow
-def test_two_processes(inputs, tmp_path):
-    """The whole command under two processes: one writes, and the table is that of all images."""
-    completed = launch_two("trainer/train.py", write_recipe(tmp_path, inputs | {"control": True}))
-    assert completed.status == 0, completed.err
-    assert completed.out.count("| validation | 8 |") == 1
-    assert (tmp_path / "run" / "before_after.png").is_file()
 
 
 @pytest.mark.parametrize(

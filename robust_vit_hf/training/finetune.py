@@ -96,12 +96,12 @@ def _finetune(
         trainer.merge_adapter()
     trainer.save_model(_internal_call=True)  # to avoid a push before the measurement
     trainer.save_state()
-    if trainer.is_fsdp_enabled:  # only the first process makes maps for report and card
-        trainer.model = gather_weights(trainer.model, _load(model_arguments)).to(config.device)
+    _gather(trainer, model_arguments)  # only the first process makes maps for report and card
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
         control = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
         control.train()
+        _gather(control, model_arguments)
         results.append(_measure(replace(session, store=Store(None)), "control", control.model, relevance=False))
 
     table = ""
@@ -122,6 +122,12 @@ def _finetune(
         table = write_report(Path(config.output_dir), run, replace(session, sides=sides), settings)
     _publish(trainer, model_arguments, data_arguments, config)
     return table
+
+
+def _gather(trainer: RobustViTTrainer, model_arguments: ModelArguments) -> None:
+    """Give each process the whole model, if FSDP2 has sharded it."""
+    if trainer.is_fsdp_enabled:
+        trainer.model = gather_weights(trainer.model, _load(model_arguments)).to(trainer.args.device)
 
 
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
