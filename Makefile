@@ -27,8 +27,9 @@ app: $(VENV)/.installed  ## Look at the bundled model, before and after, in a pa
 test: $(VENV)/.installed  ## Run the tests, but for those of test-slow and test-release
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not release"
 
+# In order: files of few tests, which are long here, would come last, with one worker waiting for the other.
 test-slow: $(VENV)/.installed  ## Run kills, several processes, the round trip, the wheel, and others of 5 seconds and more
-	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out: further kills and launches, the paper's tables, the notebook
 	$(BIN)/python -m pytest -n auto --dist loadfile -m release

@@ -292,7 +292,7 @@ def test_nan_logits_of_a_later_batch_name_the_image(measurement):
         measurement.measure(session.sides["before"], rows, session, "noise", None)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_processes_equal_one(model, photographs, diagnosed, tmp_path):
     options = ["diagnose", "--model", model, "--dataset", photographs, "--output_dir", tmp_path, "--batch_size", 5]
     completed = launch_two("-m", "robust_vit_hf.cli", *options)

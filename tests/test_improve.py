@@ -320,7 +320,7 @@ def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path
     write_photographs(tmp_path / "photos", "train", 6, seed=3)
     options = options_of(inputs, tmp_path / "out")
     options[3] = tmp_path / "photos"
-    printed = succeed("improve", *options)
+    printed = succeed("improve", *options, "--max_steps", 2)
     assert "has no split `validation`: 8 of the images of `train` were held out" in printed
     named = call("improve", *options[:-2], "--eval_split", "test").error
     assert 'Unknown split "test"' in named

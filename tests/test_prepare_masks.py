@@ -238,7 +238,7 @@ def test_two_processes_write_the_files_of_one(tmp_path, vit):
     assert len(files) > 5 and files == expected
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_bad_image_ends_both_processes(tmp_path, vit):
     for index in range(40):
         formats.save(formats.picture(index, (48, 40)), tmp_path / "photos" / "train" / f"{index:02}.png")

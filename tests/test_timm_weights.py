@@ -31,11 +31,17 @@ DEITS = [
 ]
 LARGE = [
     *("vit_base_patch8_224", "vit_base_patch16_384", "deit_base_patch16_384", "deit_base_distilled_patch16_384"),
-    *("vit_large_patch16_224", "vit_large_patch32_224", "vit_large_patch32_384"),
+    *("vit_large_patch32_224", "vit_large_patch32_384"),
 ]
 
 
-@pytest.mark.parametrize("name", [*VITS, *DEITS, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(*VITS, *DEITS, pytest.param("vit_large_patch16_224", marks=pytest.mark.slow)),
+        *(pytest.param(name, marks=pytest.mark.release) for name in LARGE),
+    ],
+)
 def test_logits_of_every_variant(name):
     model = timm_model(name, num_classes=1000)
     converted = timm_to_hf(model.state_dict())
