@@ -155,7 +155,7 @@ MUTATIONS = [
     Mutation("improvement/training.py", "folder.mkdir(parents=True, exist_ok=True)  # which", "pass  # which", "improve"),
     Mutation("improvement/improve.py", "RESULTS_FILE, CANDIDATES_FOLDER)", "RESULTS_FILE)", "improve"),
     Mutation("training/losses.py", "torch.where(prediction.isnan(), prediction, values)", "values", "losses"),
-    Mutation("training/trainer.py", "batch_size = self._train_batch_size  # which", "batch_size = args.train_batch_size  # which", "methods"),
+    Mutation("training/trainer.py", "batch_size = self._train_batch_size\n", "batch_size = args.train_batch_size\n", "methods"),
     Mutation("training/trainer.py", "batch_size = self._train_batch_size * args.world_size", "batch_size = args.train_batch_size * args.world_size", "methods"),
     Mutation("masks/preparation.py", "if name in label_of_wnid() else name", "if name.startswith('n0') else name", "prepare_masks"),
     Mutation("app/gallery.py", "if name in IMAGENET_SETS:", "if name in ():", "app"),
