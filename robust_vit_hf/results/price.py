@@ -64,9 +64,6 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     found = {}
     for (model, method), of_method in points.items():
         name = f"{model}, {method}" if several else method
-        seconds = {
-            key: [run.seconds for run in of_point if run.seconds is not None] for key, of_point in of_method.items()
-        }
         found[name] = [
             Price(
                 rate,
@@ -75,7 +72,9 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
                 (rate, tuned, share) in settings[model, method],
                 change(of_point, [shifted]),
                 change(of_point, [home]),
-                float(np.mean(known)) if (known := seconds[rate, tuned, share]) else None,
+                float(np.mean(known))
+                if (known := [run.seconds for run in of_point if run.seconds is not None])
+                else None,
                 len({run.seed for run in of_point}),
             )
             for (rate, tuned, share), of_point in sorted(of_method.items())
