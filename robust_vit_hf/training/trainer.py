@@ -169,16 +169,15 @@ class RobustViTTrainer(ReliableTrainer):
         """
         args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
         batch_size = self._train_batch_size
-        needs_two = self.method.mixes_images or (
-            args.background_swap and self.backgrounds is None and args.world_size == 1
-        )
+        swaps = args.background_swap and self.backgrounds is None
+        needs_two = self.method.mixes_images or (swaps and args.world_size == 1)
         if batch_size == 1 < args.train_batch_size and needs_two:
             raise ValueError(
                 "`auto_find_batch_size` has found memory for a batch of one image, and "
                 f"`{args.method if self.method.mixes_images else 'background_swap'}` needs two: take a smaller model or "
                 "`image_size`, or activation checkpointing."
             )
-        if args.background_swap and self.backgrounds is None and 1 in (images, batch_size * args.world_size):
+        if swaps and 1 in (images, batch_size * args.world_size):
             raise ValueError(
                 f"`background_swap` takes the background of another image, and {'the train dataset' if images == 1 else 'a batch'} "
                 "has one image: give more, or a folder of `backgrounds`."
