@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robust_vit_hf.results.bootstrap import interval_of, resampled_means
+from robust_vit_hf.results.bootstrap import Difference, interval_of, resampled_means
 from robust_vit_hf.results.diagnosis import Diagnosis, diagnosis_tables
 
 from .helpers.metrics import load
@@ -93,8 +93,9 @@ def test_the_metric_names_a_missing_condition(groups, message):
         ({"mixed_rand": 0.99}, 400, "no sign"),
         ({}, 30, "too few"),  # agreement of 30 images rules out no more than 10 %
         ({"mixed_rand": 0.9, "mixed_same": 0.9}, 20, "too few"),
+        ({"mixed_rand": 0.875, "mixed_same": 0.75}, 8, "too few"),  # errors do not tell more than none would
         ({"mixed_rand": 0.3, "taken": 0.6}, 8, "decides"),
-        ({"mixed_rand": 0.6, "taken": 0.4}, 8, "partly"),
+        ({"mixed_rand": 0.6, "taken": 0.4}, 8, "too few"),  # three of eight, where none has the opposite
     ],
 )
 def test_the_verdict_is_that_of_the_intervals(rates, count, verdict):
@@ -164,6 +165,15 @@ def test_rates_stay_within_their_range():
     found = diagnosis(30).measures
     assert (found["mixed_rand"].low, found["mixed_rand"].high) == (pytest.approx(0.9), 1.0)
     assert found["donor_rate"].low == 0.0 and found["bg_gap"].high == pytest.approx(0.1)
+    assert (found["object_focus"].low, found["object_focus"].high) == (pytest.approx(0.9), 1.0)
+
+
+def test_a_difference_allows_for_what_no_image_has():
+    """Of 40 images, one changed to wrong, and none to right."""
+    values = np.where(np.arange(40) < 1, -1.0, 0.0)
+    resampled = resampled_means(values[:, None])[:, 0]
+    change, plain = interval_of(values, resampled, Difference), interval_of(values, resampled)
+    assert plain.high == 0.0 and change.high == pytest.approx(2 / 40) and change.low == plain.low
 
 
 def test_missing_values_are_left_out_of_resamples():

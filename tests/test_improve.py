@@ -258,6 +258,7 @@ def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_pat
         (0.9, 0.985, "helped"),  # which may be a fall of less than a point
         (0.9, 0.8, "costly"),
         (0.5025, 1.0, "too few"),  # one image of 400
+        (0.4975, 1.0, "too few"),
         (0.3, 1.0, "worse"),
     ],
 )
@@ -288,9 +289,12 @@ def test_settings_bind_the_folder_when_a_candidate_is_complete(inputs, tmp_path,
 
     monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", fails)
     options = with_masks(inputs, tmp_path, {".": OBJECT})
+    record = tmp_path / "out" / "interpolation.json"  # of a model that was made of other candidates
     for bound in (3, 6):
         assert "no training today" in call("improve", *options, "--max_loss", bound).error
         assert json.loads((tmp_path / "out" / "inputs.json").read_text())["max_loss"] == bound
+        assert not record.exists()
+        record.write_text("{}")
 
 
 def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):

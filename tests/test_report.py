@@ -189,6 +189,13 @@ def test_an_interval_over_two_seeds_is_at_least_as_wide_as_students():
     assert (difference.low, difference.high) == pytest.approx((0.2 - margin, 0.2 + margin), abs=1e-3)
 
 
+def test_agreement_of_all_images_and_runs_has_a_width():
+    difference = bootstrap(
+        {name: [Gains(np.zeros(count, dtype=int), "0")] for name, count in {"a": 60, "b": 30}.items()}
+    )
+    assert (difference.mean, difference.low, difference.high) == (0.0, -0.1, 0.1)
+
+
 def test_images_of_other_seeds_are_drawn_apart():
     """Five seeds with the same share of right images: with images of their own, their noise averages out."""
     right = (np.arange(60) < 30).astype(int)

@@ -1,13 +1,13 @@
 """Candidates: settings to train, and the table of what they are worth on validation images."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..results import choice
-from ..results.bootstrap import Difference, interval_of, resampled_means
+from ..results.bootstrap import Difference, Interval, interval_of, resampled_means
 from ..results.choice import loses_too_much, may_be_lost, rank
 from ..results.diagnosis import Diagnosis
 from ..results.text_table import Table
@@ -71,12 +71,12 @@ class Measured(choice.Candidate):
     def strength(self) -> tuple[float, ...]:
         return (self.candidate.learning_rate if self.candidate else 0.0, self.alpha)
 
-    def changes(self, before: "Measured") -> tuple[Difference, Difference]:
+    def changes(self, before: "Measured") -> tuple[Interval, Interval]:
         """Changes of both from another, with their intervals, paired by image."""
         values = [self.mixed_rand - before.mixed_rand, self.original - before.original]
         resampled = resampled_means(np.stack(values, axis=1))
-        gain, home = (interval_of(one, drawn) for one, drawn in zip(values, resampled.T, strict=True))
-        return Difference(*astuple(gain)), Difference(*astuple(home))
+        gain, home = (interval_of(one, drawn, Difference) for one, drawn in zip(values, resampled.T, strict=True))
+        return gain, home
 
 
 def first_candidates(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[Candidate]:

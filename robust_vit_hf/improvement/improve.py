@@ -88,7 +88,7 @@ OUTCOMES = {
     "costly": "It helped on other backgrounds, and costs more at home than --max_loss: keep your model, or allow it",
     "too few": "Too few images to tell whether it helped",
     "worse": "It did not help: keep your model",
-    "kept": "It did not help: keep your model. No candidate was better on the images that choose",
+    "kept": "It did not help: keep your model. No candidate that --max_loss allows was clearly better on the images that choose",
 }
 INPUTS_FILE = "inputs.json"  # what all in the folder was made from
 VERDICT_FILE, CANDIDATES_FILE = "verdict.json", "candidates.md"
@@ -126,7 +126,7 @@ class Improvement:
         if self._changes is None:
             return "kept"
         gain, home = self._changes["mixed_rand"], self._changes["original"]
-        if gain.high <= 0:
+        if gain.high < 0:
             return "worse"
         if gain.low <= 0:
             return "too few"
@@ -288,6 +288,7 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
             "another --output_dir, or delete it."
         )
     shutil.rmtree(candidates, ignore_errors=True)  # none is complete
+    (options.output_dir / INTERPOLATION_FILE).unlink(missing_ok=True)  # of a model that was made of others
     write_json(path, inputs)
 
 

@@ -146,7 +146,9 @@ class Trials:
         if known is None:
             diagnosis = self.diagnose(ORIGINAL, self._side.model)
             check_counts(diagnosis, "choose")
-            tqdm.write(f"  {diagnosis.sentence}", file=sys.stderr)
+            of_kind = diagnosis.measures
+            text = f"  your model: top-1 {of_kind['original']}, on the backgrounds of other classes {of_kind['mixed_rand']}"
+            tqdm.write(text, file=sys.stderr)
             known = {name: diagnosis.values[name].tolist() for name in kinds}
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, known)

@@ -158,6 +158,9 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
         expanded = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
         tail = max(expanded, 9 / (NUM_RESAMPLES - 1))  # nine are beyond it
     low, high = np.quantile(np.mean(resamples, axis=0), [tail, 1 - tail])
+    if low == high:  # as in `interval_of`
+        margin = 3 / min(len(gain.values) for of_set in gains.values() for gain in of_set)
+        low, high = low - margin, high + margin
     over_seeds = mean_over(np.mean(means, axis=0), seeds)
     if count > 1:
         low, high = min(low, over_seeds.low), max(high, over_seeds.high)
@@ -195,21 +198,26 @@ def resampled_means(columns: np.ndarray, num_resamples: int = 2000, seed: int = 
     return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
 
 
-def interval_of(values: np.ndarray, resampled: np.ndarray) -> Interval:
+def interval_of(values: np.ndarray, resampled: np.ndarray, kind: type[Interval] = Interval) -> Interval:
     """A mean with the interval of its resampled means.
 
-    Where all images have the same outcome (-1, 0 or 1), resampling finds no width: the interval is then wider by 3 / N,
-    the 95 % bound on the rate of what was seen in none of N images ("rule of three",
-    https://doi.org/10.1001/jama.1983.03330370053031).
+    Resampling does not know of what was seen in none of N images, whose rate is at most 3 / N with 95 % confidence ("rule
+    of three", https://doi.org/10.1001/jama.1983.03330370053031). So the interval reaches at least that far from the mean
+    where all images have the same outcome (-1, 0 or 1), and that of a difference towards a sign that no image has.
 
     Args:
-        values: `(N,)` float, at most 1 apart from each other; NaN where an image has no value.
+        values: `(N,)` float, from -1 to 1; NaN where an image has no value.
         resampled: `(R,)`.
     """
     known = values[~np.isnan(values)]
+    mean, margin = known.mean(), 3 / len(known)
     low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    margin = 3 / len(known) if (known == known[0]).all() and known[0] in (-1, 0, 1) else 0.0
-    return Interval(float(known.mean()), float(low) - margin, float(high) + margin)
+    same = (known == known[0]).all() and known[0] in (-1, 0, 1)
+    if same or (kind is Difference and known.min() >= 0):
+        low = min(low, mean - margin)
+    if same or (kind is Difference and known.max() <= 0):
+        high = max(high, mean + margin)
+    return kind(float(mean), float(low), float(high))
 
 
 def resampled_interval(

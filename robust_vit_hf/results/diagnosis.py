@@ -1,13 +1,13 @@
 """Whether a model decides by the background: measures, verdict and tables from predictions on other backgrounds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 
 import numpy as np
 
 from ..data.composition import CONDITIONS
-from .bootstrap import CONFIDENCE, Difference, Interval, interval_of, resampled_means
+from .bootstrap import Difference, Interval, interval_of, resampled_interval, resampled_means
 from .reliance import object_focus
 from .text_table import Table
 
@@ -98,11 +98,11 @@ class Diagnosis:
     @cached_property
     def measures(self) -> dict[str, Interval]:
         """Measures by name, see [`MEASURES`]; those without images are left out."""
-        found = self._measure(self.values)
+        found = self._measure(self.values, DIFFERENCES)
         for name, one in found.items():
             if name not in (*DIFFERENCES, "relevance_on_object", "object_focus"):
                 found[name] = Interval(one.mean, max(one.low, 0.0), min(one.high, 1.0))
-        return found | {name: Difference(*astuple(found[name])) for name in DIFFERENCES if name in found}
+        return found
 
     @property
     def num_mixed(self) -> int:
@@ -164,23 +164,29 @@ class Diagnosis:
         """Change of each measure from a model measured on the same images, paired by image. Chance and Object Focus are
         left out."""
         names = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
-        found = self._measure({name: self.values[name] - before.values[name] for name in names})
+        values = {name: self.values[name] - before.values[name] for name in names}
+        found = self._measure(
+            values, [name for name in names if name != "relevance_on_object"]
+        )  # of which one is a ratio
         found.pop("object_focus", None)
         return {name: Difference(*astuple(one)) for name, one in found.items()}
 
-    def _measure(self, values: Mapping[str, np.ndarray]) -> dict[str, Interval]:
+    def _measure(self, values: Mapping[str, np.ndarray], differences: Collection[str]) -> dict[str, Interval]:
         names = [name for name, of_images in values.items() if not np.isnan(of_images).all()]
         if not names:
             return {}
         resampled = dict(
             zip(names, resampled_means(np.stack([values[name] for name in names], axis=1)).T, strict=True)
         )
-        found: dict[str, Interval] = {name: interval_of(values[name], resampled[name]) for name in names}
+        found: dict[str, Interval] = {
+            name: interval_of(values[name], resampled[name], Difference if name in differences else Interval)
+            for name in names
+        }
         if {"bg_gap", "original"} <= found.keys() and found["original"].mean > 0:
             focus = object_focus(resampled["original"], resampled["bg_gap"])
-            low, high = np.nanquantile(focus, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
             mean = 1 - found["bg_gap"].mean / found["original"].mean
-            found["object_focus"] = Interval(mean, float(low), float(high))
+            count = int((~np.isnan(values["bg_gap"])).sum())
+            found["object_focus"] = resampled_interval(np.array([mean, *focus]), count)
         return found
 
     def by_class(self) -> dict[int, dict[str, float | int | None]]:
