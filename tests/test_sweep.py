@@ -405,8 +405,9 @@ def test_grids_of_the_paper(path, tmp_path):
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 8}
     numbers |= {
-        "emoji-shift-search": 138,
-        "emoji-shift-rates": 144,
+        "emoji-shift-search": 36,
+        "emoji-shift-others-search": 36,
+        "emoji-shift-rates": 96,
         "emoji-shift-others": 75,
         "emoji-shift": 115,
         "waterbirds": 99,

@@ -62,7 +62,8 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         of ImageNet-1k.
 
     Raises:
-        ValueError: the dataset has a class that the model does not have.
+        ValueError: the dataset has a class that the model does not have, or another number of classes than a model without
+            names.
     """
     mapping = mapping_by_name(names, model_names, source)
     if mapping is None or all(label == place for label, place in mapping.items()):
@@ -86,7 +87,14 @@ def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], sou
         if unnamed(names) and unnamed(model_names):
             numbers = {str(number): number for number in range(len(model_names))}
             places = {name: numbers.get(name.removeprefix("LABEL_")) for name in names}
-        elif unnamed(model_names) or names == tuple(map(str, range(len(names)))) or names == _labels(len(names)):
+        elif names == tuple(map(str, range(len(names)))) or names == _labels(len(names)):
+            return None
+        elif unnamed(model_names):
+            if len(names) != len(model_names):
+                raise ValueError(
+                    f"`{source}` has {len(names)} classes, but the model has {len(model_names)}, without names to map them by: "
+                    "give a model with a head for the classes of this set, or name its classes in `config.id2label`."
+                )
             return None
         elif of_imagenet and len(names) == 1000 and _are_imagenet(names):
             return None
