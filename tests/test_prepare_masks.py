@@ -370,6 +370,8 @@ def test_masks_of_a_set_of_the_paper(tmp_path, vit):
         f"{TENCH}/{TENCH}_1.JPEG": 0,
         f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG": 999,
     }
+    error = call(*command("tokencut", tmp_path / "val", tmp_path / "others", *options[:2], *options[4:])).error
+    assert "`--set imagenet-1k` has the splits validation, but --split is `train`." in error
 
 
 def test_masks_of_nothing_or_nearly_all_are_rejected(tmp_path):

@@ -192,7 +192,10 @@ def _open_images(
     if set_name is None:
         dataset = load_masked_dataset(images, split)
         return undecoded_rows(dataset), dataset.features, len(dataset)
-    options = {"split": split} if "split" in image_sets()[set_name].options else {}
+    kind = image_sets()[set_name]
+    if split not in kind.splits:
+        raise ValueError(f"`--set {set_name}` has the splits {', '.join(kind.splits)}, but --split is `{split}`.")
+    options = {"split": split} if "split" in kind.options else {}
     source = open_source(set_name, [images], options)
     return source.rows(source.shards), features_of(set_name, options), None
 
