@@ -282,6 +282,8 @@ def test_under_another_name_nothing_is_answered(address, models):
         for name in ("proxy.example:443", "192.168.1.5:443", "[fd00::5]:443"):
             assert get_session().get(f"{behind}config", headers={"Host": name}).status_code == 200, name
         assert get_session().get(f"{behind}config", headers=other).status_code == 400
+        endpoints = get_session().get(f"{behind}gradio_api/info").json()["named_endpoints"]
+        assert "/explain" in endpoints and "/load_models" not in endpoints  # visitors come through the proxy
 
 
 @pytest.mark.parametrize(

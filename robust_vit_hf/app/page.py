@@ -59,7 +59,8 @@ class Page:
     """
 
     def __init__(self, options: AppOptions):
-        names, local = (options.model, options.compare), options.host in LOOPBACK
+        names = (options.model, options.compare)
+        local = options.host in LOOPBACK and not options.allowed_hosts  # which a proxy forwards
         self.handlers, choose_models = Handlers(options), local and options.compare is not None
         session = self.handlers.pair(names)
         self.handlers.diagnosed(names)  # its errors end the start
