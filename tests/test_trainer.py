@@ -142,10 +142,13 @@ def test_learning_rate_decays_every_second_epoch(tmp_path):
     assert rates == pytest.approx([1e-4, 1e-4, 0.85e-4, 0.85e-4, 0.85**2 * 1e-4])
 
 
-@pytest.mark.parametrize("drop_last, steps_per_epoch", [(False, 2), (True, 1)])
-def test_the_steps_of_an_epoch_count_the_last_batch(tmp_path, drop_last, steps_per_epoch):
+@pytest.mark.parametrize(
+    "images, drop_last, accumulated, steps_per_epoch", [(12, False, 1, 2), (12, True, 1, 1), (28, True, 2, 2)]
+)
+def test_the_steps_of_an_epoch_count_the_last_batch(tmp_path, images, drop_last, accumulated, steps_per_epoch):
     settings = {"num_train_epochs": 3, "learning_rate": 1e-4, "dataloader_drop_last": drop_last}
-    rates = logged(trained(tmp_path, tensor_rows(12), **settings), "learning_rate")
+    settings["gradient_accumulation_steps"] = accumulated
+    rates = logged(trained(tmp_path, tensor_rows(images), **settings), "learning_rate")
     epochs = [1e-4, 1e-4, 0.85e-4]
     assert rates == pytest.approx([rate for rate in epochs for _ in range(steps_per_epoch)])
 

@@ -326,9 +326,9 @@ class RobustViTTrainer(ReliableTrainer):
         args = self.args
         if isinstance(self.train_dataset, MaskedStream):
             return args.max_steps
-        images = len(self.train_dataset)
-        batch_size = self._train_batch_size * args.world_size * args.gradient_accumulation_steps
-        return max(1, images // batch_size if args.dataloader_drop_last else -(-images // batch_size))
+        images, batch_size = len(self.train_dataset), self._train_batch_size * args.world_size
+        batches = images // batch_size if args.dataloader_drop_last else -(-images // batch_size)
+        return max(1, -(-batches // args.gradient_accumulation_steps))
 
     @property
     def _head_steps(self) -> int:
