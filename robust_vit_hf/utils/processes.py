@@ -6,13 +6,18 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
+from accelerate.state import AcceleratorState
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
-    """Accelerator of an evaluation command with bfloat16 autocast or fp32, regardless of `accelerate config`."""
+    """Accelerator of an evaluation command with bfloat16 autocast or fp32, regardless of `accelerate config` and of an earlier one
+    in the process."""
+    precision = "bf16" if bf16 else "no"
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # as the Trainer does; Accelerate refuses another precision
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision=precision,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
     )
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1:
