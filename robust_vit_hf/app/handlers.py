@@ -144,7 +144,7 @@ class Handlers:
         self,
         name: str | None,
         shown: str,
-        page: int,
+        page: float | None,
         names: Names,
         progress=gr.Progress(track_tqdm=True),  # noqa: B008
     ) -> list[Any]:
@@ -154,7 +154,7 @@ class Handlers:
         measured = self.measured(*names, name)
         order = measured.order(shown)
         pages = max(1, -(-len(order) // PAGE))
-        page = min(int(page), pages)
+        page = min(int(page or 1), pages)  # an emptied box is `None`
         indices = order[(page - 1) * PAGE : page * PAGE]
         images = [thumbnail(image) for image in measured.rows.dataset.select(indices)["image"]]
         top1 = " → ".join(f"{measured.result.accuracy(side):.1%}" for side in ("before", "after"))
@@ -173,7 +173,7 @@ class Handlers:
         return [image, shown, label if known else PREDICTED, gr.Tabs(selected="explain")]
 
     @in_page
-    def conditions(self, shown: str, number: int, names: Names, step: int = 0) -> list[Any]:
+    def conditions(self, shown: str, number: float | None, names: Names, step: int = 0) -> list[Any]:
         """Verdict, and an image of the diagnosis in all conditions: number `number` + `step` of a kind, in a circle."""
         diagnosed = self.diagnosed(names)
         if diagnosed is None:
@@ -181,7 +181,7 @@ class Handlers:
         order = diagnosed.order(shown)
         if not order:
             return [diagnosed.text, "", f"None of {len(diagnosed.examples)} images.", 1]
-        place = (int(number) - 1 + step) % len(order)
+        place = (int(number or 1) - 1 + step) % len(order)
         example = diagnosed.examples[order[place]]
         text = f"Image {place + 1} of {len(order)}: `{example.label}`"
         return [diagnosed.text, grid(condition_cards(example)), text, place + 1]
