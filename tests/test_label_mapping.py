@@ -45,6 +45,8 @@ FOREIGN = [f"part {number}" for number in range(1000)]
         (class_names()[1:3], [f"{name}, a synonym" for name in class_names()[:999]] + ["x"], "refused"),
         ([*class_names()[:600], *class_names()[:599:-1]], class_names(), "refused"),  # "crane" stands twice
         ("abcd", [f"LABEL_{index}" for index in range(4)], None),
+        ("abd", [f"LABEL_{index}" for index in range(4)], "refused"),  # "d" would be the third
+        ("012", [f"LABEL_{index}" for index in range(4)], None),
         (wnids()[:3], class_names(), None),
         (wnids()[7:9], class_names(), {0: 7, 1: 8}),
         (wnids()[7:9], [f"LABEL_{index}" for index in range(1000)], {0: 7, 1: 8}),
