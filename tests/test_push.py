@@ -264,9 +264,11 @@ def test_adapter(hub, tmp_path):
         load_model("user/adapter")
 
     (tmp_path / "local").mkdir()
-    assert "which nobody else has" in train(tmp_path / "local", *options, "user/adapter").error
-    refused = call("push", tmp_path / "local" / "run", "user/adapter-of-a-folder")
-    assert "which nobody else has" in refused.error
+    assert "which nobody else has" in train(tmp_path / "local", *options, "user/local").error
+    assert not (tmp_path / "local" / "run" / "adapter_model.safetensors").exists()  # before the training
+    assert train(tmp_path / "local", *options[:2]).status == 0
+    assert "which nobody else has" in call("push", tmp_path / "local" / "run", "user/local").error
+    assert ("models", "user/local") not in hub.repos
     (tmp_path / "merged").mkdir()
     assert train(tmp_path / "merged", *options, "user/merged", "--merge_lora").status == 0
     merged = hub.repos["models", "user/merged"]
@@ -284,6 +286,7 @@ def test_images_with_masks(hub, tmp_path):
     rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(6))]
     writer.write([features.encode_example(row) for row in rows], list("012345"))
     writer.finish()
+    (folder / ".parts" / "train").mkdir(parents=True)  # as by a rerun that was refused since an image changed
     completed = launch("-m", "robust_vit_hf.cli", "push", folder, "user/prepared", "--private")
     assert completed.status == 0, completed.err
     assert ("datasets", "user/prepared") in hub.private

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-from ..data.parquet_writer import PARTS_FOLDER, SETTINGS_FILE
+from ..data.parquet_writer import SETTINGS_FILE, SOURCE_KEY
 from ..evaluation.examples import EXAMPLES_FILE
 from ..models.registry import MODELS
 from ..utils.files import RUN_FILE, read_json, write_json
@@ -30,6 +30,7 @@ NOT_UPLOADED += [
     "inputs.json",
     "report.html",
 ]
+ADAPTER_FILE = "adapter_config.json"
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0
 
 
@@ -92,6 +93,19 @@ def create_repo(
     return repo_id
 
 
+def check_adapter_base(base: str | None) -> None:
+    """Refuse an adapter whose base others cannot load.
+
+    Raises:
+        ValueError: the base is a local folder, or unknown.
+    """
+    if base not in MODELS and not is_hub_id(base or ""):
+        raise ValueError(
+            f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
+            "adapter (`--merge_lora`, `model.merge_and_unload()`)."
+        )
+
+
 def push_folder(
     folder: Path,
     repo_id: str,
@@ -116,14 +130,9 @@ def push_folder(
         OSError: as [`clear_errors`].
         ValueError: the base of an adapter is a local folder, or as [`create_repo`].
     """
-    adapter = read_json(folder / "adapter_config.json")
+    adapter = read_json(folder / ADAPTER_FILE)
     if adapter is not None:
-        base = adapter["base_model_name_or_path"]
-        if base not in MODELS and not is_hub_id(base or ""):
-            raise ValueError(
-                f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
-                "adapter (`--merge_lora`, `model.merge_and_unload()`)."
-            )
+        check_adapter_base(adapter["base_model_name_or_path"])
     repo_id = create_repo(repo_id, repo_type=repo_type, private=private, token=token)
     api = HfApi(token=token)
     with clear_errors(repo_id):
@@ -143,13 +152,18 @@ def repo_type_of(folder: Path) -> str:
     """`"model"` or `"dataset"`, depending on a folder's files.
 
     Raises:
-        ValueError: the folder holds neither, an incomplete dataset, or a model without weights or card.
+        ValueError: the folder holds neither, an incomplete dataset, a model without weights or card, or an adapter whose base
+            others cannot load.
     """
-    if (folder / PARTS_FOLDER).exists():
-        raise ValueError(f"`{folder}` is an unfinished dataset: run the command that writes it again first.")
-    if (folder / SETTINGS_FILE).is_file():
+    if made_by := read_json(folder / SETTINGS_FILE):
+        if unfinished := [split for split, made in made_by.items() if SOURCE_KEY not in made]:
+            raise ValueError(
+                f"`{folder}` is an unfinished dataset: run the command that writes its split `{unfinished[0]}` again first."
+            )
         return "dataset"
-    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
+    if adapter := read_json(folder / ADAPTER_FILE):
+        check_adapter_base(adapter["base_model_name_or_path"])
+    if (folder / "config.json").is_file() or adapter:
         suffixes = {path.suffix for path in folder.iterdir() if path.stem != "training_args"}
         if not suffixes & {".safetensors", ".bin"}:
             raise ValueError(f"`{folder}` holds no weights (`model.safetensors` or `adapter_model.safetensors`).")

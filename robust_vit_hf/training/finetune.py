@@ -21,6 +21,7 @@ from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
 from ..evaluation.store import Measured, Store
+from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
 from ..models.preprocessing import load_processor, resolve_preset
 from ..models.registry import resolve
@@ -77,6 +78,8 @@ def _finetune(
     if config.device.type == "cpu" and config.world_size == 1:
         use_all_cores()
 
+    if config.push_to_hub and model_arguments.lora_rank is not None and not model_arguments.merge_lora:
+        check_adapter_base(model_arguments.model)  # rather than after the training
     preset = resolve_preset(model_arguments.preset, model_arguments.model)
     model_arguments = replace(model_arguments, preset=preset)
     model = _load(model_arguments)
