@@ -8,13 +8,20 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import Data2VecVisionConfig, Data2VecVisionForImageClassification, ViTModel
+from transformers import (
+    Data2VecVisionConfig,
+    Data2VecVisionForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.models.registry import MODELS, find_model
 from robust_vit_hf.results.published import published_models
 
+from .helpers.commands import succeed
 from .helpers.families import SIZES
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
 from .helpers.tiny import IMAGE_SIZE, save_pretrained, tensor_rows, tiny_config, tiny_vit
@@ -72,8 +79,21 @@ def test_a_model_is_known_by_what_it_is(source, name):
 
 def test_a_snapshot_of_timm_is_known_by_its_tag(tmp_path):
     config = HUB_CONFIG | {"architecture": "vit_base_patch16_224", "pretrained_cfg": {"tag": "augreg_in21k_ft_in1k"}}
-    assert find_model(str(saved_in(tmp_path / "snapshot", tiny(), config))) == "augreg-b"
+    assert find_model(str(saved_in(tmp_path / "snapshot", tiny(), config | {"num_classes": 1000}))) == "augreg-b"
+    assert find_model(str(saved_in(tmp_path / "finetuned", tiny(), config))) is None
     assert find_model(str(saved_in(tmp_path / "own", tiny(), HUB_CONFIG))) is None
+
+
+def test_an_own_model_in_timms_format_or_a_folder_of_that_name_is_not_registered(tmp_path):
+    """Else it would get the statistics, recipe and licence of another."""
+    sizes = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}  # of augreg-s
+    config = ViTConfig(**sizes, image_size=IMAGE_SIZE, num_labels=1000, layer_norm_eps=1e-6)
+    save_pretrained(ViTForImageClassification(config), tmp_path / "vit-b")
+    succeed("convert", tmp_path / "vit-b", "--to", "timm", "--output_dir", tmp_path / "timm")
+    assert find_model(str(tmp_path / "timm")) is None
+    succeed("convert", tmp_path / "timm", "--output_dir", tmp_path / "hf")
+    (tmp_path / "hf" / "conversion.json").write_text('{"source": "vit-b"}')
+    assert find_model(str(tmp_path / "hf")) is None
 
 
 def test_a_folder_of_timm(tmp_path):

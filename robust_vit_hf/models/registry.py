@@ -74,12 +74,14 @@ def find_model(source: str) -> str | None:
     """Name of the registered model with a source's weights, or `None`.
 
     Args:
-        source: name, Hub id, or folder of a converted model or a timm snapshot.
+        source: name, Hub id, or folder of a model that was converted from one or of a timm snapshot with the classes of
+            ImageNet, whose tag timm keeps in finetuned models too.
     """
     config, conversion = Path(source, "config.json"), Path(source, CONVERSION_FILE)
     identities = {source}
     if conversion.is_file():
-        identities = {read_json(conversion)["source"]}
+        identities = {read_json(conversion)["source"]} - {*MODELS}  # a folder may have the name of a registered model
     elif settings := read_json(config):
-        identities = {f"timm/{settings.get('architecture')}.{settings.get('pretrained_cfg', {}).get('tag')}"}
+        tag = settings.get("pretrained_cfg", {}).get("tag") if settings.get("num_classes") == 1000 else None
+        identities = {f"timm/{settings.get('architecture')}.{tag}"}
     return next((name for name, entry in MODELS.items() if identities & {name, *entry.hub_ids}), None)

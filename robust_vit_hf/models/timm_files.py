@@ -203,6 +203,9 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
     with torch.device("meta"):  # without initialising weights that are overwritten
         exported = timm.create_model(architecture, num_classes=config.num_labels, **model_args)
     exported.load_state_dict(weights, assign=True)
+    exported.pretrained_cfg = exported.pretrained_cfg | {
+        "tag": None
+    }  # timm gives the first of the architecture's weights
     labels = classes_of_model(config)
     save_for_hf(
         exported,
