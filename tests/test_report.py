@@ -417,6 +417,51 @@ def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     assert len(join([results, longer, other]).runs) == 2 * len(results.runs) + 1
     with pytest.raises(ValueError, match="were to be chosen by different rules"):
         join([results, replace(results, validation_bound=0.5)])
+    of_others = [replace(run, name=f"{run.name}, other weights", original="0123") for run in results.runs]
+    assert len(join([results, replace(results, runs=of_others)]).runs) == 2 * len(results.runs)
+
+
+def test_the_original_is_that_of_all_seeds(results):
+    """Of one model on one set of images, a single value; where each seed has its own, their mean and deviation."""
+    rows = {row[1]: row for row in accuracy_tables(Results(results.runs))["table_1"].rows}
+    assert "±" not in rows["Original"][3]
+    first = next(run for run in results.runs if run.seed == "0")
+    result = first.sets["imagenet-1k"]
+    other = result.sides["before"].ranks.copy()
+    other[:2] = 5 - other[:2]
+    of_other = replace(result, sides=result.sides | {"before": SideResult(other)})
+    seeds = [first, replace(first, seed="1", sets=first.sets | {"imagenet-1k": of_other})]
+    tops = [run.sets["imagenet-1k"].accuracy("before") for run in seeds]
+    rows = {row[1]: row for row in accuracy_tables(Results(seeds))["table_1"].rows}
+    assert rows["Original"][3].startswith(f"{100 * np.mean(tops):.1f}±") and tops[0] != tops[1]
+
+
+def test_top_five_is_unknown_where_a_run_has_no_ranks(results):
+    """As of objects that were cut out, of which only the best class is known."""
+    runs = []
+    for run in results.runs:
+        sets = {
+            name: replace(of, sides=of.sides | {"after": SideResult(of.sides["after"].ranks, known=1)})
+            for name, of in run.sets.items()
+        }
+        runs.append(replace(run, sets=sets))
+    rows = {tuple(row[:2]): row for row in accuracy_tables(Results(runs))["table_1"].rows}
+    known, unknown = (rows[f"Avg. change of top-{k}", "Ours"][3:] for k in (1, 5))
+    assert all("[" in cell for cell in known) and {*unknown} == {"–"}
+
+
+def test_sets_are_in_the_order_of_the_run_on_most(results):
+    run = results.runs[0]
+    names = list(run.sets)
+    part = replace(run, name="part", method="cut_out", sets={name: run.sets[name] for name in names[:1] + names[2:3]})
+    assert Results([run, part]).sets == Results([part, run]).sets == names
+
+
+def test_runs_on_validation_images_alone(results, tmp_path):
+    """A search for rates has no test images."""
+    write_results(tmp_path / "r.parquet", replace(results, runs=[replace(run, sets={}) for run in results.runs]))
+    printed = succeed("report", tmp_path / "r.parquet", "--output_dir", tmp_path / "out")
+    assert "| ViT-B | robustvit | 1e-06 | 2 | 1.0 | chosen |" in printed and "Table 1" not in printed
 
 
 def test_refused(tmp_path):
@@ -440,7 +485,7 @@ def test_refused(tmp_path):
     "damage, message",
     [
         (lambda table: table.drop_columns("rank"), "it has no column `rank`"),
-        (lambda table: table.slice(0, 0), "it has no rows"),
+        (lambda table: table.slice(0, 0), "its metadata lack or garble 'the rows of "),
         (
             lambda table: table.set_column(5, "rank", pa.array([-1] * len(table), pa.int8())),
             "it has ranks from -1 to -1 and images from 0, expected 0 to 5",

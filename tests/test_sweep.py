@@ -405,7 +405,7 @@ def test_grids_of_the_paper(path, tmp_path):
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 8}
     numbers |= {
-        "emoji-shift-search": 36,
+        "emoji-shift-search": 45,
         "emoji-shift-others-search": 36,
         "emoji-shift-rates": 96,
         "emoji-shift-others": 75,
@@ -485,6 +485,10 @@ def test_baselines_of_the_paper(name, tmp_path):
         ("variants: {a: {dataset: nowhere}}", "a-11111111: There is no file or folder `nowhere`"),
         ("variants: {a: {}, b: {dataset: nowhere}}", "There is no file or folder `nowhere`"),
         ("variants: {a: {background_swap: 0.5}}", "`background_swap` with `confidence_target='prediction'`"),
+        (
+            'variants: {a: {learning_rate: [1.0e-3, 1.0e-2], logging_strategy: "no"}}',
+            "its learning rate is chosen by top-1 on the validation images, which is not measured if",
+        ),
         ("variants: {a: {}}\nvalidation_bound: 2", "Expected `validation_bound` to be a fraction from 0 to 1"),
     ],
 )

@@ -147,6 +147,7 @@ def _runs(point: Path, model_digest: str) -> list[Run]:
         tuned=recorded.get("tuned", {}),
         seconds=None if trained["resumed"] else _seconds(state["log_history"]),
         commit=results.get("commit"),
+        original=recorded.get("inputs", {}).get("model"),
     )
     runs = []
     for folder in sorted((point / "shares").glob("*"), key=lambda folder: -float(folder.name)):
@@ -175,7 +176,7 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
             right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
             after = np.full(len(result), TOP)
             after[result.usable] = np.where(right, 0, TOP)  # objects of labelled images alone are cut out
-            sides = {"before": result.sides["before"], "after": SideResult(after)}
+            sides = {"before": result.sides["before"], "after": SideResult(after, known=1)}
             sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     return (

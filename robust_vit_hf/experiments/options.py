@@ -69,7 +69,7 @@ class ReportOptions(Options):
     """Make the paper's tables and figures from the runs of a sweep, and check its findings.
 
       robust-vit report runs/emoji-shift-grid --output_dir runs/report
-      robust-vit report runs/table1 runs/table4 --output_dir runs/report
+      robust-vit report runs/emoji-shift-grid runs/emoji-shift-others --output_dir runs/report
       robust-vit report runs/report/results.parquet --output_dir runs/report
       robust-vit report runs/robustness --html --output_dir runs/report
 

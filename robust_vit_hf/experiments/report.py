@@ -70,7 +70,9 @@ def report(options: ReportOptions) -> str:
         figures |= class_change_figures(changes, names)
         if results.shifted and results.unshifted:
             shifted, home = results.shifted[0], results.unshifted[0]
-            found = prices(read.runs, [*chosen, *choose_mixtures(read)], shifted, home)
+            # Mixtures are measured on the images of the training data, and not on the `sets` of a grid.
+            mixtures = [run for run in choose_mixtures(read) if {shifted, home} <= run.sets.keys()]
+            found = prices(read.runs, [*chosen, *mixtures], shifted, home)
             tables = {"price": price_table(found, METHODS, title_of(shifted), title_of(home))} | tables
             figures["price"] = price_figure(found, METHODS, title_of(shifted), title_of(home))
     tables |= {"settings": settings}

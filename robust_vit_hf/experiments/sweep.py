@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from typing import Self
 import submitit
 import torch
 from tqdm.auto import tqdm
+from transformers.trainer_utils import IntervalStrategy
 
 from ..evaluation.evaluate import evaluate
 from ..evaluation.measurements.accuracy import Accuracy
@@ -35,7 +37,7 @@ from ..training.recipes import train_arguments
 from ..training.run_identity import identity_of
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
-from .grid import Grid, Point, read_grid
+from .grid import CHOICES, Grid, Point, read_grid
 from .options import SweepOptions
 from .validation import check_validation_images, has_shares, measure_shares
 
@@ -185,8 +187,6 @@ class Run:
                 compare=str(folder / RUN),
                 sets=[NamedSource(*named) for named in sets],
                 protocols=[protocol_of(self.point)],
-                training_data=data.dataset,
-                train_split=data.train_split,
                 batch_size=config.per_device_eval_batch_size,
                 num_workers=config.dataloader_num_workers,
                 output_dir=folder / ROBUSTNESS,
@@ -308,6 +308,10 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
     data: dict[tuple, list] = {}
     inputs, digests = {}, {}
     trained: dict[str, str] = {}  # names of points by all of their settings
+    rates: dict[tuple, set[float | None]] = defaultdict(set)  # of each method
+    for point in grid.points:
+        method = (point.model, point.variant, json.dumps(point.crossed))
+        rates[method].add(point.options.get("learning_rate"))
     protocols = {protocol_of(point) for point in grid.points}
     sets = {protocol: load_evaluation_sets(grid.sets, protocol, 1) for protocol in protocols}
     for point in grid.points:
@@ -325,6 +329,13 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
             )
         try:
             model, of_data, config = arguments_of(point, folder / RUN)
+            several = len(rates[point.model, point.variant, json.dumps(point.crossed)]) > 1
+            unknown = IntervalStrategy.NO in (config.eval_strategy, config.logging_strategy)
+            if several and grid.choose_by == CHOICES[0] and unknown:
+                raise ValueError(
+                    "its learning rate is chosen by top-1 on the validation images, which is not measured if `eval_strategy` or "
+                    '`logging_strategy` is "no": leave these out, or give `choose_by: mixed_rand`.'
+                )
             first = trained.setdefault(_all_settings(model, of_data, config), point.name)
             if first != point.name:
                 raise ValueError(

@@ -88,7 +88,9 @@ def write_results(path: Path, results: ResultsFile) -> None:
     metadata |= {"validation_bound": results.validation_bound, "choose_by": results.choose_by}
     metadata |= {"class_names": results.class_names}
     columns = {
-        name: pa.array(np.concatenate(values), pa.string() if field_type == _TEXT else field_type).cast(field_type)
+        name: pa.array(
+            np.concatenate(values) if values else [], pa.string() if field_type == _TEXT else field_type
+        ).cast(field_type)
         for (name, values), field_type in zip(parts.items(), SCHEMA.types, strict=True)
     }
     table = pa.table(columns, schema=SCHEMA.with_metadata({"robust-vit": json.dumps(metadata)}))
@@ -131,8 +133,8 @@ def read_results(path: Path) -> ResultsFile:
 
 
 def join(parts: Sequence[ResultsFile]) -> ResultsFile:
-    """The runs of several files. Of runs with the same model, method, settings and seed, the one on most sets is taken: a
-    search measures only validation images.
+    """The runs of several files. Of runs with the same model and weights, method, settings and seed, the one on most sets is
+    taken: a search measures only validation images.
 
     Raises:
         ValueError: the files have different rules of the choice.
@@ -149,7 +151,7 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
             trained = {name: value for name, value in settings.items() if name not in MEASUREMENT_OPTIONS}
             epochs = run.epochs if run.learning_rate else None  # of what trains nothing, whatever a file says
             setting = (run.learning_rate, *sorted(run.tuned.items()), run.share, epochs, json.dumps(trained))
-            key = (run.model, run.method, run.seed, *setting)
+            key = (run.model, run.original, run.method, run.seed, *setting)
             if key not in runs or len(run.sets) > len(runs[key].sets):
                 runs[key] = run
     return ResultsFile(list(runs.values()), names, *rules.pop())
@@ -159,12 +161,10 @@ def _problem(table: pa.Table) -> str | None:
     """Error in the rows of a file, or `None`."""
     if missing := [name for name in SCHEMA.names if name not in table.column_names]:
         return f"it has no column `{missing[0]}`"
-    if not len(table):
-        return "it has no rows"
     ranks, images = (table[name].to_numpy() for name in ("rank", "image"))
     if table.select(SCHEMA.names).schema.types != SCHEMA.types or any(table[name].null_count for name in SCHEMA.names):
         return f"its columns are {table.schema.types}, expected {SCHEMA.types} without empty cells"
-    if ranks.min() < 0 or ranks.max() > TOP or images.min() < 0:
+    if len(table) and (ranks.min() < 0 or ranks.max() > TOP or images.min() < 0):
         return f"it has ranks from {ranks.min()} to {ranks.max()} and images from {images.min()}, expected 0 to {TOP} and 0"
     return None
 
@@ -174,6 +174,8 @@ def _run(name: str, facts: dict, images: dict) -> Run:
     sets = {}
     for set_name, of_set in facts.pop("sets").items():
         sides = images[name, set_name]
+        if not sides:
+            raise KeyError(f"the rows of `{set_name}` in `{name}`")
         first = next(iter(sides.values()))
         for side, columns in sides.items():
             if not all(np.array_equal(columns[column], first[column]) for column in ("image", "class")):

@@ -141,9 +141,10 @@ def _accuracy_table(
         of_model = [run for run in results.runs if run.model == model and run.method in methods]
         if not of_model:
             continue
-        measured = {name: [run for run in of_model if name in run.sets][:1] for name in sets}
+        measured = {name: _originals([run for run in of_model if name in run.sets], name) for name in sets}
         cells = [_accuracy(runs, name, ks, "before") if runs else "–" for name, runs in measured.items()]
-        add(model, "original", "Original", _validation(list({run.seed: run for run in of_model}.values()), 0), cells)
+        of_seed = {run.seed: run for run in of_model if run.validation}
+        add(model, "original", "Original", _validation(list(of_seed.values()), 0), cells)
         for method in dict.fromkeys([*methods, *(BASELINES if with_baselines else ())]):
             runs, label = _finetuned(results.of(method, model)), METHODS.get(method, method)
             cells = [_cell(results, runs, name, ks, with_changes) for name in sets] if runs else None
@@ -151,12 +152,25 @@ def _accuracy_table(
     for method, k in product(methods, ks):
         runs = _finetuned(results.of(method))
         if runs and {run.model for run in runs} == set(results.models):  # as in the paper, only over all models
-            cells = [str(change(runs, [name], k)) if results.common(runs, [name]) else "–" for name in sets]
+            cells = [str(change(runs, [name], k)) if _ranked(results, runs, name, k) else "–" for name in sets]
             validation = _validation_change(runs) if k == 1 else "–"
             rows.append([f"Avg. change of top-{k}", METHODS.get(method, method), validation, *cells])
     if published and with_baselines:
         title += f" (published figures: {SOURCES[protocol]})"
     return _with_validation(title, ["model", "method", VALIDATION, *map(title_of, sets)], rows)
+
+
+def _originals(runs: Sequence[Run], name: str) -> list[Run]:
+    """A run of each seed to show the original model of; one alone if its results are the same for all of them."""
+    of_seed = list({run.seed: run for run in runs}.values())
+    results = {run.sets[name].sides["before"].ranks.tobytes() for run in of_seed}
+    return of_seed[:1] if len(results) == 1 else of_seed
+
+
+def _ranked(results: Results, runs: Sequence[Run], name: str, k: int) -> bool:
+    """Whether all runs were measured on a set, and top-k is known."""
+    known = [side.num_ranked for run in runs if name in run.sets for side in run.sets[name].sides.values()]
+    return bool(results.common(runs, [name])) and min(known) >= k
 
 
 def _finetuned(runs: Sequence[Run]) -> list[Run]:
@@ -219,7 +233,7 @@ def segmentation_table(results: Results) -> dict[str, Table]:
                 for side in ("before", "after")
             }
             if not any(row[0] == model for row in rows):
-                originals = [mean_std(values[:1]) for values in means["before"]]
+                originals = [mean_std(values if len({*values}) > 1 else values[:1]) for values in means["before"]]
                 rows.append([model, "Orig", _validation(runs, 0), *originals])
             rows.append([model, METHODS.get(method, method), _validation(runs, 1), *map(mean_std, means["after"])])
     title = "Table 3: relevance and masks, mean over the sets with masks, in per cent"

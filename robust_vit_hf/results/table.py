@@ -115,6 +115,7 @@ class Run:
         share: share of the finetuned weights; the others are those of the original model.
         seconds: duration of the training.
         commit: commit of the code, if known.
+        original: digest of the weights of the original model, if known.
         validation: top-1 on the validation images before and after, as fractions; `None` without labels.
         composed: predictions before and after for the validation images, as they are (`original`) and with their objects on the
             backgrounds of others (`mixed_rand`); empty if not measured.
@@ -135,6 +136,7 @@ class Run:
     share: float = 1.0
     seconds: float | None = None
     commit: str | None = None
+    original: str | None = None
     validation: tuple[float, float] | None = None
     composed: dict[str, SetResult] = field(default_factory=dict)
     train_images: int | None = None
@@ -162,8 +164,10 @@ class Results:
         self.models.sort(key=lambda model: published.index(model) if model in published else len(published))
         found = dict.fromkeys(run.method for run in runs)
         self.methods = sorted(found, key=lambda name: methods.index(name) if name in methods else len(methods))
-        sets = {name: result for run in reversed(self.runs) for name, result in reversed(run.sets.items())}
-        self.sets = list(reversed(sets))
+        sets: dict[str, SetResult] = {}
+        for run in sorted(self.runs, key=lambda run: -len(run.sets)):  # others may have a part in another order
+            sets |= {name: result for name, result in run.sets.items() if name not in sets}
+        self.sets = list(sets)
         self.shifted = [name for name in self.sets if sets[name].shifted]
         self.unshifted = [name for name in self.sets if name not in (*self.shifted, *LATER_SETS)]
 
