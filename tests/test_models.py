@@ -122,6 +122,16 @@ def test_an_adapter_is_merged(tmp_path):
     assert not any("lora" in name for name in model.state_dict())
 
 
+def test_an_adapter_names_its_base_from_any_folder(tmp_path, monkeypatch):
+    """`runs/base` would be taken for an id of the Hub elsewhere."""
+    save_pretrained(tiny_vit(), tmp_path / "runs" / "base")
+    monkeypatch.chdir(tmp_path)
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    trainer = RobustViTTrainer("runs/base", tiny_config(tmp_path / "out"), tensor_rows(4), peft_config=config)
+    named = trainer.model.peft_config["default"].base_model_name_or_path
+    assert named == str((tmp_path / "runs" / "base").resolve())
+
+
 def saved_adapter(tmp_path, config: LoraConfig) -> str:
     """An adapter over `base`, as a training saves it."""
     base = str(save_pretrained(tiny_vit(), tmp_path / "base"))

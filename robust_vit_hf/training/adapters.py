@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -11,19 +12,36 @@ from ..models.digest import model_digest
 from ..models.registry import resolve
 
 
-def add_lora(model: PreTrainedModel, rank: int, base: str) -> nn.Module:
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+
+
+def add_lora(model: PreTrainedModel, rank: int, base: str) -> "PeftModel":
     """Add a new LoRA adapter to all linear layers of a model loaded from `base`, with alpha twice the rank.
 
     Raises:
         ModuleNotFoundError: PEFT is not installed.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
-    adapted = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
-    # The saved adapter names its base; PEFT would name the cache folder. Folders are named by absolute path, which
-    # cannot be mistaken for a Hub id and is never uploaded.
-    name = resolve(base)
-    adapted.peft_config["default"].base_model_name_or_path = str(Path(name).resolve()) if Path(name).exists() else name
+    return add_adapter(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), base)
+
+
+def add_adapter(model: nn.Module, config: "PeftConfig", base: str | None) -> "PeftModel":
+    """Add a new adapter to a model loaded from `base`; `None` for one in memory.
+
+    Raises:
+        ModuleNotFoundError: PEFT is not installed.
+    """
+    from peft import get_peft_model
+
+    adapted = get_peft_model(model, config)
+    if base is not None:
+        # The saved adapter names its base; PEFT would name the cache folder. Folders are named by absolute path, which
+        # cannot be mistaken for a Hub id and is never uploaded.
+        name = resolve(base)
+        of_adapter = adapted.peft_config["default"]
+        of_adapter.base_model_name_or_path = str(Path(name).resolve()) if Path(name).exists() else name
     return adapted
 
 

@@ -24,12 +24,12 @@ from ..data.transforms import eval_transform
 from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.loading import load_model
 from ..models.preprocessing import load_processor, make_image_processor, resolve_preset
-from ..models.registry import resolve
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
 from ..utils.images import input_size
+from .adapters import add_adapter
 from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
@@ -40,7 +40,7 @@ from .sharding import prepare_sharding
 
 
 if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
 
 
 class RobustViTTrainer(ReliableTrainer):
@@ -122,7 +122,7 @@ class RobustViTTrainer(ReliableTrainer):
         if processing_class is None:
             processing_class = _processor_of(vit.pretrained)
         if peft_config is not None:
-            model = _with_adapter(model, peft_config, name)
+            model = add_adapter(model, peft_config, name)
         _check(vit, args, eval_dataset, processing_class)
         epoch = SharedEpoch()
         prepared = prepare_datasets(train_dataset, eval_dataset, processing_class, config, args, epoch)
@@ -443,15 +443,6 @@ class RobustViTTrainer(ReliableTrainer):
                 logs["original_top1"] = self._original_top1["train"]
             self._train_values.clear()
         super().log(logs, start_time)
-
-
-def _with_adapter(model: nn.Module, peft_config: "PeftConfig", name: str | None) -> "PeftModel":
-    from peft import get_peft_model
-
-    model = get_peft_model(model, peft_config)
-    if name is not None:  # the saved adapter names its base; PEFT would name the cache folder
-        model.peft_config["default"].base_model_name_or_path = resolve(name)
-    return model
 
 
 def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
