@@ -662,6 +662,7 @@ def test_a_space_with_a_diagnosis(models, diagnosed, tmp_path):
     [
         (["--model", "vit-b", "--results", "x"], "--results needs --compare, the model after finetuning"),
         (["--export", "x"], "--export needs --compare"),
+        (["--export", "x", "--compare", "a/b", "--dataset", "photos"], "--dataset has no effect on --export"),
         (
             ["--allowed_hosts", "*", "proxy.example:80"],
             "--allowed_hosts proxy.example:80: expected a name or an address",

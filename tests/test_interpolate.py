@@ -199,7 +199,7 @@ def test_a_folder_with_something_in_it_is_refused_before_loading(tmp_path):
         completed = call("interpolate", *MISSING, task, 0.5, "--output_dir", tmp_path)
         assert completed.status == 1 and message in completed.error
     completed = call("interpolate", *MISSING, "--alpha", 0.5, "--output_dir", tmp_path / "precious")
-    assert completed.status == 1 and "exists already: name another --output_dir" in completed.error
+    assert completed.status == 1 and "exists already: name another folder" in completed.error
     assert files_below(tmp_path) == {"precious": b"precious"}
 
 

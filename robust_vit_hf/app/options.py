@@ -60,7 +60,8 @@ class AppOptions(GalleryOptions):
     )
     allowed_hosts: list[str] = option(
         [],
-        "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all",
+        "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all. Then no "
+        "other models can be loaded in the page",
         metavar="NAME",
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))
@@ -79,3 +80,8 @@ class AppOptions(GalleryOptions):
             raise ValueError("--results needs --compare, the model after finetuning")
         if self.export is not None and self.compare is None:
             raise ValueError("--export needs --compare, the Hub id of the model after finetuning")
+        unread = {"results": None, "dataset": None, "sets": [], "host": "127.0.0.1", "allowed_hosts": [], "port": None}
+        if self.export is not None and (
+            given := [name for name, none in unread.items() if getattr(self, name) != none]
+        ):
+            raise ValueError(f"--{given[0]} has no effect on --export, which writes a page for the Hub: leave it out")

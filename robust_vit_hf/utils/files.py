@@ -73,7 +73,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         FileExistsError: `path` is a file, or a folder that is not empty.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise FileExistsError(f"`{path}` exists already: name another --output_dir, or remove it.")
+        raise FileExistsError(f"`{path}` exists already: name another folder, or remove it.")
     existing = next(parent for parent in path.absolute().parents if parent.is_dir())
     with TemporaryDirectory(prefix=f".{path.name}-", dir=existing) as private:
         folder = Path(private) / path.name  # only the owner can read the temporary folder itself
