@@ -570,9 +570,8 @@ def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
     assert is_trained(tmp_path / "out" / again.function.point.name)
 
 
-@pytest.mark.parametrize(
-    "notice", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.release)]
-)
+@pytest.mark.release
+@pytest.mark.parametrize("notice", [False, True])
 def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_path):
     """The process of a Slurm job gets the signals that precede a pre-emption, with or without SIGTERM as a notice before the
     one on which submitit queues it again, and is started again as Slurm does."""
