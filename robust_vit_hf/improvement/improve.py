@@ -221,6 +221,11 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         if chosen.candidate is not None:
             _say(3, f"Model: `{chosen.candidate.name}`, {chosen.alpha:g} of its weights")
             sides["after"] = _write_model(trials, chosen, options)
+        for path in trials.folder.glob("*/*"):
+            if path.suffix == ".safetensors":
+                path.unlink()  # what was measured of all candidates is kept
+            elif path.is_dir():
+                shutil.rmtree(path)  # checkpoints
         _say(4, f"Diagnosis on {len(masked['reporting'].dataset)} images that chose nothing")
         session = replace(session, sides=sides)
         return _report(session, masked["reporting"], table, notes, options)
@@ -459,11 +464,6 @@ def _write_model(trials: Trials, chosen: Measured, options: ImproveOptions) -> S
         run["training"] |= {"share of the finetuned weights": f"{chosen.alpha:g}"}
         write_json(folder / RUN_FILE, run)
         write_json(folder / INTERPOLATION_FILE, mixture)
-    for path in trials.folder.glob("*/*"):
-        if path.suffix == ".safetensors":
-            path.unlink()  # what was measured of all candidates is kept
-        elif path.is_dir():
-            shutil.rmtree(path)  # checkpoints
     model = load_model(str(folder)).to(trials.session.accelerator.device)
     return Side.of(model, processor, str(folder))
 
