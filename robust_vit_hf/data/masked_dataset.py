@@ -57,11 +57,13 @@ def load_masked_dataset(
     Raises:
         FileNotFoundError: the file, folder or Hub dataset does not exist.
         UnknownSplit: the split does not exist (names the existing ones).
-        ValueError: a path of tables would be read as a pattern,
+        ValueError: another dataset than a benchmark has options, a path of tables would be read as a pattern,
             `metadata.jsonl` is not valid or names files outside its folder, no image of a folder can be used, only
             some files name their classes, or the copy in the cache of `datasets` is damaged.
     """
     folder, splits = Path(path), None
+    if options and path not in benchmarks():
+        raise ValueError(f"`{path}` is no benchmark, so that `{next(iter(options))}` has no effect: leave it out.")
     if path in benchmarks():
         splits = benchmarks()[path].load_finetuning_splits(**options)
     elif (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
