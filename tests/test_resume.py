@@ -1,6 +1,7 @@
 """Interrupted runs: what resumes, what is refused, and what stays on disk."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -87,9 +88,13 @@ def test_a_setting_that_only_the_new_run_has_is_compared(begun, tmp_path):
 
 def test_logging_and_epochs_may_change(begun, tmp_path):
     settings = {"num_train_epochs": 3, "logging_steps": 2, "save_total_limit": 1, "on_nan": "skip"}
-    trainer = make_trainer(tmp_path, **settings)
+    trainer = make_trainer(tmp_path, **settings, eval_strategy="steps", eval_steps=1, save_steps=2)
     trainer.train(resume_from_checkpoint=str(begun / "checkpoint-6"))
-    assert trainer.state.global_step == 9
+    assert trainer.state.global_step == 9 and {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-9"}
+    logged = {
+        name: [row["step"] for row in trainer.state.log_history if name in row] for name in ("loss", "eval_loss")
+    }
+    assert logged == {"loss": [*range(1, 7), 8], "eval_loss": [6, 7, 8, 9]}  # six of before
 
 
 def test_an_adapter_is_recognised(tmp_path):
@@ -203,6 +208,26 @@ def test_a_signal_saves_a_checkpoint(tmp_path, number):
     resumed = make_trainer(tmp_path, **settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 6 and len(resumed.state.log_history) > len(trainer.state.log_history)
+
+
+def test_workers_outlive_the_signals_of_others(tmp_path):
+    """A launcher signals its whole group; only their own process may end them."""
+    workers = []
+
+    def signalled():
+        workers.extend(multiprocessing.active_children())
+        for worker in workers:
+            for name in ("TERM", "INT"):
+                subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+
+    settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = make_trainer(tmp_path, callbacks=[At(2, signalled)], **settings)
+    trainer.train()
+    assert workers and trainer.state.global_step == 6
+    for worker in workers:
+        worker.terminate()
+        worker.join(30)
+        assert not worker.is_alive()
 
 
 def test_a_signal_keeps_its_checkpoint_beside_the_best(tmp_path):
@@ -338,15 +363,17 @@ def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
     save_pretrained(tiny_vit(), tmp_path / "model")
     options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run"]
     options += ["--num_train_epochs", "400", "--report_to", "none", "--use_cpu", "True", "--save_total_limit", "1"]
+    options += ["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "True"]
     command = python("-m", "robust_vit_hf.cli", "train", *options)
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
     wait_until((tmp_path / "run" / "checkpoint-4").is_dir, process)
     # The folder is in use.
     refused = call("train", *options)
     assert f"`{tmp_path / 'run'}` is in use by process {process.pid} on " in refused.error
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # its workers, too
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and "Traceback" not in err
+    assert process.returncode == 143 and "Traceback" not in err, err[-3000:]
     assert "SIGTERM has stopped the training after step" in err.splitlines()[-1]
     (last,) = sorted((tmp_path / "run").glob("checkpoint-*"))[-1:]
     epochs = int(json.loads((last / "trainer_state.json").read_text())["epoch"]) + 1

@@ -11,6 +11,7 @@ import datasets
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, set_seed
+from transformers.utils import logging
 
 from ..class_names.label_mapping import class_names_of, classes_of_model
 from ..data.benchmarks import benchmarks, find_benchmark
@@ -36,6 +37,9 @@ from .checkpoints import find_checkpoint
 from .config import RobustViTConfig
 from .sharding import gather_weights
 from .trainer import RobustViTTrainer
+
+
+logger = logging.get_logger(__name__)
 
 
 def finetune(
@@ -183,6 +187,14 @@ def load_data(
     if source in benchmarks():
         options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
         options |= {"num_classes": arguments.num_classes}
+    elif unread := [
+        name
+        for name in ("samples_per_class", "num_classes")
+        if getattr(arguments, name) != getattr(DataArguments, name)
+    ]:
+        logger.warning(
+            f"`{unread[0]}` has no effect: `{source}` is no benchmark, and all images of `{arguments.train_split}` are trained on."
+        )
     train = load_masked_dataset(source, arguments.train_split, streaming=arguments.streaming, **options)
     if "mask" not in (train.column_names or ["mask"]):
         raise ValueError(_how_to_make_masks(arguments, model_config))

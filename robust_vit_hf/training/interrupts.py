@@ -1,5 +1,6 @@
 """Interrupts: SIGINT and SIGTERM during training save a checkpoint."""
 
+import multiprocessing.context
 import os
 import signal
 import threading
@@ -7,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy
 
@@ -93,14 +95,52 @@ class InterruptCallback(TrainerCallback):
             control.should_evaluate = control.should_save = False
 
 
+def outlive_signals(loader: DataLoader) -> None:
+    """Let the workers of a data loader ignore SIGINT and SIGTERM but of their own process: a terminal, launcher or cluster signals
+    them too, and the training needs them until the end of its step. Only where workers are forked, and the system tells who
+    sent a signal: not on macOS."""
+    loader = getattr(loader, "base_dataloader", loader)  # which Accelerate wraps
+    forked = loader.multiprocessing_context is None and multiprocessing.get_start_method() == "fork"
+    if loader.num_workers and forked and hasattr(signal, "sigwaitinfo"):
+        loader.multiprocessing_context = _Workers()
+
+
+class _Worker(multiprocessing.context.ForkProcess):
+    def start(self) -> None:
+        # Before the fork, which also starts the threads of Arrow: a signal goes to any thread that does not block it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def run(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        threading.Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
+        super().run()
+
+
+class _Workers(multiprocessing.context.ForkContext):
+    Process = _Worker
+
+
+def _end_by(parent: int) -> None:
+    """End this process at a SIGTERM of its parent."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
 class MissedEvaluation(TrainerCallback):
     """Evaluates a checkpoint from which a training goes on if that is due and has not been done, as after a signal. So the best
-    checkpoint is that of an unbroken run, if checkpoints are saved whenever they are evaluated."""
+    checkpoint is that of an unbroken run, if checkpoints are saved whenever they are evaluated. What is due is by the options of
+    now, also later: the Trainer would take those of the checkpoint."""
 
     def __init__(self, trainer: Trainer):
         self._trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
         step = state.global_step
         if not step or any("eval_loss" in entry and entry["step"] == step for entry in state.log_history):
             return

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
@@ -23,7 +23,13 @@ from ..utils.finite import NonFiniteError, check_finite, non_finite_weights
 from ..utils.lock import folder_lock
 from .adapters import base_digest
 from .checkpoints import check_complete, last_checkpoint
-from .interrupts import EvaluationInterrupted, InterruptCallback, MissedEvaluation, TrainingInterrupted
+from .interrupts import (
+    EvaluationInterrupted,
+    InterruptCallback,
+    MissedEvaluation,
+    TrainingInterrupted,
+    outlive_signals,
+)
 from .run_identity import RunIdentity
 
 
@@ -121,10 +127,42 @@ class ReliableTrainer(PublishingTrainer):
                 raise stopped
         return output
 
+    def get_train_dataloader(self) -> DataLoader:
+        loader = super().get_train_dataloader()
+        outlive_signals(loader)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        with self._every_image():
+            loader = super().get_eval_dataloader(eval_dataset)
+        outlive_signals(loader)
+        return loader
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        with self._every_image():
+            loader = super().get_test_dataloader(test_dataset)
+        outlive_signals(loader)
+        return loader
+
+    @contextmanager
+    def _every_image(self) -> Iterator[None]:
+        """Context in which loaders keep an incomplete last batch: `dataloader_drop_last` is for training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def _run_epoch(self, *args, **kwargs) -> None:
         # The Trainer would take a step beyond `max_steps` when a run that ended within an epoch is resumed.
         if self.state.global_step < self.state.max_steps and not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
+
+    def _determine_best_metric(self, *args, **kwargs) -> bool:
+        try:
+            return super()._determine_best_metric(*args, **kwargs)
+        except KeyError as error:
+            raise ValueError(*error.args) from error  # which names the metrics that there are
 
     def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
         try:

@@ -34,6 +34,7 @@ from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
 from .data import prepare_datasets, with_rows
+from .interrupts import outlive_signals
 from .methods import load_method
 from .reliable_trainer import ReliableTrainer
 from .sharding import prepare_sharding
@@ -236,6 +237,11 @@ class RobustViTTrainer(ReliableTrainer):
     def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Components `(B,)` of each image's loss, including `loss` and `top1`, and the logits `(B, C)`."""
         args, labels = self.args, inputs.get("labels")
+        if labels is None and args.needs_labels:
+            raise ValueError(
+                f"A batch has no `labels`; it has {', '.join(inputs)}. The loss needs the class of each image: name it `labels`, or "
+                "take another `method`, `relevance_target` or `confidence_target`."
+            )
         if "mask" not in inputs:
             raise ValueError(f"A batch has no `mask`; it has {', '.join(inputs)}. Each row needs a `mask` (1, H, W).")
         low, high = inputs["mask"].aminmax()
@@ -368,7 +374,9 @@ class RobustViTTrainer(ReliableTrainer):
             in_order=getattr(args, "dataloader_in_order", True),
         )
         # The rows are already shared: accelerate must not split them again, or let one process read all.
-        return prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
+        loader = prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
+        outlive_signals(loader)
+        return loader
 
     def set_initial_training_values(self, args, dataloader):
         num_train_epochs, *others = super().set_initial_training_values(args, dataloader)
