@@ -2,6 +2,7 @@
 
 import copy
 
+import datasets
 import pytest
 import torch
 from datasets import Dataset
@@ -128,6 +129,19 @@ def test_evaluation_counts_every_image_once(tmp_path):
         assert metrics[f"eval_{name}"] == pytest.approx(value.item(), rel=1e-5), name
     total = 0.8 * expected["relevance_loss"] + 0.2 * expected["confidence_loss"]
     assert metrics["eval_loss"] == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_validation_counts_the_last_batch_where_the_training_drops_it(tmp_path):
+    settings = {"dataloader_drop_last": True, "per_device_eval_batch_size": 4}
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), tensor_rows(8), tensor_rows(6, seed=1))
+    assert len(trainer.predict(tensor_rows(6, seed=1)).predictions) == 6
+    assert len(trainer.get_eval_dataloader()) == 2 and trainer.args.dataloader_drop_last
+
+
+def test_an_unknown_metric_is_named_beside_those_that_there_are(tmp_path):
+    settings = {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "accuracy"}
+    with pytest.raises(ValueError, match=r"eval_accuracy.* not found in the evaluation metrics.*eval_top1"):
+        trained(tmp_path, eval_rows=tensor_rows(4, seed=1), **settings)
 
 
 def test_evaluation_gathers_logits_alone(tmp_path):
@@ -400,9 +414,15 @@ def test_refuses_rows(tmp_path):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4).remove_columns("mask"))
     with pytest.raises(ValueError, match=r"eval dataset.*\n.*label 3 is outside the model's classes 0–2"):
         model = tiny_vit(num_labels=3)
-        RobustViTTrainer(model, tiny_config(tmp_path), masked_dataset(3), masked_dataset(4))
+        numbered = masked_dataset(4).cast_column("label", datasets.Value("int64"))
+        RobustViTTrainer(model, tiny_config(tmp_path), numbered.select(range(3)), numbered)
     rows = [{name: value for name, value in row.items() if name != "mask"} for row in tensor_rows(4)]
     with pytest.raises(ValueError, match="A batch has no `mask`; it has pixel_values, labels"):
+        trained(tmp_path, rows)
+    rows = [{name: value for name, value in row.items() if name != "labels"} for row in tensor_rows(4)]
+    with pytest.raises(
+        ValueError, match=r"A batch has no `labels`; it has pixel_values, mask\. The loss needs the class"
+    ):
         trained(tmp_path, rows)
     rows = tensor_rows(4)
     rows[1] = {name: value if name == "labels" else value[:, :-1] for name, value in rows[1].items()}
