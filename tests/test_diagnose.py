@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from pyarrow import parquet as pq
 
@@ -22,6 +23,7 @@ from robust_vit_hf.evaluation.measurements.sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.relevance.relevance_map import relevance_map
+from robust_vit_hf.utils.processes import make_accelerator
 
 from .helpers.commands import call, files_below, kill_when, launch_two, succeed
 from .helpers.sessions import session_of
@@ -315,3 +317,16 @@ def test_killed_and_started_again(model, photographs, tmp_path):
         succeed(*options, "--output_dir", tmp_path / name)
         tables.append((tmp_path / name / "tables.md").read_text())
     assert finished.stat().st_mtime_ns == written and tables[0] == tables[1]
+
+
+def test_another_precision_in_a_process_is_refused_by_name():
+    """As of `diagnose(…, bf16=True)` and then `improve(…)`: Accelerate keeps the first."""
+    AcceleratorState._reset_state()
+    try:
+        make_accelerator(bf16=True)
+        with pytest.raises(
+            ValueError, match=r"the mixed precision `bf16`, and cannot change to `no`: give the same `bf16`"
+        ):
+            make_accelerator(bf16=False)
+    finally:
+        AcceleratorState._reset_state()

@@ -10,11 +10,18 @@ from accelerate.state import AcceleratorState
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
-    """Accelerator of an evaluation command with bfloat16 autocast or fp32, regardless of `accelerate config` and of an earlier one
-    in the process."""
+    """Accelerator of an evaluation command with bfloat16 autocast or fp32, regardless of `accelerate config`.
+
+    Raises:
+        ValueError: an earlier one of the process has another precision, which Accelerate keeps.
+    """
     precision = "bf16" if bf16 else "no"
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()  # as the Trainer does; Accelerate refuses another precision
+    known = AcceleratorState().mixed_precision if AcceleratorState._shared_state else precision
+    if known != precision:
+        raise ValueError(
+            f"This process has begun to compute with the mixed precision `{known}`, and cannot change to `{precision}`: give the same "
+            "`bf16` to all functions, or start another process."
+        )
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=precision,
