@@ -96,51 +96,51 @@ class InterruptCallback(TrainerCallback):
 
 
 def outlive_signals(loader: DataLoader) -> None:
-    """Let the workers of a data loader ignore SIGINT and SIGTERM but of their own process: a terminal, launcher or cluster signals
-    them too, and the training needs them until the end of its step. Only where workers are forked, and the system tells who
-    sent a signal: not on macOS."""
+    """Let the workers of a data loader ignore SIGINT, and SIGTERM unless their own process sends it: a terminal, launcher or
+    cluster signals them too, and the training needs them until the end of its step. Only where workers are forked and the
+    system tells who sent a signal: not on macOS and Windows, nor by default from Python 3.14 on."""
     loader = getattr(loader, "base_dataloader", loader)  # which Accelerate wraps
-    forked = loader.multiprocessing_context is None and multiprocessing.get_start_method() == "fork"
-    if loader.num_workers and forked and hasattr(signal, "sigwaitinfo"):
+    context = loader.multiprocessing_context or multiprocessing.get_context()
+    if loader.num_workers and hasattr(signal, "sigwaitinfo") and context.get_start_method() == "fork":
         loader.multiprocessing_context = _Workers()
 
 
-class _Worker(multiprocessing.context.ForkProcess):
-    def start(self) -> None:
-        # Before the fork, which also starts the threads of Arrow: a signal goes to any thread that does not block it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+if hasattr(signal, "sigwaitinfo"):
 
-    def run(self) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
-        super().run()
+    class _Worker(multiprocessing.context.ForkProcess):
+        def start(self) -> None:
+            # Before the fork, which also starts the threads of Arrow: a signal goes to any thread that does not block it.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            try:
+                super().start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+        def run(self) -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            threading.Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
+            super().run()
 
-class _Workers(multiprocessing.context.ForkContext):
-    Process = _Worker
+    class _Workers(multiprocessing.context.ForkContext):
+        Process = _Worker
 
 
 def _end_by(parent: int) -> None:
-    """End this process at a SIGTERM of its parent."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+    """End this process at a SIGTERM of its parent, or of anyone when that has ended."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent and os.getppid() == parent:
         pass
     os._exit(0)
 
 
 class MissedEvaluation(TrainerCallback):
     """Evaluates a checkpoint from which a training goes on if that is due and has not been done, as after a signal. So the best
-    checkpoint is that of an unbroken run, if checkpoints are saved whenever they are evaluated. What is due is by the options of
-    now, also later: the Trainer would take those of the checkpoint."""
+    checkpoint is that of an unbroken run, if checkpoints are saved whenever they are evaluated."""
 
     def __init__(self, trainer: Trainer):
         self._trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        state.compute_steps(args, state.max_steps)
+        state.compute_steps(args, state.max_steps)  # else, all intervals of a resumed run are those of its checkpoint
         step = state.global_step
         if not step or any("eval_loss" in entry and entry["step"] == step for entry in state.log_history):
             return
