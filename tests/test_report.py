@@ -417,8 +417,13 @@ def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     assert len(join([results, longer, other]).runs) == 2 * len(results.runs) + 1
     with pytest.raises(ValueError, match="were to be chosen by different rules"):
         join([results, replace(results, validation_bound=0.5)])
-    of_others = [replace(run, name=f"{run.name}, other weights", original="0123") for run in results.runs]
-    assert len(join([results, replace(results, runs=of_others)]).runs) == 2 * len(results.runs)
+    of_both = [
+        replace(results, runs=[replace(run, name=f"{run.name}, of {digest}", original=digest) for run in results.runs])
+        for digest in ("0123", "4567")
+    ]
+    assert len(join([results, of_both[0]]).runs) == len(results.runs)  # an older file knows no weights
+    with pytest.raises(ValueError, match="have the same setting and seed, and differ in the original model"):
+        choose_settings(join(of_both))
 
 
 def test_the_original_is_that_of_all_seeds(results):

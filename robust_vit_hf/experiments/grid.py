@@ -89,7 +89,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
     - `validation_bound`: see [`Grid`]; 0.02 by default, after the "2-3%" of
       https://huggingface.co/papers/2206.01161, section 4;
     - `choose_by`: a name in [`CHOICES`], `learning_rate` by default;
-    - `mixtures`: see [`Grid`]; measured on the validation images, and on the sets without masks' maps.
+    - `mixtures`: see [`Grid`]; measured on the validation images and the test images of the dataset, without relevance maps.
 
     In texts, `{seed}` stands for the name of the seed, so that a seed can have images of its own.
 

@@ -103,11 +103,11 @@ def _check_seeds(name: str, by_setting: dict[tuple, list[Run]]) -> None:
                 one, other = (
                     json.loads(each.settings or "{}") | {"num_train_epochs": each.epochs} for each in (first, run)
                 )
-                options = {*one, *other} - {*MEASUREMENT_OPTIONS}
+                options, same = {*one, *other} - {*MEASUREMENT_OPTIONS}, first.original == run.original
                 differing = sorted(option for option in options if one.get(option) != other.get(option))
                 raise ValueError(
                     f"{name}: `{first.name}` and `{run.name}` have the same setting and seed, and differ in "
-                    f"{', '.join(differing) or 'their images'}: report them apart."
+                    f"{', '.join(differing) or ('their images' if same else 'the original model')}: report them apart."
                 )
 
 

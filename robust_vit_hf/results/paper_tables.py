@@ -162,7 +162,9 @@ def _accuracy_table(
 
 def _originals(runs: Sequence[Run], name: str) -> list[Run]:
     """A run of each seed to show the original model of; one alone if its results are the same for all of them."""
-    of_seed = list({run.seed: run for run in runs}.values())
+    # Of objects that were cut out, only the best class is known.
+    by_rank = sorted(runs, key=lambda run: run.sets[name].sides["before"].num_ranked)
+    of_seed = list({run.seed: run for run in by_rank}.values())
     results = {run.sets[name].sides["before"].ranks.tobytes() for run in of_seed}
     return of_seed[:1] if len(results) == 1 else of_seed
 
