@@ -40,7 +40,7 @@ from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, group_shares, groups_of
 from ..evaluation.store import Store
 from ..experiments.page import PAGE_FILE, Section, add_gallery, write_page
-from ..hub.model_card import write_card
+from ..hub.model_card import CARD_FILE, write_card
 from ..models.digest import weights_digest
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
@@ -221,6 +221,9 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         if chosen.candidate is not None:
             _say(3, f"Model: `{chosen.candidate.name}`, {chosen.alpha:g} of its weights")
             sides["after"] = _write_model(trials, chosen, options)
+        else:
+            for name in ("model.safetensors", "config.json", RUN_FILE, RESULTS_FILE, CARD_FILE, INTERPOLATION_FILE):
+                (folder / name).unlink(missing_ok=True)  # of an earlier choice, among others
         for path in trials.folder.glob("*/*"):
             if path.suffix == ".safetensors":
                 path.unlink()  # what was measured of all candidates is kept
@@ -283,17 +286,18 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
         inputs["pictures"] = pool.identity()
     inputs = json.loads(json.dumps(inputs))
     path, candidates = options.output_dir / INPUTS_FILE, options.output_dir / CANDIDATES_FOLDER
-    known = read_json(path)
+    known, complete = read_json(path), any(candidates.glob(f"*/{CANDIDATE_FILE}"))
+    if not complete:
+        (options.output_dir / INTERPOLATION_FILE).unlink(missing_ok=True)  # of a model that was made of others
     if known == inputs:
         return
-    if known is not None and any(candidates.glob(f"*/{CANDIDATE_FILE}")):
+    if known is not None and complete:
         differing = [name for name in {**known, **inputs} if known.get(name) != inputs.get(name)]
         raise ValueError(
             f"`{options.output_dir}` holds an improvement with other inputs, which differ in: {', '.join(differing)}. Choose "
             "another --output_dir, or delete it."
         )
     shutil.rmtree(candidates, ignore_errors=True)  # none is complete
-    (options.output_dir / INTERPOLATION_FILE).unlink(missing_ok=True)  # of a model that was made of others
     write_json(path, inputs)
 
 
