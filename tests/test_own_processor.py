@@ -346,9 +346,14 @@ def test_a_conversion_keeps_what_timm_states(tmp_path):
     for name, config, preset in (
         ("own", HUB_CONFIG | {"pretrained_cfg": stated}, "model"),
         ("bare", HUB_CONFIG, "paper"),
-        ("augreg", HUB_CONFIG | {"architecture": "vit_base_patch16_224", "pretrained_cfg": paper}, "paper"),
+        (
+            "augreg",
+            HUB_CONFIG | {"architecture": "vit_base_patch16_224", "pretrained_cfg": paper, "num_classes": 1000},
+            "paper",
+        ),
     ):
-        source, converted = saved_in(tmp_path / name, tiny(), config), tmp_path / f"{name}-converted"
+        model = tiny(num_classes=config["num_classes"])
+        source, converted = saved_in(tmp_path / name, model, config), tmp_path / f"{name}-converted"
         succeed("convert", source, "--output_dir", converted)
         processor = load_processor(str(converted), "model", load_model(str(converted)))
         assert processor.size["shortest_edge"] == (35 if preset == "model" else 37)

@@ -300,14 +300,15 @@ def test_the_link_in_the_checkout_shows_the_recipes():
 def test_a_model_of_the_paper_brings_its_recipe(how, name, learning_rate, temperature, hub, tmp_path):
     """Learning rate, temperature and preset are those of the recipe, however the model is named."""
     hub_id = MODELS[name].hub_ids[0]
+    of_timm, config = tiny(num_classes=4), HUB_CONFIG | {"num_classes": 4}
     if name.startswith("augreg"):
-        hub.add("models", hub_id, saved_in(tmp_path / "model", tiny(), HUB_CONFIG))
+        hub.add("models", hub_id, saved_in(tmp_path / "model", of_timm, config))
     else:
         tiny_vit().save_pretrained(tmp_path / "model")
         hub.add("models", hub_id, tmp_path / "model")
         if how == "conversion":
             hub_id = MODELS[name].hub_ids[1]
-            hub.add("models", hub_id, saved_in(tmp_path / "timm", tiny(), HUB_CONFIG))
+            hub.add("models", hub_id, saved_in(tmp_path / "timm", of_timm, config))
     if how == "conversion":
         succeed("convert", hub_id, "--output_dir", tmp_path / "converted")
     source = {"name": name, "id": hub_id, "conversion": tmp_path / "converted"}[how]

@@ -58,8 +58,8 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
 
     Returns:
         The mapping, or `None` if labels need no change: the dataset has the model's first classes in their order, or
-        one of the two has no names (only digits from 0 on, or transformers' `LABEL_n`). Wnids are names of the classes
-        of ImageNet-1k.
+        it has no names (only digits from 0 on, or transformers' `LABEL_n`), or the model has none, and as many classes. Wnids are
+        names of the classes of ImageNet-1k.
 
     Raises:
         ValueError: the dataset has a class that the model does not have, or another number of classes than a model without
@@ -93,7 +93,8 @@ def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], sou
             if len(names) != len(model_names):
                 raise ValueError(
                     f"`{source}` has {len(names)} classes, but the model has {len(model_names)}, without names to map them by: "
-                    "give a model with a head for the classes of this set, or name its classes in `config.id2label`."
+                    "give a model with a head for the classes of this set, or name its classes in `config.id2label`; where the "
+                    'labels are the model\'s, `dataset.cast_column("label", datasets.Value("int64"))`.'
                 )
             return None
         elif of_imagenet and len(names) == 1000 and _are_imagenet(names):

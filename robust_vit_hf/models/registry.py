@@ -74,8 +74,8 @@ def find_model(source: str) -> str | None:
     """Name of the registered model with a source's weights, or `None`.
 
     Args:
-        source: name, Hub id, or folder of a model that was converted from one or of a timm snapshot with the classes of
-            ImageNet, whose tag timm keeps in finetuned models too.
+        source: name, Hub id, or folder: of a model that was converted from a registered one, or of a timm snapshot with the
+            classes of ImageNet. The tag of a snapshot says little by itself: timm keeps it when a model is finetuned.
     """
     config, conversion = Path(source, "config.json"), Path(source, CONVERSION_FILE)
     identities = {source}
