@@ -75,7 +75,8 @@ def _check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> 
     Raises:
         ValueError: a resized image would have more pixels than Pillow reads, see `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    shortest = (getattr(processor, "size", None) or {}).get("shortest_edge")
+    size = getattr(processor, "size", None) or {}
+    shortest = None if size.get("longest_edge") else size.get("shortest_edge")
     for image in images:
         if processor.do_resize and shortest and Image.MAX_IMAGE_PIXELS:
             longest = round(shortest * max(image.size) / min(image.size))
