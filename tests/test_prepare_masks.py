@@ -361,7 +361,7 @@ def test_the_output_is_not_among_the_images(tmp_path, vit):
 
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):
     formats.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
-    options = ("--set", "imagenet-1k", "--split", "validation", "--model", vit, "--min_pixels", 0)
+    options = ("--set", "imagenet-1k", "--model", vit, "--min_pixels", 0)
     succeed(*command("tokencut", tmp_path / "val", tmp_path / "masks", *options))
     shards = [*(tmp_path / "masks").glob("*.parquet"), *(tmp_path / "masks" / "rejected").glob("*.parquet")]
     names = {row["file_name"]: row["label"] for shard in shards for row in parquet.read_table(shard).to_pylist()}
@@ -370,7 +370,7 @@ def test_masks_of_a_set_of_the_paper(tmp_path, vit):
         f"{TENCH}/{TENCH}_1.JPEG": 0,
         f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG": 999,
     }
-    error = call(*command("tokencut", tmp_path / "val", tmp_path / "others", *options[:2], *options[4:])).error
+    error = call(*command("tokencut", tmp_path / "val", tmp_path / "others", *options, "--split", "train")).error
     assert "`--set imagenet-1k` has the splits validation, but --split is `train`." in error
 
 

@@ -128,7 +128,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
         )
     counts = {}
     with folder_lock(output_dir, "prepare") if state.is_main_process else nullcontext():
-        for split in options.split:
+        for split in options.split or ["train" if options.set is None else image_sets()[options.set].split]:
             with state.main_process_first():  # it unpacks and caches
                 rows, columns, total = _open_images(options.images, split, options.set)
             if per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
