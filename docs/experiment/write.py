@@ -50,6 +50,7 @@ LABELS = {
     "bce": "relevance, cross-entropy of the map",
     "background-swap": "swap, output of the original",
     "relevance-and-swap": "swap and relevance (cross-entropy)",
+    "relevance-and-swap-lighter": "swap and relevance (cross-entropy, weight 0.08)",
     "swap-label": "swap, label",
     "finetune": "label (the control)",
     "original-target": "output of the original alone",
@@ -85,6 +86,7 @@ SHIFTED, HOME = "background_new", "val"
 # Pairs of methods, of which the second less the first is shown.
 PAIRS = (
     ("background-swap", "relevance-and-swap"),
+    ("relevance-and-swap", "relevance-and-swap-lighter"),
     ("robustvit", "bce"),
     ("robustvit", "background-swap"),
     ("finetune", "robustvit"),
