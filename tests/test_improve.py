@@ -259,6 +259,7 @@ def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_pat
         (0.9, 0.8, "costly"),
         (0.5025, 1.0, "too few"),  # one image of 400
         (0.4975, 1.0, "too few"),
+        (0.4925, 1.0, "too few"),  # three of 400: the interval ends at 0
         (0.3, 1.0, "worse"),
     ],
 )
