@@ -63,7 +63,7 @@ def load_masked_dataset(
     """
     folder, splits = Path(path), None
     if options and path not in benchmarks():
-        raise ValueError(f"`{path}` is no benchmark, so that `{next(iter(options))}` has no effect: leave it out.")
+        raise ValueError(f"Only benchmarks take `{next(iter(options))}`, and `{path}` is not one: leave it out.")
     if path in benchmarks():
         splits = benchmarks()[path].load_finetuning_splits(**options)
     elif (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():

@@ -77,14 +77,15 @@ def _check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> 
     """
     size = getattr(processor, "size", None) or {}
     shortest = None if size.get("longest_edge") else size.get("shortest_edge")
+    if not (processor.do_resize and shortest and Image.MAX_IMAGE_PIXELS):
+        return
     for image in images:
-        if processor.do_resize and shortest and Image.MAX_IMAGE_PIXELS:
-            longest = round(shortest * max(image.size) / min(image.size))
-            if shortest * longest > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(
-                    f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
-                    f"{longest:,} pixels at the other: crop it."
-                )
+        longest = round(shortest * max(image.size) / min(image.size))
+        if shortest * longest > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
+                f"{longest:,} pixels at the other: crop it."
+            )
 
 
 class _MaskProcessor(ViTImageProcessor):

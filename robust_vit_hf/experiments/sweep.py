@@ -310,8 +310,7 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
     trained: dict[str, str] = {}  # names of points by all of their settings
     rates: dict[tuple, set[float | None]] = defaultdict(set)  # of each method
     for point in grid.points:
-        method = (point.model, point.variant, json.dumps(point.crossed))
-        rates[method].add(point.options.get("learning_rate"))
+        rates[_method_of(point)].add(point.options.get("learning_rate"))
     protocols = {protocol_of(point) for point in grid.points}
     sets = {protocol: load_evaluation_sets(grid.sets, protocol, 1) for protocol in protocols}
     for point in grid.points:
@@ -329,7 +328,7 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
             )
         try:
             model, of_data, config = arguments_of(point, folder / RUN)
-            several = len(rates[point.model, point.variant, json.dumps(point.crossed)]) > 1
+            several = len(rates[_method_of(point)]) > 1
             unknown = IntervalStrategy.NO in (config.eval_strategy, config.logging_strategy)
             if several and grid.choose_by == CHOICES[0] and unknown:
                 raise ValueError(
@@ -376,6 +375,11 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
                 f"`{folder}` was run on another {changed[0]} is now: choose another --output_dir, or delete it."
             )
     return inputs
+
+
+def _method_of(point: Point) -> tuple[str, str, str]:
+    """What a learning rate is chosen for."""
+    return point.model, point.variant, json.dumps(point.crossed)
 
 
 def _executor(folder: Path, cluster: str, jobs: int, options: dict) -> submitit.AutoExecutor:

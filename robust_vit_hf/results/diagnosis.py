@@ -165,9 +165,7 @@ class Diagnosis:
         left out."""
         names = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
         values = {name: self.values[name] - before.values[name] for name in names}
-        found = self._measure(
-            values, [name for name in names if name != "relevance_on_object"]
-        )  # of which one is a ratio
+        found = self._measure(values, [name for name in names if name != "relevance_on_object"])  # which is a ratio
         found.pop("object_focus", None)
         return {name: Difference(*astuple(one)) for name, one in found.items()}
 

@@ -193,7 +193,7 @@ def load_data(
         if getattr(arguments, name) != getattr(DataArguments, name)
     ]:
         logger.warning(
-            f"`{unread[0]}` has no effect: `{source}` is no benchmark, and all images of `{arguments.train_split}` are trained on."
+            f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
         )
     train = load_masked_dataset(source, arguments.train_split, streaming=arguments.streaming, **options)
     if "mask" not in (train.column_names or ["mask"]):
