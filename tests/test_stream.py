@@ -208,7 +208,13 @@ def test_what_is_refused_before_the_first_step(tmp_path):
         make_trainer(tmp_path, eval_rows=masked_dataset(4).to_iterable_dataset())
     with pytest.raises(ValueError, match="train dataset has no column `mask`"):
         make_trainer(tmp_path, masked_dataset(4).to_iterable_dataset().remove_columns("mask"))
-    for name, value in {"data_seed": 1, "train_sampling_strategy": "sequential", "lr_decay_rate": 0.5}.items():
+    unread = {
+        "data_seed": 1,
+        "train_sampling_strategy": "sequential",
+        "dataloader_drop_last": True,
+        "lr_decay_rate": 0.5,
+    }
+    for name, value in unread.items():
         with pytest.raises(ValueError, match=f"`{name}` has no effect on a stream"):
             make_trainer(tmp_path, **{name: value})
 

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Range
 from ..utils.publishable import public_settings
@@ -37,7 +38,11 @@ NOT_HONOURED = {
     "do_predict": "the command and the method that is called say what is done",
     "hub_always_push": "checkpoints are not pushed",
     "logging_nan_inf_filter": "`on_nan` says what happens at such losses",
+    "average_tokens_across_devices": "losses are means over images",
+    "enable_jit_checkpoint": "a signal saves a checkpoint by itself",
 }
+# Optimizers to which the Trainer does not pass `optim_args`.
+WITHOUT_OPTIM_ARGS = ("adafactor", "adamw_torch", "adamw_torch_fused", "adamw_torch_npu_fused", "adamw_torch_xla")
 # Options of the schedule by those schedulers of the Trainer that do not take them.
 NOT_OF_SCHEDULER = {
     "warmup_steps": ("constant", "reduce_lr_on_plateau", "greedy"),
@@ -161,6 +166,11 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
                 raise ValueError(
                     f"`{name}` has no effect with the scheduler `{scheduler}`: leave it out, or name another `lr_scheduler_type`."
                 )
+        optimizer = OptimizerNames(self.optim).value
+        if self.optim_args and optimizer in WITHOUT_OPTIM_ARGS:
+            raise ValueError(
+                f"`optim_args` has no effect with the optimizer `{optimizer}`: leave it out, or name another `optim`."
+            )
         if str(getattr(self, "train_sampling_strategy", "random")) in ("group_by_length", "batch_rebalance"):
             raise ValueError("`train_sampling_strategy` groups by length, which images do not have: leave it out.")
         if self.fp16 and self.device.type == "cpu":

@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 NOT_OF_STREAMS = {
     "data_seed": None,
     "train_sampling_strategy": "random",
+    "dataloader_drop_last": False,
     # `max_steps` are one epoch.
     "lr_decay_rate": RobustViTConfig.lr_decay_rate,
     "lr_decay_every": RobustViTConfig.lr_decay_every,
