@@ -37,7 +37,7 @@ from robust_vit_hf.app.server import OwnNames, running
 from robust_vit_hf.app.sessions import distinct_names, open_pair
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
 from robust_vit_hf.data.transforms import eval_transform
-from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED
+from robust_vit_hf.emoji_shift.images import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.evaluation.set_names import NamedSource
 from robust_vit_hf.utils.files import read_json, write_json
 
@@ -114,6 +114,12 @@ def test_difference_and_mask(models):
     same, none = compare_maps(open_pair(models[0], models[0], "paper"), image, 0, "gae")
     assert same["before"].picture.tobytes() == same["after"].picture.tobytes() and same["before"].mean_iou is None
     assert np.asarray(difference, int).std() > np.asarray(none, int).std()
+
+
+def test_the_mask_of_another_image_is_not_used(models, picture):
+    shown = {"digest": "of another", "mask": Image.new("L", (512, 512), 255)}
+    handlers = Handlers(AppOptions(model=models[0], compare=models[1]))
+    assert "| – | – |" in handlers.explain(str(picture), PREDICTED, "gae", tuple(models), shown)[-1]
 
 
 def test_the_difference_is_red_where_relevance_grew_and_blue_where_it_fell(models):
@@ -334,10 +340,11 @@ def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
 
 def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
     with running(AppOptions(model=models[0], compare=models[1], host="0.0.0.0")) as address:
-        endpoints = (
-            get_session().get(address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info").json()["named_endpoints"]
-        )
+        place = address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info"
+        endpoints = get_session().get(place).json()["named_endpoints"]
+        refused = get_session().get(place, headers={"Host": "evil.example:7871"})
     assert "/explain" in endpoints and "/load_models" not in endpoints
+    assert refused.status_code == 400 and "endpoints" not in refused.text
 
 
 # -- Gallery, run, examples --------------------------------------------------------------------------------------------
@@ -434,6 +441,9 @@ def test_samples():
     samples = load_samples(CLASS_NAMES)
     assert len(samples) == 12 and len({sample.image.tobytes() for sample in samples}) == 12
     assert all(sample.mask.size == sample.image.size and 0 <= sample.label < 100 for sample in samples)
+    for number, (sample, split) in enumerate(zip(samples, 2 * SHIFTED, strict=True)):
+        rows = [compose(split, 8 * number + place) for place in range(40)]
+        assert any(row["openly_licensed"] and row["image"].tobytes() == sample.image.tobytes() for row in rows)
     assert [sample.caption for sample in load_samples(("a", "b"))] == ["chelsea", "coffee", "motorcycle", "rocket"]
 
 

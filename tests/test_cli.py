@@ -11,7 +11,9 @@ import pytest
 
 from robust_vit_hf.cli.commands import COMMANDS, Group, load
 from robust_vit_hf.cli.main import main
+from robust_vit_hf.cli.parser import parse
 from robust_vit_hf.evaluation.options import EvaluateOptions, FigureOptions, NamedSource
+from robust_vit_hf.training.interrupts import TrainingInterrupted
 
 from .helpers.commands import call, launch
 
@@ -170,6 +172,23 @@ def test_an_error_of_the_program_is_not_hidden(monkeypatch):
     monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["push", "a", "b"])
+
+
+def test_the_exit_status_of_a_stopped_training_says_by_which_signal(monkeypatch, capsys):
+    def push(options):
+        raise TrainingInterrupted("stopped", 143)
+
+    monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
+    assert main(["push", "a", "b"]) == 143 and capsys.readouterr().err == "error: stopped\n"
+
+
+def test_a_flag_takes_no_value(tmp_path):
+    completed = call("push", "--private", tmp_path, "user/name")
+    assert completed.status == 1 and "holds no model" in completed.error
+
+
+def test_dashes_of_an_option_are_not_those_of_its_value():
+    assert parse(EvaluateOptions, "robust-vit evaluate", ["--output-dir=vit-b"]).output_dir == Path("vit-b")
 
 
 def test_options_in_python():

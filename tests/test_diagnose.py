@@ -17,6 +17,7 @@ from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.diagnosis.examples import load_composed
 from robust_vit_hf.diagnosis.images import choose_images, load_labelled
+from robust_vit_hf.diagnosis.strip import Composed
 from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.measurements.backgrounds import Backgrounds, pixel_of
 from robust_vit_hf.evaluation.measurements.sensitivity import Sensitivity
@@ -143,6 +144,7 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
         image = Image.fromarray(np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8))
         image.paste(square, (10 + 3 * index, 20))
         rows.append({"image": image, "label": index % 4})
+    rows[1]["image"] = Image.new("RGB", (2000, 1))  # too narrow to be enlarged
     features = datasets.Features({name: FEATURES[name] for name in ("image", "label")})
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "photos" / "validation-00000.parquet")
     options = ["--model", model, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "out"]
@@ -150,6 +152,7 @@ def test_masks_are_made_where_there_are_none(model, tmp_path):
     masks = tmp_path / "out" / "masks"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["masks"] == "made by tokencut" and results["num_images"] + results["num_rejected"] == 8
+    assert results["num_rejected"] >= 1
     assert (masks / "contact_sheet_train.png").is_file()
     written = {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
     assert succeed("diagnose", *options) == printed
@@ -169,6 +172,7 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
                 row[kind].save(path)
     options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
+    assert len(load_labelled(str(tmp_path / "images"), "validation[:50%]", str(tmp_path / "masks"))) > 0
     shares = columns_of(tmp_path / "out")["object_share"]
     assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
     (tmp_path / "empty").mkdir()
@@ -224,6 +228,27 @@ def test_a_comparison(model, photographs, tmp_path):
     assert changed.startswith(f"{100 * (after - before):+.1f} [")
 
 
+def test_classes_without_a_usable_mask_are_named(model, tmp_path):
+    rows = masked_rows(8)
+    for row in rows[1::4]:
+        row["mask"] = Image.new("L", (40, 40))
+    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
+    assert (report.images.rejected, report.images.lost) == (2, ("b",)) and "no image is left: b" in str(report)
+
+
+def test_images_that_must_not_be_published_are_no_examples(model, tmp_path):
+    rows = masked_dataset(8).add_column("openly_licensed", [False] * 4 + [True] * 4)
+    rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
+    assert len(report.examples) == 4
+
+
+def test_only_on_another_background_is_a_prediction_taken_from_it():
+    example = Composed("a", "b", {}, {"before": {"original": "b", "mixed_rand": "b"}})
+    assert [example.kind("before", name) for name in ("original", "mixed_rand")] == ["other", "taken"]
+
+
 def test_the_choice_is_balanced_and_grows():
     labels = [0] * 50 + [1] * 5 + [2] * 50 + [-1] * 3
     rows = datasets.Dataset.from_dict({"label": labels, "row": list(range(108))})
@@ -234,6 +259,7 @@ def test_the_choice_is_balanced_and_grows():
     assert len(choose_images(rows, 1000)) == 105
     pairs = choose_images(rows, 4)  # of two classes, which have another image of theirs
     assert sorted([*pairs["label"]].count(label) for label in range(3)) == [0, 2, 2]
+    assert len({*choose_images(rows, 3)["label"]}) == 2 and len(choose_images(rows, 1)) == 1
 
 
 @pytest.mark.parametrize(

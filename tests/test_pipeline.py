@@ -22,6 +22,14 @@ def images(count: int) -> list[Image.Image]:
     return [row["image"].resize((60, 40)) for row in masked_rows(count)]
 
 
+def test_a_turned_photograph_is_turned_back(model, processor, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images(1)[0].save(tmp_path / "turned.jpg", exif=exif)
+    answer = pipeline("relevance-map", model=model, image_processor=processor)(str(tmp_path / "turned.jpg"))
+    assert answer["relevance"].size == (40, 60)
+
+
 def test_answers(model, processor):
     explain = pipeline("relevance-map", model=model, image_processor=processor)
     (image,) = images(1)

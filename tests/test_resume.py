@@ -270,6 +270,7 @@ def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
 
 def test_a_signal_while_processes_agree_is_shared_the_next_time(monkeypatch):
     def all_reduce(shared, operation):  # which waits for the other processes
+        assert operation == torch.distributed.ReduceOp.MAX
         if not waited:
             signal.raise_signal(signal.SIGTERM)
         waited.append(int(shared))
@@ -315,6 +316,16 @@ def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(ste
     assert resumed.state.best_global_step == whole.state.best_global_step == step
     for name, weights in whole.model.state_dict().items():
         assert torch.equal(weights, resumed.model.state_dict()[name])
+
+
+def test_the_last_step_is_validated_wherever_it_falls(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 5}
+    stop = At(5, lambda: os.kill(os.getpid(), signal.SIGTERM), "step")
+    with pytest.raises(TrainingInterrupted, match="after step 5"):
+        make_trainer(tmp_path, callbacks=[stop], **settings).train()
+    resumed = make_trainer(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in resumed.state.log_history if "eval_loss" in entry] == [2, 4, 5]
 
 
 def test_a_signal_in_the_validation_before_the_first_step(tmp_path):
