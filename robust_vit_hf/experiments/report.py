@@ -65,7 +65,7 @@ def report(options: ReportOptions) -> str:
         tables |= seed_tables(results) | class_group_tables(results) | difference_table(results)
         if groups := worst_group_table(results):
             tables["groups"] = groups
-        tables |= {"findings": findings_table(findings(results), len({run.seed for run in chosen}))}
+        tables |= {"findings": findings_table(findings(results))}
         figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
         figures |= class_change_figures(changes, names)
         if results.shifted and results.unshifted:

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special  # not `stats`, which takes as long to import as the rest of this package
@@ -27,8 +27,15 @@ class Interval:
         return f"{100 * self.mean:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
+@dataclass(frozen=True)
 class Difference(Interval):
-    """A mean difference of accuracy and its 95 % interval, as fractions; an infinite one is unknown."""
+    """A mean difference of accuracy and its 95 % interval, as fractions; an infinite one is unknown.
+
+    Args:
+        seeds: number of seeds that were measured.
+    """
+
+    seeds: int = 1
 
     def __str__(self) -> str:
         mean = f"{100 * self.mean:+.1f}"
@@ -45,6 +52,17 @@ def change(runs: Sequence[Run], names: Sequence[str], k: int = 1, shown: bool | 
     return bootstrap(gains)
 
 
+def worst_change(runs: Sequence[Run], names: Sequence[str]) -> Difference:
+    """Change of top-1 of the seed that has the lowest, as a mean over runs and sets. Its interval is over the images, and so
+    wide that with 95 % confidence it holds for all seeds (Bonferroni), as it is one of several that was picked."""
+    seeds = sorted({run.seed for run in runs})
+    of_seeds = []
+    for seed in seeds:
+        gains = {name: [_gains_of(run, run.sets[name], 1, None) for run in runs if run.seed == seed] for name in names}
+        of_seeds.append(bootstrap(gains, 1 - (1 - CONFIDENCE) / len(seeds)))
+    return replace(min(of_seeds, key=lambda difference: difference.mean), seeds=len(seeds))
+
+
 def change_of_groups(runs: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference:
     """Change of top-k on the training classes less that on the others, as a mean over runs and sets."""
     gains: dict[str, list[Gains]] = {}
@@ -53,7 +71,7 @@ def change_of_groups(runs: Sequence[Run], names: Sequence[str], k: int = 1) -> D
             of_group = (_gains_of(run, run.sets[name], k, shown) for run in runs)
             gains[f"{name}, {shown}"] = [replace(gain, values=sign * gain.values) for gain in of_group]
     found = bootstrap(gains)  # a mean over twice as many sets as there are
-    return Difference(*(2 * value for value in astuple(found)))
+    return Difference(2 * found.mean, 2 * found.low, 2 * found.high, found.seeds)
 
 
 def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference | None:
@@ -87,7 +105,7 @@ def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
         return Difference(mean, -math.inf, math.inf)
     error = np.std(by_seed, ddof=1) / math.sqrt(len(by_seed))
     margin = float(special.stdtrit(len(by_seed) - 1, (1 + CONFIDENCE) / 2) * error)
-    return Difference(mean, mean - margin, mean + margin)
+    return Difference(mean, mean - margin, mean + margin, len(by_seed))
 
 
 @dataclass(frozen=True)
@@ -113,7 +131,7 @@ def _gains_of(run: Run, result: SetResult, k: int, shown: bool | None) -> Gains:
     return Gains(gains, run.seed, f"{result.images or ''}{classes}")
 
 
-def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
+def bootstrap(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDENCE) -> Difference:
     """Mean gain over runs and sets with its interval, by a bootstrap over seeds and, within them, the images of each set.
     Runs on the same images are paired, sets are resampled independently, and the same seeds are drawn for all sets.
 
@@ -128,6 +146,7 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
 
     Args:
         gains: gains of each run by set. Each set has the same seeds.
+        confidence: of the interval, between 0 and 1.
 
     Raises:
         ValueError: runs on the same images have other numbers of them, or the sets have other seeds.
@@ -153,7 +172,7 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
                 of_seed = drawn[:, place] == index
                 picked[of_seed, place] = _resampled([members[seeds[index]]], name, rng, of_seed.sum())[:, 0]
             resamples.append(picked.mean(axis=1))
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - confidence) / 2
     if count > 1:
         expanded = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
         tail = max(expanded, 9 / (NUM_RESAMPLES - 1))  # nine are beyond it
@@ -164,7 +183,7 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]]) -> Difference:
     over_seeds = mean_over(np.mean(means, axis=0), seeds)
     if count > 1:
         low, high = min(low, over_seeds.low), max(high, over_seeds.high)
-    return Difference(over_seeds.mean, float(low), float(high))
+    return Difference(over_seeds.mean, float(low), float(high), count)
 
 
 def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Generator, size: int) -> np.ndarray:

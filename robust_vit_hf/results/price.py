@@ -26,7 +26,7 @@ class Price:
         chosen: whether the rule on validation images chose it.
         gain: change of top-1 on the shifted set.
         home: change of top-1 without a shift.
-        seconds: duration of the training, the mean over the seeds that were not resumed; `None` if all were.
+        seconds: duration of the training, the median over the seeds that were not resumed; `None` if all were.
         seeds: number of seeds.
     """
 
@@ -72,7 +72,7 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
                 (rate, tuned, share) in settings[model, method],
                 change(of_point, [shifted]),
                 change(of_point, [home]),
-                float(np.mean(known))
+                float(np.median(known))
                 if (known := [run.seconds for run in of_point if run.seconds is not None])
                 else None,
                 len({run.seed for run in of_point}),
