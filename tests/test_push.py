@@ -90,6 +90,46 @@ def test_photographs_stay_where_they_are(hub, changed):
     assert not [name for name in pushed if "/" in name]
 
 
+def test_results_of_other_commands_stay_where_they_are(hub, changed):
+    """Below the model, whatever their folder is called, and beside it: images, names of files, and other models."""
+    for name in (
+        "robustness/paper/examples.parquet",
+        "robustness/paper/validation/after/predictions.parquet",
+        "robustness/results.json",
+        "diag/strip.png",
+        "diag/.evaluation.lock",
+        "diag/_parts/0.parquet",
+        "control/model.safetensors",
+        "control/emissions.csv",
+        "runs/robustness/strip.png",
+        "figure_1.png",
+        "captions.md",
+    ):
+        (changed / name).parent.mkdir(parents=True, exist_ok=True)
+        (changed / name).write_bytes(b"private")
+    for name in ("LICENSE", "base_model.json", "runs/Nov27/events.out.tfevents.1.host.2.0"):
+        (changed / name).parent.mkdir(exist_ok=True)
+        (changed / name).write_bytes(b"public")
+    succeed("push", changed, f"{NAME}-measured")
+    pushed = hub.repos["models", f"{NAME}-measured"]
+    expected = "README.md config.json model.safetensors preprocessor_config.json results.json run.json LICENSE"
+    expected += " base_model.json runs/Nov27/events.out.tfevents.1.host.2.0"
+    assert {*pushed} - {".gitattributes"} == {*expected.split()}
+
+
+def test_pictures_that_a_card_shows_are_pushed(hub, changed):
+    """With a card of one's own. A link to a folder is not its files."""
+    (changed / "run.json").unlink()
+    for name in ("maps/[1].png", "maps/2.png", "maps/3.png", "4.png"):
+        (changed / name).parent.mkdir(exist_ok=True)
+        (changed / name).write_bytes(b"png")
+    card = '# Mine\n\n![Maps](maps/[1].png) <img src="maps/2.png"/>\n[All](maps/), [them](maps\\)\n'
+    (changed / "README.md").write_text(card)
+    succeed("push", changed, f"{NAME}-described")
+    pushed = hub.repos["models", f"{NAME}-described"]
+    assert {name for name in pushed if name.endswith(".png")} == {"maps/[1].png", "maps/2.png"}
+
+
 @pytest.fixture
 def changed(pushed, tmp_path) -> Path:
     """The finetuned model with other weights."""

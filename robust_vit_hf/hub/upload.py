@@ -1,7 +1,10 @@
 """Uploads to the Hub, with helpful errors."""
 
+import glob
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 
@@ -10,10 +13,12 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..data.parquet_writer import SETTINGS_FILE, SOURCE_KEY
 from ..evaluation.examples import EXAMPLES_FILE
-from ..models.registry import MODELS
-from ..utils.files import RUN_FILE, read_json, write_json
+from ..models.interpolation import INTERPOLATION_FILE
+from ..models.loading import BASE_FILE
+from ..models.registry import CONVERSION_FILE, MODELS
+from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.publishable import is_hub_id
-from .model_card import CARD_FILE, write_card
+from .model_card import CARD_FILE, EVALUATION_FILE, write_card
 from .options import PushOptions
 from .run_metadata import EMISSIONS_FILE
 
@@ -31,6 +36,12 @@ NOT_UPLOADED += [
     "report.html",
 ]
 ADAPTER_FILE = "adapter_config.json"
+# Of a model, these files of its folder itself, TensorBoard's logs and what the card shows are uploaded, and nothing
+# else: results of other commands in the same folder hold the user's images and the names of their files.
+MODEL_FILES = [CARD_FILE, RUN_FILE, RESULTS_FILE, EVALUATION_FILE, INTERPOLATION_FILE, CONVERSION_FILE, BASE_FILE]
+MODEL_FILES += ["table.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
+MODEL_FILES += ["*config.json", "*.safetensors", "*.bin", "*.index.json", "*.py"]
+LOGS = "runs/*/events.out.tfevents.*"
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0
 
 
@@ -106,6 +117,16 @@ def check_adapter_base(base: str | None) -> None:
         )
 
 
+def model_patterns(folder: Path) -> list[str]:
+    """Patterns of the files of a model's folder that are uploaded, see [`MODEL_FILES`]."""
+    card = folder / CARD_FILE
+    shown = (
+        re.findall(r'(?:\]\(|src=")([^)"\s]*[^)"\s/\\])', card.read_text(encoding="utf-8")) if card.is_file() else []
+    )
+    files = [path.name for path in folder.iterdir() if any(fnmatchcase(path.name, known) for known in MODEL_FILES)]
+    return [*map(glob.escape, [*files, *shown]), LOGS]
+
+
 def push_folder(
     folder: Path,
     repo_id: str,
@@ -116,8 +137,9 @@ def push_folder(
     revision: str | None = None,
     token: str | None = None,
 ) -> CommitInfo:
-    """Create a repository if it does not exist, and upload a folder except [`NOT_UPLOADED`] in one commit. Large files
-    already on the Hub, for example from an interrupted upload, are not uploaded again.
+    """Create a repository if it does not exist, and upload a folder except [`NOT_UPLOADED`] in one commit, of a model
+    only [`MODEL_FILES`]. Large files already on the Hub, for example from an interrupted upload, are not uploaded
+    again.
 
     Args:
         repo_id: `name` or `owner/name`.
@@ -144,6 +166,7 @@ def push_folder(
             repo_type=repo_type,
             commit_message=commit_message,
             revision=revision,
+            allow_patterns=model_patterns(folder) if repo_type == "model" else None,
             ignore_patterns=NOT_UPLOADED,
         )
 
