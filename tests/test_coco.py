@@ -109,6 +109,45 @@ def test_names_without_their_folder(tmp_path):
     assert empty.mask is None and empty.rejected == "no annotation"
 
 
+def named(*names: str) -> dict:
+    """A file with an annotated image of each name; their masks are of different widths."""
+    images = [{"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(names)]
+    boxes = [{"image_id": i, "category_id": 7, "bbox": [0, 0, i + 1, HEIGHT]} for i in range(len(names))]
+    return content(images=images, annotations=boxes)
+
+
+def test_an_image_of_another_folder_has_no_mask(tmp_path):
+    path = write(tmp_path, named("cat/000.jpg"))
+    for names in (("cat/000.jpg", "dog/000.jpg"), ("dog/000.jpg", "cat/000.jpg")):
+        cat, dog = sorted(masks(path, *names), key=lambda result: result.mask is None)
+        np.testing.assert_array_equal(array(cat), rectangle(0, 0, 1, HEIGHT))
+        assert dog.rejected == f"`dog/000.jpg` is not in `{path}`, whose `cat/000.jpg` is in another folder"
+
+
+def test_names_from_the_root(tmp_path):
+    """The longest common end of the paths decides; a part of a folder's name is no folder."""
+    path = write(tmp_path, named("train/cat/000.jpg", "train/dog/000.jpg", "val/dog/1.jpg", "train/dog/1.jpg"))
+    cat, dog, both, part = masks(path, "cat/000.jpg", "set/train/dog/000.jpg", "dog/1.jpg", "at/000.jpg")
+    np.testing.assert_array_equal(array(cat), rectangle(0, 0, 1, HEIGHT))
+    np.testing.assert_array_equal(array(dog), rectangle(0, 0, 2, HEIGHT))
+    assert both.rejected == f"`dog/1.jpg` is 2 times, in other folders, in `{path}`"
+    assert part.rejected == f"`at/000.jpg` is 2 times, in other folders, in `{path}`"
+
+
+def test_an_entry_is_of_one_image(tmp_path):
+    """Of the first in the order of the rows, whoever makes its mask; of two of one name it is not known."""
+    path, rows = write(tmp_path, named("000.jpg")), [{"file_name": f"{name}/000.jpg"} for name in ("cat", "dog")]
+    told = f"`dog/000.jpg` would have the annotations of `000.jpg` in `{path}`, as `cat/000.jpg` has"
+    cat, dog = masks(path, "cat/000.jpg", "dog/000.jpg")
+    assert array(cat).any() and dog.mask is None and dog.rejected == told
+    resumed = CocoAnnotations(path)
+    assert [*resumed.claimed(rows)] == rows
+    (dog,) = resumed([Image.new("RGB", (WIDTH, HEIGHT))], rows[1:])
+    assert dog.rejected == told
+    with pytest.raises(ValueError, match=r"Two images have the `file_name` `cat/000\.jpg`.*names have their folder"):
+        [*CocoAnnotations(path).claimed([*rows, rows[0]])]
+
+
 def test_annotations_outside_the_image_are_rejected(tmp_path):
     annotation = {"image_id": 0, "category_id": 7, "bbox": [50, 50, 5, 5]}
     (result,) = masks(write(tmp_path, content(annotations=[annotation])), "a/0.jpg")

@@ -14,6 +14,7 @@ from transformers import ViTImageProcessor
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.schema import encode_image
 from robust_vit_hf.emoji_shift.images import load_split
+from robust_vit_hf.masks.coco import CocoAnnotations
 from robust_vit_hf.masks.preparation import prompts_of_labels
 from robust_vit_hf.masks.result import MaskResult
 
@@ -290,6 +291,37 @@ def test_coco_boxes(tmp_path):
     assert rejected["file_name"] == ["0.png", "1.png"] and all(rejected["problem"])
 
 
+def test_coco_masks_are_of_one_image(tmp_path):
+    """Also where the run before has made the mask of the first one."""
+    for seed, name in enumerate(("cat", "dog")):
+        for number in range(32):  # a part
+            formats.save(formats.picture(seed, (48, 40)), tmp_path / "images" / "train" / name / f"{number:02}.png")
+    content = {
+        "images": [{"id": 0, "file_name": "00.png", "width": 48, "height": 40}],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [8, 8, 16, 24]}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    made = CocoAnnotations(tmp_path / "boxes.json")
+
+    class Stopped:
+        claimed = made.claimed
+
+        def __call__(self, images, rows):
+            if rows[0]["file_name"] == "dog/00.png":
+                raise KeyboardInterrupt
+            return made(images, rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        masks_by(Stopped(), tmp_path / "images", tmp_path / "masks")
+    made = CocoAnnotations(tmp_path / "boxes.json")
+    assert masks_by(made, tmp_path / "images", tmp_path / "masks") == {"train": (1, 63)}
+    assert load_masked_dataset(str(tmp_path / "masks"), "train")["file_name"] == ["cat/00.png"]
+    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
+    problem = rejected["problem"][rejected["file_name"].index("dog/00.png")]
+    assert problem.startswith("`dog/00.png` would have") and problem.endswith("as `cat/00.png` has")
+
+
 def test_grounded_by_class_name_and_by_parts(tmp_path):
     detector, detector_processor, segmenter, segmenter_processor = make_models()
     for name, parts in (("detector", (detector, detector_processor)), ("sam", (segmenter, segmenter_processor))):
@@ -353,10 +385,44 @@ def test_prompts_of_some_classes(tmp_path):
         prompts_of_labels(features, tmp_path / "parts.json")
 
 
+def test_class_folders_are_prompted_by_words(tmp_path):
+    """Without underscores and synonyms, which no detector knows; the file has the folder's name or the words."""
+    folders = ["great white shark, white shark, man-eater", "great_grey_owl", "_", "n01440764"]
+    features = datasets.Features({"label": datasets.ClassLabel(names=folders)})
+    prompts = prompts_of_labels(features, None)
+    assert [prompts(label) for label in range(4)] == [["great white shark"], ["great grey owl"], ["_"], ["tench"]]
+    for first, second in ((folders[0], folders[1]), ("great white shark", "great grey owl")):
+        (tmp_path / "parts.json").write_text(json.dumps({first: ["fin"], second: ["beak"]}))
+        prompts = prompts_of_labels(features, tmp_path / "parts.json")
+        assert [prompts(label) for label in range(4)] == [["fin"], ["beak"], ["_"], ["tench"]]
+    (tmp_path / "parts.json").write_text(json.dumps({folders[0]: ["fin"]}))
+    assert prompts_of_labels(features, tmp_path / "parts.json")(1) == ["great grey owl"]
+
+
 def test_the_output_is_not_among_the_images(tmp_path, vit):
     formats.image_folder(tmp_path / "photos", masked_rows(2))
     error = call(*command("tokencut", tmp_path / "photos", tmp_path / "photos" / "masks", "--model", vit)).error
     assert "photos/masks` is within `" in error
+
+
+@pytest.mark.parametrize("split", ["train+validation", "train[:1]+validation"])
+def test_joined_splits_are_refused(tmp_path, split):
+    """Before the first mask: `datasets` loads no split of this name."""
+    for name in ("train", "validation"):
+        masked_dataset(2).to_parquet(tmp_path / "images" / f"{name}.parquet")
+    with pytest.raises(ValueError, match=r"is no name of a split.*one by one \(`--split train validation`\)"):
+        masks_by(lambda images, rows: pytest.fail(), tmp_path / "images", tmp_path / "masks", split=[split])
+    assert not (tmp_path / "masks").exists()
+
+
+def test_slices_are_named_after_their_split(tmp_path):
+    masked_dataset(4).to_parquet(tmp_path / "images" / "train.parquet")
+
+    def masker(images, rows):
+        return [MaskResult(half_mask(image)) for image in images]
+
+    made = masks_by(masker, tmp_path / "images", tmp_path / "masks", split=["train[:1]+train[2:]"])
+    assert made == {"train": (3, 0)} and len(load_masked_dataset(str(tmp_path / "masks"), "train")) == 3
 
 
 def test_masks_of_a_set_of_the_paper(tmp_path, vit):

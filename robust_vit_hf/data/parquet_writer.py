@@ -61,7 +61,7 @@ class ShardWriter:
         rows_per_shard: minimum number of source rows in a shard, unless these exceed 500 MiB.
 
     Raises:
-        ValueError: the folder holds this split with other settings, or other files.
+        ValueError: the folder holds this split with other settings, or other files, or `split` is no name of one.
     """
 
     def __init__(
@@ -79,6 +79,11 @@ class ShardWriter:
         self.title, self.text = title, text
         self.features = features
         self.rejected_features = datasets.Features(features | {"problem": datasets.Value("string")})
+        if not re.fullmatch(r"\w+(\.\w+)*", split):  # which `datasets` demands
+            raise ValueError(
+                f"`{split}` is no name of a split, so that nobody could load what is written: give one split, or "
+                "several one by one (`--split train validation`)."
+            )
         known = read_settings(folder)
         if not known and any(not path.name.endswith((".partial", ".lock")) for path in folder.glob("*")):
             raise ValueError(f"`{folder}` holds other files. Choose another output folder, or delete it.")

@@ -5,6 +5,7 @@ Source: https://cocodataset.org/#format-data
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -53,6 +54,7 @@ class CocoAnnotations:
                 raise ValueError(f"`{path}` lists the image `{entry['file_name']}` twice, expected once.")
             self.by_name[entry["file_name"]] = entry
             self.by_basename[PurePosixPath(entry["file_name"]).name].append(entry)
+        self.owners: dict[object, str] = {}  # the image that has an entry's annotations, by the entry's id
 
     def _entries(self, content: dict, key: str, fields: tuple[str, ...]) -> list[dict]:
         """A list in the file; every entry must have these fields."""
@@ -75,7 +77,9 @@ class CocoAnnotations:
         """Make masks of images of any sizes, in order. Images without an annotation are rejected.
 
         Args:
-            rows: rows of the images. `file_name` is looked up with its folder, or else without it if that is unique.
+            rows: rows of the images. `file_name` is looked up with its folder, or else the only entry whose path ends
+                with it, or with which it ends. An absolute `file_name` may be in another folder. An entry is of the
+                first image alone.
 
         Raises:
             ValueError: a row has no `file_name`, an image's size differs from the file, or an annotation cannot be
@@ -83,17 +87,61 @@ class CocoAnnotations:
         """
         return [self._mask(image, row) for image, row in zip(images, rows, strict=True)]
 
+    def claimed(self, rows: Iterable[dict]) -> Iterator[dict]:
+        """Rows in the order of the source, by which the first of two images has an entry, whatever process or run
+        makes its mask.
+
+        Raises:
+            ValueError: two images of one `file_name` have an entry.
+        """
+        names = set()
+        for row in rows:
+            name = row.get("file_name")
+            entry = self._entry(name) if isinstance(name, str) else None
+            if isinstance(entry, dict):
+                if name in names:
+                    raise ValueError(
+                        f"Two images have the `file_name` `{name}`, and `{self.path}` does not tell which one it "
+                        "annotates: give images whose names have their folder."
+                    )
+                names.add(name)
+                self.owners.setdefault(entry["id"], name)
+            yield row
+
+    def _entry(self, name: str) -> dict | str:
+        """Entry of an image, by its name alone, or why there is none."""
+        if name in self.by_name:
+            return self.by_name[name]
+        path, by_length = PurePosixPath(name), defaultdict(list)
+        for entry in self.by_basename.get(path.name, []):
+            parts = PurePosixPath(entry["file_name"]).parts
+            equal = [one == other for one, other in zip(path.parts[::-1], parts[::-1], strict=False)]
+            length = [*equal, False].index(False)  # of the common end
+            by_length[length].append((entry, path.is_absolute() or all(equal)))
+        if not by_length:
+            return f"`{name}` is not in `{self.path}`"
+        (entry, fits), *others = by_length[max(by_length)]
+        if others:
+            return f"`{name}` is {len(others) + 1} times, in other folders, in `{self.path}`"
+        return (
+            entry if fits else f"`{name}` is not in `{self.path}`, whose `{entry['file_name']}` is in another folder"
+        )
+
     def _mask(self, image: Image.Image, row: dict) -> MaskResult:
         name = row.get("file_name")
         if not isinstance(name, str):
             raise ValueError(
                 f"A row has no `file_name` to look up its annotations in `{self.path}`; it has {', '.join(row)}."
             )
-        candidates = self.by_basename.get(PurePosixPath(name).name, [])
-        entry = self.by_name.get(name, candidates[0] if len(candidates) == 1 else None)
-        if entry is None:
-            known = f"{len(candidates)} times, in other folders," if candidates else "not"
-            return MaskResult(None, rejected=f"`{name}` is {known} in `{self.path}`")
+        entry = self._entry(name)
+        if isinstance(entry, str):
+            return MaskResult(None, rejected=entry)
+        if (owner := self.owners.setdefault(entry["id"], name)) != name:
+            return MaskResult(
+                None,
+                rejected=f"`{name}` would have the annotations of `{entry['file_name']}` in `{self.path}`, as "
+                f"`{owner}` has",
+            )
         if image.size != (entry["width"], entry["height"]):
             raise ValueError(
                 f"`{name}` has {image.width}×{image.height} pixels, but `{self.path}` says {entry['width']}×"

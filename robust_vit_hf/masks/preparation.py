@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..class_names.imagenet import class_names, label_of_wnid
 from ..data.contact_sheet import save_contact_sheets
-from ..data.masked_dataset import load_masked_dataset, undecoded_rows
+from ..data.masked_dataset import load_masked_dataset, split_names, undecoded_rows
 from ..data.parquet_writer import ShardWriter
 from ..data.preparation import DecodedRow, write_rows
 from ..data.registry import features_of, image_sets, open_source
@@ -106,14 +106,15 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
     A warning names classes with fewer than `per_class` masks.
 
     Args:
-        make_masker: returns the mask maker. Digests of its `models` by name, if any, are added to the settings.
+        make_masker: returns the mask maker. Digests of its `models` by name, if any, are added to the settings, and
+            all rows pass through its `claimed`, if any, in every process.
 
     Returns:
         Numbers of rows and rejected rows of each split; empty outside the main process.
 
     Raises:
-        ValueError: an image cannot be read, the folder holds something else or is within that of the images, or `per_class` is
-            used without labels or with several processes.
+        ValueError: an image cannot be read, the folder holds something else or is within that of the images, splits
+            are joined (`train+validation`), or `per_class` is used without labels or with several processes.
         FileNotFoundError: the images do not exist.
     """
     output_dir, per_class = options.output_dir, options.per_class
@@ -146,7 +147,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
                 models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
                 writer = ShardWriter(
                     output_dir,
-                    split.partition("[")[0],  # slices are named after their split
+                    "+".join(split_names(split)),  # slices are named after their split
                     datasets.Features(features),
                     {
                         "method": options.METHOD,
@@ -161,6 +162,8 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
                     text=TEXT[options.METHOD],
                     rows_per_shard=options.rows_per_shard,
                 )
+            # Annotations are of one image among all rows, of which this process makes the masks of a part.
+            rows = getattr(masker, "claimed", iter)(rows)
             # Existing masks need not be decoded.
             rows = ({name: value for name, value in row.items() if name != "mask"} for row in rows)
             if per_class is None:
@@ -201,7 +204,8 @@ def _open_images(
 
 
 def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Callable[[int], list[str]]:
-    """Function that returns the prompt names of a label: those in the prompts file, or the class name where it has none.
+    """Function that returns the prompt names of a label: those in the prompts file, or the class name where it has
+    none, without underscores and synonyms. The file may have either form of a name.
 
     Raises:
         ValueError: the labels have no names, the file is not a JSON object, or it has another class, or no list of names for one.
@@ -213,11 +217,12 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
             '`dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
         )
     names = [class_names()[label_of_wnid()[name]] if name in label_of_wnid() else name for name in label.names]
+    texts = [name.replace("_", " ").split(",")[0].strip() or name for name in names]  # `great_white_shark, man-eater`
     if prompts is None:
-        return {label: [name] for label, name in enumerate(names)}.get
+        return {label: [text] for label, text in enumerate(texts)}.get
     try:
         given = json.loads(prompts.read_text(encoding="utf-8-sig"))
-        unknown = given.keys() - {*names, *label.names}
+        unknown = given.keys() - {*texts, *names, *label.names}
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise ValueError(
             f'`{prompts}` must be a JSON object in UTF-8 such as {{"tench": ["head", "fins"]}}: {error}.'
@@ -227,7 +232,8 @@ def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Call
             f"`{prompts}` names {len(unknown)} classes that the images do not have, such as `{min(unknown)}`: expected names such as "
             f"`{names[0]}`."
         )
-    lists = [given.get(name, given.get(key, [name])) for name, key in zip(names, label.names, strict=True)]
+    forms = zip(names, label.names, texts, strict=True)
+    lists = [next((given[form] for form in of_label if form in given), [of_label[-1]]) for of_label in forms]
     for name, found in zip(names, lists, strict=True):
         if (
             not isinstance(found, list)
