@@ -326,6 +326,34 @@ def test_metadata_that_cannot_be_read(tmp_path, content, message):
             load_masked_dataset(str(root), "train", streaming=streaming)
 
 
+@pytest.mark.parametrize(
+    "name, content, key",
+    [
+        ("metadata.jsonl", '{"image": "../secret.png", "label": 0}', "image"),
+        ("metadata.jsonl", '{"file_name": "0.png", "image": "../secret.png"}', "image"),
+        ("metadata.jsonl", '{"file_name": "0.png", "mask_file_name": "0.png", "mask": "../secret.png"}', "mask"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "0.png", "mask": "../secret.png"}\n{"file_name": "0.png", "mask_file_name": "0.png"}',
+            "mask",
+        ),
+        ("metadata.csv", "file_name,image,label\n0.png,17,0\n", "image"),
+        ("metadata.csv", "image,label\n0.png,0\n", "image"),
+    ],
+)
+def test_metadata_with_the_columns_of_the_images(tmp_path, name, content, key):
+    """Such as ids, or names of files that are not looked up within the folder."""
+    formats.save(formats.picture(0), tmp_path / "secret.png")
+    root = tree(tmp_path / "set", "0.png")
+    (root / name).write_text(content)
+    line = 2 if name == "metadata.csv" else 1
+    for streaming in (False, True):
+        with pytest.raises(
+            ValueError, match=rf"{name}` has `{key}` in line {line}.* as `{key}_file_name`.*rename the"
+        ):
+            load_masked_dataset(str(root), "train", streaming=streaming)
+
+
 # -- Names of files ---------------------------------------------------------------------------------------------------
 
 

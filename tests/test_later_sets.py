@@ -205,6 +205,17 @@ def test_waterbirds_prepared_and_loaded_by_split(tmp_path):
         assert (np.asarray(prepared[0]["mask"]) == np.asarray(made[0]["mask"])).all()
 
 
+def test_a_split_that_was_not_prepared(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    prepare("waterbirds", [str(root)], tmp_path / "prepared", split="test")
+    assert len(load_image_set("waterbirds", tmp_path / "prepared", split="test")) == 2
+    for options, split in (({}, "train"), ({"split": "validation"}, "validation")):
+        with pytest.raises(
+            ValueError, match=rf"holds the splits test of `waterbirds`, and no `{split}`: .*--split {split}"
+        ):
+            load_image_set("waterbirds", tmp_path / "prepared", **options)
+
+
 def test_waterbirds_with_bad_metadata(tmp_path):
     root = formats.waterbirds(tmp_path, BIRDS)
     metadata = root / "metadata.csv"

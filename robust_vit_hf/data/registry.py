@@ -253,9 +253,15 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
             f"`{place}` is a table without the names of CUB: give the folder of the official archive, to which the segmentations "
             "belong."
         )
-    if path is not None and read_settings(path):
+    if path is not None and (splits := read_settings(path)):
         made = _check_prepared(path, name, options)
-        opened = open_columns(place, None, options.get("split", image_set.split), features_of(name, made), None)
+        split = options.get("split", image_set.split)
+        if len(image_set.splits) > 1 and split not in splits:
+            raise ValueError(
+                f"`{place}` holds the splits {', '.join(splits)} of `{name}`, and no `{split}`: ask for one of them "
+                f"with `split`, or prepare it (`--split {split}`)."
+            )
+        opened = open_columns(place, None, split, features_of(name, made), None)
         return without_border(opened) if options.get("cropped") and not made.get("cropped") else opened
     if options.get("variant", V2_VARIANTS[0]) != V2_VARIANTS[0]:
         raise ValueError(

@@ -170,31 +170,37 @@ class ImageFolder:
     def _named_by(self, metadata: list[str], folder: str, left_out: dict) -> tuple[dict, datasets.Features, set[str]]:
         """Columns of the rows of metadata files that are in the folder of a split, and all files that they name. Adds
         what is left out, by reason."""
-        rows, named, pictures, readable = [], set(), {"image": None}, readable_suffixes()
-        for place in metadata:
-            base = place.rpartition("/")[0]
-            for line, given in _lines(self.root, place):
-                row = {}
-                for key, value in given.items():
-                    if key != "file_name" and not key.endswith("_file_name"):
-                        row[key] = None if key == "label" and value == "" else value  # CSV has no other word for none
-                        continue
-                    value = None if value == "" else value
-                    column = "image" if key == "file_name" else key.removesuffix("_file_name")
-                    pictures[column] = None
-                    row[column] = None if value is None else path_within(self.root, place, base, value)
-                if row.get("image") is None:
+        rows, named, readable = [], set(), readable_suffixes()
+        lines = [(place, line, given) for place in metadata for line, given in _lines(self.root, place)]
+        pictures = {"image", *filter(None, (_picture_of(key) for _, _, given in lines for key in given))}
+        for place, line, given in lines:
+            base, row = place.rpartition("/")[0], {}
+            for key, value in given.items():
+                column = _picture_of(key)
+                if key in pictures:
+                    or_else = " or `file_name`" if key == "image" else ""
                     raise ValueError(
-                        f"`{self.root / place}` names no image in line {line}: expected its `file_name` or `image_file_name`."
+                        f"`{self.root / place}` has `{key}` in line {line}, which is the column of the images "
+                        f"themselves: give the names of their files as `{key}_file_name`{or_else}, and rename the "
+                        f"column `{key}` if it holds anything else."
                     )
-                named |= {row[column] for column in pictures if row.get(column)}
-                if not row["image"].startswith(folder):
-                    continue
-                file_name = row["image"].removeprefix(folder)
-                if reason := _why_unreadable(file_name, readable):
-                    left_out.setdefault(reason, []).append(file_name)
+                if column is None:
+                    row[key] = None if key == "label" and value == "" else value  # CSV has no other word for none
                 else:
-                    rows.append(row | {"file_name": file_name})
+                    row[column] = None if value in ("", None) else path_within(self.root, place, base, value)
+            if row.get("image") is None:
+                raise ValueError(
+                    f"`{self.root / place}` names no image in line {line}: expected its `file_name` or "
+                    "`image_file_name`."
+                )
+            named |= {row[column] for column in pictures if row.get(column)}
+            if not row["image"].startswith(folder):
+                continue
+            file_name = row["image"].removeprefix(folder)
+            if reason := _why_unreadable(file_name, readable):
+                left_out.setdefault(reason, []).append(file_name)
+            else:
+                rows.append(row | {"file_name": file_name})
         columns = {
             name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
         }
@@ -219,6 +225,11 @@ class ImageFolder:
 
 def _split_of(folder: str) -> str | None:
     return next((split for split, names in SPLITS.items() if folder.lower() in names), None)
+
+
+def _picture_of(key: str) -> str | None:
+    """Column of the pictures that a key of metadata names; `None` if it names none."""
+    return "image" if key == "file_name" else key.removesuffix("_file_name") if key.endswith("_file_name") else None
 
 
 def _each(rows: list[dict]) -> Iterator[dict]:
