@@ -4,7 +4,9 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,12 @@ from pyarrow import parquet as pq
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.evaluation.examples import KINDS, draw, rows_of_kind
+from robust_vit_hf.evaluation import finetuning_results
+from robust_vit_hf.evaluation.examples import KINDS, Example, draw, rows_of_kind
 from robust_vit_hf.evaluation.measurements.accuracy import set_result
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.evaluation.store import Measured
+from robust_vit_hf.results.table import Run
 
 from .helpers.commands import call, succeed
 from .helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
@@ -115,6 +119,53 @@ def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation
     within = ((relevance * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))).tolist()
     assert len(outside) == 12 and outside[:6] == sorted(outside, reverse=True)[:6]
     assert within[6:] == sorted(within[6:])
+
+
+@pytest.fixture(scope="module")
+def emptied(inputs, tmp_path_factory) -> tuple[list, Path]:
+    """Options with images of which every second has an empty mask, and their evaluation."""
+    root = tmp_path_factory.mktemp("emptied")
+    rows = [
+        row | {"mask": Image.new("L", row["mask"].size)} if index % 2 else row
+        for index, row in enumerate(masked_dataset(NUM_IMAGES))
+    ]
+    dataset = datasets.Dataset.from_list(rows, features=masked_dataset(1).features)
+    dataset.to_parquet(root / "data" / "validation-00000.parquet")
+    options = [*inputs[:-1], root / "data"]
+    succeed("evaluate", *options, "--protocols", "paper", "--output_dir", root / "evaluation")
+    return options, root / "evaluation"
+
+
+def test_images_with_an_empty_mask_are_not_of_figure_1(emptied, tmp_path):
+    options, evaluation = emptied
+    succeed("figures", evaluation, *options, "--figures", 1, "--num_examples", 4, "--output_dir", tmp_path)
+    assert len(shown(tmp_path, 1)) == 8 and not any(row % 2 for row in shown(tmp_path, 1))
+    table = pq.read_table(evaluation / "paper" / "examples.parquet").to_pylist()
+    told = {row["row"] % 2: row["background_before"] is None for row in table}
+    assert told == {0: False, 1: True}
+
+
+def test_images_with_an_empty_mask_are_not_those_whose_relevance_left_the_background(monkeypatch, tmp_path):
+    rows = masked_dataset(4).remove_columns("label")
+    of_set = EvaluationSet(rows, [[0]] * 4)
+    measured = {side: Measured({"predictions": np.full((4, 1), best)}) for side, best in (("before", 1), ("after", 0))}
+    session = SimpleNamespace(sets={"a": of_set})
+    backgrounds = [{"before": 0.5, "after": 0.4}, {}, {"before": 0.9, "after": 0.2}, {"before": 1.0}]
+    groups = []
+
+    def explained(images, *_):
+        return [Example(name, row, "x", Image.new("RGB", (8, 8)), background=backgrounds[row]) for name, row in images]
+
+    def drawn(given):
+        groups.extend(given)
+        return SimpleNamespace(savefig=lambda *_, **__: None)
+
+    monkeypatch.setattr(finetuning_results, "explain", explained)
+    monkeypatch.setattr(finetuning_results, "before_after_figure", drawn)
+    run = Run({"a": set_result("a", of_set, measured)})
+    finetuning_results._write_examples(tmp_path, run, session)
+    title, ranked = next(iter(groups[0].items()))
+    assert "of 2 those" in title and [example.row for example in ranked] == [2, 0]
 
 
 def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):

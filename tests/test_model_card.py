@@ -196,6 +196,7 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
     """The command takes the results of these very weights, and no others."""
     copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
     shutil.copytree(folder, copied)
+    (copied / "accuracy_paper.png").write_bytes(b"of an earlier evaluation")
     (evaluated / "plots" / "native").mkdir(parents=True)
     (evaluated / "plots" / "native" / "accuracy.png").write_bytes(b"png")
     command = ["card", copied, "--evaluation", evaluated]
@@ -218,6 +219,34 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
     assert "Protocol `native`. Logits are restricted to the classes of the set" in card.content
     assert "Top-1, per cent under protocol `native`: `validation` 75.0 → 50.0" in card.content
     assert "(accuracy_native.png)" in card.content and "accuracy_paper.png" not in card.content
+
+
+def test_the_loss_of_other_images_is_not_that_of_the_validation(tmp_path):
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(8), masked_dataset(4, seed=1))
+    trainer.train()
+    loss = trainer.evaluate()["eval_loss"]
+    trainer.evaluate([trainer.eval_dataset[0]] * 4)
+    trainer.create_model_card()
+    assert f"loss {loss:.4f}" in json.loads((tmp_path / "run.json").read_text())["validation"]["text"]
+
+
+def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(folder, tmp_path):
+    """A `results.json` whose weights were replaced. Otherwise it tells the weights before the finetuning."""
+    copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
+    shutil.copytree(folder, copied)
+    evaluated.mkdir()
+    digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
+    for recorded, measured, problem in (
+        ({"before": "0", "after": "0123456789abcdef"}, "0123456789abcdef", "than those after the finetuning"),
+        ({"before": "1", "after": digest}, digest, "than those before the finetuning"),
+        ({"before": "1", "after": "0123456789abcdef"}, digest, None),
+    ):
+        (copied / "results.json").write_text(json.dumps(results() | {"weights": recorded}))
+        (evaluated / "results.json").write_text(json.dumps(evaluation_of(measured)))
+        completed = call("card", copied, "--evaluation", evaluated)
+        assert problem in completed.error if problem else completed.status == 0
+        assert (copied / "evaluation.json").is_file() is (problem is None)
+    assert "Protocol `native`" in (copied / "README.md").read_text()
 
 
 def test_evaluation_of_a_folder(folder, tmp_path):

@@ -52,8 +52,9 @@ class Example:
         predicted: name of the predicted class by side (`before`, `after`).
         confidence: probability of the predicted class by side.
         maps: map over the image by side and target (`predicted`, `true`).
-        background: share of the predicted class's relevance outside the mask, by side; empty without a mask.
-        coverage: mean of the predicted class's map within the mask, by side; empty without a mask.
+        background: share of the predicted class's relevance outside the mask, by side; empty without a mask or
+            foreground.
+        coverage: mean of the predicted class's map within the mask, by side; empty without a mask or foreground.
     """
 
     set_name: str
@@ -140,21 +141,21 @@ def explain(
         label, example = int(results[name].classes[index]), None
         for side in sides:
             model, row = session.sides[side].model, rows[name, side][index]
-            pixel_values = row["pixel_values"].expand(2, -1, -1, -1)
+            predicted, device = int(results[name].sides[side].predictions[index, 0]), next(model.parameters()).device
+            targets = [predicted] if predicted == label else [predicted, label]
+            pixel_values = row["pixel_values"].expand(len(targets), -1, -1, -1)
             picture = denormalize(pixel_values, session.sides[side].processor)
             if example is None:
                 example = Example(name, index, class_names[label], to_pil_image(picture[0]))
-            predicted, device = int(results[name].sides[side].predictions[index, 0]), next(model.parameters()).device
             model.eval()
             with torch.no_grad():
-                targets = torch.tensor([predicted, label], device=device)
-                output = relevance_map(model, pixel_values.to(device), targets)
+                output = relevance_map(model, pixel_values.to(device), torch.tensor(targets, device=device))
             relevance = output.relevance.cpu()
-            for target, shown in zip(("predicted", "true"), overlay(picture, relevance), strict=True):
-                example.maps[side, target] = to_pil_image(shown)
+            shown = [to_pil_image(picture_of_target) for picture_of_target in overlay(picture, relevance)]
+            example.maps[side, "predicted"], example.maps[side, "true"] = shown[0], shown[-1]
             example.predicted[side] = class_names[predicted]
             example.confidence[side] = output.logits[0].softmax(dim=0)[predicted].item()
-            if "mask" in row:
+            if "mask" in row and row["mask"].any():
                 inside, outside = (relevance[0] * row["mask"]).sum(), (relevance[0] * (1 - row["mask"])).sum()
                 example.background[side] = (outside / relevance[0].sum().clamp_min(1e-6)).item()
                 example.coverage[side] = (inside / row["mask"].sum().clamp_min(1e-6)).item()

@@ -56,9 +56,9 @@ def _write_examples(folder: Path, run: Run, session: Session) -> None:
     examples = {kind: [by_image[image] for image in images] for kind, images in drawn.items()}
     if any(examples.values()):
         save_examples(examples, folder / EXAMPLES_FILE)
-    ranked = sorted(
-        (by_image[image] for image in candidates), key=lambda e: e.background["after"] - e.background["before"]
-    )
+    # Both shares are unknown where a mask is empty.
+    complete = [by_image[image] for image in candidates if len(by_image[image].background) == 2]
+    ranked = sorted(complete, key=lambda example: example.background["after"] - example.background["before"])
     groups = {f"Corrected, of {len(ranked)} those whose\nrelevance left the background most": ranked[:NUM_SHOWN]}
     titles = {"corrected": "Corrected", "broken": "Got worse"}
     if not drawn["corrected"] and not drawn["broken"]:

@@ -113,7 +113,8 @@ def _figure_1(
         if "mask" in dataset.column_names and result.classes is not None and result.by_class:
             chosen = (result.usable if kept is None else result.in_classes(kept)) & may_be_shown(dataset)
             masked[name] = np.flatnonzero(chosen).tolist()
-    candidates = explain(draw(masked, NUM_CANDIDATES, options.seed), session, results, ["before"])
+    drawn = explain(draw(masked, NUM_CANDIDATES, options.seed), session, results, ["before"])
+    candidates = [example for example in drawn if example.background]  # not those with an empty mask
     confident = [example for example in candidates if example.confidence["before"] >= CONFIDENCE]
     on_background = sorted(confident, key=lambda example: -example.background["before"])[: options.num_examples]
     rest = [example for example in confident if example not in on_background]

@@ -176,7 +176,9 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
             f"`{evaluation_folder}` holds no comparison of two models: run `robust-vit evaluate` with --compare."
         )
     known = {"after": weights_digest(load_model(str(folder)))}
-    known |= (read_json(folder / RESULTS_FILE) or {}).get("weights", {})
+    recorded = (read_json(folder / RESULTS_FILE) or {}).get("weights", {})
+    if recorded.get("after") == known["after"]:  # else they are of weights that were here before
+        known |= recorded
     for side, digest in known.items():
         if evaluation["weights"][side] != digest:
             option = {"before": "--model", "after": f"--compare {folder}"}[side]
