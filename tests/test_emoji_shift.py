@@ -31,6 +31,7 @@ from robust_vit_hf.emoji_shift.images import (
     MASKED,
     SHIFTED,
     SPLITS,
+    background_of,
     compose,
     load_evaluation_sets,
     load_finetuning_splits,
@@ -84,6 +85,7 @@ def test_images_are_deterministic_and_masks_fit(split):
         assert set(np.unique(row["mask"])) == {0, 255}
         assert row["openly_licensed"] == (row["vendor"] in ("Goog", "Twtr"))
         again = compose(split, index)
+        assert again["background"] == background_of(split, index)
         assert again["image"].tobytes() == row["image"].tobytes() and again["mask"].tobytes() == row["mask"].tobytes()
     other = load_split(split, 20, seed=1)
     assert all(

@@ -50,15 +50,22 @@ def test_results_are_of_known_commits(results):
 
 
 def test_the_tested_weights_are_those_that_the_search_chose(results):
-    """But for learning rates, which are chosen at these weights. Swap with the relevance loss was tested at another weight before,
-    which two of the three seeds chose: the page says so, and what is chosen is tested under a name of its own."""
+    """But for learning rates, which are chosen at these weights."""
     chosen, _ = write["choose_settings"](write["read"](write["SEARCH"]))
-    others = {"relevance-and-swap": "relevance-and-swap-lighter"}
-    weights = {others.get(run.method, run.method): run.tuned for run in chosen}
+    weights = {run.method: run.tuned for run in chosen}
     tested = {run.method: run.tuned for run in results.runs if run.sets and run.share == 1}
     assert len(weights.keys() & tested.keys()) > 6
     for method in weights.keys() & tested.keys():
         assert tested[method] == weights[method], method
+
+
+def test_the_tested_rates_are_those_that_were_chosen(results):
+    chosen, _ = write["choose_settings"](write["read"](write["RATES"]))
+    rates = {run.method: run.learning_rate for run in chosen}
+    tested = {run.method: run.learning_rate for run in results.runs if run.sets and run.share == 1}
+    assert len(rates.keys() & tested.keys()) > 10
+    for method in rates.keys() & tested.keys():
+        assert tested[method] == rates[method], method
 
 
 def test_labels_cover_all_methods(results):

@@ -405,11 +405,11 @@ def test_grids_of_the_paper(path, tmp_path):
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 8}
     numbers |= {
-        "emoji-shift-search": 45,
-        "emoji-shift-others-search": 36,
-        "emoji-shift-rates": 98,
+        "emoji-shift-search": 57,
+        "emoji-shift-others-search": 46,
+        "emoji-shift-rates": 104,
         "emoji-shift-others": 78,
-        "emoji-shift": 115,
+        "emoji-shift": 120,
         "waterbirds": 99,
     }
     assert len(grid.points) == numbers[path.stem]

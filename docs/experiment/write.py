@@ -10,17 +10,19 @@ the files.
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from robust_vit_hf.emoji_shift.artwork import NEW_BACKGROUNDS
+from robust_vit_hf.emoji_shift.images import background_of
 from robust_vit_hf.experiments.selection import choose_mixtures, choose_settings, setting_of
-from robust_vit_hf.results.bootstrap import change, versus
-from robust_vit_hf.results.file import ResultsFile, join, read_results
+from robust_vit_hf.results.bootstrap import change, mean_over, versus
+from robust_vit_hf.results.file import MEASUREMENT_OPTIONS, ResultsFile, join, read_results
 from robust_vit_hf.results.findings import findings, findings_table
 from robust_vit_hf.results.paper_tables import METHODS
 from robust_vit_hf.results.plots import figure_bytes
@@ -50,7 +52,9 @@ LABELS = {
     "bce": "relevance, cross-entropy of the map",
     "background-swap": "swap, output of the original",
     "relevance-and-swap": "swap and relevance (cross-entropy)",
-    "relevance-and-swap-lighter": "swap and relevance (cross-entropy, weight 0.08)",
+    "relevance-and-swap-heavier": "swap and relevance (cross-entropy, weight 0.8)",
+    "robustvit-beyond": "relevance, squared error: beyond the grid",
+    "relevance-and-swap-beyond": "swap and relevance (cross-entropy): beyond the grid",
     "swap-label": "swap, label",
     "finetune": "label (the control)",
     "original-target": "output of the original alone",
@@ -82,18 +86,22 @@ LABELS = {
 OF_A_METHOD = (*METHOD_OPTIONS, "background_swap", "learning_rate", "num_train_epochs")
 OF_RECIPE = "relevance-and-swap"  # the variant of the bundled recipe
 CURVE = ("robustvit", "bce", "background-swap", "relevance-and-swap", "original-target", "finetune")  # of the README
+LABELS |= {f"{method}, chosen by two": f"{LABELS[method]}, at the rate of seeds 0 and 2" for method in CURVE}
 SHIFTED, HOME = "background_new", "val"
 # Pairs of methods, of which the second less the first is shown.
 PAIRS = (
     ("background-swap", "relevance-and-swap"),
-    ("relevance-and-swap", "relevance-and-swap-lighter"),
+    ("relevance-and-swap", "relevance-and-swap-heavier"),
     ("robustvit", "bce"),
     ("robustvit", "background-swap"),
     ("finetune", "robustvit"),
     ("finetune", "background-swap"),
     ("original-target", "background-swap"),
-    ("swap-label", "background-swap"),
+    ("swap-label", "background-swap, chosen by two"),
+    ("lp-ft", "background-swap, chosen by two"),
     ("paper-weights", "robustvit"),
+    ("gradmask-differentiated", "robustvit"),
+    ("rrr-differentiated", "robustvit"),
     ("robustvit", "energy"),
     ("robustvit", "cft"),
     ("robustvit", "unsupervised-masks"),
@@ -146,9 +154,15 @@ def runs_block(results: ResultsFile) -> str:
         rows.append([f"`{path.name}`", images, seeds, *map(str, counts)])
         finetuned += runs
     commits = Counter(run.commit for run in finetuned)
+    twice = len(finetuned) - len({_training_of(run) for run in finetuned})
     table = Table("", ["file", "images", "seeds", "trainings", "methods", "hours of training"], rows)
     return "\n".join(
-        [table.markdown(), "", *(f"Commit {commit}: {count} trainings." for commit, count in commits.items())]
+        [
+            table.markdown(),
+            "",
+            *(f"Commit {commit}: {count} trainings." for commit, count in commits.items()),
+            f"{twice} of them are in two files, with a rate or weight that one chose and another tested.",
+        ]
     )
 
 
@@ -188,7 +202,7 @@ def mixtures_block(results: ResultsFile) -> str:
 
 def price_block(results: ResultsFile) -> str:
     """Gain and price of all methods on the test images of the seeds that all have, without mixtures."""
-    tested = _tested(results)
+    tested = [*_tested(results), *_chosen_by_two(results)]
     seeds = set.intersection(
         *({run.seed for run in tested if run.method == method} for method in {run.method for run in tested})
     )
@@ -199,7 +213,7 @@ def price_block(results: ResultsFile) -> str:
 
 def differences_block(results: ResultsFile) -> str:
     """Differences between two methods, on the seeds and images that both have."""
-    chosen, rows = Results(_tested(results)), []
+    chosen, rows = Results([*_tested(results), *_chosen_by_two(results)]), []
     for one, other in PAIRS:
         pair = (chosen.of(one), chosen.of(other))
         if all(pair):
@@ -209,6 +223,30 @@ def differences_block(results: ResultsFile) -> str:
             rows.append([LABELS[other], LABELS[one], str(len(seeds)), str(gain), str(home), verdict])
     head = ["method", "less that of", "seeds", SHIFTED, HOME, "gains"]
     return Table("", head, rows).markdown() if rows else "*Not measured yet.*"
+
+
+def photographs_block(results: ResultsFile) -> str:
+    """Gain of the README's methods on each photograph of the new backgrounds, over the images of all seeds, and the interval over the
+    photographs."""
+    tested, names, rows = Results(_tested(results)), list(NEW_BACKGROUNDS), []
+    gains = {method: _gains_by_photograph(runs) for method in CURVE if (runs := tested.of(method))}
+    if {"robustvit", "background-swap"} <= gains.keys():
+        one, other = gains["robustvit"], gains["background-swap"]
+        gains["swap less squared error"] = {name: other[name] - one[name] for name in names}
+    for method, gain in gains.items():
+        values = [gain[name] for name in names]
+        over_photographs = mean_over(values, names)
+        rows.append([LABELS.get(method, method), *(f"{100 * value:+.1f}" for value in values), str(over_photographs)])
+    return Table("", ["method", *names, "over photographs"], rows).markdown() if rows else "*Not measured yet.*"
+
+
+def _gains_by_photograph(runs: Sequence[Run]) -> dict[str, float]:
+    gains = defaultdict(list)
+    for run in runs:
+        of_set = run.sets[SHIFTED]
+        for row, gain in zip(np.flatnonzero(of_set.usable), of_set.gains(1), strict=True):
+            gains[background_of(SHIFTED, int(row), int(run.seed))].append(gain)
+    return {name: float(np.mean(values)) for name, values in gains.items()}
 
 
 def sets_block(results: ResultsFile) -> str:
@@ -247,7 +285,7 @@ def findings_block(results: ResultsFile) -> str:
         [finding for finding in findings(Results(runs, list(METHODS))) if (finding.set_name is not None) is of_sets]
         for runs, of_sets in ((tested, True), (backgrounds, False))
     )
-    table = findings_table([*by_set, *of_mean], len({run.seed for run in tested}))
+    table = findings_table([*by_set, *of_mean])
     return f"{table.title}.\n\n{table.markdown()}"
 
 
@@ -275,6 +313,7 @@ BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
     "price of the curve": curve_block,
     "mixtures": mixtures_block,
     "differences": differences_block,
+    "photographs": photographs_block,
     "sets": sets_block,
     "findings": findings_block,
     "recipe": recipe_block,
@@ -288,6 +327,28 @@ def _tested(results: ResultsFile) -> list[Run]:
     if missing := {run.method for run in chosen if not run.sets}:
         raise ValueError(f"The chosen settings of {', '.join(sorted(missing))} have no test images: run them too.")
     return chosen
+
+
+def _chosen_by_two(results: ResultsFile) -> list[Run]:
+    """Runs of the README's methods at the settings that the rule chooses on the seeds on which the others' rates are chosen, where these are
+    other settings, as methods of their own."""
+    seeds = {run.seed for run in read(RATES).runs}
+    curve = [run for run in results.runs if run.method in CURVE and run.share == 1]
+    few = choose_settings(replace(results, runs=[run for run in curve if run.seed in seeds]))[0]
+    settings = {run.method: setting_of(run) for run in few}
+    usual = {run.method: setting_of(run) for run in _tested(results)}
+    return [
+        replace(run, method=f"{run.method}, chosen by two", name=f"{run.name}, chosen by two")
+        for run in curve
+        if setting_of(run) == settings[run.method] != usual[run.method]
+    ]
+
+
+def _training_of(run: Run) -> tuple:
+    """What two files have in common of the same training."""
+    settings = json.loads(run.settings) | run.tuned
+    options = {name: value for name, value in settings.items() if name not in MEASUREMENT_OPTIONS}
+    return run.seed, run.learning_rate, run.epochs, json.dumps(options, sort_keys=True)
 
 
 def _prices(results: ResultsFile) -> dict:

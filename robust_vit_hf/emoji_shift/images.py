@@ -108,21 +108,32 @@ def training_classes(class_seed: int = 0, num_classes: int | None = None) -> lis
     return sorted(int(label) for start in first for label in start + rng.permutation(PER_BACKGROUND)[:count])
 
 
+def background_of(split: str, index: int, seed: int = 0) -> str:
+    """Name of the photograph in an image of [`compose`], without the image."""
+    return _draw_background(SPLITS[split], index % len(CLASS_NAMES), _generator(split, index, seed))
+
+
+def _generator(split: str, index: int, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, list(SPLITS).index(split), index])
+
+
+def _draw_background(spec: Split, label: int, rng: np.random.Generator) -> str:
+    """Name of the photograph, the first draw of an image."""
+    place, count = label // PER_BACKGROUND, len(BACKGROUND_NAMES)
+    if spec.new_backgrounds:
+        return tuple(NEW_BACKGROUNDS)[rng.integers(len(NEW_BACKGROUNDS))]
+    if rng.random() < spec.background_bias:
+        return BACKGROUND_NAMES[place]
+    return BACKGROUND_NAMES[(place + rng.integers(1, count)) % count]
+
+
 def compose(split: str, index: int, seed: int = 0) -> dict:
     """Image number `index` of a split: a row with `image` (112×112 RGB), `mask` (112×112, 0 or 255), `label`,
     `vendor`, `background` and `openly_licensed`. Labels cycle through the classes, so that every prefix of a split is
     balanced."""
-    spec = SPLITS[split]
-    rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
+    spec, rng = SPLITS[split], _generator(split, index, seed)
     label = index % len(CLASS_NAMES)
-
-    place, count = label // PER_BACKGROUND, len(BACKGROUND_NAMES)
-    if spec.new_backgrounds:
-        scene = tuple(NEW_BACKGROUNDS)[rng.integers(len(NEW_BACKGROUNDS))]
-    elif rng.random() < spec.background_bias:
-        scene = BACKGROUND_NAMES[place]
-    else:
-        scene = BACKGROUND_NAMES[(place + rng.integers(1, count)) % count]
+    scene = _draw_background(spec, label, rng)
     photograph = background(scene)
     crop = int(rng.integers(112, 169))
     left, top = (int(rng.integers(0, length - crop + 1)) for length in photograph.size)
