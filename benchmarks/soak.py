@@ -1,6 +1,6 @@
 """Long runs under faults at random moments: `improve` and `sweep` end as if nothing had happened, to the bit.
 
-python benchmarks/soak.py [--faults 20]     # as root on Linux, since a disk is made that can be full; writes benchmarks/soak.json
+python benchmarks/soak.py [--faults 60]     # as root on Linux, since a disk is made that can be full; writes benchmarks/soak.json
 
 Each command is started over and over in one folder, and SIGTERM, SIGKILL or a full disk ends it at a random moment. When it gets to its end,
 weights, predictions and verdict are compared with those of an unbroken run, and the next begins in an empty folder.
@@ -27,13 +27,22 @@ from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.improvement.improve import VERDICT_FILE
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.files import read_json, write_json
 
 
 RESULTS = Path(__file__).with_suffix(".json")
 CLASSES, SIDE = ("bar", "circle", "cross", "dot"), 32
-COMPARED = ("*.safetensors", "*.parquet", "scores.json", "verdict.json", "candidates.md")
+COMPARED = (
+    "*.safetensors",
+    "*.parquet",
+    "scores.json",
+    "verdict.json",
+    "candidates.md",
+    "interpolation.json",
+    "*config.json",
+)
 FAULTS = ("SIGTERM", "SIGKILL", "full disk")
 ROOM, MARGIN = 2**31, 2**18  # bytes of the disk, and of what is left when it becomes full
 
@@ -116,12 +125,13 @@ def soak(arguments: list[str], disk: Path, faults: int, rng: random.Random) -> d
     whole, broken = disk / "whole", disk / "broken"
     seconds = run([*arguments, "--output_dir", str(whole)])
     expected, struck, wrong, ends, equal = contents(whole), Counter(), [], 0, 0
+    verdict = read_json(whole / VERDICT_FILE)
     with tqdm(total=faults, desc=arguments[0], unit="fault") as progress:
         while sum(struck.values()) < faults or broken.exists():
             process = start([*arguments, "--output_dir", str(broken)])
             time.sleep(rng.uniform(0, seconds) if sum(struck.values()) < faults else 0)
             if process.poll() is None and sum(struck.values()) < faults:
-                fault = rng.choice(FAULTS)
+                fault = FAULTS[sum(struck.values()) % len(FAULTS)]
                 struck[fault] += 1
                 progress.update()
                 if problem := strike(fault, process, disk):
@@ -136,6 +146,7 @@ def soak(arguments: list[str], disk: Path, faults: int, rng: random.Random) -> d
     shutil.rmtree(whole)
     return {
         "unbroken run, seconds": round(seconds, 1),
+        **({"its outcome": verdict["outcome"]} if verdict else {}),
         "faults": dict(struck),
         "ends": ends,
         "equal to the unbroken run": equal,
@@ -145,7 +156,7 @@ def soak(arguments: list[str], disk: Path, faults: int, rng: random.Random) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--faults", type=int, default=20, help="faults of each command")
+    parser.add_argument("--faults", type=int, default=60, help="faults of each command, of the three kinds in turn")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
