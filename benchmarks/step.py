@@ -164,9 +164,12 @@ def peak_memory(make_step, *arguments) -> float:
     return torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else resident("VmHWM") - libraries
 
 
-def peak_memory_elsewhere(make_step, *arguments) -> float:
-    """[`peak_memory`] of a fresh process."""
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # bytes, from which malloc returns at once what is freed
+def peak_memory_elsewhere(make_step, *arguments, threshold: int | None = 65536) -> float:
+    """[`peak_memory`] of a fresh process, with the size in bytes from which malloc returns at once what is freed; `None` for
+    malloc's own."""
+    os.environ.pop("MALLOC_MMAP_THRESHOLD_", None)
+    if threshold is not None:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(threshold)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh_process:
         return round(fresh_process.submit(peak_memory, make_step, *arguments).result(), 2)
 

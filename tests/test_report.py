@@ -328,18 +328,30 @@ def test_gain_and_price_by_rate_and_share(results):
         prices(results.runs, [replace(chosen[0], learning_rate=0.5)], "imagenet-a", "imagenet-1k")
 
 
+def measured(run, share, gained, lost):
+    """A run on 100 validation images, of which it corrects some on other backgrounds and loses some as they are."""
+
+    def on(before, after):
+        ranks = [np.where(np.arange(100) < right, 0, 5) for right in (before, after)]
+        sides = dict(zip(("before", "after"), map(SideResult, ranks), strict=True))
+        return SetResult("validation", sides, np.zeros(100, dtype=int))
+
+    return replace(run, share=share, composed={"mixed_rand": on(20, 20 + gained), "original": on(90, 90 - lost)})
+
+
+def test_settings_are_compared_on_the_seeds_that_all_have(results):
+    """The lower rate corrects more images of the first seed, and none of the second, which the higher one lacks."""
+    runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
+    low = [measured(run, 1.0, 50 if run.seed == "0" else 0, 0) for run in runs if run.learning_rate == 1e-6]
+    high = [measured(run, 1.0, 30, 0) for run in runs if run.learning_rate == 1e-5 and run.seed == "0"]
+    assert len(low) == 2 and len(high) == 1
+    chosen, table = choose_settings(replace(results, runs=[*low, *high], choose_by="mixed_rand"))
+    assert chosen == low and [row[6] for row in table.rows] == ["70.0", "50.0"]
+
+
 def test_a_mixture_is_chosen_where_all_weights_lose_too_much(results):
     """Of 100 validation images, all weights correct 50 on other backgrounds and lose 10 as they are, half of them 30
     and none. A setting without mixtures is not chosen from."""
-
-    def measured(run, share, gained, lost):
-        def on(before, after):
-            ranks = [np.where(np.arange(100) < right, 0, 5) for right in (before, after)]
-            sides = dict(zip(("before", "after"), map(SideResult, ranks), strict=True))
-            return SetResult("validation", sides, np.zeros(100, dtype=int))
-
-        return replace(run, share=share, composed={"mixed_rand": on(20, 20 + gained), "original": on(90, 90 - lost)})
-
     runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
     low, high = ([run for run in runs if run.learning_rate == rate] for rate in (1e-6, 1e-5))
     all_weights, halves = ([measured(run, *of) for run in high] for of in ((1.0, 50, 10), (0.5, 30, 0)))
