@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
-from robust_vit_hf import make_image_processor
 from robust_vit_hf.hub.upload import NOT_UPLOADED
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
 from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out
@@ -25,14 +24,14 @@ from robust_vit_hf.models.digest import weights_digest
 from robust_vit_hf.results.text_table import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 
+from .helpers.attacks import COLOURS, biased_model
 from .helpers.commands import call, files_below, kill_when, launch, succeed
-from .helpers.tiny import IMAGE_SIZE, save_pretrained, tiny_vit
+from .helpers.tiny import save_pretrained, tiny_vit
 from .test_diagnosis import diagnosis
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 CLASSES = {"circle": 0, "bar": 1, "cross": 2, "dot": 3}
-COLOURS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
 NAMES = {"id2label": {index: name for name, index in CLASSES.items()}, "label2id": CLASSES}
 
 
@@ -55,24 +54,10 @@ def inputs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("own")
     write_photographs(root / "photos", "train", 6, seed=0)
     write_photographs(root / "photos", "validation", 8, seed=1)
-    save_pretrained(biased_model(root / "photos"), root / "model", "paper")
+    rows = datasets.load_dataset("imagefolder", data_dir=str(root / "photos" / "train"), split="train")
+    labels = [CLASSES[rows.features["label"].names[label]] for label in rows["label"]]
+    save_pretrained(biased_model(rows["image"], labels, **NAMES), root / "model", "paper")
     return root
-
-
-def biased_model(photos: Path):
-    """A model finetuned on the photographs, which looks at the colour of the background too."""
-    model = tiny_vit(**NAMES).train()
-    rows = datasets.load_dataset("imagefolder", data_dir=str(photos / "train"), split="train")
-    labels = torch.tensor([CLASSES[rows.features["label"].names[label]] for label in rows["label"]])
-    processor = make_image_processor("paper", IMAGE_SIZE)
-    images = processor([image.convert("RGB") for image in rows["image"]], return_tensors="pt")["pixel_values"]
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(60):
-        loss = torch.nn.functional.cross_entropy(model(images).logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return model.eval()
 
 
 def options_of(inputs: Path, output: Path) -> list:

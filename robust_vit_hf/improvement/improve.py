@@ -454,22 +454,28 @@ def _estimate(session: Session, options: ImproveOptions, parts: dict[str, datase
 
 
 def _write_model(trials: Trials, chosen: Measured, options: ImproveOptions) -> Side:
-    """Write the chosen mixture with its record to the output folder, and return it as a side."""
+    """Write the chosen mixture with its record to the output folder, unless both are there. Returns it as a side."""
     folder, place = options.output_dir, trials.folder / chosen.candidate.name
-    processor = trials.session.sides["before"].processor
+    processor, model = trials.session.sides["before"].processor, None
     mixture = {"alpha": chosen.alpha, "before": public_name(options.model), "after": chosen.candidate.name}
-    if read_json(folder / INTERPOLATION_FILE) != mixture:  # written last
+    if (folder / RUN_FILE).is_file() and read_json(folder / INTERPOLATION_FILE) == mixture:  # written last
+        try:
+            model = load_model(str(folder))
+        except (OSError, ValueError) as error:
+            tqdm.write(f"  The model is made again: {error}", file=sys.stderr)
+    if model is None:
+        trials.trained(chosen.candidate)  # whose weights a run that came to its end has deleted
         model = interpolate(trials.session.sides["before"].model, load_model(str(place)), chosen.alpha)
         with weights_written(folder):
             model.save_pretrained(folder)
-        processor.save_pretrained(folder)
         run = read_json(place / RUN_FILE)
         run |= {"weights": weights_digest(model), "model_name": folder.resolve().name}
         run["training"] |= {"share of the finetuned weights": f"{chosen.alpha:g}"}
         write_json(folder / RUN_FILE, run)
         write_json(folder / INTERPOLATION_FILE, mixture)
-    model = load_model(str(folder)).to(trials.session.accelerator.device)
-    return Side.of(model, processor, str(folder))
+        model = load_model(str(folder))
+    processor.save_pretrained(folder)
+    return Side.of(model.to(trials.session.accelerator.device), processor, str(folder))
 
 
 def _report(

@@ -82,7 +82,7 @@ class Trials:
                 for alpha, found in known.items()
             ]
         try:
-            trained = self._train(folder, candidate)
+            trained = self.trained(candidate)
             measured = []
             for alpha in MIXTURES if candidate.steps == self.options.max_steps else FIRST_MIXTURES:
                 mixed = interpolate(self._side.model, trained, alpha)
@@ -91,11 +91,6 @@ class Trials:
         except (TrainingDiverged, NonFiniteLogits) as error:
             tqdm.write(f"  {candidate} is left out: {error}", file=sys.stderr)
             measured = []
-        except TrainingInterrupted as error:
-            raise TrainingInterrupted(
-                f"{str(error).partition('.')[0]} of {candidate}. Start the same command again: it goes on from here.",
-                error.exit_status,
-            ) from error
         results = {
             f"{one.alpha:g}": {"mixed_rand": one.mixed_rand.tolist(), "original": one.original.tolist()}
             for one in measured
@@ -104,8 +99,10 @@ class Trials:
         write_json(folder / CANDIDATE_FILE, results)
         return measured
 
-    def _train(self, folder: Path, candidate: Candidate) -> PreTrainedModel:
-        if (folder / RUN_FILE).is_file():  # written after the weights
+    def trained(self, candidate: Candidate) -> PreTrainedModel:
+        """Finetuned model of a candidate, which is trained unless its weights are there: again, they are the same."""
+        folder = self.folder / candidate.name
+        if (folder / RUN_FILE).is_file() and any(folder.glob("*.safetensors")):  # the record is written last
             return load_model(str(folder)).to(self.session.accelerator.device)
         set_seed(self.options.seed)
         config = RobustViTConfig(
@@ -129,7 +126,13 @@ class Trials:
         config._n_gpu = min(config.n_gpu, 1)  # the session's GPU: with more, the Trainer would split batches
         model, processor = load_model(self.options.model), self._side.processor
         trainer = RobustViTTrainer(model, config, self.train, processing_class=processor)
-        trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
+        try:
+            trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
+        except TrainingInterrupted as error:
+            raise TrainingInterrupted(
+                f"{str(error).partition('.')[0]} of {candidate}. Start the same command again: it goes on from here.",
+                error.exit_status,
+            ) from error
         trainer.save_model(_internal_call=True)
         trainer.create_model_card(**self.facts)
         return trainer.accelerator.unwrap_model(trainer.model)

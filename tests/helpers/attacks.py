@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,19 +21,51 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, ViTForImageClassification
+
+from robust_vit_hf import make_image_processor
 
 from .families import FAMILIES
-from .tiny import masked_rows, save_pretrained, tiny_vit
+from .tiny import IMAGE_SIZE, save_pretrained, tiny_vit
 
 
 NUM_IMAGES = 12  # validation images of the inputs, three of each class
 CLASSES = "abcd"
 LETTERS = {"id2label": dict(enumerate(CLASSES)), "label2id": {name: label for label, name in enumerate(CLASSES)}}
+COLOURS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))  # of the backgrounds of each class
+
+
+def background(label: int, rng: np.random.Generator) -> Image.Image:
+    """Noise whose colour shows the class."""
+    return Image.fromarray((rng.integers(0, 50, (40, 40, 3)) + 60 * np.array(COLOURS[label])).astype(np.uint8))
+
+
+def photograph(label: int, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """A background with a bright square, whose place shows the class too, and the mask of the square."""
+    pixels = np.array(background(label, rng))
+    mask = np.zeros((40, 40), dtype=np.uint8)
+    top, left = 4 + 16 * (label // 2), 4 + 16 * (label % 2)
+    mask[top : top + 12, left : left + 12] = 255
+    pixels[mask > 0] = 230
+    return Image.fromarray(pixels), Image.fromarray(mask)
+
+
+def biased_model(images: Sequence[Image.Image], labels: Sequence[int], **names) -> ViTForImageClassification:
+    """A model finetuned on images, of which it takes the colour of the background."""
+    model, processor = tiny_vit(**names).train(), make_image_processor("paper", IMAGE_SIZE)
+    pixels = processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(model(pixels).logits, torch.tensor(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
 
 
 class Inputs:
-    """Photographs, masks and a model in a folder, as files: `photos/validation/a/0.png`, `masks/validation/a/0.png`, `model`."""
+    """Photographs, masks and a model that takes the class from the background, as files in a folder:
+    `photos/validation/a/0.png`, `masks/validation/a/0.png`, `model`."""
 
     def __init__(self, root: Path):
         self.root, self.photos, self.masks, self.model = (
@@ -43,13 +75,17 @@ class Inputs:
         self.at_work: list[subprocess.Popen] = []
 
     def write(self) -> None:
+        rng = np.random.default_rng(0)
         for split, count in {"train": 8, "validation": NUM_IMAGES}.items():
-            for number, row in enumerate(masked_rows(count, seed=len(split))):
-                for kind, folder in {"image": self.photos, "mask": self.masks}.items():
-                    path = folder / split / CLASSES[row["label"]] / f"{number}.png"
+            for number in range(count):
+                label = number % len(CLASSES)
+                for picture, folder in zip(photograph(label, rng), (self.photos, self.masks), strict=True):
+                    path = folder / split / CLASSES[label] / f"{number}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    row[kind].save(path)
-        save_pretrained(tiny_vit(**LETTERS), self.model, "paper")
+                    picture.save(path)
+        labels = 4 * [*range(len(CLASSES))]
+        model = biased_model([background(label, rng) for label in labels], labels, **LETTERS)  # never saw a square
+        save_pretrained(model, self.model, "paper")
 
     def image(self, name: str = "a/0.png", split: str = "validation") -> Path:
         return self.photos / split / name
@@ -124,7 +160,8 @@ class Attack:
         told: part of what is printed then.
         command: `diagnose` or `improve`.
         after: whether the command is complete in the output folder before the attack.
-        killed: name of a file, as a pattern, whose first writing ends the command; then it is started again.
+        killed: name of a file, as a pattern, whose first writing a kill ends; then the command is started again.
+        late: whether the kill comes just after that file is complete.
         processes: number of processes that share the command, started by a launcher.
     """
 
@@ -136,6 +173,7 @@ class Attack:
     command: str = "diagnose"
     after: bool = False
     killed: str = ""
+    late: bool = False
     processes: int = 1
 
     @property
@@ -150,21 +188,23 @@ class Attack:
         return f"{measured}: {self.told}" if self.told else measured
 
 
-class Killed(BaseException):
-    """Ends a command, within this process, almost as a kill does: only context managers clean up."""
-
-
 @contextmanager
-def killed_at(pattern: str) -> Iterator[None]:
-    """Context manager that ends a command before a file of this name would be complete."""
+def copied_at(folder: Path, copies: dict[Attack, Path]) -> Iterator[None]:
+    """Context manager that copies a folder as kills leave it: before a file is complete, or just after."""
     replace = Path.replace
 
-    def ended(path: Path, target: Path) -> Path:
-        if Path(target).match(pattern):
-            raise Killed
-        return replace(path, target)
+    def copy(target: Path, late: bool) -> None:
+        for attack, place in copies.items():
+            if attack.late == late and Path(target).match(attack.killed) and not place.exists():
+                shutil.copytree(folder, place)
 
-    with patch.object(Path, "replace", ended):
+    def copied(path: Path, target: Path) -> Path:
+        copy(target, late=False)
+        replaced = replace(path, target)
+        copy(target, late=True)
+        return replaced
+
+    with patch.object(Path, "replace", copied):
         yield
 
 
@@ -1110,6 +1150,26 @@ AFTER = [
         "differs in: processor",
     ),
     complete("`verdict.json` cut off", _damage("verdict.json", _cut)),
+    complete("`results.json` cut off", _damage("results.json", _cut)),
+    *(
+        complete(f"`{name}` {what}", _damage(name, how))
+        for name, what, how in (
+            ("model.safetensors", "deleted", Path.unlink),
+            ("model.safetensors", "cut off", _cut),
+            ("config.json", "cut off", _cut),
+            ("preprocessor_config.json", "deleted", Path.unlink),
+            ("run.json", "deleted", Path.unlink),
+            ("interpolation.json", "deleted", Path.unlink),
+        )
+    ),
+    *(
+        complete(
+            f"`{name}` cut off",
+            _damage(name, _cut),
+            f"`{{root}}/out/{name}` is not valid JSON, and may be cut off",
+        )
+        for name in ("run.json", "interpolation.json")
+    ),
     complete(
         "`inputs.json` cut off",
         _damage("inputs.json", _cut),
@@ -1125,17 +1185,17 @@ AFTER = [
     complete(
         "a candidate cut off",
         _damage("candidates/*/candidate.json", _cut),
-        "`{root}/out/candidates/swap-0.0001-1/candidate.json` is not valid JSON, and may be cut off",
+        "`{root}/out/candidates/swap-0.003-12/candidate.json` is not valid JSON, and may be cut off",
     ),
     complete(
         "a candidate empty",
         _damage("candidates/*/candidate.json", _empty),
-        "`{root}/out/candidates/swap-0.0001-1/candidate.json` is not valid JSON",
+        "`{root}/out/candidates/swap-0.003-12/candidate.json` is not valid JSON",
     ),
     complete(
         "a candidate a list",
         _damage("candidates/*/candidate.json", _as_list),
-        "`{root}/out/candidates/swap-0.0001-1/candidate.json` holds no JSON object",
+        "`{root}/out/candidates/swap-0.003-12/candidate.json` holds no JSON object",
     ),
     complete("a folder in place of the table of candidates", _damage("candidates.md", _as_folder), IN_A_FOLDER),
     complete(
@@ -1158,6 +1218,11 @@ AFTER = [
     ),
     complete("a weight changed since", lambda of: of.weigh(_first(0.5)), "differ in: model."),
     complete(
+        "the improved model replaced since",
+        lambda of: shutil.copy(of.model / "model.safetensors", of.root / "out"),
+        "`{root}/out/predictions/reporting/after` holds the result of another evaluation, which differs in: model.",
+    ),
+    complete(
         "the image processor changed since",
         lambda of: of.configure(PROCESSOR, image_mean=[0.4] * 3),
         "differ in: processor.",
@@ -1165,7 +1230,7 @@ AFTER = [
     *(
         complete(f"`--{name} {value}` since", _options(f"--{name}", value), f"differ in: {named}")
         for name, value, named in (
-            ("max_steps", "2", "max_steps, images (train)."),
+            ("max_steps", "1", "max_steps, images (train)."),
             ("max_loss", "50", "max_loss."),
             ("learning_rates", "2e-4", "learning_rates."),
             ("train_batch_size", "2", "train_batch_size"),
@@ -1181,6 +1246,8 @@ AFTER = [
     ),
 ]
 
+# Those that a better model comes with, where a kill before and after each is tried.
+MODEL_FILES = ("out/run.json", "out/interpolation.json", "out/results.json", "out/report.html", "out/README.md")
 WORK = [
     *(
         Attack(f"another process in the output folder of `{command}`", Inputs.work_in_output, IN_USE, command=command)
@@ -1188,7 +1255,13 @@ WORK = [
     ),
     Attack("a process that was killed in the output folder", lambda of: (of.work_in_output(), of.end())),
     *(
-        Attack(f"a kill while `{file}` is written", lambda of: None, command=command, killed=file)
+        Attack(
+            f"a kill {when} `{file.removeprefix('out/')}` is {done}",
+            lambda of: None,
+            command=command,
+            killed=file,
+            late=late,
+        )
         for command, files in {
             "diagnose": (
                 "fingerprint.json",
@@ -1207,9 +1280,17 @@ WORK = [
                 "diagnosis/results.json",
                 "candidates.md",
                 "verdict.json",
+                *MODEL_FILES,
             ),
         }.items()
         for file in files
+        for when, done, late in (("while", "written", False), ("after", "complete", True))
+        if not late or file in MODEL_FILES
+    ),
+    improved(
+        "a kill while masks are made, of which those to train on are complete",
+        _options("--masks", "tokencut"),
+        killed="masks/choosing/*.parquet",
     ),
     Attack("two processes", lambda of: None, processes=2),
     Attack(
