@@ -6,6 +6,7 @@ DeiT-S, fp32, loss and gradients without the optimizer, measured as in `benchmar
 """
 
 import argparse
+import copy
 import json
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 from step import DEVICE, MODELS, measure, peak_memory_elsewhere, spread
-from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, relevance_map
 from robust_vit_hf.relevance import linear_memory
@@ -40,8 +40,10 @@ def relevance_step(model, images, masks, labels, relevance_loss, confidence_loss
 def make_steps(size: int) -> dict[str, tuple]:
     """Model and step by name."""
     torch.manual_seed(0)
-    sizes, _ = MODELS["DeiT-S"]
-    model = ViTForImageClassification(ViTConfig(**sizes, num_labels=1000, image_size=size)).to(DEVICE).train()
+    model_class, config, _ = MODELS["DeiT-S"]
+    config = copy.deepcopy(config)
+    config.num_labels, config.image_size = 1000, size
+    model = model_class(config).to(DEVICE).train()
     images = torch.randn(SIZES[size], 3, size, size, device=DEVICE)
     masks = torch.randint(0, 2, (len(images), 1, size, size), device=DEVICE).float()
     labels = torch.randint(0, 1000, (len(images),), device=DEVICE)
