@@ -1,4 +1,4 @@
-"""Where a step of ours takes longer than a plain one: seconds by operation at 224 px.
+"""Time of each operation in a step of ours and in a plain one, at 224 px.
 
     python benchmarks/profile_step.py     # writes benchmarks/profile_step.json
 

@@ -133,7 +133,7 @@ def test_a_killed_command_does_the_rest(attack: Attack, untouched, complete, dat
 
 
 def made(out: Path) -> dict[str, bytes]:
-    """Files of an output folder, but for those of the trainings and locks: they tell of the run."""
+    """Files of an output folder, without locks and those that a training writes about itself."""
     own = ("candidates/*/*", ".*")
     return {
         name: content

@@ -49,23 +49,15 @@ def test_results_are_of_known_commits(results):
         assert commit and ("dirty" not in commit or f"In `{commit[:7]}-dirty`, " in page)
 
 
-def test_the_tested_weights_are_those_that_the_search_chose(results):
-    """But for learning rates, which are chosen at these weights."""
-    chosen, _ = write["choose_settings"](write["read"](write["SEARCH"]))
-    weights = {run.method: run.tuned for run in chosen}
-    tested = {run.method: run.tuned for run in results.runs if run.sets and run.share == 1}
-    assert len(weights.keys() & tested.keys()) > 6
-    for method in weights.keys() & tested.keys():
-        assert tested[method] == weights[method], method
-
-
-def test_the_tested_rates_are_those_that_were_chosen(results):
-    chosen, _ = write["choose_settings"](write["read"](write["RATES"]))
-    rates = {run.method: run.learning_rate for run in chosen}
-    tested = {run.method: run.learning_rate for run in results.runs if run.sets and run.share == 1}
-    assert len(rates.keys() & tested.keys()) > 10
-    for method in rates.keys() & tested.keys():
-        assert tested[method] == rates[method], method
+@pytest.mark.parametrize("file, setting, least", [("SEARCH", "tuned", 6), ("RATES", "learning_rate", 10)])
+def test_the_tested_settings_are_those_that_were_chosen(file, setting, least, results):
+    """Weights, and the learning rates that are chosen at these weights."""
+    chosen, _ = write["choose_settings"](write["read"](write[file]))
+    expected = {run.method: getattr(run, setting) for run in chosen}
+    tested = {run.method: getattr(run, setting) for run in results.runs if run.sets and run.share == 1}
+    assert len(expected.keys() & tested.keys()) > least
+    for method in expected.keys() & tested.keys():
+        assert tested[method] == expected[method], method
 
 
 def test_labels_cover_all_methods(results):

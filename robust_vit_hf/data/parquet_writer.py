@@ -61,7 +61,7 @@ class ShardWriter:
         rows_per_shard: minimum number of source rows in a shard, unless these exceed 500 MiB.
 
     Raises:
-        ValueError: the folder holds this split with other settings, or other files, or `split` is no name of one.
+        ValueError: the folder holds other files, or this split with other settings; or `split` cannot name a split.
     """
 
     def __init__(

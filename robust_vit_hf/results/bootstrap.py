@@ -42,24 +42,29 @@ class Difference(Interval):
         return f"{mean} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if math.isfinite(self.low) else mean
 
 
-def change(runs: Sequence[Run], names: Sequence[str], k: int = 1, shown: bool | None = None) -> Difference:
+def change(
+    runs: Sequence[Run],
+    names: Sequence[str],
+    k: int = 1,
+    shown: bool | None = None,
+    confidence: float = CONFIDENCE,
+) -> Difference:
     """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`].
 
     Args:
         shown: only images of the training classes (`True`), or only of the others (`False`).
+        confidence: as for [`bootstrap`].
     """
     gains = {name: [_gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
-    return bootstrap(gains)
+    return bootstrap(gains, confidence)
 
 
 def worst_change(runs: Sequence[Run], names: Sequence[str]) -> Difference:
     """Change of top-1 of the seed that has the lowest, as a mean over runs and sets. Its interval is over the images, and so
     wide that with 95 % confidence it holds for all seeds (Bonferroni), as it is one of several that was picked."""
     seeds = sorted({run.seed for run in runs})
-    of_seeds = []
-    for seed in seeds:
-        gains = {name: [_gains_of(run, run.sets[name], 1, None) for run in runs if run.seed == seed] for name in names}
-        of_seeds.append(bootstrap(gains, 1 - (1 - CONFIDENCE) / len(seeds)))
+    confidence = 1 - (1 - CONFIDENCE) / len(seeds)
+    of_seeds = [change([run for run in runs if run.seed == seed], names, confidence=confidence) for seed in seeds]
     return replace(min(of_seeds, key=lambda difference: difference.mean), seeds=len(seeds))
 
 
