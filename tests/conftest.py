@@ -1,15 +1,23 @@
 """Environment and fixtures of all tests: no network, caches of their own, and one Hub on loopback."""
 
+import atexit
 import gc
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
 
-# Before anything reads it. The workers of xdist inherit HF_HOME, in which the bundled backbone is written once.
-os.environ.setdefault("ROBUST_VIT_HF_TESTS", tempfile.mkdtemp(prefix="robust-vit-hf-"))
+# Before anything reads it. The workers of xdist inherit HF_HOME, in which the bundled backbone is written once. Caches and what libraries
+# leave in the folder for temporary files go with the process that began; what a test wrote stays in pytest's own folder if it failed.
+if "ROBUST_VIT_HF_TESTS" not in os.environ:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    os.environ["ROBUST_VIT_HF_TESTS"] = tempfile.mkdtemp(prefix="robust-vit-hf-")
+    atexit.register(shutil.rmtree, os.environ["ROBUST_VIT_HF_TESTS"], ignore_errors=True)
 _caches = Path(os.environ["ROBUST_VIT_HF_TESTS"])
+os.environ["TMPDIR"] = tempfile.tempdir = str(_caches / "tmp")
+Path(tempfile.tempdir).mkdir(exist_ok=True)
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
 os.environ |= {
     "HF_HOME": str(_caches / "home"),
