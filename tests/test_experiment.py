@@ -4,6 +4,7 @@ import runpy
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from .helpers.tiny import ROOT
 
@@ -19,6 +20,13 @@ def results():
 def test_texts_are_those_of_the_results(results):
     for path, text in write["texts"](results).items():
         assert path.read_text() == text, f"{path}: run `python docs/experiment/write.py`"
+
+
+def test_the_picture_shows_the_points_of_the_results(results):
+    with Image.open(write["PICTURE"]) as image:
+        assert image.text["points"] == write["points_of"](write["picture"](results)), (
+            "run `python docs/experiment/write.py`"
+        )
 
 
 def test_every_block_is_shown_and_known():

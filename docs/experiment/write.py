@@ -5,9 +5,10 @@
 `search.parquet` has the validation images of several weights of each method at one rate, `rates.parquet` those of several rates at the
 weight that was chosen. The others have test images: `results.parquet` of several rates of the README's methods, `others.parquet` of the
 chosen settings of the rest. A block of text between `results: NAME` and `end of results` is made again; a test compares all blocks with
-the files.
+the files. `price.png` holds the points that it shows as text, which a test compares too: pixels differ between releases of matplotlib.
 """
 
+import io
 import json
 import re
 from collections import Counter, defaultdict
@@ -17,6 +18,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from robust_vit_hf.emoji_shift.artwork import NEW_BACKGROUNDS
 from robust_vit_hf.emoji_shift.images import background_of
@@ -36,6 +40,7 @@ from robust_vit_hf.training.recipes import train_arguments
 
 HERE = Path(__file__).parent
 SEARCH, RATES, MAIN, OTHERS = (HERE / f"{name}.parquet" for name in ("search", "rates", "results", "others"))
+PICTURE = HERE / "price.png"
 ROOT = HERE.parents[1]
 TEXTS = (
     "README.md",
@@ -116,7 +121,9 @@ def main() -> None:
     for path, text in texts(results).items():
         path.write_text(text)
     if figure := picture(results):
-        (HERE / "price.png").write_bytes(figure_bytes(figure, "png"))
+        text = PngInfo()
+        text.add_text("points", points_of(figure))
+        Image.open(io.BytesIO(figure_bytes(figure, "png"))).save(PICTURE, pnginfo=text)
 
 
 read = cache(read_results)
@@ -136,11 +143,19 @@ def texts(results: ResultsFile) -> dict[Path, str]:
     return made
 
 
-def picture(results: ResultsFile):
+def picture(results: ResultsFile) -> Figure | None:
     """The curves of the README's methods; `None` before there are test images."""
     found = _prices(results)
     curves = {method: found[method] for method in CURVE if method in found}
     return price_figure(curves, LABELS, SHIFTED, HOME) if curves else None
+
+
+def points_of(figure: Figure) -> str:
+    """Lines and intervals of a figure, in points of top-1, as JSON."""
+    (axis,) = figure.axes
+    lines = [[line.get_label(), line.get_xydata()] for line in axis.lines]
+    lines += [["interval", segment] for interval in axis.collections for segment in interval.get_segments()]
+    return json.dumps([[label, np.round(places, 2).tolist()] for label, places in lines])
 
 
 def runs_block(results: ResultsFile) -> str:
@@ -177,27 +192,23 @@ def settings_block() -> str:
 
 
 def curve_block(results: ResultsFile) -> str:
-    """Gain and price of the README's methods on the test images of all seeds, with mixtures that have as many."""
+    """Gain and price of the README's methods on the test images of all seeds, and of their mixtures."""
     found = {method: points for method, points in _prices(results).items() if method in (*CURVE, "cut_out")}
-    for method, points in found.items():
-        seeds = max(point.seeds for point in points)
-        found[method] = [point for point in points if point.seeds == seeds]
     return price_table(found, LABELS, SHIFTED, HOME).markdown() if found else "*Not measured yet.*"
 
 
 def mixtures_block(results: ResultsFile) -> str:
-    """Gain and price of the mixtures that the rule chooses for the README's methods, on the seeds for which all have some."""
-    runs = [run for run in results.runs if run.method in CURVE and run.share in (1, 0.5)]
-    seeds = set.intersection(
-        *({run.seed for run in runs if run.method == method and run.share < 1} for method in CURVE)
-    )
-    measured = Counter((run.method, setting_of(run), run.share) for run in runs if run.seed in seeds)
-    complete = [
-        run for run in runs if run.seed in seeds and measured[run.method, setting_of(run), run.share] == len(seeds)
-    ]
-    chosen = choose_mixtures(replace(results, runs=complete))
-    table = price_table(prices(complete, chosen, SHIFTED, HOME), LABELS, SHIFTED, HOME)
-    return f"Seeds {', '.join(sorted(seeds, key=int))}.\n\n{table.markdown()}"
+    """Gain and price of the mixtures that the rule chooses, of the README's methods and of the others, each on their seeds."""
+    mixed = {run.method for run in results.runs if run.share < 1}
+    parts = []
+    for methods in (mixed & {*CURVE}, mixed - {*CURVE}):
+        runs = [run for run in results.runs if run.method in methods]
+        seeds = {run.seed for run in runs}
+        table = price_table(
+            prices(runs, choose_mixtures(replace(results, runs=runs)), SHIFTED, HOME), LABELS, SHIFTED, HOME
+        )
+        parts += [f"Seeds {', '.join(sorted(seeds, key=int))}.", table.markdown()]
+    return "\n\n".join(parts)
 
 
 def price_block(results: ResultsFile) -> str:
