@@ -5,6 +5,7 @@ from collections.abc import Callable
 import datasets
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
@@ -28,6 +29,8 @@ NOT_OF_STREAMS = {
     "lr_decay_rate": RobustViTConfig.lr_decay_rate,
     "lr_decay_every": RobustViTConfig.lr_decay_every,
 }
+# Of its `accelerator_config`, for loaders that Accelerate prepares, as that of a stream is not.
+PREPARED_LOADERS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking")
 
 
 def prepare_datasets(
@@ -96,11 +99,18 @@ def _prepare_stream(
         raise ValueError(
             "The train dataset is streamed, so that the number of its images is unknown: give `max_steps`."
         )
-    for option, unset in NOT_OF_STREAMS.items():
-        if getattr(args, option, unset) != unset:  # releases of transformers have other options
-            raise ValueError(
-                f"`{option}` has no effect on a stream, which orders and reads its rows by itself, in one epoch: leave it out, in a new run."
-            )
+    # Releases of transformers have other options.
+    given = [option for option, unset in NOT_OF_STREAMS.items() if getattr(args, option, unset) != unset]
+    loaders, unset_loaders = args.accelerator_config, AcceleratorConfig()
+    given += [
+        f"accelerator_config.{option}"
+        for option in PREPARED_LOADERS
+        if getattr(loaders, option) != getattr(unset_loaders, option)
+    ]
+    if given:
+        raise ValueError(
+            f"`{given[0]}` has no effect on a stream, which orders and reads its rows by itself, in one epoch: leave it out, in a new run."
+        )
     check_columns(dataset, name, args.needs_labels)
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(
