@@ -5,7 +5,9 @@ import json
 import os
 import re
 import tarfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -15,9 +17,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from robust_vit_hf import load_image_set, load_masked_dataset
-from robust_vit_hf.data.archives import unpack
+from robust_vit_hf.data.archives import unpack, unpacked
 from robust_vit_hf.data.parquet_writer import SETTINGS_FILE, ShardWriter, sample_rows
 from robust_vit_hf.data.schema import make_features
+from robust_vit_hf.utils.cache import cache_of
 
 from .helpers import formats
 from .helpers.commands import call, files_below, kill_when, launch, succeed
@@ -286,6 +289,30 @@ def test_archive_is_unpacked_once(tmp_path, datasets_cache):
     inode = next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino
     assert load_image_set("imagenet-sketch", archive)["label"] == first["label"]
     assert next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino == inode
+
+
+def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
+    """Both begin at once; neither takes away what the other has unpacked."""
+    formats.class_folders(tmp_path / "set", {TENCH: 40})
+    archive = formats.tar_of(tmp_path / "set", tmp_path / "set.tar")
+    both = threading.Barrier(2)
+
+    def known_together(archives) -> Path:
+        both.wait(timeout=60)
+        return cache_of(archives)
+
+    monkeypatch.setattr("robust_vit_hf.data.archives.cache_of", known_together)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(unpacked, [[archive], [archive]])
+    assert one == other and len(list(one.rglob("*.jpg"))) == 40
+
+
+def test_what_is_prepared_again_has_one_copy_in_the_cache(tmp_path, datasets_cache):
+    formats.class_folders(tmp_path / "set", {STINGRAY: 2})
+    for _ in range(2):
+        succeed("data", "prepare", "imagenet-a", tmp_path / "set", "--output_dir", tmp_path / "out")
+        assert len(load_masked_dataset(str(tmp_path / "out"), "test")) == 2
+    assert len(list(datasets_cache.rglob("*.arrow"))) == 1
 
 
 # -- Description ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ..utils.cache import cache_of
@@ -25,7 +26,7 @@ def is_archive(path: Path) -> bool:
 
 def unpacked(archives: list[Path]) -> Path:
     """Folder with the contents of archives, each in a subfolder of its name, see [`unpack`]. Cached in
-    `HF_DATASETS_CACHE` until an archive changes.
+    `HF_DATASETS_CACHE` until an archive changes; of several processes, one unpacks, and the others wait for it.
 
     Raises:
         ValueError: two archives have the same name, or one cannot be unpacked.
@@ -36,9 +37,11 @@ def unpacked(archives: list[Path]) -> Path:
     ]
     if len(set(names)) < len(names):
         raise ValueError(f"Archives of one name: {', '.join(map(str, archives))}. Give one of each, or rename one.")
-    for archive, name in zip(archives, names, strict=True):
-        if not (root / name).is_dir():
-            unpack(archive, root / name)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.with_name(f"{root.name}.lock")):
+        for archive, name in zip(archives, names, strict=True):
+            if not (root / name).is_dir():
+                unpack(archive, root / name)
     return root
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from ..utils.figures import PICTURE_AXES, plain
 from ..utils.images import to_rgb
-from .parquet_writer import REJECTED_FOLDER, sample_rows
+from .parquet_writer import CONTACT_SHEET, REJECTED_FOLDER, sample_rows
 
 
 def save_contact_sheets(folder: Path, splits: list[str], count: int = 24) -> None:
@@ -24,7 +24,7 @@ def save_contact_sheets(folder: Path, splits: list[str], count: int = 24) -> Non
                 if row["image"]
             ]
             if examples:
-                save_contact_sheet(examples, folder / f"contact_sheet_{name}.png")
+                save_contact_sheet(examples, folder / f"{CONTACT_SHEET}_{name}.png")
 
 
 def save_contact_sheet(

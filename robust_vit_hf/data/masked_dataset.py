@@ -22,7 +22,7 @@ from .benchmarks import benchmarks
 from .layouts.image_folder import ImageFolder
 from .layouts.tables import ParquetFiles, join
 from .mask_checks import mask_problem, mask_to_tensor
-from .parquet_writer import read_settings
+from .parquet_writer import CONTACT_SHEET, read_settings
 
 
 logger = logging.get_logger(__name__)
@@ -90,7 +90,8 @@ def load_masked_dataset(
     if folder.is_dir():
         # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
         # changed files, would return the rows loaded first.
-        cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
+        read = (file for file in sorted(folder.rglob("*")) if not file.name.startswith((".", CONTACT_SHEET)))
+        cache = cache_of(file for file in read if file.is_file())
     try:
         files = ParquetFiles.find(path, cache)
         if files is None:

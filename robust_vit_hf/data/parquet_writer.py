@@ -17,7 +17,7 @@ from ..utils.files import atomic_file, read_json, write_atomically, write_json
 from .identity import row_digest
 
 
-SETTINGS_FILE, REJECTED_FOLDER, PARTS_FOLDER = "made_by.json", "rejected", ".parts"
+SETTINGS_FILE, REJECTED_FOLDER, PARTS_FOLDER, CONTACT_SHEET = "made_by.json", "rejected", ".parts", "contact_sheet"
 # Keys of a finished split's source rows in its record, and of their digests in each file's metadata.
 SOURCE_KEY, DIGESTS_KEY = "source_rows", b"robust_vit_hf.source_rows"
 MAX_SHARD_BYTES = 500 * 2**20
@@ -193,11 +193,10 @@ class ShardWriter:
                 reasons = f"all {rejected:,} were rejected, the first for: {row['problem']}"
             raise ValueError(f"`{self.folder}`: the split `{self.split}` has no rows: {reasons}.")
         made_by, digests = read_json(self.folder / SETTINGS_FILE), self.digests()
-        made_by[self.split][SOURCE_KEY] = {
-            "count": len(digests),
-            "digest": xxhash.xxh3_64_hexdigest("".join(digests).encode()),
-        }
-        write_json(self.folder / SETTINGS_FILE, made_by)
+        source = {"count": len(digests), "digest": xxhash.xxh3_64_hexdigest("".join(digests).encode())}
+        if made_by[self.split].get(SOURCE_KEY) != source:
+            made_by[self.split][SOURCE_KEY] = source
+            write_json(self.folder / SETTINGS_FILE, made_by)
         return kept, rejected
 
     def _write_card(self) -> dict[str, tuple[int, int]]:
@@ -224,7 +223,9 @@ class ShardWriter:
             settings_file=SETTINGS_FILE,
         )
         DatasetCard(card)  # checks the metadata
-        write_atomically(self.folder / "README.md", card)
+        file = self.folder / "README.md"
+        if not file.is_file() or file.read_text() != card:  # a copy in the cache of `datasets` belongs to its time
+            write_atomically(file, card)
         return counts
 
     def _reasons(self) -> str:
