@@ -199,6 +199,13 @@ def test_changed_folders_are_seen(tmp_path):
     assert names_of_rows(load_masked_dataset(str(root), "train")) == ["cat", "dog"]
 
 
+@pytest.mark.parametrize("header", ["Photos: taken by: me", "- a list"])
+def test_a_card_with_another_header(tmp_path, header):
+    root = tree(tmp_path / "set", "cat/0.png")
+    (root / "README.md").write_text(f"---\n{header}\n---\n")
+    assert "README.md` is not a mapping in YAML: correct or remove it" in call("data", "describe", root).error
+
+
 # -- Images do not vanish ---------------------------------------------------------------------------------------------
 
 

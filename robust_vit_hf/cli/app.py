@@ -20,7 +20,9 @@ def show(options: AppOptions) -> str:
     from ..app.server import running
     from ..utils.processes import use_all_cores
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the page's files are deleted on SIGTERM, too
+    for kind in (signal.SIGTERM, signal.SIGHUP):  # so that the page's files are deleted, too
+        if signal.getsignal(kind) is not signal.SIG_IGN:  # as by `nohup`
+            signal.signal(kind, signal.default_int_handler)
     use_all_cores()
     if options.compare is None and options.model == BUNDLED_MODEL:
         after = newest_run(Path("runs"))

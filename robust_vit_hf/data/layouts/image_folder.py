@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import datasets
 import pyarrow as pa
+import yaml
 from huggingface_hub import metadata_load
 from pyarrow import csv, parquet
 
@@ -75,10 +76,17 @@ class ImageFolder:
         """List a folder of images; `None` if it has none, holds tables, or has a card that gives its files.
 
         Raises:
-            ValueError: two folders are the same split, such as `val` and `valid`, or the name of an image is not UTF-8.
+            ValueError: two folders are the same split, such as `val` and `valid`, the name of an image is not UTF-8, or the header of
+                the card is not valid.
         """
         card, files, suffixes = root / "README.md", [], readable_suffixes() | PICTURES
-        if not root.is_dir() or (card.is_file() and (metadata_load(card) or {}).get("configs")):
+        try:
+            header = (metadata_load(card) or {}) if card.is_file() else {}
+        except (yaml.YAMLError, ValueError) as error:
+            raise ValueError(
+                f"The header of `{card}` is not a mapping in YAML: correct or remove it. {error}"
+            ) from error
+        if not root.is_dir() or header.get("configs"):
             return None
         for name in _files_below(root):
             path = PurePosixPath(name)
