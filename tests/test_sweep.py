@@ -24,6 +24,7 @@ from robust_vit_hf.experiments.sweep import (
     PREDICTIONS,
     RUN,
     Run,
+    _in_use,
     _run_all,
     arguments_of,
     is_trained,
@@ -353,17 +354,20 @@ def test_predictions_of_a_training_that_is_lost_are_measured_again(swept, tmp_pa
     assert table(tmp_path / "out", tmp_path / "a") == table(out, tmp_path / "b")
 
 
-def test_no_more_runs_at_once_than_jobs(inputs, tmp_path):
+def test_no_more_runs_at_once_than_jobs(inputs, tmp_path, monkeypatch):
+    """Each on a GPU of its own."""
     grid = read_grid(write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=SEEDS))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-7")
     running, counts = set(), []
 
     class Job:
         """Ends when it is asked for the second time."""
 
         def __init__(self, run: Run):
-            self.asked = 0
+            self.asked, self.gpu = 0, run.gpu
             running.add(self)
             counts.append(len(running))
+            assert sorted(job.gpu for job in running) in (["3"], ["GPU-7"], ["3", "GPU-7"])
 
         def done(self) -> bool:
             self.asked += 1
@@ -379,6 +383,36 @@ def test_no_more_runs_at_once_than_jobs(inputs, tmp_path):
 
     _run_all(SimpleNamespace(submit=Job), grid.points, grid, tmp_path / "out", jobs=2)
     assert len(counts) == 4 and max(counts) == 2
+
+
+def test_a_local_job_has_its_gpu(inputs, tmp_path, monkeypatch):
+    """submitit gives the first one to each."""
+    (point,) = read_grid(write_grid(tmp_path / "grid.yaml", inputs, {"dataset": "missing"}, seeds={0: {}})).points
+    for executor, seen in (("debug", "0"), ("local", "5")):
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert Run(point, tmp_path / "out", [], None, gpu="5")()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_looking_at_a_run_does_not_stop_a_job_that_begins(tmp_path, monkeypatch):
+    lock_file(tmp_path, "sweep").write_text("")  # as a job that has ended leaves it
+    monkeypatch.setattr("robust_vit_hf.experiments.sweep.folder_lock", None)  # which the job would not get
+    assert not _in_use(tmp_path)
+
+
+def test_seeds_of_what_is_not_drawn(inputs, tmp_path):
+    """`class_seed` draws classes of a benchmark alone: two of them would be the same run."""
+    grid = write_grid(tmp_path / "grid.yaml", inputs, seeds={0: {"class_seed": 0}, 1: {"class_seed": 1}})
+    error = call("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run").error
+    assert "it is the same run as `model-seed-0-" in error and "or without effect: remove one" in error
+
+
+def test_own_images_are_reported_without_the_sets_of_the_benchmark(inputs, tmp_path):
+    grid = write_grid(tmp_path / "grid.yaml", inputs, {"benchmark_sets": False}, seeds={0: {}})
+    succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
+    (run,) = collect([tmp_path / "out"]).runs
+    assert list(run.sets) == ["validation"]
 
 
 def test_names_do_not_depend_on_the_place_of_imagenet(inputs, tmp_path):
@@ -474,7 +508,10 @@ def test_baselines_of_the_paper(name, tmp_path):
         ("seeds: {1: {seed: 1}, 01: {seed: 2}}", "`01` is given a second time"),
         ("variants: {true: {seed: 1}, yes: {seed: 2}}", "`yes` is given a second time"),
         ("grid: {confidence_temperature: [1, 1.0]}", "it is the same run as `"),
-        ("variants: {a: {}, b: {confidence_temperature: 1.0}}", "with a setting spelled differently: remove one"),
+        (
+            "variants: {a: {}, b: {confidence_temperature: 1.0}}",
+            "with a setting spelled differently or without effect: remove one",
+        ),
         ("variants: {a: {}}\nsets: [imagenet-z]", "grid.yaml`, sets: Unknown set `imagenet-z`"),
         (
             "variants: {a: {}}\nsets: [imagenet-a]",

@@ -227,9 +227,9 @@ def _last(value: Any) -> str:
 
 def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
     """Results of a run's labelled sets: the paper's sets, or else those measured by `train`, if any."""
-    if not recorded["options"].get("benchmark_sets", True):
-        return {}
     if not folder.is_dir():
+        if not recorded["options"].get("benchmark_sets", True):
+            return {}
         raise ValueError(f"`{folder}` is missing: run the sweep again, which measures what is missing.")
     benchmark = benchmarks().get(recorded["options"].get("dataset", BUNDLED_BENCHMARK))
     folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}

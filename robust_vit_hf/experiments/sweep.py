@@ -7,7 +7,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.trainer_utils import IntervalStrategy
 
+from ..data.benchmarks import benchmarks
 from ..evaluation.evaluate import evaluate
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.options import EvaluateOptions
@@ -31,7 +32,7 @@ from ..models.registry import BUNDLED_MODEL
 from ..results.summary import MEAN_ROW
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
-from ..training.finetune import finetune, load_data
+from ..training.finetune import DRAWN_FROM_BENCHMARKS, finetune, load_data
 from ..training.interrupts import TrainingInterrupted
 from ..training.recipes import train_arguments
 from ..training.run_identity import identity_of
@@ -129,12 +130,14 @@ class Run:
         folder: folder of the sweep.
         sets: the paper's sets, with their folders.
         mixtures: as [`mixtures_of`].
+        gpu: the GPU of a local job, which submitit would start on the first one; `None` for the one that the process has.
     """
 
     point: Point
     folder: Path
     sets: Sequence[tuple[str, str]]
     mixtures: Sequence[float] | None
+    gpu: str | None = None
 
     @classmethod
     def of(cls, point: Point, folder: Path, grid: Grid) -> Self:
@@ -142,6 +145,8 @@ class Run:
 
     def __call__(self) -> bool:
         """Run the point and record an error. Returns `False` if another process is running it."""
+        if self.gpu is not None and os.environ.get("SUBMITIT_EXECUTOR") == "local":
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         folder = self.folder / self.point.name
         try:
             with folder_lock(folder, "sweep"):
@@ -293,7 +298,9 @@ def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTC
     settings = config.to_sanitized_dict()
     own = ("output_dir", "logging_dir", "run_name")  # of the point's folder
     kept = {name: value for name, value in settings.items() if name not in own} | {"backgrounds": config.backgrounds}
-    text = json.dumps([asdict(model), asdict(data), kept], sort_keys=True, default=str)
+    unread = () if data.dataset in benchmarks() else DRAWN_FROM_BENCHMARKS
+    read = {name: value for name, value in asdict(data).items() if name not in unread}
+    text = json.dumps([asdict(model), read, kept], sort_keys=True, default=str)
     return json.dumps(json.loads(text, parse_int=float))  # 1 is 1.0
 
 
@@ -338,7 +345,7 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
             first = trained.setdefault(_all_settings(model, of_data, config), point.name)
             if first != point.name:
                 raise ValueError(
-                    f"it is the same run as `{first}`, with a setting spelled differently: remove one, or set an option apart."
+                    f"it is the same run as `{first}`, with a setting spelled differently or without effect: remove one, or set an option apart."
                 )
             name = (model.model, model.trust_remote_code)
             if name not in models:
@@ -409,13 +416,15 @@ def _settings(options: dict) -> dict:
 
 
 def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, output_dir: Path, jobs: int) -> None:
-    """Run points, `jobs` at a time, until each is complete or has failed."""
+    """Run points, `jobs` at a time, until each is complete or has failed. Jobs are spread over the GPUs that this process sees."""
     waiting, running = list(points), {}
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
     with tqdm(total=len(grid.points), initial=len(grid.points) - len(points), desc="runs", unit="run") as progress:
         try:
             while waiting or running:
                 for job in [job for job in running if job.done()]:
-                    point = running.pop(job)
+                    point, _ = running.pop(job)
                     killed = job.exception()
                     if killed is None and not job.result():
                         waiting.append(point)
@@ -433,7 +442,9 @@ def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, o
                         progress.update()
                         continue
                     progress.set_postfix_str(point.name)
-                    running[executor.submit(Run.of(point, output_dir, grid))] = point
+                    used = [gpu for _, gpu in running.values()]
+                    gpu = min(gpus, key=used.count, default=None)
+                    running[executor.submit(replace(Run.of(point, output_dir, grid), gpu=gpu))] = (point, gpu)
                 if waiting or running:
                     time.sleep(0.2)
         except BaseException:
@@ -443,8 +454,10 @@ def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, o
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether another process is running in the folder of a point."""
-    if not lock_file(folder, "sweep").exists():
+    """Whether another process is running in the folder of a point. Its lock, which a job that begins then could not have, is taken only
+    where the file names a process."""
+    file = lock_file(folder, "sweep")
+    if not file.exists() or not file.read_text():
         return False
     try:
         with folder_lock(folder, "sweep"):

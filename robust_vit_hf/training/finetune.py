@@ -41,6 +41,9 @@ from .trainer import RobustViTTrainer
 
 logger = logging.get_logger(__name__)
 
+# Options that change nothing of other images than a benchmark's.
+DRAWN_FROM_BENCHMARKS = ("samples_per_class", "num_classes", "class_seed")
+
 
 def finetune(
     model_arguments: ModelArguments,
@@ -188,9 +191,7 @@ def load_data(
         options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
         options |= {"num_classes": arguments.num_classes}
     elif unread := [
-        name
-        for name in ("samples_per_class", "num_classes")
-        if getattr(arguments, name) != getattr(DataArguments, name)
+        name for name in DRAWN_FROM_BENCHMARKS if getattr(arguments, name) != getattr(DataArguments, name)
     ]:
         logger.warning(
             f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
