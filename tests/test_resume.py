@@ -393,7 +393,7 @@ def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and "Traceback" not in err, err[-3000:]
     assert "SIGTERM has stopped the training after step" in err.splitlines()[-1]
-    (last,) = sorted((tmp_path / "run").glob("checkpoint-*"))[-1:]
+    last = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     epochs = int(json.loads((last / "trainer_state.json").read_text())["epoch"]) + 1
     succeed("train", *options, "--num_train_epochs", str(epochs), "--resume_from_checkpoint", "last")
     assert (tmp_path / "run" / "results.json").is_file()
