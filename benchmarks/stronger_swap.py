@@ -4,7 +4,8 @@
     python benchmarks/stronger_swap.py runs/stronger-swap                     # train what is missing of all, and compare
 
 Each variant replaces the swap in the training of `background-swap` of the experiment, at two rates, over three seeds, in bfloat16. It
-reads validation images alone. Delete the folder of a variant that was edited. Donors of another class are not a variant: of 95 possible
+reads validation images alone. The biased models of the seeds are in `runs/emoji-bias-3`, `-4` and `-5`, see
+docs/experiment/README.md. Delete the folder of a variant that was edited. Donors of another class are not a variant: of 95 possible
 donors, one is of the same class. Shares of images left alone are in `docs/experiment/search.parquet`. Sources: ForAug
 (https://huggingface.co/papers/2503.09399) jitters place and size, and fills backgrounds by a network; AutoBackSwap (2606.32018) picks
 backgrounds.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.options import BatchOptions, PairOptions, PrecisionOptions
+from ..evaluation.options import PRESET, BatchOptions, PairOptions, PrecisionOptions
 from ..models.preprocessing import Preset
 from ..utils.options import COUNT, option, output_dir
 
@@ -22,7 +22,7 @@ class OwnImagesOptions(BatchOptions):
         metavar="METHOD_OR_FOLDER",
     )
     num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)
-    preset: Preset | None = option(None, "preprocessing; by default what the run was trained with, or the model's own")
+    preset: Preset | None = option(None, PRESET)
 
     @property
     def mask_folder(self) -> str | None:

@@ -134,8 +134,8 @@ class FinetuningArguments(Options):
     )
     confidence_weight: float | None = option(
         None,
-        f"Weight of the confidence loss, in all methods; by default 0.2 ({PAPER}, Eq. 5), in `finetune` 1, in `gradmask` 3e-9 and "
-        "in `rrr` 2e-6 (Tables 7 and 6).",
+        f"Weight of the confidence loss, in all methods; by default 0.2 ({PAPER}, Eq. 5), in `finetune`, `cutmix` and "
+        "`random_erasing` 1, in `gradmask` 3e-9 and in `rrr` 2e-6 (Tables 7 and 6).",
         NOT_NEGATIVE,
     )
     background_weight: float | None = option(
