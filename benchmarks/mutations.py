@@ -184,7 +184,7 @@ MUTATIONS = [
     Mutation("experiments/selection.py", "seeds.setdefault(run.seed, run)) is not run", "seeds.setdefault(run.name, run)) is not run", "report"),
     Mutation("evaluation/segment.py", ' if "mask" in rows.column_names', "", "evaluate_commands"),
     Mutation("improvement/training.py", "folder.mkdir(parents=True, exist_ok=True)  # which", "pass  # which", "improve"),
-    Mutation("improvement/improve.py", "RESULTS_FILE, CANDIDATES_FOLDER)", "RESULTS_FILE)", "improve"),
+    Mutation("improvement/improve.py", "DIAGNOSIS_FOLDER, CANDIDATES_FOLDER)", "RESULTS_FILE)", "improve"),
     Mutation("training/losses.py", "torch.where(prediction.isnan(), prediction, values)", "values", "losses"),
     Mutation("training/trainer.py", "batch_size = self._train_batch_size\n", "batch_size = args.train_batch_size\n", "methods"),
     Mutation("training/trainer.py", "len(self.train_dataset), self._train_batch_size * args.world_size", "len(self.train_dataset), args.train_batch_size * args.world_size", "methods"),

@@ -1,6 +1,7 @@
 """The background swap: what it keeps, what it takes, and what decides it."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -320,6 +321,16 @@ def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
     trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8), processing_class=make_image_processor("paper", 32))
     with pytest.raises(ValueError, match="another folder of backgrounds"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "folder" / "checkpoint-2"))
+
+
+def test_a_picture_that_was_edited_in_place_is_another(tmp_path):
+    """Also with the same number of bytes."""
+    path, identities = tmp_path / "picture.bmp", []
+    for second, colour in enumerate(("green", "red")):
+        Image.new("RGB", (40, 40), colour).save(path)
+        os.utime(path, (second, second))
+        identities.append(BackgroundPool(str(tmp_path), make_image_processor("paper", 16)).identity())
+    assert identities[0][0][:2] == identities[1][0][:2] and identities[0] != identities[1]
 
 
 def tiff_of_floats() -> bytes:

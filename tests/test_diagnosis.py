@@ -1,8 +1,15 @@
 """Measures, intervals and verdict from predictions on other backgrounds."""
 
+import html
+from pathlib import Path
+
+import datasets
 import numpy as np
 import pytest
 
+from robust_vit_hf.diagnosis.diagnose import DiagnosisReport
+from robust_vit_hf.diagnosis.images import MaskedImages
+from robust_vit_hf.experiments.page import write_page
 from robust_vit_hf.results.bootstrap import Difference, interval_of, resampled_means
 from robust_vit_hf.results.diagnosis import Diagnosis, diagnosis_tables
 
@@ -91,6 +98,8 @@ def test_the_metric_names_a_missing_condition(groups, message):
         ({"mixed_rand": 0.85, "taken": 0.1}, 400, "partly"),
         ({}, 400, "no sign"),
         ({"mixed_rand": 0.99}, 400, "no sign"),
+        ({"original": 0.6, "mixed_same": 0.6, "mixed_rand": 0.6}, 400, "no sign"),
+        ({"original": 0.4, "mixed_same": 0.4, "mixed_rand": 0.4}, 400, "too few"),  # wrong on most as they are
         ({}, 30, "too few"),  # agreement of 30 images rules out no more than 10 %
         ({"mixed_rand": 0.9, "mixed_same": 0.9}, 20, "too few"),
         ({"mixed_rand": 0.875, "mixed_same": 0.75}, 8, "too few"),  # errors do not tell more than none would
@@ -100,6 +109,17 @@ def test_the_metric_names_a_missing_condition(groups, message):
 )
 def test_the_verdict_is_that_of_the_intervals(rates, count, verdict):
     assert diagnosis(count, **rates).verdict == verdict
+
+
+@pytest.mark.parametrize("predicted, right", [(9, 0), (0, 25)], ids=["outside", "constant"])
+def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
+    """One that names no class of the images, or always the same, is not moved by a background either."""
+    columns = {name: np.full(2000, predicted) for name in ("original", "mixed_same", "mixed_rand", "only_bg")}
+    found = Diagnosis(diagnosis(2000).columns | columns, ["cat", "dog", "fox", "hen"])
+    assert all(found.measures[name].high < 0.05 for name in ("donor_excess", "bg_gap"))
+    assert found.verdict == "too few"
+    assert found.sentence.startswith(f"Too few images to tell: the model is right on {right} % [")
+    assert "of 2000 images as they are" in found.sentence and any("as they are" in text for text in found.warnings)
 
 
 def test_without_a_gap_nothing_is_ruled_out():
@@ -136,6 +156,18 @@ def test_bad_compositions_and_wrong_models_are_warned_of():
     assert any("Composing alone costs" in text for text in diagnosis(mixed_same=0.6).warnings)
     assert any("as they are" in text for text in diagnosis(original=0.2, mixed_same=0.2).warnings)
     assert not diagnosis().warnings
+
+
+def test_a_page_warns(tmp_path):
+    images = MaskedImages(datasets.Dataset.from_dict({}), "drawn by hand", rejected=200, lost=("<i>owl</i>",))
+    report = DiagnosisReport({"before": diagnosis(original=0.3, mixed_same=0.0)}, [], images, Path("out"))
+    write_page(tmp_path / "report.html", "A diagnosis", {}, [report.section()])
+    page = (tmp_path / "report.html").read_text()
+    composing, accuracy, *notes = report.warnings
+    assert composing.startswith("Composing alone costs") and accuracy.startswith("The model is right on 30 %")
+    assert notes == images.notes and len(notes) == 2 and "<i>" not in page
+    for warning in report.warnings:
+        assert f"<p>{html.escape(warning)}</p>" in page
 
 
 def test_a_change_is_paired_by_image():

@@ -1,6 +1,8 @@
 """`robust-vit improve`, from images to a model folder."""
 
+import html
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +27,7 @@ from robust_vit_hf.results.text_table import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 
 from .helpers.attacks import COLOURS, biased_model
-from .helpers.commands import call, files_below, kill_when, launch, succeed
+from .helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
 from .helpers.tiny import save_pretrained, tiny_vit
 from .test_diagnosis import diagnosis
 
@@ -157,6 +159,14 @@ def test_the_output_folder_is_free(inputs, tmp_path):
     assert files_below(inputs / "model") == before and not (inputs / "photos" / "out").exists()
 
 
+@pytest.mark.parametrize("change", [["--num_images", 1], ["--split", "train[:6]"]], ids=["one image", "one class"])
+def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path, change):
+    command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
+    error = call(*command, tmp_path / "out", *change).error
+    assert "images are of one class, and none has the background of another: give images of two" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_photographs_and_paths_stay_here(inputs, improved):
     """Of what is uploaded, nothing shows an image or names a folder of this machine."""
     folder, _ = improved
@@ -220,6 +230,22 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
     assert "is the mask of an image of `train` and of one of `validation`: put the masks into `train/`" in error
 
 
+def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
+    """Images that are left out, and classes that got worse; also in a card that is made again."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-1])
+    options = with_masks(inputs, tmp_path, {"dot": 0 * OBJECT, ".": OBJECT})
+    options += ["--max_steps", 1, "--learning_rates", 0.1, "--method", "robustvit"]
+    succeed("improve", *options)
+    notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
+    for told in ("`choosing`: 4 images are left out", "Classes that got worse at home", "4 images are left out"):
+        assert any(note.startswith(told) for note in notes), told
+    (tmp_path / "out" / "README.md").unlink()
+    succeed("card", tmp_path / "out")
+    card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
+    for note in notes:
+        assert f"\n\n{note}\n" in card and html.unescape(page).count(f"<p>{note}</p>") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("max_steps, steps", [(3, 1), (6, 2)], ids=["when it is measured", "when it trains"])
 def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_path):
@@ -262,6 +288,17 @@ def test_folders_of_others_are_refused(inputs, tmp_path):
     (tmp_path / "out" / "candidates" / "resumes").mkdir(parents=True)
     assert "holds a `candidates` that is not of `improve`" in call("improve", *options).error
     assert (tmp_path / "out" / "candidates" / "resumes").is_dir()
+    shutil.rmtree(tmp_path / "out" / "candidates")
+    for name in ("README.md", "model.safetensors", "report.html", "diagnosis/results.json", "inputs.json"):
+        path = tmp_path / "out" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+        error = call("improve", *options).error
+        assert f"holds a `{name.partition('/')[0]}` that is not of `improve`, and would be replaced" in error
+        assert path.read_text() == "{}"
+        path.unlink()
+        if path.parent != tmp_path / "out":
+            path.parent.rmdir()
     options[options.index(tmp_path / "out")] = tmp_path / "pictures" / "better"
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (40, 40), "green").save(tmp_path / "pictures" / "meadow.png")
@@ -281,6 +318,26 @@ def test_settings_bind_the_folder_when_a_candidate_is_complete(inputs, tmp_path,
         assert json.loads((tmp_path / "out" / "inputs.json").read_text())["max_loss"] == bound
         assert not record.exists()
         record.write_text("{}")
+
+
+def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
+    """With its name, size and time."""
+    monkeypatch.setattr(
+        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
+    )
+    picture = tmp_path / "pictures" / "meadow.bmp"
+    picture.parent.mkdir()
+    Image.new("RGB", (40, 40), "green").save(picture)
+    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--backgrounds", picture.parent]
+    complete = tmp_path / "out" / "candidates" / "swap-0.0003-10" / "candidate.json"
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        call("improve", *options)
+    complete.write_text("{}")
+    before = picture.stat()
+    Image.new("RGB", (40, 40), "red").save(picture)
+    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert picture.stat().st_size == before.st_size
+    assert "with other inputs, which differ in: pictures." in call("improve", *options).error
 
 
 def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
@@ -396,3 +453,10 @@ def test_killed_again_and_again(inputs, tmp_path):
     first, second = (load_file(place / "model.safetensors") for place in (whole, killed))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_several_processes_are_refused(inputs, tmp_path):
+    done = launch_two("-m", "robust_vit_hf.cli", "improve", *options_of(inputs, tmp_path / "better"))
+    assert done.status and "`improve` works in one process: leave out `accelerate launch`" in done.err
+    assert not (tmp_path / "better" / "verdict.json").exists()

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import benchmarks, find_benchmark
+from ..data.composition import draw_donors
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
@@ -91,7 +92,7 @@ class DiagnosisReport:
 
     def section(self) -> Section:
         """Section of a page."""
-        section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), self.tables)
+        section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), self.tables, notes=self.warnings)
         if self.examples:
             alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
             section.plots.append(plot(self.figure(), RULE, alt, "wide"))
@@ -139,6 +140,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
             grouped = groups_of(rows, name) is not None and options.dataset is not None
             weights = training_shares(options.dataset, options.split) if grouped else None
         rows = choose_images(rows, options.num_images)
+        draw_donors(rows.with_format(None)["label"][:])  # refuses one class before masks, which take long, are made
         beside = {} if options.imagenet_9 is None else _on_imagenet_9(session, options)
         side = session.sides["before"]
         with one_mask_maker():

@@ -57,6 +57,7 @@ class Section:
 
     Args:
         gallery: pictures of each example with its caption, by kind.
+        notes: paragraphs below the title.
     """
 
     title: str
@@ -64,10 +65,11 @@ class Section:
     plots: list[Picture] = field(default_factory=list)
     changes: ClassChanges | None = None
     gallery: dict[str, list[tuple[str, list[Picture]]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def filled(self) -> bool:
-        return any((self.tables, self.plots, self.changes, self.gallery))
+        return any((self.tables, self.plots, self.changes, self.gallery, self.notes))
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:

@@ -31,7 +31,8 @@ from ..diagnosis.images import (
     turns_within_classes,
 )
 from ..diagnosis.options import DiagnoseOptions
-from ..evaluation.finetuning_results import FIGURE_FILE, write_report
+from ..evaluation.examples import EXAMPLES_FILE
+from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE, write_report
 from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.backgrounds import Backgrounds
@@ -92,6 +93,7 @@ OUTCOMES = {
 }
 INPUTS_FILE = "inputs.json"  # what all in the folder was made from
 VERDICT_FILE, CANDIDATES_FILE = "verdict.json", "candidates.md"
+MODEL_FILES = ("config.json", "model.safetensors", RUN_FILE, RESULTS_FILE, CARD_FILE, INTERPOLATION_FILE)
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
             _say(3, f"Model: `{chosen.candidate.name}`, {chosen.alpha:g} of its weights")
             sides["after"] = _write_model(trials, chosen, options)
         else:
-            for name in ("model.safetensors", "config.json", RUN_FILE, RESULTS_FILE, CARD_FILE, INTERPOLATION_FILE):
+            for name in MODEL_FILES:
                 (folder / name).unlink(missing_ok=True)  # of an earlier choice, among others
         for path in trials.folder.glob("*/*"):
             if path.suffix == ".safetensors":
@@ -238,12 +240,16 @@ def _check_folder(options: ImproveOptions) -> None:
     """Check that the output folder is free, or of an earlier run of this command.
 
     Raises:
-        ValueError: it is among the images, or holds a model or results of another command.
+        ValueError: it is among the images, or holds what this command would replace or delete.
     """
     folder = options.output_dir
     check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
-    if not (folder / INPUTS_FILE).exists():
-        for name in ("config.json", "adapter_config.json", RUN_FILE, RESULTS_FILE, CANDIDATES_FOLDER):
+    # This command writes its inputs before all else. Other programs have files of this name. A folder is refused when they are written.
+    inputs = folder / INPUTS_FILE
+    if not inputs.is_dir() and "images (train)" not in (read_json(inputs) or {}):
+        written = (*MODEL_FILES, "adapter_config.json", "preprocessor_config.json", TABLE_FILE, EXAMPLES_FILE)
+        written += (FIGURE_FILE, PAGE_FILE, INPUTS_FILE, VERDICT_FILE, CANDIDATES_FILE)
+        for name in (*written, DIAGNOSIS_FOLDER, CANDIDATES_FOLDER):
             if (folder / name).exists():
                 raise ValueError(
                     f"`{folder}` holds a `{name}` that is not of `improve`, and would be replaced: choose another --output_dir."
@@ -264,8 +270,8 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
     processor = session.sides["before"].processor
     pool = None if options.backgrounds is None else BackgroundPool(options.backgrounds, processor)
     if pool is not None:
-        pictures = {xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pool.paths}
-        if shared := len(pictures & (images["choosing"] | images["reporting"])):
+        pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in pool.paths]
+        if shared := len({*pictures} & (images["choosing"] | images["reporting"])):
             raise ValueError(
                 f"{shared} pictures of `{options.backgrounds}` are validation images, which would be trained on: take them out."
             )
@@ -275,7 +281,7 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
                 f"{shared} images are in the part `{first}` and in `{second}`: images that train, choose and report must be "
                 "others. See --train_split and --eval_split, and look for copies."
             )
-    # Images, and masks of a folder, are known by their contents.
+    # Images, backgrounds, and masks of a folder, are known by their contents.
     unread = {"batch_size", "num_workers", "output_dir", "dataset"}
     inputs = {name: value for name, value in asdict(options).items() if name not in unread}
     inputs["masks"] = options.masks if options.mask_folder is None else None
@@ -283,7 +289,7 @@ def _check_inputs(options: ImproveOptions, session: Session, parts: dict[str, da
     inputs |= {f"images ({name})": dataset_identity(rows) for name, rows in parts.items()}
     inputs["processor"] = json.loads(processor.to_json_string())
     if pool is not None:
-        inputs["pictures"] = pool.identity()
+        inputs["pictures"] = pictures  # in the order in which they are drawn from
     inputs = json.loads(json.dumps(inputs))
     path, candidates = options.output_dir / INPUTS_FILE, options.output_dir / CANDIDATES_FOLDER
     known, complete = read_json(path), any(candidates.glob(f"*/{CANDIDATE_FILE}"))
@@ -507,12 +513,14 @@ def _report(
         sections.append(Section("At home", home))
         add_gallery(sections[-1], folder)
     improvement = Improvement(options.max_loss, diagnosis, candidates, home, [*notes, *diagnosis.warnings], folder)
+    sections[0].notes = improvement.notes  # those of the diagnosis, and others
     verdict = {"outcome": improvement.outcome, "verdict": improvement.verdict, "notes": improvement.notes}
     write_json(folder / VERDICT_FILE, verdict)
     facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
     write_page(folder / PAGE_FILE, improvement.verdict.partition("\n")[0], facts, sections)
     if compare is not None:
-        write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": improvement.verdict})
+        of_card = {"verdict": improvement.verdict, "notes": improvement.notes}
+        write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | of_card)
         write_card(folder)
     return improvement
 

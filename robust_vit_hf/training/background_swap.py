@@ -58,9 +58,10 @@ class BackgroundPool:
             pictures.append(pixel_values.flip(-1) if flip else pixel_values)
         return pictures
 
-    def identity(self) -> list[tuple[str, int]]:
-        """Names and sizes of the files."""
-        return [(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in self.paths]
+    def identity(self) -> list[tuple[str, int, int]]:
+        """Names, sizes and modification times of the files, as of images to train on."""
+        stamps = ((path, path.stat()) for path in self.paths)
+        return [(path.relative_to(self.folder).as_posix(), one.st_size, one.st_mtime_ns) for path, one in stamps]
 
 
 def _read(path: Path) -> Image.Image:
