@@ -451,7 +451,9 @@ def test_the_newest_run_of_the_bundled_model(tmp_path):
     assert newest_run(tmp_path) is None
     for name, base in (("b", "emoji-shift"), ("a", "emoji-shift"), ("c", "vit-b")):
         (tmp_path / name).mkdir()
-        write_json(tmp_path / name / "run.json", {"finetuned_from": base})
+        write_json(tmp_path / name / "run.json", {"finetuned_from": base, "registered": base})
+    (tmp_path / "of a folder").mkdir()
+    write_json(tmp_path / "of a folder" / "run.json", {"finetuned_from": "emoji-shift", "registered": None})
     assert newest_run(tmp_path).name == "a"
 
 
@@ -696,13 +698,14 @@ def start(command: list[str], folder: Path, environment: dict[str, str]) -> subp
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_it_is_ended(models, picture, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_command_serves_until_it_is_ended(models, picture, tmp_path, number):
     command = python("-m", "robust_vit_hf.cli", "app", "--model", models[0], "--compare", models[1])
     process = start(command, ROOT, os.environ | {"TMPDIR": str(tmp_path)})
     address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
     Client(address, verbose=False).predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
     assert list(tmp_path.glob("robust-vit-app-*"))
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(timeout=200) == 130
     assert not list(tmp_path.glob("robust-vit-app-*"))
 

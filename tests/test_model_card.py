@@ -357,6 +357,14 @@ def test_arguments(name, tmp_path):
     assert (run | run["data"])[name] in (value, [value]) and "0 images without labels" in make_card(run).content
 
 
+@pytest.mark.parametrize("base, registered", [("emoji-shift", "emoji-shift"), ("runs/emoji-shift", None)])
+def test_a_folder_with_the_name_of_a_registered_model_is_another(tmp_path, base, registered):
+    RobustViTTrainer(tiny_vit(), tiny_config(tmp_path)).create_model_card(finetuned_from=base)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert (run["finetuned_from"], run["registered"]) == ("emoji-shift", registered)
+    assert ("is the bundled model" in make_card(run, results()).content) is (registered is not None)
+
+
 def test_signature(tmp_path):
     """That of transformers, and three arguments by name alone. What one card was told holds for the next; an unknown argument
     is refused, and spoils no later call."""

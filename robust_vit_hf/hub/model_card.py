@@ -89,7 +89,7 @@ def make_card(
     emissions = None if run["resumed"] else emissions  # which are those of the last part
     if emissions is not None:  # in grams
         emissions = {"emissions": 1000 * emissions, "source": "CodeCarbon", "training_type": "fine-tuning"}
-    registered = MODELS.get(run["finetuned_from"])
+    registered = MODELS.get(run.get("registered", run["finetuned_from"]))  # runs of 0.2.0 have the name alone
     metadata = ModelCardData(
         language=run["language"],
         license=run["license"],
@@ -115,6 +115,7 @@ def make_card(
         at=f', revision="{run["revision"]}"' if run["revision"] else "",
         note=registered.note if registered is not None else None,
         verdict=run.get("verdict"),
+        notes=run.get("notes", ()),
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
         results=[
             {"title": part["title"], "table": main_table(part["rows"]).markdown()}

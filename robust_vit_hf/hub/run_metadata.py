@@ -38,7 +38,8 @@ def describe_run(
     image_size = input_size(processor)
     dataset = facts.get("dataset")
     finetuned_from = facts.get("finetuned_from") or config._name_or_path or known.name
-    registered = MODELS.get(find_model(finetuned_from))
+    name = find_model(finetuned_from)
+    registered = MODELS.get(name)
     train, validation_set = trainer.train_dataset, trainer.eval_dataset
     labels, hub_model_id = None, trainer.hub_model_id or args.hub_model_id
     if isinstance(train, datasets.Dataset) and "label" in train.column_names:
@@ -49,6 +50,7 @@ def describe_run(
         "revision": facts.get("revision"),
         "weights": weights_digest(model),
         "finetuned_from": public_name(finetuned_from),
+        "registered": name,  # `finetuned_from` may be the last part of a path
         "base_model": finetuned_from
         if is_hub_id(finetuned_from)
         else registered and (registered.base_model or registered.hub_ids[0]),
