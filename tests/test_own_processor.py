@@ -282,7 +282,7 @@ def test_protocols_of_a_sweep(tmp_path):
     for options, expected in (
         ({}, "paper"),
         ({"model": "vit-b", "preset": "native"}, "paper"),
-        ({"model": "vit-b", "preset": "model"}, "model"),
+        ({"model": "vit-b", "preset": "model"}, "paper"),
         ({"model": str(tmp_path)}, "model"),
         ({"model": str(tmp_path), "preset": "native"}, "native"),
     ):

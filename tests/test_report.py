@@ -19,6 +19,7 @@ from robust_vit_hf.results.file import join, read_results, write_results
 from robust_vit_hf.results.findings import (
     ABLATION_CLAIMS,
     ALIKE,
+    NO_MORE,
     RISES,
     SIMILAR,
     Difference,
@@ -31,7 +32,7 @@ from robust_vit_hf.results.paper_plots import class_group_figure, size_figure
 from robust_vit_hf.results.paper_tables import accuracy_tables
 from robust_vit_hf.results.price import price_figure, price_table, prices
 from robust_vit_hf.results.published import PAPER_SETS, UNSHIFTED, published_models, title_of
-from robust_vit_hf.results.table import Results, SetResult, SideResult
+from robust_vit_hf.results.table import OURS, Results, SetResult, SideResult
 
 from .helpers.commands import call, files_below, succeed
 from .helpers.experiment import MASKED, result_rows, write_rows
@@ -254,6 +255,9 @@ def test_findings(results):
         ("is as good or better", -0.05, 0.3, "unresolved"),
         ("is as good or better", -0.05, -0.03, "disagrees"),
         (ALIKE, -0.03, 0.01, "unresolved"),
+        (NO_MORE, -0.3, -0.1, "agrees"),
+        (NO_MORE, -0.3, 0.03, "unresolved"),
+        (NO_MORE, 0.03, 0.1, "disagrees"),
     ],
 )
 def test_verdicts_follow_the_interval(sign, low, high, verdict):
@@ -436,6 +440,39 @@ def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
     assert len(join([results, of_both[0]]).runs) == len(results.runs)  # an older file knows no weights
     with pytest.raises(ValueError, match="have the same setting and seed, and differ in the original model"):
         choose_settings(join(of_both))
+    alike = [
+        replace(results, runs=[replace(run, original=digest) for run in results.runs]) for digest in ("0123", "4567")
+    ]
+    with pytest.raises(
+        ValueError, match=rf"Two runs are named `{results.runs[0].name}`, and differ in their original"
+    ):
+        join(alike)
+
+
+def test_numbers_of_samples_and_classes(results):
+    """Figure 7 and its findings are of the variants of its grid."""
+    variants = yaml.safe_load((ROOT / "trainer" / "grids" / "figure7.yaml").read_text())["variants"]
+    ours = [run for run in results.runs if run.method == OURS and run.learning_rate == 1e-6]
+    runs = []
+    for variant in variants:
+        images = len(runs) + 4
+        runs += [
+            replace(run, name=f"{run.name}, {variant}", method=variant, train_images=images, training_classes={0, 1})
+            for run in ours
+        ]
+    measured = Results(runs)
+    verdicts = [finding.verdict for finding in findings(measured) if finding.source == "Figure 7"]
+    assert len(verdicts) == 4 and "not measured" not in verdicts
+    (axis,) = size_figure(measured).axes
+    assert len(axis.lines[0].get_xdata()) == len(variants)
+
+
+def test_no_bar_where_nothing_was_measured(results):
+    """All classes are trained on, as in Waterbirds."""
+    runs = [replace(run, training_classes=set(range(8))) for run in results.runs if run.method == OURS]
+    assert [text.get_text() for text in class_group_figure(Results(runs)).axes[0].get_legend().get_texts()] == [
+        "training classes"
+    ]
 
 
 def test_the_original_is_that_of_all_seeds(results):

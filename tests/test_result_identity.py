@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import ViTForImageClassification
 
@@ -131,13 +132,13 @@ def test_a_run_that_lost_predictions_is_not_complete(swept, tmp_path):  # noqa: 
 
 @pytest.mark.parametrize("name", ["point.json", "run/results.json", "run/run.json", "run/trainer_state.json"])
 @pytest.mark.parametrize("text", ["{}", "null", "[]"])
-def test_files_of_a_run_that_hold_nothing_are_named(name, text, swept, tmp_path):  # noqa: F811
+def test_files_of_a_run_that_hold_nothing_are_named(name, text, swept, tmp_path, caplog):  # noqa: F811
     out = tmp_path / "out"
     shutil.copytree(swept[1], out)
     (points(out)[0] / name).write_text(text)
     completed = call("report", out, "--output_dir", tmp_path / "report")
-    # Without its results a run is not complete, and is left out.
-    assert completed.status == 0 or points(out)[0].name in completed.error
+    # Without its results a run is not complete, and is left out with a warning.
+    assert points(out)[0].name in (completed.error if completed.status else caplog.text)
 
 
 def test_another_configuration_is_another_model(tmp_path):
@@ -185,4 +186,5 @@ def test_the_original_counts_once_for_each_seed(swept, tmp_path):  # noqa: F811
     originals = {run.seed: run.validation[0] for run in runs}
     assert len(runs) == 4 and len(originals) == 2
     assert row.split(" | ")[2] == f"{100 * originals['0']:.1f}±0.0"  # one model on the same images
-    assert change(runs, ["validation"]).low <= change(runs, ["validation"]).mean
+    of_runs = [run.validation[1] - run.validation[0] for run in runs]
+    assert change(runs, ["validation"]).mean == pytest.approx(np.mean(of_runs))

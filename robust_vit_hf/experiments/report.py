@@ -106,8 +106,7 @@ def _write_html(
         Section(f"Examples of {first.name}"),
     ]
     for source in options.sources:  # a sweep or one of its points
-        for point in (source / first.name, source):
-            add_gallery(sections[-1], point / RUN)
+        add_gallery(sections[-1], (source if source.name == first.name else source / first.name) / RUN)
     facts = {"models": ", ".join(results.models), "methods": ", ".join(results.methods)}
     filled = [section for section in sections if section.filled]
     write_page(options.output_dir / PAGE_FILE, "Report of an experiment", facts, filled)

@@ -200,15 +200,14 @@ class Run:
 
 
 def protocol_of(point: Point) -> Preset:
-    """Protocol of a run on the paper's sets: the preset of its training, but for a registered model `paper` instead of
-    `native`, since the report shows the published figures of `paper`."""
+    """Protocol of a run on the paper's sets: `paper` for a registered model, since the report shows the published figures beside it,
+    and else the preset of its training."""
     return _protocol(point.options.get("model", BUNDLED_MODEL), point.options.get("preset"))
 
 
 @cache
 def _protocol(model: str, preset: Preset | None) -> Preset:
-    preset = resolve_preset(preset, model)
-    return "paper" if preset == "native" and is_of_paper(model) else preset
+    return "paper" if is_of_paper(model) else resolve_preset(preset, model)
 
 
 def measured_in(point: Point) -> str:

@@ -1,7 +1,7 @@
 """Reading and writing `results.parquet`, with a row for each run, set, side and image."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -137,7 +137,7 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
     taken: a search measures only validation images.
 
     Raises:
-        ValueError: the files have different rules of the choice.
+        ValueError: the files have different rules of the choice, or two of their runs one name, by which results are written.
     """
     rules = {(part.validation_bound, part.choose_by) for part in parts}
     if len(rules) > 1:
@@ -159,6 +159,10 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
             key = (run.model, original, run.method, run.seed, *setting)
             if key not in runs or len(run.sets) > len(runs[key].sets):
                 runs[key] = run
+    if twice := [name for name, count in Counter(run.name for run in runs.values()).items() if count > 1]:
+        raise ValueError(
+            f"Two runs are named `{twice[0]}`, and differ in their original model, method or settings: report them apart."
+        )
     return ResultsFile(list(runs.values()), names, *rules.pop())
 
 

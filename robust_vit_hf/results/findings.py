@@ -17,7 +17,7 @@ from .text_table import Table
 
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction
-RISES, FALLS, ALIKE, KEEPS = "rises", "falls", "is similar", "is as good or better"
+RISES, FALLS, ALIKE, KEEPS, NO_MORE = "rises", "falls", "is similar", "is as good or better", "is as good or worse"
 
 
 class AblationClaim(NamedTuple):
@@ -54,7 +54,7 @@ class Finding:
 
     Args:
         source: table, figure or section of the paper.
-        sign: `RISES`, `FALLS`, `ALIKE` or `KEEPS`, of the value, in the claim.
+        sign: `RISES`, `FALLS`, `ALIKE`, `KEEPS` or `NO_MORE`, of the value, in the claim.
         value: measured value with its interval, as a fraction; `None` if not measured.
         set_name: the one set that the claim is about, if it is about one.
     """
@@ -68,7 +68,7 @@ class Finding:
     @property
     def verdict(self) -> str:
         """Where the 95 % interval lies: for `RISES` and `FALLS` on either side of 0, for `ALIKE` within [`SIMILAR`] of 0
-        or beyond, and for `KEEPS` above −`SIMILAR` or below; otherwise "unresolved"."""
+        or beyond, for `KEEPS` above −`SIMILAR` or below, and for `NO_MORE` below `SIMILAR` or above; otherwise "unresolved"."""
         if self.value is None:
             return "not measured"
         low, high = self.value.low, self.value.high
@@ -77,6 +77,7 @@ class Finding:
             FALLS: (high < 0, low > 0),
             ALIKE: (-SIMILAR <= low and high <= SIMILAR, low > SIMILAR or high < -SIMILAR),
             KEEPS: (low >= -SIMILAR, high < -SIMILAR),
+            NO_MORE: (high <= SIMILAR, low > SIMILAR),
         }[self.sign]
         return "agrees" if agrees else "disagrees" if disagrees else "unresolved"
 
@@ -225,14 +226,14 @@ def _of_maps(results: Results) -> list[Finding]:
 def _of_sizes(results: Results) -> list[Finding]:
     """Figure 7: three samples of half the classes suffice."""
     claims = {
-        "more-samples": "More samples of each class gain no more",
-        "more-classes": "More classes than that gain no more",
-        "fewer-samples": "A sample less of each class does not harm much",
-        "fewer-classes": "Fewer classes do not harm much",
+        "more-samples": ("More samples of each class gain no more", NO_MORE),
+        "more-classes": ("More classes than that gain no more", NO_MORE),
+        "fewer-samples": ("A sample less of each class does not harm much", KEEPS),
+        "fewer-classes": ("Fewer classes do not harm much", KEEPS),
     }
     return [
-        Finding("Figure 7", statement, ALIKE, _against(results, OURS, method, results.shifted))
-        for method, statement in claims.items()
+        Finding("Figure 7", statement, sign, _against(results, OURS, method, results.shifted))
+        for method, (statement, sign) in claims.items()
     ]
 
 

@@ -3,6 +3,7 @@
 Source: https://huggingface.co/papers/2206.01161
 """
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -31,9 +32,12 @@ def class_group_figure(results: Results) -> Figure | None:
             for name in sets:
                 pairs = [group_accuracy(run, name, shown, k) for run in runs]
                 pairs = [pair for pair in pairs if None not in pair]
-                heights.append(100 * float(np.mean([after - before for before, after in pairs])) if pairs else 0.0)
+                heights.append(
+                    100 * float(np.mean([after - before for before, after in pairs])) if pairs else math.nan
+                )
             label = "training classes" if shown else "other classes"
-            axis.bar([place + offset for place in range(len(sets))], heights, 0.4, label=label, color=colour)
+            if not all(map(math.isnan, heights)):
+                axis.bar([place + offset for place in range(len(sets))], heights, 0.4, label=label, color=colour)
         axis.axhline(0, color="black", linewidth=0.8)
         names = [plain(title_of(name)) for name in sets]
         axis.set_xticks(range(len(sets)), names, rotation=35, ha="right", fontsize=8)
@@ -44,12 +48,15 @@ def class_group_figure(results: Results) -> Figure | None:
 
 
 def size_figure(results: Results) -> Figure | None:
-    """Figure 7: change of top-1 over (a) the samples per class and (b) the number of training classes. Each panel
-    shows the runs with the most frequent value of the other variable. `None` if neither varies."""
+    """Figure 7: change of top-1 over (a) the samples per class and (b) the number of training classes, of the full loss and of the
+    variants `fewer-…` and `more-…`. Each panel shows the runs with the most frequent value of the other variable. `None` if neither
+    varies."""
     runs = [
         run
         for run in results.runs
-        if run.method.partition(",")[0] == OURS and not run.qualifier and run.training_classes
+        if (run.method.partition(",")[0] == OURS or run.method.startswith(("fewer-", "more-")))
+        and not run.qualifier
+        and run.training_classes
     ]
     samples = {run.name: round(run.train_images / len(run.training_classes), 2) for run in runs}
     classes = {run.name: len(run.training_classes) for run in runs}
