@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 from transformers import BaseImageProcessor, ViTImageProcessor
 from transformers.image_utils import PILImageResampling, pil_torch_interpolation_mapping
 
-from ..utils.images import input_size, to_rgb
+from ..utils.images import check_resized, input_size, to_rgb
 from .mask_checks import check_masks, mask_to_tensor
 
 
@@ -69,25 +69,6 @@ def normalization(processor: BaseImageProcessor) -> Callable[[torch.Tensor], tor
     return lambda image: processor([image], **kept)["pixel_values"][0].float()
 
 
-def _check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
-    """Refuse images that are so narrow that the resize of their shortest edge exhausts the memory.
-
-    Raises:
-        ValueError: a resized image would have more pixels than Pillow reads, see `PIL.Image.MAX_IMAGE_PIXELS`.
-    """
-    size = getattr(processor, "size", None) or {}
-    shortest = None if size.get("longest_edge") else size.get("shortest_edge")
-    if not (processor.do_resize and shortest and Image.MAX_IMAGE_PIXELS):
-        return
-    for image in images:
-        longest = round(shortest * max(image.size) / min(image.size))
-        if shortest * longest > Image.MAX_IMAGE_PIXELS:
-            raise ValueError(
-                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
-                f"{longest:,} pixels at the other: crop it."
-            )
-
-
 class _MaskProcessor(ViTImageProcessor):
     """Image processor for masks, without antialiasing."""
 
@@ -125,7 +106,7 @@ def eval_transform(
             input_size(processor)  # refuses processors whose geometry masks cannot follow
             check_masks(rows)
         images = [ImageOps.crop(to_rgb(image), border) for image in rows["image"]]
-        _check_resized(images, processor)
+        check_resized(images, processor)
         batch = {"pixel_values": list(processor(images, return_tensors="pt")["pixel_values"].float())}
         if "mask" in rows:
             masks = [mask_to_tensor(mask) / 255 for mask in rows["mask"]]

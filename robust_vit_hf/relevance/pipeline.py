@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 from transformers import AutoModelForImageClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from ..utils.images import to_rgb
+from ..utils.images import check_resized, to_rgb
 from .overlay import overlay as overlay_map
 from .overlay import place_in_image
 from .relevance_map import relevance_map
@@ -80,6 +80,7 @@ class RelevanceMapPipeline(Pipeline):
 
     def preprocess(self, image: Any) -> dict[str, Any]:
         image = _read(image)
+        check_resized([image], self.image_processor)
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"]
         return {"image": image, "pixel_values": pixel_values.to(self.model.dtype)}
 

@@ -80,3 +80,22 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
             "processors are made by `make_image_processor`, or set `do_center_crop` and `crop_size`."
         )
     return size["height"], size["width"]
+
+
+def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
+    """Refuse images that are so narrow that the resize of their shortest edge exhausts the memory.
+
+    Raises:
+        ValueError: a resized image would have more pixels than Pillow reads, see `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    size = getattr(processor, "size", None) or {}
+    shortest = None if size.get("longest_edge") else size.get("shortest_edge")
+    if not (processor.do_resize and shortest and Image.MAX_IMAGE_PIXELS):
+        return
+    for image in images:
+        longest = round(shortest * max(image.size) / min(image.size))
+        if shortest * longest > Image.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"An image of {image.width}×{image.height} pixels would be resized to a shortest edge of {shortest}, and so to "
+                f"{longest:,} pixels at the other: crop it."
+            )
