@@ -263,7 +263,7 @@ def test_adapter(tmp_path):
 def test_the_strip_needs_no_logs(tmp_path):
     options = {"report_to": "tensorboard", "relevance_strip_steps": 1, "logging_strategy": "no"}
     trained(tmp_path, masked_dataset(8), **options)
-    (events,) = tmp_path.rglob("events.out.tfevents*")
+    (events,) = (tmp_path / "strips").iterdir()
     log = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
     (tag,) = log.Tags()["images"]
     assert [strip.step for strip in log.Images(tag)] == [1, 2]
@@ -277,9 +277,12 @@ def test_tensorboard_has_scalars_and_the_strip(tmp_path):
         report_to="tensorboard",
         relevance_strip_steps=1,
     )
-    (events,) = tmp_path.rglob("events.out.tfevents*")
-    log = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
+    (events,) = (tmp_path / "runs").rglob("events.out.tfevents*")
+    log = EventAccumulator(str(events)).Reload()
     assert {"train/background_loss", "train/top1", "train/original_top1"} <= set(log.Tags()["scalars"])
+    assert not log.Tags()["images"]  # which a push would upload
+    (strips,) = (tmp_path / "strips").iterdir()
+    log = EventAccumulator(str(strips), size_guidance={"images": 0}).Reload()
     (tag,) = log.Tags()["images"]
     assert [strip.step for strip in log.Images(tag)] == [1, 2]
     # 4 rows of 4 pictures of 32 pixels, with a border of 2

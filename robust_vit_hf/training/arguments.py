@@ -227,7 +227,8 @@ class FinetuningArguments(Options):
     )
     relevance_strip_steps: int = option(
         100,
-        "Steps between two strips image | mask | relevance before | relevance after in TensorBoard; 0 for none.",
+        "Steps between two strips image | mask | relevance before | relevance after in TensorBoard, in `strips/` of the output folder; 0 for "
+        "none.",
         NOT_NEGATIVE,
     )
 

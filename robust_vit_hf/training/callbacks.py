@@ -19,6 +19,7 @@ from ..relevance.relevance_map import relevance_map
 
 
 NUM_IMAGES = 4  # of a strip
+STRIPS_FOLDER = "strips"  # beside the logs, since a push uploads these, and not the user's images
 
 
 class SharedEpoch(TrainerCallback):
@@ -33,7 +34,7 @@ class SharedEpoch(TrainerCallback):
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):
     """The Trainer's TensorBoard logs and, every `relevance_strip_steps` steps, strips of a dataset's first images:
-    image | mask | relevance before | relevance after.
+    image | mask | relevance before | relevance after, in a file of their own in `strips/`.
 
     Args:
         dataset: rows with `pixel_values`, `mask` and, optionally, `labels`.
@@ -45,6 +46,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         self.dataset = dataset
         self.processor = processor
         self.before: torch.Tensor | None = None
+        self.strip_writer = None
 
     def _init_summary_writer(self, args):
         from tensorboard.summary.writer import event_file_writer
@@ -58,6 +60,8 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
         try:
             super()._init_summary_writer(args)
+            if args.relevance_strip_steps:
+                self.strip_writer = type(self.tb_writer)(str(output / STRIPS_FOLDER))
         finally:
             event_file_writer.socket = socket
 
@@ -75,9 +79,15 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         if self.tb_writer is None and not isinstance(model, FSDPModule):  # FSDP models must run in every process
             return
         relevance = self._relevance(model)
-        if self.tb_writer is not None:
+        if self.strip_writer is not None:
             strip = relevance_strip(self.pixel_values, self.masks, self.before, relevance, self.processor)
-            self.tb_writer.add_image("image | mask | relevance before | after", strip, state.global_step)
+            self.strip_writer.add_image("image | mask | relevance before | after", strip, state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        super().on_train_end(args, state, control, **kwargs)
+        if self.strip_writer is not None:
+            self.strip_writer.close()
+            self.strip_writer = None
 
     @torch.no_grad()
     def _relevance(self, model: nn.Module) -> torch.Tensor:
