@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from pyarrow import parquet as pq
+from transformers import ViTImageProcessor
 
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
@@ -279,7 +280,9 @@ def test_wrong_arguments(model, photographs, tmp_path, change, message):
 
 
 def test_options_that_a_benchmark_does_not_have(tmp_path):
-    error = call("diagnose", "--split", "train", "--output_dir", tmp_path / "out").error
+    options = ["--split", "train", "--output_dir", tmp_path / "out"]
+    assert "--split is a split of --dataset, which is not given" in call("diagnose", *options).error
+    error = call("diagnose", "--dataset", "emoji-shift", *options).error
     assert "`emoji-shift` has one set to diagnose on, with its masks: leave out --split" in error
 
 
@@ -300,6 +303,8 @@ def test_batches_and_other_models_do_not_change_rows():
     assert one["mixed_same"].tolist().count(-1) == 1 and -1 not in one["mixed_rand"]
     black = pixel_of(make_image_processor("native", 32, make_image_processor("paper", 32)), 0)
     torch.testing.assert_close(black, torch.full((3,), -1.0))
+    padding = ViTImageProcessor(do_resize=False, do_center_crop=True, crop_size={"height": 176, "width": 176})
+    assert (pixel_of(padding, 255) > pixel_of(padding, 0)).all()  # its edges are black
 
 
 @pytest.mark.parametrize("measurement", [Backgrounds(2, relevance=False), Sensitivity(2)], ids=["swapped", "noisy"])

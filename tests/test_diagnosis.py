@@ -122,6 +122,13 @@ def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
     assert "of 2000 images as they are" in found.sentence and any("as they are" in text for text in found.warnings)
 
 
+def test_a_model_that_recognises_no_composed_image_shows_nothing():
+    columns = {name: np.full(2000, 9) for name in ("mixed_same", "mixed_rand", "only_bg")}
+    found = Diagnosis(diagnosis(2000).columns | columns, ["cat", "dog", "fox", "hen"])
+    assert found.measures["original"].low > 0.5 and found.verdict == "too few"
+    assert "right on 0 % [0, 0] of 2000 images on other backgrounds of their class" in found.sentence
+
+
 def test_without_a_gap_nothing_is_ruled_out():
     """No class has a second image, whose background `mixed_same` could take."""
     columns = diagnosis(400).columns | {"mixed_same": np.full(400, -1), "donor_same": np.full(400, -1)}

@@ -7,7 +7,7 @@ from transformers import ViTConfig
 
 from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.class_names.imagenet import class_names, wnids
-from robust_vit_hf.class_names.label_mapping import align_labels, label_mapping
+from robust_vit_hf.class_names.label_mapping import align_labels, check_same_classes, label_mapping
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from .helpers import formats
@@ -39,6 +39,8 @@ FOREIGN = [f"part {number}" for number in range(1000)]
         ("ab", "abcd", None),
         (None, "abcd", None),
         ("0123", "abcd", None),
+        ("012", "abcd", "refused"),  # would be the first of the model's
+        (["LABEL_0", "LABEL_1"], "abcd", "refused"),
         (["0", "1", "10", "2"], [str(index) for index in range(11)], {0: 0, 1: 1, 2: 10, 3: 2}),
         (["LABEL_1", "LABEL_0"], ["LABEL_0", "LABEL_1"], {0: 1, 1: 0}),
         (["1", "0"], ["LABEL_0", "LABEL_1"], {0: 1, 1: 0}),
@@ -74,6 +76,20 @@ def test_mapping(names, model_names, mapping):
 def test_other_classes_are_refused(names, model_names):
     with pytest.raises(ValueError, match=r"`photos` has . class(es)? that the model does not have, such as `"):
         label_mapping(names, model_names, "photos")
+
+
+@pytest.mark.parametrize("command", ["diagnose --split train", "evaluate --split train", "improve"])
+def test_numbers_are_no_part_of_named_classes(command, tmp_path):
+    """Folders `0`, `1` and `2` are not the first three of a model's four classes."""
+    formats.class_folders(tmp_path / "digits" / "train", dict.fromkeys("012", 20))
+    model = save_pretrained(tiny_vit(**named("abcd")), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", tmp_path / "digits", "--output_dir", tmp_path / "out"]
+    error = call(*command.split(), *options).error
+    assert (
+        "has 3 classes, but the model has 4, and a class such as `0` cannot be mapped by name to one such as `a`"
+        in error
+    )
+    assert "give a model with a head for the classes of this set" in error
 
 
 def test_lists_of_labels_and_missing_ones():
@@ -118,15 +134,30 @@ def test_accuracy_does_not_depend_on_the_numbering(tmp_path):
     assert tables[0] and tables[0] == tables[1]
 
 
-def test_models_with_other_classes_are_not_compared(tmp_path):
-    folders = [save_pretrained(tiny_vit(**named(names)), tmp_path / names) for names in ("abcd", "abdc")]
+@pytest.mark.parametrize(
+    "before, after, first",
+    [
+        ("abcd", "abdc", "class 2 is `c` before and `d` after"),
+        (["0", "1", "10", "2"], ["0", "1", "2", "10"], "class 2 is `10` before and `2` after"),  # sorted as text
+        (["0", "1", "3", "2"], [f"LABEL_{index}" for index in range(4)], "class 2 is `3` before and `LABEL_2` after"),
+    ],
+)
+def test_models_with_other_classes_are_not_compared(before, after, first, tmp_path):
+    folders = [
+        save_pretrained(tiny_vit(**named(names)), tmp_path / side) for side, names in (("one", before), ("two", after))
+    ]
     masked_folder(tmp_path / "data")
     for command in ("evaluate", "segment"):
         options = ["--model", folders[0], "--compare", folders[1], "--dataset", tmp_path / "data"]
         completed = call(command, *options, "--output_dir", tmp_path / "out")
-        assert (
-            "other `id2label` for 2 classes, so that they cannot be compared: class 2 is `c` before" in completed.error
-        )
+        assert f"other `id2label` for 2 classes, so that they cannot be compared: {first}" in completed.error
+
+
+@pytest.mark.parametrize("names", ["abcd", "0123", ["5", "6", "7", "8"]])
+def test_models_without_names_are_compared(names):
+    default = [f"LABEL_{index}" for index in range(4)]
+    check_same_classes(default, names)
+    check_same_classes(names, default)
 
 
 def test_a_label_without_a_name_is_refused():

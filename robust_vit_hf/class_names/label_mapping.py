@@ -57,13 +57,13 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         source: name of the dataset in errors.
 
     Returns:
-        The mapping, or `None` if labels need no change: the dataset has the model's first classes in their order, or
-        it has no names (only digits from 0 on, or transformers' `LABEL_n`), or the model has none, and as many classes. Wnids are
-        names of the classes of ImageNet-1k.
+        The mapping, or `None` if labels need no change: the dataset has the model's first classes in their order, or no
+        names, or one of the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids
+        are names of the classes of ImageNet-1k.
 
     Raises:
-        ValueError: the dataset has a class that the model does not have, or another number of classes than a model without
-            names.
+        ValueError: the dataset has a class that the model does not have, or another number of classes where one of the two has
+            only numbers.
     """
     mapping = mapping_by_name(names, model_names, source)
     if mapping is None or all(label == place for label, place in mapping.items()):
@@ -87,14 +87,13 @@ def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], sou
         if unnamed(names) and unnamed(model_names):
             numbers = {str(number): number for number in range(len(model_names))}
             places = {name: numbers.get(name.removeprefix("LABEL_")) for name in names}
-        elif names == tuple(map(str, range(len(names)))) or names == _labels(len(names)):
-            return None
-        elif unnamed(model_names):
+        elif unnamed(model_names) or names == tuple(map(str, range(len(names)))) or names == _labels(len(names)):
             if len(names) != len(model_names):
                 raise ValueError(
-                    f"`{source}` has {len(names)} classes, but the model has {len(model_names)}, without names to map them by: "
-                    "give a model with a head for the classes of this set, or name its classes in `config.id2label`; where the "
-                    'labels are the model\'s, `dataset.cast_column("label", datasets.Value("int64"))`.'
+                    f"`{source}` has {len(names)} classes, but the model has {len(model_names)}, and a class such as `{names[0]}` cannot "
+                    f"be mapped by name to one such as `{model_names[0]}`: give a model with a head for the classes of this set, or "
+                    "name the classes of both alike, those of the model in `config.id2label`; where the labels are the model's, "
+                    '`dataset.cast_column("label", datasets.Value("int64"))`.'
                 )
             return None
         elif of_imagenet and len(names) == 1000 and _are_imagenet(names):
@@ -145,7 +144,8 @@ def unnamed(names: Sequence[str]) -> bool:
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
-    """Check that two models have the same number of classes and, if both have names, the same names.
+    """Check that two models have the same number of classes and, if both have names, the same names. Numbers, with `LABEL_` before
+    them or without, are no names, but the same ones must have the same order: sorted as text, 10 comes before 2.
 
     Raises:
         ValueError: the classes differ; the message names the first difference.
@@ -155,8 +155,10 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
             f"The models have {len(before)} and {len(after)} classes, so that they cannot be compared: expected a model and "
             "the one that was finetuned from it."
         )
-    differing = [index for index, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1]]
-    if differing and not unnamed(before) and not unnamed(after):
+    first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
+    differing = [index for index, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1]]
+    both_named = not unnamed(before) and not unnamed(after)
+    if differing and (both_named or sorted(first) == sorted(second)):
         index = differing[0]
         raise ValueError(
             f"The models have other `id2label` for {len(differing)} classes, so that they cannot be compared: class {index} "

@@ -1,5 +1,6 @@
 """Options of the commands that measure models."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,11 @@ class PairOptions(Options):
     dataset: str | None = option(None, "images of your own")
     split: str = option("validation", "split of --dataset")
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.is_given("split") and self.dataset is None:
+            raise ValueError("--split is a split of --dataset, which is not given: name your images, or leave it out")
+
 
 @dataclass(kw_only=True)
 class SetsOptions(PairOptions):
@@ -59,6 +65,20 @@ class ImagesOptions(Options):
     images_per_set: int = option(
         IMAGES_PER_SET, f"images of each set of a benchmark (default: {IMAGES_PER_SET})", COUNT
     )
+
+    def check_images_per_set(self, names: Iterable[str]) -> None:
+        """Refuse a number of images for sets that are measured whole.
+
+        Args:
+            names: names of the sets, without your own images.
+
+        Raises:
+            ValueError: the number is given, but no set of a benchmark.
+        """
+        if self.is_given("images_per_set") and not {*names} & {*BENCHMARK_NAMES}:
+            raise ValueError(
+                f"--images_per_set is for the sets of {', '.join(BENCHMARK_NAMES)}: leave it out, since all images of other sets are measured"
+            )
 
 
 @dataclass(kw_only=True)
@@ -131,6 +151,11 @@ class EvaluateOptions(TableOptions, SetsOptions):
             raise ValueError(
                 "--training_data shows classes apart for the model after finetuning: name it with --compare"
             )
+        if self.is_given("train_split") and not self.training_data:
+            raise ValueError(
+                "--train_split is a split of --training_data, which is not given: name the images, or leave it out"
+            )
+        self.check_images_per_set(name for name, _ in self.sets)
 
 
 @dataclass(kw_only=True)
@@ -162,6 +187,7 @@ class SegmentOptions(TableOptions, PairOptions):
         if self.set and self.dataset:
             raise ValueError("give one set: --set or --dataset")
         self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
+        self.check_images_per_set([] if self.dataset else [self.set[0]])
         if not self.dataset and self.set[0] not in SEGMENTATION_SETS:
             raise ValueError(
                 f"unknown set `{self.set[0]}`, or one without masks: expected {', '.join(SEGMENTATION_SETS)}. For your own, "
@@ -230,6 +256,10 @@ class FigureOptions(SetsOptions, ImagesOptions):
     seed: int = option(0, "of the draw (default: 0)", NOT_NEGATIVE)
     output_dir: Path = output_dir()
 
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_images_per_set(name for name, _ in self.sets)
+
 
 @dataclass(kw_only=True)
 class MixtureOptions(PassOptions):
@@ -272,4 +302,6 @@ class MixtureOptions(PassOptions):
                 f"unknown set `{others[0]}`: expected {', '.join(PAPER_SETS)}. Those of a benchmark are taken where none are named"
             )
         check_set_names(names)
+        if names:
+            self.check_images_per_set(names)
         self.sweep = [step / 10 for step in range(11)] if self.sweep == [] else self.sweep

@@ -252,13 +252,12 @@ def resampled_interval(
     Args:
         values: `(1 + R,)`, the measured value and R resampled ones; NaN where a resample has none.
         count: number N of images, of the smallest group if there are several.
-        least: least possible value of an `Interval`; the largest is 1.
+        least: least possible value of an `Interval`, -1 for a `Difference`; the largest is 1.
     """
     low, high = np.nanquantile(values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     if low == high:
-        low, high = low - 3 / count, high + 3 / count
-        if kind is Interval:
-            low, high = max(low, least), min(high, 1.0)
+        low = max(low - 3 / count, least if kind is Interval else -1.0)
+        high = min(high + 3 / count, 1.0)
     return kind(float(values[0]), float(low), float(high))
 
 

@@ -15,6 +15,7 @@ from .text_table import Table
 DECIDES, PARTLY, NO_SIGN, TOO_FEW = "decides", "partly", "no sign", "too few"
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
+RECOGNISED = 0.5  # share of the images without which other backgrounds can cost little
 # Names of the measures in tables. Differences have a sign.
 MEASURES = {
     **{name: f"top-1 `{name}`" for name in CONDITIONS},
@@ -115,22 +116,36 @@ class Diagnosis:
         BG-Gap.
 
         - `decides`: one of them is at least 25 points with 95 % confidence;
-        - `no sign`: both are under 5 points;
+        - `no sign`: both are under 5 points, and the model may recognise half of the images, as they are and on other backgrounds of
+          their class;
         - `partly`: one of them is above 0;
         - `too few`: the images allow none of these.
         """
         found = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
         if any(one.low >= LARGE for one in found):
             return DECIDES
-        if len(found) == 2 and all(one.high < SMALL for one in found):
+        if len(found) == 2 and all(one.high < SMALL for one in found) and not self._unrecognised:
             return NO_SIGN
         return PARTLY if any(one.low > 0 for one in found) else TOO_FEW
+
+    @property
+    def _unrecognised(self) -> str | None:
+        """The condition, of the images as they are or on another background of their class, in which the model is wrong on more than
+        half with 95 % confidence; `None` if there is none."""
+        conditions = [name for name in ("original", "mixed_same") if name in self.measures]
+        return next((name for name in conditions if self.measures[name].high < RECOGNISED), None)
 
     @property
     def sentence(self) -> str:
         """The verdict with what it is based on."""
         if not self.num_mixed:
             return f"{VERDICTS[TOO_FEW]}: none of {len(self)} images could be composed with another background."
+        if self.verdict == TOO_FEW and self._unrecognised:
+            how = "as they are" if self._unrecognised == "original" else "on other backgrounds of their class"
+            return (
+                f"{VERDICTS[TOO_FEW]}: the model is right on {_percent(self.measures[self._unrecognised])} of {len(self)} images {how}, "
+                "and the others cannot show what it decides by."
+            )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
         text = (
             f"{VERDICTS[self.verdict]}: of {self.num_mixed} objects on the background of another class, "
@@ -143,16 +158,16 @@ class Diagnosis:
     @property
     def warnings(self) -> list[str]:
         """What stands in the way of the verdict."""
-        price, original = self.measures.get("composing"), self.measures.get("original")
+        price = self.measures.get("composing")
         found = []
         if price is not None and price.low > 0.1:
             found.append(
                 f"Composing alone costs {price} points of top-1: masks may be bad, or the model sees the edges. Look at "
                 "the contact sheet of the masks and at the strip."
             )
-        if original is not None and original.high < 0.5:
+        if self._unrecognised == "original":
             found.append(
-                f"The model is right on {_percent(original)} of the images as they are: see whether their classes are its "
+                f"The model is right on {_percent(self.measures['original'])} of the images as they are: see whether their classes are its "
                 "own, and its preprocessing too."
             )
         lost = int((np.asarray(self.columns["donor_same"]) < 0).sum())

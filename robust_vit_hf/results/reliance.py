@@ -78,14 +78,11 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
     Args:
         results: results on the variations in [`OF_CONDITIONS`], by name.
     """
-    drawn = {
-        condition: _drawn(results[f"imagenet-9-{name}"], np.ones((1, len(results[f"imagenet-9-{name}"])), dtype=bool))
-        for condition, name in OF_CONDITIONS.items()
-    }
+    drawn = {condition: _drawn(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
     found: dict[str, dict[str, Interval]] = {}
     count = min(int(results[f"imagenet-9-{name}"].usable.sum()) for name in OF_CONDITIONS.values())
     for side in drawn["original"]:
-        top1 = {condition: of_sides[side][:, 0] for condition, of_sides in drawn.items()}
+        top1 = {condition: of_sides[side] for condition, of_sides in drawn.items()}
         differences = {
             "composing": top1["original"] - top1["mixed_same"],
             "bg_gap": top1["mixed_same"] - top1["mixed_rand"],
@@ -111,8 +108,8 @@ def _measures_table(run: Run) -> Table | None:
     published = published_object_focus().get(run.model)
     for measure in MEASURES:
         if known.issuperset(measure.sets):
-            drawn = [_drawn(run.sets[name], np.ones((1, len(run.sets[name])), dtype=bool)) for name in measure.sets]
-            values = {side: measure.value(*(of_set[side][:, 0] for of_set in drawn)) for side in drawn[0]}
+            drawn = [_drawn(run.sets[name]) for name in measure.sets]
+            values = {side: measure.value(*(of_set[side] for of_set in drawn)) for side in drawn[0]}
             count = min(int(run.sets[name].usable.sum()) for name in measure.sets)
             paper = f"{published:.1f}" if measure.of_imagenet and published is not None else "–"
             rows.append([measure.title, *_cells(values, count, measure.kind), paper])
@@ -151,52 +148,40 @@ class Groups(NamedTuple):
 
 def groups_table(result: SetResult) -> Table:
     """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. Of more
-    than 100 groups, there are no rows of each, and images are drawn within each group, which may have few."""
-    names, numbers, shares, weighted = Groups.of(result)
-    text = "average, weighted by the training groups" if weighted else "average over the groups"
-    counts, rows = np.bincount(numbers).tolist(), []
-    if len(names) > MANY_GROUPS:
-        worst, average = _drawn_within(result, numbers, shares)
-        rows.append([f"worst of {len(names):,} groups", "–", *_cells(worst, min(counts))])
-    else:
-        drawn = _drawn(result, np.stack([result.groups == name for name in names]))
-        for place, name in enumerate(names):
-            of_group = {side: means[:, place] for side, means in drawn.items()}
-            rows.append([str(name), str(counts[place]), *_cells(of_group, counts[place])])
-        worst = {side: means.min(axis=1) for side, means in drawn.items()}
-        average = {side: means @ shares for side, means in drawn.items()}
-        rows.append(["worst group", "–", *_cells(worst, min(counts))])
+    than 100 groups, there are no rows of each. Images are drawn within each group, so that no draw misses a small one."""
+    groups = Groups.of(result)
+    count, counts = len(groups.names), np.bincount(groups.numbers).tolist()
+    drawn, rows = _drawn_within(result, groups), []
+    average, worst, *of_groups = (
+        {side: means[:, place] for side, means in drawn.items()} for place in range(2 + min(count, MANY_GROUPS))
+    )
+    if count <= MANY_GROUPS:
+        for name, images, of_group in zip(groups.names, counts, of_groups, strict=True):
+            rows.append([str(name), str(images), *_cells(of_group, images)])
+    text = f"worst of {count:,} groups" if count > MANY_GROUPS else "worst group"
+    rows.append([text, "–", *_cells(worst, min(counts))])
+    text = "average, weighted by the training groups" if groups.weighted else "average over the groups"
     rows.append([text, str(sum(counts)), *_cells(average, sum(counts))])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
     return Table(title, ["group", "images", *_head([result])], rows)
 
 
-def _drawn_within(
-    result: SetResult, numbers: np.ndarray, shares: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Top-1 `(1 + R,)` of the worst of G groups and on average, by side: first measured, then with the images drawn within each
-    group. Images with the same outcome on all sides are exchangeable, so one multinomial draw for each group replaces a draw of its
-    images.
-
-    Args:
-        numbers: `(N,)` int, group of each usable image.
-        shares: `(G,)` weights of the groups in the average.
-    """
+def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
+    """Top-1 `(1 + R, 2 + G)` on average, of the worst group, and of each of the first 100 groups, by side: first measured, then with
+    the images drawn within each group. Images with the same outcome on all sides are exchangeable, so one multinomial draw for each
+    group replaces a draw of its images."""
     sides = [side for side in ("before", "after") if side in result.sides]
     outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
     kinds = 2 ** len(sides)
-    found = np.bincount(kinds * numbers + outcomes, minlength=kinds * len(shares)).reshape(len(shares), kinds)
+    found = np.bincount(kinds * groups.numbers + outcomes, minlength=kinds * len(groups.names)).reshape(-1, kinds)
     counts, rng = found.sum(axis=1), np.random.default_rng(zlib.crc32(result.name.encode()))
-    worst: dict[str, list[float]] = {side: [] for side in sides}
-    average: dict[str, list[float]] = {side: [] for side in sides}
+    means: dict[str, list[list[float]]] = {side: [] for side in sides}
     for resample in range(1 + NUM_RESAMPLES):
         drawn = rng.multinomial(counts, found / counts[:, None]) if resample else found
         for bit, side in enumerate(sides):
             top1 = drawn[:, [kind for kind in range(kinds) if kind >> bit & 1]].sum(axis=1) / counts
-            worst[side].append(top1.min())
-            average[side].append(top1 @ shares)
-    first, second = ({side: np.array(values) for side, values in of.items()} for of in (worst, average))
-    return first, second
+            means[side].append([top1 @ groups.shares, top1.min(), *top1[:MANY_GROUPS]])
+    return {side: np.array(of_side) for side, of_side in means.items()}
 
 
 def worst_group_table(results: Results) -> Table | None:
@@ -234,16 +219,13 @@ def _head(results: Sequence[SetResult]) -> list[str]:
     return ["before", "after", "change"] if all("after" in result.sides for result in results) else ["value"]
 
 
-def _drawn(result: SetResult, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    """Top-1 `(1 + R, G)` of each side in groups of images, `chosen` `(G, N)` bool: first the measured one, then R resampled
-    ones. Sides are paired by image."""
+def _drawn(result: SetResult) -> dict[str, np.ndarray]:
+    """Top-1 `(1 + R,)` of each side: first the measured one, then R resampled ones. Sides are paired by image."""
     sides = [side for side in ("before", "after") if side in result.sides]
-    counts = chosen & result.usable
-    columns = np.concatenate([np.where(counts, result.correct(side), np.nan) for side in sides]).T
-    with np.errstate(invalid="ignore"):
-        measured = np.nanmean(columns, axis=0, keepdims=True)
-    means = np.concatenate([measured, resampled_means(columns, seed=zlib.crc32(result.name.encode()))])
-    return dict(zip(sides, np.split(means, len(sides), axis=1), strict=True))
+    columns = np.where(result.usable, [result.correct(side) for side in sides], np.nan).T
+    resampled = resampled_means(columns, seed=zlib.crc32(result.name.encode()))
+    means = np.concatenate([np.nanmean(columns, axis=0, keepdims=True), resampled])
+    return dict(zip(sides, means.T, strict=True))
 
 
 def _cells(values: Mapping[str, np.ndarray], count: int, kind: type[Interval] = Interval) -> list[str]:
