@@ -6,10 +6,14 @@ import datasets
 import pytest
 
 from robust_vit_hf import load_image_set
+from robust_vit_hf.class_names.imagenet import class_names, wnids
+from robust_vit_hf.data.layouts.objectnet import BORDER
+from robust_vit_hf.evaluation.sets import load_evaluation_set
 
 from .helpers import formats
 from .helpers.image_sets import both_ways, labels_and_names
 from .helpers.tiny import STINGRAY, TOILET_TISSUE
+from .helpers.written import prepare
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -97,13 +101,117 @@ def test_imagenet_a_with_its_own_numbering_under_wnid_names(hub):
 
 def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):
     """All columns of a prepared set are there, but the labels are not ImageNet's."""
-    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=WNIDS[::-1])}
-    features["file_name"] = datasets.Value("string")
-    rows = {"image": [formats.picture(0), formats.picture(1)], "label": [0, 2], "file_name": ["x.jpg", "y.jpg"]}
-    folder = tmp_path / "imagenet-a"
-    folder.mkdir()
-    datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(folder / "test-00000-of-00001.parquet")
-    assert [row["label"] for row in load_image_set("imagenet-a", folder, streaming=True)] == [13, 6]
+    table_with_file_names(tmp_path, datasets.ClassLabel(names=WNIDS[::-1]), [0, 2])
+    assert [row["label"] for row in load_image_set("imagenet-a", tmp_path, streaming=True)] == [13, 6]
+
+
+def table_with_file_names(folder, label_type, labels, images=None):
+    features = {"image": datasets.Image(), "label": label_type, "file_name": datasets.Value("string")}
+    rows = {
+        "image": images or [formats.picture(seed) for seed in range(len(labels))],
+        "label": labels,
+        "file_name": [f"{number}.jpg" for number in range(len(labels))],
+    }
+    path = folder / "test-00000-of-00001.parquet"
+    datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ([0, 1, 199], [6, 11, 988]),  # of the set's own numbering
+        ([6, 11, 988], [6, 11, 988]),  # of ImageNet's
+        ([6, 11], r"fit both: ImageNet's numbers of the 200 classes of this set, and 0–199\. Give their wnids"),
+        ([0, 988], r"fit neither: ImageNet's numbers of the 200 classes of this set, and 0–199\."),
+    ],
+)
+def test_integers_beside_file_names(tmp_path, labels, expected):
+    """Nothing but all of them tells which numbering they are of."""
+    table_with_file_names(tmp_path, datasets.Value("int64"), labels)
+    if isinstance(expected, list):
+        assert [row["label"] for row in both_ways("imagenet-a", tmp_path)] == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            load_image_set("imagenet-a", tmp_path)
+    if labels[0] == 0:
+        assert [row["label"] for row in both_ways("imagenet-sketch", tmp_path)] == labels
+
+
+def test_integers_of_objectnet_beside_file_names(tmp_path):
+    mappings = str(formats.objectnet(tmp_path / "objectnet-1.0") / "mappings")
+    (tmp_path / "table").mkdir()
+    table_with_file_names(tmp_path / "table", datasets.Value("int64"), [0, 1])
+    with pytest.raises(ValueError, match="numbers the 113 classes of ObjectNet in the order of their folders"):
+        load_image_set("objectnet", tmp_path / "table")
+    rows = both_ways("objectnet", tmp_path / "table", mappings=mappings)
+    assert [row["label"] for row in rows] == [[423, 559, 765], [731]]
+
+
+@pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])
+def test_all_names_of_imagenet_beside_file_names(tmp_path, name):
+    names = [f"{english}, also {index}" for index, english in enumerate(class_names())]
+    table_with_file_names(tmp_path, datasets.ClassLabel(names=names), [6, 11])
+    assert [row["label"] for row in both_ways(name, tmp_path)] == [6, 11]
+    table_with_file_names(tmp_path, datasets.ClassLabel(names=sorted(names)), [6, 11])
+    with pytest.raises(ValueError, match="names of ImageNet's classes in another order"):
+        load_image_set(name, tmp_path)
+
+
+@pytest.mark.parametrize("with_file_names", [False, True])
+@pytest.mark.parametrize("label_type", [datasets.Value("int64"), datasets.ClassLabel(names=list(wnids()))])
+def test_rows_without_image_or_label(tmp_path, label_type, with_file_names):
+    (tmp_path / "table").mkdir()
+    images = [formats.picture(0), None, formats.picture(2), None]
+    path = table_with_file_names(tmp_path / "table", label_type, [0, 1, None, None], images)
+    if not with_file_names:
+        datasets.Dataset.from_parquet(str(path)).remove_columns("file_name").to_parquet(path)
+    message = r"`.*table`, `.*1(\.jpg)?` has no image: add what is missing, or leave the row out\."
+    with pytest.raises(ValueError, match=message):
+        load_image_set("imagenet-sketch", tmp_path / "table")
+    with pytest.raises(ValueError, match=rf"{message} --skip_bad leaves such rows out"):
+        prepare("imagenet-sketch", [str(tmp_path / "table")], tmp_path / "refused")
+    assert prepare("imagenet-sketch", [str(tmp_path / "table")], tmp_path / "out", skip_bad=True) == {"test": (1, 3)}
+    problems = datasets.load_dataset(str(tmp_path / "out"), "rejected", split="test")["problem"]
+    assert [problem.split(" has no ", 1)[1].split(":")[0] for problem in problems] == [
+        "image",
+        "label",
+        "image and no label",
+    ]
+
+
+def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
+    """As in its folder: what was cropped is not cropped again, and other sets and options are refused."""
+    formats.objectnet(tmp_path / "objectnet-1.0")
+    prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "cropped", cropped=True)
+    hub.add("datasets", "me/objectnet", tmp_path / "cropped")
+    for options in ({}, {"cropped": True}):
+        assert {row["image"].size for row in load_image_set("objectnet", "me/objectnet", **options)} == {(30, 24)}
+    with pytest.raises(
+        ValueError, match=r"`me/objectnet` was prepared as `objectnet` with \{'cropped': True\}, not as"
+    ):
+        load_image_set("objectnet", "me/objectnet", cropped=False)
+    with pytest.raises(ValueError, match=r"`me/objectnet` was prepared as `objectnet` .*, not as `imagenet-r`"):
+        load_image_set("imagenet-r", "me/objectnet")
+    assert load_evaluation_set("objectnet", "me/objectnet", "native").border == 0
+    prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "framed")
+    hub.add("datasets", "me/framed", tmp_path / "framed")
+    assert load_evaluation_set("objectnet", "me/framed", "native").border == BORDER
+
+
+def test_pushed_split_and_variant(hub, tmp_path):
+    formats.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1})
+    prepare("imagenet-v2", [str(tmp_path)], tmp_path / "v2", variant="top-images")
+    hub.add("datasets", "me/v2", tmp_path / "v2")
+    for options in ({}, {"variant": "top-images"}):
+        assert load_image_set("imagenet-v2", "me/v2", **options)["label"] == [5]
+    formats.waterbirds(tmp_path, [(0, 0, 2), (1, 1, 2)])
+    prepare("waterbirds", [str(tmp_path)], tmp_path / "birds", split="test", segmentations=tmp_path / "segmentations")
+    hub.add("datasets", "me/birds", tmp_path / "birds")
+    birds = load_image_set("waterbirds", "me/birds", split="test")
+    assert birds["group"] == [0, 3] and birds[0]["mask"].mode == "L"
+    with pytest.raises(ValueError, match="`me/birds` holds the splits test of `waterbirds`, and no `train`"):
+        load_image_set("waterbirds", "me/birds")
 
 
 def test_imagenet_r_by_wnid_without_labels(hub):

@@ -6,6 +6,7 @@ from collections import Counter
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
@@ -175,6 +176,26 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
         list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_hard_imagenet_turns_masks_with_their_images(tmp_path, orientation):
+    """Masks are of the stored pixels."""
+    name = "ILSVRC2012_val_00000007"
+    root = formats.hard_imagenet(tmp_path / "hardImageNet", tmp_path / "imagenet", {TENCH: [name]})
+    values = np.zeros((24, 30), dtype=np.uint8)
+    values[2:10, 3:24] = values[10:20, 3:8] = 255  # no two turns of it are alike
+    Image.fromarray(values).save(root / "val" / f"{TENCH}_{name}.png")
+    image = tmp_path / "imagenet" / "val" / TENCH / f"{name}.JPEG"
+    formats.save(Image.fromarray(values).convert("RGB"), image, orientation)
+    ((pixels, mask),) = (
+        (np.asarray(row["image"]), np.asarray(row["mask"]))
+        for row in load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"))
+    )
+    assert pixels[mask == 255].min() > 200 and pixels[mask == 0].max() < 60
+    formats.save(formats.picture(0, (24, 30)), image)
+    with pytest.raises(ValueError, match=r"the mask is 30×24, but `.*00000007.JPEG` is 24×30"):
+        list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
+
+
 BIRDS = [(0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2)]  # y, place, split
 
 
@@ -302,8 +323,16 @@ def test_tables_from_elsewhere(hub, tmp_path):
     with pytest.raises(ValueError, match=r"birds` has the columns image, y, place, and no label: no such table"):
         load_image_set("waterbirds", tmp_path / "birds", split="test")
     table(tmp_path / "null" / "test.parquet", label=[0, None], place=[0, 1])
-    with pytest.raises(ValueError, match=r"`1.png` has label None and place 1, expected 0 or 1"):
+    with pytest.raises(ValueError, match=r"null`, `1.png` has no label: add what is missing, or leave the row out"):
         load_image_set("waterbirds", tmp_path / "null", split="test")
+    table(tmp_path / "nowhere" / "test.parquet", label=[0, 1], place=[0, None])
+    with pytest.raises(ValueError, match=r"`1.png` has label 1 and place None, expected 0 or 1"):
+        load_image_set("waterbirds", tmp_path / "nowhere", split="test")
+    rows = {"image": [encoded(0), None], "label": [0, 1], "place": [0, 1]}
+    no_image = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    no_image.to_parquet(tmp_path / "blind" / "test.parquet")
+    with pytest.raises(ValueError, match=r"blind`, `0-1` has no image: add what is missing, or leave the row out"):
+        load_image_set("waterbirds", tmp_path / "blind", split="test")
 
 
 def test_prepared_sets_from_the_hub(hub, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..class_names.imagenet import subset
 from ..utils.publishable import is_hub_id
@@ -28,7 +29,7 @@ from .layouts.objectnet import open_objectnet, read_mappings, without_border
 from .layouts.si_score import METADATA_COLUMNS, open_si_score
 from .layouts.waterbirds import CLASSES, GROUP, HUB_COLUMNS, open_waterbirds, row_of_hub
 from .layouts.webdataset import has_numbered_tars
-from .parquet_writer import read_settings
+from .parquet_writer import SETTINGS_FILE, read_settings
 from .schema import Source, make_features
 from .set_names import (
     COUNTERANIMAL_PARTS,
@@ -214,7 +215,7 @@ def load_image_set(
         PermissionError: the set on the Hub is gated, and there is no token.
     """
     if source is not None:
-        options = _check_prepared(Path(source), name, options) | options  # the columns depend on the options
+        options = _check_prepared(str(source), name, options) | options  # the columns depend on the options
     opened = open_source(name, [source] if source is not None else [], options)
     rows, features = partial(usable_rows, rows=opened.rows), features_of(name, options)
     if streaming:
@@ -248,20 +249,21 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
         return image_set.open(path, **options)
 
     place = str(path or next(iter(sources or image_set.hub)))
-    if "segmentations" in options and not (path and read_settings(path)):
+    splits, local_labels = _settings(place), subset(image_set.class_subset) if image_set.class_subset else None
+    if "segmentations" in options and not splits:
         raise ValueError(
             f"`{place}` is a table without the names of CUB: give the folder of the official archive, to which the segmentations "
             "belong."
         )
-    if path is not None and (splits := read_settings(path)):
-        made = _check_prepared(path, name, options)
+    if splits:
+        made = _check_prepared(place, name, options)
         split = options.get("split", image_set.split)
         if len(image_set.splits) > 1 and split not in splits:
             raise ValueError(
                 f"`{place}` holds the splits {', '.join(splits)} of `{name}`, and no `{split}`: ask for one of them "
                 f"with `split`, or prepare it (`--split {split}`)."
             )
-        opened = open_columns(place, None, split, features_of(name, made), None)
+        opened = open_columns(place, None, split, features_of(name, made), local_labels)
         return without_border(opened) if options.get("cropped") and not made.get("cropped") else opened
     if options.get("variant", V2_VARIANTS[0]) != V2_VARIANTS[0]:
         raise ValueError(
@@ -270,7 +272,6 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
         )
     config, split = image_set.hub.get(place, (None, image_set.split))
     split = options.get("split", split)
-    local_labels = subset(image_set.class_subset) if image_set.class_subset else None
     if name == "objectnet":
         accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
         local_labels = [accepted[folder] for folder in sorted(accepted)]
@@ -283,20 +284,30 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
 
 
 def prepared_options(source: str | None) -> dict:
-    """Options of the set in a prepared folder; empty for other sources."""
-    return _prepared(Path(source))[1] if source else {}
+    """Options of the set in a prepared folder, or in one pushed to the Hub; empty for other sources."""
+    return _prepared(source)[1] if source else {}
 
 
-def _prepared(folder: Path) -> tuple[str | None, dict]:
-    """Set and options of a prepared folder; `None` and empty for others, such as one with new masks."""
-    settings = next(iter(read_settings(folder).values()), {})
+def _settings(source: str) -> dict[str, dict]:
+    """Recorded settings of a folder or of a set on the Hub, see [`read_settings`]."""
+    if not is_hub_id(source):
+        return read_settings(Path(source))
+    try:
+        return read_settings(Path(hf_hub_download(source, SETTINGS_FILE, repo_type="dataset")).parent)
+    except (EntryNotFoundError, RepositoryNotFoundError):  # also gated, or offline: loading the set says so
+        return {}
+
+
+def _prepared(source: str) -> tuple[str | None, dict]:
+    """Set and options of a prepared source; `None` and empty for others, such as one with new masks."""
+    settings = next(iter(_settings(source).values()), {})
     options = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
     return (settings["set"], options) if "sources" in settings else (None, {})
 
 
-def _check_prepared(folder: Path, name: str, options: dict) -> dict:
-    """Refuse a prepared folder of another set or with other options. Returns its options."""
-    prepared, made = _prepared(folder)
+def _check_prepared(source: str, name: str, options: dict) -> dict:
+    """Refuse a prepared source of another set or with other options. Returns its options."""
+    prepared, made = _prepared(source)
     if prepared is None:
         return {}
     # An uncropped set can still be cropped; `cropped=False` only refuses a cropped one.
@@ -306,7 +317,7 @@ def _check_prepared(folder: Path, name: str, options: dict) -> dict:
     if prepared != name or (asked and asked != compared) or (made.get("cropped") and options.get("cropped") is False):
         given = {key: value for key, value in options.items() if key != "split"}
         raise ValueError(
-            f"`{folder}` was prepared as `{prepared}` with {made or 'no options'}, not as `{name}` with "
+            f"`{source}` was prepared as `{prepared}` with {made or 'no options'}, not as `{name}` with "
             f"{given or 'none'}: prepare it again into another folder."
         )
     return made

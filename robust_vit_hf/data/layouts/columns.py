@@ -33,10 +33,10 @@ def open_columns(
 
     Args:
         source: Hub id or folder.
-        features: columns of the result. A set that has all of them is used unchanged, unless its labels are named by wnids in another
-            order than ImageNet's or are other than 1000.
+        features: columns of the result. A set that has all of them is used unchanged, unless its labels have another type and may have
+            another numbering than ImageNet's.
         local_labels: labels 0–999 of the classes in the set's numbering; `None` if that is ImageNet's, empty if
-            unknown.
+            unknown. Integers without names in a set that has all columns are read as either numbering, whichever all of them fit.
         row_of: a row of the result, from a row of the set and its `name`; by default, columns are found by their names.
         needed: columns that the set must have otherwise, and labels must be those of `features` then; by default, other columns and
             numberings are known.
@@ -44,13 +44,14 @@ def open_columns(
     Raises:
         PermissionError: the set is gated, and no token with access was found.
         FileNotFoundError: the set does not exist, or the Hub cannot be reached.
-        ValueError: a tar is truncated, images or labels are missing, or class names are in another order; while rows
-            are read: a label is outside the numbering.
+        ValueError: a tar is truncated, there is no column of images or labels, class names are in another order, or integers fit both
+            numberings or none; while rows are read: a label is outside the numbering.
     """
     dataset, state = _load(source, config, split)
     columns = dataset.column_names
-    same_labels = dataset.features.get("label") == features.get("label")
-    if set(features) <= set(columns) and (needed or same_labels or not _has_own_numbering(dataset.features["label"])):
+    is_complete, same_labels = set(features) <= set(columns), dataset.features.get("label") == features.get("label")
+    required = tuple(name for name in ("image", "label") if name in features)
+    if is_complete and (needed or same_labels or not _has_own_numbering(dataset.features["label"], local_labels)):
         row_of = None
         if needed and not same_labels:
             raise ValueError(
@@ -76,30 +77,50 @@ def open_columns(
                 f"`{source}` numbers the 113 classes of ObjectNet in the order of their folders: give the folder of "
                 "ObjectNet's mapping files with `mappings`."
             )
-        numbering = range(1000) if local_labels is None else local_labels
-        names = getattr(dataset.features[label_column], "names", None)
+        label, required = dataset.features[label_column], (image_column, label_column)
+        names = getattr(label, "names", None)
+        of_all = local_labels is None or len(names or ()) == 1000
+        numbering = range(1000) if of_all else local_labels
         if names and all(map(is_wnid, names)):
             numbering = names
-        elif names and local_labels is None and is_shuffled(names):
+        elif names and of_all and is_shuffled(names):
             raise ValueError(
                 f"`{source}` has the names of ImageNet's classes in another order than ImageNet. Names are not unique (two "
                 "classes are called crane): take a copy that has wnids, or the official archive."
             )
+        elif (
+            is_complete
+            and isinstance(label, datasets.Value)
+            and "int" in label.dtype
+            and local_labels
+            and isinstance(local_labels[0], int)
+        ):
+            # Copies of others have the set's numbers, and tables that somebody made of prepared ones have ImageNet's.
+            batches = dataset.select_columns(label_column).iter(1000)
+            found = {value for batch in batches for value in batch[label_column]} - {None}
+            is_local, is_imagenets = found <= set(range(len(local_labels))), found <= set(local_labels)
+            if is_local == is_imagenets:
+                raise ValueError(
+                    f"`{source}` has labels without names, which fit {'both' if is_local else 'neither'}: ImageNet's numbers of the "
+                    f"{len(local_labels)} classes of this set, and 0–{len(local_labels) - 1}. Give their wnids in a column `wnid`, or "
+                    "take the official archive."
+                )
+            numbering = local_labels if is_local else range(1000)
         row_of = partial(
             _row_of, image_column=image_column, label_column=label_column, numbering=numbering, source=source
         )
-    rows = partial(column_rows, dataset=dataset.decode(False), row_of=row_of)
+    rows = partial(column_rows, dataset=dataset.decode(False), row_of=row_of, required=required, source=source)
     return Source(rows, list(range(dataset.num_shards)), state)
 
 
-def _has_own_numbering(label: object) -> bool:
-    """Whether the names of a label column say that it is not numbered as ImageNet."""
+def _has_own_numbering(label: object, local_labels: Sequence | None) -> bool:
+    """Whether a label column of another type than ImageNet's may have another numbering: by its names, or as integers without
+    names in a set that has `local_labels`."""
     names = getattr(label, "names", None)
     if names is None:
-        return False
-    return len(names) != 1000 or (
-        all(map(is_wnid, names)) and list(map(label_of_wnid().get, names)) != list(range(1000))
-    )
+        return local_labels is not None and isinstance(label, datasets.Value)
+    in_order = list(map(label_of_wnid().get, names)) == list(range(1000))
+    return len(names) != 1000 or is_shuffled(names) or (all(map(is_wnid, names)) and not in_order)
 
 
 def _short(feature: object) -> str:
@@ -122,13 +143,25 @@ def has_parquet(folder: Path) -> bool:
     return any(True for place in (folder, folder / "data") for _ in place.glob("*.parquet"))
 
 
-def column_rows(shards: list[int], dataset: datasets.IterableDataset, row_of) -> Iterator[dict]:
-    """Rows of shards of a streamed set, in the schema, with undecoded images."""
+def column_rows(
+    shards: list[int],
+    dataset: datasets.IterableDataset,
+    row_of: Callable[..., dict] | None,
+    required: Sequence[str],
+    source: str,
+) -> Iterator[dict]:
+    """Rows of shards of a streamed set, in the schema, with undecoded images. Rows that lack a value of `required`, the column of
+    images first, are unusable."""
     for shard in shards:
         # In batches of one, since plain iteration in a `DataLoader` worker would split the shard again.
         for index, batch in enumerate(dataset.shard(dataset.num_shards, shard).iter(1)):
             row = {column: values[0] for column, values in batch.items()}
-            yield row if row_of is None else row_of(row, name=f"{shard}-{index}")
+            name = row.get("file_name") or _file_name(row, required[0]) or f"{shard}-{index}"
+            if missing := [column for column in required if row[column] is None]:
+                problem = f"`{source}`, `{name}` has no {' and no '.join(missing)}: add what is missing, or leave the row out."
+                yield {"file_name": name, "problem": problem}
+            else:
+                yield row if row_of is None else row_of(row, name=name)
 
 
 def _load(source: str, config: str | None, split: str) -> tuple[datasets.IterableDataset, object]:
@@ -158,26 +191,24 @@ def _load(source: str, config: str | None, split: str) -> tuple[datasets.Iterabl
 
 def _row_of(row: dict, name: str, image_column: str, label_column: str, numbering: Sequence, source: str) -> dict:
     """A row in the schema. `numbering` maps the set's numbers to labels or wnids."""
-    file_name = row.get("file_name") or _file_name(row, image_column) or name
     value = row[label_column]
     if not isinstance(value, str):
         if not 0 <= value < len(numbering):
             # An error, not a bad row: with another numbering, every label would be wrong.
             raise ValueError(
-                f"`{source}`, `{file_name}`: label {value} is outside the numbering of this set, 0–{len(numbering) - 1}."
+                f"`{source}`, `{name}`: label {value} is outside the numbering of this set, 0–{len(numbering) - 1}."
             )
         value = numbering[value]
     if isinstance(value, str):
         if value not in label_of_wnid():
-            problem = f"`{source}`, `{file_name}`: `{value}` is not a wnid of ImageNet-1k."
-            return {"file_name": file_name, "problem": problem}
+            return {"file_name": name, "problem": f"`{source}`, `{name}`: `{value}` is not a wnid of ImageNet-1k."}
         value = label_of_wnid()[value]
-    return {"image": row[image_column], "label": value, "file_name": file_name}
+    return {"image": row[image_column], "label": value, "file_name": name}
 
 
 def _file_name(row: dict, image_column: str) -> str | None:
     """Name of the image in the original archive, if available."""
-    path = PurePosixPath(row[image_column].get("path") or "").name
+    path = PurePosixPath((row[image_column] or {}).get("path") or "").name
     original = VALIDATION_NAME.search(" ".join([path, str(row.get("json", "")), row.get("__key__", "")]))
     if original:
         return f"{original[0]}.JPEG"

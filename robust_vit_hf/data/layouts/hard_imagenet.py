@@ -13,6 +13,7 @@ from PIL import Image
 from ...class_names.imagenet import label_of_wnid
 from ..schema import Source, encode_image
 from .folders import image_files, places_below
+from .imagenet_s import upright_mask
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,6 @@ def _image_mask_label(path: Path, wnid: str, stem: str, shard: MaskFiles) -> dic
     mask = Image.open(path).convert("L").point(lambda value: 255 * (value > 0))
     return {
         "image": {"bytes": None, "path": str(found)},
-        "mask": encode_image(mask, f"{wnid}_{stem}.bmp"),
+        "mask": encode_image(upright_mask(mask, found), f"{wnid}_{stem}.bmp"),
         "label": label_of_wnid()[wnid],
     }

@@ -165,15 +165,23 @@ def _image_mask_label(path: Path, shard: MaskFolder) -> dict:
     if shard.mask_id not in (None, present[0]):
         raise ValueError(f"the mask has class {present[0]}, but {shard.path.name} is class {shard.mask_id}")
     mask = Image.fromarray(255 * foreground.astype(np.uint8))
-    with Image.open(image) as opened:
-        if opened.size != coded.size:
-            raise ValueError(
-                f"the mask is {coded.width}×{coded.height}, but `{image}` is {opened.width}×{opened.height}"
-            )
-        # Masks refer to the stored pixels. Decoding rotates the image according to EXIF, so rotate the mask, too.
-        mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
     return {
         "image": {"bytes": None, "path": str(image)},
-        "mask": encode_image(ImageOps.exif_transpose(mask), f"{path.stem}.bmp"),
+        "mask": encode_image(upright_mask(mask, image), f"{path.stem}.bmp"),
         "label": label_of_wnid()[wnid],
     }
+
+
+def upright_mask(mask: Image.Image, image: Path) -> Image.Image:
+    """A mask of the stored pixels of an image file, turned as decoding turns the image according to EXIF.
+
+    Raises:
+        ValueError: their sizes differ.
+    """
+    with Image.open(image) as opened:
+        if opened.size != mask.size:
+            raise ValueError(
+                f"the mask is {mask.width}×{mask.height}, but `{image}` is {opened.width}×{opened.height}"
+            )
+        mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    return ImageOps.exif_transpose(mask)

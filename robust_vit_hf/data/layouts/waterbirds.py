@@ -115,10 +115,6 @@ def bird_rows(shards: list[Images]) -> Iterator[dict]:
 def row_of_hub(row: dict, name: str) -> dict:
     """A row of the copy on the Hub, with `label` (1 is a waterbird) and `place` (1 is water)."""
     label, place = row["label"], row["place"]
-    file_name = Path(row["image"].get("path") or name).name
     if label not in (0, 1) or place not in (0, 1):
-        return {
-            "file_name": file_name,
-            "problem": f"`{file_name}` has label {label} and place {place}, expected 0 or 1.",
-        }
-    return {"image": row["image"], "label": label, "file_name": file_name, "group": 2 * label + place}
+        return {"file_name": name, "problem": f"`{name}` has label {label} and place {place}, expected 0 or 1."}
+    return {"image": row["image"], "label": label, "file_name": name, "group": 2 * label + place}
