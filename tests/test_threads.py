@@ -3,17 +3,17 @@
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import pytest
 import torch
-from transformers import pipeline
+from transformers import masking_utils, pipeline
 
 from robust_vit_hf import relevance_map
 from robust_vit_hf.masks.tokencut import patch_keys
 from robust_vit_hf.relevance.architectures import ImageModel
-from robust_vit_hf.relevance.attention import hooks_of_this_thread
+from robust_vit_hf.relevance.attention import EXPLICIT_ATTENTION, RECORDED_ATTENTION, hooks_of_this_thread
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from .helpers.families import FAMILIES
@@ -49,7 +49,11 @@ def at_once(*calls: Callable, rounds: int = 5) -> list[list]:
         return results
 
     with ThreadPoolExecutor(len(calls)) as pool:
-        return [future.result() for future in [pool.submit(repeat, call) for call in calls]]
+        futures = [pool.submit(repeat, call) for call in calls]
+    for error in [future.exception() for future in futures]:
+        if error is not None and not isinstance(error, BrokenBarrierError):  # which others met since this one broke it
+            raise error
+    return [future.result() for future in futures]
 
 
 def assert_as_alone(*calls: Callable, **options) -> None:
@@ -100,6 +104,23 @@ def test_plain_passes_beside_maps(implementation):
         rounds=20,
     )
     assert_unchanged(model, implementation)
+
+
+def test_a_pass_that_began_before_a_switch_finds_its_mask(monkeypatch):
+    """transformers reads the name of the attention twice: here, a map of another thread begins in between."""
+    model = tiny_vit()
+    expected, prepare = plain(model, images(0)), masking_utils._preprocess_mask_arguments
+
+    def switched(config, *arguments):
+        prepared = prepare(config, *arguments)
+        config._attn_implementation = implementation
+        return prepared
+
+    monkeypatch.setattr(masking_utils, "_preprocess_mask_arguments", switched)
+    for implementation in (EXPLICIT_ATTENTION, RECORDED_ATTENTION):
+        model.config._attn_implementation = "sdpa"
+        torch.testing.assert_close(plain(model, images(0)), expected)
+        assert model.config._attn_implementation == implementation
 
 
 def test_all_attribution_methods_at_once():

@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from .architectures import ImageModel, VisionTransformer
 
@@ -98,8 +99,10 @@ def _attention(function, module, query, *arguments, **settings) -> tuple[torch.T
     return output.expand(-1, query.shape[2], -1, -1), attention  # transformers expects one per token
 
 
-AttentionInterface.register(EXPLICIT_ATTENTION, _explicit)
-AttentionInterface.register(RECORDED_ATTENTION, _recorded)
+for _name, _function in ((EXPLICIT_ATTENTION, _explicit), (RECORDED_ATTENTION, _recorded)):
+    AttentionInterface.register(_name, _function)
+    # A pass of another thread may look for the mask, of which images need none, by this name, having begun under its own.
+    AttentionMaskInterface.register(_name, sdpa_mask)
 
 # Switched models: number of open contexts, and original implementation.
 _switched: WeakKeyDictionary[nn.Module, tuple[int, str]] = WeakKeyDictionary()
