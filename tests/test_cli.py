@@ -163,6 +163,8 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 
     monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
     assert call("push", "a", "b").error == "error: No module named 'h5py': pip install -e '.[data]'"
+    monkeypatch.setattr("robust_vit_hf.training.config.find_spec", lambda name: None)
+    assert call("train", "--report_to", "tensorboard").error.endswith("or install it: pip install -e '.[train]'")
 
 
 def test_an_error_of_the_program_is_not_hidden(monkeypatch):

@@ -371,6 +371,10 @@ def test_calibration_and_class_tables():
     assert groups.rows[0] == ["m", "✓", "Original", "100.0 100.0", "25.0 100.0", "50.0 100.0"]
     assert groups.rows[-2] == ["Avg. change", "✓", "", "-25.0 +0.0", "+50.0 +0.0", "+0.0 +0.0"]
     assert class_group_tables(Results([compared()])) == {}
+    # Of the base models, whose changes are averaged, one was trained by another method alone.
+    runs = [compared(training_classes=frozenset([0]), model=name) for name in ("ViT-B", "DeiT-S")]
+    tables = class_group_tables(Results([replace(runs[0], method="gradmask"), runs[1]]))
+    assert {row[0] for row in tables["table_10"].rows} == {"DeiT-S"}
 
 
 def test_groups_of_classes_beside_a_model_without_runs_of_the_method():

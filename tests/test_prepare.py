@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import tarfile
 import threading
@@ -175,17 +174,22 @@ def test_kill_between_shard_and_parts(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_stop_between_the_shards_of_rejected_and_of_kept_rows(tmp_path):
+def test_a_stop_between_the_shards_of_rejected_and_of_kept_rows(tmp_path, monkeypatch):
     """The parts still hold the rows: that of rejected ones, which is written first, does not count as finished."""
     features = datasets.Features({"file_name": datasets.Value("string")})
     settings = {"rows_per_shard": 4, "title": "names", "text": "text"}
     writer = ShardWriter(tmp_path, "train", features, {}, **settings)
     writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}], ["1", "2"])
-    blocked = tmp_path / f"train-000000000-000000004.parquet.{os.getpid()}.partial"
-    blocked.mkdir()
-    with pytest.raises(OSError):
+    parquet_writer = parquet.ParquetWriter
+
+    def full_disk(path, schema):
+        if path.parent == tmp_path:
+            raise OSError("No space left on device")
+        return parquet_writer(path, schema)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError):
+        patched.setattr(parquet, "ParquetWriter", full_disk)
         writer.write([{"file_name": "c"}, {"file_name": "d"}], ["3", "4"])
-    blocked.rmdir()
     (shard,) = tmp_path.rglob("train-*.parquet")
     assert shard.parent.name == "rejected" and parquet.read_table(shard)["file_name"].to_pylist() == ["b"]
     again = ShardWriter(tmp_path, "train", features, {}, **settings)

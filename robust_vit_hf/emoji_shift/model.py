@@ -1,7 +1,6 @@
 """Model of emoji-shift: a pretrained DINOv2-S/14 and the bundled adapter that gives it a background shortcut."""
 
 import hashlib
-import os
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from huggingface_hub.constants import HF_HOME
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2ForImageClassification
 
+from ..utils.files import atomic_file
 from .artwork import package_file
 from .images import CLASS_NAMES
 
@@ -80,10 +80,8 @@ def load_backbone() -> Dinov2ForImageClassification:
         state_dict["classifier.weight"] = torch.zeros(len(CLASS_NAMES), 2 * config.hidden_size)
         state_dict["classifier.bias"] = torch.zeros(len(CLASS_NAMES))
         checkpoint.mkdir(parents=True, exist_ok=True)
-        # Several processes may start at once: each writes its own file, and the last rename wins.
-        partial = checkpoint / f"model.{os.getpid()}.partial"
-        save_file(state_dict, partial, metadata={"format": "pt"})
-        partial.rename(checkpoint / "model.safetensors")
+        with atomic_file(checkpoint / "model.safetensors") as partial:
+            save_file(state_dict, partial, metadata={"format": "pt"})
         config.save_pretrained(checkpoint)  # last, to mark the weights as complete
     return Dinov2ForImageClassification.from_pretrained(checkpoint)
 

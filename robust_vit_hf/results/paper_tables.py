@@ -323,7 +323,7 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
                         rows.append([model, mark, f"{version}, published", "–", *(text or "–" for text in texts)])
                 if model in averaged:
                     changes[shown].append((values[..., 1] - values[..., 0]).mean(axis=0))
-        for shown, mark in ((True, "✓"), (False, "✗")) if rows else ():
+        for shown, mark in ((True, "✓"), (False, "✗")) if changes[True] else ():
             means = 100 * np.mean(changes[shown], axis=0)
             cells = [" ".join("–" if np.isnan(v) else f"{v:+.1f}" for v in pair) for pair in means]
             of_averaged = [run for run in results.of(OURS) if run.model in averaged]

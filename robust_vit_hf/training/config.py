@@ -3,6 +3,7 @@
 import os
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import timedelta
+from importlib.util import find_spec
 from typing import ClassVar, Self
 
 from accelerate import PartialState
@@ -89,6 +90,10 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
             raise ValueError(
                 f"`hub_strategy` {self.hub_strategy.value} uploads checkpoints without a card, and files with paths of this "
                 "machine. Leave it `end`."
+            )
+        if "tensorboard" in self.report_to and find_spec("tensorboard") is None:
+            raise ModuleNotFoundError(
+                "`report_to` names TensorBoard, which is not installed: give `none`, or install it", name="tensorboard"
             )
         if self.torch_compile:
             raise ValueError(

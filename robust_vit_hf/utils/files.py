@@ -1,11 +1,11 @@
 """Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON files."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 from safetensors import SafetensorError
 
@@ -16,10 +16,14 @@ RESULTS_FILE = "results.json"  # of a finetuning run or an evaluation, in its fo
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Temporary path that replaces `path` when the block ends without an exception."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several processes may write the same file
-    yield partial
-    partial.replace(path)
+    """Temporary path that replaces `path` when the block ends without an exception, and is deleted otherwise."""
+    # Several processes may write the same file, on machines that share it too.
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:12]}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -70,11 +74,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Temporary folder that becomes `path` when the block ends without an exception.
 
     Raises:
-        FileExistsError: `path` is a file, or a folder that is not empty.
+        FileExistsError: `path` is a file, a folder that is not empty, or the current folder.
     """
+    path = path.resolve()  # a link stays, and leads to the folder
+    if path == Path.cwd():
+        raise FileExistsError(f"`{path}` is the current folder, which cannot be replaced: name a folder in it.")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"`{path}` exists already: name another folder, or remove it.")
-    existing = next(parent for parent in path.absolute().parents if parent.is_dir())
+    existing = next(parent for parent in path.parents if parent.is_dir())
     with TemporaryDirectory(prefix=f".{path.name}-", dir=existing) as private:
         folder = Path(private) / path.name  # only the owner can read the temporary folder itself
         folder.mkdir()

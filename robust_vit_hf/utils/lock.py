@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -46,12 +46,14 @@ def folder_lock(folder: Path, purpose: str) -> Iterator[bool]:
             path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         yield path in before
     finally:
-        if outermost:
+        unused = outermost and {*folder.iterdir()} - before == {path}  # nothing was written
+        if unused:
+            path.unlink()  # before another process can hold it
+        elif outermost:
             path.write_text("")  # do not leave the host name in a folder that may be uploaded
         lock.release()
-        if outermost and {*folder.iterdir()} - before == {path}:  # nothing was written
-            path.unlink()
-            if not before:
+        if unused and not before:
+            with suppress(OSError):  # of another process by now
                 folder.rmdir()
 
 

@@ -1,0 +1,31 @@
+"""Files and folders that are complete or absent."""
+
+from pathlib import Path
+
+import pytest
+
+from robust_vit_hf.utils.files import atomic_file, atomic_folder
+
+
+def test_two_writers_of_one_file(tmp_path):
+    """Even of processes with one number, on machines that share the folder; an error leaves nothing."""
+    with atomic_file(tmp_path / "a") as one, atomic_file(tmp_path / "a") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a").read_text() == "one"
+    with pytest.raises(OSError, match="full"), atomic_file(tmp_path / "a") as partial:
+        partial.write_text("half")
+        raise OSError("full")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "one"
+
+
+def test_a_folder_behind_a_link(tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "link").symlink_to("scratch")
+    with atomic_folder(tmp_path / "link") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "scratch" / "a").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(FileExistsError, match="here` is the current folder"), atomic_folder(Path(".")):
+        pass
