@@ -219,6 +219,7 @@ def test_the_installed_command_and_the_module():
         assert shown.returncode == 0 and shown.stdout == "0.2.0\n"
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_it_is_needed():
     """`import robust_vit_hf` and the help of the command line wait for no library; wrong arguments do not wait for torch."""
     code = """

@@ -376,6 +376,7 @@ def test_options_that_do_not_go_together(options, tmp_path):
 # -- The command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command_and_pipeline(tmp_path):
     model = timm_model("vit_tiny_patch16_224")
     state = {"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}, "epoch": 1}

@@ -106,6 +106,7 @@ def test_the_class_gives_away_the_background_of_biased_images():
     assert habitual("background_random", 300) == habitual("background_new", 300) == 0
 
 
+@pytest.mark.slow
 def test_new_photographs_are_in_no_other_set():
     for split in SPLITS:
         shown = set(load_split(split, 300)["background"])

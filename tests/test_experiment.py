@@ -17,6 +17,7 @@ def results():
     return write["load"]()
 
 
+@pytest.mark.slow
 def test_texts_are_those_of_the_results(results):
     for path, text in write["texts"](results).items():
         assert path.read_text() == text, f"{path}: run `python docs/experiment/write.py`"

@@ -155,6 +155,7 @@ def models(tmp_path_factory) -> list[Path]:
     return [save_pretrained(tiny_vit(i, num_labels=1000), root / name) for i, name in enumerate(("before", "after"))]
 
 
+@pytest.mark.slow
 def test_the_command_writes_an_ordinary_model(models, tmp_path):
     output = tmp_path / "new" / "mixed"
     completed = launch("-m", "robust_vit_hf.cli", "interpolate", *models, "--alpha", 0.25, "--output_dir", output)

@@ -192,6 +192,7 @@ def evaluation_of(weights: str) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_evaluation_under_two_protocols(folder, tmp_path):
     """The command takes the results of these very weights, and no others."""
     copied, evaluated = tmp_path / "run", tmp_path / "evaluation"

@@ -30,6 +30,7 @@ from .helpers.written import prepare
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
+@pytest.mark.slow
 def test_prepare_from_an_archive(tmp_path):
     folder = formats.class_folders(tmp_path / "imagenet-a", {STINGRAY: 2, "n01531178": 1})
     archive = formats.tar_of(folder, tmp_path / "imagenet-a.tar")

@@ -284,6 +284,7 @@ def test_checkpoints_are_not_pushed(tmp_path):
         tiny_config(tmp_path, push_to_hub=True, hub_strategy="every_save")
 
 
+@pytest.mark.slow
 def test_adapter(hub, tmp_path):
     """An adapter goes without its base, whose id it names; over a folder of this machine it is refused until merged."""
     tiny_vit().save_pretrained(tmp_path / "base")
@@ -317,6 +318,7 @@ def test_adapter(hub, tmp_path):
     assert load_model(str(tmp_path / "merged" / "run")).num_parameters() == tiny_vit().num_parameters()
 
 
+@pytest.mark.slow
 def test_images_with_masks(hub, tmp_path):
     """What `robust-vit masks` and `robust-vit data prepare` write, pushed by a process of its own and loaded by id."""
     folder = tmp_path / "prepared"

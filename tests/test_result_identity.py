@@ -90,6 +90,7 @@ def test_a_complete_run_of_a_changed_model_or_dataset_is_refused(changed, inputs
     assert f"was run on another {changed} than" in error and "choose another --output_dir" in error
 
 
+@pytest.mark.slow
 def test_models_and_datasets_of_one_folder_name_are_told_apart(inputs, tmp_path):  # noqa: F811
     for seed, name in enumerate("ab"):
         save_pretrained(tiny_vit(seed), tmp_path / name / "model")

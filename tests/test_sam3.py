@@ -141,6 +141,7 @@ def test_the_command_and_the_card(sam3, tmp_path):
     assert "| reason of the rejection | rows |" in card and "| nothing for …, … above … | 4 |" in card
 
 
+@pytest.mark.slow
 def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
     """SAM 3 where its model is there, and what was taken is said and recorded; else TokenCut, since nothing can be fetched here."""
     data = masked_dataset(8).remove_columns("mask")

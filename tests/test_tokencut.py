@@ -438,6 +438,7 @@ def test_a_model_that_hides_patches_is_refused(photographs):
 # -- The whole --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_masks_of_real_images(backbone, photographs):
     """The bound is modest: over 200 images the mean is 0.73 refined and 0.63 coarse. A mask of everything has 0.10."""
     images, truths = zip(*photographs, strict=True)
@@ -517,6 +518,7 @@ def test_fallback_to_the_coarse_mask(backbone, photographs, monkeypatch):
     assert result.mask.tobytes() == coarse.mask.tobytes() and result.rejected is None
 
 
+@pytest.mark.slow
 def test_what_the_released_pipeline_drops(backbone, photographs):
     """Of real images: masks over half of the image, and those that the solver moved away from the coarse mask."""
     images = [image for image, _ in photographs]
