@@ -1,6 +1,8 @@
 """Training callbacks: images in TensorBoard, and the epoch of the augmentation."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +34,18 @@ class SharedEpoch(TrainerCallback):
         self.number.fill_(int(state.epoch))
 
 
+@contextmanager
+def _without_host_name() -> Iterator[None]:
+    """Context manager in which event files get names without the host name, which would be uploaded. No argument changes that."""
+    from tensorboard.summary.writer import event_file_writer
+
+    event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
+    try:
+        yield
+    finally:
+        event_file_writer.socket = socket
+
+
 class RelevanceTensorBoardCallback(TensorBoardCallback):
     """The Trainer's TensorBoard logs and, every `relevance_strip_steps` steps, strips of a dataset's first images:
     image | mask | relevance before | relevance after, in a file of their own in `strips/`.
@@ -49,21 +63,12 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         self.strip_writer = None
 
     def _init_summary_writer(self, args):
-        from tensorboard.summary.writer import event_file_writer
-
-        # The names of the Trainer's folder and event file contain the host name, which would be uploaded. No argument
-        # changes that.
         output, logs = Path(args.output_dir), Path(self.logging_dir or Path(args.output_dir, default_logdir()))
         if logs.is_relative_to(output):
             within = str(logs.relative_to(output)).replace(f"_{socket.gethostname()}", "")
             self.logging_dir = str(output / within)
-        event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
-        try:
+        with _without_host_name():
             super()._init_summary_writer(args)
-            if args.relevance_strip_steps:
-                self.strip_writer = type(self.tb_writer)(str(output / STRIPS_FOLDER))
-        finally:
-            event_file_writer.socket = socket
 
     def measure_before(self, model: nn.Module) -> None:
         """Save the maps of the original model, before loading a checkpoint into it."""
@@ -79,7 +84,10 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
         if self.tb_writer is None and not isinstance(model, FSDPModule):  # FSDP models must run in every process
             return
         relevance = self._relevance(model)
-        if self.strip_writer is not None:
+        if self.tb_writer is not None:
+            if self.strip_writer is None:
+                with _without_host_name():
+                    self.strip_writer = self._SummaryWriter(log_dir=str(Path(args.output_dir, STRIPS_FOLDER)))
             strip = relevance_strip(self.pixel_values, self.masks, self.before, relevance, self.processor)
             self.strip_writer.add_image("image | mask | relevance before | after", strip, state.global_step)
 
