@@ -118,7 +118,7 @@ def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
     found = Diagnosis(diagnosis(2000).columns | columns, ["cat", "dog", "fox", "hen"])
     assert all(found.measures[name].high < 0.05 for name in ("donor_excess", "bg_gap"))
     assert found.verdict == "too few"
-    assert found.sentence.startswith(f"Too few images to tell: the model is right on {right} % [")
+    assert found.sentence.startswith(f"The model recognises too little to tell: it is right on {right} % [")
     assert "of 2000 images as they are" in found.sentence and any("as they are" in text for text in found.warnings)
 
 

@@ -142,9 +142,10 @@ class Diagnosis:
             return f"{VERDICTS[TOO_FEW]}: none of {len(self)} images could be composed with another background."
         if self.verdict == TOO_FEW and self._unrecognised:
             how = "as they are" if self._unrecognised == "original" else "on other backgrounds of their class"
+            count = int((~np.isnan(self.values[self._unrecognised])).sum())
             return (
-                f"{VERDICTS[TOO_FEW]}: the model is right on {_percent(self.measures[self._unrecognised])} of {len(self)} images {how}, "
-                "and the others cannot show what it decides by."
+                f"The model recognises too little to tell: it is right on {_percent(self.measures[self._unrecognised])} of {count} images "
+                f"{how}, and the others cannot show what it decides by."
             )
         rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
         text = (
