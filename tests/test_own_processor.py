@@ -265,6 +265,15 @@ def test_protocols_of_a_finetuned_model(tmp_path):
         ({"base_model": "google/vit-base-patch16-224", "preset": "paper"}, ["paper", "native"]),
         ({"base_model": "google/vit-base-patch16-224", "preset": "model"}, ["model"]),
         (
+            {
+                "base_model": "facebook/dinov2-small",
+                "finetuned_from": "emoji-shift",
+                "registered": None,
+                "preset": "paper",
+            },
+            ["paper"],
+        ),
+        (
             {"base_model": "facebook/dinov2-small", "finetuned_from": "emoji-shift", "preset": "paper"},
             ["paper", "native"],
         ),

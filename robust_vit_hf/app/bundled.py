@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..emoji_shift import model
-from ..models.registry import BUNDLED_MODEL
+from ..models.registry import BUNDLED_MODEL, registered_of
 from ..training.finetune import finetune
 from ..training.recipes import list_recipes, train_arguments
 from ..utils.cache import cache_of
@@ -12,12 +12,8 @@ from ..utils.files import RUN_FILE, atomic_folder, read_json
 
 def newest_run(folder: Path) -> Path | None:
     """Newest complete finetuning run of the bundled model in a folder."""
-    runs = {file: read_json(file) for file in folder.glob(f"*/{RUN_FILE}")}
-    # Runs of 0.2.0 have the name alone, which may be that of a folder.
-    of_model = [
-        file for file, run in runs.items() if run.get("registered", run.get("finetuned_from")) == BUNDLED_MODEL
-    ]
-    newest = max(of_model, key=lambda file: file.stat().st_mtime, default=None)
+    runs = [file for file in folder.glob(f"*/{RUN_FILE}") if registered_of(read_json(file)) == BUNDLED_MODEL]
+    newest = max(runs, key=lambda file: file.stat().st_mtime, default=None)
     return newest and newest.parent
 
 

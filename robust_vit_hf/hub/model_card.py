@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..models.digest import weights_digest
 from ..models.loading import load_model
-from ..models.registry import MODELS
+from ..models.registry import MODELS, registered_of
 from ..results.published import PAPER_SETS
 from ..results.summary import MEAN_ROW
 from ..results.tables import main_table
@@ -89,7 +89,7 @@ def make_card(
     emissions = None if run["resumed"] else emissions  # which are those of the last part
     if emissions is not None:  # in grams
         emissions = {"emissions": 1000 * emissions, "source": "CodeCarbon", "training_type": "fine-tuning"}
-    registered = MODELS.get(run.get("registered", run["finetuned_from"]))  # runs of 0.2.0 have the name alone
+    registered = MODELS.get(registered_of(run))
     metadata = ModelCardData(
         language=run["language"],
         license=run["license"],

@@ -10,7 +10,7 @@ from PIL.Image import Resampling
 
 from ..utils.files import RUN_FILE, read_json
 from ..utils.publishable import is_hub_id
-from .registry import BUNDLED_MODEL, MODELS, find_model, resolve
+from .registry import BUNDLED_MODEL, MODELS, find_model, registered_of, resolve
 
 
 if TYPE_CHECKING:  # names are read without importing transformers
@@ -182,7 +182,7 @@ def is_of_paper(model: str) -> bool:
     """Whether a model is registered, or finetuned from a registered one according to the record of its run."""
     record = _run_record(model)
     bases = (model, record.get("base_model") or model)  # that of the bundled model is not registered
-    return record.get("finetuned_from") == BUNDLED_MODEL or any(map(find_model, bases))
+    return registered_of(record) == BUNDLED_MODEL or any(map(find_model, bases))
 
 
 def _run_record(name: str) -> dict:

@@ -70,6 +70,12 @@ def resolve(name: str) -> str:
     return MODELS[name].hub_ids[0] if name in MODELS and MODELS[name].hub_ids else name
 
 
+def registered_of(run: dict) -> str | None:
+    """Name of the registered model that a run began from, by its `run.json`. Runs of version 0.2.0 have a name alone, which may be the
+    last part of a path."""
+    return run.get("registered", run.get("finetuned_from"))
+
+
 def find_model(source: str) -> str | None:
     """Name of the registered model with a source's weights, or `None`.
 
