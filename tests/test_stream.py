@@ -217,8 +217,12 @@ def test_what_is_refused_before_the_first_step(tmp_path):
     for name, value in unread.items():
         with pytest.raises(ValueError, match=f"`{name}` has no effect on a stream"):
             make_trainer(tmp_path, **{name: value})
-    with pytest.raises(ValueError, match=r"`accelerator_config\.dispatch_batches` has no effect on a stream"):
-        make_trainer(tmp_path, accelerator_config={"dispatch_batches": True})
+
+
+def test_options_of_prepared_loaders_are_of_the_validation(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        make_trainer(tmp_path, accelerator_config={"even_batches": False})
+    assert "`accelerator_config.even_batches` acts on validation images alone" in caplog.text
 
 
 def test_checkpoints_of_the_strategy_epoch_come_once(tmp_path, caplog):

@@ -100,17 +100,17 @@ def _prepare_stream(
             "The train dataset is streamed, so that the number of its images is unknown: give `max_steps`."
         )
     # Releases of transformers have other options.
-    given = [option for option, unset in NOT_OF_STREAMS.items() if getattr(args, option, unset) != unset]
-    loaders, unset_loaders = args.accelerator_config, AcceleratorConfig()
-    given += [
-        f"accelerator_config.{option}"
-        for option in PREPARED_LOADERS
-        if getattr(loaders, option) != getattr(unset_loaders, option)
-    ]
-    if given:
-        raise ValueError(
-            f"`{given[0]}` has no effect on a stream, which orders and reads its rows by itself, in one epoch: leave it out, in a new run."
-        )
+    for option, unset in NOT_OF_STREAMS.items():
+        if getattr(args, option, unset) != unset:
+            raise ValueError(
+                f"`{option}` has no effect on a stream, which orders and reads its rows by itself, in one epoch: leave it out, in a new run."
+            )
+    unset_loaders = AcceleratorConfig()
+    for option in PREPARED_LOADERS:
+        if getattr(args.accelerator_config, option) != getattr(unset_loaders, option):
+            logger.warning(
+                f"`accelerator_config.{option}` acts on validation images alone: a stream has a loader of its own."
+            )
     check_columns(dataset, name, args.needs_labels)
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(
