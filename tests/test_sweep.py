@@ -389,9 +389,9 @@ def test_no_more_runs_at_once_than_jobs(inputs, tmp_path, monkeypatch):
 def test_a_local_job_has_its_gpu(inputs, tmp_path, monkeypatch):
     """submitit gives the first one to each."""
     (point,) = read_grid(write_grid(tmp_path / "grid.yaml", inputs, {"dataset": "missing"}, seeds={0: {}})).points
-    for executor, seen in (("debug", "0"), ("local", "5")):
+    for executor, given, seen in (("debug", "0", "0"), ("local", "0", "5"), ("local", "", "")):
         monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
         assert Run(point, tmp_path / "out", [], None, gpu="5")()
         assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import datasets
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from transformers.utils import logging
 
 from ..class_names.imagenet import subset
 from ..utils.publishable import is_hub_id
@@ -40,6 +41,8 @@ from .set_names import (
     WATERBIRDS,
 )
 
+
+logger = logging.get_logger(__name__)
 
 V2_ARCHIVES = "vaishaal/ImageNetV2"
 
@@ -294,8 +297,11 @@ def _settings(source: str) -> dict[str, dict]:
         return read_settings(Path(source))
     try:
         return read_settings(Path(hf_hub_download(source, SETTINGS_FILE, repo_type="dataset")).parent)
-    except (EntryNotFoundError, RepositoryNotFoundError):  # also gated, or offline: loading the set says so
-        return {}
+    except LocalEntryNotFoundError as error:  # offline, or a failed request
+        logger.warning(f"`{source}` is taken as it is, since its {SETTINGS_FILE} could not be read: {error}")
+    except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
+        pass
+    return {}
 
 
 def _prepared(source: str) -> tuple[str | None, dict]:

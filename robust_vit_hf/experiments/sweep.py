@@ -145,7 +145,8 @@ class Run:
 
     def __call__(self) -> bool:
         """Run the point and record an error. Returns `False` if another process is running it."""
-        if self.gpu is not None and os.environ.get("SUBMITIT_EXECUTOR") == "local":
+        one_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") == "0"  # and no `gpus_per_node` of the user's
+        if self.gpu is not None and one_gpu and os.environ.get("SUBMITIT_EXECUTOR") == "local":
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu
         folder = self.folder / self.point.name
         try:
@@ -453,8 +454,8 @@ def _run_all(executor: submitit.AutoExecutor, points: list[Point], grid: Grid, o
 
 
 def _in_use(folder: Path) -> bool:
-    """Whether another process is running in the folder of a point. Its lock, which a job that begins then could not have, is taken only
-    where the file names a process."""
+    """Whether another process is running in the folder of a point. The lock is tried only if its file names a process: while it is
+    tried, a job that begins cannot have it."""
     file = lock_file(folder, "sweep")
     if not file.exists() or not file.read_text():
         return False

@@ -244,7 +244,8 @@ def _check_folder(options: ImproveOptions) -> None:
     """
     folder = options.output_dir
     check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
-    # This command writes its inputs before all else. Other programs have files of this name. A folder is refused when they are written.
+    # This command writes its inputs before all else. Other programs have files of this name. A folder of that name is
+    # refused when the inputs are written.
     inputs = folder / INPUTS_FILE
     if not inputs.is_dir() and "images (train)" not in (read_json(inputs) or {}):
         written = (*MODEL_FILES, "adapter_config.json", "preprocessor_config.json", TABLE_FILE, EXAMPLES_FILE)

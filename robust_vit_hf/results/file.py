@@ -119,7 +119,9 @@ def read_results(path: Path) -> ResultsFile:
             "the folders of its sweep with `robust-vit report FOLDER --output_dir OTHER`."
         )
     if problem := _problem(table):
-        raise ValueError(f"`{path}` cannot be used: {problem}. Make it again with `robust-vit report FOLDER --output_dir OTHER`.")
+        raise ValueError(
+            f"`{path}` cannot be used: {problem}. Make it again with `robust-vit report FOLDER --output_dir OTHER`."
+        )
     images: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = defaultdict(dict)
     for (run, name, side), rows in table.to_pandas().groupby(["run", "set", "side"], observed=True, sort=False):
         columns = {column: rows[column].to_numpy() for column in ("image", "class", "rank")}

@@ -41,7 +41,7 @@ from .trainer import RobustViTTrainer
 
 logger = logging.get_logger(__name__)
 
-# Options that change nothing of other images than a benchmark's.
+# Options that only benchmarks read.
 DRAWN_FROM_BENCHMARKS = ("samples_per_class", "num_classes", "class_seed")
 
 

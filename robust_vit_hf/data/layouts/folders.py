@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from PIL import ExifTags, Image, ImageOps
+
 from ...class_names.imagenet import label_of_wnid, subset
 from ..schema import Source
 
@@ -132,3 +134,18 @@ def flat_rows(shards: list[FlatFiles]) -> Iterator[dict]:
                 yield {"file_name": name, "problem": f"`{shard.path / name}`: the ground truth has no such image."}
             else:
                 yield {"image": {"bytes": None, "path": str(shard.path / name)}, "label": label, "file_name": name}
+
+
+def upright_mask(mask: Image.Image, image: Path) -> Image.Image:
+    """A mask of the stored pixels of an image file, turned as decoding turns the image according to EXIF.
+
+    Raises:
+        ValueError: their sizes differ.
+    """
+    with Image.open(image) as opened:
+        if opened.size != mask.size:
+            raise ValueError(
+                f"the mask is {mask.width}×{mask.height}, but `{image}` is {opened.width}×{opened.height}"
+            )
+        mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    return ImageOps.exif_transpose(mask)

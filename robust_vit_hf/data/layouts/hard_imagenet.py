@@ -12,8 +12,7 @@ from PIL import Image
 
 from ...class_names.imagenet import label_of_wnid
 from ..schema import Source, encode_image
-from .folders import image_files, places_below
-from .imagenet_s import upright_mask
+from .folders import image_files, places_below, upright_mask
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from ...class_names.imagenet import label_of_wnid
 from ...utils.images import to_rgb
 from ..schema import Source, encode_image
-from .folders import image_files, subfolders
+from .folders import image_files, subfolders, upright_mask
 
 
 MASK_FOLDER, IMAGE_FOLDER = "train-semi-segmentation", "train-semi"
@@ -170,18 +170,3 @@ def _image_mask_label(path: Path, shard: MaskFolder) -> dict:
         "mask": encode_image(upright_mask(mask, image), f"{path.stem}.bmp"),
         "label": label_of_wnid()[wnid],
     }
-
-
-def upright_mask(mask: Image.Image, image: Path) -> Image.Image:
-    """A mask of the stored pixels of an image file, turned as decoding turns the image according to EXIF.
-
-    Raises:
-        ValueError: their sizes differ.
-    """
-    with Image.open(image) as opened:
-        if opened.size != mask.size:
-            raise ValueError(
-                f"the mask is {mask.width}×{mask.height}, but `{image}` is {opened.width}×{opened.height}"
-            )
-        mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
-    return ImageOps.exif_transpose(mask)
