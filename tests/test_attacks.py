@@ -133,8 +133,8 @@ def test_a_killed_command_does_the_rest(attack: Attack, untouched, complete, dat
 
 
 def made(out: Path) -> dict[str, bytes]:
-    """Files of an output folder, without locks and those that a training writes about itself."""
-    own = ("candidates/*/*", ".*")
+    """Files of an output folder, without locks, what a kill leaves of a file, and those that a training writes about itself."""
+    own = ("candidates/*/*", ".*", "*.partial")
     return {
         name: content
         for name, content in files_below(out).items()

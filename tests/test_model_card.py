@@ -358,7 +358,7 @@ def test_arguments(name, tmp_path):
     assert (run | run["data"])[name] in (value, [value]) and "0 images without labels" in make_card(run).content
 
 
-@pytest.mark.parametrize("base, registered", [("emoji-shift", "emoji-shift"), ("runs/emoji-shift", None)])
+@pytest.mark.parametrize("base, registered", [("emoji-shift", "emoji-shift"), ("./emoji-shift", None)])
 def test_a_folder_with_the_name_of_a_registered_model_is_another(tmp_path, base, registered):
     RobustViTTrainer(tiny_vit(), tiny_config(tmp_path)).create_model_card(finetuned_from=base)
     run = json.loads((tmp_path / "run.json").read_text())
