@@ -218,7 +218,9 @@ def load_image_set(
         PermissionError: the set on the Hub is gated, and there is no token.
     """
     if source is not None:
-        options = _check_prepared(str(source), name, options) | options  # the columns depend on the options
+        options = (
+            _check_prepared(str(source), _settings(str(source)), name, options) | options
+        )  # the columns depend on the options
     opened = open_source(name, [source] if source is not None else [], options)
     rows, features = partial(usable_rows, rows=opened.rows), features_of(name, options)
     if streaming:
@@ -259,7 +261,7 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
             "belong."
         )
     if splits:
-        made = _check_prepared(place, name, options)
+        made = _check_prepared(place, splits, name, options)
         split = options.get("split", image_set.split)
         if len(image_set.splits) > 1 and split not in splits:
             raise ValueError(
@@ -288,7 +290,7 @@ def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Sour
 
 def prepared_options(source: str | None) -> dict:
     """Options of the set in a prepared folder, or in one pushed to the Hub; empty for other sources."""
-    return _prepared(source)[1] if source else {}
+    return _prepared(_settings(source))[1] if source else {}
 
 
 def _settings(source: str) -> dict[str, dict]:
@@ -304,16 +306,16 @@ def _settings(source: str) -> dict[str, dict]:
     return {}
 
 
-def _prepared(source: str) -> tuple[str | None, dict]:
-    """Set and options of a prepared source; `None` and empty for others, such as one with new masks."""
-    settings = next(iter(_settings(source).values()), {})
+def _prepared(splits: dict[str, dict]) -> tuple[str | None, dict]:
+    """Set and options of a prepared source, by its [`_settings`]; `None` and empty for others, such as one with new masks."""
+    settings = next(iter(splits.values()), {})
     options = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
     return (settings["set"], options) if "sources" in settings else (None, {})
 
 
-def _check_prepared(source: str, name: str, options: dict) -> dict:
+def _check_prepared(source: str, splits: dict[str, dict], name: str, options: dict) -> dict:
     """Refuse a prepared source of another set or with other options. Returns its options."""
-    prepared, made = _prepared(source)
+    prepared, made = _prepared(splits)
     if prepared is None:
         return {}
     # An uncropped set can still be cropped; `cropped=False` only refuses a cropped one.

@@ -44,8 +44,8 @@ def open_columns(
     Raises:
         PermissionError: the set is gated, and no token with access was found.
         FileNotFoundError: the set does not exist, or the Hub cannot be reached.
-        ValueError: a tar is truncated, there is no column of images or labels, class names are in another order, or integers fit both
-            numberings or none; while rows are read: a label is outside the numbering.
+        ValueError: a tar is truncated; a column of images or of labels is missing; class names have another order than ImageNet's;
+            integers fit both numberings, or none. While rows are read: a label is outside the numbering.
     """
     dataset, state = _load(source, config, split)
     columns = dataset.column_names
@@ -77,40 +77,44 @@ def open_columns(
                 f"`{source}` numbers the 113 classes of ObjectNet in the order of their folders: give the folder of "
                 "ObjectNet's mapping files with `mappings`."
             )
-        label, required = dataset.features[label_column], (image_column, label_column)
-        names = getattr(label, "names", None)
-        of_all = local_labels is None or len(names or ()) == 1000
-        numbering = range(1000) if of_all else local_labels
-        if names and all(map(is_wnid, names)):
-            numbering = names
-        elif names and of_all and is_shuffled(names):
-            raise ValueError(
-                f"`{source}` has the names of ImageNet's classes in another order than ImageNet. Names are not unique (two "
-                "classes are called crane): take a copy that has wnids, or the official archive."
-            )
-        elif (
-            is_complete
-            and isinstance(label, datasets.Value)
-            and "int" in label.dtype
-            and local_labels
-            and isinstance(local_labels[0], int)
-        ):
-            # Copies of others have the set's numbers, and tables that somebody made of prepared ones have ImageNet's.
-            batches = dataset.select_columns(label_column).iter(1000)
-            found = {value for batch in batches for value in batch[label_column]} - {None}
-            is_local, is_imagenets = found <= set(range(len(local_labels))), found <= set(local_labels)
-            if is_local == is_imagenets:
-                raise ValueError(
-                    f"`{source}` has labels without names, which fit {'both' if is_local else 'neither'}: ImageNet's numbers of the "
-                    f"{len(local_labels)} classes of this set, and 0–{len(local_labels) - 1}. Give their wnids in a column `wnid`, or "
-                    "take the official archive."
-                )
-            numbering = local_labels if is_local else range(1000)
+        required = (image_column, label_column)
+        numbering = _numbering_of(dataset, label_column, local_labels, is_complete, source)
         row_of = partial(
             _row_of, image_column=image_column, label_column=label_column, numbering=numbering, source=source
         )
     rows = partial(column_rows, dataset=dataset.decode(False), row_of=row_of, required=required, source=source)
     return Source(rows, list(range(dataset.num_shards)), state)
+
+
+def _numbering_of(
+    dataset: datasets.IterableDataset, label_column: str, local_labels: Sequence | None, is_complete: bool, source: str
+) -> Sequence:
+    """Labels 0–999, or wnids, of the numbers in a label column, see [`open_columns`]."""
+    label = dataset.features[label_column]
+    names = getattr(label, "names", None)
+    if names and all(map(is_wnid, names)):
+        return names
+    if local_labels is None or len(names or ()) == 1000:
+        if names and is_shuffled(names):
+            raise ValueError(
+                f"`{source}` has the names of ImageNet's classes in another order than ImageNet. Names are not unique (two "
+                "classes are called crane): take a copy that has wnids, or the official archive."
+            )
+        return range(1000)
+    is_integer = isinstance(label, datasets.Value) and "int" in label.dtype
+    if not (is_complete and is_integer and isinstance(local_labels[0], int)):
+        return local_labels
+    # Copies of others have the set's numbers, and tables that somebody made of prepared ones have ImageNet's.
+    batches = dataset.select_columns(label_column).iter(1000)
+    found = {value for batch in batches for value in batch[label_column]} - {None}
+    is_local, is_imagenets = found <= set(range(len(local_labels))), found <= set(local_labels)
+    if is_local == is_imagenets:
+        raise ValueError(
+            f"`{source}` has labels without names, which fit {'both' if is_local else 'neither'}: ImageNet's numbers of the "
+            f"{len(local_labels)} classes of this set, and 0–{len(local_labels) - 1}. Give their wnids in a column `wnid`, or "
+            "take the official archive."
+        )
+    return local_labels if is_local else range(1000)
 
 
 def _has_own_numbering(label: object, local_labels: Sequence | None) -> bool:
