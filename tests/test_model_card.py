@@ -217,7 +217,10 @@ def test_evaluation_under_two_protocols(folder, tmp_path):
         for protocol in ("paper", "native")
         for name, value in (("top-1", 0.5), ("top-1 before finetuning", 0.75))
     }
-    assert "Protocol `native`. Logits are restricted to the classes of the set" in card.content
+    assert (
+        "Protocol `native`. Logits are restricted to the classes of the set for ImageNet-A, -R and ObjectNet alone"
+        in card.content
+    )
     assert "Top-1, per cent under protocol `native`: `validation` 75.0 → 50.0" in card.content
     assert "(accuracy_native.png)" in card.content and "accuracy_paper.png" not in card.content
 

@@ -49,7 +49,7 @@ MASKS = """Make foreground masks for images that have none: a dataset for `robus
 TokenCut needs no annotation, Grounding DINO with SAM, and SAM 3, the names of classes, COCO files boxes or polygons.
 The output is sharded parquet with a dataset card, a contact sheet to look at, and the rejected masks with their reasons
 beside it. An interrupted run resumes when it is started again."""
-DATA = """Prepare the sets of the paper, and describe any dataset.
+DATA = """Prepare the sets of the paper and later ones, and describe any dataset.
 
   robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
   robust-vit data describe sets/imagenet-a
@@ -117,11 +117,11 @@ COMMANDS: dict[str, Command | Group] = {
         },
     ),
     "data": Group(
-        "prepare the sets of the paper as parquet, and describe any dataset",
+        "prepare the sets of the paper, and later ones, as parquet, and describe any dataset",
         DATA,
         {
             "prepare": Command(
-                "write a set of the paper as parquet, every image checked",
+                "write a set of the paper, or a later one, as parquet, every image checked",
                 "data.options.PrepareOptions",
                 "data.preparation.prepare",
             ),

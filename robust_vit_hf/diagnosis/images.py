@@ -329,8 +329,8 @@ def _masker_by_names(method: str, class_names: tuple[str, ...]) -> Masker:
 
 @cache
 def _available(class_names: tuple[str, ...]) -> str:
-    """The method of `auto`: the first by names whose models are there, or else TokenCut. Says which, and why not another. All parts of
-    a command have the same."""
+    """The method of `auto`: the first by names whose models can be loaded or downloaded, or else TokenCut. Says which, and why not
+    another. All parts of a command have the same."""
     for method in BY_NAMES:
         try:
             _masker_by_names(method, class_names)

@@ -18,7 +18,8 @@ class OwnImagesOptions(BatchOptions):
     masks: str | None = option(
         None,
         "`tokencut` (no annotation; the default for images without masks), `grounded` or `sam3` (by the names of the classes) to "
-        "make them, or `auto` for the first of sam3, grounded and tokencut whose models are there; or a folder: the output of `robust-vit masks`, or pictures with the names of the images",
+        "make them, or `auto` for the first of sam3 and grounded whose models can be loaded or downloaded, and otherwise tokencut; or a "
+        "folder: the output of `robust-vit masks`, from which the images are read too, or pictures with the names of the images",
         metavar="METHOD_OR_FOLDER",
     )
     num_images: int = option(500, "images to measure, as many of each class as possible (default: 500)", COUNT)

@@ -56,9 +56,9 @@ TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability",
 PROTOCOLS = {
     "paper": "Logits are not restricted to a subset of classes; images are resized to 256 (bilinear) and cropped to 224, or in "
     "this proportion, and normalised by 0.5",
-    "native": "Logits are restricted to the classes of the set; images are resized to 248 (bicubic) and cropped to 224, or in "
-    "this proportion, and normalised as in pretraining",
-    "model": "Logits are restricted to the classes of ImageNet-A, -R and ObjectNet on these sets; images are prepared by the "
+    "native": "Logits are restricted to the classes of the set for ImageNet-A, -R and ObjectNet alone; images are resized to 248 "
+    "(bicubic) and cropped to 224, or in this proportion, and normalised as in pretraining",
+    "model": "Logits are restricted to the classes of the set for ImageNet-A, -R and ObjectNet alone; images are prepared by the "
     "processor saved with each model",
 }
 
