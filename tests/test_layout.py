@@ -80,6 +80,22 @@ def test_no_circle_of_modules():
     assert len(list(TopologicalSorter(graph).static_order())) > 60  # raises a CycleError
 
 
+def test_a_report_needs_no_package_of_the_sweep():
+    """Which is an extra, for those who run one."""
+    graph, waiting, reached = imports(), ["experiments.report"], set()
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += graph[module]
+    files = (ROOT / "robust_vit_hf").rglob("*.py")
+    texts = {
+        ".".join(path.relative_to(ROOT / "robust_vit_hf").with_suffix("").parts): path.read_text() for path in files
+    }
+    assert {module for module, text in texts.items() if "import submitit" in text} == {"experiments.sweep"}
+    assert "experiments.sweep" not in reached and "experiments.points" in reached
+
+
 def test_the_first_level_is_short():
     names = [path.name for path in (ROOT / "robust_vit_hf").iterdir() if not path.name.startswith(("__", "py.typed"))]
     assert sorted(names) == sorted(ORDER)

@@ -65,9 +65,9 @@ from .helpers.tiny import tiny_vit
 # -- The definition, one image at a time ------------------------------------------------------------------------------
 
 
-def affinity(keys: torch.Tensor, tau: float = 0.2) -> np.ndarray:
+def affinity(keys: torch.Tensor) -> np.ndarray:
     keys = F.normalize(keys, dim=-1)
-    return np.where((keys @ keys.T).numpy() > tau, 1.0, 1e-5)
+    return np.where((keys @ keys.T).numpy() > 0.2, 1.0, 1e-5)
 
 
 def dense_solution(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -228,11 +228,7 @@ def test_a_batch_gives_what_single_images_give(features):
         np.testing.assert_array_equal(coarse_masks(single, (16, 16))[0], masks[index])
 
 
-def test_tau_and_half_precision(features):
-    loose, _ = cut_eigenvectors(features[:4], tau=0.5)
-    for image, vector in zip(features, loose, strict=False):
-        weights = affinity(image, tau=0.5)
-        assert angle(vector, dense_solution(weights)[1][:, 0], weights.sum(axis=1)) < 1e-6
+def test_half_precision(features):
     half = features[:4].bfloat16()
     torch.testing.assert_close(cut_eigenvectors(half)[0], cut_eigenvectors(half.float())[0])
 
@@ -610,12 +606,12 @@ def test_from_pretrained(tmp_path, photographs):
     model = tiny_vit()
     model.vit.save_pretrained(tmp_path)
     ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained(tmp_path)
-    make = TokenCut.from_pretrained(str(tmp_path), tau=0.3, min_pixels=0)
+    make = TokenCut.from_pretrained(str(tmp_path), min_pixels=0)
     white = make.normalize(torch.full((3, 8, 8), 255, dtype=torch.uint8))
     torch.testing.assert_close(white, torch.full((3, 8, 8), 2.0))  # (1 - 0.4) / 0.3
     assert not make.model.pretrained.training
     images = [image for image, _ in photographs[:2]]
-    expected = TokenCut(model, ViTImageProcessor.from_pretrained(tmp_path), tau=0.3, min_pixels=0)
+    expected = TokenCut(model, ViTImageProcessor.from_pretrained(tmp_path), min_pixels=0)
     for result, other in zip(make(images, [{}] * 2), expected(images, [{}] * 2), strict=True):
         assert result.mask.tobytes() == other.mask.tobytes()
 

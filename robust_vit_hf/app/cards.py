@@ -1,12 +1,13 @@
 """Pictures with predictions under each, as HTML."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from PIL import Image
+
+from ..evaluation.examples import to_webp
 
 
 # Marks of predictions, which do not depend on colours.
@@ -38,9 +39,7 @@ class Card:
     predictions: Sequence[tuple[str, str]]
 
     def html(self) -> str:
-        file = io.BytesIO()
-        self.picture.save(file, "WEBP", quality=90)
-        source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+        source = f"data:image/webp;base64,{base64.b64encode(to_webp(self.picture)['bytes']).decode()}"
         lines = "".join(f'<div class="{kind}">{MARKS[kind]} {escape(text)}</div>' for text, kind in self.predictions)
         return (
             f'<figure title="{escape(self.hint)}"><img src="{source}" alt="{escape(self.hint)}">'

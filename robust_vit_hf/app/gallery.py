@@ -1,7 +1,5 @@
 """Images of evaluation sets by how much their prediction changed, from results of `robust-vit evaluate`."""
 
-import hashlib
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set
 from ..evaluation.store import SCORES_FILE, OtherInputs, Store
 from ..models.preprocessing import Preset
 from ..results.table import SetResult
+from ..utils.files import json_digest
 from .options import GalleryOptions
 
 
@@ -137,8 +136,7 @@ def _measure_once(name: str, session: Session) -> MeasuredSet:
     accuracy = Accuracy(relevance=False)
     rows, cache = session.sets[name], Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app")
     inputs = [session.inputs(side, rows) | accuracy.inputs() for side in session.sides]
-    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-    session = replace(session, store=Store(cache / key, shared=cache / "originals"))
+    session = replace(session, store=Store(cache / json_digest(inputs), shared=cache / "originals"))
     return MeasuredSet(rows, measure_accuracy(session, accuracy)[name])
 
 

@@ -1,7 +1,7 @@
 """Sample images: of the user, or from installed packages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
 
 from PIL import Image
@@ -22,16 +22,14 @@ NUM_OWN = 12  # images of the user
 
 @dataclass(frozen=True)
 class Sample:
-    """An RGB image with caption and, if known, mask and label."""
+    """An RGB image with caption and, if known, mask."""
 
     image: Image.Image
     caption: str
     mask: Image.Image | None = None
-    label: int | None = None
 
 
-@lru_cache(maxsize=2)
-def load_samples(classes: tuple[str, ...]) -> list[Sample]:
+def load_samples(classes: Sequence[str]) -> list[Sample]:
     """Samples for a model with these classes: two images of each shifted set of emoji-shift, or else photographs."""
     if find_benchmark(classes) != BUNDLED_BENCHMARK:
         return [Sample(background(name), name) for name in PHOTOGRAPHS]
@@ -41,7 +39,7 @@ def load_samples(classes: tuple[str, ...]) -> list[Sample]:
         rows = (compose(split, index) for index in count(8 * number))
         row = next(row for row in rows if row["openly_licensed"])
         caption = f"{CLASS_NAMES[row['label']]} · {split.replace('_', ' ')}"
-        samples.append(Sample(row["image"], caption, row["mask"], row["label"]))
+        samples.append(Sample(row["image"], caption, row["mask"]))
     return samples
 
 
@@ -60,6 +58,6 @@ def own_samples(path: str, split: str, session: Session) -> list[Sample]:
     rows = session.with_sets({split: EvaluationSet.of(choose_images(dataset, NUM_OWN))}).sets[split]
     labels = [accepted[0] for accepted in rows.accepted]
     return [
-        Sample(to_rgb(row["image"]), session.classes[label], row.get("mask"), label)
+        Sample(to_rgb(row["image"]), session.classes[label], row.get("mask"))
         for row, label in zip(rows.dataset, labels, strict=True)
     ]

@@ -15,8 +15,8 @@ from ..class_names.imagenet import wnids
 from ..class_names.label_mapping import class_names_of
 from .benchmarks import benchmarks
 from .layouts.image_folder import ImageFolder
-from .mask_checks import mask_to_tensor
-from .masked_dataset import load_masked_dataset, problem_of, split_names, undecoded_rows
+from .mask_checks import mask_problem, mask_to_tensor
+from .masked_dataset import label_problem, load_masked_dataset, split_names, undecoded_rows
 from .options import DescribeOptions
 from .registry import open_source
 from .schema import decode
@@ -120,8 +120,9 @@ def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
                         problem = f"{'image' if image is None else 'mask'} is missing"
                     else:
                         sizes.append(image.size)
-                        found = (problem_of(image, mask, label, num_labels) for label in accepted)
-                        problem = next(filter(None, found), None)
+                        found = [label_problem(label, num_labels) for label in accepted]
+                        of_mask = None if mask is None else mask_problem(image, mask)
+                        problem = next(filter(None, [of_mask, *found]), None)
                     problem = problem and f"{row['file_name']}: {problem}"
                 if problem is not None:
                     num_problems += 1

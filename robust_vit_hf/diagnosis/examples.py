@@ -1,13 +1,11 @@
 """The file of images in all conditions, from which the page shows them."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
-from PIL import Image
 from pyarrow import parquet as pq
 
 from ..data.composition import CONDITIONS
@@ -40,10 +38,10 @@ def load_composed(path: Path) -> list[Composed]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    examples = []
+    examples, decode = [], datasets.Image(mode="RGB").decode_example
     for row in pq.read_table(path).to_pylist():
         sides = [name.removesuffix("_original") for name in row if name.endswith("_original")]
-        pictures = {name: Image.open(io.BytesIO(row[name]["bytes"])).convert("RGB") for name in CONDITIONS}
+        pictures = {name: decode(row[name]) for name in CONDITIONS}
         predicted = {side: {name: row[f"{side}_{name}"] for name in CONDITIONS} for side in sides}
         examples.append(Composed(row["label"], row["donor"], pictures, predicted))
     return examples

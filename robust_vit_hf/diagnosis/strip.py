@@ -50,13 +50,11 @@ class Composed:
         return "taken" if condition == "mixed_rand" and predicted == self.donor else "other"
 
 
-def composed_images(
-    session: Session, rows: EvaluationSet, diagnoses: Mapping[str, Diagnosis], count: int = NUM_COMPOSED
-) -> list[Composed]:
-    """Images in all conditions, drawn by [`RULE`]; a larger `count` extends a smaller one."""
+def composed_images(session: Session, rows: EvaluationSet, diagnoses: Mapping[str, Diagnosis]) -> list[Composed]:
+    """At most `NUM_COMPOSED` images in all conditions, the first of which are those of [`RULE`]."""
     first = next(iter(diagnoses.values()))
     usable = ~np.isnan(first.values["donor_rate"]) & may_be_shown(rows.dataset)
-    drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:count].tolist()
+    drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:NUM_COMPOSED].tolist()
     if not drawn:
         return []
     side = next(iter(session.sides.values()))
@@ -83,21 +81,21 @@ def composed_images(
     return found
 
 
-def strip_figure(examples: Sequence[Composed], conditions: Sequence[str] = tuple(CONDITIONS)) -> Figure:
+def strip_figure(examples: Sequence[Composed]) -> Figure:
     """Figure with a row for each image, with the predictions under each condition: green for the right class, red for
     the class of the background."""
     sides, width = list(examples[0].predicted), 1.4  # of a picture, in inches
     first = next(iter(examples[0].pictures.values()))  # all have one size
     height = width * first.height / first.width
     pitch = height + 0.25 + 0.12 * len(sides)  # of rows, with one line above and those of the sides below
-    figure = Figure((0.3 + (width + 0.1) * len(conditions), 0.15 + pitch * len(examples)))
+    figure = Figure((0.3 + (width + 0.1) * len(CONDITIONS), 0.15 + pitch * len(examples)))
     # In inches from the top left, since axes of its own for each picture take ten times as long to draw.
     axis = figure.add_axes((0, 0, 1, 1), xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     axis.axis("off")
     for row, example in enumerate(examples):
         top = 0.35 + pitch * row
         axis.text(0.15, top + height / 2, plain(example.label), fontsize=8, rotation=90, ha="center", va="center")
-        for column, name in enumerate(conditions):
+        for column, name in enumerate(CONDITIONS):
             left = 0.3 + (width + 0.1) * column
             middle = left + width / 2
             if any(example.predicted[side][name] is not None for side in sides):

@@ -28,7 +28,7 @@ from .measurements.backgrounds import Backgrounds
 from .measurements.sensitivity import Sensitivity
 from .options import EvaluateOptions
 from .session import Session, open_session
-from .sets import EvaluationSet, load_sets
+from .sets import EvaluationSet, load_sets, with_objects
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
@@ -47,7 +47,9 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """
     options = replace(options, protocols=_protocols(options))
     folder, markdown, latex = options.output_dir, [], []
-    with open_session(options, options.protocols[0], folder, bf16=options.bf16, shared=originals) as opened:
+    with open_session(
+        options, options.protocols[0], folder, bf16=options.bf16, shared=originals, results_key="protocols"
+    ) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in options.protocols:
@@ -96,11 +98,7 @@ def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, Evalua
         ValueError: there are none.
     """
     wanted = [name for name in ("cut_out", "sensitivity") if getattr(options, name)]
-    masked = {
-        name: rows.labelled()
-        for name, rows in session.sets.items()
-        if wanted and "mask" in rows.dataset.column_names and any(rows.accepted or ())
-    }
+    masked = with_objects(session.sets) if wanted else {}
     if wanted and not masked:
         raise ValueError(
             f"--{' and --'.join(wanted)}: the object is known by its mask, and none of {', '.join(session.sets)} has masks and "

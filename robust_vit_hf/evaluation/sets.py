@@ -6,7 +6,7 @@ and -R, the 125 of ObjectNet), every accepted label counts, the border is cut, a
 `native`. `model`: as `native`, with the preset `model`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -81,11 +81,6 @@ class EvaluationSet:
         facts += ("whole",) if self.whole else ()
         return xxhash.xxh3_128(repr(facts).encode()).hexdigest()
 
-    def labelled(self) -> "EvaluationSet":
-        """Copy of the set with its labelled images alone."""
-        chosen = [index for index, labels in enumerate(self.accepted or ()) if labels]
-        return replace(self, dataset=self.dataset.select(chosen), accepted=[self.accepted[index] for index in chosen])
-
     def transform(self, processor: BaseImageProcessor) -> Callable[[dict[str, list]], dict[str, list]]:
         """Transform of its images, see [`eval_transform`]."""
         return eval_transform(processor, self.border, self.whole)
@@ -125,6 +120,17 @@ class EvaluationSet:
             accepted = [[map_label(mapping, label, name) for label in labels] for labels in self.accepted]
             chosen = chosen and tuple(sorted(mapping[label] for label in chosen))
         return replace(self, accepted=accepted, class_subset=chosen, num_classes=None, class_names=None)
+
+
+def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
+    """The sets of which the objects are known: those with masks and labels, each with its labelled images alone."""
+    found = {}
+    for name, rows in sets.items():
+        chosen = [index for index, labels in enumerate(rows.accepted or ()) if labels]
+        if chosen and "mask" in rows.dataset.column_names:
+            accepted = [rows.accepted[index] for index in chosen]
+            found[name] = replace(rows, dataset=rows.dataset.select(chosen), accepted=accepted)
+    return found
 
 
 def load_evaluation_sets(

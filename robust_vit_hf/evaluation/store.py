@@ -1,7 +1,5 @@
 """Cached results and the fingerprint of their inputs."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from pyarrow import parquet as pq
 
-from ..utils.files import atomic_file, read_json, write_json
+from ..utils.files import atomic_file, json_digest, read_json, write_json
 
 
 FINGERPRINT_FILE, SCORES_FILE = "fingerprint.json", "scores.json"
@@ -119,26 +117,24 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / FINGERPRINT_FILE, inputs)
         if shared_as is not None and self.shared is not None:
-            key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-            found = Store(self.shared).result(f"{shared_as}-{key}", inputs, measure, accelerator, rows_file)
+            name = f"{shared_as}-{json_digest(inputs)}"
+            found = Store(self.shared).result(name, inputs, measure, accelerator, rows_file)
         else:
             found = measure(folder)
         if main:
             found.save(folder, rows_file)
         return found
 
-    def known(self, place: str, inputs: dict, rows_file: str | None, *, but: tuple[str, ...] = ()) -> Measured | None:
-        """Return the cached result for these inputs, if there is one.
-
-        Args:
-            but: inputs that may differ.
+    def known(self, place: str, inputs: dict, rows_file: str | None) -> Measured | None:
+        """Return the cached result for these inputs in any precision, if there is one.
 
         Raises:
             OtherInputs: this place holds a result of other inputs.
             ValueError: the result has no recorded inputs or is damaged.
         """
         folder, recorded = self.folder / place, self.recorded(place)
-        check_fingerprint(folder, inputs | {name: recorded[name] for name in but if name in recorded})
+        precision = {"precision": recorded["precision"]} if "precision" in recorded else {}
+        check_fingerprint(folder, inputs | precision)
         return Measured.load(folder, rows_file)
 
     def recorded(self, place: str) -> dict:

@@ -13,17 +13,17 @@ from transformers.utils import logging
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
 from ..data.set_names import FAMILIES
-from ..evaluation.measurements.accuracy import Accuracy
+from ..evaluation.measurements.accuracy import Accuracy, side_results
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.store import FINGERPRINT_FILE, Measured
-from ..metrics.robust_accuracy import TOP, ranks
+from ..metrics.robust_accuracy import TOP
 from ..models.registry import BUNDLED_MODEL, MODELS, find_model
 from ..results.file import ResultsFile
 from ..results.published import PAPER_SETS, UNSHIFTED
 from ..results.table import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from .grid import CHOICES, VALIDATION_BOUND
-from .sweep import GRID_FILE, POINT_FILE, RUN, is_trained
+from .points import GRID_FILE, POINT_FILE, RUN, is_trained
 from .validation import CONDITIONS, CUT_OUT, SETS, VALIDATION, has_shares
 
 
@@ -243,10 +243,6 @@ def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
         accepted = measured["before"].columns.get("accepted")
         if accepted is None:
             continue
-        sides = {}
-        for side, found in measured.items():
-            predictions = np.array(found.columns["predictions"])
-            sides[side] = SideResult(ranks(predictions, accepted), found.scores, predictions)
         classes = np.array([labels[0] if labels else -1 for labels in accepted])
         images = (read_json(folders[name] / "after" / FINGERPRINT_FILE) or {}).get("rows")
         groups = measured["before"].columns.get("group")
@@ -256,7 +252,7 @@ def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
         weights = measured["after"].scores.get("group_weights")
         sets[name] = SetResult(
             name,
-            sides,
+            side_results(measured, accepted),
             classes,
             shifted,
             images=images,

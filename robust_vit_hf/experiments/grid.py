@@ -1,7 +1,5 @@
 """Grids: YAML files that define the runs of an experiment."""
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, replace
 from itertools import product
@@ -11,6 +9,7 @@ from typing import Any
 from ..evaluation.set_names import NamedSource, check_set_names, expand_families
 from ..models.registry import BUNDLED_MODEL
 from ..training.recipes import check_train_option, find_recipe, read_recipe, read_yaml
+from ..utils.files import json_digest
 from ..utils.options import unknown
 
 
@@ -214,14 +213,13 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
     options |= {name: options[name].rstrip("/") or "/" for name in PATHS if isinstance(options.get(name), str)}
     seeded = [*of_seed, *(name for name, value in options.items() if SEED_NAME in str(value) and name not in of_seed)]
     options |= {name: options[name].replace(SEED_NAME, seed) for name in seeded if SEED_NAME in str(options[name])}
-    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]  # enough for billions
     crossed = {name: value for name, value in chosen.items() if name not in ("model", "learning_rate", *tuned)}
     # Names of crossed datasets distinguish numbers of samples and classes.
     shown = [f"{name}-{value}" for name, value in chosen.items() if name != "model"]
     words = [str(model).rstrip("/").rpartition("/")[2], variant, *shown, seed and f"seed-{seed}"]
     name = re.sub(r"[^\w.]+", "-", "-".join(filter(None, words))).strip("-.")[:90]
     others = {name: value for name, value in tuned.items() if name != "learning_rate"}
-    return Point(f"{name}-{digest}", str(model), variant, seed, crossed, others, options, seeded)
+    return Point(f"{name}-{json_digest(options)}", str(model), variant, seed, crossed, others, options, seeded)
 
 
 def _with_folder(path: Path, point: Point, imagenet: Path | None) -> Point:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from pyarrow import parquet as pq
 
 from ..evaluation.examples import EXAMPLES_FILE, FEATURES, KINDS
-from ..evaluation.finetuning_results import FIGURE_FILE
 from ..results.plots import figure_bytes
 from ..results.text_table import Table
 from ..utils.files import write_atomically
@@ -117,13 +116,8 @@ def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mappi
 
 
 def add_gallery(section: Section, folder: Path) -> None:
-    """Add the examples saved by a run or an evaluation to a section; for a run of an earlier version, its figure."""
+    """Add the examples saved by a run or an evaluation to a section."""
     if not (folder / EXAMPLES_FILE).is_file():
-        if (folder / FIGURE_FILE).is_file():
-            caption = "Relevance maps of example images before and after the finetuning"
-            alt = "A column for each image: the image, and its relevance maps before and after, of the named classes."
-            source = _source("png", (folder / FIGURE_FILE).read_bytes())
-            section.plots.append(Picture(caption, alt, source, "wide"))
         return
     for row in pq.read_table(folder / EXAMPLES_FILE, columns=list(FEATURES)).to_pylist():
         pictures = [

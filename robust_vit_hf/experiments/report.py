@@ -24,9 +24,9 @@ from ..utils.files import RESULTS_FILE, write_atomically
 from .collect import collect
 from .options import ReportOptions
 from .page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
+from .points import RUN
 from .run_page import write_run_page
 from .selection import choose_mixtures, choose_settings
-from .sweep import RUN
 
 
 def report(options: ReportOptions) -> str:

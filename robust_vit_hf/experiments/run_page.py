@@ -1,9 +1,8 @@
-"""The page of one run of `robust-vit train`, or of one evaluation."""
+"""The page of one run of `robust-vit train` or `improve`, or of one evaluation."""
 
 from pathlib import Path
 
 from ..results.plots import accuracy_figure, class_figure, curve_figure
-from ..results.tables import calibration_table, main_table
 from ..results.text_table import Table
 from ..utils.files import RESULTS_FILE, read_json
 from .page import Section, add_gallery, class_changes_table, plot, write_page
@@ -13,10 +12,10 @@ def write_run_page(folder: Path, path: Path) -> None:
     """Write the page for a folder of results: tables, changes by class, plots, and a gallery of examples.
 
     Args:
-        folder: `output_dir` of `robust-vit train` or `evaluate`.
+        folder: `output_dir` of `robust-vit train`, `improve` or `evaluate`.
 
     Raises:
-        ValueError: `results.json` is from neither command.
+        ValueError: `results.json` is from none of them.
     """
     results = read_json(folder / RESULTS_FILE) or {}
     settings = results.get("settings") or {}
@@ -25,18 +24,18 @@ def write_run_page(folder: Path, path: Path) -> None:
         facts = {"model": settings.get("model"), "after finetuning": settings.get("compare")}
         parts = [(f"Protocol {name}", part, folder / name) for name, part in results["protocols"].items()]
     elif "rows" in results:
-        facts = {"model": settings.get("model", {}).get("model"), "data": settings.get("data", {}).get("dataset")}
+        if "training" in settings:  # of `train`; those of `improve` are in one level
+            settings = settings["model"] | settings["data"]
+        facts = {"model": settings.get("model"), "data": settings.get("dataset")}
         parts = [("Results", results, folder)]
     else:
         raise ValueError(
-            f"`{folder / RESULTS_FILE}` is not of `robust-vit train` or `evaluate`: name the --output_dir of one of them."
+            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`: name the --output_dir of one of them."
         )
     sections = []
     for title, part, place in parts:
         rows = part["rows"]
-        # Results of earlier versions have no tables.
-        tables = [Table(**table) for table in part.get("tables", ())] or [main_table(rows), calibration_table(rows)]
-        section = Section(title, tables)
+        section = Section(title, [Table(**table) for table in part.get("tables", ())])
         changes = {
             name: {int(label): value for label, value in of_set.items()}
             for name, of_set in part.get("class_changes", {}).items()

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -20,32 +22,39 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..data.benchmarks import benchmarks
 from ..evaluation.evaluate import evaluate
-from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.options import EvaluateOptions
 from ..evaluation.set_names import NamedSource
 from ..evaluation.sets import load_evaluation_sets
-from ..evaluation.store import FINGERPRINT_FILE, SCORES_FILE
+from ..evaluation.store import FINGERPRINT_FILE
 from ..models.digest import model_digest
 from ..models.loading import load_model
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
 from ..models.registry import BUNDLED_MODEL
-from ..results.summary import MEAN_ROW
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
 from ..training.finetune import DRAWN_FROM_BENCHMARKS, finetune, load_data
 from ..training.interrupts import TrainingInterrupted
 from ..training.recipes import train_arguments
 from ..training.run_identity import identity_of
-from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
+from ..utils.files import RESULTS_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
 from .grid import CHOICES, Grid, Point, read_grid
 from .options import SweepOptions
+from .points import (
+    ERROR_FILE,
+    GRID_FILE,
+    LOGS,
+    ORIGINALS,
+    POINT_FILE,
+    PREDICTIONS,
+    ROBUSTNESS,
+    RUN,
+    has_result,
+    is_trained,
+)
 from .validation import check_validation_images, has_shares, measure_shares
 
 
-# In the folder of a point: its identity, `train` run, results on the paper's sets, predictions, and error.
-POINT_FILE, RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "point.json", "run", "robustness", "predictions", "error.json"
-ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder of the sweep
 THREE_DAYS = 3 * 24 * 60  # default time limit of a job in minutes; submitit's is 5
 
 
@@ -118,8 +127,28 @@ def _run(
         with executor.batch():
             jobs = [executor.submit(Run.of(point, output_dir, grid)) for point in pending]
         return f"{len(jobs)} runs are submitted as {jobs[0].job_id.partition('_')[0]}.\n"
-    _run_all(executor, pending, grid, output_dir, 1 if options.cluster == "debug" else options.jobs)
+    if options.cluster == "debug":
+        _run_all(executor, pending, grid, output_dir, 1)
+    else:
+        with _ended_by_signals():
+            _run_all(executor, pending, grid, output_dir, options.jobs)
     return ""
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End at a SIGTERM or SIGHUP as at Ctrl+C, so that the processes of the runs end too: submitit's outlive this one."""
+    ignored = threading.current_thread() is not threading.main_thread()
+    kinds = [] if ignored else [signal.SIGTERM, signal.SIGHUP]
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+    for kind, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as by `nohup`
+            signal.signal(kind, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 @dataclass
@@ -245,22 +274,6 @@ def unmeasured(folder: Path, point: Point, sets: Sequence[tuple[str, str]]) -> l
     return [(name, source) for name, source in sets if not has_result(folder / measured_in(point) / name / "after")]
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether the `train` run of a point is complete, with results, record and predictions on each set."""
-    if not all((folder / RUN / name).is_file() for name in (RESULTS_FILE, RUN_FILE)):
-        return False
-    results = read_json(folder / RUN / RESULTS_FILE) or {}
-    if "rows" not in results or "seconds" not in results.get("settings", {}) or not read_json(folder / RUN / RUN_FILE):
-        return False
-    places = [folder / PREDICTIONS / row["set"] for row in results["rows"] if row["set"] != MEAN_ROW]
-    return all(has_result(place / side) for place in places for side in ("before", "after"))
-
-
-def has_result(folder: Path) -> bool:
-    """Whether a folder holds predictions and scores of a set."""
-    return all((folder / name).is_file() for name in (Accuracy.rows_file, SCORES_FILE))
-
-
 def arguments_of(point: Point, output_dir: Path) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
     """Arguments of [`finetune`] for a point."""
     return train_arguments(**point.options | {"output_dir": str(output_dir)})
@@ -322,17 +335,7 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
     sets = {protocol: load_evaluation_sets(grid.sets, protocol, 1) for protocol in protocols}
     for point in grid.points:
         folder = output_dir / point.name
-        known = read_json(folder / POINT_FILE)
-        if (folder / POINT_FILE).is_file() and "options" not in (known or {}):
-            raise ValueError(
-                f"`{folder / POINT_FILE}` holds no options of a run: delete `{folder}`, and run the sweep again."
-            )
-        if known is None and (folder / RUN).exists():
-            raise ValueError(f"`{folder}` holds a run without its `{POINT_FILE}`: choose another --output_dir.")
-        if known is not None and _settings(known["options"]) != _settings(point.options):
-            raise ValueError(
-                f"`{folder}` holds a run of other settings, see its `{POINT_FILE}`: choose another --output_dir, or delete it."
-            )
+        known = _check_record(point, folder)
         try:
             model, of_data, config = arguments_of(point, folder / RUN)
             several = len(rates[_method_of(point)]) > 1
@@ -382,6 +385,28 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
                 f"`{folder}` was run on another {changed[0]} is now: choose another --output_dir, or delete it."
             )
     return inputs
+
+
+def _check_record(point: Point, folder: Path) -> dict | None:
+    """The record of a point in its folder, by an earlier sweep; `None` if there is none.
+
+    Raises:
+        ValueError: the folder holds a run of other settings, or without a record, or the record is damaged.
+    """
+    known = read_json(folder / POINT_FILE)
+    if known is None:
+        if (folder / RUN).exists():
+            raise ValueError(f"`{folder}` holds a run without its `{POINT_FILE}`: choose another --output_dir.")
+        return None
+    if "options" not in known:
+        raise ValueError(
+            f"`{folder / POINT_FILE}` holds no options of a run: delete `{folder}`, and run the sweep again."
+        )
+    if _settings(known["options"]) != _settings(point.options):
+        raise ValueError(
+            f"`{folder}` holds a run of other settings, see its `{POINT_FILE}`: choose another --output_dir, or delete it."
+        )
+    return known
 
 
 def _method_of(point: Point) -> tuple[str, str, str]:

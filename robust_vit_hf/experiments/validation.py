@@ -10,7 +10,7 @@ from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.measurements.backgrounds import Backgrounds
 from ..evaluation.session import Session, Side, load_sides
-from ..evaluation.sets import EvaluationSet
+from ..evaluation.sets import EvaluationSet, with_objects
 from ..evaluation.store import SCORES_FILE, Store
 from ..models.interpolation import interpolate
 from ..models.preprocessing import resolve_preset
@@ -73,13 +73,11 @@ def measure_shares(
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
     of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
     if mixtures:
-        masked = {
-            name: rows.labelled()
-            for name, rows in of_price.items()
-            if "mask" in rows.dataset.column_names and any(rows.accepted or ())
-        }
         of_original = replace(session, sides={"before": sides["before"]}, store=Store(point / CUT_OUT, originals))
-        measure(of_original.with_sets(masked), Backgrounds(batch_size, workers, ("only_fg",), relevance=False))
+        measure(
+            of_original.with_sets(with_objects(of_price)),
+            Backgrounds(batch_size, workers, ("only_fg",), relevance=False),
+        )
     for share in (1.0, *mixtures):
         store, mixed = Store(share_folder(point, share), originals), sides
         if share < 1:

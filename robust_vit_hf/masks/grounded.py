@@ -7,7 +7,7 @@ Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment An
 (https://huggingface.co/papers/2304.02643), *SAM 2* (https://huggingface.co/papers/2408.00714).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from ..models.checked import naming
-from .result import MaskResult
+from .result import MaskResult, Prompts, names_to_find
 
 
-Prompts = Mapping[Any, Sequence[str]] | Callable[[Any], Sequence[str]]
+TEXT_THRESHOLD = 0.25  # least score of a word in the phrase of a box, which is only shown in the note
 
 
 def prompt_text(names: Sequence[str]) -> str:
@@ -62,9 +62,8 @@ class GroundedSegmentation:
     Args:
         detector: Grounding DINO, or another zero-shot detector with the same processor.
         segmenter: SAM or SAM 2.
-        prompts: names to look for (class name or parts) by label, as a mapping or a function.
+        prompts: names of a label to look for: of the class, or of its parts.
         box_threshold: minimum score of boxes, in [0, 1].
-        text_threshold: minimum score of words in a box's phrase, which is only shown in the note.
     """
 
     detector: PreTrainedModel
@@ -74,14 +73,13 @@ class GroundedSegmentation:
     prompts: Prompts
     _: KW_ONLY
     box_threshold: float = 0.3
-    text_threshold: float = 0.25
 
     @classmethod
     def from_pretrained(
         cls,
         prompts: Prompts,
-        detector: str = "IDEA-Research/grounding-dino-tiny",
-        segmenter: str = "facebook/sam-vit-base",
+        detector: str,
+        segmenter: str,
         device: str | torch.device = "cpu",
         **arguments,
     ) -> Self:
@@ -115,23 +113,8 @@ class GroundedSegmentation:
         Raises:
             ValueError: a row has no label, or a label no names. All rows are checked before the first image.
         """
-        names = [self._names(row) for row in rows]
+        names = [names_to_find(row, self.prompts) for row in rows]
         return [self._mask(image, of_image) for image, of_image in zip(images, names, strict=True)]
-
-    def _names(self, row: dict) -> list[str]:
-        label = row.get("label")
-        if label is None:
-            raise ValueError(
-                f"A row has no `label` to look up its prompt; it has {', '.join(row)}. Rename a column with "
-                "`dataset.rename_column`."
-            )
-        names = self.prompts(label) if callable(self.prompts) else self.prompts.get(label)
-        if isinstance(names, str) or not names or not all(prompt_text([name]).strip(" .") for name in names):
-            raise ValueError(
-                f"The prompt for the label {label!r} is {names!r}, expected a list with at least one name. Add it to "
-                "`prompts`."
-            )
-        return list(names)
 
     @torch.no_grad()
     def _mask(self, image: Image.Image, names: list[str]) -> MaskResult:
@@ -142,7 +125,7 @@ class GroundedSegmentation:
             self.detector(**inputs),
             inputs["input_ids"],
             threshold=self.box_threshold,
-            text_threshold=self.text_threshold,
+            text_threshold=TEXT_THRESHOLD,
             target_sizes=[size],
         )
         if not len(found["boxes"]):

@@ -23,7 +23,7 @@ from ..data.preparation import DecodedRow, write_rows
 from ..data.registry import features_of, image_sets, open_source
 from ..data.schema import encode_image
 from ..models.digest import model_digest
-from ..models.registry import MODELS
+from ..models.registry import MODELS, check_no_folder
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
@@ -95,6 +95,7 @@ def make_masker(
     settings["refine"] = not options.coarse
     registered = MODELS.get(options.model)
     if registered is not None and registered.load_backbone is not None:
+        check_no_folder(options.model)
         return TokenCut(registered.load_backbone().to(device), **settings)
     return TokenCut.from_pretrained(options.model, device, **settings)
 

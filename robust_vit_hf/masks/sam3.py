@@ -3,9 +3,9 @@
 Source: *SAM 3* (https://huggingface.co/papers/2511.16719)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
 from ..models.checked import naming
-from .result import MaskResult
+from .result import MaskResult, Prompts, names_to_find
 
 
 LAST_RESORT = "object"
@@ -43,7 +43,7 @@ class ConceptSegmentation:
 
     model: PreTrainedModel
     processor: ProcessorMixin
-    prompts: Callable[[Any], Sequence[str] | None]
+    prompts: Prompts
     _: KW_ONLY
     threshold: float = 0.5
     _texts: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
@@ -51,8 +51,8 @@ class ConceptSegmentation:
     @classmethod
     def from_pretrained(
         cls,
-        prompts: Callable[[Any], Sequence[str] | None],
-        model: str = "facebook/sam3",
+        prompts: Prompts,
+        model: str,
         device: str | torch.device = "cpu",
         **arguments,
     ) -> Self:
@@ -90,15 +90,7 @@ class ConceptSegmentation:
         Raises:
             ValueError: a row has no label, or a label no names. All rows are checked before the first image.
         """
-        wanted = []
-        for row in rows:
-            names = None if row.get("label") is None else self.prompts(row["label"])
-            if not names or isinstance(names, str) or not all(name.strip() for name in names):
-                raise ValueError(
-                    f"The prompt for the label {row.get('label')!r} is {names!r}, expected a list with at least one name: give "
-                    "images with named classes, or add it to the prompts."
-                )
-            wanted.append(concepts(names))
+        wanted = [concepts(names_to_find(row, self.prompts)) for row in rows]
         return [self._mask(image, tried) for image, tried in zip(images, wanted, strict=True)]
 
     @torch.no_grad()

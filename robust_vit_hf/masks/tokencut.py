@@ -33,14 +33,15 @@ from .bilateral import bilateral_solver
 from .result import MaskResult
 
 
+TAU = 0.2  # cosine above which two patches are similar, as in the paper
 WEAK_LINK = 1e-5  # affinity of dissimilar patches, which keeps the graph connected
 MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the fourth power of the image's side
 
 
-def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor, torch.Tensor]:
+def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Second smallest generalised eigenvector of (D − W) y = λ D y for each image of a batch.
 
-    W is 1 between patches whose keys have a cosine above `tau`, else 1e-5; D is diagonal and holds the sums of its
+    W is 1 between patches whose keys have a cosine above 0.2, else 1e-5; D is diagonal and holds the sums of its
     rows. Other images of the batch affect a result only by rounding.
 
     The cut is not unique if the second eigenvalue is multiple: several unconnected groups of patches of the same size;
@@ -49,7 +50,6 @@ def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor
 
     Args:
         keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
-        tau: cosine above which two patches are similar.
 
     Returns:
         `(B, N)`, fp64, of any sign and length, and `(B,)`, bool: whether the vector is unique. If all patches are
@@ -60,16 +60,16 @@ def cut_eigenvectors(keys: torch.Tensor, tau: float = 0.2) -> tuple[torch.Tensor
     num_patches = keys.shape[1]
     # Few enough images for CPU caches, enough to fill an accelerator.
     chunk = max(1, (2**19 if keys.device.type == "cpu" else 2**25) // num_patches**2)
-    chunks = [_cut_eigenvectors(part, tau) for part in keys.split(chunk)]
+    chunks = [_cut_eigenvectors(part) for part in keys.split(chunk)]
     vectors, unique = zip(*chunks, strict=True)
     return torch.cat(vectors), torch.cat(unique)
 
 
-def _cut_eigenvectors(keys: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     num_patches = keys.shape[1]
     keys = F.normalize(keys.float(), dim=-1)  # a norm may overflow fp16
-    alike = keys @ keys.mT > tau
-    alike = alike & alike.mT  # the two roundings of a cosine may fall on different sides of tau
+    alike = keys @ keys.mT > TAU
+    alike = alike & alike.mT  # the two roundings of a cosine may fall on different sides of it
 
     # fp64: eigenvalues of weakly linked groups of patches differ by only 1e-5.
     num_alike = alike.sum(dim=-1)
@@ -205,7 +205,6 @@ class TokenCut:
             DINO, DINOv2, DINOv3, ViTMSN and DeiT (BEiT and Google's ViTs: 0.5). Its resizing is not used: each side
             becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images with more than
             4096 patches are shrunk, with a note.
-        tau: cosine above which two patches are similar.
         key_bias: whether to keep the bias of the key projection in the keys. Attention does not depend on it (softmax
             cancels what all keys share), so training does not determine it: in DINOv2-S/14, its norm equals that of
             the keys, which makes all patches similar. By default, it is kept for the model type `vit`, such as DINO,
@@ -241,7 +240,6 @@ class TokenCut:
         model: nn.Module,
         processor: BaseImageProcessor | None = None,
         *,
-        tau: float = 0.2,
         key_bias: bool | None = None,
         batch_size: int = 16,
         min_pixels: int = 520,
@@ -255,7 +253,6 @@ class TokenCut:
             processor = ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
         self.normalize = normalization(processor)
         self.patch_size = self.model.patch_size
-        self.tau = tau
         self.key_bias = self.model.pretrained.config.model_type == "vit" if key_bias is None else key_bias
         self.batch_size = batch_size
         self.min_pixels = min_pixels
@@ -264,9 +261,7 @@ class TokenCut:
         self.released = released
 
     @classmethod
-    def from_pretrained(
-        cls, name: str = "facebook/dino-vitb16", device: str | torch.device = "cpu", **arguments
-    ) -> Self:
+    def from_pretrained(cls, name: str, device: str | torch.device = "cpu", **arguments) -> Self:
         """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class.
 
         Raises:
@@ -334,7 +329,7 @@ class TokenCut:
         resized = [functional.pil_to_tensor(image.resize(size, Image.Resampling.LANCZOS)) for image in images]
         keys = patch_keys(self.model, torch.stack([self.normalize(image) for image in resized]), self.key_bias)
         finite = keys.isfinite().flatten(1).all(dim=1).tolist()
-        eigenvectors, unique = cut_eigenvectors(keys, self.tau)
+        eigenvectors, unique = cut_eigenvectors(keys)
         coarse = coarse_masks(eigenvectors, grid)
         return [self._result(*parts) for parts in zip(images, coarse, finite, unique.tolist(), strict=True)]
 

@@ -7,9 +7,6 @@ import numpy as np
 from .streaming import StreamingMetric, place_of, to_numpy
 
 
-SCORES = ("pixel_accuracy", "mean_iou", "mean_ap", "pointing_game", "energy", "auc")
-
-
 class RelevanceSegmentation(StreamingMetric):
     """Agreement of relevance maps with foreground masks. Each pair of map and mask is reduced to eight numbers.
 
@@ -82,7 +79,7 @@ class RelevanceSegmentation(StreamingMetric):
             "pixel_accuracy": (background_intersection + intersection) / pixels,
             "mean_iou": sum(ious) / len(ious),
             "mean_ap": _mean(images["ap"]),
-            **{name: _mean(images[name]) for name in SCORES[3:]},
+            **{name: _mean(images[name]) for name in ("pointing_game", "energy", "auc")},
             "num_images": len(images["pixels"]),
             "num_empty_masks": int((images["foreground"] == 0).sum()),
             "num_full_masks": int((images["foreground"] == images["pixels"]).sum()),

@@ -7,6 +7,8 @@ import json
 import torch
 from transformers import PreTrainedModel
 
+from ..utils.files import json_digest
+
 
 # Configuration values that change no logits: names, paths, versions, initialisation, and output format.
 # `architectures`, set on saving, is covered by the model's class, and `dtype` by the weights.
@@ -40,7 +42,7 @@ def model_digest(model: PreTrainedModel) -> str:
     defaults = _as_json(type(model.config)().to_dict())
     config = {name: value for name, value in _computed(model.config.to_dict()).items() if value != defaults.get(name)}
     facts = [weights_digest(model), type(model).__name__, config]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(facts)
 
 
 def weights_digest(model: PreTrainedModel) -> str:

@@ -30,7 +30,7 @@ OWN_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluat
 STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
-def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str, Tensor], dict | None]:
+def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
     """Weights in timm's names, and timm's `config.json` if [`timm_files`] finds one.
 
     Training checkpoints hold weights under `state_dict` or `model`. `DataParallel`'s prefix `module.` is removed.
@@ -40,7 +40,7 @@ def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str
         OSError: the file, folder or model does not exist.
         ValueError: the file is corrupt, has no weights, or is a pickle with more than tensors and plain values.
     """
-    path, config = timm_files(source, revision)
+    path, config = timm_files(source)
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)
@@ -73,13 +73,12 @@ def load_timm(source: str | Path, revision: str | None = None) -> tuple[dict[str
     return weights, config
 
 
-def timm_files(source: str | Path, revision: str | None = None) -> tuple[Path, dict | None]:
+def timm_files(source: str | Path) -> tuple[Path, dict | None]:
     """File of the weights, and timm's `config.json` if there is one.
 
     Args:
         source: a file; a folder, such as a snapshot of a model of timm on the Hub; or a Hub id, of which only the
             configuration and one file of weights are downloaded, preferably safetensors.
-        revision: branch, tag or commit on the Hub.
 
     Raises:
         OSError: the file, folder or model does not exist, or has no weights.
@@ -93,7 +92,7 @@ def timm_files(source: str | Path, revision: str | None = None) -> tuple[Path, d
         if is_file_name or not is_hub_id(source):
             raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
         for name in WEIGHT_FILES:
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=["config.json", name]))
+            folder = Path(snapshot_download(source, allow_patterns=["config.json", name]))
             if (folder / name).is_file():
                 break
     config, path = None, folder / "config.json"

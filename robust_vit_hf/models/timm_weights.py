@@ -140,11 +140,7 @@ def timm_to_hf(
     if image_size not in (None, options["image_size"]):
         if image_size < patch_size or image_size % patch_size:
             raise ValueError(f"The image size {image_size} is not a multiple of the patch size, {patch_size}.")
-        positions = tensors["pos_embed"]
-        patches = positions[:, prefix:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
-        patches = nn.functional.interpolate(patches, image_size // patch_size, mode="bicubic", antialias=True)
-        patches = patches.permute(0, 2, 3, 1).flatten(1, 2).to(dtype)
-        tensors["pos_embed"] = torch.cat([positions[:, :prefix], patches], dim=1)
+        tensors["pos_embed"] = _resized_positions(tensors["pos_embed"], prefix, image_size // patch_size)
         options["image_size"] = image_size
     model = _empty_model(distilled, options)
     pieces = {
@@ -154,6 +150,23 @@ def timm_to_hf(
     }
     model.load_state_dict(pieces, assign=True)
     return model.eval()
+
+
+def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
+    """Position embeddings for another number of patches, interpolated as timm does.
+
+    Args:
+        positions: `(1, prefix + n · n, C)`, of any floating dtype; the first `prefix` tokens stay.
+        side: patches along a side of the new grid.
+
+    Returns:
+        `(1, prefix + side · side, C)`, in the same dtype.
+    """
+    grid = math.isqrt(positions.shape[1] - prefix)
+    patches = positions[:, prefix:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
+    patches = nn.functional.interpolate(patches, side, mode="bicubic", antialias=True)
+    patches = patches.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)
+    return torch.cat([positions[:, :prefix], patches], dim=1)
 
 
 def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:

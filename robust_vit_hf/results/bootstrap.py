@@ -12,6 +12,7 @@ from .table import Run, SetResult
 
 
 NUM_RESAMPLES = 10_000
+NUM_RESAMPLED_MEANS = 2000  # fewer, as they are drawn for many columns
 CONFIDENCE = 0.95
 
 
@@ -202,7 +203,7 @@ def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Gene
     return rng.multinomial(means.shape[1], counts / counts.sum(), size) @ patterns / means.shape[1]
 
 
-def resampled_means(columns: np.ndarray, num_resamples: int = 2000, seed: int = 0) -> np.ndarray:
+def resampled_means(columns: np.ndarray, seed: int = 0) -> np.ndarray:
     """Means of columns over resampled images, the same images for all columns.
 
     Args:
@@ -210,13 +211,13 @@ def resampled_means(columns: np.ndarray, num_resamples: int = 2000, seed: int = 
         seed: seed of the draws; the same images are drawn with the same seed and N.
 
     Returns:
-        `(num_resamples, M)`; NaN for a column without values.
+        `(NUM_RESAMPLED_MEANS, M)` float64; NaN for a column without values.
     """
     known = ~np.isnan(columns)
     both = np.concatenate([np.where(known, columns, 0), known], axis=1)
     rng, count, sums = np.random.default_rng(seed), len(columns), []
-    for start in range(0, num_resamples, 100):  # all draws at once would take memory for N × num_resamples
-        drawn = rng.multinomial(count, np.full(count, 1 / count), min(100, num_resamples - start))
+    for _ in range(0, NUM_RESAMPLED_MEANS, 100):  # all draws at once would take memory for N × 2000
+        drawn = rng.multinomial(count, np.full(count, 1 / count), 100)
         sums.append(drawn.astype(np.float64) @ both)
     totals, counts = np.split(np.concatenate(sums), 2, axis=1)
     return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)

@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bootstrap import Difference, Interval, mean_over, resampled_interval, resampled_means
+from .bootstrap import NUM_RESAMPLED_MEANS, Difference, Interval, mean_over, resampled_interval, resampled_means
 from .published import published_object_focus
 from .table import Results, Run, SetResult
 from .text_table import Table
 
 
 MANY_GROUPS = 100  # a table has no rows of more
-NUM_RESAMPLES = 2000
 
 
 class Measure(NamedTuple):
@@ -176,7 +175,7 @@ def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
     found = np.bincount(kinds * groups.numbers + outcomes, minlength=kinds * len(groups.names)).reshape(-1, kinds)
     counts, rng = found.sum(axis=1), np.random.default_rng(zlib.crc32(result.name.encode()))
     means: dict[str, list[list[float]]] = {side: [] for side in sides}
-    for resample in range(1 + NUM_RESAMPLES):
+    for resample in range(1 + NUM_RESAMPLED_MEANS):
         drawn = rng.multinomial(counts, found / counts[:, None]) if resample else found
         for bit, side in enumerate(sides):
             top1 = drawn[:, [kind for kind in range(kinds) if kind >> bit & 1]].sum(axis=1) / counts

@@ -89,10 +89,9 @@ class SetResult:
             return None
         return float(self.correct(side, k)[chosen].mean())
 
-    def gains(self, k: int = 1, first: str = "before", second: str = "after") -> np.ndarray:
-        """For each labelled image: 1 if it is corrected from one side to the other, -1 if it is broken, 0
-        otherwise."""
-        return (self.correct(second, k).astype(np.int64) - self.correct(first, k))[self.usable]
+    def gains(self, k: int = 1) -> np.ndarray:
+        """For each labelled image: 1 if it is corrected from before to after, -1 if it is broken, 0 otherwise; int64."""
+        return (self.correct("after", k).astype(np.int64) - self.correct("before", k))[self.usable]
 
     def in_classes(self, classes: Collection[int]) -> np.ndarray:
         """`(N,)` bool: labelled images of these classes."""

@@ -1,5 +1,6 @@
-"""Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON files."""
+"""Atomic writes: a file or folder is complete or absent, even after a kill. Also JSON files and digests."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,15 @@ def write_atomically(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def json_digest(value: object) -> str:
+    """16 hexadecimal digits that identify a JSON value, whatever the order of its keys: enough for billions of values.
+
+    Raises:
+        TypeError: the value cannot be written as JSON.
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict | None:
@@ -94,7 +104,7 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
     """Refuse an output folder that is a file, or among the images or masks, whose files would be images of the next run.
 
     Args:
-        images: folders, or other sources.
+        images: folders, or other sources, whose name a folder would take.
 
     Raises:
         ValueError: the output folder is within one of the folders.
@@ -102,7 +112,7 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
     """
     for source in images:
         folder = None if source is None else Path(source)
-        if folder is not None and folder.is_dir() and output_dir.resolve().is_relative_to(folder.resolve()):
+        if folder is not None and not folder.is_file() and output_dir.resolve().is_relative_to(folder.resolve()):
             raise ValueError(
                 f"`{output_dir}` is within `{source}`, where its files would be read as images the next time: choose another "
                 "--output_dir."

@@ -69,8 +69,9 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
 
 def places_below(root: Path, name: str) -> list[Path]:
     """Paths of a name in `root` or up to two levels below, the highest first: an archive is unpacked to a folder of its name, and
-    often holds another."""
-    return [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
+    often holds another. Hidden folders and `__MACOSX` are not searched, as in [`subfolders`]."""
+    found = [path for above in ("", "*/", "*/*/") for path in sorted(root.glob(above + name))]
+    return [path for path in found if not any(part.startswith((".", "__")) for part in path.relative_to(root).parts)]
 
 
 def subfolders(folder: Path) -> list[Path]:

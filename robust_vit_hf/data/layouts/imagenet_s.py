@@ -15,7 +15,7 @@ from PIL import Image
 from ...class_names.imagenet import label_of_wnid
 from ...utils.images import to_rgb
 from ..schema import Source, encode_image
-from .folders import image_files, subfolders, upright_mask
+from .folders import image_files, places_below, subfolders, upright_mask
 
 
 MASK_FOLDER, IMAGE_FOLDER = "train-semi-segmentation", "train-semi"
@@ -52,10 +52,7 @@ def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
         FileNotFoundError: there is no folder of masks.
         ValueError: there are several, and not exactly one is from ImageNet-S919.
     """
-    level, found = [root], []
-    for _ in range(3):
-        found += [folder / MASK_FOLDER for folder in level if (folder / MASK_FOLDER).is_dir()]
-        level = [child for folder in level for child in subfolders(folder)]
+    found = [path for path in places_below(root, MASK_FOLDER) if path.is_dir()]
     if len(found) > 1:  # the official script writes ImageNetS50 and ImageNetS300 beside it
         found = [path for path in found if "S919" in path.parent.name] or found
     if not found:

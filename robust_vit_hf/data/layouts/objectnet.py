@@ -15,7 +15,7 @@ from PIL import ImageOps
 
 from ...utils.images import to_rgb
 from ..schema import Source, decode, encode_image
-from .folders import ClassFolder, class_folder_rows, find_classes
+from .folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 
 BORDER = 2  # width in pixels of the red border
@@ -54,14 +54,13 @@ def find_mappings(root: Path) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    places = ((root.parent, "mappings"), (root, "mappings"), (root, "*/mappings"), (root, "*/*/mappings"))
-    for folder, pattern in places:
-        if found := sorted(folder.glob(pattern)):
-            return found[0]
-    raise FileNotFoundError(
-        f"There is no folder `mappings` in or beside `{root}`: it comes with objectnet-1.0.zip, and maps folders to "
-        "ImageNet classes. Give it with --mappings."
-    )
+    found = [*root.parent.glob("mappings"), *places_below(root, "mappings")]
+    if not found:
+        raise FileNotFoundError(
+            f"There is no folder `mappings` in or beside `{root}`: it comes with objectnet-1.0.zip, and maps folders to "
+            "ImageNet classes. Give it with --mappings."
+        )
+    return found[0]
 
 
 def read_mappings(folder: Path) -> dict[str, list[int]]:

@@ -75,7 +75,7 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
         found = {}
         for side in session.sides:
             place, inputs = f"{session.preset}/{name}/{side}", session.inputs(side, rows) | accuracy.inputs()
-            found[side] = store.known(place, inputs, accuracy.rows_file, but=("precision",))
+            found[side] = store.known(place, inputs, accuracy.rows_file)
             if found[side] is None:
                 raise ValueError(
                     f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol "
@@ -88,17 +88,12 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
 
 def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:
     """A set for the table of results, from the results of [`Accuracy`] by side."""
-    sides = {}
-    for side, result in measured.items():
-        predictions = np.array(result.columns["predictions"])
-        accepted = [[]] * len(predictions) if rows.accepted is None else rows.accepted
-        sides[side] = SideResult(ranks(predictions, accepted), result.scores, predictions)
     classes = None
     if rows.accepted is not None:
         classes = np.array([labels[0] if labels else -1 for labels in rows.accepted])
     return SetResult(
         name,
-        sides,
+        side_results(measured, rows.accepted),
         classes,
         rows.shifted,
         rows.source,
@@ -173,3 +168,21 @@ def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
         if not np.isnan(values).any():
             factors[name] = values
     return factors
+
+
+def side_results(measured: Mapping[str, Measured], accepted: list[list[int]] | None) -> dict[str, SideResult]:
+    """Results of the sides on a set, from those of [`Accuracy`].
+
+    Args:
+        measured: results by side.
+        accepted: correct labels of each image, empty for images that do not count; `None` for a set without labels.
+
+    Raises:
+        ValueError: not as many labels as predictions.
+    """
+    sides = {}
+    for side, result in measured.items():
+        predictions = np.array(result.columns["predictions"])
+        labels = [[]] * len(predictions) if accepted is None else accepted
+        sides[side] = SideResult(ranks(predictions, labels), result.scores, predictions)
+    return sides
