@@ -225,14 +225,16 @@ def test_bf16_autocast(name):
     assert (output.relevance - expected).abs().max() < 5e-2
 
 
-def test_rollout_is_in_fp32_under_autocast():
+@pytest.mark.parametrize("name", ["rollout", "last_layer"])
+def test_what_follows_the_attentions_is_in_fp32_under_autocast(name):
     model, pixel_values = tiny_vit(), images(1)
     model.set_attn_implementation("eager")
     with torch.autocast("cpu", torch.bfloat16):
         attentions = model(pixel_values, output_attentions=True).attentions
-        relevance = ATTRIBUTION_METHODS["rollout"](model, pixel_values).relevance[0, 0]
-    first, second = (torch.eye(17) + attention[0].float().mean(dim=0) for attention in attentions)
-    expected = expected_map((second @ first)[0, 1:].detach(), (4, 4), (32, 32))
+        relevance = ATTRIBUTION_METHODS[name](model, pixel_values).relevance[0, 0]
+    first, second = (attention[0].float().mean(dim=0) for attention in attentions)
+    tokens = second if name == "last_layer" else (torch.eye(17) + second) @ (torch.eye(17) + first)
+    expected = expected_map(tokens[0, 1:].detach(), (4, 4), (32, 32))
     torch.testing.assert_close(relevance, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
-from robust_vit_hf.data.masked_dataset import check_columns, check_rows
+from robust_vit_hf.data.masked_dataset import check_columns, check_no_images, check_rows
 from robust_vit_hf.data.parquet_writer import ShardWriter
 
 from .helpers import formats
-from .helpers.tiny import FEATURES, masked_dataset, masked_rows
+from .helpers.commands import call
+from .helpers.tiny import FEATURES, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -49,6 +50,21 @@ def test_save_to_disk(tmp_path):
         assert_rows(tmp_path / name, "train[:1]", rows[:1])
         with pytest.raises(ValueError, match='Unknown split "validation"'):
             load_masked_dataset(str(tmp_path / name), "validation")
+
+
+def test_the_name_of_a_benchmark_that_a_folder_of_images_has_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = call("masks", "tokencut", "--images", "emoji-shift", "--output_dir", "emoji-shift").error
+    assert "`emoji-shift` is within `emoji-shift`, where its files would be read as images the next time" in error
+    masked_folder(tmp_path / "emoji-shift", train=4)
+    model = save_pretrained(tiny_vit(), tmp_path / "model")
+    refused = "`emoji-shift` is a benchmark, and a folder of images here: give `./emoji-shift` for the folder. For the"
+    with pytest.raises(ValueError, match=refused):
+        load_masked_dataset("emoji-shift", "train")
+    assert refused in call("diagnose", "--model", model, "--dataset", "emoji-shift", "--output_dir", "out").error
+    assert len(load_masked_dataset("./emoji-shift", "train")) == 4
+    (tmp_path / "emoji-shift" / "results.json").touch()  # of a training, with pictures and examples
+    check_no_images("emoji-shift")
 
 
 def test_image_folder(tmp_path):

@@ -1,6 +1,7 @@
 """`robust-vit evaluate` and `robust-vit segment`, on miniatures of every set of the paper."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
+from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions, SubsetOptions
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.results.published import PAPER_SETS
+from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.publishable import public_settings
 
 from .helpers import formats
 from .helpers.commands import call, kill_when, launch, launch_two, succeed
@@ -281,3 +286,26 @@ def test_segmentation_of_the_bundled_benchmark(tmp_path):
 def test_segmentation_usage(options, message, tmp_path):
     completed = call("segment", *options, "--output_dir", tmp_path / "out")
     assert completed.status == 2 and message in completed.error
+
+
+# What each command writes into `results.json`.
+WRITTEN = {
+    "evaluate": {"settings": asdict(EvaluateOptions()), "protocols": {}},
+    "segment": {"settings": asdict(SegmentOptions()), "scores": {}},
+    "sis": {"settings": asdict(SubsetOptions()), "scores": {}},
+    "diagnose": {"settings": asdict(DiagnoseOptions()), "diagnosis": {}},
+    "train": {"settings": {"model": {}, "data": {}, "training": {}}, "rows": []},
+}
+
+
+@pytest.mark.parametrize("command", [name for name in WRITTEN if name != "train"])
+def test_results_of_another_command_are_not_replaced(command, tmp_path):
+    """Its own pass, so that the error is that of the model."""
+    for name, results in WRITTEN.items():
+        write_json(tmp_path / "results.json", public_settings(results))
+        error = call(command, "--model", tmp_path / "nowhere", "--output_dir", tmp_path).error
+        message = f"`{tmp_path}` holds results of another command, whose `results.json` would be replaced: choose"
+        assert ("nowhere` cannot be loaded" in error) if name == command else (message in error), error
+    (tmp_path / "run.json").touch()
+    error = call(command, "--model", tmp_path / "nowhere", "--output_dir", tmp_path).error
+    assert "holds a finetuning run, whose `results.json` would be replaced" in error

@@ -17,14 +17,17 @@ from transformers import (
 )
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
+from robust_vit_hf.hub.model_card import add_evaluation
 from robust_vit_hf.models.preprocessing import load_processor
-from robust_vit_hf.models.registry import MODELS, find_model
+from robust_vit_hf.models.registry import MODELS, check_no_folder, find_model
 from robust_vit_hf.results.published import published_models
+from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.utils.files import write_json
 
-from .helpers.commands import succeed
+from .helpers.commands import call, succeed
 from .helpers.families import SIZES
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
-from .helpers.tiny import IMAGE_SIZE, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from .helpers.tiny import IMAGE_SIZE, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 PAPER_NAMES = {"vit-b": "ViT-B", "vit-l": "ViT-L", "deit-s": "DeiT-S", "deit-b": "DeiT-B"}
@@ -94,6 +97,39 @@ def test_an_own_model_in_timms_format_or_a_folder_of_that_name_is_not_registered
     succeed("convert", tmp_path / "timm", "--output_dir", tmp_path / "hf")
     (tmp_path / "hf" / "conversion.json").write_text('{"source": "vit-b"}')
     assert find_model(str(tmp_path / "hf")) is None
+
+
+def test_the_name_of_a_registered_model_that_a_model_folder_has_too(tmp_path, monkeypatch):
+    """It is refused, in words that help."""
+    save_pretrained(tiny_vit(), tmp_path / "vit-b")
+    monkeypatch.chdir(tmp_path)
+    refused = "`vit-b` is a registered model, and a folder here: give `./vit-b` for the folder. For the registered model, run"
+    for command in ("evaluate --model ./vit-b --compare vit-b", "convert vit-b", "train --model vit-b"):
+        assert refused in call(*command.split(), "--output_dir", "out").error
+    torch.testing.assert_close(load_model("./vit-b").classifier.weight, tiny_vit().classifier.weight)
+    write_json(tmp_path / "results.json", {"protocols": {"paper": {}}, "weights": {"after": "others"}})
+    with pytest.raises(ValueError, match="measured other weights"):
+        add_evaluation(Path("vit-b"), tmp_path)
+    # A folder without a model is none that may be meant, and the base of an adapter is the model that has the name.
+    (tmp_path / "emoji-shift").mkdir()
+    check_no_folder("emoji-shift")
+    named = add_lora(tiny_vit(), 2, "emoji-shift").peft_config["default"].base_model_name_or_path
+    assert named == "emoji-shift"
+    (tmp_path / "emoji-shift" / "adapter_config.json").touch()
+    with pytest.raises(ValueError, match="`emoji-shift` is a registered model, and a folder here"):
+        check_no_folder("emoji-shift")
+
+
+@pytest.mark.slow
+def test_a_training_may_write_a_folder_with_the_name_of_its_model(hub, tmp_path, monkeypatch):
+    """Which it loads again for the control and the report."""
+    hub.add("models", MODELS["vit-b"].hub_ids[0], save_pretrained(tiny_vit(), tmp_path / "hub"))
+    masked_folder(tmp_path / "images", train=2, validation=2)
+    monkeypatch.chdir(tmp_path)
+    options = "--max_steps 1 --use_cpu --report_to none --eval_strategy no --save_strategy no".split()
+    options += ["--load_best_model_at_end", "false", "--control", "--dataset", "images"]
+    succeed("train", "--model", "vit-b", "--output_dir", "vit-b", *options)
+    assert (tmp_path / "vit-b" / "results.json").is_file()
 
 
 def test_a_folder_of_timm(tmp_path):

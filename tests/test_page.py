@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
+from robust_vit_hf.utils.files import read_json, write_json
+
 from .helpers.commands import call, succeed
 from .helpers.tiny import DATA, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
@@ -78,9 +80,20 @@ def test_text_of_the_user_is_escaped(pages):
     assert HOSTILE not in text and "&lt;script&gt;fetch(&#39;https://example.org&#39;)&lt;/script&gt;" in text
 
 
+def test_the_folder_of_an_improvement(pages, tmp_path):
+    """Its settings are in one level."""
+    results = read_json(pages["sources"]["run"] / "results.json")
+    write_json(tmp_path / "results.json", results | {"settings": {"model": "my-vit", "dataset": "photographs"}})
+    succeed("report", tmp_path, "--html", "--output_dir", tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "my-vit" in text and "photographs" in text
+
+
 def test_refused(pages, tmp_path):
     (tmp_path / "results.json").write_text('{"scores": {}}')
-    message = "results.json` is not of `robust-vit train` or `evaluate`: name the --output_dir of one of them"
+    message = (
+        "results.json` is not of `robust-vit train`, `improve` or `evaluate`: name the --output_dir of one of them"
+    )
     assert message in call("report", tmp_path, "--html", "--output_dir", tmp_path / "out").error
     run = pages["sources"]["run"]
     assert (

@@ -142,3 +142,14 @@ def test_refused(model, processor):
     explain = pipeline("relevance-map", model=convolutional, image_processor=processor)
     with pytest.raises(ValueError, match="no attention over one patch grid"):
         explain(images(1)[0])
+
+
+def test_a_damaged_file_is_named(model, processor, tmp_path):
+    """Pillow tells this damage by a `SyntaxError`."""
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    first, second, rest = (tmp_path / "noise.png").read_bytes().split(b"IDAT", 2)  # chunks of 64 KiB
+    (tmp_path / "damaged.png").write_bytes(first + b"IDAT" + second + bytes(4) + rest)
+    explain = pipeline("relevance-map", model=model, image_processor=processor)
+    with pytest.raises(ValueError, match=r"`.*damaged.png` cannot be read as an image: broken PNG file"):
+        explain(str(tmp_path / "damaged.png"))

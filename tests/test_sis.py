@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from robust_vit_hf import sufficient_input_subsets
+from robust_vit_hf import make_image_processor, sufficient_input_subsets
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
 from robust_vit_hf.relevance.sis import backward_selection, last_sufficient_step, margin
 
@@ -311,6 +311,18 @@ def test_any_image_and_class(folders, tmp_path):
     assert "foreground" not in measured
     first = measured["margins"][:, 0].sigmoid()  # of two classes of the whole image
     assert first.sum() < 1 and first[0] != first[1]
+
+
+def test_models_that_see_images_of_other_sizes(folders, tmp_path):
+    save_pretrained(tiny_vit(image_size=48), tmp_path / "large")
+    make_image_processor("paper", 48).save_pretrained(tmp_path / "large")
+    options = ["--images", folders / "orange.png", "--classes", 0, "--pixels_per_step", 500]
+    succeed("sis", "--model", folders / "before", "--compare", tmp_path / "large", *options, "--output_dir", tmp_path)
+    sizes = {
+        side: load_file(tmp_path / "images" / side / "00000.safetensors")["subset"].shape[2:]
+        for side in ("before", "after")
+    }
+    assert sizes == {"before": (32, 32), "after": (48, 48)} and (tmp_path / "sis.png").is_file()
 
 
 def test_named_classes_need_no_labels(folders, tmp_path):

@@ -11,7 +11,7 @@ from ..emoji_shift.model import INSTALL_BACKBONE
 from ..evaluation.examples import EXAMPLES_FILE
 from ..models.loading import is_timm
 from ..models.preprocessing import Preset, resolve_preset
-from ..models.registry import BUNDLED_MODEL, MODELS, resolve
+from ..models.registry import BUNDLED_MODEL, MODELS, check_no_folder, resolve
 from ..utils.files import RESULTS_FILE, atomic_folder
 from ..utils.publishable import is_hub_id
 from .backgrounds import diagnosis_folder
@@ -66,9 +66,10 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: a model is a local folder, or there is no diagnosis.
+        ValueError: a model is a local folder, or there is no diagnosis; or as [`check_no_folder`].
     """
     for name in (before, after):
+        check_no_folder(name)
         if name not in MODELS and not is_hub_id(name):
             raise ValueError(
                 f"`{name}` is not a Hub id, and a Space cannot load a folder of this machine: push it first, `robust-vit push "

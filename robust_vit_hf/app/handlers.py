@@ -13,6 +13,7 @@ from ..utils.images import to_rgb
 from ..utils.publishable import public_name
 from .backgrounds import (
     KINDS,
+    Background,
     Diagnosed,
     condition_cards,
     find_mask,
@@ -64,18 +65,20 @@ class Handlers:
         self._diagnosed = while_unchanged(
             lambda before, after: read_diagnosis(options.diagnose, self.pair((before, after)))
         )
-        self._backgrounds = while_unchanged(
-            lambda before, after: other_backgrounds(
-                self.pair((before, after)),
-                self.diagnosed((before, after)),
-                self.samples((before, after)) if options.dataset is not None else [],
-            )
-        )
+        self._backgrounds = while_unchanged(lambda before, after: self._load_backgrounds((before, after)))
 
     def _load_samples(self, session: Session) -> list[Sample]:
         if self.options.dataset is None:
-            return load_samples(tuple(session.classes))
+            return load_samples(session.classes)
         return own_samples(self.options.dataset, self.options.split, session)
+
+    def _load_backgrounds(self, names: Names) -> list[Background]:
+        try:
+            diagnosed = self.diagnosed(names)
+        except ValueError:  # it is of other models
+            diagnosed = None
+        samples = self.samples(names) if self.options.dataset is not None else []
+        return other_backgrounds(self.pair(names), diagnosed, samples)
 
     def samples(self, names: Names) -> list[Sample]:
         """The examples to click. Errors are those of [`own_samples`]."""

@@ -17,8 +17,10 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..utils.cache import cache_of, check_no_pattern
+from ..utils.files import RESULTS_FILE
 from ..utils.images import to_rgb
 from .benchmarks import benchmarks
+from .layouts.columns import has_parquet
 from .layouts.image_folder import ImageFolder
 from .layouts.tables import ParquetFiles, join
 from .mask_checks import mask_problem, mask_to_tensor
@@ -31,6 +33,7 @@ IMAGE_FOLDER_REMEDY = (
     "In an image folder, a `metadata.jsonl` gives the masks: one line a row with `image_file_name`, `mask_file_name` "
     "and `label`."
 )
+NUM_SHOWN = 10  # rows that an error names
 
 
 class UnknownSplit(ValueError):
@@ -59,14 +62,15 @@ def load_masked_dataset(
         UnknownSplit: the split does not exist (names the existing ones).
         ValueError: another dataset than a benchmark has options, a path of tables would be read as a pattern,
             `metadata.jsonl` is not valid or names files outside its folder, no image of a folder can be used, only
-            some files name their classes, or the copy in the cache of `datasets` is damaged.
+            some files name their classes, or the copy in the cache of `datasets` is damaged; or as [`check_no_images`].
     """
     folder, splits = Path(path), None
     if options and path not in benchmarks():
         raise ValueError(f"Only benchmarks take `{next(iter(options))}`, and `{path}` is not one: leave it out.")
     if path in benchmarks():
+        check_no_images(path)
         splits = benchmarks()[path].load_finetuning_splits(**options)
-    elif (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+    elif _is_saved(folder):
         loaded = datasets.load_from_disk(path)
         splits = {"train": loaded} if isinstance(loaded, datasets.Dataset) else loaded
     if splits is not None:
@@ -104,6 +108,27 @@ def load_masked_dataset(
         raise FileNotFoundError(
             f"There is no file or folder `{path}`, and no dataset of that id could be loaded from the Hub: {error}"
         ) from error
+
+
+def check_no_images(benchmark: str) -> None:
+    """Refuse the name of a benchmark where a folder of images of that name is, which may be meant.
+
+    Raises:
+        ValueError: it is ambiguous.
+    """
+    folder = Path(benchmark)
+    if (folder / "config.json").is_file() or (folder / RESULTS_FILE).is_file():
+        return  # a model or results, with pictures
+    if _is_saved(folder) or has_parquet(folder) or ImageFolder.find(folder):
+        raise ValueError(
+            f"`{benchmark}` is a benchmark, and a folder of images here: give `./{benchmark}` for the folder. For the benchmark, run "
+            "the command in another folder, or rename that one."
+        )
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote a folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def _load_images(images: ImageFolder, split: str, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
@@ -321,13 +346,6 @@ def extent_without_edges(mask: Image.Image) -> str | None:
     return None if low != high else "empty" if high == 0 else "full"
 
 
-def problem_of(
-    image: Image.Image, mask: Image.Image | None, label: int | None, num_labels: int | None = None
-) -> str | None:
-    """Problem of a decoded row, or `None`. `mask` is `None` if the row has none, `num_labels` if unknown."""
-    return (mask is not None and mask_problem(image, mask)) or label_problem(label, num_labels)
-
-
 def label_problem(label: int | None, num_labels: int | None = None) -> str | None:
     """Problem of a label, or `None`. `num_labels` is `None` if unknown."""
     if label is None:
@@ -338,6 +356,6 @@ def label_problem(label: int | None, num_labels: int | None = None) -> str | Non
     return None
 
 
-def _head(lines: list[str], count: int = 10) -> str:
-    shown = "\n".join(f"  {line}" for line in lines[:count])
-    return shown + (f"\n  … and {len(lines) - count} more" if len(lines) > count else "")
+def _head(lines: list[str]) -> str:
+    shown = "\n".join(f"  {line}" for line in lines[:NUM_SHOWN])
+    return shown + (f"\n  … and {len(lines) - NUM_SHOWN} more" if len(lines) > NUM_SHOWN else "")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
+from ..data.masked_dataset import check_no_images
 from ..evaluation.examples import EXAMPLES_FILE
 from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
@@ -19,7 +20,6 @@ from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
 from ..experiments.page import PAGE_FILE, Section, plot, write_page
 from ..metrics.robust_accuracy import ranks
-from ..models.preprocessing import resolve_preset
 from ..results.bootstrap import Interval
 from ..results.diagnosis import Diagnosis, diagnosis_tables
 from ..results.reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
@@ -133,8 +133,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
     """
     folder = options.output_dir
     check_output_dir(folder, options.dataset, options.mask_folder)
-    preset = resolve_preset(options.preset, options.model, options.compare)
-    with open_session(options, preset, folder, bf16=options.bf16) as session:
+    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="diagnosis") as session:
         with session.accelerator.main_process_first():
             name, rows = load_images(options, session)
             grouped = groups_of(rows, name) is not None and options.dataset is not None
@@ -201,6 +200,8 @@ def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, datase
     """The images to diagnose on: name of the set, and rows."""
     if options.dataset is not None and options.dataset not in benchmarks():
         return options.split.partition("[")[0], load_labelled(options.dataset, options.split, options.mask_folder)
+    if options.dataset is not None:
+        check_no_images(options.dataset)
     benchmark = options.dataset or find_benchmark(session.classes)
     if benchmark is None:
         raise ValueError("This model has classes of its own: name labelled images of them with --dataset.")

@@ -36,7 +36,7 @@ def segment(options: SegmentOptions) -> str:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(options, options.preset, folder, bf16=options.bf16) as session:
+    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="methods") as session:
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)
         session = session.with_sets({name: EvaluationSet(rows)})

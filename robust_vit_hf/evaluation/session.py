@@ -19,6 +19,7 @@ from ..models.loading import load_model
 from ..models.preprocessing import Preset, load_processor, resolve_preset
 from ..models.registry import MODELS, find_model
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
+from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator
 from ..utils.publishable import public_name
@@ -133,6 +134,7 @@ def open_session(
     *,
     bf16: bool = False,
     shared: Path | None = None,
+    results_key: str | None = None,
 ) -> Iterator[Session]:
     """Context manager of a command's session: models named by the options, and a store.
 
@@ -140,24 +142,47 @@ def open_session(
         preset: preset of the session; `None` for that of [`resolve_preset`].
         output_dir: folder of the store, locked against other processes; by default nothing is saved.
         shared: as for [`Store`].
+        results_key: key of the command's `results.json`, or of its settings, that no other command has; `None` for a command that
+            writes no such file.
 
     Raises:
         BlockingIOError: another process is writing to the folder.
-        ValueError: the output folder is that of a model.
+        ValueError: the output folder is that of a model, or holds a run or results of another command.
         OSError: a model does not exist, or has no image processor to take.
         ValueError: the models have different classes, or one cannot be loaded.
     """
     for name in filter(None, (options.model, options.compare)):
-        if output_dir is not None and Path(name).is_dir() and Path(name).resolve() == output_dir.resolve():
+        is_folder = name not in MODELS and Path(name).is_dir()
+        if output_dir is not None and is_folder and Path(name).resolve() == output_dir.resolve():
             raise ValueError(
                 f"`{output_dir}` is the folder of the model, whose files would be replaced: choose another --output_dir."
             )
+    if output_dir is not None and results_key is not None:
+        _check_results(output_dir, results_key)
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
     preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
     accelerator = make_accelerator(bf16)
     with folder_lock(output_dir, "evaluation") if output_dir and accelerator.is_main_process else nullcontext():
         names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
         yield Session(load_sides(names, preset, accelerator), {}, accelerator, Store(output_dir, shared), preset)
+
+
+def _check_results(folder: Path, key: str) -> None:
+    """Refuse an output folder whose `results.json` is another command's. One that cannot be read is written again.
+
+    Raises:
+        ValueError: it is, or the folder holds a finetuning run.
+    """
+    is_run = (folder / RUN_FILE).exists()
+    try:
+        results = read_json(folder / RESULTS_FILE)
+    except ValueError:
+        results = None
+    if is_run or (results is not None and key not in {*results, *(results.get("settings") or ())}):
+        held = "a finetuning run" if is_run else "results of another command"
+        raise ValueError(
+            f"`{folder}` holds {held}, whose `{RESULTS_FILE}` would be replaced: choose another --output_dir."
+        )
 
 
 def load_sides(

@@ -43,7 +43,7 @@ def find_subsets(options: SubsetOptions) -> str:
         OSError: a model, set or image does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(options, options.preset, folder, bf16=options.bf16) as session:
+    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="threshold") as session:
         targets = tuple(class_index(name, session.classes) for name in options.classes)
         session = session.with_sets(_load_sets(options, session.preset))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
@@ -137,12 +137,13 @@ def _pictures(
     session: Session, subsets: Subsets, name: str, index: int, measured: Mapping[str, Measured]
 ) -> list[tuple[str, torch.Tensor]]:
     """Row of the figure: captioned pictures of an image and its subsets, as the model sees them."""
-    rows, processor = session.sets[name], session.sides["before"].processor
-    transform = rows.transform(processor)
-    loader = image_loader(rows.dataset.select([index]).select_columns("image"), transform, 1, 0)
-    pixel_values = next(iter(loader))["pixel_values"]
+    rows, seen = session.sets[name], {}
+    image = rows.dataset.select([index]).select_columns("image")
+    processors = {side: of.processor for side, of in session.sides.items()}
+    for side, processor in processors.items():  # which may see images of another size
+        seen[side] = next(iter(image_loader(image, rows.transform(processor), 1, 0)))["pixel_values"]
     label = session.classes[rows.accepted[index][0]] if rows.accepted and rows.accepted[index] else ""
-    pictures = [(f"{name}\n{label}", denormalize(pixel_values, processor)[0])]
+    pictures = [(f"{name}\n{label}", denormalize(seen["before"], processors["before"])[0])]
     for number, (row, target) in enumerate(subsets.pairs(rows)):
         for side, found in measured.items() if row == index else ():
             subset = subsets.subset(session.store.folder / name / side, number)
@@ -153,7 +154,7 @@ def _pictures(
             pictures.append(
                 (
                     f"{session.classes[target]}, {side}\n{caption}: {probability}",
-                    denormalize(pixel_values * subset, processor)[0],
+                    denormalize(seen[side] * subset, processors[side])[0],
                 )
             )
     return pictures

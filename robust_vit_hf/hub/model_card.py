@@ -176,7 +176,7 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
         raise ValueError(
             f"`{evaluation_folder}` holds no comparison of two models: run `robust-vit evaluate` with --compare."
         )
-    known = {"after": weights_digest(load_model(str(folder)))}
+    known = {"after": weights_digest(load_model(str(folder.absolute())))}  # no name of a registered model
     recorded = (read_json(folder / RESULTS_FILE) or {}).get("weights", {})
     if recorded.get("after") == known["after"]:  # else they are of weights that were here before
         known |= recorded

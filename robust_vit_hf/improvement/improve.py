@@ -45,7 +45,6 @@ from ..hub.model_card import CARD_FILE, write_card
 from ..models.digest import weights_digest
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
-from ..models.preprocessing import resolve_preset
 from ..models.registry import resolve
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
@@ -186,8 +185,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
     """
     folder = options.output_dir
     _check_folder(options)
-    preset = resolve_preset(options.preset, options.model)
-    with open_session(PairOptions(model=options.model), preset, folder, bf16=options.bf16) as opened:
+    with open_session(PairOptions(model=options.model), options.preset, folder, bf16=options.bf16) as opened:
         if opened.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
@@ -211,7 +209,7 @@ def run_improvement(options: ImproveOptions) -> Improvement:
         _check_parts(session, masked, options)
         choosing_set = session.with_sets({"choosing": EvaluationSet.of(masked["choosing"].dataset)})
         facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
-        facts["preset"] = preset
+        facts["preset"] = session.preset
         trials = Trials(folder / CANDIDATES_FOLDER, choosing_set, masked["train"].dataset, options, facts)
         _say(2, f"Candidates, measured on {len(masked['choosing'].dataset)} images that choose")
         before, measured, diverged = _choose(trials, options)
@@ -462,7 +460,8 @@ def _estimate(session: Session, options: ImproveOptions, parts: dict[str, datase
 
 def _write_model(trials: Trials, chosen: Measured, options: ImproveOptions) -> Side:
     """Write the chosen mixture with its record to the output folder, unless both are there. Returns it as a side."""
-    folder, place = options.output_dir, trials.folder / chosen.candidate.name
+    folder = options.output_dir.absolute()  # no name of a registered model
+    place = trials.folder / chosen.candidate.name
     processor, model = trials.session.sides["before"].processor, None
     mixture = {"alpha": chosen.alpha, "before": public_name(options.model), "after": chosen.candidate.name}
     if (folder / RUN_FILE).is_file() and read_json(folder / INTERPOLATION_FILE) == mixture:  # written last

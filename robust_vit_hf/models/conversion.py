@@ -10,7 +10,7 @@ from ..utils.publishable import public_name
 from .loading import is_timm, load_complete, load_model
 from .options import ConvertOptions
 from .preprocessing import Preset, load_processor, make_image_processor, resolve_preset
-from .registry import CONVERSION_FILE, find_model, resolve
+from .registry import CONVERSION_FILE, check_no_folder, find_model, resolve
 from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing, timm_files
 from .timm_weights import timm_to_hf
 
@@ -20,8 +20,12 @@ def convert(options: ConvertOptions) -> str:
 
     Returns:
         Message about what was written.
+
+    Raises:
+        ValueError: as [`check_no_folder`].
     """
     source, output = options.source, options.output_dir
+    check_no_folder(source)
     if options.classes is not None:
         model = write_with_classes(source, output, options.classes, options.templates, options.preset)
     elif options.to == "timm":

@@ -121,9 +121,11 @@ def last_layer_attention(
     vit = VisionTransformer(model)
     grid = vit.check_images(pixel_values)
     attentions, logits = _attentions(vit, pixel_values)
-    row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
-    row = torch.bmm(row, attentions[-1].float().mean(dim=1))  # (B, 1, T)
-    return make_output(map_of_tokens(row[:, 0], grid, pixel_values), logits, pixel_values, check_finite)
+    with torch.autocast(pixel_values.device.type, enabled=False):
+        row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
+        row = torch.bmm(row, attentions[-1].float().mean(dim=1))  # (B, 1, T)
+        relevance = map_of_tokens(row[:, 0], grid, pixel_values)
+    return make_output(relevance, logits, pixel_values, check_finite)
 
 
 def input_gradient(

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.digest import model_digest
-from ..models.registry import resolve
+from ..models.registry import MODELS, resolve
 
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def add_adapter(model: nn.Module, config: "PeftConfig", base: str | None) -> "Pe
         # cannot be mistaken for a Hub id and is never uploaded.
         name = resolve(base)
         of_adapter = adapted.peft_config["default"]
-        of_adapter.base_model_name_or_path = str(Path(name).resolve()) if Path(name).exists() else name
+        is_folder = name not in MODELS and Path(name).exists()
+        of_adapter.base_model_name_or_path = str(Path(name).resolve()) if is_folder else name
     return adapted
 
 
