@@ -20,12 +20,11 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 import robust_vit_hf
 from robust_vit_hf.hub.upload import NOT_UPLOADED
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
-from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out, _write_model
+from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.digest import weights_digest
 from robust_vit_hf.results.text_table import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
-from robust_vit_hf.utils.files import write_json
 
 from .helpers.attacks import COLOURS, biased_model
 from .helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
@@ -461,17 +460,3 @@ def test_several_processes_are_refused(inputs, tmp_path):
     done = launch_two("-m", "robust_vit_hf.cli", "improve", *options_of(inputs, tmp_path / "better"))
     assert done.status and "`improve` works in one process: leave out `accelerate launch`" in done.err
     assert not (tmp_path / "better" / "verdict.json").exists()
-
-
-def test_an_output_folder_with_the_name_of_a_registered_model(tmp_path, monkeypatch, processor):
-    """The model that is reported is that in the folder."""
-    monkeypatch.chdir(tmp_path)
-    place = save_pretrained(tiny_vit(1), tmp_path / "candidates" / "one")
-    write_json(place / "run.json", {"training": {}})
-    before = SimpleNamespace(processor=processor, model=tiny_vit())
-    session = SimpleNamespace(sides={"before": before}, accelerator=SimpleNamespace(device="cpu"))
-    trials = SimpleNamespace(folder=tmp_path / "candidates", session=session, trained=lambda candidate: None)
-    chosen = SimpleNamespace(candidate=SimpleNamespace(name="one"), alpha=1.0)
-    for _ in range(2):  # the second time, it is there
-        side = _write_model(trials, chosen, SimpleNamespace(output_dir=Path("vit-b"), model="own"))
-        assert side.weights == weights_digest(tiny_vit(1)) and Path(side.source) == tmp_path / "vit-b"

@@ -27,7 +27,7 @@ from robust_vit_hf.utils.files import write_json
 from .helpers.commands import call, succeed
 from .helpers.families import SIZES
 from .helpers.timm_models import HUB_CONFIG, saved_in, tiny
-from .helpers.tiny import IMAGE_SIZE, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from .helpers.tiny import IMAGE_SIZE, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
 PAPER_NAMES = {"vit-b": "ViT-B", "vit-l": "ViT-L", "deit-s": "DeiT-S", "deit-b": "DeiT-B"}
@@ -116,20 +116,17 @@ def test_the_name_of_a_registered_model_that_a_model_folder_has_too(tmp_path, mo
     named = add_lora(tiny_vit(), 2, "emoji-shift").peft_config["default"].base_model_name_or_path
     assert named == "emoji-shift"
     (tmp_path / "emoji-shift" / "adapter_config.json").touch()
+    assert find_model("emoji-shift") == "emoji-shift"
     with pytest.raises(ValueError, match="`emoji-shift` is a registered model, and a folder here"):
         check_no_folder("emoji-shift")
 
 
-@pytest.mark.slow
-def test_a_training_may_write_a_folder_with_the_name_of_its_model(hub, tmp_path, monkeypatch):
-    """Which it loads again for the control and the report."""
-    hub.add("models", MODELS["vit-b"].hub_ids[0], save_pretrained(tiny_vit(), tmp_path / "hub"))
-    masked_folder(tmp_path / "images", train=2, validation=2)
+@pytest.mark.parametrize("name", ["vit-b", "emoji-shift"])
+def test_an_output_folder_with_the_name_of_a_registered_model(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = "--max_steps 1 --use_cpu --report_to none --eval_strategy no --save_strategy no".split()
-    options += ["--load_best_model_at_end", "false", "--control", "--dataset", "images"]
-    succeed("train", "--model", "vit-b", "--output_dir", "vit-b", *options)
-    assert (tmp_path / "vit-b" / "results.json").is_file()
+    for command in ("train", "improve --model own --dataset images"):
+        error = call(*command.split(), "--output_dir", tmp_path / name).error
+        assert "would have the name of a registered model: choose another --output_dir, such as `my-" in error
 
 
 def test_a_folder_of_timm(tmp_path):

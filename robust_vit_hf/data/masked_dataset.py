@@ -117,8 +117,8 @@ def check_no_images(benchmark: str) -> None:
         ValueError: it is ambiguous.
     """
     folder = Path(benchmark)
-    if (folder / "config.json").is_file() or (folder / RESULTS_FILE).is_file():
-        return  # a model or results, with pictures
+    if any((folder / name).is_file() for name in ("config.json", RESULTS_FILE, "report.md", "captions.md")):
+        return  # a model, results, a report or figures, with pictures
     if _is_saved(folder) or has_parquet(folder) or ImageFolder.find(folder):
         raise ValueError(
             f"`{benchmark}` is a benchmark, and a folder of images here: give `./{benchmark}` for the folder. For the benchmark, run "

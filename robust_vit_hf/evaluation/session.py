@@ -143,7 +143,7 @@ def open_session(
         output_dir: folder of the store, locked against other processes; by default nothing is saved.
         shared: as for [`Store`].
         results_key: key of the command's `results.json`, or of its settings, that no other command has; `None` for a command that
-            writes no such file.
+            writes no such file, or checks its folder itself.
 
     Raises:
         BlockingIOError: another process is writing to the folder.
@@ -152,8 +152,7 @@ def open_session(
         ValueError: the models have different classes, or one cannot be loaded.
     """
     for name in filter(None, (options.model, options.compare)):
-        is_folder = name not in MODELS and Path(name).is_dir()
-        if output_dir is not None and is_folder and Path(name).resolve() == output_dir.resolve():
+        if output_dir is not None and Path(name).is_dir() and Path(name).resolve() == output_dir.resolve():
             raise ValueError(
                 f"`{output_dir}` is the folder of the model, whose files would be replaced: choose another --output_dir."
             )

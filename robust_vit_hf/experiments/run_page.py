@@ -35,7 +35,9 @@ def write_run_page(folder: Path, path: Path) -> None:
     sections = []
     for title, part, place in parts:
         rows = part["rows"]
-        section = Section(title, [Table(**table) for table in part.get("tables", ())])
+        if "tables" not in part:
+            raise ValueError(f"`{place}` has results of an earlier version: measure the models again.")
+        section = Section(title, [Table(**table) for table in part["tables"]])
         changes = {
             name: {int(label): value for label, value in of_set.items()}
             for name, of_set in part.get("class_changes", {}).items()

@@ -137,12 +137,13 @@ def _run(
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """End at a SIGTERM or SIGHUP as at Ctrl+C, so that the processes of the runs end too: submitit's outlive this one."""
-    ignored = threading.current_thread() is not threading.main_thread()
-    kinds = [] if ignored else [signal.SIGTERM, signal.SIGHUP]
+    """End at a SIGTERM or SIGHUP as at Ctrl+C, so that the processes of the runs end too: submitit's outlive this one. Ctrl+C also ends
+    a sweep in the background, where a shell ignores it: the processes of the runs would ignore what is to end them."""
+    is_main = threading.current_thread() is threading.main_thread()
+    kinds = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP] if is_main else []
     before = {kind: signal.getsignal(kind) for kind in kinds}
     for kind, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as by `nohup`
+        if kind != signal.SIGHUP or handler is not signal.SIG_IGN:  # as by `nohup`
             signal.signal(kind, signal.default_int_handler)
     try:
         yield

@@ -45,7 +45,7 @@ from ..hub.model_card import CARD_FILE, write_card
 from ..models.digest import weights_digest
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
-from ..models.registry import resolve
+from ..models.registry import check_output_name, resolve
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
 from ..results.choice import choose
@@ -238,9 +238,10 @@ def _check_folder(options: ImproveOptions) -> None:
     """Check that the output folder is free, or of an earlier run of this command.
 
     Raises:
-        ValueError: it is among the images, or holds what this command would replace or delete.
+        ValueError: it is among the images, holds what this command would replace or delete, or as [`check_output_name`].
     """
     folder = options.output_dir
+    check_output_name(folder)
     check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
     # This command writes its inputs before all else. Other programs have files of this name. A folder of that name is
     # refused when the inputs are written.
@@ -460,8 +461,7 @@ def _estimate(session: Session, options: ImproveOptions, parts: dict[str, datase
 
 def _write_model(trials: Trials, chosen: Measured, options: ImproveOptions) -> Side:
     """Write the chosen mixture with its record to the output folder, unless both are there. Returns it as a side."""
-    folder = options.output_dir.absolute()  # no name of a registered model
-    place = trials.folder / chosen.candidate.name
+    folder, place = options.output_dir, trials.folder / chosen.candidate.name
     processor, model = trials.session.sides["before"].processor, None
     mixture = {"alpha": chosen.alpha, "before": public_name(options.model), "after": chosen.candidate.name}
     if (folder / RUN_FILE).is_file() and read_json(folder / INTERPOLATION_FILE) == mixture:  # written last

@@ -53,17 +53,6 @@ def load_model(
             [`check_no_folder`].
     """
     check_no_folder(name)
-    return load_named(name, trust_remote_code, classes=classes, templates=templates)
-
-
-def load_named(
-    name: str,
-    trust_remote_code: bool = False,
-    *,
-    classes: Sequence[str] | None = None,
-    templates: Sequence[str] | None = None,
-) -> PreTrainedModel:
-    """As [`load_model`], by a name that is known to mean the registered model, if there is one."""
     has_texts = classes is not None and _has_text_encoder(resolve(name), trust_remote_code)
     if templates is not None and not has_texts:
         problem = "there are none" if classes is None else f"`{name}` has no text encoder"
@@ -216,7 +205,7 @@ def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
     base_name = PeftConfig.from_pretrained(name).base_model_name_or_path
     if base_name is None:
         raise ValueError(f"The adapter `{name}` does not name its base in `adapter_config.json`: write it there.")
-    base = load_named(base_name, trust_remote_code)
+    base = load_model(base_name, trust_remote_code)
     _check_base(name, base_name, base)
     try:
         found = load_peft_weights(name, device="cpu").keys()

@@ -83,6 +83,18 @@ def check_no_folder(name: str) -> None:
         )
 
 
+def check_output_name(folder: Path) -> None:
+    """Refuse an output folder whose name here is that of a registered model, from which it could not be told.
+
+    Raises:
+        ValueError: it is.
+    """
+    if folder.name in MODELS and Path(folder.name).resolve() == folder.resolve():
+        raise ValueError(
+            f"`{folder}` would have the name of a registered model: choose another --output_dir, such as `my-{folder.name}`."
+        )
+
+
 def registered_of(run: dict) -> str | None:
     """Name of the registered model that a run began from, by its `run.json`. Runs of version 0.2.0 have a name alone, which may be the
     last part of a path."""
@@ -96,6 +108,8 @@ def find_model(source: str) -> str | None:
         source: name, Hub id, or folder: of a model that was converted from a registered one, or of a timm snapshot with the
             classes of ImageNet. The tag of a snapshot says little by itself: timm keeps it when a model is finetuned.
     """
+    if source in MODELS:
+        return source
     config, conversion = Path(source, "config.json"), Path(source, CONVERSION_FILE)
     identities = {source}
     if conversion.is_file():

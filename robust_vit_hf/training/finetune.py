@@ -23,9 +23,9 @@ from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
 from ..evaluation.store import Measured, Store
 from ..hub.upload import check_adapter_base
-from ..models.loading import load_named
+from ..models.loading import load_model
 from ..models.preprocessing import load_processor, resolve_preset
-from ..models.registry import check_no_folder, resolve
+from ..models.registry import check_output_name, resolve
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.table import Run
 from ..utils.lock import folder_lock
@@ -66,7 +66,7 @@ def finetune(
         OSError: model or data do not exist, or another process uses the `output_dir`.
         TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
-    check_no_folder(model_arguments.model)  # once: the output folder may have this name
+    check_output_name(Path(config.output_dir))
     # The first process locks the folder; its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
@@ -127,7 +127,7 @@ def _finetune(
             "training": config.to_sanitized_dict(),
             "seconds": round(trainer.earlier_seconds + time.time() - started, 1),
         }
-        models = {"before": load_named(model_arguments.model, model_arguments.trust_remote_code)}
+        models = {"before": load_model(model_arguments.model, model_arguments.trust_remote_code)}
         models["after"] = trainer.accelerator.unwrap_model(trainer.model)
         sides = {name: Side.of(model, processor) for name, model in models.items()}
         table = write_report(Path(config.output_dir), run, replace(session, sides=sides), settings)
@@ -242,6 +242,6 @@ def _how_to_make_masks(arguments: DataArguments, model_config: PreTrainedConfig)
 
 def _load(arguments: ModelArguments) -> nn.Module:
     """Load the model, with a new adapter if a rank is given."""
-    model = load_named(arguments.model, arguments.trust_remote_code)
+    model = load_model(arguments.model, arguments.trust_remote_code)
     VisionTransformer(model)  # refuses unsupported architectures before reading data
     return model if arguments.lora_rank is None else add_lora(model, arguments.lora_rank, arguments.model)
