@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,19 +18,9 @@ from PIL import Image
 
 from robust_vit_hf.experiments.collect import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
+from robust_vit_hf.experiments.points import ORIGINALS, POINT_FILE, PREDICTIONS, RUN, is_trained
 from robust_vit_hf.experiments.selection import choose_settings, setting_of
-from robust_vit_hf.experiments.sweep import (
-    ORIGINALS,
-    POINT_FILE,
-    PREDICTIONS,
-    RUN,
-    Run,
-    _in_use,
-    _run_all,
-    arguments_of,
-    is_trained,
-    protocol_of,
-)
+from robust_vit_hf.experiments.sweep import Run, _in_use, _run_all, arguments_of, protocol_of
 from robust_vit_hf.results.file import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetune import finetune
@@ -440,10 +431,10 @@ def test_grids_of_the_paper(path, tmp_path):
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 9}
     numbers |= {
-        "emoji-shift-search": 57,
+        "emoji-shift-search": 69,
         "emoji-shift-others-search": 46,
         "emoji-shift-rates": 104,
-        "emoji-shift-others": 78,
+        "emoji-shift-others": 96,
         "emoji-shift": 120,
         "waterbirds": 99,
     }
@@ -717,6 +708,30 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
     assert "failed: The process ended without a result" in printed and printed.count(": complete") == 1
     assert launch(*sweep, out).status == 0
     assert table(out, tmp_path / "a") == table(tmp_path / "whole", tmp_path / "b")
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_sweep_that_is_ended_ends_its_runs(kind, inputs, tmp_path):
+    """Each goes on from its last checkpoint."""
+    out, options = tmp_path / "out", {"num_train_epochs": 30, "save_total_limit": 30}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants={"robustvit": {}}, options=options)
+    process = start(grid, "--output_dir", out)
+
+    def holder() -> int | None:
+        for path in points(out):
+            if len(list((path / RUN).glob("checkpoint-*"))) > 1:
+                return json.loads((path / ".sweep.lock").read_text())["pid"]
+
+    run = wait_until(holder, process)
+    process.send_signal(kind)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130, log[-3000:]
+    deadline = time.monotonic() + 20
+    while (stat := Path(f"/proc/{run}/stat")).exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "the run goes on"
+        time.sleep(0.05)
+    assert "begun, to resume" in succeed("sweep", grid, "--output_dir", out, "--dry_run")
 
 
 @pytest.mark.release
