@@ -23,9 +23,10 @@ def test_texts_are_those_of_the_results(results):
         assert path.read_text() == text, f"{path}: run `python docs/experiment/write.py`"
 
 
-def test_the_picture_shows_the_points_of_the_results(results):
-    with Image.open(write["PICTURE"]) as image:
-        assert image.text["points"] == write["points_of"](write["picture"](results)), (
+@pytest.mark.parametrize("path", write["PICTURES"], ids=lambda path: path.name)
+def test_pictures_show_the_points_of_the_results(path, results):
+    with Image.open(path) as image:
+        assert image.text["points"] == write["points_of"](write["picture"](path, results)), (
             "run `python docs/experiment/write.py`"
         )
 
@@ -63,7 +64,7 @@ def test_the_tested_settings_are_those_that_were_chosen(file, setting, least, re
     """Weights, and the learning rates that are chosen at these weights."""
     chosen, _ = write["choose_settings"](write["read"](write[file]))
     expected = {run.method: getattr(run, setting) for run in chosen}
-    tested = {run.method: getattr(run, setting) for run in results.runs if run.sets and run.share == 1}
+    tested = {run.method: getattr(run, setting) for run in write["_tested"](results)}
     assert len(expected.keys() & tested.keys()) > least
     for method in expected.keys() & tested.keys():
         assert tested[method] == expected[method], method

@@ -4,15 +4,16 @@
 
 `search.parquet` has the validation images of several weights of each method at one rate, `rates.parquet` those of several rates at the
 weight that was chosen. The others have test images: `results.parquet` of several rates of the README's methods, `others.parquet` of the
-chosen settings of the rest. A block of text between `results: NAME` and `end of results` is made again; a test compares all blocks with
-the files. `price.png` holds the points that it shows as text, which a test compares too: pixels differ between releases of matplotlib.
+chosen settings of the rest, and of higher rates of some. A block of text between `results: NAME` and `end of results` is made again; a
+test compares all blocks with the files. Pictures hold the points that they show as text, which a test compares too: pixels differ between
+releases of matplotlib.
 """
 
 import io
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,18 +22,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from scipy.stats import binomtest
 
 from robust_vit_hf.emoji_shift.artwork import NEW_BACKGROUNDS
 from robust_vit_hf.emoji_shift.images import background_of
 from robust_vit_hf.experiments.selection import choose_mixtures, choose_settings, setting_of
-from robust_vit_hf.results.bootstrap import change, mean_over, versus
+from robust_vit_hf.results.bootstrap import Difference, change, mean_over, versus
+from robust_vit_hf.results.choice import Candidate, loses_too_much
 from robust_vit_hf.results.file import MEASUREMENT_OPTIONS, ResultsFile, join, read_results
-from robust_vit_hf.results.findings import findings, findings_table
+from robust_vit_hf.results.findings import SIMILAR, Finding, findings, findings_table
 from robust_vit_hf.results.paper_tables import METHODS
 from robust_vit_hf.results.plots import figure_bytes
 from robust_vit_hf.results.price import price_figure, price_table, prices
 from robust_vit_hf.results.published import title_of
-from robust_vit_hf.results.table import Results, Run
+from robust_vit_hf.results.table import OURS, Results, Run
 from robust_vit_hf.results.text_table import Table, percent
 from robust_vit_hf.training.arguments import METHOD_OPTIONS
 from robust_vit_hf.training.recipes import train_arguments
@@ -40,8 +43,8 @@ from robust_vit_hf.training.recipes import train_arguments
 
 HERE = Path(__file__).parent
 SEARCH, RATES, MAIN, OTHERS = (HERE / f"{name}.parquet" for name in ("search", "rates", "results", "others"))
-PICTURE = HERE / "price.png"
 ROOT = HERE.parents[1]
+SIS = ROOT / "benchmarks" / "sis.json"
 TEXTS = (
     "README.md",
     "docs/emoji-shift.md",
@@ -92,7 +95,17 @@ OF_A_METHOD = (*METHOD_OPTIONS, "background_swap", "learning_rate", "num_train_e
 OF_RECIPE = "relevance-and-swap"  # the variant of the bundled recipe
 CURVE = ("robustvit", "bce", "background-swap", "relevance-and-swap", "original-target", "finetune")  # of the README
 LABELS |= {f"{method}, chosen by two": f"{LABELS[method]}, at the rate of seeds 0 and 2" for method in CURVE}
+MIXTURE = ", mixture"
+LABELS |= {f"{method}{MIXTURE}": f"{label}{MIXTURE}" for method, label in LABELS.items()}
 SHIFTED, HOME = "background_new", "val"
+PAPER_WEIGHTS = "paper-weights"  # squared error at the weight of the paper
+# Claims about a loss that hardly counts beside the relevance loss at the weight that was chosen.
+NO_TEST = ("without-confidence", "ground-truth")
+# Pictures of the methods with several rates: of the README, on all of its seeds; and of the others beside two of it, on theirs.
+PICTURES = {
+    HERE / "price.png": CURVE,
+    HERE / "price_of_others.png": ("background-swap", "swap-label", "lp-ft", "energy", "cft-image", "robustvit"),
+}
 # Pairs of methods, of which the second less the first is shown.
 PAIRS = (
     ("background-swap", "relevance-and-swap"),
@@ -102,9 +115,15 @@ PAIRS = (
     ("finetune", "robustvit"),
     ("finetune", "background-swap"),
     ("original-target", "background-swap"),
+    ("swap-label", "background-swap"),
+    ("lp-ft", "background-swap"),
     ("swap-label", "background-swap, chosen by two"),
     ("lp-ft", "background-swap, chosen by two"),
-    ("paper-weights", "robustvit"),
+    (f"swap-label{MIXTURE}", f"background-swap{MIXTURE}"),
+    (f"lp-ft{MIXTURE}", f"background-swap{MIXTURE}"),
+    (f"robustvit{MIXTURE}", f"background-swap{MIXTURE}"),
+    (f"background-swap{MIXTURE}", f"relevance-and-swap{MIXTURE}"),
+    (PAPER_WEIGHTS, "robustvit"),
     ("gradmask-differentiated", "robustvit"),
     ("rrr-differentiated", "robustvit"),
     ("robustvit", "energy"),
@@ -120,10 +139,10 @@ def main() -> None:
     results = load()
     for path, text in texts(results).items():
         path.write_text(text)
-    if figure := picture(results):
+    for path in PICTURES:
         text = PngInfo()
-        text.add_text("points", points_of(figure))
-        Image.open(io.BytesIO(figure_bytes(figure, "png"))).save(PICTURE, pnginfo=text)
+        text.add_text("points", points_of(figure := picture(path, results)))
+        Image.open(io.BytesIO(figure_bytes(figure, "png"))).save(path, pnginfo=text)
 
 
 read = cache(read_results)
@@ -143,11 +162,12 @@ def texts(results: ResultsFile) -> dict[Path, str]:
     return made
 
 
-def picture(results: ResultsFile) -> Figure | None:
-    """The curves of the README's methods; `None` before there are test images."""
-    found = _prices(results)
-    curves = {method: found[method] for method in CURVE if method in found}
-    return price_figure(curves, LABELS, SHIFTED, HOME) if curves else None
+def picture(path: Path, results: ResultsFile) -> Figure:
+    """The curves of the methods of a picture, on the seeds that all of them have."""
+    methods = PICTURES[path]
+    seeds = _shared_seeds([run for run in results.runs if run.method in methods])
+    found = _prices(results, seeds)
+    return price_figure({method: found[method] for method in methods}, LABELS, SHIFTED, HOME)
 
 
 def points_of(figure: Figure) -> str:
@@ -163,7 +183,7 @@ def runs_block(results: ResultsFile) -> str:
     rows, finetuned = [], []
     for path in (SEARCH, RATES, MAIN, OTHERS):
         runs = [run for run in read(path).runs if run.share == 1 and run.method != "cut_out"]
-        seeds = ", ".join(sorted({run.seed for run in runs}, key=int))
+        seeds = _numbers({run.seed for run in runs})
         images = "test and validation" if any(run.sets for run in runs) else "validation"
         counts = (len(runs), len({run.method for run in runs}), f"{sum(run.seconds or 0 for run in runs) / 3600:.1f}")
         rows.append([f"`{path.name}`", images, seeds, *map(str, counts)])
@@ -193,8 +213,9 @@ def settings_block() -> str:
 
 def curve_block(results: ResultsFile) -> str:
     """Gain and price of the README's methods on the test images of all seeds, and of their mixtures."""
-    found = {method: points for method, points in _prices(results).items() if method in (*CURVE, "cut_out")}
-    return price_table(found, LABELS, SHIFTED, HOME).markdown() if found else "*Not measured yet.*"
+    seeds = {run.seed for run in results.runs}
+    found = {method: points for method, points in _prices(results, seeds).items() if method in (*CURVE, "cut_out")}
+    return price_table(found, LABELS, SHIFTED, HOME).markdown()
 
 
 def mixtures_block(results: ResultsFile) -> str:
@@ -207,33 +228,61 @@ def mixtures_block(results: ResultsFile) -> str:
         table = price_table(
             prices(runs, choose_mixtures(replace(results, runs=runs)), SHIFTED, HOME), LABELS, SHIFTED, HOME
         )
-        parts += [f"Seeds {', '.join(sorted(seeds, key=int))}.", table.markdown()]
+        parts += [f"Seeds {_numbers(seeds)}.", table.markdown()]
     return "\n\n".join(parts)
 
 
 def price_block(results: ResultsFile) -> str:
-    """Gain and price of all methods on the test images of the seeds that all have, without mixtures."""
+    """Gain and price of all methods on the test images of the seeds that all have, without mixtures; and the fall on the validation
+    images of these seeds, which did not choose the setting, or not alone."""
     tested = [*_tested(results), *_chosen_by_two(results)]
-    seeds = set.intersection(
-        *({run.seed for run in tested if run.method == method} for method in {run.method for run in tested})
-    )
+    seeds = _shared_seeds(tested)
     of_seeds = [run for run in tested if run.seed in seeds]
     table = price_table(prices(of_seeds, of_seeds, SHIFTED, HOME), LABELS, SHIFTED, HOME)
-    return f"Seeds {', '.join(sorted(seeds, key=int))}.\n\n{table.markdown()}"
+    falls = {LABELS[method]: _fall(runs, results.validation_bound) for method, runs in _by_method(of_seeds).items()}
+    rows = [[*row, falls[row[0]]] for row in table.rows]
+    shown = Table("", [*table.head, "fall on validation images"], rows)
+    return f"Seeds {_numbers(seeds)}.\n\n{shown.markdown()}"
+
+
+def _fall(runs: Sequence[Run], bound: float) -> str:
+    """Fall of top-1 on the validation images as they are, and whether the rule would allow it."""
+    found = [run.composed["original"] for run in runs if run.composed]
+    if not found:
+        return "–"
+    before, after = (
+        Candidate(np.empty(0), np.concatenate([of.correct(side)[of.usable].astype(float) for of in found]))
+        for side in ("before", "after")
+    )
+    return percent(after.fall(before)) + (", too much" if loses_too_much(after, before, 100 * bound) else "")
 
 
 def differences_block(results: ResultsFile) -> str:
     """Differences between two methods, on the seeds and images that both have."""
-    chosen, rows = Results([*_tested(results), *_chosen_by_two(results)]), []
+    mixed = [
+        replace(run, method=f"{run.method}{MIXTURE}", name=f"{run.name}{MIXTURE}") for run in choose_mixtures(results)
+    ]
+    chosen, rows = Results([*_tested(results), *_chosen_by_two(results), *mixed]), []
     for one, other in PAIRS:
         pair = (chosen.of(one), chosen.of(other))
-        if all(pair):
-            seeds = {run.seed for run in pair[0]} & {run.seed for run in pair[1]}
-            gain, home = (versus(*pair, [name]) for name in (SHIFTED, HOME))
-            verdict = "unresolved" if gain.low <= 0 <= gain.high else "more" if gain.low > 0 else "less"
-            rows.append([LABELS[other], LABELS[one], str(len(seeds)), str(gain), str(home), verdict])
-    head = ["method", "less that of", "seeds", SHIFTED, HOME, "gains"]
-    return Table("", head, rows).markdown() if rows else "*Not measured yet.*"
+        if not all(pair) and MIXTURE in one + other:  # the rule chose all of the weights
+            continue
+        seeds = {run.seed for run in pair[0]} & {run.seed for run in pair[1]}
+        gain, home = (versus(*pair, [name]) for name in (SHIFTED, HOME))
+        settings = " / ".join(_rate_and_share(runs[0]) for runs in reversed(pair))
+        rows.append([LABELS[other], LABELS[one], settings, str(len(seeds)), str(gain), str(home), _verdict(gain)])
+    head = ["method", "less that of", "rates", "seeds", SHIFTED, HOME, "gains"]
+    return Table("", head, rows).markdown()
+
+
+def _rate_and_share(run: Run) -> str:
+    return f"{run.learning_rate:g}" + ("" if run.share == 1 else f" × {run.share:g}")
+
+
+def _verdict(gain: Difference) -> str:
+    if gain.low > 0 or gain.high < 0:
+        return "more" if gain.low > 0 else "less"
+    return "similar" if max(-gain.low, gain.high) <= SIMILAR else "unresolved"
 
 
 def photographs_block(results: ResultsFile) -> str:
@@ -284,11 +333,30 @@ def sets_block(results: ResultsFile) -> str:
 
 
 def findings_block(results: ResultsFile) -> str:
-    """The paper's claims: of its shifted sets, on each set; of their mean, on new backgrounds, since in other sets of this benchmark the
-    background tells the truth."""
-    tested = _tested(results)
-    if not tested:
-        return "*Not measured yet.*"
+    """The paper's claims, with the weight that was chosen."""
+    table = findings_table(_findings(_tested(results)))
+    for row in table.rows:
+        if any(METHODS[method] in row[1] for method in NO_TEST):
+            row[-1] = "no test"
+    sis = json.loads(SIS.read_text())["figure"]
+    found = binomtest(round(sis["found"] * sis["pairs"]), sis["pairs"])
+    interval = found.proportion_ci()
+    share = f"{percent(found.statistic)} % [{percent(interval.low)}, {percent(interval.high)}]"
+    verdict = "agrees" if interval.high == 1 else "disagrees"
+    table.rows.append(["Appendix A", "Sufficient input subsets exist for any class", "–", share, verdict])
+    return f"{table.title}.\n\n{table.markdown()}"
+
+
+def paper_weights_block(results: ResultsFile) -> str:
+    """The paper's claims about its method as a whole, with the paper's weight."""
+    kept = [run for run in _tested(results) if run.method in (PAPER_WEIGHTS, "gradmask", "rrr")]
+    as_ours = [replace(run, method=OURS) if run.method == PAPER_WEIGHTS else run for run in kept]
+    return findings_table([finding for finding in _findings(as_ours) if finding.value is not None]).markdown()
+
+
+def _findings(tested: Sequence[Run]) -> list[Finding]:
+    """Claims about the paper's shifted sets, on each set; about their mean, on new backgrounds, since in other sets of this benchmark
+    the background tells the truth."""
     backgrounds = [
         replace(run, sets={name: run.sets[name] for name in (HOME, SHIFTED) if name in run.sets}) for run in tested
     ]
@@ -296,8 +364,7 @@ def findings_block(results: ResultsFile) -> str:
         [finding for finding in findings(Results(runs, list(METHODS))) if (finding.set_name is not None) is of_sets]
         for runs, of_sets in ((tested, True), (backgrounds, False))
     )
-    table = findings_table([*by_set, *of_mean])
-    return f"{table.title}.\n\n{table.markdown()}"
+    return [*by_set, *of_mean]
 
 
 def recipe_block(results: ResultsFile) -> str:
@@ -327,15 +394,18 @@ BLOCKS: dict[str, Callable[[ResultsFile], str]] = {
     "photographs": photographs_block,
     "sets": sets_block,
     "findings": findings_block,
+    "paper weights": paper_weights_block,
     "recipe": recipe_block,
 }
 
 
 def _tested(results: ResultsFile) -> list[Run]:
-    """The chosen runs with test images."""
+    """The chosen runs with test images. The rates of the others are those that the seeds of `rates.parquet` choose."""
     measured = {run.method for run in results.runs if run.sets}
-    chosen = [run for run in choose_settings(results)[0] if run.method in measured]
-    if missing := {run.method for run in chosen if not run.sets}:
+    by_rates = {run.method: setting_of(run) for run in choose_settings(read(RATES))[0]}
+    allowed = [run for run in results.runs if by_rates.get(run.method, setting_of(run)) == setting_of(run)]
+    chosen = [run for run in choose_settings(replace(results, runs=allowed))[0] if run.method in measured]
+    if missing := measured - {run.method for run in chosen if run.sets}:
         raise ValueError(f"The chosen settings of {', '.join(sorted(missing))} have no test images: run them too.")
     return chosen
 
@@ -362,8 +432,26 @@ def _training_of(run: Run) -> tuple:
     return run.seed, run.learning_rate, run.epochs, json.dumps(options, sort_keys=True)
 
 
-def _prices(results: ResultsFile) -> dict:
-    return prices(results.runs, [*_tested(results), *choose_mixtures(results)], SHIFTED, HOME)
+def _prices(results: ResultsFile, seeds: Collection[str]) -> dict:
+    """Points of all methods on the test images of some seeds."""
+    runs, chosen = results.runs, [*_tested(results), *choose_mixtures(results)]
+    return prices(*([run for run in each if run.seed in seeds] for each in (runs, chosen)), SHIFTED, HOME)
+
+
+def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    groups = defaultdict(list)
+    for run in runs:
+        groups[run.method].append(run)
+    return groups
+
+
+def _shared_seeds(runs: Sequence[Run]) -> set[str]:
+    """Seeds that all methods have."""
+    return set.intersection(*({run.seed for run in of_method} for of_method in _by_method(runs).values()))
+
+
+def _numbers(seeds: Collection[str]) -> str:
+    return ", ".join(sorted(seeds, key=int))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,14 @@ class Finding:
     set_name: str | None = None
 
     @property
+    def measured(self) -> str:
+        """The value with its interval, in points; with two decimals if one would hide on which side of 0 the interval ends."""
+        if self.value is None:
+            return "–"
+        mean, low, high = (100 * value for value in (self.value.mean, self.value.low, self.value.high))
+        return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if min(abs(low), abs(high)) < 0.05 else str(self.value)
+
+    @property
     def verdict(self) -> str:
         """Where the 95 % interval lies: for `RISES` and `FALLS` on either side of 0, for `ALIKE` within [`SIMILAR`] of 0
         or beyond, for `KEEPS` above −`SIMILAR` or below, and for `NO_MORE` below `SIMILAR` or above; otherwise "unresolved"."""
@@ -250,9 +258,13 @@ def _against(
 def findings_table(found: list[Finding]) -> Table:
     """Table of the findings with measured values, in points."""
     rows = [
-        [finding.source, finding.statement, str(finding.value.seeds), str(finding.value), finding.verdict]
-        if finding.value is not None
-        else [finding.source, finding.statement, "–", "–", finding.verdict]
+        [
+            finding.source,
+            finding.statement,
+            "–" if finding.value is None else str(finding.value.seeds),
+            finding.measured,
+            finding.verdict,
+        ]
         for finding in found
     ]
     count = sum(finding.value is not None and finding.sign in (RISES, FALLS) for finding in found)
