@@ -431,7 +431,7 @@ def test_grids_of_the_paper(path, tmp_path):
     grid = read_grid(path, tmp_path)
     numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 9}
     numbers |= {
-        "emoji-shift-search": 57,
+        "emoji-shift-search": 69,
         "emoji-shift-others-search": 46,
         "emoji-shift-rates": 104,
         "emoji-shift-others": 96,
