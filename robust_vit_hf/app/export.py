@@ -66,7 +66,7 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: a model is a local folder, or there is no diagnosis; or as [`check_no_folder`].
+        ValueError: a model is a local folder, there is no diagnosis, or as [`check_no_folder`].
     """
     for name in (before, after):
         check_no_folder(name)
