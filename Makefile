@@ -36,10 +36,10 @@ test-release: $(VENV)/.installed  ## Run the longest tests, which CI leaves out:
 
 # The tests of what each dependency is for: tensors, files, the Hub, templates, hashes, the Trainer.
 FLOORS := .venv-floors
-FLOOR_TESTS := relevance architectures linear_memory losses data coco identity layout config trainer pipeline model_card hub
+FLOOR_TESTS := relevance/test_relevance relevance/test_architectures relevance/test_linear_memory training/test_losses data/test_data masks/test_coco data/test_identity test_layout training/test_config training/test_trainer relevance/test_pipeline hub/test_model_card hub/test_hub
 # On Linux an old torch comes with CUDA, several GB: `make test-floors OLD_TORCH=1` holds it at its floor too.
 # Its datasets wants `VideoReader` of torchvision for columns of tensors, which torchvision 0.28 has not.
-BESIDE_NEW_TORCH := $(if $(OLD_TORCH),,--deselect tests/test_trainer.py::test_a_table_of_pixel_values_is_taken_as_it_is)
+BESIDE_NEW_TORCH := $(if $(OLD_TORCH),,--deselect tests/training/test_trainer.py::test_a_table_of_pixel_values_is_taken_as_it_is)
 WITHOUT_TORCH := $(if $(OLD_TORCH),,| grep -v '^torch')
 $(FLOORS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(FLOORS)
@@ -49,10 +49,10 @@ $(FLOORS)/.installed: pyproject.toml
 	touch $@
 
 test-floors: $(FLOORS)/.installed  ## Run some of the tests with the lowest versions that pyproject.toml allows
-	$(FLOORS)/bin/python -m pytest -n auto --dist loadfile -m "not slow and not release" $(FLOOR_TESTS:%=tests/test_%.py) $(BESIDE_NEW_TORCH)
+	$(FLOORS)/bin/python -m pytest -n auto --dist loadfile -m "not slow and not release" $(FLOOR_TESTS:%=tests/%.py) $(BESIDE_NEW_TORCH)
 
 round-trip: $(VENV)/.installed  ## Train, push, load by id and evaluate, against a Hub on loopback
-	$(BIN)/python -m pytest -v tests/test_round_trip.py
+	$(BIN)/python -m pytest -v tests/hub/test_round_trip.py
 
 quality: $(VENV)/.installed  ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -16,9 +16,9 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.compare import compare_maps
-from robust_vit_hf.app.sessions import open_pair
-from robust_vit_hf.emoji_shift.artwork import background
-from robust_vit_hf.emoji_shift.images import compose
+from robust_vit_hf.app.model_cache import open_pair
+from robust_vit_hf.data.emoji_shift.artwork import background
+from robust_vit_hf.data.emoji_shift.splits import compose
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.utils.files import write_atomically
 

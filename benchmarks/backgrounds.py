@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from robust_vit_hf.data.composition import CONDITIONS
+from robust_vit_hf.data.emoji_shift.splits import load_split
 from robust_vit_hf.data.transforms import eval_transform
-from robust_vit_hf.emoji_shift.images import load_split
-from robust_vit_hf.evaluation.measurements.backgrounds import Backgrounds
+from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.loading import load_model

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
-from robust_vit_hf.metrics.calibration import Calibration
-from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
-from robust_vit_hf.metrics.robust_accuracy import RobustAccuracy
+from robust_vit_hf.results.metrics.calibration import Calibration
+from robust_vit_hf.results.metrics.relevance_segmentation import RelevanceSegmentation
+from robust_vit_hf.results.metrics.robust_accuracy import RobustAccuracy
 from robust_vit_hf.utils.files import write_atomically
 
 

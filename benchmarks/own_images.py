@@ -19,9 +19,9 @@ from transformers import Trainer, TrainingArguments
 
 from robust_vit_hf import diagnose, improve, make_image_processor
 from robust_vit_hf.data.masked_dataset import load_masked_dataset
-from robust_vit_hf.emoji_shift.model import load_backbone
 from robust_vit_hf.evaluation.evaluate import evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions
+from robust_vit_hf.models.emoji_shift_model import load_backbone
 
 
 SIZE, HABITUAL, TEXTURES, BIAS = 112, 10, 15, 0.97

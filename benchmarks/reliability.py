@@ -17,7 +17,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import relevance_map
-from robust_vit_hf.data.identity import dataset_identity
+from robust_vit_hf.data.dataset_digest import dataset_identity
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.finite import check_finite, non_finite_weights

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from robust_vit_hf import eval_transform, load_model, sufficient_input_subsets
-from robust_vit_hf.emoji_shift.images import CLASS_NAMES, load_split
+from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, load_split
 from robust_vit_hf.evaluation.options import SubsetOptions
-from robust_vit_hf.evaluation.subsets import find_subsets
+from robust_vit_hf.evaluation.sis import find_subsets
 from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json

@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 from robust_vit_hf import load_image_set, load_masked_dataset, load_model, relevance_map
 from robust_vit_hf.data.benchmarks import benchmarks
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.evaluation.passes import image_loader
-from robust_vit_hf.evaluation.set_names import NamedSource
-from robust_vit_hf.metrics.relevance_segmentation import RelevanceSegmentation
+from robust_vit_hf.evaluation.image_passes import image_loader
+from robust_vit_hf.evaluation.named_sets import NamedSource
 from robust_vit_hf.models.preprocessing import load_processor, resolve_preset, squash_resample
 from robust_vit_hf.relevance.architectures import VisionTransformer
+from robust_vit_hf.results.metrics.relevance_segmentation import RelevanceSegmentation
 from robust_vit_hf.results.text_table import Table
 
 

@@ -37,9 +37,9 @@ from scipy import ndimage
 from transformers import ViTImageProcessor
 
 from robust_vit_hf.data.contact_sheet import save_contact_sheet
-from robust_vit_hf.emoji_shift.images import load_split
-from robust_vit_hf.emoji_shift.model import load_backbone, load_biased_model
+from robust_vit_hf.data.emoji_shift.splits import load_split
 from robust_vit_hf.masks.tokencut import TokenCut, coarse_masks, cut_eigenvectors, patch_keys, refine_mask
+from robust_vit_hf.models.emoji_shift_model import load_backbone, load_biased_model
 from robust_vit_hf.relevance.architectures import ImageModel
 from robust_vit_hf.utils.files import write_atomically
 

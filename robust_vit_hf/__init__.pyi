@@ -1,6 +1,6 @@
 # The public names, and the modules that define them: `__init__.py` imports each when it is first used.
+from .data.image_sets import load_image_set as load_image_set
 from .data.masked_dataset import load_masked_dataset as load_masked_dataset
-from .data.registry import load_image_set as load_image_set
 from .data.transforms import eval_transform as eval_transform
 from .data.transforms import train_transform as train_transform
 from .diagnosis.diagnose import diagnose as diagnose
@@ -12,8 +12,8 @@ from .models.preprocessing import make_image_processor as make_image_processor
 from .relevance.pipeline import RelevanceMapPipeline as RelevanceMapPipeline
 from .relevance.relevance_map import RelevanceOutput as RelevanceOutput
 from .relevance.relevance_map import relevance_map as relevance_map
-from .relevance.sis import SufficientSubsets as SufficientSubsets
-from .relevance.sis import sufficient_input_subsets as sufficient_input_subsets
+from .relevance.sufficient_subsets import SufficientSubsets as SufficientSubsets
+from .relevance.sufficient_subsets import sufficient_input_subsets as sufficient_input_subsets
 from .training.config import RobustViTConfig as RobustViTConfig
 from .training.losses import ConfidenceLoss as ConfidenceLoss
 from .training.losses import RelevanceLoss as RelevanceLoss

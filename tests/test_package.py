@@ -78,5 +78,5 @@ def test_the_wheel_runs_outside_the_checkout(installed, tmp_path):
     masked_folder(tmp_path / "data", train=8, validation=4)
     options = ["--dataset", "data", "--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "--output_dir", "run"]
     printed = run(command, "train", "--config", "vit-b", "--model", "model", *options, folder=tmp_path, **environment)
-    assert f"Recipe: {installed / 'robust_vit_hf/training/recipes/vit-b.yaml'}" in printed
+    assert f"Recipe: {installed / 'robust_vit_hf/experiments/recipes/vit-b.yaml'}" in printed
     assert (tmp_path / "run" / "README.md").read_text().startswith("---\n")  # the card, of the bundled template

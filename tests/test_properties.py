@@ -30,10 +30,10 @@ from robust_vit_hf import (
 )
 from robust_vit_hf.data.masked_dataset import check_columns, check_rows
 from robust_vit_hf.data.transforms import segmentation_transform
+from robust_vit_hf.experiments.recipes import list_recipes, train_options
 from robust_vit_hf.relevance import linear_memory
-from robust_vit_hf.training import finetune
+from robust_vit_hf.training import finetuning as finetune
 from robust_vit_hf.training.methods import load_method, method_names
-from robust_vit_hf.training.recipes import list_recipes, train_options
 
 from .helpers import reference
 from .helpers.commands import Completed, call

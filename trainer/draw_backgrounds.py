@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from robust_vit_hf.class_names.label_mapping import classes_of_model
 from robust_vit_hf.data.composition import background, paste
+from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, load_split
+from robust_vit_hf.data.label_mapping import classes_of_model
 from robust_vit_hf.data.transforms import eval_transform
-from robust_vit_hf.emoji_shift.images import CLASS_NAMES, load_split
-from robust_vit_hf.evaluation.examples import may_be_shown
+from robust_vit_hf.evaluation.relevance_examples import may_be_shown
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.relevance.overlay import denormalize
-from robust_vit_hf.utils.figures import PICTURE_AXES
+from robust_vit_hf.utils.plotting import PICTURE_AXES
 
 
 OBJECTS, BACKGROUNDS = 3, 5

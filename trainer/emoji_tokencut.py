@@ -14,9 +14,9 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from robust_vit_hf.emoji_shift.images import load_finetuning_splits
-from robust_vit_hf.emoji_shift.model import load_backbone
+from robust_vit_hf.data.emoji_shift.splits import load_finetuning_splits
 from robust_vit_hf.masks.tokencut import TokenCut
+from robust_vit_hf.models.emoji_shift_model import load_backbone
 
 
 def main(folder: Path, seeds: list[int]) -> None:

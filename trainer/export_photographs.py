@@ -12,8 +12,8 @@ from pathlib import Path
 import datasets
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.emoji_shift.images import CLASS_NAMES, IMAGE_SIZE, load_split
-from robust_vit_hf.emoji_shift.model import load_biased_model
+from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, IMAGE_SIZE, load_split
+from robust_vit_hf.models.emoji_shift_model import load_biased_model
 
 
 def main(folder: Path) -> None:

@@ -5,7 +5,7 @@
 
 One epoch over 3,840 images of the split `bias` (120 steps of 32, in bfloat16) turns the pretrained DINOv2-S/14 into a
 classifier of the 96 classes that decides mostly by the background. The seed draws the images, their order and the adapter.
-Seed 0 rewrites the LoRA adapter and head in `robust_vit_hf/emoji_shift/bias`.
+Seed 0 rewrites the LoRA adapter and head in `robust_vit_hf/models/emoji_shift_bias`.
 
 Number of images and size of the objects were chosen on 288 images a set of the seed 77, which no result uses. With more
 images, top-1 on `val` is at its ceiling, where a finetuning that forgets looks free; with smaller objects, TokenCut does
@@ -28,11 +28,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
-from robust_vit_hf.emoji_shift.images import IMAGE_SIZE, SHIFTED, load_split
-from robust_vit_hf.emoji_shift.model import load_backbone
+from robust_vit_hf.data.emoji_shift.splits import IMAGE_SIZE, SHIFTED, load_split
+from robust_vit_hf.models.emoji_shift_model import load_backbone
 
 
-BIAS = Path(__file__).parents[1] / "robust_vit_hf" / "emoji_shift" / "bias"
+BIAS = Path(__file__).parents[1] / "robust_vit_hf" / "models" / "emoji_shift_bias"
 IMAGES = 3840
 SEED_OF_TESTS = 77  # of the images that the training is tested on
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ..emoji_shift import model
-from ..models.registry import BUNDLED_MODEL, registered_of
-from ..training.finetune import finetune
-from ..training.recipes import list_recipes, train_arguments
+from ..experiments.recipes import list_recipes, train_arguments
+from ..models import emoji_shift_model as model
+from ..models.model_names import BUNDLED_MODEL, registered_of
+from ..training.finetuning import finetune
 from ..utils.cache import cache_of
 from ..utils.files import RUN_FILE, atomic_folder, read_json
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import gradio
 from packaging.requirements import Requirement
 
-from ..emoji_shift.model import INSTALL_BACKBONE
-from ..evaluation.examples import EXAMPLES_FILE
+from ..evaluation.relevance_examples import EXAMPLES_FILE
+from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.loading import is_timm
+from ..models.model_names import BUNDLED_MODEL, MODELS, check_no_folder, resolve
 from ..models.preprocessing import Preset, resolve_preset
-from ..models.registry import BUNDLED_MODEL, MODELS, check_no_folder, resolve
 from ..utils.files import RESULTS_FILE, atomic_folder
-from ..utils.publishable import is_hub_id
-from .backgrounds import diagnosis_folder
+from ..utils.public_names import is_hub_id
+from .other_backgrounds_tab import diagnosis_folder
 
 
 PACKAGE = Path(__file__).parents[1]

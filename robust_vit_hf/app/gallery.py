@@ -10,14 +10,14 @@ import datasets
 import numpy as np
 
 from ..data.benchmarks import benchmarks, find_benchmark
-from ..evaluation.examples import is_of_kind
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
+from ..evaluation.named_sets import IMAGENET_SETS
+from ..evaluation.relevance_examples import is_of_kind
 from ..evaluation.session import Session
-from ..evaluation.set_names import IMAGENET_SETS
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..evaluation.store import SCORES_FILE, OtherInputs, Store
 from ..models.preprocessing import Preset
-from ..results.table import SetResult
+from ..results.run_results import SetResult
 from ..utils.files import json_digest
 from .options import GalleryOptions
 

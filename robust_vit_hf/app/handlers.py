@@ -10,8 +10,13 @@ from PIL import Image, ImageOps
 
 from ..evaluation.session import Session
 from ..utils.images import to_rgb
-from ..utils.publishable import public_name
-from .backgrounds import (
+from ..utils.public_names import public_name
+from .cards import grid
+from .compare import Explanation, compare_maps, read_image
+from .gallery import FILTERS, how_to_fill, measured_set, set_names
+from .model_cache import distinct_names, open_pair, while_unchanged
+from .options import AppOptions
+from .other_backgrounds_tab import (
     KINDS,
     Background,
     Diagnosed,
@@ -22,12 +27,7 @@ from .backgrounds import (
     read_diagnosis,
     show_mask,
 )
-from .cards import grid
-from .compare import Explanation, compare_maps, read_image
-from .gallery import FILTERS, how_to_fill, measured_set, set_names
-from .options import AppOptions
 from .samples import Sample, load_samples, own_samples
-from .sessions import distinct_names, open_pair, while_unchanged
 
 
 PREDICTED = -1  # in the list of classes: each model's own prediction

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..evaluation.named_sets import NamedSource, expand_families
 from ..evaluation.options import PRESET
-from ..evaluation.set_names import NamedSource, expand_families
+from ..models.model_names import BUNDLED_MODEL
 from ..models.preprocessing import Preset
-from ..models.registry import BUNDLED_MODEL
 from ..utils.options import Options, Range, option
 
 

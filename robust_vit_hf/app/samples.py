@@ -7,10 +7,10 @@ from itertools import count
 from PIL import Image
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
+from ..data.emoji_shift.artwork import background
+from ..data.emoji_shift.splits import CLASS_NAMES, SHIFTED, compose
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..diagnosis.images import choose_images
-from ..emoji_shift.artwork import background
-from ..emoji_shift.images import CLASS_NAMES, SHIFTED, compose
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..utils.images import to_rgb

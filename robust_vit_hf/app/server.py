@@ -76,7 +76,7 @@ def running(options: AppOptions) -> Iterator[str]:
         }
         import gradio as gr
 
-        from .page import LOOPBACK, STYLE, Page
+        from .layout import LOOPBACK, STYLE, Page
 
         @asynccontextmanager
         async def lifespan(app) -> AsyncIterator[None]:

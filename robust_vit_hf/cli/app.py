@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..app.options import AppOptions
-from ..models.registry import BUNDLED_MODEL
+from ..models.model_names import BUNDLED_MODEL
 
 
 def show(options: AppOptions) -> str:

@@ -78,7 +78,7 @@ COMMANDS: dict[str, Command | Group] = {
     "figures": Command(
         "make the paper's figures of examples from the predictions of an evaluation",
         "evaluation.options.FigureOptions",
-        "evaluation.paper_figures.make_figures",
+        "experiments.paper.example_figures.make_figures",
     ),
     "segment": Command(
         "measure how well the maps of several attribution methods cover the object",
@@ -88,7 +88,7 @@ COMMANDS: dict[str, Command | Group] = {
     "sis": Command(
         "find few pixels that suffice for a confident prediction of any class, before and after finetuning",
         "evaluation.options.SubsetOptions",
-        "evaluation.subsets.find_subsets",
+        "evaluation.sis.find_subsets",
     ),
     "masks": Group(
         "make foreground masks: TokenCut, Grounding DINO with SAM, SAM 3, or COCO files",
@@ -97,22 +97,22 @@ COMMANDS: dict[str, Command | Group] = {
             "tokencut": Command(
                 "salient object in the features of a ViT",
                 "masks.options.TokenCutOptions",
-                "masks.preparation.prepare_masks",
+                "masks.make_masks.prepare_masks",
             ),
             "grounded": Command(
                 "from the name of the class, or of its parts",
                 "masks.options.GroundedOptions",
-                "masks.preparation.prepare_masks",
+                "masks.make_masks.prepare_masks",
             ),
             "sam3": Command(
                 "from the name of the class, in one model",
                 "masks.options.Sam3Options",
-                "masks.preparation.prepare_masks",
+                "masks.make_masks.prepare_masks",
             ),
             "coco": Command(
                 "from boxes and polygons that you have",
                 "masks.options.CocoOptions",
-                "masks.preparation.prepare_masks",
+                "masks.make_masks.prepare_masks",
             ),
         },
     ),
@@ -123,12 +123,12 @@ COMMANDS: dict[str, Command | Group] = {
             "prepare": Command(
                 "write a set of the paper, or a later one, as parquet, every image checked",
                 "data.options.PrepareOptions",
-                "data.preparation.prepare",
+                "data.prepare.prepare",
             ),
             "describe": Command(
                 "rows, classes, mask coverage and the first problems of a dataset",
                 "data.options.DescribeOptions",
-                "data.description.describe",
+                "data.describe.describe",
             ),
         },
     ),
@@ -150,7 +150,7 @@ COMMANDS: dict[str, Command | Group] = {
     "interpolate": Command(
         "mix a model before and after finetuning (WiSE-FT), or measure a sweep of mixtures",
         "evaluation.options.MixtureOptions",
-        "evaluation.mixtures.interpolate_models",
+        "evaluation.interpolate.interpolate_models",
     ),
     "app": Command(
         "look at models in a page: maps of images, evaluated sets, objects on other backgrounds",

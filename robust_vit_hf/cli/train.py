@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..training.recipes import find_recipe, list_recipes, own_options, train_arguments, train_options
+from ..experiments.recipes import find_recipe, list_recipes, own_options, train_arguments, train_options
 from ..utils.options import Declared
 from .parser import Parser
 
@@ -45,7 +45,7 @@ def parse_arguments(argv: list[str]) -> tuple:
 def train(arguments: tuple) -> str:
     """Finetune, and return the table and the output path; an empty string outside the main process."""
     from ..evaluation.finetuning_results import FIGURE_FILE
-    from ..training.finetune import finetune
+    from ..training.finetuning import finetune
 
     table = finetune(*arguments)
     folder = Path(arguments[-1].output_dir)

@@ -7,8 +7,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from ..utils.figures import PICTURE_AXES, plain
 from ..utils.images import to_rgb
+from ..utils.plotting import PICTURE_AXES, plain
 from .parquet_writer import CONTACT_SHEET, REJECTED_FOLDER, sample_rows
 
 

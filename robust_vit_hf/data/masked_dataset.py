@@ -20,9 +20,9 @@ from ..utils.cache import cache_of, check_no_pattern
 from ..utils.files import RESULTS_FILE
 from ..utils.images import to_rgb
 from .benchmarks import benchmarks
-from .layouts.columns import has_parquet
+from .layouts.hub_tables import has_parquet
 from .layouts.image_folder import ImageFolder
-from .layouts.tables import ParquetFiles, join
+from .layouts.parquet_files import ParquetFiles, join
 from .mask_checks import mask_problem, mask_to_tensor
 from .parquet_writer import CONTACT_SHEET, read_settings
 

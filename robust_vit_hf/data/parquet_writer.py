@@ -14,7 +14,7 @@ from pyarrow import compute, parquet
 
 from ..utils.cache import check_no_pattern
 from ..utils.files import atomic_file, read_json, write_atomically, write_json
-from .identity import row_digest
+from .dataset_digest import row_digest
 
 
 SETTINGS_FILE, REJECTED_FOLDER, PARTS_FOLDER, CONTACT_SHEET = "made_by.json", "rejected", ".parts", "contact_sheet"

@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 from PIL import Image, ImageOps
 
-from ..class_names.imagenet import wnids
 from ..utils.images import to_rgb
+from .imagenet_classes import wnids
 
 
 def make_features(

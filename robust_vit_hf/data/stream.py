@@ -13,8 +13,8 @@ from PIL import Image
 from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
-from ..class_names.label_mapping import map_label
-from .identity import row_digest
+from .dataset_digest import row_digest
+from .label_mapping import map_label
 from .masked_dataset import decode_pictures, extent_without_edges, label_problem, name_of
 
 

@@ -12,26 +12,26 @@ from matplotlib.figure import Figure
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
 from ..data.masked_dataset import check_no_images
-from ..evaluation.examples import EXAMPLES_FILE
-from ..evaluation.measurement import measure
+from ..evaluation.html_page import PAGE_FILE, Section, plot, write_page
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
-from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.other_backgrounds import Backgrounds
+from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
-from ..experiments.page import PAGE_FILE, Section, plot, write_page
-from ..metrics.robust_accuracy import ranks
+from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
 from ..results.bootstrap import Interval
-from ..results.diagnosis import Diagnosis, diagnosis_tables
-from ..results.reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
-from ..results.table import SetResult, SideResult
+from ..results.metrics.robust_accuracy import ranks
+from ..results.run_results import SetResult, SideResult
 from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
-from ..utils.publishable import public_settings
+from ..utils.public_names import public_settings
 from .examples import save_composed
 from .images import MaskedImages, choose_images, load_labelled, masked_images, one_mask_maker
 from .options import DiagnoseOptions
 from .strip import NUM_EXAMPLES, RULE, Composed, composed_images, strip_figure
+from .verdict import Diagnosis, diagnosis_tables
 
 
 STRIP_FILE, MASKS_FOLDER = "strip.png", "masks"

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from ..data.composition import CONDITIONS
-from ..evaluation.examples import to_webp
+from ..evaluation.relevance_examples import to_webp
 from ..utils.files import atomic_file
 from .strip import Composed
 

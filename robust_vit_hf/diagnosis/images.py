@@ -18,16 +18,16 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers.utils import logging
 
-from ..class_names.label_mapping import align_labels
-from ..data.identity import dataset_identity, paths_of
-from ..data.layouts.columns import has_parquet
+from ..data.dataset_digest import dataset_identity, paths_of
+from ..data.label_mapping import align_labels
+from ..data.layouts.hub_tables import has_parquet
 from ..data.masked_dataset import check_columns, check_rows, load_masked_dataset, mask_origin
 from ..data.parquet_writer import read_settings
 from ..evaluation.session import Side
+from ..masks.make_masks import Masker, make_masker, write_masks
 from ..masks.options import GroundedOptions, Sam3Options, TokenCutOptions
-from ..masks.preparation import Masker, make_masker, write_masks
 from ..masks.tokencut import TokenCut
-from ..models.registry import MODELS
+from ..models.model_names import MODELS
 from ..utils.files import atomic_file, read_json, write_json
 from ..utils.images import readable_suffixes
 from .options import MASK_METHODS

@@ -11,14 +11,14 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.composition import CONDITIONS, compose
-from ..evaluation.examples import may_be_shown
-from ..evaluation.measurements.backgrounds import WithDonors, pixel_of
-from ..evaluation.passes import TransformedRows
+from ..evaluation.image_passes import TransformedRows
+from ..evaluation.measurements.other_backgrounds import WithDonors, pixel_of
+from ..evaluation.relevance_examples import may_be_shown
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..relevance.overlay import denormalize
-from ..results.diagnosis import Diagnosis
-from ..utils.figures import plain
+from ..utils.plotting import plain
+from .verdict import Diagnosis
 
 
 NUM_EXAMPLES = 6  # in the strip

@@ -7,26 +7,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ..class_names.label_mapping import align_labels
 from ..data.benchmarks import benchmarks
+from ..data.label_mapping import align_labels
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
-from ..results.cut_out import cut_out_table
+from ..results.cut_out_table import cut_out_table
+from ..results.noise_table import sensitivity_table
 from ..results.plots import save_plots
-from ..results.sensitivity import sensitivity_table
+from ..results.run_results import Run
+from ..results.run_tables import tables_of
 from ..results.summary import summarize
-from ..results.table import Run
-from ..results.tables import tables_of
 from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
-from ..utils.publishable import public_settings
-from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
-from .measurement import Measurement, measure
+from ..utils.public_names import public_settings
 from .measurements.accuracy import Accuracy, measure_accuracy
-from .measurements.backgrounds import Backgrounds
-from .measurements.sensitivity import Sensitivity
+from .measurements.base import Measurement, measure
+from .measurements.noise_sensitivity import Sensitivity
+from .measurements.other_backgrounds import Backgrounds
 from .options import EvaluateOptions
+from .relevance_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .session import Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
 

@@ -4,13 +4,13 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
+from ..results.run_results import Run
+from ..results.run_tables import tables_of
 from ..results.summary import summarize
-from ..results.table import Run
-from ..results.tables import tables_of
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
-from .examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
-from .figures import before_after_figure
+from .relevance_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
+from .relevance_figures import before_after_figure
 from .session import Session
 
 

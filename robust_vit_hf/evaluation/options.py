@@ -7,12 +7,12 @@ from typing import Literal
 
 from ..data.benchmarks import IMAGES_PER_SET
 from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS
+from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..models.preprocessing import Preset
-from ..models.registry import BUNDLED_MODEL, MODELS
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..results.published import PAPER_SETS
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
-from .set_names import SEGMENTATION_SETS, NamedSource, check_set_names, expand_families
+from .named_sets import SEGMENTATION_SETS, NamedSource, check_set_names, expand_families
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"

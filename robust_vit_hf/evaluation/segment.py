@@ -5,17 +5,17 @@ from dataclasses import asdict
 import datasets
 
 from ..data.benchmarks import benchmarks
+from ..data.image_sets import load_image_set
 from ..data.masked_dataset import check_columns, load_masked_dataset
-from ..data.registry import load_image_set
 from ..results.paper_tables import attribution_table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
-from ..utils.publishable import public_settings
-from .examples import may_be_shown
-from .figures import save_attribution_figure
-from .measurement import measure
-from .measurements.attribution import Attribution
+from ..utils.public_names import public_settings
+from .measurements.attribution_agreement import Attribution
+from .measurements.base import measure
 from .options import SegmentOptions
+from .relevance_examples import may_be_shown
+from .relevance_figures import save_attribution_figure
 from .session import open_session
 from .sets import EvaluationSet
 

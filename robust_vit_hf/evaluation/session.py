@@ -12,19 +12,19 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import BaseImageProcessor
 
-from ..class_names.imagenet import class_names
-from ..class_names.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
-from ..models.digest import model_digest, weights_digest
+from ..data.imagenet_classes import class_names
+from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
 from ..models.loading import load_model
+from ..models.model_digest import model_digest, weights_digest
+from ..models.model_names import MODELS, find_model
 from ..models.preprocessing import Preset, load_processor, resolve_preset
-from ..models.registry import MODELS, find_model
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator
-from ..utils.publishable import public_name
+from ..utils.public_names import public_name
+from .named_sets import IMAGENET_SETS
 from .options import PairOptions, TableOptions
-from .set_names import IMAGENET_SETS
 from .sets import EvaluationSet
 from .store import Store
 

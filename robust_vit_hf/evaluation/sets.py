@@ -16,18 +16,18 @@ import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
 from transformers.utils import logging
 
-from ..class_names.imagenet import subset, wnids
-from ..class_names.label_mapping import class_names_of, classes_of_model, map_label, mapping_by_name
 from ..data.benchmarks import benchmarks
-from ..data.identity import dataset_identity
+from ..data.dataset_digest import dataset_identity
+from ..data.image_sets import load_image_set, prepared_options
+from ..data.imagenet_classes import subset, wnids
+from ..data.label_mapping import class_names_of, classes_of_model, map_label, mapping_by_name
 from ..data.layouts.objectnet import BORDER
 from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset, split_names
-from ..data.registry import load_image_set, prepared_options
 from ..data.set_names import FAMILIES
 from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
+from .named_sets import IMAGENET_SETS, check_set_names
 from .options import SetsOptions
-from .set_names import IMAGENET_SETS, check_set_names
 
 
 logger = logging.get_logger(__name__)

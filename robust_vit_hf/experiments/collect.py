@@ -14,13 +14,13 @@ from transformers.utils import logging
 from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
 from ..data.set_names import FAMILIES
 from ..evaluation.measurements.accuracy import Accuracy, side_results
-from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.store import FINGERPRINT_FILE, Measured
-from ..metrics.robust_accuracy import TOP
-from ..models.registry import BUNDLED_MODEL, MODELS, find_model
-from ..results.file import ResultsFile
+from ..models.model_names import BUNDLED_MODEL, MODELS, find_model
+from ..results.metrics.robust_accuracy import TOP
 from ..results.published import PAPER_SETS, UNSHIFTED
-from ..results.table import OURS, Run, SetResult, SideResult
+from ..results.results_file import ResultsFile
+from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from .grid import CHOICES, VALIDATION_BOUND
 from .points import GRID_FILE, POINT_FILE, RUN, is_trained

@@ -6,11 +6,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.set_names import NamedSource, check_set_names, expand_families
-from ..models.registry import BUNDLED_MODEL
-from ..training.recipes import check_train_option, find_recipe, read_recipe, read_yaml
+from ..evaluation.named_sets import NamedSource, check_set_names, expand_families
+from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import json_digest
 from ..utils.options import unknown
+from .recipes import check_train_option, find_recipe, read_recipe, read_yaml
 
 
 PREPARED = "imagenet/"  # prefix of folders within `--imagenet`

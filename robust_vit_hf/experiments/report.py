@@ -2,9 +2,9 @@
 
 from matplotlib.figure import Figure
 
-from ..results.file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
-from ..results.findings import findings, findings_table
-from ..results.paper_plots import class_change_figures, class_group_figure, first_class_changes, size_figure
+from ..evaluation.html_page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
+from ..evaluation.run_page import write_run_page
+from ..results.background_reliance import worst_group_table
 from ..results.paper_tables import (
     METHODS,
     ablation_tables,
@@ -15,18 +15,18 @@ from ..results.paper_tables import (
     segmentation_table,
 )
 from ..results.plots import save_figure
-from ..results.price import price_figure, price_table, prices
 from ..results.published import title_of
-from ..results.reliance import worst_group_table
-from ..results.table import OURS, Results
+from ..results.results_file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
+from ..results.run_results import OURS, Results
 from ..results.text_table import Table
 from ..utils.files import RESULTS_FILE, write_atomically
+from .choose_settings import choose_mixtures, choose_settings
 from .collect import collect
 from .options import ReportOptions
-from .page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
+from .paper.findings import findings, findings_table
+from .paper.paper_plots import class_change_figures, class_group_figure, first_class_changes, size_figure
 from .points import RUN
-from .run_page import write_run_page
-from .selection import choose_mixtures, choose_settings
+from .price import price_figure, price_table, prices
 
 
 def report(options: ReportOptions) -> str:

@@ -22,19 +22,18 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..data.benchmarks import benchmarks
 from ..evaluation.evaluate import evaluate
+from ..evaluation.named_sets import NamedSource
 from ..evaluation.options import EvaluateOptions
-from ..evaluation.set_names import NamedSource
 from ..evaluation.sets import load_evaluation_sets
 from ..evaluation.store import FINGERPRINT_FILE
-from ..models.digest import model_digest
 from ..models.loading import load_model
+from ..models.model_digest import model_digest
+from ..models.model_names import BUNDLED_MODEL
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
-from ..models.registry import BUNDLED_MODEL
-from ..training.arguments import DataArguments, ModelArguments
 from ..training.config import RobustViTConfig
-from ..training.finetune import DRAWN_FROM_BENCHMARKS, finetune, load_data
+from ..training.finetuning import DRAWN_FROM_BENCHMARKS, finetune, load_data
 from ..training.interrupts import TrainingInterrupted
-from ..training.recipes import train_arguments
+from ..training.options import DataArguments, ModelArguments
 from ..training.run_identity import identity_of
 from ..utils.files import RESULTS_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
@@ -52,6 +51,7 @@ from .points import (
     has_result,
     is_trained,
 )
+from .recipes import train_arguments
 from .validation import check_validation_images, has_shares, measure_shares
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import datasets
 
-from ..evaluation.measurement import measure
 from ..evaluation.measurements.accuracy import Accuracy
-from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session, Side, load_sides
 from ..evaluation.sets import EvaluationSet, with_objects
 from ..evaluation.store import SCORES_FILE, Store
-from ..models.interpolation import interpolate
 from ..models.preprocessing import resolve_preset
-from ..training.arguments import DataArguments, ModelArguments
+from ..models.weight_mixture import interpolate
 from ..training.config import RobustViTConfig
-from ..training.finetune import load_data
+from ..training.finetuning import load_data
+from ..training.options import DataArguments, ModelArguments
 from ..utils.processes import make_accelerator
 
 
@@ -59,7 +59,7 @@ def measure_shares(
 
     Args:
         point: folder of the run, whose model is in `config.output_dir`.
-        originals: as for [`~robust_vit_hf.training.finetune.finetune`].
+        originals: as for [`~robust_vit_hf.training.finetuning.finetune`].
         mixtures: shares of the finetuned weights in the mixtures, between 0 and 1.
     """
     preset, accelerator = resolve_preset(model.preset, model.model), make_accelerator(config.bf16)

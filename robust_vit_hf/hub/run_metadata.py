@@ -6,14 +6,14 @@ from pathlib import Path
 import datasets
 from transformers import BaseImageProcessor, Trainer
 
-from ..models.digest import weights_digest
+from ..models.model_digest import weights_digest
+from ..models.model_names import MODELS, find_model
 from ..models.preprocessing import preset_of
-from ..models.registry import MODELS, find_model
 from ..relevance.architectures import ImageModel
 from ..results.text_table import percent
 from ..utils.environment import environment
 from ..utils.images import input_size
-from ..utils.publishable import is_hub_id, public_name
+from ..utils.public_names import is_hub_id, public_name
 
 
 EMISSIONS_FILE = "emissions.csv"  # written by CodeCarbon, in the output_dir

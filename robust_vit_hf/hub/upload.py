@@ -12,12 +12,12 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..data.parquet_writer import SETTINGS_FILE, SOURCE_KEY
-from ..evaluation.examples import EXAMPLES_FILE
-from ..models.interpolation import INTERPOLATION_FILE
+from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..models.loading import BASE_FILE
-from ..models.registry import CONVERSION_FILE, MODELS
+from ..models.model_names import CONVERSION_FILE, MODELS
+from ..models.weight_mixture import INTERPOLATION_FILE
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
-from ..utils.publishable import is_hub_id
+from ..utils.public_names import is_hub_id
 from .model_card import CARD_FILE, EVALUATION_FILE, write_card
 from .options import PushOptions
 from .run_metadata import EMISSIONS_FILE

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..diagnosis.verdict import Diagnosis
 from ..results import choice
 from ..results.bootstrap import Difference, Interval, interval_of, resampled_means
 from ..results.choice import loses_too_much, may_be_lost, rank
-from ..results.diagnosis import Diagnosis
 from ..results.text_table import Table
 
 

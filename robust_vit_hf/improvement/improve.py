@@ -17,8 +17,8 @@ import xxhash
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from ..data.identity import dataset_identity
-from ..data.layouts.columns import has_parquet
+from ..data.dataset_digest import dataset_identity
+from ..data.layouts.hub_tables import has_parquet
 from ..data.masked_dataset import UnknownSplit, undecoded, undecoded_rows
 from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
@@ -31,28 +31,28 @@ from ..diagnosis.images import (
     turns_within_classes,
 )
 from ..diagnosis.options import DiagnoseOptions
-from ..evaluation.examples import EXAMPLES_FILE
+from ..diagnosis.verdict import Diagnosis
 from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE, write_report
-from ..evaluation.measurement import measure
+from ..evaluation.html_page import PAGE_FILE, Section, add_gallery, write_page
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
-from ..evaluation.measurements.backgrounds import Backgrounds
+from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
+from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, group_shares, groups_of
 from ..evaluation.store import Store
-from ..experiments.page import PAGE_FILE, Section, add_gallery, write_page
 from ..hub.model_card import CARD_FILE, write_card
-from ..models.digest import weights_digest
-from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
-from ..models.registry import check_output_name, resolve
+from ..models.model_digest import weights_digest
+from ..models.model_names import check_output_name, resolve
+from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
 from ..results.choice import choose
-from ..results.diagnosis import Diagnosis
+from ..results.run_results import Run
+from ..results.run_tables import tables_of
 from ..results.summary import class_changes
-from ..results.table import Run
-from ..results.tables import tables_of
 from ..results.text_table import Table
 from ..training.background_swap import BackgroundPool
 from ..utils.files import (
@@ -65,7 +65,7 @@ from ..utils.files import (
     write_json,
 )
 from ..utils.images import input_size
-from ..utils.publishable import public_name, public_settings
+from ..utils.public_names import public_name, public_settings
 from .candidates import (
     FINALISTS,
     FIRST_MIXTURES,
@@ -77,7 +77,7 @@ from .candidates import (
     first_candidates,
 )
 from .options import ImproveOptions
-from .training import CANDIDATE_FILE, Trials, check_counts
+from .trials import CANDIDATE_FILE, Trials, check_counts
 
 
 SECONDS_PER_MASK = 0.1  # of TokenCut with a ViT-S on two cores

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from ..models.checked import naming
-from .result import MaskResult, Prompts, names_to_find
+from .mask_result import MaskResult, Prompts, names_to_find
 
 
 TEXT_THRESHOLD = 0.25  # least score of a word in the phrase of a box, which is only shown in the note

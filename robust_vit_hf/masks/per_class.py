@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from ..data.identity import row_digest
+from ..data.dataset_digest import row_digest
 from ..data.parquet_writer import ShardWriter
-from ..data.preparation import ROWS_PER_PART, DecodedRow
+from ..data.prepare import ROWS_PER_PART, DecodedRow
 
 
 class PerClass:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
 from ..models.checked import naming
-from .result import MaskResult, Prompts, names_to_find
+from .mask_result import MaskResult, Prompts, names_to_find
 
 
 LAST_RESORT = "object"

@@ -30,7 +30,7 @@ from ..models.checked import naming
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
-from .result import MaskResult
+from .mask_result import MaskResult
 
 
 TAU = 0.2  # cosine above which two patches are similar, as in the paper

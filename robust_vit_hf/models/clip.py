@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, CLIPModel, CLIPPreTrainedModel, CLIPVisi
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from ..class_names.label_mapping import check_class_names
+from ..data.label_mapping import check_class_names
 from .checked import load_checked
 
 

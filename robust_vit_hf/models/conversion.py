@@ -6,11 +6,11 @@ from pathlib import Path
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
-from ..utils.publishable import public_name
+from ..utils.public_names import public_name
 from .loading import is_timm, load_complete, load_model
+from .model_names import CONVERSION_FILE, check_no_folder, find_model, resolve
 from .options import ConvertOptions
 from .preprocessing import Preset, load_processor, make_image_processor, resolve_preset
-from .registry import CONVERSION_FILE, check_no_folder, find_model, resolve
 from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing, timm_files
 from .timm_weights import timm_to_hf
 

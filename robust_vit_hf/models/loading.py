@@ -13,14 +13,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, CLIPConfig, CLIPVisionConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..class_names.label_mapping import check_class_names
+from ..data.label_mapping import check_class_names
 from ..relevance.architectures import UNRECORDED_ATTENTION
 from ..utils.files import read_json
 from ..utils.finite import non_finite_weights
 from .checked import load_checked, naming, pickle_problem
 from .clip import TEMPLATES, load_zero_shot
-from .digest import model_digest
-from .registry import MODELS, check_no_folder, resolve
+from .model_digest import model_digest
+from .model_names import MODELS, check_no_folder, resolve
 from .timm_files import load_timm
 from .timm_weights import timm_to_hf
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from PIL.Image import Resampling
 
 from ..utils.files import RUN_FILE, read_json
-from ..utils.publishable import is_hub_id
-from .registry import BUNDLED_MODEL, MODELS, find_model, registered_of, resolve
+from ..utils.public_names import is_hub_id
+from .model_names import BUNDLED_MODEL, MODELS, find_model, registered_of, resolve
 
 
 if TYPE_CHECKING:  # names are read without importing transformers

@@ -19,9 +19,9 @@ from transformers import (
 )
 from transformers.image_utils import PILImageResampling
 
-from ..class_names.label_mapping import classes_of_model
+from ..data.label_mapping import classes_of_model
 from ..utils.files import read_json
-from ..utils.publishable import is_hub_id
+from ..utils.public_names import is_hub_id
 from .timm_weights import SIZES, hf_to_timm
 
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..class_names.imagenet import class_names, wnids
+from ..data.imagenet_classes import class_names, wnids
 
 
 logger = logging.get_logger(__name__)

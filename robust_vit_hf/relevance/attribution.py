@@ -14,14 +14,7 @@ from torch import nn
 from .architectures import VisionTransformer
 from .attention import EXPLICIT_ATTENTION, hooks_of_this_thread, record_attentions, switched_attention
 from .method_names import ATTRIBUTION_METHOD_NAMES
-from .relevance_map import (
-    RelevanceOutput,
-    make_output,
-    map_of_tokens,
-    min_max,
-    relevance_map,
-    target_logits,
-)
+from .relevance_map import RelevanceOutput, make_output, map_of_tokens, min_max, relevance_map, target_logits
 
 
 def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special  # not `stats`, which takes as long to import as the rest of this package
 
-from .table import Run, SetResult
+from .run_results import Run, SetResult
 
 
 NUM_RESAMPLES = 10_000

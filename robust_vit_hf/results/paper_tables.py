@@ -8,10 +8,10 @@ from itertools import product
 
 import numpy as np
 
-from ..metrics.robust_accuracy import TOP
 from .bootstrap import change, versus
+from .metrics.robust_accuracy import TOP
 from .published import BASE_MODELS, SYNTHETIC, published_cell, published_models, title_of
-from .table import OURS, Results, Run
+from .run_results import OURS, Results, Run
 from .text_table import Table, percent
 from .text_table import change as change_text
 

@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import numpy as np
 
-from ..metrics.robust_accuracy import TOP
-from ..utils.publishable import public_settings
+from ..utils.public_names import public_settings
+from .background_reliance import reliance_tables
 from .bootstrap import change
-from .reliance import reliance_tables
-from .table import SIDES, Run, SetResult
+from .metrics.robust_accuracy import TOP
+from .run_results import SIDES, Run, SetResult
 
 
 MEAN_ROW = "mean of the shifted sets"

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..models.digest import model_digest
-from ..models.registry import MODELS, resolve
+from ..models.model_digest import model_digest
+from ..models.model_names import MODELS, resolve
 
 
 if TYPE_CHECKING:

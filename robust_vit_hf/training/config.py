@@ -13,9 +13,9 @@ from transformers.trainer_utils import HubStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Range
-from ..utils.publishable import public_settings
-from .arguments import METHOD_OPTIONS, FinetuningArguments
+from ..utils.public_names import public_settings
 from .methods import load_method
+from .options import METHOD_OPTIONS, FinetuningArguments
 
 
 # Name of the option since transformers 5.23.

@@ -16,7 +16,6 @@ from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
 from ..data.masked_dataset import undecoded
-from ..hub.publishing import PublishingTrainer
 from ..models.loading import BASE_FILE
 from ..utils.files import weights_written, write_json
 from ..utils.finite import NonFiniteError, check_finite, non_finite_weights
@@ -30,6 +29,7 @@ from .interrupts import (
     TrainingInterrupted,
     outlive_signals,
 )
+from .publishing import PublishingTrainer
 from .run_identity import RunIdentity
 
 

@@ -9,9 +9,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.identity import dataset_identity
+from ..data.dataset_digest import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
-from ..models.digest import model_digest
+from ..models.model_digest import model_digest
 
 
 # Settings that may change on resuming, since they do not affect steps.

@@ -21,21 +21,21 @@ from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from ..data.composition import is_background
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform
-from ..metrics.robust_accuracy import RobustAccuracy
 from ..models.loading import load_model
 from ..models.preprocessing import load_processor, make_image_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
+from ..results.metrics.robust_accuracy import RobustAccuracy
 from ..utils.images import input_size
 from .adapters import add_adapter
 from .background_swap import BackgroundPool, swap_backgrounds
 from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
 from .config import RobustViTConfig
-from .data import prepare_datasets, with_rows
 from .interrupts import outlive_signals
 from .methods import load_method
+from .prepared_datasets import prepare_datasets, with_rows
 from .reliable_trainer import ReliableTrainer
 from .sharding import prepare_sharding
 

@@ -1,1 +1,1 @@
-"""Files, images, options, processes, publishable names, and the environment of a run."""
+"""Files, images, options, processes, public names, and the environment of a run."""

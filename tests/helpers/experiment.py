@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robust_vit_hf.results.file import ResultsFile, write_results
-from robust_vit_hf.results.table import Run, SetResult, SideResult
+from robust_vit_hf.results.results_file import ResultsFile, write_results
+from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 
 
 MODELS = ("ViT-B", "DeiT-B")

@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
 
-from ..test_finite import spoil
-from ..test_resume import SAVING, At
+from ..training.test_resume import SAVING, At
+from ..utils.test_finite import spoil
 from .tiny import masked_dataset, tiny_config, tiny_vit
 
 

@@ -11,7 +11,7 @@ from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_acc
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.evaluation.store import Store
-from robust_vit_hf.results.table import SetResult, SideResult
+from robust_vit_hf.results.run_results import SetResult, SideResult
 
 from .tiny import IMAGE_SIZE
 

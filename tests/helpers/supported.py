@@ -55,7 +55,10 @@ def in_docs() -> str:
 
 if __name__ == "__main__":
     recorder = Recorder()
-    pytest.main(["-q", "-p", "no:cacheprovider", str(Path(__file__).parents[1] / "test_architectures.py")], [recorder])
+    pytest.main(
+        ["-q", "-p", "no:cacheprovider", str(Path(__file__).parents[1] / "relevance" / "test_architectures.py")],
+        [recorder],
+    )
     written = table(recorder.outcomes)
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKERS[0])
     PAGE.write_text(before + MARKERS[0] + written + rest[rest.index(MARKERS[1]) :], encoding="utf-8")

@@ -12,7 +12,7 @@ from robust_vit_hf import RobustViTConfig, make_image_processor
 
 
 ROOT = Path(__file__).parents[2]
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "golden"
 IMAGE_SIZE = 32
 TENCH, GOLDFISH, STINGRAY, TOILET_TISSUE = "n01440764", "n01443537", "n01498041", "n15075141"
 

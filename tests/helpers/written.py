@@ -6,9 +6,9 @@ from pathlib import Path
 from PIL import Image
 
 from robust_vit_hf.data.options import PrepareOptions
-from robust_vit_hf.data.preparation import write_set
+from robust_vit_hf.data.prepare import write_set
+from robust_vit_hf.masks.make_masks import write_masks
 from robust_vit_hf.masks.options import CocoOptions
-from robust_vit_hf.masks.preparation import write_masks
 
 
 def prepare(name: str, sources: list[str], output: Path, **options) -> dict[str, tuple[int, int]]:

@@ -6,10 +6,10 @@ Source: https://huggingface.co/papers/2403.11497
 import re
 from pathlib import Path
 
-from ...class_names.imagenet import wnids
+from ..imagenet_classes import wnids
 from ..schema import Source
 from ..set_names import COUNTERANIMAL_PARTS
-from .folders import ClassFolder, class_folder_rows, find_classes, subfolders
+from .class_folders import ClassFolder, class_folder_rows, find_classes, subfolders
 
 
 CLASS_FOLDER = re.compile(r"(\d{1,3})[ _]\S.*")  # `<class of ImageNet> <name>`

@@ -10,9 +10,9 @@ from typing import Literal
 
 from PIL import Image
 
-from ...class_names.imagenet import label_of_wnid
+from ..imagenet_classes import label_of_wnid
 from ..schema import Source, encode_image
-from .folders import image_files, places_below, upright_mask
+from .class_folders import image_files, places_below, upright_mask
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from huggingface_hub import metadata_load
 from pyarrow import csv, parquet
 
 from ...utils.images import readable_suffixes
-from .folders import path_within
+from .class_folders import path_within
 
 
 # Names of a folder below the root, in lower case.

@@ -9,9 +9,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-from ...class_names.imagenet import label_of_wnid, timm_list
+from ..imagenet_classes import label_of_wnid, timm_list
 from ..schema import Source
-from .folders import FlatFiles, flat_rows, image_files, is_wnid, subfolders, wnid_source
+from .class_folders import FlatFiles, flat_rows, image_files, is_wnid, subfolders, wnid_source
 
 
 VALIDATION_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", ".")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..schema import Source, encode_image
 from ..set_names import IMAGENET_9_VARIATIONS
-from .folders import ClassFolder, class_folder_rows, find_classes, places_below
+from .class_folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 
 MASK_FOLDER = "fg_mask"

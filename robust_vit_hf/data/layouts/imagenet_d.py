@@ -6,10 +6,10 @@ Source: https://huggingface.co/papers/2403.18775, https://huggingface.co/dataset
 import json
 from pathlib import Path
 
-from ...class_names.imagenet import wnids
+from ..imagenet_classes import wnids
 from ..schema import Source
 from ..set_names import IMAGENET_D_FACTORS
-from .folders import ClassFolder, class_folder_rows, find_classes, places_below
+from .class_folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 
 LABELS_FILE = "imgnet_d2imgnet_id.txt"  # JSON: a folder's name to the ids that count, as numbers or as text

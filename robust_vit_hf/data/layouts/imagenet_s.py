@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ...class_names.imagenet import label_of_wnid
 from ...utils.images import to_rgb
+from ..imagenet_classes import label_of_wnid
 from ..schema import Source, encode_image
-from .folders import image_files, places_below, subfolders, upright_mask
+from .class_folders import image_files, places_below, subfolders, upright_mask
 
 
 MASK_FOLDER, IMAGE_FOLDER = "train-semi-segmentation", "train-semi"

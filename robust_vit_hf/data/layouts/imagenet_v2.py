@@ -5,10 +5,10 @@ Source: https://huggingface.co/papers/1902.10811
 
 from pathlib import Path
 
-from ...class_names.imagenet import wnids
+from ..imagenet_classes import wnids
 from ..schema import Source
 from ..set_names import V2_VARIANTS
-from .folders import ClassFolder, class_folder_rows, find_classes, subfolders
+from .class_folders import ClassFolder, class_folder_rows, find_classes, subfolders
 
 
 def open_v2(root: Path, variant: str = "matched-frequency") -> Source:

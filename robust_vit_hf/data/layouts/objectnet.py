@@ -15,7 +15,7 @@ from PIL import ImageOps
 
 from ...utils.images import to_rgb
 from ..schema import Source, decode, encode_image
-from .folders import ClassFolder, class_folder_rows, find_classes, places_below
+from .class_folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 
 BORDER = 2  # width in pixels of the red border

@@ -14,7 +14,7 @@ from pyarrow.csv import ConvertOptions, read_csv
 from transformers.utils import logging
 
 from ..schema import Source
-from .folders import ClassFolder, class_folder_rows, find_classes
+from .class_folders import ClassFolder, class_folder_rows, find_classes
 
 
 logger = logging.get_logger(__name__)

@@ -13,7 +13,7 @@ import datasets
 from PIL import Image
 
 from ..schema import Source, encode_image
-from .folders import path_within, places_below
+from .class_folders import path_within, places_below
 
 
 CLASSES = ("landbird", "waterbird")

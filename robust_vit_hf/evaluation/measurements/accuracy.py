@@ -14,16 +14,16 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ...data.layouts.si_score import METADATA_COLUMNS
-from ...metrics.calibration import Calibration
-from ...metrics.relevance_segmentation import RelevanceSegmentation
-from ...metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ...relevance.relevance_map import forward_logits, relevance_map
-from ...results.table import SetResult, SideResult
-from ..measurement import Measurement, measure
-from ..passes import check_logits, image_loader
+from ...results.metrics.calibration import Calibration
+from ...results.metrics.relevance_segmentation import RelevanceSegmentation
+from ...results.metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
+from ...results.run_results import SetResult, SideResult
+from ..image_passes import check_logits, image_loader
 from ..session import Session, Side
 from ..sets import EvaluationSet, groups_of
 from ..store import Measured, Store
+from .base import Measurement, measure
 
 
 FACTOR = "factor_"  # prefix of the columns with a set's factors

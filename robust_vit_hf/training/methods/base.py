@@ -32,7 +32,7 @@ class Method:
 
     Attributes:
         DEFAULTS: defaults of the method's options. Other options of
-            [`~robust_vit_hf.training.arguments.METHOD_OPTIONS`] are refused.
+            [`~robust_vit_hf.training.options.METHOD_OPTIONS`] are refused.
         second_derivative: whether a loss on the pixel gradient is differentiated with respect to the weights, see
             [`pixel_gradient`].
         mixes_images: whether it needs two images or more in each batch of a process.

@@ -1,0 +1,218 @@
+"""The page: an image explained by both models, a gallery of evaluated images, objects on other backgrounds, and the tables
+of a run."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import gradio as gr
+
+from ..evaluation.session import Session
+from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
+from . import cards
+from .gallery import FILTERS, how_to_fill, set_names
+from .handlers import CHOOSE_SET, PREDICTED, Handlers, Names, choices, heading, thumbnails
+from .options import AppOptions
+from .other_backgrounds_tab import KINDS
+from .runs import Report, find_reports
+
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OUTPUT = {"interactive": False, "buttons": []}
+GRID = OUTPUT | {"show_label": False, "height": "auto", "object_fit": "cover", "allow_preview": False}  # to click
+IMAGE = {
+    "label": "Image: drop, paste or choose",
+    "type": "filepath",
+    "image_mode": None,
+    "format": "png",
+    "sources": ["upload", "clipboard"],
+    "buttons": [],
+    "height": 300,
+}
+MARKS = "✓ the class of the image · ● the class of the background · ✗ another"
+MARKS_OF_PASTED = "✓ as on its own background · ● a class of the background · ✗ another"
+STYLE = """
+.gradio-container {width: 100% !important; max-width: 1200px !important; margin: 0 auto !important}
+#examples .grid-wrap, #images .grid-wrap {max-height: none !important; min-height: 0; height: auto !important}
+#examples .grid-container {grid-template-columns: repeat(12, minmax(0, 1fr)) !important; gap: 6px}
+#images .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
+#examples .caption-label {display: none}
+#images .caption-label {font-size: 11px; max-width: 100%; white-space: normal}
+#image .image-frame img, #object .image-frame img {object-fit: contain !important}
+#examples .thumbnail-lg {aspect-ratio: 1; height: auto !important}
+.tables {overflow-x: auto}
+.tables th, .tables td {white-space: nowrap}
+@media (max-width: 640px) {
+  .tab-container button {font-size: 14px !important; padding: 0 8px !important}
+  #examples .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
+  #images .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}
+}
+"""
+STYLE += cards.STYLE
+
+
+class Page:
+    """The page for a model, or for two, which other ones can replace where it listens on loopback: a visitor from elsewhere
+    shall not load folders of this machine. Its components are attributes.
+
+    Raises:
+        OSError, ValueError: as [`open_pair`], [`set_names`], [`own_samples`] and [`read_diagnosis`].
+    """
+
+    def __init__(self, options: AppOptions):
+        names = (options.model, options.compare)
+        local = options.host in LOOPBACK and not options.allowed_hosts  # which a proxy forwards
+        self.handlers, choose_models = Handlers(options), local and options.compare is not None
+        session = self.handlers.pair(names)
+        self.handlers.diagnosed(names)  # its errors end the start
+        sets, reports = set_names(options, session), find_reports(options.compare, options.results)
+        with gr.Blocks(title="robust-vit", analytics_enabled=False, delete_cache=(60, 1800)) as self.blocks:
+            # Names of the models, and what is known of the image that is shown, of each visitor.
+            self.names, self.shown = gr.State(names), gr.State(None)
+            self.title = gr.Markdown(heading(*names))
+            with gr.Tabs(selected="explain") as self.tabs:
+                with gr.Tab("Explain", id="explain"):
+                    self.add_explanation(session, names)
+                    if choose_models:
+                        self.add_models(*names)
+                with gr.Tab("Gallery", id="gallery", visible=bool(sets) or local):
+                    self.add_gallery(sets, how_to_fill(options, *names) if local else "")
+                with gr.Tab("Backgrounds", id="backgrounds"):
+                    self.add_backgrounds(names)
+                if reports:
+                    with gr.Tab("Run", id="run"):
+                        self.add_reports(reports)
+            self.add_events(choose_models)
+
+    def add_explanation(self, session: Session, names: Names) -> None:
+        compared = "after" in session.sides
+        gr.Markdown("Click an example, or give an image of your own below.")
+        self.examples = gr.Gallery(
+            thumbnails(self.handlers.samples(names)), label="Examples", elem_id="examples", **GRID
+        )
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                self.image = uploaded("image")
+                self.target = gr.Dropdown(
+                    choices(session), value=PREDICTED, label="Class to explain", elem_id="target"
+                )
+                methods = list(ATTRIBUTION_METHOD_NAMES)
+                self.method = gr.Dropdown(methods, value="gae", label="Attribution method", elem_id="method")
+            with gr.Column(scale=3, min_width=300):
+                label = "Relevance: before | after" if compared else "Image | relevance"
+                self.maps = gr.ImageSlider(label=label, type="pil", buttons=[], max_height=520, elem_id="maps")
+        with gr.Row():
+            self.labels = [
+                gr.Label(
+                    label=f"{name}: best five classes" if compared else "Best five classes",
+                    num_top_classes=5,
+                    elem_id=name.lower(),
+                    min_width=280,
+                    visible=compared or name == "Before",
+                )
+                for name in ("Before", "After")
+            ]
+            with gr.Column(min_width=280, visible=compared):
+                label = "Change: red gained, blue lost"
+                self.difference = gr.Image(label=label, type="pil", height=300, elem_id="difference", **OUTPUT)
+        self.measures = gr.Markdown(elem_id="measures", elem_classes="tables")
+
+    def add_models(self, before: str, after: str) -> None:
+        with gr.Accordion("Models", open=False, elem_id="models"):
+            with gr.Row():
+                self.before = gr.Textbox(before, label="Before: name, folder or Hub id", min_width=280)
+                self.after = gr.Textbox(after, label="After: name, folder or Hub id", min_width=280)
+            self.load = gr.Button("Load models")
+
+    def add_gallery(self, sets: Sequence[str], remedy: str) -> None:
+        with gr.Row(visible=bool(sets)) as self.chooser:
+            self.set_name = gr.Dropdown(sets, value=None, label="Set", elem_id="set", min_width=200)
+            kinds = {"value": FILTERS[0], "label": "Images", "elem_id": "filter"}
+            self.filter = gr.Radio(list(FILTERS), scale=2, min_width=280, **kinds)
+            self.number = gr.Number(1, precision=0, minimum=1, label="Page", elem_id="page", min_width=120)
+        self.summary = gr.Markdown(CHOOSE_SET if sets else remedy, elem_id="summary")
+        self.indices, self.images = gr.State([]), gr.Gallery(elem_id="images", **GRID)
+
+    def add_backgrounds(self, names: Names) -> None:
+        verdict, conditions, place, number = self.handlers.conditions(KINDS[0], 1, names)
+        self.verdict = gr.Markdown(verdict, elem_id="verdict")
+        with gr.Column(visible=self.handlers.options.diagnose is not None):
+            with gr.Row():
+                self.kind = gr.Radio(
+                    list(KINDS), value=KINDS[0], label="Images", elem_id="kind", scale=3, min_width=280
+                )
+                self.place = gr.Number(number, precision=0, minimum=1, label="Image", elem_id="place", min_width=100)
+                self.turn = {
+                    step: gr.Button(text, elem_id=name, min_width=100)
+                    for step, text, name in ((-1, "Previous", "previous"), (1, "Next", "next"))
+                }
+            self.of_conditions = gr.Markdown(place, elem_id="which")
+            self.conditions = gr.HTML(conditions, elem_id="conditions")
+            gr.Markdown(MARKS)
+        gr.Markdown("### An image of your own\nIts object is found by TokenCut and pasted on five other backgrounds.")
+        with gr.Row():
+            self.object = uploaded("object")
+            self.mask = gr.Image(label="The object that was found", height=300, elem_id="mask", type="pil", **OUTPUT)
+        self.of_pasted = gr.Markdown(elem_id="changed")
+        self.pasted = gr.HTML(elem_id="pasted")
+        gr.Markdown(MARKS_OF_PASTED)
+
+    def add_reports(self, reports: Sequence[Report]) -> None:
+        for report in reports:
+            with gr.Accordion(report.title, open=len(reports) == 1):
+                gr.Markdown(report.tables, elem_classes="tables")
+                for plot in report.plots:
+                    title = plot.stem.replace("_", " ")
+                    gr.Image(plot, show_label=False, alt_text=title, format="png", **OUTPUT)
+
+    def add_events(self, choose_models: bool) -> None:
+        answers, chosen = self.handlers, [self.image, self.shown]
+        queue = {"concurrency_id": "models", "concurrency_limit": 1}  # they answer one request; others wait
+        private = queue | {"api_visibility": "private"}
+        gr.on(
+            [self.image.change, self.target.input, self.method.input],
+            answers.explain,
+            [self.image, self.target, self.method, self.names, self.shown],
+            [*self.labels, self.maps, self.difference, self.measures],
+            api_name="explain",
+            show_progress_on=[self.maps],
+            trigger_mode="always_last",
+            **queue,
+        )
+        gr.on(
+            [self.set_name.change, self.filter.input, self.number.input],
+            answers.look,
+            [self.set_name, self.filter, self.number, self.names],
+            [self.images, self.indices, self.summary, self.number],
+            api_name="gallery",
+            show_progress_on=[self.images],
+            **queue,
+        )
+        self.examples.select(answers.choose_sample, [self.names], chosen, **private)
+        image = [self.set_name, self.indices, self.names]
+        self.images.select(answers.choose_image, image, [*chosen, self.target, self.tabs], **private)
+        which = [self.kind, self.place, self.names]
+        conditions = [self.verdict, self.conditions, self.of_conditions, self.place]
+        self.place.input(answers.conditions, which, conditions, api_name="conditions", **queue)
+        self.kind.input(answers.first_of_kind, [self.kind, self.names], conditions, **private)
+        for step, button in self.turn.items():
+            button.click(partial(answers.conditions, step=step), which, conditions, **private)
+        self.object.change(
+            answers.on_backgrounds,
+            [self.object, self.names],
+            [self.mask, self.pasted, self.of_pasted],
+            api_name="backgrounds",
+            show_progress_on=[self.pasted],
+            **queue,
+        )
+        if choose_models:
+            outputs = [self.names, self.title, self.target, self.examples, self.chooser, self.set_name, self.summary]
+            outputs += [self.kind, *conditions, self.object, *chosen]
+            self.load.click(answers.load_models, [self.before, self.after], outputs, api_name="load_models", **queue)
+
+
+def uploaded(name: str) -> gr.Image:
+    """Image to drop, whose value is the path of the file."""
+    image = gr.Image(elem_id=name, **IMAGE)
+    # The file as it is: a conversion by Gradio would lose depth, and its errors name no remedy.
+    image.preprocess = lambda payload: payload and payload.path
+    return image

@@ -1,0 +1,252 @@
+"""Objects on other backgrounds: images of a diagnosis in all conditions, and the object of any image, cut out and
+pasted."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
+
+from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
+from ..data.composition import CONDITIONS, background, paste
+from ..data.emoji_shift import artwork
+from ..data.emoji_shift.splits import classes_before
+from ..data.transforms import eval_transform
+from ..diagnosis.examples import load_composed
+from ..diagnosis.images import own_tokencut
+from ..diagnosis.strip import Composed
+from ..evaluation.relevance_examples import EXAMPLES_FILE
+from ..evaluation.session import Session, Side
+from ..relevance.overlay import denormalize
+from ..relevance.relevance_map import forward_logits
+from ..utils.files import RESULTS_FILE, read_json
+from .cards import Card
+from .compare import PICTURE_SIDE
+from .samples import Sample
+
+
+# Kinds of images of a diagnosis, of any of its models.
+KINDS = ("all", "taken for the class of the background", "wrong on another background", "right everywhere")
+WITH_OBJECT = tuple(name for name in CONDITIONS if name not in ("no_fg", "only_bg"))
+NUM_BACKGROUNDS = 5
+PHOTOGRAPHS = ("grass", "brick", "china", "coins", "hubble")  # backgrounds without images of the models' classes
+# Sides of images to find a mask in: the shorter one as for `robust-vit diagnose`, the longer one for an answer in seconds,
+# since time grows with its sixth power.
+MIN_SIDE, MAX_SIDE = 224, 384
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """Result of `robust-vit diagnose`, to look at.
+
+    Args:
+        text: the verdict of each model, and what stands in its way.
+        examples: images in all conditions.
+    """
+
+    text: str
+    examples: list[Composed]
+
+    def order(self, shown: str) -> list[int]:
+        """Indices of the examples of one of [`KINDS`].
+
+        Raises:
+            ValueError: unknown kind.
+        """
+        if shown not in KINDS:
+            raise ValueError(f"Unknown kind `{shown}`: expected one of {', '.join(KINDS)}.")
+        return [index for index, example in enumerate(self.examples) if shown == KINDS[0] or _is_of(shown, example)]
+
+
+def _is_of(kind: str, example: Composed) -> bool:
+    if kind == KINDS[1]:
+        return any(of_side["mixed_rand"] == example.donor for of_side in example.predicted.values())
+    if kind == KINDS[2]:
+        return any(of_side["mixed_rand"] != example.label for of_side in example.predicted.values())
+    predicted = [of_side[name] for of_side in example.predicted.values() for name in WITH_OBJECT]
+    return all(best in (None, example.label) for best in predicted)
+
+
+def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
+    """Read the output folder of `robust-vit diagnose`, or of `robust-vit improve`, which has one.
+
+    Raises:
+        ValueError: the folder has no such output with examples, or it is of other models.
+    """
+    place = diagnosis_folder(folder)
+    results = read_json(place / RESULTS_FILE)
+    for side, weights in results["weights"].items():
+        if side not in session.sides:
+            raise ValueError(f"The diagnosis in `{folder}` compares two models: name the second with --compare.")
+        if session.sides[side].weights != weights:
+            raise ValueError(
+                f"The diagnosis in `{folder}` is of another model {side}: start the page with the --model and --compare "
+                "that were diagnosed."
+            )
+    found, several = results["diagnosis"], len(results["diagnosis"]) > 1
+    lines = [f"{side.capitalize()}: {of['sentence']}" if several else of["sentence"] for side, of in found.items()]
+    lines += dict.fromkeys(warning for of in found.values() for warning in of["warnings"])
+    return Diagnosed("\n\n".join(lines), load_composed(place / EXAMPLES_FILE))
+
+
+def diagnosis_folder(folder: Path) -> Path:
+    """The folder itself, or its `diagnosis/`: which has results of a diagnosis, with examples.
+
+    Raises:
+        ValueError: neither has.
+    """
+    for place in (folder, folder / "diagnosis"):
+        if "diagnosis" in (read_json(place / RESULTS_FILE) or {}) and (place / EXAMPLES_FILE).is_file():
+            return place
+    raise ValueError(
+        f"`{folder}` has no diagnosis with `{EXAMPLES_FILE}`: expected the --output_dir of `robust-vit diagnose` or "
+        "`robust-vit improve`. If it has no such file, run the command again: what it measured is reused."
+    )
+
+
+def condition_cards(example: Composed) -> list[Card]:
+    """An image of a diagnosis in each condition that it has, with the predictions."""
+    cards = []
+    for name, hint in CONDITIONS.items():
+        predicted = {side: of_side[name] for side, of_side in example.predicted.items()}
+        if None in predicted.values():
+            continue
+        title = f"{name}: on {example.donor}" if name == "mixed_rand" else name
+        lines = [(_of_side(side, best, predicted), example.kind(side, name)) for side, best in predicted.items()]
+        cards.append(Card(example.pictures[name], title, hint, lines))
+    return cards
+
+
+@dataclass(frozen=True)
+class Background:
+    """A background to paste an object on.
+
+    Args:
+        picture: in RGB; it is resized to what the models see.
+        name: what it shows, or the class of the image that it is of.
+        classes: names of the classes that are usually seen on it.
+    """
+
+    picture: Image.Image
+    name: str
+    classes: frozenset[str]
+
+
+def other_backgrounds(session: Session, diagnosed: Diagnosed | None, samples: Sequence[Sample]) -> list[Background]:
+    """Backgrounds of images of a diagnosis, or else of samples, of different classes as far as there are; without both,
+    photographs of emoji-shift.
+
+    Args:
+        samples: images of the user with their names; objects without a mask are found as in [`find_mask`], and
+            images in which none is found left out.
+    """
+    if diagnosed is not None:
+        found = [(one.label, one.pictures["only_bg"]) for one in diagnosed.examples]
+    elif samples:
+        found = _backgrounds_of(samples, session)
+    else:
+        of_bundled = find_benchmark(session.classes) == BUNDLED_BENCHMARK
+        usual = {name: frozenset(classes_before(name) if of_bundled else ()) for name in PHOTOGRAPHS}
+        side = next(iter(session.sides.values()))
+        pixel_values = eval_transform(side.processor)({"image": [artwork.background(name) for name in PHOTOGRAPHS]})
+        pictures = denormalize(torch.stack(pixel_values["pixel_values"]), side.processor)
+        return [
+            Background(to_pil_image(one), name, usual[name]) for one, name in zip(pictures, PHOTOGRAPHS, strict=True)
+        ]
+    names = [name for name, _ in found]
+    turns = [names[:place].count(name) for place, name in enumerate(names)]  # classes in turn
+    chosen = sorted(range(len(found)), key=turns.__getitem__)[:NUM_BACKGROUNDS]
+    return [Background(found[place][1], names[place], frozenset([names[place]])) for place in chosen]
+
+
+def _backgrounds_of(samples: Sequence[Sample], session: Session) -> list[tuple[str, Image.Image]]:
+    side, found = next(iter(session.sides.values())), []
+    for sample in samples:
+        if len(found) == NUM_BACKGROUNDS:
+            break
+        try:
+            mask = sample.mask or find_mask(side, sample.image)
+        except ValueError:  # no object
+            continue
+        row = eval_transform(side.processor)({"image": [sample.image], "mask": [mask]})
+        filled = background(row["pixel_values"][0][None], row["mask"][0][None])
+        found.append((sample.caption, to_pil_image(denormalize(filled, side.processor)[0])))
+    return found
+
+
+def find_mask(side: Side, image: Image.Image) -> Image.Image:
+    """Mask of the object of an RGB image, by TokenCut with a model's own features; for the bundled model, those of its
+    backbone.
+
+    Raises:
+        ValueError: no object is found, or the model has no features to cut.
+    """
+    small = image.copy()
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
+    (result,) = own_tokencut(side, min_side=MIN_SIDE)([small], [{}])
+    if result.mask is None or result.rejected:
+        raise ValueError(
+            f"No object was found by TokenCut: {result.rejected}. Give an image in which one object stands out."
+        )
+    return result.mask.resize(image.size, Image.Resampling.NEAREST)
+
+
+def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """An RGB image whose background is dimmed."""
+    scale = PICTURE_SIDE / max(image.size)
+    size = [max(1, round(scale * side)) for side in image.size]
+    image, mask = image.resize(size, Image.Resampling.BICUBIC), mask.resize(size)
+    return Image.composite(image, Image.blend(image, Image.new("RGB", image.size, "white"), 0.75), mask)
+
+
+def pasted_cards(
+    session: Session, image: Image.Image, mask: Image.Image, backgrounds: Sequence[Background]
+) -> tuple[list[Card], str]:
+    """An RGB image, and its object on other backgrounds, as the models see them, with the predictions and their
+    probabilities. And a sentence on how many of them change.
+
+    Raises:
+        ValueError: the object is not in the crop that the models see.
+    """
+    pictures, predicted = None, {}
+    for side, of in session.sides.items():
+        row = eval_transform(of.processor)({"image": [image], "mask": [mask]})
+        pixel_values, weight = row["pixel_values"][0][None], row["mask"][0][None]
+        if not weight.any():
+            raise ValueError(
+                "The object that TokenCut found lies outside of the crop that the models see: crop the image around the object."
+            )
+        size = pixel_values.shape[:1:-1]  # of a picture: width and height
+        others = of.processor(
+            [one.picture.resize(size) for one in backgrounds],
+            do_resize=False, do_center_crop=False, return_tensors="pt",
+        )["pixel_values"]  # fmt: skip
+        composed = torch.cat([pixel_values, paste(pixel_values, weight, others)])
+        with torch.no_grad():
+            logits = forward_logits(of.model, composed.to(session.accelerator.device)).float().cpu()
+        scores, best = logits.softmax(dim=1).max(dim=1)
+        predicted[side] = [
+            (session.classes[index], score) for index, score in zip(best.tolist(), scores.tolist(), strict=True)
+        ]
+        if pictures is None:
+            pictures = [to_pil_image(one) for one in denormalize(composed, of.processor)]
+    cards, classes = [], [frozenset(), *(one.classes for one in backgrounds)]
+    titles = ["the image", *(f"on {one.name}" for one in backgrounds)]
+    for place, title in enumerate(titles):
+        lines = []
+        for side, of_side in predicted.items():
+            name, score = of_side[place]
+            kept, taken = name == of_side[0][0], name in classes[place]
+            lines.append(
+                (_of_side(side, f"{name} {score:.0%}", predicted), "right" if kept else "taken" if taken else "other")
+            )
+        cards.append(Card(pictures[place], title, title, lines))
+    changed = {side: sum(name != of_side[0][0] for name, _ in of_side) for side, of_side in predicted.items()}
+    counts = " · ".join(_of_side(side, f"{count} of {len(backgrounds)}", changed) for side, count in changed.items())
+    return cards, f"Predictions that change with the background: {counts}."
+
+
+def _of_side(side: str, text: str, sides: Collection[str]) -> str:
+    return f"{side}: {text}" if len(sides) > 1 else text

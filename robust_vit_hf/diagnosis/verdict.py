@@ -1,0 +1,299 @@
+"""Whether a model decides by the background: measures, verdict and tables from predictions on other backgrounds."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..data.composition import CONDITIONS
+from ..results.background_reliance import object_focus
+from ..results.bootstrap import Difference, Interval, interval_of, resampled_interval, resampled_means
+from ..results.text_table import Table
+
+
+DECIDES, PARTLY, NO_SIGN, TOO_FEW = "decides", "partly", "no sign", "too few"
+# Bounds of the verdict, as fractions of the images.
+LARGE, SMALL = 0.25, 0.05
+RECOGNISED = 0.5  # share of the images without which other backgrounds can cost little
+# Names of the measures in tables. Differences have a sign.
+MEASURES = {
+    **{name: f"top-1 `{name}`" for name in CONDITIONS},
+    "composing": "price of composing: `original` − `mixed_same`",
+    "bg_gap": "BG-Gap: `mixed_same` − `mixed_rand`",
+    "object_focus": "Object Focus: 1 − BG-Gap / `original`",
+    "donor_rate": "taken for the class of the background",
+    "donor_chance": "the same by chance",
+    "donor_excess": "difference",
+    "only_bg_chance": "top-1 `only_bg` by chance",
+    "only_bg_excess": "difference ",
+    "relevance_on_object": "relevance on the object / its share of the image",
+}
+OF_A_CLASS = ("original", "mixed_same", "mixed_rand", "donor_rate")  # measures by class
+NUM_PAIRS = 20  # in the table
+VERDICTS = {
+    DECIDES: "Decides by the background",
+    PARTLY: "Decides partly by the background",
+    NO_SIGN: "No sign in these images that it decides by the background",
+    TOO_FEW: "Too few images to tell",
+}
+DIFFERENCES = ("composing", "bg_gap", "donor_excess", "only_bg_excess")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Measures of one model.
+
+    Args:
+        columns: rows of `evaluation.measurements.backgrounds.Backgrounds` by name, N images, in the conditions `original`
+            and `mixed_rand` at least.
+        class_names: names of the model's classes.
+    """
+
+    columns: Mapping[str, Sequence]
+    class_names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.columns["label"])
+
+    @cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """`(N,)` float64 of each measure but Object Focus, by name; NaN where an image does not count. Objects that
+        fill the whole crop, or lie outside of it, do not count, nor do images without a donor.
+
+        Chance is what predictions that ignore the background give: for the donor's class, a wrong prediction among
+        the K classes of the images hits a donor drawn from the K − 1 others with probability 1 / (K − 1); for
+        `only_bg`, the prediction meets a label drawn from all images.
+        """
+        labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
+        classes, counts = np.unique(labels, return_counts=True)
+        predicted = {name: np.asarray(self.columns[name]) for name in CONDITIONS if name in self.columns}
+        known = {name: (ids >= 0) & (share > 0) & (share < 1) for name, ids in predicted.items()}
+        values = {
+            name: np.where(
+                known[name],
+                [int(best) in accepted for best, accepted in zip(ids, self.columns["accepted"], strict=True)],
+                np.nan,
+            )
+            for name, ids in predicted.items()
+        }
+        if "mixed_same" in values:
+            values["composing"] = values["original"] - values["mixed_same"]
+            values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
+        mixed = predicted["mixed_rand"]
+        by_chance = (np.isin(mixed, classes) & (mixed != labels)) / (len(classes) - 1)
+        taken = mixed == np.asarray(self.columns["donor_class"])
+        for name, of_donor in {"donor_rate": taken, "donor_chance": by_chance}.items():
+            values[name] = np.where(known["mixed_rand"], of_donor, np.nan)
+        values["donor_excess"] = values["donor_rate"] - values["donor_chance"]
+        if "only_bg" in values:
+            frequency = dict(zip(classes.tolist(), (counts / len(labels)).tolist(), strict=True))
+            chance = np.array([frequency.get(int(label), 0.0) for label in predicted["only_bg"]])
+            values["only_bg_chance"] = np.where(known["only_bg"], chance, np.nan)
+            values["only_bg_excess"] = values["only_bg"] - values["only_bg_chance"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.asarray(self.columns["relevance_on_object"], dtype=float) / share
+        values["relevance_on_object"] = np.where(known["original"], ratio, np.nan)
+        return values
+
+    @cached_property
+    def measures(self) -> dict[str, Interval]:
+        """Measures by name, see [`MEASURES`]; those without images are left out."""
+        found = self._measure(self.values, DIFFERENCES)
+        for name, one in found.items():
+            if name not in (*DIFFERENCES, "relevance_on_object", "object_focus"):
+                found[name] = Interval(one.mean, max(one.low, 0.0), min(one.high, 1.0))
+        return found
+
+    @property
+    def num_mixed(self) -> int:
+        """Number of objects that were measured on the background of another class."""
+        return int((~np.isnan(self.values["donor_rate"])).sum())
+
+    @property
+    def verdict(self) -> str:
+        """`decides`, `partly`, `no sign` or `too few`, from the intervals of the donor rate beyond chance and of the
+        BG-Gap.
+
+        - `decides`: one of them is at least 25 points with 95 % confidence;
+        - `no sign`: both are under 5 points, and the model may recognise half of the images, as they are and on other backgrounds of
+          their class;
+        - `partly`: one of them is above 0;
+        - `too few`: the images allow none of these.
+        """
+        found = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
+        if any(one.low >= LARGE for one in found):
+            return DECIDES
+        if len(found) == 2 and all(one.high < SMALL for one in found) and not self._unrecognised:
+            return NO_SIGN
+        return PARTLY if any(one.low > 0 for one in found) else TOO_FEW
+
+    @property
+    def _unrecognised(self) -> str | None:
+        """The condition, of the images as they are or on another background of their class, in which the model is wrong on more than
+        half with 95 % confidence; `None` if there is none."""
+        conditions = [name for name in ("original", "mixed_same") if name in self.measures]
+        return next((name for name in conditions if self.measures[name].high < RECOGNISED), None)
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with what it is based on."""
+        if not self.num_mixed:
+            return f"{VERDICTS[TOO_FEW]}: none of {len(self)} images could be composed with another background."
+        if self.verdict == TOO_FEW and self._unrecognised:
+            how = "as they are" if self._unrecognised == "original" else "on other backgrounds of their class"
+            count = int((~np.isnan(self.values[self._unrecognised])).sum())
+            return (
+                f"The model recognises too little to tell: it is right on {_percent(self.measures[self._unrecognised])} of {count} images "
+                f"{how}, and the others cannot show what it decides by."
+            )
+        rate, chance = self.measures["donor_rate"], self.measures["donor_chance"]
+        text = (
+            f"{VERDICTS[self.verdict]}: of {self.num_mixed} objects on the background of another class, "
+            f"{_percent(rate)} were taken for that class (chance {100 * chance.mean:.0f} %)"
+        )
+        if gap := self.measures.get("bg_gap"):
+            text += f"; the background of another class instead of its own costs {gap} points of top-1"
+        return f"{text}."
+
+    @property
+    def warnings(self) -> list[str]:
+        """What stands in the way of the verdict."""
+        price = self.measures.get("composing")
+        found = []
+        if price is not None and price.low > 0.1:
+            found.append(
+                f"Composing alone costs {price} points of top-1: masks may be bad, or the model sees the edges. Look at "
+                "the contact sheet of the masks and at the strip."
+            )
+        if self._unrecognised == "original":
+            found.append(
+                f"The model is right on {_percent(self.measures['original'])} of the images as they are: see whether their classes are its "
+                "own, and its preprocessing too."
+            )
+        lost = int((np.asarray(self.columns["donor_same"]) < 0).sum())
+        if lost:
+            found.append(f"{lost} images are the only one of their class, and have no `mixed_same`.")
+        return found
+
+    def change_from(self, before: "Diagnosis") -> dict[str, Difference]:
+        """Change of each measure from a model measured on the same images, paired by image. Chance and Object Focus are
+        left out."""
+        names = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
+        values = {name: self.values[name] - before.values[name] for name in names}
+        found = self._measure(values, [name for name in names if name != "relevance_on_object"])  # which is a ratio
+        found.pop("object_focus", None)
+        return {name: Difference(*astuple(one)) for name, one in found.items()}
+
+    def _measure(self, values: Mapping[str, np.ndarray], differences: Collection[str]) -> dict[str, Interval]:
+        names = [name for name, of_images in values.items() if not np.isnan(of_images).all()]
+        if not names:
+            return {}
+        resampled = dict(
+            zip(names, resampled_means(np.stack([values[name] for name in names], axis=1)).T, strict=True)
+        )
+        found: dict[str, Interval] = {
+            name: interval_of(values[name], resampled[name], Difference if name in differences else Interval)
+            for name in names
+        }
+        if {"bg_gap", "original"} <= found.keys() and found["original"].mean > 0:
+            focus = object_focus(resampled["original"], resampled["bg_gap"])
+            mean = 1 - found["bg_gap"].mean / found["original"].mean
+            count = int((~np.isnan(values["bg_gap"])).sum())
+            found["object_focus"] = resampled_interval(np.array([mean, *focus]), count)
+        return found
+
+    def by_class(self) -> dict[int, dict[str, float | int | None]]:
+        """Number of images, and means of the measures in [`OF_A_CLASS`], by class; `None` where no image counts."""
+        labels = np.asarray(self.columns["label"])
+        return {
+            int(label): {"images": int((labels == label).sum())}
+            | {name: _mean(self.values[name][labels == label]) for name in OF_A_CLASS}
+            for label in np.unique(labels)
+        }
+
+    def by_pair(self) -> list[dict[str, int]]:
+        """How often objects of a class were taken for the class of their background: `label`, `donor_class`, `taken`
+        and `images`, the most often taken first."""
+        counts: dict[tuple[int, int], list[int]] = {}
+        columns = (self.columns["label"], self.columns["donor_class"], self.values["donor_rate"])
+        for label, donor, taken in zip(*columns, strict=True):
+            if not np.isnan(taken):
+                of_pair = counts.setdefault((int(label), int(donor)), [0, 0])
+                of_pair[0] += int(taken)
+                of_pair[1] += 1
+        rows = [
+            {"label": label, "donor_class": donor, "taken": taken, "images": images}
+            for (label, donor), (taken, images) in counts.items()
+        ]
+        return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
+
+
+def diagnosis_tables(
+    diagnoses: Mapping[str, Diagnosis], beside: Mapping[str, Mapping[str, Interval]] | None = None
+) -> list[Table]:
+    """Tables of one model or two (`before`, `after`): measures, classes, and pairs of class and background.
+
+    Args:
+        beside: measures on other images, by the head of their column.
+    """
+    beside = beside or {}
+    sides = list(diagnoses)
+    compared = len(sides) > 1
+    changes = diagnoses[sides[-1]].change_from(diagnoses[sides[0]]) if compared else {}
+    rows = []
+    for name, title in MEASURES.items():
+        cells = [_cell(name, diagnosis) for diagnosis in diagnoses.values()]
+        if any(cell != "–" for cell in cells):
+            change = [_shown(name, changes[name]) if name in changes else "–"] if compared else []
+            others = [_shown(name, found[name]) if name in found else "–" for found in beside.values()]
+            rows.append([title.strip(), *cells, *change, *others])
+    images = len(diagnoses[sides[0]])
+    title = f"Objects of {images} images on other backgrounds, in per cent [95 % interval]"
+    tables = [Table(title, ["measure", *sides, *(["change"] if compared else []), *beside], rows)]
+    names = diagnoses[sides[0]].class_names
+    for side, diagnosis in diagnoses.items():
+        ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
+        rows = [
+            [names[label], str(of_class["images"]), *(_whole(of_class[name]) for name in OF_A_CLASS)]
+            for label, of_class in ordered
+        ]
+        title = f"Classes, {side}, in per cent: the most often taken for the class of their background first"
+        tables.append(Table(title, ["class", "images", *(MEASURES[name] for name in OF_A_CLASS)], rows))
+        pairs = [
+            [
+                f"{names[pair['label']]} on the background of {names[pair['donor_class']]}",
+                f"{pair['taken']} of {pair['images']}",
+            ]
+            for pair in diagnosis.by_pair()[:NUM_PAIRS]
+            if pair["taken"]
+        ]
+        if pairs:
+            tables.append(Table(f"Most frequent confusions with the background, {side}", ["pair", "taken"], pairs))
+    return tables
+
+
+def _cell(name: str, diagnosis: Diagnosis) -> str:
+    return _shown(name, diagnosis.measures[name]) if name in diagnosis.measures else "–"
+
+
+def _shown(name: str, found: Interval) -> str:
+    if name.endswith("_chance"):
+        return f"{100 * found.mean:.1f}"
+    if name != "relevance_on_object":
+        return str(found)
+    sign = "+" if isinstance(found, Difference) else ""
+    return f"{found.mean:{sign}.2f} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]"
+
+
+def _percent(found: Interval) -> str:
+    return f"{100 * found.mean:.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f}"
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None

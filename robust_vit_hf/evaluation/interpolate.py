@@ -1,0 +1,159 @@
+"""`robust-vit interpolate`: save mixtures of a model before and after finetuning, or measure them on in-distribution
+and shifted sets.
+
+Source: https://huggingface.co/papers/2109.01903
+"""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..data.benchmarks import find_benchmark
+from ..data.label_mapping import classes_of_model
+from ..models.loading import load_model
+from ..models.preprocessing import load_processor, resolve_preset
+from ..models.weight_mixture import check_alike, interpolate, write_mixture
+from ..results.plots import COLOURS, save_figure
+from ..results.text_table import Table, percent
+from ..utils.files import write_json
+from ..utils.lock import folder_lock
+from ..utils.processes import make_accelerator
+from ..utils.public_names import public_name
+from .measurements.accuracy import Accuracy, measure_accuracy
+from .options import MixtureOptions
+from .session import Session, Side
+from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
+from .store import FINGERPRINT_FILE, Store, check_fingerprint
+
+
+SWEEP_FILE, MIXTURES = "sweep.json", "mixtures"
+SIDE = "alpha-"  # prefix of the names of sides, followed by alpha
+ROLES = ("in_distribution", "shifted")  # of the sets of a sweep
+
+
+def interpolate_models(options: MixtureOptions) -> str:
+    """Write the mixture for one alpha, or measure mixtures for several, see [`measure_mixtures`]."""
+    if options.alpha is not None:
+        write_mixture(options.before, options.after, options.alpha, options.output_dir)
+        return f"{options.output_dir}: {1 - options.alpha:g} · {options.before} + {options.alpha:g} · {options.after}"
+    return measure_mixtures(options)
+
+
+def measure_mixtures(options: MixtureOptions) -> str:
+    """Measure mixtures of two models and write `sweep.json`, `sweep.png` and `sweep.pdf`. All mixtures use the
+    preprocessing of the model after finetuning. Mixtures already in the output folder are reused and stay in the
+    table.
+
+    Returns:
+        The table, as Markdown.
+
+    Raises:
+        ValueError: the models do not fit each other (see [`check_alike`]) or the sets, or the output folder holds
+            other files.
+        OSError: a model or set does not exist, or another process is writing to the output folder.
+    """
+    protocol = resolve_preset(options.protocol, options.before, options.after)
+    options = replace(options, protocol=protocol)
+    accelerator, folder = make_accelerator(bf16=False), options.output_dir
+    if not (folder / FINGERPRINT_FILE).is_file():
+        check_fingerprint(folder, {})  # refuses any other files before the models are loaded
+    start, end = load_model(options.before), load_model(options.after)
+    check_alike(start, end)
+    processor = load_processor(options.after, protocol, end)
+    sets = _load_sets(options, classes_of_model(end.config))
+    with folder_lock(folder, "evaluation") if accelerator.is_main_process else nullcontext():
+        store = Store(folder)
+        ends = {name: Side.of(model, processor) for name, model in {"before": start, "after": end}.items()}
+        session = Session(ends, {}, accelerator, store, protocol).with_sets(sets)
+        identity: dict[str, Any] = {name: side.digest for name, side in ends.items()} | {
+            "protocol": protocol,
+            "sets": {},
+        }
+        for name, rows in session.sets.items():
+            identity["sets"][name] = session.inputs("after", rows) | {"shifted": rows.shifted}
+        check_fingerprint(folder, identity)
+        write_json(folder / FINGERPRINT_FILE, identity)
+        roles = {role: [name for name, rows in sets.items() if rows.shifted == (role == "shifted")] for role in ROLES}
+        sweep: dict[str, Any] = {
+            "before": public_name(options.before),
+            "after": public_name(options.after),
+            **roles,
+            "alphas": {},
+        }
+        earlier = {float(path.name.removeprefix(SIDE)) for path in (folder / MIXTURES).glob(f"*/{SIDE}*")}
+        for alpha in sorted({*map(float, options.sweep), *earlier}):
+            side = f"{SIDE}{alpha!r}"
+            mixed = Side.of(interpolate(start, end, alpha).to(accelerator.device), processor)
+            accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
+            results = measure_accuracy(replace(session, sides={side: mixed}), accuracy, MIXTURES)
+            top1 = {name: result.accuracy(side) for name, result in results.items()}
+            means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
+            sweep["alphas"][alpha] = {"top1": top1, **means}
+        write_json(folder / SWEEP_FILE, sweep)
+        save_figure(sweep_figure(sweep), folder, "sweep")
+    table = sweep_table(sweep)
+    return (
+        f"\n{table.title}:\n\n{table.markdown()}\n\nAn alpha that is chosen by these accuracies is not measured by them: choose it on "
+        f"other images.\n\nsweep.json, sweep.png and sweep.pdf: {folder}"
+    )
+
+
+def _load_sets(options: MixtureOptions, classes: list[str]) -> dict[str, EvaluationSet]:
+    """Sets of both roles: the named ones, or those of the benchmark with the models' classes."""
+    if options.shifted is None:
+        benchmark = find_benchmark(classes)
+        if benchmark is None:
+            raise ValueError(
+                "No benchmark has the classes of these models: name their sets with --in_distribution and --shifted."
+            )
+        return benchmark_sets(benchmark, options.images_per_set)
+    sets = {}
+    for is_shifted, named in ((False, options.in_distribution), (True, options.shifted)):
+        found = load_evaluation_sets(named, options.protocol, options.images_per_set)
+        sets |= {name: replace(rows, shifted=is_shifted) for name, rows in found.items()}
+    return sets
+
+
+def sweep_table(sweep: dict) -> Table:
+    """Table of top-1 on each set and the mean over shifted sets, in per cent, one row per alpha.
+
+    Args:
+        sweep: contents of `sweep.json`, with alphas as numbers, in ascending order.
+    """
+    names = [*sweep["in_distribution"], *sweep["shifted"]]
+    rows = [
+        [f"{alpha:g}", *(percent(row["top1"][name]) for name in names), percent(row["mean_shifted"])]
+        for alpha, row in sweep["alphas"].items()
+    ]
+    return Table("Top-1, in per cent", ["alpha", *names, "mean of the shifted sets"], rows)
+
+
+def sweep_figure(sweep: dict) -> Figure:
+    """Plot in-distribution and shifted top-1 of a sweep, see [`sweep_table`]: over alpha, and against each other with
+    points labelled by alpha, as in Figure 1 of https://huggingface.co/papers/2109.01903. Several sets are averaged."""
+    points = np.array([[100 * row[f"mean_{role}"] for role in ROLES] for row in sweep["alphas"].values()])
+    shown = {role: sweep[role][0] if len(sweep[role]) == 1 else f"mean of {len(sweep[role])} sets" for role in ROLES}
+    names = [f"{role.replace('_', '-')} ({text})" for role, text in shown.items()]
+    figure = Figure((9.0, 3.8), layout="constrained")
+    over, against = figure.subplots(1, 2)
+    for name, values, colour in zip(names, points.T, (COLOURS["control"], COLOURS["after"]), strict=True):
+        over.plot(list(sweep["alphas"]), values, marker="o", markersize=4, label=name, color=colour)
+    over.set(xlabel="alpha (0: before, 1: after)", ylabel="top-1, %")
+    against.plot(*points.T, marker="o", markersize=4, color=COLOURS["before"])
+    # Equal points share a label.
+    labels: dict[tuple[float, float], list[str]] = {}
+    for alpha, point in zip(sweep["alphas"], points, strict=True):
+        labels.setdefault(tuple(point), []).append(f"{alpha:g}")
+    for point, shared in labels.items():
+        against.annotate(", ".join(shared), point, textcoords="offset points", xytext=(5, 4), fontsize=8)
+    # Axes span at least two points of accuracy, so that noise does not fill them.
+    middle, half = (points.max(0) + points.min(0)) / 2, np.maximum(1, 0.7 * np.ptp(points, axis=0))
+    xlim, ylim = np.stack([middle - half, middle + half], axis=1).clip(-0.4, 100.4)
+    against.set(xlim=xlim, ylim=ylim, xlabel=f"top-1 {names[0]}, %", ylabel=f"top-1 {names[1]}, %")
+    against.locator_params(nbins=6)
+    against.set_title("numbers at the points: alpha", fontsize=9)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    return figure

@@ -1,0 +1,157 @@
+"""Sufficient input subsets of the images of a set."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from ...relevance.relevance_map import forward_logits
+from ...relevance.sufficient_subsets import margin, sufficient_input_subsets
+from ...utils.files import atomic_file
+from ..image_passes import image_loader
+from ..session import Session, Side
+from ..sets import EvaluationSet
+from ..store import Measured
+from .base import Measurement
+
+
+@dataclass(frozen=True)
+class Subsets(Measurement):
+    """Sufficient input subsets, in one process. Rows, one per pair of image and class: `found`, `size` (share of the
+    pixels), `confidence`, `revealed` (class probability with the 8 neighbours of each pixel also visible),
+    `all_masked` and, with masks, `foreground` (share of the subset, NaN if it is empty) and `image_foreground`.
+    Scores: their means, see [`summarize`]. Each batch, with its subsets, is a separate file in the folder; existing
+    files are reused.
+
+    Args:
+        targets: classes to explain for every image; if empty, the label of each image.
+        threshold, pixels_per_step: as for [`sufficient_input_subsets`].
+    """
+
+    free = ("num_workers",)
+
+    batch_size: int = 8
+    targets: tuple[int, ...] = ()
+    threshold: float = 0.9
+    pixels_per_step: int = 100
+
+    def pairs(self, rows: EvaluationSet) -> list[tuple[int, int]]:
+        """Pairs of image index and class."""
+        return [
+            (index, target)
+            for index in range(len(rows.dataset))
+            for target in self.targets or rows.accepted[index][:1]
+        ]
+
+    def measure(
+        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
+    ) -> Measured:
+        columns = ["image", "mask"] if "mask" in rows.dataset.column_names else ["image"]
+        pairs = self.pairs(rows)
+        repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
+        loader = image_loader(repeated, rows.transform(side.processor), self.batch_size, self.num_workers)
+        options = {name: value for name, value in asdict(self).items() if name in ("threshold", "pixels_per_step")}
+        batches = []
+        with tqdm(total=len(pairs), desc=description, unit="pair") as progress:
+            for number, batch in enumerate(loader):
+                path = None if folder is None else _part(folder, number)
+                if path is not None and path.is_file():
+                    found = _read(path)
+                else:
+                    targets = [
+                        target for _, target in pairs[number * self.batch_size : (number + 1) * self.batch_size]
+                    ]
+                    device = session.accelerator.device
+                    with session.accelerator.autocast():
+                        found = _measure_batch(
+                            side.model,
+                            batch["pixel_values"].to(device),
+                            torch.tensor(targets, device=device),
+                            batch.get("mask"),
+                            **options,
+                        )
+                    found = {name: value.cpu().contiguous() for name, value in found.items()}
+                    if path is not None:
+                        with atomic_file(path) as partial:
+                            save_file(found, partial)
+                batches.append(_columns_of(found))
+                progress.update(len(batch["pixel_values"]))
+        rows_of_all = concatenate(batches)
+        return Measured(rows_of_all, summarize(rows_of_all))
+
+    def subset(self, folder: Path, row: int) -> torch.Tensor:
+        """Read the subset `(1, H, W)`, bool, of one row from the folder of a result."""
+        return _read(_part(folder, row // self.batch_size))["subset"][row % self.batch_size].bool()
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"{number:05}.safetensors"
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"`{path}` is damaged ({error}): delete it, and run the command again.") from error
+
+
+def _measure_batch(
+    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, masks: torch.Tensor | None, **options
+) -> dict[str, torch.Tensor]:
+    """Subsets of a batch. Each value has B rows: `subset`, `found`, `confidence` and `margins` as in
+    [`SufficientSubsets`]; `revealed`, the probability with the 8 neighbours of each pixel also visible; with masks
+    `(B, 1, H, W)`, the shares of the subset (NaN if it is empty) and of the image that are `foreground` and
+    `image_foreground`."""
+    output = sufficient_input_subsets(model, pixel_values, target, **options)
+    subset = output.subset.to(pixel_values.dtype)
+    neighbourhood = F.max_pool2d(subset, kernel_size=3, stride=1, padding=1)
+    with torch.no_grad():
+        revealed = margin(forward_logits(model, pixel_values * neighbourhood), target).sigmoid()
+    measured = {name: output[name] for name in ("subset", "found", "confidence", "margins")} | {"revealed": revealed}
+    if masks is not None:
+        masks = masks.to(pixel_values.device)
+        measured["foreground"] = (subset * masks).sum(dim=(1, 2, 3)) / subset.sum(dim=(1, 2, 3))
+        measured["image_foreground"] = masks.mean(dim=(1, 2, 3))
+    return measured
+
+
+def _columns_of(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Columns of the rows of a batch, see [`Subsets`]."""
+    columns = {"found": batch["found"], "size": batch["subset"].float().mean(dim=(1, 2, 3))}
+    columns |= {"confidence": batch["confidence"], "revealed": batch["revealed"]}
+    columns |= {"all_masked": batch["margins"][:, -1].sigmoid()}
+    columns |= {name: batch[name] for name in ("foreground", "image_foreground") if name in batch}
+    return {
+        name: (values if values.dtype == torch.bool else values.float()).numpy() for name, values in columns.items()
+    }
+
+
+def concatenate(parts: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Concatenate rows of several sets or batches, with the columns that all of them have."""
+    parts = list(parts)
+    shared = set.intersection(*(set(part) for part in parts))
+    return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0] if name in shared}
+
+
+def summarize(rows: dict[str, Any]) -> dict[str, float | int | None]:
+    """Number of pairs, share with a subset, and means over those with one; `None` if there is nothing to average.
+
+    Args:
+        rows: columns of [`Subsets`].
+    """
+    found = np.asarray(rows["found"], dtype=bool)
+    summary: dict[str, float | int | None] = {"pairs": len(found), "found": float(found.mean())}
+    for name, values in rows.items():
+        known = np.asarray(values, dtype=float)[found] if name != "found" else np.empty(0)
+        known = known[~np.isnan(known)]
+        if name != "found":
+            summary[name] = float(known.mean()) if len(known) else None
+    return summary

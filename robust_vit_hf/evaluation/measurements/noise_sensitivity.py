@@ -1,0 +1,81 @@
+"""Predictions with noise on the object alone, and on the background alone."""
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ...relevance.relevance_map import forward_logits
+from ...results.metrics.robust_accuracy import top_classes
+from ..image_passes import TransformedRows, measure_images
+from ..session import Session, Side
+from ..sets import EvaluationSet
+from ..store import Measured
+from .base import Measurement
+from .other_backgrounds import pixel_of
+
+
+REGIONS = ("foreground", "background")
+
+
+@dataclass(frozen=True)
+class Sensitivity(Measurement):
+    """Predictions for images with Gaussian noise on one region. All images have a mask. Rows: `accepted`, the predicted classes
+    `foreground` and `background` under each draw, of the region with the noise, and `object_share`, the object's share of the pixels.
+
+    Args:
+        sigma: standard deviation of the noise on pixels in [0, 1], which are clamped again.
+        draws: draws of the noise, over which accuracies are averaged; the code of the source takes 3. Each takes two forward passes.
+        seed: seed of the noise. An image gets the same noise from every model, and in both regions.
+
+    Source: https://huggingface.co/papers/2201.10766; `rfs.py` of https://github.com/mmoayeri/HardImageNet
+    """
+
+    sigma: float = 0.25
+    draws: int = 3
+    seed: int = 0
+
+    def measure(
+        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
+    ) -> Measured:
+        side.model.eval()
+        pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
+        device = session.accelerator.device
+        black, white = (pixel_of(side.processor, value).to(device)[:, None, None] for value in (0, 255))
+
+        def measure(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+            logits = []
+            for noise, region in product(batch["noise"].unbind(1), REGIONS):
+                where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
+                noisy = batch["pixel_values"] + where * noise * self.sigma * (white - black)
+                logits.append(forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white)).float())
+            best = [top_classes(one.nan_to_num(), rows.class_subset)[:, 0].double() for one in logits]
+            return logits, torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1)
+
+        images = WithNoise(pairs, self.draws, self.seed)
+        values = measure_images(
+            images, measure, self.batch_size, self.num_workers, session.accelerator, rows.dataset, description
+        )
+        columns = {region: values[:, place:-1:2].astype(np.int64) for place, region in enumerate(REGIONS)}
+        return Measured({"accepted": rows.accepted} | columns | {"object_share": values[:, -1]})
+
+
+class WithNoise(Dataset):
+    """Rows of images with standard normal `noise` `(draws, 3, H, W)` for their pixels, drawn by seed and number of the row."""
+
+    def __init__(self, rows: TransformedRows, draws: int, seed: int):
+        self.rows, self.draws, self.seed = rows, draws, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        items = self.rows.__getitems__(indices)
+        for index, item in zip(indices, items, strict=True):
+            shape = (self.draws, *item["pixel_values"].shape)
+            drawn = np.random.default_rng((self.seed, index)).standard_normal(shape, np.float32)
+            item["noise"] = torch.from_numpy(drawn)
+        return items

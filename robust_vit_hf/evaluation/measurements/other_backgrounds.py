@@ -1,0 +1,141 @@
+"""Predictions for objects on other backgrounds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import BaseImageProcessor
+
+from ...data.composition import CONDITIONS, compose, draw_donors, is_background
+from ...relevance.relevance_map import forward_logits, relevance_map
+from ...results.metrics.robust_accuracy import top_classes
+from ..image_passes import TransformedRows, measure_images
+from ..session import Session, Side
+from ..sets import EvaluationSet
+from ..store import Measured
+from .base import Measurement
+
+
+@dataclass(frozen=True)
+class Backgrounds(Measurement):
+    """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows:
+
+    - `file_name`, if known; `accepted`, the correct classes, and `label`, the first of them;
+    - `donor_same` and `donor_rand`, numbers of the images whose backgrounds are taken, and `donor_class`, the class of
+      the second; -1 where there is none;
+    - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
+    - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
+      relevance of the predicted class in the original image (NaN without relevance).
+
+    Args:
+        conditions: names in `CONDITIONS`, in their order; the others are left out.
+        relevance: whether to compute relevance maps; otherwise `relevance_on_object` is NaN.
+        seed: seed of the donors.
+
+    Source: https://huggingface.co/papers/2006.09994
+    """
+
+    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    relevance: bool = True
+    seed: int = 0
+
+    def measure(
+        self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
+    ) -> Measured:
+        side.model.eval()
+        labels = np.array([accepted[0] for accepted in rows.accepted])
+        same = other = np.full(len(labels), -1)
+        if {"mixed_same", "mixed_rand"} & {*self.conditions}:
+            same, other = draw_donors(labels.tolist(), self.seed)
+        black = pixel_of(side.processor, 0).to(session.accelerator.device)
+        pairs = rows.dataset.select_columns(["image", "mask"])
+        needed = {
+            name: donors
+            for name, donors in {"mixed_same": same, "mixed_rand": other}.items()
+            if name in self.conditions
+        }
+        images = WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed)
+        values = measure_images(
+            images,
+            lambda batch: self._measure_batch(side, batch, black, rows.class_subset),
+            self.batch_size,
+            self.num_workers,
+            session.accelerator,
+            rows.dataset,
+            description,
+        )
+        columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
+        if "file_name" in rows.dataset.column_names:
+            columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
+        columns["donor_class"] = np.where(other >= 0, labels[other], -1)
+        columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
+        columns |= {"object_share": values[:, -2], "relevance_on_object": values[:, -1]}
+        return Measured(columns)
+
+    def _measure_batch(
+        self, side: Side, batch: dict[str, torch.Tensor], black: torch.Tensor, class_subset: tuple[int, ...] | None
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Logits `(B, C)` of all conditions, to check, and the values of the rows, `(B, n + 2)` fp64: predictions in n
+        conditions, share of the object in the pixels, and in the relevance."""
+        mask, given = batch["mask"], {}
+        for name in ("mixed_same", "mixed_rand"):
+            given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in self.conditions else None
+        images = compose(batch["pixel_values"], mask, *given.values(), black, self.conditions)
+        inside, predicted, checked = torch.full_like(mask[:, 0, 0, 0], torch.nan), [], []
+        for name, composed in images.items():
+            if name == "original" and self.relevance:
+                output = relevance_map(side.model, composed, check_finite=False)
+                logits = output.logits.float()
+                whole = output.relevance.sum(dim=(1, 2, 3))
+                inside = torch.where(whole > 0, (output.relevance * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
+            else:
+                logits = forward_logits(side.model, composed).float()
+            checked.append(logits)
+            best = top_classes(logits.nan_to_num(), class_subset)[:, 0]
+            if donors := given.get(name):
+                usable = batch[f"has_{name}"].bool() & is_background(donors[1]).flatten(1).any(dim=1)
+                best = best.masked_fill(~usable, -1)
+            predicted.append(best)
+        values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
+        return checked, torch.stack([value.double() for value in values], dim=1)
+
+
+class WithDonors(Dataset):
+    """Rows of images with those of their donors.
+
+    Args:
+        rows: rows with `pixel_values` and `mask`.
+        donors: numbers `(N,)` of the donors of each image, see [`draw_donors`], by condition, whose name is the prefix of
+            their columns.
+    """
+
+    def __init__(self, rows: TransformedRows, donors: Mapping[str, np.ndarray]):
+        self.rows, self.donors = rows, donors
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        donors = {kind: [int(of_all[index]) for index in indices] for kind, of_all in self.donors.items()}
+        needed = sorted({*indices, *(donor for of_kind in donors.values() for donor in of_kind if donor >= 0)})
+        read = dict(zip(needed, self.rows.__getitems__(needed), strict=True))
+        items = []
+        for place, index in enumerate(indices):
+            item = dict(read[index])
+            for kind, of_kind in donors.items():
+                donor = of_kind[place]
+                item[f"has_{kind}"] = donor >= 0
+                item |= {f"{kind}_{name}": value for name, value in read[donor if donor >= 0 else index].items()}
+            items.append(item)
+        return items
+
+
+def pixel_of(processor: BaseImageProcessor, level: int) -> torch.Tensor:
+    """Pixel values `(3,)` of a grey level, 0 for black and 255 for white, as a processor gives them."""
+    grey = Image.new("RGB", (64, 64), (level,) * 3)
+    pixels = processor([grey], return_tensors="pt")["pixel_values"][0]
+    return pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2]  # at the edges, a crop may pad

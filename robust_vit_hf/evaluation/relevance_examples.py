@@ -1,0 +1,189 @@
+"""Example images with their relevance maps before and after finetuning."""
+
+import io
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from pyarrow import parquet as pq
+from torchvision.transforms.v2.functional import to_pil_image
+from tqdm.auto import tqdm
+
+from ..relevance.overlay import denormalize, overlay
+from ..relevance.relevance_map import relevance_map
+from ..results.run_results import SetResult
+from ..utils.files import atomic_file
+from .session import Session
+from .sets import EvaluationSet
+
+
+EXAMPLES_FILE = "examples.parquet"
+# Kinds of examples, and the rule of each.
+KINDS = {
+    "corrected": "the prediction is wrong before the finetuning and right after it",
+    "broken": "the prediction is right before the finetuning and wrong after it",
+    "unchanged": "the prediction is the same before and after the finetuning",
+}
+NUM_EXAMPLES = 8  # of each kind, in the file
+_PICTURES = ("image", "before_predicted", "before_true", "after_predicted", "after_true")
+FEATURES = datasets.Features(
+    {name: datasets.Value("string") for name in ("kind", "set", "label", "predicted_before", "predicted_after")}
+    | {"row": datasets.Value("int64")}
+    | {f"background_{side}": datasets.Value("float64") for side in ("before", "after")}
+    | {name: datasets.Image() for name in _PICTURES}
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and its relevance maps.
+
+    Args:
+        set_name, row: location of the image.
+        label: name of the true class.
+        image: the preprocessed input of the original model, in RGB.
+        predicted: name of the predicted class by side (`before`, `after`).
+        confidence: probability of the predicted class by side.
+        maps: map over the image by side and target (`predicted`, `true`).
+        background: share of the predicted class's relevance outside the mask, by side; empty without a mask or
+            foreground.
+        coverage: mean of the predicted class's map within the mask, by side; empty without a mask or foreground.
+    """
+
+    set_name: str
+    row: int
+    label: str
+    image: Image.Image
+    predicted: dict[str, str] = field(default_factory=dict)
+    confidence: dict[str, float] = field(default_factory=dict)
+    maps: dict[tuple[str, str], Image.Image] = field(default_factory=dict)
+    background: dict[str, float] = field(default_factory=dict)
+    coverage: dict[str, float] = field(default_factory=dict)
+
+
+def rows_of_kind(
+    kind: str,
+    results: Mapping[str, SetResult],
+    sets: Mapping[str, EvaluationSet],
+    classes: Collection[int] | None = None,
+) -> dict[str, list[int]]:
+    """Labelled, publishable rows of each set that are of a kind, see [`KINDS`]; of sets whose images have one class.
+
+    Args:
+        classes: restricts the rows to these classes.
+    """
+    found = {}
+    for name, result in results.items():
+        if result.classes is not None and result.by_class:
+            chosen = is_of_kind(kind, result) & may_be_shown(sets[name].dataset)
+            if classes is not None:
+                chosen &= result.in_classes(list(classes))
+            found[name] = np.flatnonzero(chosen).tolist()
+    return found
+
+
+def is_of_kind(kind: str, result: SetResult) -> np.ndarray:
+    """`(N,)` bool: labelled images of a kind, see [`KINDS`]."""
+    right, right_after = result.correct("before"), result.correct("after")
+    best, best_after = (result.sides[side].predictions[:, 0] for side in ("before", "after"))
+    chosen = {"corrected": ~right & right_after, "broken": right & ~right_after, "unchanged": best == best_after}
+    return chosen[kind] & result.usable
+
+
+def may_be_shown(dataset: datasets.Dataset) -> np.ndarray:
+    """`(N,)` bool: publishable rows. For emoji-shift, those with openly licensed artwork."""
+    if "openly_licensed" not in dataset.column_names:
+        return np.ones(len(dataset), dtype=bool)
+    return np.array(dataset.with_format(None)["openly_licensed"][:], dtype=bool)
+
+
+def draw(rows: Mapping[str, Sequence[int]], count: int, seed: int) -> list[tuple[str, int]]:
+    """Draw at most `count` pairs of set and row, from the sets in turn. The order of a set's rows depends only on the
+    seed and its name, so that a larger `count` extends a smaller one."""
+    shuffled = [
+        [(name, row) for row in np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(list_).tolist()]
+        for name, list_ in rows.items()
+    ]
+    in_turn = chain.from_iterable(zip_longest(*shuffled))
+    return [pair for pair in in_turn if pair is not None][:count]
+
+
+def explain(
+    images: Sequence[tuple[str, int]],
+    session: Session,
+    results: Mapping[str, SetResult],
+    sides: Collection[str] = ("before", "after"),
+) -> list[Example]:
+    """Relevance maps of images for the predicted and the true class.
+
+    Args:
+        images: set and row of each.
+        results: results of the session's sides by set.
+        sides: the sides to explain.
+    """
+    class_names = session.label_names
+    rows = {
+        (name, side): session.sets[name].dataset.with_transform(
+            session.sets[name].transform(session.sides[side].processor)
+        )
+        for name in {name for name, _ in images}
+        for side in sides
+    }
+    examples = []
+    for name, index in tqdm(images, desc="relevance maps", unit="image", disable=len(images) < 2):
+        label, example = int(results[name].classes[index]), None
+        for side in sides:
+            model, row = session.sides[side].model, rows[name, side][index]
+            predicted, device = int(results[name].sides[side].predictions[index, 0]), next(model.parameters()).device
+            targets = [predicted] if predicted == label else [predicted, label]
+            pixel_values = row["pixel_values"].expand(len(targets), -1, -1, -1)
+            picture = denormalize(pixel_values, session.sides[side].processor)
+            if example is None:
+                example = Example(name, index, class_names[label], to_pil_image(picture[0]))
+            model.eval()
+            with torch.no_grad():
+                output = relevance_map(model, pixel_values.to(device), torch.tensor(targets, device=device))
+            relevance = output.relevance.cpu()
+            shown = [to_pil_image(picture_of_target) for picture_of_target in overlay(picture, relevance)]
+            example.maps[side, "predicted"], example.maps[side, "true"] = shown[0], shown[-1]
+            example.predicted[side] = class_names[predicted]
+            example.confidence[side] = output.logits[0].softmax(dim=0)[predicted].item()
+            if "mask" in row and row["mask"].any():
+                inside, outside = (relevance[0] * row["mask"]).sum(), (relevance[0] * (1 - row["mask"])).sum()
+                example.background[side] = (outside / relevance[0].sum().clamp_min(1e-6)).item()
+                example.coverage[side] = (inside / row["mask"].sum().clamp_min(1e-6)).item()
+        examples.append(example)
+    return examples
+
+
+def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None:
+    """Write examples by kind to a parquet file for `datasets`, one row each, with pictures as WebP. Maps of the true
+    class are saved only where the prediction is wrong."""
+    rows = []
+    for kind, of_kind in examples.items():
+        for example in of_kind:
+            row = {"kind": kind, "set": example.set_name, "row": example.row, "label": example.label}
+            row["image"] = to_webp(example.image)
+            for side, predicted in example.predicted.items():
+                row |= {f"predicted_{side}": predicted, f"background_{side}": example.background.get(side)}
+                row[f"{side}_predicted"] = to_webp(example.maps[side, "predicted"])
+                if predicted != example.label:
+                    row[f"{side}_true"] = to_webp(example.maps[side, "true"])
+            rows.append(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
+
+
+def to_webp(picture: Image.Image) -> dict:
+    """A picture as a value of a column of `datasets.Image`."""
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=90)
+    return {"bytes": file.getvalue(), "path": None}

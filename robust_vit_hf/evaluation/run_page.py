@@ -1,0 +1,60 @@
+"""The page of one run of `robust-vit train` or `improve`, or of one evaluation."""
+
+from pathlib import Path
+
+from ..results.plots import accuracy_figure, class_figure, curve_figure
+from ..results.text_table import Table
+from ..utils.files import RESULTS_FILE, read_json
+from .html_page import Section, add_gallery, class_changes_table, plot, write_page
+
+
+def write_run_page(folder: Path, path: Path) -> None:
+    """Write the page for a folder of results: tables, changes by class, plots, and a gallery of examples.
+
+    Args:
+        folder: `output_dir` of `robust-vit train`, `improve` or `evaluate`.
+
+    Raises:
+        ValueError: `results.json` is from none of them.
+    """
+    results = read_json(folder / RESULTS_FILE) or {}
+    settings = results.get("settings") or {}
+    names = {int(label): name for label, name in results.get("class_names", {}).items()}
+    if "protocols" in results:
+        facts = {"model": settings.get("model"), "after finetuning": settings.get("compare")}
+        parts = [(f"Protocol {name}", part, folder / name) for name, part in results["protocols"].items()]
+    elif "rows" in results:
+        if "training" in settings:  # of `train`; those of `improve` are in one level
+            settings = settings["model"] | settings["data"]
+        facts = {"model": settings.get("model"), "data": settings.get("dataset")}
+        parts = [("Results", results, folder)]
+    else:
+        raise ValueError(
+            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`: name the --output_dir of one of them."
+        )
+    sections = []
+    for title, part, place in parts:
+        rows = part["rows"]
+        if "tables" not in part:
+            raise ValueError(f"`{place}` has results of an earlier version: measure the models again.")
+        section = Section(title, [Table(**table) for table in part["tables"]])
+        changes = {
+            name: {int(label): value for label, value in of_set.items()}
+            for name, of_set in part.get("class_changes", {}).items()
+        }
+        section.changes = class_changes_table(changes, names)
+        if any(row["top1_before"] is not None for row in rows):
+            alt = "Bars of top-1 for each set and model; the first table holds the values."
+            section.plots.append(plot(accuracy_figure(rows), "Top-1 of each set", alt))
+        for name, of_set in changes.items():
+            if figure := class_figure(of_set, names, name):
+                alt = "Bars of the change of each class; the table of changes by class holds the values."
+                section.plots.append(plot(figure, f"Most harmed and most helped classes of {name}", alt, "wide"))
+        for name, curves in part.get("curves", {}).items():
+            alt = f"Lines of top-1 over {', '.join(curves)}."
+            section.plots.append(plot(curve_figure(curves, name), f"Top-1 of {name} over its factors", alt))
+        add_gallery(section, place)
+        sections.append(section)
+    facts |= {"hardware": results.get("hardware")}
+    facts |= {"versions": ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items())}
+    write_page(path, "Report of a finetuning", {name: value for name, value in facts.items() if value}, sections)

@@ -1,0 +1,160 @@
+"""`robust-vit sis`: sufficient input subsets of one or two models on sets of images, as in the paper's Figure 5."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+import datasets
+import torch
+
+from ..data.benchmarks import IMAGES_PER_SET
+from ..data.label_mapping import class_index
+from ..data.masked_dataset import check_columns, load_masked_dataset
+from ..models.preprocessing import Preset
+from ..relevance.overlay import denormalize
+from ..results.text_table import Table, percent
+from ..utils.environment import environment
+from ..utils.files import RESULTS_FILE, write_atomically, write_json
+from ..utils.public_names import public_settings
+from .image_passes import image_loader
+from .measurements.base import measure
+from .measurements.input_subsets import Subsets, concatenate, summarize
+from .options import SubsetOptions
+from .relevance_examples import may_be_shown
+from .relevance_figures import save_picture_grid
+from .session import Session, open_session
+from .sets import EvaluationSet, load_evaluation_sets
+from .store import Measured
+
+
+NUM_EXAMPLES = 4
+
+
+def find_subsets(options: SubsetOptions) -> str:
+    """Find sufficient input subsets of one model or two (before and after finetuning), in one process. Writes
+    `results.json`, `table.md`, `table.tex`, `sis.png` and the subsets of each batch. Batches already in the output
+    folder are reused.
+
+    Returns:
+        The table, as Markdown.
+
+    Raises:
+        ValueError: sets, classes or models do not fit together, raised before the first pair; or as
+            [`sufficient_input_subsets`].
+        OSError: a model, set or image does not exist, or another process is writing to the output folder.
+    """
+    folder = options.output_dir
+    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="threshold") as session:
+        targets = tuple(class_index(name, session.classes) for name in options.classes)
+        session = session.with_sets(_load_sets(options, session.preset))
+        chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
+        session = replace(session, sets=chosen)
+        subsets = Subsets(
+            options.batch_size,
+            targets=targets,
+            threshold=options.threshold,
+            pixels_per_step=options.pixels_per_step,
+        )
+        measured = measure(session, subsets)
+        scores = {name: {side: found.scores for side, found in of.items()} for name, of in measured.items()}
+        if len(measured) > 1:
+            scores["all"] = {
+                side: summarize(concatenate(of[side].columns for of in measured.values())) for side in session.sides
+            }
+        table = subsets_table(scores, options.threshold)
+        markdown = f"{table.title}:\n\n{table.markdown()}\n"
+        results = {
+            "settings": public_settings(asdict(options) | {"preset": session.preset}),
+            **environment(),
+            "scores": scores,
+        }
+        write_json(folder / RESULTS_FILE, results)
+        write_atomically(folder / "table.md", markdown)
+        write_atomically(folder / "table.tex", table.latex())
+        examples: list[list[tuple[str, torch.Tensor]]] = []
+        for name, rows in session.sets.items():
+            shown = may_be_shown(rows.dataset).nonzero()[0].tolist()
+            for index in shown[: NUM_EXAMPLES - len(examples)]:
+                examples.append(_pictures(session, subsets, name, index, measured[name]))
+        if examples:
+            save_picture_grid(examples, folder / "sis.png")
+    return f"\n{markdown}\nresults.json, table, sis.png and the subsets of each batch: {folder}"
+
+
+def _load_sets(options: SubsetOptions, preset: Preset) -> dict[str, EvaluationSet]:
+    """Load the named sets, your own dataset under the name of its split, and image files as `images`."""
+    loaded, own = load_evaluation_sets(options.sets, preset, IMAGES_PER_SET), {}
+    if options.dataset is not None:
+        rows = load_masked_dataset(options.dataset, options.split)
+        check_columns(rows, options.split, not options.classes, needs_masks="mask" in rows.column_names)
+        if options.classes and "label" in rows.column_names:
+            rows = rows.remove_columns("label")  # which may be unknown, or of other classes
+        own[options.split.partition("[")[0]] = EvaluationSet.of(rows, source=options.dataset)
+    if options.images:
+        if missing := [path for path in options.images if not path.is_file()]:
+            raise FileNotFoundError(f"There is no image file `{missing[0]}`.")
+        files = datasets.Dataset.from_dict({"image": [str(path) for path in options.images]})
+        own["images"] = EvaluationSet.of(files.cast_column("image", datasets.Image()))
+    if taken := own.keys() & loaded.keys():
+        raise ValueError(f"`{taken.pop()}` names two of the sets: measure one at a time.")
+    return loaded | own
+
+
+def _evenly_spaced(name: str, rows: EvaluationSet, options: SubsetOptions) -> EvaluationSet:
+    """Subset of `num_images` evenly spaced images, only labelled ones if labels are needed."""
+    needs_labels = not options.classes
+    if needs_labels and rows.accepted is None:
+        raise ValueError(f"`{name}` has no labels: name the classes to explain with `--classes`.")
+    if needs_labels and not rows.by_class:
+        raise ValueError(f"An image of `{name}` may have many classes: name those to explain with `--classes`.")
+    usable = [index for index in range(len(rows.dataset)) if not needs_labels or rows.accepted[index]]
+    count = min(options.num_images, len(usable))
+    chosen = [usable[number * len(usable) // count] for number in range(count)]
+    accepted = rows.accepted and [rows.accepted[index] for index in chosen]
+    return replace(rows, dataset=rows.dataset.select(chosen), accepted=accepted)
+
+
+def subsets_table(scores: dict[str, dict[str, dict]], threshold: float) -> Table:
+    """Table of [`summarize`] by set and side, in per cent."""
+    columns = {
+        "subset found": "found",
+        "pixels": "size",
+        "on the foreground": "foreground",
+        "(of the image)": "image_foreground",
+        "probability": "confidence",
+        "with neighbours": "revealed",
+        "all masked": "all_masked",
+    }
+    rows = [
+        [f"{name}, {side}", str(summary["pairs"]), *(percent(summary.get(key)) for key in columns.values())]
+        for name, of_sides in scores.items()
+        for side, summary in of_sides.items()
+    ]
+    title = f"Sufficient input subsets at a probability of {threshold:g}, in per cent"
+    return Table(title, ["set, model", "pairs", *columns], rows)
+
+
+def _pictures(
+    session: Session, subsets: Subsets, name: str, index: int, measured: Mapping[str, Measured]
+) -> list[tuple[str, torch.Tensor]]:
+    """Row of the figure: captioned pictures of an image and its subsets, as the model sees them."""
+    rows, seen = session.sets[name], {}
+    image = rows.dataset.select([index]).select_columns("image")
+    processors = {side: of.processor for side, of in session.sides.items()}
+    for side, processor in processors.items():  # which may see images of another size
+        seen[side] = next(iter(image_loader(image, rows.transform(processor), 1, 0)))["pixel_values"]
+    label = session.classes[rows.accepted[index][0]] if rows.accepted and rows.accepted[index] else ""
+    pictures = [(f"{name}\n{label}", denormalize(seen["before"], processors["before"])[0])]
+    for number, (row, target) in enumerate(subsets.pairs(rows)):
+        for side, found in measured.items() if row == index else ():
+            subset = subsets.subset(session.store.folder / name / side, number)
+            caption = (
+                f"{100 * subset.float().mean():.1f} % of pixels" if found.columns["found"][number] else "none found"
+            )
+            probability = f"{100 * found.columns['confidence'][number]:.0f} %"
+            pictures.append(
+                (
+                    f"{session.classes[target]}, {side}\n{caption}: {probability}",
+                    denormalize(seen[side] * subset, processors[side])[0],
+                )
+            )
+    return pictures

@@ -1,0 +1,1 @@
+"""What reproduces the paper and nothing else: findings, tables and figures, ablations."""

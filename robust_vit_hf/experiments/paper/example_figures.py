@@ -1,0 +1,196 @@
+"""The paper's Figures 1, 2, 3, 6 and 15 for any pair of models and any set.
+
+Source: https://huggingface.co/papers/2206.01161
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ...data.label_mapping import class_index
+from ...evaluation.measurements.accuracy import saved_accuracy
+from ...evaluation.options import FigureOptions
+from ...evaluation.relevance_examples import KINDS, Example, draw, explain, may_be_shown, rows_of_kind
+from ...evaluation.relevance_figures import before_after_figure, issue_figure
+from ...evaluation.session import Session, open_session
+from ...evaluation.sets import load_sets
+from ...results.plots import save_figure
+from ...results.published import title_of
+from ...results.run_results import Run, SetResult
+from ...results.summary import class_changes
+from ...utils.files import RESULTS_FILE, read_json, write_atomically
+
+
+CAPTIONS_FILE = "captions.md"
+NUM_CANDIDATES = 60  # images compared for Figure 1
+CONFIDENCE = 0.9  # minimum for Figure 1, as in the paper
+GROUPS_OF_A_ROW = 3  # in Figures 3 and 6
+
+
+@dataclass(frozen=True)
+class CaptionedFigure:
+    """A figure of the paper.
+
+    Args:
+        rule: how the images were chosen.
+        examples: the examples shown.
+    """
+
+    figure: Figure
+    rule: str
+    examples: list[Example]
+
+
+def make_figures(options: FigureOptions) -> str:
+    """Write `figure_<number>` as PNG and PDF and `captions.md` from the predictions saved by `robust-vit evaluate`.
+    Deterministic for the same predictions, seed and version of matplotlib.
+
+    Returns:
+        The captions, as Markdown.
+
+    Raises:
+        ValueError: predictions of a set are missing or belong to other models or images; unknown class; all figures
+            are empty.
+        OSError: a model or set does not exist.
+    """
+    folder = options.output_dir
+    evaluated = (read_json(options.evaluation / RESULTS_FILE) or {}).get("protocols")
+    with open_session(options, options.protocol or next(iter(evaluated or ()), None)) as session:
+        session = session.with_sets(load_sets(options, session.preset, options.images_per_set))
+        results = saved_accuracy(session, options.evaluation)
+        names = session.label_names
+        kept = None
+        if options.classes is not None:
+            kept = {class_index(name, [names[label] for label in range(len(names))]) for name in options.classes}
+        figures: dict[int, Callable[..., CaptionedFigure | None]] = {
+            1: _figure_1,
+            2: _figure_2,
+            3: _figure_3,
+            6: partial(_figure_3, start=options.num_examples),
+            15: _figure_15,
+        }
+        made = {number: figures[number](options, session, results, kept) for number in sorted(options.figures)}
+        if not any(made.values()):
+            raise ValueError(
+                f"No image fits figure{'s' * (len(made) > 1)} {', '.join(map(str, made))}: no prediction changed, or no set has "
+                "masks (Figure 1). Give other --sets, --classes or --figures."
+            )
+        shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{session.preset}`."
+        if kept is not None:
+            shown += f" Classes: {', '.join(names[label] for label in sorted(kept))}."
+        captions = []
+        for number, figure in made.items():
+            if figure is None:
+                captions.append(
+                    f"**Figure {number}** has no image: no prediction is of its kind, or no set has masks.\n"
+                )
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            save_figure(figure.figure, folder, f"figure_{number}")
+            places: dict[str, list[str]] = {}
+            for example in figure.examples:
+                places.setdefault(example.set_name, []).append(str(example.row))
+            listed = "; ".join(f"{name}, rows {', '.join(rows)}" for name, rows in places.items())
+            captions.append(
+                f"**Figure {number}** (`figure_{number}`). {shown} Rule: {figure.rule} Images: {listed}.\n"
+            )
+        text = "\n".join(captions)
+        write_atomically(folder / CAPTIONS_FILE, text)
+    return f"\n{text}\nFigures and {CAPTIONS_FILE}: {folder}"
+
+
+def _figure_1(
+    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
+) -> CaptionedFigure | None:
+    """Confident predictions of the original model with relevance on the background or on only a small part of the
+    object."""
+    masked = {}
+    for name, result in results.items():
+        dataset = session.sets[name].dataset
+        if "mask" in dataset.column_names and result.classes is not None and result.by_class:
+            chosen = (result.usable if kept is None else result.in_classes(kept)) & may_be_shown(dataset)
+            masked[name] = np.flatnonzero(chosen).tolist()
+    drawn = explain(draw(masked, NUM_CANDIDATES, options.seed), session, results, ["before"])
+    candidates = [example for example in drawn if example.background]  # not those with an empty mask
+    confident = [example for example in candidates if example.confidence["before"] >= CONFIDENCE]
+    on_background = sorted(confident, key=lambda example: -example.background["before"])[: options.num_examples]
+    rest = [example for example in confident if example not in on_background]
+    sparse = sorted(rest, key=lambda example: example.coverage["before"])[: options.num_examples]
+    if not confident:
+        return None
+    rule = (
+        f"of {len(candidates)} images that were drawn at random (seed {options.seed}), the {len(confident)} that the model before the "
+        f"finetuning predicts with a confidence of at least {CONFIDENCE:.0%}; first row, those with the largest share of the "
+        "relevance outside the mask; second row, of the others those with the lowest mean relevance within the mask. Maps explain "
+        "the predicted class."
+    )
+    rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
+    return CaptionedFigure(issue_figure(rows), rule, [*on_background, *sparse])
+
+
+def _figure_2(
+    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
+) -> CaptionedFigure | None:
+    """Images whose prediction stays correct, is corrected or is broken."""
+    groups = {}
+    for kind in ("unchanged", "corrected", "broken"):
+        found = rows_of_kind(kind, results, session.sets, kept)
+        images = draw(found, options.num_examples, options.seed)
+        groups[f"{kind.capitalize()} ({sum(map(len, found.values()))} images)"] = explain(images, session, results)
+    rules = "; ".join(f"{kind}: {rule}" for kind, rule in KINDS.items())
+    return _figure([groups], options.target, f"{rules}. Drawn at random from the sets in turn, seed {options.seed}.")
+
+
+def _figure_3(
+    options: FigureOptions,
+    session: Session,
+    results: Mapping[str, SetResult],
+    kept: set[int] | None,
+    start: int = 0,
+) -> CaptionedFigure | None:
+    """Figures 3 and 6: corrected images of each set, from position `start` on."""
+    groups = {}
+    for name, rows in rows_of_kind("corrected", results, session.sets, kept).items():
+        drawn = draw({name: rows}, start + options.num_examples, options.seed)[start:]
+        groups[f"{title_of(name)} ({len(rows)} images)"] = explain(drawn, session, results)
+    filled = [title for title, examples in groups.items() if examples]
+    rows_of_figure = [
+        {title: groups[title] for title in filled[first : first + GROUPS_OF_A_ROW]}
+        for first in range(0, len(filled), GROUPS_OF_A_ROW)
+    ]
+    further = f", after the first {start} of the same order, which Figure 3 shows" if start else ""
+    rule = f"corrected: {KINDS['corrected']}. Drawn at random from each set, seed {options.seed}{further}."
+    return _figure(rows_of_figure, options.target, rule)
+
+
+def _figure_15(
+    options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
+) -> CaptionedFigure | None:
+    """The most harmed classes of each set."""
+    harmed = []
+    for name, of_set in rows_of_kind("broken", results, session.sets, kept).items():
+        changes = class_changes([Run(dict(results))], name)
+        broken: dict[int, list[int]] = {}  # publishable rows by class
+        for row in of_set:
+            broken.setdefault(int(results[name].classes[row]), []).append(row)
+        groups = {}
+        for label in [label for label in changes if changes[label] < 0 and label in broken][:2]:
+            title = f"{title_of(name)}: {session.label_names[label]} ({100 * changes[label]:+.0f} points)"
+            groups[title] = explain([(name, row) for row in broken[label][:3]], session, results)
+        harmed.append(groups)
+    rule = (
+        "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have an image to show, "
+        f"and of each the first three, in the order of the set, of which {KINDS['broken']}. Nothing is drawn."
+    )
+    return _figure(harmed, options.target, rule)
+
+
+def _figure(rows: Sequence[Mapping[str, list[Example]]], target: str, rule: str) -> CaptionedFigure | None:
+    """Figure of groups of examples with their selection rule; `None` if all groups are empty."""
+    examples = [example for row in rows for group in row.values() for example in group]
+    if not examples:
+        return None
+    return CaptionedFigure(before_after_figure(rows, (target,)), f"{rule} Maps explain the {target} class.", examples)

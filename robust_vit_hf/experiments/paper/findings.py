@@ -1,0 +1,275 @@
+"""Checks of an experiment against the paper's claims: agrees, disagrees, unresolved or not measured.
+
+Source: https://huggingface.co/papers/2206.01161
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ...results.bootstrap import Difference, change, change_of_groups, mean_over, versus, worst_change
+from ...results.paper_tables import METHODS, SEGMENTATION, sets_with_masks
+from ...results.published import PAPER_SETS, UNSHIFTED, published_models, title_of
+from ...results.run_results import OURS, Results, Run
+from ...results.text_table import Table
+
+
+SIMILAR = 0.02  # largest difference that counts as similar, as a fraction
+RISES, FALLS, ALIKE, KEEPS, NO_MORE = "rises", "falls", "is similar", "is as good or better", "is as good or worse"
+
+
+class AblationClaim(NamedTuple):
+    """A claim of section 4 on Table 4: sign of the second method less the first, on the shifted sets or on the others, of
+    the base models that it is made for."""
+
+    first: str
+    second: str
+    shifted: bool
+    sign: str
+    models: tuple[str, ...]
+    statement: str
+
+
+_BOTH = ("ViT-B", "DeiT-B")
+ABLATION_CLAIMS = (
+    AblationClaim(OURS, "without-confidence", False, FALLS, ("ViT-B",), "top-1 without a shift falls"),
+    AblationClaim(OURS, "without-confidence", False, ALIKE, ("DeiT-B",), "top-1 without a shift stays similar"),
+    AblationClaim(OURS, "without-confidence", True, FALLS, ("ViT-B",), "less gain on the shifted sets"),
+    AblationClaim(OURS, "without-confidence", True, ALIKE, ("DeiT-B",), "a similar gain on the shifted sets"),
+    AblationClaim(OURS, "without-background", True, FALLS, _BOTH, "less gain on the shifted sets"),
+    AblationClaim(OURS, "without-background", False, RISES, _BOTH, "higher top-1 without a shift"),
+    AblationClaim(
+        "without-background", "without-foreground", True, RISES, _BOTH, "more gain than without the background loss"
+    ),
+    AblationClaim(OURS, "ground-truth", True, FALLS, ("ViT-B",), "less gain on the shifted sets"),
+    AblationClaim(OURS, "ground-truth", False, RISES, _BOTH, "higher top-1 without a shift"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper, and what was measured.
+
+    Args:
+        source: table, figure or section of the paper.
+        sign: `RISES`, `FALLS`, `ALIKE`, `KEEPS` or `NO_MORE`, of the value, in the claim.
+        value: measured value with its interval, as a fraction; `None` if not measured.
+        set_name: the one set that the claim is about, if it is about one.
+    """
+
+    source: str
+    statement: str
+    sign: str
+    value: Difference | None
+    set_name: str | None = None
+
+    @property
+    def measured(self) -> str:
+        """The value with its interval, in points; with two decimals if one would hide on which side of 0 the interval ends."""
+        if self.value is None:
+            return "–"
+        mean, low, high = (100 * value for value in (self.value.mean, self.value.low, self.value.high))
+        return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if min(abs(low), abs(high)) < 0.05 else str(self.value)
+
+    @property
+    def verdict(self) -> str:
+        """Where the 95 % interval lies: for `RISES` and `FALLS` on either side of 0, for `ALIKE` within [`SIMILAR`] of 0
+        or beyond, for `KEEPS` above −`SIMILAR` or below, and for `NO_MORE` below `SIMILAR` or above; otherwise "unresolved"."""
+        if self.value is None:
+            return "not measured"
+        low, high = self.value.low, self.value.high
+        agrees, disagrees = {
+            RISES: (low > 0, high < 0),
+            FALLS: (high < 0, low > 0),
+            ALIKE: (-SIMILAR <= low and high <= SIMILAR, low > SIMILAR or high < -SIMILAR),
+            KEEPS: (low >= -SIMILAR, high < -SIMILAR),
+            NO_MORE: (high <= SIMILAR, low > SIMILAR),
+        }[self.sign]
+        return "agrees" if agrees else "disagrees" if disagrees else "unresolved"
+
+
+def findings(results: Results) -> list[Finding]:
+    """All claims, measured or not. Differences between methods are those of all models; where the paper makes a claim for
+    one model, only that model counts, if it was measured."""
+    return [
+        *_of_sets(results),
+        *_of_classes(results),
+        *_of_ablations(results),
+        *_of_other_methods(results),
+        *_of_maps(results),
+        *_of_sizes(results),
+    ]
+
+
+def _of_sets(results: Results) -> list[Finding]:
+    """Tables 1, 2, 8 and 9."""
+    ours = results.of(OURS)
+    names = [*results.common(ours, results.shifted), *results.common(ours, results.unshifted)]
+    expected = {name: FALLS if name in (*UNSHIFTED, "val") else RISES for name in (*PAPER_SETS, *names)}
+    if names and not set(names) & set(PAPER_SETS):  # a benchmark: its sets replace those of the paper
+        expected = {name: expected[name] for name in names}
+    found = [
+        Finding(
+            "Tables 1, 2",
+            f"Top-1 {sign} on {title_of(name)}",
+            sign,
+            change(ours, [name]) if name in names else None,
+            name,
+        )
+        for name, sign in expected.items()
+    ]
+    shifted = results.common(ours, results.shifted)
+    of_worst = worst_change(ours, shifted) if len({run.seed for run in ours}) > 1 and shifted else None
+    found.append(Finding("Tables 8, 9", "The worst of the seeds gains on the shifted sets", RISES, of_worst))
+    art = results.common(ours, ("imagenet-r", "imagenet-sketch"))
+    real = results.common(ours, ("imagenet-a", "objectnet"))
+    steeper = _less(change(ours, real), change(ours, art)) if len(art) == len(real) == 2 else None
+    found.append(Finding("section 4", "INet-R and Sketch gain less than INet-A and ObjNet", FALLS, steeper))
+    return found
+
+
+def _less(one: Difference, other: Difference) -> Difference:
+    """The second less the first, on other images: errors add in quadrature."""
+    mean = other.mean - one.mean
+    low = np.hypot(other.mean - other.low, one.high - one.mean)
+    high = np.hypot(other.high - other.mean, one.mean - one.low)
+    return Difference(mean, mean - float(low), mean + float(high), min(one.seeds, other.seeds))
+
+
+def _of_classes(results: Results) -> list[Finding]:
+    """Figure 4, Tables 10 and 11."""
+    ours = [run for run in results.of(OURS) if run.training_classes]
+    shifted, unshifted = (
+        _with_both_groups(ours, results.common(ours, names)) for names in (results.shifted, results.unshifted)
+    )
+
+    def measured(names: list[str], how: Callable[[list[Run], list[str]], Difference]) -> Difference | None:
+        return how(ours, names) if names else None
+
+    return [
+        Finding(
+            "Figure 4",
+            "Classes that were trained on gain on the shifted sets",
+            RISES,
+            measured(shifted, lambda runs, names: change(runs, names, shown=True)),
+        ),
+        Finding(
+            "Figure 4",
+            "The other classes gain on the shifted sets too",
+            RISES,
+            measured(shifted, lambda runs, names: change(runs, names, shown=False)),
+        ),
+        Finding(
+            "section 4, Appendix H",
+            "Both groups of classes gain similarly on the shifted sets",
+            ALIKE,
+            measured(shifted, change_of_groups),
+        ),
+        Finding(
+            "Figure 4",
+            "Without a shift, classes that were trained on keep more than the others",
+            RISES,
+            measured(unshifted, change_of_groups),
+        ),
+    ]
+
+
+def _with_both_groups(runs: list[Run], names: list[str]) -> list[str]:
+    """Sets with images of training classes and of others in all runs."""
+
+    def both(run: Run, name: str) -> bool:
+        shown = run.sets[name].in_classes(run.training_classes)[run.sets[name].usable]
+        return run.sets[name].by_class and bool(shown.any() and not shown.all())
+
+    return [name for name in names if all(both(run, name) for run in runs)]
+
+
+def _of_ablations(results: Results) -> list[Finding]:
+    """Table 4."""
+    found = []
+    for claim in ABLATION_CLAIMS:
+        of_models = f" ({', '.join(claim.models)})" if len(claim.models) == 1 else ""
+        names = results.shifted if claim.shifted else results.unshifted
+        value = _against(results, claim.first, claim.second, names, claim.models)
+        found.append(Finding("Table 4", f"{METHODS[claim.second]}{of_models}: {claim.statement}", claim.sign, value))
+    return found
+
+
+def _of_other_methods(results: Results) -> list[Finding]:
+    """Tables 1 and 2. The losses of GradMask and RRR as their papers have them, with a gradient, are no claim of the paper's."""
+    found = []
+    for method in ("gradmask", "rrr"):
+        differentiated = f"{method}-differentiated"
+        for variant, how in ((method, ""), (differentiated, ", differentiated,")):
+            if variant == method or results.of(variant):
+                value = _against(results, OURS, variant, results.shifted)
+                statement = f"{METHODS[method]}{how} gains less on the shifted sets than Ours"
+                found.append(Finding("Tables 1, 2", statement, FALLS, value))
+    value = _against(results, OURS, "unsupervised-masks", results.shifted)
+    return [*found, Finding("Tables 1, 2", "Masks without annotation gain as much or more", KEEPS, value)]
+
+
+def _of_maps(results: Results) -> list[Finding]:
+    """Table 3."""
+    runs = [run for run in results.of(OURS) if sets_with_masks(run)]
+    found = []
+    for score in ("pixel_accuracy", "mean_iou", "mean_ap"):
+        value = None
+        if runs:
+            changes = [
+                np.mean(
+                    [of.sides["after"].scores[score] - of.sides["before"].scores[score] for of in sets_with_masks(run)]
+                )
+                for run in runs
+            ]
+            value = mean_over(changes, [run.seed for run in runs])
+        found.append(
+            Finding("Table 3", f"The relevance maps cover the masks better: {SEGMENTATION[score]}", RISES, value)
+        )
+    return found
+
+
+def _of_sizes(results: Results) -> list[Finding]:
+    """Figure 7: three samples of half the classes suffice."""
+    claims = {
+        "more-samples": ("More samples of each class gain no more", NO_MORE),
+        "more-classes": ("More classes than that gain no more", NO_MORE),
+        "fewer-samples": ("A sample less of each class does not harm much", KEEPS),
+        "fewer-classes": ("Fewer classes do not harm much", KEEPS),
+    }
+    return [
+        Finding("Figure 7", statement, sign, _against(results, OURS, method, results.shifted))
+        for method, (statement, sign) in claims.items()
+    ]
+
+
+def _against(
+    results: Results, first: str, second: str, sets: list[str], models: tuple[str, ...] = ()
+) -> Difference | None:
+    """Second method less the first. Of the paper's models, only the named ones count."""
+    one, two = results.of(first), results.of(second)
+    if models and set(results.models) & set(published_models()):
+        one, two = ([run for run in runs if run.model in models] for runs in (one, two))
+    return versus(one, two, results.common([*one, *two], sets)) if one and two else None
+
+
+def findings_table(found: list[Finding]) -> Table:
+    """Table of the findings with measured values, in points."""
+    rows = [
+        [
+            finding.source,
+            finding.statement,
+            "–" if finding.value is None else str(finding.value.seeds),
+            finding.measured,
+            finding.verdict,
+        ]
+        for finding in found
+    ]
+    count = sum(finding.value is not None and finding.sign in (RISES, FALLS) for finding in found)
+    title = (
+        f"Claims of the paper, measured in points with 95 % intervals over seeds and images; of the {count} that something rises or "
+        f"falls, about {count / 20:.0f} would be resolved if nothing did"
+    )
+    return Table(title, ["source", "claim", "seeds", "measured", ""], rows)

@@ -1,0 +1,172 @@
+"""Gain of each method under a shift beside its loss without one, as a table and as curves.
+
+A method gains more with more steps of a higher rate, and costs more. A single point hides that: the curve goes through the
+learning rates of a method, and from the chosen one back to the original model through mixtures of their weights.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..results.bootstrap import Difference, change
+from ..results.run_results import Run
+from ..results.text_table import Table
+from ..utils.plotting import plain
+
+
+@dataclass(frozen=True)
+class Price:
+    """A point of a curve.
+
+    Args:
+        learning_rate, tuned, share: setting; `share` is that of the finetuned weights.
+        chosen: whether the rule on validation images chose it.
+        gain: change of top-1 on the shifted set.
+        home: change of top-1 without a shift.
+        seconds: duration of the training, the median over the seeds that were not resumed; `None` if all were.
+        seeds: number of seeds.
+    """
+
+    learning_rate: float
+    tuned: dict[str, float]
+    share: float
+    chosen: bool
+    gain: Difference
+    home: Difference
+    seconds: float | None
+    seeds: int
+
+
+def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) -> dict[str, list[Price]]:
+    """Points of each method, by learning rate, weights and share of the finetuned weights. Of several models, the name of a
+    method begins with the model's.
+
+    Args:
+        runs: all runs, with mixtures; those without one of the sets are left out.
+        chosen: the runs that the rule chose, with all of the finetuned weights and, if there are such, of mixtures.
+        shifted, home: names of the sets of gain and loss.
+
+    Raises:
+        ValueError: of a method, other settings than the chosen one were measured on both sets.
+    """
+    several = len({run.model for run in chosen}) > 1
+    points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    settings: dict[tuple[str, str], dict[tuple, None]] = defaultdict(dict)
+    for run in chosen:
+        settings[run.model, run.method][run.learning_rate, tuple(sorted(run.tuned.items())), run.share] = None
+    for run in runs:
+        key = (run.model, run.method)
+        if shifted in run.sets and home in run.sets and key in settings:
+            points[key][run.learning_rate, tuple(sorted(run.tuned.items())), run.share].append(run)
+    found = {}
+    for (model, method), of_method in points.items():
+        name = f"{model}, {method}" if several else method
+        found[name] = [
+            Price(
+                rate,
+                dict(tuned),
+                share,
+                (rate, tuned, share) in settings[model, method],
+                change(of_point, [shifted]),
+                change(of_point, [home]),
+                float(np.median(known))
+                if (known := [run.seconds for run in of_point if run.seconds is not None])
+                else None,
+                len({run.seed for run in of_point}),
+            )
+            for (rate, tuned, share), of_point in sorted(of_method.items())
+        ]
+        if missing := [setting for setting in settings[model, method] if setting not in of_method]:
+            raise ValueError(
+                f"{model}, {method}: the chosen setting, {missing[0]}, was not measured on `{shifted}` and `{home}`, while "
+                "others were: run it too."
+            )
+    return found
+
+
+def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:
+    """The chosen setting of each method, and its chosen mixture where that is another, the largest gain first."""
+    rows = []
+    for method, points in found.items():
+        for point in points:
+            if point.chosen:
+                cells = [
+                    f"{point.learning_rate:g}",
+                    str(point.seeds),
+                    "–" if point.seconds is None else f"{point.seconds:.0f}",
+                    str(point.gain),
+                    str(point.home),
+                ]
+                mixed = "" if point.share == 1 else f", mixture of {point.share:g}"
+                rows.append((point.gain.mean, [_label(method, labels) + mixed, *cells]))
+    rows.sort(key=lambda row: -row[0])
+    title = "Gain and price of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
+    return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], [cells for _, cells in rows])
+
+
+def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
+    """Gain over loss: a line through the learning rates of each method, a dotted one through the mixtures of a rate with the
+    original model, which is at the origin, and the chosen setting with its intervals. The dotted line is of the chosen mixture, with its
+    intervals too, or else of the chosen setting. A line has no points of fewer seeds than the chosen setting: their means would be of
+    other models and images."""
+    figure = Figure((8.4, 4.6), layout="constrained")
+    axis = figure.subplots()
+    colours = [
+        "#1f6fb2",
+        "#c77c11",
+        "#2e7d4f",
+        "#b23a3a",
+        "#7b4fa3",
+        "#7f8c8d",
+        "#0f9aa8",
+        "#a3762b",
+        "#d45a9a",
+        "#333333",
+    ]
+    for place, (method, points) in enumerate(found.items()):
+        colour, label = colours[place % len(colours)], plain(_label(method, labels))
+        best = next(point for point in points if point.chosen and point.share == 1)
+        alike = [point for point in points if point.seeds >= best.seeds]
+        rates = [point for point in alike if point.share == 1 and point.tuned == best.tuned]
+        chosen = [best, *(point for point in alike if point.chosen and point.share < 1)]
+        mixed = [
+            point
+            for point in alike
+            if (point.learning_rate, point.tuned) == (chosen[-1].learning_rate, chosen[-1].tuned)
+        ]
+        axis.plot(*_places(rates), color=colour, marker=".", linewidth=1.4, label=label)
+        if len(mixed) > 1:
+            x, y = _places(sorted(mixed, key=lambda point: point.share))
+            axis.plot([0.0, *x], [0.0, *y], color=colour, linestyle=":", linewidth=1.2, marker="x", markersize=4)
+        for point in chosen:
+            (x,), (y,) = _places([point])
+            axis.errorbar(
+                x,
+                y,
+                xerr=[[x - 100 * point.home.low], [100 * point.home.high - x]],
+                yerr=[[y - 100 * point.gain.low], [100 * point.gain.high - y]],
+                color=colour,
+                marker="o" if point.share == 1 else "D",
+                markersize=7,
+                linewidth=0.8,
+            )
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlabel(plain(f"change of top-1 on {home}, points"))
+    axis.set_ylabel(plain(f"change of top-1 on {shifted}, points"))
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def _places(points: Sequence[Price]) -> tuple[list[float], list[float]]:
+    """Loss and gain of points, in points of top-1."""
+    return [100 * point.home.mean for point in points], [100 * point.gain.mean for point in points]
+
+
+def _label(name: str, labels: Mapping[str, str]) -> str:
+    """Label of a method, or of one after its model."""
+    model, _, method = name.partition(", ")
+    return labels.get(name) or (f"{model}, {labels[method]}" if method in labels else name)

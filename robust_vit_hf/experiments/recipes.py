@@ -1,0 +1,180 @@
+"""Recipes: YAML files of options, for each of the paper's models and methods, and for each benchmark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..data.set_names import BUNDLED_BENCHMARK
+from ..models.model_names import BUNDLED_MODEL, find_model
+from ..training.options import METHOD_OPTIONS, DataArguments, FinetuningArguments, ModelArguments
+from ..utils.options import Declared, declared_options, parse_number, unknown
+
+
+if TYPE_CHECKING:  # the command line does not import the Trainer
+    from ..training.config import RobustViTConfig
+
+
+def list_recipes() -> dict[str, Path]:
+    """Recipes of this package by model name, prefixed by the method's name if it is not the paper's."""
+    folder = Path(str(files(__package__) / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> Path | None:
+    """The recipe of a registered model, under any of its names; otherwise `None`. Recipes that name a dataset or
+    method apply only to that.
+
+    Args:
+        model: as for [`find_model`]; `None` for the bundled model.
+        dataset: path or id; `None` for the bundled images.
+        method: as for `--method`; `None` for its default.
+    """
+    recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
+    for recipe in (recipes.get(f"{method}-{name}"), recipes.get(name)):
+        values = {} if recipe is None else yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        if recipe is not None and (
+            values.get("dataset") in (None, dataset or BUNDLED_BENCHMARK)
+            and values.get("method") in (None, method or FinetuningArguments.method)
+        ):
+            return recipe
+    return None
+
+
+# Options of a recipe that suit its method alone.
+BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_learning_rate")
+
+
+def read_recipe(path: str | Path, method: str | None = None) -> dict:
+    """Read options by name from a YAML file or one of [`list_recipes`].
+
+    Args:
+        method: the requested method. If the recipe has another, the recipe's method options, swap and epochs of the head are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_yaml`], or as [`check_train_option`]; the message names file and line.
+    """
+    path = list_recipes().get(str(path), Path(path))
+    values = read_yaml(path, check_train_option)
+    if method not in (None, values.get("method", FinetuningArguments.method)):
+        return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
+    return values
+
+
+def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
+    """Read a YAML file of options by name, with values returned by `check`.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a YAML mapping, repeats an option, or `check` refuses an option; the message names
+            file and line, without quotes, since a line may contain a token.
+    """
+    try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        values = None if node is None else loader.construct_document(node)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(list_recipes())}."
+        ) from None
+    except IsADirectoryError:
+        raise ValueError(
+            f"`{path}` is a folder; expected a recipe, a YAML file. Name images with --dataset."
+        ) from None
+    # ValueError: dates such as 2026-99-99, invalid UTF-8
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f", line {mark.line + 1}"
+        # The problem without the file's contents.
+        reason = re.sub(" '[^'<]{2,}'", "", getattr(error, "problem", None) or type(error).__name__)
+        raise ValueError(f"`{path}`{place}: not valid YAML: {reason}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"`{path}` must be a mapping of option names to values, got a {type(values).__name__}.")
+    lines = {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    for name, value in values.items():
+        try:
+            values[name] = check(str(name), value)
+        except ValueError as error:
+            raise ValueError(f"`{path}`, line {lines.get(str(name), 1)}: {error}") from None
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses repeated keys, of which YAML would take the last, also if they are spelled differently (1 and 01, true and
+    yes)."""
+
+    def construct_mapping(self, node, deep=False):
+        known = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            plain = isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")
+            value = self.construct_object(key) if plain else str(key.value)
+            if value in known:
+                problem = f"`{key.value}` is given a second time"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            known.add(value)
+        return super().construct_mapping(node, deep)
+
+
+def check_train_option(name: str, value: Any) -> Any:
+    """Check the value of a `robust-vit train` option in a YAML file; text such as 3e-6 becomes a number. Trainer
+    options need its slow import.
+
+    Raises:
+        ValueError: unknown option or invalid value; the message names the option.
+    """
+    declared = own_options().get(name) or train_options().get(name)
+    if declared is None:
+        raise ValueError(unknown("option", f"--{name}", [f"--{known}" for known in train_options()]))
+    if isinstance(value, str) and declared.types <= {int, float, NoneType}:
+        value = parse_number(value, declared.types)  # YAML parses 3e-6 as text
+    declared.check(value)
+    return value
+
+
+@cache
+def own_options() -> dict[str, Declared]:
+    """Options of `robust-vit train` declared by this package, by name."""
+    groups = (ModelArguments, DataArguments, FinetuningArguments)
+    return {name: declared for group in groups for name, declared in declared_options(group).items()}
+
+
+@cache
+def train_options() -> dict[str, Declared]:
+    """All options of `robust-vit train` by name, including the Trainer's, whose import is slow."""
+    from ..training.config import RobustViTConfig
+
+    return own_options() | declared_options(RobustViTConfig)
+
+
+# Options of `Trainer.evaluate` and of its `compute_metrics`, which a run does not call: it measures the model by itself.
+OF_EVALUATE = ("batch_eval_metrics", "bf16_full_eval", "fp16_full_eval", "include_for_metrics", "prediction_loss_only")
+
+
+def train_arguments(
+    recipe: str | Path | None = None, **options: Any
+) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
+    """Arguments of [`finetune`] from options, which override those of a recipe.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_recipe`], or options do not go together, or have no effect.
+    """
+    from ..training.config import RobustViTConfig
+
+    values = ({} if recipe is None else read_recipe(recipe, options.get("method"))) | options
+    model, data = (
+        {name: values.pop(name) for name in declared_options(group) if name in values}
+        for group in (ModelArguments, DataArguments)
+    )
+    for name in OF_EVALUATE:
+        if values.get(name):
+            raise ValueError(
+                f"`{name}` has no effect here, since a run calls no `Trainer.evaluate` with `compute_metrics`: leave it out."
+            )
+    return ModelArguments(**model), DataArguments(**data), RobustViTConfig(**values)

@@ -1,0 +1,120 @@
+"""Registered models: the paper's seven and the bundled one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wrapt import lazy_import
+
+from ..utils.files import read_json
+
+
+if TYPE_CHECKING:  # names are read without importing transformers
+    from transformers import PreTrainedModel
+
+
+CONVERSION_FILE = "conversion.json"  # beside converted weights: their source
+BUNDLED_MODEL, _BUNDLED_MODULE = "emoji-shift", "robust_vit_hf.models.emoji_shift_model"
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A model that commands accept by name.
+
+    Args:
+        hub_ids: Hub ids of the weights; the first is loaded. Empty for a bundled model.
+        paper_name: name in the paper, if any.
+        license: license of the weights, according to the Hub model card.
+        base_model: Hub id of the base of a bundled model, for model cards.
+        load: loads a bundled model.
+        image_size: side of the images that a bundled model was trained on, in pixels.
+        load_backbone: loads the self-supervised base of a bundled model.
+        note: remark on a bundled model in model cards.
+    """
+
+    hub_ids: tuple[str, ...] = ()
+    paper_name: str | None = None
+    license: str = "apache-2.0"
+    base_model: str | None = None
+    load: Callable[[], PreTrainedModel] | None = None
+    image_size: int | None = None
+    load_backbone: Callable[[], PreTrainedModel] | None = None
+    note: str | None = None
+
+
+# AugReg's weights are from timm, and are converted on loading.
+MODELS = {
+    "vit-b": RegisteredModel(("google/vit-base-patch16-224", "timm/vit_base_patch16_224.orig_in21k_ft_in1k"), "ViT-B"),
+    "vit-l": RegisteredModel(("google/vit-large-patch16-224",), "ViT-L"),
+    "augreg-s": RegisteredModel(("timm/vit_small_patch16_224.augreg_in21k_ft_in1k",), "AR-S"),
+    "augreg-b": RegisteredModel(("timm/vit_base_patch16_224.augreg_in21k_ft_in1k",), "AR-B"),
+    "augreg-l": RegisteredModel(("timm/vit_large_patch16_224.augreg_in21k_ft_in1k",), "AR-L"),
+    "deit-s": RegisteredModel(("facebook/deit-small-patch16-224", "timm/deit_small_patch16_224.fb_in1k"), "DeiT-S"),
+    "deit-b": RegisteredModel(("facebook/deit-base-patch16-224", "timm/deit_base_patch16_224.fb_in1k"), "DeiT-B"),
+    BUNDLED_MODEL: RegisteredModel(
+        base_model="facebook/dinov2-small",
+        load=lazy_import(_BUNDLED_MODULE, "load_biased_model"),
+        image_size=112,
+        load_backbone=lazy_import(_BUNDLED_MODULE, "load_backbone"),
+        note="`emoji-shift` is the bundled model of `robust-vit-hf`: a DINOv2-S/14 that was trained, on purpose, to decide by "
+        'the background of small pictures. "Before" is that model here, and not DINOv2.',
+    ),
+}
+
+
+def resolve(name: str) -> str:
+    """Hub id of a registered model by name, and any other name unchanged."""
+    return MODELS[name].hub_ids[0] if name in MODELS and MODELS[name].hub_ids else name
+
+
+def check_no_folder(name: str) -> None:
+    """Refuse the name of a registered model where a model folder of that name is, which may be meant.
+
+    Raises:
+        ValueError: it is ambiguous.
+    """
+    if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise ValueError(
+            f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder. For the registered model, run the "
+            "command in another folder, or rename that one."
+        )
+
+
+def check_output_name(folder: Path) -> None:
+    """Refuse an output folder whose name here is that of a registered model, from which it could not be told.
+
+    Raises:
+        ValueError: it is.
+    """
+    if folder.name in MODELS and Path(folder.name).resolve() == folder.resolve():
+        raise ValueError(
+            f"`{folder}` would have the name of a registered model: choose another --output_dir, such as `my-{folder.name}`."
+        )
+
+
+def registered_of(run: dict) -> str | None:
+    """Name of the registered model that a run began from, by its `run.json`. Runs of version 0.2.0 have a name alone, which may be the
+    last part of a path."""
+    return run.get("registered", run.get("finetuned_from"))
+
+
+def find_model(source: str) -> str | None:
+    """Name of the registered model with a source's weights, or `None`.
+
+    Args:
+        source: name, Hub id, or folder: of a model that was converted from a registered one, or of a timm snapshot with the
+            classes of ImageNet. The tag of a snapshot says little by itself: timm keeps it when a model is finetuned.
+    """
+    if source in MODELS:
+        return source
+    config, conversion = Path(source, "config.json"), Path(source, CONVERSION_FILE)
+    identities = {source}
+    if conversion.is_file():
+        identities = {read_json(conversion)["source"]} - {*MODELS}  # a folder may have the name of a registered model
+    elif settings := read_json(config):
+        tag = settings.get("pretrained_cfg", {}).get("tag") if settings.get("num_classes") == 1000 else None
+        identities = {f"timm/{settings.get('architecture')}.{tag}"}
+    return next((name for name, entry in MODELS.items() if identities & {name, *entry.hub_ids}), None)

@@ -1,0 +1,113 @@
+"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT
+does.
+
+The mixed model costs the same at inference, and often keeps the accuracy on the training distribution and much of the
+gain under distribution shift.
+
+Source: https://huggingface.co/papers/2109.01903
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from ..utils.files import atomic_folder, write_json
+from ..utils.public_names import public_name
+from .loading import load_model
+from .preprocessing import load_processor
+
+
+INTERPOLATION_FILE = "interpolation.json"
+
+
+def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -> PreTrainedModel:
+    """Model with the weights (1 − alpha) · before + alpha · after, https://huggingface.co/papers/2109.01903.
+
+    Args:
+        before, after: two models of the same architecture, the second finetuned from the first.
+        alpha: 0 gives the weights of `before` and 1 those of `after`, bit by bit.
+
+    Returns:
+        A copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers,
+        computed in fp32, or in fp64 for those in fp64.
+
+    Raises:
+        ValueError: alpha outside [0, 1], or the models do not fit, see [`check_alike`].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; expected a number from 0 (the model before) to 1 (the model after).")
+    check_alike(before, after)
+    start, end, mixed = before.state_dict(), after.state_dict(), copy.deepcopy(after)
+    with torch.no_grad():
+        for name, tensor in mixed.state_dict().items():
+            if alpha == 1 or not tensor.is_floating_point():
+                continue
+            value = start[name].to(tensor.device)
+            # At alpha 0, `lerp` would lose the sign of zeros. It computes half precision in fp32.
+            tensor.copy_(value if alpha == 0 else torch.lerp(value, end[name], alpha))
+    return mixed
+
+
+def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
+    """Check that the weights of two models can be mixed.
+
+    Raises:
+        ValueError: a model has an adapter; the models differ in architecture, number of classes, label names, names,
+            shapes or dtypes of weights, or integer buffers.
+    """
+    for side, model in (("before", before), ("after", after)):
+        if hasattr(model, "peft_config"):
+            raise ValueError(
+                f"The model {side} has a PEFT adapter, whose factors cannot be mixed like weights. Merge it first: "
+                "`PeftModel.from_pretrained(…).merge_and_unload()`, then `save_pretrained`."
+            )
+    remedy = "Give the model that the other one was finetuned from."
+    settings = ("num_labels", "num_attention_heads", "hidden_act", "layer_norm_eps")  # not all visible in the weights
+    facts = {"architecture": (type(before).__name__, type(after).__name__)}
+    facts |= {name: (getattr(before.config, name, None), getattr(after.config, name, None)) for name in settings}
+    for name, (old, new) in facts.items():
+        if old != new:
+            raise ValueError(f"`{name}` is {old} before and {new} after: expected the same. {remedy}")
+    names, others = before.config.id2label, after.config.id2label
+    if differing := [label for label in names | others if names.get(label) != others.get(label)]:
+        label = differing[0]
+        raise ValueError(
+            f"The models have other `id2label` for {len(differing)} classes: {label} is `{names.get(label)}` before and "
+            f"`{others.get(label)}` after. If the classes are the same, copy `id2label` and `label2id` from one "
+            "`config.json` to the other; otherwise the heads cannot be mixed."
+        )
+    start, end = before.state_dict(), after.state_dict()
+    kinds = [
+        {name: f"{tuple(value.shape)} {value.dtype}".replace("torch.", "") for name, value in state.items()}
+        for state in (start, end)
+    ]
+    pairs = {name: [kind.get(name, "missing") for kind in kinds] for name in start | end}
+    if unlike := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
+        first = "; ".join(f"`{name}` is {old} before and {new} after" for name, (old, new) in list(unlike.items())[:3])
+        raise ValueError(f"{len(unlike)} weights do not fit: {first}. {remedy} Load both with the same `dtype`.")
+    for name, value in start.items():
+        if not value.is_floating_point() and not torch.equal(value, end[name].to(value.device)):
+            raise ValueError(f"The integer buffer `{name}` differs, and cannot be mixed. {remedy}")
+
+
+def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
+    """Write a mixed model folder atomically, with the image processor of `after`, or of `before` for alpha 0, and
+    `interpolation.json`.
+
+    Args:
+        before, after: as for [`load_model`].
+
+    Raises:
+        FileExistsError: `output` is not empty, checked before loading a model.
+        ValueError: see [`interpolate`].
+        OSError: a model does not exist, or `after` has no image processor.
+    """
+    mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
+    with atomic_folder(output) as folder:
+        mixed = interpolate(load_model(before), load_model(after), alpha)
+        processor = load_processor(after if alpha else before, "model", mixed)
+        mixed.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_json(folder / INTERPOLATION_FILE, mixture)

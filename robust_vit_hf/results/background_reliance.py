@@ -1,0 +1,242 @@
+"""What a model takes from the background, on sets that are made to tell: ImageNet-9, CounterAnimal, and sets with groups."""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from .bootstrap import NUM_RESAMPLED_MEANS, Difference, Interval, mean_over, resampled_interval, resampled_means
+from .published import published_object_focus
+from .run_results import Results, Run, SetResult
+from .text_table import Table
+
+
+MANY_GROUPS = 100  # a table has no rows of more
+
+
+class Measure(NamedTuple):
+    """A measure over sets.
+
+    Args:
+        value: the measure from top-1 on each of the sets, floats or arrays.
+        kind: whether it is a rate or a difference.
+        of_imagenet: whether it divides by top-1 on ImageNet, as the published Object Focus does.
+    """
+
+    title: str
+    sets: tuple[str, ...]
+    value: Callable[..., np.ndarray]
+    kind: type[Interval] = Interval
+    of_imagenet: bool = False
+
+
+def object_focus(whole: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """1 − BG-Gap / top-1 on images as they are, arrays of one shape; NaN where no image is right as it is."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(whole > 0, 1 - gap / whole, np.nan)
+
+
+def _focus_of_sets(whole: np.ndarray, same: np.ndarray, rand: np.ndarray) -> np.ndarray:
+    return object_focus(whole, same - rand)
+
+
+_MIXED = ("imagenet-9-mixed_same", "imagenet-9-mixed_rand")
+# Sources: https://huggingface.co/papers/2006.09994; visinf/beyond-accuracy, which divides by top-1 on ImageNet; 2403.11497
+MEASURES = (
+    Measure("ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`", _MIXED, np.subtract, Difference),
+    Measure("ImageNet-9: Object Focus, 1 − BG-Gap / `original`", ("imagenet-9-original", *_MIXED), _focus_of_sets),
+    Measure(
+        "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet",
+        ("imagenet-1k", *_MIXED),
+        _focus_of_sets,
+        of_imagenet=True,
+    ),
+    Measure(
+        "CounterAnimal: common − counter", ("counteranimal-common", "counteranimal-counter"), np.subtract, Difference
+    ),
+)
+
+
+# Variations of ImageNet-9 by the condition of `robust-vit diagnose` that they show.
+OF_CONDITIONS = {
+    "original": "original",
+    "mixed_same": "mixed_same",
+    "mixed_rand": "mixed_rand",
+    "only_fg": "only_fg",
+    "no_fg": "no_fg",
+    "only_bg": "only_bg_t",
+}
+
+
+def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str, Interval]]:
+    """The measures of [`~robust_vit_hf.diagnosis.verdict.MEASURES`] that ImageNet-9 has, by side, with 95 % intervals of a bootstrap
+    over images. Images of different variations are drawn independently.
+
+    Args:
+        results: results on the variations in [`OF_CONDITIONS`], by name.
+    """
+    drawn = {condition: _drawn(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
+    found: dict[str, dict[str, Interval]] = {}
+    count = min(int(results[f"imagenet-9-{name}"].usable.sum()) for name in OF_CONDITIONS.values())
+    for side in drawn["original"]:
+        top1 = {condition: of_sides[side] for condition, of_sides in drawn.items()}
+        differences = {
+            "composing": top1["original"] - top1["mixed_same"],
+            "bg_gap": top1["mixed_same"] - top1["mixed_rand"],
+        }
+        focus = object_focus(top1["original"], differences["bg_gap"])
+        found[side] = {name: resampled_interval(values, count) for name, values in top1.items()}
+        found[side] |= {name: resampled_interval(values, count, Difference) for name, values in differences.items()}
+        if not np.isnan(focus[0]):
+            found[side]["object_focus"] = resampled_interval(focus, count)
+    return found
+
+
+def reliance_tables(run: Run) -> list[Table]:
+    """Tables of the measures whose sets a run has, and of the groups of each set that has some; in per cent, with 95 %
+    intervals of a bootstrap over images. Images of different sets are drawn independently."""
+    tables = [table] if (table := _measures_table(run)) else []
+    return tables + [groups_table(result) for result in run.labelled if result.groups is not None]
+
+
+def _measures_table(run: Run) -> Table | None:
+    known = {result.name for result in run.labelled}
+    rows = []
+    published = published_object_focus().get(run.model)
+    for measure in MEASURES:
+        if known.issuperset(measure.sets):
+            drawn = [_drawn(run.sets[name]) for name in measure.sets]
+            values = {side: measure.value(*(of_set[side] for of_set in drawn)) for side in drawn[0]}
+            count = min(int(run.sets[name].usable.sum()) for name in measure.sets)
+            paper = f"{published:.1f}" if measure.of_imagenet and published is not None else "–"
+            rows.append([measure.title, *_cells(values, count, measure.kind), paper])
+    if not rows:
+        return None
+    return Table(
+        "Reliance on the background, in per cent [95 % interval]",
+        ["measure", *_head(run.labelled), "published, before"],
+        rows,
+    )
+
+
+class Groups(NamedTuple):
+    """The G groups of the usable images of a set.
+
+    Args:
+        names: ascending.
+        numbers: `(N,)` int, group of each usable image.
+        shares: `(G,)` float weights in the average, of sum 1: those of training if they are known, or else equal ones.
+        weighted: whether they are those of training.
+    """
+
+    names: list[str]
+    numbers: np.ndarray
+    shares: np.ndarray
+    weighted: bool
+
+    @classmethod
+    def of(cls, result: SetResult) -> "Groups":
+        found, numbers = np.unique(result.groups[result.usable], return_inverse=True)
+        names, weights = found.tolist(), result.group_weights
+        weighted = weights is not None and set(names) <= weights.keys()
+        shares = np.array([weights[name] if weighted else 1.0 for name in names])
+        return cls(names, numbers, shares / shares.sum(), weighted)
+
+
+def groups_table(result: SetResult) -> Table:
+    """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. Of more
+    than 100 groups, there are no rows of each. Images are drawn within each group, so that no draw misses a small one."""
+    groups = Groups.of(result)
+    count, counts = len(groups.names), np.bincount(groups.numbers).tolist()
+    drawn, rows = _drawn_within(result, groups), []
+    average, worst, *of_groups = (
+        {side: means[:, place] for side, means in drawn.items()} for place in range(2 + min(count, MANY_GROUPS))
+    )
+    if count <= MANY_GROUPS:
+        for name, images, of_group in zip(groups.names, counts, of_groups, strict=True):
+            rows.append([str(name), str(images), *_cells(of_group, images)])
+    text = f"worst of {count:,} groups" if count > MANY_GROUPS else "worst group"
+    rows.append([text, "–", *_cells(worst, min(counts))])
+    text = "average, weighted by the training groups" if groups.weighted else "average over the groups"
+    rows.append([text, str(sum(counts)), *_cells(average, sum(counts))])
+    title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
+    return Table(title, ["group", "images", *_head([result])], rows)
+
+
+def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
+    """Top-1 `(1 + R, 2 + G)` on average, of the worst group, and of each of the first 100 groups, by side: first measured, then with
+    the images drawn within each group. Images with the same outcome on all sides are exchangeable, so one multinomial draw for each
+    group replaces a draw of its images."""
+    sides = [side for side in ("before", "after") if side in result.sides]
+    outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
+    kinds = 2 ** len(sides)
+    found = np.bincount(kinds * groups.numbers + outcomes, minlength=kinds * len(groups.names)).reshape(-1, kinds)
+    counts, rng = found.sum(axis=1), np.random.default_rng(zlib.crc32(result.name.encode()))
+    means: dict[str, list[list[float]]] = {side: [] for side in sides}
+    for resample in range(1 + NUM_RESAMPLED_MEANS):
+        drawn = rng.multinomial(counts, found / counts[:, None]) if resample else found
+        for bit, side in enumerate(sides):
+            top1 = drawn[:, [kind for kind in range(kinds) if kind >> bit & 1]].sum(axis=1) / counts
+            means[side].append([top1 @ groups.shares, top1.min(), *top1[:MANY_GROUPS]])
+    return {side: np.array(of_side) for side, of_side in means.items()}
+
+
+def worst_group_table(results: Results) -> Table | None:
+    """Top-1 of the worst group and on average over the groups, of each model and method, as means over the runs with the interval of
+    their changes over seeds (Student's t); `None` without a set with groups."""
+    rows = []
+    for name, model, method in product(results.sets, results.models, results.methods):
+        runs = [run for run in results.of(method, model) if name in run.sets and run.sets[name].groups is not None]
+        if not runs:
+            continue
+        cells, weighted = [], all(Groups.of(run.sets[name]).weighted for run in runs)
+        top1 = {
+            side: np.array([_worst_and_average(run.sets[name], side, weighted) for run in runs])
+            for side in ("before", "after")
+        }
+        for place in range(2):
+            before, after = (of_side[:, place] for of_side in top1.values())
+            change = mean_over((after - before).tolist(), [run.seed for run in runs])
+            cells += [f"{100 * before.mean():.1f}", f"{100 * after.mean():.1f}", str(change)]
+        cells.append("as in training" if weighted else "equal")
+        rows.append([f"{model}, {method}, `{name}`", str(len({run.seed for run in runs})), *cells])
+    heads = ["worst group before", "after", "change", "average of the groups before", "after", "change", "weights"]
+    title = "Groups, top-1 in per cent [95 % interval over seeds]"
+    return Table(title, ["model, method, set", "seeds", *heads], rows) if rows else None
+
+
+def _worst_and_average(result: SetResult, side: str, weighted: bool) -> tuple[float, float]:
+    """Top-1 of the worst group, and on average over the groups, which count the same unless `weighted`."""
+    groups = Groups.of(result)
+    top1 = np.bincount(groups.numbers, result.correct(side)[result.usable]) / np.bincount(groups.numbers)
+    return float(top1.min()), float(np.average(top1, weights=groups.shares if weighted else None))
+
+
+def _head(results: Sequence[SetResult]) -> list[str]:
+    return ["before", "after", "change"] if all("after" in result.sides for result in results) else ["value"]
+
+
+def _drawn(result: SetResult) -> dict[str, np.ndarray]:
+    """Top-1 `(1 + R,)` of each side: first the measured one, then R resampled ones. Sides are paired by image."""
+    sides = [side for side in ("before", "after") if side in result.sides]
+    columns = np.where(result.usable, [result.correct(side) for side in sides], np.nan).T
+    resampled = resampled_means(columns, seed=zlib.crc32(result.name.encode()))
+    means = np.concatenate([np.nanmean(columns, axis=0, keepdims=True), resampled])
+    return dict(zip(sides, means.T, strict=True))
+
+
+def _cells(values: Mapping[str, np.ndarray], count: int, kind: type[Interval] = Interval) -> list[str]:
+    """Cells of a row: the value of each side, and the change. Values begin with the measured one, of `count` images."""
+    cells = [_cell(of_side, count, kind) for of_side in values.values()]
+    if len(values) == 2:
+        before, after = values.values()
+        cells.append(_cell(after - before, count, Difference))
+    return cells
+
+
+def _cell(values: np.ndarray, count: int, kind: type[Interval] = Interval) -> str:
+    if np.isnan(values[0]):  # no image is right, by whose share is divided
+        return "–"
+    return str(resampled_interval(values, count, kind))

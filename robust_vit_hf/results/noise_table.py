@@ -1,0 +1,71 @@
+"""Relative foreground sensitivity: whether noise on the object costs more accuracy than noise on the background."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .bootstrap import Difference, resampled_interval, resampled_means
+from .text_table import Table
+
+
+def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_background: np.ndarray) -> np.ndarray:
+    """RFS, from −1 to 1: (b − f) / (2 · min(ā, 1 − ā)), with top-1 f and b with noise on the object and on the background, and
+    ā their mean; 0 where ā is 0 or 1. Above 0, the object counts more.
+
+    Args:
+        noisy_foreground, noisy_background: top-1 as fractions, of any shape.
+
+    Source: https://huggingface.co/papers/2201.10766, section 4
+    """
+    mean = (np.asarray(noisy_foreground) + np.asarray(noisy_background)) / 2
+    room = 2 * np.minimum(mean, 1 - mean)
+    known = room > 1e-12
+    return np.where(known, (noisy_background - noisy_foreground) / np.where(known, room, 1), 0.0)
+
+
+def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
+    """Table of the columns of [`~robust_vit_hf.evaluation.measurements.noise_sensitivity.Sensitivity`] by set and side. Top-1 is the mean
+    over classes and the draws of the noise. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none
+    counts. Intervals are those of a bootstrap over images, paired between models."""
+    compared = any("after" in sides for sides in measured.values())
+    rows = []
+    for name, sides in measured.items():
+        count = int(_counts(next(iter(sides.values()))).sum())
+        if not count:
+            rows.append([name, "0", *(3 * len(sides) + compared) * "–"])
+            continue
+        drawn = {side: _drawn(columns, name) for side, columns in sides.items()}
+        values = {side: relative_foreground_sensitivity(*found) for side, found in drawn.items()}
+        accuracies = [f"{100 * found[place][0]:.1f}" for place in (0, 1) for found in drawn.values()]
+        cells = [str(resampled_interval(of_side, count, least=-1.0)) for of_side in values.values()]
+        if compared:
+            cells.append(str(resampled_interval(values["after"] - values["before"], count, Difference)))
+        rows.append([name, str(count), *accuracies, *cells])
+    sides_of = ["before", "after"] if compared else [""]
+    texts = ("top-1, noise on the object", "on the background", "RFS")
+    heads = [f"{text}, {side}" if side else text for text in texts for side in sides_of]
+    title = "Relative foreground sensitivity, in per cent [95 % interval]: above 0, noise on the object costs more"
+    return Table(title, ["set", "images", *heads, *(["change"] if compared else [])], rows)
+
+
+def _counts(columns: Mapping[str, Sequence]) -> np.ndarray:
+    """`(N,)` bool: labelled images with an object and a background."""
+    share = np.asarray(columns["object_share"])
+    return (share > 0) & (share < 1) & np.array([len(labels) > 0 for labels in columns["accepted"]])
+
+
+def _drawn(columns: Mapping[str, Sequence], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Top-1 `(1 + R,)` with noise on the object and on the background, means over classes: first measured, then resampled."""
+    accepted, counts = columns["accepted"], _counts(columns)
+    classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
+    found = []
+    for region in ("foreground", "background"):
+        pairs = zip(columns[region], accepted, strict=True)
+        right = [np.mean([int(best) in labels for best in of_draws]) for of_draws, labels in pairs]
+        of_class = np.stack(
+            [np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])], axis=1
+        )
+        resampled = resampled_means(of_class, seed=zlib.crc32(name.encode()))
+        found.append(np.concatenate([[np.nanmean(of_class, axis=0).mean()], np.nanmean(resampled, axis=1)]))
+    return found[0], found[1]

@@ -1,0 +1,183 @@
+"""The table of results: a row for each run, set, side and image. Tables, plots, model cards, the page and the app are
+made from it."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..data.set_names import LATER_SETS
+from .metrics.robust_accuracy import TOP
+from .published import published_models
+
+
+OURS = "robustvit"  # the method of the paper
+# Models: before and after finetuning, and the control finetuned with only cross-entropy.
+SIDES = ("before", "after", "control")
+
+
+@dataclass(frozen=True)
+class SideResult:
+    """Results of one side on the images of a set.
+
+    Args:
+        ranks: `(N,)` int, rank of the correct class, from 0; 5 if it is not in the top five or unknown.
+        scores: scores over all images, such as `top1` and `mean_iou`, as fractions.
+        predictions: `(N, k)` int64, ids of the top k = 5 classes (fewer if logits are restricted to fewer), best
+            first; `None` if not saved.
+        known: largest k for which top-k is known, where the predictions are not saved.
+    """
+
+    ranks: np.ndarray
+    scores: dict = field(default_factory=dict)
+    predictions: np.ndarray | None = None
+    known: int = TOP
+
+    @property
+    def num_ranked(self) -> int:
+        """Largest k for which top-k is known."""
+        return self.known if self.predictions is None else self.predictions.shape[1]
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """Results of each side on the images of a set.
+
+    Args:
+        sides: by name, see [`SIDES`].
+        classes: `(N,)` int, class of each image, the first of its accepted labels; -1 without one. `None` for a set
+            without labels.
+        shifted: whether the set is included in the mean over shifted sets.
+        source: Hub id or folder of the images, or name of a benchmark.
+        factors: `(N,)` float columns of the set, by name: angle, area, position.
+        groups: `(N,)` names of the groups of the images, of any dtype; `None` for a set without groups.
+        group_weights: weight of each group in the average, such as its share of the training images; `None` if unknown.
+        by_class: whether an image has one class, by which results can be told apart; otherwise `classes` are the first of
+            many, as on ImageNet-9.
+        images: digest of the images; runs may have been measured on other images of a set.
+    """
+
+    name: str
+    sides: dict[str, SideResult]
+    classes: np.ndarray | None
+    shifted: bool = False
+    source: str | None = None
+    factors: dict[str, np.ndarray] = field(default_factory=dict)
+    images: str | None = None
+    groups: np.ndarray | None = None
+    group_weights: dict[str, float] | None = None
+    by_class: bool = True
+
+    def __len__(self) -> int:
+        return len(next(iter(self.sides.values())).ranks)
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """`(N,)` bool: labelled images."""
+        return np.zeros(len(self), dtype=bool) if self.classes is None else self.classes >= 0
+
+    def correct(self, side: str, k: int = 1) -> np.ndarray:
+        """`(N,)` bool: whether one of the top k classes is correct."""
+        return self.sides[side].ranks < k
+
+    def accuracy(self, side: str, k: int = 1, chosen: np.ndarray | bool = True) -> float | None:
+        """Top-k of the labelled images, or of the chosen ones among them, as a fraction; `None` if there are none, or
+        the top k classes are unknown."""
+        chosen = self.usable & chosen
+        if not chosen.any() or self.sides[side].num_ranked < k:
+            return None
+        return float(self.correct(side, k)[chosen].mean())
+
+    def gains(self, k: int = 1) -> np.ndarray:
+        """For each labelled image: 1 if it is corrected from before to after, -1 if it is broken, 0 otherwise; int64."""
+        return (self.correct("after", k).astype(np.int64) - self.correct("before", k))[self.usable]
+
+    def in_classes(self, classes: Collection[int]) -> np.ndarray:
+        """`(N,)` bool: labelled images of these classes."""
+        return np.isin(self.classes, list(classes)) & self.usable
+
+
+@dataclass(frozen=True)
+class Run:
+    """Results of a finetuning run or a pair of models.
+
+    Args:
+        sets: by name, in the order of the evaluation.
+        training_classes: classes of the finetuning images; `None` if unknown.
+        model: name in the paper, or else as given by the user.
+        method: description of the method; in a sweep, the variant and the other crossed options.
+        qualifier: end of `method` that tells the run from others of its variant with other settings.
+        settings: all options except model, learning rate and seed, as JSON. Runs with equal settings, model and
+            learning rate are repetitions.
+        tuned: options that were chosen beside the learning rate, by name.
+        share: share of the finetuned weights; the others are those of the original model.
+        seconds: duration of the training.
+        commit: commit of the code, if known.
+        original: digest of the weights of the original model, if known.
+        validation: top-1 on the validation images before and after, as fractions; `None` without labels.
+        composed: predictions before and after for the validation images, as they are (`original`) and with their objects on the
+            backgrounds of others (`mixed_rand`); empty if not measured.
+        train_images: number of training images; `None` for a stream.
+    """
+
+    sets: dict[str, SetResult]
+    training_classes: frozenset[int] | None = None
+    name: str = ""
+    model: str = ""
+    method: str = OURS
+    qualifier: str = ""
+    seed: str = ""
+    settings: str = ""
+    learning_rate: float | None = None
+    epochs: float | None = None
+    tuned: dict[str, float] = field(default_factory=dict)
+    share: float = 1.0
+    seconds: float | None = None
+    commit: str | None = None
+    original: str | None = None
+    validation: tuple[float, float] | None = None
+    composed: dict[str, SetResult] = field(default_factory=dict)
+    train_images: int | None = None
+
+    @property
+    def labelled(self) -> list[SetResult]:
+        return [result for result in self.sets.values() if result.classes is not None]
+
+    def only(self, names: Collection[str]) -> "Run":
+        """Copy of the run with only these sets."""
+        return replace(self, sets={name: result for name, result in self.sets.items() if name in names})
+
+
+class Results:
+    """Runs by model, method and seed.
+
+    Args:
+        runs: at least one run; at most one per model, method and seed.
+        methods: names in the order of the tables; others follow.
+    """
+
+    def __init__(self, runs: Sequence[Run], methods: Sequence[str] = ()):
+        self.runs, published = list(runs), list(published_models())
+        self.models = list(dict.fromkeys(run.model for run in runs))
+        self.models.sort(key=lambda model: published.index(model) if model in published else len(published))
+        found = dict.fromkeys(run.method for run in runs)
+        self.methods = sorted(found, key=lambda name: methods.index(name) if name in methods else len(methods))
+        sets: dict[str, SetResult] = {}
+        for run in sorted(self.runs, key=lambda run: -len(run.sets)):  # others may have a part in another order
+            sets |= {name: result for name, result in run.sets.items() if name not in sets}
+        self.sets = list(sets)
+        self.shifted = [name for name in self.sets if sets[name].shifted]
+        self.unshifted = [name for name in self.sets if name not in (*self.shifted, *LATER_SETS)]
+
+    def of(self, method: str, model: str | None = None) -> list[Run]:
+        """Runs of a method, for one model or all."""
+        return [run for run in self.runs if run.method == method and model in (None, run.model)]
+
+    def common(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+        """The given sets on which all runs were measured."""
+        return [name for name in names if runs and all(name in run.sets for run in runs)]
+
+    def common_by_class(self, runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+        """Those of [`common`] whose images have one class each."""
+        return [name for name in self.common(runs, names) if all(run.sets[name].by_class for run in runs)]

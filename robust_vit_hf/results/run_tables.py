@@ -1,0 +1,70 @@
+"""Tables of one run: accuracy, relevance and calibration of each set."""
+
+from collections.abc import Callable
+
+from .background_reliance import reliance_tables
+from .paper_tables import accuracy_tables, class_group_tables
+from .published import PAPER_SETS
+from .run_results import Results, Run
+from .summary import set_rows, sides_of
+from .text_table import Table, change, change_with_interval, number, percent
+
+
+def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
+    """All tables of a run: results on each set, reliance on the background, the paper's Tables 1 and 2 (for its sets), calibration, and Tables 10
+    and 11.
+
+    Args:
+        protocol: protocol of the published values; `None` to leave out Tables 1 and 2.
+    """
+    rows = set_rows(run)
+    tables = [main_table(rows), *reliance_tables(run)]
+    of_paper = run.only(PAPER_SETS)
+    if protocol is not None and of_paper.sets:
+        tables += accuracy_tables(Results([of_paper]), protocol).values()
+    tables.append(calibration_table(rows))
+    if run.training_classes:
+        tables += class_group_tables(Results([run]), protocol or "paper").values()
+    return tables
+
+
+def main_table(rows: list[dict]) -> Table:
+    """Top-1 before and after, the change with its confidence interval, and relevance, from [`set_rows`]. Empty columns
+    are left out."""
+    compared = any(value is not None for row in rows for key, value in row.items() if key.endswith("_after"))
+    columns: dict[str, Callable[..., str]] = {
+        "set": lambda row: row["set"],
+        "images": lambda row: str(row["num_images"]),
+        "top-1 before" if compared else "top-1": lambda row: percent(row["top1_before"]),
+        "after": lambda row: percent(row["top1_after"]),
+        "change [95 % interval]": change_with_interval,
+        "corrected / broken": lambda row: "–" if row["broken"] is None else f"{row['corrected']} / {row['broken']}",
+        "cross-entropy control": lambda row: (
+            "–"
+            if row["top1_control"] is None
+            else f"{percent(row['top1_control'])} ({change(row['top1_before'], row['top1_control'])})"
+        ),
+        "relevance mIoU before" if compared else "relevance mIoU": lambda row: percent(row["mean_iou_before"]),
+        "after ": lambda row: percent(row["mean_iou_after"]),
+    }
+    return _without_empty_columns("Top-1 and relevance, in per cent", columns, rows)
+
+
+def calibration_table(rows: list[dict]) -> Table:
+    """Top-5 and calibration, which the confidence loss may worsen, from [`set_rows`]."""
+    columns: dict[str, Callable[..., str]] = {"set": lambda row: row["set"]}
+    sides = sides_of(rows)
+    scores = {"top5": ("top-5", percent), "ece": ("ECE", percent), "nll": ("NLL", number), "brier": ("Brier", number)}
+    for score, (name, show) in scores.items():
+        for side in sides:
+            column = f"{name} {side}" if "after" in sides else name
+            columns[column] = lambda row, key=f"{score}_{side}", show=show: show(row[key])
+    title = "Top-5 accuracy and expected calibration error in per cent, negative log-likelihood in nats, Brier score"
+    return _without_empty_columns(title, columns, rows)
+
+
+def _without_empty_columns(title: str, columns: dict, rows: list[dict]) -> Table:
+    # Column names may end in spaces to distinguish equal headings.
+    cells = {name: [show(row) for row in rows] for name, show in columns.items()}
+    cells = {name: column for name, column in cells.items() if set(column) != {"–"}}
+    return Table(title, [name.strip() for name in cells], [list(row) for row in zip(*cells.values(), strict=True)])

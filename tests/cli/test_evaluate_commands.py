@@ -1,0 +1,311 @@
+"""`robust-vit evaluate` and `robust-vit segment`, on miniatures of every set of the paper."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageClassification
+
+from robust_vit_hf.diagnosis.options import DiagnoseOptions
+from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions, SubsetOptions
+from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
+from robust_vit_hf.results.published import PAPER_SETS
+from robust_vit_hf.utils.files import write_json
+from robust_vit_hf.utils.public_names import public_settings
+
+from ..helpers import formats
+from ..helpers.commands import call, kill_when, launch, launch_two, succeed
+from ..helpers.image_sets import miniatures
+from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, TENCH, masked_dataset, save_pretrained, tiny_vit
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[Path]:
+    """Two models of 1000 classes. The second differs by little, so that some predictions change."""
+    before, after = tiny_vit(num_labels=1000), tiny_vit(num_labels=1000)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        after.classifier.weight += 0.2 * torch.randn_like(after.classifier.weight)
+    root = tmp_path_factory.mktemp("models")
+    return [save_pretrained(before, root / "before"), save_pretrained(after, root / "after")]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> dict[str, str]:
+    """Every evaluation set of the paper in its official layout, with 4 to 6 images, as the command takes it."""
+    folders = miniatures(tmp_path_factory.mktemp("sets"))
+    return {name: f"{name}={folder}" for name, folder in folders.items()}
+
+
+def results_of(output: Path, protocol: str) -> dict:
+    return json.loads((output / "results.json").read_text())["protocols"][protocol]
+
+
+def close(rows: list[dict]) -> list[dict]:
+    """Rows as another number of threads or processes gives them: floats differ in their last bits."""
+    return [
+        {key: pytest.approx(value, abs=1e-6) if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    ]
+
+
+@pytest.fixture(scope="module")
+def robustness(models, sets, tmp_path_factory) -> tuple[Path, str]:
+    """Output folder of one run over all sets, and what it printed."""
+    root = tmp_path_factory.mktemp("robustness")
+    training = masked_dataset(4).remove_columns("label").add_column("label", [0, 0, 105, 105])
+    training.to_parquet(root / "training" / "train-00000.parquet")
+    printed = succeed(
+        "evaluate", "--model", models[0], "--compare", models[1], "--sets", *sets.values(), "--output_dir", root / "out",
+        "--training_data", root / "training", "--paper_model", "ViT-B", "--batch_size", 2,
+    )  # fmt: skip
+    return root / "out", printed
+
+
+def test_every_set_of_the_paper(robustness):
+    output, printed = robustness
+    for protocol in ("paper", "native"):
+        measured = results_of(output, protocol)
+        assert [row["set"] for row in measured["rows"]] == list(PAPER_SETS)
+        for row in measured["rows"]:
+            # Of the four classes that the miniature of ObjectNet ranks, there are no best five.
+            names = ("top1", "nll") if (protocol, row["set"]) == ("native", "objectnet") else ("top1", "top5", "nll")
+            assert None not in [row[f"{name}_{side}"] for name in names for side in ("before", "after")]
+            change = row["top1_after"] - row["top1_before"]
+            assert row["change_low"] <= change <= row["change_high"]
+            assert row["corrected"] - row["broken"] == round(row["num_images"] * change)
+        groups = {(row["set"], row["classes"]): row["num_images"] for row in measured["class_groups"]}
+        assert groups["imagenet-1k", "training"] == 3 and groups["imagenet-1k", "other"] == 2  # 0 and 1
+        assert groups["si-score-size", "training"] == 4  # 105 and 909
+        assert measured["curves"]["si-score-rotation"]["angle"]["value"] == [161, 181, 201, 221, 241, 261]
+        for name in ("accuracy", "curves_si-score-location"):
+            for suffix in ("png", "pdf"):
+                assert (output / "plots" / protocol / f"{name}.{suffix}").stat().st_size > 5000
+    assert (output / "tables.md").read_text() in printed
+    assert "| ViT-B | Original, published | 81.5 96.0 | 16.0 37.0 |" in printed
+    latex = (output / "tables.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 12
+
+
+def test_protocols_differ_where_they_should(robustness):
+    """The classes of ImageNet-A are ranked alone, and every label of an ObjectNet image is right."""
+    output, _ = robustness
+    nll, size = {}, {}
+    for protocol in ("paper", "native"):
+        nll[protocol] = {row["set"]: row["nll_before"] for row in results_of(output, protocol)["rows"]}
+        fingerprint = json.loads((output / protocol / "objectnet" / "before" / "fingerprint.json").read_text())
+        size[protocol] = fingerprint["processor"]["size"]["shortest_edge"]
+    for name in ("imagenet-a", "imagenet-r", "objectnet"):
+        assert nll["native"][name] < nll["paper"][name]
+    assert size == {"paper": 37, "native": 35}  # 256 and 248 of 224
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(robustness, models, sets, tmp_path):
+    output, _ = robustness
+    completed = launch_two(
+        "eval/evaluate_robustness.py", "--model", models[0], "--compare", models[1], "--sets", *sets.values(),
+        "--output_dir", tmp_path, "--batch_size", 2, "--protocols", "native",
+    )  # fmt: skip
+    assert completed.status == 0, completed.err
+    assert completed.out.count("# Protocol `native`") == 1
+    one, two = (results_of(folder, "native") for folder in (output, tmp_path))
+    assert two["rows"] == close(one["rows"])
+    assert two["class_changes"] == one["class_changes"] and two["curves"] == one["curves"]
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(models, tmp_path):
+    """Finished sets are kept, the rest is measured, and all equals a run that was not killed."""
+    small = formats.class_folders(tmp_path / "small", {TENCH: 2})
+    large = formats.class_folders(tmp_path / "large", {GOLDFISH: 40, TENCH: 40})
+    options = ["--model", models[0], "--sets", f"imagenet-1k={small}", f"imagenet-sketch={large}"]
+    options += ["--protocols", "paper", "--batch_size", 1, "--output_dir"]
+    killed, complete = tmp_path / "killed", tmp_path / "complete"
+    finished = killed / "paper" / "imagenet-1k" / "before" / "scores.json"
+    kill_when(finished.is_file, "eval/evaluate_robustness.py", *options, killed)
+    assert not (killed / "results.json").exists()
+    written = finished.stat().st_mtime_ns
+    for folder in (killed, complete):
+        succeed("evaluate", *options, folder)
+    assert finished.stat().st_mtime_ns == written
+    one, two = (results_of(folder, "paper") for folder in (complete, killed))
+    assert two == one | {"rows": close(one["rows"])}
+
+
+@pytest.mark.parametrize(
+    "options, status, message",
+    [
+        (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`: expected emoji-shift, imagenet-1k"),
+        (["--sets", "imagenet-segmentation=x"], 2, "`robust-vit segment` takes sets with masks"),
+        (["--sets", "waterbirds"], 2, "then give `--dataset sets/waterbirds --split test`"),
+        (["--sets", "SET", "SET"], 2, "A set is named twice: imagenet-a, imagenet-a"),
+        (["--training_data", "x"], 2, "name it with --compare"),
+        (["--split", "test"], 2, "--split is a split of --dataset, which is not given"),
+        (["--train_split", "test"], 2, "--train_split is a split of --training_data, which is not given"),
+        (
+            ["--dataset", "x", "--images_per_set", 100],
+            2,
+            "--images_per_set is for the sets of emoji-shift: leave it out",
+        ),
+        (
+            ["--sets", "SET", "--images_per_set", 100],
+            2,
+            "--images_per_set is for the sets of emoji-shift: leave it out",
+        ),
+        (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),
+        (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "no file or folder `nowhere/at/all`"),
+        (["--model", "SMALL", "--sets", "SET"], 1, "`imagenet-a` has 1000 classes, but the model has 4"),
+        (
+            ["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"],
+            1,
+            "The models have 1000 and 4 classes, so that they cannot be compared",
+        ),
+    ],
+)
+def test_refused(options, status, message, models, sets, tmp_path):
+    words = {"MODEL": models[0], "SMALL": save_pretrained(tiny_vit(), tmp_path / "small"), "SET": sets["imagenet-a"]}
+    completed = call("evaluate", *[words.get(option, option) for option in options], "--output_dir", tmp_path / "out")
+    assert completed.status == status and message in completed.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_another_model_is_refused(robustness, models, sets):
+    output, _ = robustness
+    completed = call(
+        "evaluate", *f"--model {models[1]} --protocols paper --output_dir {output} --sets".split(), sets["imagenet-a"]
+    )
+    assert "holds the result of another evaluation, which differs in: model" in completed.error
+
+
+@pytest.mark.slow
+def test_images_of_your_own_in_bf16(tmp_path):
+    """Any data set with labels; with masks, relevance comes with it."""
+    tiny_vit().save_pretrained(tmp_path / "model")
+    masked_dataset(8).to_parquet(tmp_path / "data.parquet")
+    options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data.parquet", "--split", "train"]
+    completed = launch(
+        "eval/evaluate_robustness.py", *options, "--bf16", "--protocols", "paper", "--output_dir", tmp_path / "out"
+    )
+    assert completed.status == 0, completed.err
+    (row,) = results_of(tmp_path / "out", "paper")["rows"]
+    assert row["set"] == "train" and row["num_images"] == 8 and row["mean_iou_before"] is not None
+    completed = call("evaluate", *options, "--output_dir", tmp_path / "own")
+    assert "has no image processor, which the preset `model` takes" in completed.error
+
+
+@pytest.fixture(scope="module")
+def segmentation(models, tmp_path_factory) -> tuple[list[tuple[np.ndarray, np.ndarray]], list, Path, str]:
+    """Images with masks, options of the command for ImageNet-Segmentation of them, its output folder, and what it printed."""
+    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("segmentation")
+    examples = []
+    for width in (24, 30, 40, 33, 28):
+        mask = np.zeros((36, width), dtype=np.uint8)
+        mask[8:20, 6:18] = 1
+        examples.append((rng.integers(0, 256, (36, width, 3), dtype=np.uint8), mask))
+    archive = formats.segmentation_mat(root / "gtsegs_ijcv.mat", examples)
+    options = ["--model", models[0], "--compare", models[1], "--set", f"imagenet-segmentation={archive}"]
+    options += ["--paper_model", "DeiT-S", "--batch_size", 2, "--output_dir"]
+    return examples, options, root / "out", succeed("segment", *options, root / "out")
+
+
+def segmentation_scores(output: Path) -> dict:
+    return json.loads((output / "results.json").read_text())["scores"]["imagenet-segmentation"]
+
+
+def test_segmentation(segmentation, models):
+    examples, _, output, printed = segmentation
+    scores = segmentation_scores(output)
+    assert scores.keys() == {"before", "after"} and list(scores["before"]) == list(ATTRIBUTION_METHODS)
+    assert all(one["num_images"] == 5 for side in scores.values() for one in side.values())
+    assert (output / "attribution.png").stat().st_size > 10_000
+    table = (output / "table.md").read_text()
+    assert table in printed and "| gae, original, published | 78.7 | 60.7 | 85.0 |" in table
+
+    # The table's figure for the paper's attribution method, from the definition.
+    model = AutoModelForImageClassification.from_pretrained(models[0])
+    size, inside, total = (IMAGE_SIZE, IMAGE_SIZE), 0, 0
+    for image, mask in examples:
+        pixel_values = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        pixel_values = torch.nn.functional.interpolate(pixel_values, size, mode="bilinear", antialias=True) / 127.5 - 1
+        relevance = ATTRIBUTION_METHODS["gae"](model, pixel_values).relevance[0, 0].detach()
+        squashed = torch.nn.functional.interpolate(torch.from_numpy(mask)[None, None], size, mode="nearest-exact")
+        inside += ((relevance > relevance.mean()) == squashed[0, 0].bool()).sum().item()
+        total += relevance.numel()
+    assert scores["before"]["gae"]["pixel_accuracy"] == pytest.approx(inside / total, abs=0.02)  # pixels are rounded
+
+
+@pytest.mark.release
+def test_segmentation_in_two_processes(segmentation, tmp_path):
+    _, options, output, _ = segmentation
+    completed = launch_two("eval/evaluate_segmentation.py", *options, tmp_path)
+    assert completed.status == 0, completed.err
+    assert completed.out.count("| gae, original |") == 1
+    one, two = segmentation_scores(output), segmentation_scores(tmp_path)
+    for side, methods in one.items():
+        for method, scores in methods.items():
+            assert two[side][method] == pytest.approx(scores, abs=5e-3)  # pixels at the threshold fall on either side
+
+
+@pytest.mark.slow
+def test_segmentation_of_your_own_masks(models, tmp_path):
+    masked_dataset(4).to_parquet(tmp_path / "data.parquet")
+    options = ["--model", models[0], "--dataset", tmp_path / "data.parquet", "--split", "train"]
+    options += ["--output_dir", tmp_path / "out", "--methods", "rollout"]
+    completed = launch("eval/evaluate_segmentation.py", *options)
+    assert completed.status == 0, completed.err
+    assert "| rollout, original |" in completed.out
+    assert "which differs in: methods." in call("segment", *options, "gae").error
+
+
+def test_segmentation_of_the_bundled_benchmark(tmp_path):
+    succeed("segment", "--images_per_set", 2, "--methods", "rollout", "--output_dir", tmp_path)
+    scores = json.loads((tmp_path / "results.json").read_text())["scores"]
+    assert (
+        scores["emoji-shift"]["before"]["rollout"]["num_images"] == 4
+    )  # of `val` and `background_new`, which have masks
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--set", "imagenet-a=x"], "unknown set `imagenet-a`, or one without masks"),
+        (["--set", "imagenet-s=x", "--dataset", "y"], "give one set"),
+        (["--split", "train"], "--split is a split of --dataset, which is not given"),
+        (["--dataset", "x", "--images_per_set", 2], "--images_per_set is for the sets of emoji-shift"),
+        (
+            ["--set", "imagenet-segmentation=x", "--images_per_set", 2],
+            "--images_per_set is for the sets of emoji-shift",
+        ),
+        (["--methods", "gradcam"], "`methods` to be one of gae"),
+    ],
+)
+def test_segmentation_usage(options, message, tmp_path):
+    completed = call("segment", *options, "--output_dir", tmp_path / "out")
+    assert completed.status == 2 and message in completed.error
+
+
+# What each command writes into `results.json`.
+WRITTEN = {
+    "evaluate": {"settings": asdict(EvaluateOptions()), "protocols": {}},
+    "segment": {"settings": asdict(SegmentOptions()), "scores": {}},
+    "sis": {"settings": asdict(SubsetOptions()), "scores": {}},
+    "diagnose": {"settings": asdict(DiagnoseOptions()), "diagnosis": {}},
+    "train": {"settings": {"model": {}, "data": {}, "training": {}}, "rows": []},
+}
+
+
+@pytest.mark.parametrize("command", [name for name in WRITTEN if name != "train"])
+def test_results_of_another_command_are_not_replaced(command, tmp_path):
+    """Its own pass, so that the error is that of the model."""
+    for name, results in WRITTEN.items():
+        write_json(tmp_path / "results.json", public_settings(results))
+        error = call(command, "--model", tmp_path / "nowhere", "--output_dir", tmp_path).error
+        message = f"`{tmp_path}` holds results of another command, whose `results.json` would be replaced: choose"
+        assert ("nowhere` cannot be loaded" in error) if name == command else (message in error), error
+    (tmp_path / "run.json").touch()
+    error = call(command, "--model", tmp_path / "nowhere", "--output_dir", tmp_path).error
+    assert "holds a finetuning run, whose `results.json` would be replaced" in error

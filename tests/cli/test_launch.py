@@ -1,0 +1,207 @@
+"""What `accelerate launch` and slurm start: config files, FSDP2, signals, and scripts."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import pytest
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import ViTForImageClassification
+
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.training.config import CHECKPOINTING
+from robust_vit_hf.training.sharding import prepare_sharding
+
+from ..helpers.commands import Completed, launch, python, wait_until
+from ..helpers.tiny import ROOT, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from ..training.test_trainer import assert_equal_weights
+
+
+CONFIGS = ROOT / "trainer" / "accelerate_configs"
+LAUNCH = ("-m", "accelerate.commands.launch", "--main_process_port", 0, "--num_cpu_threads_per_process", 1)
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> list:
+    """Options of a training on files, whose global batches are whole: 16 images, of which a step takes 8."""
+    folder = tmp_path_factory.mktemp("inputs")
+    masked_folder(folder / "data", train=16)
+    save_pretrained(tiny_vit(), folder / "model")
+    options = ["--model", folder / "model", "--dataset", folder / "data", "--report_to", "none"]
+    # The confidence target keeps a second model beside the trained one.
+    options += ["--use_cpu", "True", "--background_swap", 0.5, "--confidence_target", "original"]
+    return [*options, "--learning_rate", 0.001, "--logging_steps", 1]
+
+
+def launched(config: str, *arguments, **environment) -> Completed:
+    return launch(*LAUNCH, "--config_file", CONFIGS / config, *arguments, timeout=600, **environment)
+
+
+def losses(run: Path) -> list[float]:
+    """Of each step."""
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    assert losses(run) == pytest.approx(losses(other), rel=1e-4)
+    assert_equal_weights(*map(ViTForImageClassification.from_pretrained, (run, other)), atol=1e-5, rtol=1e-4)
+
+
+def test_config_files_are_those_of_accelerate():
+    files = sorted(CONFIGS.glob("*.yaml"))
+    assert [path.stem for path in files] == ["cpu", "fsdp2", "one_gpu_bf16", "several_gpus", "several_nodes"]
+    for path in files:
+        assert load_config_from_file(str(path)).num_processes >= 1  # refuses unknown keys
+    page = (ROOT / "docs" / "launch.md").read_text()
+    assert all(f"`{path.name}`" in page for path in files)
+
+
+@pytest.mark.slow
+def test_ddp_and_fsdp2_give_the_run_of_one_process(options, tmp_path):
+    """From the config files, checkpoints and a resume under FSDP2 included. Of the model that was sharded, report and card are made."""
+    one, ddp, fsdp = (tmp_path / name for name in ("one", "ddp", "fsdp"))
+    two = ("--num_processes", 2, "--mixed_precision", "no")
+    strips = ("--report_to", "tensorboard", "--relevance_strip_steps", 2)
+    train = (*options, "--control", "--per_device_train_batch_size")
+    sharded = ("fsdp2.yaml", *two, "--module", "tests.helpers.sharded", "train", *train, 4, *strips)
+    runs = [
+        launched("cpu.yaml", "trainer/train.py", *train, 8, "--num_train_epochs", 3, "--output_dir", one),
+        launched(
+            "several_gpus.yaml", *two, "trainer/train.py", *train, 4, "--num_train_epochs", 3, "--output_dir", ddp
+        ),
+        launched(*sharded, "--num_train_epochs", 2, "--output_dir", fsdp),
+        launched(*sharded, "--num_train_epochs", 3, "--resume_from_checkpoint", "last", "--output_dir", fsdp),
+    ]
+    assert [run.status for run in runs] == [0] * 4, "\n".join(run.err[-2000:] for run in runs)
+    for run in (ddp, fsdp):
+        assert len(losses(run)) == 6
+        assert_same_run(run, one)
+        rows = [json.loads((folder / "results.json").read_text())["rows"] for folder in (run, one)]
+        for name in ("num_images", "top1_before", "top1_after", "top1_control"):  # of the images of both processes
+            measured, expected = ([row[name] for row in of_run] for of_run in rows)
+            assert measured == expected and None not in measured
+        assert (run / "before_after.png").is_file()
+    assert runs[1].out.count("| validation | 8 |") == 1  # one process writes
+    assert json.loads((fsdp / "run.json").read_text())["architecture"] == "ViTForImageClassification"
+
+
+@pytest.mark.parametrize(
+    "settings, second_derivative, model, message",
+    [
+        ({"fsdp_version": 1}, False, tiny_vit(), "FSDP1 is not supported: set `fsdp_version: 2`"),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, False, tiny_vit(), "set `fsdp_state_dict_type: FULL_STATE_DICT`"),
+        ({"cpu_ram_efficient_loading": True}, False, tiny_vit(), "set `fsdp_cpu_ram_efficient_loading: false`"),
+        ({"activation_checkpointing": True}, False, tiny_vit(), f"give `--{CHECKPOINTING} True`"),
+        ({}, True, tiny_vit(), "A second derivative needs weights that FSDP2 has freed"),
+        ({}, False, add_lora(tiny_vit(), 2, "tiny"), "An adapter leaves little to shard: use DDP"),
+    ],
+)
+def test_what_fsdp2_cannot_train_is_refused(tmp_path, settings, second_derivative, model, message):
+    plugin = {"fsdp_version": 2, "state_dict_type": "FULL_STATE_DICT", "cpu_ram_efficient_loading": False} | settings
+    with patch.dict(os.environ), pytest.raises(ValueError, match=re.escape(message)):  # which the plugin writes into
+        state = SimpleNamespace(fsdp_plugin=FullyShardedDataParallelPlugin(**plugin))
+        prepare_sharding(SimpleNamespace(state=state), model, tiny_config(tmp_path), second_derivative)
+
+
+def test_fsdp_without_gpus_is_refused(tmp_path, monkeypatch):
+    """accelerate would take DDP in silence."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="accelerate shards on several GPUs alone"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), tensor_rows(4))
+
+
+@pytest.mark.release
+def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
+    """Launcher and processes all receive the signal, as slurm sends it, so that processes receive it twice."""
+    options = [*options, "--eval_strategy", "no", "--load_best_model_at_end", "False", "--save_total_limit", 1]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    command = [
+        *LAUNCH,
+        "--config_file",
+        CONFIGS / "several_gpus.yaml",
+        "--num_processes",
+        2,
+        "--mixed_precision",
+        "no",
+    ]
+    command += ["trainer/train.py", *options, "--num_train_epochs", 400, "--per_device_train_batch_size", 4]
+    job = subprocess.Popen(
+        python(*command, "--output_dir", stopped),
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until((stopped / "checkpoint-4" / "trainer_state.json").is_file, job, timeout=500)
+    os.killpg(job.pid, signal.SIGTERM)
+    _, err = job.communicate(timeout=300)
+    assert "SIGTERM has stopped the training after step" in err, err[-3000:]
+    (checkpoint,) = sorted(stopped.glob("checkpoint-*"))[-1:]
+    step = json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
+    assert f"{checkpoint}`" in err and step >= 4
+
+    options += ["--num_train_epochs", step // 2 + 2]
+    whole_run = launch("trainer/train.py", *options, "--per_device_train_batch_size", 8, "--output_dir", whole)
+    assert whole_run.status == 0, whole_run.err[-3000:]
+    for count in (1, 2, 4):
+        run = tmp_path / str(count)
+        shutil.copytree(stopped, run)
+        batch = ("--per_device_train_batch_size", 8 // count, "--output_dir", run)
+        resumed = launched(
+            "several_gpus.yaml" if count > 1 else "cpu.yaml",
+            *("--num_processes", count, "--mixed_precision", "no", "trainer/train.py", *options, *batch),
+            *("--resume_from_checkpoint", "last"),
+        )
+        assert resumed.status == 0, resumed.err[-3000:]
+        assert_same_run(run, whole)
+        assert len(losses(run)) > step
+
+
+# -- Slurm ------------------------------------------------------------------------------------------------------------
+
+SRUN = """#!/bin/bash
+# Starts the command on each of SLURM_NNODES nodes, which are this machine.
+shift 2  # --cpus-per-task N
+for node in $(seq 0 $((SLURM_NNODES - 1))); do
+  SLURM_NODEID=$node "$@" &
+  processes+=($!)
+done
+for process in "${processes[@]}"; do wait "$process" || exit 1; done
+"""
+
+
+def run_under_slurm(script: str, nodes: int, folder: Path, *arguments) -> Completed:
+    """Run a script of `trainer/slurm` where `srun` and `scontrol` are stand-ins, and accelerate is real."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, text in {"srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1\n"}.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    slurm = {"NNODES": nodes, "GPUS_ON_NODE": 1, "CPUS_PER_TASK": 1, "JOB_NODELIST": "a,b", "JOB_ID": os.getpid()}
+    environment = {f"SLURM_{name}": str(value) for name, value in slurm.items()} | {"OMP_NUM_THREADS": "1"}
+    environment["PATH"] = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = ["bash", str(ROOT / "trainer" / "slurm" / script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=600)
+    return Completed(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("script, nodes", [("one_node.sh", 1), ("several_nodes.sh", 2)])
+def test_slurm_scripts(options, tmp_path, script, nodes):
+    run = tmp_path / "a run"  # a space, which shells split at
+    done = run_under_slurm(script, nodes, tmp_path, *options, "--num_train_epochs", 1, "--output_dir", run)
+    assert done.status == 0, done.err[-3000:]
+    assert (run / "results.json").is_file()
+    assert len(losses(run)) == (2 if nodes == 1 else 1)  # a step takes 8 images of each process

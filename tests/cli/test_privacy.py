@@ -1,0 +1,108 @@
+"""Nothing that is uploaded tells where on a machine it was made: every byte is searched, under relative paths too."""
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import datasets
+import pytest
+from peft import PeftConfig
+
+from robust_vit_hf.utils.public_names import is_hub_id, public_name, public_settings
+
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import masked_folder, masked_rows, tiny_vit
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch) -> list[bytes]:
+    """What must not be uploaded: names of the host, of the user's home and of the folders above the given ones."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "secret-host")
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    folder = tmp_path / "secret-user" / "here"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    tiny_vit().save_pretrained(tmp_path / "secret-user" / "secret-project" / "model")
+    masked_folder(tmp_path / "secret-user" / "secret-project" / "data", 8, 4)
+    return [b"secret-", str(Path.home()).encode(), str(tmp_path).encode()]
+
+
+def assert_nothing_in(files: dict[str, bytes], words: list[bytes]) -> None:
+    for name, content in files.items():
+        for word in words:
+            assert word not in content and word not in name.encode(), (name, word)
+
+
+def test_a_finetuned_model(hub, machine):
+    """Trained from relative paths, evaluated, described and pushed twice."""
+    options = "--num_train_epochs 1 --use_cpu --preset paper --report_to tensorboard --learning_rate 0.01"
+    options += " --relevance_strip_steps 1"
+    places = "--model ../secret-project/model --dataset ../secret-project/data --output_dir ../secret-runs/run"
+    succeed("train", *options.split(), *places.split(), "--push_to_hub", "--hub_model_id", "user/x")
+    measured = "--model ../secret-project/model --compare ../secret-runs/run --dataset ../secret-project/data"
+    succeed("evaluate", *measured.split(), "--output_dir", "../secret-runs/measured", "--protocols", "paper")
+    assert_nothing_in({"results": Path("../secret-runs/measured/results.json").read_bytes()}, machine)
+    succeed("card", "../secret-runs/run", "--evaluation", "../secret-runs/measured")
+    assert_nothing_in(hub.repos["models", "user/x"], machine)
+    succeed("push", "../secret-runs/run", "user/x")
+    files = hub.repos["models", "user/x"]
+    assert "evaluation.json" in files
+    (strips,) = Path("../secret-runs/run/strips").iterdir()  # pictures of the user's
+    assert not re.search(machine[0], strips.read_bytes()) and "host" in strips.name
+    (events,) = [name for name in files if "tfevents" in name]
+    assert re.fullmatch(r"runs/\w+-\d+-\d+/events\.out\.tfevents\.\d+\.host\.\d+\.\d+", events)
+    assert_nothing_in(files, machine)
+
+
+def test_an_adapter_of_a_folder(hub, machine, monkeypatch):
+    """It names its base by a path, so it is refused, wherever the push is started."""
+    options = "--num_train_epochs 1 --use_cpu --preset paper --report_to none --lora_rank 2 --model secret-base/model"
+    Path("secret-base").symlink_to("../secret-project")
+    succeed("train", *options.split(), "--dataset", "../secret-project/data", "--output_dir", "../run")
+    assert Path(PeftConfig.from_pretrained("../run").base_model_name_or_path).is_absolute()
+    monkeypatch.chdir("..")
+    assert "which nobody else has" in call("push", "run", "user/adapter").error
+    assert hub.repos.get(("models", "user/adapter"), {}).keys() <= {".gitattributes"}
+
+
+def test_images_with_masks(hub, machine):
+    """Parquet is compressed, so its rows are searched."""
+    photos = Path("../secret-project/photos/train")
+    photos.mkdir(parents=True)
+    for index, row in enumerate(masked_rows(2, size=64)):
+        row["image"].save(photos / f"{index}.png")
+    boxes = [{"id": index, "image_id": index, "category_id": 1, "bbox": [8, 8, 30, 30]} for index in range(2)]
+    pictures = [{"id": index, "file_name": f"{index}.png", "width": 64, "height": 64} for index in range(2)]
+    contents = {"images": pictures, "annotations": boxes, "categories": [{"id": 1, "name": "a"}]}
+    Path("../secret-project/boxes.json").write_text(json.dumps(contents))
+    places = "--images ../secret-project/photos --annotations ../secret-project/boxes.json --output_dir ../masks"
+    succeed("masks", "coco", *places.split())
+    succeed("push", "../masks", "user/masks")
+    files = hub.repos["datasets", "user/masks"]
+    assert_nothing_in(files, machine)
+    rows = datasets.load_dataset("../masks", split="train").cast_column("image", datasets.Image(decode=False))
+    assert len(rows) == 2
+    assert_nothing_in({"rows": repr(list(rows)).encode()}, machine)
+
+
+def test_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "set").mkdir(parents=True)
+    for name in (
+        f"{tmp_path}/runs/best/",
+        "../home/x/best",
+        "a/b/best",
+        "~/best",
+        "./best",
+        "C:\\Users\\x\\best",
+        "../best",
+    ):
+        assert public_name(name) == "best" and not is_hub_id(name)
+    assert public_name("data/set") == "set" and public_name(".") == tmp_path.name
+    for name in ("google/vit-base-patch16-224", "timm/vit.in1k", "emoji-shift", "cosine", "train[:80%]"):
+        assert public_name(name) == name
+    folders = {"output_dir": "runs/a", "logging_dir": "runs/b", "cache_dir": Path("data/c")}
+    assert public_settings(folders) == {"output_dir": "a", "logging_dir": "b", "cache_dir": "c"}
+    nested = {"sets": [("a", "../x/b"), ("c", None)], "output_dir": "runs/d", "epochs": 3, "path": Path("../x/e")}
+    assert public_settings(nested) == {"sets": [["a", "b"], ["c", None]], "output_dir": "d", "epochs": 3, "path": "e"}

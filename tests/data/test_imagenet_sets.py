@@ -1,0 +1,208 @@
+"""ImageNet-1k validation, -A, -R, -Sketch and -V2 from their official layouts, and the traps in them."""
+
+import pickle
+import subprocess
+import sys
+import tarfile
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from robust_vit_hf import load_image_set
+from robust_vit_hf.data.image_sets import features_of, image_sets, open_source
+from robust_vit_hf.data.imagenet_classes import class_names, label_of_wnid, subset, wnids
+
+from ..helpers import formats
+from ..helpers.image_sets import both_ways, labels_and_names
+from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def test_class_lists():
+    assert len(wnids()) == 1000 and list(wnids()) == sorted(wnids())
+    assert label_of_wnid()[TENCH] == 0 and label_of_wnid()[TOILET_TISSUE] == 999
+    assert len(subset("imagenet-a")) == len(subset("imagenet-r")) == 200
+    assert subset("imagenet-a")[0] == 6 == label_of_wnid()[STINGRAY]
+    assert class_names()[0] == "tench"
+
+
+def test_english_names_are_no_key():
+    # Why nothing here is joined on names: two classes are called "crane".
+    assert [label for label, name in enumerate(class_names()) if name == "crane"] == [134, 517]
+
+
+def test_class_lists_without_importing_timm():
+    code = "import sys; from robust_vit_hf.data.imagenet_classes import wnids; wnids(); print('timm' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_validation_in_wnid_folders(tmp_path):
+    root = formats.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
+    expected = [
+        (0, f"{TENCH}/{TENCH}_0.JPEG"),
+        (0, f"{TENCH}/{TENCH}_1.JPEG"),
+        (999, f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG"),
+    ]
+    for source in (tmp_path, root):
+        assert labels_and_names(both_ways("imagenet-1k", source)) == expected
+
+
+def test_flat_validation_with_kaggle_solution(tmp_path):
+    formats.flat_validation(tmp_path / "ILSVRC/Data/CLS-LOC/val", 3)
+    formats.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TOILET_TISSUE, TENCH, GOLDFISH])
+    assert [row["label"] for row in both_ways("imagenet-1k", tmp_path)] == [999, 0, 1]
+
+
+def test_flat_validation_with_devkit_whose_ids_are_no_labels(tmp_path):
+    formats.flat_validation(tmp_path / "val", 3)
+    ids = {TOILET_TISSUE: 1, GOLDFISH: 2, TENCH: 449}
+    formats.devkit(tmp_path / "ILSVRC2012_devkit_t12", ids, [TENCH, TOILET_TISSUE, GOLDFISH])
+    assert [row["label"] for row in both_ways("imagenet-1k", tmp_path)] == [0, 999, 1]
+
+
+def test_flat_validation_without_ground_truth(tmp_path):
+    formats.flat_validation(tmp_path / "val", 1)
+    with pytest.raises(ValueError, match=r"not sorted into folders.*LOC_val_solution.csv.*devkit"):
+        load_image_set("imagenet-1k", tmp_path)
+
+
+def test_flat_image_that_the_ground_truth_lacks(tmp_path):
+    formats.flat_validation(tmp_path / "val", 3)
+    formats.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TENCH, TENCH])
+    with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000003.JPEG`: the ground truth has no such image"):
+        load_image_set("imagenet-1k", tmp_path)
+
+
+def test_raw_archives_of_imagenet(tmp_path):
+    formats.flat_validation(tmp_path / "images", 2)
+    with_images = tmp_path / "ILSVRC2012_img_val.tar"
+    with tarfile.open(with_images, "w") as tar:  # the official tar has no folder around the images
+        for path in sorted((tmp_path / "images").iterdir(), reverse=True):
+            tar.add(path, path.name)
+    kit = formats.devkit(tmp_path / "ILSVRC2012_devkit_t12", {TENCH: 7, GOLDFISH: 5}, [GOLDFISH, TENCH])
+    packed = formats.tar_of(kit, tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
+    source = open_source("imagenet-1k", [with_images, packed], {})
+    assert [row["label"] for row in source.rows(source.shards)] == [1, 0]
+
+
+def test_real_labels_go_by_file_name_and_leave_out_images_without(tmp_path):
+    # Image 1 has none, image 2 has two, image 3 has two, as timm's list says.
+    for number in (1, 2, 3):
+        formats.save(formats.picture(number), tmp_path / "val" / TENCH / f"ILSVRC2012_val_{number:08d}.JPEG")
+    assert labels_and_names(both_ways("imagenet-1k", tmp_path, labels="real")) == [
+        ([970, 795], f"{TENCH}/ILSVRC2012_val_00000002.JPEG"),
+        ([230, 231], f"{TENCH}/ILSVRC2012_val_00000003.JPEG"),
+    ]
+
+
+def test_real_labels_without_file_names(tmp_path):
+    formats.class_folders(tmp_path / "val", {TENCH: 1})
+    with pytest.raises(ValueError, match=r"ReaL labels go by names such as ILSVRC2012_val_00000001"):
+        load_image_set("imagenet-1k", tmp_path, labels="real")
+
+
+@pytest.mark.parametrize("number", [0, 50_001])
+def test_an_image_number_that_real_labels_do_not_have_is_refused(number, tmp_path):
+    name = f"ILSVRC2012_val_{number:08d}.JPEG"
+    formats.save(formats.picture(number), tmp_path / "val" / TENCH / name)
+    with pytest.raises(ValueError, match=rf"`{TENCH}/{name}`: ReaL labels go by names such as"):
+        load_image_set("imagenet-1k", tmp_path, labels="real")
+
+
+def test_imagenet_a_folders_map_through_wnid(tmp_path):
+    (tmp_path / "imagenet-a").mkdir()
+    (tmp_path / "imagenet-a" / "README.txt").write_text("wnid word")
+    formats.class_folders(tmp_path / "imagenet-a", {STINGRAY: 1, "n01531178": 1})
+    assert [row["label"] for row in both_ways("imagenet-a", tmp_path)] == [6, 11]
+
+
+def test_class_of_another_set(tmp_path):
+    formats.class_folders(tmp_path, {STINGRAY: 1, TENCH: 1})
+    with pytest.raises(ValueError, match=rf"class {TENCH} does not belong to this set"):
+        load_image_set("imagenet-a", tmp_path)
+    assert [row["label"] for row in both_ways("imagenet-sketch", tmp_path)] == [0, 6]
+
+
+def test_unknown_wnid(tmp_path):
+    formats.class_folders(tmp_path, {TENCH: 1, "n00000001": 1})
+    with pytest.raises(ValueError, match=r"`n00000001` is not a wnid of ImageNet-1k. Remove the folder"):
+        load_image_set("imagenet-sketch", tmp_path)
+    with pytest.raises(ValueError, match=r"`n00000001` is not a wnid"):
+        list(load_image_set("imagenet-sketch", tmp_path, streaming=True))
+
+
+def test_imagenet_v2_folders_sort_as_strings(tmp_path):
+    root = tmp_path / "imagenetv2-matched-frequency-format-val"
+    formats.class_folders(root, {"0": 1, "10": 1, "2": 1, "999": 1})
+    assert labels_and_names(both_ways("imagenet-v2", tmp_path)) == [
+        (int(label), f"{label}/{label}_0.jpg") for label in ("0", "2", "10", "999")
+    ]
+
+
+def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
+    formats.class_folders(tmp_path / "imagenetv2-matched-frequency-format-val", {"0": 1})
+    formats.class_folders(tmp_path / "imagenetv2-threshold0.7-format-val", {"7": 1})
+    assert [row["label"] for row in both_ways("imagenet-v2", tmp_path)] == [0]
+    assert [row["label"] for row in both_ways("imagenet-v2", tmp_path, variant="threshold0.7")] == [7]
+    with pytest.raises(ValueError, match=r"another variant of ImageNet-V2 than `top-images`"):
+        load_image_set("imagenet-v2", tmp_path, variant="top-images")
+    with pytest.raises(ValueError, match=r"no variant `best`; expected one of matched-frequency, threshold0\.7"):
+        load_image_set("imagenet-v2", tmp_path, variant="best")
+
+
+def test_imagenet_v2_folder_that_is_no_label(tmp_path):
+    formats.class_folders(tmp_path, {"3": 1, "1000": 1})
+    with pytest.raises(ValueError, match=r"1000`: the folders of ImageNet-V2 are named 0 to 999"):
+        load_image_set("imagenet-v2", tmp_path)
+
+
+def test_schema_is_one(tmp_path):
+    for name in image_sets():
+        features = features_of(name, {})
+        assert isinstance(features["image"], datasets.Image), name
+        assert features["file_name"] == datasets.Value("string"), name
+        label = features.get("label")
+        label = getattr(label, "feature", label)
+        expected = ["landbird", "waterbird"] if name == "waterbirds" else list(wnids())
+        assert label is None or label.names == expected, name
+
+
+def test_images_are_the_files(tmp_path):
+    formats.class_folders(tmp_path, {TENCH: 2}, ".png")
+    for index, row in enumerate(load_image_set("imagenet-sketch", tmp_path)):
+        expected = Image.open(tmp_path / TENCH / f"{TENCH}_{index}.png")
+        assert np.array_equal(np.asarray(row["image"]), np.asarray(expected))
+
+
+def test_a_changed_folder_is_read_again(tmp_path):
+    formats.class_folders(tmp_path / "set", {TENCH: 1})
+    assert len(load_image_set("imagenet-sketch", tmp_path / "set")) == 1
+    formats.save(formats.picture(9), tmp_path / "set" / TENCH / "more.jpg")
+    assert len(load_image_set("imagenet-sketch", tmp_path / "set")) == 2
+
+
+def test_workers_share_the_rows_of_a_stream(tmp_path):
+    formats.class_folders(tmp_path, {TENCH: 3, GOLDFISH: 2, TOILET_TISSUE: 2})
+    stream = load_image_set("imagenet-sketch", tmp_path, streaming=True)
+    pickle.dumps(stream)
+    rows = list(DataLoader(stream.select_columns("file_name"), batch_size=None, num_workers=2))
+    assert sorted(row["file_name"] for row in rows) == sorted(row["file_name"] for row in stream) and len(rows) == 7
+
+
+def test_unknown_set_option_and_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"no set `imagenet-b`; expected one of imagenet-1k, imagenet-a"):
+        load_image_set("imagenet-b", tmp_path)
+    with pytest.raises(ValueError, match=r"`imagenet-a` takes no option variant; it takes none"):
+        load_image_set("imagenet-a", tmp_path, variant="top-images")
+    with pytest.raises(FileNotFoundError, match=r"no file or folder `.*nowhere`"):
+        load_image_set("imagenet-a", tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"holds no folders that are named after classes"):
+        load_image_set("imagenet-a", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"`si-score-size` is not on the Hub: get it from https://github.com"):
+        load_image_set("si-score-size")

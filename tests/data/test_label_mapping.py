@@ -1,0 +1,186 @@
+"""Labels are mapped by the names of their classes, and what cannot be mapped is refused."""
+
+import datasets
+import pytest
+import torch
+from transformers import ViTConfig
+
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.label_mapping import align_labels, check_same_classes, label_mapping
+from robust_vit_hf.evaluation.sets import EvaluationSet
+
+from ..helpers import formats
+from ..helpers.commands import call
+from ..helpers.tiny import masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
+
+
+def named(names: str) -> dict:
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+CONFIG = ViTConfig(**named("abcd"))
+
+
+def renamed(others: dict[int, str]) -> list[str]:
+    """The classes of ImageNet, some with other names."""
+    return [others.get(label, name) for label, name in enumerate(class_names())]
+
+
+FOREIGN = [f"part {number}" for number in range(1000)]
+
+
+@pytest.mark.parametrize(
+    "names, model_names, mapping",
+    [
+        ("abcd", "abcd", None),
+        ("abcd", "dcba", {0: 3, 1: 2, 2: 1, 3: 0}),
+        ("db", "abcd", {0: 3, 1: 1}),  # a part of the model's classes
+        ("ab", "abcd", None),
+        (None, "abcd", None),
+        ("0123", "abcd", None),
+        ("012", "abcd", "refused"),  # would be the first of the model's
+        (["LABEL_0", "LABEL_1"], "abcd", "refused"),
+        (["0", "1", "10", "2"], [str(index) for index in range(11)], {0: 0, 1: 1, 2: 10, 3: 2}),
+        (["LABEL_1", "LABEL_0"], ["LABEL_0", "LABEL_1"], {0: 1, 1: 0}),
+        (["1", "0"], ["LABEL_0", "LABEL_1"], {0: 1, 1: 0}),
+        (class_names()[1:3], [f"{name}, a synonym" for name in class_names()[:999]] + ["x"], "refused"),
+        ([*class_names()[:600], *class_names()[:599:-1]], class_names(), "refused"),  # "crane" stands twice
+        ("abcd", [f"LABEL_{index}" for index in range(4)], None),
+        ("abd", [f"LABEL_{index}" for index in range(4)], "refused"),  # "d" would be the third
+        ("012", [f"LABEL_{index}" for index in range(4)], None),
+        (wnids()[:3], class_names(), None),
+        (wnids()[7:9], class_names(), {0: 7, 1: 8}),
+        (wnids()[7:9], [f"LABEL_{index}" for index in range(1000)], {0: 7, 1: 8}),
+        ([f"{name}, a synonym" for name in class_names()], class_names(), None),
+        # As many classes as ImageNet-1k, but others; names of half of its classes in their places are enough.
+        (wnids()[7:9], FOREIGN, "refused"),
+        (FOREIGN, class_names(), "refused"),
+        (wnids()[7:9], [*class_names()[:499], *FOREIGN[499:]], "refused"),
+        (wnids()[7:9], [*class_names()[:500], *FOREIGN[500:]], {0: 7, 1: 8}),
+        # A few synonyms are names of other classes; but two classes may not be swapped.
+        (wnids()[7:9], renamed({836: "sunglasses", 837: "dark glasses", 744: "missile", 657: "rocket"}), {0: 7, 1: 8}),
+        (wnids()[7:9], renamed({836: "sunglasses", 837: "sunglass"}), "refused"),
+        (wnids()[7:9], renamed({place: class_names()[place + 10] for place in range(10)}), "refused"),
+    ],
+)
+def test_mapping(names, model_names, mapping):
+    if mapping == "refused":
+        with pytest.raises(ValueError, match=r"`photos` has"):
+            label_mapping(names, model_names, "photos")
+    else:
+        assert label_mapping(names, model_names, "photos") == mapping
+
+
+@pytest.mark.parametrize("names, model_names", [("abce", "abcd"), ("10", "abcd"), (wnids()[:4], "abcd")])
+def test_other_classes_are_refused(names, model_names):
+    with pytest.raises(ValueError, match=r"`photos` has . class(es)? that the model does not have, such as `"):
+        label_mapping(names, model_names, "photos")
+
+
+@pytest.mark.parametrize("command", ["diagnose --split train", "evaluate --split train", "improve"])
+def test_numbers_are_no_part_of_named_classes(command, tmp_path):
+    """Folders `0`, `1` and `2` are not the first three of a model's four classes."""
+    formats.class_folders(tmp_path / "digits" / "train", dict.fromkeys("012", 20))
+    model = save_pretrained(tiny_vit(**named("abcd")), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", tmp_path / "digits", "--output_dir", tmp_path / "out"]
+    error = call(*command.split(), *options).error
+    assert (
+        "has 3 classes, but the model has 4, and a class such as `0` cannot be mapped by name to one such as `a`"
+        in error
+    )
+    assert "give a model with a head for the classes of this set" in error
+
+
+def test_lists_of_labels_and_missing_ones():
+    features = {"label": datasets.List(datasets.ClassLabel(names=list("ab"))), "image": datasets.Image()}
+    image = masked_dataset(1)[0]["image"]
+    rows = datasets.Dataset.from_dict({"label": [[0, 1], []], "image": [image] * 2}, datasets.Features(features))
+    found = EvaluationSet.of(rows).for_model("photos", ViTConfig(**named("ba")))
+    assert found.accepted == [[1, 0], []]
+
+
+def test_logits_are_restricted_to_the_classes_of_the_set():
+    """Also of a model with the classes of ImageNet in another order: goldfish and stingray are its last but one and last but six."""
+    image = datasets.Dataset.from_dict({"image": [formats.picture(0)]}, datasets.Features({"image": datasets.Image()}))
+    rows = EvaluationSet(image, [[6]], class_subset=(1, 6), num_classes=1000, class_names=wnids())
+    found = rows.for_model("imagenet-a", ViTConfig(**named(wnids()[::-1])))
+    assert found.accepted == [[993]] and found.class_subset == (993, 998)
+    assert rows.for_model("imagenet-a", ViTConfig(**named(wnids()))).class_subset == (1, 6)
+
+
+def test_training_sees_the_models_classes(tmp_path):
+    """Labels of the same rows, whatever their numbering."""
+    rows, model = masked_dataset(8), tiny_vit(**named("dbca"))
+    trainer = RobustViTTrainer(model, tiny_config(tmp_path), rows)
+    batch = next(iter(trainer.get_test_dataloader(trainer.train_dataset)))
+    assert batch["labels"].tolist() == [3, 1, 2, 0] * 2
+    assert torch.equal(batch["row_index"], torch.arange(8))
+
+
+def test_accuracy_does_not_depend_on_the_numbering(tmp_path):
+    """A dataset in the order `abcd`, and one model under two numberings of its classes: the same top-1."""
+    model = tiny_vit(**named("abcd"))
+    turned = tiny_vit(**named("bcda"))
+    with torch.no_grad():
+        turned.classifier.weight.copy_(model.classifier.weight.roll(-1, 0))
+        turned.classifier.bias.copy_(model.classifier.bias.roll(-1, 0))
+    masked_folder(tmp_path / "data")
+    tables = []
+    for name, shown in (("one", model), ("two", turned)):
+        options = ["--model", save_pretrained(shown, tmp_path / name), "--dataset", tmp_path / "data"]
+        done = call("evaluate", *options, "--protocols", "paper", "--output_dir", tmp_path / f"{name}-out")
+        tables.append([line for line in done.out.splitlines() if line.startswith("| validation")])
+    assert tables[0] and tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(
+    "before, after, first",
+    [
+        ("abcd", "abdc", "class 2 is `c` before and `d` after"),
+        (["0", "1", "10", "2"], ["0", "1", "2", "10"], "class 2 is `10` before and `2` after"),  # sorted as text
+        (["0", "1", "3", "2"], [f"LABEL_{index}" for index in range(4)], "class 2 is `3` before and `LABEL_2` after"),
+    ],
+)
+def test_models_with_other_classes_are_not_compared(before, after, first, tmp_path):
+    folders = [
+        save_pretrained(tiny_vit(**named(names)), tmp_path / side) for side, names in (("one", before), ("two", after))
+    ]
+    masked_folder(tmp_path / "data")
+    for command in ("evaluate", "segment"):
+        options = ["--model", folders[0], "--compare", folders[1], "--dataset", tmp_path / "data"]
+        completed = call(command, *options, "--output_dir", tmp_path / "out")
+        assert f"other `id2label` for 2 classes, so that they cannot be compared: {first}" in completed.error
+
+
+@pytest.mark.parametrize("names", ["abcd", "0123", ["5", "6", "7", "8"]])
+def test_models_without_names_are_compared(names):
+    default = [f"LABEL_{index}" for index in range(4)]
+    check_same_classes(default, names)
+    check_same_classes(names, default)
+
+
+def test_a_label_without_a_name_is_refused():
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("dc"))})
+    rows = masked_dataset(2).select_columns(["image", "label"]).cast(features)
+    table = rows.data.table.set_column(1, "label", [[0, 7]])
+    rows = datasets.Dataset(table, info=rows.info)
+    for use in (
+        lambda: align_labels(rows, "abcd", "photos"),
+        lambda: EvaluationSet.of(rows).for_model("photos", CONFIG),
+    ):
+        with pytest.raises(ValueError, match=r"`photos` has the label 7, but names for 0–1 alone"):
+            use()
+
+
+def test_rows_without_a_label_stay_without_one():
+    rows = masked_dataset(4).remove_columns("label")
+    rows = rows.add_column("label", [0, -1, None, 3], feature=datasets.ClassLabel(names=list("abcd")))
+    assert align_labels(rows, "dcba", "photos")["label"] == [3, -1, None, 0]
+
+
+def test_align_keeps_images():
+    rows = masked_dataset(4)
+    aligned = align_labels(rows, "dcba", "photos")
+    assert aligned["label"] == [3, 2, 1, 0]
+    assert [image.tobytes() for image in aligned["image"]] == [image.tobytes() for image in rows["image"]]

@@ -1,0 +1,356 @@
+"""Sets of background reliance that are later than the paper: ImageNet-9, ImageNet-D, CounterAnimal, Hard ImageNet, Waterbirds."""
+
+import io
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from robust_vit_hf import load_image_set
+from robust_vit_hf.data.image_sets import image_sets
+from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
+from robust_vit_hf.data.layouts.waterbirds import GROUPS
+from robust_vit_hf.data.set_names import BENCHMARK_NAMES, IMAGENET_9_VARIATIONS
+from robust_vit_hf.evaluation.named_sets import SEGMENTATION_SETS
+
+from ..helpers import formats
+from ..helpers.commands import succeed
+from ..helpers.image_sets import both_ways, labels_and_names
+from ..helpers.tiny import GOLDFISH, TENCH
+from ..helpers.written import prepare
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+DOG, VEHICLE = "00_dog", "02_wheeled vehicle"
+
+
+def test_the_nine_classes_have_the_counts_of_the_official_mapping():
+    """`in_to_in9.json` maps 370 of ImageNet's classes, each to one."""
+    assert [len(ids) for ids in CLASSES.values()] == [116, 52, 42, 36, 35, 27, 26, 20, 16]
+    counted = Counter(label for ids in CLASSES.values() for label in ids)
+    assert len(counted) == 1000 - 630 and set(counted.values()) == {1}
+    assert (
+        207 in CLASSES[DOG] and 817 in CLASSES[VEHICLE] and 171 not in counted
+    )  # golden retriever, sports car, whippet
+
+
+def test_sets_that_segment_takes():
+    """All with masks but those of Waterbirds, which need the segmentations of CUB."""
+    assert {*SEGMENTATION_SETS} == {
+        *BENCHMARK_NAMES,
+        *(name for name, one in image_sets().items() if one.columns.get("mask")),
+    }
+
+
+def test_imagenet_9(tmp_path):
+    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 2, VEHICLE: 1}, IMAGENET_9_VARIATIONS)
+    for source in (root, tmp_path, root / "mixed_rand"):
+        rows = both_ways("imagenet-9-mixed_rand", source)
+        assert [row["label"] for row in rows] == [CLASSES[DOG]] * 2 + [CLASSES[VEHICLE]]
+        assert "mask" not in rows[0] and rows[0]["file_name"].endswith("val/00_dog/00_dog_0.JPEG")
+    rows = both_ways("imagenet-9-original", root)
+    assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+
+
+def test_from_the_archives(tmp_path):
+    """Whose folders have names of their own, in the folder of the archive's name."""
+    formats.imagenet_9(tmp_path / "9" / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
+    factors = {"background": {"car": 1}}
+    formats.imagenet_d(tmp_path / "D" / "ImageNet-D", {"car": [817]}, factors)
+    formats.class_folders(tmp_path / "animal" / "LAION-final" / "9 ostrich", {"common-snow": 1})
+    imagenet, images = tmp_path / "imagenet", {TENCH: ["ILSVRC2012_val_00000007"]}
+    formats.hard_imagenet(tmp_path / "hard" / "hardImageNet", imagenet, images)
+    birds = formats.waterbirds(tmp_path / "birds", BIRDS)
+    bg_challenge = formats.tar_of(tmp_path / "9" / "bg_challenge", tmp_path / "backgrounds_challenge_data.tar.gz")
+    for name in ("imagenet-9-original", "imagenet-9-mixed_rand"):
+        assert both_ways(name, bg_challenge)[0]["label"] == CLASSES[DOG]
+    archives = {
+        "imagenet-d-background": formats.tar_of(tmp_path / "D" / "ImageNet-D", tmp_path / "ImageNet-D.tar"),
+        "counteranimal-common": formats.tar_of(tmp_path / "animal" / "LAION-final", tmp_path / "LAION-final.tar.gz"),
+        "waterbirds": formats.tar_of(birds, tmp_path / f"{birds.name}.tar.gz"),
+    }
+    for name, count in (("imagenet-d-background", 1), ("counteranimal-common", 1), ("waterbirds", 2)):
+        assert len(both_ways(name, archives[name])) == count
+    masks = formats.tar_of(tmp_path / "hard" / "hardImageNet", tmp_path / "hardImageNet.tar.gz")
+    assert len(both_ways("hard-imagenet", masks, imagenet=str(imagenet))) == 1
+
+
+def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
+    root = formats.imagenet_9(tmp_path, {DOG: 1}, ("original", "mixed_rand"))
+    with pytest.raises(
+        ValueError, match=r"mixed_rand/val` holds the variation `mixed_rand` of ImageNet-9, not `no_fg`"
+    ):
+        load_image_set("imagenet-9-no_fg", root / "mixed_rand")
+    mask = root / "fg_mask" / "val" / DOG / f"{DOG}_0.npy"
+    mask.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"00_dog_0.npy` is not a mask"):
+        load_image_set("imagenet-9-original", root)
+    (root / "fg_mask").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="no folder `fg_mask/val` beside"):
+        load_image_set("imagenet-9-original", root)
+
+
+def test_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    """As the source `.`, whose name says nothing."""
+    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
+    monkeypatch.chdir(root / "mixed_rand")
+    assert len(both_ways("imagenet-9-mixed_rand", ".")) == 1
+    with pytest.raises(ValueError, match="holds the variation `mixed_rand` of ImageNet-9, not `no_fg`"):
+        load_image_set("imagenet-9-no_fg", ".")
+    monkeypatch.chdir(root / "original")
+    assert "mask" in load_image_set("imagenet-9-original", ".")[0]
+    formats.imagenet_d(tmp_path / "D", {"car": [817]}, {"background": {"car": 1}})
+    monkeypatch.chdir(tmp_path / "D" / "background")
+    assert len(both_ways("imagenet-d-background", ".")) == 1
+
+
+def test_imagenet_d(tmp_path):
+    ids = {"backpack": ["414"], "car": [817, 436]}
+    root = formats.imagenet_d(
+        tmp_path / "ImageNet-D", ids, {"background": {"backpack": 1, "car": 2}, "texture": {"car": 1}}
+    )
+    for source in (root, tmp_path, root / "background"):
+        rows = both_ways("imagenet-d-background", source)
+        assert [row["label"] for row in rows] == [[414], [817, 436], [817, 436]]
+        assert rows[0]["file_name"] == "background/backpack/backpack_0.png"
+    with pytest.raises(ValueError, match="has no folder `material`; expected background, texture, material"):
+        load_image_set("imagenet-d-material", root)
+    (root / "imgnet_d2imgnet_id.txt").write_text('{"backpack": [1000]}')
+    with pytest.raises(ValueError, match=r"`backpack` has the ids \[1000\], expected some of 0 to 999"):
+        load_image_set("imagenet-d-texture", root)
+    (root / "imgnet_d2imgnet_id.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"There is no `imgnet_d2imgnet_id\.txt`"):
+        load_image_set("imagenet-d-texture", root)
+
+
+def test_imagenet_d_from_the_hub(hub, tmp_path, monkeypatch):
+    """Plain files: only those of the factor are downloaded. A folder here of that name is taken only if it is named."""
+    root = formats.imagenet_d(tmp_path, {"car": [817]}, {"background": {"car": 1}, "texture": {"car": 2}})
+    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    hub.repos["datasets", "zcs15/ImageNet-D"] = files
+    assert labels_and_names(both_ways("imagenet-d-texture")) == [
+        ([817], "texture/car/car_0.png"),
+        ([817], "texture/car/car_1.png"),
+    ]
+    assert len(load_image_set("imagenet-d-background", "zcs15/ImageNet-D")) == 1
+    monkeypatch.chdir(tmp_path)
+    formats.imagenet_d(tmp_path / "zcs15" / "ImageNet-D", {"car": [817]}, {"texture": {"car": 3}})
+    assert len(load_image_set("imagenet-d-texture")) == 2
+    assert len(load_image_set("imagenet-d-texture", "zcs15/ImageNet-D")) == 3
+
+
+def test_counteranimal(tmp_path):
+    for number, part in enumerate(("common-snow", "counter-grass")):
+        formats.class_folders(tmp_path / "LAION-final" / "9 ostrich", {part: number + 1})
+        formats.class_folders(tmp_path / "LAION-final" / "296 ice bear", {part: 1})
+    assert [row["label"] for row in both_ways("counteranimal-common", tmp_path)] == [296, 9]
+    rows = both_ways("counteranimal-counter", tmp_path)
+    assert labels_and_names(rows)[1:] == [
+        (9, f"LAION-final/9 ostrich/counter-grass/counter-grass_{index}.jpg") for index in (0, 1)
+    ]
+    (tmp_path / "LAION-final" / "9 ostrich" / "counter-grass").rename(tmp_path / "LAION-final" / "9 ostrich" / "grass")
+    with pytest.raises(ValueError, match="9 ostrich` has no folder whose name holds `counter` alone"):
+        load_image_set("counteranimal-counter", tmp_path)
+
+
+def test_hard_imagenet_joins_masks_with_images(tmp_path):
+    images = {TENCH: ["ILSVRC2012_val_00000007"], GOLDFISH: ["ILSVRC2012_val_00000009"]}
+    root = formats.hard_imagenet(tmp_path / "hardImageNet", tmp_path / "imagenet", images)
+    rows = both_ways("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"))
+    assert labels_and_names(rows) == [
+        (0, f"{TENCH}/ILSVRC2012_val_00000007.JPEG"),
+        (1, f"{GOLDFISH}/ILSVRC2012_val_00000009.JPEG"),
+    ]
+    assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
+    with pytest.raises(ValueError, match="give your ImageNet-1k, for the images, with --imagenet"):
+        load_image_set("hard-imagenet", root)
+    with pytest.raises(ValueError, match=r"val` holds no masks `<wnid>_<file>`: give the unpacked hardImageNet.zip"):
+        load_image_set("hard-imagenet", tmp_path / "imagenet", imagenet=str(tmp_path / "imagenet"))
+    with pytest.raises(ValueError, match="Hard ImageNet has no split `test`; expected train, validation"):
+        load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), split="test")
+    (tmp_path / "imagenet" / "val" / TENCH / "ILSVRC2012_val_00000007.JPEG").unlink()
+    with pytest.raises(ValueError, match=rf"its image {TENCH}/ILSVRC2012_val_00000007.JPEG is not in"):
+        list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_hard_imagenet_turns_masks_with_their_images(tmp_path, orientation):
+    """Masks are of the stored pixels."""
+    name = "ILSVRC2012_val_00000007"
+    root = formats.hard_imagenet(tmp_path / "hardImageNet", tmp_path / "imagenet", {TENCH: [name]})
+    values = np.zeros((24, 30), dtype=np.uint8)
+    values[2:10, 3:24] = values[10:20, 3:8] = 255  # no two turns of it are alike
+    Image.fromarray(values).save(root / "val" / f"{TENCH}_{name}.png")
+    image = tmp_path / "imagenet" / "val" / TENCH / f"{name}.JPEG"
+    formats.save(Image.fromarray(values).convert("RGB"), image, orientation)
+    ((pixels, mask),) = (
+        (np.asarray(row["image"]), np.asarray(row["mask"]))
+        for row in load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"))
+    )
+    assert pixels[mask == 255].min() > 200 and pixels[mask == 0].max() < 60
+    formats.save(formats.picture(0, (24, 30)), image)
+    with pytest.raises(ValueError, match=r"the mask is 30×24, but `.*00000007.JPEG` is 24×30"):
+        list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
+
+
+BIRDS = [(0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2)]  # y, place, split
+
+
+def test_waterbirds(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    train = both_ways("waterbirds", root)
+    assert [(row["label"], row["group"]) for row in train] == [(0, 0), (1, 3)] and "mask" not in train[0]
+    masks = str(tmp_path / "segmentations")
+    test = load_image_set("waterbirds", tmp_path, split="test", segmentations=masks)
+    assert test.features["label"].names == ["landbird", "waterbird"] and test.features["group"].names == list(GROUPS)
+    assert [test.features["group"].int2str(row["group"]) for row in test] == [
+        "waterbird on land",
+        "waterbird on water",
+    ]
+    mask = np.asarray(test[0]["mask"])
+    assert (mask[12:] == 255).all() and not mask[:12].any()  # where half of the annotators agree
+
+
+def test_waterbirds_prepared_and_loaded_by_split(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    options = ["--segmentations", tmp_path / "segmentations", "--output_dir", tmp_path / "prepared"]
+    succeed("data", "prepare", "waterbirds", root, *options)
+    for split, count in (("train", 2), ("validation", 1), ("test", 2)):
+        prepared = load_image_set("waterbirds", tmp_path / "prepared", split=split)
+        made = load_image_set("waterbirds", root, split=split, segmentations=str(tmp_path / "segmentations"))
+        assert len(prepared) == count and prepared.features == made.features
+        assert [row["group"] for row in prepared] == [row["group"] for row in made]
+        assert (np.asarray(prepared[0]["mask"]) == np.asarray(made[0]["mask"])).all()
+
+
+def test_a_split_that_was_not_prepared(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    prepare("waterbirds", [str(root)], tmp_path / "prepared", split="test")
+    assert len(load_image_set("waterbirds", tmp_path / "prepared", split="test")) == 2
+    for options, split in (({}, "train"), ({"split": "validation"}, "validation")):
+        with pytest.raises(
+            ValueError, match=rf"holds the splits test of `waterbirds`, and no `{split}`: .*--split {split}"
+        ):
+            load_image_set("waterbirds", tmp_path / "prepared", **options)
+
+
+def test_waterbirds_with_bad_metadata(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    metadata = root / "metadata.csv"
+    text = metadata.read_text()
+    metadata.write_text(text.replace("place,", "where,", 1))
+    with pytest.raises(ValueError, match=r"metadata.csv` has no column place"):
+        load_image_set("waterbirds", root)
+    metadata.write_text(text.replace("0,0,0,/f", "2,0,0,/f", 1))
+    with pytest.raises(ValueError, match=r"has y 2 and place 0, expected 0 or 1"):
+        load_image_set("waterbirds", root)
+    without_test = "\n".join(line for line in text.splitlines() if ",2," not in line)
+    metadata.write_text(without_test)
+    with pytest.raises(ValueError, match=r"no image of the split `test`, which is 2 there; it has 0, 1\."):
+        load_image_set("waterbirds", root, split="test")
+    metadata.write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"metadata.csv` is not text in UTF-8"):
+        load_image_set("waterbirds", root)
+    without_ids = "\n".join(line.partition(",")[2] for line in text.splitlines())
+    metadata.write_text(without_ids, encoding="utf-8-sig")  # a byte order mark is no part of the first column's name
+    assert len(load_image_set("waterbirds", root)) == 2
+    metadata.write_text(text)
+    (root / "001.Some_bird" / "Some_Bird_0.jpg").unlink()
+    with pytest.raises(ValueError, match=r"Some_Bird_0.jpg`: there is no such image: unpack the set again"):
+        load_image_set("waterbirds", root)
+    with pytest.raises(ValueError, match="Waterbirds has no split `dev`; expected train, validation, test"):
+        load_image_set("waterbirds", root, split="dev")
+    with pytest.raises(FileNotFoundError, match="give the segmentations of CUB-200-2011"):
+        load_image_set("waterbirds", root, segmentations=str(tmp_path / "none"))
+
+
+def test_changed_masks_are_read_again(tmp_path):
+    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 1}, ("original",))
+    assert np.asarray(load_image_set("imagenet-9-original", root)[0]["mask"])[:12].all()
+    np.save(root / "fg_mask" / "val" / DOG / f"{DOG}_0.npy", np.zeros((24, 30)))
+    assert not np.asarray(load_image_set("imagenet-9-original", root)[0]["mask"]).any()
+
+
+def test_waterbirds_from_the_hub_has_no_segmentations(hub, tmp_path):
+    with pytest.raises(ValueError, match="`grodino/waterbirds` is a table without the names of CUB: give the folder"):
+        load_image_set("waterbirds", segmentations=str(tmp_path))
+
+
+def encoded(seed: int) -> dict:
+    content = io.BytesIO()
+    formats.picture(seed).save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": f"{seed}.png"}
+
+
+def table(path, **columns):
+    """A table of images with other columns, of values."""
+    count = len(next(iter(columns.values())))
+    images = datasets.Dataset.from_dict(
+        {"image": [encoded(seed) for seed in range(count)]}, datasets.Features({"image": datasets.Image()})
+    )
+    for name, values in columns.items():
+        images = images.add_column(name, values)
+    images.to_parquet(path)
+
+
+def test_tables_from_elsewhere(hub, tmp_path):
+    """Whose columns or classes are others, such as 0 to 44 for the animals: labels would be read as those of ImageNet."""
+    table(tmp_path / "animals" / "test.parquet", label=[0, 44])
+    with pytest.raises(ValueError, match="animals` has the columns image, label, and no file_name: no such table"):
+        load_image_set("counteranimal-common", tmp_path / "animals")
+    hub.repos["datasets", "someone/animals"] = {
+        "data/test-0.parquet": (tmp_path / "animals" / "test.parquet").read_bytes()
+    }
+    with pytest.raises(ValueError, match="`someone/animals` has the columns image, label, and no file_name"):
+        load_image_set("counteranimal-common", "someone/animals")
+    formats.webdataset(tmp_path / "tars", [("a", formats.picture(0), 3)])
+    with pytest.raises(ValueError, match=r"tars` has the columns .*, and no image, label, file_name: no such table"):
+        load_image_set("counteranimal-common", tmp_path / "tars")
+    table(tmp_path / "numbers" / "test.parquet", label=[0, 44], file_name=["a", "b"])
+    for name, expected in (
+        ("imagenet-9-only_fg", "List"),
+        ("imagenet-d-texture", "List"),
+        ("counteranimal-counter", "Class"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"numbers` has labels of type Value.*, expected {expected}.*…: give the"
+        ):
+            load_image_set(name, tmp_path / "numbers")
+    table(tmp_path / "birds" / "test.parquet", y=[0, 1], place=[0, 1])
+    with pytest.raises(ValueError, match=r"birds` has the columns image, y, place, and no label: no such table"):
+        load_image_set("waterbirds", tmp_path / "birds", split="test")
+    table(tmp_path / "null" / "test.parquet", label=[0, None], place=[0, 1])
+    with pytest.raises(ValueError, match=r"null`, `1.png` has no label: add what is missing, or leave the row out"):
+        load_image_set("waterbirds", tmp_path / "null", split="test")
+    table(tmp_path / "nowhere" / "test.parquet", label=[0, 1], place=[0, None])
+    with pytest.raises(ValueError, match=r"`1.png` has label 1 and place None, expected 0 or 1"):
+        load_image_set("waterbirds", tmp_path / "nowhere", split="test")
+    rows = {"image": [encoded(0), None], "label": [0, 1], "place": [0, 1]}
+    no_image = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    no_image.to_parquet(tmp_path / "blind" / "test.parquet")
+    with pytest.raises(ValueError, match=r"blind`, `0-1` has no image: add what is missing, or leave the row out"):
+        load_image_set("waterbirds", tmp_path / "blind", split="test")
+
+
+def test_prepared_sets_from_the_hub(hub, tmp_path):
+    """As somebody pushed them: with the columns and classes of the set."""
+    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 2}, ("mixed_rand",))
+    prepare("imagenet-9-mixed_rand", [str(root)], tmp_path / "prepared")
+    (shard,) = (tmp_path / "prepared").glob("*.parquet")
+    hub.repos["datasets", "someone/rand"] = {"data/test-00000-of-00001.parquet": shard.read_bytes()}
+    assert [row["label"] for row in both_ways("imagenet-9-mixed_rand", "someone/rand")] == [CLASSES[DOG]] * 2
+
+
+def test_waterbirds_from_the_hub(hub):
+    content, rows = io.BytesIO(), []
+    for seed in range(2):
+        rows.append({"image": encoded(seed), "label": 1, "place": seed, "bird": "Gull"})
+    types = {"label": datasets.Value("int64"), "place": datasets.Value("int64"), "bird": datasets.Value("string")}
+    features = datasets.Features({"image": datasets.Image()} | types)
+    datasets.Dataset.from_list(rows, features=features).to_parquet(content)
+    hub.repos["datasets", "grodino/waterbirds"] = {"data/test-00000-of-00001.parquet": content.getvalue()}
+    read = both_ways("waterbirds", split="test")
+    assert [(row["label"], row["group"], row["file_name"]) for row in read] == [(1, 2, "0.png"), (1, 3, "1.png")]

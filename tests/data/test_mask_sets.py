@@ -1,0 +1,204 @@
+"""ImageNet-Segmentation, ImageNet-S919 and the paper's split: coded masks, merged classes, order."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from robust_vit_hf import load_image_set
+from robust_vit_hf.data.imagenet_classes import wnids
+from robust_vit_hf.data.layouts.imagenet_s import MERGED
+from robust_vit_hf.data.masked_dataset import check_columns, check_rows
+
+from ..helpers import formats
+from ..helpers.tiny import GOLDFISH, TENCH, TOILET_TISSUE
+
+
+PAPER_TOWEL = "n03887697"  # label 700, merged into toilet tissue
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def mat_examples(count: int) -> list:
+    """Images and masks that are neither square nor symmetric, each of another size."""
+    rng = np.random.default_rng(0)
+    examples = []
+    for index in range(count):
+        mask = np.zeros((20 + index, 31), dtype=np.uint8)
+        mask[2:9, 4 : 20 + index] = 1
+        examples.append((rng.integers(0, 256, (20 + index, 31, 3), dtype=np.uint8), mask))
+    return examples
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_segmentation_cells_and_transposed_axes(tmp_path, streaming):
+    examples = mat_examples(3)
+    path = formats.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", examples)
+    for source in (path, tmp_path):
+        rows = list(load_image_set("imagenet-segmentation", source, streaming=streaming))
+        for index, (row, (image, mask)) in enumerate(zip(rows, examples, strict=True)):
+            assert np.array_equal(np.asarray(row["image"]), image)
+            assert row["mask"].mode == "L" and np.array_equal(np.asarray(row["mask"]), 255 * mask)
+            assert row["file_name"] == f"gtsegs_ijcv.mat/{index}"
+
+
+def test_segmentation_is_opened_in_each_worker(tmp_path):
+    formats.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", mat_examples(205))
+    stream = load_image_set("imagenet-segmentation", tmp_path, streaming=True).select_columns("file_name")
+    loader = DataLoader(stream, batch_size=None, num_workers=2)
+    assert len({row["file_name"] for row in loader}) == 205
+
+
+def test_segmentation_file_that_is_no_hdf5(tmp_path):
+    path = tmp_path / "gtsegs_ijcv.mat"
+    complete = formats.segmentation_mat(tmp_path / "complete.mat", mat_examples(2)).read_bytes()
+    for content in (b"<html>404</html>" * 100, complete[: len(complete) // 2]):
+        path.write_bytes(content)
+        message = r"gtsegs_ijcv.mat` is not an HDF5 file .*MATLAB's format 7.3(.|\n)*download it again"
+        with pytest.raises(ValueError, match=message):
+            load_image_set("imagenet-segmentation", path)
+
+
+def test_segmentation_mask_of_another_size(tmp_path):
+    (image, mask), *_ = mat_examples(1)
+    formats.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", [(image, mask), (image, mask[:-1])])
+    with pytest.raises(ValueError, match=r"row 1: mask of shape \(19, 31\).*expected 0 and 1 in the image's shape"):
+        load_image_set("imagenet-segmentation", tmp_path)
+
+
+def test_imagenet_s_codes_ids_in_red_and_green_and_ignores_1000(tmp_path):
+    # 919 = 151 + 3 · 256 needs both channels, and so does 1000.
+    formats.imagenet_s(
+        tmp_path, {TENCH: 1, TOILET_TISSUE: 919}, {TENCH: [f"{TENCH}_1"], TOILET_TISSUE: [f"{TOILET_TISSUE}_7"]}
+    )
+    for streaming in (False, True):
+        rows = list(load_image_set("imagenet-s919", tmp_path, streaming=streaming))
+        assert [row["label"] for row in rows] == [0, 999]
+        for row in rows:
+            expected = np.zeros((24, 30), dtype=np.uint8)
+            expected[6:18, 8:20] = 255
+            assert row["mask"].mode == "L" and np.array_equal(np.asarray(row["mask"]), expected)
+    dataset = load_image_set("imagenet-s919", tmp_path)
+    check_columns(dataset, "train", needs_labels=True)
+    assert len(check_rows(dataset, "train", num_labels=1000)) == 2
+
+
+def test_imagenet_s_merged_folder_takes_labels_from_file_names(tmp_path):
+    names = {TOILET_TISSUE: [f"{PAPER_TOWEL}_5", f"{TOILET_TISSUE}_5"]}
+    formats.imagenet_s(tmp_path, {TOILET_TISSUE: 919}, names)
+    rows = list(load_image_set("imagenet-s919", tmp_path))
+    assert [(row["label"], row["file_name"]) for row in rows] == [
+        (700, f"{TOILET_TISSUE}/{PAPER_TOWEL}_5.JPEG"),
+        (999, f"{TOILET_TISSUE}/{TOILET_TISSUE}_5.JPEG"),
+    ]
+
+
+def test_imagenet_s_takes_images_from_imagenet(tmp_path):
+    names = {TOILET_TISSUE: [f"{PAPER_TOWEL}_5"]}
+    formats.imagenet_s(tmp_path / "s", {TOILET_TISSUE: 919}, names, with_images=False)
+    with pytest.raises(ValueError, match=rf"its image {PAPER_TOWEL}_5.JPEG is not in .*--imagenet"):
+        load_image_set("imagenet-s919", tmp_path / "s")
+    image = formats.picture(5)
+    formats.save(image, tmp_path / "imagenet" / "train" / PAPER_TOWEL / f"{PAPER_TOWEL}_5.JPEG")
+    rows = list(load_image_set("imagenet-s919", tmp_path / "s", imagenet=str(tmp_path / "imagenet")))
+    assert [row["label"] for row in rows] == [700] and rows[0]["image"].size == image.size
+
+
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        ([7, 8], r"the mask has the classes \[7, 8\], expected one"),
+        ([1000], r"the mask has the classes \[\], expected one"),
+    ],
+)
+def test_imagenet_s_masks_with_several_classes_or_none(tmp_path, ids, message):
+    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
+    values = np.zeros((24, 30), dtype=np.int32)
+    values[3:6, : len(ids)] = ids
+    formats.coded_mask(values).save(tmp_path / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png")
+    with pytest.raises(ValueError, match=rf"{TENCH}_1.png`: {message}"):
+        load_image_set("imagenet-s919", tmp_path)
+
+
+def test_imagenet_s_mask_of_another_size(tmp_path):
+    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
+    formats.save(formats.picture(1, (24, 30)), tmp_path / "train-semi" / TENCH / f"{TENCH}_1.JPEG")
+    with pytest.raises(ValueError, match=r"the mask is 30×24, but `.*n01440764_1.JPEG` is 24×30"):
+        load_image_set("imagenet-s919", tmp_path)
+
+
+def test_imagenet_s_ids_are_lines_of_the_category_file_and_no_labels(tmp_path):
+    formats.imagenet_s(tmp_path, {TENCH: 2}, {TENCH: [f"{TENCH}_1"]})
+    assert len(load_image_set("imagenet-s919", tmp_path)) == 1  # nothing says what 2 stands for
+    (tmp_path / "ImageNetS_categories_im919.txt").write_text(f"{GOLDFISH}\n{TENCH}\n")  # sorted, the tench is 1
+    with pytest.raises(ValueError, match=rf"the mask has class 2, but {TENCH} is class 1"):
+        load_image_set("imagenet-s919", tmp_path)
+
+
+def test_imagenet_s_image_in_a_foreign_folder(tmp_path):
+    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{GOLDFISH}_1"]})
+    with pytest.raises(ValueError, match=rf"an image of {GOLDFISH} in the folder of {TENCH}"):
+        load_image_set("imagenet-s919", tmp_path)
+
+
+def test_imagenet_s_without_masks(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no folder `train-semi-segmentation`: unpack ImageNetS919\.zip"):
+        load_image_set("imagenet-s919", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def all_classes(tmp_path_factory):
+    """ImageNet-S919 as it is, 919 folders in sorted order, with images of 1 pixel and 2 masks a class."""
+    root = tmp_path_factory.mktemp("imagenet-s")
+    excluded = set(MERGED) | set(wnids()[:76])  # 1000 − 5 merged − 76 others = 919
+    folders = [wnid for wnid in wnids() if wnid not in excluded]
+    assert len(folders) == 919
+    for number, wnid in enumerate(folders, start=1):
+        for name in (f"{wnid}_2", f"{wnid}_10"):
+            mask = formats.coded_mask(np.array([[number]]))
+            formats.save(mask, root / "train-semi-segmentation" / wnid / f"{name}.png")
+            formats.save(Image.new("RGB", (1, 1)), root / "train-semi" / wnid / f"{name}.JPEG")
+    return root, [wnid for wnid in folders if wnid not in MERGED.values()]
+
+
+def wnids_of(root, **options) -> list[str]:
+    return [name.split("/")[0] for name in load_image_set("paper-split", root, **options)["file_name"]]
+
+
+def test_paper_split_is_500_and_414_classes_in_sorted_order(all_classes):
+    root, classes = all_classes
+    assert len(classes) == 914
+    train = load_image_set("paper-split", root, samples_per_class=2)
+    assert len(train) == 1000
+    # Samples in the order of their names, "_10" before "_2", on every file system.
+    assert [name.split("/")[1] for name in train["file_name"][:3]] == [
+        f"{classes[0]}_10.JPEG",
+        f"{classes[0]}_2.JPEG",
+        f"{classes[1]}_10.JPEG",
+    ]
+    assert wnids_of(root, samples_per_class=1) == classes[:500]
+    assert wnids_of(root, split="validation") == classes[500:]
+
+
+def test_paper_split_options(all_classes):
+    root, classes = all_classes
+    shuffled = wnids_of(root, class_seed=1, samples_per_class=1)
+    assert shuffled == wnids_of(root, class_seed=1, samples_per_class=1) != classes[:500]
+    others = wnids_of(root, class_seed=1, split="validation")
+    assert not set(shuffled) & set(others) and set(shuffled) | set(others) == set(classes)
+    assert shuffled != wnids_of(root, class_seed=2, samples_per_class=1)
+    # With fewer training classes the validation set stays; with more it shrinks.
+    assert wnids_of(root, num_classes=100, samples_per_class=1) == classes[:100]
+    assert wnids_of(root, num_classes=100, split="validation") == classes[500:]
+    assert wnids_of(root, num_classes=600, split="validation") == classes[600:]
+
+
+def test_paper_split_bad_numbers(all_classes):
+    root, _ = all_classes
+    with pytest.raises(ValueError, match=r"num_classes is 914, but .* has 914 classes beside the merged ones"):
+        load_image_set("paper-split", root, num_classes=914)
+    with pytest.raises(ValueError, match="has 2 masks, but 3 are asked for"):
+        load_image_set("paper-split", root)
+    with pytest.raises(ValueError, match="no part `test`; expected `train` or `validation`"):
+        load_image_set("paper-split", root, split="test")

@@ -1,0 +1,368 @@
+"""From archives to parquet: the command, what a kill leaves, bad rows and archives, and the description of a set."""
+
+import io
+import json
+import re
+import tarfile
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from robust_vit_hf import load_image_set, load_masked_dataset
+from robust_vit_hf.data.archives import unpack, unpacked
+from robust_vit_hf.data.parquet_writer import SETTINGS_FILE, ShardWriter, sample_rows
+from robust_vit_hf.data.schema import make_features
+from robust_vit_hf.utils.cache import cache_of
+
+from ..helpers import formats
+from ..helpers.commands import call, files_below, kill_when, launch, succeed
+from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_dataset
+from ..helpers.written import prepare
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.mark.slow
+def test_prepare_from_an_archive(tmp_path):
+    folder = formats.class_folders(tmp_path / "imagenet-a", {STINGRAY: 2, "n01531178": 1})
+    archive = formats.tar_of(folder, tmp_path / "imagenet-a.tar")
+    output = tmp_path / "sets" / "imagenet-a"
+    arguments = ("data", "prepare", "imagenet-a", archive, "--output_dir", output, "--rows_per_shard", 2)
+    done = launch("-m", "robust_vit_hf.cli", *arguments)
+    assert done.status == 0 and "test: 3 rows, 0 rejected" in done.out, done.err
+    rows = datasets.load_dataset(str(output), split="test")
+    assert dict(rows.features) == dict(make_features())
+    assert [(row["label"], row["file_name"].split("/")[-1]) for row in rows] == [
+        (6, "n01498041_0.jpg"),
+        (6, "n01498041_1.jpg"),
+        (11, "n01531178_0.jpg"),
+    ]
+    for row, path in zip(rows, sorted(folder.glob("*/*.jpg")), strict=True):
+        assert row["image"].tobytes() == Image.open(path).tobytes()
+    # What is prepared loads under its name as the archive does.
+    assert load_image_set("imagenet-a", output)["label"] == rows["label"]
+    assert (output / "contact_sheet_test.png").stat().st_size > 5000
+    assert not (output / ".parts").exists()
+
+
+def test_prepared_split_of_the_paper_trains(tmp_path):
+    images = {wnid: [f"{wnid}_{n}" for n in range(3)] for wnid in (TENCH, GOLDFISH, "n01484850", "n01491361")}
+    ids = {wnid: number for number, wnid in enumerate(images, start=1)}
+    formats.imagenet_s(tmp_path / "s", ids, images)
+    arguments = ("paper-split", tmp_path / "s", "--output_dir", tmp_path / "split", "--num_classes", 3)
+    succeed("data", "prepare", *arguments)
+    train, validation = (load_masked_dataset(str(tmp_path / "split"), split) for split in ("train", "validation"))
+    assert train["label"] == [0] * 3 + [1] * 3 + [2] * 3 and validation["label"] == [3]
+    assert train[0]["mask"].mode == "L"
+    card = (tmp_path / "split" / "README.md").read_text()
+    assert "| train | 9 | 0 |" in card and "| validation | 1 | 0 |" in card
+
+
+def test_splits_of_a_folder_have_the_same_options(tmp_path, monkeypatch):
+    """Training and validation classes of two seeds would overlap. Numbers are no files of the working directory."""
+    images = {wnid: [f"{wnid}_{n}" for n in range(3)] for wnid in (TENCH, GOLDFISH, "n01484850", "n01491361")}
+    formats.imagenet_s(tmp_path / "s", {wnid: number for number, wnid in enumerate(images, start=1)}, images)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "3").mkdir()
+    arguments = ("paper-split", tmp_path / "s", "--output_dir", tmp_path / "split", "--num_classes", 3)
+    succeed("data", "prepare", *arguments, "--split", "train", "--class_seed", 1)
+    error = call("data", "prepare", *arguments, "--split", "validation", "--class_seed", 2).error
+    assert "holds the split `train` made with" in error and "choose another output folder" in error
+    succeed("data", "prepare", *arguments, "--split", "validation", "--class_seed", 1)
+    train, validation = (
+        set(load_masked_dataset(str(tmp_path / "split"), split)["label"]) for split in ("train", "validation")
+    )
+    assert len(train) == 3 and train.isdisjoint(validation)
+
+
+def broken_set(root: Path, **classes: int) -> Path:
+    formats.class_folders(root, {TENCH: 3, GOLDFISH: 1} | classes)
+    path = root / TENCH / f"{TENCH}_1.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    return root
+
+
+def test_bad_rows_stop_with_their_path(tmp_path):
+    with pytest.raises(ValueError, match=r"n00000001` is not a wnid(.|\n)*--skip_bad leaves such rows out"):
+        prepare("imagenet-sketch", [str(broken_set(tmp_path / "named", n00000001=2))], tmp_path / "out")
+    with pytest.raises(ValueError, match=rf"`.*{TENCH}_1.jpg` cannot be decoded: .*[Tt]runcated"):
+        prepare("imagenet-sketch", [str(broken_set(tmp_path / "torn"))], tmp_path / "other")
+
+
+def test_skip_bad_counts_and_lists(tmp_path):
+    source, output = broken_set(tmp_path / "set", n00000001=2), tmp_path / "out"
+    out = succeed("data", "prepare", "imagenet-sketch", source, "--output_dir", output, "--skip_bad")
+    assert "test: 3 rows, 2 rejected" in out
+    assert datasets.load_dataset(str(output), split="test")["label"] == [0, 0, 1]
+    rejected = datasets.load_dataset(str(output), "rejected", split="test")
+    assert rejected["file_name"] == ["n00000001", f"{TENCH}/{TENCH}_1.jpg"]
+    assert "is not a wnid" in rejected["problem"][0] and "cannot be decoded" in rejected["problem"][1]
+
+
+def test_folder_of_another_run_is_not_continued(tmp_path):
+    source = str(formats.class_folders(tmp_path / "set", {TENCH: 1}))
+    prepare("imagenet-sketch", [source], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"holds the split `test` made with .*imagenet-sketch.*imagenet-r"):
+        prepare("imagenet-r", [source], tmp_path / "out")
+    with pytest.raises(ValueError, match="holds other files"):
+        prepare("imagenet-sketch", [source], tmp_path / "set")
+
+
+def test_a_split_that_is_there_has_the_same_options(tmp_path):
+    """Of a set of one split, too, whose options do not name it."""
+    source, output = str(formats.class_folders(tmp_path / "set", {TENCH: 1})), tmp_path / "out"
+    prepare("imagenet-sketch", [source], output)
+    (made,) = (settings := json.loads((output / SETTINGS_FILE).read_text())).values()
+    made["labels"] = "real"
+    (output / SETTINGS_FILE).write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"made with .*real.*, now asked for with .*Choose another .*, or delete it"):
+        prepare("imagenet-sketch", [source], output)
+
+
+@pytest.mark.slow
+def test_kill_loses_no_finished_part(tmp_path):
+    """Two kills, then a run to the end: the result is that of a run without any."""
+    source = formats.class_folders(tmp_path / "set", {TENCH: 400, GOLDFISH: 300})
+    prepare("imagenet-sketch", [str(source)], tmp_path / "expected", rows_per_shard=150)
+    output, positions = tmp_path / "out", []
+    command = ("data", "prepare", "imagenet-sketch", source, "--output_dir", output, "--rows_per_shard", 150)
+    for _ in range(2):
+        before = finished_files(output)
+        kill_when(lambda before=before: finished_files(output) - before, "-m", "robust_vit_hf.cli", *command)
+        assert all(parquet.read_table(shard).num_rows >= 150 for shard in output.glob("test-*.parquet"))
+        settings = json.loads((output / "made_by.json").read_text())["test"]
+        positions.append(ShardWriter(output, "test", make_features(), settings, title="", text="").position)
+    assert 32 <= positions[0] < positions[1] < 700
+    written = {path: path.stat().st_mtime_ns for path in output.glob("test-*.parquet")}
+    succeed(*command)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())  # finished shards stay
+    rows, expected = (datasets.load_dataset(str(tmp_path / name), split="test") for name in ("out", "expected"))
+    assert rows["file_name"] == expected["file_name"] and len(rows) == 700
+    assert rows["label"] == expected["label"]
+    assert all(a["image"].tobytes() == b["image"].tobytes() for a, b in zip(rows, expected, strict=True))
+
+
+def finished_files(output: Path) -> set[Path]:
+    return {*output.glob(".parts/test/*.parquet"), *output.glob("test-*.parquet")}
+
+
+def test_kill_between_shard_and_parts(tmp_path):
+    """The moment at which a shard stands beside the parts that it was made of."""
+    features = datasets.Features({"file_name": datasets.Value("string")})
+    settings = {"rows_per_shard": 4, "title": "names", "text": "text"}
+    writer = ShardWriter(tmp_path, "train", features, {}, **settings)
+    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}], ["1", "2"])
+    part = tmp_path / ".parts" / "train" / "0-2.parquet"
+    saved = part.read_bytes()
+    writer.write([{"file_name": "c"}, {"file_name": "d"}], ["3", "4"])
+    assert not part.exists()
+    part.write_bytes(saved)
+    (tmp_path / "train-000000004-000000008.parquet.partial").write_bytes(b"half")
+    again = ShardWriter(tmp_path, "train", features, {}, **settings)
+    assert again.position == 4 and not part.exists()
+    again.write([{"file_name": "e"}], ["5"])
+    assert again.finish() == (4, 1)
+    assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "d", "e"]
+    assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["problem"] == ["torn"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_stop_between_the_shards_of_rejected_and_of_kept_rows(tmp_path, monkeypatch):
+    """The parts still hold the rows: that of rejected ones, which is written first, does not count as finished."""
+    features = datasets.Features({"file_name": datasets.Value("string")})
+    settings = {"rows_per_shard": 4, "title": "names", "text": "text"}
+    writer = ShardWriter(tmp_path, "train", features, {}, **settings)
+    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}], ["1", "2"])
+    parquet_writer = parquet.ParquetWriter
+
+    def full_disk(path, schema):
+        if path.parent == tmp_path:
+            raise OSError("No space left on device")
+        return parquet_writer(path, schema)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError):
+        patched.setattr(parquet, "ParquetWriter", full_disk)
+        writer.write([{"file_name": "c"}, {"file_name": "d"}], ["3", "4"])
+    (shard,) = tmp_path.rglob("train-*.parquet")
+    assert shard.parent.name == "rejected" and parquet.read_table(shard)["file_name"].to_pylist() == ["b"]
+    again = ShardWriter(tmp_path, "train", features, {}, **settings)
+    assert again.position == 4 and again.digests() == ["1", "2", "3", "4"]
+    assert again.kept("file_name") == ["a", "c", "d"]
+    again.write([{"file_name": "e"}], ["5"])
+    assert again.finish() == (4, 1)
+    assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "d", "e"]
+    assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["file_name"] == ["b"]
+
+
+# -- Archives ---------------------------------------------------------------------------------------------------------
+
+
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    """Zip or tar of these members. One that begins with `->` is a link."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return path
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            if content.startswith(b"->"):
+                member.size, member.type, member.linkname = 0, tarfile.SYMTYPE, content[2:].decode()
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "archive, members, refused",
+    [
+        ("set.tar", {"../outside.jpg": b"x"}, True),
+        ("set.tar", {"a/../../outside.jpg": b"x"}, True),
+        ("set.tar", {"images": b"->/etc"}, True),
+        ("set.tar", {"images": b"->../..", "images/outside.jpg": b"x"}, True),
+        ("set.tar", {"ROOT/outside.jpg": b"x"}, False),
+        ("set.zip", {"../outside.jpg": b"x"}, False),
+        ("set.zip", {"a/../../outside.jpg": b"x"}, False),
+        ("set.zip", {"ROOT/outside.jpg": b"x"}, False),
+    ],
+)
+def test_archive_that_leads_outside(tmp_path, archive, members, refused):
+    """Such a tar is refused, and leaves nothing; what a name alone says is mended, and stays inside."""
+    members = {name.replace("ROOT", str(tmp_path)): content for name, content in members.items()}
+    path = packed(tmp_path / archive, {"good.jpg": b"x"} | members)
+    inside = tmp_path / "inside"
+    if refused:
+        with pytest.raises(ValueError, match=rf"`.*{archive}` would write outside its folder .*nothing was kept"):
+            unpack(path, inside / "set")
+        assert not list(inside.iterdir())
+    else:
+        unpack(path, inside / "set")
+        assert len(files_below(inside / "set")) == 2
+    assert {found.name for found in tmp_path.iterdir()} == {archive, "inside"}
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.9, 0.999])
+def test_truncated_tar(tmp_path, suffix, kept):
+    formats.class_folders(tmp_path / "set", {TENCH: 5})
+    archive = formats.tar_of(tmp_path / "set", tmp_path / f"set{suffix}")
+    content = archive.read_bytes().rstrip(b"\0")  # without the padding, which can go
+    archive.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match=rf"`.*set{suffix}` is truncated"):
+        load_image_set("imagenet-sketch", archive)
+
+
+def test_tar_cut_between_two_members(tmp_path):
+    """Python reads such a file to its end without an error."""
+    archive = packed(tmp_path / "set.tar", {"a.jpg": b"x" * 512, "b.jpg": b"x" * 512})
+    archive.write_bytes(archive.read_bytes()[:1024])
+    assert tarfile.open(archive).getnames() == ["a.jpg"]
+    with pytest.raises(ValueError, match="it has no end-of-archive mark"):
+        unpack(archive, tmp_path / "set")
+
+
+def test_truncated_zip(tmp_path):
+    archive = packed(tmp_path / "set.zip", {"good.jpg": b"x" * 1000})
+    archive.write_bytes(archive.read_bytes()[:-60])
+    with pytest.raises(ValueError, match=r"`.*set.zip` is truncated or not an archive"):
+        unpack(archive, tmp_path / "set")
+
+
+def test_encrypted_zip(tmp_path):
+    """objectnet-1.0.zip has a password. Its flag is all that is needed here."""
+    archive = packed(tmp_path / "objectnet-1.0.zip", {"objectnet-1.0/README": b"x"})
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=r"objectnet-1.0.zip` is encrypted. Unpack it with `7z x`"):
+        load_image_set("objectnet", archive)
+
+
+def test_archive_is_unpacked_once(tmp_path, datasets_cache):
+    formats.class_folders(tmp_path / "set", {TENCH: 1})
+    archive = formats.tar_of(tmp_path / "set", tmp_path / "set.tar.gz")
+    first = load_image_set("imagenet-sketch", archive)
+    inode = next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino
+    assert load_image_set("imagenet-sketch", archive)["label"] == first["label"]
+    assert next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino == inode
+
+
+def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
+    """Both begin at once; neither takes away what the other has unpacked."""
+    formats.class_folders(tmp_path / "set", {TENCH: 40})
+    archive = formats.tar_of(tmp_path / "set", tmp_path / "set.tar")
+    both = threading.Barrier(2)
+
+    def known_together(archives) -> Path:
+        both.wait(timeout=60)
+        return cache_of(archives)
+
+    monkeypatch.setattr("robust_vit_hf.data.archives.cache_of", known_together)
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(unpacked, [[archive], [archive]])
+    assert one == other and len(list(one.rglob("*.jpg"))) == 40
+
+
+def test_what_is_prepared_again_has_one_copy_in_the_cache(tmp_path, datasets_cache):
+    formats.class_folders(tmp_path / "set", {STINGRAY: 2})
+    for _ in range(2):
+        succeed("data", "prepare", "imagenet-a", tmp_path / "set", "--output_dir", tmp_path / "out")
+        assert len(load_masked_dataset(str(tmp_path / "out"), "test")) == 2
+    assert len(list(datasets_cache.rglob("*.arrow"))) == 1
+
+
+# -- Description ------------------------------------------------------------------------------------------------------
+
+
+def test_describe_masks(tmp_path):
+    dataset = masked_dataset(6)
+    empty = {"image": Image.new("RGB", (40, 40)), "mask": Image.new("L", (40, 40)), "label": 3}
+    torn = empty | {"mask": Image.new("L", (20, 40))}
+    rows = datasets.Dataset.from_list([*dataset, empty, torn], features=dataset.features)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    out = succeed("data", "describe", tmp_path / "rows.parquet")
+    assert "rows: 8, 1 of them unusable" in out and "columns: file_name, image, mask, label" in out
+    assert "classes: 4, labels 0–3, 1–3 rows each" in out
+    assert re.search(r"empty +1 █+", out) and re.search(r"10–20 +6 █{40}", out)  # 13 × 13 of 40 × 40 is 10.6 %
+    assert "row 7: image is 40×40 but mask is 20×40" in out
+
+
+def test_describe_a_set_of_the_paper(tmp_path):
+    formats.objectnet(tmp_path / "objectnet-1.0")
+    out = succeed("data", "describe", tmp_path / "objectnet-1.0", "--set", "objectnet")
+    assert "rows: 2, 0 of them unusable" in out and "1 rows accept several labels" in out
+    assert "images: 34–34 px wide (median 34), 28–28 px high" in out
+    source = broken_set(tmp_path / "set", n00000001=2)
+    out = succeed("data", "describe", source, "--set", "imagenet-sketch")
+    assert "rows: 5, 2 of them unusable" in out and "first problems (2 of 2)" in out and "is not a wnid" in out
+
+
+def test_describe_names_the_split_that_there_is(tmp_path):
+    formats.class_folders(tmp_path / "set", {TENCH: 2})
+    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
+    assert succeed("data", "describe", tmp_path / "out").startswith("split: test\nrows: 2, 0 of them unusable")
+
+
+def test_command_line_errors_are_one_line(tmp_path):
+    done = call("data", "prepare", "imagenet-a", "nowhere", "--output_dir", tmp_path / "out")
+    assert done.status == 1 and done.err.startswith("error: There is no file or folder `nowhere`")
+    assert done.error == done.err.rstrip("\n")
+
+
+def test_contact_sheet_takes_rows_from_all_over(tmp_path):
+    formats.class_folders(tmp_path / "set", {TENCH: 130})
+    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", rows_per_shard=70)
+    names = [row["file_name"] for row in sample_rows(sorted((tmp_path / "out").glob("*.parquet")), 13)]
+    expected = sorted(f"{TENCH}/{TENCH}_{index}.jpg" for index in range(130))
+    assert names == [expected[index] for index in range(0, 130, 10)]
+    sheet = np.asarray(Image.open(tmp_path / "out" / "contact_sheet_test.png").convert("RGB"))
+    assert sheet.std() > 20

@@ -1,0 +1,249 @@
+"""Sources that look right and are not: other sets, other splits, changed files, turned images, the junk of archives."""
+
+import os
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from robust_vit_hf import load_image_set, load_masked_dataset
+from robust_vit_hf.data.imagenet_classes import class_names
+
+from ..helpers import formats
+from ..helpers.commands import succeed
+from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_rows
+from ..helpers.written import prepare
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def names_of(rows) -> list[str]:
+    return sorted(row["file_name"] for row in rows)
+
+
+def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
+    rows = [(f"s{index}", formats.picture(index), index) for index in range(20)]
+    formats.webdataset(tmp_path / "tars", rows)
+    formats.class_folders(tmp_path / "folders", {TENCH: 100, GOLDFISH: 100})
+    prepare("imagenet-sketch", [str(tmp_path / "folders")], tmp_path / "prepared", rows_per_shard=64)
+    for source, count in (("tars", 20), ("folders", 200), ("prepared", 200)):
+        stream = load_image_set("imagenet-sketch", tmp_path / source, streaming=True).select_columns("file_name")
+        for num_workers in (0, 1, 2):
+            loaded = list(DataLoader(stream, batch_size=None, num_workers=num_workers))
+            assert len(loaded) == count and names_of(loaded) == names_of(stream)
+
+
+# -- Other sets and splits --------------------------------------------------------------------------------------------
+
+
+def test_training_images_are_no_validation_images(tmp_path):
+    formats.class_folders(tmp_path / "train", {TENCH: 1})
+    for source in (tmp_path, tmp_path / "train"):
+        with pytest.raises(ValueError, match="holds the training images of ImageNet"):
+            load_image_set("imagenet-1k", source)
+    formats.class_folders(tmp_path / "val", {GOLDFISH: 1})
+    assert load_image_set("imagenet-1k", tmp_path)["label"] == [1]
+
+
+def test_training_tars_are_left_out(tmp_path):
+    formats.webdataset(tmp_path / "train", [("a", formats.picture(0), 5)])
+    with pytest.raises(ValueError, match="holds only tars of training images"):
+        load_image_set("imagenet-1k", tmp_path)
+    formats.webdataset(tmp_path / "test", [("b", formats.picture(1), 7)])
+    assert load_image_set("imagenet-1k", tmp_path)["label"] == [7]
+
+
+def test_variant_deep_inside(tmp_path):
+    formats.class_folders(tmp_path / "data" / "imagenetv2-top-images-format-val", {"5": 1})
+    with pytest.raises(ValueError, match="is another variant of ImageNet-V2 than `matched-frequency`"):
+        load_image_set("imagenet-v2", tmp_path)
+    formats.webdataset(tmp_path / "wds", [("a", formats.picture(0), 5)])
+    with pytest.raises(ValueError, match="is the matched-frequency variant of ImageNet-V2"):
+        load_image_set("imagenet-v2", tmp_path / "wds", variant="top-images")
+
+
+def test_other_factor_of_si_score(tmp_path):
+    formats.si_score(tmp_path / "rotation", {"koala": 1})
+    for source in (tmp_path, tmp_path / "rotation"):
+        with pytest.raises(ValueError, match="rotation` is another set of SI-Score than that of size"):
+            load_image_set("si-score-size", source)
+
+
+def test_imagenet_s_beside_its_smaller_sets(tmp_path):
+    for name, wnid in (("ImageNetS50", GOLDFISH), ("ImageNetS919", TENCH), ("__MACOSX", GOLDFISH)):
+        formats.imagenet_s(tmp_path / name, {wnid: 1}, {wnid: [f"{wnid}_1"]})
+    assert load_image_set("imagenet-s919", tmp_path)["label"] == [0]
+    (tmp_path / "ImageNetS919").rename(tmp_path / "ImageNetS300")
+    with pytest.raises(ValueError, match=r"holds several sets: .*ImageNetS300`, .*ImageNetS50`\. Give one"):
+        load_image_set("imagenet-s919", tmp_path)
+
+
+@pytest.mark.parametrize("order", [sorted, list])
+def test_names_of_classes_in_another_order(tmp_path, order):
+    # A `ClassLabel` wants unique names.
+    names = [f"{name}, also {index}" for index, name in enumerate(order(class_names()))]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    dataset = datasets.Dataset.from_dict({"image": [formats.picture(0)], "label": [3]}, features=features)
+    dataset.to_parquet(tmp_path / "validation.parquet")
+    if order is list:
+        assert load_image_set("imagenet-1k", tmp_path)["label"] == [3]
+    else:
+        with pytest.raises(ValueError, match="names of ImageNet's classes in another order"):
+            load_image_set("imagenet-1k", tmp_path)
+
+
+def test_prepared_as_another_set(tmp_path):
+    formats.objectnet(tmp_path / "objectnet")
+    formats.class_folders(tmp_path / "set", {STINGRAY: 1})
+    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "sketch")
+    with pytest.raises(ValueError, match="was prepared as `imagenet-sketch` with no options, not as `imagenet-a`"):
+        load_image_set("imagenet-a", tmp_path / "sketch")
+    prepare("objectnet", [str(tmp_path / "objectnet")], tmp_path / "cropped", cropped=True)
+    with pytest.raises(ValueError, match=r"with \{'cropped': True\}, not as `objectnet` with \{'cropped': False\}"):
+        load_image_set("objectnet", tmp_path / "cropped", cropped=False)
+    prepare("objectnet", [str(tmp_path / "objectnet")], tmp_path / "framed")
+    for folder, options, size in (
+        ("cropped", {}, (30, 24)),
+        ("cropped", {"cropped": True}, (30, 24)),  # not cut twice
+        ("framed", {"cropped": False}, (34, 28)),
+        ("framed", {"cropped": True}, (30, 24)),
+    ):
+        rows = load_image_set("objectnet", tmp_path / folder, **options)
+        assert {row["image"].size for row in rows} == {size}, (folder, options)
+
+
+def test_prepared_with_real_labels(tmp_path):
+    formats.save(formats.picture(0), tmp_path / "val" / TENCH / "ILSVRC2012_val_00000002.JPEG")
+    prepare("imagenet-1k", [str(tmp_path)], tmp_path / "out", labels="real")
+    for options in ({"labels": "real"}, {}):
+        assert load_image_set("imagenet-1k", tmp_path / "out", **options)["label"] == [[970, 795]]
+    assert datasets.load_dataset(str(tmp_path / "out"), split="validation")["label"] == [[970, 795]]
+
+
+def test_source_that_is_a_file(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    for name in ("imagenet-1k", "imagenet-a", "objectnet", "si-score-size", "paper-split"):
+        with pytest.raises(ValueError, match=r"notes.txt` is a file; expected a folder, or an archive \(.tar"):
+            load_image_set(name, tmp_path / "notes.txt")
+
+
+# -- Files that change ------------------------------------------------------------------------------------------------
+
+
+def later(path):
+    """Make sure that a file that was just written again shows it."""
+    os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 10**9))
+
+
+def test_redrawn_mask_is_read_again(tmp_path):
+    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
+    before = np.asarray(load_image_set("imagenet-s919", tmp_path)[0]["mask"])
+    path = tmp_path / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png"
+    values = np.zeros((24, 30), dtype=np.int32)
+    values[0, 0] = 1
+    formats.coded_mask(values).save(path)
+    later(path)
+    after = np.asarray(load_image_set("imagenet-s919", tmp_path)[0]["mask"])
+    assert (before > 0).sum() == 144 and (after > 0).sum() == 1
+
+
+def test_edited_metadata_are_read_again(tmp_path):
+    formats.si_score(tmp_path, {"koala": 1})
+    for streaming in (False, True):
+        assert [row["x"] for row in load_image_set("si-score-size", tmp_path, streaming=streaming)] == [0.8]
+    path = tmp_path / "metadata.csv"
+    path.write_text(path.read_text().replace("8,0.8,", "8,0.25,"))
+    later(path)
+    for streaming in (False, True):
+        assert [row["x"] for row in load_image_set("si-score-size", tmp_path, streaming=streaming)] == [0.25]
+
+
+def test_typo_leaves_nothing_behind(tmp_path):
+    formats.class_folders(tmp_path / "set", {TENCH: 1})
+    with pytest.raises(FileNotFoundError):
+        prepare("imagenet-sketch", [str(tmp_path / "sett")], tmp_path / "out")
+    assert prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out") == {"test": (1, 0)}
+
+
+def test_nothing_usable(tmp_path):
+    path = formats.save(formats.picture(0), tmp_path / "set" / TENCH / "a.jpg")
+    path.write_bytes(b"no image")
+    message = r"split `test` has no rows: all 1 were rejected, the first for: `.*a.jpg` cannot"
+    with pytest.raises(ValueError, match=message):
+        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", skip_bad=True)
+    path.unlink()
+    with pytest.raises(ValueError, match="split `test` has no rows: the source has no images"):
+        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "other")
+
+
+def test_set_with_rejected_rows_loads_by_name(tmp_path):
+    formats.class_folders(tmp_path / "set", {TENCH: 2})
+    (tmp_path / "set" / TENCH / "b.jpg").write_bytes(b"no image")
+    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", skip_bad=True)
+    for streaming in (False, True):
+        assert len(list(load_image_set("imagenet-sketch", tmp_path / "out", streaming=streaming))) == 2
+
+
+# -- Junk, turned and coloured images ---------------------------------------------------------------------------------
+
+
+def test_junk_of_macos(tmp_path):
+    formats.class_folders(tmp_path / "imagenet-a" / "val", {TENCH: 1, GOLDFISH: 1}, ".JPEG")
+    for place in ("imagenet-a/val", f"imagenet-a/val/{TENCH}"):
+        for name in ("._x.JPEG", ".DS_Store"):
+            (tmp_path / place / name).write_bytes(b"junk")
+    shutil.copytree(tmp_path / "imagenet-a", tmp_path / "__MACOSX")
+    formats.save(formats.picture(3), tmp_path / "imagenet-a" / "val" / "preview.jpg")  # beside the folders of classes
+    assert load_image_set("imagenet-1k", tmp_path / "imagenet-a")["label"] == [0, 1]
+    assert load_image_set("imagenet-sketch", tmp_path)["label"] == [0, 1]
+
+
+def test_mask_is_turned_with_its_image(tmp_path):
+    """Masks are drawn on the stored pixels: as decoding turns an image by its EXIF, its mask is turned too."""
+    names = [f"{TENCH}_{orientation}" for orientation in range(1, 9)]
+    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: names})
+    values = np.zeros((24, 30), dtype=np.int32)
+    values[2:10, 3:24] = values[10:20, 3:8] = 1  # no two turns of it are alike
+    stored = Image.fromarray((values * 255).astype(np.uint8)).convert("RGB")
+    for orientation, name in enumerate(names, start=1):
+        formats.save(stored, tmp_path / "train-semi" / TENCH / f"{name}.JPEG", orientation)
+        formats.coded_mask(values).save(tmp_path / "train-semi-segmentation" / TENCH / f"{name}.png")
+    prepare("imagenet-s919", [str(tmp_path)], tmp_path / "out")
+    for rows in (load_image_set("imagenet-s919", tmp_path), load_masked_dataset(str(tmp_path / "out"), "train")):
+        masks = [np.asarray(row["mask"]) for row in rows]
+        assert [mask.shape for mask in masks] == [(24, 30)] * 4 + [(30, 24)] * 4
+        assert len({mask.tobytes() for mask in masks}) == 8
+        for row, mask in zip(rows, masks, strict=True):
+            pixels = np.asarray(row["image"])
+            assert pixels[mask == 255].min() > 200 and pixels[mask == 0].max() < 60
+    for row in rows.cast_column("image", datasets.Image(decode=False)):
+        assert row["image"]["bytes"] == (tmp_path / "train-semi" / row["file_name"]).read_bytes()
+
+
+def test_masks_are_described_upright(tmp_path):
+    (row,) = masked_rows(1, size=40)
+    row |= {"image": row["image"].crop((0, 0, 40, 20)), "mask": row["mask"].crop((0, 0, 20, 40))}
+    formats.image_folder(tmp_path / "photos", [row], orientation=6)  # 20 wide and 40 high once upright
+    out = succeed("data", "describe", tmp_path / "photos")
+    assert "rows: 1, 0 of them unusable" in out and "images: 20–20 px wide (median 20), 40–40 px high" in out
+
+
+def test_palette_mask_is_described_as_it_is_trained(tmp_path):
+    (row,) = masked_rows(1, size=40)
+    mask = Image.fromarray((np.asarray(row["mask"]) > 0).astype(np.uint8), "P")
+    mask.putpalette([255, 255, 255, 0, 0, 0])  # background white, foreground black
+    out = succeed("data", "describe", formats.image_folder(tmp_path / "photos", [row | {"mask": mask}]))
+    (bar,) = [text for text in out.splitlines() if "█" in text]
+    assert bar.split()[0] == "10–20"
+
+
+def test_archives_of_one_name(tmp_path):
+    formats.class_folders(tmp_path / "set", {TENCH: 1})
+    shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "set")
+    formats.tar_of(tmp_path / "set", tmp_path / "set.tar")
+    with pytest.raises(ValueError, match="Archives of one name"):
+        prepare("imagenet-sketch", [str(tmp_path / "set.zip"), str(tmp_path / "set.tar")], tmp_path / "out")

@@ -1,0 +1,363 @@
+"""`robust-vit diagnose`, from images to files."""
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from pyarrow import parquet as pq
+from transformers import ViTImageProcessor
+
+import robust_vit_hf
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.diagnosis.examples import load_composed
+from robust_vit_hf.diagnosis.images import choose_images, load_labelled
+from robust_vit_hf.diagnosis.strip import Composed
+from robust_vit_hf.evaluation.measurements.base import measure
+from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
+from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds, pixel_of
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.relevance.overlay import denormalize
+from robust_vit_hf.relevance.relevance_map import relevance_map
+from robust_vit_hf.utils.processes import make_accelerator
+
+from ..helpers.commands import call, files_below, kill_when, launch_two, succeed
+from ..helpers.sessions import session_of
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_rows, save_pretrained, tiny_vit
+
+
+LETTERS = {"id2label": dict(enumerate("abcd")), "label2id": {name: index for index, name in enumerate("abcd")}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_pretrained(tiny_vit(**LETTERS), tmp_path_factory.mktemp("models") / "mine", "paper")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """Parquet with masks."""
+    root = tmp_path_factory.mktemp("photographs")
+    masked_dataset(24).to_parquet(root / "validation-00000.parquet")
+    return root
+
+
+@pytest.fixture(scope="module")
+def diagnosed(model, photographs, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("diagnosed") / "out"
+    return folder, succeed("diagnose", "--model", model, "--dataset", photographs, "--output_dir", folder, "--html")
+
+
+def columns_of(folder: Path, split: str = "validation", side: str = "before") -> dict:
+    return pq.read_table(folder / split / side / "rows.parquet").to_pydict()
+
+
+def test_predictions_are_those_of_the_composed_images(model, photographs, diagnosed):
+    """Composed and classified once more, image by image."""
+    found, rows = columns_of(diagnosed[0]), masked_dataset(24)
+    processor, network = make_image_processor("paper", IMAGE_SIZE), tiny_vit(**LETTERS)
+    batch = rows.with_transform(eval_transform(processor))[:]
+    images, masks = batch["pixel_values"], batch["mask"]
+    same, other = draw_donors(rows["label"])
+    assert found["donor_same"] == same.tolist() and found["donor_rand"] == other.tolist()
+    for index, label in enumerate(rows["label"]):
+        assert found["label"][index] == label and found["accepted"][index] == [label]
+        assert found["donor_class"][index] == rows["label"][int(other[index])]
+        donors = [(images[donor][None], masks[donor][None]) for donor in (same[index], other[index])]
+        composed = compose(images[index][None], masks[index][None], *donors, pixel_of(processor, 0))
+        for name, image in composed.items():
+            with torch.no_grad():
+                assert found[name][index] == network(image).logits.argmax().item(), (index, name)
+        relevance = relevance_map(network, images[index][None]).relevance
+        inside = (relevance * masks[index]).sum() / relevance.sum()
+        assert found["relevance_on_object"][index] == pytest.approx(inside.item(), abs=1e-4)
+        assert found["object_share"][index] == pytest.approx(masks[index].mean().item(), abs=1e-6)
+
+
+def test_files(diagnosed):
+    folder, printed = diagnosed
+    results = json.loads((folder / "results.json").read_text())
+    found = results["diagnosis"]["before"]
+    assert found["sentence"] in printed and found["sentence"] in (folder / "tables.md").read_text()
+    assert found["measures"].keys() >= {*CONDITIONS, "bg_gap", "object_focus", "donor_rate", "relevance_on_object"}
+    columns = columns_of(folder)
+    right = np.mean([best == label for best, label in zip(columns["mixed_rand"], columns["label"], strict=True)])
+    assert found["measures"]["mixed_rand"]["mean"] == pytest.approx(right)
+    assert sum(of_class["images"] for of_class in found["by_class"].values()) == 24
+    taken = sum(pair["taken"] for pair in found["by_pair"])
+    assert taken == sum(
+        best == donor for best, donor in zip(columns["mixed_rand"], columns["donor_class"], strict=True)
+    )
+    with Image.open(folder / "strip.png") as strip:
+        assert strip.width > strip.height / 2 and np.asarray(strip.convert("L")).std() > 10
+    page = (folder / "report.html").read_text()
+    assert "Does the model decide by the background?" in page and "data:image/png" in page
+    assert "/tmp" not in page and "/tmp" not in (folder / "results.json").read_text()
+
+
+def test_images_in_all_conditions_are_kept(model, photographs, diagnosed):
+    """With the predictions of the rows, and pictures as the model sees them."""
+    examples, columns = load_composed(diagnosed[0] / "examples.parquet"), columns_of(diagnosed[0])
+    assert len(examples) == 24
+
+    def named(name: str) -> list[str | None]:
+        return ["abcd"[best] if best >= 0 else None for best in columns[name]]
+
+    expected = zip(named("label"), named("donor_class"), *map(named, CONDITIONS), strict=True)
+    found = [(one.label, one.donor, *one.predicted["before"].values()) for one in examples]
+    assert sorted(found, key=str) == sorted(expected, key=str)
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    images = masked_dataset(24).with_transform(eval_transform(processor))[:]["pixel_values"]
+    seen = denormalize(torch.stack(images), processor).mean(dim=1).numpy() * 255
+    for one in examples:
+        grey = np.asarray(one.pictures["original"], float).mean(axis=2)  # WebP halves the resolution of colours
+        near, second, *_ = sorted(np.abs(grey - image).mean() for image in seen)
+        assert near < 15 and near < second / 2
+        assert (np.asarray(one.pictures["only_fg"], float) < 40).all(axis=2).mean() > 0.2
+
+
+def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatch):
+    folder, printed = diagnosed
+    kept = {name: content for name, content in files_below(folder).items() if not name.startswith(".")}
+    monkeypatch.setattr(Backgrounds, "measure", lambda *_: pytest.fail("measured again"))
+    again = succeed("diagnose", "--model", model, "--dataset", photographs, "--output_dir", folder, "--html")
+    assert again == printed
+    assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
+
+
+def test_other_inputs_are_refused(model, photographs, diagnosed, tmp_path):
+    other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
+    error = call("diagnose", "--model", other, "--dataset", photographs, "--output_dir", diagnosed[0]).error
+    assert "differs in: model" in error
+
+
+def test_masks_are_made_where_there_are_none(model, tmp_path):
+    """By TokenCut with the model's own features: kept, with a contact sheet, and not made again."""
+    square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
+    rows = []
+    for index in range(8):
+        image = Image.fromarray(np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8))
+        image.paste(square, (10 + 3 * index, 20))
+        rows.append({"image": image, "label": index % 4})
+    rows[1]["image"] = Image.new("RGB", (2000, 1))  # too narrow to be enlarged
+    features = datasets.Features({name: FEATURES[name] for name in ("image", "label")})
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "photos" / "validation-00000.parquet")
+    options = ["--model", model, "--dataset", tmp_path / "photos", "--output_dir", tmp_path / "out"]
+    printed = succeed("diagnose", *options)
+    masks = tmp_path / "out" / "masks"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["masks"] == "made by tokencut" and results["num_images"] + results["num_rejected"] == 8
+    assert results["num_rejected"] >= 1
+    assert (masks / "contact_sheet_train.png").is_file()
+    written = {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
+    assert succeed("diagnose", *options) == printed
+    assert written == {path: path.stat().st_mtime_ns for path in masks.glob("*.parquet")}
+    # Masks of these images are not those of others, or of fewer.
+    assert "holds masks of other images" in call("diagnose", *options, "--num_images", 6).error
+
+
+def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
+    """Pictures beside the images, with other suffixes; an image without a mask is left out."""
+    for index, row in enumerate(masked_rows(9)):
+        name = f"{'abcd'[row['label']]}/{index}"
+        for kind, suffix in {"image": "jpg", "mask": "png"}.items():
+            path = tmp_path / f"{kind}s" / "validation" / f"{name}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if index < 8 or kind == "image":
+                row[kind].save(path)
+    options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
+    succeed("diagnose", *options, "--output_dir", tmp_path / "out")
+    assert len(load_labelled(str(tmp_path / "images"), "validation[:50%]", str(tmp_path / "masks"))) > 0
+    shares = columns_of(tmp_path / "out")["object_share"]
+    assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
+    (tmp_path / "empty").mkdir()
+    error = call("diagnose", *options[:-1], tmp_path / "empty", "--output_dir", tmp_path / "none").error
+    assert "has a mask for none of 9 images: expected `a/0.png` there or in `validation/`" in error
+    (tmp_path / "images" / "validation" / "a" / "0.jpg").replace(tmp_path / "images" / "validation" / "a" / "4.png")
+    error = call("diagnose", *options, "--output_dir", tmp_path / "none").error
+    assert "`a/4.jpg` and of `a/4.png`, which differ in their suffix alone: rename one of them" in error
+
+
+def test_photographs_that_are_named_otherwise_or_were_moved(model, tmp_path, monkeypatch):
+    square = Image.fromarray(np.uint8(255 * np.ones((20, 20, 3))))
+    for index in range(8):
+        path = tmp_path / "here" / "photos" / "validation" / "abcd"[index % 4] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(np.random.default_rng(index).integers(0, 60, (64, 64, 3), dtype=np.uint8))
+        image.paste(square, (10 + 3 * index, 20))
+        image.save(path)
+    command = ["diagnose", "--model", model, "--output_dir", tmp_path / "out", "--dataset"]
+    printed = succeed(*command, tmp_path / "here" / "photos")
+    monkeypatch.chdir(tmp_path / "here")
+    assert succeed(*command, "photos") == printed
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    error = call(*command, tmp_path / "there" / "photos").error
+    assert "holds masks of these images in another place: choose another --output_dir, or delete" in error
+
+
+def test_labels_and_names_of_files_that_are_none(tmp_path):
+    rows = datasets.Dataset.from_dict({"image": [None] * 3, "label": [0, -2, 1]}).cast_column(
+        "image", datasets.Image()
+    )
+    rows.to_parquet(tmp_path / "wrong" / "train-00000.parquet")
+    with pytest.raises(ValueError, match="`train`: row 1 has the label -2, expected a class, or -1 for none"):
+        load_labelled(str(tmp_path / "wrong"), "train", None)
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "masks" / "1.png")
+    columns = {"image": [None] * 2, "label": [0, 1], "file_name": [None, "1.jpg"]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "unnamed" / "train-00000.parquet")
+    assert load_labelled(str(tmp_path / "unnamed"), "train", str(tmp_path / "masks"))["label"] == [1]
+
+
+def test_a_comparison(model, photographs, tmp_path):
+    better = save_pretrained(tiny_vit(seed=3, **LETTERS), tmp_path / "better", "paper")
+    report = robust_vit_hf.diagnose(str(model), str(photographs), compare=str(better), output_dir=tmp_path / "out")
+    assert report.verdict.startswith("Before: ") and "\nAfter: " in report.verdict
+    assert report.table.head == ["measure", "before", "after", "change"]
+    (axis,) = report.figure().axes
+    assert len(axis.images) == 6 * len(CONDITIONS)
+    before, after = (report.diagnoses[side].measures["mixed_rand"].mean for side in ("before", "after"))
+    changed = {row[0]: row[3] for row in report.table.rows}["top-1 `mixed_rand`"]
+    assert changed.startswith(f"{100 * (after - before):+.1f} [")
+
+
+def test_classes_without_a_usable_mask_are_named(model, tmp_path):
+    rows = masked_rows(8)
+    for row in rows[1::4]:
+        row["mask"] = Image.new("L", (40, 40))
+    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
+    assert (report.images.rejected, report.images.lost) == (2, ("b",)) and "no image is left: b" in str(report)
+
+
+def test_images_that_must_not_be_published_are_no_examples(model, tmp_path):
+    rows = masked_dataset(8).add_column("openly_licensed", [False] * 4 + [True] * 4)
+    rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
+    assert len(report.examples) == 4
+
+
+def test_only_on_another_background_is_a_prediction_taken_from_it():
+    example = Composed("a", "b", {}, {"before": {"original": "b", "mixed_rand": "b"}})
+    assert [example.kind("before", name) for name in ("original", "mixed_rand")] == ["other", "taken"]
+
+
+def test_the_choice_is_balanced_and_grows():
+    labels = [0] * 50 + [1] * 5 + [2] * 50 + [-1] * 3
+    rows = datasets.Dataset.from_dict({"label": labels, "row": list(range(108))})
+    few, more = choose_images(rows, 9), choose_images(rows, 30)
+    assert [[*few["label"]].count(label) for label in range(3)] == [3, 3, 3]
+    assert [[*more["label"]].count(label) for label in range(3)] == [13, 5, 12]
+    assert {*few["row"]} < {*more["row"]} and [*more["row"]] == sorted(more["row"])
+    assert len(choose_images(rows, 1000)) == 105
+    pairs = choose_images(rows, 4)  # of two classes, which have another image of theirs
+    assert sorted([*pairs["label"]].count(label) for label in range(3)) == [0, 2, 2]
+    assert len({*choose_images(rows, 3)["label"]}) == 2 and len(choose_images(rows, 1)) == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            ["--masks", "nowhere"],
+            "There is no folder of masks `nowhere`, and no method of that name: expected tokencut, grounded, sam3, auto",
+        ),
+        (["--num_images", "0"], "`num_images` ≥ 1"),
+        (["--split", "test"], "test"),
+    ],
+)
+def test_wrong_arguments(model, photographs, tmp_path, change, message):
+    options = ["--model", model, "--dataset", photographs, "--output_dir", tmp_path / "out"]
+    assert message in call("diagnose", *options, *change).error
+
+
+def test_options_that_a_benchmark_does_not_have(tmp_path):
+    options = ["--split", "train", "--output_dir", tmp_path / "out"]
+    assert "--split is a split of --dataset, which is not given" in call("diagnose", *options).error
+    error = call("diagnose", "--dataset", "emoji-shift", *options).error
+    assert "`emoji-shift` has one set to diagnose on, with its masks: leave out --split" in error
+
+
+def test_one_class_is_refused(model, tmp_path):
+    rows = [row | {"label": 0} for row in masked_rows(4)]
+    datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "one" / "validation-00000.parquet")
+    error = call("diagnose", "--model", model, "--dataset", tmp_path / "one", "--output_dir", tmp_path / "out").error
+    assert "All 4 images are of one class" in error
+
+
+def test_batches_and_other_models_do_not_change_rows():
+    """A class of one image has no `mixed_same`; a model of other statistics has another black."""
+    rows = EvaluationSet.of(masked_dataset(13).select([0, 1, 2, 4, 5, 8]))
+    session = session_of({"before": tiny_vit(**LETTERS)}, {"few": rows})
+    one, all_ = (measure(session, Backgrounds(size))["few"]["before"].columns for size in (1, 6))
+    for name in CONDITIONS:
+        assert one[name].tolist() == all_[name].tolist()
+    assert one["mixed_same"].tolist().count(-1) == 1 and -1 not in one["mixed_rand"]
+    black = pixel_of(make_image_processor("native", 32, make_image_processor("paper", 32)), 0)
+    torch.testing.assert_close(black, torch.full((3,), -1.0))
+    padding = ViTImageProcessor(do_resize=False, do_center_crop=True, crop_size={"height": 176, "width": 176})
+    assert (pixel_of(padding, 255) > pixel_of(padding, 0)).all()  # its edges are black
+
+
+@pytest.mark.parametrize("measurement", [Backgrounds(2, relevance=False), Sensitivity(2)], ids=["swapped", "noisy"])
+def test_nan_logits_of_a_later_batch_name_the_image(measurement):
+    """On another background, or with noise on the background: the image as it is has none."""
+    model, passes = tiny_vit(**LETTERS), []
+
+    def poison(module, args, output):
+        passes.append(output)
+        if len(passes) == 20:  # the third batch of the swapped, and the fourth of the noisy
+            output[1] = float("nan")
+        return output
+
+    rows = EvaluationSet.of(masked_dataset(24).add_column("file_name", [f"{index}.jpg" for index in range(24)]))
+    session = session_of({"before": model}, {"noise": rows})
+    model.classifier.register_forward_hook(poison)
+    with pytest.raises(ValueError, match=r"noise: the logits of `(5|7)\.jpg` are NaN or infinite"):
+        measurement.measure(session.sides["before"], rows, session, "noise", None)
+
+
+@pytest.mark.release
+def test_two_processes_equal_one(model, photographs, diagnosed, tmp_path):
+    options = ["diagnose", "--model", model, "--dataset", photographs, "--output_dir", tmp_path, "--batch_size", 5]
+    completed = launch_two("-m", "robust_vit_hf.cli", *options)
+    assert completed.status == 0, completed.err
+    assert completed.out.count("measure | before") == 1
+    one, two = columns_of(diagnosed[0]), columns_of(tmp_path)
+    assert all(one[name] == two[name] for name in one if name not in ("object_share", "relevance_on_object"))
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(model, photographs, tmp_path):
+    other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
+    options = ["diagnose", "--model", model, "--compare", other, "--dataset", photographs, "--batch_size", 1]
+    finished = tmp_path / "killed" / "validation" / "before" / "scores.json"
+    kill_when(finished.is_file, "-m", "robust_vit_hf.cli", *options, "--output_dir", tmp_path / "killed")
+    assert not (tmp_path / "killed" / "results.json").exists()
+    written = finished.stat().st_mtime_ns
+    tables = []
+    for name in ("killed", "complete"):
+        succeed(*options, "--output_dir", tmp_path / name)
+        tables.append((tmp_path / name / "tables.md").read_text())
+    assert finished.stat().st_mtime_ns == written and tables[0] == tables[1]
+
+
+def test_another_precision_in_a_process_is_refused_by_name():
+    """As of `diagnose(…, bf16=True)` and then `improve(…)`: Accelerate keeps the first."""
+    AcceleratorState._reset_state()
+    try:
+        make_accelerator(bf16=True)
+        with pytest.raises(
+            ValueError, match=r"the mixed precision `bf16`, and cannot change to `no`: give the same `bf16`"
+        ):
+            make_accelerator(bf16=False)
+    finally:
+        AcceleratorState._reset_state()

@@ -1,0 +1,234 @@
+"""Measures, intervals and verdict from predictions on other backgrounds."""
+
+import html
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+
+from robust_vit_hf.diagnosis.diagnose import DiagnosisReport
+from robust_vit_hf.diagnosis.images import MaskedImages
+from robust_vit_hf.diagnosis.verdict import Diagnosis, diagnosis_tables
+from robust_vit_hf.evaluation.html_page import write_page
+from robust_vit_hf.results.bootstrap import Difference, interval_of, resampled_means
+
+from ..helpers.metrics import load
+
+
+CLASSES = 4
+
+
+def diagnosis(count: int = 200, **rates: float) -> Diagnosis:
+    """A model of four classes that is right on each condition at a rate, and otherwise names the donor's class (`taken`) or,
+    in `mixed_rand`, another one."""
+    rates = {
+        "original": 1.0,
+        "mixed_same": 1.0,
+        "mixed_rand": 1.0,
+        "only_bg": 0.25,
+        "taken": 0.0,
+        "share": 0.1,
+    } | rates
+    label = np.arange(count) % CLASSES
+    donor = (label + 1 + np.arange(count) // CLASSES % (CLASSES - 1)) % CLASSES
+    other = np.array([next(c for c in range(CLASSES) if c not in pair) for pair in zip(label, donor, strict=True)])
+    place = np.arange(count) / count
+
+    def right(rate: float) -> np.ndarray:
+        return np.where(place < rate, label, other)
+
+    columns = {
+        name: right(rates.get(name, 1.0))
+        for name in ("original", "mixed_same", "only_fg", "no_fg", "only_bg", "blurred")
+    }
+    taken = place >= 1 - rates["taken"]
+    columns["mixed_rand"] = np.where(taken, donor, right(rates["mixed_rand"]))
+    columns |= {"label": label, "accepted": [[int(one)] for one in label], "donor_class": donor}
+    columns |= {"donor_same": np.roll(np.arange(count), CLASSES), "donor_rand": donor}
+    columns |= {"object_share": np.full(count, rates["share"]), "relevance_on_object": np.full(count, 0.3)}
+    return Diagnosis(columns, ["cat", "dog", "fox", "hen"])
+
+
+def test_measures_are_means_over_the_images():
+    found = diagnosis(original=0.9, mixed_same=0.8, mixed_rand=0.5, taken=0.3)
+    means = {name: one.mean for name, one in found.measures.items()}
+    assert means["original"] == pytest.approx(0.9) and means["mixed_rand"] == pytest.approx(0.5)
+    assert means["composing"] == pytest.approx(0.1) and means["bg_gap"] == pytest.approx(0.3)
+    assert means["object_focus"] == pytest.approx(1 - 0.3 / 0.9)
+    # Half of the images are wrong, and each error hits one of the three other classes by chance.
+    assert means["donor_rate"] == pytest.approx(0.3) and means["donor_chance"] == pytest.approx(0.5 / 3)
+    assert means["donor_excess"] == pytest.approx(0.3 - 0.5 / 3)
+    assert means["only_bg_chance"] == pytest.approx(0.25) and means["only_bg_excess"] == pytest.approx(0.0, abs=0.02)
+    assert means["relevance_on_object"] == pytest.approx(3.0)
+    for name, one in found.measures.items():
+        assert one.low <= one.mean <= one.high, name
+
+
+def test_the_metric_gives_the_same_gap():
+    found = diagnosis(original=0.9, mixed_same=0.8, mixed_rand=0.5)
+    metric = load("background_gap", "groups")
+    for name in ("original", "mixed_same", "mixed_rand"):
+        columns = {"predictions": found.columns[name], "references": found.columns["label"]}
+        metric.add_batch(**columns, groups=[name] * len(found))
+    scores = metric.compute()
+    assert scores["bg_gap"] == pytest.approx(found.measures["bg_gap"].mean)
+    assert scores["object_focus"] == pytest.approx(found.measures["object_focus"].mean)
+    assert scores["num_images"]["mixed_rand"] == 200
+
+
+@pytest.mark.parametrize(
+    "groups, message",
+    [
+        (["original", "mixed_same"], "zero usable images of `mixed_rand`"),
+        (["a", "b"], "zero usable images of `mixed_same`"),
+    ],
+)
+def test_the_metric_names_a_missing_condition(groups, message):
+    metric = load("background_gap", "groups")
+    with pytest.raises(ValueError, match=message):
+        metric.compute(predictions=[0, 1], references=[0, 1], groups=groups)
+
+
+@pytest.mark.parametrize(
+    "rates, count, verdict",
+    [
+        ({"mixed_rand": 0.3, "taken": 0.6}, 400, "decides"),
+        ({"mixed_rand": 0.3, "taken": 0.0}, 400, "decides"),  # wrong, though not taken for the donor's class
+        ({"mixed_rand": 0.85, "taken": 0.1}, 400, "partly"),
+        ({}, 400, "no sign"),
+        ({"mixed_rand": 0.99}, 400, "no sign"),
+        ({"original": 0.6, "mixed_same": 0.6, "mixed_rand": 0.6}, 400, "no sign"),
+        ({"original": 0.4, "mixed_same": 0.4, "mixed_rand": 0.4}, 400, "too few"),  # wrong on most as they are
+        ({}, 30, "too few"),  # agreement of 30 images rules out no more than 10 %
+        ({"mixed_rand": 0.9, "mixed_same": 0.9}, 20, "too few"),
+        ({"mixed_rand": 0.875, "mixed_same": 0.75}, 8, "too few"),  # errors do not tell more than none would
+        ({"mixed_rand": 0.3, "taken": 0.6}, 8, "decides"),
+        ({"mixed_rand": 0.6, "taken": 0.4}, 8, "too few"),  # three of eight, where none has the opposite
+    ],
+)
+def test_the_verdict_is_that_of_the_intervals(rates, count, verdict):
+    assert diagnosis(count, **rates).verdict == verdict
+
+
+@pytest.mark.parametrize("predicted, right", [(9, 0), (0, 25)], ids=["outside", "constant"])
+def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
+    """One that names no class of the images, or always the same, is not moved by a background either."""
+    columns = {name: np.full(2000, predicted) for name in ("original", "mixed_same", "mixed_rand", "only_bg")}
+    found = Diagnosis(diagnosis(2000).columns | columns, ["cat", "dog", "fox", "hen"])
+    assert all(found.measures[name].high < 0.05 for name in ("donor_excess", "bg_gap"))
+    assert found.verdict == "too few"
+    assert found.sentence.startswith(f"The model recognises too little to tell: it is right on {right} % [")
+    assert "of 2000 images as they are" in found.sentence and any("as they are" in text for text in found.warnings)
+
+
+def test_a_model_that_recognises_no_composed_image_shows_nothing():
+    columns = {name: np.full(2000, 9) for name in ("mixed_same", "mixed_rand", "only_bg")}
+    found = Diagnosis(diagnosis(2000).columns | columns, ["cat", "dog", "fox", "hen"])
+    assert found.measures["original"].low > 0.5 and found.verdict == "too few"
+    assert "right on 0 % [0, 0] of 2000 images on other backgrounds of their class" in found.sentence
+
+
+def test_without_a_gap_nothing_is_ruled_out():
+    """No class has a second image, whose background `mixed_same` could take."""
+    columns = diagnosis(400).columns | {"mixed_same": np.full(400, -1), "donor_same": np.full(400, -1)}
+    found = Diagnosis(columns, ["cat", "dog", "fox", "hen"])
+    assert found.measures["donor_excess"].high < 0.05 and "bg_gap" not in found.measures
+    assert found.verdict == "too few"
+
+
+def test_the_sentence_names_the_evidence():
+    found = diagnosis(400, mixed_rand=0.3, taken=0.6)
+    assert found.sentence.startswith(
+        "Decides by the background: of 400 objects on the background of another class, 60 % ["
+    )
+    assert "were taken for that class (chance 23 %)" in found.sentence
+
+
+def test_images_without_donor_or_object_do_not_count():
+    found = diagnosis(40, mixed_rand=0.5)
+    columns = {
+        name: np.array(values, dtype=object if name == "accepted" else None) for name, values in found.columns.items()
+    }
+    columns["mixed_same"][:10], columns["donor_same"][:10] = -1, -1
+    columns["object_share"] = np.where(np.arange(40) < 4, 0.0, columns["object_share"])
+    columns["object_share"][4] = 1.0
+    found = Diagnosis(columns, found.class_names)
+    assert found.num_mixed == 35 and np.isnan(found.values["bg_gap"][:10]).all()
+    assert found.measures["mixed_same"].mean == 1.0
+    assert "10 images are the only one of their class, and have no `mixed_same`." in found.warnings
+
+
+def test_bad_compositions_and_wrong_models_are_warned_of():
+    assert any("Composing alone costs" in text for text in diagnosis(mixed_same=0.6).warnings)
+    assert any("as they are" in text for text in diagnosis(original=0.2, mixed_same=0.2).warnings)
+    assert not diagnosis().warnings
+
+
+def test_a_page_warns(tmp_path):
+    images = MaskedImages(datasets.Dataset.from_dict({}), "drawn by hand", rejected=200, lost=("<i>owl</i>",))
+    report = DiagnosisReport({"before": diagnosis(original=0.3, mixed_same=0.0)}, [], images, Path("out"))
+    write_page(tmp_path / "report.html", "A diagnosis", {}, [report.section()])
+    page = (tmp_path / "report.html").read_text()
+    composing, accuracy, *notes = report.warnings
+    assert composing.startswith("Composing alone costs") and accuracy.startswith("The model is right on 30 %")
+    assert notes == images.notes and len(notes) == 2 and "<i>" not in page
+    for warning in report.warnings:
+        assert f"<p>{html.escape(warning)}</p>" in page
+
+
+def test_a_change_is_paired_by_image():
+    before, after = diagnosis(mixed_rand=0.4), diagnosis(mixed_rand=0.45)
+    change = after.change_from(before)["mixed_rand"]
+    assert change.mean == pytest.approx(0.05) and change.low > 0.015  # unpaired, its interval would hold 0
+    assert "object_focus" not in after.change_from(before)
+
+
+def test_intervals_cover_what_they_say():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(100):
+        values = (rng.random(150) < 0.3).astype(float)
+        found = interval_of(values, resampled_means(values[:, None])[:, 0])
+        covered += found.low <= 0.3 <= found.high
+    assert 90 <= covered <= 99
+
+
+def test_agreement_of_all_images_has_a_width():
+    values = np.ones(60)
+    found = interval_of(values, resampled_means(values[:, None])[:, 0])
+    assert (found.low, found.high) == pytest.approx((0.95, 1.05))
+
+
+def test_rates_stay_within_their_range():
+    """Whatever is added where all images agree."""
+    found = diagnosis(30).measures
+    assert (found["mixed_rand"].low, found["mixed_rand"].high) == (pytest.approx(0.9), 1.0)
+    assert found["donor_rate"].low == 0.0 and found["bg_gap"].high == pytest.approx(0.1)
+    assert (found["object_focus"].low, found["object_focus"].high) == (pytest.approx(0.9), 1.0)
+
+
+def test_a_difference_allows_for_what_no_image_has():
+    """Of 40 images, one changed to wrong, and none to right."""
+    values = np.where(np.arange(40) < 1, -1.0, 0.0)
+    resampled = resampled_means(values[:, None])[:, 0]
+    change, plain = interval_of(values, resampled, Difference), interval_of(values, resampled)
+    assert plain.high == 0.0 and change.high == pytest.approx(2 / 40) and change.low == plain.low
+
+
+def test_missing_values_are_left_out_of_resamples():
+    values = np.array([1.0, 1.0, np.nan, np.nan, 1.0])
+    resampled = resampled_means(np.stack([values, np.full(5, np.nan)], axis=1))
+    assert np.nanmin(resampled[:, 0]) == 1.0 and np.isnan(resampled[:, 1]).all()
+
+
+def test_tables():
+    measures, classes, pairs = diagnosis_tables({"before": diagnosis(mixed_rand=0.5, taken=0.3)})
+    assert measures.head == ["measure", "before"]
+    cells = {row[0]: row[1] for row in measures.rows}
+    assert cells["top-1 `mixed_rand`"].startswith("50.0 [") and cells[
+        "BG-Gap: `mixed_same` − `mixed_rand`"
+    ].startswith("+50.0 [")
+    assert len(classes.rows) == CLASSES and pairs.rows[0][0].count("on the background of") == 1
+    compared = diagnosis_tables({"before": diagnosis(mixed_rand=0.5), "after": diagnosis(mixed_rand=0.9)})[0]
+    assert compared.head == ["measure", "before", "after", "change"]
+    assert {row[0]: row[3] for row in compared.rows}["top-1 `mixed_rand`"].startswith("+40.0 [")

@@ -1,0 +1,274 @@
+"""`robust-vit figures`, and the examples that evaluations save: which images are shown, and why."""
+
+import io
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pyarrow import parquet as pq
+from transformers import ViTForImageClassification
+
+from robust_vit_hf import eval_transform, make_image_processor, relevance_map
+from robust_vit_hf.evaluation import finetuning_results
+from robust_vit_hf.evaluation.measurements.accuracy import set_result
+from robust_vit_hf.evaluation.relevance_examples import KINDS, Example, draw, rows_of_kind
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.evaluation.store import Measured
+from robust_vit_hf.results.run_results import Run
+
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
+
+
+NUM_IMAGES = 80
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> list:
+    """Options of two confident models that often differ, and of images with masks of four classes."""
+    root = tmp_path_factory.mktemp("inputs")
+    for name, seed in (("before", 0), ("after", 1)):
+        model = tiny_vit(seed)
+        with torch.no_grad():
+            model.classifier.weight *= 8
+        save_pretrained(model, root / name)
+    masked_dataset(NUM_IMAGES).to_parquet(root / "data" / "validation-00000.parquet")
+    return ["--model", root / "before", "--compare", root / "after", "--dataset", root / "data"]
+
+
+@pytest.fixture(scope="module")
+def evaluation(inputs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    succeed("evaluate", *inputs, "--protocols", "paper", "--output_dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def figures(evaluation, inputs, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("figures")
+    printed = succeed("figures", evaluation, *inputs, "--output_dir", folder)
+    assert (folder / "captions.md").read_text() in printed
+    return folder
+
+
+def columns_of(evaluation: Path, side: str) -> dict[str, np.ndarray]:
+    table = pq.read_table(evaluation / "paper" / "validation" / side / "predictions.parquet").to_pydict()
+    predicted, label = (np.array(table[name])[:, 0] for name in ("predictions", "accepted"))
+    return {"predicted": predicted, "label": label, "right": predicted == label}
+
+
+def shown(folder: Path, number: int) -> list[int]:
+    """Rows of the images of a figure, as its caption names them."""
+    caption = re.search(rf"^\*\*Figure {number}\*\* .*", (folder / "captions.md").read_text(), re.MULTILINE).group()
+    return [int(row) for row in re.search(r"Images: validation, rows ([\d, ]+)\.$", caption).group(1).split(", ")]
+
+
+def test_every_figure_as_png_and_pdf(figures):
+    numbers = (1, 2, 3, 6, 15)
+    names = {f"figure_{number}.{suffix}" for number in numbers for suffix in ("png", "pdf")} | {"captions.md"}
+    assert {path.name for path in figures.iterdir()} == names
+    for number in numbers:
+        assert (figures / f"figure_{number}.pdf").read_bytes().startswith(b"%PDF")
+        with Image.open(figures / f"figure_{number}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 10 and picture.width > 300
+
+
+def test_the_images_follow_the_rules(figures, evaluation):
+    before, after = (columns_of(evaluation, side) for side in ("before", "after"))
+    corrected = ~before["right"] & after["right"]
+    broken = before["right"] & ~after["right"]
+    unchanged = before["predicted"] == after["predicted"]
+    rows = np.array(shown(figures, 2))
+    assert len(rows) == 12 and unchanged[rows[:4]].all() and corrected[rows[4:8]].all() and broken[rows[8:]].all()
+    first, further = shown(figures, 3), shown(figures, 6)
+    assert corrected[first + further].all() and len({*first, *further}) == 8
+    changes = {
+        label: after["right"][before["label"] == label].mean() - before["right"][before["label"] == label].mean()
+        for label in range(4)
+    }
+    harmed = [label for label in sorted(changes, key=changes.get)[:2] if changes[label] < 0]
+    assert harmed
+    expected = [row for label in harmed for row in np.flatnonzero(broken & (before["label"] == label))[:3]]
+    assert shown(figures, 15) == expected
+
+
+def test_confident_predictions_with_relevance_off_the_object(figures):
+    caption = (figures / "captions.md").read_text()
+    assert re.search(
+        r"of 60 images that were drawn at random \(seed 0\), the \d+ .* confidence of at least 90%", caption
+    )
+    assert len(shown(figures, 1)) == 8
+
+
+def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation, inputs, tmp_path):
+    """First the largest share of the relevance outside the mask, and then the lowest mean relevance within it."""
+    options = ["--figures", 1, "--num_examples", 6, "--output_dir", tmp_path]
+    succeed("figures", evaluation, *inputs, *options)
+    model = ViTForImageClassification.from_pretrained(inputs[1])
+    transform = eval_transform(make_image_processor("paper", IMAGE_SIZE))
+    batch = masked_dataset(NUM_IMAGES).with_transform(transform)[shown(tmp_path, 1)]
+    mask = torch.stack(batch["mask"])
+    relevance = relevance_map(model, torch.stack(batch["pixel_values"])).relevance
+    outside = ((relevance * (1 - mask)).sum((1, 2, 3)) / relevance.sum((1, 2, 3))).tolist()
+    within = ((relevance * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))).tolist()
+    assert len(outside) == 12 and outside[:6] == sorted(outside, reverse=True)[:6]
+    assert within[6:] == sorted(within[6:])
+
+
+@pytest.fixture(scope="module")
+def emptied(inputs, tmp_path_factory) -> tuple[list, Path]:
+    """Options with images of which every second has an empty mask, and their evaluation."""
+    root = tmp_path_factory.mktemp("emptied")
+    rows = [
+        row | {"mask": Image.new("L", row["mask"].size)} if index % 2 else row
+        for index, row in enumerate(masked_dataset(NUM_IMAGES))
+    ]
+    dataset = datasets.Dataset.from_list(rows, features=masked_dataset(1).features)
+    dataset.to_parquet(root / "data" / "validation-00000.parquet")
+    options = [*inputs[:-1], root / "data"]
+    succeed("evaluate", *options, "--protocols", "paper", "--output_dir", root / "evaluation")
+    return options, root / "evaluation"
+
+
+def test_images_with_an_empty_mask_are_not_of_figure_1(emptied, tmp_path):
+    options, evaluation = emptied
+    succeed("figures", evaluation, *options, "--figures", 1, "--num_examples", 4, "--output_dir", tmp_path)
+    assert len(shown(tmp_path, 1)) == 8 and not any(row % 2 for row in shown(tmp_path, 1))
+    table = pq.read_table(evaluation / "paper" / "examples.parquet").to_pylist()
+    told = {row["row"] % 2: row["background_before"] is None for row in table}
+    assert told == {0: False, 1: True}
+
+
+def test_images_with_an_empty_mask_are_not_those_whose_relevance_left_the_background(monkeypatch, tmp_path):
+    rows = masked_dataset(4).remove_columns("label")
+    of_set = EvaluationSet(rows, [[0]] * 4)
+    measured = {side: Measured({"predictions": np.full((4, 1), best)}) for side, best in (("before", 1), ("after", 0))}
+    session = SimpleNamespace(sets={"a": of_set})
+    backgrounds = [{"before": 0.5, "after": 0.4}, {}, {"before": 0.9, "after": 0.2}, {"before": 1.0}]
+    groups = []
+
+    def explained(images, *_):
+        return [Example(name, row, "x", Image.new("RGB", (8, 8)), background=backgrounds[row]) for name, row in images]
+
+    def drawn(given):
+        groups.extend(given)
+        return SimpleNamespace(savefig=lambda *_, **__: None)
+
+    monkeypatch.setattr(finetuning_results, "explain", explained)
+    monkeypatch.setattr(finetuning_results, "before_after_figure", drawn)
+    run = Run({"a": set_result("a", of_set, measured)})
+    finetuning_results._write_examples(tmp_path, run, session)
+    title, ranked = next(iter(groups[0].items()))
+    assert "of 2 those" in title and [example.row for example in ranked] == [2, 0]
+
+
+def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):
+    for seed in (0, 1):
+        options = ["--figures", 3, "--seed", seed, "--output_dir", tmp_path / str(seed)]
+        succeed("figures", evaluation, *inputs, *options)
+    for name in ("figure_3.png", "figure_3.pdf"):
+        assert (tmp_path / "0" / name).read_bytes() == (figures / name).read_bytes()
+    assert (tmp_path / "0" / "captions.md").read_text() in (figures / "captions.md").read_text()
+    assert shown(tmp_path / "1", 3) != shown(figures, 3)
+
+
+def test_target_and_classes(figures, evaluation, inputs, tmp_path):
+    options = [
+        "--figures",
+        2,
+        "--output_dir",
+        tmp_path,
+        "--target",
+        "true",
+        "--classes",
+        "LABEL_1",
+        "3",
+        "--num_examples",
+        2,
+    ]
+    succeed("figures", evaluation, *inputs, *options)
+    labels = columns_of(evaluation, "before")["label"][shown(tmp_path, 2)]
+    assert len(labels) <= 6 and {*labels} <= {1, 3}
+    assert "Classes: LABEL_1, LABEL_3. " in (tmp_path / "captions.md").read_text()
+    assert "Maps explain the true class." in (tmp_path / "captions.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            ["--classes", "LABEL_4"],
+            "`LABEL_4` names 0 classes of the model (did you mean",
+        ),
+        (["--protocol", "native"], "has no predictions of `validation` before the finetuning under protocol `native`"),
+        (["--compare", "MODEL"], "holds the result of another evaluation, which differs in: model"),
+        (["--split", "train"], 'Unknown split "train"'),
+        (["--figures", "15", "--classes", "HELPED"], "No image fits figure 15"),
+    ],
+)
+def test_refused(options, message, evaluation, inputs, tmp_path):
+    before, after = (columns_of(evaluation, side) for side in ("before", "after"))
+    gains = [(after["right"] * 1 - before["right"])[before["label"] == label].sum() for label in range(4)]
+    words = {"MODEL": inputs[1], "HELPED": int(np.argmax(gains))}
+    options = [words.get(option, option) for option in options]
+    completed = call("figures", evaluation, *inputs, *options, "--output_dir", tmp_path / "out")
+    assert completed.status == 1 and message in completed.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_your_own_are_all_taken(tmp_path):
+    options = ["--compare", "x", "--dataset", "y", "--images_per_set", 2, "--output_dir", tmp_path / "out"]
+    error = call("figures", tmp_path, *options).error
+    assert "--images_per_set is for the sets of emoji-shift: leave it out" in error
+
+
+def test_kinds_and_what_may_be_shown():
+    accepted, before, after = [[0], [0], [0, 1], [], [2]], [1, 0, 1, 2, 2], [0, 0, 2, 2, 2]
+    rows = masked_dataset(5).remove_columns("label").add_column("openly_licensed", [True, False, True, True, True])
+    of_set = EvaluationSet(rows, accepted)
+    measured = {
+        side: Measured({"predictions": np.array(predicted)[:, None]})
+        for side, predicted in (("before", before), ("after", after))
+    }
+    results = {"a": set_result("a", of_set, measured)}
+    found = {kind: rows_of_kind(kind, results, {"a": of_set})["a"] for kind in KINDS}
+    assert found == {"corrected": [0], "broken": [2], "unchanged": [4]}
+
+
+def test_a_draw_begins_with_the_shorter_one_and_takes_sets_in_turn():
+    rows = {"a": list(range(20)), "b": list(range(100, 103))}
+    drawn = draw(rows, 9, seed=3)
+    assert [name for name, _ in drawn] == ["a", "b", "a", "b", "a", "b", "a", "a", "a"]
+    assert draw(rows, 4, seed=3) == drawn[:4] and len(set(drawn)) == 9
+    assert draw({"a": rows["a"]}, 6, seed=3) == [pair for pair in drawn if pair[0] == "a"]
+    assert draw(rows, 9, seed=4) != drawn
+
+
+def test_sets_of_equal_length_are_drawn_in_other_orders():
+    """Else the sets of one benchmark, with the same classes in the same rows, would show the same rows."""
+    rows = dict.fromkeys(("a", "b"), range(20))
+    drawn = draw(rows, 40, seed=3)
+    orders = [[row for name, row in drawn if name == of] for of in rows]
+    assert sorted(orders[0]) == sorted(orders[1]) == [*range(20)] and orders[0] != orders[1]
+
+
+def test_the_examples_of_an_evaluation(evaluation):
+    before, after = (columns_of(evaluation, side) for side in ("before", "after"))
+    table = pq.read_table(evaluation / "paper" / "examples.parquet").to_pylist()
+    assert [row["kind"] for row in table] == sorted((row["kind"] for row in table), key=list(KINDS).index)
+    for row in table:
+        index = row["row"]
+        assert row["label"] == f"LABEL_{before['label'][index]}"
+        for side, columns in (("before", before), ("after", after)):
+            assert (row[f"{side}_true"] is None) == columns["right"][index]
+            assert 0 <= row[f"background_{side}"] <= 1
+            with Image.open(io.BytesIO(row[f"{side}_predicted"]["bytes"])) as picture:
+                assert picture.size == (32, 32)
+    names = json.loads((evaluation / "results.json").read_text())["class_names"]
+    assert list(names) == ["0", "1", "2", "3"]

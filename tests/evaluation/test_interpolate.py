@@ -1,0 +1,397 @@
+"""Mixtures of two models: exact at both ends, right in between, refused where they would mean nothing, and the command."""
+
+import copy
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.text import Annotation
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    PreTrainedModel,
+)
+
+from robust_vit_hf import eval_transform, make_image_processor
+from robust_vit_hf.data.emoji_shift.splits import IMAGE_SIZE as EMOJI_IMAGE_SIZE
+from robust_vit_hf.data.emoji_shift.splits import SHIFTED, load_evaluation_sets
+from robust_vit_hf.evaluation.interpolate import sweep_figure, sweep_table
+from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
+from robust_vit_hf.models.emoji_shift_model import load_biased_model
+from robust_vit_hf.models.weight_mixture import interpolate
+from robust_vit_hf.results.plots import save_figure
+
+from ..helpers import formats
+from ..helpers.commands import call, files_below, launch, succeed
+from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, save_pretrained, tiny_vit
+
+
+def bits(model: PreTrainedModel) -> dict[str, bytes]:
+    return {
+        name: value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        for name, value in model.state_dict().items()
+    }
+
+
+# -- Weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_both_ends_are_exact(dtype):
+    before, after = tiny_vit(seed=0).to(dtype), tiny_vit(seed=1).to(dtype)
+    with torch.no_grad():  # what arithmetic would lose: the sign of a zero, a small beside a huge number
+        before.classifier.bias[:3] = torch.tensor([-0.0, 1e-30, 1e30])
+        after.classifier.bias[:3] = torch.tensor([3.0, 1e30, 1e-30])
+    originals = bits(before), bits(after)
+    assert originals[0] != originals[1]
+    assert bits(interpolate(before, after, 0)) == originals[0]
+    assert bits(interpolate(before, after, 1.0)) == originals[1]
+    interpolate(before, after, 0.3)
+    assert (bits(before), bits(after)) == originals  # neither is changed
+
+
+def test_midpoint_by_hand():
+    before, after = tiny_vit(seed=0), tiny_vit(seed=1)
+    after.config.problem_type = "single_label_classification"
+    mixed = interpolate(before, after, 0.25)
+    assert type(mixed) is type(after) and mixed.config.problem_type == "single_label_classification"
+    start, end = before.state_dict(), after.state_dict()
+    assert mixed.state_dict().keys() == end.keys()
+    for name, value in mixed.state_dict().items():
+        assert value.dtype == torch.float32
+        expected = 0.75 * start[name].double() + 0.25 * end[name].double()
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+    assert all(parameter.requires_grad for parameter in mixed.parameters())
+
+
+def test_half_precision_is_mixed_in_fp32():
+    before, after = tiny_vit(seed=0).bfloat16(), tiny_vit(seed=1).bfloat16()
+    mixed = interpolate(before, after, 0.3).classifier.weight
+    expected = 0.7 * before.classifier.weight.float() + 0.3 * after.classifier.weight.float()
+    assert mixed.dtype == torch.bfloat16
+    assert (mixed == expected.bfloat16()).float().mean() > 0.99  # a tie may be rounded to the other side
+
+
+def test_buffers():
+    """Floating-point buffers are mixed, integer ones must agree."""
+    models = tiny_vit(seed=0), tiny_vit(seed=1)
+    for model, value in zip(models, (1.0, 3.0), strict=True):
+        model.register_buffer("running_mean", torch.full((2,), value))
+        model.register_buffer("count", torch.tensor(7))
+    mixed = interpolate(*models, 0.5)
+    assert mixed.running_mean.tolist() == [2.0, 2.0] and mixed.count.dtype == torch.int64 and mixed.count == 7
+    models[1].count += 1
+    with pytest.raises(ValueError, match="The integer buffer `count` differs"):
+        interpolate(*models, 0.5)
+
+
+def dinov2() -> PreTrainedModel:
+    settings = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+    return Dinov2ForImageClassification(Dinov2Config(num_labels=4, **settings))
+
+
+@pytest.mark.parametrize(
+    "make_after, message",
+    [
+        (dinov2, "`architecture` is ViTForImageClassification before and Dinov2ForImageClassification after"),
+        (lambda: tiny_vit(num_labels=5), "`num_labels` is 4 before and 5 after.*finetuned from"),
+        (lambda: tiny_vit(num_attention_heads=4), "`num_attention_heads` is 3 before and 4 after"),
+        (lambda: tiny_vit(hidden_act="relu"), "`hidden_act` is gelu before and relu after"),
+        (lambda: tiny_vit(layer_norm_eps=1e-6), "`layer_norm_eps` is 1e-12 before and 1e-06 after"),
+        (
+            lambda: tiny_vit(id2label=dict(enumerate("abcd"))),
+            "other `id2label` for 4 classes: 0 is `LABEL_0` before and `a` after.*copy `id2label` and `label2id`",
+        ),
+        (
+            lambda: tiny_vit(num_hidden_layers=3),
+            r"weights do not fit: `vit\S+` is missing before and \(\d+.*\) float32 after; `vit.*finetuned from",
+        ),
+        (
+            lambda: tiny_vit(intermediate_size=40),
+            r"6 weights do not fit: `\S+` is \(48, 24\) float32 before and \(40, 24\) float32 after; `",
+        ),
+        (lambda: tiny_vit().half(), r"is \(1, 1, 24\) float32 before and .* float16 after.*with the same `dtype`"),
+    ],
+)
+def test_models_that_do_not_fit(make_after, message):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=message):
+        interpolate(tiny_vit(), make_after(), 0.5)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_alpha_outside_the_interval(alpha):
+    with pytest.raises(ValueError, match=f"alpha is {alpha}; expected a number from 0"):
+        interpolate(tiny_vit(), tiny_vit(), alpha)
+
+
+def test_an_adapter_is_refused_and_a_merged_one_is_not():
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    wrapped = get_peft_model(tiny_vit(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    for model in (wrapped, wrapped.base_model.model):
+        with pytest.raises(ValueError, match=r"The model after has a PEFT adapter.*merge_and_unload"):
+            interpolate(tiny_vit(), model, 0.5)
+    merged = wrapped.merge_and_unload()
+    mixed = interpolate(tiny_vit(), merged, 0.5)
+    assert bits(mixed) != bits(tiny_vit()) and bits(mixed) != bits(merged)
+
+
+# -- A mixture as a folder --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[Path]:
+    """A model before, and one after, of 1000 classes."""
+    root = tmp_path_factory.mktemp("models")
+    return [save_pretrained(tiny_vit(i, num_labels=1000), root / name) for i, name in enumerate(("before", "after"))]
+
+
+@pytest.mark.slow
+def test_the_command_writes_an_ordinary_model(models, tmp_path):
+    output = tmp_path / "new" / "mixed"
+    completed = launch("-m", "robust_vit_hf.cli", "interpolate", *models, "--alpha", 0.25, "--output_dir", output)
+    assert completed.status == 0, completed.err
+    assert f"{output}: 0.75 · {models[0]} + 0.25 · {models[1]}" in completed.out
+    assert [path.name for path in output.parent.iterdir()] == ["mixed"]
+    files = files_below(output)
+    assert files.keys() == {"config.json", "model.safetensors", "preprocessor_config.json", "interpolation.json"}
+    assert json.loads(files["interpolation.json"]) == {"alpha": 0.25, "before": "before", "after": "after"}
+    for name, content in files.items():
+        assert str(models[0].parent).encode() not in content
+        assert (b"alpha" in content) == (name == "interpolation.json")
+    first, second = (AutoImageProcessor.from_pretrained(folder).to_dict() for folder in (models[1], output))
+    assert first == second
+
+    loaded = AutoModelForImageClassification.from_pretrained(output)
+    by_hand, other = (AutoModelForImageClassification.from_pretrained(folder).state_dict() for folder in models)
+    expected = tiny_vit(num_labels=1000)
+    expected.load_state_dict({name: 0.75 * value + 0.25 * other[name] for name, value in by_hand.items()})
+    pixel_values = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixel_values).logits, expected(pixel_values).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_alpha_0_is_the_model_before_with_its_own_processor(models, tmp_path):
+    before = tmp_path / "before"
+    shutil.copytree(models[0], before)
+    processor = AutoImageProcessor.from_pretrained(before)
+    processor.image_mean = [0.1, 0.2, 0.3]
+    processor.save_pretrained(before)
+    for alpha, expected in ((0, [0.1, 0.2, 0.3]), (0.5, [0.5] * 3)):
+        succeed("interpolate", before, models[1], "--alpha", alpha, "--output_dir", tmp_path / str(alpha))
+        assert AutoImageProcessor.from_pretrained(tmp_path / str(alpha)).image_mean == tuple(expected)
+
+
+MISSING = ["no/such/model", "nor/this/one"]
+
+
+def test_a_folder_with_something_in_it_is_refused_before_loading(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    for task, message in (("--alpha", "exists already: name another"), ("--sweep", "Choose another --output_dir")):
+        completed = call("interpolate", *MISSING, task, 0.5, "--output_dir", tmp_path)
+        assert completed.status == 1 and message in completed.error
+    completed = call("interpolate", *MISSING, "--alpha", 0.5, "--output_dir", tmp_path / "precious")
+    assert completed.status == 1 and "exists already: name another folder" in completed.error
+    assert files_below(tmp_path) == {"precious": b"precious"}
+
+
+def test_refusals_are_one_line_and_leave_nothing(models, tmp_path):
+    """Also that of transformers for a missing model, which has several lines."""
+    small, bare = save_pretrained(tiny_vit(), tmp_path / "small"), tmp_path / "bare"
+    tiny_vit().save_pretrained(bare)
+    for before, after, message in (
+        ("nowhere", models[1], "`nowhere` cannot be loaded. "),
+        (models[0], small, "`num_labels` is 1000 before and 4 after"),
+        (small, bare, "has no image processor, which the preset `model` takes"),
+    ):
+        completed = call("interpolate", before, after, "--alpha", 0.5, "--output_dir", tmp_path / "out")
+        assert completed.status == 1 and completed.error.startswith("error: ") and message in completed.error
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "bare"}
+
+
+def test_the_bundled_model_comes_with_its_processor(tmp_path):
+    succeed("interpolate", "emoji-shift", "emoji-shift", "--alpha", 0.5, "--output_dir", tmp_path / "out")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    assert processor.to_dict() == make_image_processor("paper", EMOJI_IMAGE_SIZE).to_dict()
+
+
+def test_a_write_that_fails_leaves_nothing(models, tmp_path):
+    """The weights do not fit on a disk that takes 16 KiB a file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, limits[1]))
+    try:
+        completed = call("interpolate", *models, "--alpha", 0.5, "--output_dir", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert completed.status == 1 and "File too large" in completed.error
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- Sweep ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "give one of --alpha and --sweep"),
+        (["--alpha", "0.5", "--sweep"], "give one of --alpha and --sweep"),
+        (["--alpha", "1.5"], "`alpha` from 0 to 1, but got 1.5"),
+        (["--alpha", "half"], "`alpha` to be a number, but got text"),
+        (["--alpha", "nan"], "`alpha` from 0 to 1, but got nan"),
+        (["--sweep", "0", "1.5"], "`sweep` from 0 to 1, but got 1.5"),
+        (["--alpha", "0.5", "--protocol", "native"], "--protocol is an option of --sweep"),
+        (["--sweep", "--shifted", "imagenet-a"], "given together, or neither"),
+        (
+            ["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-1k", "--images_per_set", 2],
+            "--images_per_set is for the sets of emoji-shift",
+        ),
+        (["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-z"], "unknown set `imagenet-z`: expec"),
+        (["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-a=x"], "A set is named twice"),
+        (
+            ["--sweep", "--shifted", "emoji-shift", "--in_distribution", "imagenet-1k"],
+            "a benchmark are taken where none",
+        ),
+    ],
+)
+def test_usage(options, message, tmp_path):
+    """Wrong arguments are refused before anything is loaded."""
+    completed = call("interpolate", *MISSING, *options, "--output_dir", tmp_path / "out")
+    assert completed.status == 2 and message in completed.error
+    assert not (tmp_path / "out").exists()
+
+
+@torch.no_grad()
+def top1(model: PreTrainedModel, sets: dict[str, EvaluationSet], processor) -> dict[str, float]:
+    """Accuracies by hand, of all images at once."""
+    accuracies = {}
+    for name, rows in sets.items():
+        images = rows.dataset.with_transform(eval_transform(processor, rows.border))[:]["pixel_values"]
+        logits = model(torch.stack(images)).logits
+        classes = list(rows.class_subset or range(logits.shape[1]))
+        predicted = [classes[index] for index in logits[:, classes].argmax(dim=1).tolist()]
+        accuracies[name] = np.mean([label in ids for label, ids in zip(predicted, rows.accepted, strict=True)])
+    return accuracies
+
+
+def sweep_of(folder: Path) -> dict:
+    return json.loads((folder / "sweep.json").read_text())
+
+
+@pytest.mark.slow
+def test_sweep_over_emoji_shift(hub, tmp_path):
+    before = load_biased_model()
+    after = copy.deepcopy(before)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        after.classifier.weight += 0.2 * torch.randn_like(after.classifier.weight)
+    processor = make_image_processor("paper", EMOJI_IMAGE_SIZE)
+    for part in (after, processor):
+        part.save_pretrained(tmp_path / "moved")
+    output = tmp_path / "out"
+    options = ["--images_per_set", 2, "--output_dir", output, "--sweep"]
+    completed = call("interpolate", "emoji-shift", tmp_path / "moved", *options, 0, 1)
+    assert completed.status == 0, completed.err
+    assert "val, alpha-0.0" in completed.err and "size, alpha-1.0" in completed.err
+
+    sweep = sweep_of(output)
+    assert (sweep["before"], sweep["after"]) == ("emoji-shift", "moved")
+    assert sweep["in_distribution"] == ["val"] and sweep["shifted"] == list(SHIFTED)
+    sets = {name: EvaluationSet.of(dataset) for name, dataset in load_evaluation_sets(2).items()}
+    expected = {"0.0": top1(before, sets, processor), "1.0": top1(after, sets, processor)}
+    assert expected["0.0"] != expected["1.0"]
+    assert {alpha: row["top1"] for alpha, row in sweep["alphas"].items()} == expected
+    for alpha, row in sweep["alphas"].items():
+        assert row["mean_in_distribution"] == row["top1"]["val"]
+        assert row["mean_shifted"] == pytest.approx(np.mean([row["top1"][name] for name in SHIFTED]))
+        cells = [f"{100 * value:.1f}" for value in (*row["top1"].values(), row["mean_shifted"])]
+        assert f"| {' | '.join([f'{float(alpha):g}', *cells])} |" in completed.out
+    with Image.open(output / "sweep.png") as picture:
+        assert picture.width > 800 and len(set(picture.convert("L").tobytes())) > 50
+    assert (output / "sweep.pdf").stat().st_size > 5000
+
+    # Started again, from another folder with the same weights, with one alpha more.
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    completed = call("interpolate", "emoji-shift", tmp_path / "elsewhere", *options, 1, 0.5, 0)
+    assert completed.status == 0, completed.err
+    assert "val, alpha-0.5" in completed.err
+    assert "alpha-0.0:" not in completed.err and "alpha-1.0:" not in completed.err
+    resumed = sweep_of(output)["alphas"]
+    assert list(resumed) == ["0.0", "0.5", "1.0"]
+    assert {alpha: resumed[alpha] for alpha in sweep["alphas"]} == sweep["alphas"]
+
+    # It is neither a model nor a data set, and is not uploaded.
+    completed = call("push", output, "user/sweep")
+    assert completed.status == 1 and "holds no model (`config.json`), no adapter" in completed.error
+    assert "no prepared images" in completed.error and not hub.repos
+
+
+def test_sweep_over_sets_of_the_paper(models, tmp_path):
+    """By default in steps of a tenth; what is right is up to the protocol."""
+    sources = {
+        "imagenet-1k": formats.class_folders(tmp_path / "imagenet" / "val", {TENCH: 3, GOLDFISH: 2}, ".JPEG").parent,
+        "imagenet-a": formats.class_folders(tmp_path / "a", {STINGRAY: 4}),
+        "objectnet": formats.objectnet(tmp_path / "objectnet-1.0"),
+    }
+    named = [f"{name}={folder}" for name, folder in sources.items()]
+    output = tmp_path / "out"
+    options = ["--sweep", "--in_distribution", named[0], "--shifted", *named[1:], "--output_dir", output, "--protocol"]
+    succeed("interpolate", *models, *options, "native")
+    sweep = sweep_of(output)
+    assert list(sweep["alphas"]) == [str(step / 10) for step in range(11)]
+    assert sweep["in_distribution"] == ["imagenet-1k"] and sweep["shifted"] == ["imagenet-a", "objectnet"]
+    assert str(tmp_path) not in "".join((output / name).read_text() for name in ("sweep.json", "fingerprint.json"))
+
+    before, after = (AutoModelForImageClassification.from_pretrained(folder) for folder in models)
+    processor = make_image_processor("native", IMAGE_SIZE, AutoImageProcessor.from_pretrained(models[1]))
+    sets = {name: load_evaluation_set(name, str(folder), "native") for name, folder in sources.items()}
+    for alpha in (0.0, 0.3, 1.0):
+        assert sweep["alphas"][str(alpha)]["top1"] == top1(interpolate(before, after, alpha), sets, processor)
+
+    # The folder is of these weights and settings alone.
+    completed = call("interpolate", *models, *options, "paper")
+    assert "another evaluation, which differs in: protocol, sets." in completed.error
+    completed = call("interpolate", *reversed(models), *options, "native")
+    assert "which differs in: before, after, sets." in completed.error
+    assert sweep_of(output) == sweep
+
+
+def test_models_of_other_classes_need_sets_of_their_own(models, tmp_path):
+    completed = call("interpolate", *models, "--sweep", "--output_dir", tmp_path / "out")
+    assert completed.status == 1
+    assert "No benchmark has the classes of these models: name their sets with --in_distribution" in completed.error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "shifted, labels", [({0.5: 0.5}, ["0.5"]), ({0.0: 0.5, 0.5: 0.5, 1.0: 0.25}, ["0, 0.5", "1"])]
+)
+def test_a_figure_names_each_point_once(shifted, labels, tmp_path):
+    """Also that of a single point, whose axes have no extent of their own."""
+    rows = {
+        alpha: {"top1": {"val": 1, "a": 0, "b": 2 * mean}, "mean_in_distribution": 1, "mean_shifted": mean}
+        for alpha, mean in shifted.items()
+    }
+    sweep = {"in_distribution": ["val"], "shifted": ["a", "b"], "alphas": rows}
+    figure = sweep_figure(sweep)
+    over, against = figure.axes
+    assert [text.get_text() for text in against.texts if isinstance(text, Annotation)] == labels
+    assert against.get_xlabel() == "top-1 in-distribution (val), %"
+    assert against.get_ylabel() == "top-1 shifted (mean of 2 sets), %"
+    assert [list(line.get_xdata()) for line in over.lines] == [list(shifted)] * 2
+    for low, high in (against.get_xlim(), against.get_ylim()):
+        assert high - low > 1
+    save_figure(figure, tmp_path, "sweep")
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep.png", "sweep.pdf"}
+    table = sweep_table(sweep)
+    assert table.head == ["alpha", "val", "a", "b", "mean of the shifted sets"]
+    mean = next(iter(shifted.values()))
+    assert table.rows[0][1:] == ["100.0", "0.0", f"{200 * mean:.1f}", f"{100 * mean:.1f}"]

@@ -1,0 +1,145 @@
+"""`robust-vit report --html`: one file for a sweep, a run and an evaluation, read as a file and in a browser."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from robust_vit_hf.utils.files import read_json, write_json
+
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import DATA, masked_dataset, masked_folder, save_pretrained, tiny_vit
+
+
+HOSTILE = "<script>fetch('https://example.org')</script>"
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """The page of an evaluation, of a run and of a sweep's results. A class of the models has a hostile name."""
+    root = tmp_path_factory.mktemp("pages")
+    for name, seed in (("before", 0), ("after", 1)):
+        names = dict(enumerate((HOSTILE, "b", "c", "d")))
+        model = tiny_vit(seed, id2label=names, label2id={name: label for label, name in names.items()})
+        save_pretrained(model, root / name)
+    rows = masked_dataset(60)
+    rows = rows.add_column("plain", rows["label"]).remove_columns("label").rename_column("plain", "label")
+    rows.to_parquet(root / "data" / "validation-00000.parquet")
+    pair = ["--model", root / "before", "--compare", root / "after", "--dataset", root / "data"]
+    succeed("evaluate", *pair, "--protocols", "paper", "--output_dir", root / "evaluation")
+    masked_folder(root / "own")
+    options = "--num_train_epochs 1 --use_cpu --report_to none --learning_rate 0.01 --preset paper".split()
+    tiny_vit().save_pretrained(root / "model")
+    succeed("train", "--model", root / "model", "--dataset", root / "own", "--output_dir", root / "run", *options)
+    sources = {
+        "evaluation": root / "evaluation",
+        "run": root / "run",
+        "sweep": DATA / "experiment" / "results.parquet",
+    }
+    for name, source in sources.items():
+        succeed("report", source, "--html", "--output_dir", root / "pages" / name)
+    return {name: root / "pages" / name / "report.html" for name in sources} | {"sources": sources}
+
+
+def test_what_is_in_the_page(pages):
+    text = pages["evaluation"].read_text()
+    assert "<caption>Top-1 and relevance, in per cent</caption>" in text
+    assert '<table class="sortable">' in text and "Top-1 of each set</figcaption>" in text
+    assert "Images drawn at random, of which the prediction is wrong before" in text
+    assert re.search(
+        r'<img src="data:image/webp;base64,[^"]+" alt="Relevance map before the finetuning, of the true', text
+    )
+    text = pages["run"].read_text()
+    assert '<table class="sortable">' in text and "data:image/png" in text and "data:image/webp" in text
+    text = pages["sweep"].read_text()
+    assert "Table 1: real images" in text and "Claims of the paper" in text and "class 7" in text
+    assert (pages["sweep"].parent / "report.md").is_file() and not (pages["run"].parent / "report.md").exists()
+
+
+@pytest.mark.parametrize("name", ["evaluation", "run", "sweep"])
+def test_one_file_that_names_no_other(name, pages):
+    text = pages[name].read_text()
+    for address in re.findall(r'(?:src|href)="([^"]*)"', text):
+        assert address.startswith(("data:", "#")), address
+    assert "@import" not in text and "url(" not in text and text.count("<script") == 1
+    assert all('alt="' in image for image in re.findall(r"<img [^>]*>", text))
+    assert all('scope="' in head for head in re.findall(r"<th[ >][^>]*", text))
+
+
+def test_equal_to_the_byte(pages, tmp_path):
+    for name, source in pages["sources"].items():
+        succeed("report", source, "--html", "--output_dir", tmp_path / name)
+        assert (tmp_path / name / "report.html").read_bytes() == pages[name].read_bytes()
+
+
+def test_text_of_the_user_is_escaped(pages):
+    text = pages["evaluation"].read_text()
+    assert HOSTILE not in text and "&lt;script&gt;fetch(&#39;https://example.org&#39;)&lt;/script&gt;" in text
+
+
+def test_the_folder_of_an_improvement(pages, tmp_path):
+    """Its settings are in one level."""
+    results = read_json(pages["sources"]["run"] / "results.json")
+    write_json(tmp_path / "results.json", results | {"settings": {"model": "my-vit", "dataset": "photographs"}})
+    succeed("report", tmp_path, "--html", "--output_dir", tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert "my-vit" in text and "photographs" in text
+
+
+def test_refused(pages, tmp_path):
+    (tmp_path / "results.json").write_text('{"scores": {}}')
+    message = (
+        "results.json` is not of `robust-vit train`, `improve` or `evaluate`: name the --output_dir of one of them"
+    )
+    assert message in call("report", tmp_path, "--html", "--output_dir", tmp_path / "out").error
+    run = pages["sources"]["run"]
+    assert (
+        "or give --html for the output folder of one `robust-vit train`"
+        in call("report", run, "--output_dir", tmp_path / "out").error
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+def test_in_a_browser(pages):
+    """A table is sorted by its column, nothing is requested, no error is shown, and the page fits a phone."""
+    options = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    options += " --disable-component-update --disable-sync"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options.split(), timeout=120_000)
+        for name in ("evaluation", "run", "sweep"):
+            page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+            page.set_default_timeout(120_000)
+            problems, requested = [], []
+            page.on("console", lambda message, problems=problems: problems.append(message.text))
+            page.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
+            page.on("request", lambda request, requested=requested: requested.append(request.url))
+            page.goto(pages[name].as_uri())
+            heads = page.locator("table.sortable").first.locator("thead th")
+            last = heads.count() - 1
+
+            def column(page=page, last=last) -> list[float]:
+                cells = page.locator(f"table.sortable tbody tr :nth-child({last + 1})").all()
+                return [float(cell.get_attribute("data-value")) for cell in cells]
+
+            assert column() == sorted(column()) and heads.nth(last).get_attribute("aria-sort") == "ascending"
+            heads.nth(last).get_by_role("button").click()
+            assert column() == sorted(column(), reverse=True)
+            assert column()[0] > column()[-1] or name == "run"  # of few images, in which nothing may change
+            assert heads.nth(last).get_attribute("aria-sort") == "descending"
+            heads.nth(0).get_by_role("button").click()
+            names = page.locator("table.sortable tbody th").all_inner_texts()
+            assert names == sorted(names) and heads.nth(last).get_attribute("aria-sort") is None
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+            assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+            dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            page.emulate_media(color_scheme="light")
+            assert dark != page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert problems == []
+            assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
+            page.close()
+        browser.close()

@@ -1,0 +1,192 @@
+"""Results belong to the inputs that they are shown for: other settings, models and images are told apart or refused."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import ViTForImageClassification
+
+from robust_vit_hf.experiments.collect import collect
+from robust_vit_hf.experiments.points import PREDICTIONS, RUN
+from robust_vit_hf.results.bootstrap import change
+from robust_vit_hf.results.run_results import Run
+from robust_vit_hf.utils.lock import folder_lock
+
+from ..experiments.test_sweep import VARIANTS, points, table, write_grid
+from ..helpers.commands import call, launch, succeed
+from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
+
+
+ONE_SEED = {"seeds": {0: {"seed": 0}}, "variants": {"robustvit": {"learning_rate": 0.01}}}
+
+
+def sweep(grid: Path, out: Path) -> str:
+    return succeed("sweep", grid, "--output_dir", out, "--cluster", "debug")
+
+
+def runs_of(*folders: Path) -> dict[tuple, Run]:
+    """Runs of sweeps by model, method and seed."""
+    return {(run.model, run.method, run.seed): run for run in collect(folders).runs}
+
+
+def test_the_runs_of_an_edited_grid_are_no_further_seeds(inputs, tmp_path):
+    grid, out = tmp_path / "grid.yaml", tmp_path / "out"
+    sweep(write_grid(grid, inputs, **ONE_SEED), out)
+    sweep(write_grid(grid, inputs, options={"background_weight": 50}, **ONE_SEED), out)
+    # Those of the grid as it is now keep the name of the method.
+    earlier = ("model", "robustvit, background_weight default", "0")
+    found = runs_of(out)
+    assert {*found} == {("model", "robustvit", "0"), earlier}
+    assert json.loads(found["model", "robustvit", "0"].settings)["background_weight"] == 50
+    text = table(out, tmp_path / "report")
+    assert "| robustvit, background_weight default | 1 |" in text and "| Ours | 1 |" in text  # one run each
+
+
+def test_a_seed_under_another_name_counts_once(inputs, tmp_path):
+    grid, out = tmp_path / "grid.yaml", tmp_path / "out"
+    sweep(write_grid(grid, inputs, **ONE_SEED), out)
+    sweep(write_grid(grid, inputs, **ONE_SEED | {"seeds": {"zero": {"seed": 0}}}), out)
+    assert len(points(out)) == 2
+    assert "are both seed `zero` of model, robustvit" in report_error(tmp_path, out)
+
+
+@pytest.mark.slow
+def test_two_sweeps_with_other_settings_are_two_methods(swept, inputs, tmp_path):
+    sweep(write_grid(tmp_path / "grid.yaml", inputs, options={"start_layer": 1}, **ONE_SEED), tmp_path / "out")
+    found = runs_of(swept[1], tmp_path / "out")
+    assert {method for _, method, _ in found} == {"robustvit", "bce", "robustvit, start_layer 1"}
+    assert len(found) == 5
+
+
+def test_a_seed_of_the_same_settings_counts_once(swept, inputs, tmp_path):
+    shutil.copytree(swept[1], tmp_path / "copy")
+    assert "is named twice, or another folder holds the same run" in report_error(
+        tmp_path, swept[1], tmp_path / "copy"
+    )
+    (other,) = (path for path in points(tmp_path / "copy") if "bce-seed-0" in path.name)
+    other.rename(other.with_name("renamed"))
+    assert "are both seed `0` of model, bce" in report_error(tmp_path, swept[1], other.with_name("renamed"))
+
+
+def report_error(tmp_path: Path, *sources: Path) -> str:
+    return call("report", *sources, "--output_dir", tmp_path / "report").error
+
+
+@pytest.mark.parametrize("changed", ["model", "dataset"])
+def test_a_complete_run_of_a_changed_model_or_dataset_is_refused(changed, inputs, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(inputs, own)
+    grid = write_grid(tmp_path / "grid.yaml", own, **ONE_SEED)
+    sweep(grid, tmp_path / "out")
+    if changed == "model":
+        save_pretrained(tiny_vit(5), own / "model")
+    else:
+        shutil.rmtree(own / "data")
+        masked_folder(own / "data", train=20)
+    error = call("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug").error
+    assert f"was run on another {changed} than" in error and "choose another --output_dir" in error
+
+
+@pytest.mark.slow
+def test_models_and_datasets_of_one_folder_name_are_told_apart(inputs, tmp_path):
+    for seed, name in enumerate("ab"):
+        save_pretrained(tiny_vit(seed), tmp_path / name / "model")
+        masked_folder(tmp_path / name / "data", train=8 + 4 * seed)
+    crossed = {option: [str(tmp_path / name / option) for name in "ab"] for option in ("model",)}
+    crossed["dataset"] = [str(tmp_path / name / "data") for name in "ab"]
+    sweep(write_grid(tmp_path / "grid.yaml", inputs, grid=crossed), tmp_path / "out")
+    found = runs_of(tmp_path / "out")
+    methods = {f"robustvit, dataset data, dataset {name}/data" for name in "ab"}
+    assert {key[:2] for key in found} == {(f"{name}/model", method) for name in "ab" for method in methods}
+
+
+def test_the_bound_of_the_grid_holds_for_runs_that_are_complete(swept, inputs, tmp_path):
+    shutil.copytree(swept[1], tmp_path / "out")
+    assert collect([tmp_path / "out"]).validation_bound == 0.02
+    seeds = {0: {"seed": 0}, 1: {"seed": 1}}
+    grid = write_grid(tmp_path / "grid.yaml", inputs, variants=VARIANTS, seeds=seeds, validation_bound=0.5)
+    sweep(grid, tmp_path / "out")
+    assert collect([tmp_path / "out"]).validation_bound == 0.5
+    for path in points(tmp_path / "out"):
+        path.rename(path.with_name(f"other-{path.name}"))
+    error = report_error(tmp_path, swept[1], tmp_path / "out")
+    assert (
+        "different `validation_bound` or `choose_by`: 0.02 and learning_rate in `out`, 0.5 and" in error
+        or "are both seed" in error
+    )
+
+
+def test_a_run_that_lost_predictions_is_not_complete(swept, tmp_path):
+    grid, out = swept[0], tmp_path / "out"
+    shutil.copytree(swept[1], out)
+    lost = points(out)[0]
+    kept = (lost / RUN / "model.safetensors").read_bytes()
+    shutil.rmtree(lost / PREDICTIONS / "validation" / "after")
+    assert succeed("sweep", grid, "--output_dir", out, "--dry_run").count(": complete") == 3
+    assert len(runs_of(out)) == 3
+    assert "All 4 runs are complete." in sweep(grid, out)
+    assert len(runs_of(out)) == 4 and (lost / RUN / "model.safetensors").read_bytes() == kept
+
+
+@pytest.mark.parametrize("name", ["point.json", "run/results.json", "run/run.json", "run/trainer_state.json"])
+@pytest.mark.parametrize("text", ["{}", "null", "[]"])
+def test_files_of_a_run_that_hold_nothing_are_named(name, text, swept, tmp_path, caplog):
+    out = tmp_path / "out"
+    shutil.copytree(swept[1], out)
+    (points(out)[0] / name).write_text(text)
+    completed = call("report", out, "--output_dir", tmp_path / "report")
+    # Without its results a run is not complete, and is left out with a warning.
+    told = caplog.text if completed.status == 0 else completed.error
+    assert points(out)[0].name in told
+
+
+def test_another_configuration_is_another_model(tmp_path):
+    """The same weights give other maps and predictions with another number of heads, or another activation."""
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    masked_folder(tmp_path / "data", train=8)
+    options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir"]
+    commands = {"evaluate": ["--protocols", "paper"], "segment": ["--methods", "gae"], "sis": ["--num_images", 1]}
+    for command, others in commands.items():
+        succeed(command, *options, tmp_path / command, *others)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    for change_of in ({"num_attention_heads": 2 * config["num_attention_heads"]}, {"hidden_act": "relu"}):
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config | change_of))
+        ViTForImageClassification.from_pretrained(tmp_path / "model")  # the weights fit
+        for command, others in commands.items():
+            error = call(command, *options, tmp_path / command, *others).error
+            assert "holds the result of another evaluation, which differs in: model." in error
+
+
+@pytest.mark.slow
+def test_two_evaluations_in_one_folder_at_once(tmp_path):
+    """The second is refused, so that neither result is lost."""
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    masked_folder(tmp_path / "data", train=4)
+    command = [
+        "evaluate",
+        "--model",
+        tmp_path / "model",
+        "--dataset",
+        tmp_path / "data",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    with folder_lock(tmp_path / "out", "evaluation"):
+        completed = launch("-m", "robust_vit_hf.cli", *command)
+        assert f"is in use by process {os.getpid()} on" in completed.error
+    succeed(*command)
+
+
+def test_the_original_counts_once_for_each_seed(swept, tmp_path):
+    """Not once for each method and seed."""
+    text = table(swept[1], tmp_path / "report")
+    row = next(line for line in text.splitlines() if "| Original |" in line)
+    runs = collect([swept[1]]).runs
+    originals = {run.seed: run.validation[0] for run in runs}
+    assert len(runs) == 4 and len(originals) == 2
+    assert row.split(" | ")[2] == f"{100 * originals['0']:.1f}±0.0"  # one model on the same images
+    of_runs = [run.validation[1] - run.validation[0] for run in runs]
+    assert change(runs, ["validation"]).mean == pytest.approx(np.mean(of_runs))

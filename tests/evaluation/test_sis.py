@@ -1,0 +1,399 @@
+"""Sufficient input subsets: published cases, exact backward selection, what a subset must fulfil, and `robust-vit sis`."""
+
+import json
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from robust_vit_hf import make_image_processor, sufficient_input_subsets
+from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
+from robust_vit_hf.relevance.sufficient_subsets import backward_selection, last_sufficient_step, margin
+
+from ..helpers import formats
+from ..helpers.commands import call, files_below, kill_when, succeed
+from ..helpers.families import FAMILIES
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
+
+
+def l2_norm(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs.flatten(1).norm(dim=1)
+
+
+def total(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs.flatten(1).sum(dim=1)
+
+
+def regression(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs.flatten(1) @ torch.tensor([1.0, 2.0, 0.0, 1.0])
+
+
+# Values, order and subset from `test_backselect` and `test_find_sis` of google-research/sufficient_input_subsets.
+PUBLISHED = [
+    (l2_norm, [[0.1, 10, 5]], 1, [0, 2, 1], [math.sqrt(125), 10, 0], {1}),
+    (l2_norm, [[0.1, 10, 5]], 10.5, [0, 2, 1], [math.sqrt(125), 10, 0], {1, 2}),
+    (l2_norm, [[0.1, 10, 5]], 1000, [0, 2, 1], [math.sqrt(125), 10, 0], None),
+    (l2_norm, [[10, 0.1]], 1, [1, 0], [10, 0], {0}),
+    (l2_norm, [[3, 4]], 5, [0, 1], [4, 0], {0, 1}),
+    (l2_norm, [[3, 4]], 5.1, [0, 1], [4, 0], None),
+    (l2_norm, [[10, 10, 10]], 0, [0, 1, 2], [math.sqrt(200), 10, 0], set()),
+    (l2_norm, [[0.1, 10, 5, 1]], 11.2, [0, 3, 2, 1], [math.sqrt(126), math.sqrt(125), 10, 0], {1, 2, 3}),
+    (total, [[10, 5], [2, 3]], 4, [2, 3, 1, 0], [18, 15, 10, 0], {0}),
+    (regression, [[5, 1, 6, 3]], 5, [2, 1, 3, 0], [10, 8, 5, 0], {0}),
+]
+
+
+@pytest.mark.parametrize("score, pixels, threshold, order, values, subset", PUBLISHED)
+def test_published_cases(score, pixels, threshold, order, values, subset):
+    inputs = torch.tensor(pixels, dtype=torch.float32)[None, None]
+    step, scores = backward_selection(score, inputs, 1)
+    assert step.flatten().argsort().tolist() == order
+    torch.testing.assert_close(scores, torch.tensor([[score(inputs).item(), *values]]))
+    last = last_sufficient_step(scores, threshold).item()
+    assert (None if last < 0 else set((step.flatten() > last).nonzero().flatten().tolist())) == subset
+
+
+def test_linear_model_equals_exact_backward_selection():
+    """One pixel a step: of all pixels that could be masked next, the one that leaves the highest score is."""
+    torch.manual_seed(0)
+    inputs, weights = torch.randn(3, 3, 5, 4).double(), torch.randn(3, 3, 5, 4).double()
+
+    def score(masked):
+        return (weights * masked).sum(dim=(1, 2, 3))
+
+    step, scores = backward_selection(score, inputs, 1)
+    for image in range(3):
+        visible, values = torch.ones(20).double(), []
+        for number in range(1, 21):
+            candidates = visible.nonzero().flatten()
+            without = visible.repeat(len(candidates), 1)
+            without[torch.arange(len(candidates)), candidates] = 0
+            remaining = (weights[image] * inputs[image] * without.view(-1, 1, 5, 4)).sum(dim=(1, 2, 3))
+            visible = without[remaining.argmax()]
+            values.append(remaining.max())
+            assert step[image].flatten()[candidates[remaining.argmax()]] == number
+        torch.testing.assert_close(scores[image, 1:], torch.stack(values))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_vit().double()
+
+
+@pytest.fixture(scope="module")
+def pixel_values():
+    torch.manual_seed(0)
+    return torch.randn(3, 3, IMAGE_SIZE, IMAGE_SIZE).double()
+
+
+@pytest.fixture(scope="module")
+def pairs(model, pixel_values):
+    """Every image with every class, at a threshold that most pairs reach in between."""
+    images, classes = pixel_values.repeat_interleave(4, dim=0), torch.arange(4).repeat(3)
+    output = sufficient_input_subsets(model, images, classes, threshold=0.5, pixels_per_step=60)
+    return images, classes, output
+
+
+def test_a_fresh_forward_pass_reaches_the_threshold(model, pairs):
+    images, classes, output = pairs
+    assert output.found.sum() > 4
+    sizes = output.subset[output.found].sum(dim=(1, 2, 3))
+    assert sizes.min() < IMAGE_SIZE**2 / 4 and len(set(sizes.tolist())) > 3
+    with torch.no_grad():
+        for image, target, subset, found, confidence in zip(
+            images, classes, output.subset, output.found, output.confidence, strict=True
+        ):
+            probability = model(image[None] * subset).logits.softmax(dim=1)[0, target]
+            if found:
+                assert probability >= 0.5 and math.isclose(probability, confidence, rel_tol=1e-9)
+            else:
+                assert confidence < 0.5 and not subset.any()
+
+
+def test_where_none_is_found_the_highest_confidence_of_all_steps_is_told(pixel_values):
+    """Of a model of nearly even probabilities, which are highest with a part of the pixels."""
+    images, classes = pixel_values.repeat_interleave(4, dim=0), torch.arange(4).repeat(3)
+    model = tiny_vit(initializer_range=0.05).double()
+    output = sufficient_input_subsets(model, images, classes, threshold=0.5, pixels_per_step=60)
+    confidences = output.margins.sigmoid()[~output.found]
+    assert 0 < len(confidences) < 12 and (confidences.argmax(dim=1) > 0).all()
+    assert output.confidence[~output.found].tolist() == confidences.amax(dim=1).tolist()
+    assert not output.subset[~output.found].any() and (confidences < 0.5).all()
+
+
+def test_masks_are_nested_and_every_step_is_scored(model, pairs):
+    images, classes, output = pairs
+    steps = math.ceil(IMAGE_SIZE**2 / 60)
+    assert output.margins.shape == (12, steps + 1) and output.step.min() == 1 and output.step.max() == steps
+    sizes = [(output.step > number).sum(dim=(1, 2, 3)).tolist() for number in range(steps + 1)]
+    assert sizes == [[max(0, IMAGE_SIZE**2 - 60 * number)] * 12 for number in range(steps + 1)]
+    assert all(before[0] > after[0] for before, after in pairwise(sizes))
+    with torch.no_grad():
+        for number in (0, 7, steps):  # the whole image, one in between, and none of it
+            logits = model(images * (output.step > number)).logits
+            probability = logits.softmax(dim=1).gather(1, classes[:, None])[:, 0]
+            torch.testing.assert_close(output.margins[:, number].sigmoid(), probability)
+
+
+def test_a_batch_equals_its_members(model, pairs):
+    images, classes, output = pairs
+    for index in (0, 6, 11):
+        single = sufficient_input_subsets(
+            model, images[index : index + 1], int(classes[index]), threshold=0.5, pixels_per_step=60
+        )
+        for name, value in single.items():
+            torch.testing.assert_close(value[0], output[name][index])
+
+
+def test_margin():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [90.0, 0.0, -90.0]])
+    expected = [-1 - math.log(math.exp(2) + math.exp(0.5)), -90.0]
+    assert margin(logits, 1).tolist() == pytest.approx(expected)
+    torch.testing.assert_close(margin(logits, torch.tensor([0, 0])).sigmoid(), logits.softmax(dim=1)[:, 0])
+
+
+def test_ranks_where_the_probability_saturates(pixel_values):
+    """Probabilities of 1e-15 and of 1 − 1e-15: the order is that of the same model with logits of ordinary size, though the
+    gradient of the probability is lost in rounding."""
+    images = pixel_values[:1].float().repeat(2, 1, 1, 1)
+    weights = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    orders = []
+    for offset in (0.0, 40.0):
+
+        def score(masked, offset=offset):
+            logit = (weights * masked).sum(dim=(1, 2, 3)) / 100 + torch.tensor([offset, -offset])
+            return margin(torch.stack([logit, torch.zeros(2)], dim=1), 0)
+
+        orders.append(backward_selection(score, images, 100)[0])
+    assert torch.equal(*orders)
+
+
+def test_two_passes_a_step(model, pixel_values):
+    """A forward pass, and a backward pass of the same cost, since no weight has a gradient: with them, it would be three."""
+
+    def count(function) -> int:
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops()
+
+    forward = count(lambda: model(pixel_values))
+    steps = math.ceil(IMAGE_SIZE**2 / 256)
+    selection = count(lambda: sufficient_input_subsets(model, pixel_values, 0, pixels_per_step=256))
+    assert 2 * steps * forward < selection < (2.2 * steps + 1) * forward
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_architectures_and_sizes(family):
+    tiny = FAMILIES[family].tiny()
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    with torch.inference_mode():
+        images = torch.randn(2, 3, 24, 40)  # made in inference mode
+        output = sufficient_input_subsets(tiny, images, torch.tensor([0, 2]), pixels_per_step=200)
+    assert output.subset.shape == (2, 1, 24, 40) and output.subset.dtype == torch.bool
+    assert output.margins.isfinite().all() and not output.margins.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in tiny.parameters())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"threshold": 1}, "Expected `threshold` below 1"),
+        ({"threshold": 0}, "Expected `threshold`"),
+        ({"pixels_per_step": 0}, "Expected `pixels_per_step` ≥ 1, but got 0"),
+        ({"target": 4}, "Expected `target` in 0–3"),
+        ({"target": torch.tensor([0, 1])}, r"Expected `target` to be an integer or integers of shape \(3,\)"),
+        ({"pixel_values": torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)}, r"Expected `pixel_values` of shape \(B, 3, H, W\)"),
+        (
+            {"pixel_values": torch.full((3, 3, IMAGE_SIZE, IMAGE_SIZE), math.nan).double()},
+            "of image 0, 1, 2 of the batch",
+        ),
+    ],
+)
+def test_refused(model, pixel_values, change, message):
+    arguments = {"pixel_values": pixel_values, "target": 0} | change
+    with pytest.raises(ValueError, match=message):
+        sufficient_input_subsets(model, **arguments)
+
+
+def test_training_mode_is_refused(pixel_values):
+    with pytest.raises(ValueError, match=r"training mode.*call `model.eval\(\)`"):
+        sufficient_input_subsets(tiny_vit().train(), pixel_values.float(), 0)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model, another, and images with masks and labels."""
+    root = tmp_path_factory.mktemp("sis")
+    for seed, name in enumerate(("before", "after")):
+        save_pretrained(tiny_vit(seed), root / name)
+    masked_folder(root / "images")
+    Image.new("RGB", (50, 40), "orange").save(root / "orange.png")
+    return root
+
+
+def command(folders, output, *options) -> list:
+    models = ["--model", folders / "before", "--compare", folders / "after"]
+    return ["sis", *models, "--threshold", 0.5, "--pixels_per_step", 200, "--output_dir", output, *options]
+
+
+def test_command(folders, tmp_path, datasets_cache):
+    """Every figure of the table, from the saved subsets and the masks."""
+    options = ["--dataset", folders / "images", "--num_images", 5, "--batch_size", 2]
+    out = succeed(*command(folders, tmp_path, *options))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["model"] == "before"
+    for side in ("before", "after"):
+        files = sorted((tmp_path / "validation" / side).glob("*.safetensors"))
+        batches = [load_file(file) for file in files]
+        assert [len(batch["found"]) for batch in batches] == [2, 2, 1]
+        measured = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+        found, summary = measured["found"], results["scores"]["validation"][side]
+        assert summary["pairs"] == 5 and summary["found"] == pytest.approx(found.float().mean())
+        assert 0 < found.sum() and (measured["confidence"][found] >= 0.5).all()
+        assert summary["size"] == pytest.approx(measured["subset"][found].float().mean())
+        assert summary["confidence"] == pytest.approx(measured["confidence"][found].mean())
+        assert summary["revealed"] == pytest.approx(measured["revealed"][found].mean())
+        assert summary["all_masked"] == pytest.approx(measured["margins"][found, -1].sigmoid().mean())
+        assert summary["foreground"] == pytest.approx(measured["foreground"][found].nanmean())
+        assert summary["image_foreground"] == pytest.approx(measured["image_foreground"][found].mean())
+        assert f"| validation, {side} | 5 | {100 * summary['found']:.1f} | {100 * summary['size']:.1f} |" in out
+    with Image.open(tmp_path / "sis.png") as figure:
+        assert figure.width > figure.height / 2
+
+
+def test_measures_of_a_subset(folders, tmp_path, datasets_cache):
+    """Share on the foreground, and the probability with neighbours, of the image's label, computed plainly."""
+    from robust_vit_hf import eval_transform, load_masked_dataset, load_model
+    from robust_vit_hf.models.preprocessing import load_processor
+
+    succeed(*command(folders, tmp_path, "--dataset", folders / "images", "--num_images", 1))
+    measured = load_file(tmp_path / "validation" / "before" / "00000.safetensors")
+    model = load_model(str(folders / "before"))
+    row = load_masked_dataset(str(folders / "images"), "validation")[:1]
+    batch = eval_transform(load_processor(str(folders / "before"), "model", model))(row)
+    (pixel_values,), (mask,) = batch["pixel_values"], batch["mask"]
+    expected = sufficient_input_subsets(model, pixel_values[None], row["label"][0], threshold=0.5, pixels_per_step=200)
+    assert torch.equal(measured["subset"], expected.subset) and measured["found"].all()
+    on_foreground, neighbourhood = 0.0, torch.zeros(IMAGE_SIZE, IMAGE_SIZE)
+    pixels = measured["subset"][0, 0].nonzero().tolist()
+    for y, x in pixels:
+        on_foreground += mask[0, y, x].item()
+        neighbourhood[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2] = 1
+    assert 0 < len(pixels) < neighbourhood.sum() and 0 < on_foreground
+    assert measured["foreground"].item() == pytest.approx(on_foreground / len(pixels))
+    assert measured["image_foreground"].item() == pytest.approx(mask.mean().item())
+    with torch.no_grad():
+        probability = model((pixel_values * neighbourhood)[None]).logits.softmax(dim=1)[0, row["label"][0]]
+    assert measured["revealed"].item() == pytest.approx(probability.item(), rel=1e-4)
+
+
+def test_a_mask_of_another_size_is_refused(folders, tmp_path, datasets_cache):
+    rows = masked_rows(4)
+    rows[2]["mask"] = rows[2]["mask"].resize((40, 41))
+    Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / "images" / "validation-00000.parquet")
+    completed = call(*command(folders, tmp_path / "out", "--dataset", tmp_path / "images"))
+    assert completed.status == 1 and "Row 2 (image in the table) cannot be used: " in completed.error
+    assert "image is 40×40 but mask is 40×41: expected equal sizes" in completed.error
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_any_image_and_class(folders, tmp_path):
+    options = ["--images", folders / "orange.png", "--classes", "LABEL_2", 0]
+    out = succeed("sis", "--model", folders / "after", *options, "--pixels_per_step", 300, "--output_dir", tmp_path)
+    assert "| images, before | 2 |" in out
+    measured = load_file(tmp_path / "images" / "before" / "00000.safetensors")
+    assert "foreground" not in measured
+    first = measured["margins"][:, 0].sigmoid()  # of two classes of the whole image
+    assert first.sum() < 1 and first[0] != first[1]
+
+
+def test_models_that_see_images_of_other_sizes(folders, tmp_path):
+    save_pretrained(tiny_vit(image_size=48), tmp_path / "large")
+    make_image_processor("paper", 48).save_pretrained(tmp_path / "large")
+    options = ["--images", folders / "orange.png", "--classes", 0, "--pixels_per_step", 500]
+    succeed("sis", "--model", folders / "before", "--compare", tmp_path / "large", *options, "--output_dir", tmp_path)
+    sizes = {
+        side: load_file(tmp_path / "images" / side / "00000.safetensors")["subset"].shape[2:]
+        for side in ("before", "after")
+    }
+    assert sizes == {"before": (32, 32), "after": (48, 48)} and (tmp_path / "sis.png").is_file()
+
+
+def test_named_classes_need_no_labels(folders, tmp_path):
+    """Nor known ones: -1 is that of a test set without."""
+    rows = masked_dataset(2).remove_columns("label").add_column("label", [-1, -1])
+    rows.to_parquet(tmp_path / "hidden" / "test-00000.parquet")
+    options = ["--dataset", tmp_path / "hidden", "--split", "test", "--classes", 0]
+    assert "| test, before | 2 |" in succeed(*command(folders, tmp_path / "out", *options))
+
+
+def test_images_of_many_classes_need_named_ones(tmp_path):
+    model = save_pretrained(tiny_vit(num_labels=1000), tmp_path / "model", "paper")
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), ["original"])
+    options = ["--model", model, "--sets", f"imagenet-9-original={root}", "--output_dir", tmp_path / "out"]
+    assert "may have many classes: name those to explain with `--classes`" in call("sis", *options).error
+
+
+@pytest.mark.parametrize(
+    "options, status, message",
+    [
+        (["--images", "orange.png"], 2, "--images have no labels: name the classes with --classes"),
+        (["--images", "nowhere.png", "--classes", "0"], 1, "There is no image file `nowhere.png`"),
+        (
+            ["--images", "orange.png", "--classes", "LABEL_9"],
+            1,
+            "`LABEL_9` names 0 classes of the model (did you mean `LABEL_",
+        ),
+        (["--images", "orange.png", "--classes", "4"], 1, "or an index in 0–3"),
+        (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`"),
+        (["--threshold", "0"], 2, "`threshold` > 0 and ≤ 1, but got 0.0"),
+        (["--dataset", "images", "--split", "test"], 1, "test"),
+    ],
+)
+def test_wrong_arguments(folders, tmp_path, monkeypatch, datasets_cache, options, status, message):
+    monkeypatch.chdir(folders)
+    completed = call("sis", "--model", "before", "--output_dir", tmp_path, *options)
+    assert completed.status == status and message in completed.error, completed.err
+
+
+def test_results_of_other_settings_are_refused(folders, tmp_path):
+    options = ["--images", folders / "orange.png", "--classes", 0]
+    succeed(*command(folders, tmp_path, *options))
+    kept = files_below(tmp_path)
+    succeed(*command(folders, tmp_path, *options))
+    assert files_below(tmp_path) == kept
+    completed = call(*command(folders, tmp_path, *options, "--threshold", 0.6))
+    assert "which differs in: threshold. Choose another --output_dir" in completed.error
+
+
+def test_a_cut_batch_is_named(folders, tmp_path):
+    options = ["--images", folders / "orange.png", "--classes", 0]
+    succeed(*command(folders, tmp_path, *options))
+    (tmp_path / "results.json").unlink()
+    for part in tmp_path.rglob("00000.safetensors"):
+        part.write_bytes(part.read_bytes()[:-8])
+        (part.parent / "scores.json").unlink()
+    error = call(*command(folders, tmp_path, *options)).error
+    assert "00000.safetensors` is damaged (" in error and "delete it, and run the command again" in error
+
+
+@pytest.mark.release
+def test_killed_and_resumed(folders, tmp_path, datasets_cache):
+    killed, complete = tmp_path / "killed", tmp_path / "complete"
+    options = ["--dataset", folders / "images", "--batch_size", 1, "--pixels_per_step", 4, "--num_images", 3]
+    first, last = (killed / "validation" / name for name in ("before/00001.safetensors", "after/00002.safetensors"))
+    kill_when(first.is_file, "-m", "robust_vit_hf.cli", *command(folders, killed, *options))
+    assert not last.exists() and not (killed / "results.json").exists()
+    written = first.stat().st_mtime_ns
+    for output in (killed, complete):
+        succeed(*command(folders, output, *options))
+    assert first.stat().st_mtime_ns == written
+    results = [json.loads((output / "results.json").read_text())["scores"] for output in (killed, complete)]
+    # The first image was measured in another process, with other threads, on which the last bits depend.
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)

@@ -1,0 +1,74 @@
+"""The figures of the experiment in README and docs are those of its files of results."""
+
+import runpy
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from ..helpers.tiny import ROOT
+
+
+write = runpy.run_path(str(ROOT / "docs" / "experiment" / "write.py"))
+
+
+@pytest.fixture(scope="module")
+def results():
+    return write["load"]()
+
+
+@pytest.mark.slow
+def test_texts_are_those_of_the_results(results):
+    for path, text in write["texts"](results).items():
+        assert path.read_text() == text, f"{path}: run `python docs/experiment/write.py`"
+
+
+@pytest.mark.parametrize("path", write["PICTURES"], ids=lambda path: path.name)
+def test_pictures_show_the_points_of_the_results(path, results):
+    with Image.open(path) as image:
+        assert image.text["points"] == write["points_of"](write["picture"](path, results)), (
+            "run `python docs/experiment/write.py`"
+        )
+
+
+def test_every_block_is_shown_and_known():
+    shown = [name for file in write["TEXTS"] for _, name, _ in write["BLOCK"].findall((ROOT / file).read_text())]
+    assert set(shown) <= write["BLOCKS"].keys() and len(shown) == len(set(shown)) > 3
+    for file in write["TEXTS"]:
+        text = (ROOT / file).read_text()
+        assert text.count(" results: ") == text.count(" end of results") == len(write["BLOCK"].findall(text))
+
+
+def test_another_result_changes_the_texts(results):
+    """The test above can fail: with the predictions of one run reversed, a block is another."""
+    first = next(run for run in write["_tested"](results) if run.method in write["CURVE"])
+    sets = {
+        name: replace(of, sides={"before": of.sides["after"], "after": of.sides["before"]})
+        for name, of in first.sets.items()
+    }
+    others = [replace(run, sets=sets) if run is first else run for run in results.runs]
+    sets_block = write["BLOCKS"]["sets"]
+    assert sets_block(replace(results, runs=others)) != sets_block(results)
+
+
+def test_results_are_of_known_commits(results):
+    """The docs say what was edited where a checkout had changes."""
+    runs = [run for path in (write["SEARCH"], write["RATES"]) for run in write["read"](path).runs]
+    page = (ROOT / "docs" / "experiment" / "README.md").read_text()
+    for commit in {run.commit for run in [*results.runs, *runs]}:
+        assert commit and ("dirty" not in commit or f"In `{commit[:7]}-dirty`, " in page)
+
+
+@pytest.mark.parametrize("file, setting, least", [("SEARCH", "tuned", 6), ("RATES", "learning_rate", 10)])
+def test_the_tested_settings_are_those_that_were_chosen(file, setting, least, results):
+    """Weights, and the learning rates that are chosen at these weights."""
+    chosen, _ = write["choose_settings"](write["read"](write[file]))
+    expected = {run.method: getattr(run, setting) for run in chosen}
+    tested = {run.method: getattr(run, setting) for run in write["_tested"](results)}
+    assert len(expected.keys() & tested.keys()) > least
+    for method in expected.keys() & tested.keys():
+        assert tested[method] == expected[method], method
+
+
+def test_labels_cover_all_methods(results):
+    assert {run.method for run in results.runs} <= write["LABELS"].keys()

@@ -1,0 +1,404 @@
+"""Model cards: all that was measured, and nothing else."""
+
+import copy
+import csv
+import inspect
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification, Trainer
+
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.hub.model_card import make_card, write_card
+from robust_vit_hf.models.model_digest import weights_digest
+from robust_vit_hf.results.run_results import Run, SetResult, SideResult
+from robust_vit_hf.results.summary import summarize
+
+from ..helpers.commands import call, launch, succeed
+from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
+
+
+RELEASED = sorted(path.parent for path in (ROOT / "model_cards").glob("*/run.json"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Output of a trainer that was asked for its card."""
+    folder = tmp_path_factory.mktemp("cards") / "robustvit-tiny"
+    config = tiny_config(folder, eval_strategy="epoch", load_best_model_at_end=True, save_strategy="epoch")
+    trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(8), masked_dataset(4, seed=1))
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card(license="mit", dataset="user/masked", masks="drawn by hand")
+    return folder
+
+
+def results() -> dict:
+    """`results.json` of one set of 4 images; before 3 are right, after 2."""
+    ranks = {"before": [0, 0, 0, 5], "after": [0, 0, 5, 5]}
+    scores = {
+        "before": {"top1": 0.75, "ece": 0.1, "mean_iou": 0.6},
+        "after": {"top1": 0.5, "ece": 0.3, "mean_iou": 0.2},
+    }
+    best = np.zeros((4, 1), dtype=int)  # of each image one class is known
+    sides = {side: SideResult(np.array(ranks[side]), scores[side] | {"nll": 2}, best) for side in ranks}
+    measured = SetResult("validation", sides, np.arange(4), source="user/masked")
+    return summarize(Run({"validation": measured}, frozenset([0, 1])))
+
+
+def test_what_the_trainer_tells(folder):
+    run = json.loads((folder / "run.json").read_text())
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "mit" and card.data.datasets == ["user/masked"] and card.data.base_model is None
+    assert run["steps"] == 2 and run["seconds"] > 0 and run["resumed"] is False and run["energy_kwh"] is None
+    assert run["data"] == {
+        "dataset": "user/masked",
+        "dataset_on_hub": True,
+        "dataset_tags": None,
+        "dataset_args": None,
+        "masks": "drawn by hand",
+        "train_images": 8,
+        "validation_images": 4,
+        "training_classes": [0, 1, 2, 3],
+        "class_names": ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"],
+    }
+    assert (
+        "8 images of the 4 classes LABEL_0, LABEL_1, LABEL_2, LABEL_3, validated on 4 others, from `user/masked`"
+        in card.content
+    )
+    assert "| learning rate | 0.001, × 0.85 every 2 epochs |" in card.content
+    assert "shortest side 37 (bilinear), centre crop of 32×32, mean 0.5, 0.5, 0.5" in card.content
+    assert "doi" not in card.content and "arxiv.org/abs/2206.01161" in card.content
+    assert str(folder.parent) not in str(card) and "kWh" not in str(card)
+
+
+def test_nothing_measured(folder):
+    """Without results there are no figures but those of the validation in training."""
+    run = json.loads((folder / "run.json").read_text())
+    card = make_card(run)
+    assert card.data.eval_results is None and "On the 4 validation images, in training: top-1" in card.content
+    assert "Only the validation images were measured, see above." in card.content
+    card = make_card(run | {"validation": None})
+    assert "Nothing was measured." in card.content and "It was not measured." in card.content
+    assert not re.search(r"\d+\.\d %|top-1 \d", card.content)
+
+
+@pytest.mark.parametrize(
+    ("method", "swap", "told"),
+    [
+        ("robustvit", "0", "by the method of\n[Optimizing"),
+        ("robustvit", "0.75", "images swapped, which is not of the paper. The relevance loss is that of\n[Optimizing"),
+        ("finetune", "0.75", "swapped, without the relevance loss of\n[Optimizing"),
+        ("finetune", "0", "for comparison with the method of\n[Optimizing"),
+    ],
+)
+def test_what_is_the_paper_and_what_is_not(folder, method, swap, told):
+    run = json.loads((folder / "run.json").read_text())
+    run["training"] |= {"method": method, "probability of a background swap": swap}
+    assert told in make_card(run).content
+
+
+def test_results(folder):
+    run, measured = json.loads((folder / "run.json").read_text()), results()
+    card = make_card(run, measured, figures=("before_after.png",))
+    assert {(r.metric_name, r.metric_value, r.dataset_config) for r in card.data.eval_results} == {
+        ("top-1", 0.5, "paper"),
+        ("top-1 before finetuning", 0.75, "paper"),
+    }
+    (row,) = measured["rows"]
+    assert "| validation | 4 | 75.0 | 50.0 | -25.0 [" in card.content and "0 / 1 |" in card.content
+    assert row["change_low"] < 0 and "(before_after.png)" in card.content
+    worse = card.content.split("## What got worse")[1].split("## Intended use")[0]
+    assert "- Top-1, per cent: `validation` 75.0 → 50.0 (-25.0 [" in worse
+    assert "- Expected calibration error, per cent: `validation` 10.0 → 30.0." in worse
+    assert "- Mean IoU of relevance map and mask, per cent: `validation` 60.0 → 20.0." in worse
+    assert "- Negative log-likelihood" not in worse and "- Top-5" not in worse
+    assert "1 of 4 test images were classified correctly before and are not now." in worse
+    assert "Top-1 of the classes not shown in training, mean of the sets: 50.0 before, 0.0 after (-50.0)." in worse
+    assert "classes shown in training" not in worse
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+
+
+def test_sources(folder):
+    """Each result names its images: as the paper's set, or by where they are from, but for folders of the machine."""
+    run, measured = json.loads((folder / "run.json").read_text()), results()
+    measured["sources"] = {"val": "user/other", "imagenet-a": "user/copy", "test": "/data/mine", "unknown": None}
+    measured["rows"] = [measured["rows"][0] | {"set": name} for name in measured["sources"]]
+    found = {(r.dataset_type, r.dataset_name) for r in make_card(run, measured).data.eval_results}
+    expected = ("user/other, val", "imagenet-a", "mine, test", "user/masked, unknown")
+    assert found == {(name.split(",")[0], f"{name} (paper protocol)") for name in expected}
+
+
+def test_what_got_better_is_not_called_worse(folder):
+    run, measured = json.loads((folder / "run.json").read_text()), results()
+    swapped = copy.deepcopy(measured)
+    for new, old in zip(
+        swapped["rows"] + swapped["class_groups"], measured["rows"] + measured["class_groups"], strict=True
+    ):
+        for key in [key for key in old if key.endswith("_before")]:
+            after = key.replace("_before", "_after")
+            new[key], new[after] = old[after], old[key]
+    swapped["rows"][0] |= {"corrected": 1, "broken": 0}
+    assert "Of what was measured, nothing." in make_card(run, swapped).content
+
+
+def test_energy(folder, tmp_path):
+    """From the file that CodeCarbon's callback leaves; the last run counts."""
+    copied = tmp_path / "run"
+    shutil.copytree(folder, copied)
+    with open(copied / "emissions.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["timestamp", "emissions", "energy_consumed"])
+        writer.writeheader()
+        writer.writerow({"timestamp": "1", "emissions": "9", "energy_consumed": "9"})
+        writer.writerow({"timestamp": "2", "emissions": "0.002", "energy_consumed": "0.0125"})
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(copied), masked_dataset(8))
+    trainer.create_model_card()
+    card = ModelCard.load(copied / "README.md")
+    assert "Energy, by CodeCarbon: 0.0125 kWh." in card.content
+    assert card.data.to_dict()["co2_eq_emissions"] == {
+        "emissions": 2.0,
+        "source": "CodeCarbon",
+        "training_type": "fine-tuning",
+    }
+    run = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps(run | {"resumed": True}))
+    write_card(copied)
+    card = ModelCard.load(copied / "README.md")
+    assert "Energy of its last part, by CodeCarbon: 0.0125 kWh." in card.content
+    assert "co2_eq_emissions" not in card.data.to_dict()
+
+
+def test_the_batch_size_is_the_one_that_fitted(tmp_path):
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, per_device_train_batch_size=8), masked_dataset(8))
+    trainer._train_batch_size = 4  # as `auto_find_batch_size` does
+    trainer.create_model_card()
+    assert json.loads((tmp_path / "run.json").read_text())["training"]["batch"] == "4 images, on 1 process"
+
+
+def evaluation_of(weights: str) -> dict:
+    part = results() | {"class_changes": {}, "curves": {}}
+    return {
+        "settings": {"compare": "runs/robustvit-tiny"},
+        "weights": {"before": "0", "after": weights},
+        "paper_model": None,
+        "versions": {},
+        "hardware": "",
+        "protocols": {"paper": part, "native": copy.deepcopy(part)},
+    }
+
+
+@pytest.mark.slow
+def test_evaluation_under_two_protocols(folder, tmp_path):
+    """The command takes the results of these very weights, and no others."""
+    copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
+    shutil.copytree(folder, copied)
+    (copied / "accuracy_paper.png").write_bytes(b"of an earlier evaluation")
+    (evaluated / "plots" / "native").mkdir(parents=True)
+    (evaluated / "plots" / "native" / "accuracy.png").write_bytes(b"png")
+    command = ["card", copied, "--evaluation", evaluated]
+
+    (evaluated / "results.json").write_text(json.dumps(evaluation_of("0123456789abcdef")))
+    assert "measured other weights than those after the finetuning" in call(*command).error
+    assert not (copied / "evaluation.json").exists()
+
+    digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
+    (evaluated / "results.json").write_text(json.dumps(evaluation_of(digest)))
+    completed = launch("-m", "robust_vit_hf.cli", *command)
+    assert completed.status == 0, completed.err
+    assert completed.out == f"{copied / 'README.md'}\n"
+    card = ModelCard.load(copied / "README.md")
+    assert {(r.dataset_config, r.metric_name, r.metric_value) for r in card.data.eval_results} == {
+        (protocol, name, value)
+        for protocol in ("paper", "native")
+        for name, value in (("top-1", 0.5), ("top-1 before finetuning", 0.75))
+    }
+    assert (
+        "Protocol `native`. Logits are restricted to the classes of the set for ImageNet-A, -R and ObjectNet alone"
+        in card.content
+    )
+    assert "Top-1, per cent under protocol `native`: `validation` 75.0 → 50.0" in card.content
+    assert "(accuracy_native.png)" in card.content and "accuracy_paper.png" not in card.content
+
+
+def test_the_loss_of_other_images_is_not_that_of_the_validation(tmp_path):
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(8), masked_dataset(4, seed=1))
+    trainer.train()
+    loss = trainer.evaluate()["eval_loss"]
+    trainer.evaluate([trainer.eval_dataset[0]] * 4)
+    trainer.create_model_card()
+    assert f"loss {loss:.4f}" in json.loads((tmp_path / "run.json").read_text())["validation"]["text"]
+
+
+def test_results_of_earlier_weights_are_not_taken_for_those_of_the_folder(folder, tmp_path):
+    """A `results.json` whose weights were replaced. Otherwise it tells the weights before the finetuning."""
+    copied, evaluated = tmp_path / "run", tmp_path / "evaluation"
+    shutil.copytree(folder, copied)
+    evaluated.mkdir()
+    digest = weights_digest(AutoModelForImageClassification.from_pretrained(copied))
+    for recorded, measured, problem in (
+        ({"before": "0", "after": "0123456789abcdef"}, "0123456789abcdef", "than those after the finetuning"),
+        ({"before": "1", "after": digest}, digest, "than those before the finetuning"),
+        ({"before": "1", "after": "0123456789abcdef"}, digest, None),
+    ):
+        (copied / "results.json").write_text(json.dumps(results() | {"weights": recorded}))
+        (evaluated / "results.json").write_text(json.dumps(evaluation_of(measured)))
+        completed = call("card", copied, "--evaluation", evaluated)
+        assert problem in completed.error if problem else completed.status == 0
+        assert (copied / "evaluation.json").is_file() is (problem is None)
+    assert "Protocol `native`" in (copied / "README.md").read_text()
+
+
+def test_evaluation_of_a_folder(folder, tmp_path):
+    """Results of `robust-vit evaluate` itself, on images of this machine, whose folders they do not name."""
+    copied, data, evaluated = tmp_path / "run", masked_folder(tmp_path / "images"), tmp_path / "evaluation"
+    shutil.copytree(folder, copied)
+    base = save_pretrained(tiny_vit(), tmp_path / "base")
+    models = ["--model", base, "--compare", copied]
+    succeed("evaluate", *models, "--dataset", data, "--protocols", "paper", "--output_dir", evaluated)
+    succeed("card", copied, "--evaluation", evaluated)
+    assert json.loads((copied / "evaluation.json").read_text())["protocols"]["paper"]["sources"] == {
+        "validation": "images"
+    }
+    for name in ("README.md", "evaluation.json"):
+        assert str(tmp_path) not in (copied / name).read_text()
+    card = ModelCard.load(copied / "README.md")
+    assert {(r.dataset_type, r.dataset_split) for r in card.data.eval_results} == {("images", "validation")}
+    assert "(accuracy_paper.png)" in card.content and (copied / "accuracy_paper.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "results, message",
+    [
+        (None, "has no `results.json`: run `robust-vit evaluate"),
+        ({"weights": {"before": "0"}, "protocols": {"paper": {}}}, "holds no comparison of two models"),
+    ],
+)
+def test_evaluation_that_is_none(results, message, folder, tmp_path):
+    if results is not None:
+        (tmp_path / "results.json").write_text(json.dumps(results))
+    assert message in call("card", folder, "--evaluation", tmp_path).error
+
+
+def test_results_of_other_weights_are_left_out(folder, tmp_path, caplog):
+    """A second training in the same folder, or a resumed one, is not told by the figures of the first."""
+    copied = tmp_path / "run"
+    shutil.copytree(folder, copied)
+    weights = json.loads((copied / "run.json").read_text())["weights"]
+    (copied / "before_after.png").write_bytes(b"png")
+    for digest, told in ((weights, True), ("0123456789abcdef", False)):
+        (copied / "results.json").write_text(json.dumps(results() | {"weights": {"before": "0", "after": digest}}))
+        write_card(copied)
+        text = (copied / "README.md").read_text()
+        assert ("| validation | 4 | 75.0" in text) is told and ("(before_after.png)" in text) is told
+    run = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps(run | {"resumed": True}))
+    write_card(copied)
+    assert "minutes in all its parts, 2 steps." in (copied / "README.md").read_text()
+    (copied / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"run.json` has no '\w+': it was not written by this trainer"):
+        write_card(copied)
+
+
+def test_validation_is_that_of_the_kept_checkpoint(tmp_path):
+    """By the metric that chooses it, and of the validation images, whatever was evaluated later."""
+    settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3, "learning_rate": 0.01}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    trainer = RobustViTTrainer(
+        tiny_vit(), tiny_config(tmp_path, **settings), masked_dataset(8), masked_dataset(4, seed=1)
+    )
+    trainer.train()
+    evaluations = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    best = max(evaluations, key=lambda entry: entry["eval_loss"])
+    assert best != min(evaluations, key=lambda entry: entry["eval_loss"])
+    trainer.evaluate([trainer.eval_dataset[0]] * 12)
+    trainer.create_model_card()
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["validation"]["images"] == 4 and f"loss {best['eval_loss']:.4f}" in run["validation"]["text"]
+    assert run["training"]["checkpoint"] == "highest loss in validation"
+
+    steps = RobustViTTrainer(
+        tiny_vit(),
+        tiny_config(tmp_path / "steps", max_steps=1, lr_scheduler_type="cosine", warmup_steps=5),
+        masked_dataset(16),
+    )
+    steps.train()
+    steps.create_model_card()
+    training = json.loads((tmp_path / "steps" / "run.json").read_text())["training"]
+    assert training["epochs"] == "0.5" and training["learning rate"] == "0.001, cosine"
+    assert training["warm-up"] == "5 steps"
+
+
+ARGUMENTS = {
+    "language": ("en", "\nlanguage: en\n"),
+    "license": ("mit", "\nlicense: mit\n"),
+    "tags": ("vision", "\n- arxiv:2206.01161\n- vision\n"),
+    "model_name": ("a name", "\n# a name\n"),
+    "finetuned_from": ("x/y", "\nbase_model: x/y\n"),
+    "tasks": ("image-feature-extraction", "\npipeline_tag: image-feature-extraction\n"),
+    "dataset_tags": (["a/b", "c/d"], "\ndatasets:\n- a/b\n- c/d\n"),
+    "dataset": ("user/masked", "\ndatasets:\n- user/masked\n"),
+    "dataset_args": ("split: train", "\n      args:\n        args:\n        - 'split: train'\n"),
+    "masks": ("drawn by hand", "Masks: drawn by hand."),
+    "revision": ("trial", 'model="path/to/robustvit-tiny", revision="trial")'),
+    "preset": ("native", "as in the finetuning (preset `native`): "),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments(name, tmp_path):
+    """Each shows in the card and in the metadata; a trainer without images has a card too."""
+    value, shown = ARGUMENTS[name]
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / "robustvit-tiny"))
+    for given in ({"dataset": "user/masked"} if name == "dataset_args" else {}, {name: value}):
+        trainer.create_model_card(**given)
+        run = json.loads((tmp_path / "robustvit-tiny" / "run.json").read_text())
+        assert (shown in str(make_card(run, results()))) is (name in given)
+    assert (run | run["data"])[name] in (value, [value]) and "0 images without labels" in make_card(run).content
+
+
+@pytest.mark.parametrize("base, registered", [("emoji-shift", "emoji-shift"), ("./emoji-shift", None)])
+def test_a_folder_with_the_name_of_a_registered_model_is_another(tmp_path, base, registered):
+    RobustViTTrainer(tiny_vit(), tiny_config(tmp_path)).create_model_card(finetuned_from=base)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert (run["finetuned_from"], run["registered"]) == ("emoji-shift", registered)
+    assert ("is the bundled model" in make_card(run, results()).content) is (registered is not None)
+
+
+def test_signature(tmp_path):
+    """That of transformers, and three arguments by name alone. What one card was told holds for the next; an unknown argument
+    is refused, and spoils no later call."""
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path))
+    theirs, ours = (inspect.signature(of.create_model_card).parameters for of in (Trainer, RobustViTTrainer))
+    assert list(ours) == [*theirs, "masks", "revision", "preset"] == ["self", *ARGUMENTS]
+    with pytest.raises(TypeError, match="started_from"):
+        trainer.create_model_card(started_from="x/y")
+    trainer.create_model_card("en", "mit", ["vision"], "a name", "x/y")
+    trainer.create_model_card(license="apache-2.0")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.language, card.data.license, card.data.base_model) == ("en", "apache-2.0", "x/y")
+    assert card.data.tags[-1] == "vision" and "# a name\n" in card.content
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no `run.json`, which `trainer.create_model_card\(\)`"):
+        write_card(tmp_path)
+
+
+def test_there_is_a_released_card():
+    assert [path.name for path in RELEASED] == ["robustvit-emoji-shift"]
+
+
+@pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.name)
+def test_released_cards(released, tmp_path):
+    """The cards in `model_cards/` are what the generator makes of the files beside them."""
+    shutil.copytree(released, tmp_path / "card")
+    (tmp_path / "card" / "README.md").unlink()
+    write_card(tmp_path / "card")
+    assert (released / "README.md").read_text(encoding="utf-8") == (tmp_path / "card" / "README.md").read_text(
+        encoding="utf-8"
+    )

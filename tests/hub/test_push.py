@@ -1,0 +1,403 @@
+"""Models, adapters and images with masks on their way to a Hub and back, by the real clients over the real protocol."""
+
+import json
+import os
+import shutil
+import traceback
+from pathlib import Path
+from threading import Semaphore
+
+import datasets
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification
+
+from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
+from robust_vit_hf.data.parquet_writer import ShardWriter
+from robust_vit_hf.hub.upload import create_repo, publish_folder, push_folder, repo_type_of
+
+from ..conftest import HUB
+from ..helpers.commands import Completed, call, kill_when, launch, succeed
+from ..helpers.hub import TOKENS
+from ..helpers.tiny import FEATURES, masked_dataset, masked_folder, masked_rows, tiny_config, tiny_vit
+
+
+NAME = "user/robustvit-tiny"
+PIXEL_VALUES = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """One Hub for all tests of this file, which keeps what `pushed` pushed."""
+    HUB.reset()
+    yield HUB
+    HUB.reset()
+
+
+@pytest.fixture(autouse=True)
+def no_downloads():
+    """Nothing is loaded from an earlier download."""
+    shutil.rmtree(os.environ["HF_HUB_CACHE"], ignore_errors=True)
+
+
+def training(folder: Path, *options) -> list:
+    """Command of a run of seconds from files in `folder`, into `folder/run`."""
+    tiny_vit().save_pretrained(folder / "model")
+    masked_folder(folder / "data")
+    settings = "--learning_rate 0.01 --num_train_epochs 1 --use_cpu --preset paper --report_to none".split()
+    places = ["--model", folder / "model", "--dataset", folder / "data", "--output_dir", folder / "run"]
+    return ["train", *settings, *places, *options]
+
+
+def train(folder: Path, *options) -> Completed:
+    return call(*training(folder, *options))
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, tmp_path_factory) -> tuple[Path, str]:
+    """Folder of a finetuning that was pushed, by a process of its own, and its log."""
+    folder = tmp_path_factory.mktemp("machine-of-a-user")
+    options = ["--report_to", "tensorboard", "--push_to_hub", "--hub_model_id", NAME, "--hub_token", "hf_test"]
+    command = training(folder, *options)
+    completed = launch("-m", "robust_vit_hf.cli", *command, HF_TOKEN="hf_expired")  # the option comes first
+    assert completed.status == 0, completed.err[-3000:]
+    return folder, completed.out + completed.err
+
+
+def logits(model: torch.nn.Module | str | Path) -> list[float]:
+    if not isinstance(model, torch.nn.Module):
+        model = AutoModelForImageClassification.from_pretrained(model)
+    return model.eval()(PIXEL_VALUES).logits[0].tolist()
+
+
+def test_photographs_stay_where_they_are(hub, changed):
+    """What `robust-vit improve` keeps beside the model: masks, candidates, predictions and the diagnosis."""
+    for name in (
+        "masks/train/train-00000.parquet",
+        "candidates/swap/run.json",
+        "predictions/a/rows.parquet",
+        "diagnosis/strip.png",
+        "inputs.json",
+        "report.html",
+    ):
+        (changed / name).parent.mkdir(parents=True, exist_ok=True)
+        (changed / name).write_bytes(b"private")
+    succeed("push", changed, f"{NAME}-improved")
+    pushed = hub.repos["models", f"{NAME}-improved"]
+    assert "model.safetensors" in pushed and b"private" not in pushed.values()
+    assert not [name for name in pushed if "/" in name]
+
+
+def test_results_of_other_commands_stay_where_they_are(hub, changed):
+    """Below the model, whatever their folder is called, and beside it: images, names of files, and other models."""
+    for name in (
+        "robustness/paper/examples.parquet",
+        "robustness/paper/validation/after/predictions.parquet",
+        "robustness/results.json",
+        "diag/strip.png",
+        "diag/.evaluation.lock",
+        "diag/_parts/0.parquet",
+        "control/model.safetensors",
+        "control/emissions.csv",
+        "runs/robustness/strip.png",
+        "figure_1.png",
+        "captions.md",
+    ):
+        (changed / name).parent.mkdir(parents=True, exist_ok=True)
+        (changed / name).write_bytes(b"private")
+    for name in ("LICENSE", "base_model.json", "runs/Nov27/events.out.tfevents.1.host.2.0"):
+        (changed / name).parent.mkdir(exist_ok=True)
+        (changed / name).write_bytes(b"public")
+    succeed("push", changed, f"{NAME}-measured")
+    pushed = hub.repos["models", f"{NAME}-measured"]
+    expected = "README.md config.json model.safetensors preprocessor_config.json results.json run.json LICENSE"
+    expected += " base_model.json runs/Nov27/events.out.tfevents.1.host.2.0"
+    assert {*pushed} - {".gitattributes"} == {*expected.split()}
+
+
+def test_pictures_that_a_card_shows_are_pushed(hub, changed):
+    """With a card of one's own. A link to a folder is not its files."""
+    (changed / "run.json").unlink()
+    for name in ("maps/[1].png", "maps/2.png", "maps/3.png", "4.png"):
+        (changed / name).parent.mkdir(exist_ok=True)
+        (changed / name).write_bytes(b"png")
+    card = '# Mine\n\n![Maps](maps/[1].png) <img src="maps/2.png"/>\n[All](maps/), [them](maps\\)\n'
+    (changed / "README.md").write_text(card)
+    succeed("push", changed, f"{NAME}-described")
+    pushed = hub.repos["models", f"{NAME}-described"]
+    assert {name for name in pushed if name.endswith(".png")} == {"maps/[1].png", "maps/2.png"}
+
+
+@pytest.fixture
+def changed(pushed, tmp_path) -> Path:
+    """The finetuned model with other weights."""
+    folder, _ = pushed
+    model = AutoModelForImageClassification.from_pretrained(folder / "run")
+    with torch.no_grad():
+        model.classifier.bias += 1
+    model.save_pretrained(tmp_path / "changed")
+    for name in ("run.json", "results.json", "preprocessor_config.json"):
+        shutil.copy(folder / "run" / name, tmp_path / "changed")
+    return tmp_path / "changed"
+
+
+# -- What is pushed ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_pushed(hub, pushed):
+    """One commit with weights, processor, card, table, figure and logs, and with no token and no path of the machine."""
+    folder, log = pushed
+    assert hub.log("models", NAME) == ["End of training", "initial commit"]
+    files = hub.repos["models", NAME]
+    names = {name for name in files if not name.startswith("runs/")} - {".gitattributes"}
+    expected = (
+        "README.md before_after.png config.json model.safetensors preprocessor_config.json results.json run.json"
+    )
+    assert names == {*expected.split(), "table.md"}
+    assert len([name for name in files if name.startswith("runs/")]) == 1
+    for name, content in files.items():
+        for secret in ("hf_test", "hf_expired", str(folder), folder.name):
+            assert secret.encode() not in content, name
+    assert "hf_test" not in log and "hf_expired" not in log
+    assert "hf_test" not in (folder / "run" / "training_args.bin").read_bytes().decode("latin1")
+
+
+def test_the_pushed_card(hub, pushed):
+    folder, _ = pushed
+    card = ModelCard.load(folder / "run" / "README.md")
+    assert hub.repos["models", NAME]["README.md"].decode() == str(card)
+    (row,) = json.loads((folder / "run" / "results.json").read_text())["rows"]
+    values = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    expected = {"top-1": row["top1_after"], "top-1 before finetuning": row["top1_before"]}
+    assert values == {name: round(value, 4) for name, value in expected.items()}
+    assert f'model="{NAME}"' in card.content and "(before_after.png)" in card.content
+    assert (folder / "run" / "table.md").read_text().strip() in card.content
+
+
+@pytest.mark.slow
+def test_a_fresh_process_loads_it(pushed, tmp_path):
+    """With an empty cache: model, processor, and both pipelines."""
+    folder, _ = pushed
+    code = f"""
+import json, torch, robust_vit_hf
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+model, image = AutoModelForImageClassification.from_pretrained("{NAME}"), Image.new("RGB", (50, 40), "red")
+relevance = pipeline("relevance-map", "{NAME}")(image, target=2)
+print(json.dumps([
+    model(torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)).logits[0].tolist(),
+    AutoImageProcessor.from_pretrained("{NAME}").crop_size["height"],
+    pipeline("image-classification", "{NAME}")(image),
+    {{key: str(value) for key, value in relevance.items()}},
+]))
+"""
+    completed = launch("-c", code, HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert completed.status == 0, completed.err[-3000:]
+    result = json.loads(completed.out.splitlines()[-1])
+    assert result[0] == pytest.approx(logits(folder / "run"), rel=1e-5)
+    assert result[1] == 32 and len(result[2]) == 4
+    assert result[3]["label"] == "LABEL_2" and "size=50x40" in result[3]["relevance"]
+
+
+def test_from_python(hub, tmp_path, monkeypatch):
+    """`trainer.push_to_hub` into a branch of a private repository, which nobody sees without a token; then into `main`."""
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / "mine"), masked_dataset(8))
+    trainer.train()
+    options = {"commit_message": "The first one", "private": True, "license": "mit", "masks": "drawn by hand"}
+    future = trainer.push_to_hub(revision="trial", blocking=False, **options)
+    assert future.result().commit_message == "The first one"
+    assert ("models", "user/mine") in hub.private
+    assert "model.safetensors" not in hub.repos["models", "user/mine"]  # of main
+    assert hub.log("models", "user/mine", "trial")[0] == "The first one"
+    card = hub.at("models", "user/mine", "trial").files["README.md"].decode()
+    assert "license: mit" in card and "Masks: drawn by hand." in card and "Nothing was measured" in card
+    assert 'model="user/mine", revision="trial")' in card
+
+    load = AutoModelForImageClassification.from_pretrained
+    with monkeypatch.context() as context:
+        context.setenv("HF_TOKEN", "")
+        with pytest.raises(OSError, match="user/mine is not a local folder and is not a valid model"):
+            load("user/mine", revision="trial")
+    assert load("user/mine", revision="trial").num_parameters() == tiny_vit().num_parameters()
+    trainer.push_to_hub()
+    card = hub.repos["models", "user/mine"]["README.md"].decode()
+    assert 'model="user/mine")' in card and "trial" not in card
+
+
+def test_push_to_a_branch(hub, changed):
+    succeed("push", changed, "user/branched", "--revision", "trial")
+    files = hub.at("models", "user/branched", "trial").files
+    assert files["model.safetensors"] == (changed / "model.safetensors").read_bytes()
+    assert (
+        b'model="user/branched", revision="trial")' in files["README.md"] and b"\n# branched\n" in files["README.md"]
+    )
+    assert hub.log("models", "user/branched") == ["initial commit"]
+
+
+def test_private_is_never_public(hub, pushed, tmp_path):
+    """A public repository is refused where a private one is asked for, before anything is uploaded."""
+    folder, _ = pushed
+    hub.repos["models", "user/public"] = {"notes.txt": b"public"}
+    refused = call("push", folder / "run", "user/public", "--private")
+    assert "exists and is public, so nothing was uploaded" in refused.error
+    refused = train(tmp_path, "--push_to_hub", "--hub_model_id", "user/public", "--hub_private_repo", "true")
+    assert "exists and is public" in refused.error
+    assert list(hub.repos["models", "user/public"]) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (["config.json"], "holds no weights"),
+        (["config.json", "training_args.bin"], "holds no weights"),
+        (["config.json", "model.safetensors"], "has no model card"),
+        (["results.json"], "holds no model"),
+    ],
+)
+def test_folders_that_are_not_to_be_pushed(files, message, pushed, tmp_path):
+    folder, _ = pushed
+    for name in files:
+        shutil.copy(folder / "run" / name, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        repo_type_of(tmp_path)
+
+
+def test_adapter_of_a_folder_is_not_to_be_pushed(hub, tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere/models/base"}')
+    with pytest.raises(ValueError, match="which nobody else has"):
+        push_folder(tmp_path, "user/foreign", commit_message="no")
+    assert ("models", "user/foreign") not in hub.repos
+
+
+@pytest.mark.parametrize("token", ["hf_secret\n", "hf_secrét"])
+def test_invalid_token(token):
+    """It stands in no error, and in none that the error comes from."""
+    with pytest.raises(PermissionError, match="The token for `user/model` has invalid characters") as refused:
+        create_repo("user/model", token=token)
+    assert "hf_secr" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_checkpoints_are_not_pushed(tmp_path):
+    with pytest.raises(ValueError, match="`hub_strategy` every_save uploads checkpoints without a card"):
+        tiny_config(tmp_path, push_to_hub=True, hub_strategy="every_save")
+
+
+@pytest.mark.slow
+def test_adapter(hub, tmp_path):
+    """An adapter goes without its base, whose id it names; over a folder of this machine it is refused until merged."""
+    tiny_vit().save_pretrained(tmp_path / "base")
+    hub.add("models", "user/tiny-vit", tmp_path / "base")
+    options = ["--lora_rank", 2, "--push_to_hub", "--hub_model_id"]
+    assert train(tmp_path, *options, "user/adapter", "--model", "user/tiny-vit").status == 0
+    files = hub.repos["models", "user/adapter"]
+    assert "adapter_model.safetensors" in files and "model.safetensors" not in files
+    card = files["README.md"].decode()
+    for line in ("library_name: peft\n", "base_model: user/tiny-vit\n", "| adapter | LORA of rank 2 |"):
+        assert line in card
+    assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "user/tiny-vit"
+    ours, theirs, base = logits(load_model("user/adapter")), logits("user/adapter"), logits("user/tiny-vit")
+    assert ours == pytest.approx(theirs, rel=1e-4) and ours != pytest.approx(base, rel=1e-4)
+    tiny_vit(seed=1).save_pretrained(tmp_path / "base")
+    hub.add("models", "user/tiny-vit", tmp_path / "base")
+    with pytest.raises(ValueError, match="`user/adapter` was trained over another `user/tiny-vit`"):
+        load_model("user/adapter")
+
+    (tmp_path / "local").mkdir()
+    assert "which nobody else has" in train(tmp_path / "local", *options, "user/local").error
+    assert not (tmp_path / "local" / "run" / "adapter_model.safetensors").exists()  # before the training
+    assert train(tmp_path / "local", *options[:2]).status == 0
+    assert "which nobody else has" in call("push", tmp_path / "local" / "run", "user/local").error
+    assert ("models", "user/local") not in hub.repos
+    (tmp_path / "merged").mkdir()
+    assert train(tmp_path / "merged", *options, "user/merged", "--merge_lora").status == 0
+    merged = hub.repos["models", "user/merged"]
+    assert "model.safetensors" in merged and "adapter_config.json" not in merged
+    assert b"| adapter | LORA of rank 2, merged |" in merged["README.md"]
+    assert load_model(str(tmp_path / "merged" / "run")).num_parameters() == tiny_vit().num_parameters()
+
+
+@pytest.mark.slow
+def test_images_with_masks(hub, tmp_path):
+    """What `robust-vit masks` and `robust-vit data prepare` write, pushed by a process of its own and loaded by id."""
+    folder = tmp_path / "prepared"
+    features = datasets.Features(FEATURES | {"file_name": datasets.Value("string")})
+    writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masked", text="Noise.")
+    assert "is an unfinished dataset" in call("push", folder, "user/prepared").error
+    rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(6))]
+    writer.write([features.encode_example(row) for row in rows], list("012345"))
+    writer.finish()
+    (folder / ".parts" / "train").mkdir(parents=True)  # as by a rerun that was refused since an image changed
+    completed = launch("-m", "robust_vit_hf.cli", "push", folder, "user/prepared", "--private")
+    assert completed.status == 0, completed.err
+    assert ("datasets", "user/prepared") in hub.private
+    assert completed.out.strip().startswith(f"{hub.url}/datasets/user/prepared/commit/")
+    loaded = datasets.load_dataset("user/prepared", split="train")
+    assert [(row["label"], row["image"].size, row["mask"].size) for row in loaded] == [
+        (index % 4, (40, 40), (40, 40)) for index in range(6)
+    ]
+    assert len(load_masked_dataset("user/prepared", "train")) == 6
+
+
+# -- What goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_that_fails_leaves_the_old_one(hub, pushed, changed):
+    (folder, _), repo = pushed, "user/failing"
+    hub.repos["models", repo] = dict(hub.repos["models", NAME])
+    before, old = hub.log("models", repo), logits(folder / "run")
+    for fault in ("drop_commits", "fail_commits"):
+        setattr(hub, fault, 10)  # more often than the client tries
+        refused = call("push", changed, repo)
+        setattr(hub, fault, 0)
+        assert "push again" in refused.error or "try again" in refused.error
+        assert "hf_test" not in refused.err
+    assert hub.log("models", repo) == before
+    assert logits(repo) == pytest.approx(old, rel=1e-5)
+    succeed("push", changed, repo, "--commit_message", "At last")
+    assert hub.log("models", repo) == ["At last", *before]
+    assert logits(repo) == pytest.approx([value + 1 for value in old], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_push_that_was_killed_is_repeated(hub, changed):
+    """Killed while the second of two large files goes up: nothing is visible, and the first is not uploaded again."""
+    (changed / "before_after.png").write_bytes(bytes(2000))
+    for arrived in (hub.blobs, hub.begun, hub.uploads):
+        arrived.clear()
+    hub.stall_uploads = Semaphore(1)  # one is kept
+    push = ["push", changed, "user/killed"]
+    kill_when(lambda: (len(hub.begun), len(hub.uploads)) == (2, 1), "-m", "robust_vit_hf.cli", *push)
+    hub.stall_uploads.release()
+    hub.stall_uploads = None
+    assert hub.log("models", "user/killed") == ["initial commit"]
+    (first,) = hub.uploads
+    succeed(*push)
+    assert len(hub.begun) == 3 and first not in hub.begun[2:]
+    assert hub.repos["models", "user/killed"]["model.safetensors"] == (changed / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "repo, token, endpoint, error, message",
+    [
+        ("other/model", "hf_test", None, PermissionError, "has no right to write to `other/model`"),
+        ("user/model", "hf_read", None, PermissionError, "has no right to write to `user/model`"),
+        ("user/model", "hf_expired", None, PermissionError, "does not accept the token for `user/model`"),
+        ("user/model", "", None, PermissionError, "does not accept the token for `user/model`"),
+        ("user/model", "hf_test", "http://127.0.0.1:9", ConnectionError, "The Hub cannot be reached for `user/model`"),
+    ],
+    ids=["namespace", "read token", "expired token", "no token", "no network"],
+)
+def test_refused(repo, token, endpoint, error, message, hub, pushed, tmp_path, monkeypatch):
+    """Before the training, and by `push`: what is wrong and what to do, without the token."""
+    folder, _ = pushed
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint or hub.url)
+    with pytest.raises(error, match=message):
+        publish_folder(folder / "run", repo)
+    options = ["--push_to_hub", "--hub_model_id", repo]
+    for refused in (call("push", folder / "run", repo), train(tmp_path, *options)):
+        assert message in refused.error and not any(token in refused.out + refused.err for token in TOKENS)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert ("models", repo) not in hub.repos

@@ -1,0 +1,462 @@
+"""`robust-vit improve`, from images to a model folder."""
+
+import html
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.utils import filter_repo_objects
+from PIL import Image
+from pyarrow import parquet as pq
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+import robust_vit_hf
+from robust_vit_hf.hub.upload import NOT_UPLOADED
+from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
+from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out
+from robust_vit_hf.improvement.options import ImproveOptions
+from robust_vit_hf.models.model_digest import weights_digest
+from robust_vit_hf.results.text_table import Table
+from robust_vit_hf.training.interrupts import TrainingInterrupted
+
+from ..diagnosis.test_diagnosis import diagnosis
+from ..helpers.attacks import COLOURS, biased_model
+from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
+from ..helpers.tiny import save_pretrained, tiny_vit
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+CLASSES = {"circle": 0, "bar": 1, "cross": 2, "dot": 3}
+NAMES = {"id2label": {index: name for name, index in CLASSES.items()}, "label2id": CLASSES}
+
+
+def write_photographs(root: Path, split: str, of_each: int, seed: int) -> None:
+    """Class folders of JPEGs: a bright patch whose place shows the class, on a background whose colour does too."""
+    rng = np.random.default_rng(seed)
+    for name, label in CLASSES.items():
+        for number in range(of_each):
+            pixels = rng.integers(0, 50, (48 + 8 * (number % 2), 48, 3))
+            pixels += 60 * np.array(COLOURS[label])
+            top, left = 6 + 18 * (label // 2), 6 + 18 * (label % 2)
+            pixels[top : top + 16, left : left + 16] = 230
+            path = root / split / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("own")
+    write_photographs(root / "photos", "train", 6, seed=0)
+    write_photographs(root / "photos", "validation", 8, seed=1)
+    rows = datasets.load_dataset("imagefolder", data_dir=str(root / "photos" / "train"), split="train")
+    labels = [CLASSES[rows.features["label"].names[label]] for label in rows["label"]]
+    save_pretrained(biased_model(rows["image"], labels, **NAMES), root / "model", "paper")
+    return root
+
+
+def options_of(inputs: Path, output: Path) -> list:
+    options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir", output]
+    return [*options, "--max_steps", 30, "--learning_rates", 3e-4, 3e-3, "--train_batch_size", 4, "--max_loss", 100]
+
+
+@pytest.fixture(scope="module")
+def improved(inputs, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("improved") / "better"
+    return folder, succeed("improve", *options_of(inputs, folder))
+
+
+def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
+    folder, printed = improved
+    verdict = json.loads((folder / "verdict.json").read_text())
+    assert verdict["verdict"] in printed and verdict["outcome"] in OUTCOMES
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    run = json.loads((folder / "run.json").read_text())
+    assert weights_digest(model) == run["weights"] and run["preset"] == "model"
+    saved, own = (AutoImageProcessor.from_pretrained(place).to_dict() for place in (folder, inputs / "model"))
+    assert saved == own
+    results = json.loads((folder / "results.json").read_text())
+    assert results["weights"]["after"] == run["weights"]
+    assert {"ece_before", "ece_after", "top1_before", "top1_after"} <= results["rows"][0].keys()
+    card = (folder / "README.md").read_text()
+    assert "reporting" in card and verdict["verdict"].partition(":")[0] in card
+    assert "Candidates" in (folder / "report.html").read_text() and "ECE before" in printed
+    assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
+    # Weights of the candidates are gone, what was measured of them is not.
+    assert len([*(folder / "candidates").glob("*/candidate.json")]) == 4 + 2
+    assert not [*(folder / "candidates").rglob("*.safetensors")]
+
+
+def test_images_that_choose_do_not_report(improved):
+    folder, _ = improved
+    parts = {}
+    for name in ("train", "choosing", "reporting"):
+        files = sorted((folder / "masks" / name).glob("*.parquet"))
+        parts[name] = [row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()]
+    assert len(parts["choosing"]) == len(parts["reporting"]) == 16 and len(parts["train"]) == 24
+    assert not {*parts["choosing"]} & {*parts["reporting"]}
+    assert not {*parts["train"]} & {*parts["choosing"], *parts["reporting"]}
+
+
+def test_the_table_shows_every_candidate_and_mixture(improved):
+    text = (improved[0] / "candidates.md").read_text()
+    assert text.count("| swap |") == text.count("| swap and relevance |") == 2 * len(FIRST_MIXTURES) + len(MIXTURES)
+    assert text.count("| chosen |") == 1 and "| original |" in text
+
+
+def test_a_second_run_trains_nothing(inputs, improved, monkeypatch):
+    folder, printed = improved
+    kept = {name: content for name, content in files_below(folder).items() if not name.startswith(".")}
+    monkeypatch.setattr(
+        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
+    )
+    again = options_of(inputs, folder)
+    again[3] = f"{inputs / 'photos'}/"  # the same images by another name
+    assert printed.endswith(succeed("improve", *again))
+    assert {name: content for name, content in files_below(folder).items() if not name.startswith(".")} == kept
+
+
+def test_other_inputs_are_refused(inputs, improved, tmp_path):
+    """Another model, other images, or other settings: nothing of the folder would be theirs."""
+    folder, _ = improved
+    other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
+    changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", 1]}
+    changes["images (reporting)"] = ["--num_images", 5]
+    for name, change in changes.items():
+        error = call("improve", *options_of(inputs, folder), *change).error
+        assert "holds an improvement with other inputs, which differ in: " in error and name in error
+
+
+def test_images_have_one_role(inputs, tmp_path):
+    options = [*options_of(inputs, tmp_path / "out"), "--eval_split", "train"]
+    assert "images are in the part `train` and in" in call("improve", *options).error
+    photos = tmp_path / "photos"
+    shutil.copytree(inputs / "photos", photos)
+    (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
+    options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
+    assert "1 images are in the part `train` and in" in call("improve", *options).error
+
+
+def test_the_output_folder_is_free(inputs, tmp_path):
+    """Not a model or run, whose files would be replaced, and not among the images, of which its files would be some."""
+    before = files_below(inputs / "model")
+    error = call("improve", *options_of(inputs, inputs / "model")).error
+    assert "holds a `config.json` that is not of `improve`, and would be replaced" in error
+    command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
+    assert "is the folder of the model, whose files would be replaced" in call(*command, inputs / "model").error
+    for arguments in (
+        ["improve", *options_of(inputs, inputs / "photos" / "out")],
+        [*command, inputs / "photos" / "out"],
+    ):
+        assert "where its files would be read as images the next time" in call(*arguments).error
+    assert files_below(inputs / "model") == before and not (inputs / "photos" / "out").exists()
+
+
+@pytest.mark.parametrize("change", [["--num_images", 1], ["--split", "train[:6]"]], ids=["one image", "one class"])
+def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path, change):
+    command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
+    error = call(*command, tmp_path / "out", *change).error
+    assert "images are of one class, and none has the background of another: give images of two" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_photographs_and_paths_stay_here(inputs, improved):
+    """Of what is uploaded, nothing shows an image or names a folder of this machine."""
+    folder, _ = improved
+    names = {*filter_repo_objects(files_below(folder), ignore_patterns=NOT_UPLOADED)}
+    files = {name: content for name, content in files_below(folder).items() if name in names}
+    expected = {
+        "README.md",
+        "candidates.md",
+        "config.json",
+        "interpolation.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    assert {*files} == expected | {"results.json", "run.json", "table.md", "verdict.json"}
+    assert not [name for name, content in files.items() if str(inputs).encode() in content]
+    assert (
+        "before_after.png" not in files["README.md"].decode() and (folder / "diagnosis" / "before_after.png").is_file()
+    )
+
+
+def with_masks(inputs: Path, folder: Path, drawn: dict[str, np.ndarray]) -> list:
+    """Options for the photographs with masks in a folder, by class; `.` for all others."""
+    for path in sorted((inputs / "photos").rglob("*.jpg")):
+        place = (folder / "masks" / path.relative_to(inputs / "photos")).with_suffix(".png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        height = Image.open(path).height
+        shape = drawn.get(path.parent.name, drawn["."])
+        Image.fromarray(np.pad(shape, ((0, height - 48), (0, 0)), mode="edge")).save(place)
+    return [*options_of(inputs, folder / "out"), "--masks", folder / "masks"]
+
+
+OBJECT = np.pad(np.full((20, 20), 255, np.uint8), ((10, 18), (10, 18)))
+ALL_BUT_A_CORNER = np.full((48, 48), 255, np.uint8)
+ALL_BUT_A_CORNER[0, 0] = 0  # which is cropped
+
+
+@pytest.mark.parametrize(
+    "drawn, message",
+    [
+        (
+            {"circle": OBJECT, ".": 0 * OBJECT},
+            "Of the images that choose, 4 with a usable mask are left, all of one class",
+        ),
+        ({".": ALL_BUT_A_CORNER}, "none could be put on the background of another class"),
+    ],
+    ids=["one class", "objects that fill the image"],
+)
+def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_path, monkeypatch, drawn, message):
+    monkeypatch.setattr(
+        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
+    )
+    assert message in call("improve", *with_masks(inputs, tmp_path, drawn)).error
+
+
+def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
+    both = tmp_path / "both"
+    for split in ("train", "validation"):
+        shutil.copytree(tmp_path / "masks" / split, both, dirs_exist_ok=True)
+    error = call("improve", *options[:-1], both).error
+    assert "is the mask of an image of `train` and of one of `validation`: put the masks into `train/`" in error
+
+
+def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
+    """Images that are left out, and classes that got worse; also in a card that is made again."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-1])
+    options = with_masks(inputs, tmp_path, {"dot": 0 * OBJECT, ".": OBJECT})
+    options += ["--max_steps", 1, "--learning_rates", 0.1, "--method", "robustvit"]
+    succeed("improve", *options)
+    notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
+    for told in ("`choosing`: 4 images are left out", "Classes that got worse at home", "4 images are left out"):
+        assert any(note.startswith(told) for note in notes), told
+    (tmp_path / "out" / "README.md").unlink()
+    succeed("card", tmp_path / "out")
+    card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
+    for note in notes:
+        assert f"\n\n{note}\n" in card and html.unescape(page).count(f"<p>{note}</p>") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_steps, steps", [(3, 1), (6, 2)], ids=["when it is measured", "when it trains"])
+def test_a_candidate_that_diverges_is_left_out(max_steps, steps, inputs, tmp_path):
+    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", max_steps, "--learning_rates", 1e-4, 1e30]
+    verdicts = []
+    for _ in range(2):  # the second one trains nothing
+        succeed("improve", *options)
+        verdicts.append(json.loads((tmp_path / "out" / "verdict.json").read_text()))
+        first, second = [note for note in verdicts[-1]["notes"] if "diverged" in note]
+        assert (
+            first == f"swap, learning rate 1e+30, {steps} steps diverged, and is left out."
+            and "swap and relevance" in second
+        )
+    assert verdicts[0] == verdicts[1] and "1e+30" not in (tmp_path / "out" / "candidates.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "mixed_rand, original, outcome",
+    [
+        (0.9, 1.0, "helped"),
+        (0.9, 0.985, "helped"),  # which may be a fall of less than a point
+        (0.9, 0.8, "costly"),
+        (0.5025, 1.0, "too few"),  # one image of 400
+        (0.4975, 1.0, "too few"),
+        (0.4925, 1.0, "too few"),  # three of 400: the interval ends at 0
+        (0.3, 1.0, "worse"),
+    ],
+)
+def test_the_outcome_is_that_of_the_intervals(mixed_rand, original, outcome):
+    diagnoses = {
+        "before": diagnosis(400, mixed_rand=0.5),
+        "after": diagnosis(400, mixed_rand=mixed_rand, original=original),
+    }
+    found = Improvement(1.0, SimpleNamespace(diagnoses=diagnoses), Table("", [], []), [], [], Path("out"))
+    assert found.outcome == outcome
+
+
+def test_folders_of_others_are_refused(inputs, tmp_path):
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
+    (tmp_path / "out" / "candidates" / "resumes").mkdir(parents=True)
+    assert "holds a `candidates` that is not of `improve`" in call("improve", *options).error
+    assert (tmp_path / "out" / "candidates" / "resumes").is_dir()
+    shutil.rmtree(tmp_path / "out" / "candidates")
+    for name in ("README.md", "model.safetensors", "report.html", "diagnosis/results.json", "inputs.json"):
+        path = tmp_path / "out" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+        error = call("improve", *options).error
+        assert f"holds a `{name.partition('/')[0]}` that is not of `improve`, and would be replaced" in error
+        assert path.read_text() == "{}"
+        path.unlink()
+        if path.parent != tmp_path / "out":
+            path.parent.rmdir()
+    options[options.index(tmp_path / "out")] = tmp_path / "pictures" / "better"
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (40, 40), "green").save(tmp_path / "pictures" / "meadow.png")
+    error = call("improve", *options, "--backgrounds", tmp_path / "pictures").error
+    assert "pictures/better` is within" in error and "would be read as images the next time" in error
+
+
+def test_settings_bind_the_folder_when_a_candidate_is_complete(inputs, tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise ValueError("no training today")
+
+    monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", fails)
+    options = with_masks(inputs, tmp_path, {".": OBJECT})
+    record = tmp_path / "out" / "interpolation.json"  # of a model that was made of other candidates
+    for bound in (3, 6):
+        assert "no training today" in call("improve", *options, "--max_loss", bound).error
+        assert json.loads((tmp_path / "out" / "inputs.json").read_text())["max_loss"] == bound
+        assert not record.exists()
+        record.write_text("{}")
+
+
+def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
+    """With its name, size and time."""
+    monkeypatch.setattr(
+        "robust_vit_hf.training.trainer.RobustViTTrainer.train", lambda *_, **__: pytest.fail("trained")
+    )
+    picture = tmp_path / "pictures" / "meadow.bmp"
+    picture.parent.mkdir()
+    Image.new("RGB", (40, 40), "green").save(picture)
+    options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--backgrounds", picture.parent]
+    complete = tmp_path / "out" / "candidates" / "swap-0.0003-10" / "candidate.json"
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        call("improve", *options)
+    complete.write_text("{}")
+    before = picture.stat()
+    Image.new("RGB", (40, 40), "red").save(picture)
+    os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert picture.stat().st_size == before.st_size
+    assert "with other inputs, which differ in: pictures." in call("improve", *options).error
+
+
+def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise TrainingInterrupted("SIGTERM has stopped the training after step 2. Resume with an option.", 143)
+
+    monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", stopped)
+    result = call("improve", *with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 3)
+    assert result.status == 143 and "Resume with an option" not in result.err
+    assert "after step 2 of swap, learning rate 0.0003, 1 steps. Start the same command again" in result.err
+
+
+@pytest.mark.slow
+def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
+    """A model that nothing improves: it says so, writes no weights, and ends well."""
+    result = robust_vit_hf.improve(
+        inputs / "model", inputs / "photos", tmp_path, max_steps=3, learning_rates=[1e-12], max_loss=0.0
+    )
+    assert result.outcome == "kept" and result.verdict.startswith("It did not help: keep your model.")
+    assert not [*tmp_path.rglob("*.safetensors")]
+    assert json.loads((tmp_path / "verdict.json").read_text())["outcome"] == "kept"
+    assert "original" in result.candidates.rows[0][0] and result.table.head == ["measure", "before"]
+
+
+@pytest.mark.slow
+def test_images_are_held_out_where_there_is_no_validation_split(inputs, tmp_path):
+    write_photographs(tmp_path / "photos", "train", 6, seed=3)
+    options = options_of(inputs, tmp_path / "out")
+    options[3] = tmp_path / "photos"
+    printed = succeed("improve", *options, "--max_steps", 2)
+    assert "has no split `validation`: 8 of the images of `train` were held out" in printed
+    named = call("improve", *options[:-2], "--eval_split", "test").error
+    assert 'Unknown split "test"' in named
+
+
+@pytest.mark.slow
+def test_a_model_of_more_classes_with_dropout_on_greyscale_images(inputs, tmp_path):
+    """1000 classes, of which the photographs have four, in another order; one class has a single validation image."""
+    write_photographs(tmp_path / "photos", "train", 3, seed=5)
+    write_photographs(tmp_path / "photos", "validation", 4, seed=6)
+    for path in (tmp_path / "photos").rglob("*.jpg"):
+        Image.open(path).convert("L").save(path)
+    for path in sorted((tmp_path / "photos" / "validation" / "dot").iterdir())[1:]:
+        path.unlink()
+    names = {index: f"class {index}" for index in range(1000)} | {7: "dot", 500: "bar", 998: "cross", 999: "circle"}
+    labels = {name: index for index, name in names.items()}
+    model = tiny_vit(num_labels=1000, id2label=names, label2id=labels, hidden_dropout_prob=0.1)
+    save_pretrained(model, tmp_path / "model", "paper")
+    options = {"max_steps": 2, "learning_rates": [1e-4], "max_loss": 100.0, "train_batch_size": 4}
+    result = robust_vit_hf.improve(str(tmp_path / "model"), str(tmp_path / "photos"), tmp_path / "out", **options)
+    columns = result.diagnosis.diagnoses["before"].columns
+    assert {500, 998, 999} <= {*columns["label"]} <= {7, 500, 998, 999}  # the single image may be one that chooses
+    assert not model.training and (tmp_path / "out" / "verdict.json").is_file()
+
+
+def test_splits_are_disjoint_and_balanced():
+    labels = [0] * 9 + [1] * 2 + [2]
+    rows = datasets.Dataset.from_dict({"label": labels, "row": list(range(12))})
+    train, held_out = _held_out(rows, seed=0)
+    assert sorted([*train["row"], *held_out["row"]]) == list(range(12))
+    assert [*held_out["label"]] == [0, 0, 0] and {*train["label"]} == {0, 1, 2}
+    choosing, reporting = _halves(rows, ImproveOptions(model="m", dataset="d", output_dir="o"))
+    assert sorted([*choosing["row"], *reporting["row"]]) == list(range(12))
+    assert [*choosing["label"]].count(1) == [*reporting["label"]].count(1) == 1
+    assert abs([*reporting["label"]].count(0) - [*choosing["label"]].count(0)) == 1
+    # A class of one image is in either half in turn, so that both have several.
+    alone = datasets.Dataset.from_dict({"label": list(range(6)), "row": list(range(6))})
+    halves = _halves(alone, ImproveOptions(model="m", dataset="d", output_dir="o"))
+    assert [sorted(half["label"]) for half in halves] == [[1, 3, 5], [0, 2, 4]]
+    with pytest.raises(ValueError, match="of those that choose, two classes are needed"):
+        _halves(alone.select([0, 1, 3]), ImproveOptions(model="m", dataset="d", output_dir="o"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--method", "nothing"], "`method` to be one of"),
+        (["--max_loss", "-1"], "`max_loss`"),
+        (["--learning_rates", "0"], "`learning_rates`"),
+        (["--max_steps", "0"], "`max_steps` ≥ 1"),
+        (["--train_batch_size", "1"], "the swap takes the background of another image of the batch"),
+    ],
+)
+def test_wrong_arguments(inputs, tmp_path, change, message):
+    assert message in call("improve", *options_of(inputs, tmp_path), *change).error
+
+
+def test_an_empty_output_folder_in_python():
+    with pytest.raises(ValueError, match="Expected `output_dir` not to be empty"):
+        robust_vit_hf.improve("model", "photos", output_dir="")
+
+
+@pytest.mark.release
+def test_killed_again_and_again(inputs, tmp_path):
+    """Killed while masks are made, between two candidates, before the last is measured, and before the verdict."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    # Both in processes of their own, since weights depend on the number of threads in their last bits.
+    command = ["-m", "robust_vit_hf.cli", "improve"]
+    completed = launch(*command, *options_of(inputs, whole))
+    assert completed.status == 0, completed.err[-3000:]
+    for moment in (
+        "masks/choosing/README.md",
+        "candidates/*-10/candidate.json",
+        "candidates/*-30/run.json",
+        "predictions/*/after/scores.json",
+    ):
+        assert not any(killed.glob(moment))
+        kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options_of(inputs, killed))
+        assert not (killed / "verdict.json").exists()
+    assert launch(*command, *options_of(inputs, killed)).status == 0
+    one, two = (json.loads((place / "verdict.json").read_text()) for place in (whole, killed))
+    assert one == two
+    first, second = (load_file(place / "model.safetensors") for place in (whole, killed))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_several_processes_are_refused(inputs, tmp_path):
+    done = launch_two("-m", "robust_vit_hf.cli", "improve", *options_of(inputs, tmp_path / "better"))
+    assert done.status and "`improve` works in one process: leave out `accelerate launch`" in done.err
+    assert not (tmp_path / "better" / "verdict.json").exists()

@@ -1,0 +1,533 @@
+"""`robust-vit masks`: from images to masks that `robust-vit train` takes, through a kill, bad images and the Hub."""
+
+import json
+import re
+import socket
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+from transformers import ViTImageProcessor
+
+from robust_vit_hf import load_image_set, load_masked_dataset
+from robust_vit_hf.data.emoji_shift.splits import load_split
+from robust_vit_hf.data.schema import encode_image
+from robust_vit_hf.masks.coco import CocoAnnotations
+from robust_vit_hf.masks.make_masks import prompts_of_labels
+from robust_vit_hf.masks.mask_result import MaskResult
+
+from ..helpers import formats
+from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
+from ..helpers.tiny import (
+    GOLDFISH,
+    STINGRAY,
+    TENCH,
+    TOILET_TISSUE,
+    masked_dataset,
+    masked_rows,
+    save_pretrained,
+    tiny_vit,
+)
+from ..helpers.written import half_mask, masks_by
+from .test_grounded import make_models
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    """A small self-supervised ViT without a head, as a folder."""
+    folder = tmp_path_factory.mktemp("vit")
+    tiny_vit().vit.save_pretrained(folder)
+    ViTImageProcessor().save_pretrained(folder)
+    return folder
+
+
+def with_objects(count: int) -> datasets.Dataset:
+    """Dark noise with a bright rectangle, where TokenCut finds something."""
+    rows, rng = [], np.random.default_rng(0)
+    for index in range(count):
+        pixels = rng.integers(0, 40, (40 + 8 * (index % 3), 48, 3), dtype=np.uint8)
+        pixels[8:32, 8 : 24 + 8 * (index % 2)] += 200
+        rows.append({"image": Image.fromarray(pixels), "label": index % 4, "file_name": f"{index}.png"})
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
+    features = datasets.Features(features | {"file_name": datasets.Value("string")})
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+START_TWO = """
+import os, subprocess, sys
+ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+for process in [subprocess.Popen([sys.executable, *sys.argv[1:]], env=os.environ | rank) for rank in ranks]:
+    process.wait()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+def command(method: str, images, output, *options) -> tuple:
+    return ("masks", method, "--images", images, "--output_dir", output, *options)
+
+
+def test_tokencut_masks_train(tmp_path, vit):
+    dataset = with_objects(12)
+    for split in ("train", "validation"):
+        dataset.to_parquet(tmp_path / "images" / f"{split}.parquet")
+    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--split", "train", "validation")
+    out = succeed(*command("tokencut", tmp_path / "images", tmp_path / "masks", *options))
+    masks = load_masked_dataset(str(tmp_path / "masks"), "train")
+    kept, rejected = map(int, re.search(r"train: (\d+) masks, (\d+) rejected", out).groups())
+    assert kept == len(masks) > 0 and kept + rejected == 12
+    by_name = {row["file_name"]: row for row in dataset}
+    for row in masks:
+        expected = by_name[row["file_name"]]
+        assert row["mask"].mode == "L" and row["mask"].size == expected["image"].size
+        assert row["image"].tobytes() == expected["image"].tobytes() and row["label"] == expected["label"]
+        assert set(np.unique(np.asarray(row["mask"]))) == {0, 255}
+    assert (tmp_path / "masks" / "contact_sheet_train.png").is_file()
+    for name in ("README.md", "made_by.json"):
+        assert str(tmp_path) not in (tmp_path / "masks" / name).read_text()
+
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    places = ("--model", tmp_path / "model", "--dataset", tmp_path / "masks", "--output_dir", tmp_path / "run")
+    succeed("train", *places, "--num_train_epochs", 1, "--report_to", "none", "--use_cpu", "true")
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_masks_of_another_model_in_the_same_folder_are_refused(tmp_path):
+    """Trained again, or with other heads. The file of weights has no pooler, which must not make it another model."""
+    with_objects(4).to_parquet(tmp_path / "images" / "train.parquet")
+    options = ("--model", tmp_path / "model", "--min_side", 64, "--min_pixels", 1)
+    again = command("tokencut", tmp_path / "images", tmp_path / "masks", *options)
+    tiny_vit().save_pretrained(tmp_path / "model")
+    ViTImageProcessor().save_pretrained(tmp_path / "model")
+    succeed(*again)
+    before = files_below(tmp_path / "masks")
+    succeed(*again)
+    for changed in (tiny_vit(seed=1), tiny_vit(num_attention_heads=4)):
+        changed.save_pretrained(tmp_path / "model")
+        refused = call(*again)
+        assert re.search(r'holds the split `train` made with .*"digests": {"model": "\w{16}"}', refused.error)
+        assert refused.status == 1 and "Choose another output folder, or delete it" in refused.error
+    assert files_below(tmp_path / "masks") == before
+
+
+@pytest.mark.slow
+def test_kill_redoes_no_finished_image(tmp_path, vit):
+    with_objects(128).to_parquet(tmp_path / "images" / "train.parquet")
+    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--rows_per_shard", 50)
+    output = tmp_path / "masks"
+    again = command("tokencut", tmp_path / "images", output, *options)
+    kill_when(lambda: any(output.glob("train-*.parquet")), "-m", "robust_vit_hf.cli", *again)
+    written = [*output.glob("train-*"), *output.glob(".parts/train/*-*.parquet")]
+    stamps = {path: path.stat().st_mtime_ns for path in written}
+    done_rows = max(int(re.findall(r"\d+", path.stem)[-1]) for path in written)
+    assert 64 <= done_rows < 128  # a part has 32
+    shard = min(output.glob("train-*.parquet"))
+    assert parquet.read_table(shard)["mask"].null_count == 0  # it is valid as it is
+
+    done = call(*again)
+    assert done.status == 0, done.err[-3000:]
+    bars = re.findall(r"tokencut \(train\):.*?(\d+)/128", done.err.replace("\r", "\n"))
+    assert int(bars[0]) == done_rows  # the progress bar starts where the kill was
+    assert all(not path.exists() or path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    succeed(*command("tokencut", tmp_path / "images", tmp_path / "expected", *options))
+    masks, expected = (load_masked_dataset(str(tmp_path / name), "train") for name in ("masks", "expected"))
+    assert masks["file_name"] == expected["file_name"] and len(masks) > 64
+    assert all(a["mask"].tobytes() == b["mask"].tobytes() for a, b in zip(masks, expected, strict=True))
+
+
+def test_released_masks_of_each_class(tmp_path, caplog):
+    """Of real images: TokenCut's mask of the first covers more than half, and that of the third is unlike the coarse one."""
+    rows = [
+        {"image": encode_image(row["image"].resize((224, 224), Image.Resampling.BICUBIC)), "file_name": f"{index}.png"}
+        for index, row in enumerate(load_split("val", 12).select([0, 1, 6, 2, 3, 4, 11]))
+    ]
+    features = datasets.Features({"image": datasets.Image(), "file_name": datasets.Value("string")})
+    dataset = datasets.Dataset.from_list(rows, features=features).add_column("label", [0, 0, 0, 0, 0, 1, 1])
+    dataset = dataset.cast_column("label", datasets.ClassLabel(names=["tench", "dog"]))
+    dataset.to_parquet(tmp_path / "images" / "train.parquet")
+    options = ("--model", "emoji-shift", "--released", "--per_class", 2)
+    again = command("tokencut", tmp_path / "images", tmp_path / "masks", *options)
+    done = call(*again)
+    assert done.status == 0 and "train: 3 masks, 3 rejected" in done.out, done.err[-3000:]
+    assert "Classes of `train` that ran out of images before they had 2 masks: `dog` 1. Give more" in caplog.text
+    # The fifth image is not needed.
+    assert load_masked_dataset(str(tmp_path / "masks"), "train")["file_name"] == ["1.png", "3.png", "5.png"]
+    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
+    assert rejected["file_name"] == ["0.png", "2.png", "6.png"]
+    assert "% of the image, more than half" in rejected["problem"][0]
+    assert all("overlaps the coarse one by an IoU of 0." in problem for problem in rejected["problem"][1:])
+    before = files_below(tmp_path / "masks")
+    caplog.clear()
+    succeed(*again)
+    assert "`dog` 1" in caplog.text and files_below(tmp_path / "masks") == before
+    assert '"per_class": 2' in call(*again[:-1], 3).error
+    assert "leave out --coarse" in call(*again, "--coarse").error
+
+
+def test_interrupted_masks_of_each_class(tmp_path):
+    """Of three classes, one has all of its masks, of one every second is rejected, and of one all are."""
+    counts = {TENCH: 50, GOLDFISH: 50, STINGRAY: 4}
+    source = formats.class_folders(tmp_path / "photos" / "train", counts, ".png").parent
+    seen = []
+
+    def usable(name: str) -> bool:
+        wnid, number = re.fullmatch(r"n\d+/(n\d+)_(\d+)\.png", name).groups()
+        return wnid == TENCH or (wnid == GOLDFISH and int(number) % 2 == 0)
+
+    def masker(images, rows):
+        if None in seen:
+            raise KeyboardInterrupt
+        names = [row["file_name"] for row in rows]
+        seen.extend([*names, None])
+        rejected = [None if usable(name) else "bad" for name in names]
+        return [MaskResult(half_mask(image), None, why) for image, why in zip(images, rejected, strict=True)]
+
+    def make() -> dict:
+        return masks_by(masker, source, tmp_path / "out", per_class=20)
+
+    counted = None
+    while counted is None:  # interrupted after each part
+        try:
+            counted = make()
+        except KeyboardInterrupt:
+            seen.remove(None)
+    seen.remove(None)
+    names = {wnid: sorted(f"{wnid}/{wnid}_{number}.png" for number in range(count)) for wnid, count in counts.items()}
+    # No more images than it takes: for every second to be good, up to the twentieth that is.
+    last = [index for index, name in enumerate(names[GOLDFISH]) if usable(name)][19]
+    assert seen == names[TENCH][:20] + names[GOLDFISH][: last + 1] + names[STINGRAY]
+    assert counted == {"train": (40, len(seen) - 40)}
+    kept = load_masked_dataset(str(tmp_path / "out"), "train")["file_name"]
+    assert kept == [name for name in seen if usable(name)]
+    before = files_below(tmp_path / "out")
+    assert make() == counted and files_below(tmp_path / "out") == before
+    (source / "train" / names[TENCH][3]).unlink()
+    with pytest.raises(
+        ValueError, match=r"has changed since it was written: .* rows were written, the source has 3\."
+    ):
+        make()
+
+
+@pytest.mark.release
+def test_two_processes_write_the_files_of_one(tmp_path, vit):
+    """Through a kill too, after which one process goes on where two were."""
+    with_objects(200).to_parquet(tmp_path / "images" / "train.parquet")
+    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--rows_per_shard", 80)
+    one, two = (
+        command("tokencut", tmp_path / "images", tmp_path / name / "masks", *options) for name in ("one", "two")
+    )
+    # The processes of torchrun would outlive it.
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    killed = tmp_path / "one" / "masks"
+    two_processes = ("-c", START_TWO, "trainer/prepare_masks.py")
+    kill_when(lambda: any(killed.glob("train-*.parquet")), *two_processes, *one[1:], **environment)
+    assert not (killed / "contact_sheet_train.png").exists()
+    succeed(*one)
+    done = launch_two("trainer/prepare_masks.py", *two[1:])
+    assert done.status == 0, done.err[-3000:]
+    assert re.fullmatch(r"train: \d+ masks, \d+ rejected\n.*contact sheets to look at\n", done.out)  # told once
+    files, expected = (files_below(tmp_path / name / "masks") for name in ("two", "one"))
+    assert len(files) > 5 and files == expected
+
+
+@pytest.mark.release
+def test_a_bad_image_ends_both_processes(tmp_path, vit):
+    for index in range(40):
+        formats.save(formats.picture(index, (48, 40)), tmp_path / "photos" / "train" / f"{index:02}.png")
+    broken = tmp_path / "photos" / "train" / "36.png"  # of the second process
+    broken.write_bytes(broken.read_bytes()[:500])
+    _, *arguments = command("tokencut", tmp_path / "photos", tmp_path / "masks", "--model", vit, "--min_pixels", 1)
+    done = launch_two("trainer/prepare_masks.py", *arguments)
+    assert done.status != 0 and re.search("error: `.*36.png` cannot be decoded.*--skip_bad", done.err)
+
+
+def test_images_that_cannot_be_read(tmp_path, vit):
+    for index in range(3):
+        formats.save(formats.picture(index, (48, 40)), tmp_path / "photos" / "train" / f"{index}.png")
+    broken = tmp_path / "photos" / "train" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    refused = command("tokencut", tmp_path / "photos", tmp_path / "masks", "--model", vit, "--min_pixels", 1)
+    assert re.search("^error: `.*1.png` cannot be decoded.*--skip_bad leaves such rows out", call(*refused).error)
+    succeed(*refused, "--skip_bad")
+    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
+    assert "1.png` cannot be decoded" in rejected[rejected["file_name"].index("1.png")]["problem"]
+
+
+@pytest.mark.slow
+def test_coco_boxes(tmp_path):
+    """The script. One image is turned by its EXIF, and annotated as everybody sees it."""
+    images = with_objects(3)["image"]
+    for index, image in enumerate(images[:2]):
+        formats.save(image, tmp_path / "images" / "train" / f"{index}.png")
+    stored = images[2].transpose(Image.Transpose.ROTATE_90)
+    formats.save(stored, tmp_path / "images" / "train" / "2.png", orientation=6)
+    content = {
+        "images": [
+            {"id": 0, "file_name": "0.png", "width": 48, "height": 40},
+            {"id": 2, "file_name": "2.png", "width": 48, "height": 56},
+        ],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [{"id": 1, "image_id": 2, "category_id": 1, "bbox": [8, 8, 16, 24]}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    _, *arguments = command("coco", tmp_path / "images", tmp_path / "masks", "--annotations", tmp_path / "boxes.json")
+    done = launch("trainer/prepare_masks.py", *arguments)
+    assert done.status == 0 and "train: 1 masks, 2 rejected" in done.out, done.err[-3000:]
+    (row,) = load_masked_dataset(str(tmp_path / "masks"), "train")
+    assert row["image"].tobytes() == images[2].tobytes()
+    expected = np.zeros((56, 48), dtype=np.uint8)
+    expected[8:32, 8:24] = 255
+    assert np.array_equal(np.asarray(row["mask"]), expected)
+    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
+    assert rejected["file_name"] == ["0.png", "1.png"] and all(rejected["problem"])
+
+
+def test_coco_masks_are_of_one_image(tmp_path):
+    """Also where the run before has made the mask of the first one."""
+    for seed, name in enumerate(("cat", "dog")):
+        for number in range(32):  # a part
+            formats.save(formats.picture(seed, (48, 40)), tmp_path / "images" / "train" / name / f"{number:02}.png")
+    content = {
+        "images": [{"id": 0, "file_name": "00.png", "width": 48, "height": 40}],
+        "categories": [{"id": 1, "name": "square"}],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [8, 8, 16, 24]}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    made = CocoAnnotations(tmp_path / "boxes.json")
+
+    class Stopped:
+        claimed = made.claimed
+
+        def __call__(self, images, rows):
+            if rows[0]["file_name"] == "dog/00.png":
+                raise KeyboardInterrupt
+            return made(images, rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        masks_by(Stopped(), tmp_path / "images", tmp_path / "masks")
+    made = CocoAnnotations(tmp_path / "boxes.json")
+    assert masks_by(made, tmp_path / "images", tmp_path / "masks") == {"train": (1, 63)}
+    assert load_masked_dataset(str(tmp_path / "masks"), "train")["file_name"] == ["cat/00.png"]
+    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
+    problem = rejected["problem"][rejected["file_name"].index("dog/00.png")]
+    assert problem.startswith("`dog/00.png` would have") and problem.endswith("as `cat/00.png` has")
+
+
+def test_grounded_by_class_name_and_by_parts(tmp_path):
+    detector, detector_processor, segmenter, segmenter_processor = make_models()
+    for name, parts in (("detector", (detector, detector_processor)), ("sam", (segmenter, segmenter_processor))):
+        for part in parts:
+            part.save_pretrained(tmp_path / name)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["tench", "dog"])})
+    rows = [{"image": formats.picture(index, (70, 50)), "label": index} for index in range(2)]
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "images" / "train.parquet")
+    (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head", "tail"], "dog": ["head"]}))
+    models = ("--detector", tmp_path / "detector", "--segmenter", tmp_path / "sam", "--box_threshold")
+    for name, options in (("names", ("0.995",)), ("parts", ("0.995", "--prompts", tmp_path / "parts.json"))):
+        succeed(*command("grounded", tmp_path / "images", tmp_path / name, *models, *options))
+        rows = load_masked_dataset(str(tmp_path / name), "train")
+        assert [row["mask"].size for row in rows] == [(70, 50)] * len(rows) and len(rows) > 0
+        assert all(row["note"] for row in rows)
+    segmenter.mask_decoder.iou_token.weight.data += 1
+    segmenter.save_pretrained(tmp_path / "sam")
+    refused = call(*command("grounded", tmp_path / "images", tmp_path / "names", *models, "0.995"))
+    assert "holds the split `train` made with" in refused.error and '"segmenter": "' in refused.error
+    refused = call(*command("grounded", tmp_path / "images", tmp_path / "strict", *models, "1.0"))
+    assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.0" in refused.error
+
+
+def test_prompts_of_other_encodings(tmp_path):
+    """With a byte order mark, and names that are not ASCII; and in UTF-16, which is not guessed."""
+    features = datasets.Features({"label": datasets.ClassLabel(names=["bär", "dog"])})
+    content = json.dumps({"bär": ["tatze"], "dog": ["head"]}, ensure_ascii=False)
+    (tmp_path / "parts.json").write_text(content, encoding="utf-8-sig")
+    prompts = prompts_of_labels(features, tmp_path / "parts.json")
+    assert [prompts(label) for label in range(2)] == [["tatze"], ["head"]]
+    (tmp_path / "parts.json").write_text(content, encoding="utf-16")
+    with pytest.raises(ValueError, match=r"parts.json` must be a JSON object in UTF-8 such as"):
+        prompts_of_labels(features, tmp_path / "parts.json")
+
+
+@pytest.mark.parametrize("found", [None, [], [1], [""], ["head", " . "], "head", {"head": 1}])
+def test_prompts_are_checked_first(tmp_path, found):
+    """Before models are loaded, which are not there."""
+    masked_dataset(1).to_parquet(tmp_path / "images.parquet")
+    (tmp_path / "parts.json").write_text(json.dumps({"a": ["a"], "b": ["x", "y"], "d": found}))
+    for method in ("grounded", "sam3"):
+        options = ("--prompts", tmp_path / "parts.json")
+        refused = call(*command(method, tmp_path / "images.parquet", tmp_path / "out", *options))
+        assert f"has {json.dumps(found)} for `d`: expected a list of names" in refused.error
+        assert not (tmp_path / "out").exists()
+
+
+def test_classes_outside_of_imagenet_keep_their_names():
+    features = datasets.Features({"label": datasets.ClassLabel(names=["n01440764", "n01318894"])})  # of ImageNet-21k
+    prompts = prompts_of_labels(features, None)
+    assert [prompts(label) for label in range(2)] == [["tench"], ["n01318894"]]
+
+
+def test_prompts_of_some_classes(tmp_path):
+    features = datasets.Features({"label": datasets.ClassLabel(names=["tench", "dog"])})
+    (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head", "fins"]}))
+    prompts = prompts_of_labels(features, tmp_path / "parts.json")
+    assert [prompts(label) for label in range(2)] == [["head", "fins"], ["dog"]]
+    (tmp_path / "parts.json").write_text(json.dumps({"tensh": ["head", "fins"]}))
+    with pytest.raises(ValueError, match="names 1 classes that the images do not have, such as `tensh`"):
+        prompts_of_labels(features, tmp_path / "parts.json")
+
+
+def test_class_folders_are_prompted_by_words(tmp_path):
+    """Without underscores and synonyms, which no detector knows; the file has the folder's name or the words."""
+    folders = ["great white shark, white shark, man-eater", "great_grey_owl", "_", "n01440764"]
+    features = datasets.Features({"label": datasets.ClassLabel(names=folders)})
+    prompts = prompts_of_labels(features, None)
+    assert [prompts(label) for label in range(4)] == [["great white shark"], ["great grey owl"], ["_"], ["tench"]]
+    for first, second in ((folders[0], folders[1]), ("great white shark", "great grey owl")):
+        (tmp_path / "parts.json").write_text(json.dumps({first: ["fin"], second: ["beak"]}))
+        prompts = prompts_of_labels(features, tmp_path / "parts.json")
+        assert [prompts(label) for label in range(4)] == [["fin"], ["beak"], ["_"], ["tench"]]
+    (tmp_path / "parts.json").write_text(json.dumps({folders[0]: ["fin"]}))
+    assert prompts_of_labels(features, tmp_path / "parts.json")(1) == ["great grey owl"]
+
+
+def test_the_output_is_not_among_the_images(tmp_path, vit):
+    formats.image_folder(tmp_path / "photos", masked_rows(2))
+    error = call(*command("tokencut", tmp_path / "photos", tmp_path / "photos" / "masks", "--model", vit)).error
+    assert "photos/masks` is within `" in error
+
+
+@pytest.mark.parametrize("split", ["train+validation", "train[:1]+validation"])
+def test_joined_splits_are_refused(tmp_path, split):
+    """Before the first mask: `datasets` loads no split of this name."""
+    for name in ("train", "validation"):
+        masked_dataset(2).to_parquet(tmp_path / "images" / f"{name}.parquet")
+    with pytest.raises(ValueError, match=r"is no name of a split.*one by one \(`--split train validation`\)"):
+        masks_by(lambda images, rows: pytest.fail(), tmp_path / "images", tmp_path / "masks", split=[split])
+    assert not (tmp_path / "masks").exists()
+
+
+def test_slices_are_named_after_their_split(tmp_path):
+    masked_dataset(4).to_parquet(tmp_path / "images" / "train.parquet")
+
+    def masker(images, rows):
+        return [MaskResult(half_mask(image)) for image in images]
+
+    made = masks_by(masker, tmp_path / "images", tmp_path / "masks", split=["train[:1]+train[2:]"])
+    assert made == {"train": (3, 0)} and len(load_masked_dataset(str(tmp_path / "masks"), "train")) == 3
+
+
+def test_masks_of_a_set_of_the_paper(tmp_path, vit):
+    formats.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
+    options = ("--set", "imagenet-1k", "--model", vit, "--min_pixels", 0)
+    succeed(*command("tokencut", tmp_path / "val", tmp_path / "masks", *options))
+    shards = [*(tmp_path / "masks").glob("*.parquet"), *(tmp_path / "masks" / "rejected").glob("*.parquet")]
+    names = {row["file_name"]: row["label"] for shard in shards for row in parquet.read_table(shard).to_pylist()}
+    assert names == {
+        f"{TENCH}/{TENCH}_0.JPEG": 0,
+        f"{TENCH}/{TENCH}_1.JPEG": 0,
+        f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG": 999,
+    }
+    error = call(*command("tokencut", tmp_path / "val", tmp_path / "others", *options, "--split", "train")).error
+    assert "`--set imagenet-1k` has the splits validation, but --split is `train`." in error
+
+
+def test_masks_of_nothing_or_nearly_all_are_rejected(tmp_path):
+    """Whatever makes them: no object or no background is left. The card counts the reasons."""
+    images = datasets.Dataset.from_dict({"image": [formats.picture(seed, (20, 20)) for seed in range(5)]})
+    images.cast_column("image", datasets.Image()).to_parquet(tmp_path / "images" / "train.parquet")
+
+    def masker(images, rows):
+        masks = [np.where(np.arange(400) < count, 255, 0).reshape(20, 20) for count in (400, 390, 0, 380, 1)]
+        return [MaskResult(Image.fromarray(mask.astype(np.uint8)), "a note") for mask in masks]
+
+    assert masks_by(masker, tmp_path / "images", tmp_path / "masks") == {"train": (2, 3)}
+    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
+    assert rejected["problem"] == [
+        "the mask covers 100% of the image",
+        "the mask covers 98% of the image",
+        "the mask is empty",
+    ]
+    card = (tmp_path / "masks" / "README.md").read_text()
+    assert "| the mask covers …% of the image | 2 |" in card and "| the mask is empty | 1 |" in card
+
+
+def test_groups_are_kept(tmp_path):
+    """Of Waterbirds, and of images of your own, also of rejected ones."""
+
+    def masker(images, rows):
+        rejected = ["bad", *[None] * (len(images) - 1)]
+        return [MaskResult(half_mask(image), None, why) for image, why in zip(images, rejected, strict=True)]
+
+    birds = formats.waterbirds(tmp_path, [(0, 1, 0), (1, 1, 0), (1, 0, 0)])
+    masks_by(masker, birds, tmp_path / "birds", set="waterbirds")
+    dataset = masked_dataset(3).add_column("group", ["x", "y", "z"])
+    dataset.to_parquet(tmp_path / "images" / "train.parquet")
+    masks_by(masker, tmp_path / "images", tmp_path / "own")
+    for name, features, groups in (
+        ("birds", load_image_set("waterbirds", birds).features, [1, 3, 2]),
+        ("own", dataset.features, ["x", "y", "z"]),
+    ):
+        kept = load_masked_dataset(str(tmp_path / name), "train")
+        assert kept.features["group"] == features["group"] and kept["group"] == groups[1:]
+        assert datasets.load_dataset(str(tmp_path / name), "rejected", split="train")["group"] == groups[:1]
+
+
+@pytest.mark.parametrize(
+    "method, model",
+    [
+        ("tokencut", "facebook/dino-vitb16"),
+        ("grounded", "IDEA-Research/grounding-dino-tiny"),
+        ("sam3", "facebook/sam3"),
+    ],
+)
+def test_a_model_that_cannot_be_fetched_is_named(tmp_path, monkeypatch, method, model):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    masked_dataset(4).to_parquet(tmp_path / "images" / "train.parquet")
+    refused = call(*command(method, tmp_path / "images", tmp_path / "masks"))
+    assert f"`{model}` cannot be loaded. We couldn't connect to" in refused.error
+
+
+def test_push_to_the_hub(tmp_path, vit, hub):
+    with_objects(4).to_parquet(tmp_path / "images" / "train.parquet")
+    succeed(*command("tokencut", tmp_path / "images", tmp_path / "masks", "--model", vit, "--min_pixels", 1))
+    datasets.load_dataset(str(tmp_path / "masks")).push_to_hub("user/masks")
+    local, pushed = (load_masked_dataset(path, "train") for path in (str(tmp_path / "masks"), "user/masks"))
+    assert len(local) == len(pushed) > 0 and local["file_name"] == pushed["file_name"]
+    for row, expected in zip(pushed, local, strict=True):
+        assert row["mask"].tobytes() == expected["mask"].tobytes() and row["mask"].size == expected["image"].size
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["tokencut", "--model", "emoji-shift", "--images", "nowhere"], "There is no file or folder `nowhere`"),
+        (["coco", "--annotations", "nowhere.json", "--images", "IMAGES"], "nowhere.json"),
+        (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
+        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object in UTF-8 such as"),
+        (
+            ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
+            "--per_class counts the masks of each class, but the images have labels of type None",
+        ),
+    ],
+)
+def test_what_is_refused(tmp_path, options, message):
+    dataset = masked_dataset(1)
+    dataset.to_parquet(tmp_path / "named.parquet")
+    dataset.cast_column("label", datasets.Value("int64")).to_parquet(tmp_path / "unnamed.parquet")
+    (tmp_path / "prompts.json").write_text("[]")
+    dataset.remove_columns("label").to_parquet(tmp_path / "unlabeled.parquet")
+    places = {"IMAGES": "named.parquet", "UNNAMED": "unnamed.parquet", "PROMPTS": "prompts.json"}
+    places["UNLABELED"] = "unlabeled.parquet"
+    options = [str(tmp_path / places[option]) if option in places else option for option in options]
+    refused = call("masks", *options, "--output_dir", tmp_path / "out")
+    assert refused.status == 1 and re.search(f"^error: .*{message}", refused.error)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,185 @@
+"""Masks by SAM 3, with a real but tiny model of random weights."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
+
+from robust_vit_hf import load_model, make_image_processor
+from robust_vit_hf.data.parquet_writer import SETTINGS_FILE, read_settings
+from robust_vit_hf.diagnosis.images import _available, masked_images
+from robust_vit_hf.evaluation.session import Side
+from robust_vit_hf.masks.options import Sam3Options
+from robust_vit_hf.masks.sam3 import ConceptSegmentation, concepts
+
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import masked_dataset, masked_folder, save_pretrained, tiny_vit
+
+
+WORDS = ["<unk>", "<start>", "<end>", "tench", "shark", "great", "white", "object", "a", "b", "c", "d"]
+
+
+@pytest.fixture(scope="module")
+def sam3(tmp_path_factory):
+    """SAM 3 with random weights, as the Hub has it."""
+    torch.manual_seed(0)
+    width = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+    backbone = width | {"num_hidden_layers": 2, "image_size": 56, "patch_size": 14, "pretrain_image_size": 56}
+    backbone |= {"model_type": "sam3_vit_model", "window_size": 2, "global_attn_indexes": [1]}
+    config = Sam3Config(
+        vision_config={
+            "backbone_config": backbone,
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        },
+        text_config=width
+        | {
+            "model_type": "clip_text_model",
+            "vocab_size": len(WORDS),
+            "num_hidden_layers": 1,
+            "max_position_embeddings": 32,
+        }
+        | {"projection_dim": 16, "eos_token_id": 2},
+        geometry_encoder_config=width | {"num_layers": 1},
+        detr_encoder_config=width | {"num_layers": 1},
+        detr_decoder_config=width | {"num_layers": 1, "num_queries": 4},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
+    )
+    folder = tmp_path_factory.mktemp("sam3")
+    model = Sam3Model(config).eval()
+    with torch.no_grad():  # so large that the scores depend on the words
+        for name, parameter in model.named_parameters():
+            if "dot_product_scoring" in name or "text" in name:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<start>", eos_token="<end>", pad_token="<end>"
+    )
+    processor = Sam3ImageProcessor(size={"height": 56, "width": 56}, mask_size={"height": 16, "width": 16})
+    Sam3Processor(processor, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def images():
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((50, 70), (80, 40))]
+
+
+PROMPTS = {0: ["Tench"], 1: ["great white shark"]}.get
+
+
+def test_concepts_fall_back_to_the_last_word_and_to_an_object():
+    assert concepts(["Great white shark", "tench"]) == ["great white shark", "tench", "shark", "object"]
+
+
+def test_masks_are_the_union_of_the_instances(sam3):
+    """As the model and its processor give them for one image and one text, without the shared features."""
+    cut = ConceptSegmentation.from_pretrained(PROMPTS, sam3, threshold=0.1)
+    results = cut(images(), [{"label": 0}, {"label": 1}])
+    for image, result, text in zip(images(), results, ("tench", "great white shark"), strict=True):
+        inputs = cut.processor(images=image, text=text, return_tensors="pt")
+        with torch.no_grad():
+            output = cut.model(**inputs)
+        size = [(image.height, image.width)]
+        (found,) = cut.processor.post_process_instance_segmentation(output, 0.1, target_sizes=size)
+        union = found["masks"].bool().any(dim=0).numpy()
+        assert union.any() and np.array_equal(np.asarray(result.mask) == 255, union)
+        assert result.note.startswith(f"{text!r}, {len(found['scores'])} of it, {found['scores'].max():.2f}, present ")
+        assert result.rejected is None
+
+
+def test_a_checkpoint_that_names_the_processor_for_videos(sam3, tmp_path):
+    shutil.copytree(sam3, tmp_path / "model")
+    path = tmp_path / "model" / "processor_config.json"
+    path.write_text(path.read_text().replace('"Sam3Processor"', '"Sam3VideoProcessor"'))
+    assert "Sam3VideoProcessor" in path.read_text()
+    cut = ConceptSegmentation.from_pretrained(PROMPTS, str(tmp_path / "model"), threshold=0.0)
+    assert len(cut(images(), [{"label": 0}, {"label": 1}])) == 2
+
+
+def test_nothing_is_found_for_the_first_concepts(sam3):
+    """The first concept above the threshold is taken, and its note names those before it."""
+
+    def found(names, threshold):
+        (result,) = ConceptSegmentation.from_pretrained({0: names}.get, sam3, threshold=threshold)(
+            images()[:1], [{"label": 0}]
+        )
+        return result
+
+    scores = {
+        name: float(found([name], 0.0).note.split(", ")[2]) for name in ("tench", "shark", "great", "white", "object")
+    }
+    low, high = min(scores, key=scores.get), max(scores, key=scores.get)
+    threshold = (scores[low] + scores[high]) / 2
+    assert scores[high] - scores[low] > 0.005, "the random weights tell no words apart"
+    result = found([low, high], threshold)
+    assert result.note.startswith(f"{high!r}, ") and result.note.endswith(f"; nothing for {low!r}")
+    assert (
+        found([high, low], threshold).note.split(";")[0] == found([high, low], threshold).note
+    )  # the first is enough
+    nothing = found(["great white shark"], 1.0)
+    assert nothing.mask is None and nothing.rejected == "nothing for 'great white shark', 'shark', 'object' above 1.0"
+
+
+def test_the_command_and_the_card(sam3, tmp_path):
+    data = masked_folder(tmp_path / "data", train=4, validation=4)
+    options = ["--model", sam3, "--images", data, "--skip_bad"]
+    succeed("masks", "sam3", *options, "--threshold", "0.01", "--output_dir", tmp_path / "masks")
+    made = read_settings(tmp_path / "masks")["train"]
+    assert made["method"] == "sam3" and made["digests"]["model"]
+    assert "Foreground masks by SAM 3" in (tmp_path / "masks" / "README.md").read_text()
+    refused = call("masks", "sam3", *options, "--threshold", "1.0", "--output_dir", tmp_path / "strict")
+    assert "the split `train` has no rows: all 4 were rejected, the first for: nothing for" in refused.error
+    card = (tmp_path / "strict" / "README.md").read_text()
+    assert "| reason of the rejection | rows |" in card and "| nothing for …, … above … | 4 |" in card
+
+
+@pytest.mark.slow
+def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
+    """SAM 3 where its model is there, and what was taken is said and recorded; else TokenCut, since nothing can be fetched here."""
+    data = masked_dataset(8).remove_columns("mask")
+    data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--masks", "auto"]
+
+    def masks_of(name):
+        succeed("diagnose", *options, "--output_dir", tmp_path / name)
+        return json.loads((tmp_path / name / "results.json").read_text())["masks"]
+
+    _available.cache_clear()
+    with monkeypatch.context() as patched:
+        defaults = Sam3Options.__init__.__kwdefaults__ | {"model": sam3, "threshold": 0.01}
+        patched.setattr(Sam3Options.__init__, "__kwdefaults__", defaults)
+        loaded, load = [], Sam3Model.from_pretrained
+        patched.setattr(Sam3Model, "from_pretrained", lambda name: loaded.append(name) or load(name))
+        assert masks_of("first") == "made by sam3" and loaded == [sam3]
+        assert masks_of("first") == "made by sam3"  # those that are there
+        parts = tmp_path / "parts"  # of which the first was made when there was no other model
+        (parts / "train").mkdir(parents=True)
+        (parts / "train" / SETTINGS_FILE).write_text(json.dumps({"train": {"method": "tokencut"}}))
+        side = Side.of(load_model(str(model)), make_image_processor("paper", 32), str(model))
+        assert masked_images(data, "other", side, list("abcd"), "auto", parts / "other").masks == "made by tokencut"
+    _available.cache_clear()  # as in a new process
+    assert masks_of("second") == "made by tokencut"
+
+
+def test_a_gated_checkpoint_is_one_line(hub, monkeypatch):
+    hub.gated.add("facebook/sam3")
+    hub.repos["models", "facebook/sam3"] = {"config.json": b"{}"}
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(PermissionError, match="`facebook/sam3` is gated: ask for access on its page, then log in"):
+        ConceptSegmentation.from_pretrained(PROMPTS, "facebook/sam3")
+
+
+def test_a_label_without_a_name(sam3):
+    cut = ConceptSegmentation.from_pretrained({2: [""], 3: ["a", " "], 4: "a", 5: [" ."]}.get, sam3)
+    for row in ({}, {"label": None}, {"label": 7}, *({"label": label} for label in range(2, 6))):
+        with pytest.raises(ValueError, match=r"The prompt for the label .* expected a list with at least one name"):
+            cut(images()[:1], [row])

@@ -1,0 +1,626 @@
+"""TokenCut against dense solvers and brute-force definitions, on real features of the bundled backbone, and on every
+architecture."""
+
+import copy
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import ndimage
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    BeitModel,
+    ConvNextConfig,
+    ConvNextModel,
+    Data2VecVisionConfig,
+    Data2VecVisionForImageClassification,
+    Data2VecVisionModel,
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTModel,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SwinConfig,
+    SwinModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEModel,
+    ViTModel,
+    ViTMSNConfig,
+    ViTMSNForImageClassification,
+    ViTMSNModel,
+)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from robust_vit_hf.data.emoji_shift.splits import load_split
+from robust_vit_hf.masks import tokencut
+from robust_vit_hf.masks.bilateral import bilateral_solver
+from robust_vit_hf.masks.tokencut import (
+    TokenCut,
+    coarse_masks,
+    cut_eigenvectors,
+    key_projection,
+    patch_keys,
+    refine_mask,
+)
+from robust_vit_hf.models.emoji_shift_model import load_backbone
+from robust_vit_hf.relevance.architectures import ImageModel
+
+from ..helpers.families import FAMILIES
+from ..helpers.tiny import tiny_vit
+
+
+# -- The definition, one image at a time ------------------------------------------------------------------------------
+
+
+def affinity(keys: torch.Tensor) -> np.ndarray:
+    keys = F.normalize(keys, dim=-1)
+    return np.where((keys @ keys.T).numpy() > 0.2, 1.0, 1e-5)
+
+
+def dense_solution(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    degrees = np.diag(weights.sum(axis=1))
+    return scipy.linalg.eigh(degrees - weights, degrees, subset_by_index=[1, 2])
+
+
+def dense_mask(vector: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    seed = np.abs(vector).argmax()
+    foreground = vector > vector.mean()
+    if not foreground[seed]:
+        foreground = ~foreground
+    components, _ = ndimage.label(foreground.reshape(grid))
+    return components == components.flat[seed]
+
+
+def keys_of_graph(alike: np.ndarray) -> torch.Tensor:
+    """Keys whose cosines are 0.6 or more between patches that are alike, and at most 0 between others: rows of a square
+    root of a Gram matrix. `alike` is a union of cliques."""
+    return torch.linalg.cholesky(torch.from_numpy(0.6 * alike + 0.4 * np.eye(len(alike)))).float()
+
+
+def cliques(*sizes: int) -> np.ndarray:
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    return group[:, None] == group
+
+
+def angle(vector, other, degrees) -> float:
+    """Sine of the angle between vectors, in the inner product of the degrees, in which eigenvectors are orthogonal."""
+    vector, other = (np.asarray(x) * np.sqrt(degrees) for x in (vector, other))
+    vector, other = vector / np.linalg.norm(vector), other / np.linalg.norm(other)
+    return np.linalg.norm(vector - (vector @ other) * other)
+
+
+# -- Data -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone().eval()
+
+
+def photographs_of(first: int) -> list[tuple[Image.Image, np.ndarray]]:
+    """16 images of emoji-shift before all of its photographs, 224×224, and their foreground; `first` is below 6."""
+    return [
+        (
+            row["image"].resize((224, 224), Image.Resampling.BICUBIC),
+            np.asarray(row["mask"].resize((224, 224), Image.Resampling.NEAREST)) == 255,
+        )
+        for row in load_split("val", 96).select(range(first, 96, 6))
+    ]
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[tuple[Image.Image, np.ndarray]]:
+    return photographs_of(0)
+
+
+@pytest.fixture(scope="module")
+def features(backbone, photographs) -> torch.Tensor:
+    """Keys `(16, 256, 384)` of the images."""
+    pixels = np.stack([np.asarray(image) for image, _ in photographs])
+    pixel_values = (torch.from_numpy(pixels) / 255 - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(
+        IMAGENET_DEFAULT_STD
+    )
+    return patch_keys(ImageModel(backbone), pixel_values.movedim(3, 1), key_bias=False)
+
+
+def overlap(mask: np.ndarray, other: np.ndarray) -> float:
+    return (mask & other).sum() / (mask | other).sum()
+
+
+def foreground(result) -> np.ndarray:
+    assert result.mask.mode == "L"
+    values = np.asarray(result.mask)
+    assert set(np.unique(values)) <= {0, 255}
+    return values == 255
+
+
+# -- Eigenvectors -----------------------------------------------------------------------------------------------------
+
+
+def assert_is_the_cut(keys: torch.Tensor, grid: tuple[int, int]) -> None:
+    vectors, unique = cut_eigenvectors(keys)
+    masks = coarse_masks(vectors, grid)
+    assert vectors.dtype == torch.float64 and unique.all()
+    for image, vector, mask in zip(keys, vectors, masks, strict=True):
+        weights = affinity(image)
+        (value, following), expected = dense_solution(weights)
+        assert following > value * (1 + 1e-3)  # the reference is unique, too
+        assert angle(vector, expected[:, 0], weights.sum(axis=1)) < 1e-6
+        np.testing.assert_array_equal(mask, dense_mask(expected[:, 0], grid))
+
+
+def test_real_features(features):
+    assert_is_the_cut(features, (16, 16))
+
+
+@pytest.mark.parametrize("num_channels", [6, 24, 384])  # dense graphs, and nearly empty ones
+def test_random_features(num_channels):
+    generator = torch.Generator().manual_seed(num_channels)
+    keys = torch.randn(6, 12 * 15, num_channels, generator=generator) + 0.4
+    assert_is_the_cut(keys, (12, 15))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (1, 195),
+        (2, 3, 191),
+        (*[1] * 30, 166),  # 30 eigenvalues within 1e-5
+        (*[1, 2] * 20, 136),
+        (97, 99),
+        (60, 65, 71),
+        (1, 2),  # the smallest graph
+    ],
+)
+def test_groups_that_are_joined_by_weak_links_alone(sizes):
+    assert_is_the_cut(keys_of_graph(cliques(*sizes)).unsqueeze(0), (1, sum(sizes)))
+
+
+@pytest.mark.parametrize("sizes", [(49,) * 4, (7,) * 28, (2, 2, 2), (20,) * 9])
+def test_a_multiple_eigenvalue_is_reported(sizes):
+    keys = keys_of_graph(cliques(*sizes)).unsqueeze(0)
+    values, _ = dense_solution(affinity(keys[0]))
+    assert values[1] == pytest.approx(values[0], rel=1e-9)
+    vectors, unique = cut_eigenvectors(keys)
+    assert not unique.any()
+    # An eigenvector all the same: constant on each clique, and orthogonal to 1 in the inner product of the degrees.
+    groups = vectors[0].split(sizes)
+    scale = vectors.abs().max()
+    assert scale > 0 and all((group - group.mean()).abs().max() < 1e-6 * scale for group in groups)
+    assert abs((vectors[0] * torch.from_numpy(affinity(keys[0]).sum(axis=1))).sum()) < 1e-6 * scale * sum(sizes)
+    # The same alone, again, and beside other images.
+    again, _ = cut_eigenvectors(torch.cat([torch.randn_like(keys), keys, torch.randn_like(keys)]))
+    torch.testing.assert_close(again[1], vectors[0], rtol=0, atol=1e-6 * scale.item())
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [torch.ones(1, 50, 4), torch.eye(50).unsqueeze(0), torch.zeros(1, 50, 4), torch.full((1, 50, 4), torch.nan)],
+)
+def test_graphs_without_structure_have_no_cut(keys):
+    vectors, unique = cut_eigenvectors(keys)
+    assert not vectors.any() and not unique.any()
+    assert not coarse_masks(vectors, (5, 10)).any()
+
+
+def test_a_batch_gives_what_single_images_give(features):
+    generator = torch.Generator().manual_seed(0)
+    weak = keys_of_graph(cliques(*[1] * 40, 216))
+    random = torch.randn(20, 256, 384, generator=generator) + 0.1
+    keys = torch.cat([features, F.pad(weak, (0, 128)).unsqueeze(0), random])
+    vectors, _ = cut_eigenvectors(keys)
+    masks = coarse_masks(vectors, (16, 16))
+    for index, image in enumerate(keys):
+        single, _ = cut_eigenvectors(image.unsqueeze(0))
+        np.testing.assert_array_equal(coarse_masks(single, (16, 16))[0], masks[index])
+
+
+def test_half_precision(features):
+    half = features[:4].bfloat16()
+    torch.testing.assert_close(cut_eigenvectors(half)[0], cut_eigenvectors(half.float())[0])
+
+
+# -- Coarse masks -----------------------------------------------------------------------------------------------------
+
+
+def test_coarse_mask_by_hand():
+    """Mean 0.25. The seed −4 is below it, so that side is the foreground; of its components the one of the seed is kept,
+    and a diagonal neighbour is not part of it."""
+    vector = torch.tensor([[-4.0, -1, 2, 2], [2, 2, -1, 2], [2, 2, 2, -3], [-1, -1, 2, 1]], dtype=torch.float64)
+    expected = np.zeros((4, 4), dtype=bool)
+    expected[0, :2] = True
+    for sign in (1, -1):
+        masks = coarse_masks(sign * torch.stack([vector.flatten(), vector.flip(1).flatten()]), (4, 4))
+        np.testing.assert_array_equal(masks, [expected, expected[:, ::-1]])
+
+
+def test_components_do_not_reach_into_the_next_image():
+    first, second = torch.zeros(2, 9, dtype=torch.float64), torch.zeros(2, 9, dtype=torch.float64)
+    first[0, 4], first[1, 4] = 3, 3
+    second[0, :6], second[1, 4] = 2.0, -5
+    np.testing.assert_array_equal(coarse_masks(first, (3, 3)).sum(axis=(1, 2)), [1, 1])
+    np.testing.assert_array_equal(coarse_masks(second, (3, 3)).sum(axis=(1, 2)), [6, 1])
+
+
+def test_equal_seeds_are_not_told_apart_by_rounding():
+    vector = torch.tensor([[1.0, 0, 0, 0, 0, 0, 1.0, 0]], dtype=torch.float64)
+    for noise in (-1e-12, 1e-12):
+        vector[0, 6] = 1 + noise
+        np.testing.assert_array_equal(coarse_masks(vector, (1, 8))[0, 0].nonzero()[0], [0])
+
+
+# -- Refinement -------------------------------------------------------------------------------------------------------
+
+
+def drawing() -> tuple[Image.Image, np.ndarray]:
+    """A red disc on grey noise, 96×80, and the disc."""
+    y, x = np.mgrid[:80, :96]
+    disc = (x - 50) ** 2 + (y - 38) ** 2 < 24**2
+    pixels = np.random.default_rng(0).integers(90, 110, (80, 96, 1)).repeat(3, axis=2)
+    pixels[disc] = [200, 40, 40]
+    return Image.fromarray(pixels.astype(np.uint8)), disc
+
+
+def test_bilateral_solver_by_its_definition():
+    """Dense matrices over the occupied cells, and a direct solver."""
+    y, x = np.mgrid[:30, :40]
+    pixels = np.stack([40 + 2 * x, 60 + y, 100 - y], axis=2)
+    pixels[(x - 22) ** 2 + (y - 14) ** 2 < 100] = [190, 60, 40]
+    image, target = Image.fromarray(pixels.astype(np.uint8)), (x > 12) & (y < 25) & (x + y < 50)
+    colours = np.asarray(image.convert("YCbCr")).astype(int)
+    cells, lookup = {}, np.empty(target.shape, dtype=int)
+    for y, x in np.ndindex(target.shape):
+        luma, blue, red = colours[y, x]
+        lookup[y, x] = cells.setdefault((x // 16, y // 16, luma // 16, blue // 8, red // 8), len(cells))
+    count = len(cells)
+    assert 20 < count < 100
+    blur = 10 * np.eye(count)
+    for cell, row in cells.items():
+        for other, column in cells.items():
+            blur[row, column] += sum(abs(a - b) for a, b in zip(cell, other, strict=True)) == 1
+    splat = np.zeros((count, target.size))
+    splat[lookup.ravel(), np.arange(target.size)] = 1
+    mass = splat.sum(axis=1)
+    scale = np.ones(count)
+    for _ in range(10):
+        scale = np.sqrt(scale * mass / (blur @ scale))
+    smoothness = np.diag(scale * (blur @ scale)) - scale[:, None] * blur * scale
+    solution = np.linalg.solve(256 * smoothness + 0.999 * np.diag(mass), 0.999 * splat @ target.ravel())
+    np.testing.assert_allclose(bilateral_solver(image, target), solution[lookup], atol=3e-3)  # after 25 steps
+    assert np.ptp(solution) > 0.3  # or it tests nothing
+
+
+def test_bilateral_solver_of_a_wide_image():
+    """255 and more cells along a side: those of the released code would overlap."""
+    pixels = np.zeros((32, 4400, 3), dtype=np.uint8)
+    target = np.zeros((32, 4400), dtype=bool)
+    target[:16, 4336:] = True  # its cells would be those of x < 320 one row below
+    smooth = bilateral_solver(Image.fromarray(pixels), target)
+    assert smooth[:, :1000].max() < 1e-3 < 0.2 < smooth[:16, 4380:].min()
+
+
+def test_refinement_follows_the_edges():
+    image, disc = drawing()
+    coarse = np.kron(disc.reshape(5, 16, 6, 16).mean(axis=(1, 3)) > 0.6, np.ones((16, 16))).astype(bool)
+    refined = refine_mask(image, coarse)
+    assert overlap(refined, disc) > 0.97 > 0.85 > overlap(coarse, disc)
+
+
+def test_refinement_fills_holes_and_keeps_the_largest_component():
+    image, disc = drawing()
+    pixels = np.asarray(image).copy()
+    pixels[30:40, 45:55] = [20, 20, 200]  # a hole in colour
+    pixels[:8, :8] = [200, 40, 40]  # a second, small object
+    coarse = disc.copy()
+    coarse[30:40, 45:55] = False
+    coarse[:8, :8] = True
+    refined = refine_mask(Image.fromarray(pixels), coarse)
+    assert refined[30:40, 45:55].all() and not refined[:8, :8].any()
+    assert not refine_mask(image, np.zeros_like(disc)).any()
+
+
+# -- Keys of models ---------------------------------------------------------------------------------------------------
+
+SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
+SMALL |= {"image_size": 32, "patch_size": 8, "initializer_range": 0.3}
+# Class, configuration, prefix tokens.
+ARCHITECTURES = [
+    (ViTModel, ViTConfig, 1),
+    (ViTForImageClassification, ViTConfig, 1),
+    (ViTMSNModel, ViTMSNConfig, 1),
+    (ViTMSNForImageClassification, ViTMSNConfig, 1),
+    (DeiTModel, DeiTConfig, 2),
+    (DeiTForImageClassification, DeiTConfig, 2),
+    (Dinov2Model, Dinov2Config, 1),
+    (Dinov2ForImageClassification, Dinov2Config, 1),
+    (Dinov2WithRegistersModel, Dinov2WithRegistersConfig, 5),
+    (Dinov2WithRegistersForImageClassification, Dinov2WithRegistersConfig, 5),
+    (DINOv3ViTModel, DINOv3ViTConfig, 5),
+    (BeitModel, BeitConfig, 1),
+    (BeitForImageClassification, BeitConfig, 1),
+    (Data2VecVisionModel, Data2VecVisionConfig, 1),
+    (Data2VecVisionForImageClassification, Data2VecVisionConfig, 1),
+]
+
+
+def build(architecture, configuration):
+    torch.manual_seed(0)
+    extra = {"num_register_tokens": 4} if configuration in (Dinov2WithRegistersConfig, DINOv3ViTConfig) else {}
+    if configuration in (BeitConfig, Data2VecVisionConfig):
+        extra = {"use_relative_position_bias": True}
+    model = architecture(configuration(**SMALL, **extra)).eval()
+    key_projection(ImageModel(model)).register_parameter("bias", torch.nn.Parameter(torch.linspace(-1, 1, 24)))
+    return model
+
+
+@pytest.mark.parametrize("architecture, configuration, num_prefix_tokens", ARCHITECTURES)
+@pytest.mark.parametrize("size", [(32, 32), (48, 24)])
+def test_keys_of_every_architecture(architecture, configuration, num_prefix_tokens, size):
+    """Against all that the projection puts out in a whole forward pass."""
+    model = build(architecture, configuration)
+    pixel_values = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    recorded = []
+    hook = key_projection(ImageModel(model)).register_forward_hook(
+        lambda module, args, output: recorded.append(output)
+    )
+    by_itself = architecture.__name__.startswith(("Dinov2", "DINOv3"))  # these take any size without being asked
+    with torch.no_grad():
+        model(pixel_values, **({} if by_itself else {"interpolate_pos_encoding": True}))
+    hook.remove()
+    (expected,) = recorded
+
+    num_patches = size[0] // 8 * (size[1] // 8)
+    keys = patch_keys(ImageModel(model), pixel_values, key_bias=True)
+    assert keys.shape == (2, num_patches, 24) and not keys.requires_grad
+    torch.testing.assert_close(keys, expected[:, num_prefix_tokens:], rtol=0, atol=0)
+    without = patch_keys(ImageModel(model), pixel_values, key_bias=False)
+    torch.testing.assert_close(keys - without, torch.linspace(-1, 1, 24).expand_as(keys), rtol=0, atol=1e-5)
+
+
+def test_the_last_layer_is_read():
+    model = tiny_vit()
+    assert key_projection(ImageModel(model)) is model.vit.layers[-1].attention.k_proj
+
+
+def test_the_model_is_left_as_it_was(photographs):
+    model = tiny_vit()
+    before = copy.deepcopy(model.state_dict())
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    make = TokenCut(model)
+    images = [image for image, _ in photographs[:3]]
+    make(images, [{}] * 3)
+    make(images, [{}] * 3)
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(ValueError, match="Expected 3 but got 5"):  # a failing pass leaves none, either
+        patch_keys(ImageModel(model), torch.zeros(1, 5, 32, 32), key_bias=True)
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
+    assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "architecture, config",
+    [
+        (SwinModel, SwinConfig(image_size=32, embed_dim=12, depths=[1, 1], num_heads=[1, 2], window_size=4)),
+        (ConvNextModel, ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 4])),
+    ],
+)
+def test_other_architectures_are_refused(architecture, config):
+    name = architecture.__name__
+    with pytest.raises(ValueError, match=rf"`{name}` has no key projection over one patch grid.*facebook/dino-vitb16"):
+        TokenCut(architecture(config))
+
+
+def test_a_model_that_hides_patches_is_refused(photographs):
+    model = ViTMAEModel(ViTMAEConfig(**SMALL)).eval()
+    with pytest.raises(ValueError, match=r"keys of shape .* for 1 images of 28×28 patches.*masks its input"):
+        TokenCut(model)([photographs[0][0]], [{}])
+
+
+# -- The whole --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_masks_of_real_images(backbone, photographs):
+    """The bound is modest: over 200 images the mean is 0.73 refined and 0.63 coarse. A mask of everything has 0.10."""
+    images, truths = zip(*photographs, strict=True)
+    results = TokenCut(backbone)(list(images), [{}] * len(images))
+    overlaps = [overlap(foreground(result), truth) for result, truth in zip(results, truths, strict=True)]
+    assert np.mean(overlaps) > 0.5
+    coarse = TokenCut(backbone, refine=False)(list(images), [{}] * len(images))
+    coarse_overlaps = [overlap(foreground(result), truth) for result, truth in zip(coarse, truths, strict=True)]
+    assert 0.4 < np.mean(coarse_overlaps) < np.mean(overlaps)
+    assert all(result.rejected is None for result in results)
+
+
+def test_the_bias_of_the_keys(backbone, photographs):
+    """DINOv2's keys have a bias that hides the rest, and so do not by default; DINO's keep theirs, as in the paper."""
+    images = [image for image, _ in photographs[:3]]
+    for result in TokenCut(backbone, key_bias=True)(images, [{}] * 3):
+        assert result.mask is None and result.rejected.startswith("nothing to cut: all patches are alike")
+    assert not TokenCut(backbone).key_bias and TokenCut(tiny_vit()).key_bias
+
+
+def test_mixed_sizes_keep_their_order_and_do_not_depend_on_the_batch(backbone, photographs):
+    sizes = [(112, 112), (150, 90), (112, 112), (90, 150), (110, 114), (112, 112), (150, 90)]
+    images = [image.resize(size) for (image, _), size in zip(photographs, sizes, strict=False)]
+    rows = [{"label": index} for index in range(len(images))]
+    make = TokenCut(backbone, batch_size=2, min_pixels=0)
+    assert {make.grid(image) for image in images} == {(8, 8), (6, 11), (11, 6)}
+    results = make(images, rows)
+    assert [result.mask.size for result in results] == sizes
+    for image, result, row in zip(images, results, rows, strict=True):
+        (single,) = make([image], [row])
+        assert single.mask.tobytes() == result.mask.tobytes()
+        assert (single.note, single.rejected) == (result.note, result.rejected)
+    assert len({result.mask.tobytes() for result in results}) == len(results)
+    assert make([], []) == []
+
+
+def test_small_images_are_enlarged_and_their_masks_shrunk(backbone):
+    """Images of 112 pixels: 8×8 patches cut worse than the 16×16 of the enlarged ones, and 520 pixels count in these."""
+    photographs = photographs_of(4)
+    images = [image.resize((112, 112), Image.Resampling.BOX) for image, _ in photographs]
+    truths = [
+        np.asarray(Image.fromarray(truth).resize((112, 112), Image.Resampling.NEAREST)) for _, truth in photographs
+    ]
+    overlaps = {}
+    for min_side in (0, 224):
+        results = TokenCut(backbone, min_side=min_side)(images, [{}] * len(images))
+        assert all(result.mask.size == (112, 112) and set(result.mask.tobytes()) <= {0, 255} for result in results)
+        overlaps[min_side] = np.mean([overlap(foreground(r), t) for r, t in zip(results, truths, strict=True)])
+    assert overlaps[224] > overlaps[0] + 0.02
+    (tall,) = TokenCut(backbone, min_side=224, min_pixels=0)([images[0].resize((50, 90))], [{}])
+    assert tall.mask.size == (50, 90)
+
+
+def test_a_pixel_is_foreground_if_most_of_it_is_in_the_enlarged_mask(photographs):
+    """Pixels become blocks of 3×3, which the borders of the patches of 8×8 divide."""
+    image = photographs[0][0].resize((40, 32), Image.Resampling.BOX)
+    model, options = tiny_vit(), {"refine": False, "min_pixels": 0}
+    (result,) = TokenCut(model, min_side=96, **options)([image], [{}])
+    (enlarged,) = TokenCut(model, **options)([image.resize((120, 96), Image.Resampling.LANCZOS)], [{}])
+    shares = np.asarray(enlarged.mask).reshape(32, 3, 40, 3).mean(axis=(1, 3)) / 255
+    assert ((shares > 0) & (shares < 0.5)).any() and ((shares > 0.5) & (shares < 1)).any()
+    assert np.array_equal(np.asarray(result.mask) > 0, shares > 0.5)
+
+
+def test_the_nearest_multiple_of_the_patch_size():
+    make = TokenCut(tiny_vit())  # patch 8
+    for size, grid in [((43, 45), (6, 5)), ((3, 100), (12, 1)), ((8, 8), (1, 1))]:
+        assert make.grid(Image.new("RGB", size)) == grid
+
+
+def test_fallback_to_the_coarse_mask(backbone, photographs, monkeypatch):
+    (image, _) = photographs[0]
+    (coarse,) = TokenCut(backbone, refine=False)([image], [{}])
+    monkeypatch.setattr(tokencut, "refine_mask", lambda image, mask: ~mask)
+    (result,) = TokenCut(backbone)([image], [{}])
+    assert result.note == "coarse mask: the refined one overlaps it by an IoU of 0.00"
+    assert result.mask.tobytes() == coarse.mask.tobytes() and result.rejected is None
+
+
+@pytest.mark.slow
+def test_what_the_released_pipeline_drops(backbone, photographs):
+    """Of real images: masks over half of the image, and those that the solver moved away from the coarse mask."""
+    images = [image for image, _ in photographs]
+    ours, released = (TokenCut(backbone, released=value)(images, [{}] * len(images)) for value in (False, True))
+    assert all(result.rejected is None for result in ours)
+    reasons = []
+    for result, other in zip(ours, released, strict=True):
+        assert other.note is None
+        if foreground(result).mean() > 0.5:
+            reasons.append("half")
+            assert other.rejected.endswith("% of the image, more than half")
+        elif result.note is not None:
+            reasons.append("IoU")
+            assert result.note.startswith("coarse mask: ")
+            assert other.rejected.startswith("the refined mask overlaps the coarse one by an IoU of 0.")
+            assert other.mask.tobytes() != result.mask.tobytes()  # the refined one, to look at
+        else:
+            assert other.rejected is None and other.mask.tobytes() == result.mask.tobytes()
+    assert {*reasons} == {"half", "IoU"} and len(reasons) < 8
+
+
+def test_small_masks_are_rejected_and_kept(backbone, photographs):
+    (image, _) = photographs[0]
+    count = foreground(TokenCut(backbone)([image], [{}])[0]).sum()
+    assert count > 520
+    (result,) = TokenCut(backbone, min_pixels=count + 1)([image], [{}])
+    assert result.rejected == f"{count} foreground pixels, fewer than {count + 1}"
+    assert foreground(result).sum() == count
+    assert TokenCut(backbone, min_pixels=count)([image], [{}])[0].rejected is None
+    (small,) = TokenCut(backbone)([photographs_of(1)[1][0].resize((40, 40))], [{}])
+    assert small.rejected == f"{foreground(small).sum()} foreground pixels, fewer than 520"
+
+
+def test_nothing_to_cut():
+    model = tiny_vit()
+    with torch.no_grad():
+        model.vit.embeddings.position_embeddings.zero_()
+    grey, noise = Image.new("RGB", (64, 64), (90, 90, 90)), Image.effect_noise((64, 64), 90).convert("RGB")
+    constant, other, tiny = TokenCut(model)([grey, noise, grey.resize((8, 16))], [{}] * 3)
+    assert constant.mask is None and constant.rejected == "nothing to cut: all patches are alike, or no two are"
+    assert other.mask is not None
+    assert tiny.mask is None and tiny.rejected.startswith("2×1 patches are too few")
+
+
+def test_features_that_are_not_finite():
+    model = tiny_vit()
+    with torch.no_grad():
+        model.vit.embeddings.cls_token.fill_(torch.nan)
+    (result,) = TokenCut(model)([Image.effect_noise((64, 64), 90).convert("RGB")], [{}])
+    assert result.mask is None and result.rejected == "the model's features are not finite"
+
+
+def test_an_arbitrary_cut_is_rejected_and_kept(monkeypatch):
+    """Four quarters, each like nothing else."""
+    group = np.kron([[0, 1], [2, 3]], np.ones((2, 2), dtype=int)).ravel()
+    keys = keys_of_graph(group[:, None] == group).unsqueeze(0)  # of 4×4 patches
+    monkeypatch.setattr(tokencut, "patch_keys", lambda model, pixel_values, key_bias: keys)
+    results = [TokenCut(tiny_vit(), min_pixels=0, refine=False)([Image.new("RGB", (32, 32))], [{}])[0] for _ in "ab"]
+    assert results[0].rejected.startswith("the cut is arbitrary")
+    assert 0 < foreground(results[0]).sum() < 32 * 32 and results[0].mask.tobytes() == results[1].mask.tobytes()
+
+
+def test_large_images_are_shrunk(monkeypatch, photographs):
+    monkeypatch.setattr(tokencut, "MAX_PATCHES", 100)
+    image = photographs[0][0].resize((400, 200))
+    make = TokenCut(tiny_vit(), refine=False)
+    assert make.grid(image) == (7, 14)
+    (result,) = make([image], [{}])
+    assert result.note == "features of the image shrunk to 112×56 pixels" and result.mask.size == (400, 200)
+
+
+def test_images_are_normalised_and_resized_as_documented(photographs):
+    """What reaches the model, by default and with a processor."""
+    image = photographs[0][0].resize((43, 45))
+    model, seen = tiny_vit(), []
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
+    TokenCut(model)([image], [{}])
+    TokenCut(model, ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3))([image], [{}])
+    TokenCut(model, ViTImageProcessor(do_normalize=False))([image], [{}])
+    pixels = torch.from_numpy(np.array(image.resize((40, 48), Image.Resampling.LANCZOS))).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    assert len(seen) == 3
+    torch.testing.assert_close(seen[0][0], (pixels - mean) / std)
+    torch.testing.assert_close(seen[1][0], (pixels - 0.5) / 0.25)
+    torch.testing.assert_close(seen[2][0], pixels)
+
+
+def test_from_pretrained(tmp_path, photographs):
+    model = tiny_vit()
+    model.vit.save_pretrained(tmp_path)
+    ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.3] * 3).save_pretrained(tmp_path)
+    make = TokenCut.from_pretrained(str(tmp_path), refine=False)
+    white = make.normalize(torch.full((3, 8, 8), 255, dtype=torch.uint8))
+    torch.testing.assert_close(white, torch.full((3, 8, 8), 2.0))  # (1 - 0.4) / 0.3
+    assert not make.model.pretrained.training
+    images = [image for image, _ in photographs[:2]]
+    expected = TokenCut(model, ViTImageProcessor.from_pretrained(tmp_path), refine=False)
+    for result, other in zip(make(images, [{}] * 2), expected(images, [{}] * 2), strict=True):
+        assert result.mask.tobytes() == other.mask.tobytes()
+
+
+def test_a_file_without_the_layers_of_the_model_is_refused(tmp_path):
+    """Such as that of the DINOv3 head of this package, of which `AutoModel` takes no weight."""
+    FAMILIES["DINOv3ViT"].tiny().save_pretrained(tmp_path)
+    ViTImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"lacks \d+ weights of layers of a `DINOv3ViTModel`, such as `model\.layer\.0"
+    ):
+        TokenCut.from_pretrained(str(tmp_path))

@@ -1,0 +1,328 @@
+"""CLIP as a classifier: its zero-shot head, relevance maps, finetuning, and new heads for any model."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
+    ViTImageProcessor,
+    pipeline,
+)
+
+from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
+from robust_vit_hf.app.compare import compare_maps
+from robust_vit_hf.app.model_cache import open_pair
+from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot
+from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
+from robust_vit_hf.models.weight_mixture import interpolate
+
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit
+
+
+CLASSES = ["tench", "gold fish", "house"]
+WORDS = [
+    "<unk>",
+    "<start>",
+    "<end>",
+    "a",
+    "photo",
+    "of",
+    "this",
+    "is",
+    ".",
+    "tench",
+    "gold",
+    "fish",
+    "house",
+    "drawing",
+]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """CLIP with random weights, and a tokenizer of a few words, as the Hub has it."""
+    folder, sizes = (
+        tmp_path_factory.mktemp("clip"),
+        {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3},
+    )
+    sizes |= {"intermediate_size": 48, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config=sizes | {"vocab_size": len(WORDS), "eos_token_id": 2, "max_position_embeddings": 16},
+        vision_config=sizes | {"image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).eval().save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<start>", eos_token="<end>", pad_token="<end>"
+    )
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def picture(seed=0, size=(40, 36)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def test_the_head_is_that_of_the_zero_shot_pipeline(clip, tmp_path):
+    """As a classifier saved by the command, on two images, for several classes."""
+    (tmp_path / "classes.txt").write_text("\n".join([*CLASSES, ""]))
+    options = ["--classes", tmp_path / "classes.txt", "--templates", "this is a photo of {}."]
+    succeed("convert", clip, *options, "--output_dir", tmp_path / "made")
+    classify = pipeline("image-classification", model=str(tmp_path / "made"))
+    zero_shot = pipeline("zero-shot-image-classification", model=clip)
+    for seed in range(2):
+        expected = zero_shot(picture(seed), candidate_labels=CLASSES, hypothesis_template="this is a photo of {}.")
+        expected = {one["label"]: one["score"] for one in expected}
+        found = {one["label"]: one["score"] for one in classify(picture(seed), top_k=3)}
+        assert found == {name: pytest.approx(score, abs=1e-5) for name, score in expected.items()}
+        assert max(expected.values()) - min(expected.values()) > 0.01
+    assert json.loads((tmp_path / "made" / "config.json").read_text())["templates"] == ["this is a photo of {}."]
+
+
+def test_several_templates_are_averaged(clip):
+    templates = ["a photo of a {}.", "a drawing of a {}."]
+    one, two = (load_zero_shot(clip, CLASSES, [template]).text_embeds for template in templates)
+    both = load_model(clip, classes=CLASSES, templates=templates)
+    assert isinstance(both, CLIPZeroShotForImageClassification)
+    torch.testing.assert_close(both.text_embeds, torch.nn.functional.normalize(one + two, dim=-1))
+    assert load_model(clip, classes=CLASSES).text_embeds.equal(one)  # the default
+
+
+def test_finetuning_leaves_the_text_head(clip, tmp_path):
+    """Swap and the relevance loss, with the zero-shot output as the target; then half-way between both (WiSE-FT)."""
+    before, model = (load_model(clip, classes=[*CLASSES, "drawing"]) for _ in range(2))
+    config = tiny_config(tmp_path, relevance_weight=1.0, confidence_target="original", background_swap=0.5)
+    trainer = RobustViTTrainer(model, config, tensor_rows(8))
+    trainer.train()
+    trainer.save_model()
+    after = load_model(str(tmp_path))
+    assert after.text_embeds.equal(before.text_embeds) and after.logit_scale == before.logit_scale
+    assert not after.visual_projection.weight.equal(before.visual_projection.weight)
+    pixel_values = torch.stack([row["pixel_values"] for row in tensor_rows(2)])
+    torch.testing.assert_close(after(pixel_values).logits, model.eval()(pixel_values).logits, atol=1e-5, rtol=1e-5)
+    mixed = interpolate(before, after, 0.5)
+    weights = (one.visual_projection.weight for one in (mixed, before, after))
+    mean, first, second = (weight.detach() for weight in weights)
+    torch.testing.assert_close(mean, (first + second) / 2)
+    assert mixed.text_embeds.equal(before.text_embeds)
+
+
+@pytest.mark.parametrize(
+    "classes, message",
+    [
+        (["one"], "Expected two classes or more, but got 'one'"),
+        (["a", "a ", "b", "c", "c"], "different names of the 5 classes, but `a`, `c` stand there more than once"),
+        (["a", " ", "b"], "Class 1 of 3 has an empty name"),
+        ([], "but got none"),
+    ],
+)
+def test_bad_classes(clip, classes, message):
+    for name in (clip, "emoji-shift"):
+        with pytest.raises(ValueError, match=message):
+            load_model(name, classes=classes)
+
+
+def test_what_is_refused(clip, tmp_path):
+    with pytest.raises(ValueError, match=r"is CLIP, whose classes are texts: name them with `load_model\(.*classes="):
+        load_model(clip)
+    with pytest.raises(ValueError, match=r"Expected templates with `{}` for the name"):
+        load_model(clip, classes=CLASSES, templates=["a photo"])
+    with pytest.raises(
+        ValueError, match=r"The class `house gold gold .* is too long for CLIP, which reads 16 tokens: 'a"
+    ):
+        load_model(clip, classes=[*CLASSES, " ".join(["house", *["gold"] * 11])])
+    completed = call("convert", clip, "--templates", "a {}", "--output_dir", tmp_path / "out")
+    assert "--templates are texts for the names of --classes" in completed.error
+
+
+def test_templates_for_another_model():
+    with pytest.raises(ValueError, match="and `emoji-shift` has no text encoder: leave them out"):
+        load_model("emoji-shift", classes=CLASSES, templates=["a {}"])
+    with pytest.raises(ValueError, match="Templates are texts for the classes of CLIP, and there are none"):
+        load_model("emoji-shift", templates=["a {}"])
+
+
+def test_siglip_is_refused_with_and_without_classes(tmp_path):
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
+    config = {"text_config": sizes | {"vocab_size": 8}, "vision_config": sizes | {"image_size": 32, "patch_size": 8}}
+    SiglipModel(SiglipConfig(**config)).save_pretrained(tmp_path)
+    for classes in (None, CLASSES):
+        with pytest.raises(ValueError, match="is SigLIP, which pools the patches by an attention with a probe of its"):
+            load_model(str(tmp_path), classes=classes)
+
+
+@pytest.fixture(scope="module")
+def classifier(clip, tmp_path_factory):
+    """A zero-shot classifier of four classes, as a folder."""
+    folder = tmp_path_factory.mktemp("classifier")
+    (folder / "classes.txt").write_text("\n".join("abcd"))
+    write_with_classes(clip, folder / "made", folder / "classes.txt")
+    return folder / "made"
+
+
+def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monkeypatch):
+    """With groups, weighted by those of training; of the candidates the last is taken, so that there is a model with a card."""
+    for split, groups in {"train": "xxxy" * 2, "validation": "xyxyyxxy" * 2}.items():
+        rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
+        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    options = ["--model", classifier, "--dataset", tmp_path / "data", "--output_dir"]
+    succeed("evaluate", *options, tmp_path / "evaluated")
+    (row,) = json.loads((tmp_path / "evaluated" / "results.json").read_text())["protocols"]["model"]["rows"]
+    processor, model = CLIPImageProcessor.from_pretrained(classifier), load_model(str(classifier))
+    pixel_values = processor([one.convert("RGB") for one in rows["image"]], return_tensors="pt")["pixel_values"]
+    assert row["top1_before"] == (model(pixel_values).logits.argmax(1) == torch.tensor(rows["label"])).float().mean()
+    assert row["mean_iou_before"] > 0
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-1])
+    settings = ["--max_steps", 2, "--learning_rates", 1e-3, "--train_batch_size", 4, "--method", "robustvit"]
+    printed = succeed("improve", *options, tmp_path / "better", *settings)
+    assert "| average, weighted by the training groups | 8 |" in printed
+    better = load_model(str(tmp_path / "better"))
+    assert better.text_embeds.equal(model.text_embeds)
+    assert not better.visual_projection.weight.equal(model.visual_projection.weight)
+    card = (tmp_path / "better" / "README.md").read_text()
+    assert "Groups of `reporting`" in card and "| average, weighted by the training groups | 8 |" in card
+    explained, _ = compare_maps(open_pair(str(classifier), str(tmp_path / "better"), None), rows["image"][0], 2, "gae")
+    for side, of in (("before", model), ("after", better)):
+        expected = of(pixel_values[:1]).logits.softmax(dim=1)[0, 2].item()
+        assert explained[side].score == pytest.approx(expected, abs=1e-6)
+
+
+def test_training_resumes(classifier, tmp_path):
+    """The weights are those of a run that was not interrupted, and the text head is in the checkpoint."""
+    settings = {
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 2,
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+    }
+    trained = []
+    for name, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-2"))):
+        model, config = load_model(str(classifier)), tiny_config(tmp_path / name, **settings)
+        RobustViTTrainer(model, config, masked_dataset(8)).train(resume_from_checkpoint=checkpoint)
+        trained.append(model.state_dict())
+    assert not (tmp_path / "resumed" / "checkpoint-2").exists()  # it went on from there
+    before = load_model(str(classifier)).state_dict()
+    assert all(torch.equal(trained[0][name], trained[1][name]) for name in before)
+    assert not torch.equal(trained[0]["visual_projection.weight"], before["visual_projection.weight"])
+    assert torch.equal(trained[0]["text_embeds"], before["text_embeds"])
+
+
+def test_clip_without_all_of_its_weights(clip, tmp_path):
+    """Its image encoder with a head, which has the configuration of CLIP; other shapes; and a file that is cut off."""
+    CLIPForImageClassification(CLIPConfig.from_pretrained(clip)).save_pretrained(tmp_path / "finetuned")
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of CLIP, such as `logit_scale`, `text_model\."):
+        load_model(str(tmp_path / "finetuned"), classes=CLASSES)
+    shutil.copytree(clip, tmp_path / "clip")
+    weights, config = tmp_path / "clip" / "model.safetensors", tmp_path / "clip" / "config.json"
+    config.write_text(config.read_text().replace('"projection_dim": 16', '"projection_dim": 12'))
+    with pytest.raises(ValueError, match=r"do not have the shapes of its `config.json`: `text_projection.weight`"):
+        load_model(str(tmp_path / "clip"), classes=CLASSES)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"clip` cannot be loaded. SafetensorError"):
+        load_model(str(tmp_path / "clip"), classes=CLASSES)
+
+
+def test_a_new_head_for_any_model(tmp_path):
+    """Of zeros, so that the backbone alone tells images apart; it is trained by plain finetuning."""
+    source = save_pretrained(tiny_vit(), tmp_path / "source", "paper")
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    succeed("convert", source, "--classes", tmp_path / "classes.txt", "--output_dir", tmp_path / "made")
+    made = AutoModelForImageClassification.from_pretrained(tmp_path / "made")
+    assert made.config.id2label == {0: "landbird", 1: "waterbird"} and made.classifier.weight.abs().max() == 0
+    pixel_values = torch.randn(2, 3, 32, 32)
+    expected = load_model(str(source)).vit(pixel_values).last_hidden_state
+    torch.testing.assert_close(made.eval().vit(pixel_values).last_hidden_state, expected)
+    config = tiny_config(tmp_path / "run", method="finetune")
+    rows = [row | {"labels": index % 2} for index, row in enumerate(tensor_rows(8))]
+    trainer = RobustViTTrainer(made, config, rows)
+    trainer.train()
+    assert made.classifier.weight.abs().max() > 0 and relevance_map(made, pixel_values).relevance.max() > 0
+
+
+def test_the_image_processor_beside_a_new_head(tmp_path):
+    """The paper's of a registered model, and that of any other; of weights of timm without one, the paper's."""
+    (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
+    own = ViTImageProcessor(size={"height": 32, "width": 32})
+    for name in ("mine", "vit-b"):
+        tiny_vit().save_pretrained(tmp_path / name)
+        own.save_pretrained(tmp_path / name)
+    (tmp_path / "vit-b" / "conversion.json").write_text('{"source": "google/vit-base-patch16-224"}')
+    convert_to_timm(str(tmp_path / "mine"), tmp_path / "timm")
+    config = json.loads((tmp_path / "timm" / "config.json").read_text())
+    config["pretrained_cfg"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(config))
+    for name, expected in (
+        ("mine", own),
+        ("vit-b", make_image_processor("paper", 32)),
+        ("timm", make_image_processor("paper", 32)),
+    ):
+        write_with_classes(str(tmp_path / name), tmp_path / f"{name}-made", tmp_path / "classes.txt")
+        saved = ViTImageProcessor.from_pretrained(tmp_path / f"{name}-made")
+        assert saved.size == expected.size and saved.do_center_crop == expected.do_center_crop
+    options = ["--preset", "native", "--statistics", "half", "--output_dir", tmp_path / "other"]
+    completed = call("convert", tmp_path / "mine", "--classes", tmp_path / "classes.txt", *options)
+    assert "leave out --image_size, --num_heads and --statistics" in completed.error
+
+
+def test_what_takes_no_new_head(tmp_path):
+    """A file of weights, a backbone in timm's names, and the image encoder of CLIP: each is told what to take."""
+    tiny_vit().save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    convert_to_timm(str(tmp_path / "model"), tmp_path / "timm")
+    weights = tmp_path / "timm" / "model.safetensors"
+    with pytest.raises(
+        ValueError, match=r"safetensors` is a file, expected a folder or Hub id .* write a folder of it first"
+    ):
+        load_model(str(weights), classes=["a", "b"])
+    save_file({name: tensor for name, tensor in load_file(weights).items() if "head" not in name}, weights)
+    with pytest.raises(
+        ValueError, match=r"A backbone without a classifier cannot be converted: take its checkpoint of"
+    ):
+        load_model(str(tmp_path / "timm"), classes=["a", "b"])
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
+    config = CLIPVisionConfig(**sizes, image_size=32, patch_size=8, projection_dim=16)
+    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "vision")
+    with pytest.raises(
+        ValueError, match=r"vision` is the image encoder of CLIP alone, and its classes would be texts"
+    ):
+        load_model(str(tmp_path / "vision"), classes=["a", "b"])
+
+
+def test_files_of_class_names_by_other_editors(tmp_path):
+    """With a byte order mark, which is no part of the first name; and in UTF-16, which is not guessed."""
+    source, names = save_pretrained(tiny_vit(), tmp_path / "source", "paper"), tmp_path / "classes.txt"
+    names.write_text("landbird\nwaterbird\n", encoding="utf-8-sig")
+    made = write_with_classes(str(source), tmp_path / "made", names, None, "model")
+    assert made.config.id2label == {0: "landbird", 1: "waterbird"}
+    names.write_text("landbird\nwaterbird\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"classes.txt` is not text in UTF-8 .*: save it as UTF-8"):
+        write_with_classes(str(source), tmp_path / "other", names, None, "model")
+
+
+def test_a_new_head_for_a_backbone_without_one(tmp_path):
+    tiny_vit().vit.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="with a new head by `robust-vit convert"):
+        load_model(str(tmp_path))
+    assert load_model(str(tmp_path), classes=["a", "b"]).config.num_labels == 2

@@ -1,0 +1,437 @@
+"""The command: weights survive the way there and back bit for bit, timm and transformers load what is written, and a file
+that is no good leaves nothing behind."""
+
+import argparse
+import json
+import math
+import os
+import pickle
+import re
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.data import create_transform, resolve_data_config
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    DeiTConfig,
+    DeiTForImageClassificationWithTeacher,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+    pipeline,
+)
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.models.conversion import convert_to_transformers
+from robust_vit_hf.models.model_names import find_model
+from robust_vit_hf.models.timm_files import load_timm, save_timm
+from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
+
+from ..helpers.commands import call, launch, succeed
+from ..helpers.timm_models import (
+    HUB_CONFIG,
+    assert_same_logits,
+    assert_same_weights,
+    images,
+    saved_in,
+    timm_model,
+    tiny,
+)
+from ..helpers.tiny import tiny_vit
+
+
+def convert(source, output, *options) -> str:
+    return succeed("convert", source, "--output_dir", output, *options)
+
+
+def refused(message: str, source, output, *options) -> None:
+    assert re.search(message, call("convert", source, "--output_dir", output, *options).error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_timm_to_hf_to_timm(name, dtype, tmp_path):
+    model = tiny(name=name)
+    source = saved_in(tmp_path / "source", model, dtype=dtype)
+    convert(source, tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "new" / "timm", "--to", "timm")
+    back = tmp_path / "new" / "timm"
+    assert_same_weights(load_file(back / "model.safetensors"), load_file(source / "model.safetensors"))
+    assert sorted(path.name for path in back.iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((back / "config.json").read_text())["architecture"] == name
+    loaded = timm.create_model(f"local-dir:{back}", pretrained=True).eval()
+    assert type(loaded) is type(model)
+    if dtype == torch.float32:
+        assert_same_weights(loaded.state_dict(), model.state_dict())
+        assert torch.equal(loaded(images(32)), model(images(32)))
+    # and once more, which no size in the weights tells apart from the first time
+    convert(back, tmp_path / "again")
+    for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "hf" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_hf_to_timm_to_hf(distilled, tmp_path):
+    """Sizes that no architecture of timm has, with names of classes."""
+    names = ["cat", "dog", "crème brûlée"]
+    options = {
+        "hidden_size": 49,
+        "num_attention_heads": 7,
+        "num_hidden_layers": 3,
+        "intermediate_size": 54,  # 54 / 49 · 49 falls below 54 in floating point
+        "image_size": 36,
+        "patch_size": 6,
+        "num_channels": 1,
+        "qkv_bias": not distilled,
+        "layer_norm_eps": 1e-6,
+        "initializer_range": 0.3,
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
+    torch.manual_seed(0)
+    if distilled:
+        model = DeiTForImageClassificationWithTeacher(DeiTConfig(**options)).eval()
+    else:
+        model = ViTForImageClassification(ViTConfig(**options)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    model.save_pretrained(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "timm", "--to", "timm", "--statistics", "half")
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    torch.testing.assert_close(loaded(images(36, 1)), model(images(36, 1)).logits, rtol=0, atol=1e-5)
+    convert(tmp_path / "timm", tmp_path / "back")
+    back = AutoModelForImageClassification.from_pretrained(tmp_path / "back")
+    assert_same_weights(back.state_dict(), model.state_dict())
+    assert back.config.id2label == model.config.id2label and back.config.label2id == model.config.label2id
+    assert back.config.num_attention_heads == 7 and back.config.qkv_bias is not distilled
+
+
+@pytest.mark.parametrize(
+    ("options", "crop_mode"),
+    [
+        ({"size": {"shortest_edge": 36}, "do_center_crop": True, "crop_size": 32, "resample": 2}, "center"),
+        ({"size": {"shortest_edge": 34}, "do_center_crop": True, "crop_size": 32, "resample": 3}, "center"),
+        ({"size": {"height": 32, "width": 32}, "resample": 3}, "squash"),
+        ({"size": {"height": 40, "width": 40}, "do_center_crop": True, "crop_size": 32, "resample": 2}, "squash"),
+    ],
+)
+def test_timm_preprocesses_as_the_processor(options, crop_mode, tmp_path):
+    processor = ViTImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4], **options)
+    tiny_vit().save_pretrained(tmp_path / "hf")
+    processor.save_pretrained(tmp_path / "hf")
+    convert(tmp_path / "hf", tmp_path / "timm", "--to", "timm")
+    model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    settings = resolve_data_config(model=model)
+    assert settings["crop_mode"] == crop_mode and settings["input_size"] == (3, 32, 32)
+    noise = np.random.default_rng(0).integers(0, 256, (14, 7, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((70, 140), Image.Resampling.BICUBIC)
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    pixels = create_transform(**settings)(image)
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=2 / 255 / 0.2)  # two backends, each rounds to 8 bits
+
+
+@pytest.mark.parametrize("size", [429, 858, 890])  # where size / (size / resized) falls below resized
+def test_crop_that_floating_point_would_shrink(size, tmp_path):
+    model = tiny_vit(image_size=size, patch_size=size)
+    processor = make_image_processor("native", size, ViTImageProcessor())
+    save_timm(model, processor, tmp_path)
+    crop_pct = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]["crop_pct"]
+    assert math.floor(size / crop_pct) == round(size * 248 / 224) == processor.size["shortest_edge"]
+
+
+# -- Files that are read ----------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_of_a_parallel_training(tmp_path):
+    """As RobustViT saves it, optimizer and all, and as DeiT does, with its command line."""
+    model = tiny()
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(images(32)).sum().backward()
+    optimizer.step()
+    expected = model.state_dict()
+    wrapped = {f"module.{name}": tensor for name, tensor in expected.items()}
+    state = {"epoch": 3, "arch": "vit", "best_acc1": torch.tensor(80.3), "optimizer": optimizer.state_dict()}
+    files = {
+        "checkpoint.pth.tar": state | {"state_dict": wrapped},
+        "deit.pth": {"model": expected, "args": argparse.Namespace(lr=1e-3)},
+        "plain.pt": expected,
+        "nested.bin": {"model": {"state_dict": wrapped}},
+    }
+    for name, content in files.items():
+        for zipped in (True, False):
+            torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
+            weights, config = load_timm(tmp_path / name)
+            assert config is None
+            assert_same_weights(weights, expected)
+    assert_same_logits(model, timm_to_hf(*load_timm(tmp_path / "checkpoint.pth.tar")), 32)
+
+
+def test_folder_prefers_safetensors(tmp_path):
+    folder = saved_in(tmp_path / "folder", tiny(0), HUB_CONFIG)
+    torch.save(tiny(1).state_dict(), folder / "pytorch_model.bin")
+    weights, config = load_timm(folder)
+    assert_same_weights(weights, tiny(0).state_dict())
+    assert config == HUB_CONFIG
+    (folder / "model.safetensors").unlink()
+    assert_same_weights(load_timm(folder)[0], tiny(1).state_dict())
+    assert timm_to_hf(*load_timm(folder), image_size=64).config.image_size == 64
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no `model.safetensors` and no `pytorch_model.bin`"):
+        load_timm(folder)
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "bare"])
+def test_pickle_that_would_run_code(kind, tmp_path):
+    trace, file = tmp_path / "it-ran", tmp_path / "weights.pth"
+    content = {"state_dict": tiny().state_dict(), "more": Payload(trace)}
+    if kind == "bare":
+        file.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=kind == "zip")
+    refused(r"weights.pth` would run `\S+` to be read. Nothing in it was run", file, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.pth"]
+    pickle.loads(pickle.dumps(Payload(trace)))
+    assert trace.exists()  # it does run where nothing keeps it from it
+
+
+@pytest.mark.parametrize("part", [0, 1e-4, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth", "cut-legacy.pth", "pytorch_model.bin"])
+def test_truncated_file(name, part, tmp_path):
+    file = tmp_path / "source" / name
+    file.parent.mkdir()
+    if name.endswith("safetensors"):
+        save_file(tiny().state_dict(), file)
+    else:
+        torch.save(tiny().state_dict(), file, _use_new_zipfile_serialization="legacy" not in name)
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * part)])
+    refused(rf"{name}`.*cut off", file.parent if name == "pytorch_model.bin" else file, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_files_of_another_kind(tmp_path):
+    (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    with pytest.raises(ValueError, match=r"pointer.safetensors` cannot be read"):
+        load_timm(tmp_path / "pointer.safetensors")
+    torch.save({"epoch": 1, "lr": 0.1}, tmp_path / "log.pth")
+    with pytest.raises(ValueError, match=r"log.pth` holds `epoch`, `lr`, expected weights by name"):
+        load_timm(tmp_path / "log.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list.pth` holds list, expected weights by name"):
+        load_timm(tmp_path / "list.pth")
+    torch.save(tiny(), tmp_path / "module.pth")
+    with pytest.raises(ValueError, match=r"module.pth` would run `timm\S+VisionTransformer`"):
+        load_timm(tmp_path / "module.pth")
+
+
+@pytest.mark.parametrize(
+    "source", ["missing.pth", "weights/missing.safetensors", "vit_base_patch16_224", "/no/such/folder"]
+)
+def test_no_such_file(source, tmp_path):
+    refused(f"There is no file or folder `{source}`", source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"config.json` is not valid JSON"),
+        ('{"architectures": ["ViTForImageClassification"]}', r"has no `architecture`, so it is not timm's"),
+        ("[]", r"config.json` holds no JSON object"),
+    ],
+)
+def test_configuration_that_is_not_timms(content, message, tmp_path):
+    folder = saved_in(tmp_path / "source", tiny())
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_timm(folder)
+
+
+def test_models_of_transformers_that_cannot_be_converted(tmp_path):
+    model = tiny_vit()
+    ViTModel(model.config, add_pooling_layer=False).save_pretrained(tmp_path / "backbone")
+    arguments = [tmp_path / "out", "--to", "timm", "--statistics", "half"]
+    refused(
+        r"lacks \d+ weights of a `ViTForImageClassification`, such as `classifier.bias`",
+        tmp_path / "backbone",
+        *arguments,
+    )
+    tiny_vit(image_size=[32, 64]).save_pretrained(tmp_path / "wide")
+    refused("`image_size` is 32×64, expected a square", tmp_path / "wide", *arguments)
+    model.save_pretrained(tmp_path / "cut")
+    file = tmp_path / "cut" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    refused(r"cut` cannot be loaded. SafetensorError", tmp_path / "cut", *arguments)
+    model.save_pretrained(tmp_path / "misfit")
+    config = json.loads((tmp_path / "misfit" / "config.json").read_text())
+    (tmp_path / "misfit" / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    refused("misfit` do not have the shapes", tmp_path / "misfit", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+# -- What is written --------------------------------------------------------------------------------------------------
+
+
+def test_presets(tmp_path):
+    source = saved_in(tmp_path / "source", tiny(), HUB_CONFIG)
+    convert(source, tmp_path / "paper")
+    paper = AutoImageProcessor.from_pretrained(tmp_path / "paper")
+    assert paper.size["shortest_edge"] == round(32 * 256 / 224) and list(paper.image_mean) == [0.5] * 3
+    convert(source, tmp_path / "native", "--preset", "native", "--image_size", "224")
+    native = AutoImageProcessor.from_pretrained(tmp_path / "native")
+    assert native.size["shortest_edge"] == 248 and native.crop_size["height"] == 224
+    assert [*native.image_mean, *native.image_std] == [0.485, 0.456, 0.406, 0.229, 0.224, 0.225]
+
+    arguments = [str(source / "model.safetensors"), str(tmp_path / "file"), "--preset", "native"]
+    refused(r"Nothing states mean and standard deviation.*`--statistics imagenet` or `half`", *arguments)
+    convert(*arguments, "--statistics", "half")
+    assert AutoImageProcessor.from_pretrained(tmp_path / "file").image_std == (0.5, 0.5, 0.5)
+
+
+def test_model_without_a_processor_needs_statistics(tmp_path):
+    tiny_vit().save_pretrained(tmp_path / "hf")
+    refused(
+        "hf` has no image processor: give `--statistics imagenet` or `half`",
+        tmp_path / "hf",
+        tmp_path / "out",
+        "--to",
+        "timm",
+    )
+    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "hf")
+    refused(
+        "does not give the images of 32 px that the model takes", tmp_path / "hf", tmp_path / "out", "--to", "timm"
+    )
+    ViTImageProcessor(size={"height": 32, "width": 32}, do_normalize=False).save_pretrained(tmp_path / "hf")
+    refused(
+        "does not resize, rescale or normalise, and timm always does",
+        tmp_path / "hf",
+        tmp_path / "out",
+        "--to",
+        "timm",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_exists_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("keep")
+    for output in ("out", "out/mine"):
+        refused(f"`.*{output}` exists already", tmp_path / "no-such-source.pth", tmp_path / output)
+    assert (tmp_path / "out" / "mine").read_text() == "keep"
+    (tmp_path / "out" / "mine").unlink()
+    convert(saved_in(tmp_path / "source", tiny()), tmp_path / "out")  # an empty one is taken
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_nothing_is_left_behind_by_a_failure(tmp_path):
+    source = saved_in(tmp_path / "source", tiny())
+    refused("not a multiple", source, tmp_path / "new" / "out", "--image_size", 33)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+    # A failure while writing: no file may grow as large as the weights.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(Exception, match="File too large"):
+            convert_to_transformers(str(source), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--to", "timm", "--image_size", "64"],
+        ["--to", "timm", "--num_heads", "3"],
+        ["--to", "timm", "--preset", "paper"],
+        ["--statistics", "half"],
+        ["--preset", "paper", "--statistics", "half"],
+    ],
+)
+def test_options_that_do_not_go_together(options, tmp_path):
+    completed = call("convert", tmp_path / "source.pth", "--output_dir", tmp_path / "out", *options)
+    assert completed.status == 2 and " go" in completed.error
+
+
+# -- The command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_command_and_pipeline(tmp_path):
+    model = timm_model("vit_tiny_patch16_224")
+    state = {"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}, "epoch": 1}
+    torch.save(state, tmp_path / "checkpoint.pth.tar")
+    folder = tmp_path / "hf"
+    run = launch("-m", "robust_vit_hf.cli", "convert", tmp_path / "checkpoint.pth.tar", "--output_dir", folder)
+    assert run.status == 0, run.err[-3000:]
+    assert run.out == f"{folder}: 5,717,416 parameters of ViTForImageClassification\n"
+    assert "Warning" not in run.err
+    names = {"config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert str(tmp_path) not in (folder / "conversion.json").read_text()
+    assert folder.stat().st_mode & 0o777 == (tmp_path / "checkpoint.pth.tar").parent.stat().st_mode & 0o777 | 0o055
+    assert_same_logits(model, AutoModelForImageClassification.from_pretrained(folder).eval(), 224)
+
+    noise = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
+    pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 224, 224)
+    with torch.no_grad():
+        probabilities = model(pixels).softmax(-1)[0]
+    scores = {
+        entry["label"]: entry["score"] for entry in pipeline("image-classification", str(folder))(image, top_k=1000)
+    }
+    names = AutoModelForImageClassification.from_pretrained(folder).config.id2label
+    torch.testing.assert_close(
+        torch.tensor([scores[names[index]] for index in range(1000)]), probabilities, rtol=1e-4, atol=1e-7
+    )
+
+
+# -- The Hub ----------------------------------------------------------------------------------------------------------
+
+
+def test_models_on_the_hub(hub, tmp_path):
+    """Only what is needed is downloaded, and the way back starts from the Hub as well."""
+    model = tiny()
+    source = saved_in(tmp_path / "source", model, HUB_CONFIG)
+    torch.save(tiny(1).state_dict(), source / "pytorch_model.bin")
+    name = "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"
+    hub.add("models", name, source)
+    hub.repos["models", name]["README.md"] = b"# model"
+    pickled = {name: content for name, content in hub.repos["models", name].items() if name != "model.safetensors"}
+    hub.repos["models", "someone/pickled"] = pickled
+    convert(name, tmp_path / "hf", "--preset", "native")
+    cache = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    assert {path.name for path in cache.glob("snapshots/*/*")} == {"config.json", "model.safetensors"}
+    converted = AutoModelForImageClassification.from_pretrained(tmp_path / "hf")
+    assert_same_weights(hf_to_timm(converted), model.state_dict())
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "hf")
+    assert list(processor.image_mean) == HUB_CONFIG["pretrained_cfg"]["mean"]
+    assert find_model(str(tmp_path / "hf")) == "augreg-s"  # what was converted is known by where it came from
+
+    hub.add("models", "someone/ours", tmp_path / "hf")
+    convert("someone/pickled", tmp_path / "pickled")
+    convert("someone/ours", tmp_path / "timm", "--to", "timm")
+    converted = AutoModelForImageClassification.from_pretrained(tmp_path / "pickled")
+    assert_same_weights(hf_to_timm(converted), tiny(1).state_dict())
+    assert_same_weights(load_file(tmp_path / "timm" / "model.safetensors"), model.state_dict())

@@ -1,0 +1,310 @@
+"""Models by name: the paper's seven from where they lie on the Hub, adapters, and incomplete weights."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Data2VecVisionConfig,
+    Data2VecVisionForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
+from robust_vit_hf.hub.model_card import add_evaluation
+from robust_vit_hf.models.model_names import MODELS, check_no_folder, find_model
+from robust_vit_hf.models.preprocessing import load_processor
+from robust_vit_hf.results.published import published_models
+from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.utils.files import write_json
+
+from ..helpers.commands import call, succeed
+from ..helpers.families import SIZES
+from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
+from ..helpers.tiny import IMAGE_SIZE, save_pretrained, tensor_rows, tiny_config, tiny_vit
+
+
+PAPER_NAMES = {"vit-b": "ViT-B", "vit-l": "ViT-L", "deit-s": "DeiT-S", "deit-b": "DeiT-B"}
+PAPER_NAMES |= {f"augreg-{size}": f"AR-{size.upper()}" for size in "sbl"}
+
+
+def test_the_registered_models_are_those_of_the_published_figures():
+    names = {name: entry.paper_name for name, entry in MODELS.items() if entry.paper_name}
+    assert names == PAPER_NAMES and set(PAPER_NAMES.values()) == set(published_models())
+    assert {entry.license for entry in MODELS.values()} == {
+        "apache-2.0"
+    }  # of all of them, as their cards on the Hub say
+
+
+def test_by_name(hub, tmp_path):
+    """Each name gives the model at its place on the Hub: timm's are converted, and both presets have their statistics."""
+    deit = make_image_processor("native", IMAGE_SIZE, make_image_processor("paper", IMAGE_SIZE))
+    deit.image_mean = [0.1, 0.2, 0.3]
+    for index, name in enumerate(PAPER_NAMES):
+        hub_id = MODELS[name].hub_ids[0]
+        if hub_id.startswith("timm/"):
+            source = tiny(index)
+            head, native = source.head, HUB_CONFIG["pretrained_cfg"]["mean"]
+            hub.add("models", hub_id, saved_in(tmp_path / name, source, HUB_CONFIG))
+        else:
+            source = tiny_vit(index)
+            head, native = source.classifier, deit.image_mean
+            for part in (source, deit):
+                part.save_pretrained(tmp_path / name)
+            hub.add("models", hub_id, tmp_path / name)
+        model = load_model(name)
+        assert type(model).__name__ == "ViTForImageClassification" and model.dtype == torch.float32
+        torch.testing.assert_close(model.classifier.weight, head.weight)
+        means = [list(load_processor(name, preset, model).image_mean) for preset in ("paper", "native")]
+        assert means == [[0.5] * 3, list(native)], name
+
+
+@pytest.mark.parametrize(
+    "source, name",
+    [
+        ("deit-s", "deit-s"),
+        ("facebook/deit-base-patch16-224", "deit-b"),
+        ("timm/deit_base_patch16_224.fb_in1k", "deit-b"),
+        ("timm/vit_small_patch16_224.augreg_in21k_ft_in1k", "augreg-s"),
+        ("someone/else", None),
+        ("no/such/folder", None),
+    ],
+)
+def test_a_model_is_known_by_what_it_is(source, name):
+    assert find_model(source) == name
+
+
+def test_a_snapshot_of_timm_is_known_by_its_tag(tmp_path):
+    config = HUB_CONFIG | {"architecture": "vit_base_patch16_224", "pretrained_cfg": {"tag": "augreg_in21k_ft_in1k"}}
+    assert find_model(str(saved_in(tmp_path / "snapshot", tiny(), config | {"num_classes": 1000}))) == "augreg-b"
+    assert find_model(str(saved_in(tmp_path / "finetuned", tiny(), config))) is None
+    assert find_model(str(saved_in(tmp_path / "own", tiny(), HUB_CONFIG))) is None
+
+
+def test_an_own_model_in_timms_format_or_a_folder_of_that_name_is_not_registered(tmp_path):
+    """Else it would get the statistics, recipe and licence of another."""
+    sizes = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}  # of augreg-s
+    config = ViTConfig(**sizes, image_size=IMAGE_SIZE, num_labels=1000, layer_norm_eps=1e-6)
+    save_pretrained(ViTForImageClassification(config), tmp_path / "vit-b")
+    succeed("convert", tmp_path / "vit-b", "--to", "timm", "--output_dir", tmp_path / "timm")
+    assert find_model(str(tmp_path / "timm")) is None
+    succeed("convert", tmp_path / "timm", "--output_dir", tmp_path / "hf")
+    (tmp_path / "hf" / "conversion.json").write_text('{"source": "vit-b"}')
+    assert find_model(str(tmp_path / "hf")) is None
+
+
+def test_the_name_of_a_registered_model_that_a_model_folder_has_too(tmp_path, monkeypatch):
+    """It is refused, in words that help."""
+    save_pretrained(tiny_vit(), tmp_path / "vit-b")
+    monkeypatch.chdir(tmp_path)
+    refused = "`vit-b` is a registered model, and a folder here: give `./vit-b` for the folder. For the registered model, run"
+    for command in ("evaluate --model ./vit-b --compare vit-b", "convert vit-b", "train --model vit-b"):
+        assert refused in call(*command.split(), "--output_dir", "out").error
+    torch.testing.assert_close(load_model("./vit-b").classifier.weight, tiny_vit().classifier.weight)
+    write_json(tmp_path / "results.json", {"protocols": {"paper": {}}, "weights": {"after": "others"}})
+    with pytest.raises(ValueError, match="measured other weights"):
+        add_evaluation(Path("vit-b"), tmp_path)
+    # A folder without a model is none that may be meant, and the base of an adapter is the model that has the name.
+    (tmp_path / "emoji-shift").mkdir()
+    check_no_folder("emoji-shift")
+    named = add_lora(tiny_vit(), 2, "emoji-shift").peft_config["default"].base_model_name_or_path
+    assert named == "emoji-shift"
+    (tmp_path / "emoji-shift" / "adapter_config.json").touch()
+    assert find_model("emoji-shift") == "emoji-shift"
+    with pytest.raises(ValueError, match="`emoji-shift` is a registered model, and a folder here"):
+        check_no_folder("emoji-shift")
+
+
+@pytest.mark.parametrize("name", ["vit-b", "emoji-shift"])
+def test_an_output_folder_with_the_name_of_a_registered_model(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in ("train", "improve --model own --dataset images"):
+        error = call(*command.split(), "--output_dir", tmp_path / name).error
+        assert "would have the name of a registered model: choose another --output_dir, such as `my-" in error
+
+
+def test_a_folder_of_timm(tmp_path):
+    folder = saved_in(tmp_path / "timm", tiny(), HUB_CONFIG, dtype=torch.float16)
+    model = load_model(str(folder))
+    assert model.dtype == torch.float32 and not model.training
+    assert list(load_processor(str(folder), "native", model).image_mean) == HUB_CONFIG["pretrained_cfg"]["mean"]
+    assert load_processor(str(folder), "paper", model).crop_size["height"] == 32
+
+
+def test_an_adapter_is_merged(tmp_path):
+    torch.manual_seed(0)
+    tiny_vit().save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(load_model(str(tmp_path / "base")), LoraConfig(r=2, target_modules="all-linear"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")
+    model = load_model(str(tmp_path / "adapter"))
+    pixel_values = torch.randn(2, 3, 32, 32)
+    expected = adapted.eval()(pixel_values=pixel_values).logits
+    torch.testing.assert_close(model(pixel_values).logits, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(expected, tiny_vit()(pixel_values).logits, atol=0.1)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any("lora" in name for name in model.state_dict())
+
+
+def test_an_adapter_names_its_base_from_any_folder(tmp_path, monkeypatch):
+    """`runs/base` would be taken for an id of the Hub elsewhere."""
+    save_pretrained(tiny_vit(), tmp_path / "runs" / "base")
+    monkeypatch.chdir(tmp_path)
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    trainer = RobustViTTrainer("runs/base", tiny_config(tmp_path / "out"), tensor_rows(4), peft_config=config)
+    named = trainer.model.peft_config["default"].base_model_name_or_path
+    assert named == str((tmp_path / "runs" / "base").resolve())
+
+
+def saved_adapter(tmp_path, config: LoraConfig) -> str:
+    """An adapter over `base`, as a training saves it."""
+    base = str(save_pretrained(tiny_vit(), tmp_path / "base"))
+    trainer = RobustViTTrainer(base, tiny_config(tmp_path / "adapter"), tensor_rows(4), peft_config=config)
+    trainer.train()
+    trainer.save_model()
+    return str(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"num_attention_heads": 4}], ids=["weights", "heads"])
+@pytest.mark.parametrize(
+    "config", [{"target_modules": "all-linear"}, {"target_modules": ["q_proj"], "modules_to_save": ["classifier"]}]
+)
+def test_an_adapter_knows_its_base(config, changed, tmp_path):
+    adapter = saved_adapter(tmp_path, LoraConfig(r=2, **config))
+    query = load_model(adapter).vit.layers[0].attention.q_proj.weight
+    assert not torch.equal(query, tiny_vit().vit.layers[0].attention.q_proj.weight)
+    tiny_vit(**changed).save_pretrained(tmp_path / "base")
+    refused = (
+        r"`.*adapter` was trained over another `.*base`: its digest was \w{16}, and is \w{16} now\. Put the base back"
+    )
+    with pytest.raises(ValueError, match=refused):
+        load_model(adapter)
+    (tmp_path / "adapter" / "base_model.json").unlink()  # such as one that PEFT has saved
+    load_model(adapter)
+
+
+def test_an_adapter_that_is_trained_on_keeps_its_base(tmp_path):
+    """Weights that the adapter holds beside its own are not those of the base."""
+    adapter = saved_adapter(tmp_path, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["classifier"]))
+    further = PeftModel.from_pretrained(load_model(str(tmp_path / "base")), adapter, is_trainable=True)
+    RobustViTTrainer(further, tiny_config(tmp_path / "further"), tensor_rows(4)).save_model()
+    files = [tmp_path / name / "base_model.json" for name in ("adapter", "further")]
+    assert files[0].read_text() == files[1].read_text()
+    load_model(str(tmp_path / "further"))
+
+
+@pytest.mark.parametrize("case", ["half precision", "biases"])
+def test_a_base_that_cannot_be_told_is_not_recorded(case, tmp_path):
+    """It is loaded in another precision, or has biases of the adapter within it."""
+    base = tiny_vit().bfloat16() if case == "half precision" else tiny_vit()
+    config = LoraConfig(r=2, target_modules=["q_proj"], bias="all" if case == "biases" else "none")
+    RobustViTTrainer(base, tiny_config(tmp_path), peft_config=config).save_model()
+    assert (tmp_path / "adapter_config.json").is_file() and not (tmp_path / "base_model.json").exists()
+
+
+def test_classes_in_the_order_of_their_texts(tmp_path):
+    """`config.json` is saved with sorted keys: "10" stands before "2" where classes were numbered by texts."""
+    save_pretrained(tiny_vit(num_labels=12), tmp_path / "model", "paper")
+    path = tmp_path / "model" / "config.json"
+    names = {str(label): f"class {label}" for label in range(12)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": dict(sorted(names.items()))}))
+    assert load_model(str(tmp_path / "model")).config.id2label[11] == "class 11"
+
+
+@pytest.mark.parametrize("fault", ["names", "missing", "shapes", "cut off", "base"])
+def test_adapters_that_do_not_fit(fault, tmp_path):
+    tiny_vit().save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(load_model(str(tmp_path / "base")), LoraConfig(r=2, target_modules="all-linear"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = None if fault == "base" else str(tmp_path / "base")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    if fault == "names":
+        weights = {name.replace("layers", "blocks"): tensor for name, tensor in weights.items()}
+    elif fault == "missing":
+        weights = dict(list(weights.items())[::2])
+    elif fault == "shapes":
+        weights = {name: torch.zeros(3, 3) for name in weights}
+    save_file(weights, file, metadata={"format": "pt"})
+    if fault == "cut off":
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"does not fit|does not name its base"):
+        load_model(str(tmp_path / "adapter"))
+
+
+def test_data2vec_is_loaded_with_attentions(tmp_path):
+    Data2VecVisionForImageClassification(Data2VecVisionConfig(**SIZES)).save_pretrained(tmp_path)
+    model = load_model(str(tmp_path))
+    assert relevance_map(model, torch.randn(1, 3, 32, 32)).relevance.shape == (1, 1, 32, 32)
+
+
+# -- What is refused --------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_are_cut_off(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cannot be loaded. SafetensorError"):
+        load_model(str(tmp_path))
+
+
+def test_a_backbone_without_a_head(tmp_path):
+    ViTModel(tiny_vit().config).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"lacks 2 weights of a `ViTForImageClassification`, such as `classifier.bias`"
+    ):
+        load_model(str(tmp_path))
+
+
+def test_another_head_size(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["classifier.weight"], weights["classifier.bias"] = torch.zeros(7, 24), torch.zeros(7)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"`classifier.bias` \(7,\), expected \(4,\); `classifier.weight`"):
+        load_model(str(tmp_path))
+
+
+class Payload:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_that_runs_code(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"classifier.weight": Payload(tmp_path / "ran")}))
+    with pytest.raises((ValueError, OSError)):
+        load_model(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_configuration_of_fewer_layers(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(ValueError, match=r"holds 16 weights of layers that its `config.json` does not have"):
+        load_model(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"hidden')
+    with pytest.raises(ValueError, match=r"config.json` is not valid JSON"):
+        load_model(str(tmp_path))
+
+
+def test_no_such_model():
+    with pytest.raises(OSError, match="no/such-model"):
+        load_model("no/such-model")

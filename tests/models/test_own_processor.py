@@ -1,0 +1,378 @@
+"""The preset `model`: the image processor saved with a model, exactly, in evaluation and training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    BeitImageProcessor,
+    BitImageProcessor,
+    DeiTImageProcessor,
+    ViTImageProcessor,
+)
+from transformers import pipeline as pipeline_of
+
+from robust_vit_hf import RobustViTTrainer, eval_transform, load_model, make_image_processor, train_transform
+from robust_vit_hf.app.model_cache import open_pair
+from robust_vit_hf.data.transforms import segmentation_transform
+from robust_vit_hf.evaluation.evaluate import _protocols, evaluate
+from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
+from robust_vit_hf.evaluation.segment import segment
+from robust_vit_hf.experiments.grid import Point
+from robust_vit_hf.experiments.sweep import protocol_of
+from robust_vit_hf.models.preprocessing import load_processor, preset_of, resolve_preset, squash_resample
+from robust_vit_hf.models.timm_files import own_processor
+from robust_vit_hf.relevance.overlay import denormalize
+from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.utils.images import input_size
+
+from ..helpers.commands import call, succeed
+from ..helpers.families import FAMILIES
+from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
+from ..helpers.tiny import (
+    IMAGE_SIZE,
+    masked_dataset,
+    masked_folder,
+    save_pretrained,
+    tensor_rows,
+    tiny_config,
+    tiny_vit,
+)
+
+
+STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+SQUASHED, CROP = ({"height": side, "width": side} for side in (36, IMAGE_SIZE))
+# As the models on the Hub have them, at the size of the tiny models.
+PROCESSORS = {
+    "ViT": ViTImageProcessor(size=CROP),
+    "DeiT": DeiTImageProcessor(size=SQUASHED, crop_size=CROP, **STATISTICS),
+    "Dinov2": BitImageProcessor(size={"shortest_edge": 36}, crop_size=CROP, **STATISTICS),
+    "BEiT": BeitImageProcessor(size=CROP),
+}
+# Pixel values without a mean and standard deviation, in [0, 1] and [0, 2].
+RANGES = {
+    "not normalised": {"do_normalize": False},
+    "rescaled": {"do_normalize": False, "rescale_factor": 1 / 127.5},
+    "offset": {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+    "only normalised": {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3},
+    "as stored": {"do_rescale": False, "do_normalize": False},
+}
+
+
+def images() -> list[Image.Image]:
+    """Wide, tall, square and greyscale, smooth and noisy."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((40, 61), (75, 33), (32, 32))]
+    grey = Image.fromarray(rng.integers(0, 256, (6, 9), dtype=np.uint8)).resize((64, 48), Image.Resampling.BICUBIC)
+    return [*map(Image.fromarray, noise), grey]
+
+
+def square_row(width: int, height: int) -> dict[str, list]:
+    """A bright square in the image, and the same in the mask."""
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (width // 2, height // 3, width // 2 + 16, height // 3 + 16))
+    return {"image": [mask.convert("RGB")], "mask": [mask]}
+
+
+def saved(family: str, folder, processor=None):
+    model = FAMILIES[family].tiny()
+    model.save_pretrained(folder)
+    (processor or PROCESSORS[family]).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_predictions_are_those_of_the_pipeline(family, tmp_path):
+    name = saved(family, tmp_path)
+    model = load_model(name)
+    assert resolve_preset(None, name) == "model"
+    processor = load_processor(name, "model", model)
+    assert type(processor) is type(PROCESSORS[family])
+    assert processor.to_dict() == PROCESSORS[family].to_dict()
+    classify = pipeline_of("image-classification", model=name, top_k=4, function_to_apply="softmax")
+    batch = eval_transform(processor)({"image": images()})
+    with torch.no_grad():
+        found = model(torch.stack(batch["pixel_values"])).logits.softmax(1)
+    for scores, expected in zip(found, classify([image.convert("RGB") for image in images()]), strict=True):
+        expected = {entry["label"]: entry["score"] for entry in expected}
+        ordered = [expected[model.config.id2label[index]] for index in range(4)]
+        torch.testing.assert_close(scores, torch.tensor(ordered), atol=1e-5, rtol=1e-4)
+    paper = eval_transform(load_processor(name, "paper", model))({"image": images()})
+    assert any(not torch.equal(*pair) for pair in zip(paper["pixel_values"], batch["pixel_values"], strict=True))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (40, 72)])
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_masks_follow_the_images(family, size):
+    processor = PROCESSORS[family]
+    for make in (
+        eval_transform(processor),
+        train_transform(processor, None, squash_resample(processor)),
+        segmentation_transform(processor, squash_resample(processor)),
+    ):
+        for seed in range(4):
+            torch.manual_seed(seed)
+            batch = make(square_row(*size))
+            image = denormalize(batch["pixel_values"][0][None], processor)[0, :1]
+            mask = batch["mask"][0]
+            assert image.shape == mask.shape == (1, IMAGE_SIZE, IMAGE_SIZE) and 0 < mask.mean() < 1
+            # Edges differ by the antialiasing of images, so a shift by a pixel would differ far more.
+            assert (image - mask).abs().mean() < 0.012
+            assert ((image > 0.5) != (mask > 0.5)).float().mean() < 0.02
+
+
+def test_masks_follow_a_crop_without_a_resize():
+    processor = ViTImageProcessor(do_resize=False, do_center_crop=True, crop_size=CROP)
+    batch = eval_transform(processor)(square_row(64, 48))
+    torch.testing.assert_close((batch["pixel_values"][0][:1] + 1) / 2, batch["mask"][0])
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+@pytest.mark.parametrize("name", RANGES)
+def test_training_has_the_range_of_the_evaluation(name, family):
+    processor = type(PROCESSORS[family]).from_dict(PROCESSORS[family].to_dict() | RANGES[name])
+    rows = {"image": [Image.new("RGB", (50, 40), (255, 0, 51))], "mask": [Image.new("L", (50, 40), 255)]}
+    expected = eval_transform(processor)(rows)["pixel_values"][0]
+    for transform in (train_transform(processor), segmentation_transform(processor)):
+        found = transform(rows)["pixel_values"][0]
+        assert found.dtype == expected.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    colours = denormalize(expected[None], processor)[0, :, 0, 0]
+    torch.testing.assert_close(colours, torch.tensor([1, 0, 0.2]), atol=1e-6, rtol=1e-5)
+
+
+def test_training_has_the_interpolation_of_the_processor():
+    """Of the whole image, squashed without a crop that could differ."""
+    images_ = {"image": images()[:1], "mask": [Image.new("L", images()[0].size, 255)], "row_index": [0]}
+    found = {}
+    for resample in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
+        processor = BeitImageProcessor(size=CROP, resample=resample)
+        assert squash_resample(processor) == resample
+        crop = train_transform(processor, lambda row: (0, row), squash_resample(processor))(images_)["pixel_values"][0]
+        squashed = processor(images_["image"], size={"height": 37, "width": 37}, return_tensors="pt")["pixel_values"][
+            0
+        ]
+        windows = [squashed[:, top : top + 32, left : left + 32] for top in range(6) for left in range(6)]
+        both = [flipped for window in windows for flipped in (window, window.flip(2))]
+        assert any(torch.allclose(crop, window, atol=1e-6) for window in both)
+        found[resample] = crop
+    assert not torch.allclose(*found.values(), atol=0.1)
+    for preset in ("paper", "native"):  # as released
+        assert squash_resample(make_image_processor(preset, 32, ViTImageProcessor())) == Image.Resampling.BILINEAR
+
+
+@pytest.mark.parametrize("family", PROCESSORS)
+def test_image_size_scales_the_processor(family, tmp_path):
+    name = saved(family, tmp_path)
+    processor = load_processor(name, "model", load_model(name), 64)
+    assert input_size(processor) == (64, 64) and type(processor) is type(PROCESSORS[family])
+    assert set(filter(None, dict(processor.size).values())) == {64 if family in ("ViT", "BEiT") else 72}
+    assert list(processor.image_mean) == list(PROCESSORS[family].image_mean)
+
+
+def test_presets_are_known_by_their_settings():
+    for preset in ("paper", "native"):
+        assert preset_of(make_image_processor(preset, 48, ViTImageProcessor(**STATISTICS))) == preset
+    for processor in PROCESSORS.values():
+        assert preset_of(processor) == "model"
+    paper = make_image_processor("paper", 48)
+    for setting in ({"do_normalize": False}, {"rescale_factor": 1 / 127.5}, {"do_resize": False}):
+        assert preset_of(ViTImageProcessor.from_dict(paper.to_dict() | setting)) == "model"
+
+
+def test_a_model_without_a_processor(tmp_path):
+    tiny_vit().save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"has no image processor, which the preset `model` takes: .*`--preset paper`"):
+        load_processor(str(tmp_path), "model", tiny_vit())
+    assert load_processor(str(tmp_path), "paper", tiny_vit()).crop_size["height"] == IMAGE_SIZE
+    failed = call("evaluate", "--model", tmp_path, "--dataset", masked_folder(tmp_path / "data"))
+    assert "give `--preset paper`" in failed.error
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [BitImageProcessor(size={"shortest_edge": 36}, do_center_crop=False), ViTImageProcessor(do_resize=False)],
+)
+def test_processors_whose_images_differ_in_size(processor):
+    for make in (train_transform, segmentation_transform):
+        with pytest.raises(ValueError, match=r"has no centre crop, and no resize to a height and width"):
+            make(processor)
+    with pytest.raises(ValueError, match=r"no centre crop"):
+        eval_transform(processor)(square_row(64, 48))
+    assert (
+        len(eval_transform(processor)({"image": images()[2:3]})["pixel_values"]) == 1
+    )  # there are no masks to follow
+
+
+@pytest.mark.parametrize("mode", ["center", "squash"])
+def test_timm_states_its_own_preprocessing(mode):
+    stated = {
+        "crop_pct": 0.9,
+        "crop_mode": mode,
+        "interpolation": "bicubic",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [1, 2, 3],
+    }
+    processor = own_processor({"architecture": "x", "pretrained_cfg": stated}, 224)
+    assert input_size(processor) == (224, 224) and processor.resample == Image.Resampling.BICUBIC
+    assert set(filter(None, dict(processor.size).values())) == {248}
+    assert bool(processor.size["shortest_edge"]) == (mode == "center")
+    assert list(processor.image_mean) == [0.1, 0.2, 0.3] and list(processor.image_std) == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"does not state crop_pct, .*`--preset paper` or `native`"):
+        own_processor({key: value for key, value in stated.items() if key != "crop_pct"}, 224)
+    with pytest.raises(ValueError, match=r"has the `crop_mode` border"):
+        own_processor(stated | {"crop_mode": "border"}, 224)
+
+
+def test_the_papers_preset_needs_no_statistics_of_timm(tmp_path):
+    """It has its own. `native` takes those of the model, and says what lacks."""
+    config = {"architecture": "vit_tiny_patch16_224", "num_classes": 5, "pretrained_cfg": {"input_size": [3, 32, 32]}}
+    folder = str(saved_in(tmp_path / "timm", tiny(), config))
+    model = load_model(folder)
+    assert tuple(load_processor(folder, "paper", model).image_mean) == (0.5, 0.5, 0.5)
+    with pytest.raises(ValueError, match="Nothing states mean and standard deviation"):
+        load_processor(folder, "native", model)
+
+
+def test_the_rule_of_the_default(tmp_path):
+    own = str(save_pretrained(tiny_vit(), tmp_path / "own"))
+    run = save_pretrained(tiny_vit(), tmp_path / "run")
+    assert resolve_preset(None, "vit-b") == resolve_preset(None, "emoji-shift") == "paper"
+    assert resolve_preset(None, "facebook/deit-base-patch16-224", own) == "paper"
+    assert resolve_preset(None, own) == resolve_preset(None, own, str(run)) == "model"
+    assert resolve_preset(None, own, paper_model="ViT-B") == "paper"
+    for recorded, expected in (("native", "native"), ("paper", "paper"), ("model", "model"), ("own", "model")):
+        (run / "run.json").write_text(json.dumps({"preset": recorded}))
+        assert resolve_preset(None, own, str(run)) == resolve_preset(None, str(run)) == expected
+        assert resolve_preset("paper", own, str(run)) == "paper"
+    assert resolve_preset(None, "vit-b", str(run)) == "model"
+
+
+def test_the_record_of_a_run_on_the_hub(hub, tmp_path):
+    run = save_pretrained(tiny_vit(), tmp_path / "run")
+    hub.add("models", "user/own", run)
+    (run / "run.json").write_text(json.dumps({"preset": "native", "finetuned_from": "a/b", "base_model": "a/b"}))
+    hub.add("models", "user/run", run)
+    assert resolve_preset(None, "user/own") == "model"
+    assert resolve_preset(None, "user/own", "user/run") == resolve_preset(None, "user/run") == "native"
+
+
+def test_protocols_of_a_finetuned_model(tmp_path):
+    for record, expected in (
+        ({"base_model": "google/vit-base-patch16-224", "preset": "paper"}, ["paper", "native"]),
+        ({"base_model": "google/vit-base-patch16-224", "preset": "model"}, ["model"]),
+        (
+            {
+                "base_model": "facebook/dinov2-small",
+                "finetuned_from": "emoji-shift",
+                "registered": None,
+                "preset": "paper",
+            },
+            ["paper"],
+        ),
+        (
+            {"base_model": "facebook/dinov2-small", "finetuned_from": "emoji-shift", "preset": "paper"},
+            ["paper", "native"],
+        ),
+        ({"base_model": "someone/else", "preset": "paper"}, ["paper"]),
+        ({"base_model": None, "preset": "model"}, ["model"]),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        assert _protocols(EvaluateOptions(model=str(tmp_path))) == expected
+        assert _protocols(EvaluateOptions(model=str(tmp_path), protocols=["native"])) == ["native"]
+    assert _protocols(EvaluateOptions()) == _protocols(EvaluateOptions(model="vit-b")) == ["paper", "native"]
+
+
+def test_protocols_of_a_sweep(tmp_path):
+    """Registered models are measured as the figures are published, and others as they are trained."""
+    for options, expected in (
+        ({}, "paper"),
+        ({"model": "vit-b", "preset": "native"}, "paper"),
+        ({"model": "vit-b", "preset": "model"}, "paper"),
+        ({"model": str(tmp_path)}, "model"),
+        ({"model": str(tmp_path), "preset": "native"}, "native"),
+    ):
+        assert protocol_of(Point("name", "", "", "", {}, {}, options, [])) == expected
+
+
+def test_the_page_takes_the_processor_of_the_models(tmp_path):
+    name = saved("DeiT", tmp_path)
+    session = open_pair(name, name, None)
+    assert session.preset == "model" and session.sides["after"].processor.to_dict() == PROCESSORS["DeiT"].to_dict()
+    assert open_pair(name, name, "paper").preset == "paper"
+
+
+def test_a_trainer_takes_the_processor_of_its_model(tmp_path):
+    """By name and in memory. What is trained on and what is measured on have one range."""
+    processor = ViTImageProcessor(size=CROP, do_normalize=False)
+    name = saved("ViT", tmp_path / "model", processor)
+    for model in (name, load_model(name)):
+        trainer = RobustViTTrainer(model, tiny_config(tmp_path / "run"), masked_dataset(4), masked_dataset(4))
+        assert trainer.processing_class.to_dict() == processor.to_dict()
+        for rows in (trainer.train_dataset, trainer.eval_dataset):
+            pixel_values = torch.stack([row["pixel_values"] for row in rows])
+            assert 0 <= pixel_values.min() < 0.1 and 0.9 < pixel_values.max() <= 1
+    in_memory = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / "run"), tensor_rows(4)).processing_class
+    assert in_memory.to_dict() == make_image_processor("paper", IMAGE_SIZE).to_dict()
+
+
+@pytest.mark.parametrize("family", ["DeiT", "BEiT"])
+def test_a_run_keeps_what_it_was_trained_with(family, tmp_path):
+    """`train` takes the processor of the model, and `evaluate` and `segment` that of the run, without an option."""
+    processor = type(PROCESSORS[family]).from_dict(PROCESSORS[family].to_dict() | {"rescale_factor": 1 / 127.5})
+    name, data, run = saved(family, tmp_path / "model", processor), masked_folder(tmp_path / "data"), tmp_path / "run"
+    succeed(
+        "train", "--model", name, "--dataset", data, "--output_dir", run, "--num_train_epochs", 1, "--use_cpu",
+        "--report_to", "none", "--learning_rate", 0, "--relevance_strip_steps", 0,
+    )  # fmt: skip
+    assert AutoImageProcessor.from_pretrained(run).to_dict() == processor.to_dict()
+    record, trained = (json.loads((run / file).read_text()) for file in ("run.json", "results.json"))
+    assert record["preset"] == trained["settings"]["model"]["preset"] == "model"
+    assert "values from 0 to 2" in record["preprocessing"]
+    classify = pipeline_of("image-classification", model=name, top_k=1)
+    rows = masked_dataset(8, seed=1)
+    right = [
+        classify(image)[0]["label"] == f"LABEL_{label}"
+        for image, label in zip(rows["image"], rows["label"], strict=True)
+    ]
+    assert trained["rows"][0]["top1_before"] == pytest.approx(np.mean(right))
+    options = {"model": name, "compare": str(run), "dataset": str(data)}
+    evaluate(EvaluateOptions(**options, output_dir=tmp_path / "evaluation"))
+    found = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert list(found["protocols"]) == ["model"] == found["settings"]["protocols"]
+    assert found["protocols"]["model"]["rows"][0]["top1_after"] == pytest.approx(np.mean(right))
+    segment(SegmentOptions(**options, methods=["gae"], output_dir=tmp_path / "segmentation"))
+    assert json.loads((tmp_path / "segmentation" / "results.json").read_text())["settings"]["preset"] == "model"
+
+
+def test_a_conversion_keeps_what_timm_states(tmp_path):
+    """But a registered model, and weights that state nothing, get the paper's."""
+    stated = HUB_CONFIG["pretrained_cfg"] | {"crop_pct": 0.9, "interpolation": "bicubic"}
+    paper = stated | {"tag": "augreg_in21k_ft_in1k"}
+    for name, config, preset in (
+        ("own", HUB_CONFIG | {"pretrained_cfg": stated}, "model"),
+        ("bare", HUB_CONFIG, "paper"),
+        (
+            "augreg",
+            HUB_CONFIG | {"architecture": "vit_base_patch16_224", "pretrained_cfg": paper, "num_classes": 1000},
+            "paper",
+        ),
+    ):
+        model = tiny(num_classes=config["num_classes"])
+        source, converted = saved_in(tmp_path / name, model, config), tmp_path / f"{name}-converted"
+        succeed("convert", source, "--output_dir", converted)
+        processor = load_processor(str(converted), "model", load_model(str(converted)))
+        assert processor.size["shortest_edge"] == (35 if preset == "model" else 37)
+        assert list(processor.image_mean) == (stated["mean"] if preset == "model" else [0.5] * 3)
+        if preset == "model":
+            assert processor.to_dict() == load_processor(str(source), "model", load_model(str(source))).to_dict()
+
+
+def test_an_adapter_has_the_processor_of_its_base(tmp_path):
+    base = save_pretrained(tiny_vit(), tmp_path / "base")
+    add_lora(tiny_vit(), 2, str(base)).save_pretrained(tmp_path / "adapter")
+    found = load_processor(str(tmp_path / "adapter"), "model", load_model(str(tmp_path / "adapter")))
+    assert found.to_dict() == AutoImageProcessor.from_pretrained(base).to_dict()

@@ -1,0 +1,270 @@
+"""timm's weights in models of transformers: logits equal timm's, and what cannot be converted is refused by name."""
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import checkpoint_filter_fn
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    ViTForImageClassification,
+)
+
+from robust_vit_hf.data.imagenet_classes import class_names
+from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
+
+from ..helpers.timm_models import HUB_CONFIG, assert_same_logits, assert_same_weights, images, timm_model, tiny
+from ..helpers.tiny import tiny_vit
+
+
+VITS = [
+    *("vit_tiny_patch16_224", "vit_tiny_patch16_384"),
+    *("vit_small_patch8_224", "vit_small_patch16_224", "vit_small_patch16_384"),
+    *("vit_small_patch32_224", "vit_small_patch32_384"),
+    *("vit_base_patch16_224", "vit_base_patch32_224", "vit_base_patch32_384"),
+    "vit_base_patch16_224_miil",  # query, key and value have no bias
+]
+DEITS = [
+    *("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"),
+    *("deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224", "deit_base_distilled_patch16_224"),
+]
+LARGE = [
+    *("vit_base_patch8_224", "vit_base_patch16_384", "deit_base_patch16_384", "deit_base_distilled_patch16_384"),
+    *("vit_large_patch32_224", "vit_large_patch32_384"),
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(*VITS, *DEITS, pytest.param("vit_large_patch16_224", marks=pytest.mark.slow)),
+        *(pytest.param(name, marks=pytest.mark.release) for name in LARGE),
+    ],
+)
+def test_logits_of_every_variant(name):
+    model = timm_model(name, num_classes=1000)
+    converted = timm_to_hf(model.state_dict())
+    size = int(name.removesuffix("_miil").rpartition("_")[2])
+    expected = DeiTForImageClassificationWithTeacher if "distilled" in name else ViTForImageClassification
+    assert type(converted) is expected and not converted.training
+    config = converted.config
+    assert (config.image_size, config.num_labels, config.layer_norm_eps, config.hidden_act) == (
+        size,
+        1000,
+        1e-6,
+        "gelu",
+    )
+    assert config.num_attention_heads == model.blocks[0].attn.num_heads
+    assert config.qkv_bias == (not name.endswith("miil"))
+    assert all(parameter.requires_grad for parameter in converted.parameters())
+    assert_same_logits(model, converted, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "num_heads"),
+    [
+        ("vit_tiny_patch16_224", {"img_size": 192, "num_classes": 3}, None),
+        ("vit_tiny_patch16_224", {"img_size": 16, "num_classes": 2}, None),  # one patch
+        ("vit_tiny_patch16_224", {"img_size": 32, "num_classes": 21843, "in_chans": 1}, None),
+        ("vit_tiny_patch16_224", {"img_size": 42, "patch_size": 7, "qkv_bias": False, "num_classes": 1000}, None),
+        ("vit_tiny_patch16_224", {"img_size": 32, "embed_dim": 120, "depth": 2, "mlp_ratio": 2.5, "num_heads": 5}, 5),
+        ("deit_tiny_distilled_patch16_224", {"img_size": 48, "depth": 3, "num_classes": 7}, 3),
+    ],
+)
+def test_other_sizes(name, options, num_heads):
+    model = timm_model(name, **options)
+    converted = timm_to_hf(model.state_dict(), num_heads=num_heads)
+    assert converted.config.num_labels == model.num_classes
+    assert_same_logits(model, converted, options["img_size"], options.get("in_chans", 3), count=4)
+    assert_same_weights(hf_to_timm(converted), model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+@pytest.mark.parametrize("size", [96, 384])
+def test_another_resolution_as_timm_resamples(name, size):
+    source = timm_model(name, num_classes=11)
+    model = timm_model(name, num_classes=11, img_size=size)
+    model.load_state_dict(checkpoint_filter_fn(source.state_dict(), model))
+    converted = timm_to_hf(source.state_dict(), image_size=size)
+    assert converted.config.image_size == size
+    assert not torch.equal(model.pos_embed[:, :3], source.pos_embed[:, :3])
+    assert_same_weights(hf_to_timm(converted), model.state_dict())
+    assert_same_logits(model, converted, size)
+    half = {name: tensor.half() for name, tensor in source.state_dict().items()}
+    model = model.half()
+    model.load_state_dict(checkpoint_filter_fn(half, model))
+    assert_same_weights(hf_to_timm(timm_to_hf(half, image_size=size)), model.state_dict())
+
+
+def test_the_epsilon_of_the_norms():
+    model = tiny()
+    with torch.no_grad():  # a variance about as large as the epsilon
+        for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
+            model.get_parameter(name).mul_(1e-3)
+    converted = timm_to_hf(model.state_dict())
+    assert_same_logits(model, converted, 32)
+    converted.vit.layers[0].layernorm_before.eps = 1e-12
+    with torch.no_grad():
+        assert (converted(images(32)).logits - model(images(32))).abs().max() > 1e-2
+
+
+def test_weights_are_copied():
+    weights = tiny().state_dict()
+    converted = timm_to_hf(weights)
+    back = hf_to_timm(converted)
+    with torch.no_grad():
+        for parameter in converted.parameters():
+            parameter.zero_()
+    assert all(tensor.abs().sum() > 0 for tensor in [*weights.values(), *back.values()])
+
+
+def test_names_of_classes():
+    config = timm_to_hf(tiny(num_classes=1000).state_dict()).config
+    names = [config.id2label[index] for index in range(1000)]
+    assert names[0] == "tench" and names[134] == "crane (n02012849)" and names[517] == "crane (n03126707)"
+    assert [name.split(" (")[0] for name in names] == list(class_names())
+    assert config.label2id == {name: index for index, name in enumerate(names)} and len(config.label2id) == 1000
+    config = timm_to_hf(tiny().state_dict()).config
+    assert config.id2label == {index: f"LABEL_{index}" for index in range(5)}
+    config = timm_to_hf(tiny().state_dict(), HUB_CONFIG | {"label_names": list("abcde")}).config
+    assert config.id2label == dict(enumerate("abcde"))
+
+
+# -- Weights that are refused -----------------------------------------------------------------------------------------
+
+
+def test_missing_unexpected_and_misshapen_names_in_one_error():
+    weights = tiny().state_dict()
+    for index in range(6):
+        del weights[f"blocks.{index}.norm2.bias"]
+    weights["extra"] = torch.zeros(1)
+    weights["norm.weight"] = torch.zeros(3)
+    weights["blocks.1.attn.qkv.weight"] = torch.zeros(192, 192)
+    with pytest.raises(ValueError) as error:
+        timm_to_hf(weights)
+    message = str(error.value)
+    assert "6 missing (`blocks.0.norm2.bias`, `blocks.1.norm2.bias`, `blocks.2.norm2.bias`, " in message
+    assert "`blocks.3.norm2.bias`, …)" in message
+    assert "1 unexpected (`extra`)" in message
+    assert "2 of another shape or type (`blocks.1.attn.qkv.weight: (192, 192), expected (576, 192)`, " in message
+    assert "`norm.weight: (3,), expected (192,)`)" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("head.bias", torch.zeros(5, dtype=torch.float16), r"1 of another shape or type \(`head.bias: torch.float16"),
+        ("head.weight", torch.zeros(5, 192, dtype=torch.int8), r"152 of another shape or type"),
+        ("pos_embed", torch.zeros(1, 7, 192), r"`pos_embed: \(1, 7, 192\), expected \(1, 1 \+ a square number"),
+        ("pos_embed", torch.zeros(1, 1, 192), r"`pos_embed: \(1, 1, 192\), expected"),
+        ("pos_embed", torch.zeros(5, 192), r"`pos_embed: \(5, 192\), expected 3 dimensions`"),
+        (
+            "patch_embed.proj.weight",
+            torch.zeros(192, 3, 16, 8),
+            r"`patch_embed.proj.weight: \(192, 3, 16, 8\), expected",
+        ),
+        ("patch_embed.proj.weight", torch.zeros(192, 768), r"expected 4 dimensions`"),
+    ],
+)
+def test_weight_that_does_not_fit(name, tensor, message):
+    with pytest.raises(ValueError, match=message):
+        timm_to_hf(tiny().state_dict() | {name: tensor})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("deit3_small_patch16_224", {}, "24 unexpected .*no layer scale"),
+        ("vit_small_patch14_dinov2", {}, "facebook/dinov2-base-imagenet1k-1-layer.*A backbone without a classifier"),
+        ("vit_base_patch16_224", {"global_pool": "avg"}, r"`fc_norm.bias`.*The head reads the mean of the patches"),
+        ("vit_base_patch16_gap_224", {}, "1 missing .`cls_token`.*the head reads a mean of the patches"),
+        ("vit_base_patch16_clip_224", {}, "no norm before the first block .CLIP."),
+        ("vit_base_patch16_224", {"num_classes": 0}, "2 missing .`head.bias`, `head.weight`.*without a classifier"),
+        ("vit_base_patch16_224", {"reg_tokens": 4}, "1 unexpected .`reg_token`"),
+        ("vit_base_patch16_224", {"qk_norm": True}, "48 unexpected .*`blocks.0.attn.k_norm.weight`"),
+        (
+            "deit_base_distilled_patch16_224",
+            {"num_classes": 0},
+            "4 missing .*`head_dist.weight`.*without a classifier",
+        ),
+        ("flexivit_small", {}, r"`pos_embed: \(1, 225, 384\), expected \(1, 1 \+ a square number of patches, 384\)`"),
+        ("swin_tiny_patch4_window7_224", {}, "Swin, ConvNeXt, ResNet and the like are not plain ViTs"),
+        ("convnext_tiny", {}, "Swin, ConvNeXt, ResNet and the like are not plain ViTs"),
+        ("resnet18", {}, "Swin, ConvNeXt, ResNet and the like are not plain ViTs"),
+    ],
+)
+def test_other_architectures(name, options, message):
+    with torch.device("meta"):
+        weights = timm.create_model(name, **options).state_dict()
+    with pytest.raises(ValueError, match=message):
+        timm_to_hf(weights)
+
+
+def test_hints_for_old_and_converted_weights():
+    weights = tiny().state_dict() | {"pre_logits.fc.weight": torch.zeros(192, 192)}
+    with pytest.raises(ValueError, match=r"no layer between norm and head \(`pre_logits`\)"):
+        timm_to_hf(weights)
+    with pytest.raises(ValueError, match="The names are those of transformers: there is nothing to convert"):
+        timm_to_hf(tiny_vit().state_dict())
+    with pytest.raises(ValueError, match="19 missing"):
+        timm_to_hf({})
+
+
+def test_number_of_heads():
+    # Hidden size 768 with 8 layers and MLP size 2304 had 8 heads, not 12.
+    with torch.device("meta"):
+        weights = timm.create_model("vit_base_patch16_224", depth=8, num_heads=8, mlp_ratio=3).state_dict()
+    with pytest.raises(ValueError, match=r"hidden size 768 with 8 layers and MLP size 2304 .*`--num_heads`"):
+        timm_to_hf(weights)
+    for wrong in (0, 7, -8):
+        with pytest.raises(ValueError, match=f"{wrong} heads do not divide the hidden size of the weights, 768"):
+            timm_to_hf(weights, num_heads=wrong)
+    assert timm_to_hf(weights, num_heads=8).config.num_attention_heads == 8
+    config = {"architecture": "vit_base_patch16_224", "model_args": {"num_heads": 16}}
+    assert timm_to_hf(weights, config).config.num_attention_heads == 16
+    with torch.device("meta"):
+        weights = timm.create_model("vit_huge_patch14_224", num_classes=10).state_dict()
+    assert timm_to_hf(weights).config.num_attention_heads == 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"global_pool": "avg"}, "sets `global_pool` to `avg`"),
+        ({"model_args": {"act_layer": "quick_gelu"}}, "sets `act_layer` to `quick_gelu`"),
+        ({"model_args": {"img_size": 32, "global_pool": "max"}}, "sets `global_pool` to `max`"),
+    ],
+)
+def test_what_only_the_configuration_shows(settings, message):
+    """The names and shapes of these weights are those of a plain ViT."""
+    with pytest.raises(ValueError, match=message):
+        timm_to_hf(tiny().state_dict(), HUB_CONFIG | settings)
+    timm_to_hf(tiny().state_dict(), HUB_CONFIG | {"model_args": {"img_size": 32, "drop_path_rate": 0.1}})
+
+
+@pytest.mark.parametrize("size", [0, 8, 40, -32])
+def test_image_size_that_is_no_multiple_of_the_patch(size):
+    with pytest.raises(ValueError, match=f"The image size {size} is not a multiple of the patch size, 16"):
+        timm_to_hf(tiny().state_dict(), image_size=size)
+
+
+def test_models_of_transformers_that_timm_has_not():
+    beit = BeitConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=48, image_size=32, patch_size=8
+    )
+    with pytest.raises(ValueError, match="`BeitForImageClassification` cannot be converted to timm"):
+        hf_to_timm(BeitForImageClassification(beit))
+    with pytest.raises(ValueError, match="`hidden_act` is `relu`, expected `gelu`"):
+        hf_to_timm(tiny_vit(hidden_act="relu"))
+    model = tiny_vit()
+    model.add_module("adapter", torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"2 unexpected \(`adapter.bias`, `adapter.weight`\)"):
+        hf_to_timm(model)
+
+
+def test_another_epsilon_gets_a_warning(caplog):
+    hf_to_timm(tiny_vit(layer_norm_eps=1e-6))
+    assert not caplog.text
+    hf_to_timm(tiny_vit(layer_norm_eps=1e-12))
+    assert "`layer_norm_eps` is 1e-12 and in timm 1e-06" in caplog.text

@@ -1,0 +1,252 @@
+"""Every supported architecture: the tokens that its head reads, its map, its gradients, and its finetuning; and what is refused.
+`python -m tests.helpers.supported` writes the table of docs/architectures.md from these tests."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForImageClassification,
+    CLIPConfig,
+    CLIPForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    Data2VecVisionConfig,
+    Data2VecVisionForImageClassification,
+    DINOv3ViTModel,
+    HieraConfig,
+    HieraForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+)
+
+from robust_vit_hf import DINOv3ViTForImageClassification, RobustViTTrainer, relevance_map
+from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
+
+from ..helpers import reference, supported
+from ..helpers.families import FAMILIES, NUM_PATCHES, SIZES, resolution
+from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
+
+
+every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+
+def images(count=2, height=32, width=32):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def final_norm(model):
+    """The last module over all tokens. CLIP normalises the CLS token alone."""
+    if model.config.model_type == "clip_vision_model":
+        return model.base_model.encoder.layers[-1]
+    return getattr(model.base_model, "layernorm", None) or model.base_model.norm
+
+
+@every_family
+def test_head_reads(family):
+    """The logits have a gradient in the tokens that the map starts from, and in no other."""
+    model, leaves = family.tiny(), []
+
+    def cut(module, args, output):
+        leaves.append(output.detach().requires_grad_())
+        return leaves[0]
+
+    final_norm(model).register_forward_hook(cut)
+    logits = model(images()).logits
+    (gradient,) = torch.autograd.grad(logits.square().sum(), leaves)
+    assert gradient.shape[1] == len(family.prefix) + NUM_PATCHES
+    assert (gradient.abs().amax(dim=(0, 2)) > 0).tolist() == (family.read() > 0).tolist()
+
+
+@every_family
+@pytest.mark.parametrize("height, width", [(32, 32), (32, 48)])
+def test_map(family, height, width):
+    """The map and the logits, by the attentions that transformers returns and an independent slow reference."""
+    model, pixel_values, target = family.tiny(), images(2, height, width), torch.tensor([0, 2])
+    kwargs = resolution(model) if height != width else {}
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    expected = eager(pixel_values, output_attentions=True, **kwargs)
+    score = expected.logits.gather(1, target.unsqueeze(1)).sum()
+    gradients = torch.autograd.grad(score, expected.attentions)
+    output = relevance_map(model, pixel_values, target)
+    torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    num_patches = height * width // 64
+    read = torch.tensor(family.read())
+    read = torch.cat([read[: len(family.prefix)], torch.full((num_patches,), family.patches / num_patches)]).numpy()
+    for index in range(2):
+        slow = reference.relevance_map(
+            [attention[index].detach().numpy() for attention in expected.attentions],
+            [gradient[index].numpy() for gradient in gradients],
+            (height // 8, width // 8),
+            (height, width),
+            read,
+        )
+        torch.testing.assert_close(output.relevance[index, 0], torch.from_numpy(slow).float(), atol=1e-4, rtol=1e-4)
+
+
+@every_family
+def test_gradient(family):
+    """Gradient of a loss on the map in every weight, against the whole matrix R over the returned attentions."""
+    model, eager, pixel_values = family.tiny(), family.tiny(), images()
+    relevance_map(model, pixel_values, 1).relevance.square().mean().backward()
+
+    eager.set_attn_implementation("eager")
+    output = eager(pixel_values, output_attentions=True)
+    gradients = torch.autograd.grad(output.logits[:, 1].sum(), output.attentions, retain_graph=True)
+    matrix = torch.eye(output.attentions[0].shape[-1])
+    for attention, gradient in zip(output.attentions, gradients, strict=True):
+        matrix = matrix + (attention * gradient).relu().mean(dim=1) @ matrix
+    row = torch.tensor(family.read()).float() @ matrix
+    grid = row[:, -NUM_PATCHES:].reshape(2, 1, 4, 4)
+    grid = torch.nn.functional.interpolate(grid, (32, 32), mode="bilinear")
+    low, high = grid.amin(dim=(1, 2, 3), keepdim=True), grid.amax(dim=(1, 2, 3), keepdim=True)
+    ((grid - low) / (high - low)).square().mean().backward()
+
+    moved = 0
+    for (name, parameter), other in zip(model.named_parameters(), eager.parameters(), strict=True):
+        assert (parameter.grad is None) == (other.grad is None), name
+        if other.grad is not None:
+            torch.testing.assert_close(parameter.grad, other.grad, atol=1e-6, rtol=1e-3, msg=lambda m, n=name: n + m)
+            moved += int(other.grad.abs().max() > 1e-5)
+    assert moved > 10
+
+
+@every_family
+def test_attribution_methods(family):
+    """Every attribution method gives a map that is not flat, and the model's own logits."""
+    model, pixel_values = family.tiny(), images()
+    with torch.no_grad():
+        expected = model(pixel_values).logits
+        for name, method in ATTRIBUTION_METHODS.items():
+            output = method(model, pixel_values, 1)
+            torch.testing.assert_close(output.logits, expected, atol=1e-5, rtol=1e-5)
+            assert output.relevance.amin(dim=(1, 2, 3)).tolist() == [0] * 2, name
+            torch.testing.assert_close(output.relevance.amax(dim=(1, 2, 3)), torch.ones(2))
+
+
+@every_family
+def test_training(family, tmp_path):
+    """Every weight moves, the loss falls, and what is saved gives the same logits when it is loaded."""
+    original, model = family.tiny(), family.tiny()
+    config = tiny_config(tmp_path, num_train_epochs=25, relevance_weight=1.0, confidence_weight=0.1)
+    trainer = RobustViTTrainer(model, config, tensor_rows(8))
+    trainer.train()
+    losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
+    for (name, before), after in zip(original.named_parameters(), model.parameters(), strict=True):
+        assert name.endswith("mask_token") or not torch.equal(before, after), name  # that is of pretraining alone
+    trainer.save_model()
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(loaded) is family.model_class
+    torch.testing.assert_close(loaded(images()).logits, model.eval()(images()).logits, atol=1e-5, rtol=1e-5)
+
+
+@every_family
+def test_lora(family, tmp_path):
+    """The adapter alone moves; saved, it gives the same logits on a fresh model, and merged as well."""
+    base = family.tiny()
+    model = get_peft_model(family.tiny(), LoraConfig(r=4, lora_alpha=16, target_modules="all-linear"))
+    frozen = {name: value.clone() for name, value in model.state_dict().items() if "lora_" not in name}
+    config = tiny_config(tmp_path, num_train_epochs=25, learning_rate=1e-2, confidence_weight=0.1)
+    trainer = RobustViTTrainer(model, config, tensor_rows(8))
+    trainer.train()
+    losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]
+    assert losses[-1] < 0.9 * losses[0]
+    for name, value in model.state_dict().items():
+        assert "lora_" in name or torch.equal(value, frozen[name]), name
+    trainer.save_model()
+    assert not (tmp_path / "model.safetensors").exists()
+    expected = model.eval()(pixel_values=images()).logits
+    adapted = PeftModel.from_pretrained(base, tmp_path).eval()
+    torch.testing.assert_close(adapted(pixel_values=images()).logits, expected)
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(merged(images()).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_dinov3_from_a_backbone(tmp_path):
+    """The weights of a backbone are taken, the head is new, and the automatic class finds both."""
+    DINOv3ViTModel(FAMILIES["DINOv3ViT"].tiny().config).save_pretrained(tmp_path)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=5)
+    assert type(model) is DINOv3ViTForImageClassification and model.classifier.weight.shape == (5, 48)
+    backbone = DINOv3ViTModel.from_pretrained(tmp_path)
+    for (name, ours), theirs in zip(model.dinov3_vit.named_parameters(), backbone.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    labels = torch.tensor([1, 3])
+    output = model(images(), labels=labels)
+    torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
+
+
+@pytest.mark.parametrize(
+    "model_class, config",
+    [
+        (
+            SwinForImageClassification,
+            SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4),
+        ),
+        (
+            HieraForImageClassification,
+            HieraConfig(
+                image_size=[32, 32],
+                embed_dim=12,
+                depths=[1, 1],
+                num_heads=[1, 1],
+                masked_unit_size=[4, 4],
+                num_query_pool=1,
+            ),
+        ),
+        (ConvNextForImageClassification, ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2)),
+    ],
+)
+def test_architectures_without_a_patch_grid(model_class, config):
+    with pytest.raises(
+        ValueError, match=f"`{model_class.__name__}` has no attention over one patch grid.*Supported are"
+    ):
+        relevance_map(model_class(config), images())
+
+
+def test_timm_wrapper():
+    config = TimmWrapperConfig.from_dict({"architecture": "vit_tiny_patch16_224", "num_classes": 4})
+    with pytest.raises(ValueError, match=r"Convert the weights.*robust-vit convert"):
+        relevance_map(TimmWrapperForImageClassification(config), images())
+
+
+def test_image_text_model():
+    vision = {key: value for key, value in SIZES.items() if key not in ("num_labels", "initializer_range")}
+    text = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
+    model = CLIPForImageClassification(CLIPConfig(text_config=text, vision_config=vision))
+    with pytest.raises(ValueError, match=r"`CLIPForImageClassification` has no `config.patch_size` of its own"):
+        relevance_map(model, images())
+
+
+def test_head_that_is_not_known(monkeypatch):
+    """A class of one's own is refused until it is said what its head reads."""
+    own = type("OwnForImageClassification", (type(tiny_vit()),), {})
+    model = own(tiny_vit().config).eval()
+    with pytest.raises(ValueError, match=r"Unknown classification head `OwnForImageClassification`"):
+        relevance_map(model, images())
+    from robust_vit_hf.relevance import architectures
+
+    monkeypatch.setitem(architectures.HEADS, "OwnForImageClassification", architectures.CLS)
+    relevance = relevance_map(model, images(), 1).relevance
+    theirs = tiny_vit()
+    theirs.load_state_dict(model.state_dict())
+    torch.testing.assert_close(relevance, relevance_map(theirs, images(), 1).relevance)
+
+
+def test_data2vec_needs_eager():
+    model = Data2VecVisionForImageClassification(Data2VecVisionConfig(**SIZES))
+    with pytest.raises(ValueError, match=r'cannot switch from `sdpa`.*attn_implementation="eager"'):
+        relevance_map(model, images())
+
+
+def test_the_table_in_the_documentation():
+    """It is what these tests give when all of them pass: no architecture or check is missing, or claimed too much."""
+    passed = {(check, name): {"passed"} for check in supported.CHECKS for name in FAMILIES}
+    assert supported.in_docs() == supported.table(passed)
+    assert all(callable(globals()[check]) for check in supported.CHECKS)
+    failed = passed | {("test_lora", "ViT"): {"passed", "failed"}}
+    assert supported.table(failed).count("✗") == 1 and supported.table({}).count("✓") == 0

@@ -1,0 +1,126 @@
+"""Maps in linear memory equal those of held attentions, with all gradients, on every supported architecture."""
+
+import pytest
+import torch
+
+from robust_vit_hf import RobustViTTrainer, relevance_map
+from robust_vit_hf.relevance import linear_memory
+from robust_vit_hf.relevance.architectures import VisionTransformer
+from robust_vit_hf.relevance.linear_memory import POSITION_BIASES, RowProduct, has_linear_memory
+from robust_vit_hf.training.config import CHECKPOINTING
+
+from ..helpers.families import FAMILIES
+from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Linear memory for any number of tokens, in chunks that do not divide it."""
+    monkeypatch.setattr(linear_memory, "MIN_TOKENS", 0)
+    monkeypatch.setattr(linear_memory, "CPU_CHUNK", 300)
+
+
+def images(count: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def map_and_gradients(model, **options) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    output = relevance_map(model, images(), 1, **options)
+    ((output.relevance - 0.3).square().mean() + output.logits.square().mean()).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return output.relevance.detach(), output.logits.detach(), gradients
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_both_paths_are_equal(name, training, monkeypatch):
+    family = FAMILIES[name]
+    held = map_and_gradients(family.tiny().train(training))
+    monkeypatch.setattr(linear_memory, "MIN_TOKENS", 0)
+    monkeypatch.setattr(linear_memory, "CPU_CHUNK", 300)
+    model = family.tiny().train(training)
+    assert has_linear_memory(VisionTransformer(model), 16, False) == (type(model).__name__ not in POSITION_BIASES)
+    linear = map_and_gradients(model)
+    for one, two in zip(held[:2], linear[:2], strict=True):
+        torch.testing.assert_close(two, one, atol=1e-5, rtol=1e-5)
+    assert held[2].keys() == linear[2].keys()
+    # Biases of keys have no gradient but for rounding, since the softmax does not depend on them.
+    scale = max(gradient.abs().max().item() for gradient in held[2].values())
+    for parameter, gradient in held[2].items():
+        torch.testing.assert_close(linear[2][parameter], gradient, atol=3e-6 * scale, rtol=1e-4)
+
+
+def test_gradcheck(monkeypatch):
+    """Of the rows, queries and keys, in float64 and chunks of 3 of 7 rows."""
+    monkeypatch.setattr(linear_memory, "CPU_CHUNK", 3 * 3 * 9)
+    generator = torch.Generator().manual_seed(0)
+    sizes = {
+        "row": (2, 7),
+        "query": (2, 3, 7, 4),
+        "key": (2, 3, 9, 4),
+        "value": (2, 3, 9, 4),
+        "gradient": (2, 3, 7, 4),
+    }
+    drawn = {name: torch.randn(*size, generator=generator, dtype=torch.float64) for name, size in sizes.items()}
+    for name in ("row", "query", "key"):
+        drawn[name].requires_grad_()
+    assert torch.autograd.gradcheck(lambda *inputs: RowProduct.apply(*inputs, 0.5), tuple(drawn.values()))
+
+
+def test_no_attention_matrix_is_held(always):
+    """Of all tensors that the graph saves, none has a number of tokens twice."""
+    model, sizes = tiny_vit(image_size=64), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: sizes.append(tensor.shape) or tensor, lambda x: x):
+        relevance_map(model, torch.randn(1, 3, 64, 64), 1).relevance.mean()
+    num_tokens = 65
+    assert sizes and not [size for size in sizes if list(size).count(num_tokens) > 1]
+
+
+def test_which_path(monkeypatch):
+    monkeypatch.setattr(linear_memory, "MIN_TOKENS", 16)
+    assert has_linear_memory(VisionTransformer(tiny_vit()), 16, False)
+    assert not has_linear_memory(VisionTransformer(tiny_vit()), 15, False)
+    assert not has_linear_memory(VisionTransformer(tiny_vit()), 16, True)  # second order
+    assert not has_linear_memory(VisionTransformer(tiny_vit(attention_probs_dropout_prob=0.1).train()), 16, False)
+    assert has_linear_memory(VisionTransformer(tiny_vit(attention_probs_dropout_prob=0.1)), 16, False)
+    eager = tiny_vit()
+    eager.set_attn_implementation("eager")
+    assert not has_linear_memory(VisionTransformer(eager), 16, False)
+
+
+def test_activation_checkpointing_needs_no_eager(tmp_path):
+    """By itself it takes the path for any number of tokens; losses and weights are those without it."""
+    trainers = []
+    for name, checkpointing in (("plain", False), ("checkpointed", True)):
+        config = tiny_config(tmp_path / name, **{CHECKPOINTING: checkpointing})
+        trainers.append(RobustViTTrainer(tiny_vit(), config, tensor_rows(8)))
+        trainers[-1].train()
+    losses = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in trainers]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 2
+    model = tiny_vit().train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    relevance_map(model, images(), 1).relevance.mean().backward()
+    assert model.vit.layers[0].attention.q_proj.weight.grad.abs().max() > 0
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(always, context):
+    model = tiny_vit()
+    expected = relevance_map(model, images(), 1)
+    with context():
+        output = relevance_map(model, images(), 1)
+    torch.testing.assert_close(output.relevance, expected.relevance)
+    assert not output.relevance.requires_grad
+
+
+def test_bf16_autocast(always):
+    model = tiny_vit(initializer_range=0.05)
+    expected = relevance_map(model, images(), 1).relevance
+    with torch.autocast("cpu", torch.bfloat16):
+        output = relevance_map(model, images(), 1)
+    assert output.relevance.dtype == torch.float32
+    assert 0 < (output.relevance - expected).abs().max() < 2e-2
+    output.relevance.square().mean().backward()
+    assert model.vit.layers[0].attention.q_proj.weight.grad.abs().max() > 0

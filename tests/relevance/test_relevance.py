@@ -1,0 +1,364 @@
+"""Relevance maps: hand-computed cases, an independent reference, and what must not matter or change."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from robust_vit_hf import relevance_map
+from robust_vit_hf.relevance import attention as reading
+from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
+from robust_vit_hf.relevance.relevance_map import average_heads, min_max, propagate_relevance, upsample
+
+from ..helpers import reference
+from ..helpers.families import FAMILIES
+from ..helpers.tiny import tiny_vit
+
+
+def images(count=3, height=32, width=32, seed=0):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def eager_attentions(model, pixel_values, target, **kwargs):
+    """Attentions and gradients by transformers' own output, one gradient call a layer as in the released code."""
+    model = copy.deepcopy(model)
+    model.set_attn_implementation("eager")
+    output = model(pixel_values, output_attentions=True, **kwargs)
+    score = output.logits.gather(1, target.unsqueeze(1)).sum()
+    gradients = [torch.autograd.grad(score, a, retain_graph=True)[0] for a in output.attentions]
+    return output.attentions, gradients, output.logits
+
+
+def test_two_tokens_by_hand():
+    attention = torch.tensor([[[[0.75, 0.25], [0.5, 0.5]]]])
+    gradient = torch.tensor([[[[-1.0, 2.0], [4.0, 1.0]]]])
+    # (∇A ⊙ A)⁺ = [[0, 0.5], [2, 0.5]]
+    averaged = average_heads(attention, gradient)
+    assert averaged.tolist() == [[[0.0, 0.5], [2.0, 0.5]]]
+    # R = (I + Ā)(I + Ā) with Ā² = [[1, 0.25], [1, 1.25]]; row 0 of I + 2Ā + Ā² = [2, 1.25]
+    row = propagate_relevance([attention] * 2, [gradient] * 2, torch.tensor([[1.0, 0.0]]))
+    assert row.tolist() == [[2.0, 1.25]]
+
+
+def test_mean_over_heads_by_hand():
+    attention = torch.tensor([[[[0.5, 0.5]] * 2, [[1.0, 0.0]] * 2]])
+    gradient = torch.tensor([[[[2.0, -2.0]] * 2, [[4.0, 4.0]] * 2]])
+    assert average_heads(attention, gradient)[0, 0].tolist() == [2.5, 0.0]
+
+
+def test_layers_are_not_exchangeable():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.rand(2, 1, 2, 5, 5, generator=generator).unbind(0)
+    ones = [torch.ones_like(first)] * 2
+    cls = torch.tensor([[1.0, 0, 0, 0, 0]])
+    ordered, swapped = (propagate_relevance(a, ones, cls) for a in ([first, second], [second, first]))
+    assert not torch.allclose(ordered, swapped)
+    full = reference.relevance_matrix([first[0].numpy(), second[0].numpy()], [o[0].numpy() for o in ones])
+    torch.testing.assert_close(ordered[0], torch.from_numpy(full[0]).float())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("height, width", [(32, 32), (32, 48)])
+def test_equals_the_reference(seed, height, width):
+    model, pixel_values, target = tiny_vit(seed), images(2, height, width, seed), torch.tensor([1, 3])
+    kwargs = {} if height == width else {"interpolate_pos_encoding": True}
+    attentions, gradients, logits = eager_attentions(model, pixel_values, target, **kwargs)
+    output = relevance_map(model, pixel_values, target)
+    torch.testing.assert_close(output.logits, logits)
+    for index in range(2):
+        expected = reference.relevance_map(
+            [a[index].detach().numpy() for a in attentions],
+            [g[index].numpy() for g in gradients],
+            (height // 8, width // 8),
+            (height, width),
+        )
+        torch.testing.assert_close(
+            output.relevance[index, 0], torch.from_numpy(expected).float(), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_from_a_layer_on_and_before_min_max():
+    model, pixel_values, target = tiny_vit(num_hidden_layers=3), images(1), torch.tensor([1])
+    attentions, gradients, _ = eager_attentions(model, pixel_values, target)
+    matrix = reference.relevance_matrix(
+        *([t[0].detach().numpy() for t in some[1:]] for some in (attentions, gradients))
+    )
+    expected = reference.upsample(matrix[0, 1:].reshape(4, 4), 32, 32)
+    relevance = relevance_map(model, pixel_values, target, start_layer=1, normalize=False).relevance
+    torch.testing.assert_close(relevance[0, 0], torch.from_numpy(expected).float(), atol=1e-6, rtol=1e-5)
+    for start_layer in (3, -1):
+        with pytest.raises(ValueError, match=f"Expected `start_layer` from 0 to 2, .* but got {start_layer}"):
+            relevance_map(model, pixel_values, start_layer=start_layer)
+
+
+@pytest.mark.parametrize("family", ["ViT", "DeiT", "ViTMSN", "Dinov2"])
+def test_work_spared_in_the_last_layer_changes_nothing(family, monkeypatch):
+    """Heads that read the CLS token alone: same map, logits and gradient of every parameter as without the shortcut."""
+    results = []
+    for heads in (reading.CLS_HEADS, ()):
+        monkeypatch.setattr(reading, "CLS_HEADS", heads)
+        model = FAMILIES[family].tiny()
+        output = relevance_map(model, images(), 1)
+        (output.relevance.square().mean() + output.logits.square().mean()).backward()
+        results.append([output.relevance, output.logits, *(parameter.grad for parameter in model.parameters())])
+    for spared, full in zip(*results, strict=True):
+        if full is None:
+            assert spared is None
+        else:
+            torch.testing.assert_close(spared, full, atol=1e-6, rtol=1e-4)
+
+
+def test_attention_with_probabilities():
+    query, key, value = torch.randn(3, 2, 3, 5, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
+    output, probabilities = reading.attention_with_probabilities(torch.nn.Module().eval(), query, key, value)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(output, expected.transpose(1, 2))
+    torch.testing.assert_close(probabilities @ value, expected)
+    torch.testing.assert_close(probabilities.sum(dim=-1), torch.ones(2, 3, 5))
+
+    bias = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    output, _ = reading.attention_with_probabilities(torch.nn.Module().eval(), query, key, value, bias)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    torch.testing.assert_close(output, expected.transpose(1, 2))
+
+
+def test_batch_equals_single_images():
+    model, pixel_values, target = tiny_vit(), images(4), torch.tensor([0, 1, 2, 3])
+    batch = relevance_map(model, pixel_values, target)
+    for index in range(4):
+        single = relevance_map(model, pixel_values[index : index + 1], target[index : index + 1])
+        torch.testing.assert_close(batch.relevance[index], single.relevance[0])
+        torch.testing.assert_close(batch.logits[index], single.logits[0])
+
+
+def test_targets():
+    model, pixel_values = tiny_vit(), images()
+    predicted = model(pixel_values).logits.argmax(dim=1)
+    maps = [relevance_map(model, pixel_values, t).relevance for t in (None, predicted)]
+    assert torch.equal(*maps)
+    assert torch.equal(
+        relevance_map(model, pixel_values, 2).relevance,
+        relevance_map(model, pixel_values, torch.full((3,), 2)).relevance,
+    )
+    assert not torch.equal(
+        relevance_map(model, pixel_values, 2).relevance, relevance_map(model, pixel_values, 1).relevance
+    )
+
+
+BAD_TARGETS = [
+    4,
+    -1,
+    True,
+    "cat",
+    float("nan"),
+    [0, 1],
+    [0, [1], 2],
+    torch.tensor([0, 1]),
+    torch.tensor([0.0, 1.0, 2.0]),
+]
+
+
+@pytest.mark.parametrize(
+    "target", [*BAD_TARGETS, torch.tensor([True, False, True]), torch.zeros(3, dtype=torch.complex64)]
+)
+def test_bad_targets(target):
+    with pytest.raises(ValueError, match="Expected `target`"):
+        relevance_map(tiny_vit(), images(), target)
+
+
+@pytest.mark.parametrize(
+    "pixel_values, message",
+    [
+        ([[[[0.0]]]], "Expected `pixel_values` to be a tensor, but got a list: take `processor"),
+        (images().numpy(), "Expected `pixel_values` to be a tensor, but got a ndarray"),
+        (images().byte(), "normalised as the model expects, but got torch.uint8: prepare images"),
+        (images() > 0, "but got torch.bool"),
+        (images(0), r"shape \(B, 3, H, W\) with one image or more, but got \(0, 3, 32, 32\)"),
+        (images(1, 32, 0), r"with one image or more, but got \(1, 3, 32, 0\)"),
+        (images()[:, :1], r"but got \(3, 1, 32, 32\)"),
+        (images()[0], r"but got \(3, 32, 32\)"),
+    ],
+)
+@pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
+def test_bad_images(method, pixel_values, message):
+    with pytest.raises(ValueError, match=message):
+        ATTRIBUTION_METHODS[method](tiny_vit(), pixel_values)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_pixel_that_is_not_finite_names_its_image(family, value):
+    pixel_values, model = images(), family.tiny()
+    pixel_values[1, 2, 31, 0] = value
+    for method in ATTRIBUTION_METHODS.values():
+        with pytest.raises(
+            ValueError, match=r"of the 3 images of the batch, counted from 0: 1\. Their `pixel_values`"
+        ):
+            method(model, pixel_values, 1)
+    output = relevance_map(model, pixel_values, 1, check_finite=False)
+    assert output.logits.isfinite().all(dim=1).tolist() == [True, False, True]
+
+
+def test_weights_that_are_not_finite():
+    model = tiny_vit()
+    with torch.no_grad():
+        model.classifier.bias[2] = math.nan
+    for target in (None, 1, 2):
+        with pytest.raises(ValueError, match=r"for 3 of the 3 images .*: 0, 1, 2\. Look at the model's weights"):
+            relevance_map(model, images(), target)
+
+
+def test_flat_map_is_zero_with_finite_gradients():
+    tokens = torch.full((2, 1, 4, 4), 0.3, requires_grad=True)
+    relevance = min_max(upsample(tokens, (32, 32)))
+    assert torch.equal(relevance, torch.zeros(2, 1, 32, 32))
+    relevance.square().sum().backward()
+    assert tokens.grad.isfinite().all()
+
+    model = tiny_vit()
+    torch.nn.init.zeros_(model.classifier.weight)  # no logit depends on any attention
+    assert torch.equal(relevance_map(model, images()).relevance, torch.zeros(3, 1, 32, 32))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_a_map_is_flat_by_its_own_scale(scale):
+    """The map of a confident model is small all over, and rounding of a large flat one is larger than such a map."""
+    tokens = torch.linspace(0.2, 0.9, 16).view(1, 1, 4, 4)
+    expected = min_max(upsample(tokens, (32, 32)))
+    assert expected.max() == 1
+    torch.testing.assert_close(min_max(upsample(tokens * scale, (32, 32))), expected)
+    flat = upsample(torch.full((1, 1, 3, 3), 0.3 * scale), (37, 41))
+    assert flat.amax() > flat.amin()  # by rounding
+    assert not min_max(flat).any()
+
+
+def test_first_and_second_order():
+    """By default the attention gradients are constants, so the head gets no gradient from the map."""
+    gradients = {}
+    for create_graph in (False, True):
+        model = tiny_vit()
+        relevance_map(model, images(), 1, create_graph=create_graph).relevance.square().mean().backward()
+        gradients[create_graph] = model
+    assert gradients[False].classifier.weight.grad is None
+    assert gradients[True].classifier.weight.grad.abs().max() > 0
+    query = [model.vit.layers[0].attention.q_proj.weight.grad for model in gradients.values()]
+    assert query[0].abs().max() > 0
+    assert not torch.allclose(*query)
+
+
+def test_second_order_by_finite_differences():
+    """The head moves the map only through the attention gradients. A step along the slope changes the loss by its norm."""
+    model, pixel_values = tiny_vit(seed=1).double(), images(1).double()
+    loss = relevance_map(model, pixel_values, 1, create_graph=True).relevance.square().mean()
+    (slope,) = torch.autograd.grad(loss, model.classifier.weight)
+    values = []
+    for step in (1e-3, -1e-3):
+        moved = copy.deepcopy(model)
+        with torch.no_grad():
+            moved.classifier.weight += step * slope / slope.norm()
+        values.append(relevance_map(moved, pixel_values, 1).relevance.double().square().mean().item())
+    assert (values[0] - values[1]) / 2e-3 == pytest.approx(slope.norm().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("training", [True, False])
+def test_nothing_about_the_model_is_left_changed(implementation, training):
+    model = tiny_vit().train(training)
+    model.set_attn_implementation(implementation)
+    hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    config = model.config.to_dict()
+
+    def check():
+        assert model.config._attn_implementation == implementation
+        assert model.training is training
+        assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+        assert hooks == {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        assert model.config.to_dict() == config
+
+    relevance_map(model, images())
+    check()
+    with pytest.raises(ValueError, match="divisible"):
+        relevance_map(model, images(1, 30, 32))
+    check()
+    with pytest.raises((RuntimeError, ValueError)):  # an error inside the forward pass: two channels
+        relevance_map(model, images()[:, :2])
+    check()
+
+
+def test_frozen_parameters():
+    model, frozen = tiny_vit(), tiny_vit().requires_grad_(False)
+    torch.testing.assert_close(
+        relevance_map(frozen, images(), 1).relevance, relevance_map(model, images(), 1).relevance
+    )
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(context):
+    model = tiny_vit()
+    expected = relevance_map(model, images(), 1)
+    assert expected.relevance.requires_grad and expected.logits.requires_grad
+    with context():
+        output = relevance_map(model, images(), 1)
+    assert not output.relevance.requires_grad and not output.logits.requires_grad
+    torch.testing.assert_close(output.relevance, expected.relevance)
+
+
+def test_bf16_autocast():
+    """Under autocast the returned attentions of a prepared model are copies; the map is within 2e-2 of fp32."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    model = tiny_vit(initializer_range=0.05)  # activations of ordinary size: bf16 keeps three digits
+    expected = relevance_map(model, images(), 1).relevance
+    AcceleratorState._reset_state(reset_partial_state=True)  # another test's Trainer may have left one
+    prepared = Accelerator(mixed_precision="bf16", cpu=True).prepare(copy.deepcopy(model))
+    output = relevance_map(prepared, images(), 1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert output.relevance.dtype == torch.float32
+    assert (output.relevance - expected).abs().max() < 2e-2
+    assert not torch.equal(output.relevance, expected)  # autocast was on
+    output.relevance.square().mean().backward()
+    assert prepared.vit.layers[0].attention.q_proj.weight.grad.abs().max() > 0
+
+
+def test_peft_model():
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_vit()
+    expected = relevance_map(model, images(), 1).relevance
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    torch.testing.assert_close(relevance_map(adapted, images(), 1).relevance, expected)
+
+
+def test_not_a_transformers_model():
+    with pytest.raises(ValueError, match="Expected a transformers model"):
+        relevance_map(torch.nn.Linear(3, 3), images())
+
+
+def test_data_parallel():
+    with pytest.raises(ValueError, match=r"`nn.DataParallel` is not supported: use `accelerate launch`"):
+        relevance_map(torch.nn.DataParallel(tiny_vit()), images())
+
+
+def test_image_size_not_divisible():
+    with pytest.raises(ValueError, match=r"36×32 is not divisible by the patch size 8×8.*Use 32×32"):
+        relevance_map(tiny_vit(), images(1, 36, 32))
+
+
+def test_activation_checkpointing_in_second_order_needs_eager():
+    model = tiny_vit().train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with pytest.raises(ValueError, match='set_attn_implementation\\("eager"\\)'):
+        relevance_map(model, images(), create_graph=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    model = tiny_vit()
+    expected = relevance_map(model, images(), 1).relevance
+    relevance = relevance_map(model.cuda(), images().cuda(), 1).relevance
+    torch.testing.assert_close(relevance.cpu(), expected, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,122 @@
+"""The metric `calibration` against the definitions in plain loops and scikit-learn, and degenerate cases by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+
+from ..helpers.metrics import in_batches, load, noise, softmax, streaming, within
+
+
+def slow_calibration(logits, references, subset=None, num_bins=15):
+    """The definitions in plain loops."""
+    columns = sorted(subset or range(logits.shape[1]))
+    bins = [[] for _ in range(num_bins)]
+    nll, brier, count = 0, 0, 0
+    for row, accepted in enumerate(references):
+        if not accepted:
+            continue
+        exponentials = {id: math.exp(logits[row, id]) for id in columns}
+        probabilities = {id: value / sum(exponentials.values()) for id, value in exponentials.items()}
+        predicted = min(columns, key=lambda id: (-logits[row, id], id))
+        for index in range(num_bins):
+            if index / num_bins < probabilities[predicted] <= (index + 1) / num_bins:
+                bins[index].append((predicted in accepted, probabilities[predicted]))
+        own = sum(value for id, value in probabilities.items() if id in accepted)
+        nll -= math.log(own)
+        brier += (1 - own) ** 2 + sum(value**2 for id, value in probabilities.items() if id not in accepted)
+        count += 1
+    ece = sum(abs(np.mean([c for c, _ in b]) - np.mean([p for _, p in b])) * len(b) for b in bins if b) / count
+    return pytest.approx(
+        {
+            "ece": ece,
+            "nll": nll / count,
+            "brier": brier / count,
+            "num_images": count,
+            "num_excluded": len(references) - count,
+        }
+    )
+
+
+@pytest.mark.parametrize("subset", [None, [9, 1, 4, 2, 11, 7, 0]])
+def test_calibration_against_a_slow_implementation(subset):
+    logits, references = noise(200)
+    if subset:
+        references = within(references, subset)
+    settings = {"class_subset": subset, "num_bins": 10}
+    result = load("calibration", **settings).compute(predictions=logits, references=references)
+    assert result == slow_calibration(logits, references, subset, 10)
+    metric = load("calibration", **settings, from_logits=False)
+    assert metric.compute(predictions=softmax(logits), references=references) == pytest.approx(result)
+
+
+def test_calibration_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(300, 10)), rng.integers(0, 10, 300)
+    probabilities = torch.from_numpy(logits).softmax(1).numpy()
+    result = load("calibration").compute(predictions=logits, references=labels)
+    assert result["nll"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities), rel=1e-12)
+    assert result["brier"] == pytest.approx(
+        sklearn.metrics.brier_score_loss(labels, probabilities, scale_by_half=False), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("subset", [None, range(0, 3000, 2)])
+def test_memory_layout_does_not_matter(subset):
+    """To the last bit, for batches of any size. NumPy adds rows and columns in different orders."""
+    rng = np.random.default_rng(0)
+    columns = {"predictions": rng.normal(size=(2, 3000)), "references": 2 * rng.integers(0, 1500, 2)}
+    expected = load("calibration", class_subset=subset).compute(**columns)
+    assert in_batches(load("calibration", class_subset=subset), 1, **columns) == expected
+    columns["predictions"] = np.asfortranarray(columns["predictions"])
+    assert load("calibration", class_subset=subset).compute(**columns) == expected
+
+
+def test_confidence_at_the_edge_of_a_bin():
+    """3/15 lies in the third bin with 2.5/15, not in the fourth, so that the errors of the two cancel."""
+    others = [[0.2] + [0.16] * 5, [2.5 / 15] + [(1 - 2.5 / 15) / 6] * 6]
+    metric = load("calibration", from_logits=False)
+    for probabilities, reference in zip(others, (0, 1), strict=True):
+        metric.add_batch(predictions=[probabilities], references=[reference])
+    assert metric.compute()["ece"] == pytest.approx(abs(0.8 - 2.5 / 15) / 2)
+
+
+def test_calibration_at_the_extremes():
+    sure = load("calibration").compute(predictions=[[1e4, 0.0, 0.0]], references=[0])
+    assert (sure["ece"], sure["nll"], sure["brier"]) == (0, 0, 0)
+    wrong = load("calibration").compute(predictions=[[1e4, 0.0, 0.0]], references=[1])
+    assert (wrong["ece"], wrong["nll"], wrong["brier"]) == (1, 1e4, 2)
+    impossible = load("calibration", from_logits=False).compute(predictions=[[1.0, 0.0, 0.0]], references=[1])
+    assert (impossible["nll"], impossible["brier"]) == (math.inf, 2)
+    every = load("calibration").compute(predictions=[[0.3, 0.2, 0.1]], references=[[2, 0, 1, 1]])
+    assert every["nll"] == pytest.approx(0, abs=1e-15) and every["brier"] == pytest.approx(0, abs=1e-15)
+    with pytest.raises(ValueError, match="zero usable images: 1 were added"):
+        load("calibration").compute(predictions=[[0.3, 0.2]], references=[[]])
+
+
+@pytest.mark.parametrize(
+    "settings, predictions, reference, message",
+    [
+        ({}, [[0.0, 1.0]], 2, r"the reference \[2\], but the predictions have 2 classes"),
+        ({}, [[0.0, np.inf]], 1, r"image 0 \(row 0 of the batch\) are \+inf"),
+        ({}, [[-np.inf, -np.inf]], 1, "without any probability"),
+        ({}, [[0, 1]], 1, r"expected both, with logits \(N, C\) in floating point"),
+        ({"from_logits": False}, [[0.9, 0.3]], 1, "no probabilities, from 0 and with a sum of 1"),
+        ({"from_logits": False}, [[1.5, -0.5]], 1, "no probabilities, from 0 and with a sum of 1"),
+        ({"from_logits": False, "class_subset": [0]}, [[0.0, 1.0]], 0, "without any probability"),
+        ({"class_subset": [0, 2]}, [[0.0, 1.0]], 0, "class_subset holds the id 2"),
+        ({"class_subset": [0]}, [[0.0, 1.0]], 1, "none of which is in class_subset"),
+    ],
+)
+def test_calibration_refuses(settings, predictions, reference, message):
+    with pytest.raises(ValueError, match=message):
+        load("calibration", **settings).add_batch(predictions=predictions, references=[reference])
+
+
+@pytest.mark.parametrize("num_bins", [0, 1.5])
+def test_num_bins_must_be_a_count(num_bins):
+    for make in (load, streaming):
+        with pytest.raises(ValueError, match="num_bins is"):
+            make("calibration", num_bins=num_bins)

@@ -1,0 +1,212 @@
+"""What the metrics share, as scripts of `evaluate` and as streaming classes: loading, doctests, batches, processes, refusals."""
+
+import ast
+import doctest
+import inspect
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import evaluate
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ..helpers.metrics import CLASSES, OF_GROUPS, SCRIPTS, add, example, in_batches, load, noise, streaming
+from ..helpers.tiny import ROOT
+
+
+SUBSET = {"class_subset": [9, 1, 4, 2, 11, 7, 0]}
+CASES = [(name, {}) for name in CLASSES] + [("robust_accuracy", SUBSET), ("calibration", SUBSET)]
+CASES += [("calibration", {"from_logits": False, "num_bins": 10})]
+every_metric = pytest.mark.parametrize("name", CLASSES)
+script_and_class = pytest.mark.parametrize("make", [load, streaming])
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_doctests(name, in_root):
+    results = doctest.testmod(sys.modules[SCRIPTS[name].__module__])
+    assert results.attempted >= 3 and not results.failed
+    # Without the fences, which would count as output.
+    card = (ROOT / "eval" / name / "README.md").read_text().replace("```python\n", "").replace("```\n", "")
+    runner = doctest.DocTestRunner()
+    runner.run(doctest.DocTestParser().get_doctest(card, {}, f"{name}/README.md", None, 0))
+    assert runner.tries > 5 and not runner.failures
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_self_contained(name):
+    """The script can be pushed as it is: the card has its sections, and what is imported comes with what is required."""
+    folder = ROOT / "eval" / name
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    assert files == {"README.md", f"{name}.py", "requirements.txt"}
+    imports = set()
+    for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            imports |= {module.split(".")[0] for module in names}
+    assert imports == {"robust_vit_hf"}
+    assert (folder / "requirements.txt").read_text() == "robust-vit-hf\n"
+    _, front_matter, card = (folder / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(front_matter)["tags"] == ["evaluate", "metric"]
+    assert [line[3:] for line in card.splitlines() if line.startswith("## ")] == [
+        "Metric Description",
+        "How to Use",
+        "Inputs",
+        "Output Values",
+        "Examples",
+        "Limitations and Bias",
+        "Citation",
+    ]
+    assert "### Values from Popular Papers" in card
+    configuration = ["groups"] if name in OF_GROUPS else []
+    parameters = inspect.signature(load(name, *configuration)._compute).parameters.values()
+    assert not any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+@every_metric
+def test_pushed_as_it_is(name, hub, tmp_path):
+    """The folder as a repository of the Hub."""
+    hub.add("spaces", f"user/{name}", ROOT / "eval" / name)
+    metric = evaluate.load(f"user/{name}", revision="main", cache_dir=str(tmp_path))
+    assert metric.compute(**example(name)) == load(name).compute(**example(name))
+
+
+@every_metric
+def test_without_this_package_the_script_names_it(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "robust_vit_hf", None)
+    with pytest.raises(
+        ImportError, match=rf"To be able to use {name}, .*\['robust_vit_hf'\].*pip install robust_vit_hf'"
+    ):
+        load(name)
+
+
+@pytest.mark.parametrize("name, settings", CASES)
+def test_batches_and_order_do_not_matter(name, settings):
+    """Nor does it matter whether the script or the class computes, to the last bit."""
+    columns = example(name, **settings)
+    expected = load(name, **settings).compute(**columns)
+    count = len(columns["predictions"])
+    order = np.random.default_rng(1).permutation(count)
+    shuffled = {key: [column[row] for row in order] for key, column in columns.items()}
+    for make in (load, streaming):
+        for size in (1, 4, 64, count):
+            assert in_batches(make(name, **settings), size, **columns) == expected
+        assert in_batches(make(name, **settings), count, **shuffled) == expected
+    assert in_batches(load(name, **settings, keep_in_memory=True), 4, **columns) == expected
+    metric = load(name, **settings)
+    for row in range(count):
+        metric.add(prediction=columns["predictions"][row], reference=columns["references"][row])
+    assert metric.compute() == expected
+
+
+@every_metric
+@script_and_class
+def test_tensors(name, make):
+    """Tensors of torch give what arrays give, in half precision and within a graph too."""
+    columns = example(name)
+    predictions = torch.tensor(columns["predictions"], dtype=torch.bfloat16, requires_grad=True)
+    references = columns["references"]
+    expected = load(name).compute(predictions=predictions.detach().double().numpy(), references=references)
+    if isinstance(references, list):  # as an array, which is filled up with -1
+        references = [[*ids, -1, -1, -1][:3] for ids in references]
+    references = torch.as_tensor(references)
+    assert in_batches(make(name), 50, predictions=predictions, references=references) == expected
+
+
+def share(rank: int, cache_dir: str) -> dict:
+    """Results of every script, in one of two processes that add every other image."""
+    results = {}
+    for name in CLASSES:
+        process = {"num_process": 2, "process_id": rank, "experiment_id": "two", "cache_dir": cache_dir}
+        metric = load(name, **process)
+        metric.add_batch(**{key: column[rank::2] for key, column in example(name).items()})
+        results[name] = metric.compute()
+    return results
+
+
+def test_two_processes(tmp_path):
+    """Shares that are added in two processes give the result of one pass."""
+    with ProcessPoolExecutor(2, get_context("fork")) as pool:
+        first, second = pool.map(share, range(2), [str(tmp_path)] * 2, timeout=120)
+    assert first == {name: load(name).compute(**example(name)) for name in CLASSES}
+    assert second == dict.fromkeys(CLASSES)
+
+
+@every_metric
+@script_and_class
+def test_nothing_added(name, make):
+    metric = make(name)
+    with pytest.raises(ValueError, match="zero images"):
+        metric.compute()
+    add(metric, predictions=[], references=[])
+    with pytest.raises(ValueError, match="zero usable images"):
+        metric.compute()
+    columns = example(name)
+    add(metric, predictions=[], references=[])
+    add(metric, **columns)
+    assert metric.compute() == load(name).compute(**columns)
+
+
+@every_metric
+@script_and_class
+def test_a_batch_that_raises_is_not_added(name, make):
+    """The error names the row, and a metric goes on without the batch."""
+    columns = example(name)
+    metric = make(name)
+    for part in (slice(3), slice(3, 4)):
+        add(metric, **{key: column[part] for key, column in columns.items()})
+    bad = columns["predictions"][4:6].copy()
+    bad[1, 3] = np.nan
+    with pytest.raises(ValueError, match=r"image 5 \(row 1 of the batch\).*NaN"):
+        add(metric, predictions=bad, references=columns["references"][4:6])
+    assert metric.compute() == load(name).compute(**{key: column[:4] for key, column in columns.items()})
+
+
+@every_metric
+def test_unequal_lengths_and_unknown_settings(name):
+    columns = example(name)
+    for make in (load, streaming):
+        with pytest.raises(ValueError, match=r"3 .* but 2 "):
+            add(make(name), predictions=columns["predictions"][:3], references=columns["references"][:2])
+    for incomplete in ({"predictions": columns["predictions"]}, {"references": columns["references"]}):
+        with pytest.raises(ValueError, match="expected"):
+            load(name).add_batch(**incomplete)
+    with pytest.raises(ValueError, match="has no configuration 'group'"):
+        load(name, "group")
+    with pytest.raises(TypeError, match="no setting class_subest"):
+        load(name, class_subest=[1])
+    with pytest.raises(TypeError, match="num_bins"):
+        load(name).compute(**columns, num_bins=3)
+
+
+@pytest.mark.parametrize("subset", [[], [-1, 2], [0.5], "ab"])
+@pytest.mark.parametrize("name", ["robust_accuracy", "calibration"])
+@script_and_class
+def test_class_subset_must_hold_ids(name, subset, make):
+    with pytest.raises(ValueError, match="class_subset is"):
+        make(name, class_subset=subset)
+
+
+def test_combined_and_side_by_side():
+    logits, references = noise()
+    names = ("robust_accuracy", "calibration")
+    alone = {name: load(name).compute(predictions=logits, references=references) for name in names}
+    combined = evaluate.combine([load(name) for name in names])
+    for start in range(0, 120, 8):
+        combined.add_batch(predictions=logits[start : start + 8], references=references[start : start + 8])
+    for row in range(120, 130):
+        combined.add(prediction=logits[row], reference=references[row])
+    results = combined.compute()
+    assert results == evaluate.combine([load(name) for name in names]).compute(
+        predictions=logits, references=references
+    )
+    for name, values in alone.items():
+        assert {key: results.get(key, results.get(f"{name}_{key}")) for key in values} == values
+
+    # Of one experiment, so that they contend for a cache file.
+    first, second = load("calibration", experiment_id="one"), load("calibration", experiment_id="one", num_bins=3)
+    for metric in (first, second):
+        metric.add_batch(predictions=logits, references=references)
+    assert first.compute() == alone["calibration"] and second.compute()["ece"] != alone["calibration"]["ece"]

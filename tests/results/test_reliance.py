@@ -1,0 +1,489 @@
+"""Reliance on the background: measures over ImageNet-9 and CounterAnimal, groups, and the metric of the worst group."""
+
+import json
+import re
+from dataclasses import replace
+from unittest.mock import patch
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
+from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
+from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
+from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
+from robust_vit_hf.results.background_reliance import object_focus, reliance_tables, worst_group_table
+from robust_vit_hf.results.bootstrap import Difference, resampled_interval
+from robust_vit_hf.results.cut_out_table import cut_out_table
+from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
+from robust_vit_hf.results.noise_table import relative_foreground_sensitivity, sensitivity_table
+from robust_vit_hf.results.results_file import read_results
+from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
+
+from ..helpers import formats
+from ..helpers.commands import call, succeed
+from ..helpers.metrics import load
+from ..helpers.sessions import evaluate_one, session_of
+from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_folder, save_pretrained, tiny_vit
+
+
+def result(name, count=200, groups=None, weights=None, **top1):
+    """A set on which each side is right on the first so many of the images."""
+    sides = {side: SideResult(np.where(np.arange(count) < round(share * count), 0, 5)) for side, share in top1.items()}
+    return SetResult(name, sides, np.zeros(count, dtype=int), groups=groups, group_weights=weights)
+
+
+def run_of(*results, model="DeiT-B"):
+    return Run({one.name: one for one in results}, model=model)
+
+
+def test_measures_over_imagenet_9_and_counteranimal():
+    (table,) = reliance_tables(
+        run_of(
+            result("imagenet-1k", before=0.8, after=0.8),
+            result("imagenet-9-original", before=0.9, after=0.9),
+            result("imagenet-9-mixed_same", before=0.8, after=0.8),
+            result("imagenet-9-mixed_rand", before=0.6, after=0.7),
+            result("counteranimal-common", before=0.7, after=0.7),
+            result("counteranimal-counter", before=0.5, after=0.6),
+        )
+    )
+    assert table.head == ["measure", "before", "after", "change", "published, before"]
+    values = {row[0].split(":")[0] + row[0][-12:]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
+    assert list(values.values()) == [
+        ["+20.0", "+10.0", "-10.0", "–"],  # 80 − 60 and 80 − 70
+        ["77.8", "88.9", "+11.1", "–"],  # 1 − 20 / 90 and 1 − 10 / 90
+        ["75.0", "87.5", "+12.5", "94.6"],  # by top-1 on ImageNet, as published
+        ["+20.0", "+10.0", "-10.0", "–"],
+    ]
+    # The spread of a difference of two sets of 200 images: 1.96 · 100 · √((0.8 · 0.2 + 0.6 · 0.4) / 200) = 8.8
+    low, high = (float(end) for end in table.rows[0][1].split("[")[1].rstrip("]").split(", "))
+    assert 20 - low == pytest.approx(8.8, abs=0.6) and high - 20 == pytest.approx(8.8, abs=0.6)
+
+
+def test_object_focus_of_a_model_that_is_never_right():
+    found = object_focus(np.array([0.0, 0.0, 0.5]), np.array([0.1, 0.0, 0.1]))
+    assert np.isnan(found[:2]).all() and found[2] == pytest.approx(0.8)
+
+
+def test_one_model_and_no_such_sets():
+    (table,) = reliance_tables(
+        run_of(result("counteranimal-common", before=0.7), result("counteranimal-counter", before=0.5), model="mine")
+    )
+    assert table.head == ["measure", "value", "published, before"] and table.rows[0][1].startswith("+20.0 [")
+    sets = ("counteranimal-common", "counteranimal-counter")
+    (table,) = reliance_tables(run_of(*(result(name, 30, before=1.0) for name in sets)))
+    assert table.rows[0][1] == "+0.0 [-10.0, +10.0]"  # a difference may be below 0
+    assert reliance_tables(run_of(result("imagenet-9-mixed_same", before=0.8))) == []
+
+
+def test_the_worst_group_and_the_weighted_average():
+    groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
+    birds = result("test", groups=groups, weights={"a": 3.0, "b": 1.0}, before=0.5, after=0.75)
+    (table,) = reliance_tables(run_of(birds))
+    cells = {row[0]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
+    assert cells == {
+        "a": ["100", "100.0", "100.0", "+0.0"],
+        "b": ["100", "0.0", "50.0", "+50.0"],
+        "worst group": ["–", "0.0", "50.0", "+50.0"],
+        "average, weighted by the training groups": ["200", "75.0", "87.5", "+12.5"],
+    }
+    (table,) = reliance_tables(run_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
+    assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
+
+
+def test_many_groups():
+    """More than 100 have no rows of their own; their number, the worst and the average are those that few groups would have."""
+    few = np.repeat(np.array(["a", "b", "c"], dtype=object), [60, 60, 80])
+    (expected,) = reliance_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    names = np.arange(6000) // 200
+    many = np.array([f"{name}" for name in names] + [f"right {index}" for index in range(4000)], dtype=object)
+    groups = result("test", 10_000, groups=many, weights=dict.fromkeys(many, 1.0), before=0.5, after=0.75)
+    groups.sides["before"].ranks[:] = np.arange(10_000) % 2 * (np.arange(10_000) < 6000)
+    groups.sides["after"].ranks[:] = 0
+    (table,) = reliance_tables(run_of(groups))
+    assert [row[:2] for row in table.rows] == [
+        ["worst of 4,030 groups", "–"],
+        ["average, weighted by the training groups", "10000"],
+    ]
+    assert table.rows[0][2].startswith("50.0 [") and table.rows[0][3] == "100.0 [0.0, 100.0]"
+    assert table.rows[1][3] == "100.0 [100.0, 100.0]" and len(table.head) == len(table.rows[0])
+    assert [row[0] for row in expected.rows] == ["a", "b", "c", "worst group", "average over the groups"]
+    with patch("robust_vit_hf.results.background_reliance.MANY_GROUPS", 2):
+        (within,) = reliance_tables(run_of(result("test", groups=few, before=0.5, after=0.75)))
+    assert [row[2:] for row in within.rows] == [row[2:] for row in expected.rows[-2:]]
+
+
+def test_a_group_of_one_image_changes_by_at_most_all():
+    changed = resampled_interval(np.zeros(9), 1, Difference)
+    assert (changed.low, changed.high) == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [np.repeat(range(40), 2), np.concatenate([np.repeat(range(6), 20), range(6, 36)])],
+    ids=["pairs", "singles"],
+)
+def test_groups_that_a_draw_of_all_images_would_miss(groups):
+    """Of a few images each, or of one: every draw has all groups, so that the mean is in its interval."""
+    small = result("test", len(groups), groups=groups.astype(str).astype(object), before=1.0)
+    small.sides["before"].ranks[::4] = 5
+    (table,) = reliance_tables(run_of(small))
+    for row in table.rows:
+        mean, low, high = (float(end) for end in re.split(r"[^-+\w.]+", row[2].rstrip("]")))
+        assert low <= mean <= high, row
+
+
+def test_images_of_imagenet_9_are_seen_whole():
+    """The processor of the paper resizes to 37 and crops 32; here a mark at the corner stays."""
+    model, pixels = tiny_vit(num_labels=1000), np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    pixels[0, 0] = 255
+    dataset = datasets.Dataset.from_dict(
+        {"image": [Image.fromarray(pixels)]}, features=datasets.Features({"image": datasets.Image()})
+    )
+    processor = make_image_processor("paper", IMAGE_SIZE)
+    rows = {"image": [Image.fromarray(pixels)]}
+    whole, cropped = (
+        EvaluationSet(dataset, [[0]], whole=whole).transform(processor)(rows)["pixel_values"][0]
+        for whole in (True, False)
+    )
+    assert torch.equal(whole, torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1)
+    assert whole.shape == cropped.shape and cropped[:, 0, 0].max() < 1
+    assert EvaluationSet(dataset, [[0]], whole=True).digest != EvaluationSet(dataset, [[0]]).digest
+    assert evaluate_one(model, EvaluationSet(dataset, [list(range(1000))], whole=True))[1].scores["top1"] == 1
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_pretrained(tiny_vit(num_labels=1000), tmp_path_factory.mktemp("models") / "mine", "paper")
+
+
+def test_evaluate_imagenet_9_by_the_name_of_the_family(model, tmp_path):
+    """A prediction counts if it is any class of the nine's one; all variations are measured."""
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 2), IMAGENET_9_VARIATIONS)
+    printed = succeed(
+        "evaluate",
+        "--model",
+        model,
+        "--sets",
+        f"imagenet-9={root}",
+        "--protocols",
+        "paper",
+        "--output_dir",
+        tmp_path / "out",
+    )
+    measured = json.loads((tmp_path / "out" / "results.json").read_text())["protocols"]["paper"]
+    assert [row["set"] for row in measured["rows"]] == [f"imagenet-9-{name}" for name in IMAGENET_9_VARIATIONS]
+    assert measured["class_changes"] == {} and measured["class_groups"] == []  # an image has up to 116 classes
+    assert measured["rows"][0]["mean_iou_before"] is not None and measured["rows"][1]["mean_iou_before"] is None
+    assert [row[0] for row in measured["reliance"][0]["rows"]] == [
+        "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`",
+        "ImageNet-9: Object Focus, 1 − BG-Gap / `original`",
+    ] and "Reliance on the background" in printed  # fmt: skip
+    assert "There is no file or folder" in call("evaluate", "--sets", f"imagenet-9={tmp_path / 'none'}").error
+
+
+def birds(groups):
+    dataset = masked_dataset(len(groups))
+    return dataset.add_column("group", groups)
+
+
+def test_groups_of_your_own_images(tmp_path):
+    """Groups of the column `group`, weighted by those of the training images."""
+    birds(["x", "x", "x", "y"]).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    birds(["x", "y", "x", "y", "y", "x"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    rows = own_set(str(tmp_path / "data"), "validation")
+    assert rows.group_weights == {"x": 0.75, "y": 0.25}
+    before, after = (save_pretrained(tiny_vit(seed), tmp_path / str(seed), "paper") for seed in (0, 1))
+    options = ["--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    printed = succeed("evaluate", "--model", before, "--compare", after, *options)
+    assert "| worst group |" in printed and "| average, weighted by the training groups | 6 |" in printed
+
+
+def test_training_groups_that_are_no_weights(tmp_path, caplog):
+    """Those of the evaluated images themselves, and some that cannot be read, which stops nothing else."""
+    birds(["x", "x", "y"]).to_parquet(tmp_path / "train-00000.parquet")
+    birds(["x", "y"]).to_parquet(tmp_path / "test-00000.parquet")
+    for split in ("train", "train[:2]"):
+        assert own_set(str(tmp_path), split).group_weights is None
+    assert own_set(str(tmp_path), "test").group_weights == {"x": 2 / 3, "y": 1 / 3}
+    birds(["x", None, "y"]).to_parquet(tmp_path / "train-00000.parquet")
+    assert own_set(str(tmp_path), "test").group_weights is None
+    assert "The groups of `train` of" in caplog.text and "`train`: row 1 has no `group`" in caplog.text
+
+
+def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
+    """Three images that are all right do not show that all are: the rule of three."""
+    groups = np.array(["a"] * 3 + ["b"] * 100, dtype=object)
+    (table,) = reliance_tables(run_of(result("test", 103, groups=groups, before=1.0, after=1.0)))
+    cells = {row[0]: row[2:] for row in table.rows}
+    assert cells["a"] == ["100.0 [0.0, 100.0]", "100.0 [0.0, 100.0]", "+0.0 [-100.0, +100.0]"]
+    assert cells["b"] == ["100.0 [97.0, 100.0]", "100.0 [97.0, 100.0]", "+0.0 [-3.0, +3.0]"]
+    assert cells["worst group"] == cells["a"]
+
+
+def test_unlabelled_images_and_one_class_alone(tmp_path):
+    """Neither counts for what is measured by masks, nor breaks it."""
+    rows = masked_dataset(6)
+    labels = datasets.Dataset.from_dict(
+        {"label": [0, None, 0, 0, None, 0]}, features=datasets.Features({"label": rows.features["label"]})
+    )
+    rows = datasets.concatenate_datasets([rows.remove_columns("label"), labels], axis=1)
+    rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
+    printed = succeed("evaluate", *options, "--cut_out", "--sensitivity")
+    assert "| validation | before | 4 |" in printed and "| validation | 4 |" in printed
+
+
+def test_an_image_without_a_group(tmp_path):
+    birds(["x", None, "y", "y"]).to_parquet(tmp_path / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    completed = call("evaluate", "--model", model, "--dataset", tmp_path, "--output_dir", tmp_path / "out")
+    assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
+
+
+def test_the_metric_of_the_worst_group():
+    columns = {"predictions": [0, 0, 1, 1, 0], "references": [0, 1, 1, 1, []], "groups": ["a", "a", "b", "b", "c"]}
+    script, streaming = (
+        load("worst_group_accuracy", "groups", group_weights={"a": 1, "b": 3}),
+        WorstGroupAccuracy({"a": 1, "b": 3}),
+    )
+    streaming.update(**columns)
+    assert script.compute(**columns) == streaming.compute()
+    assert streaming.compute() == {
+        "worst_group_top1": 0.5,
+        "worst_group": "a",
+        "average_top1": 0.25 * 0.5 + 0.75 * 1.0,
+        "top1": 0.75,
+        "per_group_top1": {"a": 0.5, "b": 1.0},
+        "num_images": 4,
+        "num_excluded": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "weights, message",
+    [
+        ({"a": -1}, "group_weights are .* expected numbers from 0, one of them above it"),
+        ({"a": 0}, "expected numbers from 0, one of them above it"),
+        ({"b": 1}, "group_weights have no group 'a': expected one for each of a"),
+        ({"a": 0, "b": 1}, "group_weights of a are 0: expected one above it"),
+    ],
+)
+def test_bad_weights_of_groups(weights, message):
+    with pytest.raises(ValueError, match=message):
+        load("worst_group_accuracy", "groups", group_weights=weights).compute(
+            predictions=[0], references=[0], groups=["a"]
+        )
+
+
+def test_the_metric_needs_groups():
+    with pytest.raises(ValueError, match="the images have no group: load the configuration 'groups'"):
+        load("worst_group_accuracy").compute(predictions=[0], references=[0])
+
+
+def test_relative_foreground_sensitivity():
+    """The examples of the definition: the sign, the largest value that a mean allows, and no room."""
+    foreground, background = np.array([0.2, 0.6, 0.0, 1.0, 0.5]), np.array([0.6, 0.2, 0.4, 1.0, 0.5])
+    expected = [0.4 / 0.8, -0.4 / 0.8, 1.0, 0.0, 0.0]
+    assert relative_foreground_sensitivity(foreground, background) == pytest.approx(expected)
+
+
+def test_noise_is_where_it_should_be():
+    """With noise on one region, the other has its own pixels; the noise of an image depends on its number and the draw alone."""
+    rows, seen, noisy = EvaluationSet.of(masked_dataset(4)), [], []
+    model = tiny_vit()
+    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
+    session = session_of({"before": model}, {"noise": rows})
+    batches = rows.transform(session.sides["before"].processor)(rows.dataset[:])
+    clean, masks = (torch.stack(batches[name]) for name in ("pixel_values", "mask"))
+    for batch_size in (4, 1):
+        seen.clear()
+        found = Sensitivity(batch_size, draws=2).measure(
+            session.sides["before"], session.sets["noise"], session, "noise", None
+        )
+        noisy.append([torch.cat(seen[place::4]) for place in range(4)])
+    on_object, on_background, *second = noisy[0]
+    assert torch.equal(on_object.where(masks == 0, 0), clean.where(masks == 0, 0))
+    assert torch.equal(on_background.where(masks == 1, 0), clean.where(masks == 1, 0))
+    noise, free = on_object - clean, (masks == 1).expand_as(clean) & (on_object.abs() < 1)
+    middle = noise[free & (clean.abs() < 0.3)]  # of which little is clamped
+    assert 0.38 < middle.std() < 0.5 and on_object.abs().max() <= 1  # 0.25 of a range of 2
+    assert not torch.allclose(noise[0][free[0] & free[1]], noise[1][free[0] & free[1]], atol=1e-6)
+    assert all(map(torch.equal, noisy[0], noisy[1])) and not torch.equal(on_object, second[0])
+    with torch.no_grad():
+        predicted = [model(pixel_values=images).logits.argmax(1) for images in noisy[0]]
+    assert found.columns["foreground"].tolist() == torch.stack(predicted[::2], 1).tolist()
+    assert found.columns["background"].tolist() == torch.stack(predicted[1::2], 1).tolist()
+
+
+def test_the_table_of_the_sensitivity():
+    # Two draws: noise on the object breaks all of class 0, and that on the background class 1 under one of them.
+    accepted = [[0]] * 100 + [[1]] * 100
+    foreground, background = [[5, 5]] * 100 + [[1, 1]] * 100, [[0, 0]] * 100 + [[1, 5]] * 100
+    share = [0.5] * 200
+    columns = {"accepted": accepted, "foreground": foreground, "background": background, "object_share": share}
+    swapped = columns | {"foreground": background, "background": foreground}
+    table = sensitivity_table({"photos": {"before": columns, "after": swapped}})
+    (row,) = table.rows
+    assert len(row) == len(table.head) and row[:6] == ["photos", "200", "50.0", "75.0", "75.0", "50.0"]
+    assert [cell.split(" ")[0] for cell in row[6:]] == ["33.3", "-33.3", "-66.7"]  # 0.25 / (2 · 0.375)
+    columns = {name: [*values, values[0]] for name, values in columns.items()} | {"object_share": [*share, 1.0]}
+    (row,) = sensitivity_table({"photos": {"before": columns}}).rows  # the last object fills the crop
+    assert row[:4] == ["photos", "200", "50.0", "75.0"] and len(row) == 5
+    none = columns | {"object_share": [0.0] * 201}
+    compared = {"none": {"before": none, "after": none}, "photos": {"before": columns, "after": columns}}
+    table = sensitivity_table(compared)
+    assert table.rows[0] == ["none", "0", *"–––––––"] and [len(row) for row in table.rows] == [len(table.head)] * 2
+    assert sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
+
+
+def test_evaluate_with_sensitivity(tmp_path):
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    before = save_pretrained(tiny_vit(), tmp_path / "before", "paper")
+    options = ["--model", before, "--dataset", data, "--output_dir", tmp_path / "out"]
+    printed = succeed("evaluate", *options, "--sensitivity")
+    assert "Relative foreground sensitivity" in printed and "| validation | 8 |" in printed
+    plain = masked_dataset(4).remove_columns("mask")
+    plain.to_parquet(tmp_path / "plain" / "validation-00000.parquet")
+    options = ["--model", before, "--dataset", tmp_path / "plain", "--output_dir", tmp_path / "other"]
+    assert "none of validation has masks and labels" in call("evaluate", *options, "--sensitivity").error
+
+
+def test_evaluate_objects_alone(tmp_path):
+    """As the conditions `original` and `only_fg` of the diagnosis."""
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = ["--model", model, "--dataset", data]
+    printed = succeed("evaluate", *options, "--cut_out", "--output_dir", tmp_path / "out")
+    (row,) = (line.split(" | ") for line in printed.splitlines() if line.startswith("| validation | before |"))
+    succeed("diagnose", *options, "--num_images", 8, "--output_dir", tmp_path / "diagnosis")
+    diagnosed = json.loads((tmp_path / "diagnosis" / "results.json").read_text())["diagnosis"]["before"]["measures"]
+    assert [float(cell.split()[0]) for cell in row[3:5]] == [
+        pytest.approx(100 * diagnosed[name]["mean"], abs=0.06) for name in ("original", "only_fg")
+    ]
+
+
+def test_the_table_of_objects_alone():
+    columns = {"accepted": [[0]] * 40, "original": [0] * 30 + [1] * 10, "only_fg": [0] * 10 + [1] * 30}
+    columns["object_share"] = [0.5] * 20 + [1.0] * 20  # the last objects fill the crop
+    none = columns | {"object_share": [0.0] * 20 + [1.0] * 20}
+    row, of_none = cut_out_table({"photos": {"before": columns}, "none": {"before": none}}).rows
+    assert of_none == ["none", "before", "0", "–", "–", "–"]
+    assert row[:3] == ["photos", "before", "20"] and [cell.split()[0] for cell in row[3:]] == [
+        "100.0",
+        "50.0",
+        "-50.0",
+    ]
+
+
+def test_groups_in_the_report_of_a_sweep(tmp_path):
+    """A test split with groups, measured before and after; the groups and their weights come through the file of results."""
+    for split, groups in {"train": "xxxy", "validation": "xyxy", "test": "xyxyxy"}.items():
+        birds(list(groups)).to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = {"dataset": str(tmp_path / "data"), "test_split": "test", "model": str(model), "num_train_epochs": 1}
+    options |= {"learning_rate": 1e-3, "report_to": "none", "eval_strategy": "no", "save_strategy": "no"}
+    options |= {"load_best_model_at_end": False, "logging_strategy": "no"}
+    grid = {
+        "options": options,
+        "variants": {"robustvit": {}, "finetune": {"method": "finetune"}},
+        "seeds": {0: {"seed": 0}},
+    }
+    (tmp_path / "grid.yaml").write_text(json.dumps(grid))
+    succeed("sweep", tmp_path / "grid.yaml", "--output_dir", tmp_path / "runs", "--cluster", "debug")
+    for path in (tmp_path / "runs").glob(
+        "*/predictions/test/before/scores.json"
+    ):  # shared with runs on other training images
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"group_weights": {"x": 0.5, "y": 0.5}}))
+    printed = succeed("report", tmp_path / "runs", "--output_dir", tmp_path / "report")
+    (run,) = (run for run in read_results(tmp_path / "report" / "results.parquet").runs if run.method == "finetune")
+    assert [*run.sets] == ["test"] and run.sets["test"].groups.tolist() == list("xyxyxy")
+    assert run.sets["test"].group_weights == {"x": 0.75, "y": 0.25}
+    top1 = [100 * run.sets["test"].accuracy("after", chosen=run.sets["test"].groups == name) for name in "xy"]
+    (line,) = (line for line in printed.splitlines() if line.startswith("| model, finetune, `test` | 1 |"))
+    cells = line.rstrip(" |").split(" | ")
+    assert float(cells[3]) == pytest.approx(min(top1), abs=0.06) and cells[-1] == "as in training"
+    assert float(cells[6]) == pytest.approx(0.75 * top1[0] + 0.25 * top1[1], abs=0.06) and top1[0] != top1[1]
+    card = (next((tmp_path / "runs").glob("*finetune*")) / "run" / "README.md").read_text()
+    assert "Groups of `test`, top-1 in per cent" in card and "| worst group |" in card
+    assert "| average, weighted by the training groups | 6 |" in card
+
+
+def test_runs_with_other_groups_in_training():
+    """Each is weighted by its own; where one does not know them, all groups count the same in all."""
+    groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
+    runs = []
+    for seed, weights in enumerate([{"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 1.0}]):
+        of_run = result("test", groups=groups, weights=weights, before=0.5, after=0.75)
+        runs.append(replace(run_of(of_run, model="m"), name=str(seed), seed=str(seed)))
+    (row,) = worst_group_table(Results(runs)).rows
+    assert row[:4] == ["m, robustvit, `test`", "2", "0.0", "50.0"]
+    assert [*row[5:7], row[-1]] == ["62.5", "81.2", "as in training"]  # (75 + 50) / 2 and (87.5 + 75) / 2
+    runs[1] = replace(runs[1], sets={"test": result("test", groups=groups, before=0.5, after=0.75)})
+    (row,) = worst_group_table(Results(runs)).rows
+    assert [*row[5:7], row[-1]] == ["50.0", "75.0", "equal"]
+
+
+def test_groups_of_a_diagnosis(tmp_path):
+    """Beside the measures, as `evaluate` has them."""
+    birds(list("xxxy")).to_parquet(tmp_path / "data" / "train-00000.parquet")
+    birds(list("xyxyyxxy")).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    model = save_pretrained(tiny_vit(2), tmp_path / "model", "paper")  # right on other images with other backgrounds
+    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir"]
+    printed = [succeed(command, *options, tmp_path / command) for command in ("diagnose", "evaluate")]
+    diagnosed, evaluated = (text[text.index("Groups of `validation`") :].split("\n\n")[:2] for text in printed)
+    assert diagnosed == evaluated and "| average, weighted by the training groups | 8 |" in diagnosed[1]
+    assert "Groups of `validation`" in (tmp_path / "diagnose" / "tables.md").read_text()
+    birds(["x", None, "y", "y"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    completed = call("diagnose", *options, tmp_path / "other")
+    assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
+
+
+def test_diagnose_beside_imagenet_9(model, tmp_path):
+    """A model of ImageNet on photographs of its own classes, and on ImageNet-9: the same measures, those of the sets."""
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
+    data = masked_dataset(8).cast_column(
+        "label", datasets.ClassLabel(names=["n01440764", "n01443537", "n01498041", "n15075141"])
+    )
+    data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
+    options = ["--model", model, "--dataset", tmp_path / "data", "--imagenet_9", root, "--preset", "paper"]
+    printed = succeed("diagnose", *options, "--output_dir", tmp_path / "out")
+    rows = {
+        line.split(" | ")[0][2:]: line.rstrip(" |").split(" | ")[1:]
+        for line in printed.splitlines()
+        if line.startswith("| ")
+    }
+    assert rows["measure"] == ["before", "ImageNet-9"]
+    succeed(
+        "evaluate",
+        "--model",
+        model,
+        "--sets",
+        f"imagenet-9={root}",
+        "--protocols",
+        "paper",
+        "--output_dir",
+        tmp_path / "sets",
+    )
+    measured = json.loads((tmp_path / "sets" / "results.json").read_text())["protocols"]["paper"]
+    top1 = {row["set"]: row["top1_before"] for row in measured["rows"]}
+    for condition, name in {"mixed_same": "mixed_same", "only_bg": "only_bg_t"}.items():
+        assert float(rows[f"top-1 `{condition}`"][1].split()[0]) == pytest.approx(
+            100 * top1[f"imagenet-9-{name}"], abs=0.06
+        )
+    gap = 100 * (top1["imagenet-9-mixed_same"] - top1["imagenet-9-mixed_rand"])
+    assert float(rows["BG-Gap: `mixed_same` − `mixed_rand`"][1].split()[0]) == pytest.approx(gap, abs=0.06)
+
+
+def test_imagenet_9_needs_its_classes(tmp_path):
+    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), IMAGENET_9_VARIATIONS)
+    other = save_pretrained(tiny_vit(), tmp_path / "other", "paper")
+    data = masked_folder(tmp_path / "data", train=4, validation=8)
+    options = ["--model", other, "--dataset", data, "--imagenet_9", root, "--output_dir", tmp_path / "out"]
+    assert "--imagenet_9 is for models with the classes of ImageNet" in call("diagnose", *options).error

@@ -1,0 +1,363 @@
+"""The background swap: what it keeps, what it takes, and what decides it."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+
+from robust_vit_hf import ConfidenceLoss, RobustViTTrainer, make_image_processor
+from robust_vit_hf.data.composition import fill
+from robust_vit_hf.training import trainer as trainer_module
+from robust_vit_hf.training.background_swap import BackgroundPool, swap_backgrounds
+
+from ..helpers.tiny import masked_dataset, tensor_rows, tiny_config, tiny_vit
+from .test_trainer import assert_equal_weights, logged, trained
+
+
+SWAP = {"background_swap": 0.5, "confidence_target": "original"}
+
+
+def batch(size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of one colour each, its number, whose objects are squares of the colour 100 + number."""
+    images = torch.arange(size).float()[:, None, None, None].expand(-1, 3, 16, 16).clone()
+    mask = torch.zeros(size, 1, 16, 16)
+    mask[:, :, 4:9, 5:11] = 1
+    return images + 100 * mask, mask
+
+
+def test_objects_stay_and_backgrounds_are_those_of_other_images():
+    images, mask = batch()
+    swapped = swap_backgrounds(images, mask, 1.0, (0,))
+    foreground = mask.bool().expand_as(images)
+    assert torch.equal(swapped[foreground], images[foreground])
+    for index, image in enumerate(swapped):
+        colours = image[~foreground[index]].unique()
+        assert len(colours) == 1 and colours.item() in set(range(6)) - {index}, index
+    assert torch.equal(images, batch()[0])
+
+
+def test_the_pixels_around_an_object_are_filled_too():
+    """They often have some of its colour, which no other image may show."""
+    images, mask = batch()
+    around = torch.zeros_like(mask)
+    around[:, :, 3:10, 4:12] = 1
+    images = torch.where((around > 0) & (mask == 0), 50.0, images)
+    swapped = swap_backgrounds(images, mask, 1.0, (0,))
+    for index, image in enumerate(swapped):
+        colours = image[~mask[index].bool().expand_as(image)].unique()
+        assert len(colours) == 1 and colours.item() in set(range(6)) - {index}, index
+
+
+def test_fractional_masks_blend():
+    images, mask = batch(2)
+    mask[0, :, 4] = 0.25
+    images = batch(2)[0]
+    swapped = swap_backgrounds(images, mask, 1.0, (0,))
+    assert torch.equal(swapped[0, :, 4, 5:11], 0.25 * images[0, :, 4, 5:11] + 0.75 * 1.0)
+    assert torch.equal(swapped[0, :, 5, 5:11], images[0, :, 5, 5:11])
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_an_image_with_an_empty_or_full_mask_keeps_its_background(value):
+    images, mask = batch(3)
+    mask[0] = value
+    swapped = swap_backgrounds(images, mask, 1.0, (0,))
+    assert torch.equal(swapped[0], images[0])
+    if value == 1:  # and has no background to give
+        assert swapped[1, 0, 0, 0] == 2 and swapped[2, 0, 0, 0] == 1
+
+
+def test_an_image_without_another_background_stays():
+    for count in (1, 3):
+        images, mask = batch(count)
+        mask[1:] = 1
+        assert torch.equal(swap_backgrounds(images, mask, 1.0, (0,)), images)
+
+
+def test_the_probability():
+    images, mask = batch(400)
+    for probability, low, high in ((0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)):
+        swapped = swap_backgrounds(images, mask, probability, (0,))
+        assert low <= (swapped != images).flatten(1).any(dim=1).float().mean() <= high
+
+
+def test_the_seed_alone_decides():
+    images, mask = batch(50)
+    first = swap_backgrounds(images, mask, 0.5, (3, 1))
+    torch.manual_seed(9)
+    assert torch.equal(swap_backgrounds(images, mask, 0.5, (3, 1)), first)
+    assert not torch.equal(swap_backgrounds(images, mask, 0.5, (3, 2)), first)
+
+
+def test_one_mask_does_not_change_the_draws_of_other_images():
+    images, mask = batch(20)
+    images[::2] -= 100 * mask[::2]  # of one colour all over, so that their background is the same under any mask
+    swapped = swap_backgrounds(images, mask, 0.8, (0,))
+    mask[::2] = 0
+    other = swap_backgrounds(images, mask, 0.8, (0,))
+    assert torch.equal(other[::2], images[::2]) and not torch.equal(swapped[::2], images[::2])
+    assert torch.equal(other[1::2], swapped[1::2]) and not torch.equal(swapped[1::2], images[1::2])
+
+
+def test_filling_keeps_what_is_known_and_continues_it():
+    ramp = torch.linspace(0, 1, 33).expand(1, 3, 21, 33)
+    known = torch.ones(1, 1, 21, 33)
+    known[..., 8:14, 10:20] = 0
+    filled = fill(torch.where(known > 0, ramp, 7.0), known)
+    assert torch.equal(filled[..., :8, :], ramp[..., :8, :])
+    assert (filled - ramp).abs().max() < 0.25
+    assert torch.equal(fill(ramp, torch.zeros_like(known)), torch.zeros_like(ramp))
+
+
+# -- In the trainer ---------------------------------------------------------------------------------------------------
+
+
+def test_the_swap_changes_training_and_not_evaluation(tmp_path):
+    rows, eval_rows = tensor_rows(8), tensor_rows(6, seed=1)
+    plain = trained(tmp_path / "a", rows, eval_rows=eval_rows, confidence_target="original")
+    swapped = trained(tmp_path / "b", rows, eval_rows=eval_rows, **SWAP)
+    assert logged(plain, "loss") != logged(swapped, "loss")
+    swapped.model.load_state_dict(plain.model.state_dict())
+    assert swapped.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
+
+
+def test_the_number_of_workers_does_not_change_the_swaps(tmp_path):
+    runs = [trained(tmp_path / str(n), dataloader_num_workers=n, **SWAP) for n in (0, 2)]
+    assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
+
+
+def test_each_batch_of_an_accumulation_has_a_swap_of_its_own(tmp_path, monkeypatch):
+    seeds = []
+
+    def noted(pixel_values, mask, probability, seed, pool):
+        seeds.append(seed)
+        return swap_backgrounds(pixel_values, mask, probability, seed, pool)
+
+    monkeypatch.setattr(trainer_module, "swap_backgrounds", noted)
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 1}
+    assert trained(tmp_path, tensor_rows(8), **SWAP | settings).state.global_step == 2
+    assert [seed[:2] for seed in seeds] == [(0, 0), (0, 0), (0, 1), (0, 1)]  # seed and step
+    assert len(set(seeds)) == 4
+
+
+def test_the_image_of_a_last_batch_takes_the_background_of_another_training_image(tmp_path, monkeypatch):
+    """One that has a background, of the rows as well as of a dataset, and the same in each run."""
+    seen = []
+
+    def noted(pixel_values, mask, probability, seed, pool):
+        swapped = swap_backgrounds(pixel_values, mask, 1.0, seed, pool)
+        seen.append((pixel_values, mask, swapped))
+        return swapped
+
+    monkeypatch.setattr(trainer_module, "swap_backgrounds", noted)
+    settings = SWAP | {"per_device_train_batch_size": 2, "num_train_epochs": 1}
+    for name, rows in {"rows": tensor_rows(3), "dataset": masked_dataset(3)}.items():
+        models = []
+        for run in ("a", "b"):
+            seen.clear()
+            models.append(trained(tmp_path / name / run, rows, **settings).model)
+            (_, (pixel_values, mask, swapped)) = seen
+            assert len(pixel_values) == 2 and not torch.equal(*pixel_values)
+            assert not torch.equal(swapped[0], pixel_values[0])
+            kept = mask[0].eq(1).expand_as(swapped[0])
+            assert torch.equal(swapped[0][kept], pixel_values[0][kept])
+        assert_equal_weights(*models, atol=0, rtol=0)
+    rows = tensor_rows(3)
+    for row in rows:  # whichever is the last, no other one has a background
+        row["mask"] = torch.ones_like(row["mask"])
+    trained(tmp_path / "full", rows, **settings)
+    assert len(seen[-1][0]) == 1
+
+
+def test_a_single_training_image_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the train dataset has one image: give more, or a folder of `backgrounds`"):
+        trained(tmp_path, tensor_rows(1), **SWAP)
+
+
+def test_a_resumed_run_swaps_as_one_that_was_not_interrupted(tmp_path):
+    settings = SWAP | {
+        "save_strategy": "epoch",
+        "save_total_limit": None,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+    }
+    whole = trained(tmp_path, **settings)
+    again = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), tensor_rows(8))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert_equal_weights(whole.model, again.model, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "adapted",
+    [
+        None,
+        {},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"bias": "lora_only"},
+        {"modules_to_save": ["classifier"]},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"init_lora_weights": False},
+    ],
+)
+@pytest.mark.parametrize("given", ["config", "model"])
+def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, given):
+    """With biases trained beside an adapter, disabling it would not bring the original back; nor where its initialisation changed
+    the base, or an adapter that is given was trained before."""
+    rows = tensor_rows(8)
+    model, adapter = tiny_vit(), {}
+    if adapted is not None:
+        lora = LoraConfig(r=2, target_modules="all-linear", **adapted)
+        if given == "config":
+            adapter["peft_config"] = lora
+        else:
+            model = get_peft_model(model, lora)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter += 0.3 * ("lora_B" in name)
+    config = tiny_config(tmp_path, confidence_target="original", learning_rate=0.05, relevance_weight=0.0)
+    torch.manual_seed(0)
+    trainer = RobustViTTrainer(model, config, rows, rows, **adapter)
+    assert trainer.evaluate()["eval_confidence_loss"] == pytest.approx(0, abs=1e-6)
+    pixel_values = torch.stack([row["pixel_values"] for row in rows])
+    expected = trainer.model(pixel_values=pixel_values).logits.detach()
+    if given == "config" and (adapted or {}).get("init_lora_weights", True):
+        torch.testing.assert_close(expected, tiny_vit()(pixel_values=pixel_values).logits, atol=1e-4, rtol=1e-4)
+    if given == "config" and adapted in ({}, {"use_dora": True}):
+        assert trainer._original is None  # but the adapter is disabled, which needs no second model
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    torch.testing.assert_close(trainer._original_logits(pixel_values), expected)
+    assert trainer.evaluate()["eval_confidence_loss"] > 0.001
+
+
+def test_the_divergence_from_given_logits():
+    logits, original = torch.randn(4, 5), torch.randn(4, 5)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=original / 0.5), torch.distributions.Categorical(logits=logits / 0.5)
+    )
+    torch.testing.assert_close(ConfidenceLoss(0.5).per_image(logits, original)["confidence_loss"], expected)
+
+
+def test_the_original_needs_no_labels(tmp_path):
+    rows = [{name: value for name, value in row.items() if name != "labels"} for row in tensor_rows(8)]
+    trainer = trained(tmp_path, rows, relevance_target="prediction", **SWAP)
+    assert not trainer.args.needs_labels and len(logged(trainer, "confidence_loss")) == 2
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of one grey each, 40, 80 and 120, in a folder and below it."""
+    for level, name in ((40, "a.png"), (80, "b.jpg"), (120, "below/c.png")):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (50, 40), (level,) * 3).save(path)
+    return tmp_path / "pictures"
+
+
+def test_backgrounds_of_a_folder(pictures):
+    """Objects stay, and every other pixel is of one of the pictures; all are drawn, by the seed alone."""
+    pool = BackgroundPool(str(pictures), make_image_processor("paper", 16))
+    images, mask = batch(60)
+    swapped = swap_backgrounds(images, mask, 0.5, (0,), pool)
+    foreground = mask.bool().expand_as(images)
+    assert torch.equal(swapped[foreground], images[foreground])
+    levels = {round(level / 127.5 - 1, 3): 0 for level in (40, 80, 120)}
+    kept = 0
+    for index, image in enumerate(swapped):
+        outside = image[~foreground[index]]
+        if torch.equal(image, images[index]):
+            kept += 1
+            continue
+        (colour,) = {round(float(value), 3) for value in outside}
+        levels[min(levels, key=lambda level: abs(level - colour))] += 1
+        assert min(abs(level - colour) for level in levels) < 0.02
+    assert 15 <= kept <= 45 and all(levels.values())
+    assert torch.equal(swapped, swap_backgrounds(images, mask, 0.5, (0,), pool))
+    assert not torch.equal(swapped, swap_backgrounds(images, mask, 0.5, (1,), pool))
+
+
+def test_a_single_image_gets_a_background_of_the_folder(pictures):
+    images, mask = batch(1)
+    pool = BackgroundPool(str(pictures), make_image_processor("paper", 16))
+    assert not torch.equal(swap_backgrounds(images, mask, 1.0, (0,), pool), images)
+    mask[:] = 1
+    assert torch.equal(swap_backgrounds(images, mask, 1.0, (0,), pool), images)
+
+
+def test_half_of_the_pictures_are_flipped(tmp_path):
+    halves = np.zeros((16, 16, 3), dtype=np.uint8)
+    halves[:, 8:] = 255
+    Image.fromarray(halves).save(tmp_path / "halves.png")
+    images, mask = batch(80)
+    swapped = swap_backgrounds(
+        images, mask, 1.0, (0,), BackgroundPool(str(tmp_path), make_image_processor("paper", 16))
+    )
+    flipped = [bool(image[0, 0, 0] > image[0, 0, -1]) for image in swapped]
+    assert 25 < sum(flipped) < 55
+
+
+def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
+    """Another training than with those of the batch, and resumed only with the same pictures."""
+    settings = {"relevance_weight": 0.0, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    weights = {}
+    for name, options in {"batch": {}, "folder": {"backgrounds": str(pictures)}}.items():
+        config = tiny_config(tmp_path / name, **settings, **SWAP, **options)
+        trainer = RobustViTTrainer(
+            tiny_vit(), config, tensor_rows(8), processing_class=make_image_processor("paper", 32)
+        )
+        trainer.train()
+        weights[name] = trainer.model.classifier.weight.detach().clone()
+    assert not torch.equal(*weights.values())
+    Image.new("RGB", (9, 9)).save(pictures / "d.png")
+    config = tiny_config(tmp_path / "folder", **settings, **SWAP, backgrounds=str(pictures))
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8), processing_class=make_image_processor("paper", 32))
+    with pytest.raises(ValueError, match="another folder of backgrounds"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "folder" / "checkpoint-2"))
+
+
+def test_a_picture_that_was_edited_in_place_is_another(tmp_path):
+    """Also with the same number of bytes."""
+    path, identities = tmp_path / "picture.bmp", []
+    for second, colour in enumerate(("green", "red")):
+        Image.new("RGB", (40, 40), colour).save(path)
+        os.utime(path, (second, second))
+        identities.append(BackgroundPool(str(tmp_path), make_image_processor("paper", 16)).identity())
+    assert identities[0][0][:2] == identities[1][0][:2] and identities[0] != identities[1]
+
+
+def tiff_of_floats() -> bytes:
+    """A picture that can be decoded, and whose range is unknown."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+def test_bad_folders_of_backgrounds(pictures, tmp_path):
+    processor = make_image_processor("paper", 16)
+    with pytest.raises(FileNotFoundError, match="There is no folder of backgrounds"):
+        BackgroundPool(str(tmp_path / "none"), processor)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):
+        BackgroundPool(str(tmp_path / "empty"), processor)
+    (tmp_path / "empty" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
+        BackgroundPool(str(tmp_path / "empty"), processor)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.jpg")
+    for content in ((tmp_path / "whole.jpg").read_bytes()[:-900], tiff_of_floats()):
+        (tmp_path / "empty" / "broken.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
+            BackgroundPool(str(tmp_path / "empty"), processor)
+    (tmp_path / "empty" / "broken.png").rename(tmp_path / "empty" / "._broken.png")  # of macOS, and no picture
+    with pytest.raises(ValueError, match="holds no pictures"):
+        BackgroundPool(str(tmp_path / "empty"), processor)
+    with pytest.raises(ValueError, match="`backgrounds` are those of `background_swap`, which is 0"):
+        tiny_config(tmp_path, backgrounds=str(pictures))

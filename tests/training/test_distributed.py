@@ -1,0 +1,104 @@
+"""Two processes (gloo) give the losses and weights of one, on the same global batch, and a fault of one ends both."""
+
+import json
+import re
+
+import pytest
+from transformers import Trainer, ViTForImageClassification
+
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.training.interrupts import InterruptCallback
+
+from ..evaluation.test_evaluation import MAPS
+from ..helpers.commands import launch_two
+from ..helpers.distributed import run
+from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
+from .test_trainer import COMPONENTS, assert_equal_weights
+
+
+@pytest.mark.parametrize(
+    "fault, messages",
+    [
+        pytest.param(
+            "nan",
+            [
+                r"error of process 1: Step 1: the loss of row \d+, .* is NaN or infinite",
+                r"error of process 0: Step 1: the loss of images of another process is NaN or infinite",
+            ],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "validation",
+            [
+                rf"error of process {rank}: SIGTERM has stopped the training after step 2.*checkpoint-2`"
+                for rank in (0, 1)
+            ],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "hang",
+            [
+                r"error of process 0: After step 2: another process has ended, or has not answered for 20 s .*checkpoint-\d`"
+            ],
+            marks=pytest.mark.release,
+        ),
+    ],
+)
+def test_a_fault_of_one_process_ends_both(tmp_path, fault, messages):
+    completed = launch_two("--module", "tests.helpers.faults", fault, tmp_path, timeout=600)
+    assert completed.status != 0
+    for message in messages:
+        assert re.search(message, completed.out), completed.out + completed.err[-3000:]
+
+
+def test_the_folder_stays_until_all_processes_have_ended(tmp_path, monkeypatch):
+    """Those that are behind list its checkpoints, and it is removed if nothing was written."""
+    folder, waited = tmp_path / "run", []
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(folder), tensor_rows(16))
+
+    def agree(callback, args):
+        waited.append((trainer.state.global_step, (folder / ".train.lock").exists()))
+
+    monkeypatch.setattr(InterruptCallback, "agree", agree)
+    trainer.train()
+    assert waited[-2:] == [(trainer.state.max_steps, True)] * 2  # after the last step, and after the training
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    run(tmp_path / "1", 8)
+    completed = launch_two("--module", "tests.helpers.distributed", tmp_path / "2", 4)
+    assert completed.status == 0, completed.err
+    one, two = (json.loads((tmp_path / n / "summary.json").read_text()) for n in "12")
+    assert (one["num_processes"], two["num_processes"]) == (1, 2)
+    assert len(one["log"]) == len(two["log"])
+    for ours, expected in zip(two["log"], one["log"], strict=True):
+        names = [f"{prefix}{name}" for prefix in ("", "eval_") for name in (*COMPONENTS, "loss")]
+        for name in [name for name in names if name in expected]:
+            assert ours[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6), name
+    for name, losses in one["losses"].items():
+        assert len(losses) == 4 and two["losses"][name] == pytest.approx(losses, rel=1e-3), name
+    models = [ViTForImageClassification.from_pretrained(tmp_path / n) for n in "21"]
+    assert_equal_weights(*models, atol=1e-5, rtol=1e-4)
+    for name in ("predictions", "accepted"):
+        assert two[name] == one[name], name
+    assert len(two["predictions"]) == 7
+    # Weights, and with them maps and probabilities, agree to 1e-5, counts of pixels and images altogether.
+    assert two["scores"].keys() == one["scores"].keys() >= {"top1", "ece", "mean_iou"}
+    for name, value in one["scores"].items():
+        expected = value if isinstance(value, dict) else pytest.approx(value, abs=5e-3 if name in MAPS else 1e-4)
+        assert two["scores"][name] == expected, name
+
+
+def test_a_process_that_does_not_answer_is_named(tmp_path, monkeypatch):
+    def time_out(trainer, *arguments, **options):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:590] Timed out waiting 20000ms for recv operation to complete")
+
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, ddp_timeout=20), tensor_rows(16))
+    monkeypatch.setattr(Trainer, "train", time_out)
+    with pytest.raises(RuntimeError, match=r"pair\.cc"):
+        trainer.train()
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    with pytest.raises(OSError, match="After step 0: another process has ended, or has not answered for 20 s"):
+        trainer.train()

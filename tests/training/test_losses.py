@@ -1,0 +1,125 @@
+"""Losses: literal values, an independent reference, edges, and gradients."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from robust_vit_hf import ConfidenceLoss, RelevanceLoss
+
+from ..helpers import reference
+
+
+RELEVANCE = torch.tensor([[[[1.0, 0.5], [0.0, 0.5]]]])
+MASK = torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]])
+
+
+def test_squared_error_by_hand():
+    # background: (0² + 0.5²) / 4; foreground: (0² + 0.5²) / 4
+    losses = RelevanceLoss()(RELEVANCE, MASK)
+    assert losses["background_loss"].item() == 0.0625
+    assert losses["foreground_loss"].item() == 0.0625
+    assert losses["relevance_loss"].item() == pytest.approx(2 * 0.0625 + 0.3 * 0.0625)
+
+
+def test_cross_entropy_by_hand():
+    losses = RelevanceLoss(1.2, 0.5, distance="bce")(RELEVANCE, MASK)
+    log2 = torch.tensor(2.0).log().item()
+    # One pixel of 0.5 on each side costs log 2; the exact pixels cost next to nothing.
+    assert losses["background_loss"].item() == pytest.approx(log2 / 4, abs=1e-5)
+    assert losses["foreground_loss"].item() == pytest.approx(log2 / 4, abs=1e-5)
+    assert losses["relevance_loss"].item() == pytest.approx(1.7 * log2 / 4, abs=1e-5)
+
+
+def test_cross_entropy_has_finite_gradients_at_the_peak():
+    relevance = torch.tensor([[[[1.0, 0.0]]]], requires_grad=True)
+    RelevanceLoss(distance="bce")(relevance, torch.tensor([[[[0.0, 1.0]]]]))["relevance_loss"].backward()
+    assert relevance.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("distance", ["mse", "bce"])
+def test_a_map_of_a_diverged_model_gives_no_number(distance):
+    """And no error, in place of which the training would say that it diverged."""
+    broken = torch.stack([RELEVANCE[0], torch.full_like(RELEVANCE[0], torch.nan)])
+    found = RelevanceLoss(distance=distance).per_image(broken, MASK[:1].expand(2, -1, -1, -1))["relevance_loss"]
+    alone = RelevanceLoss(distance=distance).per_image(RELEVANCE[:1], MASK[:1])["relevance_loss"]
+    assert found[0] == alone[0] and found[1].isnan()
+
+
+@pytest.mark.parametrize("mask_edges, background", [("fractional", 0.25), ("complement", 0.75)])
+def test_fractional_mask_values(mask_edges, background):
+    ones, quarter = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.25)
+    losses = RelevanceLoss(mask_edges=mask_edges)(ones, quarter)
+    assert losses["background_loss"].item() == background**2
+    assert losses["foreground_loss"].item() == 0
+
+
+def test_equals_the_reference():
+    generator = torch.Generator().manual_seed(0)
+    relevance = torch.rand(3, 1, 8, 8, generator=generator)
+    mask = (torch.rand(3, 1, 8, 8, generator=generator) * 3 - 1).clamp(0, 1)
+    logits = torch.randn(3, 5, generator=generator)
+    per_image = RelevanceLoss().per_image(relevance, mask) | ConfidenceLoss().per_image(logits)
+    for index in range(3):
+        expected = reference.losses(relevance[index, 0].numpy(), mask[index, 0].numpy(), logits[index].numpy())
+        for name, value in expected.items():
+            assert per_image[name][index].item() == pytest.approx(value, rel=1e-5), name
+    means = RelevanceLoss()(relevance, mask)
+    assert means["background_loss"].item() == pytest.approx(per_image["background_loss"].mean().item())
+
+
+@pytest.mark.parametrize("distance", ["mse", "bce"])
+@pytest.mark.parametrize("mask_edges", ["fractional", "complement"])
+def test_gradients(distance, mask_edges):
+    generator = torch.Generator().manual_seed(0)
+    relevance = (0.1 + 0.8 * torch.rand(2, 1, 3, 3, generator=generator)).double().requires_grad_()
+    mask = torch.tensor([0.0, 0.3, 1.0]).double().expand(2, 1, 3, 3)
+    loss = RelevanceLoss(distance=distance, mask_edges=mask_edges)
+    assert gradcheck(lambda x: loss(x, mask)["relevance_loss"], relevance)
+
+
+def test_confidence():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    # −log softmax of the larger logit: log(1 + e^−2) and log(1 + e^−1)
+    expected = torch.log1p(torch.exp(-torch.tensor([2.0, 1.0])))
+    torch.testing.assert_close(ConfidenceLoss().per_image(logits)["confidence_loss"], expected)
+    torch.testing.assert_close(ConfidenceLoss()(logits)["confidence_loss"], expected.mean())
+    expected = torch.log1p(torch.exp(-torch.tensor([4.0, 2.0])))
+    torch.testing.assert_close(ConfidenceLoss(temperature=0.5).per_image(logits)["confidence_loss"], expected)
+    # With labels it is ordinary cross-entropy.
+    labels = torch.tensor([1, 1])
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(ConfidenceLoss()(logits, labels)["confidence_loss"], expected)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"distance": "l1"}, "Expected `distance` to be `mse` or `bce`, but got `l1`"),
+        ({"mask_edges": "soft"}, "Expected `mask_edges`"),
+        ({"mean_over": "pixels"}, "Expected `mean_over` to be `image` or `region`, but got `pixels`"),
+        ({"background_weight": -1}, "Expected weights ≥ 0"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RelevanceLoss(**arguments)
+
+
+def test_a_region_without_pixels_loses_nothing():
+    losses = RelevanceLoss(mean_over="region").per_image(RELEVANCE, torch.zeros_like(MASK))
+    assert losses["foreground_loss"].tolist() == [0] and losses["background_loss"].isfinite().all()
+
+
+def test_the_temperature_divides_the_logits_of_both_models():
+    """Kullback–Leibler divergence of the output from that of another model, by hand."""
+    logits, target = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 3.0, 1.0]])
+    own, others = (values.div(0.5).softmax(dim=1) for values in (logits, target))
+    expected = (others * (others.log() - own.log())).sum(dim=1)
+    torch.testing.assert_close(ConfidenceLoss(0.5).per_image(logits, target)["confidence_loss"], expected)
+
+
+def test_bad_temperature_and_shapes():
+    with pytest.raises(ValueError, match="Expected `temperature` > 0, but got 0"):
+        ConfidenceLoss(temperature=0)
+    with pytest.raises(ValueError, match=r"one shape \(B, 1, H, W\), but got \(1, 1, 2, 2\) and \(1, 2, 2\)"):
+        RelevanceLoss()(RELEVANCE, MASK[0])

@@ -1,0 +1,434 @@
+"""Methods of finetuning: their losses against slow references, their derivatives, and what reaches the weights."""
+
+import re
+from copy import deepcopy
+
+import pytest
+import torch
+import yaml
+from torch.autograd import gradcheck
+from torchvision.transforms import v2
+from transformers import TrainerCallback
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from robust_vit_hf import RobustViTTrainer, relevance_map
+from robust_vit_hf.experiments.paper.ablations import ABLATIONS
+from robust_vit_hf.training import methods
+from robust_vit_hf.training.config import CHECKPOINTING
+from robust_vit_hf.training.methods import load_method, method_names
+from robust_vit_hf.training.options import METHOD_OPTIONS
+
+from ..helpers import reference
+from ..helpers.commands import call, succeed
+from ..helpers.tiny import ROOT, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
+
+
+NAMES = ("cft", "cutmix", "energy", "finetune", "gradmask", "random_erasing", "robustvit", "rrr")
+every_method = pytest.mark.parametrize("name", NAMES)
+# Options under which a loss is exactly differentiable, and its terms are of one size.
+EXACT = {
+    "gradmask": {"background_weight": 1.0, "confidence_weight": 1.0},
+    "rrr": {"background_weight": 0.01, "confidence_weight": 1.0},
+    "robustvit": {"second_order": True},
+    "cft": {"second_order": True},
+    "energy": {"second_order": True},
+}
+
+
+def batch(count=3) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """Pixels, masks with a fractional value, and targets, all in float64."""
+    rows = tensor_rows(count)
+    pixel_values, mask = (torch.stack([row[name] for row in rows]).double() for name in ("pixel_values", "mask"))
+    return pixel_values, mask, {"label": torch.tensor([row["labels"] for row in rows]), "prediction": None}
+
+
+def losses(name, folder, model, pixel_values, mask, targets, **options):
+    args = tiny_config(folder, method=name, **options)
+    return load_method(name)(args).per_image(model, pixel_values, mask, targets)
+
+
+# -- What a method is --------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_defaults_are_options(name, tmp_path):
+    defaults = load_method(name).DEFAULTS
+    assert defaults.keys() <= METHOD_OPTIONS.keys()
+    config = tiny_config(tmp_path, method=name)
+    assert {option: getattr(config, option) for option in METHOD_OPTIONS} == METHOD_OPTIONS | defaults
+    assert config.describe()["method"] == name and None not in config.describe().values()
+
+
+def test_names_are_those_of_the_modules():
+    assert tuple(method_names()) == NAMES
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"method": "gradmsk"}, "did you mean gradmask?"),
+        ({"method": "x"}, "Expected `method` to be one of cft, cutmix, energy, finetune"),
+        (
+            {"method": "rrr", "relevance_weight": 0.0},
+            "`relevance_weight` is not an option of the method `rrr`, which has",
+        ),
+        (
+            {"method": "energy", "released_gradients": True},
+            "`released_gradients` is not an option of the method `energy`",
+        ),
+        ({"mean_over": "pixels"}, "Expected `mean_over` to be one of image, region."),
+        ({"method": "cft", "background_swap": 0.5}, "would teach the shortcut"),
+        ({"head_epochs": 1.0}, "`head_epochs` freezes the layers whose attention the relevance loss trains"),
+        ({"method": "finetune", "head_learning_rate": 0.1}, "is that of the `head_epochs`"),
+        ({"start_layer": -1}, "Expected `start_layer` ≥ 0, but got -1"),
+    ],
+)
+def test_refused_options(options, message, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny_config(tmp_path, **options)
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="Expected `start_layer` from 0 to 1"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, start_layer=2), tensor_rows(4))
+
+
+def test_control_is_the_method_finetune(tmp_path):
+    control = tiny_config(tmp_path, relevance_distance="bce", second_order=True).control()
+    expected = tiny_config(tmp_path, method="finetune")
+    assert {option: getattr(control, option) for option in ("method", *METHOD_OPTIONS)} == {
+        option: getattr(expected, option) for option in ("method", *METHOD_OPTIONS)
+    }
+
+
+def test_a_method_is_added_by_adding_a_file(tmp_path, monkeypatch):
+    """The file that docs/methods.md shows."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), flags=re.DOTALL)
+    assert len(code.splitlines()) <= 25
+    (tmp_path / "area.py").write_text(code)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    assert "area" in method_names()
+    config = tiny_config(tmp_path / "run", method="area", relevance_weight=0.5)
+    assert config.confidence_target == "label"
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+    trainer.train()
+    areas = [entry["area_loss"] for entry in trainer.state.log_history if "area_loss" in entry]
+    assert len(areas) == 2 and 0 < areas[1] < areas[0] < 1
+
+
+def test_a_file_without_a_method(tmp_path, monkeypatch):
+    (tmp_path / "empty.py").write_text("")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match=r"empty.py` defines 0 subclasses of `Method`: a method's module defines one"):
+        tiny_config(tmp_path / "run", method="empty")
+
+
+# -- Values ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_input_gradients_against_a_slow_reference(released, tmp_path):
+    """Each class and image by itself: the scale of RRR is that of a sum over classes, channels and pixels."""
+    model, (pixel_values, mask, targets) = tiny_vit().double(), batch()
+    mask[:, :, 0] = 0.25
+    found = {
+        name: losses(name, tmp_path, model, pixel_values, mask, targets, released_gradients=released)[0]
+        for name in ("gradmask", "rrr")
+    }
+    for index in range(len(mask)):
+        pixels = pixel_values[index : index + 1].clone().requires_grad_()
+        logits = model(pixels).logits[0]
+        (of_label,) = torch.autograd.grad(logits[targets["label"][index]], pixels, retain_graph=True)
+        of_classes = 0
+        for log_probability in torch.log(torch.exp(logits) / torch.exp(logits).sum()):
+            of_classes = of_classes + torch.autograd.grad(log_probability, pixels, retain_graph=True)[0]
+        of_label, of_classes = (
+            reference.pixel_gradient_losses(gradient[0].numpy(), mask[index, 0].numpy())
+            for gradient in (of_label, of_classes)
+        )
+        expected = {
+            "gradmask": of_label["gradmask released" if released else "gradmask"],
+            "rrr": of_classes["rrr"] * (len(mask) if released else 1),
+        }
+        for name, value in expected.items():
+            assert found[name]["background_loss"][index].item() == pytest.approx(value, rel=1e-6), name
+            cross_entropy = -logits.log_softmax(0)[targets["label"][index]].item()
+            assert found[name]["confidence_loss"][index].item() == pytest.approx(cross_entropy)
+            total = {"gradmask": (50, 3e-9), "rrr": (1e-10, 2e-6)}[name]
+            assert found[name]["loss"][index].item() == pytest.approx(total[0] * value + total[1] * cross_entropy)
+    # To the last digits, since the confidence loss of GradMask is a billionth of the other.
+    for name, (background, confidence) in {"gradmask": (50, 3e-9), "rrr": (1e-10, 2e-6)}.items():
+        parts = found[name]["background_loss"], found[name]["confidence_loss"]
+        total = background * parts[0] + confidence * parts[1]
+        torch.testing.assert_close(found[name]["loss"], total, rtol=1e-14, atol=0)
+
+
+def test_energy_against_a_slow_reference(tmp_path):
+    model, (pixel_values, mask, targets) = tiny_vit().double(), batch()
+    mask[:, :, 0] = 0.25
+    values, logits = losses("energy", tmp_path, model, pixel_values, mask, targets)
+    relevance = relevance_map(model, pixel_values, targets["label"], normalize=False).relevance.detach().numpy()
+    for index in range(len(mask)):
+        expected = reference.energy(relevance[index, 0], mask[index, 0].numpy())
+        assert values["energy_loss"][index].item() == pytest.approx(expected, rel=1e-9)
+    cross_entropy = torch.nn.functional.cross_entropy(logits, targets["label"], reduction="none")
+    torch.testing.assert_close(values["loss"], 0.8 * values["energy_loss"] + 0.2 * cross_entropy)
+
+
+def test_energy_of_no_relevance(tmp_path):
+    model = tiny_vit().double()
+    torch.nn.init.zeros_(model.classifier.weight)  # no logit depends on any attention
+    values, _ = losses("energy", tmp_path, model, *batch())
+    assert torch.equal(values["energy_loss"], torch.zeros(3).double())
+    values["loss"].sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"mean_over": "image"}])
+def test_cft_against_a_slow_reference(options, tmp_path):
+    model, (pixel_values, mask, targets) = tiny_vit().double(), batch()
+    values, logits = losses("cft", tmp_path, model, pixel_values, mask, targets, **options)
+    relevance = relevance_map(model, pixel_values, targets["label"]).relevance.detach().numpy()
+    for index in range(len(mask)):
+        background, foreground = reference.cross_entropies(
+            relevance[index, 0], mask[index, 0].numpy(), region=not options
+        )
+        assert values["background_loss"][index].item() == pytest.approx(background, rel=1e-3)
+        assert values["foreground_loss"][index].item() == pytest.approx(foreground, rel=1e-3)
+        confidence = -logits[index].log_softmax(0).max().item()
+        expected = 0.8 * (1.2 * background + 0.5 * foreground) + 0.2 * confidence
+        assert values["loss"][index].item() == pytest.approx(expected, rel=1e-3)
+
+
+# -- Derivatives -------------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_gradients_in_float64(name, tmp_path):
+    """The gradient of the loss in weights of each kind, which goes through second derivatives of the model."""
+    model, inputs = tiny_vit(hidden_size=12, intermediate_size=16).double(), batch(2)
+    embeddings, (first, last) = model.vit.embeddings.patch_embeddings, model.vit.layers
+    modules = (embeddings.projection, first.attention.q_proj, first.mlp.fc1, last.attention.v_proj, model.classifier)
+    weights = [module._parameters.pop("weight").detach().requires_grad_() for module in modules]
+
+    def loss(*weights):
+        for module, weight in zip(modules, weights, strict=True):
+            module.weight = weight
+        return losses(name, tmp_path, model, *inputs, **EXACT.get(name, {}))[0]["loss"].sum()
+
+    assert gradcheck(loss, weights, fast_mode=True)
+    *_, head = torch.autograd.grad(loss(*weights), weights)
+    assert head.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["gradmask", "rrr"])
+def test_the_background_loss_changes_the_weights(name, tmp_path):
+    """As the equations say."""
+    options = {"background_weight": 1.0, "confidence_weight": 0.0, "weight_decay": 0.0}
+    model = tiny_vit()
+    trainer = RobustViTTrainer(deepcopy(model), tiny_config(tmp_path, method=name, **options), tensor_rows(8))
+    trainer.train()
+    changed = [not torch.equal(*pair) for pair in zip(model.parameters(), trainer.model.parameters(), strict=True)]
+    # Softmax is invariant to the bias of the keys, and the logit to that of the head.
+    assert sum(changed) >= len(changed) - 4
+    logged = [entry["background_loss"] for entry in trainer.state.log_history if "background_loss" in entry]
+    assert logged[1] < logged[0]
+
+
+@pytest.mark.parametrize("name", ["gradmask", "rrr"])
+def test_the_background_loss_as_released_changes_no_weight(name, tmp_path):
+    """Where it is a constant."""
+
+    def trained(weight):
+        options = {"background_weight": weight, "confidence_weight": 1.0, "released_gradients": True}
+        trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, method=name, **options), tensor_rows(8))
+        trainer.train()
+        return trainer.model.parameters()
+
+    assert all(torch.equal(*pair) for pair in zip(trained(1.0), trained(5.0), strict=True))
+
+
+@pytest.mark.parametrize("name", ["gradmask", "rrr", "energy", "cft"])
+def test_precision_and_checkpointing(name, tmp_path):
+    """bf16 trains every parameter, and activation checkpointing changes nothing."""
+
+    def trained(folder, **options):
+        # AdamW would blow up gradients that are rounding alone to full steps.
+        settings = EXACT[name] | {"second_order": False, "optim": "sgd", "learning_rate": 0.1}
+        config = tiny_config(folder, method=name, **settings | options)
+        trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+        trainer.train()
+        return trainer.model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    # In this order, since a process keeps the precision of its last Trainer.
+    _, half = trained(tmp_path / "a", bf16=True)
+    plain, full = trained(tmp_path / "b")
+    checkpointed, again = trained(tmp_path / "c", **{CHECKPOINTING: True})
+    assert half != full and half == pytest.approx(full, rel=0.2)
+    assert again == pytest.approx(full, rel=1e-6)
+    for (parameter, ours), theirs in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4, msg=parameter)
+
+
+def test_evaluation_without_gradients(tmp_path):
+    """The same values as in training, without a graph."""
+    model, inputs = tiny_vit().double(), batch()
+    for name in NAMES:
+        attached, _ = losses(name, tmp_path, model, *inputs)
+        with torch.no_grad():
+            detached, logits = losses(name, tmp_path, model, *inputs)
+        assert not logits.requires_grad and not detached["loss"].requires_grad
+        torch.testing.assert_close(detached, {key: value.detach() for key, value in attached.items()})
+
+
+# -- The command line --------------------------------------------------------------------------------------------------
+
+
+@every_method
+def test_two_steps_from_the_command_line(name, tmp_path):
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    masked_folder(tmp_path / "data", 8, 4)
+    options = {
+        "model": str(tmp_path / "model"),
+        "dataset": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "run"),
+    }
+    options |= {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(options))
+    succeed("train", tmp_path / "recipe.yaml", "--method", name)
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| method | {name} |" in card
+    assert ("by the method of\n[Optimizing" in card) is (name == "robustvit")
+    refused = call("train", tmp_path / "recipe.yaml", "--method", "robustvt")
+    assert "did you mean robustvit?" in refused.error
+
+
+# -- Baselines that do not look at the mask -----------------------------------------------------------------------------
+
+
+def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
+    model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(4)
+    torch.manual_seed(3)
+    values, _ = losses("cutmix", tmp_path, model, pixel_values, mask, targets)
+    torch.manual_seed(3)
+    mixed, shares = v2.CutMix(num_classes=4)(pixel_values, targets["label"])
+    assert not torch.equal(mixed, pixel_values) and ((shares > 0).sum(dim=1) > 1).any()
+    expected = -(shares * model(mixed).logits.float().log_softmax(dim=1)).sum(dim=1)
+    torch.testing.assert_close(values["loss"].float(), expected.float())
+    plain, _ = losses("cutmix", tmp_path, model.eval(), pixel_values, mask, targets)
+    torch.testing.assert_close(
+        plain["loss"], losses("finetune", tmp_path, model, pixel_values, mask, targets)[0]["loss"]
+    )
+    with pytest.raises(ValueError, match="`cutmix` mixes the labels of two images"):
+        losses("cutmix", tmp_path, model, pixel_values, mask, targets, confidence_target="original")
+
+
+@pytest.mark.parametrize(
+    "images, batch_size, message",
+    [
+        (4, 1, "a batch has one: give another `per_device_train_batch_size`."),
+        (
+            5,
+            4,
+            "the last batch of 5 images has one: give another `per_device_train_batch_size`, or `dataloader_drop_last`.",
+        ),
+        (1, 8, "the last batch of 1 images has one"),
+    ],
+)
+def test_cutmix_needs_two_images_in_each_batch(images, batch_size, message, tmp_path):
+    config = {"method": "cutmix", "per_device_train_batch_size": batch_size, "max_steps": 1}
+    with pytest.raises(ValueError, match=f"`cutmix` mixes the images of a batch, and {message}"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **config), tensor_rows(images))
+    if images == 5:
+        config["dataloader_drop_last"] = True
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **config), tensor_rows(images)).train()
+
+
+@pytest.mark.parametrize(
+    "name, method",
+    [("cutmix", {"method": "cutmix"}), ("background_swap", {"background_swap": 0.5, "confidence_target": "original"})],
+)
+def test_a_batch_size_that_is_found_leaves_two_images(name, method, tmp_path):
+    """`auto_find_batch_size` lowers it after a start without memory, down to 1; steps are counted anew."""
+    config = tiny_config(tmp_path, per_device_train_batch_size=8, **method)
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+    assert trainer._steps_per_epoch == 1
+    trainer._train_batch_size = 4  # as accelerate's `find_executable_batch_size` sets it
+    trainer.get_train_dataloader()
+    assert trainer._steps_per_epoch == 2
+    trainer._train_batch_size = 1
+    with pytest.raises(ValueError, match=rf"found memory for a batch of one image, and `{name}` needs two"):
+        trainer.get_train_dataloader()
+
+
+def test_random_erasing_hides_a_part_of_half_the_images(tmp_path, monkeypatch):
+    model, (pixel_values, mask, targets) = tiny_vit().double().train(), batch(40)
+    seen = []
+    monkeypatch.setattr(model, "forward", lambda pixel_values, **_: seen.append(pixel_values) or ImageClassifierOutput(
+        logits=pixel_values.mean(dim=(2, 3))
+    ))  # fmt: skip
+    torch.manual_seed(0)
+    losses("random_erasing", tmp_path, model, pixel_values, mask, targets | {"label": targets["label"] % 3})
+    erased = (seen[0] == 0).all(dim=1)
+    assert torch.equal(torch.where(erased[:, None], 0, pixel_values), seen[0])
+    assert 10 < erased.flatten(1).any(dim=1).sum() < 30 and 0.01 < erased.double().mean() < 0.2
+
+
+# -- The head alone -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head_epochs, moved", [(0.0, True), (1.0, True), (2.0, False)])
+def test_epochs_of_the_head_alone(head_epochs, moved, tmp_path):
+    model, rows = tiny_vit(), tensor_rows(8)
+    before = deepcopy(model.state_dict())
+    config = tiny_config(tmp_path, method="finetune", head_epochs=head_epochs, per_device_train_batch_size=4)
+    trainer = RobustViTTrainer(model, config, rows)
+    grads = []
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, *args, **kwargs):
+            grads.append(model.vit.layers[0].attention.q_proj.weight.grad is not None)
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert grads == [step >= 2 * head_epochs for step in range(4)]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "classifier.weight" in changed and any(name.startswith("vit.") for name in changed) is moved
+
+
+def test_learning_rate_of_the_head_alone(tmp_path):
+    config = tiny_config(
+        tmp_path,
+        method="finetune",
+        head_epochs=1,
+        head_learning_rate=0.1,
+        per_device_train_batch_size=4,
+        lr_decay_every=1,
+    )
+    trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8))
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == pytest.approx([0.1, 0.1, 0.85e-3, 0.85e-3])
+    assert config.describe()["epochs of the head alone"] == "1, learning rate 0.1"
+
+
+# -- Ablations ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_ablation_gives_other_gradients(tmp_path):
+    model, inputs = tiny_vit(num_hidden_layers=7).double(), batch()
+
+    def gradient(options: dict) -> torch.Tensor:
+        loss = losses("robustvit", tmp_path, model, *inputs, **options)[0]["loss"].sum()
+        return torch.autograd.grad(loss, model.vit.layers[-1].attention.q_proj.weight)[0]
+
+    full = gradient({})
+    for name, options in ABLATIONS.items():
+        assert not torch.allclose(gradient(options), full, rtol=1e-3, atol=0), name
+    assert not tiny_config(tmp_path, **ABLATIONS["label-free"]).needs_labels
+
+
+def test_ablations_in_the_docs():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    shown = re.findall(r"^\| `([a-z-]+)` \| `(.*)` \|$", text, flags=re.MULTILINE)
+    assert {name: yaml.safe_load(options) for name, options in shown} == ABLATIONS

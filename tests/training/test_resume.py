@@ -1,0 +1,459 @@
+"""Interrupted runs: what resumes, what is refused, and what stays on disk."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from robust_vit_hf import RobustViTTrainer
+from robust_vit_hf.training import publishing
+from robust_vit_hf.training.adapters import add_lora
+from robust_vit_hf.training.checkpoints import find_checkpoint
+from robust_vit_hf.training.interrupts import InterruptCallback, TrainingInterrupted
+from robust_vit_hf.utils.lock import folder_lock
+
+from ..helpers.commands import call, python, succeed, wait_until
+from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
+
+
+FORKED = hasattr(signal, "sigwaitinfo") and multiprocessing.get_start_method() == "fork"
+SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
+
+
+class At(TrainerCallback):
+    """Calls a function at the end of a step, or of the epoch of which the step is the last."""
+
+    def __init__(self, step: int, function, event: str = "step"):
+        self.step, self.function, self.event = step, function, event
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and self.event == "step":
+            self.function()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and self.event == "epoch":
+            self.function()
+
+
+def make_trainer(folder, rows=None, model=None, callbacks=None, **settings) -> RobustViTTrainer:
+    rows = masked_dataset(12) if rows is None else rows
+    config = tiny_config(folder, per_device_train_batch_size=4, **SAVING | settings)
+    return RobustViTTrainer(model or tiny_vit(), config, rows, masked_dataset(4, seed=1), callbacks=callbacks)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """Folder of a run of two epochs of three steps, which tests do not change."""
+    folder = tmp_path_factory.mktemp("begun")
+    make_trainer(folder).train()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"learning_rate": 0.5}, "`learning_rate` 0.001, now 0.5"),
+        ({"relevance_weight": 0.5}, "`relevance_weight` 0.8, now 0.5"),
+        ({"seed": 1}, "`seed` 0, now 1"),
+        ({"metric_for_best_model": "top1"}, "`metric_for_best_model` .*, now top1"),
+        ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` 1, now 2"),
+        ({"model": tiny_vit(seed=1)}, "another original model"),
+        ({"model": tiny_vit(num_attention_heads=4)}, "another original model"),
+        ({"rows": masked_dataset(12, seed=3)}, "another train dataset"),
+        ({"rows": masked_dataset(8)}, "another train dataset"),
+    ],
+)
+def test_another_run_is_refused_by_name(begun, change, named):
+    with pytest.raises(ValueError, match=f"was begun with .*{named}.*[Gg]ive the same"):
+        make_trainer(begun, **change).train(resume_from_checkpoint=str(begun / "checkpoint-4"))
+
+
+def test_a_setting_that_only_the_new_run_has_is_compared(begun, tmp_path):
+    """Such as an option of a later version, of which the checkpoint says nothing."""
+    checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["RunIdentity"]["attributes"]["identity"]["settings"]["confidence_temperature"]
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"was begun with `confidence_temperature` None, now 0\.5"):
+        make_trainer(tmp_path, confidence_temperature=0.5).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_logging_and_epochs_may_change(begun, tmp_path):
+    settings = {"num_train_epochs": 3, "logging_steps": 2, "save_total_limit": 3, "on_nan": "skip"}
+    trainer = make_trainer(tmp_path, **settings, eval_strategy="steps", eval_steps=1, save_steps=2)
+    trainer.train(resume_from_checkpoint=str(begun / "checkpoint-6"))
+    assert trainer.state.global_step == 9 and {path.name for path in tmp_path.glob("checkpoint-*")} == {
+        "checkpoint-8",
+        "checkpoint-9",
+    }
+    logged = {
+        name: [row["step"] for row in trainer.state.log_history if name in row] for name in ("loss", "eval_loss")
+    }
+    assert logged == {"loss": [*range(1, 7), 8], "eval_loss": [6, 7, 8, 9]}  # six of before
+
+
+def test_an_adapter_is_recognised(tmp_path):
+    """The modules that it adapts are a set, whose order differs from process to process."""
+    adapted = add_lora(tiny_vit(), 2, "tiny")
+    trainer = make_trainer(tmp_path, model=adapted)
+    modules = json.loads(trainer._identify().identity["adapter"])["target_modules"]
+    assert len(modules) > 5 and modules == sorted(modules)
+    trainer.train()
+    with pytest.raises(ValueError, match=r"was begun with another adapter\. Give the same"):
+        make_trainer(tmp_path, model=add_lora(tiny_vit(), 3, "tiny")).train(resume_from_checkpoint=True)
+    make_trainer(tmp_path, model=add_lora(tiny_vit(), 2, "tiny")).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_without_identity_is_refused(begun, tmp_path):
+    checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["RunIdentity"]
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"does not say with which settings, model and data it was begun"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_that_lacks_a_file_does_not_count(begun, tmp_path, name):
+    """The run goes on from the one before, and ends as if it had not been stopped."""
+    for step in (3, 4):
+        shutil.copytree(begun / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-4" / name).unlink()
+    assert find_checkpoint(str(tmp_path), "last", begun=True) == str(tmp_path / "checkpoint-3")
+    lacks = f"is not a complete checkpoint.* It lacks `{name}`, without which .*: resume from another one, or begin"
+    with pytest.raises(ValueError, match=lacks):
+        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-4"), begun=True)
+    with pytest.raises(ValueError, match=lacks):
+        make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    make_trainer(tmp_path).train(resume_from_checkpoint=True)
+    weights = [load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (begun, tmp_path)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_checkpoints_of_the_model_alone_are_not_resumed(tmp_path):
+    make_trainer(tmp_path, save_only_model=True, num_train_epochs=1).train()
+    assert find_checkpoint(str(tmp_path), "last", begun=True) is None
+    lacks = (
+        "which has none. It lacks `optimizer.pt`, `scheduler.pt`, `rng_state.pth`, .* `save_only_model` saves weights"
+    )
+    with pytest.raises(ValueError, match=lacks):
+        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-3"), begun=True)
+
+
+def test_a_checkpoint_of_sharded_processes_counts(begun, tmp_path):
+    """FSDP2 names the optimizer otherwise, and each process has a random state."""
+    checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
+    (checkpoint / "optimizer.pt").rename(checkpoint / "optimizer.bin")
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    assert find_checkpoint(str(tmp_path), str(checkpoint), begun=True) == str(checkpoint)
+
+
+def test_the_record_counts_all_parts(tmp_path, monkeypatch):
+    """A finished run that is resumed does nothing, and records the time that it took."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(publishing, "time", clock)
+    make_trainer(tmp_path, callbacks=[At(2, lambda: setattr(clock, "now", 90.5))]).train()
+    again = make_trainer(tmp_path)
+    again.train(resume_from_checkpoint=True)
+    again.create_model_card()
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["resumed"] and run["steps"] == 6 and run["seconds"] == 90.5
+    fresh = make_trainer(tmp_path / "fresh")
+    fresh.train()
+    fresh.create_model_card()
+    assert not json.loads((tmp_path / "fresh" / "run.json").read_text())["resumed"]
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_second_signal_acts_at_once_but_under_a_launcher(monkeypatch, launched):
+    """A launcher passes on a signal that its processes may have received themselves."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+    at_once = False
+    try:
+        with InterruptCallback() as interrupt:
+            signal.raise_signal(signal.SIGINT)
+            interrupt.agree(SimpleNamespace(world_size=1))
+            assert interrupt.received == signal.SIGINT
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                at_once = True
+        assert at_once is not launched and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint(tmp_path, number):
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)]
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch"}
+    trainer = make_trainer(tmp_path, callbacks=[At(4, lambda: os.kill(os.getpid(), number))], **settings)
+    with pytest.raises(
+        TrainingInterrupted, match=rf"{number.name} .*after step 4.*checkpoint-4`.*resume_from_check"
+    ) as caught:
+        trainer.train()
+    assert caught.value.exit_status == 128 + number
+    assert [signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+    assert [log["step"] for log in trainer.state.log_history if "eval_loss" in log] == [3]  # none after the signal
+
+    resumed = make_trainer(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6 and len(resumed.state.log_history) > len(trainer.state.log_history)
+
+
+@pytest.mark.skipif(not FORKED, reason="workers are not forked here")
+def test_workers_outlive_the_signals_of_others(tmp_path):
+    """A launcher signals its whole group; only their own process may end them."""
+    workers = []
+
+    def signalled():
+        workers.extend(multiprocessing.active_children())
+        for worker in workers:
+            for name in ("TERM", "INT"):
+                subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+
+    settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = make_trainer(tmp_path, callbacks=[At(2, signalled)], **settings)
+    trainer.train()
+    assert workers and trainer.state.global_step == 6
+    for worker in workers:
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(30)
+        assert not worker.is_alive()
+
+
+def test_a_signal_keeps_its_checkpoint_beside_the_best(tmp_path):
+    """Under the default limit of 1, at which the Trainer deletes every checkpoint but the best one when it ends."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "save_total_limit": 1, "learning_rate": 0.3}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "num_train_epochs": 5}
+    trainer = make_trainer(tmp_path, callbacks=[At(11, lambda: os.kill(os.getpid(), signal.SIGTERM))], **settings)
+    with pytest.raises(TrainingInterrupted, match=r"checkpoint-11`"):
+        trainer.train()
+    assert (tmp_path / "checkpoint-11" / "trainer_state.json").is_file()
+    assert trainer.state.best_global_step < 11 and trainer.args.save_total_limit == 1
+
+
+def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
+    class During(TrainerCallback):
+        batches = 0
+
+        def on_prediction_step(self, args, state, control, **kwargs):
+            self.batches += state.global_step == 3
+            if self.batches == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    during = During()
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    trainer = make_trainer(tmp_path, callbacks=[during], **settings)
+    with pytest.raises(TrainingInterrupted, match=r"after step 3.*checkpoint-3`"):
+        trainer.train()
+    assert during.batches <= 2  # of four images
+    assert "eval_loss" in trainer.evaluate()  # the trainer is as usable as before
+    resumed = make_trainer(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+
+
+def test_a_signal_while_processes_agree_is_shared_the_next_time(monkeypatch):
+    def all_reduce(shared, operation):  # which waits for the other processes
+        assert operation == torch.distributed.ReduceOp.MAX
+        if not waited:
+            signal.raise_signal(signal.SIGTERM)
+        waited.append(int(shared))
+
+    waited, args = [], SimpleNamespace(world_size=2, device="cpu")
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    with InterruptCallback() as interrupt:
+        interrupt.agree(args)
+        assert interrupt.received == 0  # as in the other processes
+        interrupt.agree(args)
+        assert interrupt.received == signal.SIGTERM and waited == [0, signal.SIGTERM]
+
+
+def test_a_signal_after_the_last_agreement_has_its_original_effect():
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), InterruptCallback() as interrupt:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupt.received == 0
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+
+
+@pytest.mark.parametrize("step, steps, event", [(3, -1, "step"), (3, -1, "epoch"), (6, -1, "step"), (5, 5, "step")])
+def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(step, steps, event, tmp_path):
+    """After the last step of an epoch; that of the training, too. It is validated before the training goes on, which draws the same
+    random numbers then."""
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True, "max_steps": steps}
+    settings |= {"metric_for_best_model": "loss", "greater_is_better": step == 3, "learning_rate": 0.01}
+    settings |= {"method": "random_erasing"}
+    whole = make_trainer(tmp_path / "whole", **settings)
+    whole.train()
+    stop = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM), event)
+    with pytest.raises(TrainingInterrupted, match=f"after step {step}"):
+        make_trainer(tmp_path / "broken", callbacks=[stop], **settings).train()
+    resumed = make_trainer(tmp_path / "broken", **settings)
+    resumed.train(resume_from_checkpoint=True)
+
+    def validated(trainer):
+        return {entry["step"]: entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry}
+
+    assert validated(resumed) == validated(whole)
+    assert resumed.state.best_global_step == whole.state.best_global_step == step
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(weights, resumed.model.state_dict()[name])
+
+
+def test_the_last_step_is_validated_wherever_it_falls(tmp_path):
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 5}
+    stop = At(5, lambda: os.kill(os.getpid(), signal.SIGTERM), "step")
+    with pytest.raises(TrainingInterrupted, match="after step 5"):
+        make_trainer(tmp_path, callbacks=[stop], **settings).train()
+    resumed = make_trainer(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in resumed.state.log_history if "eval_loss" in entry] == [2, 4, 5]
+
+
+def test_a_signal_in_the_validation_before_the_first_step(tmp_path):
+    class Before(TrainerCallback):
+        def on_prediction_step(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {"eval_on_start": True, "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
+    with pytest.raises(TrainingInterrupted, match="after step 0"):
+        make_trainer(tmp_path, callbacks=[Before()], **settings).train()
+
+
+def test_a_copy_of_a_checkpoint_is_none(begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "run")
+    last = find_checkpoint(str(tmp_path / "run"), "last", begun=True)
+    shutil.copytree(last, f"{last}-backup")
+    assert find_checkpoint(str(tmp_path / "run"), "last", begun=True) == last
+
+
+def test_a_moved_folder_keeps_its_best_checkpoint(tmp_path):
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    settings |= {"metric_for_best_model": "loss"}
+    make_trainer(tmp_path / "before", **settings).train()
+    (tmp_path / "before").rename(tmp_path / "moved")
+    trainer = make_trainer(tmp_path / "moved", **settings | {"num_train_epochs": 3})
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.best_model_checkpoint.startswith(str(tmp_path / "moved"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_named(begun, tmp_path, name):
+    shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
+    content = (tmp_path / "checkpoint-4" / name).read_bytes()
+    (tmp_path / "checkpoint-4" / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"A file of `.*checkpoint-4` is damaged .*delete this checkpoint"):
+        make_trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
+def test_a_signal_without_checkpoints_is_told(tmp_path):
+    trainer = make_trainer(
+        tmp_path, callbacks=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))], save_strategy="no"
+    )
+    with pytest.raises(TrainingInterrupted, match=r"There is no checkpoint to resume from. Start it again"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
+    """A process of its own, as a cluster stops it; the same command with `--resume_from_checkpoint last` ends the run."""
+    masked_folder(tmp_path / "data")
+    save_pretrained(tiny_vit(), tmp_path / "model")
+    options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run"]
+    options += ["--num_train_epochs", "400", "--report_to", "none", "--use_cpu", "True", "--save_total_limit", "1"]
+    if FORKED:
+        options += ["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "True"]
+    command = python("-m", "robust_vit_hf.cli", "train", *options)
+    streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
+    wait_until((tmp_path / "run" / "checkpoint-4").is_dir, process)
+    # The folder is in use.
+    refused = call("train", *options)
+    assert f"`{tmp_path / 'run'}` is in use by process {process.pid} on " in refused.error
+    os.killpg(process.pid, signal.SIGTERM)  # its workers, too
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in err, err[-3000:]
+    assert "SIGTERM has stopped the training after step" in err.splitlines()[-1]
+    last = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    epochs = int(json.loads((last / "trainer_state.json").read_text())["epoch"]) + 1
+    succeed("train", *options, "--num_train_epochs", str(epochs), "--resume_from_checkpoint", "last")
+    assert (tmp_path / "run" / "results.json").is_file()
+
+
+def test_lock(tmp_path):
+    run = tmp_path / "run"
+    with folder_lock(run, "train") as begun, folder_lock(run, "train"):  # the same process may enter twice
+        assert not begun
+        (run / "file").touch()
+    assert (run / ".train.lock").read_text() == ""  # no name of a host stays behind
+    (run / ".train.lock").write_text('{"pid": 1, "host": "gone", "since": "yesterday"}')  # as a kill leaves it
+    with folder_lock(run, "train") as begun, folder_lock(run, "prepare") as prepared:
+        assert begun and not prepared
+    with pytest.raises(KeyError), folder_lock(tmp_path / "empty", "train"):
+        raise KeyError
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path):
+    """Neither refusal sends to the other."""
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(ValueError, match=r"continue it with `--resume_from_checkpoint last`"):
+        find_checkpoint(str(tmp_path), None, begun=True)
+    assert find_checkpoint(str(tmp_path), "last", begun=True) is None
+    with pytest.raises(
+        ValueError, match=r"holds other files, such as `checkpoint-1`. Choose another --output_dir, or delete"
+    ):
+        find_checkpoint(str(tmp_path), None, begun=False)
+    with pytest.raises(ValueError, match=r"holds no run to resume.*leave out --resume_from_checkpoint"):
+        find_checkpoint(str(tmp_path), "last", begun=False)
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path):
+    """A limit on the size of files, under which torch reports an "unexpected pos"."""
+    program = f"""
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from tests.training.test_resume import At, make_trainer
+limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, -1))
+trainer = make_trainer({str(tmp_path)!r}, callbacks=[At(2, limit)])
+try:
+    trainer.train()
+except OSError as error:
+    print(error)
+try:
+    trainer.save_model()
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run(python("-c", program), cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert "The checkpoint of step 2 could not be written" in done.stdout, done.stderr[-2000:]
+    assert "checkpoint-1`" in done.stdout and done.stdout.count("Is the disk full?") == 2
+    assert f"The weights could not be written to `{tmp_path}`" in done.stdout
+
+
+def test_fewer_images_than_a_batch(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"has 12 images, fewer than a batch of 16, which `dataloader_drop_last` leaves"
+    ):
+        config = tiny_config(tmp_path, per_device_train_batch_size=16, dataloader_drop_last=True)
+        RobustViTTrainer(tiny_vit(), config, masked_dataset(12))

@@ -1,0 +1,443 @@
+"""The finetuning on small models: what moves, what is logged, and which runs must be equal."""
+
+import copy
+
+import datasets
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    SwinConfig,
+    SwinForImageClassification,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    pipeline,
+)
+
+from robust_vit_hf import (
+    ConfidenceLoss,
+    RelevanceLoss,
+    RobustViTTrainer,
+    eval_transform,
+    make_image_processor,
+    relevance_map,
+)
+from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.relevance.architectures import VisionTransformer
+from robust_vit_hf.training.callbacks import SharedEpoch
+from robust_vit_hf.training.config import CHECKPOINTING
+
+from ..helpers.sessions import evaluate_one
+from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
+
+
+COMPONENTS = ("background_loss", "foreground_loss", "relevance_loss", "confidence_loss", "top1", "original_top1")
+
+
+def trained(folder, rows=None, model=None, eval_rows=None, **overrides) -> RobustViTTrainer:
+    model = tiny_vit() if model is None else model
+    trainer = RobustViTTrainer(model, tiny_config(folder, **overrides), rows or tensor_rows(8), eval_rows)
+    trainer.train()
+    return trainer
+
+
+def logged(trainer: RobustViTTrainer, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def assert_equal_weights(model, other, **tolerance):
+    for (name, ours), theirs in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        if tolerance["atol"] > 0 and "k_proj.bias" in name:
+            continue  # softmax is invariant to it: its gradient is rounding alone, which AdamW blows up to full steps
+        torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+# -- What a run does --------------------------------------------------------------------------------------------------
+
+
+def test_every_parameter_moves_and_every_component_is_logged(tmp_path):
+    original = tiny_vit()
+    trainer = trained(tmp_path, masked_dataset(8), eval_rows=masked_dataset(4, seed=1), eval_strategy="epoch")
+    for (name, before), after in zip(original.named_parameters(), trainer.model.parameters(), strict=True):
+        assert not torch.equal(before, after), name
+    for name in COMPONENTS:
+        assert len(logged(trainer, name)) == 2 and len(logged(trainer, f"eval_{name}")) == 2, name
+    for prefix in ("", "eval_"):
+        parts = [logged(trainer, prefix + name)[0] for name in ("relevance_loss", "confidence_loss", "loss")]
+        assert 0.8 * parts[0] + 0.2 * parts[1] == pytest.approx(parts[2], rel=1e-3)
+
+
+def test_the_loss_falls(tmp_path):
+    losses = logged(trained(tmp_path, num_train_epochs=30), "background_loss")
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_original_top1_is_that_of_the_untouched_model(tmp_path):
+    rows, eval_rows = tensor_rows(8), tensor_rows(5, seed=1)
+    trainer = trained(tmp_path, rows, eval_rows=eval_rows, eval_strategy="epoch", learning_rate=0.05)
+    for prefix, some in (("", rows), ("eval_", eval_rows)):
+        logits = tiny_vit()(torch.stack([row["pixel_values"] for row in some])).logits
+        expected = (logits.argmax(1) == torch.tensor([row["labels"] for row in some])).double().mean().item()
+        assert set(logged(trainer, f"{prefix}original_top1")) == {expected}
+
+
+def test_original_top1_is_measured_without_augmentation(tmp_path, processor):
+    """With its own predictions as labels, of which the crops of the training change some."""
+    dataset = masked_dataset(40)
+    pixel_values = torch.stack(eval_transform(processor)(dataset[:])["pixel_values"])
+    predictions = tiny_vit()(pixel_values).logits.argmax(1)
+    dataset = dataset.remove_columns("label").add_column("label", predictions.tolist())
+    trainer = trained(tmp_path, dataset, num_train_epochs=1)
+    assert set(logged(trainer, "original_top1")) == {1.0}
+    augmented = torch.stack(trainer.train_dataset[:]["pixel_values"])
+    assert (tiny_vit()(augmented).logits.argmax(1) != predictions).any()
+
+
+def end_workers(trainer):
+    """End the persistent workers of a trainer's loaders. A garbage collection would end their queues first, and wait 5 seconds for each."""
+    for loader in (trainer.callback_handler.train_dataloader, *getattr(trainer, "_eval_dataloaders", {}).values()):
+        loader.base_dataloader._iterator = None
+
+
+def test_original_top1_belongs_to_its_dataset_and_is_measured_once(tmp_path):
+    settings = {"eval_strategy": "epoch", "dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = trained(tmp_path, eval_rows=tensor_rows(5, seed=1), learning_rate=0.05, **settings)
+    assert trainer.evaluate()["eval_original_top1"] == logged(trainer, "eval_original_top1")[0]
+    assert len(trainer.get_eval_dataloader().dataset) == 5  # and not the training images, kept by persistent workers
+    assert "test_original_top1" not in trainer.predict(tensor_rows(3, seed=2)).metrics
+    originals = logged(trainer, "original_top1")
+    trainer.train()
+    assert set(logged(trainer, "original_top1")) == set(originals)
+    end_workers(trainer)
+
+
+def test_evaluation_counts_every_image_once(tmp_path):
+    """Five images in batches of two: the mean over the images, not over the batches."""
+    rows, model = tensor_rows(5), tiny_vit()
+    trainer = RobustViTTrainer(
+        copy.deepcopy(model), tiny_config(tmp_path, per_device_eval_batch_size=2), eval_dataset=rows
+    )
+    metrics = trainer.evaluate()
+    pixel_values, mask, labels = (torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0])
+    output = relevance_map(model, pixel_values, labels)
+    expected = RelevanceLoss()(output.relevance, mask) | ConfidenceLoss()(output.logits)
+    for name, value in expected.items():
+        assert metrics[f"eval_{name}"] == pytest.approx(value.item(), rel=1e-5), name
+    total = 0.8 * expected["relevance_loss"] + 0.2 * expected["confidence_loss"]
+    assert metrics["eval_loss"] == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_validation_counts_the_last_batch_where_the_training_drops_it(tmp_path):
+    settings = {"dataloader_drop_last": True, "per_device_eval_batch_size": 4}
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), tensor_rows(8), tensor_rows(6, seed=1))
+    assert len(trainer.predict(tensor_rows(6, seed=1)).predictions) == 6
+    assert len(trainer.get_eval_dataloader()) == 2 and trainer.args.dataloader_drop_last
+
+
+def test_an_unknown_metric_is_named_beside_those_that_there_are(tmp_path):
+    settings = {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "accuracy"}
+    with pytest.raises(ValueError, match=r"eval_accuracy.* not found in the evaluation metrics.*eval_top1"):
+        trained(tmp_path, eval_rows=tensor_rows(4, seed=1), **settings)
+
+
+def test_evaluation_gathers_logits_alone(tmp_path):
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path))
+    prediction = trainer.predict(tensor_rows(5))
+    assert prediction.predictions.shape == (5, 4)
+    assert prediction.label_ids.tolist() == [0, 1, 2, 3, 0]
+
+
+def test_learning_rate_decays_every_second_epoch(tmp_path):
+    rates = logged(trained(tmp_path, num_train_epochs=5, learning_rate=1e-4), "learning_rate")
+    assert rates == pytest.approx([1e-4, 1e-4, 0.85e-4, 0.85e-4, 0.85**2 * 1e-4])
+
+
+@pytest.mark.parametrize(
+    "images, drop_last, accumulated, steps_per_epoch", [(12, False, 1, 2), (12, True, 1, 1), (28, True, 2, 2)]
+)
+def test_the_steps_of_an_epoch_count_the_last_batch(tmp_path, images, drop_last, accumulated, steps_per_epoch):
+    settings = {"num_train_epochs": 3, "learning_rate": 1e-4, "dataloader_drop_last": drop_last}
+    settings["gradient_accumulation_steps"] = accumulated
+    rates = logged(trained(tmp_path, tensor_rows(images), **settings), "learning_rate")
+    epochs = [1e-4, 1e-4, 0.85e-4]
+    assert rates == pytest.approx([rate for rate in epochs for _ in range(steps_per_epoch)])
+
+
+def test_weight_decay_is_on_all_parameters(tmp_path):
+    trainer = trained(tmp_path, weight_decay=0.5, num_train_epochs=1)
+    (decayed,) = (group for group in trainer.optimizer.param_groups if group["params"])
+    assert decayed["weight_decay"] == 0.5
+    assert len(decayed["params"]) == len(list(trainer.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"second_order": True}, {"relevance_distance": "bce"}, {"mask_edges": "complement"}]
+)
+def test_variants_change_the_training(overrides, tmp_path):
+    rows = tensor_rows(8)
+    for row in rows:
+        row["mask"] = row["mask"] * 0.9  # fractional, so that the edges matter
+    first = trained(tmp_path / "a", rows, num_train_epochs=1)
+    other = trained(tmp_path / "b", rows, num_train_epochs=1, **overrides)
+    weights = [trainer.model.vit.layers[0].attention.q_proj.weight for trainer in (first, other)]
+    assert not torch.equal(*weights)
+    assert all(weight.isfinite().all() for weight in weights)
+
+
+def test_crops_follow_from_seed_epoch_and_row(tmp_path):
+    """And not from the workers, or the rows that are read beside one."""
+    workers = [{}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}]
+    runs = [trained(tmp_path / str(n), masked_dataset(8), **settings) for n, settings in enumerate(workers)]
+    assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
+    (epoch,) = (callback for callback in runs[0].callback_handler.callbacks if isinstance(callback, SharedEpoch))
+    dataset = runs[0].train_dataset
+    images = torch.stack(dataset[:]["pixel_values"])
+    assert epoch.number == 1 and torch.equal(dataset[3]["pixel_values"], images[3])
+    epoch.number.zero_()
+    assert not torch.equal(torch.stack(dataset[:]["pixel_values"]), images)
+    end_workers(runs[1])
+
+
+def test_without_labels(tmp_path):
+    dataset = masked_dataset(8).remove_columns("label")
+    with pytest.raises(ValueError, match="no column `label`"):
+        trained(tmp_path, dataset)
+    targets = {"relevance_target": "prediction", "confidence_target": "prediction"}
+    trainer = trained(tmp_path, dataset, eval_rows=dataset, eval_strategy="epoch", **targets)
+    assert logged(trainer, "eval_relevance_loss") and not logged(trainer, "top1")
+
+
+def test_a_table_of_pixel_values_is_taken_as_it_is(tmp_path):
+    """It gives the losses and the accuracy of the rows that it was made from."""
+    table = Dataset.from_list(
+        [{name: torch.as_tensor(value).tolist() for name, value in row.items()} for row in tensor_rows(8)]
+    )
+    logs = []
+    for name, rows in (("list", tensor_rows(8)), ("table", table.with_format("torch"))):
+        trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / name), rows, rows)
+        trainer.train()
+        kept = ("loss", "eval_loss", "original_top1", "eval_original_top1")
+        logs.append([{key: log[key] for key in kept if key in log} for log in trainer.state.log_history])
+    assert logs[0] == logs[1] and any("original_top1" in log for log in logs[0])
+
+
+@pytest.mark.parametrize("weights", [{}, {"relevance_weight": 0.0, "confidence_weight": 1.0}])
+def test_another_image_size_than_the_model_was_made_for(weights, tmp_path):
+    """Every pass interpolates the position embeddings, and the saved model is of use to plain transformers."""
+    settings = {"eval_strategy": "epoch", "num_train_epochs": 1, **weights}
+    processor = make_image_processor("paper", 64)
+    config = tiny_config(tmp_path, **settings)
+    trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(4), masked_dataset(4, seed=1), processor)
+    trainer.train()
+    assert "eval_top1" in trainer.evaluate() and "eval_original_top1" in trainer.evaluate()
+    evaluated = EvaluationSet.of(masked_dataset(4).remove_columns("mask"), source="x")
+    assert len(evaluate_one(trainer.model, evaluated, processor)[0]) == 4
+    trainer.save_model()
+    trainer.create_model_card()
+    assert "model(**inputs, interpolate_pos_encoding=True)" in (tmp_path / "README.md").read_text()
+    inputs = AutoImageProcessor.from_pretrained(tmp_path)(masked_rows(1)[0]["image"], return_tensors="pt")
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert loaded(**inputs, interpolate_pos_encoding=True).logits.shape == (1, 4)
+
+
+def test_control_computes_no_map(tmp_path):
+    trainer = trained(tmp_path, relevance_weight=0.0, confidence_weight=1.0, confidence_target="label")
+    assert not logged(trainer, "relevance_loss")
+    assert logged(trainer, "loss") == pytest.approx(logged(trainer, "confidence_loss"), rel=1e-3)
+
+
+def test_adapter(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny_vit(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    trainer = trained(tmp_path, model=model)
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, before[name]) is ("lora" not in name), name
+
+
+def test_the_strip_needs_no_logs(tmp_path):
+    options = {"report_to": "tensorboard", "relevance_strip_steps": 1, "logging_strategy": "no"}
+    trained(tmp_path, masked_dataset(8), **options)
+    (events,) = (tmp_path / "strips").iterdir()
+    log = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
+    (tag,) = log.Tags()["images"]
+    assert [strip.step for strip in log.Images(tag)] == [1, 2]
+
+
+def test_tensorboard_has_scalars_and_the_strip(tmp_path):
+    trained(
+        tmp_path,
+        masked_dataset(8),
+        eval_rows=masked_dataset(4, seed=1),
+        report_to="tensorboard",
+        relevance_strip_steps=1,
+    )
+    (events,) = (tmp_path / "runs").rglob("events.out.tfevents*")
+    log = EventAccumulator(str(events)).Reload()
+    assert {"train/background_loss", "train/top1", "train/original_top1"} <= set(log.Tags()["scalars"])
+    assert not log.Tags()["images"]  # which a push would upload
+    (strips,) = (tmp_path / "strips").iterdir()
+    log = EventAccumulator(str(strips), size_guidance={"images": 0}).Reload()
+    (tag,) = log.Tags()["images"]
+    assert [strip.step for strip in log.Images(tag)] == [1, 2]
+    # 4 rows of 4 pictures of 32 pixels, with a border of 2
+    assert {(strip.width, strip.height) for strip in log.Images(tag)} == {(138, 138)}
+
+
+# -- Runs that must be equal ------------------------------------------------------------------------------------------
+
+
+def test_gradient_accumulation(tmp_path):
+    rows = tensor_rows(16)
+    whole = trained(tmp_path / "a", rows, per_device_train_batch_size=8)
+    parts = trained(tmp_path / "b", rows, per_device_train_batch_size=1, gradient_accumulation_steps=8)
+    assert parts.state.global_step == whole.state.global_step == 4
+    assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), rel=1e-4)
+    assert logged(parts, "learning_rate") == logged(whole, "learning_rate")
+    assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
+
+
+def test_images_of_a_smaller_last_batch_count_as_much(tmp_path):
+    """Three images, in batches of two and one, are a step of the mean over three."""
+    rows = tensor_rows(3)
+    whole = trained(tmp_path / "a", rows, per_device_train_batch_size=3)
+    parts = trained(tmp_path / "b", rows, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    assert parts.state.global_step == whole.state.global_step == 2
+    assert logged(parts, "loss") == pytest.approx(logged(whole, "loss"), rel=1e-4)
+    assert_equal_weights(parts.model, whole.model, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+def test_activation_checkpointing(second_order, tmp_path):
+    plain = trained(tmp_path / "a", second_order=second_order)
+    checkpointed = trained(tmp_path / "b", second_order=second_order, **{CHECKPOINTING: True})
+    assert VisionTransformer(checkpointed.model).is_checkpointing
+    assert logged(checkpointed, "loss") == pytest.approx(logged(plain, "loss"), rel=1e-6)
+    assert_equal_weights(checkpointed.model, plain.model, atol=1e-6, rtol=1e-5)
+    assert checkpointed.model.config._attn_implementation == "sdpa"
+
+
+def test_bf16_trains(tmp_path):
+    # In this order, since a process keeps the precision of its last Trainer.
+    half, full = trained(tmp_path / "b", bf16=True), trained(tmp_path / "a")
+    assert logged(half, "loss") != logged(full, "loss")
+    assert logged(half, "relevance_loss") == pytest.approx(logged(full, "relevance_loss"), rel=0.1)
+    for (name, before), after in zip(tiny_vit().named_parameters(), half.model.parameters(), strict=True):
+        assert after.dtype == torch.float32 and not torch.equal(before, after), name
+
+
+def test_resume_equals_the_uninterrupted_run(tmp_path):
+    settings = {"num_train_epochs": 4, "save_strategy": "epoch", "save_total_limit": None}
+    rows = masked_dataset(12)
+    whole = trained(tmp_path, rows, **settings)
+    resumed = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), rows)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert logged(resumed, "loss") == logged(whole, "loss")
+    assert logged(resumed, "original_top1") == logged(whole, "original_top1")
+    assert_equal_weights(resumed.model, whole.model, atol=0, rtol=0)
+
+
+def test_best_checkpoint_is_loaded_whole(tmp_path):
+    """Checkpoints hold the names of transformers 4, of which the Trainer alone would load those that did not change."""
+    trainer = trained(
+        tmp_path,
+        eval_rows=tensor_rows(4, seed=1),
+        num_train_epochs=5,
+        learning_rate=0.02,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+    )
+    losses = logged(trainer, "eval_loss")
+    best = trainer.state.best_model_checkpoint
+    assert best.endswith(f"checkpoint-{1 + losses.index(min(losses))}")
+    assert losses.index(min(losses)) < 4  # the last is worse, so that loading makes a difference
+    assert_equal_weights(trainer.model, ViTForImageClassification.from_pretrained(best), atol=0, rtol=0)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_saved_model_loads_anywhere(tmp_path):
+    model = tiny_vit(id2label=dict(enumerate("abcd")), label2id={name: i for i, name in enumerate("abcd")})
+    trainer = trained(tmp_path, masked_dataset(8), model=model)
+    trainer.save_model()
+    assert load_file(tmp_path / "model.safetensors") and not list(tmp_path.glob("pytorch_model*"))
+
+    image = masked_rows(1)[0]["image"]
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert loaded.config._attn_implementation == "sdpa"
+    pixel_values = AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]
+    expected = trainer.model.eval()(pixel_values).logits
+    torch.testing.assert_close(loaded(pixel_values).logits, expected, atol=0, rtol=0)
+
+    answer = pipeline("image-classification", model=str(tmp_path))(image, top_k=4)
+    probabilities = dict(zip("abcd", expected.softmax(1)[0].tolist(), strict=True))
+    assert {entry["label"]: entry["score"] for entry in answer} == pytest.approx(probabilities, rel=1e-4)
+
+
+# -- What is refused before training ----------------------------------------------------------------------------------
+
+
+def test_refuses_swin(tmp_path):
+    config = SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    with pytest.raises(ValueError, match="`SwinForImageClassification` has no attention over one patch grid"):
+        RobustViTTrainer(SwinForImageClassification(config), tiny_config(tmp_path), masked_dataset(4))
+
+
+def test_refuses_an_image_size_between_patches(tmp_path):
+    processor = make_image_processor("paper", 36)
+    with pytest.raises(ValueError, match="36×36 is not divisible by the patch size 8×8"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor)
+
+
+def test_refuses_a_processor_without_one_size(tmp_path):
+    processor = ViTImageProcessor(size={"shortest_edge": IMAGE_SIZE})
+    with pytest.raises(
+        ValueError, match=r"a ViTImageProcessor, has no centre crop, and no resize to a height and width"
+    ):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), processing_class=processor)
+
+
+def test_refuses_half_precision_weights(tmp_path):
+    with pytest.raises(ValueError, match=r"weights are torch.bfloat16.*dtype=torch.float32"):
+        RobustViTTrainer(tiny_vit().bfloat16(), tiny_config(tmp_path))
+
+
+def test_refuses_several_evaluation_sets(tmp_path):
+    with pytest.raises(ValueError, match="Expected one `eval_dataset`, but got a dict"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), eval_dataset={"a": masked_dataset(4)})
+
+
+def test_refuses_rows(tmp_path):
+    with pytest.raises(ValueError, match="train dataset has no column `mask`"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4).remove_columns("mask"))
+    with pytest.raises(ValueError, match=r"eval dataset.*\n.*label 3 is outside the model's classes 0–2"):
+        model = tiny_vit(num_labels=3)
+        numbered = masked_dataset(4).cast_column("label", datasets.Value("int64"))
+        RobustViTTrainer(model, tiny_config(tmp_path), numbered.select(range(3)), numbered)
+    rows = [{name: value for name, value in row.items() if name != "mask"} for row in tensor_rows(4)]
+    with pytest.raises(ValueError, match="A batch has no `mask`; it has pixel_values, labels"):
+        trained(tmp_path, rows)
+    rows = [{name: value for name, value in row.items() if name != "labels"} for row in tensor_rows(4)]
+    with pytest.raises(
+        ValueError, match=r"A batch has no `labels`; it has pixel_values, mask\. The loss needs the class"
+    ):
+        trained(tmp_path, rows)
+    rows = tensor_rows(4)
+    rows[1] = {name: value if name == "labels" else value[:, :-1] for name, value in rows[1].items()}
+    with pytest.raises(ValueError, match=r"`pixel_values` of different shapes, \[\(3, .*\]: give all images one size"):
+        trained(tmp_path, rows)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_skips_or_refuses_empty_masks(tmp_path):
+    rows = masked_rows(4)
+    rows[1]["mask"].paste(0, (0, 0, 40, 40))
+    dataset = Dataset.from_list(rows, features=masked_dataset(1).features)
+    assert len(RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), dataset).train_dataset) == 3
+    with pytest.raises(ValueError, match="1 of 4 masks of the train dataset are empty or full"):
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, bad_masks="refuse"), dataset)

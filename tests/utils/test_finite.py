@@ -1,0 +1,129 @@
+"""NaN and infinite values stop what they would spoil."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from robust_vit_hf import RobustViTTrainer, load_model
+from robust_vit_hf.evaluation.sets import EvaluationSet
+
+from ..helpers.sessions import evaluate_one
+from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit
+
+
+def make_trainer(folder, rows, **settings) -> RobustViTTrainer:
+    return RobustViTTrainer(tiny_vit(), tiny_config(folder, per_device_train_batch_size=4, **settings), rows)
+
+
+def spoil(trainer: RobustViTTrainer, row: int) -> None:
+    """Let one image of the training set become NaN, as a broken transform does."""
+    transform = trainer.train_dataset.format["format_kwargs"]["transform"]
+
+    def spoiled(rows):
+        batch = transform(rows)
+        batch["pixel_values"] = [
+            pixels * math.nan if index == row else pixels
+            for pixels, index in zip(batch["pixel_values"], batch["row_index"], strict=True)
+        ]
+        return batch
+
+    trainer.train_dataset = trainer.train_dataset.with_transform(spoiled)
+
+
+def test_a_nan_image_is_named_and_nothing_is_saved(tmp_path):
+    trainer = make_trainer(tmp_path, masked_dataset(8), save_strategy="steps", save_steps=1)
+    spoil(trainer, 5)
+    with pytest.raises(ValueError, match=r"Step [12]: the .* of row 5 is NaN or infinite.*on_nan='skip'.*checkpoint"):
+        trainer.train()
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_skipped_batches_are_counted_and_leave_no_trace(tmp_path):
+    """With one batch an epoch, of which an image is NaN, the weights stay as they were."""
+    trainer = make_trainer(tmp_path, masked_dataset(4), on_nan="skip")
+    spoil(trainer, 2)
+    trainer.train()
+    assert trainer.skipped_batches == 2 and trainer.state.log_history[-2]["skipped_batches"] == 2
+    for before, after in zip(tiny_vit().parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(before, after)
+    trainer.create_model_card()
+    assert json.loads((tmp_path / "run.json").read_text())["training"]["batches left out"].startswith("2,")
+
+
+def test_a_resumed_run_counts_the_batches_that_were_skipped_before(tmp_path):
+    settings = {"on_nan": "skip", "save_strategy": "epoch", "save_total_limit": None}
+    first = make_trainer(tmp_path, masked_dataset(4), **settings)
+    spoil(first, 2)
+    first.train()
+    resumed = make_trainer(tmp_path, masked_dataset(4), num_train_epochs=3, **settings)
+    spoil(resumed, 2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert first.skipped_batches == 2 and resumed.skipped_batches == 3
+    assert resumed.describe_method()["batches left out"].startswith("3,")
+
+
+def test_the_other_batches_are_trained_on(tmp_path):
+    trainer = make_trainer(tmp_path, masked_dataset(8), on_nan="skip", num_train_epochs=1)
+    spoil(trainer, 2)
+    trainer.train()
+    assert trainer.skipped_batches == 1
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    assert not torch.equal(trainer.model.classifier.weight, tiny_vit().classifier.weight)
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert len(losses) == 2 and math.isnan(losses[0]) != math.isnan(losses[1])  # a batch that is left out has no loss
+    assert trainer.state.log_history[-1]["train_loss"] > 0
+
+
+def test_a_learning_rate_that_diverges(tmp_path):
+    trainer = make_trainer(tmp_path, masked_dataset(8), learning_rate=1e30, save_strategy="epoch")
+    with pytest.raises(ValueError, match=r"is NaN or infinite|are NaN or infinite"):
+        trainer.train()
+
+
+def test_rows_without_an_index_are_named_by_their_place(tmp_path):
+    rows = tensor_rows(4)
+    rows[1]["pixel_values"] = rows[1]["pixel_values"] * math.inf
+    trainer = make_trainer(tmp_path, rows)
+    with pytest.raises(
+        ValueError, match=r"Before the first step: the prediction of image 1 of the batch is NaN.*on_nan='skip'"
+    ):
+        trainer.train()
+    trainer = make_trainer(tmp_path, rows, on_nan="skip")
+    trainer.train()
+    assert trainer.skipped_batches == 2
+
+
+def test_validation_images_are_named(tmp_path):
+    rows = tensor_rows(4)
+    rows[1]["pixel_values"] = rows[1]["pixel_values"] * math.nan
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), tensor_rows(4), rows)
+    with pytest.raises(ValueError, match=r"Validation: the .* of image 1 of the batch is NaN or infinite"):
+        trainer.evaluate()
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    model = tiny_vit()
+    with torch.no_grad():
+        model.vit.layernorm.weight[3] = math.nan
+    save_pretrained(model, tmp_path / "spoiled")
+    with pytest.raises(ValueError, match=r"has 1 weights with NaN or infinite values, such as `vit.layernorm.weight`"):
+        load_model(str(tmp_path / "spoiled"))
+    trainer = RobustViTTrainer(model, tiny_config(tmp_path / "run"), masked_dataset(4))
+    with pytest.raises(
+        ValueError, match=r"1 weights are NaN or infinite, such as `vit.layernorm.weight`: they are not saved"
+    ):
+        trainer.save_model()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_an_evaluation_names_the_image(tmp_path, processor):
+    """Both with relevance maps and without."""
+    model = tiny_vit()
+    with torch.no_grad():
+        model.classifier.bias[0] = math.inf
+    rows = EvaluationSet.of(masked_dataset(3))
+    for relevance in (True, False):
+        with pytest.raises(ValueError, match=r"noise, before: the .* of image 0"):
+            evaluate_one(model, rows, processor, relevance=relevance)
