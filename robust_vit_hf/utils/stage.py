@@ -1,0 +1,129 @@
+"""Stages: a folder that is complete or not, and the inputs that it was made from."""
+
+import json
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .files import read_json, write_json
+from .lock import folder_lock
+
+
+STAGE_FILE = "stage.json"
+
+
+class OtherInputs(ValueError):
+    """A folder was made from other inputs.
+
+    Args:
+        folder: the folder.
+        differing: names of the inputs that differ, those of a mapping with dots.
+    """
+
+    def __init__(self, folder: Path, differing: list[str]):
+        super().__init__(
+            f"`{folder}` was made from other inputs, which differ in: {', '.join(differing)}. Choose another --output_dir, or "
+            "delete the folder."
+        )
+        self.folder, self.differing = folder, differing
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a command that owns a folder. `stage.json` in it records the inputs, and at the end the result.
+
+        stage = Stage(folder, {"model": model_digest, "images": images_digest})
+        if stage.result() is None:
+            with stage.lock():
+                stage.begin()
+                ...  # write files
+                stage.finish({"top1": 0.5}, files=["rows.parquet"])
+
+    A killed stage has no result, and begins again, or goes on from what it left, with the same inputs.
+
+    Args:
+        folder: folder of the stage, which may not exist yet. Stages may be nested.
+        inputs: all that its files depend on, as JSON values: digests of models and images, and settings.
+    """
+
+    folder: Path
+    inputs: dict[str, Any]
+
+    def check(self, ignoring: Iterable[str] = ()) -> dict:
+        """The record in the folder; empty if the folder is free.
+
+        Args:
+            ignoring: names of inputs that may differ.
+
+        Raises:
+            OtherInputs: the folder was made from other inputs.
+            ValueError: it holds files and no record, or the record is damaged.
+        """
+        record = read_json(self.folder / STAGE_FILE)
+        if record is None:
+            held = sorted(path.name for path in self.folder.glob("*") if not _is_passing(path))
+            if held:
+                raise ValueError(
+                    f"`{self.folder}` holds files without a `{STAGE_FILE}`, such as `{held[0]}`: of another program or of an earlier "
+                    "version. Choose another --output_dir, or delete the folder."
+                )
+            return {}
+        if "inputs" not in record:
+            raise ValueError(f"`{self.folder / STAGE_FILE}` is not of a stage: delete `{self.folder}`.")
+        differing = _differing(record["inputs"], json.loads(json.dumps(self.inputs)))
+        if differing := [name for name in differing if name.partition(".")[0] not in {*ignoring}]:
+            raise OtherInputs(self.folder, differing)
+        return record
+
+    def result(self, ignoring: Iterable[str] = ()) -> dict | None:
+        """The result with which the stage was finished; `None` if it is not complete, or a file of it is missing.
+
+        Raises:
+            ValueError: as [`check`].
+        """
+        record = self.check(ignoring)
+        if "result" not in record or not all((self.folder / name).is_file() for name in record["files"]):
+            return None
+        return record["result"]
+
+    def begin(self) -> None:
+        """Record the inputs, unless they are recorded.
+
+        Raises:
+            ValueError: as [`check`].
+        """
+        if not self.check():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / STAGE_FILE, {"inputs": self.inputs})
+
+    def finish(self, result: dict, files: Iterable[str] = ()) -> None:
+        """Mark the stage as complete, atomically.
+
+        Args:
+            result: small JSON object.
+            files: names of files, relative to the folder, without which the stage is not complete.
+        """
+        write_json(self.folder / STAGE_FILE, {"inputs": self.inputs, "files": [*files], "result": result})
+
+    def lock(self) -> AbstractContextManager:
+        """Context manager that keeps other processes out of the folder, see [`folder_lock`]."""
+        return folder_lock(self.folder, "stage")
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether a file is a lock, hidden, or what a kill has left."""
+    return path.name.startswith(".") or path.suffix in (".lock", ".partial")
+
+
+def _differing(known: dict, given: dict) -> list[str]:
+    """Names of the values that differ between two mappings, with dots for those within mappings."""
+    names = []
+    for name in dict.fromkeys((*known, *given)):
+        first, second = known.get(name), given.get(name)
+        if isinstance(first, dict) and isinstance(second, dict):
+            names += [f"{name}.{inner}" for inner in _differing(first, second)]
+        elif first != second:
+            names.append(name)
+    return names
