@@ -44,7 +44,7 @@ def test_other_inputs_are_refused_and_named(tmp_path, finished):
         stage.finish({})
     other = Stage(tmp_path, {"settings": {"rate": 0.2, "steps": [1, 2]}, "seed": 1})
     for call in (other.result, other.begin):
-        with pytest.raises(OtherInputs, match="differ in: model, settings.rate, seed"):
+        with pytest.raises(OtherInputs, match=r"differ in: model, settings\.rate, seed"):
             call()
     assert other.result(ignoring=("model", "settings", "seed")) == ({} if finished else None)
 
