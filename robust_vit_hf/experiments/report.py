@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure
 
+from ..data.known_sets import title_of
 from ..evaluation.html_page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
 from ..evaluation.run_page import write_run_page
 from ..results.background_reliance import worst_group_table
@@ -15,7 +16,6 @@ from ..results.paper_tables import (
     segmentation_table,
 )
 from ..results.plots import save_figure
-from ..results.published import title_of
 from ..results.results_file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
 from ..results.run_results import OURS, Results
 from ..results.text_table import Table

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from ..data.known_sets import PAPER_SETS
 from .background_reliance import reliance_tables
 from .paper_tables import accuracy_tables, class_group_tables
-from .published import PAPER_SETS
 from .run_results import Results, Run
 from .summary import set_rows, sides_of
 from .text_table import Table, change, change_with_interval, number, percent

@@ -13,6 +13,8 @@ from PIL import Image
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.known_sets import PAPER_SETS
+from robust_vit_hf.data.published import published_models
 from robust_vit_hf.evaluation import finetuning_results
 from robust_vit_hf.evaluation.finetuning_results import write_report
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
@@ -23,7 +25,6 @@ from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
 from robust_vit_hf.results.metrics.robust_accuracy import top_classes
 from robust_vit_hf.results.paper_tables import METHODS, accuracy_tables, attribution_table, class_group_tables
 from robust_vit_hf.results.plots import class_figure, figure_bytes, save_plots
-from robust_vit_hf.results.published import PAPER_SETS, published_models
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
 from robust_vit_hf.results.run_tables import calibration_table, main_table
 from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
@@ -127,7 +128,7 @@ def test_a_model_of_other_classes_is_refused():
     model, rows = tiny_vit(), EvaluationSet.of(masked_dataset(4), num_classes=10)
     with pytest.raises(ValueError, match="`noise` has 10 classes, but the model has 4"):
         evaluate_one(model, rows)
-    with pytest.raises(ValueError, match="`noise` has the label 7, but the model has the classes 0–3"):
+    with pytest.raises(ValueError, match="`noise` has 8 classes, but the model has 4"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[7]] * 4))
     with pytest.raises(ValueError, match="`noise` has no usable image: of 4, none has a label"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[]] * 4))

@@ -12,6 +12,8 @@ import yaml
 from PIL import Image
 from pyarrow import parquet as pq
 
+from robust_vit_hf.data.known_sets import PAPER_SETS, UNSHIFTED, title_of
+from robust_vit_hf.data.published import published_models
 from robust_vit_hf.experiments.choose_settings import choose_mixtures, choose_settings
 from robust_vit_hf.experiments.paper.findings import (
     ABLATION_CLAIMS,
@@ -30,7 +32,6 @@ from robust_vit_hf.experiments.price import price_figure, price_table, prices
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, mean_over, versus
 from robust_vit_hf.results.paper_tables import accuracy_tables
-from robust_vit_hf.results.published import PAPER_SETS, UNSHIFTED, published_models, title_of
 from robust_vit_hf.results.results_file import join, read_results, write_results
 from robust_vit_hf.results.run_results import OURS, Results, SetResult, SideResult
 

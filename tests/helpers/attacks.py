@@ -907,7 +907,7 @@ OPTIONS = [
     Attack(
         "a comparison with a model of other classes",
         _another_model,
-        "The models have 4 and 5 classes, so that they cannot be compared",
+        "The models have 4 and 5 classes, and cannot be compared",
     ),
     Attack(
         "an output folder that is a file",

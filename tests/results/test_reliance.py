@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
-from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.results.background_reliance import object_focus, reliance_tables, worst_group_table
