@@ -241,13 +241,15 @@ def compared(**options) -> Run:
 
 
 def test_comparison_by_hand():
-    rows = {row["set"]: row for row in set_rows(compared())}
+    run = compared()  # `b` with as many corrected as broken
+    run.sets["b"] = result(first(2), first(2)[::-1], first(1), name="b", shifted=True)
+    rows = {row["set"]: row for row in set_rows(run)}
     assert (rows["val"]["top1_before"], rows["val"]["top1_after"]) == (1, 0.75)
     assert (rows["val"]["corrected"], rows["val"]["broken"]) == (0, 1)
     assert (rows["a"]["corrected"], rows["a"]["broken"]) == (2, 0)
     mean = rows["mean of the shifted sets"]
     assert (mean["top1_before"], mean["top1_after"], mean["top1_control"]) == (0.375, 0.625, 0.25)
-    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 2, 0)
+    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 4, 2)
     assert mean["mean_iou_before"] is None and rows["val"]["mean_iou_after"] == 0.75
 
 

@@ -174,10 +174,11 @@ def test_energy(folder, tmp_path):
 
 
 def test_the_batch_size_is_the_one_that_fitted(tmp_path):
-    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, per_device_train_batch_size=8), masked_dataset(8))
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), masked_dataset(8))
     trainer._train_batch_size = 4  # as `auto_find_batch_size` does
     trainer.create_model_card()
-    assert json.loads((tmp_path / "run.json").read_text())["training"]["batch"] == "4 images, on 1 process"
+    assert json.loads((tmp_path / "run.json").read_text())["training"]["batch"] == "8 images, on 1 process"
 
 
 def evaluation_of(weights: str) -> dict:
