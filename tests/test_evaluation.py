@@ -165,8 +165,15 @@ def test_results_are_kept(tmp_path):
     assert again.factors["angle"].tolist() == [0, 90] * 3
     table = datasets.Dataset.from_parquet(str(folder / "predictions.parquet"))
     assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
+    (folder / rows_file).unlink()  # of half a copy, without its rows
+    measure_accuracy(session, Accuracy())
+    assert Measured.load(folder, rows_file).columns == loaded.columns
     (folder / "scores.json").unlink()  # as a kill before the end leaves it
     assert Measured.load(folder, rows_file) is None
+    (folder / rows_file).rename(folder / f"{rows_file}.partial")  # whose other inputs are of no result
+    other = session_of({"before": tiny_vit(1)}, session.sets, tmp_path)
+    measure_accuracy(other, Accuracy())
+    assert Measured.load(folder, rows_file).scores != loaded.scores
 
 
 # -- Protocols --------------------------------------------------------------------------------------------------------
