@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
+from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.backgrounds import KINDS, PHOTOGRAPHS, WITH_OBJECT, find_mask, other_backgrounds, read_diagnosis
 from robust_vit_hf.app.bundled import cached_run, newest_run
 from robust_vit_hf.app.cards import MARKS, Card, grid
@@ -611,8 +612,10 @@ def test_other_models_than_those_of_the_diagnosis(models, of_diagnosis):
 
 
 def test_other_backgrounds_for_other_models_than_those_of_the_diagnosis(models, diagnosed, tmp_path):
-    handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
-    _, html, _ = handlers.on_backgrounds(str(bright_square(tmp_path)), (models[1], models[0]))
+    handlers, wide = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed)), tmp_path / "wide"
+    for part in (tiny_vit(), make_image_processor("paper", (32, 48))):
+        part.save_pretrained(wide)
+    _, html, _ = handlers.on_backgrounds(str(bright_square(tmp_path)), (str(wide), str(wide)))
     assert html.count("<img") == 1 + len(PHOTOGRAPHS)
 
 
