@@ -143,15 +143,16 @@ def test_imagenet_d_from_the_hub(hub, tmp_path, monkeypatch):
 
 
 def test_counteranimal(tmp_path):
-    for number, part in enumerate(("common-snow", "counter-grass")):
-        formats.class_folders(tmp_path / "LAION-final" / "9 ostrich", {part: number + 1})
-        formats.class_folders(tmp_path / "LAION-final" / "296 ice bear", {part: 1})
+    animals = tmp_path / "unpacked" / "data" / "LAION-final"  # as deep as folders of classes are looked for
+    for number, part in enumerate(("common-snow", "counter-grass", "common-or-counter")):  # the last is of neither
+        formats.class_folders(animals / "9 ostrich", {part: number + 1})
+        formats.class_folders(animals / "296 ice bear", {part: 1})
     assert [row["label"] for row in both_ways("counteranimal-common", tmp_path)] == [296, 9]
     rows = both_ways("counteranimal-counter", tmp_path)
     assert labels_and_names(rows)[1:] == [
-        (9, f"LAION-final/9 ostrich/counter-grass/counter-grass_{index}.jpg") for index in (0, 1)
+        (9, f"unpacked/data/LAION-final/9 ostrich/counter-grass/counter-grass_{index}.jpg") for index in (0, 1)
     ]
-    (tmp_path / "LAION-final" / "9 ostrich" / "counter-grass").rename(tmp_path / "LAION-final" / "9 ostrich" / "grass")
+    (animals / "9 ostrich" / "counter-grass").rename(animals / "9 ostrich" / "grass")
     with pytest.raises(ValueError, match="9 ostrich` has no folder whose name holds `counter` alone"):
         load_image_set("counteranimal-counter", tmp_path)
 

@@ -22,13 +22,14 @@ from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.evaluation.store import Measured
 from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
+from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.metrics.robust_accuracy import top_classes
-from robust_vit_hf.results.paper_tables import METHODS, accuracy_tables, attribution_table, class_group_tables
 from robust_vit_hf.results.plots import class_figure, figure_bytes, save_plots
+from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
+from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows
 from robust_vit_hf.results.run_tables import calibration_table, main_table
-from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
-from robust_vit_hf.results.text_table import Table
+from robust_vit_hf.results.segmentation_tables import attribution_table
 
 from ..helpers import formats
 from ..helpers.sessions import evaluate_one, session_of
@@ -161,8 +162,15 @@ def test_results_are_kept(tmp_path):
     assert again.factors["angle"].tolist() == [0, 90] * 3
     table = datasets.Dataset.from_parquet(str(folder / "predictions.parquet"))
     assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
+    (folder / rows_file).unlink()  # of half a copy, without its rows
+    measure_accuracy(session, Accuracy())
+    assert Measured.load(folder, rows_file).columns == loaded.columns
     (folder / "scores.json").unlink()  # as a kill before the end leaves it
     assert Measured.load(folder, rows_file) is None
+    (folder / rows_file).rename(folder / f"{rows_file}.partial")  # whose other inputs are of no result
+    other = session_of({"before": tiny_vit(1)}, session.sets, tmp_path)
+    measure_accuracy(other, Accuracy())
+    assert Measured.load(folder, rows_file).scores != loaded.scores
 
 
 # -- Protocols --------------------------------------------------------------------------------------------------------
@@ -237,13 +245,15 @@ def compared(**options) -> Run:
 
 
 def test_comparison_by_hand():
-    rows = {row["set"]: row for row in set_rows(compared())}
+    run = compared()  # `b` with as many corrected as broken
+    run.sets["b"] = result(first(2), first(2)[::-1], first(1), name="b", shifted=True)
+    rows = {row["set"]: row for row in set_rows(run)}
     assert (rows["val"]["top1_before"], rows["val"]["top1_after"]) == (1, 0.75)
     assert (rows["val"]["corrected"], rows["val"]["broken"]) == (0, 1)
     assert (rows["a"]["corrected"], rows["a"]["broken"]) == (2, 0)
     mean = rows["mean of the shifted sets"]
     assert (mean["top1_before"], mean["top1_after"], mean["top1_control"]) == (0.375, 0.625, 0.25)
-    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 2, 0)
+    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 4, 2)
     assert mean["mean_iou_before"] is None and rows["val"]["mean_iou_after"] == 0.75
 
 

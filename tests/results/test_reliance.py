@@ -473,6 +473,7 @@ def test_diagnose_beside_imagenet_9(model, tmp_path):
     )
     measured = json.loads((tmp_path / "sets" / "results.json").read_text())["protocols"]["paper"]
     top1 = {row["set"]: row["top1_before"] for row in measured["rows"]}
+    assert top1["imagenet-9-only_bg_t"] != top1["imagenet-9-only_bg_b"]
     for condition, name in {"mixed_same": "mixed_same", "only_bg": "only_bg_t"}.items():
         assert float(rows[f"top-1 `{condition}`"][1].split()[0]) == pytest.approx(
             100 * top1[f"imagenet-9-{name}"], abs=0.06
