@@ -27,6 +27,7 @@ from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
 from ..utils.public_names import public_settings
+from ..utils.stage import Stage
 from .examples import save_composed
 from .images import MaskedImages, choose_images, load_labelled, masked_images, one_mask_maker
 from .options import DiagnoseOptions
@@ -133,7 +134,8 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
     """
     folder = options.output_dir
     check_output_dir(folder, options.dataset, options.mask_folder)
-    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="diagnosis") as session:
+    stage = Stage(folder, {"command": "diagnose"})
+    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
             name, rows = load_images(options, session)
             grouped = groups_of(rows, name) is not None and options.dataset is not None

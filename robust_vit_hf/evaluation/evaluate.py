@@ -21,6 +21,7 @@ from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.public_names import public_settings
+from ..utils.stage import Stage
 from .measurements.accuracy import Accuracy, measure_accuracy
 from .measurements.base import Measurement, measure
 from .measurements.noise_sensitivity import Sensitivity
@@ -47,9 +48,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """
     options = replace(options, protocols=_protocols(options))
     folder, markdown, latex = options.output_dir, [], []
-    with open_session(
-        options, options.protocols[0], folder, bf16=options.bf16, shared=originals, results_key="protocols"
-    ) as opened:
+    stage = Stage(folder, {"command": "evaluate"})
+    with open_session(options, options.protocols[0], stage, bf16=options.bf16, shared=originals) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in options.protocols:

@@ -11,6 +11,7 @@ from ..results.paper_tables import attribution_table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.public_names import public_settings
+from ..utils.stage import Stage
 from .measurements.attribution_agreement import Attribution
 from .measurements.base import measure
 from .options import SegmentOptions
@@ -36,7 +37,8 @@ def segment(options: SegmentOptions) -> str:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="methods") as session:
+    stage = Stage(folder, {"command": "segment"})
+    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)
         session = session.with_sets({name: EvaluationSet(rows)})

@@ -41,7 +41,6 @@ from ..evaluation.options import PairOptions
 from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, group_shares, groups_of
-from ..evaluation.store import Store
 from ..hub.model_card import CARD_FILE, write_card
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
@@ -66,6 +65,7 @@ from ..utils.files import (
 )
 from ..utils.images import input_size
 from ..utils.public_names import public_name, public_settings
+from ..utils.stage import Stage
 from .candidates import (
     FINALISTS,
     FIRST_MIXTURES,
@@ -185,13 +185,14 @@ def run_improvement(options: ImproveOptions) -> Improvement:
     """
     folder = options.output_dir
     _check_folder(options)
-    with open_session(PairOptions(model=options.model), options.preset, folder, bf16=options.bf16) as opened:
+    stage = Stage(folder, {"command": "improve"})
+    with open_session(PairOptions(model=options.model), options.preset, stage, bf16=options.bf16) as opened:
         if opened.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        session = replace(opened, store=Store(folder / "predictions"))
+        session = replace(opened, folder=folder / "predictions")
         train, validation, notes, weights = _load(options)
         choosing, reporting = _halves(validation, options)
         parts = {"train": train, "choosing": choosing, "reporting": reporting}

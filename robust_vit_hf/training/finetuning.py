@@ -18,10 +18,9 @@ from ..data.label_mapping import class_names_of, classes_of_model
 from ..data.masked_dataset import load_masked_dataset, mask_origin
 from ..evaluation.finetuning_results import TABLE_FILE, write_report
 from ..evaluation.measurements.accuracy import Accuracy, set_result
-from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.base import Measured, measure
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
-from ..evaluation.store import Measured, Store
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
 from ..models.model_names import check_output_name, resolve
@@ -97,8 +96,7 @@ def _finetune(
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
     original = Side.of(trainer.model, processor, model_arguments.model)
-    store = Store(predictions, originals)
-    session = Session({"before": original}, {}, trainer.accelerator, store, preset).with_sets(sets)
+    session = Session({"before": original}, {}, trainer.accelerator, predictions, originals, preset).with_sets(sets)
     # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
@@ -113,7 +111,7 @@ def _finetune(
         control = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
         control.train()
         _gather(control, model_arguments)
-        results.append(_measure(replace(session, store=Store(None)), "control", control.model, relevance=False))
+        results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
     table = ""
     if trainer.accelerator.is_main_process:

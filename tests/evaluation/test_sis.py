@@ -369,7 +369,7 @@ def test_results_of_other_settings_are_refused(folders, tmp_path):
     succeed(*command(folders, tmp_path, *options))
     assert files_below(tmp_path) == kept
     completed = call(*command(folders, tmp_path, *options, "--threshold", 0.6))
-    assert "which differs in: threshold. Choose another --output_dir" in completed.error
+    assert "which differ in: threshold. Choose another --output_dir" in completed.error
 
 
 def test_a_cut_batch_is_named(folders, tmp_path):
@@ -378,7 +378,7 @@ def test_a_cut_batch_is_named(folders, tmp_path):
     (tmp_path / "results.json").unlink()
     for part in tmp_path.rglob("00000.safetensors"):
         part.write_bytes(part.read_bytes()[:-8])
-        (part.parent / "scores.json").unlink()
+        (part.parent / "rows.parquet").unlink()  # as a kill before the end leaves it
     error = call(*command(folders, tmp_path, *options)).error
     assert "00000.safetensors` is damaged (" in error and "delete it, and run the command again" in error
 

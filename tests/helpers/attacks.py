@@ -126,7 +126,7 @@ class Inputs:
         """Start a process that holds the lock of the output folder, until [`end`]."""
         (self.root / "out").mkdir()
         hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True), sys.stdin.read()"
-        command = [sys.executable, "-c", hold, str(self.root / "out" / ".evaluation.lock")]
+        command = [sys.executable, "-c", hold, str(self.root / "out" / ".stage.lock")]
         self.at_work.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         self.at_work[-1].stdout.readline()
 
@@ -930,11 +930,12 @@ OPTIONS = [
     Attack(
         "the model as the output folder",
         _at(lambda of: of.model),
-        "is the folder of the model, whose files would be replaced: choose another --output_dir.",
+        "holds files without a `stage.json`",
     ),
     Attack(
         "an output folder with a file of somebody else",
         lambda of: ((of.root / "out").mkdir(), (of.root / "out" / "thesis.txt").write_text("x"))[2:],
+        "holds files without a `stage.json`",
     ),
     Attack("an output folder whose name has 300 letters", _at(lambda of: of.root / ("x" * 300)), "File name too long"),
 ]
@@ -1220,7 +1221,7 @@ AFTER = [
     complete(
         "the improved model replaced since",
         lambda of: shutil.copy(of.model / "model.safetensors", of.root / "out"),
-        "`{root}/out/predictions/reporting/after` holds the result of another evaluation, which differs in: model.",
+        "`{root}/out/predictions/reporting/after` was made from other inputs, which differ in: model.",
     ),
     complete(
         "the image processor changed since",
@@ -1242,7 +1243,7 @@ AFTER = [
     complete(
         "the improved folder as the model",
         lambda of: Words(("--model", of.root / "out")),
-        "is the folder of the model, whose files would be replaced",
+        "differ in: model",
     ),
 ]
 
@@ -1264,9 +1265,8 @@ WORK = [
         )
         for command, files in {
             "diagnose": (
-                "fingerprint.json",
+                "stage.json",
                 "rows.parquet",
-                "scores.json",
                 "results.json",
                 "tables.md",
                 "examples.parquet",
@@ -1276,7 +1276,7 @@ WORK = [
                 "candidates/*/candidate.json",
                 "candidates/*/run.json",
                 "candidates/original.json",
-                "predictions/*/*/scores.json",
+                "predictions/*/*/rows.parquet",
                 "diagnosis/results.json",
                 "candidates.md",
                 "verdict.json",
