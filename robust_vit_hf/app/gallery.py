@@ -131,7 +131,7 @@ def measured_set(options: GalleryOptions, name: str, session: Session) -> Measur
         elif {"images", "rows"} & {*error.differing}:
             other = "other images: name those that were evaluated with --dataset, --split and --sets."
         else:
-            other = f"another {' and '.join(error.differing)}: evaluate these models again, into another folder."
+            raise
         raise ValueError(f"The results `{name}` are of {other}") from error
 
 

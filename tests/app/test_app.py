@@ -435,7 +435,7 @@ def test_results_in_another_precision_and_with_another_processor(models, evaluat
     write_json(file, recorded | {"inputs": inputs | {"precision": "bf16"}})
     assert len(measured_set(options, "paper/validation", session).result) == 40
     write_json(file, recorded | {"inputs": inputs | {"processor": {}}})
-    with pytest.raises(ValueError, match="are of another processor: evaluate these models again"):
+    with pytest.raises(ValueError, match="differ in: processor"):
         measured_set(options, "paper/validation", session)
 
 

@@ -196,11 +196,9 @@ MISSING = ["no/such/model", "nor/this/one"]
 
 def test_a_folder_with_something_in_it_is_refused_before_loading(tmp_path):
     (tmp_path / "precious").write_text("precious")
-    for task, message in (("--alpha", "exists already: name another"), ("--sweep", "Choose another --output_dir")):
-        completed = call("interpolate", *MISSING, task, 0.5, "--output_dir", tmp_path)
-        assert completed.status == 1 and message in completed.error
-    completed = call("interpolate", *MISSING, "--alpha", 0.5, "--output_dir", tmp_path / "precious")
-    assert completed.status == 1 and "exists already: name another folder" in completed.error
+    for output in (tmp_path, tmp_path / "precious"):
+        completed = call("interpolate", *MISSING, "--alpha", 0.5, "--output_dir", output)
+        assert completed.status == 1 and "exists already: name another folder" in completed.error
     assert files_below(tmp_path) == {"precious": b"precious"}
 
 

@@ -317,12 +317,13 @@ def test_models_that_see_images_of_other_sizes(folders, tmp_path):
     save_pretrained(tiny_vit(image_size=48), tmp_path / "large")
     make_image_processor("paper", 48).save_pretrained(tmp_path / "large")
     options = ["--images", folders / "orange.png", "--classes", 0, "--pixels_per_step", 500]
-    succeed("sis", "--model", folders / "before", "--compare", tmp_path / "large", *options, "--output_dir", tmp_path)
+    out = tmp_path / "out"
+    succeed("sis", "--model", folders / "before", "--compare", tmp_path / "large", *options, "--output_dir", out)
     sizes = {
-        side: load_file(tmp_path / "images" / side / "00000.safetensors")["subset"].shape[2:]
+        side: load_file(out / "images" / side / "00000.safetensors")["subset"].shape[2:]
         for side in ("before", "after")
     }
-    assert sizes == {"before": (32, 32), "after": (48, 48)} and (tmp_path / "sis.png").is_file()
+    assert sizes == {"before": (32, 32), "after": (48, 48)} and (out / "sis.png").is_file()
 
 
 def test_named_classes_need_no_labels(folders, tmp_path):
