@@ -5,7 +5,7 @@ Apart from [`~robust_vit_hf.experiments.sweep`], which needs submitit: results a
 
 from pathlib import Path
 
-from ..results.summary import MEAN_ROW
+from ..results.run_summary import MEAN_ROW
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from ..utils.stage import Stage
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.known_sets import PAPER_SETS
+from robust_vit_hf.data.published import published_models
 from robust_vit_hf.evaluation import finetuning_results
 from robust_vit_hf.evaluation.finetuning_results import write_report
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
@@ -20,14 +22,14 @@ from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
+from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.metrics.robust_accuracy import top_classes
-from robust_vit_hf.results.paper_tables import METHODS, accuracy_tables, attribution_table, class_group_tables
 from robust_vit_hf.results.plots import class_figure, figure_bytes, save_plots
-from robust_vit_hf.results.published import PAPER_SETS, published_models
+from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
+from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows
 from robust_vit_hf.results.run_tables import calibration_table, main_table
-from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
-from robust_vit_hf.results.text_table import Table
+from robust_vit_hf.results.segmentation_tables import attribution_table
 from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import formats
@@ -128,7 +130,7 @@ def test_a_model_of_other_classes_is_refused():
     model, rows = tiny_vit(), EvaluationSet.of(masked_dataset(4), num_classes=10)
     with pytest.raises(ValueError, match="`noise` has 10 classes, but the model has 4"):
         evaluate_one(model, rows)
-    with pytest.raises(ValueError, match="`noise` has the label 7, but the model has the classes 0–3"):
+    with pytest.raises(ValueError, match="`noise` has 8 classes, but the model has 4"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[7]] * 4))
     with pytest.raises(ValueError, match="`noise` has no usable image: of 4, none has a label"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[]] * 4))
@@ -163,6 +165,15 @@ def test_results_are_kept(tmp_path):
     assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
     (folder / ROWS_FILE).unlink()
     assert Measured.load(Stage.of(folder)) is None
+    (folder / rows_file).unlink()  # of half a copy, without its rows
+    measure_accuracy(session, Accuracy())
+    assert Measured.load(folder, rows_file).columns == loaded.columns
+    (folder / "scores.json").unlink()  # as a kill before the end leaves it
+    assert Measured.load(folder, rows_file) is None
+    (folder / rows_file).rename(folder / f"{rows_file}.partial")  # whose other inputs are of no result
+    other = session_of({"before": tiny_vit(1)}, session.sets, tmp_path)
+    measure_accuracy(other, Accuracy())
+    assert Measured.load(folder, rows_file).scores != loaded.scores
 
 
 # -- Protocols --------------------------------------------------------------------------------------------------------
@@ -237,13 +248,15 @@ def compared(**options) -> Run:
 
 
 def test_comparison_by_hand():
-    rows = {row["set"]: row for row in set_rows(compared())}
+    run = compared()  # `b` with as many corrected as broken
+    run.sets["b"] = result(first(2), first(2)[::-1], first(1), name="b", shifted=True)
+    rows = {row["set"]: row for row in set_rows(run)}
     assert (rows["val"]["top1_before"], rows["val"]["top1_after"]) == (1, 0.75)
     assert (rows["val"]["corrected"], rows["val"]["broken"]) == (0, 1)
     assert (rows["a"]["corrected"], rows["a"]["broken"]) == (2, 0)
     mean = rows["mean of the shifted sets"]
     assert (mean["top1_before"], mean["top1_after"], mean["top1_control"]) == (0.375, 0.625, 0.25)
-    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 2, 0)
+    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 4, 2)
     assert mean["mean_iou_before"] is None and rows["val"]["mean_iou_after"] == 0.75
 
 

@@ -23,13 +23,13 @@ from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
 from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.model_digest import weights_digest
-from robust_vit_hf.results.text_table import Table
+from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 
 from ..diagnosis.test_diagnosis import diagnosis
 from ..helpers.attacks import COLOURS, biased_model
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
-from ..helpers.tiny import save_pretrained, tiny_vit
+from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -244,6 +244,20 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
     for note in notes:
         assert f"\n\n{note}\n" in card and html.unescape(page).count(f"<p>{note}</p>") == 1
+
+
+def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
+    """Not those of the four that one step sees."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-1])
+    for split, groups in {"train": 12 * "x" + 4 * "y", "validation": 16 * "xy"}.items():
+        rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
+        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = {"max_steps": 1, "learning_rates": [1e-4], "train_batch_size": 4, "method": "robustvit"}
+    robust_vit_hf.improve(str(model), str(tmp_path / "data"), tmp_path / "out", **options)
+    scores = [json.loads(path.read_text()) for path in (tmp_path / "out" / "predictions").rglob("scores.json")]
+    weights = [found["group_weights"] for found in scores if found.get("group_weights")]
+    assert weights and all(found == {"x": 0.75, "y": 0.25} for found in weights)
 
 
 @pytest.mark.slow

@@ -244,9 +244,12 @@ def test_the_rule_of_the_default(tmp_path):
     assert resolve_preset(None, "facebook/deit-base-patch16-224", own) == "paper"
     assert resolve_preset(None, own) == resolve_preset(None, own, str(run)) == "model"
     assert resolve_preset(None, own, paper_model="ViT-B") == "paper"
+    first = save_pretrained(tiny_vit(), tmp_path / "first")  # itself finetuned, under another preset than the run
+    (first / "run.json").write_text(json.dumps({"preset": "native"}))
     for recorded, expected in (("native", "native"), ("paper", "paper"), ("model", "model"), ("own", "model")):
         (run / "run.json").write_text(json.dumps({"preset": recorded}))
         assert resolve_preset(None, own, str(run)) == resolve_preset(None, str(run)) == expected
+        assert resolve_preset(None, str(first), str(run)) == expected
         assert resolve_preset("paper", own, str(run)) == "paper"
     assert resolve_preset(None, "vit-b", str(run)) == "model"
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
-from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.results.background_reliance import object_focus, reliance_tables, worst_group_table
@@ -475,6 +475,7 @@ def test_diagnose_beside_imagenet_9(model, tmp_path):
     )
     measured = json.loads((tmp_path / "sets" / "results.json").read_text())["protocols"]["paper"]
     top1 = {row["set"]: row["top1_before"] for row in measured["rows"]}
+    assert top1["imagenet-9-only_bg_t"] != top1["imagenet-9-only_bg_b"]
     for condition, name in {"mixed_same": "mixed_same", "only_bg": "only_bg_t"}.items():
         assert float(rows[f"top-1 `{condition}`"][1].split()[0]) == pytest.approx(
             100 * top1[f"imagenet-9-{name}"], abs=0.06
