@@ -18,7 +18,10 @@ from robust_vit_hf.data.published import published_models
 from robust_vit_hf.evaluation import finetuning_results
 from robust_vit_hf.evaluation.finetuning_results import write_report
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
-from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured
+from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
+from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured, measure
+from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
+from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
@@ -75,6 +78,19 @@ def test_the_size_of_a_batch_and_the_order_do_not_matter():
             # A pixel whose relevance is that of the threshold, or of another pixel, falls on either side of it.
             expected = value if isinstance(value, dict) else pytest.approx(value, abs=5e-3 if name in MAPS else 1e-5)
             assert other.scores[name] == expected, name
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [Accuracy(), Attribution(methods=("gae",)), Backgrounds(), Sensitivity()],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_model_in_training_mode_is_measured_without_its_dropout(measurement):
+    model = tiny_vit(hidden_dropout_prob=0.5)
+    session = session_of({"before": model.train()}, {"noise": EvaluationSet.of(masked_dataset(8))})
+    plain = session_of({"before": tiny_vit()}, session.sets)
+    one, other = (measure(of, measurement)["noise"]["before"] for of in (session, plain))
+    assert repr((one.columns, one.scores)) == repr((other.columns, other.scores))
 
 
 def test_without_labels_or_masks():
@@ -163,17 +179,10 @@ def test_results_are_kept(tmp_path):
     assert again.factors["angle"].tolist() == [0, 90] * 3
     table = datasets.Dataset.from_parquet(str(folder / ROWS_FILE))
     assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
-    (folder / ROWS_FILE).unlink()
+    (folder / ROWS_FILE).unlink()  # of half a copy, without its rows
     assert Measured.load(Stage.of(folder)) is None
-    (folder / rows_file).unlink()  # of half a copy, without its rows
     measure_accuracy(session, Accuracy())
-    assert Measured.load(folder, rows_file).columns == loaded.columns
-    (folder / "scores.json").unlink()  # as a kill before the end leaves it
-    assert Measured.load(folder, rows_file) is None
-    (folder / rows_file).rename(folder / f"{rows_file}.partial")  # whose other inputs are of no result
-    other = session_of({"before": tiny_vit(1)}, session.sets, tmp_path)
-    measure_accuracy(other, Accuracy())
-    assert Measured.load(folder, rows_file).scores != loaded.scores
+    assert Measured.load(Stage.of(folder)).columns == loaded.columns
 
 
 # -- Protocols --------------------------------------------------------------------------------------------------------
@@ -184,6 +193,7 @@ def test_protocols_of_objectnet(tmp_path):
     paper, native = (load_evaluation_set("objectnet", str(root), protocol) for protocol in ("paper", "native"))
     assert paper.accepted == [[423], [731]] and paper.class_subset is None  # folders chair and plunger
     assert native.accepted == [[423, 559, 765], [731]] and native.class_subset == (423, 559, 731, 765)
+    assert load_evaluation_set("objectnet", str(root), "model").digest == native.digest != paper.digest
     assert paper.num_classes == native.num_classes == 1000
     # The border of two red pixels is seen under the one, and cut under the other.
     processor = make_image_processor("paper", IMAGE_SIZE)
@@ -201,7 +211,9 @@ def test_protocols_of_the_other_sets(tmp_path):
     for name, protocol, count in (
         ("imagenet-a", "paper", None),
         ("imagenet-a", "native", 200),
+        ("imagenet-a", "model", 200),
         ("imagenet-r", "native", 200),
+        ("imagenet-r", "model", 200),
         ("imagenet-sketch", "native", None),
     ):
         wnid = {"imagenet-a": STINGRAY, "imagenet-r": GOLDFISH}.get(name, TENCH)
