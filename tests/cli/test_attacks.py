@@ -1,7 +1,6 @@
-"""What was promised of hostile, damaged and wrong inputs. `python -m tests.cli.test_attacks` writes their table into the docs."""
+"""Hostile, damaged and wrong inputs of `diagnose` and `improve`, kills of both, and damaged copies of sets."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -13,16 +12,12 @@ import pytest
 from robust_vit_hf import load_image_set
 from robust_vit_hf.training.publishing import TrainingTime
 
-from ..helpers.attacks import ATTACKS, Attack, Inputs, Words, copied_at
+from ..helpers.attacks import ATTACKS, Attack, Inputs, Words, copied_at_writes
 from ..helpers.commands import call, files_below, launch_two
 from ..helpers.set_attacks import SET_ATTACKS, SetAttack
-from ..helpers.tiny import ROOT
 
 
-PAGE = ROOT / "docs" / "reliability.md"
-BLOCK = re.compile(r"(<!-- attacks -->\n).*(<!-- end of attacks -->)", re.DOTALL)
 IMPROVE_OPTIONS = {"--max_steps": 12, "--learning_rates": 3e-3, "--train_batch_size": 4, "--max_loss": 100}
-KILLS = [attack for attack in ATTACKS if attack.killed]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,20 +37,19 @@ def untouched(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def complete(untouched, tmp_path_factory) -> Callable[..., Path]:
     """Function that runs a command once and returns a folder: `r`, the inputs beside the output, `whole`, the output
-    again, and the output as each kill leaves it, by the number of the attack."""
+    again, and `copies`, the output as a kill before each atomic write leaves it."""
 
     @cache
     def run(command: str, *given: str) -> Path:
         folder = tmp_path_factory.mktemp("complete")
         inputs = Inputs(folder / "r")
         shutil.copytree(untouched, inputs.root)
-        copies = {attack: folder / str(number) for number, attack in enumerate(KILLS) if attack.command == command}
-        with copied_at(inputs.root / "out", copies):
+        with copied_at_writes(inputs.out, folder / "copies"):
             completed = call(*command_of(command, inputs, given))
         assert completed.status == 0, completed.err
         # Without a better model, few of the files would be there that are attacked.
-        assert command == "diagnose" or (inputs.root / "out" / "model.safetensors").is_file()
-        shutil.copytree(inputs.root / "out", folder / "whole")
+        assert command == "diagnose" or (inputs.out / "model.safetensors").is_file()
+        shutil.copytree(inputs.out, folder / "whole")
         return folder
 
     return run
@@ -67,25 +61,19 @@ def command_of(command: str, inputs: Inputs, given: Sequence = ()) -> list:
         "--model": inputs.model,
         "--dataset": inputs.photos,
         "--masks": inputs.masks,
-        "--output_dir": inputs.root / "out",
+        "--output_dir": inputs.out,
     }
     options |= IMPROVE_OPTIONS if command == "improve" else {}
     words = [word for name, value in options.items() if name not in given for word in (name, value)]
     return [command, *words, *given]
 
 
-@pytest.mark.parametrize(
-    "attack",
-    [
-        pytest.param(
-            attack,
-            id=f"{attack.command} {attack.what}",
-            marks=pytest.mark.release if attack.processes > 1 else (),
-        )
-        for attack in ATTACKS
-        if not attack.killed
-    ],
-)
+def parameter(attack: Attack):
+    marks = pytest.mark.release if attack.processes > 1 else ()
+    return pytest.param(attack, id=f"{attack.command} {attack.what}", marks=marks)
+
+
+@pytest.mark.parametrize("attack", [parameter(attack) for attack in ATTACKS])
 def test_attack(attack: Attack, untouched, complete, request, tmp_path, datasets_cache, caplog):
     root = tmp_path / "r"
     shutil.copytree(complete(attack.command) / "r" if attack.after else untouched, root)
@@ -93,7 +81,7 @@ def test_attack(attack: Attack, untouched, complete, request, tmp_path, datasets
     request.addfinalizer(inputs.end)
     given = attack.change(inputs)
     given = given if isinstance(given, Words) else Words()
-    there, command = {*(root / "out").rglob("*")}, command_of(attack.command, inputs, given)
+    there, command = {*inputs.out.rglob("*")}, command_of(attack.command, inputs, given)
     completed = call(*command) if attack.processes == 1 else launch_two("-m", "robust_vit_hf.cli", *command)
     if attack.refused is not None:
         error = completed.error if attack.processes == 1 else completed.err  # in which the launcher tells what it did
@@ -102,34 +90,34 @@ def test_attack(attack: Attack, untouched, complete, request, tmp_path, datasets
     assert completed.status == 0, completed.err
     assert all(path.exists() for path in there)
     if attack.after:  # what was damaged is as it was
-        assert made(root / "out") == made(complete(attack.command) / "whole")
+        assert made(inputs.out) == made(complete(attack.command) / "whole")
     if attack.command == "diagnose":
-        assert json.loads((root / "out" / "results.json").read_text())["num_images"] == attack.images
+        assert json.loads((inputs.out / "results.json").read_text())["num_images"] == attack.images
     else:
-        assert json.loads((root / "out" / "verdict.json").read_text())["verdict"] in completed.out
+        assert json.loads((inputs.out / "verdict.json").read_text())["verdict"] in completed.out
     assert attack.told in caplog.text + completed.out and "Warning" not in completed.err
 
 
 @pytest.mark.parametrize(
-    "attack",
+    "command, given, part",
     [
-        pytest.param(
-            attack,
-            id=f"{attack.command} {attack.what}",
-            marks=pytest.mark.release if attack.late else pytest.mark.slow if attack.command == "improve" else (),
-        )
-        for attack in KILLS
+        ("diagnose", (), 0.4),
+        ("diagnose", (), 0.8),
+        *(pytest.param("improve", (), part, marks=pytest.mark.slow) for part in (0.1, 0.5, 0.8)),
+        *(pytest.param("improve", (), part, marks=pytest.mark.release) for part in (0.3, 0.9, 0.95, 1)),
+        pytest.param("improve", ("--masks", "tokencut"), 0.2, marks=pytest.mark.release),
     ],
 )
-def test_a_killed_command_does_the_rest(attack: Attack, untouched, complete, datasets_cache):
-    given = attack.change(Inputs(untouched)) or ()
-    folder = complete(attack.command, *given)
+def test_a_killed_command_does_the_rest(command, given, part, complete, datasets_cache):
+    """A kill after a part of the files."""
+    folder = complete(command, *given)
     inputs = Inputs(folder / "r")  # the same files, since masks that are made belong to them
-    shutil.rmtree(inputs.root / "out")
-    shutil.copytree(folder / str(KILLS.index(attack)), inputs.root / "out")
-    completed = call(*command_of(attack.command, inputs, given))
+    shutil.rmtree(inputs.out)
+    last = len([*(folder / "copies").iterdir()]) - 1
+    shutil.copytree(folder / "copies" / str(round(part * last)), inputs.out)
+    completed = call(*command_of(command, inputs, given))
     assert completed.status == 0 and "Warning" not in completed.err, completed.err
-    assert made(inputs.root / "out") == made(folder / "whole")
+    assert made(inputs.out) == made(folder / "whole")
 
 
 def made(out: Path) -> dict[str, bytes]:
@@ -152,27 +140,3 @@ def test_attack_on_a_set(attack: SetAttack, tmp_path, datasets_cache):
     with pytest.raises((ValueError, OSError)) as refused:
         _ = [row["image"] for row in load_image_set(attack.set_name, **given)]
     assert attack.refused.replace("{root}", str(root)) in str(refused.value)
-
-
-def table_of_attacks() -> str:
-    rows = [(f"`{attack.command}`", attack.what, attack.promise) for attack in ATTACKS]
-    rows += [(f"`{attack.set_name}`", attack.what, attack.promise) for attack in SET_ATTACKS]
-    lines = ["| of | attack | promise |", "|---|---|---|", *(f"| {' | '.join(map(_cell, row))} |" for row in rows)]
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def with_table(page: str) -> str:
-    return BLOCK.sub(lambda found: f"{found[1]}\n{table_of_attacks()}\n\n{found[2]}", page)
-
-
-def test_the_table_in_the_docs_is_of_these_attacks():
-    page = PAGE.read_text()
-    assert BLOCK.search(page) and with_table(page) == page
-
-
-if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text()))
