@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data.benchmarks import benchmarks
+from ..data.find_images import find_images
 from ..data.label_mapping import align_labels
-from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
 from ..results.cut_out_table import cut_out_table
 from ..results.markdown_latex import Table
@@ -139,9 +139,8 @@ def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[i
     all sets belong to one."""
     path = options.training_data
     if path is not None:
-        dataset = load_masked_dataset(path, options.train_split)
-        check_columns(dataset, path, needs_labels=True)
-        return frozenset(align_labels(dataset, session.classes, path).with_format(None).unique("label"))
+        rows = find_images(path, options.train_split, ("label",)).rows
+        return frozenset(align_labels(rows, session.classes, path).with_format(None).unique("label"))
     recorded = (read_json(Path(options.compare, RUN_FILE)) or {}).get("data", {}).get("training_classes")
     if recorded is not None:
         return frozenset(recorded)

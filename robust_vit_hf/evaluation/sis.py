@@ -7,8 +7,8 @@ import datasets
 import torch
 
 from ..data.benchmarks import IMAGES_PER_SET
+from ..data.find_images import find_images
 from ..data.label_mapping import class_index
-from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset
 from ..relevance.overlay import denormalize
 from ..results.markdown_latex import Table, percent
@@ -85,11 +85,11 @@ def _load_sets(options: SubsetOptions, preset: Preset) -> dict[str, EvaluationSe
     """Load the named sets, your own dataset under the name of its split, and image files as `images`."""
     loaded, own = load_evaluation_sets(options.sets, preset, IMAGES_PER_SET), {}
     if options.dataset is not None:
-        rows = load_masked_dataset(options.dataset, options.split)
-        check_columns(rows, options.split, not options.classes, needs_masks="mask" in rows.column_names)
+        images = find_images(options.dataset, options.split, () if options.classes else ("label",))
+        rows = images.rows
         if options.classes and "label" in rows.column_names:
             rows = rows.remove_columns("label")  # which may be unknown, or of other classes
-        own[options.split.partition("[")[0]] = EvaluationSet.of(rows, source=options.dataset)
+        own[images.name] = EvaluationSet.of(rows, source=options.dataset)
     if options.images:
         if missing := [path for path in options.images if not path.is_file()]:
             raise FileNotFoundError(f"There is no image file `{missing[0]}`.")
