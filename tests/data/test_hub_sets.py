@@ -43,9 +43,10 @@ def test_webdataset_with_other_image_suffixes(tmp_path, suffix):
     assert labels_and_names(rows) == [(3, f"s0000000.{suffix}"), (999, f"s0000001.{suffix}")]
 
 
-def test_webdataset_with_a_label_outside_the_numbering(tmp_path):
-    wds(tmp_path, [0, 200])
-    with pytest.raises(ValueError, match="label 200 is outside the numbering of this set, 0–199"):
+@pytest.mark.parametrize("label", [200, -1])  # the second is that of a test set
+def test_webdataset_with_a_label_outside_the_numbering(label, tmp_path):
+    wds(tmp_path, [0, label])
+    with pytest.raises(ValueError, match=f"label {label} is outside the numbering of this set, 0–199"):
         list(load_image_set("imagenet-a", tmp_path, streaming=True))
 
 

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import wnids
 from robust_vit_hf.data.layouts.imagenet_s import MERGED
-from robust_vit_hf.data.masked_dataset import check_columns, check_rows
+from robust_vit_hf.data.row_checks import check_columns, check_rows
 
 from ..helpers import formats
 from ..helpers.tiny import TENCH, TOILET_TISSUE
@@ -73,7 +73,7 @@ def test_imagenet_s_codes_ids_in_red_and_green_and_ignores_1000(tmp_path):
             expected[6:18, 8:20] = 255
             assert row["mask"].mode == "L" and np.array_equal(np.asarray(row["mask"]), expected)
     dataset = load_image_set("imagenet-s919", tmp_path)
-    check_columns(dataset, "train", needs_labels=True)
+    check_columns(dataset, "train")
     assert len(check_rows(dataset, "train", num_labels=1000)) == 2
 
 

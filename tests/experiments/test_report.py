@@ -366,6 +366,16 @@ def test_settings_are_compared_on_the_seeds_that_all_have(results):
     assert chosen == low and [row[6] for row in table.rows] == ["70.0", "50.0"]
 
 
+def test_settings_are_paired_by_seed_in_any_order_of_the_runs(results):
+    """Of each seed, the higher rate corrects two images more and loses one: clearly better by the same images alone."""
+    runs = [run for run in results.runs if run.method == "robustvit" and run.model == "ViT-B"]
+    gained = {("0", 1e-6): 50, ("0", 1e-5): 52, ("1", 1e-6): 0, ("1", 1e-5): 2}
+    runs = [measured(run, 1.0, gained[run.seed, run.learning_rate], run.learning_rate == 1e-5) for run in runs]
+    for order in ((0, 1, 2, 3), (0, 1, 3, 2), (3, 0, 2, 1)):
+        chosen, _ = choose_settings(replace(results, runs=[runs[place] for place in order], choose_by="mixed_rand"))
+        assert {run.learning_rate for run in chosen} == {1e-5}
+
+
 def test_a_mixture_is_chosen_where_all_weights_lose_too_much(results):
     """Of 100 validation images, all weights correct 50 on other backgrounds and lose 10 as they are, half of them 30
     and none. A setting without mixtures is not chosen from."""

@@ -308,6 +308,17 @@ def test_the_page_takes_the_processor_of_the_models(tmp_path):
     assert open_pair(name, name, "paper").preset == "paper"
 
 
+def test_each_model_has_its_own_processor_under_each_protocol(tmp_path):
+    names = {side: saved(family, tmp_path / side) for side, family in {"before": "DeiT", "after": "ViT"}.items()}
+    first, second = ("model", "paper"), ("paper", "model")
+    for opened, then in (first, second):
+        session = open_pair(*names.values(), opened)
+        for of in (session, session.under(then)):
+            for side, name in names.items():
+                expected = load_processor(name, of.preset, session.sides[side].model)
+                assert of.sides[side].processor.to_dict() == expected.to_dict()
+
+
 def test_a_trainer_takes_the_processor_of_its_model(tmp_path):
     """By name and in memory. What is trained on and what is measured on have one range."""
     processor = ViTImageProcessor(size=CROP, do_normalize=False)
