@@ -17,7 +17,7 @@ from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.results.background_reliance import object_focus, reliance_tables, worst_group_table
-from robust_vit_hf.results.bootstrap import Difference, resampled_interval
+from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.results.cut_out_table import cut_out_table
 from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.noise_table import relative_foreground_sensitivity, sensitivity_table
@@ -119,7 +119,7 @@ def test_many_groups():
 
 
 def test_a_group_of_one_image_changes_by_at_most_all():
-    changed = resampled_interval(np.zeros(9), 1, Difference)
+    changed = Resamples(np.zeros(9), 1).interval(Difference)
     assert (changed.low, changed.high) == (-1, 1)
 
 
