@@ -104,11 +104,11 @@ MUTATIONS = [
     Mutation("evaluation/measurements/noise_sensitivity.py", "default_rng((self.seed, index))", "default_rng((self.seed, 0))", "reliance"),
     Mutation("evaluation/store.py", "if known == inputs or not others:", "if True:", "measurement result_identity diagnose"),
     Mutation("evaluation/store.py", 'if "precision" in recorded', "if False", "measurement app result_identity evaluation"),
-    Mutation("diagnosis/images.py", 'folder, split.partition("[")[0])', "folder, split)", "diagnose"),
-    Mutation("diagnosis/images.py", '- {*rows.with_format(None)["label"]})', '- {*aligned.with_format(None)["label"]})', "diagnose"),
-    Mutation("diagnosis/images.py", "len(needed) - len(rows), lost)", "len(aligned) - len(rows), lost)", "diagnose"),
-    Mutation("diagnosis/images.py", "[: max(2, count // 2)]", "[: count // 2]", "diagnose"),
-    Mutation("diagnosis/images.py", "repr(places).encode()", "repr(len(places)).encode()", "diagnose"),
+    Mutation("data/find_images.py", 'Path(masks), split.partition("[")[0])', "Path(masks), split)", "diagnose"),
+    Mutation("masks/own_masks.py", '- {*rows.with_format(None)["label"]})', '- {*aligned.with_format(None)["label"]})', "diagnose"),
+    Mutation("masks/own_masks.py", "len(needed) - len(rows), lost)", "len(aligned) - len(rows), lost)", "diagnose"),
+    Mutation("data/draw_images.py", "[: max(2, count // 2)]", "[: count // 2]", "diagnose"),
+    Mutation("masks/own_masks.py", "repr(places).encode()", "repr(len(places)).encode()", "diagnose"),
     Mutation("diagnosis/strip.py", " & may_be_shown(rows.dataset)", "", "diagnose"),
     Mutation("diagnosis/strip.py", 'condition == "mixed_rand" and predicted == self.donor', "predicted == self.donor", "diagnose"),
     Mutation("diagnosis/diagnose.py", 'np.array(found.columns["original"])', 'np.array(found.columns["mixed_rand"])', "reliance"),
@@ -190,7 +190,7 @@ MUTATIONS = [
     Mutation("training/trainer.py", "len(self.train_dataset), self._train_batch_size * args.world_size", "len(self.train_dataset), args.train_batch_size * args.world_size", "methods"),
     Mutation("training/trainer.py", "max(1, -(-batches // args.gradient_accumulation_steps))", "max(1, batches // args.gradient_accumulation_steps)", "trainer"),
     Mutation("masks/make_masks.py", "if name in label_of_wnid() else name", "if name.startswith('n0') else name", "prepare_masks"),
-    Mutation("app/gallery.py", "if name in IMAGENET_SETS:", "if name in ():", "app"),
+    Mutation("app/gallery.py", "if name in EVALUATION_SETS:", "if name in ():", "app"),
 ]
 # fmt: on
 

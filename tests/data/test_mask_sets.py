@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.imagenet_classes import wnids
 from robust_vit_hf.data.layouts.imagenet_s import MERGED
-from robust_vit_hf.data.masked_dataset import check_columns, check_rows
+from robust_vit_hf.data.row_checks import check_columns, check_rows
 
 from ..helpers import formats
 from ..helpers.tiny import GOLDFISH, TENCH, TOILET_TISSUE
@@ -80,7 +80,7 @@ def test_imagenet_s_codes_ids_in_red_and_green_and_ignores_1000(tmp_path):
             expected[6:18, 8:20] = 255
             assert row["mask"].mode == "L" and np.array_equal(np.asarray(row["mask"]), expected)
     dataset = load_image_set("imagenet-s919", tmp_path)
-    check_columns(dataset, "train", needs_labels=True)
+    check_columns(dataset, "train")
     assert len(check_rows(dataset, "train", num_labels=1000)) == 2
 
 
@@ -200,5 +200,5 @@ def test_paper_split_bad_numbers(all_classes):
         load_image_set("paper-split", root, num_classes=914)
     with pytest.raises(ValueError, match="has 2 masks, but 3 are asked for"):
         load_image_set("paper-split", root)
-    with pytest.raises(ValueError, match="no part `test`; expected `train` or `validation`"):
+    with pytest.raises(ValueError, match="has no split `test`; expected train, validation"):
         load_image_set("paper-split", root, split="test")
