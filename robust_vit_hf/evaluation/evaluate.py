@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data.benchmarks import benchmarks
+from ..data.find_images import find_images
 from ..data.label_mapping import align_labels
-from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
 from ..results.cut_out_table import cut_out_table
 from ..results.markdown_latex import Table
@@ -21,6 +21,7 @@ from ..results.run_tables import tables_of
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.public_names import public_settings
+from ..utils.stage import Stage
 from .measurements.accuracy import Accuracy, measure_accuracy
 from .measurements.base import Measurement, measure
 from .measurements.noise_sensitivity import Sensitivity
@@ -47,9 +48,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
     """
     options = replace(options, protocols=_protocols(options))
     folder, markdown, latex = options.output_dir, [], []
-    with open_session(
-        options, options.protocols[0], folder, bf16=options.bf16, shared=originals, results_key="protocols"
-    ) as opened:
+    stage = Stage(folder, {"command": "evaluate"})
+    with open_session(options, options.protocols[0], stage, bf16=options.bf16, shared=originals) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in options.protocols:
@@ -139,9 +139,8 @@ def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[i
     all sets belong to one."""
     path = options.training_data
     if path is not None:
-        dataset = load_masked_dataset(path, options.train_split)
-        check_columns(dataset, path, needs_labels=True)
-        return frozenset(align_labels(dataset, session.classes, path).with_format(None).unique("label"))
+        rows = find_images(path, options.train_split, ("label",)).rows
+        return frozenset(align_labels(rows, session.classes, path).with_format(None).unique("label"))
     recorded = (read_json(Path(options.compare, RUN_FILE)) or {}).get("data", {}).get("training_classes")
     if recorded is not None:
         return frozenset(recorded)

@@ -5,12 +5,13 @@ from dataclasses import asdict
 import datasets
 
 from ..data.benchmarks import benchmarks
+from ..data.find_images import find_images
 from ..data.image_sets import load_image_set
-from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..results.segmentation_tables import attribution_table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.public_names import public_settings
+from ..utils.stage import Stage
 from .measurements.attribution_agreement import Attribution
 from .measurements.base import measure
 from .options import SegmentOptions
@@ -36,7 +37,8 @@ def segment(options: SegmentOptions) -> str:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="methods") as session:
+    stage = Stage(folder, {"command": "segment"})
+    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)
         session = session.with_sets({name: EvaluationSet(rows)})
@@ -62,9 +64,7 @@ def segment(options: SegmentOptions) -> str:
 def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
     """Name and rows of the set: your own images, the sets of a benchmark that have masks, or a set of the paper."""
     if options.dataset is not None:
-        rows = load_masked_dataset(options.dataset, options.split)
-        check_columns(rows, options.split, needs_labels=False)
-        return options.split, rows
+        return options.split, find_images(options.dataset, options.split, ("mask",)).rows
     name, source = options.set
     if name in benchmarks():
         sets = benchmarks()[name].load_evaluation_sets(options.images_per_set).values()

@@ -18,11 +18,11 @@ from transformers.utils import logging
 
 from ..data.benchmarks import benchmarks
 from ..data.dataset_digest import dataset_identity
+from ..data.find_images import UnknownSplit, find_images, split_names
 from ..data.image_sets import load_image_set, prepared_options
 from ..data.imagenet_classes import subset, wnids
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
 from ..data.label_mapping import class_names_of, classes_of_model, mapping_by_name
-from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset, split_names
 from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
 from .named_sets import check_set_names
@@ -174,10 +174,8 @@ def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, E
 
 
 def own_set(path: str, split: str) -> EvaluationSet:
-    """Load a split of your own labelled images. Arguments are those of [`load_masked_dataset`]; errors are those of it
-    and of [`check_columns`]. Groups are weighted by [`training_shares`]."""
-    dataset = load_masked_dataset(path, split)
-    check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
+    """Load a split of your own labelled images. Arguments and errors are those of [`find_images`]. Groups are weighted by [`training_shares`]."""
+    dataset = find_images(path, split, ("label",)).rows
     names = getattr(dataset.features["label"], "names", None)
     weights = training_shares(path, split) if "group" in dataset.column_names else None
     return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
@@ -189,7 +187,7 @@ def training_shares(path: str, split: str) -> dict[str, float] | None:
     if "train" in split_names(split):
         return None
     try:
-        return group_shares(load_masked_dataset(path, "train"), "train")
+        return group_shares(find_images(path, "train").rows, "train")
     except UnknownSplit:
         return None
     except (ValueError, OSError) as error:

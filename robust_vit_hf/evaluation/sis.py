@@ -7,23 +7,23 @@ import datasets
 import torch
 
 from ..data.benchmarks import IMAGES_PER_SET
+from ..data.find_images import find_images
 from ..data.label_mapping import class_index
-from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset
 from ..relevance.overlay import denormalize
 from ..results.markdown_latex import Table, percent
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.public_names import public_settings
+from ..utils.stage import Stage
 from .image_passes import image_loader
-from .measurements.base import measure
+from .measurements.base import Measured, measure
 from .measurements.input_subsets import Subsets, concatenate, summarize
 from .options import SubsetOptions
 from .relevance_examples import may_be_shown
 from .relevance_figures import save_picture_grid
 from .session import Session, open_session
 from .sets import EvaluationSet, load_evaluation_sets
-from .store import Measured
 
 
 NUM_EXAMPLES = 4
@@ -43,7 +43,8 @@ def find_subsets(options: SubsetOptions) -> str:
         OSError: a model, set or image does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="threshold") as session:
+    stage = Stage(folder, {"command": "sis"})
+    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
         targets = tuple(class_index(name, session.classes) for name in options.classes)
         session = session.with_sets(_load_sets(options, session.preset))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
@@ -84,11 +85,11 @@ def _load_sets(options: SubsetOptions, preset: Preset) -> dict[str, EvaluationSe
     """Load the named sets, your own dataset under the name of its split, and image files as `images`."""
     loaded, own = load_evaluation_sets(options.sets, preset, IMAGES_PER_SET), {}
     if options.dataset is not None:
-        rows = load_masked_dataset(options.dataset, options.split)
-        check_columns(rows, options.split, not options.classes, needs_masks="mask" in rows.column_names)
+        images = find_images(options.dataset, options.split, () if options.classes else ("label",))
+        rows = images.rows
         if options.classes and "label" in rows.column_names:
             rows = rows.remove_columns("label")  # which may be unknown, or of other classes
-        own[options.split.partition("[")[0]] = EvaluationSet.of(rows, source=options.dataset)
+        own[images.name] = EvaluationSet.of(rows, source=options.dataset)
     if options.images:
         if missing := [path for path in options.images if not path.is_file()]:
             raise FileNotFoundError(f"There is no image file `{missing[0]}`.")
@@ -146,7 +147,7 @@ def _pictures(
     pictures = [(f"{name}\n{label}", denormalize(seen["before"], processors["before"])[0])]
     for number, (row, target) in enumerate(subsets.pairs(rows)):
         for side, found in measured.items() if row == index else ():
-            subset = subsets.subset(session.store.folder / name / side, number)
+            subset = subsets.subset(session.folder / name / side, number)
             caption = (
                 f"{100 * subset.float().mean():.1f} % of pixels" if found.columns["found"][number] else "none found"
             )

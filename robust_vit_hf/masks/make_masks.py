@@ -16,13 +16,13 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..data.contact_sheet import save_contact_sheets
+from ..data.find_images import find_images, split_names
 from ..data.image_sets import features_of, open_source
 from ..data.imagenet_classes import class_names, label_of_wnid
 from ..data.known_sets import KNOWN_SETS
-from ..data.masked_dataset import load_masked_dataset, split_names, undecoded_rows
 from ..data.parquet_writer import ShardWriter
 from ..data.prepare import DecodedRow, write_rows
-from ..data.schema import encode_image
+from ..data.schema import encode_image, undecoded_rows
 from ..models.model_digest import model_digest
 from ..models.model_names import MODELS, check_no_folder
 from ..utils.files import check_output_dir
@@ -195,8 +195,8 @@ def _open_images(
 ) -> tuple[Iterable[dict], datasets.Features, int | None]:
     """Rows with undecoded images, their columns, and their number if known."""
     if set_name is None:
-        dataset = load_masked_dataset(images, split)
-        return undecoded_rows(dataset), dataset.features, len(dataset)
+        rows = find_images(images, split).rows
+        return undecoded_rows(rows), rows.features, len(rows)
     kind = KNOWN_SETS[set_name]
     if split not in kind.splits:
         raise ValueError(f"`--set {set_name}` has the splits {', '.join(kind.splits)}, but --split is `{split}`.")

@@ -392,13 +392,14 @@ def test_results_in_another_precision_and_with_another_processor(models, evaluat
     session = open_pair(*models, "paper")
     results = Path(shutil.copytree(evaluated.results, tmp_path / "results"))
     options = GalleryOptions(results=results, dataset=evaluated.dataset)
-    file = results / "paper" / "validation" / "before" / "fingerprint.json"
+    file = results / "paper" / "validation" / "before" / "stage.json"
     recorded = read_json(file)
-    assert recorded["precision"] == "no"
-    write_json(file, recorded | {"precision": "bf16"})
+    inputs = recorded["inputs"]
+    assert inputs["precision"] == "no"
+    write_json(file, recorded | {"inputs": inputs | {"precision": "bf16"}})
     assert len(measured_set(options, "paper/validation", session).result) == 40
-    write_json(file, recorded | {"processor": {}})
-    with pytest.raises(ValueError, match="are of another processor: evaluate these models again"):
+    write_json(file, recorded | {"inputs": inputs | {"processor": {}}})
+    with pytest.raises(ValueError, match="differ in: processor"):
         measured_set(options, "paper/validation", session)
 
 

@@ -94,10 +94,10 @@ def test_results_of_other_commands_stay_where_they_are(hub, changed):
     """Below the model, whatever their folder is called, and beside it: images, names of files, and other models."""
     for name in (
         "robustness/paper/examples.parquet",
-        "robustness/paper/validation/after/predictions.parquet",
+        "robustness/paper/validation/after/rows.parquet",
         "robustness/results.json",
         "diag/strip.png",
-        "diag/.evaluation.lock",
+        "diag/.stage.lock",
         "diag/_parts/0.parquet",
         "control/model.safetensors",
         "control/emissions.csv",

@@ -408,9 +408,11 @@ def test_groups_in_the_report_of_a_sweep(tmp_path):
     (tmp_path / "grid.yaml").write_text(json.dumps(grid))
     succeed("sweep", tmp_path / "grid.yaml", "--output_dir", tmp_path / "runs", "--cluster", "debug")
     for path in (tmp_path / "runs").glob(
-        "*/predictions/test/before/scores.json"
+        "*/predictions/test/before/stage.json"
     ):  # shared with runs on other training images
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"group_weights": {"x": 0.5, "y": 0.5}}))
+        recorded = json.loads(path.read_text())
+        recorded["result"]["group_weights"] = {"x": 0.5, "y": 0.5}
+        path.write_text(json.dumps(recorded))
     printed = succeed("report", tmp_path / "runs", "--output_dir", tmp_path / "report")
     (run,) = (run for run in read_results(tmp_path / "report" / "results.parquet").runs if run.method == "finetune")
     assert [*run.sets] == ["test"] and run.sets["test"].groups.tolist() == list("xyxyxy")
