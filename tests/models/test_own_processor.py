@@ -186,7 +186,7 @@ def test_presets_are_known_by_their_settings():
 
 def test_a_model_without_a_processor(tmp_path):
     tiny_vit().save_pretrained(tmp_path)
-    with pytest.raises(OSError, match=r"has no image processor, which the preset `model` takes: .*`--preset paper`"):
+    with pytest.raises(OSError, match=r"no image processor.*`--preset paper`"):
         load_processor(str(tmp_path), "model", tiny_vit())
     assert load_processor(str(tmp_path), "paper", tiny_vit()).crop_size["height"] == IMAGE_SIZE
     failed = call("evaluate", "--model", tmp_path, "--dataset", masked_folder(tmp_path / "data"))
@@ -222,10 +222,12 @@ def test_timm_states_its_own_preprocessing(mode):
     assert set(filter(None, dict(processor.size).values())) == {248}
     assert bool(processor.size["shortest_edge"]) == (mode == "center")
     assert list(processor.image_mean) == [0.1, 0.2, 0.3] and list(processor.image_std) == [1, 2, 3]
-    with pytest.raises(ValueError, match=r"does not state crop_pct, .*`--preset paper` or `native`"):
-        own_processor({key: value for key, value in stated.items() if key != "crop_pct"}, 224)
-    with pytest.raises(ValueError, match=r"has the `crop_mode` border"):
-        own_processor(stated | {"crop_mode": "border"}, 224)
+    for other in (
+        {key: value for key, value in stated.items() if key != "crop_pct"},
+        stated | {"crop_mode": "border"},
+    ):
+        with pytest.raises(ValueError, match="--preset paper"):
+            own_processor(other, 224)
 
 
 def test_the_papers_preset_needs_no_statistics_of_timm(tmp_path):
