@@ -56,12 +56,11 @@ class AppOptions(GalleryOptions):
     preset: Preset | None = option(None, PRESET)
     host: str = option(
         "127.0.0.1",
-        "address to listen on (default: 127.0.0.1). Elsewhere than on loopback, no other models can be loaded in the page",
+        "address to listen on (default: 127.0.0.1)",
     )
     allowed_hosts: list[str] = option(
         [],
-        "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all. Then no "
-        "other models can be loaded in the page",
+        "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all",
         metavar="NAME",
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))

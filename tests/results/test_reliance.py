@@ -22,7 +22,7 @@ from robust_vit_hf.results.background_reliance import (
     reliance_tables,
     worst_group_table,
 )
-from robust_vit_hf.results.bootstrap import Difference, resampled_interval
+from robust_vit_hf.results.bootstrap import Difference, Resamples
 from robust_vit_hf.results.cut_out_table import cut_out_table
 from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
 from robust_vit_hf.results.noise_table import relative_foreground_sensitivity, sensitivity_table
@@ -129,7 +129,7 @@ def test_many_groups():
 
 
 def test_a_group_of_one_image_changes_by_at_most_all():
-    changed = resampled_interval(np.zeros(9), 1, Difference)
+    changed = Resamples(np.zeros(9), 1).interval(Difference)
     assert (changed.low, changed.high) == (-1, 1)
 
 
