@@ -25,7 +25,8 @@ from transformers import (
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.app.compare import compare_maps
-from robust_vit_hf.app.model_cache import open_pair
+from robust_vit_hf.app.handlers import open_models
+from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot
 from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
 from robust_vit_hf.models.weight_mixture import interpolate
@@ -175,7 +176,9 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     assert not better.visual_projection.weight.equal(model.visual_projection.weight)
     card = (tmp_path / "better" / "README.md").read_text()
     assert "Groups of `reporting`" in card and "| average, weighted by the training groups | 8 |" in card
-    explained, _ = compare_maps(open_pair(str(classifier), str(tmp_path / "better"), None), rows["image"][0], 2, "gae")
+    explained, _ = compare_maps(
+        open_models(AppOptions(model=str(classifier), compare=str(tmp_path / "better"))), rows["image"][0], 2, "gae"
+    )
     for side, of in (("before", model), ("after", better)):
         expected = of(pixel_values[:1]).logits.softmax(dim=1)[0, 2].item()
         assert explained[side].score == pytest.approx(expected, abs=1e-6)

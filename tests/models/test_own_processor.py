@@ -16,7 +16,8 @@ from transformers import (
 from transformers import pipeline as pipeline_of
 
 from robust_vit_hf import RobustViTTrainer, eval_transform, load_model, make_image_processor, train_transform
-from robust_vit_hf.app.model_cache import open_pair
+from robust_vit_hf.app.handlers import open_models
+from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.evaluate import _protocols, evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
@@ -305,16 +306,16 @@ def test_protocols_of_a_sweep(tmp_path):
 
 def test_the_page_takes_the_processor_of_the_models(tmp_path):
     name = saved("DeiT", tmp_path)
-    session = open_pair(name, name, None)
+    session = open_models(AppOptions(model=name, compare=name))
     assert session.preset == "model" and session.sides["after"].processor.to_dict() == PROCESSORS["DeiT"].to_dict()
-    assert open_pair(name, name, "paper").preset == "paper"
+    assert open_models(AppOptions(model=name, compare=name, preset="paper")).preset == "paper"
 
 
 def test_each_model_has_its_own_processor_under_each_protocol(tmp_path):
     names = {side: saved(family, tmp_path / side) for side, family in {"before": "DeiT", "after": "ViT"}.items()}
     first, second = ("model", "paper"), ("paper", "model")
     for opened, then in (first, second):
-        session = open_pair(*names.values(), opened)
+        session = open_models(AppOptions(model=names["before"], compare=names["after"], preset=opened))
         for of in (session, session.under(then)):
             for side, name in names.items():
                 expected = load_processor(name, of.preset, session.sides[side].model)
