@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # names are read without importing transformers
 # `paper` and `native`: see `make_image_processor`. `model`: the processor saved with the model, unchanged.
 Preset = Literal["paper", "native", "model"]
 _SETTINGS = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
-_SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+_SETTINGS += ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 
 
 def make_image_processor(
@@ -75,7 +75,7 @@ def load_processor(
     from transformers.utils.peft_utils import find_adapter_config_file
 
     from .loading import is_timm
-    from .timm_files import native_processor, own_processor, timm_files
+    from .timm_files import timm_files, timm_processor
 
     if name in MODELS and MODELS[name].load is not None:
         size = image_size or MODELS[name].image_size
@@ -83,10 +83,7 @@ def load_processor(
         return paper if preset == "model" else make_image_processor(preset, size, paper)
     source = resolve(name)
     if is_timm(source):
-        size, config = image_size or model.config.image_size, timm_files(source)[1]
-        if preset == "model":
-            return own_processor(config, size)
-        return make_image_processor(preset, size, native_processor(config) if preset == "native" else None)
+        return timm_processor(timm_files(source)[1], preset, image_size or model.config.image_size)
     if Path(source).is_dir():
         read_json(Path(source, "preprocessor_config.json"))  # transformers calls a damaged file missing
     try:
@@ -110,7 +107,7 @@ def load_processor(
 
 
 def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
-    """Copy of a processor that gives square images of another size, in its own proportion of resize and crop."""
+    """Copy of a processor for square images of another size, in its own proportion of resize and crop."""
     from ..utils.images import input_size
 
     height, width = input_size(processor)
@@ -126,13 +123,8 @@ def resolve_preset(
     preset: Preset | None, model: str, compare: str | None = None, *, paper_model: str | None = None
 ) -> Preset:
     """The preset of a command: the given one; else that of the finetuning run in the folder or Hub repository of
-    `compare`, or of `model`; else `paper` for a registered model, and `model` for any other.
-
-    Args:
-        preset: as given by the user.
-        model: name, Hub id or folder of the model, before finetuning if there are two.
-        compare: of the model after finetuning.
-        paper_model: the paper's name of `model`, as given by the user.
+    `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and `model`
+    for any other.
 
     Raises:
         ValueError: the record of the run is not valid JSON.
@@ -176,9 +168,8 @@ def preset_of(processor: BaseImageProcessor) -> Preset:
             made = make_image_processor(preset, input_size(processor), processor)
         except (ValueError, TypeError, AttributeError):  # images of several sizes, or no statistics
             continue
-        if all(getattr(processor, name, None) == getattr(made, name) for name in _SETTINGS) and all(
-            bool(getattr(processor, name, None)) == bool(getattr(made, name)) for name in _SWITCHES
-        ):
+        # Processors of transformers leave switches as `None`.
+        if all((getattr(processor, name, None) or False) == (getattr(made, name) or False) for name in _SETTINGS):
             return preset
     return "model"
 

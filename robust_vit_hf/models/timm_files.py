@@ -22,6 +22,7 @@ from ..data.label_mapping import classes_of_model
 from ..utils.files import read_json
 from ..utils.images import input_size
 from ..utils.public_names import is_hub_id
+from .preprocessing import Preset, make_image_processor
 from .timm_weights import SIZES, hf_to_timm
 from .weight_checks import reading
 
@@ -89,47 +90,41 @@ def _settings(config: dict | None) -> dict:
     return (config or {}).get("pretrained_cfg", config or {})
 
 
-def native_processor(config: dict | None, statistics: str | None = None) -> ViTImageProcessor:
-    """Processor with the mean and standard deviation of pretraining, for the native preset of
-    [`make_image_processor`].
-
-    Args:
-        config: timm's `config.json`.
-        statistics: `"imagenet"`, or `"half"` for 0.5, instead of those of the configuration.
-
-    Raises:
-        ValueError: neither gives them.
-    """
-    settings = _settings(config)
-    if statistics is None and not {"mean", "std"} <= settings.keys():
-        raise ValueError(
-            "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
-        )
-    mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
-    return ViTImageProcessor(image_mean=list(mean), image_std=list(std))
-
-
 def states_preprocessing(config: dict | None) -> bool:
-    """Whether timm's `config.json` has the settings of [`own_processor`]."""
+    """Whether timm's `config.json` has the settings of timm's evaluation transform."""
     return set(OWN_SETTINGS) <= _settings(config).keys()
 
 
-def own_processor(config: dict | None, image_size: int) -> ViTImageProcessor:
-    """Processor of timm's evaluation transform for a model: resize to floor(`image_size` / `crop_pct`), then crop.
+def timm_processor(
+    config: dict | None, preset: Preset, image_size: int, statistics: str | None = None
+) -> ViTImageProcessor:
+    """Image processor for weights of timm, see [`make_image_processor`]. That of the preset `model` is timm's evaluation transform:
+    resize to floor(`image_size` / `crop_pct`), then crop.
 
     Args:
         config: timm's `config.json`.
         image_size: side of the images in pixels.
+        statistics: `"imagenet"`, or `"half"` for 0.5: mean and standard deviation of the native preset, instead of those of the
+            configuration.
 
     Raises:
         ValueError: the configuration lacks a setting, or has another `crop_mode` than `center` and `squash`.
     """
     settings = _settings(config)
+    if preset == "paper":
+        return make_image_processor("paper", image_size)
+    if preset == "native":
+        if statistics is None and not {"mean", "std"} <= settings.keys():
+            raise ValueError(
+                "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
+            )
+        mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
+        return make_image_processor("native", image_size, ViTImageProcessor(image_mean=mean, image_std=std))
     mode = settings.get("crop_mode") or "center"
     if not states_preprocessing(config) or mode not in ("center", "squash"):
         raise ValueError(
-            f"timm's configuration of the model does not state {', '.join(OWN_SETTINGS)} and a `crop_mode` that is known, so that its "
-            "own preprocessing is not known: give `--preset paper` or `native`."
+            f"timm's configuration of the model does not state {', '.join(OWN_SETTINGS)} and a `crop_mode` that is known: give "
+            "`--preset paper` or `native`."
         )
     side = math.floor(image_size / settings["crop_pct"])
     return ViTImageProcessor(
