@@ -19,7 +19,7 @@ from ..models.preprocessing import Preset
 from ..results.run_results import SetResult
 from ..utils.files import json_digest
 from ..utils.stage import STAGE_FILE, OtherInputs, Stage
-from .options import GalleryOptions
+from .options import AppOptions, GalleryOptions
 
 
 IMAGES_PER_SET = 200  # of a benchmark measured by the page
@@ -93,14 +93,14 @@ def set_names(options: GalleryOptions, session: Session) -> list[str]:
     return names
 
 
-def how_to_fill(options: GalleryOptions, before: str, after: str | None) -> str:
+def how_to_fill(options: AppOptions) -> str:
     """Markdown that says what to run so that the gallery has a set."""
-    if after is None:
+    if options.compare is None:
         return "The gallery compares two models: start the page with `--compare`, the model after finetuning."
     images = ["--dataset", options.dataset or "FOLDER"] + (
         ["--split", options.split] if options.is_given("split") else []
     )
-    command = ["robust-vit", "evaluate", "--model", before, "--compare", after, *images]
+    command = ["robust-vit", "evaluate", "--model", options.model, "--compare", options.compare, *images]
     command += ["--output_dir", "runs/evaluation"]
     return (
         f"No results yet. Run this, and start the page again with `--results runs/evaluation`:\n\n```bash\n"

@@ -52,7 +52,8 @@ class Side:
     @classmethod
     def of(cls, model: nn.Module, processor: BaseImageProcessor, source: str = "") -> Self:
         """Side with digests of the model's current weights."""
-        return cls(model, processor, source, model_digest(model), weights_digest(model))
+        weights = weights_digest(model)
+        return cls(model, processor, source, model_digest(model, weights), weights)
 
 
 @dataclass(frozen=True)

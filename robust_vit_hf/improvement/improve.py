@@ -39,7 +39,7 @@ from ..hub.model_card import CARD_FILE, write_card
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
-from ..models.model_names import check_output_name, resolve
+from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
@@ -235,10 +235,9 @@ def _check_folder(options: ImproveOptions) -> None:
     """Check that the output folder is free, or of an earlier run of this command.
 
     Raises:
-        ValueError: it is among the images, holds what this command would replace or delete, or as [`check_output_name`].
+        ValueError: it is among the images, or holds what this command would replace or delete.
     """
     folder = options.output_dir
-    check_output_name(folder)
     check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
     # This command writes its inputs before all else. Other programs have files of this name. A folder of that name is
     # refused when the inputs are written.

@@ -24,7 +24,7 @@ from ..data.parquet_writer import ShardWriter
 from ..data.prepare import DecodedRow, write_rows
 from ..data.schema import encode_image, undecoded_rows
 from ..models.model_digest import model_digest
-from ..models.model_names import MODELS, check_no_folder
+from ..models.model_names import MODELS
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
@@ -96,7 +96,6 @@ def make_masker(
     settings["refine"] = not options.coarse
     registered = MODELS.get(options.model)
     if registered is not None and registered.load_backbone is not None:
-        check_no_folder(options.model)
         return TokenCut(registered.load_backbone().to(device), **settings)
     return TokenCut.from_pretrained(options.model, device, **settings)
 

@@ -24,7 +24,7 @@ from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
 from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
-from ..models.model_names import check_output_name, resolve
+from ..models.model_names import resolve
 from ..models.preprocessing import load_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.run_results import Run
@@ -66,7 +66,6 @@ def finetune(
         OSError: model or data do not exist, or another process uses the `output_dir`.
         TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
-    check_output_name(Path(config.output_dir))
     # The first process locks the folder; its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)

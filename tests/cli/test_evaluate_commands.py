@@ -154,7 +154,7 @@ def test_killed_and_started_again(models, tmp_path):
             "--images_per_set is for the sets of emoji-shift: leave it out",
         ),
         (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),
-        (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "no file or folder `nowhere/at/all`"),
+        (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "nowhere/at/all"),
         (["--model", "SMALL", "--sets", "SET"], 1, "`imagenet-a` has 1000 classes, but the model has 4"),
         (
             ["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"],

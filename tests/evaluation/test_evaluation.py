@@ -222,8 +222,6 @@ def test_protocols_of_the_other_sets(tmp_path):
         assert (rows.class_subset and len(rows.class_subset)) == count
         assert rows.accepted[0][0] in (rows.class_subset or rows.accepted[0])
         assert "label" not in rows.dataset.column_names
-    with pytest.raises(ValueError, match="There is no set `imagenet-z`"):
-        load_evaluation_set("imagenet-z", None, "paper")
 
 
 # -- Before and after -------------------------------------------------------------------------------------------------
