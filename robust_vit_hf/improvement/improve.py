@@ -26,25 +26,25 @@ from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
 from ..diagnosis.options import DiagnoseOptions
 from ..diagnosis.verdict import Diagnosis
-from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE, write_report
-from ..evaluation.html_page import PAGE_FILE, Section, add_gallery, write_page
+from ..evaluation.before_after_examples import EXAMPLES_FILE, galleries
+from ..evaluation.finetuning_results import FIGURE_FILE, write_report
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
-from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, group_shares, groups_of
-from ..evaluation.store import Store
+from ..evaluation.write_results import TABLES_FILE
 from ..hub.model_card import CARD_FILE, write_card
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
-from ..models.model_names import check_output_name, resolve
+from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
 from ..results.choice import choose
+from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.run_results import Run
 from ..results.run_summary import class_changes
@@ -60,7 +60,8 @@ from ..utils.files import (
     write_json,
 )
 from ..utils.images import input_size
-from ..utils.public_names import public_name, public_settings
+from ..utils.public_names import public_name
+from ..utils.stage import Stage
 from .candidates import (
     FINALISTS,
     FIRST_MIXTURES,
@@ -180,13 +181,14 @@ def run_improvement(options: ImproveOptions) -> Improvement:
     """
     folder = options.output_dir
     _check_folder(options)
-    with open_session(PairOptions(model=options.model), options.preset, folder, bf16=options.bf16) as opened:
+    stage = Stage(folder, {"command": "improve"})
+    with open_session(PairOptions(model=options.model), options.preset, stage, bf16=options.bf16) as opened:
         if opened.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        session = replace(opened, store=Store(folder / "predictions"))
+        session = replace(opened, folder=folder / "predictions")
         train, validation, notes, weights = _load(options)
         choosing, reporting = _halves(validation.rows, options)
         parts = {"train": train.rows, "choosing": choosing, "reporting": reporting}
@@ -233,16 +235,15 @@ def _check_folder(options: ImproveOptions) -> None:
     """Check that the output folder is free, or of an earlier run of this command.
 
     Raises:
-        ValueError: it is among the images, holds what this command would replace or delete, or as [`check_output_name`].
+        ValueError: it is among the images, or holds what this command would replace or delete.
     """
     folder = options.output_dir
-    check_output_name(folder)
     check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
     # This command writes its inputs before all else. Other programs have files of this name. A folder of that name is
     # refused when the inputs are written.
     inputs = folder / INPUTS_FILE
     if not inputs.is_dir() and "images (train)" not in (read_json(inputs) or {}):
-        written = (*MODEL_FILES, "adapter_config.json", "preprocessor_config.json", TABLE_FILE, EXAMPLES_FILE)
+        written = (*MODEL_FILES, "adapter_config.json", "preprocessor_config.json", TABLES_FILE, EXAMPLES_FILE)
         written += (FIGURE_FILE, PAGE_FILE, INPUTS_FILE, VERDICT_FILE, CANDIDATES_FILE)
         for name in (*written, DIAGNOSIS_FOLDER, CANDIDATES_FOLDER):
             if (folder / name).exists():
@@ -505,13 +506,12 @@ def _report(
         rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
         own = session.with_sets({"reporting": rows})
         run = Run(measure_accuracy(own, Accuracy(options.batch_size, options.num_workers), "accuracy"))
-        write_report(folder, run, own, public_settings(asdict(options)))
+        write_report(folder, run, own, asdict(options))
         if (folder / FIGURE_FILE).is_file():  # photographs, which are not uploaded with the model
             (folder / FIGURE_FILE).replace(of_diagnosis.output_dir / FIGURE_FILE)
         home = tables_of(run)
         notes = [*notes, *_worse_classes(run, session.classes)]
-        sections.append(Section("At home", home))
-        add_gallery(sections[-1], folder)
+        sections.append(Section("At home", home, galleries=galleries(folder)))
     improvement = Improvement(options.max_loss, diagnosis, candidates, home, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = improvement.notes  # those of the diagnosis, and others
     verdict = {"outcome": improvement.outcome, "verdict": improvement.verdict, "notes": improvement.notes}

@@ -16,15 +16,15 @@ from transformers.utils import logging
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.find_images import find_images, origin_of_masks
 from ..data.label_mapping import class_names_of, classes_of_model
-from ..evaluation.finetuning_results import TABLE_FILE, write_report
+from ..evaluation.finetuning_results import write_report
 from ..evaluation.measurements.accuracy import Accuracy, set_result
-from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.base import Measured, measure
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
-from ..evaluation.store import Measured, Store
+from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
-from ..models.model_names import check_output_name, resolve
+from ..models.model_names import resolve
 from ..models.preprocessing import load_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.run_results import Run
@@ -66,7 +66,6 @@ def finetune(
         OSError: model or data do not exist, or another process uses the `output_dir`.
         TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
-    check_output_name(Path(config.output_dir))
     # The first process locks the folder; its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
@@ -97,8 +96,7 @@ def _finetune(
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
     original = Side.of(trainer.model, processor, model_arguments.model)
-    store = Store(predictions, originals)
-    session = Session({"before": original}, {}, trainer.accelerator, store, preset).with_sets(sets)
+    session = Session({"before": original}, {}, trainer.accelerator, predictions, originals, preset).with_sets(sets)
     # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
@@ -113,7 +111,7 @@ def _finetune(
         control = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
         control.train()
         _gather(control, model_arguments)
-        results.append(_measure(replace(session, store=Store(None)), "control", control.model, relevance=False))
+        results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
     table = ""
     if trainer.accelerator.is_main_process:
@@ -170,7 +168,7 @@ def _publish(
             trainer.push_to_hub()
         except (OSError, ValueError) as error:
             raise OSError(
-                f"The run is complete in `{config.output_dir}`, with its table in `{TABLE_FILE}`, but was not pushed: {error} "
+                f"The run is complete in `{config.output_dir}`, with its tables in `{TABLES_FILE}`, but was not pushed: {error} "
                 f"Push it with `robust-vit push {config.output_dir} {trainer.hub_model_id or 'OWNER/NAME'}`."
             ) from error
 
