@@ -219,7 +219,7 @@ def test_segmentation(segmentation, models):
     assert scores.keys() == {"before", "after"} and list(scores["before"]) == list(ATTRIBUTION_METHODS)
     assert all(one["num_images"] == 5 for side in scores.values() for one in side.values())
     assert (output / "attribution.png").stat().st_size > 10_000
-    table = (output / "table.md").read_text()
+    table = (output / "tables.md").read_text()
     assert table in printed and "| gae, original, published | 78.7 | 60.7 | 85.0 |" in table
 
     # The table's figure for the paper's attribution method, from the definition.
