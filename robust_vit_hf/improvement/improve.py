@@ -26,15 +26,15 @@ from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
 from ..diagnosis.options import DiagnoseOptions
 from ..diagnosis.verdict import Diagnosis
-from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE, write_report
-from ..evaluation.html_page import PAGE_FILE, Section, add_gallery, write_page
+from ..evaluation.before_after_examples import EXAMPLES_FILE, galleries
+from ..evaluation.finetuning_results import FIGURE_FILE, write_report
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
-from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, group_shares, groups_of
+from ..evaluation.write_results import TABLES_FILE
 from ..hub.model_card import CARD_FILE, write_card
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..models.loading import load_model
@@ -44,6 +44,7 @@ from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
 from ..results.choice import choose
+from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.run_results import Run
 from ..results.run_summary import class_changes
@@ -59,7 +60,7 @@ from ..utils.files import (
     write_json,
 )
 from ..utils.images import input_size
-from ..utils.public_names import public_name, public_settings
+from ..utils.public_names import public_name
 from ..utils.stage import Stage
 from .candidates import (
     FINALISTS,
@@ -242,7 +243,7 @@ def _check_folder(options: ImproveOptions) -> None:
     # refused when the inputs are written.
     inputs = folder / INPUTS_FILE
     if not inputs.is_dir() and "images (train)" not in (read_json(inputs) or {}):
-        written = (*MODEL_FILES, "adapter_config.json", "preprocessor_config.json", TABLE_FILE, EXAMPLES_FILE)
+        written = (*MODEL_FILES, "adapter_config.json", "preprocessor_config.json", TABLES_FILE, EXAMPLES_FILE)
         written += (FIGURE_FILE, PAGE_FILE, INPUTS_FILE, VERDICT_FILE, CANDIDATES_FILE)
         for name in (*written, DIAGNOSIS_FOLDER, CANDIDATES_FOLDER):
             if (folder / name).exists():
@@ -505,13 +506,12 @@ def _report(
         rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
         own = session.with_sets({"reporting": rows})
         run = Run(measure_accuracy(own, Accuracy(options.batch_size, options.num_workers), "accuracy"))
-        write_report(folder, run, own, public_settings(asdict(options)))
+        write_report(folder, run, own, asdict(options))
         if (folder / FIGURE_FILE).is_file():  # photographs, which are not uploaded with the model
             (folder / FIGURE_FILE).replace(of_diagnosis.output_dir / FIGURE_FILE)
         home = tables_of(run)
         notes = [*notes, *_worse_classes(run, session.classes)]
-        sections.append(Section("At home", home))
-        add_gallery(sections[-1], folder)
+        sections.append(Section("At home", home, galleries=galleries(folder)))
     improvement = Improvement(options.max_loss, diagnosis, candidates, home, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = improvement.notes  # those of the diagnosis, and others
     verdict = {"outcome": improvement.outcome, "verdict": improvement.verdict, "notes": improvement.notes}

@@ -16,9 +16,9 @@ from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.evaluation import finetuning_results
+from robust_vit_hf.evaluation.before_after_examples import KINDS, Example, draw, rows_of_kind
 from robust_vit_hf.evaluation.measurements.accuracy import set_result
 from robust_vit_hf.evaluation.measurements.base import Measured
-from robust_vit_hf.evaluation.relevance_examples import KINDS, Example, draw, rows_of_kind
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import Run
 
@@ -220,12 +220,6 @@ def test_refused(options, message, evaluation, inputs, tmp_path):
     completed = call("figures", evaluation, *inputs, *options, "--output_dir", tmp_path / "out")
     assert completed.status == 1 and message in completed.error
     assert not (tmp_path / "out").exists()
-
-
-def test_images_of_your_own_are_all_taken(tmp_path):
-    options = ["--compare", "x", "--dataset", "y", "--images_per_set", 2, "--output_dir", tmp_path / "out"]
-    error = call("figures", tmp_path, *options).error
-    assert "--images_per_set is for the sets of emoji-shift: leave it out" in error
 
 
 def test_kinds_and_what_may_be_shown():
