@@ -10,8 +10,8 @@ from ..utils.public_names import public_name
 from .loading import is_timm, load_model
 from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
-from .preprocessing import Preset, load_processor, resolve_preset
-from .timm_files import load_timm, save_timm, states_preprocessing, timm_files, timm_processor
+from .preprocessing import Preset, load_processor, resolve_preset, states_preprocessing, timm_processor
+from .timm_files import load_timm, save_timm, timm_files
 from .timm_weights import timm_to_hf
 from .weight_checks import load_checked, reading
 

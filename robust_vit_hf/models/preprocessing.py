@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # names are read without importing transformers
 Preset = Literal["paper", "native", "model"]
 _SETTINGS = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
 _SETTINGS += ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+OWN_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
+STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
 def make_image_processor(
@@ -56,6 +58,60 @@ def make_image_processor(
     )
 
 
+def _settings(config: dict | None) -> dict:
+    """Settings of the pretraining in timm's `config.json`."""
+    return (config or {}).get("pretrained_cfg", config or {})
+
+
+def states_preprocessing(config: dict | None) -> bool:
+    """Whether timm's `config.json` has the settings of timm's evaluation transform."""
+    return set(OWN_SETTINGS) <= _settings(config).keys()
+
+
+def timm_processor(
+    config: dict | None, preset: Preset, image_size: int, statistics: str | None = None
+) -> ViTImageProcessor:
+    """Image processor for weights of timm, see [`make_image_processor`]. That of the preset `model` is timm's evaluation transform:
+    resize to floor(`image_size` / `crop_pct`), then crop.
+
+    Args:
+        config: timm's `config.json`.
+        image_size: side of the images in pixels.
+        statistics: `"imagenet"`, or `"half"` for 0.5: mean and standard deviation of the native preset, instead of those of the
+            configuration.
+
+    Raises:
+        ValueError: the configuration lacks a setting, or has another `crop_mode` than `center` and `squash`.
+    """
+    from transformers import ViTImageProcessor
+
+    settings = _settings(config)
+    if preset == "paper":
+        return make_image_processor("paper", image_size)
+    if preset == "native":
+        if statistics is None and not {"mean", "std"} <= settings.keys():
+            raise ValueError(
+                "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
+            )
+        mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
+        return make_image_processor("native", image_size, ViTImageProcessor(image_mean=mean, image_std=std))
+    mode = settings.get("crop_mode") or "center"
+    if not states_preprocessing(config) or mode not in ("center", "squash"):
+        raise ValueError(
+            f"timm's configuration of the model does not state {', '.join(OWN_SETTINGS)} and a `crop_mode` that is known: give "
+            "`--preset paper` or `native`."
+        )
+    side = math.floor(image_size / settings["crop_pct"])
+    return ViTImageProcessor(
+        size={"shortest_edge": side} if mode == "center" else {"height": side, "width": side},
+        resample=Resampling[settings["interpolation"].upper()],
+        do_center_crop=True,
+        crop_size={"height": image_size, "width": image_size},
+        image_mean=list(settings["mean"]),
+        image_std=list(settings["std"]),
+    )
+
+
 def load_processor(
     name: str, preset: Preset, model: PreTrainedModel, image_size: int | None = None
 ) -> BaseImageProcessor:
@@ -75,7 +131,7 @@ def load_processor(
     from transformers.utils.peft_utils import find_adapter_config_file
 
     from .loading import is_timm
-    from .timm_files import timm_files, timm_processor
+    from .timm_files import timm_files
 
     if name in MODELS and MODELS[name].load is not None:
         size = image_size or MODELS[name].image_size

@@ -24,8 +24,13 @@ from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
 from robust_vit_hf.evaluation.segment import segment
 from robust_vit_hf.experiments.grid import Point
 from robust_vit_hf.experiments.sweep import protocol_of
-from robust_vit_hf.models.preprocessing import load_processor, preset_of, resolve_preset, squash_resample
-from robust_vit_hf.models.timm_files import timm_processor
+from robust_vit_hf.models.preprocessing import (
+    load_processor,
+    preset_of,
+    resolve_preset,
+    squash_resample,
+    timm_processor,
+)
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.utils.images import input_size
