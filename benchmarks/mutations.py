@@ -175,7 +175,7 @@ MUTATIONS = [
     Mutation("data/emoji_shift/splits.py", "list(SPLITS).index(split), index]", "0, index]", "emoji_shift"),
     Mutation("data/emoji_shift/splits.py", "[class_seed, len(SPLITS)]", "[0, len(SPLITS)]", "emoji_shift"),
     Mutation("results/run_results.py", "(*self.shifted, *LATER_SETS)", "self.shifted", "report"),
-    Mutation("results/summary.py", "gains[classes == label].mean()", "gains.mean()", "evaluation"),
+    Mutation("results/run_summary.py", "gains[classes == label].mean()", "gains.mean()", "evaluation"),
     Mutation("results/results_file.py", 'by_class=of_set.get("by_class", True)', "by_class=True", "report"),
     Mutation("results/results_file.py", 'of_set.get("num_ranked", TOP)', "TOP", "report"),
     Mutation("experiments/collect.py", "(share > 0) & (share < 1)", "(share > 0)", "sweep"),

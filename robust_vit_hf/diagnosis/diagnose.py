@@ -21,9 +21,9 @@ from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
 from ..results.bootstrap import Interval
+from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.run_results import SetResult, SideResult
-from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
 from ..utils.public_names import public_settings

@@ -9,7 +9,7 @@ import numpy as np
 from ..data.composition import CONDITIONS
 from ..results.background_reliance import object_focus
 from ..results.bootstrap import Difference, Interval, interval_of, resampled_interval, resampled_means
-from ..results.text_table import Table
+from ..results.markdown_latex import Table
 
 
 DECIDES, PARTLY, NO_SIGN, TOO_FEW = "decides", "partly", "no sign", "too few"

@@ -12,12 +12,12 @@ from ..data.label_mapping import align_labels
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
 from ..results.cut_out_table import cut_out_table
+from ..results.markdown_latex import Table
 from ..results.noise_table import sensitivity_table
 from ..results.plots import save_plots
 from ..results.run_results import Run
+from ..results.run_summary import summarize
 from ..results.run_tables import tables_of
-from ..results.summary import summarize
-from ..results.text_table import Table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.public_names import public_settings

@@ -5,8 +5,8 @@ from itertools import chain
 from pathlib import Path
 
 from ..results.run_results import Run
+from ..results.run_summary import summarize
 from ..results.run_tables import tables_of
-from ..results.summary import summarize
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from .relevance_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples

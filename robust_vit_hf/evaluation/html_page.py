@@ -11,8 +11,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from pyarrow import parquet as pq
 
+from ..results.markdown_latex import Table
 from ..results.plots import figure_bytes
-from ..results.text_table import Table
 from ..utils.files import write_atomically
 from .relevance_examples import EXAMPLES_FILE, FEATURES, KINDS
 

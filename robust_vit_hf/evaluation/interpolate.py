@@ -16,8 +16,8 @@ from ..data.label_mapping import classes_of_model
 from ..models.loading import load_model
 from ..models.preprocessing import load_processor, resolve_preset
 from ..models.weight_mixture import check_alike, interpolate, write_mixture
+from ..results.markdown_latex import Table, percent
 from ..results.plots import COLOURS, save_figure
-from ..results.text_table import Table, percent
 from ..utils.files import write_json
 from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator

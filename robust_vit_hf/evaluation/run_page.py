@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from ..results.markdown_latex import Table
 from ..results.plots import accuracy_figure, class_figure, curve_figure
-from ..results.text_table import Table
 from ..utils.files import RESULTS_FILE, read_json
 from .html_page import Section, add_gallery, class_changes_table, plot, write_page
 

@@ -7,7 +7,7 @@ import datasets
 from ..data.benchmarks import benchmarks
 from ..data.image_sets import load_image_set
 from ..data.masked_dataset import check_columns, load_masked_dataset
-from ..results.paper_tables import attribution_table
+from ..results.segmentation_tables import attribution_table
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.public_names import public_settings

@@ -11,7 +11,7 @@ from ..data.label_mapping import class_index
 from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset
 from ..relevance.overlay import denormalize
-from ..results.text_table import Table, percent
+from ..results.markdown_latex import Table, percent
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.public_names import public_settings

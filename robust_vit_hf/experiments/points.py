@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..evaluation.measurements.accuracy import Accuracy
 from ..evaluation.store import SCORES_FILE
-from ..results.summary import MEAN_ROW
+from ..results.run_summary import MEAN_ROW
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 
 

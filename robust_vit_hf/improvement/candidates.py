@@ -10,7 +10,7 @@ from ..diagnosis.verdict import Diagnosis
 from ..results import choice
 from ..results.bootstrap import Difference, Interval, interval_of, resampled_means
 from ..results.choice import loses_too_much, may_be_lost, rank
-from ..results.text_table import Table
+from ..results.markdown_latex import Table
 
 
 # Candidates beside each other, by name, unless a method is named. On photographs, swap with the original's output gained most

@@ -50,10 +50,10 @@ from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
 from ..results.choice import choose
+from ..results.markdown_latex import Table
 from ..results.run_results import Run
+from ..results.run_summary import class_changes
 from ..results.run_tables import tables_of
-from ..results.summary import class_changes
-from ..results.text_table import Table
 from ..training.background_swap import BackgroundPool
 from ..utils.files import (
     RESULTS_FILE,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .bootstrap import Difference, resampled_interval, resampled_means
-from .text_table import Table
+from .markdown_latex import Table
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .bootstrap import Difference, resampled_interval, resampled_means
-from .text_table import Table
+from .markdown_latex import Table
 
 
 def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_background: np.ndarray) -> np.ndarray:

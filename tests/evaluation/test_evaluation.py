@@ -20,14 +20,15 @@ from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.evaluation.store import Measured
 from robust_vit_hf.models.model_names import MODELS, find_model
 from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
+from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.metrics.robust_accuracy import top_classes
-from robust_vit_hf.results.paper_tables import METHODS, accuracy_tables, attribution_table, class_group_tables
 from robust_vit_hf.results.plots import class_figure, figure_bytes, save_plots
 from robust_vit_hf.results.published import PAPER_SETS, published_models
+from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
+from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows
 from robust_vit_hf.results.run_tables import calibration_table, main_table
-from robust_vit_hf.results.summary import class_changes, class_groups, curves, set_rows
-from robust_vit_hf.results.text_table import Table
+from robust_vit_hf.results.segmentation_tables import attribution_table
 
 from ..helpers import formats
 from ..helpers.sessions import evaluate_one, session_of

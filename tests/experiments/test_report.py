@@ -29,8 +29,8 @@ from robust_vit_hf.experiments.paper.paper_plots import class_group_figure, size
 from robust_vit_hf.experiments.price import price_figure, price_table, prices
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.results.bootstrap import Gains, bootstrap, change, mean_over, versus
-from robust_vit_hf.results.paper_tables import accuracy_tables
 from robust_vit_hf.results.published import PAPER_SETS, UNSHIFTED, published_models, title_of
+from robust_vit_hf.results.published_tables import accuracy_tables
 from robust_vit_hf.results.results_file import join, read_results, write_results
 from robust_vit_hf.results.run_results import OURS, Results, SetResult, SideResult
 

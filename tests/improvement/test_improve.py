@@ -23,7 +23,7 @@ from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
 from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.model_digest import weights_digest
-from robust_vit_hf.results.text_table import Table
+from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 
 from ..diagnosis.test_diagnosis import diagnosis

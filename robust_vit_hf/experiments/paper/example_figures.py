@@ -20,7 +20,7 @@ from ...evaluation.sets import load_sets
 from ...results.plots import save_figure
 from ...results.published import title_of
 from ...results.run_results import Run, SetResult
-from ...results.summary import class_changes
+from ...results.run_summary import class_changes
 from ...utils.files import RESULTS_FILE, read_json, write_atomically
 
 

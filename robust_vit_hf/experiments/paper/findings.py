@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ...results.bootstrap import Difference, change, change_of_groups, mean_over, versus, worst_change
-from ...results.paper_tables import METHODS, SEGMENTATION, sets_with_masks
+from ...results.markdown_latex import Table
 from ...results.published import PAPER_SETS, UNSHIFTED, published_models, title_of
+from ...results.published_tables import METHODS
 from ...results.run_results import OURS, Results, Run
-from ...results.text_table import Table
+from ...results.segmentation_tables import SEGMENTATION, sets_with_masks
 
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction
