@@ -38,7 +38,7 @@ RULES: dict[str, Callable[["RobustViTConfig"], Any]] = {
     "DeepSpeed is not supported: use DDP or FSDP2, see docs/launch.md.": (
         lambda config: config.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     ),
-    f"Reentrant activation checkpointing computes attentions without a graph. Set `{CHECKPOINTING}_kwargs={{\"use_reentrant\": False}}`.": (
+    f'Reentrant activation checkpointing computes attentions without a graph. Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': (
         lambda config: getattr(config, CHECKPOINTING) and getattr(config, f"{CHECKPOINTING}_kwargs")["use_reentrant"]
     ),
     "`head_epochs` freezes layers within a training, which works in one process only.": (
@@ -49,7 +49,8 @@ RULES: dict[str, Callable[["RobustViTConfig"], Any]] = {
     ),
     "`head_learning_rate` needs `head_epochs` > 0 and the scheduler `constant`.": (
         lambda config: (
-            config.head_learning_rate is not None and not (config.head_epochs and config.lr_scheduler_type == "constant")
+            config.head_learning_rate is not None
+            and not (config.head_epochs and config.lr_scheduler_type == "constant")
         )
     ),
     "`backgrounds` needs `background_swap` > 0, the probability of a swap.": (
@@ -89,7 +90,9 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
 
     def _find_device(self) -> None:
         """Train on CPUs where there is no accelerator: in bf16 too, and with all processes that were launched."""
-        self.use_cpu = self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        self.use_cpu = (
+            self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        )
         if self.use_cpu:
             # transformers 5.24 sets the process group's timeout only on accelerators.
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))

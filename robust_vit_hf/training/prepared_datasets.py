@@ -46,7 +46,9 @@ def prepare_datasets(
     prepared = {}
     if isinstance(train, datasets.IterableDataset):
         # Its rows draw crops and flips by themselves.
-        prepared["train"] = _prepare_stream(train, train_transform(processor, None, squash_resample(processor)), config, args)
+        prepared["train"] = _prepare_stream(
+            train, train_transform(processor, None, squash_resample(processor)), config, args
+        )
     elif train is not None:
         transform = train_transform(
             processor, lambda row: (args.seed, int(epoch.number), row), squash_resample(processor)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from copy import deepcopy
 from functools import cached_property, partial
 from pathlib import Path
@@ -210,22 +210,30 @@ class RobustViTTrainer(Trainer):
     # -- Batches ------------------------------------------------------------------------------------------------------
 
     def _check_batches(self) -> None:
-        """Refuse a method or a swap that needs two images where there is one.
+        """Refuse batches without the images that a method, a swap or a step needs.
 
         Raises:
-            ValueError: the train dataset, or a batch, has one image.
+            ValueError: names the option that needs more images.
         """
         args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
         batch_size = self._train_batch_size
         # Several processes fill up the last batch.
         last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
-        swaps = args.background_swap and self.backgrounds is None and 1 in (images, batch_size * args.world_size)
-        mixes = self.method.mixes_images and self.train_dataset is not None and 1 in (batch_size, last)
-        if swaps or mixes:
-            raise ValueError(
-                f"`{'background_swap' if swaps else args.method}` needs two images in each batch, but of the {images} images in "
-                f"batches of {batch_size}, a batch has one: give another `per_device_train_batch_size`, or `dataloader_drop_last`."
-            )
+        swaps, mixes = args.background_swap and self.backgrounds is None, self.method.mixes_images
+        needs = {
+            "`background_swap` needs two images in each batch": swaps and 1 in (images, batch_size * args.world_size),
+            f"`{args.method}` needs two images in each batch": mixes
+            and self.train_dataset
+            and 1 in (batch_size, last),
+            "`dataloader_drop_last` needs a full batch": (
+                args.dataloader_drop_last and 0 < images < batch_size * args.world_size
+            ),
+        }
+        for need, is_unmet in needs.items():
+            if is_unmet:
+                raise ValueError(
+                    f"{need}, but there are {images} images in batches of {batch_size}: give another `per_device_train_batch_size`."
+                )
 
     def get_train_dataloader(self) -> DataLoader:
         self._check_batches()  # again with the batch size that `auto_find_batch_size` found
@@ -343,7 +351,9 @@ class RobustViTTrainer(Trainer):
         Raises:
             TrainingDiverged: some are NaN or infinite, in any process; names the images.
         """
-        bad = (~values.detach().flatten(1).isfinite().all(dim=1) if values.dim() > 1 else ~values.detach().isfinite()).nonzero()
+        bad = (
+            ~values.detach().flatten(1).isfinite().all(dim=1) if values.dim() > 1 else ~values.detach().isfinite()
+        ).nonzero()
         failed = torch.tensor(len(bad), device=self.args.device)
         if self.args.world_size > 1:
             torch.distributed.all_reduce(failed)
@@ -458,7 +468,9 @@ class RobustViTTrainer(Trainer):
                 output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         except Interrupted:
             saved = last_checkpoint(self.args.output_dir)
-            begun = self.state.global_step > 0 and saved != f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
+            begun = (
+                self.state.global_step > 0 and saved != f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
+            )
             if begun and self.args.save_strategy != SaveStrategy.NO:
                 self._save_checkpoint(self.model, None)
             raise
@@ -501,7 +513,7 @@ class RobustViTTrainer(Trainer):
                 f"saved. Lower the learning rate, {self.args.learning_rate:g}."
             )
         folder = Path(output_dir or self.args.output_dir)
-        with weights_written(folder):
+        with nullcontext() if output_dir else weights_written(folder):  # of a checkpoint, see `_save_checkpoint`
             super().save_model(output_dir, _internal_call)
         if self._base_digest is not None and hasattr(self.model, "peft_config"):
             write_json(folder / BASE_FILE, {"digest": self._base_digest})
