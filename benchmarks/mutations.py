@@ -190,7 +190,7 @@ MUTATIONS = [
     Mutation("training/trainer.py", "len(self.train_dataset), self._train_batch_size * args.world_size", "len(self.train_dataset), args.train_batch_size * args.world_size", "methods"),
     Mutation("training/trainer.py", "max(1, -(-batches // args.gradient_accumulation_steps))", "max(1, batches // args.gradient_accumulation_steps)", "trainer"),
     Mutation("masks/make_masks.py", "if name in label_of_wnid() else name", "if name.startswith('n0') else name", "prepare_masks"),
-    Mutation("app/gallery.py", "if name in IMAGENET_SETS:", "if name in ():", "app"),
+    Mutation("app/gallery.py", "if name in EVALUATION_SETS:", "if name in ():", "app"),
 ]
 # fmt: on
 

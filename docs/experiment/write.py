@@ -26,6 +26,7 @@ from scipy.stats import binomtest
 
 from robust_vit_hf.data.emoji_shift.artwork import NEW_BACKGROUNDS
 from robust_vit_hf.data.emoji_shift.splits import background_of
+from robust_vit_hf.data.known_sets import title_of
 from robust_vit_hf.experiments.choose_settings import choose_mixtures, choose_settings, setting_of
 from robust_vit_hf.experiments.paper.findings import SIMILAR, Finding, findings, findings_table
 from robust_vit_hf.experiments.price import price_figure, price_table, prices
@@ -34,7 +35,6 @@ from robust_vit_hf.results.bootstrap import Difference, change, mean_over, versu
 from robust_vit_hf.results.choice import Candidate, loses_too_much
 from robust_vit_hf.results.markdown_latex import Table, percent
 from robust_vit_hf.results.plots import figure_bytes
-from robust_vit_hf.results.published import title_of
 from robust_vit_hf.results.published_tables import METHODS
 from robust_vit_hf.results.results_file import MEASUREMENT_OPTIONS, ResultsFile, join, read_results
 from robust_vit_hf.results.run_results import OURS, Results, Run

@@ -10,8 +10,8 @@ import datasets
 import numpy as np
 
 from ..data.benchmarks import benchmarks, find_benchmark
+from ..data.known_sets import EVALUATION_SETS
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
-from ..evaluation.named_sets import IMAGENET_SETS
 from ..evaluation.relevance_examples import is_of_kind
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
@@ -145,7 +145,7 @@ def _images(options: GalleryOptions, name: str, session: Session, count: int) ->
     benchmark = find_benchmark(session.classes)
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):
         return benchmark_sets(benchmark, count)[name]
-    if name in IMAGENET_SETS:
+    if name in EVALUATION_SETS:
         return load_evaluation_set(name, dict(options.sets).get(name), session.preset)
     if options.dataset is not None and name == options.split:
         return own_set(options.dataset, name)

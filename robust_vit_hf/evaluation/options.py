@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.benchmarks import IMAGES_PER_SET
-from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS
+from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
+from ..data.known_sets import FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..models.preprocessing import Preset
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
-from ..results.published import PAPER_SETS
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
-from .named_sets import SEGMENTATION_SETS, NamedSource, check_set_names, expand_families
+from .named_sets import NamedSource, check_set_names, expand_families
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
@@ -21,6 +20,7 @@ OF_A_SWEEP = (
 )
 OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
 PRESET = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
+SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from ..data.imagenet_classes import class_names
+from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
 from ..models.loading import load_model
 from ..models.model_digest import model_digest, weights_digest
@@ -23,7 +24,6 @@ from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
-from .named_sets import IMAGENET_SETS
 from .options import PairOptions, TableOptions
 from .sets import EvaluationSet
 from .store import Store
@@ -83,7 +83,7 @@ class Session:
     def label_names(self) -> dict[int, str]:
         """Class names by label. For sets with the classes of ImageNet, its names, which some models lack, unless the models have the
         classes in another order."""
-        of_imagenet = not self.sets.keys().isdisjoint(IMAGENET_SETS) and are_of_imagenet(self.classes)
+        of_imagenet = not self.sets.keys().isdisjoint(EVALUATION_SETS) and are_of_imagenet(self.classes)
         return dict(enumerate(class_names() if of_imagenet else self.classes))
 
     @property

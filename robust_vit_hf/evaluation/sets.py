@@ -20,13 +20,12 @@ from ..data.benchmarks import benchmarks
 from ..data.dataset_digest import dataset_identity
 from ..data.image_sets import load_image_set, prepared_options
 from ..data.imagenet_classes import subset, wnids
-from ..data.label_mapping import class_names_of, classes_of_model, map_label, mapping_by_name
-from ..data.layouts.objectnet import BORDER
+from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
+from ..data.label_mapping import class_names_of, classes_of_model, mapping_by_name
 from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset, split_names
-from ..data.set_names import FAMILIES
 from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
-from .named_sets import IMAGENET_SETS, check_set_names
+from .named_sets import check_set_names
 from .options import SetsOptions
 
 
@@ -96,28 +95,20 @@ class EvaluationSet:
         Raises:
             ValueError: the model lacks classes of this set, or there are no images or no labelled ones.
         """
-        num_labels = config.num_labels
-        if not len(self.dataset):
-            raise ValueError(f"`{name}` has no images.")
+        if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
+            raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:
             return self
         mapping = mapping_by_name(self.class_names, classes_of_model(config), name)
-        if mapping is None and self.num_classes not in (None, num_labels):
+        count = max(self.num_classes or 0, 1 + max(max(labels) for labels in self.accepted if labels))
+        if mapping is None and (count > config.num_labels or self.num_classes not in (None, config.num_labels)):
             raise ValueError(
-                f"`{name}` has {self.num_classes} classes, but the model has {num_labels}: give a model with a head for the "
-                "classes of this set."
-            )
-        if not any(self.accepted):
-            raise ValueError(f"`{name}` has no usable image: of {len(self.accepted)}, none has a label.")
-        highest = max(max(labels) for labels in self.accepted if labels)
-        if mapping is None and highest >= num_labels:
-            raise ValueError(
-                f"`{name}` has the label {highest}, but the model has the classes 0–{num_labels - 1}: labels must be "
-                "indices of the model's classes."
+                f"`{name}` has {count} classes, but the model has {config.num_labels}: give a model with a head for the classes of "
+                "this set."
             )
         accepted, chosen = self.accepted, self.class_subset
         if mapping is not None:
-            accepted = [[map_label(mapping, label, name) for label in labels] for labels in self.accepted]
+            accepted = [[mapping[label] for label in labels] for labels in self.accepted]
             chosen = chosen and tuple(sorted(mapping[label] for label in chosen))
         return replace(self, accepted=accepted, class_subset=chosen, num_classes=None, class_names=None)
 
@@ -146,7 +137,7 @@ def load_evaluation_sets(
     Raises:
         ValueError: as [`check_set_names`] and [`load_image_set`].
     """
-    order, sets = [*benchmarks(), *IMAGENET_SETS], {}
+    order, sets = [*benchmarks(), *EVALUATION_SETS], {}
     check_set_names([name for name, _ in named])
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
         if name in benchmarks():
@@ -238,17 +229,15 @@ def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> Eval
 
     Images of ImageNet-9 are seen whole, as in its code, and all labels that it accepts count under each protocol.
     """
-    native = protocol != "paper"
-    # Cut the border when an image is read; a cropped copy of the set would need too much disk space.
-    options = {"cropped": False} if name == "objectnet" and not native else {}
-    rows = EvaluationSet.of(load_image_set(name, source, **options), num_classes=len(wnids()), source=source or name)
-    if name in FAMILIES["imagenet-9"]:
-        return replace(rows, whole=True, by_class=False)
-    if name == "objectnet":
-        if not native:
-            return replace(rows, accepted=[labels[:1] for labels in rows.accepted])
-        border = 0 if prepared_options(source).get("cropped") else BORDER
-        return replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))), border=border)
-    if native and name in ("imagenet-a", "imagenet-r"):
-        return replace(rows, class_subset=subset(name))
-    return rows
+    known, native = KNOWN_SETS[name], protocol != "paper"
+    # The border is cut when an image is read; a cropped copy of the set would need too much disk space.
+    dataset = load_image_set(name, source, **{"cropped": False} if known.border and not native else {})
+    rows = EvaluationSet.of(dataset, len(wnids()), by_class=known.by_class, whole=known.whole, source=source or name)
+    if not native:
+        return replace(rows, accepted=[labels[:1] for labels in rows.accepted]) if known.first_label else rows
+    if known.first_label:
+        rows = replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))))
+    elif known.class_subset:
+        rows = replace(rows, class_subset=subset(known.class_subset))
+    is_cut = not known.border or prepared_options(source).get("cropped")
+    return rows if is_cut else replace(rows, border=known.border)

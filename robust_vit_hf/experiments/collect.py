@@ -12,13 +12,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
-from ..data.set_names import FAMILIES
+from ..data.known_sets import FAMILIES, PAPER_SETS, UNSHIFTED
 from ..evaluation.measurements.accuracy import Accuracy, side_results
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.store import FINGERPRINT_FILE, Measured
 from ..models.model_names import BUNDLED_MODEL, MODELS, find_model
 from ..results.metrics.robust_accuracy import TOP
-from ..results.published import PAPER_SETS, UNSHIFTED
 from ..results.results_file import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json

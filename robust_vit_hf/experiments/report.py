@@ -2,12 +2,12 @@
 
 from matplotlib.figure import Figure
 
+from ..data.known_sets import title_of
 from ..evaluation.html_page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
 from ..evaluation.run_page import write_run_page
 from ..results.background_reliance import worst_group_table
 from ..results.markdown_latex import Table
 from ..results.plots import save_figure
-from ..results.published import title_of
 from ..results.published_tables import METHODS
 from ..results.results_file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
 from ..results.run_results import OURS, Results

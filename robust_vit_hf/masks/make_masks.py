@@ -16,8 +16,9 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..data.contact_sheet import save_contact_sheets
-from ..data.image_sets import features_of, image_sets, open_source
+from ..data.image_sets import features_of, open_source
 from ..data.imagenet_classes import class_names, label_of_wnid
+from ..data.known_sets import KNOWN_SETS
 from ..data.masked_dataset import load_masked_dataset, split_names, undecoded_rows
 from ..data.parquet_writer import ShardWriter
 from ..data.prepare import DecodedRow, write_rows
@@ -130,7 +131,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
         )
     counts = {}
     with folder_lock(output_dir, "prepare") if state.is_main_process else nullcontext():
-        for split in options.split or ["train" if options.set is None else image_sets()[options.set].split]:
+        for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:
             with state.main_process_first():  # it unpacks and caches
                 rows, columns, total = _open_images(options.images, split, options.set)
             if per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
@@ -196,7 +197,7 @@ def _open_images(
     if set_name is None:
         dataset = load_masked_dataset(images, split)
         return undecoded_rows(dataset), dataset.features, len(dataset)
-    kind = image_sets()[set_name]
+    kind = KNOWN_SETS[set_name]
     if split not in kind.splits:
         raise ValueError(f"`--set {set_name}` has the splits {', '.join(kind.splits)}, but --split is `{split}`.")
     options = {"split": split} if "split" in kind.options else {}

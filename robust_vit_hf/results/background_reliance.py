@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..data.published import published_object_focus
 from .bootstrap import NUM_RESAMPLED_MEANS, Difference, Interval, mean_over, resampled_interval, resampled_means
 from .markdown_latex import Table
-from .published import published_object_focus
 from .run_results import Results, Run, SetResult
 
 

@@ -8,10 +8,11 @@ from itertools import product
 
 import numpy as np
 
+from ..data.known_sets import SYNTHETIC, title_of
+from ..data.published import BASE_MODELS, published_cell, published_models
 from .bootstrap import change
 from .markdown_latex import Table
 from .metrics.robust_accuracy import TOP
-from .published import BASE_MODELS, SYNTHETIC, published_cell, published_models, title_of
 from .run_results import OURS, Results, Run
 
 

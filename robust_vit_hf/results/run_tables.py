@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from ..data.known_sets import PAPER_SETS
 from .background_reliance import reliance_tables
 from .markdown_latex import Table, change, change_with_interval, number, percent
-from .published import PAPER_SETS
 from .published_tables import accuracy_tables, class_group_tables
 from .run_results import Results, Run
 from .run_summary import set_rows, sides_of

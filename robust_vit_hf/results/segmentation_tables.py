@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..data.published import published_cell, published_models
 from .markdown_latex import Table, change, percent
-from .published import published_cell, published_models
 from .published_tables import METHODS, VALIDATION, mean_std, validation_top1, with_validation
 from .run_results import Results, Run
 

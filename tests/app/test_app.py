@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
+from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.bundled import cached_run, newest_run
 from robust_vit_hf.app.cards import MARKS, Card, grid
 from robust_vit_hf.app.compare import compare_maps, read_image
@@ -209,11 +210,12 @@ def test_transparent_and_turned_images(client, tmp_path):
 
 
 def test_requests_queue(client, picture):
-    alone = client.predict(handle_file(picture), 1, "gae", api_name="/explain")
-    jobs = [client.submit(handle_file(picture), 1, "gae", api_name="/explain") for _ in range(5)]
-    for job in jobs:
+    """Each gets its own answer. Equal pictures are one file of Gradio's, which it writes again while another answer is downloaded."""
+    alone = [client.predict(handle_file(picture), label, "gae", api_name="/explain") for label in range(4)]
+    jobs = [client.submit(handle_file(picture), label, "gae", api_name="/explain") for label in range(4)]
+    for job, expected in zip(jobs, alone, strict=True):
         answer = job.result(timeout=200)
-        assert answer[0] == alone[0] and (pixels(answer[2][0]) == pixels(alone[2][0])).all()
+        assert answer[0] == expected[0] and (pixels(answer[2][0]) == pixels(expected[2][0])).all()
 
 
 def test_other_models(address, models, picture, tmp_path):
@@ -617,8 +619,10 @@ def test_other_models_than_those_of_the_diagnosis(models, of_diagnosis):
 
 
 def test_other_backgrounds_for_other_models_than_those_of_the_diagnosis(models, diagnosed, tmp_path):
-    handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
-    _, html, _ = handlers.on_backgrounds(str(bright_square(tmp_path)), (models[1], models[0]))
+    handlers, wide = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed)), tmp_path / "wide"
+    for part in (tiny_vit(), make_image_processor("paper", (32, 48))):
+        part.save_pretrained(wide)
+    _, html, _ = handlers.on_backgrounds(str(bright_square(tmp_path)), (str(wide), str(wide)))
     assert html.count("<img") == 1 + len(PHOTOGRAPHS)
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
+from robust_vit_hf.data.known_sets import PAPER_SETS
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions, SubsetOptions
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
-from robust_vit_hf.results.published import PAPER_SETS
 from robust_vit_hf.utils.files import write_json
 from robust_vit_hf.utils.public_names import public_settings
 
@@ -162,7 +162,7 @@ def test_killed_and_started_again(models, tmp_path):
         (
             ["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"],
             1,
-            "The models have 1000 and 4 classes, so that they cannot be compared",
+            "The models have 1000 and 4 classes, and cannot be compared",
         ),
     ],
 )

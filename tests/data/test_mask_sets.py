@@ -200,5 +200,5 @@ def test_paper_split_bad_numbers(all_classes):
         load_image_set("paper-split", root, num_classes=914)
     with pytest.raises(ValueError, match="has 2 masks, but 3 are asked for"):
         load_image_set("paper-split", root)
-    with pytest.raises(ValueError, match="no part `test`; expected `train` or `validation`"):
+    with pytest.raises(ValueError, match="has no split `test`; expected train, validation"):
         load_image_set("paper-split", root, split="test")

@@ -354,7 +354,7 @@ def test_describe_names_the_split_that_there_is(tmp_path):
 
 def test_command_line_errors_are_one_line(tmp_path):
     done = call("data", "prepare", "imagenet-a", "nowhere", "--output_dir", tmp_path / "out")
-    assert done.status == 1 and done.err.startswith("error: There is no file or folder `nowhere`")
+    assert done.status == 1 and "No such file" in done.err
     assert done.error == done.err.rstrip("\n")
 
 

@@ -1,6 +1,7 @@
 """`robust-vit diagnose`, from images to files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -14,10 +15,13 @@ from transformers import ViTImageProcessor
 
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.benchmarks import benchmarks
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.examples import load_composed
 from robust_vit_hf.diagnosis.images import choose_images, load_labelled
+from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.strip import Composed
 from robust_vit_hf.evaluation.measurements.base import measure
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
@@ -113,13 +117,16 @@ def test_images_in_all_conditions_are_kept(model, photographs, diagnosed):
     found = [(one.label, one.donor, *one.predicted["before"].values()) for one in examples]
     assert sorted(found, key=str) == sorted(expected, key=str)
     processor = make_image_processor("paper", IMAGE_SIZE)
-    images = masked_dataset(24).with_transform(eval_transform(processor))[:]["pixel_values"]
-    seen = denormalize(torch.stack(images), processor).mean(dim=1).numpy() * 255
+    batch = masked_dataset(24).with_transform(eval_transform(processor))[:]
+    images, masks = (torch.stack(batch[name]) for name in ("pixel_values", "mask"))
+    given = [(images[donors], masks[donors]) for donors in map(torch.tensor, draw_donors(masked_dataset(24)["label"]))]
+    composed = compose(images, masks, *given, pixel_of(processor, 0))
+    seen = {name: denormalize(rows, processor).mean(dim=1).numpy() * 255 for name, rows in composed.items()}
     for one in examples:
-        grey = np.asarray(one.pictures["original"], float).mean(axis=2)  # WebP halves the resolution of colours
-        near, second, *_ = sorted(np.abs(grey - image).mean() for image in seen)
-        assert near < 15 and near < second / 2
-        assert (np.asarray(one.pictures["only_fg"], float) < 40).all(axis=2).mean() > 0.2
+        # In grey, since WebP halves the resolution of colours.
+        shown = {name: np.asarray(picture, float).mean(axis=2) for name, picture in one.pictures.items()}
+        index = np.abs(seen["original"] - shown["original"]).mean(axis=(1, 2)).argmin()
+        assert all(np.abs(seen[name][index] - grey).mean() < 15 for name, grey in shown.items())
 
 
 def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatch):
@@ -277,6 +284,15 @@ def test_the_choice_is_balanced_and_grows():
 def test_wrong_arguments(model, photographs, tmp_path, change, message):
     options = ["--model", model, "--dataset", photographs, "--output_dir", tmp_path / "out"]
     assert message in call("diagnose", *options, *change).error
+
+
+@pytest.mark.parametrize("num_images, loaded", [(3, 8), (9, 9)])
+def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, monkeypatch):
+    facts = {"class_names": tuple("abcd"), "load_evaluation_sets": lambda count: {"val": masked_dataset(count)}}
+    monkeypatch.setitem(benchmarks(), "emoji-shift", replace(benchmarks()["emoji-shift"], **facts))
+    options = DiagnoseOptions(model="any", dataset="emoji-shift", num_images=num_images, output_dir="out")
+    name, rows = load_images(options, session_of({"before": tiny_vit()}, {}))
+    assert name == "val" and len(rows) == loaded
 
 
 def test_options_that_a_benchmark_does_not_have(tmp_path):

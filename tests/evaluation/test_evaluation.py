@@ -13,9 +13,15 @@ from PIL import Image
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
+from robust_vit_hf.data.known_sets import PAPER_SETS
+from robust_vit_hf.data.published import published_models
 from robust_vit_hf.evaluation import finetuning_results
 from robust_vit_hf.evaluation.finetuning_results import write_report
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
+from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
+from robust_vit_hf.evaluation.measurements.base import measure
+from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
+from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.evaluation.store import Measured
 from robust_vit_hf.models.model_names import MODELS, find_model
@@ -23,7 +29,6 @@ from robust_vit_hf.results.bootstrap import NUM_RESAMPLES, Gains, bootstrap
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.metrics.robust_accuracy import top_classes
 from robust_vit_hf.results.plots import class_figure, figure_bytes, save_plots
-from robust_vit_hf.results.published import PAPER_SETS, published_models
 from robust_vit_hf.results.published_tables import METHODS, accuracy_tables, class_group_tables
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
 from robust_vit_hf.results.run_summary import class_changes, class_groups, curves, set_rows
@@ -73,6 +78,19 @@ def test_the_size_of_a_batch_and_the_order_do_not_matter():
             # A pixel whose relevance is that of the threshold, or of another pixel, falls on either side of it.
             expected = value if isinstance(value, dict) else pytest.approx(value, abs=5e-3 if name in MAPS else 1e-5)
             assert other.scores[name] == expected, name
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [Accuracy(), Attribution(methods=("gae",)), Backgrounds(), Sensitivity()],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_model_in_training_mode_is_measured_without_its_dropout(measurement):
+    model = tiny_vit(hidden_dropout_prob=0.5)
+    session = session_of({"before": model.train()}, {"noise": EvaluationSet.of(masked_dataset(8))})
+    plain = session_of({"before": tiny_vit()}, session.sets)
+    one, other = (measure(of, measurement)["noise"]["before"] for of in (session, plain))
+    assert repr((one.columns, one.scores)) == repr((other.columns, other.scores))
 
 
 def test_without_labels_or_masks():
@@ -128,7 +146,7 @@ def test_a_model_of_other_classes_is_refused():
     model, rows = tiny_vit(), EvaluationSet.of(masked_dataset(4), num_classes=10)
     with pytest.raises(ValueError, match="`noise` has 10 classes, but the model has 4"):
         evaluate_one(model, rows)
-    with pytest.raises(ValueError, match="`noise` has the label 7, but the model has the classes 0–3"):
+    with pytest.raises(ValueError, match="`noise` has 8 classes, but the model has 4"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[7]] * 4))
     with pytest.raises(ValueError, match="`noise` has no usable image: of 4, none has a label"):
         evaluate_one(model, EvaluationSet(rows.dataset, [[]] * 4))
@@ -161,8 +179,15 @@ def test_results_are_kept(tmp_path):
     assert again.factors["angle"].tolist() == [0, 90] * 3
     table = datasets.Dataset.from_parquet(str(folder / "predictions.parquet"))
     assert table.column_names == ["file_name", "predictions", "accepted", "factor_angle"]
+    (folder / rows_file).unlink()  # of half a copy, without its rows
+    measure_accuracy(session, Accuracy())
+    assert Measured.load(folder, rows_file).columns == loaded.columns
     (folder / "scores.json").unlink()  # as a kill before the end leaves it
     assert Measured.load(folder, rows_file) is None
+    (folder / rows_file).rename(folder / f"{rows_file}.partial")  # whose other inputs are of no result
+    other = session_of({"before": tiny_vit(1)}, session.sets, tmp_path)
+    measure_accuracy(other, Accuracy())
+    assert Measured.load(folder, rows_file).scores != loaded.scores
 
 
 # -- Protocols --------------------------------------------------------------------------------------------------------
@@ -173,6 +198,7 @@ def test_protocols_of_objectnet(tmp_path):
     paper, native = (load_evaluation_set("objectnet", str(root), protocol) for protocol in ("paper", "native"))
     assert paper.accepted == [[423], [731]] and paper.class_subset is None  # folders chair and plunger
     assert native.accepted == [[423, 559, 765], [731]] and native.class_subset == (423, 559, 731, 765)
+    assert load_evaluation_set("objectnet", str(root), "model").digest == native.digest != paper.digest
     assert paper.num_classes == native.num_classes == 1000
     # The border of two red pixels is seen under the one, and cut under the other.
     processor = make_image_processor("paper", IMAGE_SIZE)
@@ -190,7 +216,9 @@ def test_protocols_of_the_other_sets(tmp_path):
     for name, protocol, count in (
         ("imagenet-a", "paper", None),
         ("imagenet-a", "native", 200),
+        ("imagenet-a", "model", 200),
         ("imagenet-r", "native", 200),
+        ("imagenet-r", "model", 200),
         ("imagenet-sketch", "native", None),
     ):
         wnid = {"imagenet-a": STINGRAY, "imagenet-r": GOLDFISH}.get(name, TENCH)
@@ -237,13 +265,15 @@ def compared(**options) -> Run:
 
 
 def test_comparison_by_hand():
-    rows = {row["set"]: row for row in set_rows(compared())}
+    run = compared()  # `b` with as many corrected as broken
+    run.sets["b"] = result(first(2), first(2)[::-1], first(1), name="b", shifted=True)
+    rows = {row["set"]: row for row in set_rows(run)}
     assert (rows["val"]["top1_before"], rows["val"]["top1_after"]) == (1, 0.75)
     assert (rows["val"]["corrected"], rows["val"]["broken"]) == (0, 1)
     assert (rows["a"]["corrected"], rows["a"]["broken"]) == (2, 0)
     mean = rows["mean of the shifted sets"]
     assert (mean["top1_before"], mean["top1_after"], mean["top1_control"]) == (0.375, 0.625, 0.25)
-    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 2, 0)
+    assert (mean["num_images"], mean["corrected"], mean["broken"]) == (8, 4, 2)
     assert mean["mean_iou_before"] is None and rows["val"]["mean_iou_after"] == 0.75
 
 

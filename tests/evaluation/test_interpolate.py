@@ -29,7 +29,7 @@ from robust_vit_hf.models.weight_mixture import interpolate
 from robust_vit_hf.results.plots import save_figure
 
 from ..helpers import formats
-from ..helpers.commands import call, files_below, launch, succeed
+from ..helpers.commands import call, files_below, succeed
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, save_pretrained, tiny_vit
 
 
@@ -155,12 +155,10 @@ def models(tmp_path_factory) -> list[Path]:
     return [save_pretrained(tiny_vit(i, num_labels=1000), root / name) for i, name in enumerate(("before", "after"))]
 
 
-@pytest.mark.slow
 def test_the_command_writes_an_ordinary_model(models, tmp_path):
     output = tmp_path / "new" / "mixed"
-    completed = launch("-m", "robust_vit_hf.cli", "interpolate", *models, "--alpha", 0.25, "--output_dir", output)
-    assert completed.status == 0, completed.err
-    assert f"{output}: 0.75 · {models[0]} + 0.25 · {models[1]}" in completed.out
+    printed = succeed("interpolate", *models, "--alpha", 0.25, "--output_dir", output)
+    assert f"{output}: 0.75 · {models[0]} + 0.25 · {models[1]}" in printed
     assert [path.name for path in output.parent.iterdir()] == ["mixed"]
     files = files_below(output)
     assert files.keys() == {"config.json", "model.safetensors", "preprocessor_config.json", "interpolation.json"}

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from robust_vit_hf.experiments.choose_settings import choose_settings, setting_o
 from robust_vit_hf.experiments.collect import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
 from robust_vit_hf.experiments.points import ORIGINALS, POINT_FILE, PREDICTIONS, RUN, is_trained
-from robust_vit_hf.experiments.sweep import Run, _in_use, _run_all, arguments_of, protocol_of
+from robust_vit_hf.experiments.sweep import Run, _in_use, _run_all, arguments_of, is_complete, measured_in, protocol_of
 from robust_vit_hf.results.results_file import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetuning import finetune
@@ -292,6 +293,18 @@ def test_seconds_are_those_of_the_training_alone():
     assert _seconds([*history, *history]) is None and _seconds(history[:3]) is None
 
 
+def test_the_rate_is_chosen_by_the_checkpoint_that_was_kept(swept, tmp_path):
+    point = points(shutil.copytree(swept[1], tmp_path / "out"))[0]
+    state, results = (read_json(point / RUN / name) for name in ("trainer_state.json", "results.json"))
+    last = next(entry for entry in reversed(state["log_history"]) if "eval_top1" in entry)
+    state["log_history"].append(last | {"step": last["step"] + 1, "eval_top1": 2.0})
+    for kept, expected in ((True, last["eval_top1"]), (False, 2.0)):
+        results["settings"]["training"]["load_best_model_at_end"] = kept
+        (point / RUN / "results.json").write_text(json.dumps(results))
+        (point / RUN / "trainer_state.json").write_text(json.dumps(state | {"best_global_step": last["step"]}))
+        assert collect([point]).runs[0].validation == (last["eval_original_top1"], expected)
+
+
 def test_validation_images_of_another_size_and_without_background(inputs, tmp_path):
     """Both models see them at the size of the training. A mask of the whole image leaves no background to be replaced."""
     data = masked_folder(tmp_path / "data", train=8)
@@ -325,6 +338,16 @@ def test_checkpoints_of_a_trained_run_are_deleted(swept, tmp_path):
     seconds = read_json(checkpoint.parent / "results.json")["settings"]["seconds"]
     succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
     assert not checkpoint.exists() and read_json(checkpoint.parent / "results.json")["settings"]["seconds"] == seconds
+
+
+def test_a_set_is_measured_when_both_models_are(swept, tmp_path):
+    grid = replace(read_grid(swept[0]), sets=[("imagenet-a", "prepared")])
+    point, out = grid.points[0], shutil.copytree(swept[1], tmp_path / "out")
+    folder = out / point.name
+    for side, complete in (("before", False), ("after", True)):
+        place = folder / measured_in(point) / "imagenet-a" / side
+        shutil.copytree(folder / PREDICTIONS / "validation" / side, place)
+        assert is_complete(folder, point, grid) == complete
 
 
 def test_models_of_the_paper_are_measured_as_in_the_paper(inputs, tmp_path):

@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
+from robust_vit_hf.data.published import published_models
 from robust_vit_hf.hub.model_card import add_evaluation
 from robust_vit_hf.models.model_names import MODELS, check_no_folder, find_model
 from robust_vit_hf.models.preprocessing import load_processor
-from robust_vit_hf.results.published import published_models
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.utils.files import write_json
 

@@ -244,9 +244,12 @@ def test_the_rule_of_the_default(tmp_path):
     assert resolve_preset(None, "facebook/deit-base-patch16-224", own) == "paper"
     assert resolve_preset(None, own) == resolve_preset(None, own, str(run)) == "model"
     assert resolve_preset(None, own, paper_model="ViT-B") == "paper"
+    first = save_pretrained(tiny_vit(), tmp_path / "first")  # itself finetuned, under another preset than the run
+    (first / "run.json").write_text(json.dumps({"preset": "native"}))
     for recorded, expected in (("native", "native"), ("paper", "paper"), ("model", "model"), ("own", "model")):
         (run / "run.json").write_text(json.dumps({"preset": recorded}))
         assert resolve_preset(None, own, str(run)) == resolve_preset(None, str(run)) == expected
+        assert resolve_preset(None, str(first), str(run)) == expected
         assert resolve_preset("paper", own, str(run)) == "paper"
     assert resolve_preset(None, "vit-b", str(run)) == "model"
 
@@ -303,6 +306,17 @@ def test_the_page_takes_the_processor_of_the_models(tmp_path):
     session = open_pair(name, name, None)
     assert session.preset == "model" and session.sides["after"].processor.to_dict() == PROCESSORS["DeiT"].to_dict()
     assert open_pair(name, name, "paper").preset == "paper"
+
+
+def test_each_model_has_its_own_processor_under_each_protocol(tmp_path):
+    names = {side: saved(family, tmp_path / side) for side, family in {"before": "DeiT", "after": "ViT"}.items()}
+    first, second = ("model", "paper"), ("paper", "model")
+    for opened, then in (first, second):
+        session = open_pair(*names.values(), opened)
+        for of in (session, session.under(then)):
+            for side, name in names.items():
+                expected = load_processor(name, of.preset, session.sides[side].model)
+                assert of.sides[side].processor.to_dict() == expected.to_dict()
 
 
 def test_a_trainer_takes_the_processor_of_its_model(tmp_path):

@@ -12,11 +12,16 @@ import torch
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
-from robust_vit_hf.data.set_names import IMAGENET_9_VARIATIONS
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
-from robust_vit_hf.results.background_reliance import object_focus, reliance_tables, worst_group_table
+from robust_vit_hf.results.background_reliance import (
+    imagenet_9_measures,
+    object_focus,
+    reliance_tables,
+    worst_group_table,
+)
 from robust_vit_hf.results.bootstrap import Difference, resampled_interval
 from robust_vit_hf.results.cut_out_table import cut_out_table
 from robust_vit_hf.results.metrics.worst_group_accuracy import WorstGroupAccuracy
@@ -75,9 +80,14 @@ def test_one_model_and_no_such_sets():
         run_of(result("counteranimal-common", before=0.7), result("counteranimal-counter", before=0.5), model="mine")
     )
     assert table.head == ["measure", "value", "published, before"] and table.rows[0][1].startswith("+20.0 [")
-    sets = ("counteranimal-common", "counteranimal-counter")
-    (table,) = reliance_tables(run_of(*(result(name, 30, before=1.0) for name in sets)))
+    variations = ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg", "only_bg_t")
+    names = ["counteranimal-common", "counteranimal-counter", *(f"imagenet-9-{name}" for name in variations)]
+    sets = {name: result(name, 40, before=1.0) for name in names}
+    for one in sets.values():
+        one.classes[:10] = -1  # 30 count
+    (table,) = reliance_tables(run_of(*(sets[name] for name in names[:2])))
     assert table.rows[0][1] == "+0.0 [-10.0, +10.0]"  # a difference may be below 0
+    assert str(imagenet_9_measures(sets)["before"]["bg_gap"]) == "+0.0 [-10.0, +10.0]"
     assert reliance_tables(run_of(result("imagenet-9-mixed_same", before=0.8))) == []
 
 
@@ -473,6 +483,7 @@ def test_diagnose_beside_imagenet_9(model, tmp_path):
     )
     measured = json.loads((tmp_path / "sets" / "results.json").read_text())["protocols"]["paper"]
     top1 = {row["set"]: row["top1_before"] for row in measured["rows"]}
+    assert top1["imagenet-9-only_bg_t"] != top1["imagenet-9-only_bg_b"]
     for condition, name in {"mixed_same": "mixed_same", "only_bg": "only_bg_t"}.items():
         assert float(rows[f"top-1 `{condition}`"][1].split()[0]) == pytest.approx(
             100 * top1[f"imagenet-9-{name}"], abs=0.06

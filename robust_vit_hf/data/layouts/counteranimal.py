@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from ..imagenet_classes import wnids
+from ..known_sets import COUNTERANIMAL_PARTS
 from ..schema import Source
-from ..set_names import COUNTERANIMAL_PARTS
 from .class_folders import ClassFolder, class_folder_rows, find_classes, subfolders
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..imagenet_classes import label_of_wnid, timm_list
 from ..schema import Source
-from .class_folders import FlatFiles, flat_rows, image_files, is_wnid, subfolders, wnid_source
+from .class_folders import FlatFiles, flat_rows, image_files, is_wnid, open_wnids, subfolders
 
 
 VALIDATION_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", ".")
@@ -29,9 +29,9 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
     Raises:
         ValueError: there are no images, or no labels for a flat folder.
     """
-    folder = next(root / name for name in VALIDATION_FOLDERS if (root / name).is_dir())
+    folder = next((root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()), root)
     if any(is_wnid(child.name) for child in subfolders(folder)) or not image_files(folder):
-        source = wnid_source(folder)
+        source = open_wnids(folder)
         if source.shards[0].path.parent.name == "train":
             raise ValueError(
                 f"`{root}` holds the training images of ImageNet, expected `val` or the validation archive."

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..known_sets import IMAGENET_9_VARIATIONS
 from ..schema import Source, encode_image
-from ..set_names import IMAGENET_9_VARIATIONS
 from .class_folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 

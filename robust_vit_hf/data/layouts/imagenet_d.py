@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from ..imagenet_classes import wnids
+from ..known_sets import IMAGENET_D_FACTORS
 from ..schema import Source
-from ..set_names import IMAGENET_D_FACTORS
 from .class_folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 

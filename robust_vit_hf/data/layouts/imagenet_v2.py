@@ -6,8 +6,8 @@ Source: https://huggingface.co/papers/1902.10811
 from pathlib import Path
 
 from ..imagenet_classes import wnids
+from ..known_sets import V2_VARIANTS
 from ..schema import Source
-from ..set_names import V2_VARIANTS
 from .class_folders import ClassFolder, class_folder_rows, find_classes, subfolders
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from PIL import ImageOps
 
 from ...utils.images import to_rgb
+from ..known_sets import KNOWN_SETS
 from ..schema import Source, decode, encode_image
 from .class_folders import ClassFolder, class_folder_rows, find_classes, places_below
 
 
-BORDER = 2  # width in pixels of the red border
+BORDER = KNOWN_SETS["objectnet"].border  # width in pixels of the red border
 MAPPING_FILES = (
     "folder_to_objectnet_label.json",
     "objectnet_to_imagenet_1k.json",

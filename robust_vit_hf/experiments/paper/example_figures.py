@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
+from ...data.known_sets import title_of
 from ...data.label_mapping import class_index
 from ...evaluation.measurements.accuracy import saved_accuracy
 from ...evaluation.options import FigureOptions
@@ -18,7 +19,6 @@ from ...evaluation.relevance_figures import before_after_figure, issue_figure
 from ...evaluation.session import Session, open_session
 from ...evaluation.sets import load_sets
 from ...results.plots import save_figure
-from ...results.published import title_of
 from ...results.run_results import Run, SetResult
 from ...results.run_summary import class_changes
 from ...utils.files import RESULTS_FILE, read_json, write_atomically

@@ -15,9 +15,9 @@ from robust_vit_hf.results.bootstrap import change
 from robust_vit_hf.results.run_results import Run
 from robust_vit_hf.utils.lock import folder_lock
 
-from ..experiments.test_sweep import VARIANTS, points, table, write_grid
 from ..helpers.commands import call, launch, succeed
 from ..helpers.tiny import masked_folder, save_pretrained, tiny_vit
+from .test_sweep import VARIANTS, points, table, write_grid
 
 
 ONE_SEED = {"seeds": {0: {"seed": 0}}, "variants": {"robustvit": {"learning_rate": 0.01}}}
