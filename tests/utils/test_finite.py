@@ -1,6 +1,5 @@
 """NaN and infinite values stop what they would spoil."""
 
-import json
 import math
 
 import pytest
