@@ -257,7 +257,7 @@ def test_another_stream_or_number_of_workers_is_refused(tmp_path):
     make_trainer(tmp_path).train()
     with pytest.raises(ValueError, match="differ in: train dataset"):
         make_trainer(tmp_path, masked_dataset(10, seed=2).to_iterable_dataset(2)).train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="settings.dataloader_num_workers"):
+    with pytest.raises(ValueError, match="dataloader_num_workers"):
         make_trainer(tmp_path, dataloader_num_workers=1).train(resume_from_checkpoint=True)
 
 
