@@ -96,3 +96,18 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
             return {"file_name": row["file_name"], "problem": f"`{where}` cannot be decoded: {error}"}, None, None
         row = row | {column: encoded}
     return row, images["image"], images["mask"]
+
+
+def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The dataset with images as dicts with `bytes` and `path`."""
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
+
+
+def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
+    """Rows with undecoded images and `file_name`: from the row or its image, or else the row's number."""
+    for index, row in enumerate(undecoded(dataset)):
+        path = (row.get("image") or {}).get("path")
+        yield {"file_name": Path(path).name if path else f"row {index}"} | row

@@ -14,7 +14,8 @@ from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
 from .dataset_digest import row_digest
-from .masked_dataset import decode_pictures, extent_without_edges, label_problem, name_of
+from .mask_checks import extent_without_edges
+from .row_checks import decode_pictures, label_problem, name_of
 
 
 logger = logging.get_logger(__name__)

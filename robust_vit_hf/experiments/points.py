@@ -5,10 +5,9 @@ Apart from [`~robust_vit_hf.experiments.sweep`], which needs submitit: results a
 
 from pathlib import Path
 
-from ..evaluation.measurements.accuracy import Accuracy
-from ..evaluation.store import SCORES_FILE
 from ..results.run_summary import MEAN_ROW
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
+from ..utils.stage import Stage
 
 
 # In the folder of a point: its identity, `train` run, results on the paper's sets, predictions, and error.
@@ -33,4 +32,4 @@ def is_trained(folder: Path) -> bool:
 
 def has_result(folder: Path) -> bool:
     """Whether a folder holds predictions and scores of a set."""
-    return all((folder / name).is_file() for name in (Accuracy.rows_file, SCORES_FILE))
+    return Stage.of(folder).result() is not None

@@ -25,7 +25,6 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.named_sets import NamedSource
 from ..evaluation.options import EvaluateOptions
 from ..evaluation.sets import load_evaluation_sets
-from ..evaluation.store import FINGERPRINT_FILE
 from ..models.loading import load_model
 from ..models.model_digest import model_digest
 from ..models.model_names import BUNDLED_MODEL
@@ -37,6 +36,7 @@ from ..training.interrupts import TrainingInterrupted
 from ..training.options import DataArguments, ModelArguments
 from ..utils.files import RESULTS_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
+from ..utils.stage import Stage
 from .grid import CHOICES, Grid, Point, read_grid
 from .options import SweepOptions
 from .points import (
@@ -375,11 +375,11 @@ def _check(grid: Grid, output_dir: Path) -> dict[str, dict]:
             if begun.get(what, inputs[point.name][what]) != inputs[point.name][what]
         ]
         for name_of_set, rows in sets[protocol_of(point)].items():
-            found = read_json(folder / measured_in(point) / name_of_set / "after" / FINGERPRINT_FILE)
+            found = Stage.of(folder / measured_in(point) / name_of_set / "after").inputs
             key = (protocol_of(point), name_of_set, name)
-            if found is not None and key not in digests:
+            if found and key not in digests:
                 digests[key] = rows.for_model(name_of_set, models[name][0]).digest
-            if found is not None and found.get("rows") != digests[key]:
+            if found and found.get("rows") != digests[key]:
                 changed.append(f"`{name_of_set}` than there")
         if changed:
             raise ValueError(

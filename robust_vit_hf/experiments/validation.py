@@ -11,13 +11,13 @@ from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session, Side, load_sides
 from ..evaluation.sets import EvaluationSet, with_objects
-from ..evaluation.store import SCORES_FILE, Store
 from ..models.preprocessing import resolve_preset
 from ..models.weight_mixture import interpolate
 from ..training.config import RobustViTConfig
 from ..training.finetuning import load_data
 from ..training.options import DataArguments, ModelArguments
 from ..utils.processes import make_accelerator
+from ..utils.stage import Stage
 
 
 VALIDATION = "validation"  # name of the set, in the folder of a share
@@ -66,31 +66,31 @@ def measure_shares(
     sides = load_sides({"before": model.model, "after": config.output_dir}, preset, accelerator)
     # Both see the images as the training did, whose size may be another than that of the original model.
     sides = {name: replace(side, processor=sides["after"].processor) for name, side in sides.items()}
-    session = Session(sides, {}, accelerator, preset=preset)
+    session = Session(sides, {}, accelerator, shared=originals, preset=preset)
     _, validation, sets = load_data(data, sides["before"].model.config, config.seed)
     chosen = session.with_sets({VALIDATION: EvaluationSet.of(validation, source=data.dataset)})
     batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
     of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
     if mixtures:
-        of_original = replace(session, sides={"before": sides["before"]}, store=Store(point / CUT_OUT, originals))
+        of_original = replace(session, sides={"before": sides["before"]}, folder=point / CUT_OUT)
         measure(
             of_original.with_sets(with_objects(of_price)),
             Backgrounds(batch_size, workers, ("only_fg",), relevance=False),
         )
     for share in (1.0, *mixtures):
-        store, mixed = Store(share_folder(point, share), originals), sides
+        folder, mixed = share_folder(point, share), sides
         if share < 1:
             model_of_share = interpolate(sides["before"].model, sides["after"].model, share)
             mixed = sides | {"after": Side.of(model_of_share, sides["after"].processor)}
-            measured = replace(session, sides=mixed, store=store).with_sets(of_price)
+            measured = replace(session, sides=mixed, folder=folder).with_sets(of_price)
             measure(measured, Accuracy(batch_size, workers, relevance=False), within=SETS)
         composed = Backgrounds(batch_size, workers, CONDITIONS, relevance=False)
-        measure(replace(chosen, sides=mixed, store=store), composed)
+        measure(replace(chosen, sides=mixed, folder=folder), composed)
 
 
 def has_shares(point: Path, mixtures: Sequence[float]) -> bool:
     """Whether a run was measured on its validation images, with all of these shares of its finetuned weights. They are
     measured last."""
     places = [share_folder(point, share) / VALIDATION / "after" for share in (1.0, *mixtures)]
-    return all((place / SCORES_FILE).is_file() for place in places)
+    return all(Stage.of(place).result() is not None for place in places)

@@ -9,6 +9,9 @@ from ..data.options import WriterOptions
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, declared_options, option
 
 
+MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")  # of images of your own
+
+
 @dataclass(kw_only=True)
 class MasksOptions(WriterOptions):
     """The images, and the number of masks to make."""

@@ -14,17 +14,17 @@ from transformers import PreTrainedConfig, set_seed
 from transformers.utils import logging
 
 from ..data.benchmarks import benchmarks, find_benchmark
+from ..data.find_images import UnknownSplit, find_images, origin_of_masks
 from ..data.label_mapping import classes_of_model
-from ..data.masked_dataset import UnknownSplit, load_masked_dataset, mask_origin
-from ..evaluation.finetuning_results import TABLE_FILE, write_report
+from ..evaluation.finetuning_results import write_report
 from ..evaluation.measurements.accuracy import Accuracy, set_result
-from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.base import Measured, measure
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
-from ..evaluation.store import Measured, Store
+from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
-from ..models.model_names import check_output_name, resolve
+from ..models.model_names import resolve
 from ..models.preprocessing import Preset, load_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.run_results import Run
@@ -66,7 +66,6 @@ def finetune(
         OSError: model or data do not exist, or another process uses the `output_dir`.
         TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
-    check_output_name(Path(config.output_dir))
     # The first process locks the folder; its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
@@ -100,7 +99,7 @@ def _finetune(
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
     sides = {"before": Side.of(trainer.model, processor, name)}
-    session = Session(sides, {}, trainer.accelerator, Store(predictions, originals), preset).with_sets(sets)
+    session = Session(sides, {}, trainer.accelerator, predictions, originals, preset).with_sets(sets)
     # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
@@ -115,7 +114,7 @@ def _finetune(
         control = RobustViTTrainer(_copy(original, rank, name), config.control(), train, validation, processor)
         control.train()
         _gather(control, original)
-        results.append(_measure(replace(session, store=Store(None)), "control", control.model, relevance=False))
+        results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
     table = ""
     if trainer.accelerator.is_main_process:
@@ -165,7 +164,7 @@ def _shown_classes(trainer: RobustViTTrainer, streaming: bool) -> frozenset[int]
 def _publish(trainer: RobustViTTrainer, finetuned_from: str, dataset: str, preset: Preset) -> None:
     """Write the model card, and push if the config says so."""
     trainer.create_model_card(
-        finetuned_from=finetuned_from, dataset=dataset, masks=mask_origin(dataset), preset=preset
+        finetuned_from=finetuned_from, dataset=dataset, masks=origin_of_masks(dataset), preset=preset
     )
     if trainer.args.push_to_hub:
         folder = trainer.args.output_dir
@@ -173,7 +172,7 @@ def _publish(trainer: RobustViTTrainer, finetuned_from: str, dataset: str, prese
             trainer.push_to_hub()
         except (OSError, ValueError) as error:
             raise OSError(
-                f"The run is complete in `{folder}`, with its table in `{TABLE_FILE}`, but was not pushed: {error} "
+                f"The run is complete in `{folder}`, with its tables in `{TABLES_FILE}`, but was not pushed: {error} "
                 f"Push it with `robust-vit push {folder} {trainer.hub_model_id or 'OWNER/NAME'}`."
             ) from error
 
@@ -199,7 +198,7 @@ def load_data(
         logger.warning(
             f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
         )
-    train = load_masked_dataset(source, arguments.train_split, streaming=arguments.streaming, **options)
+    train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
     if "mask" not in (train.column_names or ["mask"]):
         raise ValueError(_how_to_make_masks(source, model_config._name_or_path))
     if arguments.control and "label" not in train.column_names:
@@ -211,13 +210,13 @@ def load_data(
     if arguments.streaming:
         train = train.shuffle(seed)
     try:
-        validation = load_masked_dataset(source, arguments.eval_split, **options)
+        validation = find_images(source, arguments.eval_split, **options).rows
     except UnknownSplit:
         if needs_validation:
             raise
         validation = None
     if arguments.test_split is not None:
-        measured = {arguments.test_split: load_masked_dataset(source, arguments.test_split, **options)}
+        measured = {arguments.test_split: find_images(source, arguments.test_split, **options).rows}
     elif benchmark is not None:
         wanted = arguments.benchmark_sets
         return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}

@@ -23,7 +23,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, rotate_checkpoints
 
 from ..data.composition import is_background
-from ..data.masked_dataset import undecoded
+from ..data.schema import undecoded
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform
 from ..hub.model_card import write_card

@@ -10,8 +10,8 @@ from PIL import Image
 from robust_vit_hf import eval_transform, load_masked_dataset, make_image_processor
 from robust_vit_hf.data.describe import describe_rows
 from robust_vit_hf.data.mask_checks import mask_problem
-from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
-from robust_vit_hf.data.schema import make_features
+from robust_vit_hf.data.row_checks import check_rows
+from robust_vit_hf.data.schema import make_features, undecoded_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
 from robust_vit_hf.evaluation.measurements.base import measure

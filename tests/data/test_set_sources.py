@@ -51,7 +51,7 @@ def test_training_images_are_no_validation_images(tmp_path):
 
 def test_training_tars_are_left_out(tmp_path):
     formats.webdataset(tmp_path / "train", [("a", formats.picture(0), 5)])
-    with pytest.raises(ValueError, match="no folders that are named after classes"):
+    with pytest.raises(ValueError, match="but found none"):
         load_image_set("imagenet-1k", tmp_path)
     formats.webdataset(tmp_path / "test", [("b", formats.picture(1), 7)])
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [7]
@@ -78,7 +78,7 @@ def test_imagenet_s_beside_its_smaller_sets(tmp_path):
         formats.imagenet_s(tmp_path / name, {wnid: 1}, {wnid: [f"{wnid}_1"]})
     assert load_image_set("imagenet-s919", tmp_path)["label"] == [0]
     (tmp_path / "ImageNetS919").rename(tmp_path / "ImageNetS300")
-    with pytest.raises(ValueError, match=r"holds several sets: .*ImageNetS300`, .*ImageNetS50`\. Give one"):
+    with pytest.raises(ValueError, match=r"but found .*ImageNetS300.*ImageNetS50"):
         load_image_set("imagenet-s919", tmp_path)
 
 

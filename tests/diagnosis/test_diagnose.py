@@ -17,10 +17,11 @@ import robust_vit_hf
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.benchmarks import benchmarks
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
+from robust_vit_hf.data.draw_images import choose_images
+from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.examples import load_composed
-from robust_vit_hf.diagnosis.images import choose_images, load_labelled
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.strip import Composed
 from robust_vit_hf.evaluation.measurements.base import measure
@@ -180,7 +181,7 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
                 row[kind].save(path)
     options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
-    assert len(load_labelled(str(tmp_path / "images"), "validation[:50%]", str(tmp_path / "masks"))) > 0
+    assert len(find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks")).rows) > 0
     shares = columns_of(tmp_path / "out")["object_share"]
     assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
     (tmp_path / "empty").mkdir()
@@ -188,7 +189,7 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
     assert "has a mask for none of 9 images: expected `a/0.png` there or in `validation/`" in error
     (tmp_path / "images" / "validation" / "a" / "0.jpg").replace(tmp_path / "images" / "validation" / "a" / "4.png")
     error = call("diagnose", *options, "--output_dir", tmp_path / "none").error
-    assert "`a/4.jpg` and of `a/4.png`, which differ in their suffix alone: rename one of them" in error
+    assert "a/4.png` is the mask of 2 images" in error
 
 
 def test_photographs_that_are_named_otherwise_or_were_moved(model, tmp_path, monkeypatch):
@@ -215,13 +216,15 @@ def test_labels_and_names_of_files_that_are_none(tmp_path):
     )
     rows.to_parquet(tmp_path / "wrong" / "train-00000.parquet")
     with pytest.raises(ValueError, match="`train`: row 1 has the label -2, expected a class, or -1 for none"):
-        load_labelled(str(tmp_path / "wrong"), "train", None)
+        find_images(str(tmp_path / "wrong"), "train").labelled()
     (tmp_path / "masks").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "masks" / "1.png")
     columns = {"image": [None] * 2, "label": [0, 1], "file_name": [None, "1.jpg"]}
     rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     rows.to_parquet(tmp_path / "unnamed" / "train-00000.parquet")
-    assert load_labelled(str(tmp_path / "unnamed"), "train", str(tmp_path / "masks"))["label"] == [1]
+    assert find_images(str(tmp_path / "unnamed"), "train", masks=str(tmp_path / "masks")).labelled().rows["label"] == [
+        1
+    ]
 
 
 def test_a_comparison(model, photographs, tmp_path):
@@ -273,10 +276,7 @@ def test_the_choice_is_balanced_and_grows():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (
-            ["--masks", "nowhere"],
-            "There is no folder of masks `nowhere`, and no method of that name: expected tokencut, grounded, sam3, auto",
-        ),
+        (["--masks", "nowhere"], "There is no folder of masks `nowhere`"),
         (["--num_images", "0"], "`num_images` ≥ 1"),
         (["--split", "test"], "test"),
     ],
@@ -291,7 +291,8 @@ def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, mo
     facts = {"class_names": tuple("abcd"), "load_evaluation_sets": lambda count: {"val": masked_dataset(count)}}
     monkeypatch.setitem(benchmarks(), "emoji-shift", replace(benchmarks()["emoji-shift"], **facts))
     options = DiagnoseOptions(model="any", dataset="emoji-shift", num_images=num_images, output_dir="out")
-    name, rows = load_images(options, session_of({"before": tiny_vit()}, {}))
+    images = load_images(options, session_of({"before": tiny_vit()}, {}))
+    name, rows = images.name, images.rows
     assert name == "val" and len(rows) == loaded
 
 
@@ -355,7 +356,7 @@ def test_two_processes_equal_one(model, photographs, diagnosed, tmp_path):
 def test_killed_and_started_again(model, photographs, tmp_path):
     other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
     options = ["diagnose", "--model", model, "--compare", other, "--dataset", photographs, "--batch_size", 1]
-    finished = tmp_path / "killed" / "validation" / "before" / "scores.json"
+    finished = tmp_path / "killed" / "validation" / "before" / "rows.parquet"
     kill_when(finished.is_file, "-m", "robust_vit_hf.cli", *options, "--output_dir", tmp_path / "killed")
     assert not (tmp_path / "killed" / "results.json").exists()
     written = finished.stat().st_mtime_ns

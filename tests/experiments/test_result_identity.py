@@ -157,7 +157,7 @@ def test_another_configuration_is_another_model(tmp_path):
         ViTForImageClassification.from_pretrained(tmp_path / "model")  # the weights fit
         for command, others in commands.items():
             error = call(command, *options, tmp_path / command, *others).error
-            assert "holds the result of another evaluation, which differs in: model." in error
+            assert "was made from other inputs, which differ in: model." in error
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_two_evaluations_in_one_folder_at_once(tmp_path):
         "--output_dir",
         tmp_path / "out",
     ]
-    with folder_lock(tmp_path / "out", "evaluation"):
+    with folder_lock(tmp_path / "out", "stage"):
         completed = launch("-m", "robust_vit_hf.cli", *command)
         assert f"is in use by process {os.getpid()} on" in completed.error
     succeed(*command)

@@ -317,7 +317,7 @@ def test_validation_images_of_another_size_and_without_background(inputs, tmp_pa
     succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
     (point,) = points(tmp_path / "out")
     sizes = [
-        read_json(point / "shares" / "1" / "validation" / side / "fingerprint.json")["processor"]["crop_size"][
+        read_json(point / "shares" / "1" / "validation" / side / "stage.json")["inputs"]["processor"]["crop_size"][
             "height"
         ]
         for side in ("before", "after")

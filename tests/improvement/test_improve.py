@@ -155,7 +155,7 @@ def test_the_output_folder_is_free(inputs, tmp_path):
     error = call("improve", *options_of(inputs, inputs / "model")).error
     assert "holds a `config.json` that is not of `improve`, and would be replaced" in error
     command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
-    assert "is the folder of the model, whose files would be replaced" in call(*command, inputs / "model").error
+    assert "holds files without a `stage.json`" in call(*command, inputs / "model").error
     for arguments in (
         ["improve", *options_of(inputs, inputs / "photos" / "out")],
         [*command, inputs / "photos" / "out"],
@@ -185,7 +185,7 @@ def test_photographs_and_paths_stay_here(inputs, improved):
         "model.safetensors",
         "preprocessor_config.json",
     }
-    assert {*files} == expected | {"results.json", "run.json", "table.md", "verdict.json"}
+    assert {*files} == expected | {"results.json", "run.json", "tables.md", "verdict.json"}
     assert not [name for name, content in files.items() if str(inputs).encode() in content]
     assert (
         "before_after.png" not in files["README.md"].decode() and (folder / "diagnosis" / "before_after.png").is_file()
@@ -464,7 +464,7 @@ def test_killed_again_and_again(inputs, tmp_path):
         "masks/choosing/README.md",
         "candidates/*-10/candidate.json",
         "candidates/*-30/run.json",
-        "predictions/*/after/scores.json",
+        "predictions/*/after/rows.parquet",
     ):
         assert not any(killed.glob(moment))
         kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options_of(inputs, killed))

@@ -1,4 +1,4 @@
-"""Tables of sets, as parquet or webdataset tars: prepared ones, and copies of others with other columns and label numberings."""
+"""Tables of sets on the Hub or in folders: prepared ones, and copies of others with other columns and label numberings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
