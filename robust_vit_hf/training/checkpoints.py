@@ -129,8 +129,12 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
     if resume_from_checkpoint is None and others:
         held = "another run" if begun else f"other files, such as `{others[0]}`"
         resume = ", or continue it with `--resume_from_checkpoint last`" if begun else ""
-        raise ValueError(f"`{folder}` holds {held}. Choose another --output_dir, delete it{resume}.")
+        raise ValueError(f"`{folder}` holds {held}. Choose another --output_dir, or delete it{resume}.")
+    if resume_from_checkpoint is None:
+        return None
     if resume_from_checkpoint != "last":
+        if Path(resume_from_checkpoint).resolve().parent != folder.resolve():
+            raise ValueError(f"`{resume_from_checkpoint}` is not a checkpoint in the output_dir `{folder}`.")
         return resume_from_checkpoint
     last = last_checkpoint(output_dir)
     if last is None and not begun:
