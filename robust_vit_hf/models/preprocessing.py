@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # names are read without importing transformers
 Preset = Literal["paper", "native", "model"]
 _SETTINGS = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
 _SETTINGS += ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
-OWN_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
+TIMM_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
 STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
@@ -65,7 +66,7 @@ def _settings(config: dict | None) -> dict:
 
 def states_preprocessing(config: dict | None) -> bool:
     """Whether timm's `config.json` has the settings of timm's evaluation transform."""
-    return set(OWN_SETTINGS) <= _settings(config).keys()
+    return set(TIMM_SETTINGS) <= _settings(config).keys()
 
 
 def timm_processor(
@@ -98,7 +99,7 @@ def timm_processor(
     mode = settings.get("crop_mode") or "center"
     if not states_preprocessing(config) or mode not in ("center", "squash"):
         raise ValueError(
-            f"timm's configuration of the model does not state {', '.join(OWN_SETTINGS)} and a `crop_mode` that is known: give "
+            f"timm's configuration of the model does not state {', '.join(TIMM_SETTINGS)} and a `crop_mode` that is known: give "
             "`--preset paper` or `native`."
         )
     side = math.floor(image_size / settings["crop_pct"])
