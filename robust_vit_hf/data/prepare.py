@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ..utils.lock import folder_lock
 from .contact_sheet import save_contact_sheets
 from .dataset_digest import row_digest
-from .image_sets import features_of, find_set, open_source
+from .image_sets import find_set, open_source
 from .mask_checks import mask_problem
 from .options import PrepareOptions
 from .parquet_writer import ShardWriter, read_settings
@@ -142,7 +142,7 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
             writer = ShardWriter(
                 options.output_dir,
                 split,
-                features_of(name, of_the_set),
+                source.features,
                 {"set": name, "sources": [Path(source).name for source in options.sources], **public},
                 title=name,
                 text=f"Prepared from the set of {image_set.origin}, whose terms hold for these images too.",

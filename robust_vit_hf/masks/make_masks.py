@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..data.contact_sheet import save_contact_sheets
 from ..data.find_images import find_images, split_names
-from ..data.image_sets import features_of, open_source
+from ..data.image_sets import open_source
 from ..data.imagenet_classes import class_names, label_of_wnid
 from ..data.known_sets import KNOWN_SETS
 from ..data.parquet_writer import ShardWriter
@@ -201,7 +201,7 @@ def _open_images(
         raise ValueError(f"`--set {set_name}` has the splits {', '.join(kind.splits)}, but --split is `{split}`.")
     options = {"split": split} if "split" in kind.options else {}
     source = open_source(set_name, [images], options)
-    return source.rows(source.shards), features_of(set_name, options), None
+    return source.rows(source.shards), source.features, None
 
 
 def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Callable[[int], list[str]]:

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.archives import unpack, unpacked
 from robust_vit_hf.data.parquet_writer import SETTINGS_FILE, ShardWriter, sample_rows
-from robust_vit_hf.data.schema import make_features
+from robust_vit_hf.data.schema import features_of
 from robust_vit_hf.utils.cache import cache_of
 
 from ..helpers import formats
@@ -39,7 +39,7 @@ def test_prepare_from_an_archive(tmp_path):
     done = launch("-m", "robust_vit_hf.cli", *arguments)
     assert done.status == 0 and "test: 3 rows, 0 rejected" in done.out, done.err
     rows = datasets.load_dataset(str(output), split="test")
-    assert dict(rows.features) == dict(make_features())
+    assert dict(rows.features) == dict(features_of("imagenet-a", {}))
     assert [(row["label"], row["file_name"].split("/")[-1]) for row in rows] == [
         (6, "n01498041_0.jpg"),
         (6, "n01498041_1.jpg"),
@@ -139,7 +139,9 @@ def test_kill_loses_no_finished_part(tmp_path):
         kill_when(lambda before=before: finished_files(output) - before, "-m", "robust_vit_hf.cli", *command)
         assert all(parquet.read_table(shard).num_rows >= 150 for shard in output.glob("test-*.parquet"))
         settings = json.loads((output / "made_by.json").read_text())["test"]
-        positions.append(ShardWriter(output, "test", make_features(), settings, title="", text="").position)
+        positions.append(
+            ShardWriter(output, "test", features_of("imagenet-a", {}), settings, title="", text="").position
+        )
     assert 32 <= positions[0] < positions[1] < 700
     written = {path: path.stat().st_mtime_ns for path in output.glob("test-*.parquet")}
     succeed(*command)
