@@ -16,14 +16,15 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from transformers.utils import logging
 
 from ..utils.public_names import is_hub_id
+from ..utils.stage import STAGE_FILE
 from .archives import is_archive, unpacked
 from .imagenet_classes import subset, wnids
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
 from .layouts.hub_tables import has_numbered_tars, has_parquet, open_table
 from .layouts.imagenet import with_real_labels
 from .layouts.objectnet import read_mappings, without_border
-from .parquet_writer import SETTINGS_FILE, read_settings
 from .schema import Source, features_of
+from .split_writer import made_from
 
 
 logger = logging.get_logger(__name__)
@@ -136,14 +137,13 @@ def _prepared(source: str) -> tuple[str | None, dict]:
     folder = Path(source)
     if is_hub_id(source):
         try:
-            folder = Path(hf_hub_download(source, SETTINGS_FILE, repo_type="dataset")).parent
+            folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
-            logger.warning(f"`{source}` is taken as it is, since its {SETTINGS_FILE} could not be read: {error}")
+            logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
         except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
             pass
-    settings = next(iter(read_settings(folder).values()), {})
-    options = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
-    return (settings["set"], options) if "sources" in settings else (None, {})
+    inputs = made_from(folder)
+    return (inputs["set"], inputs["options"]) if inputs.get("command") == "data prepare" else (None, {})
 
 
 def _made_as(name: str, source: str, options: dict) -> dict | None:
@@ -155,7 +155,7 @@ def _made_as(name: str, source: str, options: dict) -> dict | None:
     prepared, made = _prepared(source)
     if prepared is None:
         return None
-    asked = {key: value for key, value in options.items() if key != "split"}
+    asked = {key: value for key, value in options.items() if key not in ("split", "imagenet")}
     # An uncropped set can still be cropped; `cropped=False` only refuses a cropped one.
     compared = [{key: value for key, value in given.items() if key != "cropped"} for given in (asked, made)]
     recropped = made.get("cropped") and options.get("cropped") is False
