@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio
 from packaging.requirements import Requirement
 
-from ..evaluation.relevance_examples import EXAMPLES_FILE
+from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.loading import is_timm
 from ..models.model_names import BUNDLED_MODEL, MODELS, resolve

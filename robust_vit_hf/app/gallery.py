@@ -11,8 +11,8 @@ import numpy as np
 
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.known_sets import EVALUATION_SETS
+from ..evaluation.before_after_examples import is_of_kind
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
-from ..evaluation.relevance_examples import is_of_kind
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..models.preprocessing import Preset

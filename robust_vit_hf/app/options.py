@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.named_sets import NamedSource, expand_families
+from ..evaluation.named_sets import NamedSource, expand_sets
 from ..evaluation.options import PRESET
 from ..models.model_names import BUNDLED_MODEL
 from ..models.preprocessing import Preset
@@ -27,7 +27,7 @@ class GalleryOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        self.sets = expand_families(self.sets)
+        self.sets = expand_sets(self.sets)
 
 
 @dataclass(kw_only=True)

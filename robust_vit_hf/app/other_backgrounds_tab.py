@@ -16,7 +16,7 @@ from ..data.emoji_shift.splits import classes_before
 from ..data.transforms import eval_transform
 from ..diagnosis.examples import load_composed
 from ..diagnosis.strip import Composed
-from ..evaluation.relevance_examples import EXAMPLES_FILE
+from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side
 from ..masks.own_masks import own_tokencut
 from ..relevance.overlay import denormalize

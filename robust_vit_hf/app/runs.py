@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE
+from ..evaluation.finetuning_results import FIGURE_FILE
+from ..evaluation.write_results import TABLES_FILE
 from ..experiments.recipes import list_recipes, train_arguments
 from ..models import emoji_shift_model as model
 from ..models.model_names import BUNDLED_MODEL, registered_of
@@ -58,10 +59,9 @@ def find_reports(*folders: str | Path | None) -> list[Report]:
     """Reports of the folders that hold output of `robust-vit train` or `robust-vit evaluate`."""
     reports = []
     for folder in map(Path, filter(None, folders)):
-        tables = [folder / name for name in (TABLE_FILE, "tables.md") if (folder / name).is_file()]
-        if tables:
+        if (folder / TABLES_FILE).is_file():
             plots = [folder / FIGURE_FILE] if (folder / FIGURE_FILE).is_file() else []
             plots += sorted((folder / "plots").glob("*/*.png"))
-            text = "\n\n".join(path.read_text(encoding="utf-8") for path in tables)
+            text = (folder / TABLES_FILE).read_text(encoding="utf-8")
             reports.append(Report(folder.resolve().name, text, plots))
     return reports

@@ -12,22 +12,21 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
 from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
-from ..evaluation.html_page import PAGE_FILE, Section, plot, write_page
+from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
-from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
+from ..evaluation.write_results import write_results
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
 from ..results.bootstrap import Interval
+from ..results.html_page import PAGE_FILE, Section, plot, write_page
 from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.run_results import SetResult, SideResult
-from ..utils.environment import environment
-from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
-from ..utils.public_names import public_settings
+from ..utils.files import check_output_dir
 from ..utils.stage import Stage
 from .examples import save_composed
 from .options import DiagnoseOptions
@@ -154,7 +153,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
         report = measure_images(session, replace(images, group_weights=weights), found.name, backgrounds, folder)
         if report is not None:
             report = replace(report, beside=beside)
-            write_report(report, session, public_settings(asdict(options) | {"preset": session.preset}))
+            write_report(report, session, asdict(options))
             if options.html:
                 facts = {"model": side.name, "masks": images.masks}
                 write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])
@@ -230,13 +229,12 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
     """Write the files of a report.
 
     Args:
-        settings: options of the command, as JSON values.
+        settings: options of the command.
     """
     folder = report.folder
-    results = {"settings": settings, **environment()}
-    results |= {"weights": {name: side.weights for name, side in session.sides.items()}, "masks": report.images.masks}
-    results |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
-    results["diagnosis"] = {
+    facts = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
+    facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
+    facts["diagnosis"] = {
         side: {
             "verdict": found.verdict,
             "sentence": found.sentence,
@@ -248,11 +246,8 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         }
         for side, found in report.diagnoses.items()
     }
-    results |= {"tables": [asdict(table) for table in report.tables], "class_names": dict(enumerate(session.classes))}
-    write_json(folder / RESULTS_FILE, results)
-    parts = [report.verdict, *report.warnings, *(f"{table.title}:\n\n{table.markdown()}" for table in report.tables)]
-    write_atomically(folder / "tables.md", "\n\n".join(parts) + "\n")
-    write_atomically(folder / "tables.tex", "\n".join(table.latex() for table in report.tables))
+    parts = [report.verdict, *report.warnings, *report.tables]
+    write_results(session, folder, settings | {"preset": session.preset}, facts, parts)
     if report.examples:
         report.figure().savefig(folder / STRIP_FILE, dpi=120)
         save_composed(report.examples, folder / EXAMPLES_FILE)

@@ -20,22 +20,20 @@ class NamedSource(NamedTuple):
         return cls(name, source or None)
 
 
-def expand_families(named: Iterable[NamedSource]) -> list[NamedSource]:
-    """The sets with each family, such as `imagenet-9`, replaced by its sets, all from its source."""
-    return [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
-
-
-def check_set_names(names: list[str]) -> None:
-    """Refuse sets that cannot be evaluated, before loading anything.
+def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
+    """The sets with each family, such as `imagenet-9`, replaced by its sets, all from its source. Nothing is loaded.
 
     Raises:
         ValueError: a name is repeated, or is neither a benchmark nor a labelled set with the classes of ImageNet.
     """
+    sets = [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
+    names = [name for name, _ in sets]
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
     if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *EVALUATION_SETS)]:
-        known = (*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS)
         raise ValueError(
-            f"Unknown set `{unknown[0]}`: expected {', '.join(known)}. `robust-vit segment` takes sets with masks. For images of your "
-            "own, or with classes of their own, such as prepared waterbirds, give --dataset and --split."
+            f"Unknown set `{unknown[0]}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
+            "segment` takes sets with masks. For images of your own, or with classes of their own, such as prepared waterbirds, give "
+            "--dataset and --split."
         )
+    return sets

@@ -14,22 +14,17 @@ import datasets
 import numpy as np
 import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
-from transformers.utils import logging
 
 from ..data.benchmarks import benchmarks
 from ..data.dataset_digest import dataset_identity
-from ..data.find_images import UnknownSplit, find_images, split_names
+from ..data.find_images import find_images, find_splits, split_names
 from ..data.image_sets import load_image_set, prepared_options
 from ..data.imagenet_classes import subset, wnids
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
 from ..data.label_mapping import class_names_of, classes_of_model, mapping_by_name
 from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
-from .named_sets import check_set_names
 from .options import SetsOptions
-
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -134,11 +129,9 @@ def load_evaluation_sets(
         named: names of benchmarks or of image sets with their sources, see [`load_image_set`].
         images_per_set: number of images of each set of a benchmark.
 
-    Raises:
-        ValueError: as [`check_set_names`] and [`load_image_set`].
+    Errors are those of [`load_image_set`].
     """
     order, sets = [*benchmarks(), *EVALUATION_SETS], {}
-    check_set_names([name for name, _ in named])
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
         if name in benchmarks():
             sets |= benchmark_sets(name, images_per_set)
@@ -182,17 +175,12 @@ def own_set(path: str, split: str) -> EvaluationSet:
 
 
 def training_shares(path: str, split: str) -> dict[str, float] | None:
-    """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, if there is
-    none, or, with a warning, if it cannot be read."""
-    if "train" in split_names(split):
+    """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, or if there is
+    none."""
+    splits = find_splits(path)
+    if "train" in split_names(split) or "train" not in splits:
         return None
-    try:
-        return group_shares(find_images(path, "train").rows, "train")
-    except UnknownSplit:
-        return None
-    except (ValueError, OSError) as error:
-        logger.warning(f"The groups of `train` of `{path}` are not known, and weight no average. {error}")
-        return None
+    return group_shares(splits["train"](False), "train")
 
 
 def group_shares(dataset: datasets.Dataset, name: str) -> dict[str, float] | None:

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.named_sets import NamedSource, check_set_names, expand_families
+from ..evaluation.named_sets import NamedSource, expand_sets
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import json_digest
 from ..utils.options import unknown
@@ -145,9 +145,8 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
                     "or set an option apart."
                 )
             points[digest] = point
-    sets = [(name, f"{PREPARED}{name}") for name, _ in expand_families(map(NamedSource, content.get("sets") or []))]
     try:
-        check_set_names([name for name, _ in sets])
+        sets = [(name, f"{PREPARED}{name}") for name, _ in expand_sets(map(NamedSource, content.get("sets") or []))]
     except ValueError as error:
         raise ValueError(f"`{path}`, sets: {error}") from None
     return Grid(

@@ -3,9 +3,10 @@
 from matplotlib.figure import Figure
 
 from ..data.known_sets import title_of
-from ..evaluation.html_page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
+from ..evaluation.before_after_examples import galleries
 from ..evaluation.run_page import write_run_page
 from ..results.background_reliance import worst_group_table
+from ..results.html_page import PAGE_FILE, Picture, Section, class_changes_table, plot, write_page
 from ..results.markdown_latex import Table
 from ..results.plots import save_figure
 from ..results.published_tables import METHODS
@@ -95,10 +96,10 @@ def _write_html(
         Section("Tables", [table for name, table in tables.items() if name not in ("price", "findings")]),
         Section("Classes", changes=class_changes_table(first_class_changes(results), names)),
         Section("Figures", plots=_plots(figures)),
-        Section(f"Examples of {first.name}"),
     ]
     for source in options.sources:  # a sweep or one of its points
-        add_gallery(sections[-1], (source if source.name == first.name else source / first.name) / RUN)
+        run = (source if source.name == first.name else source / first.name) / RUN
+        sections.append(Section(f"Examples of {first.name}", galleries=galleries(run)))
     facts = {"models": ", ".join(results.models), "methods": ", ".join(results.methods)}
     filled = [section for section in sections if section.filled]
     write_page(options.output_dir / PAGE_FILE, "Report of an experiment", facts, filled)

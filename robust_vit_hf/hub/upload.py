@@ -11,8 +11,8 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-from ..data.parquet_writer import SETTINGS_FILE, SOURCE_KEY
-from ..evaluation.relevance_examples import EXAMPLES_FILE
+from ..data.split_writer import made_from
+from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..models.loading import BASE_FILE
 from ..models.model_names import CONVERSION_FILE, MODELS
 from ..models.weight_mixture import INTERPOLATION_FILE
@@ -39,7 +39,7 @@ ADAPTER_FILE = "adapter_config.json"
 # Of a model, these files of its folder itself, TensorBoard's logs and what the card shows are uploaded, and nothing
 # else: results of other commands in the same folder hold the user's images and the names of their files.
 MODEL_FILES = [CARD_FILE, RUN_FILE, RESULTS_FILE, EVALUATION_FILE, INTERPOLATION_FILE, CONVERSION_FILE, BASE_FILE]
-MODEL_FILES += ["table.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
+MODEL_FILES += ["tables.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
 MODEL_FILES += ["*config.json", "*.safetensors", "*.bin", "*.index.json", "*.py"]
 LOGS = "runs/*/events.out.tfevents.*"
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0
@@ -178,11 +178,7 @@ def repo_type_of(folder: Path) -> str:
         ValueError: the folder holds neither, an incomplete dataset, a model without weights or card, or an adapter whose base
             others cannot load.
     """
-    if made_by := read_json(folder / SETTINGS_FILE):
-        if unfinished := [split for split, made in made_by.items() if SOURCE_KEY not in made]:
-            raise ValueError(
-                f"`{folder}` is an unfinished dataset: run the command that writes its split `{unfinished[0]}` again first."
-            )
+    if made_from(folder).get("command") in ("data prepare", "masks"):
         return "dataset"
     if adapter := read_json(folder / ADAPTER_FILE):
         check_adapter_base(adapter["base_model_name_or_path"])
@@ -196,8 +192,7 @@ def repo_type_of(folder: Path) -> str:
             )
         return "model"
     raise ValueError(
-        f"`{folder}` holds no model (`config.json`), no adapter (`adapter_config.json`), and no prepared images "
-        f"(`{SETTINGS_FILE}`)."
+        f"`{folder}` holds no model (`config.json`), no adapter (`adapter_config.json`), and no prepared images."
     )
 
 

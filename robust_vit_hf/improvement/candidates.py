@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from ..diagnosis.verdict import Diagnosis
 from ..results import choice
-from ..results.bootstrap import Difference, Interval, interval_of, resampled_means
+from ..results.bootstrap import Difference, Interval, Resamples
 from ..results.choice import loses_too_much, may_be_lost, rank
 from ..results.markdown_latex import Table
 
@@ -72,10 +70,9 @@ class Mixture(choice.Candidate):
 
     def changes(self, before: "Mixture") -> tuple[Interval, Interval]:
         """Changes of both from another, with their intervals, paired by image."""
-        values = [self.mixed_rand - before.mixed_rand, self.original - before.original]
-        resampled = resampled_means(np.stack(values, axis=1))
-        gain, home = (interval_of(one, drawn, Difference) for one, drawn in zip(values, resampled.T, strict=True))
-        return gain, home
+        changes = {"gain": self.mixed_rand - before.mixed_rand, "loss": self.original - before.original}
+        gain, loss = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
+        return gain, loss
 
 
 def first_trainings(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[TrainingSettings]:
@@ -108,9 +105,9 @@ def candidates_table(mixtures: Sequence[Mixture], before: Mixture, chosen: Mixtu
                 str(one.training.steps),
                 f"{one.alpha:g}",
             ]
-        gain, home = one.changes(before)
+        gain, loss = one.changes(before)
         marked = "chosen" if one is chosen else "loses too much" if loses_too_much(one, before, max_loss) else ""
-        rows.append([*settings, f"{100 * one.top1():.1f}", str(gain), str(home), marked])
+        rows.append([*settings, f"{100 * one.top1():.1f}", str(gain), str(loss), marked])
     head = ["candidate", "learning rate", "steps", "share of its weights"]
     head += ["`mixed_rand`", "change", "change of `original`", ""]
     bound, count = may_be_lost(before, max_loss)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
 from ..evaluation import finetuning_results
-from ..evaluation.html_page import PAGE_FILE, Section, add_gallery, write_page
+from ..evaluation.before_after_examples import galleries
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session
@@ -17,12 +17,13 @@ from ..evaluation.sets import EvaluationSet
 from ..hub.model_card import write_card
 from ..masks.own_masks import MaskedImages
 from ..results.bootstrap import Difference
+from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.run_results import Run
 from ..results.run_summary import class_changes
 from ..results.run_tables import tables_of
 from ..utils.files import RUN_FILE, read_json, write_json
-from ..utils.public_names import public_name, public_settings
+from ..utils.public_names import public_name
 from .options import ImproveOptions
 
 
@@ -113,19 +114,17 @@ def measure_outcome(
 ) -> Improvement:
     """Diagnose the sides of the session on the report images, and write results, card and page."""
     folder, passes = options.output_dir, (options.batch_size, options.num_workers)
-    settings = public_settings(asdict(options) | {"preset": session.preset})
     (folder / DIAGNOSIS_FOLDER).mkdir(exist_ok=True)
     diagnosis = measure_images(session, images, "report", Backgrounds(*passes), folder / DIAGNOSIS_FOLDER)
-    write_report(diagnosis, session, settings)
+    write_report(diagnosis, session, asdict(options))
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
         rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
         own = session.with_sets({"report": rows})
         run = Run(measure_accuracy(own, Accuracy(*passes), "accuracy"))
-        _write_results(folder, run, own, settings)
+        _write_results(folder, run, own, asdict(options))
         accuracy, notes = tables_of(run), notes + _worse_classes(run, session.classes)
-        sections.append(Section("On the images as they are", accuracy))
-        add_gallery(sections[-1], folder)
+        sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
     found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = found.notes  # those of the diagnosis, and others
     write_json(folder / VERDICT_FILE, found.record())

@@ -16,11 +16,12 @@ from transformers.utils import logging
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.find_images import find_images, origin_of_masks
 from ..data.label_mapping import class_names_of, classes_of_model
-from ..evaluation.finetuning_results import TABLE_FILE, write_report
+from ..evaluation.finetuning_results import write_report
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.measurements.base import Measured, measure
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
+from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
 from ..models.model_names import resolve
@@ -167,7 +168,7 @@ def _publish(
             trainer.push_to_hub()
         except (OSError, ValueError) as error:
             raise OSError(
-                f"The run is complete in `{config.output_dir}`, with its table in `{TABLE_FILE}`, but was not pushed: {error} "
+                f"The run is complete in `{config.output_dir}`, with its tables in `{TABLES_FILE}`, but was not pushed: {error} "
                 f"Push it with `robust-vit push {config.output_dir} {trainer.hub_model_id or 'OWNER/NAME'}`."
             ) from error
 

@@ -154,7 +154,7 @@ def test_killed_and_started_again(models, tmp_path):
             "--images_per_set is for the sets of emoji-shift: leave it out",
         ),
         (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),
-        (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "no file or folder `nowhere/at/all`"),
+        (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "nowhere/at/all"),
         (["--model", "SMALL", "--sets", "SET"], 1, "`imagenet-a` has 1000 classes, but the model has 4"),
         (
             ["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"],
@@ -219,7 +219,7 @@ def test_segmentation(segmentation, models):
     assert scores.keys() == {"before", "after"} and list(scores["before"]) == list(ATTRIBUTION_METHODS)
     assert all(one["num_images"] == 5 for side in scores.values() for one in side.values())
     assert (output / "attribution.png").stat().st_size > 10_000
-    table = (output / "table.md").read_text()
+    table = (output / "tables.md").read_text()
     assert table in printed and "| gae, original, published | 78.7 | 60.7 | 85.0 |" in table
 
     # The table's figure for the paper's attribution method, from the definition.

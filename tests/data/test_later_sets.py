@@ -74,7 +74,10 @@ def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
     ):
         load_image_set("imagenet-9-no_fg", root / "mixed_rand")
     mask = root / "fg_mask" / "val" / DOG / f"{DOG}_0.npy"
-    mask.write_bytes(b"")
+    np.save(mask, np.array([{1: 2}], dtype=object), allow_pickle=True)  # which runs code when it is read
+    with pytest.raises(ValueError, match=r"00_dog_0.npy` is not a mask"):
+        load_image_set("imagenet-9-original", root)
+    mask.unlink()
     with pytest.raises(ValueError, match=r"00_dog_0.npy` is not a mask"):
         load_image_set("imagenet-9-original", root)
     (root / "fg_mask").rename(tmp_path / "elsewhere")
@@ -197,6 +200,13 @@ def test_waterbirds(tmp_path):
     ]
     mask = np.asarray(test[0]["mask"])
     assert (mask[12:] == 255).all() and not mask[:12].any()  # where half of the annotators agree
+
+
+def test_an_image_without_its_segmentation_is_refused(tmp_path):
+    root = formats.waterbirds(tmp_path, BIRDS)
+    next((tmp_path / "segmentations").rglob("*_0.png")).unlink()
+    with pytest.raises(ValueError, match="Some_Bird_0"):
+        load_image_set("waterbirds", root, segmentations=str(tmp_path / "segmentations"))
 
 
 def test_waterbirds_prepared_and_loaded_by_split(tmp_path):

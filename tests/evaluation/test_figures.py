@@ -16,9 +16,9 @@ from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.evaluation import finetuning_results
+from robust_vit_hf.evaluation.before_after_examples import KINDS, Example, draw, rows_of_kind
 from robust_vit_hf.evaluation.measurements.accuracy import set_result
 from robust_vit_hf.evaluation.measurements.base import Measured
-from robust_vit_hf.evaluation.relevance_examples import KINDS, Example, draw, rows_of_kind
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.run_results import Run
 

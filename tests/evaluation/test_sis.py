@@ -203,12 +203,8 @@ def test_architectures_and_sizes(family):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"threshold": 1}, "Expected `threshold` below 1"),
-        ({"threshold": 0}, "Expected `threshold`"),
-        ({"pixels_per_step": 0}, "Expected `pixels_per_step` ≥ 1, but got 0"),
-        ({"target": 4}, "Expected `target` in 0–3"),
-        ({"target": torch.tensor([0, 1])}, r"Expected `target` to be an integer or integers of shape \(3,\)"),
-        ({"pixel_values": torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)}, r"Expected `pixel_values` of shape \(B, 3, H, W\)"),
+        ({"target": 4}, "Expected `target`"),
+        ({"pixel_values": torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)}, "Expected `pixel_values`"),
         (
             {"pixel_values": torch.full((3, 3, IMAGE_SIZE, IMAGE_SIZE), math.nan).double()},
             "of image 0, 1, 2 of the batch",

@@ -15,8 +15,10 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
-from robust_vit_hf.data.parquet_writer import ShardWriter
+from robust_vit_hf.data.split_writer import SplitWriter
 from robust_vit_hf.hub.upload import create_repo, publish_folder, push_folder, repo_type_of
+from robust_vit_hf.results.markdown_latex import Table
+from robust_vit_hf.utils.stage import Stage
 
 from ..conftest import HUB
 from ..helpers.commands import Completed, call, kill_when, launch, succeed
@@ -155,7 +157,7 @@ def test_what_is_pushed(hub, pushed):
     expected = (
         "README.md before_after.png config.json model.safetensors preprocessor_config.json results.json run.json"
     )
-    assert names == {*expected.split(), "table.md"}
+    assert names == {*expected.split(), "tables.md"}
     assert len([name for name in files if name.startswith("runs/")]) == 1
     for name, content in files.items():
         for secret in ("hf_test", "hf_expired", str(folder), folder.name):
@@ -173,7 +175,8 @@ def test_the_pushed_card(hub, pushed):
     expected = {"top-1": row["top1_after"], "top-1 before finetuning": row["top1_before"]}
     assert values == {name: round(value, 4) for name, value in expected.items()}
     assert f'model="{NAME}"' in card.content and "(before_after.png)" in card.content
-    assert (folder / "run" / "table.md").read_text().strip() in card.content
+    (table,) = json.loads((folder / "run" / "results.json").read_text())["tables"][:1]
+    assert Table(**table).markdown() in card.content
 
 
 @pytest.mark.slow
@@ -323,12 +326,12 @@ def test_images_with_masks(hub, tmp_path):
     """What `robust-vit masks` and `robust-vit data prepare` write, pushed by a process of its own and loaded by id."""
     folder = tmp_path / "prepared"
     features = datasets.Features(FEATURES | {"file_name": datasets.Value("string")})
-    writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masked", text="Noise.")
-    assert "is an unfinished dataset" in call("push", folder, "user/prepared").error
+    inputs = {"command": "masks", "method": "coco"}
+    writer = SplitWriter(Stage(folder, inputs), "train", features, title="Masked", text="Noise.")
+    assert "is not complete" in call("push", folder, "user/prepared").error
     rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(6))]
     writer.write([features.encode_example(row) for row in rows], list("012345"))
     writer.finish()
-    (folder / ".parts" / "train").mkdir(parents=True)  # as by a rerun that was refused since an image changed
     completed = launch("-m", "robust_vit_hf.cli", "push", folder, "user/prepared", "--private")
     assert completed.status == 0, completed.err
     assert ("datasets", "user/prepared") in hub.private

@@ -180,7 +180,7 @@ def test_photographs_and_paths_stay_here(inputs, improved):
         "model.safetensors",
         "preprocessor_config.json",
     }
-    assert {*files} == expected | {"results.json", "run.json", "table.md", "verdict.json"}
+    assert {*files} == expected | {"results.json", "run.json", "tables.md", "verdict.json"}
     assert not [name for name, content in files.items() if str(inputs).encode() in content]
     assert (
         "before_after.png" not in files["README.md"].decode() and (folder / "diagnosis" / "before_after.png").is_file()
