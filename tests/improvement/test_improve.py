@@ -172,15 +172,9 @@ def test_photographs_and_paths_stay_here(inputs, improved):
     folder, _ = improved
     names = {*filter_repo_objects(files_below(folder), ignore_patterns=NOT_UPLOADED)}
     files = {name: content for name, content in files_below(folder).items() if name in names}
-    expected = {
-        "README.md",
-        "candidates.md",
-        "config.json",
-        "interpolation.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-    }
-    assert {*files} == expected | {"results.json", "run.json", "tables.md", "verdict.json"}
+    expected = {"README.md", "candidates.md", "config.json", "interpolation.json", "model.safetensors", "results.json"}
+    expected |= {"preprocessor_config.json", "run.json", "tables.md", "tables.tex", "verdict.json"}
+    assert {*files} == expected
     assert not [name for name, content in files.items() if str(inputs).encode() in content]
     assert (
         "before_after.png" not in files["README.md"].decode() and (folder / "diagnosis" / "before_after.png").is_file()
