@@ -12,6 +12,8 @@ from .options import AppOptions
 
 
 MAX_UPLOAD = "50mb"
+KEPT = (60, 1800)  # seconds between two looks for old uploads and pictures, and seconds after which they are deleted
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REFUSED = "Invalid host header: the page is not known by this name. Start it with `--allowed_hosts NAME` to ask for it by another one."
 
 
@@ -76,7 +78,7 @@ def running(options: AppOptions) -> Iterator[str]:
         }
         import gradio as gr
 
-        from .layout import LOOPBACK, STYLE, Page
+        from .layout import STYLE, Page
 
         @asynccontextmanager
         async def lifespan(app) -> AsyncIterator[None]:
