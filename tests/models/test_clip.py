@@ -184,27 +184,6 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
         assert explained[side].score == pytest.approx(expected, abs=1e-6)
 
 
-def test_training_resumes(classifier, tmp_path):
-    """The weights are those of a run that was not interrupted, and the text head is in the checkpoint."""
-    settings = {
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "save_total_limit": 2,
-        "per_device_train_batch_size": 4,
-        "num_train_epochs": 2,
-    }
-    trained = []
-    for name, checkpoint in (("whole", None), ("resumed", str(tmp_path / "whole" / "checkpoint-2"))):
-        model, config = load_model(str(classifier)), tiny_config(tmp_path / name, **settings)
-        RobustViTTrainer(model, config, masked_dataset(8)).train(resume_from_checkpoint=checkpoint)
-        trained.append(model.state_dict())
-    assert not (tmp_path / "resumed" / "checkpoint-2").exists()  # it went on from there
-    before = load_model(str(classifier)).state_dict()
-    assert all(torch.equal(trained[0][name], trained[1][name]) for name in before)
-    assert not torch.equal(trained[0]["visual_projection.weight"], before["visual_projection.weight"])
-    assert torch.equal(trained[0]["text_embeds"], before["text_embeds"])
-
-
 def test_clip_without_all_of_its_weights(clip, tmp_path):
     """Its image encoder with a head, which has the configuration of CLIP; and other shapes."""
     CLIPForImageClassification(CLIPConfig.from_pretrained(clip)).save_pretrained(tmp_path / "finetuned")
