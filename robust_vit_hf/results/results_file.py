@@ -65,21 +65,20 @@ def write_results(path: Path, results: ResultsFile) -> None:
         parts += [_rows(run.name, side, result) for result in sets.values() for side in result.sides]
     metadata = {"version": VERSION, "runs": facts, "class_names": results.class_names}
     metadata |= {"validation_bound": results.validation_bound, "choose_by": results.choose_by}
-    rows = pd.concat([pd.DataFrame(columns=SCHEMA.names), *parts])
+    columns = {name: [np.empty(0, dtype=object), *(part[name] for part in parts)] for name in SCHEMA.names}
     schema = SCHEMA.with_metadata({"robust-vit": json.dumps(metadata)})
+    table = pa.table({name: np.concatenate(values) for name, values in columns.items()}, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
-        pq.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False), partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd")
 
 
-def _rows(run: str, side: str, result: SetResult) -> pd.DataFrame:
-    """Rows of the labelled images."""
-    columns = {"image": np.arange(len(result)), "class": result.classes}
-    columns |= {
-        "rank": np.minimum(result.sides[side].ranks, TOP),
-        "group": "" if result.groups is None else result.groups,
-    }
-    return pd.DataFrame({"run": run, "set": result.name, "side": side} | columns)[result.usable]
+def _rows(run: str, side: str, result: SetResult) -> dict[str, np.ndarray]:
+    """Columns of the labelled images."""
+    columns = {"run": run, "set": result.name, "side": side, "image": np.arange(len(result)), "class": result.classes}
+    columns["rank"] = np.minimum(result.sides[side].ranks, TOP)
+    columns["group"] = "" if result.groups is None else result.groups
+    return {name: np.broadcast_to(np.asarray(of, object), len(result))[result.usable] for name, of in columns.items()}
 
 
 def _facts(result: SetResult) -> dict:
