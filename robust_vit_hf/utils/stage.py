@@ -83,10 +83,7 @@ class Stage:
         Raises:
             ValueError: as [`check`].
         """
-        record = self.check(ignoring)
-        if "result" not in record or not all((self.folder / name).is_file() for name in record["files"]):
-            return None
-        return record["result"]
+        return _complete(self.folder, self.check(ignoring))
 
     def begin(self) -> None:
         """Record the inputs, unless they are recorded.
@@ -107,9 +104,25 @@ class Stage:
         """
         write_json(self.folder / STAGE_FILE, {"inputs": self.inputs, "files": [*files], "result": result})
 
-    def lock(self) -> AbstractContextManager:
+    def lock(self, wait: bool = False) -> AbstractContextManager:
         """Context manager that keeps other processes out of the folder, see [`folder_lock`]."""
-        return folder_lock(self.folder, "stage")
+        return folder_lock(self.folder, "stage", wait)
+
+
+def stage_result(folder: Path) -> dict | None:
+    """The result of a stage, whatever its inputs; `None` if it is not complete.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    return _complete(folder, read_json(folder / STAGE_FILE) or {})
+
+
+def _complete(folder: Path, record: dict) -> dict | None:
+    """The result in a record, if no file of it is missing."""
+    if "result" not in record or not all((folder / name).is_file() for name in record["files"]):
+        return None
+    return record["result"]
 
 
 def _is_passing(path: Path) -> bool:
