@@ -16,7 +16,8 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.compare import compare_maps
-from robust_vit_hf.app.model_cache import open_pair
+from robust_vit_hf.app.handlers import open_models
+from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.data.emoji_shift.artwork import background
 from robust_vit_hf.data.emoji_shift.splits import compose
 from robust_vit_hf.evaluation.session import Session, Side
@@ -40,7 +41,7 @@ def seconds(session: Session, image: Image.Image, mask: Image.Image | None = Non
 def main() -> None:
     row, photograph = compose("rotation", 0), background("chelsea")
     vit_b = ViTForImageClassification(ViTConfig(num_labels=1000)).eval().requires_grad_(False)
-    bundled = open_pair("emoji-shift", "emoji-shift", "paper")
+    bundled = open_models(AppOptions(model="emoji-shift", compare="emoji-shift", preset="paper"))
     sides = dict.fromkeys(("before", "after"), Side.of(vit_b, make_image_processor("paper", 224)))
     session = Session(sides, {}, bundled.accelerator)
     torch.set_num_threads(1)  # an accelerator takes all

@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from transformers import Trainer, TrainingArguments
 
 from robust_vit_hf import diagnose, improve, make_image_processor
-from robust_vit_hf.data.masked_dataset import load_masked_dataset
+from robust_vit_hf.data.find_images import load_masked_dataset
 from robust_vit_hf.evaluation.evaluate import evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions
 from robust_vit_hf.models.emoji_shift_model import load_backbone

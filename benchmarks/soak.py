@@ -37,7 +37,7 @@ CLASSES, SIDE = ("bar", "circle", "cross", "dot"), 32
 COMPARED = (
     "*.safetensors",
     "*.parquet",
-    "scores.json",
+    "stage.json",
     "verdict.json",
     "candidates.md",
     "interpolation.json",

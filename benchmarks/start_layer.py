@@ -21,8 +21,8 @@ from robust_vit_hf.evaluation.image_passes import image_loader
 from robust_vit_hf.evaluation.named_sets import NamedSource
 from robust_vit_hf.models.preprocessing import load_processor, resolve_preset, squash_resample
 from robust_vit_hf.relevance.architectures import VisionTransformer
+from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.results.metrics.relevance_segmentation import RelevanceSegmentation
-from robust_vit_hf.results.text_table import Table
 
 
 def main() -> None:

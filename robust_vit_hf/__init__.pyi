@@ -1,6 +1,6 @@
 # The public names, and the modules that define them: `__init__.py` imports each when it is first used.
+from .data.find_images import load_masked_dataset as load_masked_dataset
 from .data.image_sets import load_image_set as load_image_set
-from .data.masked_dataset import load_masked_dataset as load_masked_dataset
 from .data.transforms import eval_transform as eval_transform
 from .data.transforms import train_transform as train_transform
 from .diagnosis.diagnose import diagnose as diagnose

@@ -26,18 +26,18 @@ from scipy.stats import binomtest
 
 from robust_vit_hf.data.emoji_shift.artwork import NEW_BACKGROUNDS
 from robust_vit_hf.data.emoji_shift.splits import background_of
+from robust_vit_hf.data.known_sets import title_of
 from robust_vit_hf.experiments.choose_settings import choose_mixtures, choose_settings, setting_of
 from robust_vit_hf.experiments.paper.findings import SIMILAR, Finding, findings, findings_table
 from robust_vit_hf.experiments.price import price_figure, price_table, prices
 from robust_vit_hf.experiments.recipes import train_arguments
 from robust_vit_hf.results.bootstrap import Difference, change, mean_over, versus
 from robust_vit_hf.results.choice import Candidate, loses_too_much
-from robust_vit_hf.results.paper_tables import METHODS
+from robust_vit_hf.results.markdown_latex import Table, percent
 from robust_vit_hf.results.plots import figure_bytes
-from robust_vit_hf.results.published import title_of
+from robust_vit_hf.results.published_tables import METHODS
 from robust_vit_hf.results.results_file import MEASUREMENT_OPTIONS, ResultsFile, join, read_results
 from robust_vit_hf.results.run_results import OURS, Results, Run
-from robust_vit_hf.results.text_table import Table, percent
 from robust_vit_hf.training.options import METHOD_OPTIONS
 
 

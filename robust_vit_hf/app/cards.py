@@ -7,7 +7,7 @@ from html import escape
 
 from PIL import Image
 
-from ..evaluation.relevance_examples import to_webp
+from ..utils.images import to_webp
 
 
 # Marks of predictions, which do not depend on colours.

@@ -7,10 +7,10 @@ from pathlib import Path
 import gradio
 from packaging.requirements import Requirement
 
-from ..evaluation.relevance_examples import EXAMPLES_FILE
+from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..models.emoji_shift_model import INSTALL_BACKBONE
 from ..models.loading import is_timm
-from ..models.model_names import BUNDLED_MODEL, MODELS, check_no_folder, resolve
+from ..models.model_names import BUNDLED_MODEL, MODELS, resolve
 from ..models.preprocessing import Preset, resolve_preset
 from ..utils.files import RESULTS_FILE, atomic_folder
 from ..utils.public_names import is_hub_id
@@ -66,10 +66,9 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
 
     Raises:
         FileExistsError: the folder is not empty.
-        ValueError: a model is a local folder, there is no diagnosis, or as [`check_no_folder`].
+        ValueError: a model is a local folder, or there is no diagnosis.
     """
     for name in (before, after):
-        check_no_folder(name)
         if name not in MODELS and not is_hub_id(name):
             raise ValueError(
                 f"`{name}` is not a Hub id, and a Space cannot load a folder of this machine: push it first, `robust-vit push "

@@ -10,16 +10,16 @@ import datasets
 import numpy as np
 
 from ..data.benchmarks import benchmarks, find_benchmark
+from ..data.known_sets import EVALUATION_SETS
+from ..evaluation.before_after_examples import is_of_kind
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
-from ..evaluation.named_sets import IMAGENET_SETS
-from ..evaluation.relevance_examples import is_of_kind
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
-from ..evaluation.store import SCORES_FILE, OtherInputs, Store
 from ..models.preprocessing import Preset
 from ..results.run_results import SetResult
 from ..utils.files import json_digest
-from .options import GalleryOptions
+from ..utils.stage import STAGE_FILE, OtherInputs, Stage
+from .options import AppOptions, GalleryOptions
 
 
 IMAGES_PER_SET = 200  # of a benchmark measured by the page
@@ -79,9 +79,12 @@ def set_names(options: GalleryOptions, session: Session) -> list[str]:
     found = sorted(
         path.parent.parent
         for protocol in get_args(Preset)  # and not folders of other measurements, such as `paper-cut_out`
-        for path in options.results.glob(f"{protocol}/*/after/{SCORES_FILE}")
+        for path in options.results.glob(f"{protocol}/*/after/{STAGE_FILE}")
     )
-    names = [f"{path.parent.name}/{path.name}" for path in found if (path / "before" / SCORES_FILE).is_file()]
+    complete = (
+        path for path in found if all(Stage.of(path / side).result() is not None for side in ("before", "after"))
+    )
+    names = [f"{path.parent.name}/{path.name}" for path in complete]
     if not names:
         raise ValueError(
             f"`{options.results}` has no results of two models: expected the --output_dir of `robust-vit evaluate "
@@ -90,14 +93,14 @@ def set_names(options: GalleryOptions, session: Session) -> list[str]:
     return names
 
 
-def how_to_fill(options: GalleryOptions, before: str, after: str | None) -> str:
+def how_to_fill(options: AppOptions) -> str:
     """Markdown that says what to run so that the gallery has a set."""
-    if after is None:
+    if options.compare is None:
         return "The gallery compares two models: start the page with `--compare`, the model after finetuning."
     images = ["--dataset", options.dataset or "FOLDER"] + (
         ["--split", options.split] if options.is_given("split") else []
     )
-    command = ["robust-vit", "evaluate", "--model", before, "--compare", after, *images]
+    command = ["robust-vit", "evaluate", "--model", options.model, "--compare", options.compare, *images]
     command += ["--output_dir", "runs/evaluation"]
     return (
         f"No results yet. Run this, and start the page again with `--results runs/evaluation`:\n\n```bash\n"
@@ -117,7 +120,7 @@ def measured_set(options: GalleryOptions, name: str, session: Session) -> Measur
     protocol, _, set_name = name.partition("/")
     if protocol != session.preset:
         session = session.under(cast(Preset, protocol))
-    count = Store(options.results).recorded(f"{name}/before").get("images", IMAGES_PER_SET)
+    count = Stage.of(options.results / name / "before").inputs.get("images", IMAGES_PER_SET)
     session = session.with_sets({set_name: _images(options, set_name, session, count)})
     try:
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
@@ -128,7 +131,7 @@ def measured_set(options: GalleryOptions, name: str, session: Session) -> Measur
         elif {"images", "rows"} & {*error.differing}:
             other = "other images: name those that were evaluated with --dataset, --split and --sets."
         else:
-            other = f"another {' and '.join(error.differing)}: evaluate these models again, into another folder."
+            raise
         raise ValueError(f"The results `{name}` are of {other}") from error
 
 
@@ -136,7 +139,7 @@ def _measure_once(name: str, session: Session) -> MeasuredSet:
     accuracy = Accuracy(relevance=False)
     rows, cache = session.sets[name], Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app")
     inputs = [session.inputs(side, rows) | accuracy.inputs() for side in session.sides]
-    session = replace(session, store=Store(cache / json_digest(inputs), shared=cache / "originals"))
+    session = replace(session, folder=cache / json_digest(inputs), shared=cache / "originals")
     return MeasuredSet(rows, measure_accuracy(session, accuracy)[name])
 
 
@@ -145,7 +148,7 @@ def _images(options: GalleryOptions, name: str, session: Session, count: int) ->
     benchmark = find_benchmark(session.classes)
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):
         return benchmark_sets(benchmark, count)[name]
-    if name in IMAGENET_SETS:
+    if name in EVALUATION_SETS:
         return load_evaluation_set(name, dict(options.sets).get(name), session.preset)
     if options.dataset is not None and name == options.split:
         return own_set(options.dataset, name)

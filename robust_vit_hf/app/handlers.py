@@ -1,23 +1,24 @@
 """Event handlers of the page."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cached_property, lru_cache, wraps
 from typing import Any
 
 import gradio as gr
 from PIL import Image, ImageOps
 
-from ..evaluation.session import Session
+from ..evaluation.session import Session, load_sides
+from ..models.preprocessing import resolve_preset
 from ..utils.images import to_rgb
+from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
 from .cards import grid
 from .compare import Explanation, compare_maps, read_image
-from .gallery import FILTERS, how_to_fill, measured_set, set_names
-from .model_cache import distinct_names, open_pair, while_unchanged
+from .gallery import FILTERS, measured_set
 from .options import AppOptions
 from .other_backgrounds_tab import (
-    KINDS,
     Background,
     Diagnosed,
     condition_cards,
@@ -32,7 +33,6 @@ from .samples import Sample, load_samples, own_samples
 
 PREDICTED = -1  # in the list of classes: each model's own prediction
 PAGE = 24  # images per page of the gallery
-Names = tuple[str, str | None]  # of the models before and after
 CHOOSE_SET = "Choose a set. Click an image to see its maps."
 HOW_TO_DIAGNOSE = (
     "Start the page with `--diagnose runs/diagnosis`, the output of `robust-vit diagnose`, to click through your images on "
@@ -54,56 +54,64 @@ def in_page(function: Callable) -> Callable:
 
 
 class Handlers:
-    """Handlers of the events of the page, each of which returns the values of its outputs."""
+    """Handlers of the events of the page, each of which returns the values of its outputs.
+
+    Raises:
+        OSError, ValueError: as [`open_session`] and [`VisionTransformer`], by the class; as [`own_samples`] and [`read_diagnosis`],
+            when they are first needed.
+    """
 
     def __init__(self, options: AppOptions):
         self.options = options
-        self.measured = while_unchanged(
-            lambda before, after, name: measured_set(options, name, self.pair((before, after)))
-        )
-        self._samples = while_unchanged(lambda before, after: self._load_samples(self.pair((before, after))))
-        self._diagnosed = while_unchanged(
-            lambda before, after: read_diagnosis(options.diagnose, self.pair((before, after)))
-        )
-        self._backgrounds = while_unchanged(lambda before, after: self._load_backgrounds((before, after)))
+        self.session = open_models(options)
+        self.measured = lru_cache(maxsize=2)(lambda name: measured_set(options, name, self.session))
 
-    def _load_samples(self, session: Session) -> list[Sample]:
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """The examples to click."""
         if self.options.dataset is None:
-            return load_samples(session.classes)
-        return own_samples(self.options.dataset, self.options.split, session)
+            return load_samples(self.session.classes)
+        return own_samples(self.options.dataset, self.options.split, self.session)
 
-    def _load_backgrounds(self, names: Names) -> list[Background]:
-        try:
-            diagnosed = self.diagnosed(names)
-        except ValueError:  # it is of other models
-            diagnosed = None
-        samples = self.samples(names) if self.options.dataset is not None else []
-        return other_backgrounds(self.pair(names), diagnosed, samples)
+    @cached_property
+    def diagnosed(self) -> Diagnosed | None:
+        """The diagnosis, if there is one."""
+        return None if self.options.diagnose is None else read_diagnosis(self.options.diagnose, self.session)
 
-    def samples(self, names: Names) -> list[Sample]:
-        """The examples to click. Errors are those of [`own_samples`]."""
-        return self._samples(*names)
+    @cached_property
+    def backgrounds(self) -> list[Background]:
+        """Backgrounds to paste the object of an image on."""
+        samples = self.samples if self.options.dataset is not None else []
+        return other_backgrounds(self.session, self.diagnosed, samples)
 
-    def diagnosed(self, names: Names) -> Diagnosed | None:
-        """The diagnosis, if there is one. Errors are those of [`read_diagnosis`]."""
-        return None if self.options.diagnose is None else self._diagnosed(*names)
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Class names, with the index added to repeated ones."""
+        names = list(map(str, self.session.classes))
+        counts = Counter(names)
+        return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
-    def pair(self, names: Names) -> Session:
-        """The models by name. Errors are those of [`open_pair`]."""
-        return open_pair(*names, self.options.preset)
+    @property
+    def choices(self) -> list[tuple[str, int]]:
+        """Class choices: displayed names and indices."""
+        return [
+            ("predicted by each model", PREDICTED),
+            *((name, index) for index, name in enumerate(self.class_names)),
+        ]
 
     @in_page
-    def explain(self, path: str | None, target: int, method: str, names: Names, shown: dict | None) -> list[Any]:
+    def explain(self, path: str | None, target: int, method: str, shown: dict | None) -> list[Any]:
         """Classes, maps, difference and scores shown for an image."""
         if path is None:
             return [None, None, None, None, ""]
-        session = self.pair(names)
         image, transparent = read_image(path)
         if transparent:
             gr.Warning("The image is transparent in places: the models see the colours that are stored there.")
         mask = shown["mask"] if shown is not None and shown["digest"] == digest_of(image) else None
-        explained, difference = compare_maps(session, image, None if target == PREDICTED else target, method, mask)
-        classes = distinct_names(session.classes)
+        explained, difference = compare_maps(
+            self.session, image, None if target == PREDICTED else target, method, mask
+        )
+        classes = self.class_names
         labels = [{classes[index]: score for index, score in side.top} for side in explained.values()]
         maps = [side.picture for side in explained.values()]
         if difference is None:
@@ -111,36 +119,9 @@ class Handlers:
         return [*labels, tuple(maps), difference, measures(explained, classes)]
 
     @in_page
-    def choose_sample(self, names: Names, event: gr.SelectData) -> list[Any]:
-        sample = self.samples(names)[event.index]
+    def choose_sample(self, event: gr.SelectData) -> list[Any]:
+        sample = self.samples[event.index]
         return [sample.image, {"digest": digest_of(sample.image), "mask": sample.mask}]
-
-    @in_page
-    def load_models(self, before: str, after: str) -> list[Any]:
-        """Explain with other models."""
-        names = (before.strip(), after.strip())
-        if not all(names):
-            raise ValueError("Name both models: a registered name, a folder or a Hub id.")
-        session = self.pair(names)
-        sets = set_names(self.options, session)
-        try:
-            conditions = self.conditions(KINDS[0], 1, names)
-        except gr.Error as error:  # the diagnosis is of other models
-            conditions = [error.message, "", "", 1]
-        return [
-            names,
-            heading(*names),
-            gr.Dropdown(choices=choices(session), value=PREDICTED),
-            thumbnails(self.samples(names)),
-            gr.Row(visible=bool(sets)),
-            gr.Dropdown(choices=sets, value=None),
-            CHOOSE_SET if sets else how_to_fill(self.options, *names),
-            gr.Radio(value=KINDS[0]),
-            *conditions,
-            None,
-            None,
-            None,
-        ]
 
     @in_page
     def look(
@@ -148,13 +129,12 @@ class Handlers:
         name: str | None,
         shown: str,
         page: float | None,
-        names: Names,
         progress=gr.Progress(track_tqdm=True),  # noqa: B008
     ) -> list[Any]:
         """A page of the gallery of a set."""
         if not name:
             return [[], [], "", 1]
-        measured = self.measured(*names, name)
+        measured = self.measured(name)
         order = measured.order(shown)
         pages = max(1, -(-len(order) // PAGE))
         page = min(int(page or 1), pages)  # an emptied box is `None`
@@ -163,12 +143,12 @@ class Handlers:
         top1 = " → ".join(f"{measured.result.accuracy(side):.1%}" for side in ("before", "after"))
         counts = ", ".join(f"{len(measured.order(kind))} {kind}" for kind in FILTERS[1:3])
         text = f"{len(order)} of {len(measured.result)} images. Top-1 {top1}: {counts}. Page {page} of {pages}."
-        captions = measured.captions(indices, distinct_names(self.pair(names).classes))
+        captions = measured.captions(indices, self.class_names)
         return [list(zip(images, captions, strict=True)), indices, text, page]
 
     @in_page
-    def choose_image(self, name: str, indices: list[int], names: Names, event: gr.SelectData) -> list[Any]:
-        measured, index = self.measured(*names, name), indices[event.index]
+    def choose_image(self, name: str, indices: list[int], event: gr.SelectData) -> list[Any]:
+        measured, index = self.measured(name), indices[event.index]
         row, label = measured.rows.dataset[index], int(measured.result.classes[index])
         image = ImageOps.crop(to_rgb(row["image"]), measured.rows.border)
         shown = {"digest": digest_of(image), "mask": row.get("mask")}
@@ -176,9 +156,9 @@ class Handlers:
         return [image, shown, label if known else PREDICTED, gr.Tabs(selected="explain")]
 
     @in_page
-    def conditions(self, shown: str, number: float | None, names: Names, step: int = 0) -> list[Any]:
+    def conditions(self, shown: str, number: float | None, step: int = 0) -> list[Any]:
         """Verdict, and an image of the diagnosis in all conditions: number `number` + `step` of a kind, in a circle."""
-        diagnosed = self.diagnosed(names)
+        diagnosed = self.diagnosed
         if diagnosed is None:
             return [HOW_TO_DIAGNOSE, "", "", 1]
         order = diagnosed.order(shown)
@@ -189,19 +169,34 @@ class Handlers:
         text = f"Image {place + 1} of {len(order)}: `{example.label}`"
         return [diagnosed.text, grid(condition_cards(example)), text, place + 1]
 
-    def first_of_kind(self, shown: str, names: Names) -> list[Any]:
-        return self.conditions(shown, 1, names)
+    def first_of_kind(self, shown: str) -> list[Any]:
+        return self.conditions(shown, 1)
 
     @in_page
-    def on_backgrounds(self, path: str | None, names: Names) -> list[Any]:
+    def on_backgrounds(self, path: str | None) -> list[Any]:
         """Mask of the object of an image, and the predictions for it on other backgrounds."""
         if path is None:
             return [None, "", ""]
-        session = self.pair(names)
         image, _ = read_image(path)
-        mask = find_mask(session.sides["before"], image)
-        cards, text = pasted_cards(session, image, mask, self._backgrounds(*names))
+        mask = find_mask(self.session.sides["before"], image)
+        cards, text = pasted_cards(self.session, image, mask, self.backgrounds)
         return [show_mask(image, mask), grid(cards), text]
+
+
+def open_models(options: AppOptions) -> Session:
+    """The model of the page, or two, without sets and store.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: the models have other classes, or one has no relevance map or cannot be loaded.
+    """
+    preset = resolve_preset(options.preset, options.model, options.compare)
+    accelerator = make_accelerator(bf16=False)
+    names = {"before": options.model} | ({} if options.compare is None else {"after": options.compare})
+    sides = load_sides(names, preset, accelerator, with_maps=True)
+    for side in sides.values():
+        side.model.eval().requires_grad_(False)
+    return Session(sides, {}, accelerator, preset=preset)
 
 
 def heading(before: str, after: str | None) -> str:
@@ -210,12 +205,6 @@ def heading(before: str, after: str | None) -> str:
     folder = {name: " (folder)" if public_name(name) != name else "" for name in names.values()}
     shown = [f"**{side}:** `{public_name(name)}`{folder[name]}" for side, name in names.items()]
     return "## What the model looks at\n" + " · ".join(shown)
-
-
-def choices(session: Session) -> list[tuple[str, int]]:
-    """Class choices: displayed names and indices."""
-    names = distinct_names(session.classes)
-    return [("predicted by each model", PREDICTED), *((name, index) for index, name in enumerate(names))]
 
 
 def measures(explained: dict[str, Explanation], classes: list[str]) -> str:

@@ -6,11 +6,10 @@ from functools import partial
 
 import gradio as gr
 
-from ..evaluation.session import Session
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from . import cards
 from .gallery import FILTERS, how_to_fill, set_names
-from .handlers import CHOOSE_SET, PREDICTED, Handlers, Names, choices, heading, thumbnails
+from .handlers import CHOOSE_SET, PREDICTED, Handlers, heading, thumbnails
 from .options import AppOptions
 from .other_backgrounds_tab import KINDS
 from .runs import Report, find_reports
@@ -51,49 +50,41 @@ STYLE += cards.STYLE
 
 
 class Page:
-    """The page for a model, or for two, which other ones can replace where it listens on loopback: a visitor from elsewhere
-    shall not load folders of this machine. Its components are attributes.
+    """The page for a model, or for two. Its components are attributes.
 
     Raises:
-        OSError, ValueError: as [`open_pair`], [`set_names`], [`own_samples`] and [`read_diagnosis`].
+        OSError, ValueError: as [`Handlers`], and as [`set_names`].
     """
 
     def __init__(self, options: AppOptions):
-        names = (options.model, options.compare)
         local = options.host in LOOPBACK and not options.allowed_hosts  # which a proxy forwards
-        self.handlers, choose_models = Handlers(options), local and options.compare is not None
-        session = self.handlers.pair(names)
-        self.handlers.diagnosed(names)  # its errors end the start
-        sets, reports = set_names(options, session), find_reports(options.compare, options.results)
+        self.handlers = Handlers(options)
+        self.handlers.diagnosed  # noqa: B018, its errors end the start
+        sets, reports = set_names(options, self.handlers.session), find_reports(options.compare, options.results)
         with gr.Blocks(title="robust-vit", analytics_enabled=False, delete_cache=(60, 1800)) as self.blocks:
-            # Names of the models, and what is known of the image that is shown, of each visitor.
-            self.names, self.shown = gr.State(names), gr.State(None)
-            self.title = gr.Markdown(heading(*names))
+            self.shown = gr.State(None)  # what is known of the image that a visitor sees
+            gr.Markdown(heading(options.model, options.compare))
             with gr.Tabs(selected="explain") as self.tabs:
                 with gr.Tab("Explain", id="explain"):
-                    self.add_explanation(session, names)
-                    if choose_models:
-                        self.add_models(*names)
+                    self.add_explanation()
                 with gr.Tab("Gallery", id="gallery", visible=bool(sets) or local):
-                    self.add_gallery(sets, how_to_fill(options, *names) if local else "")
+                    self.add_gallery(sets, how_to_fill(options) if local else "")
                 with gr.Tab("Backgrounds", id="backgrounds"):
-                    self.add_backgrounds(names)
+                    self.add_backgrounds()
                 if reports:
                     with gr.Tab("Run", id="run"):
                         self.add_reports(reports)
-            self.add_events(choose_models)
+            self.add_events()
 
-    def add_explanation(self, session: Session, names: Names) -> None:
-        compared = "after" in session.sides
+    def add_explanation(self) -> None:
+        compared = "after" in self.handlers.session.sides
         gr.Markdown("Click an example, or give an image of your own below.")
-        self.examples = gr.Gallery(
-            thumbnails(self.handlers.samples(names)), label="Examples", elem_id="examples", **GRID
-        )
+        self.examples = gr.Gallery(thumbnails(self.handlers.samples), label="Examples", elem_id="examples", **GRID)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.image = uploaded("image")
                 self.target = gr.Dropdown(
-                    choices(session), value=PREDICTED, label="Class to explain", elem_id="target"
+                    self.handlers.choices, value=PREDICTED, label="Class to explain", elem_id="target"
                 )
                 methods = list(ATTRIBUTION_METHOD_NAMES)
                 self.method = gr.Dropdown(methods, value="gae", label="Attribution method", elem_id="method")
@@ -116,13 +107,6 @@ class Page:
                 self.difference = gr.Image(label=label, type="pil", height=300, elem_id="difference", **OUTPUT)
         self.measures = gr.Markdown(elem_id="measures", elem_classes="tables")
 
-    def add_models(self, before: str, after: str) -> None:
-        with gr.Accordion("Models", open=False, elem_id="models"):
-            with gr.Row():
-                self.before = gr.Textbox(before, label="Before: name, folder or Hub id", min_width=280)
-                self.after = gr.Textbox(after, label="After: name, folder or Hub id", min_width=280)
-            self.load = gr.Button("Load models")
-
     def add_gallery(self, sets: Sequence[str], remedy: str) -> None:
         with gr.Row(visible=bool(sets)) as self.chooser:
             self.set_name = gr.Dropdown(sets, value=None, label="Set", elem_id="set", min_width=200)
@@ -132,8 +116,8 @@ class Page:
         self.summary = gr.Markdown(CHOOSE_SET if sets else remedy, elem_id="summary")
         self.indices, self.images = gr.State([]), gr.Gallery(elem_id="images", **GRID)
 
-    def add_backgrounds(self, names: Names) -> None:
-        verdict, conditions, place, number = self.handlers.conditions(KINDS[0], 1, names)
+    def add_backgrounds(self) -> None:
+        verdict, conditions, place, number = self.handlers.conditions(KINDS[0], 1)
         self.verdict = gr.Markdown(verdict, elem_id="verdict")
         with gr.Column(visible=self.handlers.options.diagnose is not None):
             with gr.Row():
@@ -164,14 +148,14 @@ class Page:
                     title = plot.stem.replace("_", " ")
                     gr.Image(plot, show_label=False, alt_text=title, format="png", **OUTPUT)
 
-    def add_events(self, choose_models: bool) -> None:
+    def add_events(self) -> None:
         answers, chosen = self.handlers, [self.image, self.shown]
         queue = {"concurrency_id": "models", "concurrency_limit": 1}  # they answer one request; others wait
         private = queue | {"api_visibility": "private"}
         gr.on(
             [self.image.change, self.target.input, self.method.input],
             answers.explain,
-            [self.image, self.target, self.method, self.names, self.shown],
+            [self.image, self.target, self.method, self.shown],
             [*self.labels, self.maps, self.difference, self.measures],
             api_name="explain",
             show_progress_on=[self.maps],
@@ -181,33 +165,29 @@ class Page:
         gr.on(
             [self.set_name.change, self.filter.input, self.number.input],
             answers.look,
-            [self.set_name, self.filter, self.number, self.names],
+            [self.set_name, self.filter, self.number],
             [self.images, self.indices, self.summary, self.number],
             api_name="gallery",
             show_progress_on=[self.images],
             **queue,
         )
-        self.examples.select(answers.choose_sample, [self.names], chosen, **private)
-        image = [self.set_name, self.indices, self.names]
+        self.examples.select(answers.choose_sample, None, chosen, **private)
+        image = [self.set_name, self.indices]
         self.images.select(answers.choose_image, image, [*chosen, self.target, self.tabs], **private)
-        which = [self.kind, self.place, self.names]
+        which = [self.kind, self.place]
         conditions = [self.verdict, self.conditions, self.of_conditions, self.place]
         self.place.input(answers.conditions, which, conditions, api_name="conditions", **queue)
-        self.kind.input(answers.first_of_kind, [self.kind, self.names], conditions, **private)
+        self.kind.input(answers.first_of_kind, [self.kind], conditions, **private)
         for step, button in self.turn.items():
             button.click(partial(answers.conditions, step=step), which, conditions, **private)
         self.object.change(
             answers.on_backgrounds,
-            [self.object, self.names],
+            [self.object],
             [self.mask, self.pasted, self.of_pasted],
             api_name="backgrounds",
             show_progress_on=[self.pasted],
             **queue,
         )
-        if choose_models:
-            outputs = [self.names, self.title, self.target, self.examples, self.chooser, self.set_name, self.summary]
-            outputs += [self.kind, *conditions, self.object, *chosen]
-            self.load.click(answers.load_models, [self.before, self.after], outputs, api_name="load_models", **queue)
 
 
 def uploaded(name: str) -> gr.Image:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.named_sets import NamedSource, expand_families
+from ..evaluation.named_sets import NamedSource, expand_sets
 from ..evaluation.options import PRESET
 from ..models.model_names import BUNDLED_MODEL
 from ..models.preprocessing import Preset
@@ -27,7 +27,7 @@ class GalleryOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        self.sets = expand_families(self.sets)
+        self.sets = expand_sets(self.sets)
 
 
 @dataclass(kw_only=True)
@@ -56,12 +56,11 @@ class AppOptions(GalleryOptions):
     preset: Preset | None = option(None, PRESET)
     host: str = option(
         "127.0.0.1",
-        "address to listen on (default: 127.0.0.1). Elsewhere than on loopback, no other models can be loaded in the page",
+        "address to listen on (default: 127.0.0.1)",
     )
     allowed_hosts: list[str] = option(
         [],
-        "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all. Then no "
-        "other models can be loaded in the page",
+        "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all",
         metavar="NAME",
     )
     port: int | None = option(None, "port (default: the first free one from 7860 on)", Range(1, 65535))

@@ -15,10 +15,10 @@ from ..data.emoji_shift import artwork
 from ..data.emoji_shift.splits import classes_before
 from ..data.transforms import eval_transform
 from ..diagnosis.examples import load_composed
-from ..diagnosis.images import own_tokencut
 from ..diagnosis.strip import Composed
-from ..evaluation.relevance_examples import EXAMPLES_FILE
+from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side
+from ..masks.own_masks import own_tokencut
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..utils.files import RESULTS_FILE, read_json
@@ -185,7 +185,7 @@ def find_mask(side: Side, image: Image.Image) -> Image.Image:
     """
     small = image.copy()
     small.thumbnail((MAX_SIDE, MAX_SIDE))
-    (result,) = own_tokencut(side, min_side=MIN_SIDE)([small], [{}])
+    (result,) = own_tokencut(side.model, side.processor, side.source, min_side=MIN_SIDE)([small], [{}])
     if result.mask is None or result.rejected:
         raise ValueError(
             f"No object was found by TokenCut: {result.rejected}. Give an image in which one object stands out."

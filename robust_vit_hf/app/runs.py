@@ -1,9 +1,49 @@
-"""Tables and plots of finetuning runs and evaluations."""
+"""Finetunings that the page shows: the newest run of the bundled model or a cached one, and tables and plots of runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE
+from ..evaluation.finetuning_results import FIGURE_FILE
+from ..evaluation.write_results import TABLES_FILE
+from ..experiments.recipes import list_recipes, train_arguments
+from ..models import emoji_shift_model as model
+from ..models.model_names import BUNDLED_MODEL, registered_of
+from ..training.finetuning import finetune
+from ..utils.cache import cache_of
+from ..utils.files import RUN_FILE, atomic_folder, read_json
+
+
+def newest_run(folder: Path) -> Path | None:
+    """Newest complete finetuning run of the bundled model in a folder. Records that cannot be read are left out."""
+    runs = [file for file in folder.glob(f"*/{RUN_FILE}") if _registered(file) == BUNDLED_MODEL]
+    newest = max(runs, key=lambda file: file.stat().st_mtime, default=None)
+    return newest and newest.parent
+
+
+def _registered(file: Path) -> str | None:
+    try:
+        return registered_of(read_json(file) or {})
+    except (ValueError, OSError):
+        return None
+
+
+def cached_run(**options) -> Path:
+    """Folder of the bundled model finetuned by its recipe. The first call finetunes it, with progress on stderr.
+
+    Args:
+        options: options of `robust-vit train` that override the recipe.
+    """
+    recipe = list_recipes()[BUNDLED_MODEL]
+    folder = cache_of((recipe, Path(model.__file__))) / "finetuned"
+    if not (folder / RUN_FILE).is_file():
+        shown = {"control": False, "images_per_set": 50, "report_to": "none", "save_strategy": "no"}
+        try:
+            with atomic_folder(folder) as partial:
+                finetune(*train_arguments(recipe, output_dir=str(partial), **shown | options))
+        except OSError:
+            if not (folder / RUN_FILE).is_file():  # else another process was first
+                raise
+    return folder
 
 
 @dataclass(frozen=True)
@@ -19,10 +59,9 @@ def find_reports(*folders: str | Path | None) -> list[Report]:
     """Reports of the folders that hold output of `robust-vit train` or `robust-vit evaluate`."""
     reports = []
     for folder in map(Path, filter(None, folders)):
-        tables = [folder / name for name in (TABLE_FILE, "tables.md") if (folder / name).is_file()]
-        if tables:
+        if (folder / TABLES_FILE).is_file():
             plots = [folder / FIGURE_FILE] if (folder / FIGURE_FILE).is_file() else []
             plots += sorted((folder / "plots").glob("*/*.png"))
-            text = "\n\n".join(path.read_text(encoding="utf-8") for path in tables)
+            text = (folder / TABLES_FILE).read_text(encoding="utf-8")
             reports.append(Report(folder.resolve().name, text, plots))
     return reports

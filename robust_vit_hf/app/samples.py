@@ -7,10 +7,10 @@ from itertools import count
 from PIL import Image
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
+from ..data.draw_images import choose_images
 from ..data.emoji_shift.artwork import background
 from ..data.emoji_shift.splits import CLASS_NAMES, SHIFTED, compose
-from ..data.masked_dataset import check_columns, load_masked_dataset
-from ..diagnosis.images import choose_images
+from ..data.find_images import find_images
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..utils.images import to_rgb
@@ -47,15 +47,14 @@ def own_samples(path: str, split: str, session: Session) -> list[Sample]:
     """A few labelled images of a dataset of the user, of different classes as far as there are, always the same ones.
 
     Args:
-        path, split: as for [`load_masked_dataset`].
+        path, split: as for [`find_images`].
 
     Raises:
         FileNotFoundError: there is no such dataset.
         ValueError: it has no such split or no labelled images, or the models lack their classes.
     """
-    dataset = load_masked_dataset(path, split)
-    check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
-    rows = session.with_sets({split: EvaluationSet.of(choose_images(dataset, NUM_OWN))}).sets[split]
+    images = find_images(path, split, ("label",))
+    rows = session.with_sets({split: EvaluationSet.of(choose_images(images.rows, NUM_OWN))}).sets[split]
     labels = [accepted[0] for accepted in rows.accepted]
     return [
         Sample(to_rgb(row["image"]), session.classes[label], row.get("mask"))

@@ -7,6 +7,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..utils.cache import cache_of
 
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
 
 
 def is_archive(path: Path) -> bool:
@@ -55,25 +57,12 @@ def unpack(archive: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        unpack_into = _unpack_zip if archive.suffix.lower() == ".zip" else _unpack_tar
-        unpack_into(archive, partial)
+        (_unpack_zip if archive.suffix.lower() == ".zip" else _unpack_tar)(archive, partial)
         partial.rename(folder)
-    except tarfile.FilterError as error:
+    except (*DAMAGES, RuntimeError) as error:  # zipfile raises it without the password
         raise ValueError(
-            f"`{archive}` would write outside its folder ({error}); nothing was kept. Take it from its official source."
-        ) from error
-    except (
-        tarfile.ReadError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        gzip.BadGzipFile,
-        EOFError,
-        NotImplementedError,
-    ) as error:
-        raise ValueError(
-            f"`{archive}` is truncated or not an archive ({error}; {archive.stat().st_size:,} bytes): compare its size "
-            "and checksum with those of its source, and download it again."
+            f"`{archive}` ({archive.stat().st_size:,} bytes) cannot be unpacked: {error}. If it is truncated, download it again; if it "
+            "is encrypted, unpack it with `7z x`, which asks for the password, and give the folder."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -90,8 +79,7 @@ def check_tar_end(archive: Path) -> None:
         end = stream.read()
     if len(end) < 1024 or end.strip(b"\0"):
         raise ValueError(
-            f"`{archive}` is truncated: it has no end-of-archive mark ({archive.stat().st_size:,} bytes). Compare its "
-            "size and checksum with those of its source, and download it again."
+            f"`{archive}` is truncated: it has no end-of-archive mark ({archive.stat().st_size:,} bytes). Download it again."
         )
 
 
@@ -99,7 +87,7 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
     if archive.suffix.lower() == ".tar":
         check_tar_end(archive)
     with tarfile.open(archive) as tar:
-        for member in tqdm(tar, desc=f"unpacking {archive.name}", unit="file", leave=False):
+        for member in _progress(archive, tar):
             tar.extract(member, folder, filter="data")  # refuses paths and links to outside, and devices (PEP 706)
         if archive.suffix.lower() != ".tar":
             while tar.fileobj.read(2**20):  # to the end of the compressed stream, where its checksum is
@@ -108,14 +96,13 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
 
 def _unpack_zip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
-        for member in tqdm(packed.infolist(), desc=f"unpacking {archive.name}", unit="file", leave=False):
-            if member.flag_bits & 1:
-                raise ValueError(
-                    f"`{archive}` is encrypted. Unpack it with `7z x` or `unzip`, which ask for the password of its "
-                    "source, and give the folder."
-                )
+        for member in _progress(archive, packed.infolist()):
             path = packed.extract(member, folder)  # without `..` and leading slashes
             # As tar does, so that modification times are the same when unpacked again.
             with suppress(ValueError):  # reproducible builds write invalid dates
                 changed = datetime(*member.date_time).timestamp()
                 os.utime(path, (changed, changed))
+
+
+def _progress(archive: Path, members: Iterable) -> Iterable:
+    return tqdm(members, desc=f"unpacking {archive.name}", unit="file", leave=False)

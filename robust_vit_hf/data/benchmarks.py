@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from .set_names import BUNDLED_BENCHMARK
-
 
 if TYPE_CHECKING:  # names are read without importing datasets
     import datasets
 
+BUNDLED_BENCHMARK = "emoji-shift"
+BENCHMARK_NAMES = (BUNDLED_BENCHMARK,)  # of `benchmarks()`
 IMAGES_PER_SET = 300  # of a benchmark, by default
 
 

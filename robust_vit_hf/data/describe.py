@@ -7,40 +7,23 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from .benchmarks import benchmarks
+from .find_images import find_images, find_splits, split_names
 from .image_sets import open_source
 from .imagenet_classes import wnids
 from .label_mapping import class_names_of
 from .layouts.image_folder import ImageFolder
 from .mask_checks import mask_problem, mask_to_tensor
-from .masked_dataset import label_problem, load_masked_dataset, split_names, undecoded_rows
 from .options import DescribeOptions
-from .schema import decode
+from .row_checks import label_problem
+from .schema import decode, undecoded_rows
 
 
 NUM_PROBLEMS = NUM_NAMES = 10
 # Of mask coverage, in per cent.
 BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "full")
-
-
-def split_of(path: str) -> str:
-    """Default split of a dataset: `train`, or the first if there is no `train`."""
-    if path in benchmarks() or (Path(path) / "state.json").is_file() or Path(path).suffix == ".parquet":
-        return "train"
-    if (Path(path) / "dataset_dict.json").is_file():
-        names = list(datasets.load_from_disk(path))
-    elif images := ImageFolder.find(Path(path)):
-        names = list(images.folders)
-    else:
-        try:
-            names = datasets.get_dataset_split_names(path)
-        except (ConnectionError, FileNotFoundError):
-            return "train"  # loading it explains the error
-    return "train" if "train" in names else names[0]
 
 
 def describe(options: DescribeOptions) -> str:
@@ -53,39 +36,24 @@ def describe(options: DescribeOptions) -> str:
     if options.set is not None:
         source = open_source(options.set, [options.source], options.of_the_set)
         return describe_rows(source.rows(source.shards), len(wnids()))
-    split = options.split or split_of(options.source)
-    dataset = load_masked_dataset(options.source, split)
-    num_labels = getattr(dataset.features.get("label"), "num_classes", None)
-    images = ImageFolder.find(Path(options.source))
-    lines = [f"split: {split}", describe_rows(undecoded_rows(dataset), num_labels)]
-    if names := class_names_of(dataset.features):
+    splits = find_splits(options.source)
+    split = options.split or ("train" if "train" in splits else next(iter(splits)))
+    rows = find_images(options.source, split).rows
+    num_labels = getattr(rows.features.get("label"), "num_classes", None)
+    lines = [f"split: {split}", describe_rows(undecoded_rows(rows), num_labels)]
+    if names := class_names_of(rows.features):
         lines.append(f"class names: {_some(names)}")
-        for other, found in _names_of_other_splits(options.source, split, images).items():
-            if found not in (None, names):
-                lines.append(f"`{other}` numbers its classes differently: {_some(found)}; labels are mapped by name")
-    if images is not None:
+        for other, load in splits.items():
+            with suppress(OSError, ValueError):  # of a split that is not asked for
+                found = names if other in split_names(split) else class_names_of(load(True).features)
+                if found not in (None, names):
+                    lines.append(
+                        f"`{other}` numbers its classes differently: {_some(found)}; labels are mapped by name"
+                    )
+    if images := ImageFolder.find(Path(options.source)):
         told = [left_out for name in split_names(split) if (left_out := images.read(name).left_out)]
         lines += [f"left out: {left_out}" for left_out in told]
     return "\n".join(lines)
-
-
-def _names_of_other_splits(source: str, split: str, images: ImageFolder | None) -> dict[str, tuple[str, ...] | None]:
-    """Class names of the other splits of a folder; `None` without names. Splits that cannot be read are left out."""
-    found, saved = {}, ("state.json", "dataset_dict.json")
-    if images is not None:
-        names = list(images.folders)
-    elif Path(source).is_dir() and not any(Path(source, name).is_file() for name in saved):
-        names = datasets.get_dataset_split_names(source)
-    else:
-        return {}
-    for name in names:
-        if name not in split_names(split):
-            with suppress(OSError, ValueError):
-                if images is not None:
-                    found[name] = class_names_of(images.read(name).features)
-                else:
-                    found[name] = class_names_of(load_masked_dataset(source, name, streaming=True).features)
-    return found
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -1,11 +1,13 @@
-"""The sets by name, those of the paper and later ones, and their loader."""
+"""The loader of the known sets, from their official layouts, prepared folders and the Hub."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
@@ -14,185 +16,18 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from transformers.utils import logging
 
 from ..utils.public_names import is_hub_id
-from .archives import ARCHIVE_SUFFIXES, is_archive, unpacked
-from .imagenet_classes import subset
-from .layouts.class_folders import wnid_source
-from .layouts.counteranimal import open_counteranimal
-from .layouts.hard_imagenet import open_hard_imagenet
-from .layouts.hub_tables import has_parquet, open_columns
-from .layouts.imagenet import open_validation, with_real_labels
-from .layouts.imagenet_9 import open_imagenet_9
-from .layouts.imagenet_d import LABELS_FILE, open_imagenet_d
-from .layouts.imagenet_s import open_imagenet_s, open_paper_split
-from .layouts.imagenet_segmentation import open_segmentation
-from .layouts.imagenet_v2 import open_v2
-from .layouts.objectnet import open_objectnet, read_mappings, without_border
-from .layouts.si_score import METADATA_COLUMNS, open_si_score
-from .layouts.waterbirds import CLASSES, GROUP, HUB_COLUMNS, open_waterbirds, row_of_hub
+from .archives import is_archive, unpacked
+from .imagenet_classes import subset, wnids
+from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
+from .layouts.hub_tables import has_parquet, open_table
+from .layouts.imagenet import with_real_labels
+from .layouts.objectnet import read_mappings, without_border
 from .layouts.webdataset import has_numbered_tars
 from .parquet_writer import SETTINGS_FILE, read_settings
 from .schema import Source, make_features
-from .set_names import (
-    COUNTERANIMAL_PARTS,
-    IMAGENET_9_VARIATIONS,
-    IMAGENET_D_FACTORS,
-    SI_SCORE_FACTORS,
-    V2_VARIANTS,
-    WATERBIRDS,
-)
 
 
 logger = logging.get_logger(__name__)
-
-V2_ARCHIVES = "vaishaal/ImageNetV2"
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A set of images.
-
-    Args:
-        origin: URL of its archives.
-        open: returns the [`Source`] of a folder (or file) in the official layout; takes `options`.
-        columns: arguments of [`make_features`].
-        options: names of the options of the loader.
-        splits: names of the splits that are prepared; the first is the default of the option `split`, if there are several.
-        hub: configuration and split by Hub id, the default first.
-        hub_row: row of the set from a row of a table on the Hub, and its name; by default, columns are found by their names.
-        hub_columns: columns that `hub_row` needs.
-        hub_files: patterns of the files to download, by Hub id of a set of plain files in the official layout.
-        class_subset: name of the class subset, see [`subset`], whose order is the label numbering of Hub copies;
-            `None` for all classes.
-    """
-
-    origin: str
-    open: Callable[..., Source]
-    columns: dict = field(default_factory=dict)
-    options: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ("test",)
-    hub: dict[str, tuple[str | None, str]] = field(default_factory=dict)
-    hub_row: Callable[..., dict] | None = None
-    hub_columns: tuple[str, ...] = ()
-    hub_files: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    class_subset: str | None = None
-
-    @property
-    def split(self) -> str:
-        return self.splits[0]
-
-
-@cache
-def image_sets() -> dict[str, ImageSet]:
-    """The sets by name. Their classes are looked up on use, which requires timm."""
-    factors = {"factors": {factor: datasets.Value("float64") for factor in METADATA_COLUMNS}}
-    return {
-        "imagenet-1k": ImageSet(
-            "https://image-net.org",
-            open_validation,
-            options=("labels",),
-            splits=("validation",),
-            hub={
-                "ILSVRC/imagenet-1k": (None, "validation"),
-                "timm/imagenet-1k-wds": (None, "validation"),
-                "clip-benchmark/wds_imagenet1k": (None, "test"),
-            },
-        ),
-        "imagenet-a": ImageSet(
-            "https://github.com/hendrycks/natural-adv-examples",
-            partial(wnid_source, class_subset="imagenet-a"),
-            hub={"barkermrl/imagenet-a": (None, "train"), "clip-benchmark/wds_imagenet-a": (None, "test")},
-            class_subset="imagenet-a",
-        ),
-        "imagenet-r": ImageSet(
-            "https://github.com/hendrycks/imagenet-r",
-            partial(wnid_source, class_subset="imagenet-r"),
-            hub={"axiong/imagenet-r": ("test", "test"), "clip-benchmark/wds_imagenet-r": (None, "test")},
-            class_subset="imagenet-r",
-        ),
-        "imagenet-sketch": ImageSet(
-            "https://github.com/HaohanWang/ImageNet-Sketch",
-            wnid_source,
-            hub={"clip-benchmark/wds_imagenet_sketch": (None, "test")},
-        ),
-        "imagenet-v2": ImageSet(
-            "https://github.com/modestyachts/ImageNetV2",
-            open_v2,
-            options=("variant",),
-            hub={V2_ARCHIVES: (None, "test"), "clip-benchmark/wds_imagenetv2": (None, "test")},
-        ),
-        "objectnet": ImageSet(
-            "https://objectnet.dev",
-            open_objectnet,
-            {"several_labels": True},
-            options=("mappings", "cropped"),
-            hub={"clip-benchmark/wds_objectnet": (None, "test")},
-        ),
-        **{
-            f"si-score-{factor}": ImageSet(
-                "https://github.com/google-research/si-score", partial(open_si_score, factor=factor), factors
-            )
-            for factor in SI_SCORE_FACTORS
-        },
-        "imagenet-segmentation": ImageSet(
-            "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
-            open_segmentation,
-            {"label": False, "mask": True},
-        ),
-        "imagenet-s919": ImageSet(
-            "https://github.com/LUSSeg/ImageNet-S",
-            open_imagenet_s,
-            {"mask": True},
-            options=("imagenet",),
-            splits=("train",),
-        ),
-        "paper-split": ImageSet(
-            "https://github.com/LUSSeg/ImageNet-S",
-            open_paper_split,
-            {"mask": True},
-            options=("imagenet", "split", "class_seed", "num_classes", "samples_per_class"),
-            splits=("train", "validation"),
-        ),
-        **{
-            f"imagenet-9-{variation}": ImageSet(
-                "https://github.com/MadryLab/backgrounds_challenge",
-                partial(open_imagenet_9, variation=variation),
-                {"several_labels": True, "mask": variation == "original"},
-            )
-            for variation in IMAGENET_9_VARIATIONS
-        },
-        **{
-            f"imagenet-d-{factor}": ImageSet(
-                "https://huggingface.co/datasets/zcs15/ImageNet-D",
-                partial(open_imagenet_d, factor=factor),
-                {"several_labels": True},
-                hub_files={"zcs15/ImageNet-D": (LABELS_FILE, f"{factor}/*")},
-            )
-            for factor in IMAGENET_D_FACTORS
-        },
-        **{
-            f"counteranimal-{part}": ImageSet(
-                "https://counteranimal.github.io", partial(open_counteranimal, part=part)
-            )
-            for part in COUNTERANIMAL_PARTS
-        },
-        "hard-imagenet": ImageSet(
-            "https://github.com/mmoayeri/HardImageNet",
-            open_hard_imagenet,
-            {"mask": True},
-            options=("imagenet", "split"),
-            splits=("validation", "train"),
-        ),
-        WATERBIRDS: ImageSet(
-            "https://github.com/kohpangwei/group_DRO",
-            open_waterbirds,
-            {"class_names": CLASSES, "factors": GROUP},
-            options=("split", "segmentations"),
-            splits=("train", "validation", "test"),
-            hub={"grodino/waterbirds": (None, "train")},
-            hub_row=row_of_hub,
-            hub_columns=HUB_COLUMNS,
-        ),
-    }
 
 
 def load_image_set(
@@ -201,7 +36,7 @@ def load_image_set(
     """Load a set, with the columns of [`make_features`].
 
     Args:
-        name: one of `image_sets()`.
+        name: one of `KNOWN_SETS`.
         source: folder of the official layout, archive, `gtsegs_ijcv.mat`, folder of webdataset tars, folder written by
             `robust-vit data prepare`, or Hub id; by default the set's Hub dataset.
         streaming: whether to read rows on the fly, in constant memory. Otherwise, rows (paths, or bytes if the source
@@ -214,24 +49,19 @@ def load_image_set(
     Raises:
         ValueError: unknown set or option, or the source does not have the set's layout; while rows are read: a row is
             unusable.
-        FileNotFoundError: the source does not exist.
-        PermissionError: the set on the Hub is gated, and there is no token.
+        FileNotFoundError: the source does not exist, or is on the Hub and not accessible.
     """
-    if source is not None:
-        options = (
-            _check_prepared(str(source), _settings(str(source)), name, options) | options
-        )  # the columns depend on the options
     opened = open_source(name, [source] if source is not None else [], options)
-    rows, features = partial(usable_rows, rows=opened.rows), features_of(name, options)
+    rows = partial(usable_rows, rows=opened.rows)
     if streaming:
-        return datasets.IterableDataset.from_generator(rows, features, gen_kwargs={"shards": opened.shards})
+        return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs={"shards": opened.shards})
     # All inputs of the rows: code, options, and state of the source.
     state = [version("robust-vit-hf"), name, options, opened.shards, opened.state]
     state += [shard.path.stat().st_mtime_ns for shard in opened.shards if hasattr(shard, "path")]
     try:
         return datasets.Dataset.from_generator(
             rows,
-            features,
+            opened.features,
             gen_kwargs={"shards": opened.shards},
             fingerprint=hashlib.sha256(repr(state).encode()).hexdigest()[:16],
         )
@@ -240,84 +70,92 @@ def load_image_set(
 
 
 def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Source:
-    """The undecoded rows of a set.
+    """The undecoded rows of a set, and its columns.
 
     Args:
         sources: one folder, file or Hub id; or archives; empty for the set's Hub dataset.
         options: as for [`load_image_set`], which also lists the errors.
     """
-    image_set = get_image_set(name, options)
+    known = find_set(name, options)
     path = find_source(name, sources, options)
-    if path is not None and not has_numbered_tars(path) and not has_parquet(path):
-        if path.is_file() and name != "imagenet-segmentation":
-            raise ValueError(f"`{path}` is a file; expected a folder, or an archive ({', '.join(ARCHIVE_SUFFIXES)}).")
-        return image_set.open(path, **options)
+    if path is None or has_numbered_tars(path) or has_parquet(path):
+        return _open_table(name, str(path or next(iter(sources or known.hub))), options)
+    return replace(_layout(known.layout)(path, **known.part, **options), features=features_of(name, options))
 
-    place = str(path or next(iter(sources or image_set.hub)))
-    splits, local_labels = _settings(place), subset(image_set.class_subset) if image_set.class_subset else None
-    if "segmentations" in options and not splits:
-        raise ValueError(
-            f"`{place}` is a table without the names of CUB: give the folder of the official archive, to which the segmentations "
-            "belong."
-        )
-    if splits:
-        made = _check_prepared(place, splits, name, options)
-        split = options.get("split", image_set.split)
-        if len(image_set.splits) > 1 and split not in splits:
+
+def _layout(name: str) -> Callable[..., Any]:
+    """A function of `data/layouts` by `module.function`."""
+    module, _, function = name.partition(".")
+    return getattr(import_module(f".layouts.{module}", __package__), function)
+
+
+def _open_table(name: str, place: str, options: dict) -> Source:
+    """A set as a table: prepared, one of the known copies on the Hub, or another one with names that tell its classes."""
+    known, made = KNOWN_SETS[name], _made_as(name, place, options)
+    numbering = row_of = None
+    if made is None:
+        if alien := options.keys() - {"split", "labels", "mappings", "cropped"}:
             raise ValueError(
-                f"`{place}` holds the splits {', '.join(splits)} of `{name}`, and no `{split}`: ask for one of them "
-                f"with `split`, or prepare it (`--split {split}`)."
+                f"`{place}` is a table, which has one {' and '.join(sorted(alien))}: leave it out, or give the official folder or "
+                "archive."
             )
-        opened = open_columns(place, None, split, features_of(name, made), local_labels)
-        return without_border(opened) if options.get("cropped") and not made.get("cropped") else opened
-    if options.get("variant", V2_VARIANTS[0]) != V2_VARIANTS[0]:
-        raise ValueError(
-            f"`{place}` is the {V2_VARIANTS[0]} variant of ImageNet-V2: leave the source out, or give the archive of "
-            f"`{options['variant']}`."
-        )
-    config, split = image_set.hub.get(place, (None, image_set.split))
+        if place in known.hub and known.hub_row:
+            row_of = _layout(known.hub_row)
+        elif place in known.hub or (known.hub and has_numbered_tars(Path(place))):  # tars are those of the copies
+            numbering = _numbering(known, options)
+    config, split = known.hub.get(place, (None, known.splits[0]))
+    features = features_of(name, {} if made is None else made)
     split = options.get("split", split)
-    if name == "objectnet":
-        accepted = read_mappings(Path(options["mappings"])) if "mappings" in options else {}
-        local_labels = [accepted[folder] for folder in sorted(accepted)]
-    features = features_of(name, options)
-    needed = image_set.hub_columns if image_set.hub else tuple(features)
-    opened = open_columns(place, config, split, features, local_labels, image_set.hub_row, needed)
-    if options.get("labels") == "real":
-        opened = with_real_labels(opened)
-    return without_border(opened) if options.get("cropped") else opened
+    opened = open_table(place, config, split, features, numbering, row_of, any_split=len(known.splits) == 1)
+    if made is None and options.get("labels") == "real":
+        opened, features = with_real_labels(opened), features_of(name, options)
+    if options.get("cropped") and not (made or {}).get("cropped"):
+        opened = without_border(opened)
+    return replace(opened, features=features)
+
+
+def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
+    """Labels 0–999 of the numbers in the set's own tables."""
+    if "mappings" in known.options:
+        if "mappings" not in options:
+            raise ValueError(
+                "The tables of ObjectNet number its 113 classes in the order of their folders: give the folder of its mapping "
+                "files with `mappings`."
+            )
+        accepted = read_mappings(Path(options["mappings"]))
+        return [accepted[folder] for folder in sorted(accepted)]
+    return subset(known.class_subset) if known.class_subset else range(len(wnids()))
 
 
 def prepared_options(source: str | None) -> dict:
     """Options of the set in a prepared folder, or in one pushed to the Hub; empty for other sources."""
-    return _prepared(_settings(source))[1] if source else {}
+    return _prepared(source)[1] if source else {}
 
 
-def _settings(source: str) -> dict[str, dict]:
-    """Recorded settings of a folder or of a set on the Hub, see [`read_settings`]."""
-    if not is_hub_id(source):
-        return read_settings(Path(source))
-    try:
-        return read_settings(Path(hf_hub_download(source, SETTINGS_FILE, repo_type="dataset")).parent)
-    except LocalEntryNotFoundError as error:  # offline, or a failed request
-        logger.warning(f"`{source}` is taken as it is, since its {SETTINGS_FILE} could not be read: {error}")
-    except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
-        pass
-    return {}
-
-
-def _prepared(splits: dict[str, dict]) -> tuple[str | None, dict]:
-    """Set and options of a prepared source, by its [`_settings`]; `None` and empty for others, such as one with new masks."""
-    settings = next(iter(splits.values()), {})
+def _prepared(source: str) -> tuple[str | None, dict]:
+    """Set and options of a prepared folder or set on the Hub; `None` and empty for others, such as one with new masks."""
+    folder = Path(source)
+    if is_hub_id(source):
+        try:
+            folder = Path(hf_hub_download(source, SETTINGS_FILE, repo_type="dataset")).parent
+        except LocalEntryNotFoundError as error:  # offline, or a failed request
+            logger.warning(f"`{source}` is taken as it is, since its {SETTINGS_FILE} could not be read: {error}")
+        except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
+            pass
+    settings = next(iter(read_settings(folder).values()), {})
     options = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
     return (settings["set"], options) if "sources" in settings else (None, {})
 
 
-def _check_prepared(source: str, splits: dict[str, dict], name: str, options: dict) -> dict:
-    """Refuse a prepared source of another set or with other options. Returns its options."""
-    prepared, made = _prepared(splits)
+def _made_as(name: str, source: str, options: dict) -> dict | None:
+    """Options of a prepared source; `None` if it is not prepared.
+
+    Raises:
+        ValueError: it is another set, or was made with other options than those asked for.
+    """
+    prepared, made = _prepared(source)
     if prepared is None:
-        return {}
+        return None
     # An uncropped set can still be cropped; `cropped=False` only refuses a cropped one.
     compared, asked = (
         {key: value for key, value in given.items() if key not in ("split", "cropped")} for given in (made, options)
@@ -331,27 +169,34 @@ def _check_prepared(source: str, splits: dict[str, dict], name: str, options: di
     return made
 
 
-def get_image_set(name: str, options: dict) -> ImageSet:
+def find_set(name: str, options: dict) -> KnownSet:
     """A set by name.
 
     Raises:
-        ValueError: unknown set, or unknown option of it.
+        ValueError: unknown set, option or split.
     """
-    if name not in image_sets():
-        raise ValueError(f"There is no set `{name}`; expected one of {', '.join(image_sets())}.")
-    image_set = image_sets()[name]
-    if unknown := sorted(options.keys() - set(image_set.options)):
-        known = ", ".join(image_set.options) or "none"
-        raise ValueError(f"`{name}` takes no option {', '.join(unknown)}; it takes {known}.")
-    return image_set
+    if name not in KNOWN_SETS:
+        raise ValueError(f"There is no set `{name}`; expected one of {', '.join(KNOWN_SETS)}.")
+    known = KNOWN_SETS[name]
+    if unknown := sorted(options.keys() - set(known.options)):
+        raise ValueError(
+            f"`{name}` takes no option {', '.join(unknown)}; it takes {', '.join(known.options) or 'none'}."
+        )
+    if "split" in options and options["split"] not in known.splits:
+        raise ValueError(f"`{name}` has no split `{options['split']}`; expected {', '.join(known.splits)}.")
+    return known
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
     """Columns of a set with the given options."""
-    if options.get("labels") == "real":
-        return make_features(several_labels=True)
-    with_masks = {"mask": True} if "segmentations" in options else {}
-    return make_features(**image_sets()[name].columns | with_masks)
+    known = KNOWN_SETS[name]
+    return make_features(
+        known.factors,
+        label=known.labels != "none",
+        several_labels=known.labels == "several" or options.get("labels") == "real",
+        mask=known.masks or "segmentations" in options,
+        class_names=known.class_names,
+    )
 
 
 def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:
@@ -359,32 +204,24 @@ def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path
     on the Hub.
 
     Raises:
-        FileNotFoundError: the source neither exists nor is a Hub id, or the set is not on the Hub.
+        FileNotFoundError: the set is not on the Hub.
         ValueError: several sources are given that are not all archives.
     """
-    paths, image_set = [Path(source) for source in sources], image_sets()[name]
-    if not sources and not (image_set.hub or image_set.hub_files):
+    known, paths = KNOWN_SETS[name], [Path(source) for source in sources]
+    if not (sources or known.hub or known.hub_files):
         raise FileNotFoundError(
-            f"`{name}` is not on the Hub: get it from {image_set.origin}, and give the folder or archive."
+            f"`{name}` is not on the Hub: get it from {known.origin}, and give the folder or archive."
         )
-    place = next(iter(map(str, sources or image_set.hub_files)), None)
-    if place in image_set.hub_files and not (sources and Path(place).exists()):
-        patterns = list(image_set.hub_files[place])
-        return Path(snapshot_download(place, repo_type="dataset", allow_patterns=patterns))
-    if name == "imagenet-v2" and (not sources or str(sources[0]) == V2_ARCHIVES):
-        archive = f"imagenetv2-{options.get('variant', V2_VARIANTS[0])}.tar.gz"
-        paths = [Path(hf_hub_download(V2_ARCHIVES, archive, repo_type="dataset"))]
+    place = str(next(iter([*sources, *known.hub_files, *known.hub])))
+    if place in known.hub_files and not (sources and Path(place).exists()):
+        patterns = [file.format(**{"variant": V2_VARIANTS[0]} | options) for file in known.hub_files[place]]
+        folder = Path(snapshot_download(place, repo_type="dataset", allow_patterns=patterns))
+        paths = [folder / file for file in patterns if is_archive(folder / file)] or [folder]
     if paths and all(map(is_archive, paths)):
         return unpacked(paths)
     if len(paths) > 1:
         raise ValueError(f"`{name}`: give one folder, or archives alone; got {', '.join(map(str, paths))}.")
-    if paths and paths[0].exists():
-        return paths[0]
-    if paths and not is_hub_id(str(sources[0])):
-        raise FileNotFoundError(
-            f"There is no file or folder `{sources[0]}`, and it is not a Hub id (owner/name) either."
-        )
-    return None
+    return None if not paths or is_hub_id(str(paths[0])) else paths[0]
 
 
 def usable_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import datasets
 from transformers import PreTrainedConfig
@@ -84,28 +85,19 @@ def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], sou
     if of_imagenet and label_of_wnid().keys() >= {*names}:
         places = label_of_wnid()
     elif not places.keys() >= {*names}:
+        if of_imagenet and are_named_as_imagenet(names):
+            return None
         if unnamed(names) and unnamed(model_names):
             numbers = {str(number): number for number in range(len(model_names))}
             places = {name: numbers.get(name.removeprefix("LABEL_")) for name in names}
-        elif unnamed(model_names) or names == tuple(map(str, range(len(names)))) or names == _labels(len(names)):
-            if len(names) != len(model_names):
-                raise ValueError(
-                    f"`{source}` has {len(names)} classes, but the model has {len(model_names)}, and a class such as `{names[0]}` cannot "
-                    f"be mapped by name to one such as `{model_names[0]}`: give a model with a head for the classes of this set, or "
-                    "name the classes of both alike, those of the model in `config.id2label`; where the labels are the model's, "
-                    '`dataset.cast_column("label", datasets.Value("int64"))`.'
-                )
-            return None
-        elif of_imagenet and len(names) == 1000 and _are_imagenet(names):
+        elif len(names) == len(model_names) and (unnamed(model_names) or _are_numbers(names)):
             return None
     if unknown := [name for name in names if places.get(name) is None]:
-        several = model_names.count(unknown[0]) > 1
         raise ValueError(
             f"`{source}` has {len(unknown)} {'class' if len(unknown) == 1 else 'classes'} that the model "
-            f"{'has more than once' if several else 'does not have'}, such as `{unknown[0]}`; those of the model are "
-            f"{', '.join(model_names[:4])}{', …' if len(model_names) > 4 else ''}. Expected classes of the model, in any order: "
-            "give a model with a head for these classes, or rename them: "
-            '`dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
+            f"{'has more than once' if unknown[0] in model_names else 'does not have'}, such as `{unknown[0]}`; the model has "
+            f"{len(model_names)} classes: {', '.join(model_names[:4])}{', …' if len(model_names) > 4 else ''}. Give a model with a "
+            "head for these classes, or rename them."
         )
     mapping = {label: places[name] for label, name in enumerate(names)}
     if any(label != place for label, place in mapping.items()):
@@ -118,29 +110,18 @@ def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: 
     mapping = label_mapping(class_names_of(dataset.features), model_names, source)
     if mapping is None:
         return dataset
-    labels = [
-        label if label in (None, -1) else map_label(mapping, label, source)
-        for label in dataset.with_format(None)["label"]
-    ]
+    labels = [label if label in (None, -1) else mapping[label] for label in dataset.with_format(None)["label"]]
     return dataset.remove_columns("label").add_column("label", labels, feature=datasets.Value("int64"))
-
-
-def map_label(mapping: dict[int, int], label: int, source: str) -> int:
-    """The class of a label.
-
-    Raises:
-        ValueError: the label has no name.
-    """
-    if label not in mapping:
-        raise ValueError(
-            f"`{source}` has the label {label}, but names for 0–{len(mapping) - 1} alone: correct the rows or the names."
-        )
-    return mapping[label]
 
 
 def unnamed(names: Sequence[str]) -> bool:
     """Whether names are only indices of classes."""
     return all(re.fullmatch(r"(LABEL_)?\d+", str(name)) for name in names)
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether names are the numbers of the classes, in order."""
+    return [name.removeprefix("LABEL_") for name in names] == [str(index) for index in range(len(names))]
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
@@ -150,19 +131,14 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
     Raises:
         ValueError: the classes differ; the message names the first difference.
     """
-    if len(before) != len(after):
-        raise ValueError(
-            f"The models have {len(before)} and {len(after)} classes, so that they cannot be compared: expected a model and "
-            "the one that was finetuned from it."
-        )
     first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
-    differing = [index for index, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1]]
-    both_named = not unnamed(before) and not unnamed(after)
-    if differing and (both_named or sorted(first) == sorted(second)):
-        index = differing[0]
+    comparable = sorted(first) == sorted(second) or not (unnamed(before) or unnamed(after))
+    if len(first) != len(second) or (comparable and first != second):
+        pairs = enumerate(zip_longest(first, second, fillvalue="missing"))
+        index, (one, other) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
         raise ValueError(
-            f"The models have other `id2label` for {len(differing)} classes, so that they cannot be compared: class {index} "
-            f"is `{before[index]}` before and `{after[index]}` after."
+            f"The models have {len(before)} and {len(after)} classes, and cannot be compared: class {index} is `{one}` before and "
+            f"`{other}` after."
         )
 
 
@@ -173,31 +149,25 @@ def check_class_names(classes: Sequence[str]) -> list[str]:
         ValueError: there are fewer than two, one is empty, or two are the same.
     """
     names = [name.strip() for name in classes]
-    if len(names) < 2:
-        raise ValueError(f"Expected two classes or more, but got {', '.join(map(repr, names)) or 'none'}.")
-    if "" in names:
-        raise ValueError(f"Class {names.index('')} of {len(names)} has an empty name: expected a name for each class.")
-    if repeated := [f"`{name}`" for name, count in Counter(names).items() if count > 1]:
+    repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
+    if len(names) < 2 or repeated:
         raise ValueError(
-            f"Expected different names of the {len(names)} classes, but {', '.join(repeated[:4])}{', …' if len(repeated) > 4 else ''} "
-            "stand there more than once: rename them, such as `crane bird` and `construction crane`."
+            f"Expected two or more classes with different names, such as `crane bird` and `construction crane`, but got {len(names)}"
+            f"{f', of which {repeated[0]!r} is empty or not the only one' if repeated else ''}."
         )
     return names
 
 
-def _labels(count: int) -> tuple[str, ...]:
-    """Default names of transformers."""
-    return tuple(f"LABEL_{index}" for index in range(count))
-
-
 def are_of_imagenet(names: Sequence[str]) -> bool:
     """Whether a model's classes are those of ImageNet-1k in its order, by their names, or 1000 without names."""
-    return len(names) == 1000 and (unnamed(names) or _are_imagenet(names))
+    return len(names) == 1000 and (unnamed(names) or are_named_as_imagenet(names))
 
 
-def _are_imagenet(names: Sequence[str]) -> bool:
-    """Whether 1000 names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must match. Less than 1 % may
+def are_named_as_imagenet(names: Sequence[str]) -> bool:
+    """Whether names are those of ImageNet-1k in its order. Spellings and synonyms vary, so half must match. Less than 1 % may
     be names of other classes (projectiles are called missile too), if their own names are nowhere: classes are not swapped."""
+    if len(names) != 1000:
+        return False
     if tuple(names) == wnids():
         return True
     known = [name.lower() for name in class_names()]

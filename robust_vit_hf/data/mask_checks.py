@@ -49,3 +49,9 @@ def mask_to_tensor(mask) -> torch.Tensor:
     """A PIL mask as uint8 `(1, H, W)` in 0–255. Files that store the foreground as 1 rather than 255 are scaled."""
     tensor = functional.pil_to_tensor(mask.convert("L") if mask.mode == "1" else mask)
     return tensor * 255 if tensor.max() == 1 else tensor
+
+
+def extent_without_edges(mask: Image.Image) -> str | None:
+    """`empty` or `full` for masks without foreground or background, otherwise `None`."""
+    low, high = mask_to_tensor(mask).aminmax()
+    return None if low != high else "empty" if high == 0 else "full"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..utils.options import COUNT, NOT_NEGATIVE, Options, declared_options, option, output_dir
-from .set_names import SET_NAMES, V2_VARIANTS
+from .known_sets import KNOWN_SETS, V2_VARIANTS
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ class PrepareOptions(WriterOptions, SetOptions):
     An interrupted run resumes when it is started again.
     """
 
-    set: str = option(text="name of the set", choices=SET_NAMES, positional=True)
+    set: str = option(text="name of the set", choices=KNOWN_SETS, positional=True)
     sources: list[str] = option(
         [],
         "folder of the official layout, archives, or Hub id; by default the set's place on the Hub",
@@ -70,5 +70,5 @@ class DescribeOptions(SetOptions):
     """
 
     source: str = option(text="folder, file or Hub id", positional=True)
-    set: str | None = option(None, "read it as this set", choices=SET_NAMES)
+    set: str | None = option(None, "read it as this set", choices=KNOWN_SETS)
     split: str | None = option(None, "split to read; `train` by default, if there is one")

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ..utils.lock import folder_lock
 from .contact_sheet import save_contact_sheets
 from .dataset_digest import row_digest
-from .image_sets import features_of, get_image_set, open_source
+from .image_sets import features_of, find_set, open_source
 from .mask_checks import mask_problem
 from .options import PrepareOptions
 from .parquet_writer import ShardWriter, read_settings
@@ -125,7 +125,7 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
             interrupted run, or another process is writing to the folder.
     """
     name, of_the_set = options.set, options.of_the_set
-    image_set = get_image_set(name, of_the_set)
+    image_set = find_set(name, of_the_set)
     splits = [of_the_set]
     if len(image_set.splits) > 1 and options.split is None:
         splits = [of_the_set | {"split": split} for split in image_set.splits]
@@ -137,7 +137,7 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
                 key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
                 for key, value in chosen.items()
             }
-            split = chosen.get("split", image_set.split)
+            split = chosen.get("split", image_set.splits[0])
             _check_other_splits(options.output_dir, split, public)
             writer = ShardWriter(
                 options.output_dir,

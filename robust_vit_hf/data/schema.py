@@ -1,7 +1,7 @@
 """Schema of the sets, undecoded rows, and their decoding."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from .imagenet_classes import wnids
 
 
 def make_features(
-    factors: dict | None = None,
+    factors: Mapping[str, str | Sequence[str]] | None = None,
     *,
     label: bool = True,
     several_labels: bool = False,
@@ -23,7 +23,7 @@ def make_features(
     """Columns of a set: `image`, `mask` (one channel, 0 or 255), `label`, `file_name` and the set's own factors.
 
     Args:
-        factors: further columns and their types.
+        factors: further columns, with their types, or the names of their classes.
         label: whether the set has classes. Labels are 0–999; the `ClassLabel` names are wnids.
         several_labels: whether `label` is the list of all accepted ids.
         mask: whether the set has foreground masks.
@@ -35,7 +35,10 @@ def make_features(
     if label:
         class_label = datasets.ClassLabel(names=list(class_names or wnids()))
         columns["label"] = datasets.List(class_label) if several_labels else class_label
-    return datasets.Features(columns | {"file_name": datasets.Value("string")} | (factors or {}))
+    columns["file_name"] = datasets.Value("string")
+    for name, kind in (factors or {}).items():
+        columns[name] = datasets.Value(kind) if isinstance(kind, str) else datasets.ClassLabel(names=list(kind))
+    return datasets.Features(columns)
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Source:
             rows have only `file_name` and `problem` (what is wrong and what to do).
         shards: small picklable parts of the set in a fixed order, to be shared by workers.
         state: changes with the rows, in addition to the modification time of the `path` of each shard.
+        features: columns of the rows, which [`open_source`] adds.
     """
 
     rows: Callable[[list], Iterator[dict]]
     shards: list
     state: object = None
+    features: datasets.Features | None = None
 
 
 def encode_image(image: Image.Image, name: str | None = None, file_format: str = "BMP") -> dict:
@@ -91,3 +96,18 @@ def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
             return {"file_name": row["file_name"], "problem": f"`{where}` cannot be decoded: {error}"}, None, None
         row = row | {column: encoded}
     return row, images["image"], images["mask"]
+
+
+def undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The dataset with images as dicts with `bytes` and `path`."""
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
+
+
+def undecoded_rows(dataset: datasets.Dataset) -> Iterator[dict]:
+    """Rows with undecoded images and `file_name`: from the row or its image, or else the row's number."""
+    for index, row in enumerate(undecoded(dataset)):
+        path = (row.get("image") or {}).get("path")
+        yield {"file_name": Path(path).name if path else f"row {index}"} | row

@@ -14,8 +14,8 @@ from torch.utils.data import get_worker_info
 from transformers.utils import logging
 
 from .dataset_digest import row_digest
-from .label_mapping import map_label
-from .masked_dataset import decode_pictures, extent_without_edges, label_problem, name_of
+from .mask_checks import extent_without_edges
+from .row_checks import decode_pictures, label_problem, name_of
 
 
 logger = logging.get_logger(__name__)
@@ -101,7 +101,7 @@ class MaskedStream(torch.utils.data.IterableDataset):
         if "label" in row:
             label = row["label"]
             if self.mapping is not None and label not in (None, -1):
-                label = map_label(self.mapping, label, "train dataset")
+                label = self.mapping[label]
             if problem := label_problem(label, self.num_labels):
                 raise ValueError(f"{where}: {problem}. Repair it, or leave it out with `dataset.filter`.")
             columns["label"] = [label]

@@ -5,30 +5,30 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import datasets
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
-from ..data.masked_dataset import check_no_images
-from ..evaluation.html_page import PAGE_FILE, Section, plot, write_page
+from ..data.draw_images import choose_images
+from ..data.find_images import Images, find_images
+from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
-from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
+from ..evaluation.write_results import write_results
+from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
 from ..results.bootstrap import Interval
+from ..results.html_page import PAGE_FILE, Section, plot, write_page
+from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
 from ..results.run_results import SetResult, SideResult
-from ..results.text_table import Table
-from ..utils.environment import environment
-from ..utils.files import RESULTS_FILE, check_output_dir, write_atomically, write_json
-from ..utils.public_names import public_settings
+from ..utils.files import check_output_dir
+from ..utils.stage import Stage
 from .examples import save_composed
-from .images import MaskedImages, choose_images, load_labelled, masked_images, one_mask_maker
 from .options import DiagnoseOptions
 from .strip import NUM_EXAMPLES, RULE, Composed, composed_images, strip_figure
 from .verdict import Diagnosis, diagnosis_tables
@@ -133,18 +133,23 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
     """
     folder = options.output_dir
     check_output_dir(folder, options.dataset, options.mask_folder)
-    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="diagnosis") as session:
+    stage = Stage(folder, {"command": "diagnose"})
+    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
-            name, rows = load_images(options, session)
-            grouped = groups_of(rows, name) is not None and options.dataset is not None
+            found = load_images(options, session)
+            grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
             weights = training_shares(options.dataset, options.split) if grouped else None
-        rows = choose_images(rows, options.num_images)
-        draw_donors(rows.with_format(None)["label"][:])  # refuses one class before masks, which take long, are made
+        found = replace(found, rows=choose_images(found.rows, options.num_images))
+        draw_donors(
+            found.rows.with_format(None)["label"][:]
+        )  # refuses one class before masks, which take long, are made
         beside = {} if options.imagenet_9 is None else _on_imagenet_9(session, options)
         side = session.sides["before"]
         with one_mask_maker():
-            images = masked_images(rows, name, side, session.classes, options.masks, folder / MASKS_FOLDER)
-        report = measure_images(session, replace(images, group_weights=weights), name, options)
+            images = masked_images(
+                found, found.name, side.model, side.processor, side.source, options.mask_method, folder / MASKS_FOLDER
+            )
+        report = measure_images(session, replace(images, group_weights=weights), found.name, options)
         if report is not None:
             report = replace(report, beside=beside)
             write_report(report, session, options)
@@ -196,12 +201,10 @@ def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis])
     return (groups_table(SetResult(name, sides, classes, groups=groups, group_weights=images.group_weights)),)
 
 
-def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, datasets.Dataset]:
-    """The images to diagnose on: name of the set, and rows."""
+def load_images(options: DiagnoseOptions, session: Session) -> Images:
+    """The labelled images to diagnose on."""
     if options.dataset is not None and options.dataset not in benchmarks():
-        return options.split.partition("[")[0], load_labelled(options.dataset, options.split, options.mask_folder)
-    if options.dataset is not None:
-        check_no_images(options.dataset)
+        return find_images(options.dataset, options.split, ("label",), masks=options.mask_folder).labelled()
     benchmark = options.dataset or find_benchmark(session.classes)
     if benchmark is None:
         raise ValueError("This model has classes of its own: name labelled images of them with --dataset.")
@@ -212,17 +215,15 @@ def load_images(options: DiagnoseOptions, session: Session) -> tuple[str, datase
     enough = max(options.num_images, 2 * len(benchmarks()[benchmark].class_names))  # two of each class
     sets = benchmarks()[benchmark].load_evaluation_sets(enough)
     name = next(name for name in sets if name not in benchmarks()[benchmark].shifted)
-    return name, sets[name]
+    return Images(sets[name], benchmark, name, benchmarks()[benchmark].masks)
 
 
 def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOptions) -> None:
     """Write the files of a report."""
     folder = report.folder
-    settings = asdict(options) | {"preset": session.preset}
-    results = {"settings": public_settings(settings), **environment()}
-    results |= {"weights": {name: side.weights for name, side in session.sides.items()}, "masks": report.images.masks}
-    results |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
-    results["diagnosis"] = {
+    facts = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
+    facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
+    facts["diagnosis"] = {
         side: {
             "verdict": found.verdict,
             "sentence": found.sentence,
@@ -234,11 +235,8 @@ def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOpt
         }
         for side, found in report.diagnoses.items()
     }
-    results |= {"tables": [asdict(table) for table in report.tables], "class_names": dict(enumerate(session.classes))}
-    write_json(folder / RESULTS_FILE, results)
-    parts = [report.verdict, *report.warnings, *(f"{table.title}:\n\n{table.markdown()}" for table in report.tables)]
-    write_atomically(folder / "tables.md", "\n\n".join(parts) + "\n")
-    write_atomically(folder / "tables.tex", "\n".join(table.latex() for table in report.tables))
+    settings, parts = asdict(options) | {"preset": session.preset}, [report.verdict, *report.warnings, *report.tables]
+    write_results(session, folder, settings, facts, parts)
     if report.examples:
         report.figure().savefig(folder / STRIP_FILE, dpi=120)
         save_composed(report.examples, folder / EXAMPLES_FILE)

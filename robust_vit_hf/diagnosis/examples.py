@@ -9,8 +9,8 @@ import pyarrow as pa
 from pyarrow import parquet as pq
 
 from ..data.composition import CONDITIONS
-from ..evaluation.relevance_examples import to_webp
 from ..utils.files import atomic_file
+from ..utils.images import to_webp
 from .strip import Composed
 
 

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.options import PRESET, BatchOptions, PairOptions, PrecisionOptions
+from ..masks.options import MASK_METHODS
 from ..models.preprocessing import Preset
 from ..utils.options import COUNT, option, output_dir
-
-
-MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")
 
 
 @dataclass(kw_only=True)
@@ -29,6 +27,11 @@ class OwnImagesOptions(BatchOptions):
     def mask_folder(self) -> str | None:
         """The folder of masks that `masks` names; `None` if it names a method or nothing."""
         return None if self.masks in MASK_METHODS else self.masks
+
+    @property
+    def mask_method(self) -> str | None:
+        """The method that `masks` names; `None` if it names a folder or nothing."""
+        return self.masks if self.masks in MASK_METHODS else None
 
 
 @dataclass(kw_only=True)

@@ -11,9 +11,9 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.composition import CONDITIONS, compose
+from ..evaluation.before_after_examples import may_be_shown
 from ..evaluation.image_passes import TransformedRows
 from ..evaluation.measurements.other_backgrounds import WithDonors, pixel_of
-from ..evaluation.relevance_examples import may_be_shown
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..relevance.overlay import denormalize

@@ -1,15 +1,16 @@
 """Whether a model decides by the background: measures, verdict and tables from predictions on other backgrounds."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from ..data.composition import CONDITIONS
 from ..results.background_reliance import object_focus
-from ..results.bootstrap import Difference, Interval, interval_of, resampled_interval, resampled_means
-from ..results.text_table import Table
+from ..results.bootstrap import Difference, Interval, Resamples
+from ..results.cut_out_table import outcomes
+from ..results.markdown_latex import Table
 
 
 DECIDES, PARTLY, NO_SIGN, TOO_FEW = "decides", "partly", "no sign", "too few"
@@ -68,15 +69,8 @@ class Diagnosis:
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
         predicted = {name: np.asarray(self.columns[name]) for name in CONDITIONS if name in self.columns}
-        known = {name: (ids >= 0) & (share > 0) & (share < 1) for name, ids in predicted.items()}
-        values = {
-            name: np.where(
-                known[name],
-                [int(best) in accepted for best, accepted in zip(ids, self.columns["accepted"], strict=True)],
-                np.nan,
-            )
-            for name, ids in predicted.items()
-        }
+        values = {name: outcomes(self.columns, name) for name in predicted}
+        known = {name: ~np.isnan(of_images) for name, of_images in values.items()}
         if "mixed_same" in values:
             values["composing"] = values["original"] - values["mixed_same"]
             values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
@@ -99,11 +93,10 @@ class Diagnosis:
     @cached_property
     def measures(self) -> dict[str, Interval]:
         """Measures by name, see [`MEASURES`]; those without images are left out."""
-        found = self._measure(self.values, DIFFERENCES)
-        for name, one in found.items():
-            if name not in (*DIFFERENCES, "relevance_on_object", "object_focus"):
-                found[name] = Interval(one.mean, max(one.low, 0.0), min(one.high, 1.0))
-        return found
+        found = Resamples.means(self.values)
+        if {"bg_gap", "original"} <= found.keys() and found["original"].values[0] > 0:
+            found["object_focus"] = Resamples.of(object_focus, found["original"], found["bg_gap"])
+        return {name: one.interval(Difference if name in DIFFERENCES else Interval) for name, one in found.items()}
 
     @property
     def num_mixed(self) -> int:
@@ -179,29 +172,11 @@ class Diagnosis:
     def change_from(self, before: "Diagnosis") -> dict[str, Difference]:
         """Change of each measure from a model measured on the same images, paired by image. Chance and Object Focus are
         left out."""
-        names = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
-        values = {name: self.values[name] - before.values[name] for name in names}
-        found = self._measure(values, [name for name in names if name != "relevance_on_object"])  # which is a ratio
-        found.pop("object_focus", None)
-        return {name: Difference(*astuple(one)) for name, one in found.items()}
-
-    def _measure(self, values: Mapping[str, np.ndarray], differences: Collection[str]) -> dict[str, Interval]:
-        names = [name for name, of_images in values.items() if not np.isnan(of_images).all()]
-        if not names:
-            return {}
-        resampled = dict(
-            zip(names, resampled_means(np.stack([values[name] for name in names], axis=1)).T, strict=True)
-        )
-        found: dict[str, Interval] = {
-            name: interval_of(values[name], resampled[name], Difference if name in differences else Interval)
-            for name in names
-        }
-        if {"bg_gap", "original"} <= found.keys() and found["original"].mean > 0:
-            focus = object_focus(resampled["original"], resampled["bg_gap"])
-            mean = 1 - found["bg_gap"].mean / found["original"].mean
-            count = int((~np.isnan(values["bg_gap"])).sum())
-            found["object_focus"] = resampled_interval(np.array([mean, *focus]), count)
-        return found
+        kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
+        found = Resamples.means({name: self.values[name] - before.values[name] for name in kept})
+        if ratio := found.get("relevance_on_object"):
+            found["relevance_on_object"] = replace(ratio, outcomes=None)  # whose bounds are not -1 and 1
+        return {name: one.interval(Difference) for name, one in found.items()}
 
     def by_class(self) -> dict[int, dict[str, float | int | None]]:
         """Number of images, and means of the measures in [`OF_A_CLASS`], by class; `None` where no image counts."""

@@ -8,27 +8,27 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..data.benchmarks import benchmarks
+from ..data.find_images import find_images
 from ..data.label_mapping import align_labels
-from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
 from ..results.cut_out_table import cut_out_table
+from ..results.markdown_latex import Table
 from ..results.noise_table import sensitivity_table
 from ..results.plots import save_plots
 from ..results.run_results import Run
+from ..results.run_summary import summarize
 from ..results.run_tables import tables_of
-from ..results.summary import summarize
-from ..results.text_table import Table
-from ..utils.environment import environment
-from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
-from ..utils.public_names import public_settings
+from ..utils.files import RUN_FILE, read_json
+from ..utils.stage import Stage
+from .before_after_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .measurements.accuracy import Accuracy, measure_accuracy
 from .measurements.base import Measurement, measure
 from .measurements.noise_sensitivity import Sensitivity
 from .measurements.other_backgrounds import Backgrounds
 from .options import EvaluateOptions
-from .relevance_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .session import Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
+from .write_results import write_results
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
@@ -46,10 +46,9 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     options = replace(options, protocols=_protocols(options))
-    folder, markdown, latex = options.output_dir, [], []
-    with open_session(
-        options, options.protocols[0], folder, bf16=options.bf16, shared=originals, results_key="protocols"
-    ) as opened:
+    folder = options.output_dir
+    stage = Stage(folder, {"command": "evaluate"})
+    with open_session(options, options.protocols[0], stage, bf16=options.bf16, shared=originals) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in options.protocols:
@@ -58,8 +57,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         masked = {session.preset: _masked_sets(session, options) for session in sessions}
         paper_model = options.paper_model or opened.paper_model
         classes = _training_classes(options, sessions[0]) if options.compare else None
-        results = {"settings": public_settings(asdict(options)), "paper_model": paper_model, **environment()}
-        results |= {"weights": {name: side.weights for name, side in opened.sides.items()}, "protocols": {}}
+        protocols, parts = {}, []
         accuracy = Accuracy(options.batch_size, options.num_workers)
         for session in sessions:
             sets = measure_accuracy(session, accuracy, session.preset)
@@ -68,27 +66,27 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
                 continue
             run = Run(sets, classes, model=paper_model or opened.sides["before"].name)
             tables = [*tables_of(run, session.preset), *of_masks]
-            results["protocols"][session.preset] = summarize(run) | {"tables": [asdict(table) for table in tables]}
-            results["class_names"] = session.label_names
-            markdown.append(f"# Protocol `{session.preset}`\n")
-            for table in tables:
-                markdown.append(f"{table.title}:\n\n{table.markdown()}\n")
-                latex.append(f"% protocol {session.preset}\n{table.latex()}")
-            plots = folder / "plots" / session.preset
-            plots.mkdir(parents=True, exist_ok=True)
-            save_plots(run, plots, session.label_names)
-            if options.compare:
-                examples = {
-                    kind: explain(draw(rows_of_kind(kind, sets, session.sets), NUM_EXAMPLES, seed=0), session, sets)
-                    for kind in KINDS
-                }
-                save_examples(examples, folder / session.preset / EXAMPLES_FILE)
-        if markdown:
-            write_atomically(folder / "tables.md", "\n".join(markdown))
-            write_atomically(folder / "tables.tex", "\n".join(latex))
-            write_json(folder / RESULTS_FILE, results)
-    written = f"results.json, tables, plots, examples and the predictions of each image: {folder}"
-    return "\n".join(["", *markdown, written]) if markdown else ""
+            protocols[session.preset] = summarize(run) | {"tables": [asdict(table) for table in tables]}
+            parts += [f"# Protocol `{session.preset}`", *tables]
+            _write_pictures(session, run, options)
+        if not parts:
+            return ""
+        facts = {"paper_model": paper_model, "protocols": protocols}
+        markdown = write_results(sessions[-1], folder, asdict(options), facts, parts)
+    return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
+
+
+def _write_pictures(session: Session, run: Run, options: EvaluateOptions) -> None:
+    """Write plots and, for two models, examples."""
+    plots = options.output_dir / "plots" / session.preset
+    plots.mkdir(parents=True, exist_ok=True)
+    save_plots(run, plots, session.label_names)
+    if options.compare:
+        examples = {
+            kind: explain(draw(rows_of_kind(kind, run.sets, session.sets), NUM_EXAMPLES, seed=0), session, run.sets)
+            for kind in KINDS
+        }
+        save_examples(examples, options.output_dir / session.preset / EXAMPLES_FILE)
 
 
 def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, EvaluationSet]:
@@ -139,9 +137,8 @@ def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[i
     all sets belong to one."""
     path = options.training_data
     if path is not None:
-        dataset = load_masked_dataset(path, options.train_split)
-        check_columns(dataset, path, needs_labels=True)
-        return frozenset(align_labels(dataset, session.classes, path).with_format(None).unique("label"))
+        rows = find_images(path, options.train_split, ("label",)).rows
+        return frozenset(align_labels(rows, session.classes, path).with_format(None).unique("label"))
     recorded = (read_json(Path(options.compare, RUN_FILE)) or {}).get("data", {}).get("training_classes")
     if recorded is not None:
         return frozenset(recorded)

@@ -1,20 +1,19 @@
-"""Results of a finetuning run: `results.json`, the table, the before/after figure and examples."""
+"""Results of a finetuning run: tables, the before/after figure and examples."""
 
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
 from ..results.run_results import Run
+from ..results.run_summary import summarize
 from ..results.run_tables import tables_of
-from ..results.summary import summarize
-from ..utils.environment import environment
-from ..utils.files import RESULTS_FILE, write_atomically, write_json
-from .relevance_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
-from .relevance_figures import before_after_figure
+from .before_after_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
+from .before_after_figure import before_after_figure
 from .session import Session
+from .write_results import write_results
 
 
-TABLE_FILE, FIGURE_FILE = "table.md", "before_after.png"
+FIGURE_FILE = "before_after.png"
 NUM_SHOWN = 4  # images in a group of the figure
 NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevance on the background
 
@@ -27,21 +26,13 @@ def write_report(folder: Path, run: Run, session: Session, settings: dict) -> st
         settings: options of the run, as JSON values.
 
     Returns:
-        The table of results, as Markdown.
+        The first table, as Markdown.
     """
     tables = tables_of(run)
-    results = summarize(run) | {
-        "tables": [asdict(table) for table in tables],
-        "settings": settings,
-        "weights": {name: side.weights for name, side in session.sides.items()},
-        "class_names": session.label_names,
-        **environment(),
-    }
-    write_json(folder / RESULTS_FILE, results)
-    table = tables[0].markdown()
-    write_atomically(folder / TABLE_FILE, table + "\n")
+    facts = summarize(run) | {"tables": [asdict(table) for table in tables]}
+    write_results(session, folder, settings, facts, tables)
     _write_examples(folder, run, session)
-    return table
+    return tables[0].markdown()
 
 
 def _write_examples(folder: Path, run: Run, session: Session) -> None:

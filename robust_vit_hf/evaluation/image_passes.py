@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from ..data.masked_dataset import undecoded
+from ..data.schema import undecoded
 
 
 class NonFiniteLogits(ValueError):

@@ -16,17 +16,16 @@ from ..data.label_mapping import classes_of_model
 from ..models.loading import load_model
 from ..models.preprocessing import load_processor, resolve_preset
 from ..models.weight_mixture import check_alike, interpolate, write_mixture
+from ..results.markdown_latex import Table, percent
 from ..results.plots import COLOURS, save_figure
-from ..results.text_table import Table, percent
 from ..utils.files import write_json
-from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
+from ..utils.stage import Stage
 from .measurements.accuracy import Accuracy, measure_accuracy
 from .options import MixtureOptions
 from .session import Session, Side
 from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
-from .store import FINGERPRINT_FILE, Store, check_fingerprint
 
 
 SWEEP_FILE, MIXTURES = "sweep.json", "mixtures"
@@ -58,24 +57,21 @@ def measure_mixtures(options: MixtureOptions) -> str:
     protocol = resolve_preset(options.protocol, options.before, options.after)
     options = replace(options, protocol=protocol)
     accelerator, folder = make_accelerator(bf16=False), options.output_dir
-    if not (folder / FINGERPRINT_FILE).is_file():
-        check_fingerprint(folder, {})  # refuses any other files before the models are loaded
     start, end = load_model(options.before), load_model(options.after)
     check_alike(start, end)
     processor = load_processor(options.after, protocol, end)
     sets = _load_sets(options, classes_of_model(end.config))
-    with folder_lock(folder, "evaluation") if accelerator.is_main_process else nullcontext():
-        store = Store(folder)
-        ends = {name: Side.of(model, processor) for name, model in {"before": start, "after": end}.items()}
-        session = Session(ends, {}, accelerator, store, protocol).with_sets(sets)
-        identity: dict[str, Any] = {name: side.digest for name, side in ends.items()} | {
-            "protocol": protocol,
-            "sets": {},
-        }
-        for name, rows in session.sets.items():
-            identity["sets"][name] = session.inputs("after", rows) | {"shifted": rows.shifted}
-        check_fingerprint(folder, identity)
-        write_json(folder / FINGERPRINT_FILE, identity)
+    ends = {name: Side.of(model, processor) for name, model in {"before": start, "after": end}.items()}
+    session = Session(ends, {}, accelerator, folder, preset=protocol).with_sets(sets)
+    inputs: dict[str, Any] = {name: side.digest for name, side in ends.items()}
+    inputs |= {"command": "interpolate", "protocol": protocol, "sets": {}}
+    for name, rows in session.sets.items():
+        inputs["sets"][name] = session.inputs("after", rows) | {"shifted": rows.shifted}
+    stage = Stage(folder, inputs)
+    stage.check()
+    with stage.lock() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            stage.begin()
         roles = {role: [name for name, rows in sets.items() if rows.shifted == (role == "shifted")] for role in ROLES}
         sweep: dict[str, Any] = {
             "before": public_name(options.before),

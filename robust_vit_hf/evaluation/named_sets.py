@@ -1,14 +1,10 @@
-"""Names of evaluation sets."""
+"""Names of evaluation sets on the command line."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
-from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS, SETS_WITH_MASKS, WATERBIRDS
-from ..results.published import PAPER_SETS
-
-
-SEGMENTATION_SETS = (*BENCHMARK_NAMES, *SETS_WITH_MASKS, "imagenet-9-original", "hard-imagenet")
-IMAGENET_SETS = (*PAPER_SETS, *LATER_SETS)  # in the order of the tables
+from ..data.benchmarks import BENCHMARK_NAMES
+from ..data.known_sets import EVALUATION_SETS, FAMILIES, LATER_SETS, PAPER_SETS
 
 
 class NamedSource(NamedTuple):
@@ -19,37 +15,25 @@ class NamedSource(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `NAME` or `NAME=SOURCE`.
-
-        Raises:
-            ValueError: the name is empty.
-        """
+        """Parse `NAME` or `NAME=SOURCE`."""
         name, _, source = text.partition("=")
-        if not name:
-            raise ValueError(f"`{text}` names no set: expected NAME or NAME=SOURCE")
         return cls(name, source or None)
 
 
-def expand_families(named: Iterable[NamedSource]) -> list[NamedSource]:
-    """The sets with each family, such as `imagenet-9`, replaced by its sets, all from its source."""
-    return [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
-
-
-def check_set_names(names: list[str]) -> None:
-    """Refuse sets that cannot be evaluated, before loading anything.
+def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
+    """The sets with each family, such as `imagenet-9`, replaced by its sets, all from its source. Nothing is loaded.
 
     Raises:
         ValueError: a name is repeated, or is neither a benchmark nor a labelled set with the classes of ImageNet.
     """
+    sets = [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
+    names = [name for name, _ in sets]
     if len(set(names)) < len(names):
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
-    for name in names:
-        if name == WATERBIRDS:
-            raise ValueError(
-                f"`{WATERBIRDS}` has two classes of its own and groups, and is evaluated as images of your own: `robust-vit data prepare "
-                f"{WATERBIRDS} FOLDER --output_dir sets/{WATERBIRDS}`, then give `--dataset sets/{WATERBIRDS} --split test`."
-            )
-        if name not in (*BENCHMARK_NAMES, *IMAGENET_SETS):
-            known = (*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS)
-            hint = "`robust-vit segment` takes sets with masks; for images of your own, give --dataset."
-            raise ValueError(f"Unknown set `{name}`: expected {', '.join(known)}. {hint}")
+    if unknown := [name for name in names if name not in (*BENCHMARK_NAMES, *EVALUATION_SETS)]:
+        raise ValueError(
+            f"Unknown set `{unknown[0]}`: expected {', '.join((*BENCHMARK_NAMES, *PAPER_SETS, *FAMILIES, *LATER_SETS))}. `robust-vit "
+            "segment` takes sets with masks. For images of your own, or with classes of their own, such as prepared waterbirds, give "
+            "--dataset and --split."
+        )
+    return sets

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..data.benchmarks import IMAGES_PER_SET
-from ..data.set_names import BENCHMARK_NAMES, FAMILIES, LATER_SETS
+from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
+from ..data.known_sets import FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..models.preprocessing import Preset
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
-from ..results.published import PAPER_SETS
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
-from .named_sets import SEGMENTATION_SETS, NamedSource, check_set_names, expand_families
+from .named_sets import NamedSource, expand_sets
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
@@ -21,6 +20,7 @@ OF_A_SWEEP = (
 )
 OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
 PRESET = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
+SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
 
 
@@ -54,8 +54,7 @@ class SetsOptions(PairOptions):
         super().__post_init__()
         if self.sets is None:
             self.sets = [] if self.dataset else [NamedSource(name) for name in BENCHMARK_NAMES]
-        self.sets = expand_families(self.sets)
-        check_set_names([name for name, _ in self.sets])
+        self.sets = expand_sets(self.sets)
 
 
 @dataclass(kw_only=True)
@@ -296,12 +295,11 @@ class MixtureOptions(PassOptions):
                     raise ValueError(f"--{name} is an option of --sweep")
         if (self.in_distribution is None) != (self.shifted is None):
             raise ValueError("--in_distribution and --shifted are given together, or neither")
-        names = [name for name, _ in (*(self.in_distribution or ()), *(self.shifted or ()))]
+        names = [name for name, _ in expand_sets((*(self.in_distribution or ()), *(self.shifted or ())))]
         if others := [name for name in names if name not in PAPER_SETS]:
             raise ValueError(
                 f"unknown set `{others[0]}`: expected {', '.join(PAPER_SETS)}. Those of a benchmark are taken where none are named"
             )
-        check_set_names(names)
         if names:
             self.check_images_per_set(names)
         self.sweep = [step / 10 for step in range(11)] if self.sweep == [] else self.sweep

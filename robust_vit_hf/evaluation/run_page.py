@@ -1,11 +1,13 @@
 """The page of one run of `robust-vit train` or `improve`, or of one evaluation."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from ..results.html_page import Gallery, Section, class_changes_table, plot, write_page
+from ..results.markdown_latex import Table
 from ..results.plots import accuracy_figure, class_figure, curve_figure
-from ..results.text_table import Table
 from ..utils.files import RESULTS_FILE, read_json
-from .html_page import Section, add_gallery, class_changes_table, plot, write_page
+from .before_after_examples import galleries
 
 
 def write_run_page(folder: Path, path: Path) -> None:
@@ -20,6 +22,7 @@ def write_run_page(folder: Path, path: Path) -> None:
     results = read_json(folder / RESULTS_FILE) or {}
     settings = results.get("settings") or {}
     names = {int(label): name for label, name in results.get("class_names", {}).items()}
+    parts = []
     if "protocols" in results:
         facts = {"model": settings.get("model"), "after finetuning": settings.get("compare")}
         parts = [(f"Protocol {name}", part, folder / name) for name, part in results["protocols"].items()]
@@ -28,33 +31,33 @@ def write_run_page(folder: Path, path: Path) -> None:
             settings = settings["model"] | settings["data"]
         facts = {"model": settings.get("model"), "data": settings.get("dataset")}
         parts = [("Results", results, folder)]
-    else:
+    if not all("tables" in part for _, part, _ in parts) or not parts:
         raise ValueError(
-            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`: name the --output_dir of one of them."
+            f"`{folder / RESULTS_FILE}` is not of `robust-vit train`, `improve` or `evaluate`, or of an earlier version: name the "
+            "--output_dir of one of them."
         )
-    sections = []
-    for title, part, place in parts:
-        rows = part["rows"]
-        if "tables" not in part:
-            raise ValueError(f"`{place}` has results of an earlier version: measure the models again.")
-        section = Section(title, [Table(**table) for table in part["tables"]])
-        changes = {
-            name: {int(label): value for label, value in of_set.items()}
-            for name, of_set in part.get("class_changes", {}).items()
-        }
-        section.changes = class_changes_table(changes, names)
-        if any(row["top1_before"] is not None for row in rows):
-            alt = "Bars of top-1 for each set and model; the first table holds the values."
-            section.plots.append(plot(accuracy_figure(rows), "Top-1 of each set", alt))
-        for name, of_set in changes.items():
-            if figure := class_figure(of_set, names, name):
-                alt = "Bars of the change of each class; the table of changes by class holds the values."
-                section.plots.append(plot(figure, f"Most harmed and most helped classes of {name}", alt, "wide"))
-        for name, curves in part.get("curves", {}).items():
-            alt = f"Lines of top-1 over {', '.join(curves)}."
-            section.plots.append(plot(curve_figure(curves, name), f"Top-1 of {name} over its factors", alt))
-        add_gallery(section, place)
-        sections.append(section)
+    sections = [_section(title, part, names, galleries(place)) for title, part, place in parts]
     facts |= {"hardware": results.get("hardware")}
     facts |= {"versions": ", ".join(f"{name} {value}" for name, value in results.get("versions", {}).items())}
     write_page(path, "Report of a finetuning", {name: value for name, value in facts.items() if value}, sections)
+
+
+def _section(title: str, part: dict, names: Mapping[int, str], of_examples: list[Gallery]) -> Section:
+    """Section of the results of a run, or of an evaluation under one protocol."""
+    changes = {
+        name: {int(label): value for label, value in of_set.items()}
+        for name, of_set in part.get("class_changes", {}).items()
+    }
+    plots = []
+    if any(row["top1_before"] is not None for row in part["rows"]):
+        alt = "Bars of top-1 for each set and model; the first table holds the values."
+        plots.append(plot(accuracy_figure(part["rows"]), "Top-1 of each set", alt))
+    for name, of_set in changes.items():
+        if figure := class_figure(of_set, names, name):
+            alt = "Bars of the change of each class; the table of changes by class holds the values."
+            plots.append(plot(figure, f"Most harmed and most helped classes of {name}", alt, "wide"))
+    for name, curves in part.get("curves", {}).items():
+        alt = f"Lines of top-1 over {', '.join(curves)}."
+        plots.append(plot(curve_figure(curves, name), f"Top-1 of {name} over its factors", alt))
+    tables = [Table(**table) for table in part["tables"]]
+    return Section(title, tables, plots, class_changes_table(changes, names), of_examples)

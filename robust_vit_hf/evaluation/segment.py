@@ -1,23 +1,30 @@
 """`robust-vit segment`: agreement of attribution maps with the masks of a set, as in the paper's Table 3."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import datasets
+import numpy as np
+import torch
 
 from ..data.benchmarks import benchmarks
+from ..data.find_images import find_images
 from ..data.image_sets import load_image_set
-from ..data.masked_dataset import check_columns, load_masked_dataset
-from ..results.paper_tables import attribution_table
-from ..utils.environment import environment
-from ..utils.files import RESULTS_FILE, write_atomically, write_json
-from ..utils.public_names import public_settings
+from ..data.row_checks import check_columns
+from ..data.transforms import segmentation_transform
+from ..models.preprocessing import squash_resample
+from ..relevance.attribution import ATTRIBUTION_METHODS
+from ..relevance.overlay import denormalize, overlay
+from ..results.segmentation_tables import attribution_table
+from ..utils.plotting import save_picture_grid
+from ..utils.stage import Stage
+from .before_after_examples import may_be_shown
 from .measurements.attribution_agreement import Attribution
 from .measurements.base import measure
 from .options import SegmentOptions
-from .relevance_examples import may_be_shown
-from .relevance_figures import save_attribution_figure
-from .session import open_session
+from .session import Session, open_session
 from .sets import EvaluationSet
+from .write_results import write_results
 
 
 NUM_EXAMPLES = 8
@@ -25,7 +32,7 @@ NUM_EXAMPLES = 8
 
 def segment(options: SegmentOptions) -> str:
     """Measure how well relevance maps cover the object, for one model or two (before and after finetuning). Writes
-    `results.json`, `table.md`, `table.tex` and `attribution.png` with the maps of a few images. Results already in the
+    `results.json`, `tables.md`, `tables.tex` and `attribution.png` with the maps of a few images. Results already in the
     output folder are reused.
 
     Returns:
@@ -36,7 +43,8 @@ def segment(options: SegmentOptions) -> str:
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="methods") as session:
+    stage = Stage(folder, {"command": "segment"})
+    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)
         session = session.with_sets({name: EvaluationSet(rows)})
@@ -46,27 +54,41 @@ def segment(options: SegmentOptions) -> str:
         scores = {side: result.scores for side, result in measured.items()}
         paper_model = options.paper_model or session.paper_model
         table = attribution_table(scores, name, len(rows), paper_model if session.preset == "paper" else None)
-        markdown = f"{table.title}:\n\n{table.markdown()}\n"
-        settings = public_settings(asdict(options) | {"preset": session.preset})
-        results = {"settings": settings, "paper_model": paper_model, **environment(), "scores": {name: scores}}
-        write_json(folder / RESULTS_FILE, results)
-        write_atomically(folder / "table.md", markdown)
-        write_atomically(folder / "table.tex", table.latex())
+        settings = asdict(options) | {"preset": session.preset}
+        facts = {"paper_model": paper_model, "scores": {name: scores}}
+        markdown = write_results(session, folder, settings, facts, [table])
         shown = rows.select(may_be_shown(rows).nonzero()[0])
         if count := min(NUM_EXAMPLES, len(shown)):
             examples = shown.select([index * len(shown) // count for index in range(count)])
-            save_attribution_figure(session.sides, examples, options.methods, folder / "attribution.png")
-    return f"\n{markdown}\nresults.json, table and attribution.png: {folder}"
+            save_picture_grid(_pictures(session, examples, options.methods), folder / "attribution.png")
+    return f"\n{markdown}\nresults.json, tables and attribution.png: {folder}"
 
 
 def _masked_set(options: SegmentOptions) -> tuple[str, datasets.Dataset]:
     """Name and rows of the set: your own images, the sets of a benchmark that have masks, or a set of the paper."""
     if options.dataset is not None:
-        rows = load_masked_dataset(options.dataset, options.split)
-        check_columns(rows, options.split, needs_labels=False)
-        return options.split, rows
+        return options.split, find_images(options.dataset, options.split, ("mask",)).rows
     name, source = options.set
     if name in benchmarks():
         sets = benchmarks()[name].load_evaluation_sets(options.images_per_set).values()
         return name, datasets.concatenate_datasets([rows for rows in sets if "mask" in rows.column_names])
-    return name, load_image_set(name, source)
+    rows = load_image_set(name, source)
+    check_columns(rows, name, ("mask",))
+    return name, rows
+
+
+def _pictures(session: Session, rows: datasets.Dataset, methods: Sequence[str]) -> list[list[tuple[str, np.ndarray]]]:
+    """Captioned pictures of each image: as the model sees it, its mask, and the map of the predicted class by model and attribution method."""
+    columns: list[tuple[str, torch.Tensor]] = []
+    for name, side in session.sides.items():
+        transform = segmentation_transform(side.processor, squash_resample(side.processor))
+        batch = rows.select_columns(["image", "mask"]).with_transform(transform)[:]
+        pixel_values, masks = torch.stack(batch["pixel_values"]), torch.stack(batch["mask"])
+        images = denormalize(pixel_values, side.processor)
+        columns = columns or [("image", images), ("mask", masks.expand_as(images))]
+        for method in methods:
+            with torch.no_grad():
+                output = ATTRIBUTION_METHODS[method](side.model, pixel_values.to(session.accelerator.device))
+            caption = f"{method}\n{name}" if len(session.sides) > 1 else method
+            columns.append((caption, overlay(images, output.relevance.cpu())))
+    return [[(name, pictures[row].permute(1, 2, 0).numpy()) for name, pictures in columns] for row in range(len(rows))]

@@ -1,10 +1,9 @@
-"""A session: models to compare, evaluation sets, accelerator and store of one command."""
+"""A session: models to compare, evaluation sets, accelerator and output folder of one command."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -13,20 +12,18 @@ from torch import nn
 from transformers import BaseImageProcessor
 
 from ..data.imagenet_classes import class_names
+from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
 from ..models.loading import load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
 from ..models.preprocessing import Preset, load_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
-from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
-from ..utils.lock import folder_lock
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
-from .named_sets import IMAGENET_SETS
+from ..utils.stage import Stage
 from .options import PairOptions, TableOptions
 from .sets import EvaluationSet
-from .store import Store
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,8 @@ class Side:
     @classmethod
     def of(cls, model: nn.Module, processor: BaseImageProcessor, source: str = "") -> Self:
         """Side with digests of the model's current weights."""
-        return cls(model, processor, source, model_digest(model), weights_digest(model))
+        weights = weights_digest(model)
+        return cls(model, processor, source, model_digest(model, weights), weights)
 
 
 @dataclass(frozen=True)
@@ -65,13 +63,16 @@ class Session:
     Args:
         sides: models by name, such as `before` and `after`, all with the same classes.
         sets: evaluation sets by name; labels are class indices of the models.
+        folder: where results are saved, and read if they are there; `None` to save nothing.
+        shared: second folder, with results of original models on many sets, that is also read and written.
         preset: preprocessing of the sides and protocol of the sets.
     """
 
     sides: Mapping[str, Side]
     sets: Mapping[str, EvaluationSet]
     accelerator: Accelerator
-    store: Store = field(default_factory=lambda: Store(None))
+    folder: Path | None = None
+    shared: Path | None = None
     preset: Preset = "paper"
 
     @property
@@ -83,7 +84,7 @@ class Session:
     def label_names(self) -> dict[int, str]:
         """Class names by label. For sets with the classes of ImageNet, its names, which some models lack, unless the models have the
         classes in another order."""
-        of_imagenet = not self.sets.keys().isdisjoint(IMAGENET_SETS) and are_of_imagenet(self.classes)
+        of_imagenet = not self.sets.keys().isdisjoint(EVALUATION_SETS) and are_of_imagenet(self.classes)
         return dict(enumerate(class_names() if of_imagenet else self.classes))
 
     @property
@@ -104,13 +105,8 @@ class Session:
         """Copy of the session with these sets, with labels mapped to the models' classes.
 
         Raises:
-            ValueError: the models do not have the classes of a set, or the name of a set cannot be that of a folder.
+            ValueError: the models do not have the classes of a set.
         """
-        for name in sets:
-            if name in (".", "..") or re.search(r"[/\0]", name):
-                raise ValueError(
-                    f"`{name}` cannot name a set, whose results are a folder of this name: rename the split."
-                )
         config = unwrap_pretrained(next(iter(self.sides.values())).model).config
         return replace(self, sets={name: rows.for_model(name, config) for name, rows in sets.items()})
 
@@ -130,58 +126,35 @@ class Session:
 def open_session(
     options: PairOptions,
     preset: Preset | None,
-    output_dir: Path | None = None,
+    stage: Stage | None = None,
     *,
     bf16: bool = False,
     shared: Path | None = None,
-    results_key: str | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a command's session: models named by the options, and a store.
+    """Context manager of a command's session with the models named by the options.
 
     Args:
         preset: preset of the session; `None` for that of [`resolve_preset`].
-        output_dir: folder of the store, locked against other processes; by default nothing is saved.
-        shared: as for [`Store`].
-        results_key: key of the command's `results.json`, or of its settings, that no other command has; `None` for a command that
-            writes no such file, or checks its folder itself.
+        stage: the command's output folder, locked against other processes; by default nothing is saved.
+        shared: as for [`Session`].
 
     Raises:
         BlockingIOError: another process is writing to the folder.
-        ValueError: the output folder is that of a model, or holds a run or results of another command.
+        OtherInputs: the folder is of another command.
         OSError: a model does not exist, or has no image processor to take.
         ValueError: the models have different classes, or one cannot be loaded.
     """
-    for name in filter(None, (options.model, options.compare)):
-        if output_dir is not None and Path(name).is_dir() and Path(name).resolve() == output_dir.resolve():
-            raise ValueError(
-                f"`{output_dir}` is the folder of the model, whose files would be replaced: choose another --output_dir."
-            )
-    if output_dir is not None and results_key is not None:
-        _check_results(output_dir, results_key)
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
     preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
     accelerator = make_accelerator(bf16)
-    with folder_lock(output_dir, "evaluation") if output_dir and accelerator.is_main_process else nullcontext():
-        names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
-        yield Session(load_sides(names, preset, accelerator), {}, accelerator, Store(output_dir, shared), preset)
-
-
-def _check_results(folder: Path, key: str) -> None:
-    """Refuse an output folder whose `results.json` is another command's. One that cannot be read is written again.
-
-    Raises:
-        ValueError: it is, or the folder holds a finetuning run.
-    """
-    is_run = (folder / RUN_FILE).exists()
-    try:
-        results = read_json(folder / RESULTS_FILE)
-    except ValueError:
-        results = None
-    if is_run or (results is not None and key not in {*results, *(results.get("settings") or ())}):
-        held = "a finetuning run" if is_run else "results of another command"
-        raise ValueError(
-            f"`{folder}` holds {held}, whose `{RESULTS_FILE}` would be replaced: choose another --output_dir."
-        )
+    if stage is not None:
+        stage.check()
+    names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
+    with stage.lock() if stage and accelerator.is_main_process else nullcontext():
+        if stage and accelerator.is_main_process:
+            stage.begin()
+        sides = load_sides(names, preset, accelerator)
+        yield Session(sides, {}, accelerator, stage and stage.folder, shared, preset)
 
 
 def load_sides(

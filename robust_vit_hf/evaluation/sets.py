@@ -14,23 +14,17 @@ import datasets
 import numpy as np
 import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
-from transformers.utils import logging
 
 from ..data.benchmarks import benchmarks
 from ..data.dataset_digest import dataset_identity
+from ..data.find_images import find_images, find_splits, split_names
 from ..data.image_sets import load_image_set, prepared_options
 from ..data.imagenet_classes import subset, wnids
-from ..data.label_mapping import class_names_of, classes_of_model, map_label, mapping_by_name
-from ..data.layouts.objectnet import BORDER
-from ..data.masked_dataset import UnknownSplit, check_columns, load_masked_dataset, split_names
-from ..data.set_names import FAMILIES
+from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
+from ..data.label_mapping import class_names_of, classes_of_model, mapping_by_name
 from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
-from .named_sets import IMAGENET_SETS, check_set_names
 from .options import SetsOptions
-
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,28 +90,20 @@ class EvaluationSet:
         Raises:
             ValueError: the model lacks classes of this set, or there are no images or no labelled ones.
         """
-        num_labels = config.num_labels
-        if not len(self.dataset):
-            raise ValueError(f"`{name}` has no images.")
+        if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
+            raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:
             return self
         mapping = mapping_by_name(self.class_names, classes_of_model(config), name)
-        if mapping is None and self.num_classes not in (None, num_labels):
+        count = max(self.num_classes or 0, 1 + max(max(labels) for labels in self.accepted if labels))
+        if mapping is None and (count > config.num_labels or self.num_classes not in (None, config.num_labels)):
             raise ValueError(
-                f"`{name}` has {self.num_classes} classes, but the model has {num_labels}: give a model with a head for the "
-                "classes of this set."
-            )
-        if not any(self.accepted):
-            raise ValueError(f"`{name}` has no usable image: of {len(self.accepted)}, none has a label.")
-        highest = max(max(labels) for labels in self.accepted if labels)
-        if mapping is None and highest >= num_labels:
-            raise ValueError(
-                f"`{name}` has the label {highest}, but the model has the classes 0–{num_labels - 1}: labels must be "
-                "indices of the model's classes."
+                f"`{name}` has {count} classes, but the model has {config.num_labels}: give a model with a head for the classes of "
+                "this set."
             )
         accepted, chosen = self.accepted, self.class_subset
         if mapping is not None:
-            accepted = [[map_label(mapping, label, name) for label in labels] for labels in self.accepted]
+            accepted = [[mapping[label] for label in labels] for labels in self.accepted]
             chosen = chosen and tuple(sorted(mapping[label] for label in chosen))
         return replace(self, accepted=accepted, class_subset=chosen, num_classes=None, class_names=None)
 
@@ -143,11 +129,9 @@ def load_evaluation_sets(
         named: names of benchmarks or of image sets with their sources, see [`load_image_set`].
         images_per_set: number of images of each set of a benchmark.
 
-    Raises:
-        ValueError: as [`check_set_names`] and [`load_image_set`].
+    Errors are those of [`load_image_set`].
     """
-    order, sets = [*benchmarks(), *IMAGENET_SETS], {}
-    check_set_names([name for name, _ in named])
+    order, sets = [*benchmarks(), *EVALUATION_SETS], {}
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
         if name in benchmarks():
             sets |= benchmark_sets(name, images_per_set)
@@ -183,27 +167,20 @@ def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, E
 
 
 def own_set(path: str, split: str) -> EvaluationSet:
-    """Load a split of your own labelled images. Arguments are those of [`load_masked_dataset`]; errors are those of it
-    and of [`check_columns`]. Groups are weighted by [`training_shares`]."""
-    dataset = load_masked_dataset(path, split)
-    check_columns(dataset, split, needs_labels=True, needs_masks="mask" in dataset.column_names)
+    """Load a split of your own labelled images. Arguments and errors are those of [`find_images`]. Groups are weighted by [`training_shares`]."""
+    dataset = find_images(path, split, ("label",)).rows
     names = getattr(dataset.features["label"], "names", None)
     weights = training_shares(path, split) if "group" in dataset.column_names else None
     return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
 
 
 def training_shares(path: str, split: str) -> dict[str, float] | None:
-    """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, if there is
-    none, or, with a warning, if it cannot be read."""
-    if "train" in split_names(split):
+    """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, or if there is
+    none."""
+    splits = find_splits(path)
+    if "train" in split_names(split) or "train" not in splits:
         return None
-    try:
-        return group_shares(load_masked_dataset(path, "train"), "train")
-    except UnknownSplit:
-        return None
-    except (ValueError, OSError) as error:
-        logger.warning(f"The groups of `train` of `{path}` are not known, and weight no average. {error}")
-        return None
+    return group_shares(splits["train"](False), "train")
 
 
 def group_shares(dataset: datasets.Dataset, name: str) -> dict[str, float] | None:
@@ -238,17 +215,15 @@ def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> Eval
 
     Images of ImageNet-9 are seen whole, as in its code, and all labels that it accepts count under each protocol.
     """
-    native = protocol != "paper"
-    # Cut the border when an image is read; a cropped copy of the set would need too much disk space.
-    options = {"cropped": False} if name == "objectnet" and not native else {}
-    rows = EvaluationSet.of(load_image_set(name, source, **options), num_classes=len(wnids()), source=source or name)
-    if name in FAMILIES["imagenet-9"]:
-        return replace(rows, whole=True, by_class=False)
-    if name == "objectnet":
-        if not native:
-            return replace(rows, accepted=[labels[:1] for labels in rows.accepted])
-        border = 0 if prepared_options(source).get("cropped") else BORDER
-        return replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))), border=border)
-    if native and name in ("imagenet-a", "imagenet-r"):
-        return replace(rows, class_subset=subset(name))
-    return rows
+    known, native = KNOWN_SETS[name], protocol != "paper"
+    # The border is cut when an image is read; a cropped copy of the set would need too much disk space.
+    dataset = load_image_set(name, source, **{"cropped": False} if known.border and not native else {})
+    rows = EvaluationSet.of(dataset, len(wnids()), by_class=known.by_class, whole=known.whole, source=source or name)
+    if not native:
+        return replace(rows, accepted=[labels[:1] for labels in rows.accepted]) if known.first_label else rows
+    if known.first_label:
+        rows = replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))))
+    elif known.class_subset:
+        rows = replace(rows, class_subset=subset(known.class_subset))
+    is_cut = not known.border or prepared_options(source).get("cropped")
+    return rows if is_cut else replace(rows, border=known.border)

@@ -4,26 +4,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 import datasets
-import torch
+import numpy as np
 
 from ..data.benchmarks import IMAGES_PER_SET
+from ..data.find_images import find_images
 from ..data.label_mapping import class_index
-from ..data.masked_dataset import check_columns, load_masked_dataset
 from ..models.preprocessing import Preset
 from ..relevance.overlay import denormalize
-from ..results.text_table import Table, percent
-from ..utils.environment import environment
-from ..utils.files import RESULTS_FILE, write_atomically, write_json
-from ..utils.public_names import public_settings
+from ..results.markdown_latex import Table, percent
+from ..utils.plotting import save_picture_grid
+from ..utils.stage import Stage
+from .before_after_examples import may_be_shown
 from .image_passes import image_loader
-from .measurements.base import measure
+from .measurements.base import Measured, measure
 from .measurements.input_subsets import Subsets, concatenate, summarize
 from .options import SubsetOptions
-from .relevance_examples import may_be_shown
-from .relevance_figures import save_picture_grid
 from .session import Session, open_session
 from .sets import EvaluationSet, load_evaluation_sets
-from .store import Measured
+from .write_results import write_results
 
 
 NUM_EXAMPLES = 4
@@ -31,7 +29,7 @@ NUM_EXAMPLES = 4
 
 def find_subsets(options: SubsetOptions) -> str:
     """Find sufficient input subsets of one model or two (before and after finetuning), in one process. Writes
-    `results.json`, `table.md`, `table.tex`, `sis.png` and the subsets of each batch. Batches already in the output
+    `results.json`, `tables.md`, `tables.tex`, `sis.png` and the subsets of each batch. Batches already in the output
     folder are reused.
 
     Returns:
@@ -43,7 +41,8 @@ def find_subsets(options: SubsetOptions) -> str:
         OSError: a model, set or image does not exist, or another process is writing to the output folder.
     """
     folder = options.output_dir
-    with open_session(options, options.preset, folder, bf16=options.bf16, results_key="threshold") as session:
+    stage = Stage(folder, {"command": "sis"})
+    with open_session(options, options.preset, stage, bf16=options.bf16) as session:
         targets = tuple(class_index(name, session.classes) for name in options.classes)
         session = session.with_sets(_load_sets(options, session.preset))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}
@@ -61,37 +60,28 @@ def find_subsets(options: SubsetOptions) -> str:
                 side: summarize(concatenate(of[side].columns for of in measured.values())) for side in session.sides
             }
         table = subsets_table(scores, options.threshold)
-        markdown = f"{table.title}:\n\n{table.markdown()}\n"
-        results = {
-            "settings": public_settings(asdict(options) | {"preset": session.preset}),
-            **environment(),
-            "scores": scores,
-        }
-        write_json(folder / RESULTS_FILE, results)
-        write_atomically(folder / "table.md", markdown)
-        write_atomically(folder / "table.tex", table.latex())
-        examples: list[list[tuple[str, torch.Tensor]]] = []
+        settings = asdict(options) | {"preset": session.preset}
+        markdown = write_results(session, folder, settings, {"scores": scores}, [table])
+        examples: list[list[tuple[str, np.ndarray]]] = []
         for name, rows in session.sets.items():
             shown = may_be_shown(rows.dataset).nonzero()[0].tolist()
             for index in shown[: NUM_EXAMPLES - len(examples)]:
                 examples.append(_pictures(session, subsets, name, index, measured[name]))
         if examples:
             save_picture_grid(examples, folder / "sis.png")
-    return f"\n{markdown}\nresults.json, table, sis.png and the subsets of each batch: {folder}"
+    return f"\n{markdown}\nresults.json, tables, sis.png and the subsets of each batch: {folder}"
 
 
 def _load_sets(options: SubsetOptions, preset: Preset) -> dict[str, EvaluationSet]:
     """Load the named sets, your own dataset under the name of its split, and image files as `images`."""
     loaded, own = load_evaluation_sets(options.sets, preset, IMAGES_PER_SET), {}
     if options.dataset is not None:
-        rows = load_masked_dataset(options.dataset, options.split)
-        check_columns(rows, options.split, not options.classes, needs_masks="mask" in rows.column_names)
+        images = find_images(options.dataset, options.split, () if options.classes else ("label",))
+        rows = images.rows
         if options.classes and "label" in rows.column_names:
             rows = rows.remove_columns("label")  # which may be unknown, or of other classes
-        own[options.split.partition("[")[0]] = EvaluationSet.of(rows, source=options.dataset)
+        own[images.name] = EvaluationSet.of(rows, source=options.dataset)
     if options.images:
-        if missing := [path for path in options.images if not path.is_file()]:
-            raise FileNotFoundError(f"There is no image file `{missing[0]}`.")
         files = datasets.Dataset.from_dict({"image": [str(path) for path in options.images]})
         own["images"] = EvaluationSet.of(files.cast_column("image", datasets.Image()))
     if taken := own.keys() & loaded.keys():
@@ -102,10 +92,10 @@ def _load_sets(options: SubsetOptions, preset: Preset) -> dict[str, EvaluationSe
 def _evenly_spaced(name: str, rows: EvaluationSet, options: SubsetOptions) -> EvaluationSet:
     """Subset of `num_images` evenly spaced images, only labelled ones if labels are needed."""
     needs_labels = not options.classes
-    if needs_labels and rows.accepted is None:
-        raise ValueError(f"`{name}` has no labels: name the classes to explain with `--classes`.")
-    if needs_labels and not rows.by_class:
-        raise ValueError(f"An image of `{name}` may have many classes: name those to explain with `--classes`.")
+    if needs_labels and (rows.accepted is None or not rows.by_class):
+        raise ValueError(
+            f"An image of `{name}` has no label, or several: name the classes to explain with `--classes`."
+        )
     usable = [index for index in range(len(rows.dataset)) if not needs_labels or rows.accepted[index]]
     count = min(options.num_images, len(usable))
     chosen = [usable[number * len(usable) // count] for number in range(count)]
@@ -135,7 +125,7 @@ def subsets_table(scores: dict[str, dict[str, dict]], threshold: float) -> Table
 
 def _pictures(
     session: Session, subsets: Subsets, name: str, index: int, measured: Mapping[str, Measured]
-) -> list[tuple[str, torch.Tensor]]:
+) -> list[tuple[str, np.ndarray]]:
     """Row of the figure: captioned pictures of an image and its subsets, as the model sees them."""
     rows, seen = session.sets[name], {}
     image = rows.dataset.select([index]).select_columns("image")
@@ -143,18 +133,11 @@ def _pictures(
     for side, processor in processors.items():  # which may see images of another size
         seen[side] = next(iter(image_loader(image, rows.transform(processor), 1, 0)))["pixel_values"]
     label = session.classes[rows.accepted[index][0]] if rows.accepted and rows.accepted[index] else ""
-    pictures = [(f"{name}\n{label}", denormalize(seen["before"], processors["before"])[0])]
+    pictures = [(f"{name}\n{label}", denormalize(seen["before"], processors["before"]))]
     for number, (row, target) in enumerate(subsets.pairs(rows)):
         for side, found in measured.items() if row == index else ():
-            subset = subsets.subset(session.store.folder / name / side, number)
-            caption = (
-                f"{100 * subset.float().mean():.1f} % of pixels" if found.columns["found"][number] else "none found"
-            )
-            probability = f"{100 * found.columns['confidence'][number]:.0f} %"
-            pictures.append(
-                (
-                    f"{session.classes[target]}, {side}\n{caption}: {probability}",
-                    denormalize(seen[side] * subset, processors[side])[0],
-                )
-            )
-    return pictures
+            subset = subsets.subset(session.folder / name / side, number)
+            size = f"{100 * subset.float().mean():.1f} % of pixels" if found.columns["found"][number] else "none found"
+            caption = f"{session.classes[target]}, {side}\n{size}: {100 * found.columns['confidence'][number]:.0f} %"
+            pictures.append((caption, denormalize(seen[side] * subset, processors[side])))
+    return [(caption, picture[0].permute(1, 2, 0).numpy()) for caption, picture in pictures]

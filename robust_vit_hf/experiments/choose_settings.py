@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..results.choice import Candidate, choose, loses_too_much
+from ..results.markdown_latex import Table, percent
 from ..results.results_file import MEASUREMENT_OPTIONS, ResultsFile
 from ..results.run_results import Run
-from ..results.text_table import Table, percent
 from .points import CUT_OUT
 
 

@@ -12,17 +12,15 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
-from ..data.set_names import FAMILIES
-from ..evaluation.measurements.accuracy import Accuracy, side_results
-from ..evaluation.measurements.other_backgrounds import Backgrounds
-from ..evaluation.store import FINGERPRINT_FILE, Measured
+from ..data.known_sets import FAMILIES, PAPER_SETS, UNSHIFTED
+from ..evaluation.measurements.accuracy import side_results
+from ..evaluation.measurements.base import Measured
 from ..models.model_names import MODELS, find_model
 from ..results.metrics.robust_accuracy import TOP
-from ..results.published import PAPER_SETS, UNSHIFTED
 from ..results.results_file import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
-from ..utils.stage import stage_result
+from ..utils.stage import Stage
 from .points import CUT_OUT, GRID_FILE, RUN, SETS, SHARES, VALIDATION, has_shares
 from .validation import CONDITIONS
 
@@ -89,7 +87,7 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 def _complete_points(folder: Path) -> list[Path]:
     """Complete points in the folder of a sweep, or the folder itself if it is a point; others are named in a warning."""
     points = [folder] if (folder / RUN).is_dir() else sorted(run.parent for run in folder.glob(f"*/{RUN}"))
-    complete = [point for point in points if stage_result(point) is not None and _is_measured(point)]
+    complete = [point for point in points if Stage.of(point).result() is not None and _is_measured(point)]
     if left_out := [point.name for point in points if point not in complete]:
         logger.warning(
             f"{len(left_out)} runs of `{folder}` are not complete, and are left out: {', '.join(left_out)}."
@@ -110,7 +108,7 @@ def _is_measured(point: Path) -> bool:
 
 def _found(point: Path, grid: dict) -> list[Found]:
     """The run of a point, its mixtures with the original model, and the original model on objects cut out, if measured."""
-    recorded, results = stage_result(point), read_json(point / RUN / RESULTS_FILE)
+    recorded, results = Stage.of(point).result(), read_json(point / RUN / RESULTS_FILE)
     of_grid, options = recorded["point"], recorded["point"]["options"]
     seeded = {*SEEDS, *of_grid["seeded"]}
     used = {**results["settings"]["training"], **results["settings"]["data"]}
@@ -180,7 +178,7 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
     measured."""
     sets = {}
     for name, result in run.sets.items():
-        measured = Measured.load(folder / name / "before", Backgrounds.rows_file)
+        measured = Measured.load(Stage.of(folder / name / "before"))
         if measured is not None:
             right = np.array(measured.columns["only_fg"]) == np.array(measured.columns["label"])
             after = np.full(len(result), TOP)
@@ -215,10 +213,10 @@ def _seconds(history: list[dict]) -> float | None:
 
 def _composed(folder: Path) -> dict[str, SetResult]:
     """Results on the validation images, as they are and on other backgrounds; empty if not measured."""
-    measured = {side: Measured.load(folder / side, Backgrounds.rows_file) for side in ("before", "after")}
+    measured = {side: Measured.load(Stage.of(folder / side)) for side in ("before", "after")}
     if None in measured.values():
         return {}
-    images = read_json(folder / "after" / FINGERPRINT_FILE)["rows"]
+    images = Stage.of(folder / "after").inputs["rows"]
     classes, share = (np.array(measured["before"].columns[name]) for name in ("label", "object_share"))
     composed = {}
     for condition in CONDITIONS:
@@ -246,14 +244,14 @@ def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
     sets = {}
     for name in [*(name for name in order if name in folders), *(name for name in folders if name not in order)]:
         shifted = name in benchmark.shifted if benchmark else name in PAPER_SETS and name not in UNSHIFTED
-        measured = {side: Measured.load(folders[name] / side, Accuracy.rows_file) for side in ("before", "after")}
+        measured = {side: Measured.load(Stage.of(folders[name] / side)) for side in ("before", "after")}
         if missing := [side for side, found in measured.items() if found is None]:
             raise ValueError(f"`{folders[name] / missing[0]}` has no complete result: run the sweep again.")
         accepted = measured["before"].columns.get("accepted")
         if accepted is None:
             continue
         classes = np.array([labels[0] if labels else -1 for labels in accepted])
-        images = (read_json(folders[name] / "after" / FINGERPRINT_FILE) or {}).get("rows")
+        images = Stage.of(folders[name] / "after").inputs.get("rows")
         groups = measured["before"].columns.get("group")
         groups = None if groups is None else np.array(groups, dtype=object)
         by_class = name not in FAMILIES["imagenet-9"]

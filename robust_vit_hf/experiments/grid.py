@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from ..evaluation.named_sets import NamedSource, check_set_names, expand_families
+from ..evaluation.named_sets import NamedSource, expand_sets
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import json_digest
 from ..utils.options import SHARE, Options, declared_options, option, unknown
@@ -122,8 +122,7 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         raise ValueError(f"`{path}` has no runs: an option in it has an empty list of values.")
     if not composed:
         _check_rates(path, points.values())
-    names = [name for name, _ in expand_families(map(NamedSource, keys.sets))]
-    check_set_names(names)
+    names = [name for name, _ in expand_sets(map(NamedSource, keys.sets))]
     return Grid(
         [_with_folder(path, point, imagenet) for point in points.values()],
         [(name, _in_folder(path, f"{PREPARED}{name}", imagenet)) for name in names],

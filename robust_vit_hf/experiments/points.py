@@ -6,8 +6,7 @@ Apart from [`~robust_vit_hf.experiments.sweep`], which needs submitit: results a
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..evaluation.measurements.accuracy import Accuracy
-from ..evaluation.store import SCORES_FILE
+from ..utils.stage import Stage
 
 
 # In the folder of a point: its `train` run, results on the paper's sets, predictions of the run, and the last error.
@@ -24,9 +23,9 @@ def share_folder(point: Path, share: float) -> Path:
 
 def has_shares(point: Path, shares: Iterable[float]) -> bool:
     """Whether these shares of the finetuned weights were measured on the validation images, which are measured last."""
-    return all((share_folder(point, share) / VALIDATION / "after" / SCORES_FILE).is_file() for share in shares)
+    return all(is_measured(share_folder(point, share) / VALIDATION) for share in shares)
 
 
-def has_predictions(folder: Path) -> bool:
-    """Whether a folder holds the predictions of a model on a set."""
-    return all((folder / name).is_file() for name in (Accuracy.rows_file, SCORES_FILE))
+def is_measured(folder: Path) -> bool:
+    """Whether both models were measured on a set."""
+    return all(Stage.of(folder / side).result() is not None for side in ("before", "after"))

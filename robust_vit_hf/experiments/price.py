@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..results.bootstrap import Difference, change
+from ..results.markdown_latex import Table
 from ..results.run_results import Run
-from ..results.text_table import Table
 from ..utils.plotting import plain
 
 

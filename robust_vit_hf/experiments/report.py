@@ -2,27 +2,21 @@
 
 from matplotlib.figure import Figure
 
-from ..evaluation.html_page import PAGE_FILE, Picture, Section, add_gallery, class_changes_table, plot, write_page
+from ..data.known_sets import title_of
+from ..evaluation.before_after_examples import galleries
 from ..evaluation.run_page import write_run_page
 from ..results.background_reliance import worst_group_table
-from ..results.paper_tables import (
-    METHODS,
-    ablation_tables,
-    accuracy_tables,
-    class_group_tables,
-    difference_table,
-    seed_tables,
-    segmentation_table,
-)
+from ..results.html_page import PAGE_FILE, Picture, Section, class_changes_table, plot, write_page
+from ..results.markdown_latex import Table
 from ..results.plots import save_figure
-from ..results.published import title_of
+from ..results.published_tables import METHODS
 from ..results.results_file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
 from ..results.run_results import OURS, Results
-from ..results.text_table import Table
 from ..utils.files import RESULTS_FILE, write_atomically
 from .choose_settings import choose_mixtures, choose_settings
 from .collect import collect
 from .options import ReportOptions
+from .paper.experiment_tables import paper_tables
 from .paper.findings import findings, findings_table
 from .paper.paper_plots import class_change_figures, class_group_figure, first_class_changes, size_figure
 from .points import RUN
@@ -61,8 +55,7 @@ def report(options: ReportOptions) -> str:
     tables, figures = {}, {}
     if results.sets:  # otherwise the runs were only measured on their validation images
         changes, names = first_class_changes(results), read.class_names.get(results.models[0], {})
-        tables = accuracy_tables(results) | segmentation_table(results) | ablation_tables(results)
-        tables |= seed_tables(results) | class_group_tables(results) | difference_table(results)
+        tables = paper_tables(results)
         if groups := worst_group_table(results):
             tables["groups"] = groups
         tables |= {"findings": findings_table(findings(results))}
@@ -103,10 +96,10 @@ def _write_html(
         Section("Tables", [table for name, table in tables.items() if name not in ("price", "findings")]),
         Section("Classes", changes=class_changes_table(first_class_changes(results), names)),
         Section("Figures", plots=_plots(figures)),
-        Section(f"Examples of {first.name}"),
     ]
     for source in options.sources:  # a sweep or one of its points
-        add_gallery(sections[-1], (source if source.name == first.name else source / first.name) / RUN)
+        run = (source if source.name == first.name else source / first.name) / RUN
+        sections.append(Section(f"Examples of {first.name}", galleries=galleries(run)))
     facts = {"models": ", ".join(results.models), "methods": ", ".join(results.methods)}
     filled = [section for section in sections if section.filled]
     write_page(options.output_dir / PAGE_FILE, "Report of an experiment", facts, filled)

@@ -46,8 +46,8 @@ from .points import (
     ROBUSTNESS,
     RUN,
     SHARES,
-    has_predictions,
     has_shares,
+    is_measured,
 )
 from .recipes import train_arguments
 from .validation import check_validation_images, measure_shares
@@ -156,7 +156,7 @@ class Run:
 
     def unmeasured(self) -> list[tuple[str, str]]:
         """Sets that are not measured. Another grid may have measured others."""
-        return [named for named in self.sets if not has_predictions(self.measured / named[0] / "after")]
+        return [named for named in self.sets if not is_measured(self.measured / named[0])]
 
     def is_complete(self) -> bool:
         """Whether all results are there."""
@@ -203,6 +203,7 @@ class Run:
         write_json(self.folder / ERROR_FILE, {"error": kind + " ".join(str(error).split())})
 
     def _run(self) -> None:
+        self.stage.begin()
         (self.folder / ERROR_FILE).unlink(missing_ok=True)  # from the last attempt
         model, data, config = self.arguments
         if self.stage.result() is None:

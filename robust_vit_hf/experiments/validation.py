@@ -11,7 +11,6 @@ from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session, Side, load_sides
 from ..evaluation.sets import EvaluationSet, with_objects
-from ..evaluation.store import Store
 from ..models.preprocessing import resolve_preset
 from ..models.weight_mixture import interpolate
 from ..training.config import RobustViTConfig
@@ -59,24 +58,24 @@ def measure_shares(
     sides = load_sides({"before": model.model, "after": config.output_dir}, preset, accelerator)
     # Both see the images as the training did, whose size may be another than that of the original model.
     sides = {name: replace(side, processor=sides["after"].processor) for name, side in sides.items()}
-    session = Session(sides, {}, accelerator, preset=preset)
+    session = Session(sides, {}, accelerator, shared=originals, preset=preset)
     _, validation, sets = load_data(data, sides["before"].model.config, config.seed)
     chosen = session.with_sets({VALIDATION: EvaluationSet.of(validation, source=data.dataset)})
     batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
     of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
     if len(shares) > 1:
-        of_original = replace(session, sides={"before": sides["before"]}, store=Store(point / CUT_OUT, originals))
+        of_original = replace(session, sides={"before": sides["before"]}, folder=point / CUT_OUT)
         measure(
             of_original.with_sets(with_objects(of_price)),
             Backgrounds(batch_size, workers, ("only_fg",), relevance=False),
         )
     for share in shares:
-        store, mixed = Store(share_folder(point, share), originals), sides
+        folder, mixed = share_folder(point, share), sides
         if share < 1:
             model_of_share = interpolate(sides["before"].model, sides["after"].model, share)
             mixed = sides | {"after": Side.of(model_of_share, sides["after"].processor)}
-            measured = replace(session, sides=mixed, store=store).with_sets(of_price)
+            measured = replace(session, sides=mixed, folder=folder).with_sets(of_price)
             measure(measured, Accuracy(batch_size, workers, relevance=False), within=SETS)
         composed = Backgrounds(batch_size, workers, CONDITIONS, relevance=False)
-        measure(replace(chosen, sides=mixed, store=store), composed)
+        measure(replace(chosen, sides=mixed, folder=folder), composed)

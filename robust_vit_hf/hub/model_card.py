@@ -11,13 +11,13 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
+from ..data.known_sets import PAPER_SETS
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, registered_of
-from ..results.published import PAPER_SETS
+from ..results.markdown_latex import Table, change, change_with_interval, number, percent
+from ..results.run_summary import MEAN_ROW
 from ..results.run_tables import main_table
-from ..results.summary import MEAN_ROW
-from ..results.text_table import Table, change, change_with_interval, number, percent
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.public_names import public_name
 from .options import CardOptions

@@ -10,7 +10,7 @@ from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, find_model
 from ..models.preprocessing import preset_of
 from ..relevance.architectures import ImageModel
-from ..results.text_table import percent
+from ..results.markdown_latex import percent
 from ..utils.environment import environment
 from ..utils.images import input_size
 from ..utils.public_names import is_hub_id, public_name

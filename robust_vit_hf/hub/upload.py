@@ -12,7 +12,7 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..data.parquet_writer import SETTINGS_FILE, SOURCE_KEY
-from ..evaluation.relevance_examples import EXAMPLES_FILE
+from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..models.loading import BASE_FILE
 from ..models.model_names import CONVERSION_FILE, MODELS
 from ..models.weight_mixture import INTERPOLATION_FILE
@@ -39,7 +39,7 @@ ADAPTER_FILE = "adapter_config.json"
 # Of a model, these files of its folder itself, TensorBoard's logs and what the card shows are uploaded, and nothing
 # else: results of other commands in the same folder hold the user's images and the names of their files.
 MODEL_FILES = [CARD_FILE, RUN_FILE, RESULTS_FILE, EVALUATION_FILE, INTERPOLATION_FILE, CONVERSION_FILE, BASE_FILE]
-MODEL_FILES += ["table.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
+MODEL_FILES += ["tables.md", "candidates.md", "verdict.json", "LICENSE*", "NOTICE*"]
 MODEL_FILES += ["*config.json", "*.safetensors", "*.bin", "*.index.json", "*.py"]
 LOGS = "runs/*/events.out.tfevents.*"
 httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hub: httpx, or httpx2 since 2.0

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from ..diagnosis.verdict import Diagnosis
 from ..results import choice
-from ..results.bootstrap import Difference, Interval, interval_of, resampled_means
+from ..results.bootstrap import Difference, Interval, Resamples
 from ..results.choice import loses_too_much, may_be_lost, rank
-from ..results.text_table import Table
+from ..results.markdown_latex import Table
 
 
 # Candidates beside each other, by name, unless a method is named. On photographs, swap with the original's output gained most
@@ -73,9 +71,8 @@ class Measured(choice.Candidate):
 
     def changes(self, before: "Measured") -> tuple[Interval, Interval]:
         """Changes of both from another, with their intervals, paired by image."""
-        values = [self.mixed_rand - before.mixed_rand, self.original - before.original]
-        resampled = resampled_means(np.stack(values, axis=1))
-        gain, home = (interval_of(one, drawn, Difference) for one, drawn in zip(values, resampled.T, strict=True))
+        changes = {"gain": self.mixed_rand - before.mixed_rand, "home": self.original - before.original}
+        gain, home = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
         return gain, home
 
 

@@ -18,42 +18,37 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ..data.dataset_digest import dataset_identity
+from ..data.draw_images import choose_images, turns_within_classes
+from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.layouts.hub_tables import has_parquet
-from ..data.masked_dataset import UnknownSplit, undecoded, undecoded_rows
+from ..data.schema import undecoded, undecoded_rows
 from ..diagnosis.diagnose import DiagnosisReport, measure_images
 from ..diagnosis.diagnose import write_report as write_diagnosis
-from ..diagnosis.images import (
-    MaskedImages,
-    choose_images,
-    load_labelled,
-    masked_images,
-    one_mask_maker,
-    turns_within_classes,
-)
 from ..diagnosis.options import DiagnoseOptions
 from ..diagnosis.verdict import Diagnosis
-from ..evaluation.finetuning_results import FIGURE_FILE, TABLE_FILE, write_report
-from ..evaluation.html_page import PAGE_FILE, Section, add_gallery, write_page
+from ..evaluation.before_after_examples import EXAMPLES_FILE, galleries
+from ..evaluation.finetuning_results import FIGURE_FILE, write_report
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.options import PairOptions
-from ..evaluation.relevance_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side, open_session
 from ..evaluation.sets import EvaluationSet, group_shares, groups_of
-from ..evaluation.store import Store
+from ..evaluation.write_results import TABLES_FILE
 from ..hub.model_card import CARD_FILE, write_card
+from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..models.loading import load_model
 from ..models.model_digest import weights_digest
-from ..models.model_names import check_output_name, resolve
+from ..models.model_names import resolve
 from ..models.weight_mixture import INTERPOLATION_FILE, interpolate
 from ..relevance.relevance_map import forward_logits
 from ..results.bootstrap import Difference
 from ..results.choice import choose
+from ..results.html_page import PAGE_FILE, Section, write_page
+from ..results.markdown_latex import Table
 from ..results.run_results import Run
+from ..results.run_summary import class_changes
 from ..results.run_tables import tables_of
-from ..results.summary import class_changes
-from ..results.text_table import Table
 from ..training.background_swap import BackgroundPool
 from ..utils.files import (
     RESULTS_FILE,
@@ -65,7 +60,8 @@ from ..utils.files import (
     write_json,
 )
 from ..utils.images import input_size
-from ..utils.public_names import public_name, public_settings
+from ..utils.public_names import public_name
+from ..utils.stage import Stage
 from .candidates import (
     FINALISTS,
     FIRST_MIXTURES,
@@ -185,21 +181,22 @@ def run_improvement(options: ImproveOptions) -> Improvement:
     """
     folder = options.output_dir
     _check_folder(options)
-    with open_session(PairOptions(model=options.model), options.preset, folder, bf16=options.bf16) as opened:
+    stage = Stage(folder, {"command": "improve"})
+    with open_session(PairOptions(model=options.model), options.preset, stage, bf16=options.bf16) as opened:
         if opened.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        session = replace(opened, store=Store(folder / "predictions"))
+        session = replace(opened, folder=folder / "predictions")
         train, validation, notes, weights = _load(options)
-        choosing, reporting = _halves(validation, options)
-        parts = {"train": train, "choosing": choosing, "reporting": reporting}
+        choosing, reporting = _halves(validation.rows, options)
+        parts = {"train": train.rows, "choosing": choosing, "reporting": reporting}
         _check_inputs(options, session, parts)
         _say(0, f"{public_name(options.model)}, {_estimate(session, options, parts)} in all")
-        _say(1, f"Masks of {len(train)} training and {len(choosing) + len(reporting)} validation images")
+        _say(1, f"Masks of {len(train.rows)} training and {len(choosing) + len(reporting)} validation images")
         with one_mask_maker():
-            masked = {name: _masked(rows, name, options, session) for name, rows in parts.items()}
+            masked = {name: _masked(replace(train, rows=rows), name, options, session) for name, rows in parts.items()}
         masked["reporting"] = replace(masked["reporting"], group_weights=weights)
         notes += [f"`{name}`: {note}" for name in ("train", "choosing") for note in masked[name].notes]
         if len(masked["train"].dataset.with_format(None).unique("label")) == 1:
@@ -238,16 +235,15 @@ def _check_folder(options: ImproveOptions) -> None:
     """Check that the output folder is free, or of an earlier run of this command.
 
     Raises:
-        ValueError: it is among the images, holds what this command would replace or delete, or as [`check_output_name`].
+        ValueError: it is among the images, or holds what this command would replace or delete.
     """
     folder = options.output_dir
-    check_output_name(folder)
     check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
     # This command writes its inputs before all else. Other programs have files of this name. A folder of that name is
     # refused when the inputs are written.
     inputs = folder / INPUTS_FILE
     if not inputs.is_dir() and "images (train)" not in (read_json(inputs) or {}):
-        written = (*MODEL_FILES, "adapter_config.json", "preprocessor_config.json", TABLE_FILE, EXAMPLES_FILE)
+        written = (*MODEL_FILES, "adapter_config.json", "preprocessor_config.json", TABLES_FILE, EXAMPLES_FILE)
         written += (FIGURE_FILE, PAGE_FILE, INPUTS_FILE, VERDICT_FILE, CANDIDATES_FILE)
         for name in (*written, DIAGNOSIS_FOLDER, CANDIDATES_FOLDER):
             if (folder / name).exists():
@@ -346,24 +342,29 @@ def _say(number: int, text: str) -> None:
     tqdm.write(f"[{number}/4] {text}", file=sys.stderr)
 
 
-def _load(options: ImproveOptions) -> tuple[datasets.Dataset, datasets.Dataset, list[str], dict[str, float] | None]:
+def _load(options: ImproveOptions) -> tuple[Images, Images, list[str], dict[str, float] | None]:
     """Images to train on, validation images, notes about them, and the shares of the groups of all that can train."""
-    train, notes = load_labelled(options.dataset, options.train_split, options.mask_folder), []
+    train, notes = _labelled(options, options.train_split), []
     try:
-        validation = load_labelled(options.dataset, options.eval_split, options.mask_folder)
-        _check_masks_apart(train, validation, options)
+        validation = _labelled(options, options.eval_split)
+        _check_masks_apart(train.rows, validation.rows, options)
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
-        train, validation = _held_out(train, options.seed)
+        parts = _held_out(train.rows, options.seed)
+        train, validation = (replace(train, rows=rows) for rows in parts)
         named = options.mask_folder or options.dataset
         notes.append(
-            f"`{public_name(named)}` has no split `{options.eval_split}`: {len(validation)} of the images of "
+            f"`{public_name(named)}` has no split `{options.eval_split}`: {len(validation.rows)} of the images of "
             f"`{options.train_split}` were held out. If your model was trained on them, its top-1 at home is too high."
         )
-    weights = group_shares(train, options.train_split)
-    train = choose_images(train, options.max_steps * options.train_batch_size, options.seed)
-    return train, validation, notes, weights
+    weights = group_shares(train.rows, options.train_split)
+    chosen = choose_images(train.rows, options.max_steps * options.train_batch_size, options.seed)
+    return replace(train, rows=chosen), validation, notes, weights
+
+
+def _labelled(options: ImproveOptions, split: str) -> Images:
+    return find_images(options.dataset, split, ("label",), masks=options.mask_folder).labelled()
 
 
 def _check_masks_apart(train: datasets.Dataset, validation: datasets.Dataset, options: ImproveOptions) -> None:
@@ -411,9 +412,9 @@ def _halves(dataset: datasets.Dataset, options: ImproveOptions) -> tuple[dataset
     return choose_images(parts[0], CHOOSING_IMAGES), choose_images(parts[1], options.num_images)
 
 
-def _masked(rows: datasets.Dataset, name: str, options: ImproveOptions, session: Session) -> MaskedImages:
-    folder = options.output_dir / MASKS_FOLDER / name
-    return masked_images(rows, name, session.sides["before"], session.classes, options.masks, folder)
+def _masked(images: Images, name: str, options: ImproveOptions, session: Session) -> MaskedImages:
+    side, folder = session.sides["before"], options.output_dir / MASKS_FOLDER / name
+    return masked_images(images, name, side.model, side.processor, side.source, options.mask_method, folder)
 
 
 def _choose(trials: Trials, options: ImproveOptions) -> tuple[Measured, list[Measured], list[Candidate]]:
@@ -505,13 +506,12 @@ def _report(
         rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
         own = session.with_sets({"reporting": rows})
         run = Run(measure_accuracy(own, Accuracy(options.batch_size, options.num_workers), "accuracy"))
-        write_report(folder, run, own, public_settings(asdict(options)))
+        write_report(folder, run, own, asdict(options))
         if (folder / FIGURE_FILE).is_file():  # photographs, which are not uploaded with the model
             (folder / FIGURE_FILE).replace(of_diagnosis.output_dir / FIGURE_FILE)
         home = tables_of(run)
         notes = [*notes, *_worse_classes(run, session.classes)]
-        sections.append(Section("At home", home))
-        add_gallery(sections[-1], folder)
+        sections.append(Section("At home", home, galleries=galleries(folder)))
     improvement = Improvement(options.max_loss, diagnosis, candidates, home, [*notes, *diagnosis.warnings], folder)
     sections[0].notes = improvement.notes  # those of the diagnosis, and others
     verdict = {"outcome": improvement.outcome, "verdict": improvement.verdict, "notes": improvement.notes}

@@ -22,7 +22,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from ..models.checked import naming
+from ..models.weight_checks import reading
 from .mask_result import MaskResult, Prompts, names_to_find
 
 
@@ -93,7 +93,7 @@ class GroundedSegmentation:
             ("detector", AutoModelForZeroShotObjectDetection, detector),
             ("segmenter", AutoModelForMaskGeneration, segmenter),
         ):
-            with naming(name):
+            with reading(name):
                 parts[part] = model_class.from_pretrained(name).eval().to(device)
                 parts[f"{part}_processor"] = AutoProcessor.from_pretrained(name)
         return cls(**parts, prompts=prompts, **arguments)

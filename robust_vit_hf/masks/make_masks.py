@@ -16,14 +16,15 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..data.contact_sheet import save_contact_sheets
-from ..data.image_sets import features_of, image_sets, open_source
+from ..data.find_images import find_images, split_names
+from ..data.image_sets import features_of, open_source
 from ..data.imagenet_classes import class_names, label_of_wnid
-from ..data.masked_dataset import load_masked_dataset, split_names, undecoded_rows
+from ..data.known_sets import KNOWN_SETS
 from ..data.parquet_writer import ShardWriter
 from ..data.prepare import DecodedRow, write_rows
-from ..data.schema import encode_image
+from ..data.schema import encode_image, undecoded_rows
 from ..models.model_digest import model_digest
-from ..models.model_names import MODELS, check_no_folder
+from ..models.model_names import MODELS
 from ..utils.files import check_output_dir
 from ..utils.images import to_rgb
 from ..utils.lock import folder_lock
@@ -95,7 +96,6 @@ def make_masker(
     settings["refine"] = not options.coarse
     registered = MODELS.get(options.model)
     if registered is not None and registered.load_backbone is not None:
-        check_no_folder(options.model)
         return TokenCut(registered.load_backbone().to(device), **settings)
     return TokenCut.from_pretrained(options.model, device, **settings)
 
@@ -130,7 +130,7 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
         )
     counts = {}
     with folder_lock(output_dir, "prepare") if state.is_main_process else nullcontext():
-        for split in options.split or ["train" if options.set is None else image_sets()[options.set].split]:
+        for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:
             with state.main_process_first():  # it unpacks and caches
                 rows, columns, total = _open_images(options.images, split, options.set)
             if per_class is not None and "int" not in str(getattr(columns.get("label"), "dtype", "")):
@@ -194,9 +194,9 @@ def _open_images(
 ) -> tuple[Iterable[dict], datasets.Features, int | None]:
     """Rows with undecoded images, their columns, and their number if known."""
     if set_name is None:
-        dataset = load_masked_dataset(images, split)
-        return undecoded_rows(dataset), dataset.features, len(dataset)
-    kind = image_sets()[set_name]
+        rows = find_images(images, split).rows
+        return undecoded_rows(rows), rows.features, len(rows)
+    kind = KNOWN_SETS[set_name]
     if split not in kind.splits:
         raise ValueError(f"`--set {set_name}` has the splits {', '.join(kind.splits)}, but --split is `{split}`.")
     options = {"split": split} if "split" in kind.options else {}

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..data.known_sets import KNOWN_SETS
 from ..data.options import WriterOptions
-from ..data.set_names import SET_NAMES
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, declared_options, option
+
+
+MASK_METHODS = ("tokencut", "grounded", "sam3", "auto")  # of images of your own
 
 
 @dataclass(kw_only=True)
@@ -16,7 +19,7 @@ class MasksOptions(WriterOptions):
     METHOD: ClassVar[str]
 
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
-    set: str | None = option(None, "read them as this set, unprepared", choices=SET_NAMES)
+    set: str | None = option(None, "read them as this set, unprepared", choices=KNOWN_SETS)
     split: list[str] = option([], "splits to make masks for (default: train, or the first of --set)")
     per_class: int | None = option(
         None, "take images until each class has this many masks; all images by default", COUNT

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
-from ..models.checked import naming
+from ..models.weight_checks import reading
 from .mask_result import MaskResult, Prompts, names_to_find
 
 
@@ -63,7 +63,7 @@ class ConceptSegmentation:
             OSError: there is no such model.
         """
         try:
-            with naming(model):
+            with reading(model):
                 light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
                 loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
                 # Some checkpoints name the processor for videos, which takes no text.

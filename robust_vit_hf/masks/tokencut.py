@@ -26,7 +26,7 @@ from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, ViTI
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..data.transforms import normalization
-from ..models.checked import naming
+from ..models.weight_checks import reading
 from ..relevance.architectures import ImageModel
 from ..relevance.attention import hooks_of_this_thread
 from .bilateral import bilateral_solver
@@ -268,7 +268,7 @@ class TokenCut:
             OSError: the model does not exist.
             ValueError: the file lacks weights of layers.
         """
-        with naming(name):
+        with reading(name):
             model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
             processor = AutoImageProcessor.from_pretrained(name)
         if layers := sorted(key for key in loading["missing_keys"] if re.search(r"\blayers?\.\d+\.", key)):

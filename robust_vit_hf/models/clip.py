@@ -11,7 +11,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ..data.label_mapping import check_class_names
-from .checked import load_checked
+from .weight_checks import load_checked
 
 
 TEMPLATES = ("a photo of a {}.",)
@@ -82,30 +82,16 @@ def load_zero_shot(
     Raises:
         OSError, ValueError: as [`load_checked`].
         OSError: there is no tokenizer beside it.
-        ValueError: weights are missing, there are fewer than two classes, one is empty, named twice or has a text of more tokens than
-            CLIP reads, or a template has no `{}`.
+        ValueError: there are fewer than two classes, one is empty, named twice or has a text of more tokens than CLIP reads, or a
+            template has no `{}`.
     """
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):
         raise ValueError(f"Expected templates with `{{}}` for the name of the class, but got {templates}.")
-    clip, loading = load_checked(CLIPModel, name, dtype=torch.float32)
-    if missing := sorted(loading["missing_keys"]):
-        first = ", ".join(f"`{key}`" for key in missing[:4])
-        raise ValueError(
-            f"`{name}` lacks {len(missing)} weights of CLIP, such as {first}, with which texts are compared to images: take the CLIP "
-            "that it was made from, with both encoders and projections, or leave the classes out if it has a head of its own."
-        )
+    clip = load_checked(CLIPModel, name, dtype=torch.float32)
     clip.eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
     texts = {label: [template.replace("{}", label) for template in templates] for label in classes}
-    limit = min(tokenizer.model_max_length, clip.config.text_config.max_position_embeddings)
-    for label, of_class in texts.items():
-        for text, tokens in zip(of_class, tokenizer(of_class)["input_ids"], strict=True):
-            if len(tokens) > limit:
-                raise ValueError(
-                    f"The class `{label}` is too long for CLIP, which reads {limit} tokens: {text!r} has {len(tokens)}. Shorten the "
-                    "name or the template."
-                )
     settings = clip.config.vision_config.to_dict() | {"projection_dim": clip.config.projection_dim}
     names = dict(enumerate(classes))
     config = CLIPVisionConfig.from_dict(

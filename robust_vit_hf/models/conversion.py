@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.public_names import public_name
-from .loading import is_timm, load_complete, load_model
-from .model_names import CONVERSION_FILE, check_no_folder, find_model, resolve
+from .loading import is_timm, load_model
+from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
 from .preprocessing import Preset, load_processor, make_image_processor, resolve_preset
 from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing, timm_files
 from .timm_weights import timm_to_hf
+from .weight_checks import load_checked, reading
 
 
 def convert(options: ConvertOptions) -> str:
@@ -20,12 +21,8 @@ def convert(options: ConvertOptions) -> str:
 
     Returns:
         Message about what was written.
-
-    Raises:
-        ValueError: as [`check_no_folder`].
     """
     source, output = options.source, options.output_dir
-    check_no_folder(source)
     if options.classes is not None:
         model = write_with_classes(source, output, options.classes, options.templates, options.preset)
     elif options.to == "timm":
@@ -47,13 +44,9 @@ def write_with_classes(
 
     Raises:
         FileExistsError: `output` is not empty.
-        OSError, ValueError: as [`load_model`] and [`load_processor`], or `classes` is no file of text in UTF-8.
+        OSError, ValueError: as [`load_model`] and [`load_processor`], or `classes` is no text in UTF-8.
     """
-    try:
-        lines = classes.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`{classes}` is not text in UTF-8 ({error}): save it as UTF-8.") from error
-    names = [line for line in lines if line.strip()]
+    names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
         if preset is None:
@@ -93,7 +86,8 @@ def convert_to_transformers(
         weights, config = load_timm(source)
         if preset is None:
             preset = "model" if states_preprocessing(config) and find_model(source) is None else "paper"
-        model = timm_to_hf(weights, config, image_size=image_size, num_heads=num_heads)
+        with reading(source):
+            model = timm_to_hf(weights, config, image_size=image_size, num_heads=num_heads)
         if preset == "model":
             processor = own_processor(config, model.config.image_size)
         else:
@@ -114,19 +108,14 @@ def convert_to_timm(source: str, output: Path, statistics: str | None = None) ->
 
     Raises:
         FileExistsError: `output` is not empty.
-        OSError, ValueError: see [`load_complete`] and [`save_timm`], or the source has no image processor.
+        OSError, ValueError: see [`load_checked`] and [`save_timm`], or the source has no image processor.
     """
     source = resolve(source)
     with atomic_folder(output) as folder:
-        model = load_complete(source, dtype="auto")
+        model = load_checked(AutoModelForImageClassification, source, dtype="auto")
         if statistics:
             processor = make_image_processor("native", model.config.image_size, native_processor(None, statistics))
         else:
-            try:
-                processor = AutoImageProcessor.from_pretrained(source)
-            except OSError as error:
-                raise ValueError(
-                    f"`{source}` has no image processor: give `--statistics imagenet` or `half` for the native preset."
-                ) from error
+            processor = AutoImageProcessor.from_pretrained(source)
         save_timm(model, processor, folder)
     return model

@@ -31,17 +31,20 @@ NOT_COMPUTED = {
 }
 
 
-def model_digest(model: PreTrainedModel) -> str:
+def model_digest(model: PreTrainedModel, weights: str | None = None) -> str:
     """16 hexadecimal digits that change with the model's weights, class, and configuration where it affects the
     output, such as the number of heads. For a PEFT model, the digest of the merged model.
 
     Ignores values of [`NOT_COMPUTED`] and defaults, so that new options in later versions of transformers do not
     change the digest.
+
+    Args:
+        weights: its [`weights_digest`], if that is known already.
     """
     model = _merged(model)
     defaults = _as_json(type(model.config)().to_dict())
     config = {name: value for name, value in _computed(model.config.to_dict()).items() if value != defaults.get(name)}
-    facts = [weights_digest(model), type(model).__name__, config]
+    facts = [weights or weights_digest(model), type(model).__name__, config]
     return json_digest(facts)
 
 

@@ -70,31 +70,6 @@ def resolve(name: str) -> str:
     return MODELS[name].hub_ids[0] if name in MODELS and MODELS[name].hub_ids else name
 
 
-def check_no_folder(name: str) -> None:
-    """Refuse the name of a registered model where a model folder of that name is, which may be meant.
-
-    Raises:
-        ValueError: it is ambiguous.
-    """
-    if name in MODELS and any(Path(name, file).is_file() for file in ("config.json", "adapter_config.json")):
-        raise ValueError(
-            f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder. For the registered model, run the "
-            "command in another folder, or rename that one."
-        )
-
-
-def check_output_name(folder: Path) -> None:
-    """Refuse an output folder whose name here is that of a registered model, from which it could not be told.
-
-    Raises:
-        ValueError: it is.
-    """
-    if folder.name in MODELS and Path(folder.name).resolve() == folder.resolve():
-        raise ValueError(
-            f"`{folder}` would have the name of a registered model: choose another --output_dir, such as `my-{folder.name}`."
-        )
-
-
 def registered_of(run: dict) -> str | None:
     """Name of the registered model that a run began from, by its `run.json`. Runs of version 0.2.0 have a name alone, which may be the
     last part of a path."""

@@ -47,11 +47,11 @@ class ConvertOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.to == "timm" and (self.image_size or self.num_heads or self.preset or self.classes):
-            raise ValueError("--image_size, --num_heads, --preset and --classes do not go with --to timm")
-        if self.classes and (self.image_size or self.num_heads or self.statistics):
-            raise ValueError("--classes replaces the head alone: leave out --image_size, --num_heads and --statistics")
-        if self.templates and not self.classes:
-            raise ValueError("--templates are texts for the names of --classes")
-        if self.to == "hf" and self.statistics and self.preset != "native":
-            raise ValueError("--statistics goes with --preset native; the paper's preset has its own")
+        kind, used = f"--to {self.to}", {"image_size", "num_heads", "preset"} if self.to == "hf" else {"statistics"}
+        if self.classes:
+            kind, used = "--classes", {"classes", "templates", "preset"}
+        elif self.preset == "native":
+            used |= {"statistics"}
+        names = ("image_size", "num_heads", "classes", "templates", "preset", "statistics")
+        if unused := [f"--{name}" for name in names if getattr(self, name) and name not in used]:
+            raise ValueError(f"{', '.join(unused)} has no effect with {kind}; --statistics goes with --preset native")

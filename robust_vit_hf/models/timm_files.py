@@ -2,10 +2,8 @@
 
 import argparse
 import math
-import re
 import zipfile
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from huggingface_hub import snapshot_download
@@ -14,6 +12,7 @@ from torch import Tensor
 from transformers import (
     BaseImageProcessor,
     DeiTForImageClassificationWithTeacher,
+    PreTrainedConfig,
     PreTrainedModel,
     ViTImageProcessor,
 )
@@ -21,8 +20,10 @@ from transformers.image_utils import PILImageResampling
 
 from ..data.label_mapping import classes_of_model
 from ..utils.files import read_json
+from ..utils.images import input_size
 from ..utils.public_names import is_hub_id
 from .timm_weights import SIZES, hf_to_timm
+from .weight_checks import reading
 
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -38,36 +39,19 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
 
     Raises:
         OSError: the file, folder or model does not exist.
-        ValueError: the file is corrupt, has no weights, or is a pickle with more than tensors and plain values.
+        ValueError: as [`reading`].
     """
     path, config = timm_files(source)
-    try:
+    with reading(path):
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:
             # Checkpoints of timm and DeiT hold the command line as a Namespace.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError:
-        raise
-    except UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        found = f"would run `{code[1]}` to be read" if code else "holds more than that, or is cut off"
-        raise ValueError(
-            f"Expected a pickle of tensors and plain values alone, but `{path}` {found}. Nothing in it was run: save the "
-            "`state_dict()` of the model alone, preferably as safetensors."
-        ) from error
-    except Exception as error:  # readers raise any type for corrupt files
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"`{path}` cannot be read; it may be cut off. {type(error).__name__}: {reason}") from error
     for key in ("model", "state_dict"):
-        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+        if isinstance(weights.get(key), dict):
             weights = weights[key]
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        keys = [f"`{key}`" for key in weights][:4] if isinstance(weights, dict) else [type(weights).__name__]
-        raise ValueError(
-            f"`{path}` holds {', '.join(keys)}, expected weights by name, directly or in `state_dict` or `model`."
-        )
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     return weights, config
@@ -82,31 +66,27 @@ def timm_files(source: str | Path) -> tuple[Path, dict | None]:
 
     Raises:
         OSError: the file, folder or model does not exist, or has no weights.
-        ValueError: `config.json` is not timm's.
+        ValueError: `config.json` is not valid JSON.
     """
     folder, source = Path(source), str(source)
     if folder.is_file():
         return folder, None
     if not folder.is_dir():
-        is_file_name = source.endswith((".safetensors", ".pth", ".pt", ".bin", ".tar"))
-        if is_file_name or not is_hub_id(source):
+        if not is_hub_id(source):
             raise FileNotFoundError(f"There is no file or folder `{source}`, and a Hub id has the form `owner/name`.")
         for name in WEIGHT_FILES:
             folder = Path(snapshot_download(source, allow_patterns=["config.json", name]))
             if (folder / name).is_file():
                 break
-    config, path = None, folder / "config.json"
-    if path.is_file():
-        config = read_json(path)
-        if config is None or "architecture" not in config:
-            raise ValueError(
-                f"`{path}` has no `architecture`, so it is not timm's. Models of transformers, which have `architectures`, "
-                "need no conversion."
-            )
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
-            return folder / name, config
+            return folder / name, read_json(folder / "config.json")
     raise FileNotFoundError(f"`{source}` holds no {' and no '.join(f'`{name}`' for name in WEIGHT_FILES)}.")
+
+
+def _settings(config: dict | None) -> dict:
+    """Settings of the pretraining in timm's `config.json`."""
+    return (config or {}).get("pretrained_cfg", config or {})
 
 
 def native_processor(config: dict | None, statistics: str | None = None) -> ViTImageProcessor:
@@ -120,18 +100,18 @@ def native_processor(config: dict | None, statistics: str | None = None) -> ViTI
     Raises:
         ValueError: neither gives them.
     """
-    pretrained = (config or {}).get("pretrained_cfg", config or {})
-    if statistics is None and not ("mean" in pretrained and "std" in pretrained):
+    settings = _settings(config)
+    if statistics is None and not {"mean", "std"} <= settings.keys():
         raise ValueError(
             "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
         )
-    mean, std = STATISTICS[statistics] if statistics else (pretrained["mean"], pretrained["std"])
+    mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
     return ViTImageProcessor(image_mean=list(mean), image_std=list(std))
 
 
 def states_preprocessing(config: dict | None) -> bool:
     """Whether timm's `config.json` has the settings of [`own_processor`]."""
-    return set(OWN_SETTINGS) <= (config or {}).get("pretrained_cfg", config or {}).keys()
+    return set(OWN_SETTINGS) <= _settings(config).keys()
 
 
 def own_processor(config: dict | None, image_size: int) -> ViTImageProcessor:
@@ -144,23 +124,21 @@ def own_processor(config: dict | None, image_size: int) -> ViTImageProcessor:
     Raises:
         ValueError: the configuration lacks a setting, or has another `crop_mode` than `center` and `squash`.
     """
-    pretrained = (config or {}).get("pretrained_cfg", config or {})
-    missing = [name for name in OWN_SETTINGS if name not in pretrained]
-    mode = pretrained.get("crop_mode") or "center"
-    if missing or mode not in ("center", "squash"):
-        problem = f"does not state {', '.join(missing)}" if missing else f"has the `crop_mode` {mode}"
+    settings = _settings(config)
+    mode = settings.get("crop_mode") or "center"
+    if not states_preprocessing(config) or mode not in ("center", "squash"):
         raise ValueError(
-            f"timm's configuration of the model {problem}, so that its own preprocessing is not known: give `--preset paper`"
-            f"{'' if {'mean', 'std'} & {*missing} else ' or `native`'}."
+            f"timm's configuration of the model does not state {', '.join(OWN_SETTINGS)} and a `crop_mode` that is known, so that its "
+            "own preprocessing is not known: give `--preset paper` or `native`."
         )
-    side = math.floor(image_size / pretrained["crop_pct"])
+    side = math.floor(image_size / settings["crop_pct"])
     return ViTImageProcessor(
         size={"shortest_edge": side} if mode == "center" else {"height": side, "width": side},
-        resample=PILImageResampling[pretrained["interpolation"].upper()],
+        resample=PILImageResampling[settings["interpolation"].upper()],
         do_center_crop=True,
         crop_size={"height": image_size, "width": image_size},
-        image_mean=list(pretrained["mean"]),
-        image_std=list(pretrained["std"]),
+        image_mean=list(settings["mean"]),
+        image_std=list(settings["std"]),
     )
 
 
@@ -170,15 +148,13 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
     `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model.
 
     Raises:
-        ValueError: images or patches are not square, timm has no settings for the preprocessing, or see
-            [`hf_to_timm`].
+        ValueError: images are not square, timm has no settings for the preprocessing, or see [`hf_to_timm`].
     """
     import timm
     from timm.models import save_for_hf
 
     config = model.config
-    image_size, patch_size = _side("image_size", config.image_size), _side("patch_size", config.patch_size)
-    preprocessing = _preprocessing(processor, image_size, config.num_channels)
+    preprocessing = _preprocessing(processor, config)
     weights = hf_to_timm(model)
     size = SIZES.get((config.hidden_size, config.num_hidden_layers, config.intermediate_size), ("base", None))[0]
     if isinstance(model, DeiTForImageClassificationWithTeacher):
@@ -190,8 +166,8 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
         mlp_ratio = math.nextafter(mlp_ratio, math.inf)
     # All settings, so that the architecture's name does not matter.
     model_args = {
-        "img_size": image_size,
-        "patch_size": patch_size,
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
         "in_chans": config.num_channels,
         "embed_dim": config.hidden_size,
         "depth": config.num_hidden_layers,
@@ -202,9 +178,7 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
     with torch.device("meta"):  # without initialising weights that are overwritten
         exported = timm.create_model(architecture, num_classes=config.num_labels, **model_args)
     exported.load_state_dict(weights, assign=True)
-    exported.pretrained_cfg = exported.pretrained_cfg | {
-        "tag": None
-    }  # timm gives the first of the architecture's weights
+    exported.pretrained_cfg |= {"tag": None}  # timm gives the first of the architecture's weights
     labels = classes_of_model(config)
     save_for_hf(
         exported,
@@ -216,20 +190,17 @@ def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Pat
     )
 
 
-def _preprocessing(processor: BaseImageProcessor, image_size: int, num_channels: int) -> dict:
+def _preprocessing(processor: BaseImageProcessor, config: PreTrainedConfig) -> dict:
     """Settings of timm's evaluation transform, which resizes to floor(image size / `crop_pct`), then crops."""
-    if not (processor.do_resize and processor.do_rescale and processor.do_normalize):
-        raise ValueError("The image processor does not resize, rescale or normalise, and timm always does.")
-    squash = processor.size["shortest_edge"] is None
-    resized = processor.size["shortest_edge"] or _side("size", (processor.size["height"], processor.size["width"]))
-    if getattr(processor, "do_center_crop", False):
-        cropped = _side("crop_size", (processor.crop_size["height"], processor.crop_size["width"]))
-    else:
-        cropped = resized if squash else None
-    if cropped != image_size or resized < image_size:
+    size, image_size = processor.size, input_size(processor)[0]
+    squash = size["shortest_edge"] is None
+    resized = size["height"] if squash else size["shortest_edge"]
+    switches = processor.do_resize and processor.do_rescale and processor.do_normalize
+    square = input_size(processor) == (image_size, image_size) and size["width"] in (None, resized)
+    if not switches or not square or config.image_size not in (image_size, [image_size] * 2) or resized < image_size:
         raise ValueError(
-            f"The image processor has size {processor.size} and crop {cropped}, which does not give the images of "
-            f"{image_size} px that the model takes."
+            f"The image processor has the size {size} and the model takes images of {config.image_size} px. timm always resizes to the "
+            "same or a larger square, crops, rescales and normalises: give `--statistics imagenet` or `half` for the native preset."
         )
     crop_pct = image_size / resized
     if math.floor(image_size / crop_pct) != resized:
@@ -239,13 +210,6 @@ def _preprocessing(processor: BaseImageProcessor, image_size: int, num_channels:
         "crop_mode": "squash" if squash else "center",
         "interpolation": PILImageResampling(processor.resample).name.lower(),
         # For models with fewer channels than the processor.
-        "mean": list(processor.image_mean)[:num_channels],
-        "std": list(processor.image_std)[:num_channels],
+        "mean": list(processor.image_mean)[: config.num_channels],
+        "std": list(processor.image_std)[: config.num_channels],
     }
-
-
-def _side(name: str, value: int | tuple[int, int] | list[int]) -> int:
-    height, width = (value, value) if isinstance(value, int) else value
-    if height != width:
-        raise ValueError(f"`{name}` is {height}×{width}, expected a square, as timm has for these models.")
-    return height

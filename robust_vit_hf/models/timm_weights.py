@@ -30,8 +30,6 @@ SIZES = {
     (1024, 24, 4096): ("large", 16),
     (1280, 32, 5120): ("huge", 16),
 }
-# Weights whose shapes define the model's sizes, with their numbers of dimensions.
-SIZING = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2, "head.weight": 2}
 # Arguments of timm's class that follow from the weights or do not affect a trained model's output.
 KNOWN_ARGUMENTS = {
     *("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias"),
@@ -69,80 +67,32 @@ def timm_to_hf(
         num_heads: number of attention heads, required for sizes other than tiny, small, base, large and huge.
 
     Raises:
-        ValueError: names, shapes or dtypes are not those of a plain ViT or DeiT with a head, the number of heads is
-            unknown, or the image size is not a multiple of the patch size.
+        RuntimeError: shapes are not those of a plain ViT or DeiT.
+        ValueError: names are not those of a plain ViT or DeiT with a head, the number of heads is unknown, or the image size
+            is not a multiple of the patch size.
 
     Source: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/vision_transformer.py
     """
-    config = config or {}
-    settings = {name: config[name] for name in ("global_pool",) if name in config} | config.get("model_args", {})
-    for name, value in settings.items():
-        if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
-            raise ValueError(f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT.")
-
     distilled = "dist_token" in state_dict or "head_dist.weight" in state_dict
-    blocks = [int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)]
-    depth = max(blocks, default=0) + 1
-    qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state_dict)
-    names = _names(depth, distilled, qkv_bias)
-    missing, unexpected = names.keys() - state_dict.keys(), state_dict.keys() - names.keys()
-    misshapen = {
-        f"{name}: {tuple(state_dict[name].shape)}, expected {count} dimensions"
-        for name, count in SIZING.items()
-        if name in state_dict and state_dict[name].ndim != count
-    }
-    if misshapen or missing & SIZING.keys():
-        raise _key_error(missing, unexpected, misshapen)
-
-    hidden_size, num_channels, patch_size, _ = state_dict["patch_embed.proj.weight"].shape
-    intermediate_size, dtype = state_dict["blocks.0.mlp.fc1.weight"].shape[0], state_dict["head.weight"].dtype
-    if num_heads is None:
-        usual = SIZES.get((hidden_size, depth, intermediate_size), ("", None))[1]
-        num_heads = settings.get("num_heads", usual)
-    if num_heads is not None and (num_heads < 1 or hidden_size % num_heads):
-        raise ValueError(f"{num_heads} heads do not divide the hidden size of the weights, {hidden_size}.")
-    prefix = 1 + distilled
-    grid = math.isqrt(max(state_dict["pos_embed"].shape[1] - prefix, 1))
-    labels = _label_names(state_dict["head.weight"].shape[0], config)
-    options = {
-        "hidden_size": hidden_size,
-        "num_hidden_layers": depth,
-        "num_attention_heads": num_heads or 1,  # does not affect the checked shapes
-        "intermediate_size": intermediate_size,
-        "hidden_act": "gelu",
-        "layer_norm_eps": LAYER_NORM_EPS,
-        "qkv_bias": qkv_bias,
-        "num_channels": num_channels,
-        "patch_size": patch_size,
-        "image_size": grid * patch_size,
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-        "dtype": dtype,
-    }
-    parameters = dict(_empty_model(distilled, options).named_parameters())
-    for name in names.keys() & state_dict.keys():
-        tensor, shape = state_dict[name], parameters[names[name][0]].shape
-        shape = (len(names[name]) * shape[0], *shape[1:])
-        if tensor.shape != shape:
-            expected = f"(1, {prefix} + a square number of patches, {hidden_size})" if name == "pos_embed" else shape
-            misshapen.add(f"{name}: {tuple(tensor.shape)}, expected {expected}")
-        elif tensor.dtype != dtype or not dtype.is_floating_point:
-            misshapen.add(f"{name}: {tensor.dtype}, expected one floating dtype for all weights")
-    if missing or unexpected or misshapen:
-        raise _key_error(missing, unexpected, misshapen)
-    if num_heads is None:
+    options = _sizes(state_dict, config or {}, distilled)
+    patch_size, side = options["patch_size"], options["image_size"]
+    names = _names(options["num_hidden_layers"], distilled, options["qkv_bias"])
+    if options["num_attention_heads"] is None and num_heads is None:
         raise ValueError(
-            f"The weights do not show the number of heads, and hidden size {hidden_size} with {depth} layers and MLP size "
-            f"{intermediate_size} is not a tiny, small, base, large or huge ViT or DeiT: give `num_heads` (`--num_heads`)."
+            "The weights do not show the number of heads, and are not of a tiny, small, base, large or huge ViT or DeiT: give "
+            "`num_heads` (`--num_heads`)."
         )
-
+    options |= {"num_attention_heads": num_heads or options["num_attention_heads"], "image_size": image_size or side}
     tensors = dict(state_dict)
-    if image_size not in (None, options["image_size"]):
-        if image_size < patch_size or image_size % patch_size:
+    if options["image_size"] != side:
+        if image_size % patch_size:
             raise ValueError(f"The image size {image_size} is not a multiple of the patch size, {patch_size}.")
-        tensors["pos_embed"] = _resized_positions(tensors["pos_embed"], prefix, image_size // patch_size)
-        options["image_size"] = image_size
-    model = _empty_model(distilled, options)
+        tensors["pos_embed"] = _resized_positions(tensors["pos_embed"], 1 + distilled, image_size // patch_size)
+    with torch.device("meta"):  # without initialising weights that are overwritten
+        if distilled:
+            model = DeiTForImageClassificationWithTeacher(DeiTConfig(**options))
+        else:
+            model = ViTForImageClassification(ViTConfig(**options))
     pieces = {
         part: piece.detach().clone(memory_format=torch.contiguous_format)
         for name, parts in names.items()
@@ -150,6 +100,41 @@ def timm_to_hf(
     }
     model.load_state_dict(pieces, assign=True)
     return model.eval()
+
+
+def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> dict:
+    """Configuration of the model with timm's weights; the number of heads is `None` if nothing shows it.
+
+    Raises:
+        ValueError: names of weights, or settings, are not those of a plain ViT or DeiT.
+    """
+    settings = {name: config[name] for name in ("global_pool",) if name in config} | config.get("model_args", {})
+    for name, value in settings.items():
+        if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
+            raise ValueError(f"timm's configuration sets `{name}` to `{value}`, expected that of a plain ViT or DeiT.")
+    blocks = [int(name.split(".")[1]) for name in state_dict if re.match(r"blocks\.\d+\.", name)]
+    depth = max(blocks, default=0) + 1
+    qkv_bias = any(name.endswith(".attn.qkv.bias") for name in state_dict)
+    _check_names(state_dict.keys(), _names(depth, distilled, qkv_bias).keys())
+    hidden_size, num_channels, patch_size, _ = state_dict["patch_embed.proj.weight"].shape
+    intermediate_size = len(state_dict["blocks.0.mlp.fc1.weight"])
+    labels = _label_names(len(state_dict["head.weight"]), config)
+    usual_heads = SIZES.get((hidden_size, depth, intermediate_size), ("", None))[1]
+    return {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": depth,
+        "num_attention_heads": settings.get("num_heads", usual_heads),
+        "intermediate_size": intermediate_size,
+        "hidden_act": "gelu",
+        "layer_norm_eps": LAYER_NORM_EPS,
+        "qkv_bias": qkv_bias,
+        "num_channels": num_channels,
+        "patch_size": patch_size,
+        "image_size": math.isqrt(max(state_dict["pos_embed"].shape[1] - 1 - distilled, 1)) * patch_size,
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        "dtype": state_dict["head.weight"].dtype,
+    }
 
 
 def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
@@ -177,24 +162,19 @@ def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
         ValueError: the class is not `ViTForImageClassification` or `DeiTForImageClassificationWithTeacher`, the
             activation is not `gelu`, or there are adapter parameters.
     """
-    distilled = isinstance(model, DeiTForImageClassificationWithTeacher)
-    if not distilled and not isinstance(model, ViTForImageClassification):
+    distilled, config = isinstance(model, DeiTForImageClassificationWithTeacher), model.config
+    if not (distilled or isinstance(model, ViTForImageClassification)) or config.hidden_act != "gelu":
         raise ValueError(
-            f"`{type(model).__name__}` cannot be converted to timm: expected `ViTForImageClassification` or "
-            "`DeiTForImageClassificationWithTeacher`."
+            f"`{type(model).__name__}` with `hidden_act` {config.hidden_act} cannot be converted to timm: expected "
+            "`ViTForImageClassification` or `DeiTForImageClassificationWithTeacher` with `gelu`."
         )
-    config = model.config
-    if config.hidden_act != "gelu":
-        raise ValueError(f"`hidden_act` is `{config.hidden_act}`, expected `gelu`, which ViTs of timm use.")
     if config.layer_norm_eps != LAYER_NORM_EPS:
         logger.warning(
             f"`layer_norm_eps` is {config.layer_norm_eps} and in timm {LAYER_NORM_EPS}: logits will differ slightly."
         )
     parameters = model.state_dict()
     names = _names(config.num_hidden_layers, distilled, config.qkv_bias)
-    expected = {part for parts in names.values() for part in parts}
-    if parameters.keys() != expected:
-        raise _key_error(expected - parameters.keys(), parameters.keys() - expected, set())
+    _check_names(parameters.keys(), {part for parts in names.values() for part in parts})
     return {name: torch.cat([parameters[part] for part in parts]) for name, parts in names.items()}
 
 
@@ -227,14 +207,6 @@ def _names(depth: int, distilled: bool, qkv_bias: bool) -> dict[str, list[str]]:
     return names
 
 
-def _empty_model(distilled: bool, options: dict) -> PreTrainedModel:
-    """Model on the meta device, so that no weights are initialised only to be overwritten."""
-    with torch.device("meta"):
-        if distilled:
-            return DeiTForImageClassificationWithTeacher(DeiTConfig(**options))
-        return ViTForImageClassification(ViTConfig(**options))
-
-
 def _label_names(count: int, config: dict) -> list[str]:
     names = config.get("label_names")
     if isinstance(names, list) and len(names) == len(set(names)) == count:
@@ -245,20 +217,25 @@ def _label_names(count: int, config: dict) -> list[str]:
     return [f"{name} ({wnid})" if names.count(name) > 1 else name for name, wnid in zip(names, wnids(), strict=True)]
 
 
-def _key_error(missing: AbstractSet[str], unexpected: AbstractSet[str], misshapen: AbstractSet[str]) -> ValueError:
-    """Error with the wrong names and their probable cause."""
-    problems = []
-    for kind, names in {"missing": missing, "unexpected": unexpected, "of another shape or type": misshapen}.items():
-        if names:
-            first = ", ".join(f"`{name}`" for name in sorted(names)[:4])
-            problems.append(f"{len(names)} {kind} ({first}{', …' if len(names) > 4 else ''})")
+def _check_names(names: AbstractSet[str], expected: AbstractSet[str]) -> None:
+    """Check the names of all weights.
+
+    Raises:
+        ValueError: some are missing or unexpected; names them and their probable cause.
+    """
+    missing, unexpected = sorted(expected - names), sorted(names - expected)
+    if not missing and not unexpected:
+        return
     hints = [hint for pattern, hint in HINTS.items() if any(re.search(pattern, name) for name in unexpected)]
-    if "cls_token" in missing and "pos_embed" not in missing:
+    if missing == ["cls_token"]:
         hints.append("Without `cls_token` the head reads a mean of the patches, expected one that reads CLS.")
     if missing and all(name.startswith("head") for name in missing):
         hints.append(
             "A backbone without a classifier cannot be converted: take its checkpoint of transformers, such as "
             "`facebook/dino-vitb16`, to which `robust-vit convert … --classes FILE` gives one."
         )
-    problem = f"The weights are not those of a plain ViT or DeiT with a classifier: {', '.join(problems)}."
-    return ValueError(" ".join([problem, *hints]))
+    problem = (
+        f"The weights are not those of a plain ViT or DeiT with a classifier: {len(missing)} are missing ({', '.join(missing[:3])}) "
+        f"and {len(unexpected)} unexpected ({', '.join(unexpected[:3])})."
+    )
+    raise ValueError(" ".join([problem, *hints]))

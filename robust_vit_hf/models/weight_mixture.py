@@ -34,10 +34,8 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
         computed in fp32, or in fp64 for those in fp64.
 
     Raises:
-        ValueError: alpha outside [0, 1], or the models do not fit, see [`check_alike`].
+        ValueError: the models do not fit, see [`check_alike`].
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; expected a number from 0 (the model before) to 1 (the model after).")
     check_alike(before, after)
     start, end, mixed = before.state_dict(), after.state_dict(), copy.deepcopy(after)
     with torch.no_grad():
@@ -54,22 +52,21 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
     """Check that the weights of two models can be mixed.
 
     Raises:
-        ValueError: a model has an adapter; the models differ in architecture, number of classes, label names, names,
-            shapes or dtypes of weights, or integer buffers.
+        ValueError: the models differ in architecture, number of classes, label names, or names, shapes or dtypes of weights.
     """
-    for side, model in (("before", before), ("after", after)):
-        if hasattr(model, "peft_config"):
-            raise ValueError(
-                f"The model {side} has a PEFT adapter, whose factors cannot be mixed like weights. Merge it first: "
-                "`PeftModel.from_pretrained(…).merge_and_unload()`, then `save_pretrained`."
-            )
-    remedy = "Give the model that the other one was finetuned from."
     settings = ("num_labels", "num_attention_heads", "hidden_act", "layer_norm_eps")  # not all visible in the weights
-    facts = {"architecture": (type(before).__name__, type(after).__name__)}
-    facts |= {name: (getattr(before.config, name, None), getattr(after.config, name, None)) for name in settings}
-    for name, (old, new) in facts.items():
-        if old != new:
-            raise ValueError(f"`{name}` is {old} before and {new} after: expected the same. {remedy}")
+    facts = [
+        {"architecture": type(model).__name__}
+        | {name: getattr(model.config, name, None) for name in settings}
+        | {name: f"{tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()}
+        for model in (before, after)
+    ]
+    pairs = {name: [fact.get(name, "missing") for fact in facts] for name in facts[0] | facts[1]}
+    if unlike := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
+        first = "; ".join(f"`{name}` is {old} before and {new} after" for name, (old, new) in list(unlike.items())[:3])
+        raise ValueError(
+            f"The weights cannot be mixed: {first}. Give the model that the other one was finetuned from."
+        )
     names, others = before.config.id2label, after.config.id2label
     if differing := [label for label in names | others if names.get(label) != others.get(label)]:
         label = differing[0]
@@ -78,18 +75,6 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
             f"`{others.get(label)}` after. If the classes are the same, copy `id2label` and `label2id` from one "
             "`config.json` to the other; otherwise the heads cannot be mixed."
         )
-    start, end = before.state_dict(), after.state_dict()
-    kinds = [
-        {name: f"{tuple(value.shape)} {value.dtype}".replace("torch.", "") for name, value in state.items()}
-        for state in (start, end)
-    ]
-    pairs = {name: [kind.get(name, "missing") for kind in kinds] for name in start | end}
-    if unlike := {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}:
-        first = "; ".join(f"`{name}` is {old} before and {new} after" for name, (old, new) in list(unlike.items())[:3])
-        raise ValueError(f"{len(unlike)} weights do not fit: {first}. {remedy} Load both with the same `dtype`.")
-    for name, value in start.items():
-        if not value.is_floating_point() and not torch.equal(value, end[name].to(value.device)):
-            raise ValueError(f"The integer buffer `{name}` differs, and cannot be mixed. {remedy}")
 
 
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:

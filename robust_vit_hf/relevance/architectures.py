@@ -42,7 +42,7 @@ HEADS: dict[str, TokenWeights] = {
 }
 SUPPORTED = (
     "Supported are plain vision transformers: ViT, DeiT, ViTMSN, Dinov2, Dinov2WithRegisters, DINOv3ViT, BEiT, "
-    "Data2VecVision, IJepa, and CLIP with a zero-shot head (`robust-vit convert MODEL --classes FILE`)."
+    "Data2VecVision, IJepa, and, after `robust-vit convert`, ViT and DeiT of timm and CLIP with a zero-shot head."
 )
 # Attention class of models for which transformers declares no module to record for `output_attentions=True`.
 UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionAttention"}
@@ -139,23 +139,17 @@ class VisionTransformer(ImageModel):
     def __init__(self, model: nn.Module):
         super().__init__(model)
         name, config, modules = self.name, self.pretrained.config, list(self.pretrained.modules())
-        if name.startswith("TimmWrapper"):
-            raise ValueError(
-                f"`{name}` gives no attentions. Convert the weights of a ViT or DeiT to transformers: "
-                f"`robust-vit convert SOURCE --output_dir FOLDER`. {SUPPORTED}"
-            )
         recorded = [getattr(module, "_can_record_outputs", None) or {} for module in modules]
         types = tuple({outputs["attentions"] for outputs in recorded if isinstance(outputs.get("attentions"), type)})
         own = UNRECORDED_ATTENTION.get(name)
         self.attentions = [module for module in modules if isinstance(module, types) or type(module).__name__ == own]
         num_layers = getattr(config, "num_hidden_layers", len(self.attentions))
-        if not self.attentions or len(self.attentions) != num_layers or hasattr(config, "window_size"):
+        own_grid = hasattr(config, "patch_size") and not hasattr(config, "window_size")
+        if not self.attentions or len(self.attentions) != num_layers or not own_grid:
             raise ValueError(
-                f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed or "
-                f"hierarchical architecture), so it has no relevance map. {SUPPORTED}"
+                f"`{name}` has no attention over one patch grid in each of its layers (convolutional, windowed, hierarchical or "
+                f"image–text architecture), so it has no relevance map. {SUPPORTED}"
             )
-        if not hasattr(config, "patch_size"):
-            raise ValueError(f"`{name}` has no `config.patch_size` of its own (an image–text model?). {SUPPORTED}")
         if name not in HEADS:
             raise ValueError(
                 f"Unknown classification head `{name}`. {SUPPORTED} For a head of your own, register the tokens that it reads: "
@@ -163,29 +157,14 @@ class VisionTransformer(ImageModel):
             )
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
 
-    def check_images(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+    def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Number of patches `(h, w)` of images `(B, 3, H, W)`.
 
         Raises:
-            ValueError: not a tensor, integers (images not normalised), another shape, an empty batch, or a size that
-                is not a multiple of the patch size.
+            ValueError: another number of dimensions, or a size that is not a multiple of the patch size.
         """
-        if not isinstance(pixel_values, torch.Tensor):
-            raise ValueError(
-                f"Expected `pixel_values` to be a tensor, but got a {type(pixel_values).__name__}: take "
-                '`processor(images, return_tensors="pt").pixel_values`.'
-            )
-        if not pixel_values.is_floating_point():
-            raise ValueError(
-                "Expected `pixel_values` to be floating-point numbers, normalised as the model expects, but got "
-                f"{pixel_values.dtype}: prepare images with the model's image processor."
-            )
-        num_channels = getattr(self.pretrained.config, "num_channels", 3)
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels or not pixel_values.numel():
-            raise ValueError(
-                f"Expected `pixel_values` of shape (B, {num_channels}, H, W) with one image or more, but got "
-                f"{tuple(pixel_values.shape)}."
-            )
+        if pixel_values.ndim != 4:
+            raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
         return self.patch_grid(tuple(pixel_values.shape[2:]))
 
     def check_start_layer(self, start_layer: int) -> None:

@@ -35,40 +35,35 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
         The outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)` that the norm reads.
 
     Raises:
-        ValueError: no norm named `layernorm`, `norm` or `post_layernorm` reads the last layer's output; may be raised in the
-            forward pass.
+        ValueError: no norm named `layernorm` or `norm` reads the last layer's output; raised in the forward pass.
     """
     pretrained, attentions = vit.pretrained, set(vit.attentions)
     lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList)]
     layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
     norm = getattr(pretrained.base_model, "layernorm", None) or getattr(pretrained.base_model, "norm", None)
-    of_cls = getattr(pretrained.base_model, "post_layernorm", None)  # CLIP's norm reads the CLS token alone
-    message = f"`{vit.name}` has no final norm through which its head could read any layer."
-    if norm is None and of_cls is None:
-        raise ValueError(message)
     outputs: list[torch.Tensor] = []
     stack: list[torch.Tensor] = []
 
     def record(module, args, output):
         outputs.append(output[0] if isinstance(output, tuple) else output)
 
-    def replace_input(module, args):
-        if not outputs or args[0] is not outputs[-1]:
-            raise ValueError(message)
+    def stacked(tokens):
+        if not outputs or tokens is not outputs[-1]:
+            raise ValueError(f"`{vit.name}` has no final norm through which its head could read any layer.")
         stack.append(torch.cat(outputs))
-        return (stack[0],)
+        return stack[0]
+
+    def replace_input(module, args):
+        return (stacked(args[0]),)
 
     def replace_output(module, args, output):
-        if not outputs or output.last_hidden_state is not outputs[-1]:
-            raise ValueError(message)
-        stack.append(torch.cat(outputs))
-        output.last_hidden_state = stack[0]
+        output.last_hidden_state = stacked(output.last_hidden_state)
         return output
 
     hooks: list[tuple[Callable, Callable]] = [(layer.register_forward_hook, record) for layer in layers]
     if norm is not None:
         hooks.append((norm.register_forward_pre_hook, replace_input))
-    else:
+    else:  # CLIP's norm reads the CLS token alone
         hooks.append((pretrained.base_model.encoder.register_forward_hook, replace_output))
     with hooks_of_this_thread(*hooks):
         yield outputs, stack
@@ -87,7 +82,7 @@ def attention_rollout(
     Source: https://huggingface.co/papers/2005.00928
     """
     vit = VisionTransformer(model)
-    grid = vit.check_images(pixel_values)
+    grid = vit.grid_of(pixel_values)
     attentions, logits = _attentions(vit, pixel_values)
     with torch.autocast(pixel_values.device.type, enabled=False):
         # As in `propagate_relevance`, a row vector from the last layer to the first gives the same product in O(T²) a
@@ -112,7 +107,7 @@ def last_layer_attention(
     Source: https://huggingface.co/papers/2104.14294
     """
     vit = VisionTransformer(model)
-    grid = vit.check_images(pixel_values)
+    grid = vit.grid_of(pixel_values)
     attentions, logits = _attentions(vit, pixel_values)
     with torch.autocast(pixel_values.device.type, enabled=False):
         row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
@@ -135,7 +130,7 @@ def input_gradient(
     Source: https://huggingface.co/papers/1312.6034
     """
     vit = VisionTransformer(model)
-    vit.check_images(pixel_values)
+    vit.grid_of(pixel_values)
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
         logits = vit.logits(pixels)
@@ -164,7 +159,7 @@ def legrad(
     Source: https://huggingface.co/papers/2404.03214
     """
     vit = VisionTransformer(model)
-    grid = vit.check_images(pixel_values)
+    grid = vit.grid_of(pixel_values)
     wants_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         with head_at_every_layer(vit) as (outputs, stack):

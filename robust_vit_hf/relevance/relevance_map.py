@@ -141,10 +141,9 @@ def relevance_map(
         [`RelevanceOutput`], attached to the graph unless gradients are disabled.
 
     Raises:
-        ValueError: the architecture lacks a single patch grid (Swin, ConvNeXt, …); pixel values are not a tensor, are
-            integers, have another shape, no image, or a size that is not a multiple of the patch size; the target is
-            not an integer or not a class; the model has no layer `start_layer`; or logits or maps are NaN or infinite
-            (names the images' positions in the batch).
+        ValueError: the architecture lacks a single patch grid (Swin, ConvNeXt, …); pixel values have another shape, or a size
+            that is not a multiple of the patch size; the target is not a class; the model has no layer `start_layer`; or
+            logits or maps are NaN or infinite (names the images' positions in the batch).
 
     Example:
         >>> import torch
@@ -159,22 +158,32 @@ def relevance_map(
     Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
     """
     vit = VisionTransformer(model)
-    grid = vit.check_images(pixel_values)
+    grid = vit.grid_of(pixel_values)
     vit.check_start_layer(start_layer)
+    tokens, logits = _token_relevance(vit, pixel_values, grid, target, create_graph, start_layer)
+    wants_graph, device = torch.is_grad_enabled(), pixel_values.device.type
+    with torch.inference_mode(False), torch.set_grad_enabled(wants_graph), torch.autocast(device, enabled=False):
+        relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
+    return make_output(relevance, logits, pixel_values, check_finite)
+
+
+def _token_relevance(
+    vit: VisionTransformer,
+    pixel_values: torch.Tensor,
+    grid: tuple[int, int],
+    target: torch.Tensor | int | None,
+    create_graph: bool,
+    start_layer: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Relevance `(B, T)` of all tokens for the head, and logits `(B, C)`."""
     wants_graph = torch.is_grad_enabled()
     linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
-    if (
-        wants_graph
-        and not linear
-        and vit.is_checkpointing
-        and vit.pretrained.training
-        and vit.pretrained.config._attn_implementation not in ("eager", EXPLICIT_ATTENTION)
-    ):
+    explicit = vit.pretrained.config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
+    if wants_graph and not linear and vit.is_checkpointing and vit.pretrained.training and not explicit:
         raise ValueError(
             "With activation checkpointing the attention is computed again in `loss.backward()`, which must see the same "
             'implementation: call `model.set_attn_implementation("eager")` first.'
         )
-
     with torch.inference_mode(False), torch.enable_grad():
         record = record_outputs if linear else record_attentions
         with switched_attention(vit, RECORDED_ATTENTION if linear else EXPLICIT_ATTENTION):
@@ -186,18 +195,13 @@ def relevance_map(
             gradients = torch.autograd.grad(
                 score, read, retain_graph=wants_graph or create_graph, create_graph=create_graph
             )
-
-        numbers = [attention.key.shape[2] if linear else attention.shape[3] for attention in attentions]
-        if len({*numbers}) > 1:
-            raise ValueError(f"`{vit.name}` has attentions over {numbers} tokens; expected the same in all layers.")
         with torch.set_grad_enabled(wants_graph), torch.autocast(pixel_values.device.type, enabled=False):
-            row = vit.head_row(numbers[0], grid)
+            row = vit.head_row(attentions[0].key.shape[2] if linear else attentions[0].shape[3], grid)
             if linear:
                 tokens = propagate_recorded(attentions, gradients, row)
             else:
                 tokens = propagate_relevance(attentions, gradients, row.expand(len(logits), -1))
-            relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
-    return make_output(relevance, logits if wants_graph else logits.detach(), pixel_values, check_finite)
+    return tokens, logits if wants_graph else logits.detach()
 
 
 def make_output(
@@ -236,25 +240,17 @@ def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> to
     """Logits `(B, 1)` of the explained classes.
 
     Raises:
-        ValueError: targets are not one integer or `(B,)` integers, or not classes.
+        ValueError: targets are not one class, or `(B,)` classes.
     """
     batch_size, num_classes = logits.shape
     if target is None:
         return logits.gather(1, logits.argmax(dim=1, keepdim=True))
-    try:
-        target = torch.as_tensor(target, device=logits.device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    classes = torch.as_tensor(target, device=logits.device)
+    integers = not (classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool)
+    known = integers and classes.shape in ((), (batch_size,)) and 0 <= classes.min() and classes.max() < num_classes
+    if not known:
         raise ValueError(
-            f"Expected `target` to be an integer or integers, but got a {type(target).__name__}."
-        ) from error
-    integers = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
-    if not integers or target.shape not in ((), (batch_size,)):
-        raise ValueError(
-            f"Expected `target` to be an integer or integers of shape ({batch_size},), but got {target.dtype} of shape "
-            f"{tuple(target.shape)}."
+            f"Expected `target` to be an integer, or integers of shape ({batch_size},), from 0 to {num_classes - 1}, the classes of "
+            f"the model, but got {target}."
         )
-    if target.min() < 0 or target.max() >= num_classes:
-        raise ValueError(
-            f"Expected `target` in 0–{num_classes - 1}, the classes of the model, but got {target.tolist()}."
-        )
-    return logits.gather(1, target.long().expand(batch_size).unsqueeze(1))
+    return logits.gather(1, classes.long().expand(batch_size).unsqueeze(1))

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from transformers.utils import ModelOutput
 
 from ..utils.finite import check_finite
-from ..utils.options import Range, check_option
 from ..utils.precision import at_least_float32
 from .architectures import VisionTransformer
 from .relevance_map import target_logits
@@ -73,8 +72,8 @@ def sufficient_input_subsets(
         [`SufficientSubsets`], detached.
 
     Raises:
-        ValueError: the model is in training mode; pixel values or targets as for [`relevance_map`]; threshold or
-            number of pixels out of range; or gradients are NaN or infinite (names the images' positions in the batch).
+        ValueError: the model is in training mode; pixel values or targets as for [`relevance_map`]; or gradients are NaN or
+            infinite (names the images' positions in the batch).
 
     Example:
         >>> import torch
@@ -87,15 +86,9 @@ def sufficient_input_subsets(
         ((4, 1, 32, 32), (4, 12))
     """
     vit = VisionTransformer(model)
-    vit.check_images(pixel_values)
-    check_option("threshold", threshold, {float}, Range(0, 1, above=True))
-    check_option("pixels_per_step", pixels_per_step, {int}, Range(1))
-    if threshold == 1:
-        raise ValueError("Expected `threshold` below 1, which no probability reaches, but got 1.")
+    vit.grid_of(pixel_values)
     if model.training:
-        raise ValueError(
-            "The model is in training mode, in which dropout changes its scores: call `model.eval()` first."
-        )
+        raise ValueError("The model is in training mode: call `model.eval()` first.")
 
     def score(masked: torch.Tensor) -> torch.Tensor:
         # Inference tensors cannot be saved for backward.

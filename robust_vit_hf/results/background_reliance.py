@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bootstrap import NUM_RESAMPLED_MEANS, Difference, Interval, mean_over, resampled_interval, resampled_means
-from .published import published_object_focus
+from ..data.published import published_object_focus
+from .bootstrap import NUM_RESAMPLED_MEANS, Difference, Interval, Resamples, mean_over
+from .markdown_latex import Table
 from .run_results import Results, Run, SetResult
-from .text_table import Table
 
 
 MANY_GROUPS = 100  # a table has no rows of more
@@ -77,20 +77,16 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
     Args:
         results: results on the variations in [`OF_CONDITIONS`], by name.
     """
-    drawn = {condition: _drawn(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
+    drawn = {condition: _top1(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
     found: dict[str, dict[str, Interval]] = {}
-    count = min(int(results[f"imagenet-9-{name}"].usable.sum()) for name in OF_CONDITIONS.values())
     for side in drawn["original"]:
         top1 = {condition: of_sides[side] for condition, of_sides in drawn.items()}
-        differences = {
-            "composing": top1["original"] - top1["mixed_same"],
-            "bg_gap": top1["mixed_same"] - top1["mixed_rand"],
-        }
-        focus = object_focus(top1["original"], differences["bg_gap"])
-        found[side] = {name: resampled_interval(values, count) for name, values in top1.items()}
-        found[side] |= {name: resampled_interval(values, count, Difference) for name, values in differences.items()}
-        if not np.isnan(focus[0]):
-            found[side]["object_focus"] = resampled_interval(focus, count)
+        gap = top1["mixed_same"] - top1["mixed_rand"]
+        found[side] = {name: of_condition.interval() for name, of_condition in top1.items()}
+        found[side]["composing"] = (top1["original"] - top1["mixed_same"]).interval(Difference)
+        found[side]["bg_gap"] = gap.interval(Difference)
+        if top1["original"].values[0] > 0:
+            found[side]["object_focus"] = Resamples.of(object_focus, top1["original"], gap).interval()
     return found
 
 
@@ -107,11 +103,10 @@ def _measures_table(run: Run) -> Table | None:
     published = published_object_focus().get(run.model)
     for measure in MEASURES:
         if known.issuperset(measure.sets):
-            drawn = [_drawn(run.sets[name]) for name in measure.sets]
-            values = {side: measure.value(*(of_set[side] for of_set in drawn)) for side in drawn[0]}
-            count = min(int(run.sets[name].usable.sum()) for name in measure.sets)
+            drawn = [_top1(run.sets[name]) for name in measure.sets]
+            values = {side: Resamples.of(measure.value, *(of_set[side] for of_set in drawn)) for side in drawn[0]}
             paper = f"{published:.1f}" if measure.of_imagenet and published is not None else "–"
-            rows.append([measure.title, *_cells(values, count, measure.kind), paper])
+            rows.append([measure.title, *_cells(values, measure.kind), paper])
     if not rows:
         return None
     return Table(
@@ -150,25 +145,21 @@ def groups_table(result: SetResult) -> Table:
     than 100 groups, there are no rows of each. Images are drawn within each group, so that no draw misses a small one."""
     groups = Groups.of(result)
     count, counts = len(groups.names), np.bincount(groups.numbers).tolist()
-    drawn, rows = _drawn_within(result, groups), []
-    average, worst, *of_groups = (
-        {side: means[:, place] for side, means in drawn.items()} for place in range(2 + min(count, MANY_GROUPS))
-    )
+    rows, (average, worst, *of_groups) = [], _drawn_within(result, groups)
     if count <= MANY_GROUPS:
         for name, images, of_group in zip(groups.names, counts, of_groups, strict=True):
-            rows.append([str(name), str(images), *_cells(of_group, images)])
+            rows.append([str(name), str(images), *_cells(of_group)])
     text = f"worst of {count:,} groups" if count > MANY_GROUPS else "worst group"
-    rows.append([text, "–", *_cells(worst, min(counts))])
+    rows.append([text, "–", *_cells(worst)])
     text = "average, weighted by the training groups" if groups.weighted else "average over the groups"
-    rows.append([text, str(sum(counts)), *_cells(average, sum(counts))])
+    rows.append([text, str(sum(counts)), *_cells(average)])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
     return Table(title, ["group", "images", *_head([result])], rows)
 
 
-def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
-    """Top-1 `(1 + R, 2 + G)` on average, of the worst group, and of each of the first 100 groups, by side: first measured, then with
-    the images drawn within each group. Images with the same outcome on all sides are exchangeable, so one multinomial draw for each
-    group replaces a draw of its images."""
+def _drawn_within(result: SetResult, groups: Groups) -> list[dict[str, Resamples]]:
+    """Top-1 of each side on average, of the worst group, and of each of the first 100 groups, with images drawn within each group. Images
+    with the same outcome on all sides are exchangeable, so one multinomial draw for each group replaces a draw of its images."""
     sides = [side for side in ("before", "after") if side in result.sides]
     outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
     kinds = 2 ** len(sides)
@@ -180,7 +171,9 @@ def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
         for bit, side in enumerate(sides):
             top1 = drawn[:, [kind for kind in range(kinds) if kind >> bit & 1]].sum(axis=1) / counts
             means[side].append([top1 @ groups.shares, top1.min(), *top1[:MANY_GROUPS]])
-    return {side: np.array(of_side) for side, of_side in means.items()}
+    images = [counts.sum(), counts.min(), *counts[:MANY_GROUPS]]
+    columns = {side: np.array(of_side).T for side, of_side in means.items()}
+    return [{side: Resamples(columns[side][place], images[place]) for side in sides} for place in range(len(images))]
 
 
 def worst_group_table(results: Results) -> Table | None:
@@ -218,25 +211,16 @@ def _head(results: Sequence[SetResult]) -> list[str]:
     return ["before", "after", "change"] if all("after" in result.sides for result in results) else ["value"]
 
 
-def _drawn(result: SetResult) -> dict[str, np.ndarray]:
-    """Top-1 `(1 + R,)` of each side: first the measured one, then R resampled ones. Sides are paired by image."""
+def _top1(result: SetResult) -> dict[str, Resamples]:
+    """Top-1 of each side, paired by image."""
     sides = [side for side in ("before", "after") if side in result.sides]
-    columns = np.where(result.usable, [result.correct(side) for side in sides], np.nan).T
-    resampled = resampled_means(columns, seed=zlib.crc32(result.name.encode()))
-    means = np.concatenate([np.nanmean(columns, axis=0, keepdims=True), resampled])
-    return dict(zip(sides, means.T, strict=True))
+    columns = {side: np.where(result.usable, result.correct(side), np.nan) for side in sides}
+    return Resamples.means(columns, seed=zlib.crc32(result.name.encode()))
 
 
-def _cells(values: Mapping[str, np.ndarray], count: int, kind: type[Interval] = Interval) -> list[str]:
-    """Cells of a row: the value of each side, and the change. Values begin with the measured one, of `count` images."""
-    cells = [_cell(of_side, count, kind) for of_side in values.values()]
+def _cells(values: Mapping[str, Resamples], kind: type[Interval] = Interval) -> list[str]:
+    """Cells of a row: the value of each side, and the change; "–" where no image is right, by whose share is divided."""
+    pairs = [(of_side, kind) for of_side in values.values()]
     if len(values) == 2:
-        before, after = values.values()
-        cells.append(_cell(after - before, count, Difference))
-    return cells
-
-
-def _cell(values: np.ndarray, count: int, kind: type[Interval] = Interval) -> str:
-    if np.isnan(values[0]):  # no image is right, by whose share is divided
-        return "–"
-    return str(resampled_interval(values, count, kind))
+        pairs.append((values["after"] - values["before"], Difference))
+    return ["–" if np.isnan(one.values[0]) else str(one.interval(of)) for one, of in pairs]

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,7 +92,7 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k:
         for run, other in pairs:
             one, two = (side.sets[name] for side in (run, other))
             if one.images != two.images or not np.array_equal(one.classes, two.classes):
-                raise ValueError(_other_images(name))
+                raise ValueError(f"The runs were measured on other images of `{name}` each: report them apart.")
             values = (two.correct("after", k).astype(np.int64) - one.correct("after", k))[one.usable]
             of_set.append(Gains(values, run.seed, one.images or ""))
     return bootstrap(gains)
@@ -154,14 +154,9 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
         gains: gains of each run by set. Each set has the same seeds.
         confidence: of the interval, between 0 and 1.
 
-    Raises:
-        ValueError: runs on the same images have other numbers of them, or the sets have other seeds.
-
     Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapters 8 and 13)
     """
     seeds = sorted({gain.seed for of_set in gains.values() for gain in of_set})
-    if any({gain.seed for gain in of_set} != set(seeds) for of_set in gains.values()):
-        raise ValueError("The sets were measured with other seeds each: report them apart.")
     count = len(seeds)
     drawn = np.random.default_rng(0).integers(count, size=(NUM_RESAMPLES, count))
     means, resamples = [], []
@@ -170,20 +165,20 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
         rng = np.random.default_rng(zlib.crc32(name.encode()))  # draws do not depend on the other sets
         members = {seed: [gain for gain in of_set if gain.seed == seed] for seed in seeds}
         if len({gain.images for gain in of_set}) == 1:  # the same images for all seeds: drawn once for all
-            means_of_seeds = _resampled(list(members.values()), name, rng, NUM_RESAMPLES)
+            means_of_seeds = _resampled(list(members.values()), rng, NUM_RESAMPLES)
             resamples.append(np.take_along_axis(means_of_seeds, drawn, axis=1).mean(axis=1))
         else:
             picked = np.empty(drawn.shape)
             for place, index in np.ndindex(count, count):
                 of_seed = drawn[:, place] == index
-                picked[of_seed, place] = _resampled([members[seeds[index]]], name, rng, of_seed.sum())[:, 0]
+                picked[of_seed, place] = _resampled([members[seeds[index]]], rng, of_seed.sum())[:, 0]
             resamples.append(picked.mean(axis=1))
     tail = (1 - confidence) / 2
     if count > 1:
         expanded = float(special.ndtr(special.stdtrit(count - 1, tail) * math.sqrt(count / (count - 1))))
         tail = max(expanded, 9 / (NUM_RESAMPLES - 1))  # nine are beyond it
     low, high = np.quantile(np.mean(resamples, axis=0), [tail, 1 - tail])
-    if low == high:  # as in `interval_of`
+    if low == high:  # as in `Resamples.interval`
         margin = 3 / min(len(gain.values) for of_set in gains.values() for gain in of_set)
         low, high = low - margin, high + margin
     over_seeds = mean_over(np.mean(means, axis=0), seeds)
@@ -192,10 +187,8 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
     return Difference(over_seeds.mean, float(low), float(high), count)
 
 
-def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Generator, size: int) -> np.ndarray:
+def _resampled(groups: Sequence[Sequence[Gains]], rng: np.random.Generator, size: int) -> np.ndarray:
     """Mean gains `(size, groups)` of groups of runs, all on the same images, which are drawn once for all."""
-    if len({len(gain.values) for group in groups for gain in group}) > 1:
-        raise ValueError(_other_images(name))
     means = np.stack([np.mean([gain.values for gain in group], axis=0) for group in groups])
     patterns, counts = np.unique(means.T, axis=0, return_counts=True)
     order = sorted(range(len(patterns)), key=lambda index: (not patterns[index].any(), *-patterns[index]))
@@ -203,64 +196,67 @@ def _resampled(groups: Sequence[Sequence[Gains]], name: str, rng: np.random.Gene
     return rng.multinomial(means.shape[1], counts / counts.sum(), size) @ patterns / means.shape[1]
 
 
-def resampled_means(columns: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Means of columns over resampled images, the same images for all columns.
+@dataclass(frozen=True)
+class Resamples:
+    """A statistic of images as measured, and of the same images drawn again, for its interval.
 
     Args:
-        columns: `(N, M)` float; NaN where an image has no value.
-        seed: seed of the draws; the same images are drawn with the same seed and N.
-
-    Returns:
-        `(NUM_RESAMPLED_MEANS, M)` float64; NaN for a column without values.
-    """
-    known = ~np.isnan(columns)
-    both = np.concatenate([np.where(known, columns, 0), known], axis=1)
-    rng, count, sums = np.random.default_rng(seed), len(columns), []
-    for _ in range(0, NUM_RESAMPLED_MEANS, 100):  # all draws at once would take memory for N × 2000
-        drawn = rng.multinomial(count, np.full(count, 1 / count), 100)
-        sums.append(drawn.astype(np.float64) @ both)
-    totals, counts = np.split(np.concatenate(sums), 2, axis=1)
-    return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
-
-
-def interval_of(values: np.ndarray, resampled: np.ndarray, kind: type[Interval] = Interval) -> Interval:
-    """A mean with the interval of its resampled means.
-
-    Resampling does not know of what was seen in none of N images, whose rate is at most 3 / N with 95 % confidence ("rule
-    of three", https://doi.org/10.1001/jama.1983.03330370053031). So the interval reaches at least that far from the mean
-    where all images have the same outcome (-1, 0 or 1), and that of a difference towards a sign that no image has.
-
-    Args:
-        values: `(N,)` float, from -1 to 1; NaN where an image has no value.
-        resampled: `(R,)`.
-    """
-    known = values[~np.isnan(values)]
-    mean, margin = known.mean(), 3 / len(known)
-    low, high = np.nanquantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    same = (known == known[0]).all() and known[0] in (-1, 0, 1)
-    if same or (kind is Difference and known.min() >= 0):
-        low = min(low, mean - margin)
-    if same or (kind is Difference and known.max() <= 0):
-        high = max(high, mean + margin)
-    return kind(float(mean), float(low), float(high))
-
-
-def resampled_interval(
-    values: np.ndarray, count: int, kind: type[Interval] = Interval, least: float = 0.0
-) -> Interval:
-    """A value with its interval, which is wider by 3 / N where resampling finds no width, as in [`interval_of`].
-
-    Args:
-        values: `(1 + R,)`, the measured value and R resampled ones; NaN where a resample has none.
+        values: `(1 + R,)` float, first the measured value; NaN where a draw has none.
         count: number N of images, of the smallest group if there are several.
-        least: least possible value of an `Interval`, -1 for a `Difference`; the largest is 1.
+        outcomes: `(N,)` float, what the statistic is a mean of; `None` if it is not one.
     """
-    low, high = np.nanquantile(values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    if low == high:
-        low = max(low - 3 / count, least if kind is Interval else -1.0)
-        high = min(high + 3 / count, 1.0)
-    return kind(float(values[0]), float(low), float(high))
 
+    values: np.ndarray
+    count: int
+    outcomes: np.ndarray | None = None
 
-def _other_images(name: str) -> str:
-    return f"The runs were measured on other images of `{name}` each: report them apart."
+    @classmethod
+    def means(cls, columns: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, "Resamples"]:
+        """Means of columns over images, which are drawn once for all columns.
+
+        Args:
+            columns: `(N,)` float each, NaN where an image has no value. Columns without values are left out.
+            seed: seed of the draws; the same images are drawn with the same seed and N.
+        """
+        known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
+        if not known:
+            return {}
+        values = np.stack(list(known.values()), axis=1)
+        both = np.concatenate([np.nan_to_num(values), ~np.isnan(values)], axis=1)
+        rng, count, sums = np.random.default_rng(seed), len(values), []
+        for _ in range(0, NUM_RESAMPLED_MEANS, 100):  # all draws at once would take memory for N × 2000
+            drawn = rng.multinomial(count, np.full(count, 1 / count), 100)
+            sums.append(drawn.astype(np.float64) @ both)
+        totals, counts = np.split(np.concatenate(sums), 2, axis=1)
+        drawn = np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
+        means = np.concatenate([np.nanmean(values, axis=0, keepdims=True), drawn]).T
+        outcomes = {name: column[~np.isnan(column)] for name, column in known.items()}
+        return {name: cls(of, len(outcomes[name]), outcomes[name]) for name, of in zip(known, means, strict=True)}
+
+    @classmethod
+    def of(cls, function: Callable[..., np.ndarray], *parts: "Resamples") -> "Resamples":
+        """A function of statistics of the same draws, or of other images."""
+        return cls(function(*(part.values for part in parts)), min(part.count for part in parts))
+
+    def __sub__(self, other: "Resamples") -> "Resamples":
+        return Resamples.of(np.subtract, self, other)
+
+    def interval(self, kind: type[Interval] = Interval, least: float = 0.0) -> Interval:
+        """The measured value with its interval.
+
+        Resampling does not know of what was seen in none of N images, whose rate is at most 3 / N with 95 % confidence ("rule
+        of three", https://doi.org/10.1001/jama.1983.03330370053031). So the interval reaches at least that far from the
+        value where all draws agree, and that of a difference of outcomes towards a sign that no image has.
+
+        Args:
+            least: least possible value of an `Interval`; that of a `Difference` is -1. The largest is 1.
+        """
+        value, margin, known = self.values[0], 3 / self.count, self.outcomes
+        low, high = np.nanquantile(self.values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        agree = low == high and (known is None or known[0] in (-1, 0, 1))
+        differs = kind is Difference and known is not None
+        if agree or (differs and known.min() >= 0):
+            low = max(min(low, value - margin), -1.0 if kind is Difference else least)
+        if agree or (differs and known.max() <= 0):
+            high = min(max(high, value + margin), 1.0)
+        return kind(float(value), float(low), float(high))

@@ -5,35 +5,31 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .bootstrap import Difference, resampled_interval, resampled_means
-from .text_table import Table
+from .bootstrap import Difference, Resamples
+from .markdown_latex import Table
 
 
 def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
     """Table of the columns of [`~robust_vit_hf.evaluation.measurements.other_backgrounds.Backgrounds`] by set and side, in the conditions
-    `original` and `only_fg`. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none counts. Intervals
-    are those of a bootstrap over images."""
+    `original` and `only_fg`, with intervals of a bootstrap over images; "–" where no image counts, see [`outcomes`]."""
     rows = []
     for name, sides in measured.items():
         for side, columns in sides.items():
-            share = np.asarray(columns["object_share"])
-            known = (share > 0) & (share < 1)
-            if not known.any():
+            of_conditions = {condition: outcomes(columns, condition) for condition in ("original", "only_fg")}
+            drawn = Resamples.means(of_conditions, zlib.crc32(name.encode()))
+            if not drawn:
                 rows.append([name, side, "0", *3 * "–"])
                 continue
-            right = [
-                [int(best) in accepted for best, accepted in zip(columns[condition], columns["accepted"], strict=True)]
-                for condition in ("original", "only_fg")
-            ]
-            values = np.where(known, np.array(right, dtype=float), np.nan).T
-            drawn = resampled_means(values, seed=zlib.crc32(name.encode()))
-            whole, alone = np.concatenate([np.nanmean(values, axis=0, keepdims=True), drawn]).T
-            count = int(known.sum())
-            cells = [
-                resampled_interval(whole, count),
-                resampled_interval(alone, count),
-                resampled_interval(alone - whole, count, Difference),
-            ]
-            rows.append([name, side, str(count), *map(str, cells)])
+            whole, alone = drawn.values()
+            cells = [whole.interval(), alone.interval(), (alone - whole).interval(Difference)]
+            rows.append([name, side, str(whole.count), *map(str, cells)])
     title = "Top-1 with the background and without it (the object on black), in per cent [95 % interval]"
     return Table(title, ["set", "model", "images", "as they are", "object alone", "change"], rows)
+
+
+def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:
+    """`(N,)` float: whether the prediction in a condition is right; NaN for images that do not count, as they were not measured in
+    it, or their object fills the whole crop or lies outside of it."""
+    ids, share = (np.asarray(columns[name]) for name in (condition, "object_share"))
+    right = [int(best) in accepted for best, accepted in zip(ids, columns["accepted"], strict=True)]
+    return np.where((ids >= 0) & (share > 0) & (share < 1), right, np.nan)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .bootstrap import Difference, resampled_interval, resampled_means
-from .text_table import Table
+from .bootstrap import Difference, Resamples
+from .markdown_latex import Table
 
 
 def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_background: np.ndarray) -> np.ndarray:
@@ -26,8 +26,8 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
     """Table of the columns of [`~robust_vit_hf.evaluation.measurements.noise_sensitivity.Sensitivity`] by set and side. Top-1 is the mean
-    over classes and the draws of the noise. Objects that fill the whole crop, or lie outside of it, do not count; "–" where none
-    counts. Intervals are those of a bootstrap over images, paired between models."""
+    over classes and the draws of the noise. Unlabelled images do not count, nor do those whose object fills the whole crop or lies
+    outside of it; "–" where none counts. Intervals are those of a bootstrap over images, paired between models."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
     for name, sides in measured.items():
@@ -35,12 +35,15 @@ def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]
         if not count:
             rows.append([name, "0", *(3 * len(sides) + compared) * "–"])
             continue
-        drawn = {side: _drawn(columns, name) for side, columns in sides.items()}
-        values = {side: relative_foreground_sensitivity(*found) for side, found in drawn.items()}
-        accuracies = [f"{100 * found[place][0]:.1f}" for place in (0, 1) for found in drawn.values()]
-        cells = [str(resampled_interval(of_side, count, least=-1.0)) for of_side in values.values()]
+        regions = {
+            region: [_top1(columns, region, name) for columns in sides.values()]
+            for region in ("foreground", "background")
+        }
+        found = [Resamples.of(relative_foreground_sensitivity, *pair) for pair in zip(*regions.values(), strict=True)]
+        accuracies = [f"{100 * top1.values[0]:.1f}" for of_region in regions.values() for top1 in of_region]
+        cells = [str(of_side.interval(least=-1.0)) for of_side in found]
         if compared:
-            cells.append(str(resampled_interval(values["after"] - values["before"], count, Difference)))
+            cells.append(str((found[1] - found[0]).interval(Difference)))
         rows.append([name, str(count), *accuracies, *cells])
     sides_of = ["before", "after"] if compared else [""]
     texts = ("top-1, noise on the object", "on the background", "RFS")
@@ -55,17 +58,12 @@ def _counts(columns: Mapping[str, Sequence]) -> np.ndarray:
     return (share > 0) & (share < 1) & np.array([len(labels) > 0 for labels in columns["accepted"]])
 
 
-def _drawn(columns: Mapping[str, Sequence], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Top-1 `(1 + R,)` with noise on the object and on the background, means over classes: first measured, then resampled."""
+def _top1(columns: Mapping[str, Sequence], region: str, name: str) -> Resamples:
+    """Top-1 with noise on a region, mean over classes."""
     accepted, counts = columns["accepted"], _counts(columns)
     classes = np.where(counts, [labels[0] if len(labels) else -1 for labels in accepted], -1)
-    found = []
-    for region in ("foreground", "background"):
-        pairs = zip(columns[region], accepted, strict=True)
-        right = [np.mean([int(best) in labels for best in of_draws]) for of_draws, labels in pairs]
-        of_class = np.stack(
-            [np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])], axis=1
-        )
-        resampled = resampled_means(of_class, seed=zlib.crc32(name.encode()))
-        found.append(np.concatenate([[np.nanmean(of_class, axis=0).mean()], np.nanmean(resampled, axis=1)]))
-    return found[0], found[1]
+    pairs = zip(columns[region], accepted, strict=True)
+    right = [np.mean([int(best) in labels for best in of_draws]) for of_draws, labels in pairs]
+    of_class = {str(label): np.where(classes == label, right, np.nan) for label in np.unique(classes[counts])}
+    means = Resamples.means(of_class, zlib.crc32(name.encode())).values()
+    return Resamples(np.nanmean([mean.values for mean in means], axis=0), int(counts.sum()))

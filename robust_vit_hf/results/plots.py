@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ..utils.files import atomic_file
 from ..utils.plotting import plain
 from .run_results import Run
-from .summary import class_changes, curves, set_rows, sides_of
+from .run_summary import class_changes, curves, set_rows, sides_of
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}

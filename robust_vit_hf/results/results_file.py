@@ -12,8 +12,8 @@ from pyarrow import parquet as pq
 
 from ..utils.files import atomic_file
 from .metrics.robust_accuracy import TOP
-from .paper_tables import SEGMENTATION
 from .run_results import Run, SetResult, SideResult
+from .segmentation_tables import SEGMENTATION
 
 
 RESULTS_TABLE = "results.parquet"

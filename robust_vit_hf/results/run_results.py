@@ -7,9 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ..data.set_names import LATER_SETS
+from ..data.known_sets import LATER_SETS
+from ..data.published import published_models
 from .metrics.robust_accuracy import TOP
-from .published import published_models
 
 
 OURS = "robustvit"  # the method of the paper

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
+from ..data.known_sets import PAPER_SETS
 from .background_reliance import reliance_tables
-from .paper_tables import accuracy_tables, class_group_tables
-from .published import PAPER_SETS
+from .markdown_latex import Table, change, change_with_interval, number, percent
+from .published_tables import accuracy_tables, class_group_tables
 from .run_results import Results, Run
-from .summary import set_rows, sides_of
-from .text_table import Table, change, change_with_interval, number, percent
+from .run_summary import set_rows, sides_of
 
 
 def tables_of(run: Run, protocol: str | None = None) -> list[Table]:

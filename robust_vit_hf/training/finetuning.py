@@ -14,17 +14,17 @@ from transformers import PreTrainedConfig, set_seed
 from transformers.utils import logging
 
 from ..data.benchmarks import benchmarks, find_benchmark
+from ..data.find_images import find_images, origin_of_masks
 from ..data.label_mapping import class_names_of, classes_of_model
-from ..data.masked_dataset import load_masked_dataset, mask_origin
-from ..evaluation.finetuning_results import TABLE_FILE, write_report
+from ..evaluation.finetuning_results import write_report
 from ..evaluation.measurements.accuracy import Accuracy, set_result
-from ..evaluation.measurements.base import measure
+from ..evaluation.measurements.base import Measured, measure
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
-from ..evaluation.store import Measured, Store
+from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
-from ..models.model_names import check_output_name, resolve
+from ..models.model_names import resolve
 from ..models.preprocessing import load_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.run_results import Run
@@ -66,7 +66,6 @@ def finetune(
         OSError: model or data do not exist, or another process uses the `output_dir`.
         TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
-    check_output_name(Path(config.output_dir))
     # The first process locks the folder; its error ends the others.
     with folder_lock(Path(config.output_dir), "train") if config.process_index == 0 else nullcontext(True) as begun:
         checkpoint = find_checkpoint(config.output_dir, config.resume_from_checkpoint, begun)
@@ -97,8 +96,7 @@ def _finetune(
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
     original = Side.of(trainer.model, processor, model_arguments.model)
-    store = Store(predictions, originals)
-    session = Session({"before": original}, {}, trainer.accelerator, store, preset).with_sets(sets)
+    session = Session({"before": original}, {}, trainer.accelerator, predictions, originals, preset).with_sets(sets)
     # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
@@ -113,7 +111,7 @@ def _finetune(
         control = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
         control.train()
         _gather(control, model_arguments)
-        results.append(_measure(replace(session, store=Store(None)), "control", control.model, relevance=False))
+        results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
     table = ""
     if trainer.accelerator.is_main_process:
@@ -161,7 +159,7 @@ def _publish(
     facts = {
         "finetuned_from": resolve(model_arguments.model),
         "dataset": data_arguments.dataset,
-        "masks": mask_origin(data_arguments.dataset),
+        "masks": origin_of_masks(data_arguments.dataset),
         "preset": model_arguments.preset,
     }
     trainer.create_model_card(**facts)
@@ -170,7 +168,7 @@ def _publish(
             trainer.push_to_hub()
         except (OSError, ValueError) as error:
             raise OSError(
-                f"The run is complete in `{config.output_dir}`, with its table in `{TABLE_FILE}`, but was not pushed: {error} "
+                f"The run is complete in `{config.output_dir}`, with its tables in `{TABLES_FILE}`, but was not pushed: {error} "
                 f"Push it with `robust-vit push {config.output_dir} {trainer.hub_model_id or 'OWNER/NAME'}`."
             ) from error
 
@@ -197,12 +195,12 @@ def load_data(
         logger.warning(
             f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
         )
-    train = load_masked_dataset(source, arguments.train_split, streaming=arguments.streaming, **options)
+    train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
     if "mask" not in (train.column_names or ["mask"]):
         raise ValueError(_how_to_make_masks(arguments, model_config))
     if arguments.streaming:
         train = train.shuffle(seed)
-    validation = load_masked_dataset(source, arguments.eval_split, **options)
+    validation = find_images(source, arguments.eval_split, **options).rows
     benchmark = find_benchmark(classes_of_model(model_config))
     if source in benchmarks() and source != benchmark:
         raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
@@ -222,7 +220,7 @@ def load_data(
         return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}
     weights = None if arguments.streaming else group_shares(train, arguments.train_split)
     name = arguments.test_split or arguments.eval_split
-    measured = validation if arguments.test_split is None else load_masked_dataset(source, name)
+    measured = validation if arguments.test_split is None else find_images(source, name).rows
     return train, validation, {name: EvaluationSet.of(measured, source=source, group_weights=weights)}
 
 

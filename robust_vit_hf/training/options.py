@@ -6,8 +6,7 @@ Plain dataclasses, so that the command line can refuse invalid options before th
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..data.benchmarks import IMAGES_PER_SET
-from ..data.set_names import BUNDLED_BENCHMARK
+from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.model_names import BUNDLED_MODEL, MODELS
 from ..models.preprocessing import Preset
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option

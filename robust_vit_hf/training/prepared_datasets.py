@@ -10,7 +10,7 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..data.label_mapping import align_labels, class_names_of, classes_of_model, label_mapping
-from ..data.masked_dataset import check_columns, check_rows
+from ..data.row_checks import check_columns, check_rows
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
 from ..models.preprocessing import squash_resample
@@ -72,7 +72,7 @@ def _prepare_dataset(
         return _prepare_stream(name, dataset, transform, config, args)
     if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
         return dataset
-    check_columns(dataset, name, args.needs_labels)
+    check_columns(dataset, name, ("label", "mask") if args.needs_labels else ("mask",))
     dataset = align_labels(dataset, classes_of_model(config), f"{name} dataset")
     dataset = dataset.add_column("row_index", range(len(dataset)))  # to name images with non-finite losses
     dataset = check_rows(dataset, name, config.num_labels, args.bad_masks)
@@ -111,7 +111,7 @@ def _prepare_stream(
             logger.warning(
                 f"`accelerator_config.{option}` acts on validation images alone: a stream has a loader of its own."
             )
-    check_columns(dataset, name, args.needs_labels)
+    check_columns(dataset, name, ("label", "mask") if args.needs_labels else ("mask",))
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(
             "The train dataset is streamed, so that `max_steps` count as one epoch: checkpoints and evaluations of the strategy "

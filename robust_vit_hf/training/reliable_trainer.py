@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
-from ..data.masked_dataset import undecoded
+from ..data.schema import undecoded
 from ..models.loading import BASE_FILE
 from ..utils.files import weights_written, write_json
 from ..utils.finite import NonFiniteError, check_finite, non_finite_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255
     return image.convert("RGB")
+
+
+def to_webp(picture: Image.Image) -> dict:
+    """A picture as a value of a column of `datasets.Image`."""
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=90)
+    return {"bytes": file.getvalue(), "path": None}
 
 
 def input_size(processor: BaseImageProcessor) -> tuple[int, int]:

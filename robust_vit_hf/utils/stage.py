@@ -1,11 +1,11 @@
 """Stages: a folder that is complete or not, and the inputs that it was made from."""
 
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .files import read_json, write_json
 from .lock import folder_lock
@@ -51,6 +51,11 @@ class Stage:
     folder: Path
     inputs: dict[str, Any]
 
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Stage with the inputs that are recorded in its folder; without inputs if there are none."""
+        return cls(folder, (read_json(folder / STAGE_FILE) or {}).get("inputs", {}))
+
     def check(self, ignoring: Iterable[str] = ()) -> dict:
         """The record in the folder; empty if the folder is free.
 
@@ -63,8 +68,7 @@ class Stage:
         """
         record = read_json(self.folder / STAGE_FILE)
         if record is None:
-            held = sorted(path.name for path in self.folder.glob("*") if not _is_passing(path))
-            if held:
+            if held := self._held():
                 raise ValueError(
                     f"`{self.folder}` holds files without a `{STAGE_FILE}`, such as `{held[0]}`: of another program or of an earlier "
                     "version. Choose another --output_dir, or delete the folder."
@@ -83,7 +87,10 @@ class Stage:
         Raises:
             ValueError: as [`check`].
         """
-        return _complete(self.folder, self.check(ignoring))
+        record = self.check(ignoring)
+        if "result" not in record or not all((self.folder / name).is_file() for name in record["files"]):
+            return None
+        return record["result"]
 
     def begin(self) -> None:
         """Record the inputs, unless they are recorded.
@@ -104,30 +111,23 @@ class Stage:
         """
         write_json(self.folder / STAGE_FILE, {"inputs": self.inputs, "files": [*files], "result": result})
 
-    def lock(self, wait: bool = False) -> AbstractContextManager:
-        """Context manager that keeps other processes out of the folder, see [`folder_lock`]."""
-        return folder_lock(self.folder, "stage", wait)
+    @contextmanager
+    def lock(self, wait: bool = False) -> Iterator[bool]:
+        """Context manager that keeps other processes out of the folder, see [`folder_lock`]. If nothing was written to it, the folder
+        is free again."""
+        with folder_lock(self.folder, "stage", wait) as begun:
+            try:
+                yield begun
+            finally:
+                if not self._held() and self.result() is None:
+                    (self.folder / STAGE_FILE).unlink(missing_ok=True)
 
-
-def stage_result(folder: Path) -> dict | None:
-    """The result of a stage, whatever its inputs; `None` if it is not complete.
-
-    Raises:
-        ValueError: the record is damaged.
-    """
-    return _complete(folder, read_json(folder / STAGE_FILE) or {})
-
-
-def _complete(folder: Path, record: dict) -> dict | None:
-    """The result in a record, if no file of it is missing."""
-    if "result" not in record or not all((folder / name).is_file() for name in record["files"]):
-        return None
-    return record["result"]
-
-
-def _is_passing(path: Path) -> bool:
-    """Whether a file is a lock, hidden, or what a kill has left."""
-    return path.name.startswith(".") or path.suffix in (".lock", ".partial")
+    def _held(self) -> list[str]:
+        """Names of the files in the folder, without the record, locks, hidden files, and what a kill has left."""
+        names = sorted(path.name for path in self.folder.glob("*"))
+        return [
+            name for name in names if not name.startswith(".") and not name.endswith((STAGE_FILE, ".lock", ".partial"))
+        ]
 
 
 def _differing(known: dict, given: dict) -> list[str]:

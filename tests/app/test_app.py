@@ -23,13 +23,12 @@ from packaging.requirements import Requirement
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
-from robust_vit_hf.app.bundled import cached_run, newest_run
+from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.cards import MARKS, Card, grid
 from robust_vit_hf.app.compare import compare_maps, read_image
 from robust_vit_hf.app.export import write_space
 from robust_vit_hf.app.gallery import how_to_fill, measured_set, set_names
-from robust_vit_hf.app.handlers import Handlers, thumbnail
-from robust_vit_hf.app.model_cache import distinct_names, open_pair
+from robust_vit_hf.app.handlers import Handlers, open_models, thumbnail
 from robust_vit_hf.app.options import AppOptions, GalleryOptions
 from robust_vit_hf.app.other_backgrounds_tab import (
     KINDS,
@@ -39,7 +38,7 @@ from robust_vit_hf.app.other_backgrounds_tab import (
     other_backgrounds,
     read_diagnosis,
 )
-from robust_vit_hf.app.runs import find_reports
+from robust_vit_hf.app.runs import cached_run, find_reports, newest_run
 from robust_vit_hf.app.samples import Sample, load_samples, own_samples
 from robust_vit_hf.app.server import OwnNames, running
 from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, SHIFTED, compose
@@ -95,6 +94,11 @@ def picture(tmp_path) -> Path:
     return path
 
 
+def open_pair(before: str, after: str | None, preset: str | None):
+    """Session of the page with these models."""
+    return open_models(AppOptions(model=before, compare=after, preset=preset))
+
+
 def pixels(path: str) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), dtype=int)
 
@@ -126,7 +130,7 @@ def test_difference_and_mask(models):
 def test_the_mask_of_another_image_is_not_used(models, picture):
     shown = {"digest": "of another", "mask": Image.new("L", (512, 512), 255)}
     handlers = Handlers(AppOptions(model=models[0], compare=models[1]))
-    assert "| – | – |" in handlers.explain(str(picture), PREDICTED, "gae", tuple(models), shown)[-1]
+    assert "| – | – |" in handlers.explain(str(picture), PREDICTED, "gae", shown)[-1]
 
 
 def test_the_difference_is_red_where_relevance_grew_and_blue_where_it_fell(models):
@@ -209,48 +213,12 @@ def test_transparent_and_turned_images(client, tmp_path):
 
 
 def test_requests_queue(client, picture):
-    alone = client.predict(handle_file(picture), 1, "gae", api_name="/explain")
-    jobs = [client.submit(handle_file(picture), 1, "gae", api_name="/explain") for _ in range(5)]
-    for job in jobs:
+    """Each gets its own answer. Equal pictures are one file of Gradio's, which it writes again while another answer is downloaded."""
+    alone = [client.predict(handle_file(picture), label, "gae", api_name="/explain") for label in range(4)]
+    jobs = [client.submit(handle_file(picture), label, "gae", api_name="/explain") for label in range(4)]
+    for job, expected in zip(jobs, alone, strict=True):
         answer = job.result(timeout=200)
-        assert answer[0] == alone[0] and (pixels(answer[2][0]) == pixels(alone[2][0])).all()
-
-
-def test_other_models(address, models, picture, tmp_path):
-    other = save_pretrained(tiny_vit(num_labels=5), tmp_path / "other")
-    client = Client(address, verbose=False)  # a session of its own
-    for before, after, message in (
-        (models[0], str(other), "The models have 4 and 5 classes"),
-        (models[0], "no/such-model", "`no/such-model` cannot be loaded"),
-        (models[0], str(tmp_path / "nothing"), "cannot be loaded"),
-        (models[0], " ", "Name both models"),
-    ):
-        with pytest.raises(Exception, match=message):
-            client.predict(before, after, api_name="/load_models")
-    before = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
-    with pytest.raises(Exception, match="of another model"):
-        client.predict(models[1], models[0], api_name="/load_models")
-        client.predict("paper/validation", "all", 1, api_name="/gallery")
-    swapped = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
-    assert before[0] == swapped[1] and before[1] == swapped[0]
-
-
-def test_a_folder_that_is_trained_again_is_read_again(address, models, picture, tmp_path):
-    folder = Path(shutil.copytree(models[1], tmp_path / "after"))
-    client = Client(address, verbose=False)  # a session of its own
-    client.predict(models[0], str(folder), api_name="/load_models")
-    before, after, *_ = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
-    assert before != after
-    assert client.predict("paper/validation", "all", 1, api_name="/gallery")[2] == 1
-    save_pretrained(tiny_vit(0), folder)
-    before, after, maps, *_ = client.predict(handle_file(picture), 0, "gae", api_name="/explain")
-    assert before == after and (pixels(maps[0]) == pixels(maps[1])).all()
-    with pytest.raises(Exception, match="are of another model after"):
-        client.predict("paper/validation", "all", 1, api_name="/gallery")
-
-
-def test_a_pair_is_loaded_once(models):
-    assert open_pair(*models, "paper") is open_pair(*models, "paper")
+        assert answer[0] == expected[0] and (pixels(answer[2][0]) == pixels(expected[2][0])).all()
 
 
 def test_a_model_without_relevance_maps_is_refused(models, tmp_path):
@@ -258,10 +226,6 @@ def test_a_model_without_relevance_maps_is_refused(models, tmp_path):
     other = save_pretrained(ResNetForImageClassification(config), tmp_path / "other")
     with pytest.raises(ValueError, match="so it has no relevance map"):
         open_pair(models[0], str(other), "paper")
-
-
-def test_classes_of_one_name_have_their_index():
-    assert distinct_names(["crane", "bird", "crane"]) == ["crane (0)", "bird", "crane (2)"]
 
 
 # -- Privacy ---------------------------------------------------------------------------------------------------------
@@ -296,7 +260,7 @@ def test_under_another_name_nothing_is_answered(address, models):
             assert get_session().get(f"{behind}config", headers={"Host": name}).status_code == 200, name
         assert get_session().get(f"{behind}config", headers=other).status_code == 400
         endpoints = get_session().get(f"{behind}gradio_api/info").json()["named_endpoints"]
-        assert "/explain" in endpoints and "/load_models" not in endpoints  # visitors come through the proxy
+        assert "/explain" in endpoints
 
 
 @pytest.mark.parametrize(
@@ -350,7 +314,7 @@ def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
         place = address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info"
         endpoints = get_session().get(place).json()["named_endpoints"]
         refused = get_session().get(place, headers={"Host": "evil.example:7871"})
-    assert "/explain" in endpoints and "/load_models" not in endpoints
+    assert "/explain" in endpoints
     assert refused.status_code == 400 and "endpoints" not in refused.text
 
 
@@ -428,13 +392,14 @@ def test_results_in_another_precision_and_with_another_processor(models, evaluat
     session = open_pair(*models, "paper")
     results = Path(shutil.copytree(evaluated.results, tmp_path / "results"))
     options = GalleryOptions(results=results, dataset=evaluated.dataset)
-    file = results / "paper" / "validation" / "before" / "fingerprint.json"
+    file = results / "paper" / "validation" / "before" / "stage.json"
     recorded = read_json(file)
-    assert recorded["precision"] == "no"
-    write_json(file, recorded | {"precision": "bf16"})
+    inputs = recorded["inputs"]
+    assert inputs["precision"] == "no"
+    write_json(file, recorded | {"inputs": inputs | {"precision": "bf16"}})
     assert len(measured_set(options, "paper/validation", session).result) == 40
-    write_json(file, recorded | {"processor": {}})
-    with pytest.raises(ValueError, match="are of another processor: evaluate these models again"):
+    write_json(file, recorded | {"inputs": inputs | {"processor": {}}})
+    with pytest.raises(ValueError, match="differ in: processor"):
         measured_set(options, "paper/validation", session)
 
 
@@ -477,11 +442,11 @@ def test_two_first_starts_at_once(tmp_path, monkeypatch):
     def fails(*arguments):
         raise OSError("The disk is full.")
 
-    monkeypatch.setattr("robust_vit_hf.app.bundled.cache_of", lambda inputs: tmp_path)
-    monkeypatch.setattr("robust_vit_hf.app.bundled.finetune", fails)
+    monkeypatch.setattr("robust_vit_hf.app.runs.cache_of", lambda inputs: tmp_path)
+    monkeypatch.setattr("robust_vit_hf.app.runs.finetune", fails)
     with pytest.raises(OSError, match="The disk is full"):
         cached_run()
-    monkeypatch.setattr("robust_vit_hf.app.bundled.finetune", slower)
+    monkeypatch.setattr("robust_vit_hf.app.runs.finetune", slower)
     assert cached_run() == folder and read_json(folder / "run.json") == {"by": "the first"}
 
 
@@ -494,12 +459,12 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("robust_vit_hf.app.bundled.finetune", interrupted)
+        patched.setattr("robust_vit_hf.app.runs.finetune", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cached_run()
     assert not list(datasets_cache.rglob("finetuned"))
     folder = cached_run(max_steps=1, images_per_set=4)
-    monkeypatch.setattr("robust_vit_hf.app.bundled.finetune", interrupted)
+    monkeypatch.setattr("robust_vit_hf.app.runs.finetune", interrupted)
     assert cached_run() == folder
     (report,) = find_reports(folder)
     assert "mean of the shifted sets" in report.tables and report.plots[0].name == "before_after.png"
@@ -534,8 +499,8 @@ def test_samples_of_the_user(models, tmp_path):
 
 
 def test_the_gallery_says_what_to_run():
-    assert "--compare" in how_to_fill(GalleryOptions(dataset="photos"), "mine", None)
-    text = how_to_fill(GalleryOptions(dataset="my photos", split="test"), "mine", "runs/better")
+    assert "--compare" in how_to_fill(AppOptions(model="mine", dataset="photos"))
+    text = how_to_fill(AppOptions(model="mine", compare="runs/better", dataset="my photos", split="test"))
     command = "robust-vit evaluate --model mine --compare runs/better --dataset 'my photos' --split test --output_dir runs/evaluation"
     assert command in text and "`--results runs/evaluation`" in text
 
@@ -591,8 +556,8 @@ def test_images_of_a_diagnosis(models, diagnosed, of_diagnosis):
         assert f'<div class="{kind}">{MARKS[kind]} {side}: {best}</div>' in html
     assert of_diagnosis.predict("all", last + 1, api_name="/conditions")[3] == 1
     handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
-    assert handlers.conditions("all", 1, tuple(models), step=-1)[3] == last
-    assert handlers.conditions("all", 1, tuple(models), step=1)[3] == 2
+    assert handlers.conditions("all", 1, step=-1)[3] == last
+    assert handlers.conditions("all", 1, step=1)[3] == 2
 
 
 def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
@@ -606,19 +571,12 @@ def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
     assert len(read_diagnosis(tmp_path / "improved", open_pair(*models, "paper")).examples) == 24
 
 
-def test_other_models_than_those_of_the_diagnosis(models, of_diagnosis):
-    """The page says so, and shows none of it."""
-    client = Client(of_diagnosis.src, verbose=False)  # a session of its own
-    shown = client.predict(models[1], models[0], api_name="/load_models")
-    assert any("is of another model before" in str(value) for value in shown)
-    assert not any("<img" in str(value) for value in shown)
-    shown = client.predict(*models, api_name="/load_models")
-    assert any(str(value).count("<img") == 7 for value in shown)
-
-
-def test_other_backgrounds_for_other_models_than_those_of_the_diagnosis(models, diagnosed, tmp_path):
-    handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
-    _, html, _ = handlers.on_backgrounds(str(bright_square(tmp_path)), (models[1], models[0]))
+def test_an_oblong_image_on_other_backgrounds(tmp_path):
+    wide = tmp_path / "wide"
+    for part in (tiny_vit(), make_image_processor("paper", (32, 48))):
+        part.save_pretrained(wide)
+    handlers = Handlers(AppOptions(model=str(wide), compare=str(wide)))
+    _, html, _ = handlers.on_backgrounds(str(bright_square(tmp_path)))
     assert html.count("<img") == 1 + len(PHOTOGRAPHS)
 
 

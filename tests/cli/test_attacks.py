@@ -9,12 +9,10 @@ from unittest.mock import patch
 
 import pytest
 
-from robust_vit_hf import load_image_set
 from robust_vit_hf.training.publishing import TrainingTime
 
 from ..helpers.attacks import ATTACKS, Attack, Inputs, Words, copied_at_writes
 from ..helpers.commands import call, files_below, launch_two
-from ..helpers.set_attacks import SET_ATTACKS, SetAttack
 
 
 IMPROVE_OPTIONS = {"--max_steps": 12, "--learning_rates": 3e-3, "--train_batch_size": 4, "--max_loss": 100}
@@ -128,15 +126,3 @@ def made(out: Path) -> dict[str, bytes]:
         for name, content in files_below(out).items()
         if name.endswith("/candidate.json") or not any(Path(name).match(pattern) for pattern in own)
     }
-
-
-@pytest.mark.parametrize("attack", SET_ATTACKS, ids=[f"{attack.set_name} {attack.what}" for attack in SET_ATTACKS])
-def test_attack_on_a_set(attack: SetAttack, tmp_path, datasets_cache):
-    root = attack.make(tmp_path / "set").parent if attack.set_name == "waterbirds" else attack.make(tmp_path / "set")
-    given = {"source": str(root)} | (attack.change(root) or {})
-    if attack.refused is None:
-        assert len([row["image"] for row in load_image_set(attack.set_name, **given)]) == attack.rows
-        return
-    with pytest.raises((ValueError, OSError)) as refused:
-        _ = [row["image"] for row in load_image_set(attack.set_name, **given)]
-    assert attack.refused.replace("{root}", str(root)) in str(refused.value)

@@ -55,7 +55,6 @@ def test_what_the_table_names_exists(command):
             ["evaluate", "--images_per_set", "few"],
             "Expected `images_per_set` to be a whole number, but got text.",
         ),
-        (["segment", "--set", "=x"], "`=x` names no set: expected NAME or NAME=SOURCE"),
         (
             ["data", "prepare", "imagenet-z", "--output_dir", "x"],
             "Expected `set` to be one of imagenet-1k, imagenet-a",

@@ -1,7 +1,6 @@
 """`robust-vit evaluate` and `robust-vit segment`, on miniatures of every set of the paper."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions, SubsetOptions
+from robust_vit_hf.data.known_sets import PAPER_SETS
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
-from robust_vit_hf.results.published import PAPER_SETS
-from robust_vit_hf.utils.files import write_json
-from robust_vit_hf.utils.public_names import public_settings
+from robust_vit_hf.utils.files import read_json
+from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import formats
 from ..helpers.commands import call, kill_when, launch, launch_two, succeed
@@ -96,8 +93,8 @@ def test_protocols_differ_where_they_should(robustness):
     nll, size = {}, {}
     for protocol in ("paper", "native"):
         nll[protocol] = {row["set"]: row["nll_before"] for row in results_of(output, protocol)["rows"]}
-        fingerprint = json.loads((output / protocol / "objectnet" / "before" / "fingerprint.json").read_text())
-        size[protocol] = fingerprint["processor"]["size"]["shortest_edge"]
+        stage = json.loads((output / protocol / "objectnet" / "before" / "stage.json").read_text())
+        size[protocol] = stage["inputs"]["processor"]["size"]["shortest_edge"]
     for name in ("imagenet-a", "imagenet-r", "objectnet"):
         assert nll["native"][name] < nll["paper"][name]
     assert size == {"paper": 37, "native": 35}  # 256 and 248 of 224
@@ -125,8 +122,8 @@ def test_killed_and_started_again(models, tmp_path):
     options = ["--model", models[0], "--sets", f"imagenet-1k={small}", f"imagenet-sketch={large}"]
     options += ["--protocols", "paper", "--batch_size", 1, "--output_dir"]
     killed, complete = tmp_path / "killed", tmp_path / "complete"
-    finished = killed / "paper" / "imagenet-1k" / "before" / "scores.json"
-    kill_when(finished.is_file, "eval/evaluate_robustness.py", *options, killed)
+    finished = killed / "paper" / "imagenet-1k" / "before" / "stage.json"
+    kill_when(lambda: "result" in (read_json(finished) or {}), "eval/evaluate_robustness.py", *options, killed)
     assert not (killed / "results.json").exists()
     written = finished.stat().st_mtime_ns
     for folder in (killed, complete):
@@ -157,12 +154,12 @@ def test_killed_and_started_again(models, tmp_path):
             "--images_per_set is for the sets of emoji-shift: leave it out",
         ),
         (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),
-        (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "no file or folder `nowhere/at/all`"),
+        (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "nowhere/at/all"),
         (["--model", "SMALL", "--sets", "SET"], 1, "`imagenet-a` has 1000 classes, but the model has 4"),
         (
             ["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"],
             1,
-            "The models have 1000 and 4 classes, so that they cannot be compared",
+            "The models have 1000 and 4 classes, and cannot be compared",
         ),
     ],
 )
@@ -178,7 +175,7 @@ def test_a_folder_of_another_model_is_refused(robustness, models, sets):
     completed = call(
         "evaluate", *f"--model {models[1]} --protocols paper --output_dir {output} --sets".split(), sets["imagenet-a"]
     )
-    assert "holds the result of another evaluation, which differs in: model" in completed.error
+    assert "other inputs, which differ in: model" in completed.error
 
 
 @pytest.mark.slow
@@ -222,7 +219,7 @@ def test_segmentation(segmentation, models):
     assert scores.keys() == {"before", "after"} and list(scores["before"]) == list(ATTRIBUTION_METHODS)
     assert all(one["num_images"] == 5 for side in scores.values() for one in side.values())
     assert (output / "attribution.png").stat().st_size > 10_000
-    table = (output / "table.md").read_text()
+    table = (output / "tables.md").read_text()
     assert table in printed and "| gae, original, published | 78.7 | 60.7 | 85.0 |" in table
 
     # The table's figure for the paper's attribution method, from the definition.
@@ -288,24 +285,12 @@ def test_segmentation_usage(options, message, tmp_path):
     assert completed.status == 2 and message in completed.error
 
 
-# What each command writes into `results.json`.
-WRITTEN = {
-    "evaluate": {"settings": asdict(EvaluateOptions()), "protocols": {}},
-    "segment": {"settings": asdict(SegmentOptions()), "scores": {}},
-    "sis": {"settings": asdict(SubsetOptions()), "scores": {}},
-    "diagnose": {"settings": asdict(DiagnoseOptions()), "diagnosis": {}},
-    "train": {"settings": {"model": {}, "data": {}, "training": {}}, "rows": []},
-}
-
-
-@pytest.mark.parametrize("command", [name for name in WRITTEN if name != "train"])
+@pytest.mark.parametrize("command", ["evaluate", "segment", "sis", "diagnose"])
 def test_results_of_another_command_are_not_replaced(command, tmp_path):
-    """Its own pass, so that the error is that of the model."""
-    for name, results in WRITTEN.items():
-        write_json(tmp_path / "results.json", public_settings(results))
-        error = call(command, "--model", tmp_path / "nowhere", "--output_dir", tmp_path).error
-        message = f"`{tmp_path}` holds results of another command, whose `results.json` would be replaced: choose"
-        assert ("nowhere` cannot be loaded" in error) if name == command else (message in error), error
-    (tmp_path / "run.json").touch()
-    error = call(command, "--model", tmp_path / "nowhere", "--output_dir", tmp_path).error
-    assert "holds a finetuning run, whose `results.json` would be replaced" in error
+    arguments = [command, "--model", tmp_path / "nowhere", "--output_dir", tmp_path / "out"]
+    Stage(tmp_path / "out", {"command": command}).begin()
+    assert "nowhere` cannot be loaded" in call(*arguments).error  # its own folder
+    Stage(tmp_path / "out", {"command": "train"}).begin()
+    assert "differ in: command" in call(*arguments).error
+    (tmp_path / "out" / "stage.json").rename(tmp_path / "out" / "config.json")  # a model
+    assert "holds files without a `stage.json`" in call(*arguments).error

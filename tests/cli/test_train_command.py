@@ -13,6 +13,7 @@ from robust_vit_hf import load_model, make_image_processor
 from robust_vit_hf.cli.train import parse_arguments
 from robust_vit_hf.experiments.recipes import find_recipe, list_recipes
 from robust_vit_hf.models.model_names import MODELS
+from robust_vit_hf.results.markdown_latex import Table
 
 from ..helpers.commands import call, kill_when, launch, succeed
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
@@ -55,13 +56,13 @@ def test_a_launched_run_leaves_everything(inputs, tmp_path):
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
     assert names >= {"model.safetensors", "config.json", "preprocessor_config.json", "trainer_state.json"}
-    assert names >= {"results.json", "table.md", "before_after.png", "examples.parquet", "run.json", "README.md"}
+    assert names >= {"results.json", "tables.md", "before_after.png", "examples.parquet", "run.json", "README.md"}
     results = json.loads((folder / "results.json").read_text())
     assert results["settings"]["training"]["num_train_epochs"] == 1  # the command line overrides the recipe
     (row,) = results["rows"]
     assert row["set"] == "validation" and row["num_images"] == 8
     assert None not in [row[key] for key in MEASURED]
-    assert (folder / "table.md").read_text().strip() in completed.out
+    assert Table(**results["tables"][0]).markdown() in completed.out
     assert f"Recipe: {recipe}" in completed.out and str(folder / "before_after.png") in completed.out
     model = AutoModelForImageClassification.from_pretrained(folder)
     assert not torch.equal(model.classifier.weight, tiny_vit().classifier.weight)

@@ -13,8 +13,8 @@ from pyarrow import parquet
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.describe import describe
-from robust_vit_hf.data.masked_dataset import undecoded_rows
 from robust_vit_hf.data.options import DescribeOptions
+from robust_vit_hf.data.schema import undecoded_rows
 from robust_vit_hf.evaluation.sets import own_set
 from robust_vit_hf.masks.mask_result import MaskResult
 from robust_vit_hf.training.finetuning import load_data
@@ -83,29 +83,17 @@ def test_splits_number_their_classes(tmp_path):
         assert names_of_rows(both_ways(tmp_path / "data", split)) == ["cat", "dog", "dog"]
     accepted = own_set(str(tmp_path / "data"), "validation").for_model("validation", MODEL).accepted
     assert accepted == [[0], [1], [1]]
-    joined = load_masked_dataset(str(tmp_path / "data"), "train[:1]+validation[1:]")
-    assert names_of_rows(joined) == ["cat", "dog", "dog"]
+    with pytest.raises(ValueError, match="other numbers"):
+        load_masked_dataset(str(tmp_path / "data"), "train[:1]+validation[1:]")
 
 
-def test_shards_number_their_classes(tmp_path, caplog):
-    for shard, names in enumerate((["cat", "dog"], ["dog", "cat"], ["hen", "cat"])):
-        table(tmp_path / "data" / f"train-{shard:05d}-of-00003.parquet", names, [*names, "cat"], seed=shard)
-    expected = ["cat", "dog", "cat", "dog", "cat", "cat", "hen", "cat", "cat"]
-    with caplog.at_level(logging.WARNING):
-        rows = both_ways(tmp_path / "data")
-    assert names_of_rows(rows) == expected
-    assert rows.features["label"].names == ["cat", "dog", "hen"]
-    assert "numbers its classes in another order" in caplog.text
-    assert names_of_rows(load_masked_dataset(str(tmp_path / "data"), "train[3:5]")) == ["dog", "cat"]
-    picture = masked_rows(3, seed=1)[2]["image"]
-    assert rows[5]["image"].tobytes() == picture.tobytes()
-
-
-def test_shards_of_which_one_has_no_names(tmp_path):
+@pytest.mark.parametrize("names", [["dog", "cat"], None])
+def test_files_of_a_split_that_number_their_classes_differently(tmp_path, names):
+    """All labels would get the names of the first file."""
     table(tmp_path / "data" / "train-0.parquet", ["cat", "dog"], ["cat"])
-    table(tmp_path / "data" / "train-1.parquet", None, [1])
+    table(tmp_path / "data" / "train-1.parquet", names, [1] if names is None else ["cat"])
     for streaming in (False, True):
-        with pytest.raises(ValueError, match=r"train-1.parquet` has labels without names, .*train-0.parquet` names"):
+        with pytest.raises(ValueError, match=r"train-0.parquet` and .*train-1.parquet` .* differently"):
             load_masked_dataset(str(tmp_path / "data"), "train", streaming=streaming)
 
 

@@ -43,16 +43,17 @@ def test_webdataset_with_other_image_suffixes(tmp_path, suffix):
     assert labels_and_names(rows) == [(3, f"s0000000.{suffix}"), (999, f"s0000001.{suffix}")]
 
 
-def test_webdataset_with_a_label_outside_the_numbering(tmp_path):
-    wds(tmp_path, [0, 200])
-    with pytest.raises(ValueError, match="label 200 is outside the numbering of this set, 0–199"):
+@pytest.mark.parametrize("label", [200, -1])  # the second is that of a test set
+def test_webdataset_with_a_label_outside_the_numbering(label, tmp_path):
+    wds(tmp_path, [0, label])
+    with pytest.raises(ValueError, match=f"label {label} is outside the numbering of this set, 0–199"):
         list(load_image_set("imagenet-a", tmp_path, streaming=True))
 
 
 def test_webdataset_of_objectnet_needs_the_mappings(tmp_path):
     mappings = str(formats.objectnet(tmp_path / "objectnet-1.0") / "mappings")
     source = wds(tmp_path / "wds", [0, 1, 0])
-    message = r"numbers the 113 classes of ObjectNet in the order of their folders.*mappings"
+    message = "number its 113 classes in the order of their folders.*`mappings`"
     with pytest.raises(ValueError, match=message):
         load_image_set("objectnet", source)
     rows = both_ways("objectnet", source, mappings=mappings)
@@ -117,35 +118,12 @@ def table_with_file_names(folder, label_type, labels, images=None):
     return path
 
 
-@pytest.mark.parametrize(
-    "labels, expected",
-    [
-        ([0, 1, 199], [6, 11, 988]),  # of the set's own numbering
-        ([6, 11, 988], [6, 11, 988]),  # of ImageNet's
-        ([6, 11], r"fit both: ImageNet's numbers of the 200 classes of this set, and 0–199\. Give their wnids"),
-        ([0, 988], r"fit neither: ImageNet's numbers of the 200 classes of this set, and 0–199\."),
-    ],
-)
-def test_integers_beside_file_names(tmp_path, labels, expected):
-    """Nothing but all of them tells which numbering they are of."""
-    table_with_file_names(tmp_path, datasets.Value("int64"), labels)
-    if isinstance(expected, list):
-        assert [row["label"] for row in both_ways("imagenet-a", tmp_path)] == expected
-    else:
-        with pytest.raises(ValueError, match=expected):
-            load_image_set("imagenet-a", tmp_path)
-    if labels[0] == 0:
-        assert [row["label"] for row in both_ways("imagenet-sketch", tmp_path)] == labels
-
-
-def test_integers_of_objectnet_beside_file_names(tmp_path):
-    mappings = str(formats.objectnet(tmp_path / "objectnet-1.0") / "mappings")
-    (tmp_path / "table").mkdir()
-    table_with_file_names(tmp_path / "table", datasets.Value("int64"), [0, 1])
-    with pytest.raises(ValueError, match="numbers the 113 classes of ObjectNet in the order of their folders"):
-        load_image_set("objectnet", tmp_path / "table")
-    rows = both_ways("objectnet", tmp_path / "table", mappings=mappings)
-    assert [row["label"] for row in rows] == [[423, 559, 765], [731]]
+@pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])
+def test_numbers_without_names_are_refused(tmp_path, name):
+    """They may be ImageNet's, or the set's own."""
+    table_with_file_names(tmp_path, datasets.Value("int64"), [6, 11])
+    with pytest.raises(ValueError, match="classes of this set cannot be told"):
+        load_image_set(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagenet-1k", "imagenet-a"])
@@ -154,16 +132,17 @@ def test_all_names_of_imagenet_beside_file_names(tmp_path, name):
     table_with_file_names(tmp_path, datasets.ClassLabel(names=names), [6, 11])
     assert [row["label"] for row in both_ways(name, tmp_path)] == [6, 11]
     table_with_file_names(tmp_path, datasets.ClassLabel(names=sorted(names)), [6, 11])
-    with pytest.raises(ValueError, match="names of ImageNet's classes in another order"):
+    with pytest.raises(ValueError, match="cannot be told"):
         load_image_set(name, tmp_path)
 
 
 @pytest.mark.parametrize("with_file_names", [False, True])
-@pytest.mark.parametrize("label_type", [datasets.Value("int64"), datasets.ClassLabel(names=list(wnids()))])
-def test_rows_without_image_or_label(tmp_path, label_type, with_file_names):
+def test_rows_without_image_or_label(tmp_path, with_file_names):
     (tmp_path / "table").mkdir()
     images = [formats.picture(0), None, formats.picture(2), None]
-    path = table_with_file_names(tmp_path / "table", label_type, [0, 1, None, None], images)
+    path = table_with_file_names(
+        tmp_path / "table", datasets.ClassLabel(names=list(wnids())), [0, 1, None, None], images
+    )
     if not with_file_names:
         datasets.Dataset.from_parquet(str(path)).remove_columns("file_name").to_parquet(path)
     message = r"`.*table`, `.*1(\.jpg)?` has no image: add what is missing, or leave the row out\."
@@ -210,7 +189,7 @@ def test_pushed_split_and_variant(hub, tmp_path):
     hub.add("datasets", "me/birds", tmp_path / "birds")
     birds = load_image_set("waterbirds", "me/birds", split="test")
     assert birds["group"] == [0, 3] and birds[0]["mask"].mode == "L"
-    with pytest.raises(ValueError, match="`me/birds` holds the splits test of `waterbirds`, and no `train`"):
+    with pytest.raises(ValueError, match="split: train"):
         load_image_set("waterbirds", "me/birds")
 
 
@@ -244,11 +223,10 @@ def test_gated_set_without_a_token(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
     hub.repos["datasets", "ILSVRC/imagenet-1k"] = {"data/validation-00000-of-00001.parquet": b""}
     hub.gated.add("ILSVRC/imagenet-1k")
-    with pytest.raises(PermissionError, match=r"^`ILSVRC/imagenet-1k` is gated: accept its terms on.*hf auth login"):
+    with pytest.raises(FileNotFoundError, match=r"`?ILSVRC/imagenet-1k.* gated"):
         load_image_set("imagenet-1k")
 
 
 def test_set_that_is_not_on_the_hub(hub):
-    message = "^There is no file or folder `someone/imagenet-a`, and no such set on the Hub"
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(FileNotFoundError, match="someone/imagenet-a"):
         load_image_set("imagenet-a", "someone/imagenet-a")

@@ -71,10 +71,7 @@ def test_results_of_other_pixels_are_not_reused(command, column, tmp_path):
     changed(column).to_parquet(tmp_path / "two.parquet")
     succeed(*options, tmp_path / "one.parquet")
     (tmp_path / "two.parquet").replace(tmp_path / "one.parquet")
-    assert (
-        "holds the result of another evaluation, which differs in: rows"
-        in call(*options, tmp_path / "one.parquet").error
-    )
+    assert "was made from other inputs, which differ in: rows" in call(*options, tmp_path / "one.parquet").error
 
 
 def test_results_without_a_fingerprint_are_refused(tmp_path):
@@ -83,8 +80,8 @@ def test_results_without_a_fingerprint_are_refused(tmp_path):
     masked_dataset(4).to_parquet(tmp_path / "rows.parquet")
     options += ["--output_dir", tmp_path / "out", "--dataset", tmp_path / "rows.parquet", "--split", "train"]
     succeed(*options)
-    (tmp_path / "out" / "paper" / "train" / "before" / "fingerprint.json").unlink()
-    assert "holds results without a `fingerprint.json`" in call(*options).error
+    (tmp_path / "out" / "paper" / "train" / "before" / "stage.json").unlink()
+    assert "holds files without a `stage.json`" in call(*options).error
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set
-from robust_vit_hf.data.image_sets import features_of, image_sets, open_source
+from robust_vit_hf.data.image_sets import features_of, open_source
 from robust_vit_hf.data.imagenet_classes import class_names, label_of_wnid, subset, wnids
+from robust_vit_hf.data.known_sets import KNOWN_SETS
 
 from ..helpers import formats
 from ..helpers.image_sets import both_ways, labels_and_names
@@ -101,20 +102,6 @@ def test_real_labels_go_by_file_name_and_leave_out_images_without(tmp_path):
     ]
 
 
-def test_real_labels_without_file_names(tmp_path):
-    formats.class_folders(tmp_path / "val", {TENCH: 1})
-    with pytest.raises(ValueError, match=r"ReaL labels go by names such as ILSVRC2012_val_00000001"):
-        load_image_set("imagenet-1k", tmp_path, labels="real")
-
-
-@pytest.mark.parametrize("number", [0, 50_001])
-def test_an_image_number_that_real_labels_do_not_have_is_refused(number, tmp_path):
-    name = f"ILSVRC2012_val_{number:08d}.JPEG"
-    formats.save(formats.picture(number), tmp_path / "val" / TENCH / name)
-    with pytest.raises(ValueError, match=rf"`{TENCH}/{name}`: ReaL labels go by names such as"):
-        load_image_set("imagenet-1k", tmp_path, labels="real")
-
-
 def test_imagenet_a_folders_map_through_wnid(tmp_path):
     (tmp_path / "imagenet-a").mkdir()
     (tmp_path / "imagenet-a" / "README.txt").write_text("wnid word")
@@ -122,19 +109,27 @@ def test_imagenet_a_folders_map_through_wnid(tmp_path):
     assert [row["label"] for row in both_ways("imagenet-a", tmp_path)] == [6, 11]
 
 
-def test_class_of_another_set(tmp_path):
-    formats.class_folders(tmp_path, {STINGRAY: 1, TENCH: 1})
-    with pytest.raises(ValueError, match=rf"class {TENCH} does not belong to this set"):
-        load_image_set("imagenet-a", tmp_path)
-    assert [row["label"] for row in both_ways("imagenet-sketch", tmp_path)] == [0, 6]
+@pytest.mark.parametrize("name", [f"ILSVRC2012_val_{number:08d}.JPEG" for number in (0, 50_001)] + ["a.JPEG"])
+def test_an_image_that_real_labels_do_not_have_is_refused(name, tmp_path):
+    formats.save(formats.picture(0), tmp_path / "val" / TENCH / name)
+    with pytest.raises(ValueError, match=f"`{TENCH}/{name}`: ReaL labels go by names"):
+        load_image_set("imagenet-1k", tmp_path, labels="real")
 
 
-def test_unknown_wnid(tmp_path):
-    formats.class_folders(tmp_path, {TENCH: 1, "n00000001": 1})
-    with pytest.raises(ValueError, match=r"`n00000001` is not a wnid of ImageNet-1k. Remove the folder"):
-        load_image_set("imagenet-sketch", tmp_path)
-    with pytest.raises(ValueError, match=r"`n00000001` is not a wnid"):
-        list(load_image_set("imagenet-sketch", tmp_path, streaming=True))
+@pytest.mark.parametrize(
+    "name, folders",
+    [
+        ("imagenet-a", [STINGRAY, TENCH]),  # a class of ImageNet, and not of the set
+        ("imagenet-sketch", [TENCH, "n00000001"]),
+        ("imagenet-v2", ["3", "1000"]),
+        ("si-score-size", ["koala", "crane"]),
+    ],
+)
+def test_a_folder_of_no_class_of_the_set_is_refused(name, folders, tmp_path):
+    formats.class_folders(tmp_path, dict.fromkeys(folders, 1))
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=rf"{folders[1]}` is named after no class of this set"):
+            list(load_image_set(name, tmp_path, streaming=streaming))
 
 
 def test_imagenet_v2_folders_sort_as_strings(tmp_path):
@@ -152,18 +147,10 @@ def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
     assert [row["label"] for row in both_ways("imagenet-v2", tmp_path, variant="threshold0.7")] == [7]
     with pytest.raises(ValueError, match=r"another variant of ImageNet-V2 than `top-images`"):
         load_image_set("imagenet-v2", tmp_path, variant="top-images")
-    with pytest.raises(ValueError, match=r"no variant `best`; expected one of matched-frequency, threshold0\.7"):
-        load_image_set("imagenet-v2", tmp_path, variant="best")
-
-
-def test_imagenet_v2_folder_that_is_no_label(tmp_path):
-    formats.class_folders(tmp_path, {"3": 1, "1000": 1})
-    with pytest.raises(ValueError, match=r"1000`: the folders of ImageNet-V2 are named 0 to 999"):
-        load_image_set("imagenet-v2", tmp_path)
 
 
 def test_schema_is_one(tmp_path):
-    for name in image_sets():
+    for name in KNOWN_SETS:
         features = features_of(name, {})
         assert isinstance(features["image"], datasets.Image), name
         assert features["file_name"] == datasets.Value("string"), name
@@ -195,14 +182,17 @@ def test_workers_share_the_rows_of_a_stream(tmp_path):
     assert sorted(row["file_name"] for row in rows) == sorted(row["file_name"] for row in stream) and len(rows) == 7
 
 
-def test_unknown_set_option_and_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"no set `imagenet-b`; expected one of imagenet-1k, imagenet-a"):
-        load_image_set("imagenet-b", tmp_path)
-    with pytest.raises(ValueError, match=r"`imagenet-a` takes no option variant; it takes none"):
-        load_image_set("imagenet-a", tmp_path, variant="top-images")
-    with pytest.raises(FileNotFoundError, match=r"no file or folder `.*nowhere`"):
-        load_image_set("imagenet-a", tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"holds no folders that are named after classes"):
-        load_image_set("imagenet-a", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"`si-score-size` is not on the Hub: get it from https://github.com"):
-        load_image_set("si-score-size")
+@pytest.mark.parametrize(
+    "name, source, options, message",
+    [
+        ("imagenet-b", ".", {}, "no set `imagenet-b`"),
+        ("imagenet-a", ".", {"variant": "top-images"}, "`imagenet-a` takes no option variant"),
+        ("hard-imagenet", ".", {"split": "test"}, "has no split `test`; expected validation, train"),
+        ("imagenet-a", "nowhere", {}, "nowhere"),
+        ("imagenet-a", ".", {}, "but found none"),
+        ("si-score-size", None, {}, "`si-score-size` is not on the Hub: get it from https://github.com"),
+    ],
+)
+def test_unknown_set_option_and_folder(name, source, options, message, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_image_set(name, source and tmp_path / source, **options)

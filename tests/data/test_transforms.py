@@ -8,6 +8,7 @@ from transformers import AutoImageProcessor, ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, train_transform
 from robust_vit_hf.data.mask_checks import mask_to_tensor
+from robust_vit_hf.data.transforms import segmentation_transform
 
 
 IMAGENET_STATISTICS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -111,6 +112,14 @@ def test_masks_are_resized_without_antialiasing(make):
     resized = torch.nn.functional.interpolate(whole, (32, 32), mode="bilinear", antialias=False)[0]
     crops = [resized[:, top : top + 28, left : left + 28] for top in range(5) for left in range(5)]
     assert any(torch.allclose(mask, one, atol=1e-5) for crop in crops for one in (crop, crop.flip(2)))
+
+
+def test_masks_of_the_segmentation_test_are_the_nearest_pixels():
+    """Those under the centre of each new pixel; at 50 / 32, those under its corner are others."""
+    rows = noise_row()
+    found = segmentation_transform(make_image_processor("paper", 32))(rows)["mask"][0]
+    lines, columns = (((np.arange(32) + 0.5) * side / 32).astype(int) for side in (40, 50))
+    assert (255 * found[0].numpy() == np.asarray(rows["mask"][0])[np.ix_(lines, columns)]).all()
 
 
 def test_masks_are_fractional_at_edges():

@@ -1,6 +1,7 @@
 """`robust-vit diagnose`, from images to files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -14,10 +15,14 @@ from transformers import ViTImageProcessor
 
 import robust_vit_hf
 from robust_vit_hf import make_image_processor
+from robust_vit_hf.data.benchmarks import benchmarks
 from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
+from robust_vit_hf.data.draw_images import choose_images
+from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.examples import load_composed
-from robust_vit_hf.diagnosis.images import choose_images, load_labelled
+from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.strip import Composed
 from robust_vit_hf.evaluation.measurements.base import measure
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
@@ -113,13 +118,16 @@ def test_images_in_all_conditions_are_kept(model, photographs, diagnosed):
     found = [(one.label, one.donor, *one.predicted["before"].values()) for one in examples]
     assert sorted(found, key=str) == sorted(expected, key=str)
     processor = make_image_processor("paper", IMAGE_SIZE)
-    images = masked_dataset(24).with_transform(eval_transform(processor))[:]["pixel_values"]
-    seen = denormalize(torch.stack(images), processor).mean(dim=1).numpy() * 255
+    batch = masked_dataset(24).with_transform(eval_transform(processor))[:]
+    images, masks = (torch.stack(batch[name]) for name in ("pixel_values", "mask"))
+    given = [(images[donors], masks[donors]) for donors in map(torch.tensor, draw_donors(masked_dataset(24)["label"]))]
+    composed = compose(images, masks, *given, pixel_of(processor, 0))
+    seen = {name: denormalize(rows, processor).mean(dim=1).numpy() * 255 for name, rows in composed.items()}
     for one in examples:
-        grey = np.asarray(one.pictures["original"], float).mean(axis=2)  # WebP halves the resolution of colours
-        near, second, *_ = sorted(np.abs(grey - image).mean() for image in seen)
-        assert near < 15 and near < second / 2
-        assert (np.asarray(one.pictures["only_fg"], float) < 40).all(axis=2).mean() > 0.2
+        # In grey, since WebP halves the resolution of colours.
+        shown = {name: np.asarray(picture, float).mean(axis=2) for name, picture in one.pictures.items()}
+        index = np.abs(seen["original"] - shown["original"]).mean(axis=(1, 2)).argmin()
+        assert all(np.abs(seen[name][index] - grey).mean() < 15 for name, grey in shown.items())
 
 
 def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatch):
@@ -173,7 +181,7 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
                 row[kind].save(path)
     options = ["--model", model, "--dataset", tmp_path / "images", "--masks", tmp_path / "masks"]
     succeed("diagnose", *options, "--output_dir", tmp_path / "out")
-    assert len(load_labelled(str(tmp_path / "images"), "validation[:50%]", str(tmp_path / "masks"))) > 0
+    assert len(find_images(str(tmp_path / "images"), "validation[:50%]", masks=str(tmp_path / "masks")).rows) > 0
     shares = columns_of(tmp_path / "out")["object_share"]
     assert len(shares) == 8 and shares[0] == pytest.approx(13**2 / 40**2, abs=0.06)
     (tmp_path / "empty").mkdir()
@@ -181,7 +189,7 @@ def test_masks_of_a_folder_are_found_by_name(model, tmp_path):
     assert "has a mask for none of 9 images: expected `a/0.png` there or in `validation/`" in error
     (tmp_path / "images" / "validation" / "a" / "0.jpg").replace(tmp_path / "images" / "validation" / "a" / "4.png")
     error = call("diagnose", *options, "--output_dir", tmp_path / "none").error
-    assert "`a/4.jpg` and of `a/4.png`, which differ in their suffix alone: rename one of them" in error
+    assert "a/4.png` is the mask of 2 images" in error
 
 
 def test_photographs_that_are_named_otherwise_or_were_moved(model, tmp_path, monkeypatch):
@@ -208,13 +216,15 @@ def test_labels_and_names_of_files_that_are_none(tmp_path):
     )
     rows.to_parquet(tmp_path / "wrong" / "train-00000.parquet")
     with pytest.raises(ValueError, match="`train`: row 1 has the label -2, expected a class, or -1 for none"):
-        load_labelled(str(tmp_path / "wrong"), "train", None)
+        find_images(str(tmp_path / "wrong"), "train").labelled()
     (tmp_path / "masks").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "masks" / "1.png")
     columns = {"image": [None] * 2, "label": [0, 1], "file_name": [None, "1.jpg"]}
     rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
     rows.to_parquet(tmp_path / "unnamed" / "train-00000.parquet")
-    assert load_labelled(str(tmp_path / "unnamed"), "train", str(tmp_path / "masks"))["label"] == [1]
+    assert find_images(str(tmp_path / "unnamed"), "train", masks=str(tmp_path / "masks")).labelled().rows["label"] == [
+        1
+    ]
 
 
 def test_a_comparison(model, photographs, tmp_path):
@@ -266,10 +276,7 @@ def test_the_choice_is_balanced_and_grows():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (
-            ["--masks", "nowhere"],
-            "There is no folder of masks `nowhere`, and no method of that name: expected tokencut, grounded, sam3, auto",
-        ),
+        (["--masks", "nowhere"], "There is no folder of masks `nowhere`"),
         (["--num_images", "0"], "`num_images` ≥ 1"),
         (["--split", "test"], "test"),
     ],
@@ -277,6 +284,16 @@ def test_the_choice_is_balanced_and_grows():
 def test_wrong_arguments(model, photographs, tmp_path, change, message):
     options = ["--model", model, "--dataset", photographs, "--output_dir", tmp_path / "out"]
     assert message in call("diagnose", *options, *change).error
+
+
+@pytest.mark.parametrize("num_images, loaded", [(3, 8), (9, 9)])
+def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, monkeypatch):
+    facts = {"class_names": tuple("abcd"), "load_evaluation_sets": lambda count: {"val": masked_dataset(count)}}
+    monkeypatch.setitem(benchmarks(), "emoji-shift", replace(benchmarks()["emoji-shift"], **facts))
+    options = DiagnoseOptions(model="any", dataset="emoji-shift", num_images=num_images, output_dir="out")
+    images = load_images(options, session_of({"before": tiny_vit()}, {}))
+    name, rows = images.name, images.rows
+    assert name == "val" and len(rows) == loaded
 
 
 def test_options_that_a_benchmark_does_not_have(tmp_path):
@@ -339,7 +356,7 @@ def test_two_processes_equal_one(model, photographs, diagnosed, tmp_path):
 def test_killed_and_started_again(model, photographs, tmp_path):
     other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
     options = ["diagnose", "--model", model, "--compare", other, "--dataset", photographs, "--batch_size", 1]
-    finished = tmp_path / "killed" / "validation" / "before" / "scores.json"
+    finished = tmp_path / "killed" / "validation" / "before" / "rows.parquet"
     kill_when(finished.is_file, "-m", "robust_vit_hf.cli", *options, "--output_dir", tmp_path / "killed")
     assert not (tmp_path / "killed" / "results.json").exists()
     written = finished.stat().st_mtime_ns

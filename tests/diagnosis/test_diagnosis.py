@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from robust_vit_hf.diagnosis.diagnose import DiagnosisReport
-from robust_vit_hf.diagnosis.images import MaskedImages
 from robust_vit_hf.diagnosis.verdict import Diagnosis, diagnosis_tables
-from robust_vit_hf.evaluation.html_page import write_page
-from robust_vit_hf.results.bootstrap import Difference, interval_of, resampled_means
+from robust_vit_hf.masks.own_masks import MaskedImages
+from robust_vit_hf.results.bootstrap import Difference, Resamples
+from robust_vit_hf.results.html_page import write_page
 
 from ..helpers.metrics import load
 
 
 CLASSES = 4
+NAMES = ["cat", "dog", "fox", "hen", *(f"class {label}" for label in range(CLASSES, 1000))]
 
 
 def diagnosis(count: int = 200, **rates: float) -> Diagnosis:
-    """A model of four classes that is right on each condition at a rate, and otherwise names the donor's class (`taken`) or,
+    """A model of 1000 classes, on images of four, that is right on each condition at a rate, and otherwise names the donor's class (`taken`) or,
     in `mixed_rand`, another one."""
     rates = {
         "original": 1.0,
@@ -47,7 +48,7 @@ def diagnosis(count: int = 200, **rates: float) -> Diagnosis:
     columns |= {"label": label, "accepted": [[int(one)] for one in label], "donor_class": donor}
     columns |= {"donor_same": np.roll(np.arange(count), CLASSES), "donor_rand": donor}
     columns |= {"object_share": np.full(count, rates["share"]), "relevance_on_object": np.full(count, 0.3)}
-    return Diagnosis(columns, ["cat", "dog", "fox", "hen"])
+    return Diagnosis(columns, NAMES)
 
 
 def test_measures_are_means_over_the_images():
@@ -115,7 +116,7 @@ def test_the_verdict_is_that_of_the_intervals(rates, count, verdict):
 def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
     """One that names no class of the images, or always the same, is not moved by a background either."""
     columns = {name: np.full(2000, predicted) for name in ("original", "mixed_same", "mixed_rand", "only_bg")}
-    found = Diagnosis(diagnosis(2000).columns | columns, ["cat", "dog", "fox", "hen"])
+    found = Diagnosis(diagnosis(2000).columns | columns, NAMES)
     assert all(found.measures[name].high < 0.05 for name in ("donor_excess", "bg_gap"))
     assert found.verdict == "too few"
     assert found.sentence.startswith(f"The model recognises too little to tell: it is right on {right} % [")
@@ -124,7 +125,7 @@ def test_a_model_that_recognises_nothing_shows_nothing(predicted, right):
 
 def test_a_model_that_recognises_no_composed_image_shows_nothing():
     columns = {name: np.full(2000, 9) for name in ("mixed_same", "mixed_rand", "only_bg")}
-    found = Diagnosis(diagnosis(2000).columns | columns, ["cat", "dog", "fox", "hen"])
+    found = Diagnosis(diagnosis(2000).columns | columns, NAMES)
     assert found.measures["original"].low > 0.5 and found.verdict == "too few"
     assert "right on 0 % [0, 0] of 2000 images on other backgrounds of their class" in found.sentence
 
@@ -132,7 +133,7 @@ def test_a_model_that_recognises_no_composed_image_shows_nothing():
 def test_without_a_gap_nothing_is_ruled_out():
     """No class has a second image, whose background `mixed_same` could take."""
     columns = diagnosis(400).columns | {"mixed_same": np.full(400, -1), "donor_same": np.full(400, -1)}
-    found = Diagnosis(columns, ["cat", "dog", "fox", "hen"])
+    found = Diagnosis(columns, NAMES)
     assert found.measures["donor_excess"].high < 0.05 and "bg_gap" not in found.measures
     assert found.verdict == "too few"
 
@@ -187,21 +188,16 @@ def test_a_change_is_paired_by_image():
 def test_intervals_cover_what_they_say():
     rng, covered = np.random.default_rng(0), 0
     for _ in range(100):
-        values = (rng.random(150) < 0.3).astype(float)
-        found = interval_of(values, resampled_means(values[:, None])[:, 0])
+        found = Resamples.means({"": (rng.random(150) < 0.3).astype(float)})[""].interval()
         covered += found.low <= 0.3 <= found.high
     assert 90 <= covered <= 99
 
 
-def test_agreement_of_all_images_has_a_width():
-    values = np.ones(60)
-    found = interval_of(values, resampled_means(values[:, None])[:, 0])
-    assert (found.low, found.high) == pytest.approx((0.95, 1.05))
-
-
 def test_rates_stay_within_their_range():
-    """Whatever is added where all images agree."""
-    found = diagnosis(30).measures
+    """Whatever is added where all images agree: 3 / N of the 30 that count."""
+    columns = diagnosis(40).columns
+    columns["object_share"][:10] = 0.0
+    found = Diagnosis(columns, NAMES).measures
     assert (found["mixed_rand"].low, found["mixed_rand"].high) == (pytest.approx(0.9), 1.0)
     assert found["donor_rate"].low == 0.0 and found["bg_gap"].high == pytest.approx(0.1)
     assert (found["object_focus"].low, found["object_focus"].high) == (pytest.approx(0.9), 1.0)
@@ -209,16 +205,14 @@ def test_rates_stay_within_their_range():
 
 def test_a_difference_allows_for_what_no_image_has():
     """Of 40 images, one changed to wrong, and none to right."""
-    values = np.where(np.arange(40) < 1, -1.0, 0.0)
-    resampled = resampled_means(values[:, None])[:, 0]
-    change, plain = interval_of(values, resampled, Difference), interval_of(values, resampled)
+    one = Resamples.means({"": np.where(np.arange(40) < 1, -1.0, 0.0)})[""]
+    change, plain = one.interval(Difference), one.interval()
     assert plain.high == 0.0 and change.high == pytest.approx(2 / 40) and change.low == plain.low
 
 
 def test_missing_values_are_left_out_of_resamples():
-    values = np.array([1.0, 1.0, np.nan, np.nan, 1.0])
-    resampled = resampled_means(np.stack([values, np.full(5, np.nan)], axis=1))
-    assert np.nanmin(resampled[:, 0]) == 1.0 and np.isnan(resampled[:, 1]).all()
+    found = Resamples.means({"one": np.array([1.0, 1.0, np.nan, np.nan, 1.0]), "none": np.full(5, np.nan)})
+    assert found.keys() == {"one"} and found["one"].count == 3 and np.nanmin(found["one"].values) == 1.0
 
 
 def test_tables():

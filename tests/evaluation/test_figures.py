@@ -16,10 +16,10 @@ from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.evaluation import finetuning_results
+from robust_vit_hf.evaluation.before_after_examples import KINDS, Example, draw, rows_of_kind
 from robust_vit_hf.evaluation.measurements.accuracy import set_result
-from robust_vit_hf.evaluation.relevance_examples import KINDS, Example, draw, rows_of_kind
+from robust_vit_hf.evaluation.measurements.base import Measured
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.evaluation.store import Measured
 from robust_vit_hf.results.run_results import Run
 
 from ..helpers.commands import call, succeed
@@ -58,7 +58,7 @@ def figures(evaluation, inputs, tmp_path_factory) -> Path:
 
 
 def columns_of(evaluation: Path, side: str) -> dict[str, np.ndarray]:
-    table = pq.read_table(evaluation / "paper" / "validation" / side / "predictions.parquet").to_pydict()
+    table = pq.read_table(evaluation / "paper" / "validation" / side / "rows.parquet").to_pydict()
     predicted, label = (np.array(table[name])[:, 0] for name in ("predictions", "accepted"))
     return {"predicted": predicted, "label": label, "right": predicted == label}
 
@@ -207,7 +207,7 @@ def test_target_and_classes(figures, evaluation, inputs, tmp_path):
             "`LABEL_4` names 0 classes of the model (did you mean",
         ),
         (["--protocol", "native"], "has no predictions of `validation` before the finetuning under protocol `native`"),
-        (["--compare", "MODEL"], "holds the result of another evaluation, which differs in: model"),
+        (["--compare", "MODEL"], "other inputs, which differ in: model"),
         (["--split", "train"], 'Unknown split "train"'),
         (["--figures", "15", "--classes", "HELPED"], "No image fits figure 15"),
     ],

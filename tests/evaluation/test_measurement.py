@@ -1,7 +1,6 @@
 """The measurement that docs/design.md shows, as a command."""
 
 import importlib.util
-import json
 import re
 import sys
 
@@ -11,6 +10,7 @@ from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import load_masked_dataset, make_image_processor
 from robust_vit_hf.cli import commands
+from robust_vit_hf.utils.stage import Stage
 
 from ..helpers.commands import call, succeed
 from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_folder, save_pretrained, tiny_vit
@@ -60,9 +60,10 @@ def test_its_command_measures_keeps_and_refuses(flips, tmp_path):
     assert expected[0] != expected[1] and 0 < min(expected)
     assert f"| validation | {100 * expected[0]:.1f} | {100 * expected[1]:.1f} |" in printed
 
-    scores = tmp_path / "out" / "validation" / "after" / "scores.json"
-    scores.write_text(json.dumps({"kept": 0.25}))  # what is kept is read
+    Stage.of(tmp_path / "out" / "validation" / "after").finish(
+        {"kept": 0.25}, ["rows.parquet"]
+    )  # what is saved is read
     assert f"| validation | {100 * expected[0]:.1f} | 25.0 |" in succeed("flips", *pair, *options)
     error = call("flips", "--model", tmp_path / "after", *options).error
-    assert "holds the result of another evaluation, which differs in: model." in error
+    assert "was made from other inputs, which differ in: model." in error
     assert "--images_per_set" in succeed("flips", "--help")

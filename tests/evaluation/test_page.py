@@ -91,10 +91,8 @@ def test_the_folder_of_an_improvement(pages, tmp_path):
 
 def test_refused(pages, tmp_path):
     (tmp_path / "results.json").write_text('{"scores": {}}')
-    message = (
-        "results.json` is not of `robust-vit train`, `improve` or `evaluate`: name the --output_dir of one of them"
-    )
-    assert message in call("report", tmp_path, "--html", "--output_dir", tmp_path / "out").error
+    error = call("report", tmp_path, "--html", "--output_dir", tmp_path / "out").error
+    assert "results.json` is not of `robust-vit train`, `improve` or `evaluate`" in error
     run = pages["sources"]["run"]
     assert (
         "or give --html for the output folder of one `robust-vit train`"

@@ -10,6 +10,8 @@ from ..helpers.tiny import ROOT
 
 
 write = runpy.run_path(str(ROOT / "docs" / "experiment" / "write.py"))
+SHOWN = {found[2]: found for file in write["TEXTS"] for found in write["BLOCK"].finditer((ROOT / file).read_text())}
+SLOW = ("differences", "findings", "mixtures", "price", "price of the curve")  # the pictures show the prices too
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +19,13 @@ def results():
     return write["load"]()
 
 
-@pytest.mark.slow
-def test_texts_are_those_of_the_results(results):
-    for path, text in write["texts"](results).items():
-        assert path.read_text() == text, f"{path}: run `python docs/experiment/write.py`"
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SHOWN]
+)
+def test_texts_are_those_of_the_results(name, results):
+    found = SHOWN[name]
+    made = f"{found[1]}{write['BLOCKS'][name](results)}\n{found[3]}"
+    assert found[0] == made, "run `python docs/experiment/write.py`"
 
 
 @pytest.mark.parametrize("path", write["PICTURES"], ids=lambda path: path.name)

@@ -20,14 +20,14 @@ from PIL import Image
 from robust_vit_hf.experiments.choose_settings import choose_settings, setting_of
 from robust_vit_hf.experiments.collect import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
-from robust_vit_hf.experiments.points import ORIGINALS, PREDICTIONS, RUN
+from robust_vit_hf.experiments.points import ORIGINALS, PREDICTIONS, RUN, is_measured
 from robust_vit_hf.experiments.sweep import Run, _run_here, protocol_of
 from robust_vit_hf.results.results_file import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetuning import finetune
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.lock import lock_file
-from robust_vit_hf.utils.stage import STAGE_FILE, stage_result
+from robust_vit_hf.utils.stage import STAGE_FILE, Stage
 
 from ..helpers.commands import call, kill_when, launch, python, succeed, wait_until
 from ..helpers.tiny import IMAGE_SIZE, ROOT, masked_dataset, masked_folder, masked_rows, save_pretrained, tiny_vit
@@ -68,7 +68,7 @@ def points(folder: Path) -> list[Path]:
 
 
 def is_trained(point: Path) -> bool:
-    return stage_result(point) is not None
+    return Stage.of(point).result() is not None
 
 
 def table(folder: Path, output: Path) -> str:
@@ -286,6 +286,18 @@ def test_seconds_are_those_of_the_training_alone():
     assert _seconds([*history, *history]) is None and _seconds(history[:3]) is None
 
 
+def test_the_rate_is_chosen_by_the_checkpoint_that_was_kept(swept, tmp_path):
+    point = points(shutil.copytree(swept[1], tmp_path / "out"))[0]
+    state, results = (read_json(point / RUN / name) for name in ("trainer_state.json", "results.json"))
+    last = next(entry for entry in reversed(state["log_history"]) if "eval_top1" in entry)
+    state["log_history"].append(last | {"step": last["step"] + 1, "eval_top1": 2.0})
+    for kept, expected in ((True, last["eval_top1"]), (False, 2.0)):
+        results["settings"]["training"]["load_best_model_at_end"] = kept
+        (point / RUN / "results.json").write_text(json.dumps(results))
+        (point / RUN / "trainer_state.json").write_text(json.dumps(state | {"best_global_step": last["step"]}))
+        assert collect([point]).runs[0].validation == (last["eval_original_top1"], expected)
+
+
 def test_validation_images_of_another_size_and_without_background(inputs, tmp_path):
     """Both models see them at the size of the training. A mask of the whole image leaves no background to be replaced."""
     data = masked_folder(tmp_path / "data", train=8)
@@ -298,7 +310,7 @@ def test_validation_images_of_another_size_and_without_background(inputs, tmp_pa
     succeed("sweep", grid, "--output_dir", tmp_path / "out", "--cluster", "debug")
     (point,) = points(tmp_path / "out")
     sizes = [
-        read_json(point / "shares" / "1" / "validation" / side / "fingerprint.json")["processor"]["crop_size"][
+        read_json(point / "shares" / "1" / "validation" / side / "stage.json")["inputs"]["processor"]["crop_size"][
             "height"
         ]
         for side in ("before", "after")
@@ -307,6 +319,14 @@ def test_validation_images_of_another_size_and_without_background(inputs, tmp_pa
     (run,) = collect([tmp_path / "out"]).runs
     assert run.composed["original"].usable.tolist() == [True, True, False, True, True, True]
     assert not run.composed["mixed_rand"].usable[2]
+
+
+def test_a_set_is_measured_when_both_models_are(swept, tmp_path):
+    _, out, _ = swept
+    folder = points(shutil.copytree(out, tmp_path / "out"))[0]
+    for side, complete in (("before", False), ("after", True)):
+        shutil.copytree(folder / PREDICTIONS / "validation" / side, folder / "imagenet-a" / side)
+        assert is_measured(folder / "imagenet-a") == complete
 
 
 def test_models_of_the_paper_are_measured_as_in_the_paper(inputs, tmp_path):

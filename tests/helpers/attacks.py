@@ -127,7 +127,7 @@ class Inputs:
         """Start a process that holds the lock of the output folder, until [`end`]."""
         self.out.mkdir()
         hold = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True), sys.stdin.read()"
-        command = [sys.executable, "-c", hold, str(self.out / ".evaluation.lock")]
+        command = [sys.executable, "-c", hold, str(self.out / ".stage.lock")]
         self.at_work.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         self.at_work[-1].stdout.readline()
 
@@ -452,8 +452,8 @@ OPTIONS = [
     Attack("an output folder that is a file", lambda of: of.out.write_text("x"), "{root}/out"),
     Attack("an output folder among the images", _at(lambda of: of.image("out")), WITHIN),
     Attack("the masks as the output folder", _at(lambda of: of.masks), WITHIN),
-    Attack("the model as the output folder", _at(lambda of: of.model), "folder of the model"),
-    Attack("an output folder with a file of somebody else", _thesis),
+    Attack("the model as the output folder", _at(lambda of: of.model), "holds files"),
+    Attack("an output folder with a file of somebody else", _thesis, "holds files"),
 ]
 
 
@@ -549,7 +549,7 @@ AFTER = [
         complete(f"`--{name} {value}` since", _options(f"--{name}", value), name)
         for name, value in (("max_steps", "1"), ("max_loss", "50"), ("learning_rates", "2e-4"), ("seed", "1"))
     ),
-    complete("the improved folder as the model", lambda of: Words(("--model", of.out)), "folder of the model"),
+    complete("the improved folder as the model", lambda of: Words(("--model", of.out)), "model"),
 ]
 IN_USE = "is in use by another process"
 TOGETHER = [

@@ -39,9 +39,8 @@ def image_folder(root: Path, rows: list[dict], orientation: int = 1) -> Path:
     return root
 
 
-def class_folders(root: Path, counts: dict[str, int], suffix: str = ".jpg") -> Path:
+def class_folders(root: Path, counts: dict[str, int], suffix: str = ".jpg", seed: int = 0) -> Path:
     """`root/<class>/<class>_<n><suffix>`, written in reverse order, so that a listing that is not sorted shows."""
-    seed = 0
     for name, count in reversed(counts.items()):
         for index in reversed(range(count)):
             save(picture(seed := seed + 1), root / name / f"{name}_{index}{suffix}")
@@ -201,8 +200,8 @@ def tar_of(folder: Path, path: Path) -> Path:
 
 def imagenet_9(root: Path, counts: dict[str, int], variations: tuple[str, ...]) -> Path:
     """`bg_challenge` of ImageNet-9: its images in each variation, and the masks of the original ones, of the upper half."""
-    for variation in variations:
-        class_folders(root / variation / "val", counts, ".JPEG")
+    for number, variation in enumerate(variations):
+        class_folders(root / variation / "val", counts, ".JPEG", seed=1000 * number)
     for folder, count in counts.items():
         (root / "fg_mask" / "val" / folder).mkdir(parents=True)
         for index in range(count):

@@ -10,7 +10,6 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.evaluation.store import Store
 from robust_vit_hf.results.run_results import SetResult, SideResult
 
 from .tiny import IMAGE_SIZE
@@ -26,7 +25,7 @@ def session_of(
     """Models by side on sets; what is measured is kept in `folder`, if there is one."""
     processor = processor or make_image_processor("paper", IMAGE_SIZE)
     sides = {name: Side.of(model, processor) for name, model in models.items()}
-    return Session(sides, {}, accelerator or Accelerator(cpu=True), Store(folder)).with_sets(sets)
+    return Session(sides, {}, accelerator or Accelerator(cpu=True), folder).with_sets(sets)
 
 
 def evaluate_one(model: nn.Module, rows: EvaluationSet, processor=None, **options) -> tuple[SetResult, SideResult]:

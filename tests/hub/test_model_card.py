@@ -17,7 +17,7 @@ from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.hub.model_card import make_card, write_card
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
-from robust_vit_hf.results.summary import summarize
+from robust_vit_hf.results.run_summary import summarize
 
 from ..helpers.commands import call, launch, succeed
 from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
@@ -174,10 +174,11 @@ def test_energy(folder, tmp_path):
 
 
 def test_the_batch_size_is_the_one_that_fitted(tmp_path):
-    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, per_device_train_batch_size=8), masked_dataset(8))
+    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), masked_dataset(8))
     trainer._train_batch_size = 4  # as `auto_find_batch_size` does
     trainer.create_model_card()
-    assert json.loads((tmp_path / "run.json").read_text())["training"]["batch"] == "4 images, on 1 process"
+    assert json.loads((tmp_path / "run.json").read_text())["training"]["batch"] == "8 images, on 1 process"
 
 
 def evaluation_of(weights: str) -> dict:
@@ -395,7 +396,14 @@ def test_there_is_a_released_card():
 
 @pytest.mark.parametrize("released", RELEASED, ids=lambda path: path.name)
 def test_released_cards(released, tmp_path):
-    """The cards in `model_cards/` are what the generator makes of the files beside them."""
+    """The cards in `model_cards/` are what the generator makes of the files beside them, which agree to the digit."""
+    results, evaluation, run = (
+        json.loads((released / f"{name}.json").read_text()) for name in ("results", "evaluation", "run")
+    )
+    # `evaluate` has no control.
+    rows = [{key: None if key.endswith("_control") else row[key] for key in row} for row in results["rows"]]
+    assert rows == evaluation["protocols"]["paper"]["rows"]
+    assert results["weights"] == evaluation["weights"] and run["weights"] == results["weights"]["after"]
     shutil.copytree(released, tmp_path / "card")
     (tmp_path / "card" / "README.md").unlink()
     write_card(tmp_path / "card")

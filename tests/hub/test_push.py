@@ -17,6 +17,7 @@ from transformers import AutoModelForImageClassification
 from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
 from robust_vit_hf.data.parquet_writer import ShardWriter
 from robust_vit_hf.hub.upload import create_repo, publish_folder, push_folder, repo_type_of
+from robust_vit_hf.results.markdown_latex import Table
 
 from ..conftest import HUB
 from ..helpers.commands import Completed, call, kill_when, launch, succeed
@@ -94,10 +95,10 @@ def test_results_of_other_commands_stay_where_they_are(hub, changed):
     """Below the model, whatever their folder is called, and beside it: images, names of files, and other models."""
     for name in (
         "robustness/paper/examples.parquet",
-        "robustness/paper/validation/after/predictions.parquet",
+        "robustness/paper/validation/after/rows.parquet",
         "robustness/results.json",
         "diag/strip.png",
-        "diag/.evaluation.lock",
+        "diag/.stage.lock",
         "diag/_parts/0.parquet",
         "control/model.safetensors",
         "control/emissions.csv",
@@ -155,7 +156,7 @@ def test_what_is_pushed(hub, pushed):
     expected = (
         "README.md before_after.png config.json model.safetensors preprocessor_config.json results.json run.json"
     )
-    assert names == {*expected.split(), "table.md"}
+    assert names == {*expected.split(), "tables.md"}
     assert len([name for name in files if name.startswith("runs/")]) == 1
     for name, content in files.items():
         for secret in ("hf_test", "hf_expired", str(folder), folder.name):
@@ -173,7 +174,8 @@ def test_the_pushed_card(hub, pushed):
     expected = {"top-1": row["top1_after"], "top-1 before finetuning": row["top1_before"]}
     assert values == {name: round(value, 4) for name, value in expected.items()}
     assert f'model="{NAME}"' in card.content and "(before_after.png)" in card.content
-    assert (folder / "run" / "table.md").read_text().strip() in card.content
+    (table,) = json.loads((folder / "run" / "results.json").read_text())["tables"][:1]
+    assert Table(**table).markdown() in card.content
 
 
 @pytest.mark.slow

@@ -23,16 +23,17 @@ from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
 from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.model_digest import weights_digest
-from robust_vit_hf.results.text_table import Table
+from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
 
 from ..diagnosis.test_diagnosis import diagnosis
 from ..helpers.attacks import COLOURS, biased_model
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
-from ..helpers.tiny import save_pretrained, tiny_vit
+from ..helpers.tiny import masked_dataset, save_pretrained, tiny_vit
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
+SEED = 3  # and not a default
 CLASSES = {"circle": 0, "bar": 1, "cross": 2, "dot": 3}
 NAMES = {"id2label": {index: name for name, index in CLASSES.items()}, "label2id": CLASSES}
 
@@ -64,7 +65,8 @@ def inputs(tmp_path_factory) -> Path:
 
 def options_of(inputs: Path, output: Path) -> list:
     options = ["--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir", output]
-    return [*options, "--max_steps", 30, "--learning_rates", 3e-4, 3e-3, "--train_batch_size", 4, "--max_loss", 100]
+    options += ["--max_steps", 30, "--learning_rates", 3e-4, 3e-3, "--train_batch_size", 4, "--max_loss", 100]
+    return [*options, "--seed", SEED]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     model = AutoModelForImageClassification.from_pretrained(folder)
     run = json.loads((folder / "run.json").read_text())
     assert weights_digest(model) == run["weights"] and run["preset"] == "model"
+    assert run["training"]["seed"] == str(SEED)
     saved, own = (AutoImageProcessor.from_pretrained(place).to_dict() for place in (folder, inputs / "model"))
     assert saved == own
     results = json.loads((folder / "results.json").read_text())
@@ -127,7 +130,7 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
     """Another model, other images, or other settings: nothing of the folder would be theirs."""
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
-    changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", 1]}
+    changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", SEED + 1]}
     changes["images (reporting)"] = ["--num_images", 5]
     for name, change in changes.items():
         error = call("improve", *options_of(inputs, folder), *change).error
@@ -142,6 +145,8 @@ def test_images_have_one_role(inputs, tmp_path):
     (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
     options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
     assert "1 images are in the part `train` and in" in call("improve", *options).error
+    options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
+    assert call("improve", *options).error.startswith("error: 32 pictures of")  # those that choose, and that report
 
 
 def test_the_output_folder_is_free(inputs, tmp_path):
@@ -150,7 +155,7 @@ def test_the_output_folder_is_free(inputs, tmp_path):
     error = call("improve", *options_of(inputs, inputs / "model")).error
     assert "holds a `config.json` that is not of `improve`, and would be replaced" in error
     command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
-    assert "is the folder of the model, whose files would be replaced" in call(*command, inputs / "model").error
+    assert "holds files without a `stage.json`" in call(*command, inputs / "model").error
     for arguments in (
         ["improve", *options_of(inputs, inputs / "photos" / "out")],
         [*command, inputs / "photos" / "out"],
@@ -180,7 +185,7 @@ def test_photographs_and_paths_stay_here(inputs, improved):
         "model.safetensors",
         "preprocessor_config.json",
     }
-    assert {*files} == expected | {"results.json", "run.json", "table.md", "verdict.json"}
+    assert {*files} == expected | {"results.json", "run.json", "tables.md", "verdict.json"}
     assert not [name for name, content in files.items() if str(inputs).encode() in content]
     assert (
         "before_after.png" not in files["README.md"].decode() and (folder / "diagnosis" / "before_after.png").is_file()
@@ -231,11 +236,14 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
 
 
 def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
-    """Images that are left out, and classes that got worse; also in a card that is made again."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-1])
+    """Images that are left out, and classes that got worse; also in a card that is made again. Of a mixture."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-2])
     options = with_masks(inputs, tmp_path, {"dot": 0 * OBJECT, ".": OBJECT})
     options += ["--max_steps", 1, "--learning_rates", 0.1, "--method", "robustvit"]
     succeed("improve", *options)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["training"]["share of the finetuned weights"] == f"{MIXTURES[-2]:g}"
+    assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
     for told in ("`choosing`: 4 images are left out", "Classes that got worse at home", "4 images are left out"):
         assert any(note.startswith(told) for note in notes), told
@@ -244,6 +252,20 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     card, page = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.html"))
     for note in notes:
         assert f"\n\n{note}\n" in card and html.unescape(page).count(f"<p>{note}</p>") == 1
+
+
+def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
+    """Not those of the four that one step sees."""
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda measured, *_: measured[-1])
+    for split, groups in {"train": 12 * "x" + 4 * "y", "validation": 16 * "xy"}.items():
+        rows = masked_dataset(len(groups), seed=len(groups)).add_column("group", list(groups))
+        rows.to_parquet(tmp_path / "data" / f"{split}-00000.parquet")
+    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
+    options = {"max_steps": 1, "learning_rates": [1e-4], "train_batch_size": 4, "method": "robustvit"}
+    robust_vit_hf.improve(str(model), str(tmp_path / "data"), tmp_path / "out", **options)
+    scores = [json.loads(path.read_text()) for path in (tmp_path / "out" / "predictions").rglob("scores.json")]
+    weights = [found["group_weights"] for found in scores if found.get("group_weights")]
+    assert weights and all(found == {"x": 0.75, "y": 0.25} for found in weights)
 
 
 @pytest.mark.slow
@@ -442,7 +464,7 @@ def test_killed_again_and_again(inputs, tmp_path):
         "masks/choosing/README.md",
         "candidates/*-10/candidate.json",
         "candidates/*-30/run.json",
-        "predictions/*/after/scores.json",
+        "predictions/*/after/rows.parquet",
     ):
         assert not any(killed.glob(moment))
         kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options_of(inputs, killed))

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
 
 from robust_vit_hf import load_model, make_image_processor
+from robust_vit_hf.data.find_images import Images
 from robust_vit_hf.data.parquet_writer import SETTINGS_FILE, read_settings
-from robust_vit_hf.diagnosis.images import _available, masked_images
-from robust_vit_hf.evaluation.session import Side
 from robust_vit_hf.masks.options import Sam3Options
+from robust_vit_hf.masks.own_masks import _available, masked_images
 from robust_vit_hf.masks.sam3 import ConceptSegmentation, concepts
 
 from ..helpers.commands import call, succeed
@@ -164,8 +164,11 @@ def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
         parts = tmp_path / "parts"  # of which the first was made when there was no other model
         (parts / "train").mkdir(parents=True)
         (parts / "train" / SETTINGS_FILE).write_text(json.dumps({"train": {"method": "tokencut"}}))
-        side = Side.of(load_model(str(model)), make_image_processor("paper", 32), str(model))
-        assert masked_images(data, "other", side, list("abcd"), "auto", parts / "other").masks == "made by tokencut"
+        images, named = (
+            Images(data, "data", "train", ""),
+            (load_model(str(model)), make_image_processor("paper", 32), ""),
+        )
+        assert masked_images(images, "other", *named, "auto", parts / "other").masks == "made by tokencut"
     _available.cache_clear()  # as in a new process
     assert masks_of("second") == "made by tokencut"
 

@@ -506,12 +506,18 @@ def test_the_nearest_multiple_of_the_patch_size():
 
 
 def test_fallback_to_the_coarse_mask(backbone, photographs, monkeypatch):
-    (image, _) = photographs[0]
+    image = min(photographs, key=lambda pair: pair[1].mean())[0]  # of a small object
     (coarse,) = TokenCut(backbone, refine=False)([image], [{}])
-    monkeypatch.setattr(tokencut, "refine_mask", lambda image, mask: ~mask)
-    (result,) = TokenCut(backbone)([image], [{}])
-    assert result.note == "coarse mask: the refined one overlaps it by an IoU of 0.00"
-    assert result.mask.tobytes() == coarse.mask.tobytes() and result.rejected is None
+    share = foreground(coarse).mean()
+    assert 0.05 < share < 0.45
+    for refined, overlap in (
+        (lambda _, mask: ~mask, 0),
+        (lambda _, mask: np.ones_like(mask), share),
+    ):  # off, and flooded
+        monkeypatch.setattr(tokencut, "refine_mask", refined)
+        (result,) = TokenCut(backbone)([image], [{}])
+        assert result.note == f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}"
+        assert result.mask.tobytes() == coarse.mask.tobytes() and result.rejected is None
 
 
 @pytest.mark.slow

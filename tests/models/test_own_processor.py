@@ -16,7 +16,8 @@ from transformers import (
 from transformers import pipeline as pipeline_of
 
 from robust_vit_hf import RobustViTTrainer, eval_transform, load_model, make_image_processor, train_transform
-from robust_vit_hf.app.model_cache import open_pair
+from robust_vit_hf.app.handlers import open_models
+from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.evaluate import _protocols, evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
@@ -185,7 +186,7 @@ def test_presets_are_known_by_their_settings():
 
 def test_a_model_without_a_processor(tmp_path):
     tiny_vit().save_pretrained(tmp_path)
-    with pytest.raises(OSError, match=r"has no image processor, which the preset `model` takes: .*`--preset paper`"):
+    with pytest.raises(OSError, match=r"no image processor.*`--preset paper`"):
         load_processor(str(tmp_path), "model", tiny_vit())
     assert load_processor(str(tmp_path), "paper", tiny_vit()).crop_size["height"] == IMAGE_SIZE
     failed = call("evaluate", "--model", tmp_path, "--dataset", masked_folder(tmp_path / "data"))
@@ -221,10 +222,12 @@ def test_timm_states_its_own_preprocessing(mode):
     assert set(filter(None, dict(processor.size).values())) == {248}
     assert bool(processor.size["shortest_edge"]) == (mode == "center")
     assert list(processor.image_mean) == [0.1, 0.2, 0.3] and list(processor.image_std) == [1, 2, 3]
-    with pytest.raises(ValueError, match=r"does not state crop_pct, .*`--preset paper` or `native`"):
-        own_processor({key: value for key, value in stated.items() if key != "crop_pct"}, 224)
-    with pytest.raises(ValueError, match=r"has the `crop_mode` border"):
-        own_processor(stated | {"crop_mode": "border"}, 224)
+    for other in (
+        {key: value for key, value in stated.items() if key != "crop_pct"},
+        stated | {"crop_mode": "border"},
+    ):
+        with pytest.raises(ValueError, match="--preset paper"):
+            own_processor(other, 224)
 
 
 def test_the_papers_preset_needs_no_statistics_of_timm(tmp_path):
@@ -244,9 +247,12 @@ def test_the_rule_of_the_default(tmp_path):
     assert resolve_preset(None, "facebook/deit-base-patch16-224", own) == "paper"
     assert resolve_preset(None, own) == resolve_preset(None, own, str(run)) == "model"
     assert resolve_preset(None, own, paper_model="ViT-B") == "paper"
+    first = save_pretrained(tiny_vit(), tmp_path / "first")  # itself finetuned, under another preset than the run
+    (first / "run.json").write_text(json.dumps({"preset": "native"}))
     for recorded, expected in (("native", "native"), ("paper", "paper"), ("model", "model"), ("own", "model")):
         (run / "run.json").write_text(json.dumps({"preset": recorded}))
         assert resolve_preset(None, own, str(run)) == resolve_preset(None, str(run)) == expected
+        assert resolve_preset(None, str(first), str(run)) == expected
         assert resolve_preset("paper", own, str(run)) == "paper"
     assert resolve_preset(None, "vit-b", str(run)) == "model"
 
@@ -300,9 +306,20 @@ def test_protocols_of_a_sweep(tmp_path):
 
 def test_the_page_takes_the_processor_of_the_models(tmp_path):
     name = saved("DeiT", tmp_path)
-    session = open_pair(name, name, None)
+    session = open_models(AppOptions(model=name, compare=name))
     assert session.preset == "model" and session.sides["after"].processor.to_dict() == PROCESSORS["DeiT"].to_dict()
-    assert open_pair(name, name, "paper").preset == "paper"
+    assert open_models(AppOptions(model=name, compare=name, preset="paper")).preset == "paper"
+
+
+def test_each_model_has_its_own_processor_under_each_protocol(tmp_path):
+    names = {side: saved(family, tmp_path / side) for side, family in {"before": "DeiT", "after": "ViT"}.items()}
+    first, second = ("model", "paper"), ("paper", "model")
+    for opened, then in (first, second):
+        session = open_models(AppOptions(model=names["before"], compare=names["after"], preset=opened))
+        for of in (session, session.under(then)):
+            for side, name in names.items():
+                expected = load_processor(name, of.preset, session.sides[side].model)
+                assert of.sides[side].processor.to_dict() == expected.to_dict()
 
 
 def test_a_trainer_takes_the_processor_of_its_model(tmp_path):

@@ -202,15 +202,13 @@ def test_dinov3_from_a_backbone(tmp_path):
     ],
 )
 def test_architectures_without_a_patch_grid(model_class, config):
-    with pytest.raises(
-        ValueError, match=f"`{model_class.__name__}` has no attention over one patch grid.*Supported are"
-    ):
+    with pytest.raises(ValueError, match=f"`{model_class.__name__}` has no attention over one patch grid"):
         relevance_map(model_class(config), images())
 
 
 def test_timm_wrapper():
     config = TimmWrapperConfig.from_dict({"architecture": "vit_tiny_patch16_224", "num_classes": 4})
-    with pytest.raises(ValueError, match=r"Convert the weights.*robust-vit convert"):
+    with pytest.raises(ValueError, match="robust-vit convert"):
         relevance_map(TimmWrapperForImageClassification(config), images())
 
 
@@ -218,7 +216,7 @@ def test_image_text_model():
     vision = {key: value for key, value in SIZES.items() if key not in ("num_labels", "initializer_range")}
     text = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 48}
     model = CLIPForImageClassification(CLIPConfig(text_config=text, vision_config=vision))
-    with pytest.raises(ValueError, match=r"`CLIPForImageClassification` has no `config.patch_size` of its own"):
+    with pytest.raises(ValueError, match="patch grid"):
         relevance_map(model, images())
 
 

@@ -242,11 +242,11 @@ def test_what_follows_the_attentions_is_in_fp32_under_autocast(name):
 def test_refused(name):
     method = ATTRIBUTION_METHODS[name]
     convolutional = ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2))
-    with pytest.raises(ValueError, match=r"no attention over one patch grid.*Supported are"):
+    with pytest.raises(ValueError, match="no attention over one patch grid"):
         method(convolutional, images())
     with pytest.raises(ValueError, match="36×32 is not divisible by the patch size"):
         method(tiny_vit(), images(1, 36, 32))
-    with pytest.raises(ValueError, match=r"Expected `pixel_values` of shape \(B, 3, H, W\)"):
+    with pytest.raises(ValueError, match="Expected `pixel_values`"):
         method(tiny_vit(), images()[0])
 
 
@@ -259,10 +259,7 @@ def test_head_at_every_layer():
     torch.testing.assert_close(logits[3:], model(pixel_values).logits)
     torch.testing.assert_close(logits[:3], legrad_scores(model, outputs[0]))
 
-    # A norm that reads something else than the last layer's output, and none.
+    # A norm that reads something else than the last layer's output.
     model.vit.layernorm.register_forward_pre_hook(lambda module, args: (2 * args[0],))
-    with pytest.raises(ValueError, match="no final norm"):
-        ATTRIBUTION_METHODS["legrad"](model, pixel_values)
-    model.vit.layernorm = None
     with pytest.raises(ValueError, match="no final norm"):
         ATTRIBUTION_METHODS["legrad"](model, pixel_values)

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from robust_vit_hf import RobustViTTrainer, load_model
+from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers.sessions import evaluate_one
-from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import masked_dataset, tensor_rows, tiny_config, tiny_vit
 
 
 def make_trainer(folder, rows, **settings) -> RobustViTTrainer:
@@ -107,9 +107,6 @@ def test_weights_that_are_not_finite(tmp_path):
     model = tiny_vit()
     with torch.no_grad():
         model.vit.layernorm.weight[3] = math.nan
-    save_pretrained(model, tmp_path / "spoiled")
-    with pytest.raises(ValueError, match=r"has 1 weights with NaN or infinite values, such as `vit.layernorm.weight`"):
-        load_model(str(tmp_path / "spoiled"))
     trainer = RobustViTTrainer(model, tiny_config(tmp_path / "run"), masked_dataset(4))
     with pytest.raises(
         ValueError, match=r"1 weights are NaN or infinite, such as `vit.layernorm.weight`: they are not saved"

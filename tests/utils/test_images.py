@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import pipeline
 
 from robust_vit_hf import eval_transform, load_masked_dataset, train_transform
-from robust_vit_hf.data.masked_dataset import check_rows
+from robust_vit_hf.data.row_checks import check_rows
 from robust_vit_hf.data.schema import decode, encode_image
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.masks.mask_result import MaskResult

@@ -65,15 +65,11 @@ def package_file(package: str, *parts: str, install: str) -> Path:
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        FileNotFoundError: the file is missing, so another release is installed.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"emoji-shift reads files of the package `{package}`. Install it: {install}")
-    path = Path(spec.submodule_search_locations[0], *parts)
-    if not path.is_file():
-        raise FileNotFoundError(f"`{path}` is missing from the installed `{package}`. Reinstall it: {install}")
-    return path
+    return Path(spec.submodule_search_locations[0], *parts)
 
 
 @cache

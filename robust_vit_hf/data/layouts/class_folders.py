@@ -2,13 +2,11 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from PIL import ExifTags, Image, ImageOps
-
-from ..imagenet_classes import label_of_wnid, subset
+from ..imagenet_classes import subset, wnids
 from ..schema import Source
 
 
@@ -53,18 +51,37 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
     Raises:
         ValueError: there are none, or they are in several places.
     """
-    level = [root]
+    level, parents = [root], []
     for _ in range(4):
         inside = {folder: subfolders(folder) for folder in level}
         parents = [folder for folder, children in inside.items() if any(is_class(child.name) for child in children)]
-        if len(parents) > 1:
-            raise ValueError(
-                f"`{root}` holds several folders of classes: {', '.join(f'`{parent}`' for parent in parents)}. Give one."
-            )
         if parents:
-            return inside[parents[0]]
+            break
         level = [child for children in inside.values() for child in children]
-    raise ValueError(f"`{root}` holds no folders that are named after classes of this set.")
+    if len(parents) != 1:
+        found = f"several, in {', '.join(f'`{parent}`' for parent in parents)}" if parents else "none"
+        raise ValueError(
+            f"Expected one place with folders named after classes of this set in `{root}`, but found {found}."
+        )
+    return inside[parents[0]]
+
+
+def open_class_folders(root: Path, labels: Mapping[str, int | list[int]], place: Path | None = None) -> Source:
+    """Source of folders named after classes.
+
+    Args:
+        labels: label 0–999 of each class, or all that are accepted.
+        place: where to look for the folders; `root`, to which names of files are relative, by default.
+
+    Raises:
+        ValueError: as [`find_classes`].
+    """
+    shards = []
+    for folder in find_classes(place or root, labels.__contains__):
+        problem = f"`{folder}` is named after no class of this set: remove the folder, or correct its name."
+        known = folder.name in labels
+        shards.append(ClassFolder(folder, root, labels.get(folder.name), problem=None if known else problem))
+    return Source(class_folder_rows, shards)
 
 
 def places_below(root: Path, name: str) -> list[Path]:
@@ -99,54 +116,13 @@ def is_wnid(name: str) -> bool:
     return re.fullmatch(r"n\d{8}", name) is not None
 
 
-def wnid_source(root: Path, class_subset: str | None = None) -> Source:
+def open_wnids(root: Path, class_subset: str | None = None) -> Source:
     """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders.
-    `class_subset` names the set's classes, see [`subset`]; all by default.
-
-    Raises:
-        ValueError: no folder is named after a wnid.
-    """
-    shards, classes = [], None if class_subset is None else subset(class_subset)
-    for folder in find_classes(root, is_wnid):
-        label, problem = label_of_wnid().get(folder.name), None
-        if label is None:
-            problem = (
-                f"`{folder}`: `{folder.name}` is not a wnid of ImageNet-1k. Remove the folder, or correct its name."
-            )
-        elif classes is not None and label not in classes:
-            problem = f"`{folder}`: class {folder.name} does not belong to this set: is it another one?"
-        shards.append(ClassFolder(folder, root, label, problem=problem))
-    return Source(class_folder_rows, shards)
+    `class_subset` names the set's classes, see [`subset`]; all by default. Errors are those of [`open_class_folders`]."""
+    classes = range(len(wnids())) if class_subset is None else subset(class_subset)
+    return open_class_folders(root, {wnids()[label]: label for label in classes})
 
 
-@dataclass(frozen=True)
-class FlatFiles:
-    """Images of a folder without classes."""
-
-    path: Path
-    files: list[tuple[str, int | None]]  # names and labels; `None` without ground truth
-
-
-def flat_rows(shards: list[FlatFiles]) -> Iterator[dict]:
-    """Rows of images with labels from another file."""
-    for shard in shards:
-        for name, label in shard.files:
-            if label is None:
-                yield {"file_name": name, "problem": f"`{shard.path / name}`: the ground truth has no such image."}
-            else:
-                yield {"image": {"bytes": None, "path": str(shard.path / name)}, "label": label, "file_name": name}
-
-
-def upright_mask(mask: Image.Image, image: Path) -> Image.Image:
-    """A mask of the stored pixels of an image file, turned as decoding turns the image according to EXIF.
-
-    Raises:
-        ValueError: their sizes differ.
-    """
-    with Image.open(image) as opened:
-        if opened.size != mask.size:
-            raise ValueError(
-                f"the mask is {mask.width}×{mask.height}, but `{image}` is {opened.width}×{opened.height}"
-            )
-        mask.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
-    return ImageOps.exif_transpose(mask)
+def change_times(paths: Iterable[Path]) -> list[int]:
+    """Times of the last changes of files, for [`Source`]."""
+    return [path.stat().st_mtime_ns for path in paths]

@@ -6,9 +6,8 @@ Source: https://huggingface.co/papers/2403.11497
 import re
 from pathlib import Path
 
-from ..imagenet_classes import wnids
+from ..known_sets import COUNTERANIMAL_PARTS
 from ..schema import Source
-from ..set_names import COUNTERANIMAL_PARTS
 from .class_folders import ClassFolder, class_folder_rows, find_classes, subfolders
 
 
@@ -25,13 +24,11 @@ def open_counteranimal(root: Path, part: str) -> Source:
     shards = []
     for folder in find_classes(root, lambda name: CLASS_FOLDER.fullmatch(name) is not None):
         named = CLASS_FOLDER.fullmatch(folder.name)
-        label = int(named[1]) if named and int(named[1]) < len(wnids()) else None
-        problem = None
-        if label is None:
-            problem = f"`{folder}`: expected a name that begins with a class of ImageNet, as in `9 ostrich`."
         # "common" is not a part of "counter", nor the reverse: a folder belongs to one part.
         chosen = [path for path in subfolders(folder) if part in path.name.lower() and other not in path.name.lower()]
-        if not chosen and problem is None:
-            problem = f"`{folder}` has no folder whose name holds `{part}` alone."
+        problem = None
+        if not named or not chosen:
+            problem = f"`{folder}`: expected a class of ImageNet, as in `9 ostrich`, and in it a folder whose name holds `{part}` alone."
+        label = int(named[1]) if named else None
         shards += [ClassFolder(path, root, label, problem=problem) for path in (chosen or [folder])]
     return Source(class_folder_rows, shards)

@@ -4,19 +4,37 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 from ..imagenet_classes import label_of_wnid, timm_list
 from ..schema import Source
-from .class_folders import FlatFiles, flat_rows, image_files, is_wnid, subfolders, wnid_source
+from .class_folders import image_files, is_wnid, open_wnids, subfolders
 
 
 VALIDATION_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", ".")
 DEVKIT_FOLDERS = ("data", "ILSVRC2012_devkit_t12/data", "ILSVRC2012_devkit_t12/ILSVRC2012_devkit_t12/data")
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+@dataclass(frozen=True)
+class FlatFiles:
+    """Images of a folder without classes."""
+
+    path: Path
+    files: list[tuple[str, int | None]]  # names and labels; `None` without ground truth
+
+
+def flat_rows(shards: list[FlatFiles]) -> Iterator[dict]:
+    """Rows of images with labels from another file."""
+    for shard in shards:
+        for name, label in shard.files:
+            if label is None:
+                yield {"file_name": name, "problem": f"`{shard.path / name}`: the ground truth has no such image."}
+            else:
+                yield {"image": {"bytes": None, "path": str(shard.path / name)}, "label": label, "file_name": name}
 
 
 def open_validation(root: Path, labels: Literal["original", "real"] = "original") -> Source:
@@ -27,43 +45,31 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
         labels: `"real"` for lists of ReaL labels, without images whose list is empty.
 
     Raises:
-        ValueError: there are no images, or no labels for a flat folder.
+        ValueError: there are no images, those for training, or no labels for a flat folder.
     """
-    folder = next(root / name for name in VALIDATION_FOLDERS if (root / name).is_dir())
-    if any(is_wnid(child.name) for child in subfolders(folder)) or not image_files(folder):
-        source = wnid_source(folder)
+    folder = next((root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()), root)
+    files = image_files(folder)
+    if any(is_wnid(child.name) for child in subfolders(folder)) or not files:
+        source = open_wnids(folder)
         if source.shards[0].path.parent.name == "train":
             raise ValueError(
                 f"`{root}` holds the training images of ImageNet, expected `val` or the validation archive."
             )
     else:
-        files = image_files(folder)
         truth = _flat_labels(root)
-        shards = [
-            FlatFiles(folder, [(path.name, truth.get(path.stem)) for path in files[first : first + 500]])
-            for first in range(0, len(files), 500)
-        ]
-        source = Source(flat_rows, shards)
-    if labels == "original":
-        return source
-    if labels != "real":
-        raise ValueError(f"ImageNet has no labels `{labels}`; expected `original` or `real`.")
-    return with_real_labels(source)
+        parts = [files[first : first + 500] for first in range(0, len(files), 500)]
+        source = Source(
+            flat_rows, [FlatFiles(folder, [(path.name, truth.get(path.stem)) for path in part]) for part in parts]
+        )
+    return {"original": source, "real": with_real_labels(source)}[labels]
 
 
 def _flat_labels(root: Path) -> dict[str, int]:
     """Labels of validation images by the stem of their file name."""
-    for folder in (root, *root.parents[:3]):
-        solution = folder / "LOC_val_solution.csv"
+    for solution in (folder / "LOC_val_solution.csv" for folder in (root, *root.parents[:3])):
         if solution.is_file():
-            try:
-                rows = csv.DictReader(solution.read_text().splitlines())
-                return {row["ImageId"]: label_of_wnid()[row["PredictionString"].split()[0]] for row in rows}
-            except (KeyError, IndexError) as error:
-                raise ValueError(
-                    f"`{solution}` is not Kaggle's file: expected `ImageId` and a `PredictionString` that begins with a "
-                    f"wnid of ImageNet-1k, and did not find {error}."
-                ) from error
+            rows = csv.DictReader(solution.read_text().splitlines())
+            return {row["ImageId"]: label_of_wnid()[row["PredictionString"].split()[0]] for row in rows}
     devkit = next((root / name for name in DEVKIT_FOLDERS if (root / name / "meta.mat").is_file()), None)
     if devkit is None:
         raise ValueError(

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..known_sets import IMAGENET_9_VARIATIONS
 from ..schema import Source, encode_image
-from ..set_names import IMAGENET_9_VARIATIONS
-from .class_folders import ClassFolder, class_folder_rows, find_classes, places_below
+from .class_folders import ClassFolder, change_times, class_folder_rows, open_class_folders, places_below
 
 
 MASK_FOLDER = "fg_mask"
@@ -38,13 +38,12 @@ _RANGES: dict[str, tuple[tuple[int, int] | int, ...]] = {
 # fmt: on
 
 
-def _ids(ranges: tuple[tuple[int, int] | int, ...]) -> list[int]:
-    return [
+CLASSES: dict[str, list[int]] = {
+    folder: [
         label for part in ranges for label in (range(part[0], part[1] + 1) if isinstance(part, tuple) else (part,))
     ]
-
-
-CLASSES: dict[str, list[int]] = {folder: _ids(ranges) for folder, ranges in _RANGES.items()}
+    for folder, ranges in _RANGES.items()
+}
 
 
 @dataclass(frozen=True)
@@ -62,50 +61,37 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
         root: `bg_challenge`, a folder one or two levels above it, or the folder of the variation.
 
     Raises:
-        FileNotFoundError: there is no such variation, or no folder of masks beside `original`.
+        FileNotFoundError: there is no folder of masks beside `original`.
         ValueError: the folder holds no classes of ImageNet-9, or another variation.
     """
     root = root.absolute()  # names of folders tell variations apart
+    place = next(filter(Path.is_dir, places_below(root, variation)), root)
+    shards = open_class_folders(root, CLASSES, place).shards
+    parent = shards[0].path.parent
     others = {name for name in IMAGENET_9_VARIATIONS if name != variation}
-    of_variation = next(filter(Path.is_dir, places_below(root, variation)), None)
-    if of_variation is None:
-        if known := sorted(name for name in others if any(map(Path.is_dir, places_below(root, name)))):
-            raise FileNotFoundError(f"`{root}` has no folder `{variation}` of ImageNet-9; it has {', '.join(known)}.")
-        of_variation = root
-    folders = find_classes(of_variation, CLASSES.__contains__)
-    parent = folders[0].parent
     if found := others & {part.name for part in (parent, parent.parent)}:
         raise ValueError(f"`{parent}` holds the variation `{found.pop()}` of ImageNet-9, not `{variation}`.")
-    masks = None
-    if variation == "original":
-        places = [above / MASK_FOLDER / "val" for above in parent.parents[:3]]
-        masks = next(filter(Path.is_dir, (*places, *places_below(root, f"{MASK_FOLDER}/val"))), None)
-        if masks is None:
-            raise FileNotFoundError(
-                f"There is no folder `{MASK_FOLDER}/val` beside `{parent}`: take the whole archive of the Backgrounds Challenge."
-            )
-    shards = []
-    for folder in folders:
-        problem = None
-        if folder.name not in CLASSES:
-            problem = f"`{folder}`: ImageNet-9 has no class `{folder.name}`. Remove the folder, or correct its name."
-        of_class = None if masks is None else masks / folder.name
-        shards.append(MaskedFolder(folder, root, CLASSES.get(folder.name), problem=problem, masks=of_class))
-    times = [path.stat().st_mtime_ns for path in sorted(masks.rglob("*.npy"))] if masks is not None else None
-    return Source(masked_rows, shards, times)
+    if variation != "original":
+        return Source(class_folder_rows, shards)
+    places = [above / MASK_FOLDER / "val" for above in parent.parents[:3]]
+    masks = next(filter(Path.is_dir, (*places, *places_below(root, f"{MASK_FOLDER}/val"))), None)
+    if masks is None:
+        raise FileNotFoundError(
+            f"There is no folder `{MASK_FOLDER}/val` beside `{parent}`: take the whole archive of the Backgrounds Challenge."
+        )
+    shards = [MaskedFolder(**vars(shard), masks=masks / shard.path.name) for shard in shards]
+    return Source(masked_rows, shards, change_times(sorted(masks.rglob("*.npy"))))
 
 
 def masked_rows(shards: list[MaskedFolder]) -> Iterator[dict]:
-    """Rows of class folders; those with a folder of masks (`<stem>.npy`, 0 is background) have a mask."""
+    """Rows of class folders with their masks (`<stem>.npy`, 0 is background)."""
     for shard in shards:
         for row in class_folder_rows([shard]):
-            if shard.masks is not None and "problem" not in row:
+            if "problem" not in row:
                 path = shard.masks / f"{Path(row['file_name']).stem}.npy"
                 try:
-                    mask = np.load(path)
-                    if not np.isfinite(mask).all():
-                        raise ValueError("NaN or infinite")
-                    row |= {"mask": encode_image(Image.fromarray(255 * (np.squeeze(mask) > 0).astype(np.uint8)))}
+                    mask = 255 * (np.squeeze(np.load(path)) > 0).astype(np.uint8)
+                    row |= {"mask": encode_image(Image.fromarray(mask))}
                 except (OSError, EOFError, ValueError, TypeError) as error:
                     row = {
                         "file_name": row["file_name"],

@@ -14,11 +14,12 @@ from pathlib import Path
 from PIL import ImageOps
 
 from ...utils.images import to_rgb
+from ..known_sets import KNOWN_SETS
 from ..schema import Source, decode, encode_image
-from .class_folders import ClassFolder, class_folder_rows, find_classes, places_below
+from .class_folders import class_folder_rows, open_class_folders, places_below
 
 
-BORDER = 2  # width in pixels of the red border
+BORDER = KNOWN_SETS["objectnet"].border  # width in pixels of the red border
 MAPPING_FILES = (
     "folder_to_objectnet_label.json",
     "objectnet_to_imagenet_1k.json",
@@ -39,11 +40,7 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
         ValueError: there are no ObjectNet folders, or the mapping is ambiguous.
     """
     accepted = read_mappings(find_mappings(root) if mappings is None else Path(mappings))
-    shards = [
-        ClassFolder(folder, root, accepted[folder.name])
-        for folder in find_classes(root, accepted.__contains__)
-        if folder.name in accepted
-    ]
+    shards = [shard for shard in open_class_folders(root, accepted).shards if shard.problem is None]
     source = Source(class_folder_rows, shards)
     return without_border(source) if cropped else source
 
@@ -70,9 +67,6 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
         FileNotFoundError: a file is missing.
         ValueError: a name matches two classes, or none.
     """
-    missing = [name for name in MAPPING_FILES if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"`{folder}` lacks {', '.join(missing)} of ObjectNet's mapping files.")
     *tables, names_of_classes = ((folder / name).read_text() for name in MAPPING_FILES)
     folder_names, accepted_names, line_of_label = map(json.loads, tables)
     lines = [line.strip() for line in names_of_classes.splitlines()]
@@ -82,16 +76,15 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
 
     accepted = {}
     for directory, object_name in folder_names.items():
-        if object_name not in accepted_names:
-            continue
-        names = accepted_names[object_name].split("; ")
+        names = accepted_names[object_name].split("; ") if object_name in accepted_names else []
         for name in names:
             if occurrences[name] != 1 or name not in label_of_name:
                 raise ValueError(
                     f"`{folder}`: ObjectNet's {object_name} is ImageNet's `{name}`, a name of {occurrences[name]} "
                     "classes: these are not the mapping files of objectnet-1.0."
                 )
-        accepted[directory] = [label_of_name[name] for name in names]
+        if names:
+            accepted[directory] = [label_of_name[name] for name in names]
     return accepted
 
 

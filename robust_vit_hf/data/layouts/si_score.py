@@ -9,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from pyarrow import ArrowInvalid
 from pyarrow.csv import ConvertOptions, read_csv
 from transformers.utils import logging
 
 from ..schema import Source
-from .class_folders import ClassFolder, class_folder_rows, find_classes
+from .class_folders import ClassFolder, class_folder_rows, open_class_folders
 
 
 logger = logging.get_logger(__name__)
@@ -61,12 +60,12 @@ def open_si_score(root: Path, factor: str) -> Source:
     """Open the set of one of the `FOLDERS`: class folders with English names, and `metadata.csv` beside them.
 
     Raises:
-        ValueError: no folder is named after a class, or `metadata.csv` has other columns.
+        ValueError: no folder is named after a class, or the folder is another set of SI-Score.
     """
     names = {name: (folder, f"object_{name}") for name, folder in FOLDERS.items()}
-    root_of_set = next((root / name for name in names[factor] if (root / name).is_dir()), root)
-    folders = find_classes(root_of_set, LABELS.__contains__)
-    parent = folders[0].parent
+    place = next((root / name for name in names[factor] if (root / name).is_dir()), root)
+    source = open_class_folders(root, LABELS, place)
+    parent = source.shards[0].path.parent
     if any(parent.name in others for other, others in names.items() if other != factor):
         raise ValueError(f"`{parent}` is another set of SI-Score than that of {factor}.")
     metadata = next(filter(Path.is_file, (parent / METADATA_FILE, parent.parent / METADATA_FILE)), None)
@@ -75,14 +74,7 @@ def open_si_score(root: Path, factor: str) -> Source:
             f"There is no {METADATA_FILE} beside the classes in `{parent}`: the columns {', '.join(METADATA_COLUMNS)} are "
             "empty, and accuracies over them cannot be measured."
         )
-    else:
-        read_factors(metadata, metadata.stat().st_mtime_ns)
-    shards = []
-    for folder in folders:
-        problem = None
-        if folder.name not in LABELS:
-            problem = f"`{folder}`: SI-Score has no class `{folder.name}`. Remove the folder, or correct its name."
-        shards.append(FactorFolder(folder, root, LABELS.get(folder.name), problem=problem, metadata=metadata))
+    shards = [FactorFolder(**vars(shard), metadata=metadata) for shard in source.shards]
     return Source(factor_rows, shards, None if metadata is None else metadata.stat().st_mtime_ns)
 
 
@@ -109,17 +101,10 @@ def read_factors(path: Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
     since half a million Python rows would take 200 MB per worker. `changed`, the modification time, is a cache key.
 
     Raises:
-        ValueError: a column is missing, or the file is not a CSV of numbers.
+        ValueError, KeyError: the file is not a CSV of numbers, or a column is missing.
     """
     columns = ["image_id", *METADATA_COLUMNS.values()]
-    try:
-        table = read_csv(path, convert_options=ConvertOptions(include_columns=columns))
-        ids, *factors = (table[column].to_numpy() for column in columns)
-        ids, values = ids.astype(np.int64), np.stack(factors, axis=1).astype(np.float64)
-    except (ArrowInvalid, KeyError, ValueError) as error:
-        raise ValueError(
-            f"`{path}` cannot be read ({error}); expected a CSV of numbers with the columns {', '.join(columns)}: take "
-            "the file that comes with the set."
-        ) from error
+    table = read_csv(path, convert_options=ConvertOptions(include_columns=columns))
+    ids, *factors = (table[column].to_numpy() for column in columns)
     order = np.argsort(ids)
-    return ids[order], values[order]
+    return ids[order].astype(np.int64), np.stack(factors, axis=1).astype(np.float64)[order]

@@ -7,23 +7,15 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import datasets
 from PIL import Image
 
 from ..schema import Source, encode_image
-from .class_folders import path_within, places_below
+from .class_folders import change_times, path_within, places_below
 
 
-CLASSES = ("landbird", "waterbird")
-PLACES = ("land", "water")
-GROUPS = tuple(f"{name} on {place}" for name in CLASSES for place in PLACES)  # group = 2 y + place
 METADATA_FILE = "metadata.csv"
-COLUMNS = ("img_filename", "y", "split", "place")
-HUB_COLUMNS = ("image", "label", "place")
 SPLITS = {"train": "0", "validation": "1", "test": "2"}
-GROUP = {"group": datasets.ClassLabel(names=list(GROUPS))}
 
 
 @dataclass(frozen=True)
@@ -35,58 +27,31 @@ class Images:
     segmentations: Path | None
 
 
-def open_waterbirds(
-    root: Path, split: Literal["train", "validation", "test"] = "train", segmentations: str | None = None
-) -> Source:
+def open_waterbirds(root: Path, split: str = "train", segmentations: str | None = None) -> Source:
     """A split of `waterbird_complete95_forest2water2`, as its `metadata.csv` lists it.
 
     Args:
         root: the folder of `metadata.csv`, or one or two levels above it.
+        split: one of `SPLITS`.
         segmentations: the folder `segmentations` of CUB-200-2011, whose masks composed the images; without it, there are no
             masks.
 
     Raises:
-        FileNotFoundError: there is no `metadata.csv`, or no folder of segmentations.
-        ValueError: it has other columns or values, names files outside of its folder, or there is no such split, or no image of it.
+        FileNotFoundError: there is no `metadata.csv`.
+        ValueError: it lacks columns, or names files outside of its folder.
     """
-    if split not in SPLITS:
-        raise ValueError(f"Waterbirds has no split `{split}`; expected {', '.join(SPLITS)}.")
-    path = next(iter(places_below(root, METADATA_FILE)), None)
-    if path is None:
-        raise FileNotFoundError(
-            f"There is no `{METADATA_FILE}` in `{root}`: unpack waterbird_complete95_forest2water2.tar.gz."
-        )
-    masks = None if segmentations is None else Path(segmentations)
-    if masks is not None and not masks.is_dir():
-        raise FileNotFoundError(f"There is no folder `{masks}`: give the segmentations of CUB-200-2011.")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"`{path}` is not text in UTF-8 ({error}): take the file that comes with the set.") from error
-    reader = csv.DictReader(lines)
-    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-        raise ValueError(f"`{path}` has no column {', '.join(missing)}: take the file that comes with the set.")
-    read = list(reader)
-    if wrong := [row for row in read if row["split"] not in SPLITS.values()]:
-        raise ValueError(
-            f"`{path}`: `{wrong[0]['img_filename']}` has the split {wrong[0]['split']}, expected 0, 1 or 2."
-        )
-    listed = [row for row in read if row["split"] == SPLITS[split]]
-    if not listed:
-        known = ", ".join(sorted({row["split"] for row in read})) or "no rows"
-        raise ValueError(
-            f"`{path}` has no image of the split `{split}`, which is {SPLITS[split]} there; it has {known}."
-        )
-    if bad := [row for row in listed if row["y"] not in ("0", "1") or row["place"] not in ("0", "1")]:
-        raise ValueError(
-            f"`{path}`: `{bad[0]['img_filename']}` has y {bad[0]['y']} and place {bad[0]['place']}, expected 0 or 1."
-        )
+    path = next(iter(places_below(root, METADATA_FILE)), root / METADATA_FILE)
+    reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+    if not {"img_filename", "y", "split", "place"} <= {*(reader.fieldnames or ())}:
+        raise ValueError(f"`{path}` has the columns {reader.fieldnames}: take the file that comes with the set.")
     rows = tuple(
         (path_within(path.parent, METADATA_FILE, "", row["img_filename"]), int(row["y"]), int(row["place"]))
-        for row in listed
+        for row in reader
+        if row["split"] == SPLITS[split]
     )
+    masks = None if segmentations is None else Path(segmentations)
     drawn = [] if masks is None else [(masks / name).with_suffix(".png") for name, _, _ in rows]
-    times = [file.stat().st_mtime_ns for file in (path, *drawn) if file.is_file()]
+    times = change_times(file for file in (path, *drawn) if file.is_file())
     return Source(bird_rows, [Images(path.parent, rows, masks)], times)
 
 
@@ -101,8 +66,6 @@ def bird_rows(shards: list[Images]) -> Iterator[dict]:
                 "group": 2 * label + place,
             }
             try:
-                if not (shard.path / name).is_file():
-                    raise FileNotFoundError("there is no such image: unpack the set again")
                 if shard.segmentations is not None:
                     drawn = Image.open((shard.segmentations / name).with_suffix(".png")).convert("L")
                     # Levels are shares of the annotators: the object is where half of them agree.

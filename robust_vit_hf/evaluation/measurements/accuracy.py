@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import datasets
 import numpy as np
@@ -19,11 +18,11 @@ from ...results.metrics.calibration import Calibration
 from ...results.metrics.relevance_segmentation import RelevanceSegmentation
 from ...results.metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ...results.run_results import SetResult, SideResult
+from ...utils.stage import Stage
 from ..image_passes import check_logits, image_loader
 from ..session import Session, Side
 from ..sets import EvaluationSet, groups_of
-from ..store import Measured, Store
-from .base import Measurement, measure
+from .base import Measured, Measurement, measure
 
 
 FACTOR = "factor_"  # prefix of the columns with a set's factors
@@ -39,8 +38,6 @@ class Accuracy(Measurement):
     Args:
         relevance: whether to compute relevance maps for sets with masks, which takes three times as long.
     """
-
-    rows_file: ClassVar[str | None] = "predictions.parquet"
 
     relevance: bool = True
 
@@ -70,12 +67,12 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
         OtherInputs: the results belong to other models or sets.
         ValueError: the result of a set is missing or damaged.
     """
-    store, accuracy, results = Store(folder), Accuracy(), {}
+    accuracy, results = Accuracy(), {}
     for name, rows in session.sets.items():
         found = {}
         for side in session.sides:
-            place, inputs = f"{session.preset}/{name}/{side}", session.inputs(side, rows) | accuracy.inputs()
-            found[side] = store.known(place, inputs, accuracy.rows_file)
+            stage = Stage(folder / session.preset / name / side, session.inputs(side, rows) | accuracy.inputs())
+            found[side] = Measured.load(stage, ignoring=["precision"])
             if found[side] is None:
                 raise ValueError(
                     f"`{folder}` has no predictions of `{name}` {side} the finetuning under protocol "

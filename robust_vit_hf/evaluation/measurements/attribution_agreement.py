@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from tqdm.auto import tqdm
@@ -14,8 +13,7 @@ from ...results.metrics.relevance_segmentation import RelevanceSegmentation
 from ..image_passes import check_logits, image_loader
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from ..store import Measured
-from .base import Measurement
+from .base import Measured, Measurement
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,6 @@ class Attribution(Measurement):
 
     Source: Table 3 of https://huggingface.co/papers/2206.01161
     """
-
-    rows_file: ClassVar[str | None] = None
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

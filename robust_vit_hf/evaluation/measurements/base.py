@@ -1,14 +1,82 @@
-"""Base class of measurements of a model on a set. A new measurement is a module in `measurements/`."""
+"""Base class of measurements of a model on a set, and their results. A new measurement is a module in `measurements/`."""
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import datasets
+import numpy as np
+import pyarrow as pa
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from pyarrow import parquet as pq
+
+from ...utils.files import atomic_file, json_digest
+from ...utils.stage import Stage
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from ..store import Measured
+
+
+ROWS_FILE = "rows.parquet"
+
+
+@dataclass
+class Measured:
+    """Result of a measurement on a set.
+
+    Args:
+        columns: values of each image by name, such as `predictions`, in the order of the set.
+        scores: scores over all images, as JSON values.
+    """
+
+    columns: dict[str, Any] = field(default_factory=dict)
+    scores: dict = field(default_factory=dict)
+
+    def save(self, stage: Stage) -> None:
+        """Write the rows, if any, and finish the stage with the scores."""
+        if self.columns:
+            features = {name: _feature(values) for name, values in self.columns.items()}
+            columns = {name: list(values) for name, values in self.columns.items()}
+            with atomic_file(stage.folder / ROWS_FILE) as partial:
+                pq.write_table(pa.table(columns, schema=datasets.Features(features).arrow_schema), partial)
+        stage.finish(self.scores, [ROWS_FILE] if self.columns else [])
+
+    @classmethod
+    def load(cls, stage: Stage, ignoring: Collection[str] = ()) -> "Measured | None":
+        """Read the result of a stage; `None` if it is missing or incomplete.
+
+        Args:
+            ignoring: names of inputs that may differ.
+
+        Raises:
+            ValueError: the rows are damaged, or as [`Stage.check`].
+        """
+        scores, path = stage.result(ignoring), stage.folder / ROWS_FILE
+        if scores is None:
+            return None
+        for name in scores.keys() & {"per_class_top1", "per_class_top5"}:  # JSON has no integer keys
+            scores[name] = {int(label): value for label, value in scores[name].items()}
+        try:
+            return cls(pq.read_table(path).to_pydict() if path.is_file() else {}, scores)
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"`{path}` is damaged: {error}. Delete `{stage.folder}`, and measure it again."
+            ) from error
+
+
+def _feature(values: Any) -> datasets.features.features.FeatureType:
+    """Type of a column: text, numbers, or lists of class ids."""
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, str):
+        return datasets.Value("string")
+    if isinstance(first, (list, np.ndarray)):
+        return datasets.List(datasets.Value("int64"))
+    if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
+        return datasets.Value("int64")
+    return datasets.Value("bool" if isinstance(first, (bool, np.bool_)) else "float64")
 
 
 @dataclass(frozen=True)
@@ -20,7 +88,6 @@ class Measurement(ABC):
         batch_size, num_workers: batch size and data loading workers of each process. Results do not depend on them.
     """
 
-    rows_file: ClassVar[str | None] = "rows.parquet"  # in the folder of a result; `None` for scores without rows
     free: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers")  # fields that do not change a result
 
     batch_size: int = 32
@@ -47,28 +114,48 @@ class Measurement(ABC):
 
 
 def measure(session: Session, measurement: Measurement, within: str = "") -> dict[str, dict[str, Measured]]:
-    """Results by set and side, from the store or else measured now.
+    """Results by set and side, from the session's folder or else measured now.
 
     Args:
-        within: folder of the results within the store's folder.
+        within: folder of the results within the session's folder.
 
     Raises:
-        ValueError: the store holds results of other inputs under the same name, or as raised by the measurement.
+        OtherInputs: a folder has results of other inputs under the same name.
+        ValueError: as raised by the measurement.
     """
-    results: dict[str, dict[str, Measured]] = {}
-    for name, rows in session.sets.items():
-        results[name] = {}
-        for side, measured in session.sides.items():
+    return {
+        name: {side: _result(session, measurement, name, side, within) for side in session.sides}
+        for name in session.sets
+    }
 
-            def run(folder: Path | None, side=side, measured=measured, name=name, rows=rows) -> Measured:
-                return measurement.measure(measured, rows, session, f"{name}, {side}", folder)
 
-            results[name][side] = session.store.result(
-                "/".join(filter(None, (within, name, side))),
-                session.inputs(side, rows) | measurement.inputs(),
-                run,
-                session.accelerator,
-                measurement.rows_file,
-                shared_as=name if side == "before" else None,
-            )
-    return results
+def _result(session: Session, measurement: Measurement, name: str, side: str, within: str) -> Measured:
+    """Result of a side on a set. That of the original model may be shared with other sessions."""
+    rows = session.sets[name]
+    inputs = session.inputs(side, rows) | measurement.inputs()
+
+    def compute(folder: Path | None) -> Measured:
+        return measurement.measure(session.sides[side], rows, session, f"{name}, {side}", folder)
+
+    if session.folder is None:
+        return compute(None)
+    stages = [Stage(Path(session.folder, within, name, side), inputs)]
+    if session.shared is not None and side == "before":
+        stages.append(Stage(session.shared / f"{name}-{json_digest(inputs)}", inputs))
+    return _saved(stages, compute, session.accelerator)
+
+
+def _saved(stages: Sequence[Stage], compute: Callable[[Path], Measured], accelerator: Accelerator) -> Measured:
+    """The result of the first stage that is complete, or else computed in the folder of the last. It is saved in those before."""
+    stage, *others = stages
+    found, main = Measured.load(stage), accelerator.is_main_process
+    is_known = [found is not None]
+    broadcast_object_list(is_known)  # processes must agree, whatever another job writes meanwhile
+    if is_known[0]:
+        return found or Measured.load(stage)
+    if main:
+        stage.begin()
+    found = _saved(others, compute, accelerator) if others else compute(stage.folder)
+    if main:
+        found.save(stage)
+    return found

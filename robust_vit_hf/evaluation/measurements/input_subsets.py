@@ -19,8 +19,7 @@ from ...utils.files import atomic_file
 from ..image_passes import image_loader
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from ..store import Measured
-from .base import Measurement
+from .base import Measured, Measurement
 
 
 @dataclass(frozen=True)

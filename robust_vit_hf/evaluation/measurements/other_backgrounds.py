@@ -16,8 +16,7 @@ from ...results.metrics.robust_accuracy import top_classes
 from ..image_passes import TransformedRows, measure_images
 from ..session import Session, Side
 from ..sets import EvaluationSet
-from ..store import Measured
-from .base import Measurement
+from .base import Measured, Measurement
 
 
 @dataclass(frozen=True)

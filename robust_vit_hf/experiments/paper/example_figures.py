@@ -10,18 +10,19 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
+from ...data.known_sets import title_of
 from ...data.label_mapping import class_index
+from ...evaluation.before_after_examples import KINDS, Example, draw, explain, may_be_shown, rows_of_kind
+from ...evaluation.before_after_figure import before_after_figure
 from ...evaluation.measurements.accuracy import saved_accuracy
 from ...evaluation.options import FigureOptions
-from ...evaluation.relevance_examples import KINDS, Example, draw, explain, may_be_shown, rows_of_kind
-from ...evaluation.relevance_figures import before_after_figure, issue_figure
 from ...evaluation.session import Session, open_session
 from ...evaluation.sets import load_sets
 from ...results.plots import save_figure
-from ...results.published import title_of
 from ...results.run_results import Run, SetResult
-from ...results.summary import class_changes
+from ...results.run_summary import class_changes
 from ...utils.files import RESULTS_FILE, read_json, write_atomically
+from ...utils.plotting import PICTURE_AXES, plain
 
 
 CAPTIONS_FILE = "captions.md"
@@ -128,7 +129,7 @@ def _figure_1(
         "the predicted class."
     )
     rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
-    return CaptionedFigure(issue_figure(rows), rule, [*on_background, *sparse])
+    return CaptionedFigure(_issue_figure(rows), rule, [*on_background, *sparse])
 
 
 def _figure_2(
@@ -194,3 +195,23 @@ def _figure(rows: Sequence[Mapping[str, list[Example]]], target: str, rule: str)
     if not examples:
         return None
     return CaptionedFigure(before_after_figure(rows, (target,)), f"{rule} Maps explain the {target} class.", examples)
+
+
+def _issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
+    """Figure with a titled row per entry: each image beside the map of its predicted class before finetuning. At least
+    one row must have an example."""
+    rows = {title: examples for title, examples in rows.items() if examples}
+    columns = max(map(len, rows.values()))
+    figure = Figure((2.7 * columns, 2.1 * len(rows)), layout="constrained")
+    bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
+    for band, (title, examples) in zip(bands, rows.items(), strict=True):
+        band.suptitle(plain(title), fontweight="bold", fontsize=9)
+        axes = band.subplots(1, 2 * columns, squeeze=False, subplot_kw=PICTURE_AXES)[0]
+        for place, example in enumerate(examples):
+            left, right = axes[2 * place : 2 * place + 2]
+            left.imshow(example.image)
+            left.set_title(plain(example.label), fontsize=8)
+            right.imshow(example.maps["before", "predicted"])
+            caption = f"{example.predicted['before']}, {example.confidence['before']:.0%}"
+            right.set_title(plain(caption), fontsize=8)
+    return figure

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...data.known_sets import PAPER_SETS, UNSHIFTED, title_of
+from ...data.published import published_models
 from ...results.bootstrap import Difference, change, change_of_groups, mean_over, versus, worst_change
-from ...results.paper_tables import METHODS, SEGMENTATION, sets_with_masks
-from ...results.published import PAPER_SETS, UNSHIFTED, published_models, title_of
+from ...results.markdown_latex import Table
+from ...results.published_tables import METHODS
 from ...results.run_results import OURS, Results, Run
-from ...results.text_table import Table
+from ...results.segmentation_tables import SEGMENTATION, sets_with_masks
 
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction

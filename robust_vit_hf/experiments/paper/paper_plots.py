@@ -9,12 +9,12 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
+from ...data.known_sets import title_of
 from ...results.bootstrap import change
-from ...results.paper_tables import averaged_models, group_accuracy
 from ...results.plots import class_figure
-from ...results.published import title_of
+from ...results.published_tables import averaged_models, group_accuracy
 from ...results.run_results import OURS, Results, Run
-from ...results.summary import class_changes
+from ...results.run_summary import class_changes
 from ...utils.plotting import plain
 
 

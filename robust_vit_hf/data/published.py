@@ -1,37 +1,11 @@
-"""Published values of the paper, shown beside measured ones, and its names of sets."""
+"""Published figures of the paper, shown beside measured ones."""
 
 import json
 from functools import cache
 from importlib.resources import files
 
 
-# Sets in the order of the paper's Tables 1 and 2, with their names there.
-PAPER_SETS = {
-    "imagenet-1k": "INet val",
-    "imagenet-a": "INet-A",
-    "imagenet-r": "INet-R",
-    "imagenet-sketch": "Sketch",
-    "imagenet-v2": "INet-v2",
-    "objectnet": "ObjNet",
-    "si-score-location": "SI-location",
-    "si-score-rotation": "SI-rotation",
-    "si-score-size": "SI-size",
-}
-UNSHIFTED = ("imagenet-1k", "imagenet-v2")  # sets from ImageNet's distribution
 BASE_MODELS = ("ViT-B", "AR-B", "DeiT-B")  # which Tables 10 and 11 and Figure 4 average
-SYNTHETIC = (
-    "si-score-location",
-    "si-score-rotation",
-    "si-score-size",
-    "location",
-    "rotation",
-    "size",
-)  # as in Table 2
-
-
-def title_of(name: str) -> str:
-    """Name of a set in a table."""
-    return PAPER_SETS.get(name, name.replace("_", " "))
 
 
 @cache

@@ -1,19 +1,19 @@
-"""The paper's tables in its layout, with published values beside ours.
+"""Top-1 and top-5 of models and methods beside the published figures: the paper's Tables 1, 2, 10 and 11.
 
 Source: https://huggingface.co/papers/2206.01161
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 
-from .bootstrap import change, versus
+from ..data.known_sets import SYNTHETIC, title_of
+from ..data.published import BASE_MODELS, published_cell, published_models
+from .bootstrap import change
+from .markdown_latex import Table
 from .metrics.robust_accuracy import TOP
-from .published import BASE_MODELS, SYNTHETIC, published_cell, published_models, title_of
 from .run_results import OURS, Results, Run
-from .text_table import Table, percent
-from .text_table import change as change_text
 
 
 # Variants of a grid in the order of the tables, with their names in the paper.
@@ -27,41 +27,25 @@ METHODS = {
     "without-foreground": "w/o foreground loss (Eq. 2)",
     "ground-truth": "w/ ground-truth",
 }
-# Variants shown in the tables of ablations, see `training.ablations`.
-ABLATIONS = (
-    "without-confidence",
-    "without-background",
-    "without-foreground",
-    "ground-truth",
-    "second-order",
-    "bce",
-    "label-free",
-    "start-layer",
-)
 BASELINES = ("gradmask", "rrr")  # published values are always shown
 VALIDATION = "unseen classes"  # the validation images of the finetuning
 SOURCES = {
     "paper": "Tables 8 and 9 for three seeds, Tables 1 and 2 for one run and for baselines",
     "native": "timm's results",
 }
-SEGMENTATION = {
-    "pixel_accuracy": "pixel accuracy",
-    "mean_iou": "mIoU",
-    "mean_ap": "mAP",
-    "pointing_game": "pointing game",
-    "energy": "energy",
-    "auc": "AUC",
-}
 
 
-def accuracy_tables(results: Results, protocol: str = "paper") -> dict[str, Table]:
+def accuracy_tables(
+    results: Results, protocol: str = "paper", methods: Sequence[str] | None = None
+) -> dict[str, Table]:
     """Tables 1 and 2: top-1 and top-5 of each method, the changes of Table 2, and the average changes of both tables
     with 95 % intervals.
 
     Args:
         protocol: protocol of the published values.
+        methods: the methods to show; all by default.
     """
-    methods = [method for method in results.methods if not method.startswith(ABLATIONS)]
+    methods = results.methods if methods is None else methods
     parts = {
         "table_1": ("Table 1: real images, top-1 and top-5 in per cent", False),
         "table_2": ("Table 2: synthetic images, top-1 and top-5 in per cent, and the change of top-1", True),
@@ -70,33 +54,10 @@ def accuracy_tables(results: Results, protocol: str = "paper") -> dict[str, Tabl
     for name, (title, synthetic) in parts.items():
         if methods and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
             sets = _of_kind(results, synthetic)
-            tables[name] = _accuracy_table(
+            tables[name] = accuracy_table(
                 results, title, methods, sets, (1, TOP), protocol, with_changes=synthetic, with_baselines=True
             )
     return tables
-
-
-def ablation_tables(results: Results) -> dict[str, Table]:
-    """Tables 4 and 12: the full loss and its ablations, top-1 and top-5."""
-    methods = [method for method in results.methods if method == OURS or method.startswith(ABLATIONS)]
-    if len(methods) < 2:
-        return {}
-    titles = {"table_4": ("Table 4: ablations, top-1", 1), "table_12": ("Table 12: ablations, top-5", TOP)}
-    return {
-        name: _accuracy_table(results, f"{title} in per cent", methods, results.sets, (k,), ours="full-loss")
-        for name, (title, k) in titles.items()
-    }
-
-
-def seed_tables(results: Results) -> dict[str, Table]:
-    """Tables 8 and 9: mean and standard deviation over the seeds, top-1 and top-5."""
-    if len({run.seed for run in results.runs}) < 2 or OURS not in results.methods:
-        return {}
-    titles = {"table_8": ("Table 8: seeds, top-1", 1), "table_9": ("Table 9: seeds, top-5", TOP)}
-    return {
-        name: _accuracy_table(results, f"{title} in per cent, mean ± standard deviation", [OURS], results.sets, (k,))
-        for name, (title, k) in titles.items()
-    }
 
 
 def _of_kind(results: Results, synthetic: bool) -> list[str]:
@@ -104,7 +65,7 @@ def _of_kind(results: Results, synthetic: bool) -> list[str]:
     return [name for name in results.sets if (name in SYNTHETIC) == synthetic or name in results.unshifted]
 
 
-def _accuracy_table(
+def accuracy_table(
     results: Results,
     title: str,
     methods: Sequence[str],
@@ -144,20 +105,20 @@ def _accuracy_table(
         measured = {name: _originals([run for run in of_model if name in run.sets], name) for name in sets}
         cells = [_accuracy(runs, name, ks, "before") if runs else "–" for name, runs in measured.items()]
         of_seed = {run.seed: run for run in of_model if run.validation}
-        add(model, "original", "Original", _validation(list(of_seed.values()), 0), cells)
+        add(model, "original", "Original", validation_top1(list(of_seed.values()), 0), cells)
         for method in dict.fromkeys([*methods, *(BASELINES if with_baselines else ())]):
-            runs, label = _finetuned(results.of(method, model)), METHODS.get(method, method)
+            runs, label = finetuned(results.of(method, model)), METHODS.get(method, method)
             cells = [_cell(results, runs, name, ks, with_changes) for name in sets] if runs else None
-            add(model, method, label, _validation(runs, 1), cells)
+            add(model, method, label, validation_top1(runs, 1), cells)
     for method, k in product(methods, ks):
-        runs = _finetuned(results.of(method))
+        runs = finetuned(results.of(method))
         if runs and {run.model for run in runs} == set(results.models):  # as in the paper, only over all models
             cells = [str(change(runs, [name], k)) if _ranked(results, runs, name, k) else "–" for name in sets]
-            validation = _validation_change(runs) if k == 1 else "–"
+            validation = validation_change(runs) if k == 1 else "–"
             rows.append([f"Avg. change of top-{k}", METHODS.get(method, method), validation, *cells])
     if published and with_baselines:
         title += f" (published figures: {SOURCES[protocol]})"
-    return _with_validation(title, ["model", "method", VALIDATION, *map(title_of, sets)], rows)
+    return with_validation(title, ["model", "method", VALIDATION, *map(title_of, sets)], rows)
 
 
 def _originals(runs: Sequence[Run], name: str) -> list[Run]:
@@ -175,7 +136,7 @@ def _ranked(results: Results, runs: Sequence[Run], name: str, k: int) -> bool:
     return bool(results.common(runs, [name])) and min(known) >= k
 
 
-def _finetuned(runs: Sequence[Run]) -> list[Run]:
+def finetuned(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if any("after" in result.sides for result in run.sets.values())]
 
 
@@ -191,17 +152,17 @@ def _accuracy(runs: Sequence[Run], name: str, ks: Sequence[int], side: str) -> s
     return " ".join("–" if None in of_k else mean_std(of_k) for of_k in values)
 
 
-def _validation(runs: Sequence[Run], side: int) -> str:
+def validation_top1(runs: Sequence[Run], side: int) -> str:
     known = [run.validation[side] for run in runs if run.validation]
     return mean_std(known) if known else "–"
 
 
-def _validation_change(runs: Sequence[Run]) -> str:
+def validation_change(runs: Sequence[Run]) -> str:
     known = [run.validation[1] - run.validation[0] for run in runs if run.validation]
     return f"{100 * np.mean(known):+.1f}" if known else "–"
 
 
-def _with_validation(title: str, head: list[str], rows: list[list[str]]) -> Table:
+def with_validation(title: str, head: list[str], rows: list[list[str]]) -> Table:
     """Table without the validation column if that is empty."""
     place = head.index(VALIDATION)
     if all(row[place] == "–" for row in rows):
@@ -213,70 +174,6 @@ def mean_std(values: Sequence[float]) -> str:
     """Mean of fractions in per cent and, for several, the sample standard deviation."""
     mean = f"{100 * np.mean(values):.1f}"
     return f"{mean}±{100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
-
-
-def segmentation_table(results: Results) -> dict[str, Table]:
-    """Table 3: agreement of relevance with masks, averaged over the sets with masks."""
-    scores = list(SEGMENTATION)[:3]
-    rows: list[list[str]] = []
-    for model in results.models:
-        for method in results.methods:
-            runs = [run for run in results.of(method, model) if sets_with_masks(run)]
-            if not runs:
-                continue
-            means = {
-                side: [
-                    [
-                        float(np.mean([result.sides[side].scores[score] for result in sets_with_masks(run)]))
-                        for run in runs
-                    ]
-                    for score in scores
-                ]
-                for side in ("before", "after")
-            }
-            if not any(row[0] == model for row in rows):
-                originals = [mean_std(values if len({*values}) > 1 else values[:1]) for values in means["before"]]
-                rows.append([model, "Orig", _validation(runs, 0), *originals])
-            rows.append([model, METHODS.get(method, method), _validation(runs, 1), *map(mean_std, means["after"])])
-    title = "Table 3: relevance and masks, mean over the sets with masks, in per cent"
-    head = ["model", "method", VALIDATION, "Pixel acc.", "mIoU", "mAP"]
-    return {"table_3": _with_validation(title, head, rows)} if rows else {}
-
-
-def sets_with_masks(run: Run) -> list:
-    """Sets of a run on which the relevance maps of both sides were compared with masks."""
-    return [
-        result
-        for result in run.sets.values()
-        if all(
-            result.sides.get(side) and result.sides[side].scores.get("mean_iou") is not None
-            for side in ("before", "after")
-        )
-    ]
-
-
-def attribution_table(
-    scores: Mapping[str, Mapping[str, Mapping]], set_name: str, num_images: int, paper_model: str | None
-) -> Table:
-    """Table 3 with further attribution methods and scores, in per cent.
-
-    Args:
-        scores: scores of [`RelevanceSegmentation`] by side (`before`, `after`) and attribution method.
-        paper_model: the paper's name of the model, such as `ViT-B`, to show its published values; `None` for none.
-    """
-    entry, cells = published_models().get(paper_model), []
-    for method in scores["before"]:
-        for side, version in {"before": "original", "after": "finetuned"}.items():
-            if side in scores:
-                cells.append([f"{method}, {version}", *(percent(scores[side][method][name]) for name in SEGMENTATION)])
-            published = [published_cell(entry, "paper", version, set_name, (name,)) for name in SEGMENTATION]
-            if method == "gae" and any(published):
-                cells.append([f"gae, {version}, published", *(text or "–" for text in published)])
-        if "after" in scores:
-            before, after = scores["before"][method], scores["after"][method]
-            cells.append([f"{method}, change", *(change_text(before[name], after[name]) for name in SEGMENTATION)])
-    title = f"Relevance maps and masks of {set_name}, {num_images} images, in per cent"
-    return Table(title, ["method, model", *SEGMENTATION.values()], cells)
 
 
 def group_accuracy(run: Run, name: str, shown: bool, k: int) -> tuple[float | None, float | None]:
@@ -302,20 +199,20 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
     for table, (title, synthetic) in parts.items():
         if not any((name in SYNTHETIC) == synthetic for name in results.sets):
             continue
-        known = [run for run in _finetuned(results.of(OURS)) if run.training_classes]
+        known = [run for run in finetuned(results.of(OURS)) if run.training_classes]
         sets = results.common_by_class(known, _of_kind(results, synthetic))
         averaged = averaged_models(results)
         rows: list[list[str]] = []
         changes: dict[bool, list[np.ndarray]] = {True: [], False: []}
         for model in results.models:
-            runs = [run for run in _finetuned(results.of(OURS, model)) if run.training_classes]
+            runs = [run for run in finetuned(results.of(OURS, model)) if run.training_classes]
             for shown, mark in ((True, "✓"), (False, "✗")) if runs and sets else ():
                 groups = [[[group_accuracy(run, name, shown, k) for k in (1, TOP)] for name in sets] for run in runs]
                 values = np.array(groups, dtype=float)  # runs, sets, k, side
                 for side, version in enumerate(("Original", "Ours")):
                     means = values.mean(axis=0)[:, :, side]
                     cells = [" ".join("–" if np.isnan(v) else f"{100 * v:.1f}" for v in pair) for pair in means]
-                    rows.append([model, mark, version, _validation(runs, side), *cells])
+                    rows.append([model, mark, version, validation_top1(runs, side), *cells])
                     published = f"{('original', 'finetuned')[side]}-{'training' if shown else 'other'}-classes"
                     entry = published_models().get(model)
                     texts = [published_cell(entry, protocol, published, name, ("top1", "top5")) for name in sets]
@@ -327,37 +224,10 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
             means = 100 * np.mean(changes[shown], axis=0)
             cells = [" ".join("–" if np.isnan(v) else f"{v:+.1f}" for v in pair) for pair in means]
             of_averaged = [run for run in results.of(OURS) if run.model in averaged]
-            rows.append(["Avg. change", mark, "", _validation_change(of_averaged), *cells])
+            rows.append(["Avg. change", mark, "", validation_change(of_averaged), *cells])
         if rows:
             head = ["model", "train classes", "", VALIDATION, *map(title_of, sets)]
-            tables[table] = _with_validation(
+            tables[table] = with_validation(
                 f"{title}, training classes and others, top-1 and top-5 in per cent", head, rows
             )
     return tables
-
-
-def difference_table(results: Results) -> dict[str, Table]:
-    """Difference of each method to the original and to the full loss, over the shifted sets."""
-    rows = []
-    ours = results.of(OURS)
-    for method in results.methods:
-        runs = results.of(method)
-        shifted, unshifted = (results.common(runs, names) for names in (results.shifted, results.unshifted))
-        both = results.common([*runs, *ours], shifted)
-        against = versus(ours, runs, both) if method != OURS and ours else None
-        rows.append(
-            [
-                METHODS.get(method, method),
-                str(len(runs)),
-                str(change(runs, shifted)) if shifted else "–",
-                str(against) if against else "–",
-                str(change(runs, unshifted)) if unshifted else "–",
-                _validation_change(runs),
-            ]
-        )
-    head = ["method", "runs", "shifted sets", "shifted sets, less Ours", "unshifted sets", VALIDATION]
-    title = (
-        "Changes of top-1 in points, means over sets, models and seeds, with 95 % intervals of a paired bootstrap over images and "
-        "seeds"
-    )
-    return {"differences": Table(title, head, rows)}

@@ -1,10 +1,9 @@
 """Example images with their relevance maps before and after finetuning."""
 
-import io
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, zip_longest
+from itertools import chain, product, zip_longest
 from pathlib import Path
 
 import datasets
@@ -18,8 +17,10 @@ from tqdm.auto import tqdm
 
 from ..relevance.overlay import denormalize, overlay
 from ..relevance.relevance_map import relevance_map
+from ..results.html_page import Gallery, Picture, data_url
 from ..results.run_results import SetResult
 from ..utils.files import atomic_file
+from ..utils.images import to_webp
 from .session import Session
 from .sets import EvaluationSet
 
@@ -182,8 +183,30 @@ def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None
         pq.write_table(pa.Table.from_pylist(rows, FEATURES.arrow_schema), partial)
 
 
-def to_webp(picture: Image.Image) -> dict:
-    """A picture as a value of a column of `datasets.Image`."""
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=90)
-    return {"bytes": file.getvalue(), "path": None}
+def galleries(folder: Path) -> list[Gallery]:
+    """The examples saved by a run or an evaluation, for a page; empty without any."""
+    if not (folder / EXAMPLES_FILE).is_file():
+        return []
+    found = []
+    rows = pq.read_table(folder / EXAMPLES_FILE, columns=list(FEATURES)).to_pylist()
+    for kind, rule in KINDS.items():
+        if examples := [_pictures(row) for row in rows if row["kind"] == kind]:
+            found.append(Gallery(kind.capitalize(), f"Images drawn at random, of which {rule}.", examples))
+    return found
+
+
+def _pictures(row: dict) -> tuple[str, list[Picture]]:
+    """Caption and pictures of a row of the file."""
+    image = data_url("webp", row["image"]["bytes"])
+    pictures = [Picture(row["label"], f"Image of the class {row['label']}.", image)]
+    for side, target in product(("before", "after"), ("predicted", "true")):
+        if (picture := row[f"{side}_{target}"]) is not None:
+            name = row[f"predicted_{side}"] if target == "predicted" else row["label"]
+            alt = f"Relevance map {side} the finetuning, of the {target} class {name}."
+            caption, source = f"{side}, {target}: {name}", data_url("webp", picture["bytes"])
+            pictures.append(Picture(caption, alt, source, f"{side}-{target}"))
+    caption = f"{row['set']}, row {row['row']}"
+    if row["background_before"] is not None:
+        before, after = row["background_before"], row["background_after"]
+        caption += f". Relevance of the predicted class on the background: {before:.0%} before, {after:.0%} after"
+    return caption, pictures

@@ -9,12 +9,10 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from pyarrow import parquet as pq
 
-from ..results.plots import figure_bytes
-from ..results.text_table import Table
 from ..utils.files import write_atomically
-from .relevance_examples import EXAMPLES_FILE, FEATURES, KINDS
+from .markdown_latex import Table
+from .plots import figure_bytes
 
 
 PAGE_FILE = "report.html"
@@ -50,12 +48,25 @@ class ClassChanges:
     rows: list[tuple[str, list[float | None]]]
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Examples under a heading.
+
+    Args:
+        rule: how they were chosen.
+        examples: caption and pictures of each.
+    """
+
+    title: str
+    rule: str
+    examples: list[tuple[str, list[Picture]]]
+
+
 @dataclass
 class Section:
     """A section of a page. Empty parts are left out.
 
     Args:
-        gallery: pictures of each example with its caption, by kind.
         notes: paragraphs below the title.
     """
 
@@ -63,12 +74,12 @@ class Section:
     tables: list[Table] = field(default_factory=list)
     plots: list[Picture] = field(default_factory=list)
     changes: ClassChanges | None = None
-    gallery: dict[str, list[tuple[str, list[Picture]]]] = field(default_factory=dict)
+    galleries: list[Gallery] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def filled(self) -> bool:
-        return any((self.tables, self.plots, self.changes, self.gallery, self.notes))
+        return any((self.tables, self.plots, self.changes, self.galleries, self.notes))
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
@@ -88,16 +99,14 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = environment.get_template("html_page_template.html")
     # The browser runs only this script and loads nothing: see the policy in the template.
-    page = template.render(
-        title=title, facts=facts, sections=sections, kinds=KINDS, script=Markup(script), script_digest=digest
-    )
+    page = template.render(title=title, facts=facts, sections=sections, script=Markup(script), script_digest=digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
 
 
 def plot(figure: Figure, caption: str, alt: str, place: str = "") -> Picture:
     """Convert a figure to a picture."""
-    return Picture(caption, alt, _source("png", figure_bytes(figure, "png")), place)
+    return Picture(caption, alt, data_url("png", figure_bytes(figure, "png")), place)
 
 
 def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> ClassChanges | None:
@@ -115,30 +124,6 @@ def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mappi
     return ClassChanges([*changes, "mean"], rows) if rows else None
 
 
-def add_gallery(section: Section, folder: Path) -> None:
-    """Add the examples saved by a run or an evaluation to a section."""
-    if not (folder / EXAMPLES_FILE).is_file():
-        return
-    for row in pq.read_table(folder / EXAMPLES_FILE, columns=list(FEATURES)).to_pylist():
-        pictures = [
-            Picture(row["label"], f"Image of the class {row['label']}.", _source("webp", row["image"]["bytes"]))
-        ]
-        for side in ("before", "after"):
-            for target in ("predicted", "true"):
-                if (picture := row[f"{side}_{target}"]) is not None:
-                    name = row[f"predicted_{side}"] if target == "predicted" else row["label"]
-                    alt = f"Relevance map {side} the finetuning, of the {target} class {name}."
-                    pictures.append(
-                        Picture(
-                            f"{side}, {target}: {name}", alt, _source("webp", picture["bytes"]), f"{side}-{target}"
-                        )
-                    )
-        caption = f"{row['set']}, row {row['row']}"
-        if row["background_before"] is not None:
-            shares = [f"{row[f'background_{side}']:.0%}" for side in ("before", "after")]
-            caption += f". Relevance of the predicted class on the background: {shares[0]} before, {shares[1]} after"
-        section.gallery.setdefault(row["kind"], []).append((caption, pictures))
-
-
-def _source(kind: str, content: bytes) -> str:
+def data_url(kind: str, content: bytes) -> str:
+    """`data:` URL of a picture of a kind such as `png`."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,30 @@
+"""Draws of labelled images, balanced over their classes."""
+
+import datasets
+import numpy as np
+
+
+def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datasets.Dataset:
+    """At most `count` labelled images, as many of each class as possible, drawn by the seed, in their order. If `count`
+    is less than two of each class, as many classes are drawn as may have two, so that they can give each other their
+    backgrounds."""
+    labels = np.array([-1 if label is None else label for label in dataset.with_format(None)["label"]])
+    classes = np.unique(labels[labels >= 0])
+    if count < 2 * len(classes):
+        classes = np.random.default_rng(seed).permutation(classes)[: max(2, count // 2)]
+    usable = np.flatnonzero(np.isin(labels, classes))
+    order = np.lexsort((labels[usable], turns_within_classes(labels[usable], seed)))
+    return dataset.select(np.sort(usable[order][:count]))
+
+
+def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Place `(N,)` of each image in a random order of its class, from 0. Orders depend on the seed and the class.
+
+    Args:
+        labels: class of each image, `(N,)`, from 0.
+    """
+    turn = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[np.random.default_rng([seed, int(label)]).permutation(members)] = np.arange(len(members))
+    return turn

@@ -1,0 +1,256 @@
+"""Which images a command takes: a split of a folder, a prepared set, a table, a Hub id or a benchmark, with its masks.
+
+Schema: `image` and `mask` (`datasets.Image`, same size, mask with one channel: 0 background, 1 or 255 foreground) and
+`label` (integer or `ClassLabel`), of which a command names those that it needs.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetGenerationError
+from pyarrow import ArrowInvalid
+from transformers.utils import logging
+
+from ..utils.cache import cache_of, check_no_pattern
+from .benchmarks import benchmarks
+from .dataset_digest import dataset_identity
+from .label_mapping import class_names_of
+from .layouts.hub_tables import has_parquet
+from .layouts.image_folder import ImageFolder
+from .layouts.parquet_files import ParquetFiles
+from .mask_files import with_mask_files
+from .parquet_writer import CONTACT_SHEET, read_settings
+from .row_checks import check_columns
+
+
+logger = logging.get_logger(__name__)
+
+Loader = Callable[[bool], Any]  # takes whether to stream, and returns the rows of a split
+
+
+class UnknownSplit(ValueError):
+    """A dataset does not have a split."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of a split.
+
+    Args:
+        rows: `image` and, where they are known, `mask`, `label`, `group` and `file_name`.
+        source: folder, file, Hub id or name of a benchmark.
+        split: the split, or a slice of it.
+        masks: origin of the masks, for model cards.
+    """
+
+    rows: Any
+    source: str
+    split: str
+    masks: str
+
+    @property
+    def name(self) -> str:
+        """Name of the split in results."""
+        return self.split.partition("[")[0]
+
+    @cached_property
+    def digest(self) -> str:
+        """See [`dataset_identity`]."""
+        return dataset_identity(self.rows)
+
+    def select(self, indices: Collection[int]) -> "Images":
+        """Some of the images, in this order."""
+        return replace(self, rows=self.rows.select(indices))
+
+    def labelled(self) -> "Images":
+        """The images with a label. A warning says how many have none.
+
+        Raises:
+            ValueError: a label is below -1.
+        """
+        labels = self.rows.with_format(None)["label"][:]
+        if wrong := [row for row, label in enumerate(labels) if label is not None and label < -1]:
+            raise ValueError(
+                f"`{self.split}`: row {wrong[0]} has the label {labels[wrong[0]]}, expected a class, or -1 for none."
+            )
+        chosen = [index for index, label in enumerate(labels) if label not in (None, -1)]
+        if len(chosen) == len(labels):
+            return self
+        left_out = len(labels) - len(chosen)
+        logger.warning(f"{left_out} of {len(labels)} images of `{self.split}` have no label, and are left out.")
+        return self.select(chosen)
+
+
+def find_images(
+    source: str,
+    split: str,
+    needs: Collection[str] = (),
+    *,
+    masks: str | None = None,
+    streaming: bool = False,
+    **options,
+) -> Images:
+    """Load one split of images. The only function that answers which images a command is given.
+
+    Args:
+        source: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet
+            files, folder of images (in class folders, or with a `metadata.jsonl` of `image_file_name`,
+            `mask_file_name` and `label`), or Hub id.
+        split: name of the split, or a slice such as `train[:80%]`. A single parquet file or dataset saved to disk only
+            has the split `train`. Slices of files cannot be streamed.
+        needs: columns that the command cannot do without, of `label` and `mask`.
+        masks: folder: either the output of `robust-vit masks`, whose images are taken then, or pictures of masks, see
+            [`with_mask_files`].
+        streaming: whether to read rows on the fly, from files or the Hub, without a copy.
+        options: options of a benchmark: `samples_per_class`, `num_classes`, `class_seed`, `seed`.
+
+    Class names are those of the split. A warning names images of a folder that are left out.
+
+    Raises:
+        FileNotFoundError: the file, folder or Hub dataset does not exist.
+        UnknownSplit: the split does not exist (names the existing ones).
+        ValueError: a needed column is missing, see [`check_columns`]; files of the split number their classes
+            differently; `metadata.jsonl` is not valid or names files outside its folder; no image of a folder can be
+            used; a path of tables would be read as a pattern; or the copy in the cache of `datasets` is damaged.
+    """
+    if masks is not None and has_parquet(Path(masks)):
+        source, masks = masks, None
+    rows = _slice_of(find_splits(source, **options), split, source, streaming)
+    if masks is not None:
+        rows = with_mask_files(rows, Path(masks), split.partition("[")[0])
+    check_columns(rows, split, needs)
+    return Images(rows, source, split, origin_of_masks(source))
+
+
+def load_masked_dataset(
+    path: str, split: str, *, streaming: bool = False, **options
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Rows of [`find_images`], whose arguments and errors these are."""
+    return find_images(path, split, streaming=streaming, **options).rows
+
+
+def find_splits(source: str, **options) -> dict[str, Loader]:
+    """Loaders of the splits of a source by name. Arguments and errors are those of [`find_images`]."""
+    return _splits_of_benchmark(source, **options) if source in benchmarks() else _splits_of_files(source, **options)
+
+
+def _splits_of_benchmark(name: str, **options) -> dict[str, Loader]:
+    return {
+        split: partial(_stream_if, rows)
+        for split, rows in benchmarks()[name].load_finetuning_splits(**options).items()
+    }
+
+
+def _splits_of_files(source: str) -> dict[str, Loader]:
+    path = Path(source)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        saved = datasets.load_from_disk(source)
+        splits = {"train": saved} if isinstance(saved, datasets.Dataset) else saved
+        return {split: partial(_stream_if, rows) for split, rows in splits.items()}
+    if images := ImageFolder.find(path):
+        return {split: partial(_load_folder, images, split) for split in images.folders}
+    check_no_pattern(path)
+    if path.suffix == ".parquet":
+        return {"train": partial(_load, "parquet", source, "train", data_files={"train": source})}
+    if not path.is_dir() and (path.exists() or "/" not in source):
+        raise FileNotFoundError(
+            f"There is no folder or parquet file `{source}`, and a Hub id has the form `owner/name`."
+        )
+    try:
+        return _splits_of_tables(source)
+    except (ConnectionError, FileNotFoundError) as error:
+        if path.exists():
+            raise
+        raise FileNotFoundError(
+            f"There is no file or folder `{source}`, and no dataset of that id could be loaded from the Hub: {error}"
+        ) from error
+
+
+def _splits_of_tables(source: str) -> dict[str, Loader]:
+    """Loaders of a folder of tables or a Hub id."""
+    folder, cache = Path(source), None
+    if folder.is_dir():
+        # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
+        # changed files, would return the rows loaded first.
+        read = (file for file in sorted(folder.rglob("*")) if not file.name.startswith((".", CONTACT_SHEET)))
+        cache = cache_of(file for file in read if file.is_file())
+    builder = datasets.load_dataset_builder(source, cache_dir=cache)
+    if files := ParquetFiles.of(builder):
+        return {split: partial(_load_parquet, source, files, split) for split in files.splits}
+    names = builder.info.splits or datasets.get_dataset_split_names(source)
+    return {split: partial(_load, source, source, split, cache_dir=cache) for split in names}
+
+
+def _stream_if(rows: datasets.Dataset, streaming: bool) -> Any:
+    return rows.to_iterable_dataset() if streaming else rows
+
+
+def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
+    rows = images.read(split)
+    if rows.left_out:
+        logger.warning(f"`{images.root}`, split `{split}`: left out {rows.left_out}.")
+    return rows.stream() if streaming else rows.table()
+
+
+def _load_parquet(source: str, files: ParquetFiles, split: str, streaming: bool) -> Any:
+    """Load a split with the class names of its own files."""
+    names = files.names(split)
+    if not Path(source).exists() and names == files.names_of_all:
+        return _load(source, source, split, streaming)  # whose copy in the cache is found without the Hub too
+    features = files.features if names == files.declared_names else None
+    return _load("parquet", source, "train", streaming, data_files={"train": files.splits[split]}, features=features)
+
+
+def _load(name: str, source: str, split: str, streaming: bool, **options) -> Any:
+    """`datasets.load_dataset(name, …)` with clear errors about the dataset in `source`."""
+    try:
+        rows = datasets.load_dataset(name, split=split, streaming=streaming, **options)
+    except DatasetGenerationError as error:
+        raise ValueError(f"`{source}` cannot be read: {error.__cause__ or error}") from error
+    except (ConnectionError, FileNotFoundError):
+        raise
+    except (ArrowInvalid, OSError) as error:
+        damage = str(error)
+    else:
+        # A copy truncated between two batches loads without an error.
+        if streaming or len(rows) == rows.info.splits[split].num_examples:
+            return rows
+        damage = f"{len(rows):,} of {rows.info.splits[split].num_examples:,} rows are there"
+    raise ValueError(
+        f"The copy of `{source}` in the cache of `datasets` is damaged ({damage}): delete `{datasets.config.HF_DATASETS_CACHE}`, "
+        "which is made again."
+    )
+
+
+def split_names(spec: str) -> list[str]:
+    """Names of the splits in `train`, `train[:80%]`, or `train+validation`, in order."""
+    return list(dict.fromkeys(part.partition("[")[0].strip() for part in spec.split("+")))
+
+
+def _slice_of(loaders: dict[str, Loader], spec: str, source: str, streaming: bool) -> Any:
+    """Load a split, or a slice such as `train[:80%]`, from whole splits. Others are not loaded."""
+    if unknown := [name for name in split_names(spec) if name not in loaders]:
+        raise UnknownSplit(f'Unknown split "{unknown[0]}". Should be one of {[*loaders]}: `{source}` has no others.')
+    if spec in loaders:
+        return loaders[spec](streaming)
+    splits: dict[str, Any] = {name: loaders[name](False) for name in split_names(spec)}
+    lengths = {name: len(splits[name]) if name in splits else 0 for name in loaders}
+    parts = datasets.ReadInstruction.from_spec(spec).to_absolute(lengths)
+    rows = [splits[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    if len({class_names_of(one.features) for one in rows}) > 1:
+        raise ValueError(
+            f"The splits {spec} of `{source}` have other classes, or other numbers for them: load one of them."
+        )
+    return _stream_if(datasets.concatenate_datasets(rows), streaming)
+
+
+def origin_of_masks(source: str) -> str:
+    """Where the masks of a source come from, for model cards."""
+    if source in benchmarks():
+        return benchmarks()[source].masks
+    methods = {made_by.get("method", made_by.get("set")) for made_by in read_settings(Path(source)).values()} - {None}
+    return f"made by {', '.join(sorted(methods))}" if methods else "those that came with the dataset"

@@ -1,0 +1,240 @@
+"""The table of all image sets: where each is published, its layout, columns, options and protocol, and its name in the paper.
+
+Names are read without importing `datasets`, for the command line.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+V2_VARIANTS = ("matched-frequency", "threshold0.7", "top-images")
+IMAGENET_9_VARIATIONS = (
+    "original",
+    "mixed_same",
+    "mixed_rand",
+    "mixed_next",
+    "only_fg",
+    "no_fg",
+    "only_bg_b",
+    "only_bg_t",
+)
+IMAGENET_D_FACTORS = ("background", "texture", "material")
+COUNTERANIMAL_PARTS = ("common", "counter")
+WATERBIRDS_CLASSES, WATERBIRDS_PLACES = ("landbird", "waterbird"), ("land", "water")
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """A set of images.
+
+    Args:
+        origin: URL of its archives.
+        layout: function `module.function` of `data/layouts` that opens a folder (or file) in the official layout; takes `part` and
+            `options`.
+        part: arguments of `layout` that tell this set from others of its layout.
+        family: name of all sets of the layout together.
+        title: its column in the paper's Tables 1 and 2; `None` for sets that these do not have.
+        evaluated: whether `evaluate` measures it: it has labels of ImageNet, and is not for training.
+        shifted: whether its distribution is another one than ImageNet's.
+        synthetic: whether it is in the paper's Table 2.
+        labels: labels of an image, one, or a list of all that are accepted.
+        masks: whether it has foreground masks.
+        class_names: names of its classes; by default those of ImageNet-1k, as wnids.
+        factors: further columns, with their types, or the names of their classes.
+        options: names of the options of the loader.
+        splits: names of the splits that are prepared; the first is the default of the option `split`, if there are several.
+        hub: configuration and split by Hub id of copies as tables, the default first. Their labels are numbered within the set.
+        hub_row: function `module.function` of `data/layouts` that gives a row of the set, from a row of such a copy and its name; by
+            default, columns are found by their names.
+        hub_files: patterns of the files to download, by Hub id of a set of plain files in the official layout.
+        class_subset: name of its classes, see [`subset`]: logits are restricted to them under the protocol `native`.
+        border: width in pixels of the border that `native` cuts.
+        first_label: whether only the first accepted label counts under the protocol `paper`, and `native` restricts logits to the
+            accepted labels.
+        by_class: whether an image has one class, see [`SetResult`].
+        whole: whether images are squashed to the model's size, if they have another, and not cropped.
+    """
+
+    origin: str
+    layout: str
+    part: Mapping[str, str] = field(default_factory=dict)
+    family: str | None = None
+    title: str | None = None
+    evaluated: bool = True
+    shifted: bool = True
+    synthetic: bool = False
+    labels: Literal["one", "several", "none"] = "one"
+    masks: bool = False
+    class_names: Sequence[str] | None = None
+    factors: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ("test",)
+    hub: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
+    hub_row: str | None = None
+    hub_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    class_subset: str | None = None
+    border: int = 0
+    first_label: bool = False
+    by_class: bool = True
+    whole: bool = False
+
+
+KNOWN_SETS: dict[str, KnownSet] = {
+    "imagenet-1k": KnownSet(
+        "https://image-net.org",
+        "imagenet.open_validation",
+        title="INet val",
+        shifted=False,
+        options=("labels",),
+        splits=("validation",),
+        hub={
+            "ILSVRC/imagenet-1k": (None, "validation"),
+            "timm/imagenet-1k-wds": (None, "validation"),
+            "clip-benchmark/wds_imagenet1k": (None, "test"),
+        },
+    ),
+    "imagenet-a": KnownSet(
+        "https://github.com/hendrycks/natural-adv-examples",
+        "class_folders.open_wnids",
+        part={"class_subset": "imagenet-a"},
+        title="INet-A",
+        hub={"barkermrl/imagenet-a": (None, "train"), "clip-benchmark/wds_imagenet-a": (None, "test")},
+        class_subset="imagenet-a",
+    ),
+    "imagenet-r": KnownSet(
+        "https://github.com/hendrycks/imagenet-r",
+        "class_folders.open_wnids",
+        part={"class_subset": "imagenet-r"},
+        title="INet-R",
+        hub={"axiong/imagenet-r": ("test", "test"), "clip-benchmark/wds_imagenet-r": (None, "test")},
+        class_subset="imagenet-r",
+    ),
+    "imagenet-sketch": KnownSet(
+        "https://github.com/HaohanWang/ImageNet-Sketch",
+        "class_folders.open_wnids",
+        title="Sketch",
+        hub={"clip-benchmark/wds_imagenet_sketch": (None, "test")},
+    ),
+    "imagenet-v2": KnownSet(
+        "https://github.com/modestyachts/ImageNetV2",
+        "imagenet_v2.open_v2",
+        title="INet-v2",
+        shifted=False,
+        options=("variant",),
+        hub={"clip-benchmark/wds_imagenetv2": (None, "test")},
+        hub_files={"vaishaal/ImageNetV2": ("imagenetv2-{variant}.tar.gz",)},
+    ),
+    "objectnet": KnownSet(
+        "https://objectnet.dev",
+        "objectnet.open_objectnet",
+        title="ObjNet",
+        labels="several",
+        options=("mappings", "cropped"),
+        hub={"clip-benchmark/wds_objectnet": (None, "test")},
+        border=2,
+        first_label=True,
+    ),
+    **{
+        f"si-score-{factor}": KnownSet(
+            "https://github.com/google-research/si-score",
+            "si_score.open_si_score",
+            part={"factor": factor},
+            title=f"SI-{factor}",
+            synthetic=True,
+            factors=dict.fromkeys(("x", "y", "area", "angle"), "float64"),
+        )
+        for factor in ("location", "rotation", "size")
+    },
+    "imagenet-segmentation": KnownSet(
+        "https://calvin-vision.net/bigstuff/proj-imagenet/data/gtsegs_ijcv.mat",
+        "imagenet_segmentation.open_segmentation",
+        evaluated=False,
+        labels="none",
+        masks=True,
+    ),
+    "imagenet-s919": KnownSet(
+        "https://github.com/LUSSeg/ImageNet-S",
+        "imagenet_s.open_imagenet_s",
+        evaluated=False,
+        masks=True,
+        options=("imagenet",),
+        splits=("train",),
+    ),
+    "paper-split": KnownSet(
+        "https://github.com/LUSSeg/ImageNet-S",
+        "imagenet_s.open_paper_split",
+        evaluated=False,
+        masks=True,
+        options=("imagenet", "split", "class_seed", "num_classes", "samples_per_class"),
+        splits=("train", "validation"),
+    ),
+    **{
+        f"imagenet-9-{variation}": KnownSet(
+            "https://github.com/MadryLab/backgrounds_challenge",
+            "imagenet_9.open_imagenet_9",
+            part={"variation": variation},
+            family="imagenet-9",
+            labels="several",
+            masks=variation == "original",
+            by_class=False,
+            whole=True,
+        )
+        for variation in IMAGENET_9_VARIATIONS
+    },
+    **{
+        f"imagenet-d-{factor}": KnownSet(
+            "https://huggingface.co/datasets/zcs15/ImageNet-D",
+            "imagenet_d.open_imagenet_d",
+            part={"factor": factor},
+            family="imagenet-d",
+            labels="several",
+            hub_files={"zcs15/ImageNet-D": ("imgnet_d2imgnet_id.txt", f"{factor}/*")},
+        )
+        for factor in IMAGENET_D_FACTORS
+    },
+    **{
+        f"counteranimal-{part}": KnownSet(
+            "https://counteranimal.github.io",
+            "counteranimal.open_counteranimal",
+            part={"part": part},
+            family="counteranimal",
+        )
+        for part in COUNTERANIMAL_PARTS
+    },
+    "hard-imagenet": KnownSet(
+        "https://github.com/mmoayeri/HardImageNet",
+        "hard_imagenet.open_hard_imagenet",
+        masks=True,
+        options=("imagenet", "split"),
+        splits=("validation", "train"),
+    ),
+    "waterbirds": KnownSet(
+        "https://github.com/kohpangwei/group_DRO",
+        "waterbirds.open_waterbirds",
+        evaluated=False,
+        class_names=WATERBIRDS_CLASSES,
+        factors={"group": [f"{bird} on {place}" for bird in WATERBIRDS_CLASSES for place in WATERBIRDS_PLACES]},
+        options=("split", "segmentations"),
+        splits=("train", "validation", "test"),
+        hub={"grodino/waterbirds": (None, "train")},
+        hub_row="waterbirds.row_of_hub",
+    ),
+}
+# In the order of the tables.
+PAPER_SETS = {name: known.title for name, known in KNOWN_SETS.items() if known.title is not None}
+EVALUATION_SETS = tuple(name for name, known in KNOWN_SETS.items() if known.evaluated)
+LATER_SETS = tuple(name for name in EVALUATION_SETS if name not in PAPER_SETS)
+MASKED_SETS = tuple(name for name, known in KNOWN_SETS.items() if known.masks)
+# As in Table 2; the last three are of emoji-shift.
+SYNTHETIC = (*(name for name, known in KNOWN_SETS.items() if known.synthetic), "location", "rotation", "size")
+UNSHIFTED = tuple(name for name in PAPER_SETS if not KNOWN_SETS[name].shifted)
+FAMILIES = {
+    family: tuple(name for name, known in KNOWN_SETS.items() if known.family == family)
+    for family in dict.fromkeys(known.family for known in KNOWN_SETS.values() if known.family)
+}
+
+
+def title_of(name: str) -> str:
+    """Name of a set in a table."""
+    return PAPER_SETS.get(name, name.replace("_", " "))

@@ -1,0 +1,71 @@
+"""Masks of images from a folder of pictures that have the names of the images."""
+
+import unicodedata
+from pathlib import Path, PurePosixPath
+
+import datasets
+from transformers.utils import logging
+
+from ..utils.images import readable_suffixes
+
+
+logger = logging.get_logger(__name__)
+
+
+def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
+    """Add masks from pictures named as the images, with another suffix maybe. Images without one are left out with a
+    warning.
+
+    Args:
+        dataset: images with `file_name`.
+        folder: folder of the masks, in `<split>/` or directly.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: images have no names; there is a mask for none of them, one mask for two, or two for one.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder of masks `{folder}`: expected one, or tokencut, grounded, sam3 or auto to make them."
+        )
+    if "file_name" not in dataset.column_names:
+        raise ValueError(
+            f"The masks of `{folder}` are found by the names of the images, which have none: give the output of `robust-vit "
+            "masks`, or images with a column `file_name`."
+        )
+    found = _pictures(folder / split if (folder / split).is_dir() else folder)
+    names = [name and _stem(name) for name in dataset.with_format(None)["file_name"]]
+    kept = [index for index, name in enumerate(names) if name in found]
+    if not kept:
+        raise ValueError(
+            f"`{folder}` has a mask for none of {len(names)} images: expected `{names[0]}.png` there or in `{split}/`, and so on."
+        )
+    chosen = [names[index] for index in kept]
+    if len({*chosen}) < len(chosen):
+        twice = next(name for name in chosen if chosen.count(name) > 1)
+        raise ValueError(f"`{found[twice]}` is the mask of {chosen.count(twice)} images: give each a name and a mask.")
+    if len(kept) < len(names):
+        logger.warning(
+            f"{len(names) - len(kept)} of {len(names)} images have no mask in `{folder}`, and are left out."
+        )
+    rows = dataset.select(kept)
+    rows = rows.remove_columns("mask") if "mask" in rows.column_names else rows
+    return rows.add_column("mask", [str(found[name]) for name in chosen]).cast_column("mask", datasets.Image())
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Pictures below a folder by their name without suffix."""
+    found: dict[str, Path] = {}
+    suffixes = readable_suffixes()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in suffixes:
+            name = _stem(path.relative_to(folder).as_posix())
+            if name in found:
+                raise ValueError(f"`{found[name]}` and `{path}` are masks of one image: leave one of them.")
+            found[name] = path
+    return found
+
+
+def _stem(name: str) -> str:
+    """Name of a file without its suffix. macOS writes accents as letters of their own."""
+    return unicodedata.normalize("NFC", PurePosixPath(name).with_suffix("").as_posix())

@@ -1,0 +1,132 @@
+"""Checks of columns and rows before images are trained or measured on."""
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+import datasets
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from ..utils.images import to_rgb
+from .mask_checks import extent_without_edges, mask_problem
+from .schema import undecoded
+
+
+logger = logging.get_logger(__name__)
+
+NUM_SHOWN = 10  # rows that an error names
+REMEDY = "In an image folder, a `metadata.jsonl` gives labels and masks: a line each with `image_file_name`, `mask_file_name`, `label`."
+
+
+def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "mask")) -> None:
+    """Check the schema of a dataset or stream.
+
+    Args:
+        name: name of the dataset in errors.
+        needs: columns besides `image` that must be there, of `label` and `mask`. A mask that is there must be an image.
+
+    Raises:
+        ValueError: a column is missing or has another type.
+    """
+    if dataset.features is None:
+        raise ValueError(
+            f"The {name} dataset is a stream without `features`, as after `map`: name its columns and their types, "
+            "`dataset.cast(datasets.Features(…))`."
+        )
+    if missing := [column for column in ("image", *needs) if column not in dataset.column_names]:
+        raise ValueError(
+            f"The {name} dataset has no column `{missing[0]}`; it has {', '.join(dataset.column_names)}. Rename one with "
+            f"`dataset.rename_column`. {REMEDY}"
+        )
+    types = {"image": "datasets.Image()", "mask": "datasets.Image()", "label": "integers or a `datasets.ClassLabel`"}
+    for column in {"image", *needs, *({"mask"} & {*dataset.column_names})}:
+        feature = dataset.features[column]
+        is_int = "int" in str(getattr(feature, "dtype", ""))
+        if not (is_int if column == "label" else isinstance(feature, datasets.Image)):
+            raise ValueError(
+                f"Column `{column}` of the {name} dataset is {feature}, expected {types[column]}: see `cast_column` and "
+                "`class_encode_column` of the dataset."
+            )
+
+
+def check_rows(
+    dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
+) -> datasets.Dataset:
+    """Decode and check every row once, so that training does not fail on it hours later.
+
+    Args:
+        name: name of the dataset in errors.
+        bad_masks: whether rows with empty or full masks are skipped or refused.
+
+    Returns:
+        The dataset without rows whose mask is empty or full.
+
+    Raises:
+        ValueError: image or mask of a row cannot be decoded or differ in size, a mask has several channels, a label is
+            not a class of the model, masks are refused, or no rows remain. The message names rows and files.
+    """
+    features, kept, problems, uninformative = dataset.features, [], [], []
+    rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
+    for index, row in enumerate(rows):
+        where = name_of(row, index)
+        pictures, problem = decode_pictures(row, features)
+        problem = problem or label_problem(row.get("label", 0), num_labels)
+        if problem is not None:
+            problems.append(f"{where}: {problem}")
+        elif extent := extent_without_edges(pictures["mask"]):
+            uninformative.append(f"{where}: mask is {extent}")
+        else:
+            kept.append(index)
+
+    if problems:
+        raise ValueError(
+            f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}.\n"
+            "Repair them, or leave them out with `dataset.filter` or `dataset.select`."
+        )
+    found = f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full"
+    if uninformative and bad_masks == "refuse":
+        raise ValueError(
+            f"{found}:\n{_head(uninformative)}.\nRepair them, or leave these rows out with `bad_masks='skip'`."
+        )
+    if not kept:
+        raise ValueError(f"The {name} dataset has no row with a usable mask ({len(dataset)} rows).")
+    if not uninformative:
+        return dataset
+    logger.warning(f"{found}; their rows are left out:\n{_head(uninformative)}")
+    return dataset.select(kept)
+
+
+def name_of(row: dict, index: int) -> str:
+    """Name of an undecoded row in errors: its number and its file."""
+    return f"row {index} ({(row['image'] or {}).get('path') or 'image in the table'})"
+
+
+def decode_pictures(row: dict, features: datasets.Features) -> tuple[dict[str, Image.Image], str | None]:
+    """Decode `image` and `mask` of a row. Returns them and their problem, or `None`."""
+    pictures = {}
+    for column in ("image", "mask"):
+        if row[column] is None:
+            return pictures, f"{column} is missing"
+        try:
+            pictures[column] = features[column].decode_example(row[column])
+            if column == "image":
+                to_rgb(pictures[column])  # refuses what transforms cannot handle
+        except Exception as error:  # codecs raise any type
+            return pictures, f"{column} cannot be decoded: {error}"
+    return pictures, mask_problem(pictures["image"], pictures["mask"])
+
+
+def label_problem(label: int | None, num_labels: int | None = None) -> str | None:
+    """Problem of a label, or `None`. `num_labels` is `None` if unknown."""
+    if label is None:
+        return "label is missing"
+    if isinstance(label, int) and (label < 0 or (num_labels is not None and label >= num_labels)):
+        classes = f"the model's classes 0–{num_labels - 1}" if num_labels is not None else "all classes"
+        return f"label {label} is outside {classes}"
+    return None
+
+
+def _head(lines: list[str]) -> str:
+    shown = "\n".join(f"  {line}" for line in lines[:NUM_SHOWN])
+    return shown + (f"\n  … and {len(lines) - NUM_SHOWN} more" if len(lines) > NUM_SHOWN else "")

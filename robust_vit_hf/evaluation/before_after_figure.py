@@ -1,0 +1,45 @@
+"""Figure of examples with their relevance maps before and after finetuning."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..utils.plotting import PICTURE_AXES, plain
+from .before_after_examples import Example
+
+
+def before_after_figure(
+    rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
+) -> Figure:
+    """Figure of images with their relevance maps before and after: one column per image, groups side by side.
+
+    Args:
+        rows: examples by title for each row of the figure. Empty groups are left out; at least one must not be empty.
+        targets: classes whose maps are shown (`predicted`, `true`). With both, `true` only where the prediction is
+            wrong.
+    """
+    rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
+    rows = [row for row in rows if row]
+    lines = 2 + len(targets)  # pictures of a column
+    columns = [[max(len(examples), 3) for examples in row.values()] for row in rows]  # space for the title
+    figure = Figure((1.45 * max(map(sum, columns)), 1.8 * lines * len(rows)), layout="constrained")
+    bands = figure.subfigures(len(rows), 1, squeeze=False, hspace=0.02)[:, 0]
+    for band, widths, row in zip(bands, columns, rows, strict=True):
+        rest = [max(map(sum, columns)) - sum(widths)]  # padding, so that all pictures have the same size
+        shares = [width for width in widths + rest if width]
+        parts = np.atleast_1d(band.subfigures(1, len(shares), width_ratios=shares, wspace=0.03))
+        for part, width, (title, examples) in zip(parts, widths, row.items(), strict=False):
+            part.suptitle(plain(title), fontweight="bold", fontsize=9)
+            axes = part.subplots(lines, width, squeeze=False, subplot_kw=PICTURE_AXES)
+            for column, example in enumerate(examples):
+                pictures = [(f"{example.set_name}\n{example.label}", example.image)]
+                for side, predicted in example.predicted.items():
+                    for target in targets:
+                        if target == "predicted" or len(targets) == 1 or predicted != example.label:
+                            named = predicted if target == "predicted" else example.label
+                            pictures.append((f"{side}, {target}:\n{named}", example.maps[side, target]))
+                for axis, (caption, picture) in zip(axes[:, column], pictures, strict=False):
+                    axis.imshow(picture)
+                    axis.set_title(plain(caption), fontsize=8)
+    return figure

@@ -1,0 +1,34 @@
+"""Files of a command's results: `results.json`, `tables.md` and `tables.tex`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..results.markdown_latex import Table
+from ..utils.environment import environment
+from ..utils.files import RESULTS_FILE, write_atomically, write_json
+from ..utils.public_names import public_settings
+from .session import Session
+
+
+TABLES_FILE = "tables.md"
+
+
+def write_results(session: Session, folder: Path, settings: dict, facts: dict, parts: Sequence[str | Table]) -> str:
+    """Write the results of a session to an existing folder.
+
+    Args:
+        settings: options of the command.
+        facts: further values of `results.json`, beside settings, versions, hardware, digests of the weights, and class names.
+        parts: tables in their order, and paragraphs between them, which are left out in LaTeX.
+
+    Returns:
+        The paragraphs and tables as Markdown.
+    """
+    results = {"settings": public_settings(settings), **environment(), **facts, "class_names": session.label_names}
+    results["weights"] = {name: side.weights for name, side in session.sides.items()}
+    write_json(folder / RESULTS_FILE, results)
+    shown = [part if isinstance(part, str) else f"{part.title}:\n\n{part.markdown()}" for part in parts]
+    markdown = "\n\n".join(shown) + "\n"
+    write_atomically(folder / TABLES_FILE, markdown)
+    write_atomically(folder / "tables.tex", "\n".join(part.latex() for part in parts if isinstance(part, Table)))
+    return markdown

@@ -1,0 +1,82 @@
+"""The paper's tables of an experiment: 1 and 2, ablations (4 and 12), seeds (8 and 9), 3, 10 and 11, and differences between methods.
+
+Source: https://huggingface.co/papers/2206.01161
+"""
+
+from ...results.bootstrap import change, versus
+from ...results.markdown_latex import Table
+from ...results.metrics.robust_accuracy import TOP
+from ...results.published_tables import (
+    METHODS,
+    VALIDATION,
+    accuracy_table,
+    accuracy_tables,
+    class_group_tables,
+    validation_change,
+)
+from ...results.run_results import OURS, Results
+from ...results.segmentation_tables import segmentation_table
+from .ablations import ABLATIONS
+
+
+def paper_tables(results: Results) -> dict[str, Table]:
+    """All tables for which there are runs, by name."""
+    methods = [method for method in results.methods if not method.startswith(tuple(ABLATIONS))]
+    return {
+        **accuracy_tables(results, methods=methods),
+        **segmentation_table(results),
+        **_ablation_tables(results),
+        **_seed_tables(results),
+        **class_group_tables(results),
+        **_difference_table(results),
+    }
+
+
+def _ablation_tables(results: Results) -> dict[str, Table]:
+    """Tables 4 and 12: the full loss and its ablations, top-1 and top-5."""
+    methods = [method for method in results.methods if method == OURS or method.startswith(tuple(ABLATIONS))]
+    if len(methods) < 2:
+        return {}
+    titles = {"table_4": ("Table 4: ablations, top-1", 1), "table_12": ("Table 12: ablations, top-5", TOP)}
+    return {
+        name: accuracy_table(results, f"{title} in per cent", methods, results.sets, (k,), ours="full-loss")
+        for name, (title, k) in titles.items()
+    }
+
+
+def _seed_tables(results: Results) -> dict[str, Table]:
+    """Tables 8 and 9: mean and standard deviation over the seeds, top-1 and top-5."""
+    if len({run.seed for run in results.runs}) < 2 or OURS not in results.methods:
+        return {}
+    titles = {"table_8": ("Table 8: seeds, top-1", 1), "table_9": ("Table 9: seeds, top-5", TOP)}
+    return {
+        name: accuracy_table(results, f"{title} in per cent, mean ± standard deviation", [OURS], results.sets, (k,))
+        for name, (title, k) in titles.items()
+    }
+
+
+def _difference_table(results: Results) -> dict[str, Table]:
+    """Difference of each method to the original and to the full loss, over the shifted sets."""
+    rows = []
+    ours = results.of(OURS)
+    for method in results.methods:
+        runs = results.of(method)
+        shifted, unshifted = (results.common(runs, names) for names in (results.shifted, results.unshifted))
+        both = results.common([*runs, *ours], shifted)
+        against = versus(ours, runs, both) if method != OURS and ours else None
+        rows.append(
+            [
+                METHODS.get(method, method),
+                str(len(runs)),
+                str(change(runs, shifted)) if shifted else "–",
+                str(against) if against else "–",
+                str(change(runs, unshifted)) if unshifted else "–",
+                validation_change(runs),
+            ]
+        )
+    head = ["method", "runs", "shifted sets", "shifted sets, less Ours", "unshifted sets", VALIDATION]
+    title = (
+        "Changes of top-1 in points, means over sets, models and seeds, with 95 % intervals of a paired bootstrap over images and "
+        "seeds"
+    )
+    return {"differences": Table(title, head, rows)}

@@ -1,0 +1,68 @@
+"""Checks of loaded weights: damaged files, pickles that hold code, missing weights, and other shapes."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def reading(name: str | Path) -> Iterator[None]:
+    """Context in which weights are read, so that errors name their source.
+
+    Raises:
+        OSError: there is no such file or model.
+        ValueError: the file is corrupt, is a pickle of more than tensors and plain values, or does not fit.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"`{name}` cannot be loaded. {error}") from error
+    except UnpicklingError as error:
+        # torch's message suggests `weights_only=False`, which would run code in the file.
+        raise ValueError(
+            f"`{name}` is not loaded: its pickle holds more than tensors and plain values, or is cut off. Nothing in it was run: "
+            "save the `state_dict()` alone, preferably as safetensors."
+        ) from error
+    except (SafetensorError, EOFError, RuntimeError) as error:
+        raise ValueError(f"`{name}` cannot be loaded. {type(error).__name__}: {error}") from error
+
+
+def load_checked(model_class: Any, name: str, optional: str | None = None, **options) -> PreTrainedModel:
+    """Load a model of transformers, refusing randomly initialised weights.
+
+    Args:
+        model_class: class with `from_pretrained`.
+        optional: part of the names of weights that may be missing.
+        options: those of `from_pretrained`.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: as [`reading`]; or weights are missing, have other shapes, or are those of further layers.
+    """
+    with reading(name):
+        model, loading = model_class.from_pretrained(
+            name, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    if mismatched := sorted(loading["mismatched_keys"]):
+        key, found, wanted = mismatched[0]
+        raise ValueError(
+            f"{len(mismatched)} weights of `{name}` do not have the shapes of its `config.json`, such as `{key}`: {tuple(found)}, "
+            f"expected {tuple(wanted)}."
+        )
+    if missing := sorted(key for key in loading["missing_keys"] if optional is None or optional not in key):
+        raise ValueError(
+            f"`{name}` lacks {len(missing)} weights of a `{type(model).__name__}`, such as `{missing[0]}`. Expected a model with a "
+            "trained head; for CLIP, and for a new head to train, name the classes: `load_model(…, classes=[…])`, or "
+            "`robust-vit convert … --classes FILE`."
+        )
+    if layers := sorted(key for key in loading["unexpected_keys"] if re.search(r"\blayers?\.\d+\.", key)):
+        raise ValueError(
+            f"`{name}` holds {len(layers)} weights of layers that its `config.json` does not have, such as `{layers[0]}`."
+        )
+    return model
