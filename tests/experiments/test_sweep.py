@@ -462,7 +462,7 @@ def test_baselines_of_the_paper(name, tmp_path):
         ("variants: {a: {}}\nsets: [imagenet-z]", "Unknown set `imagenet-z`"),
         ("variants: {a: {}}\nsets: [imagenet-a]", "needs `imagenet/imagenet-a`"),
         ("variants: {a: {model: no/such-model}}", "a-11111111: "),
-        ("variants: {a: {}, b: {dataset: nowhere}}", "11111111: There is no file or folder `nowhere`"),
+        ("variants: {a: {}, b: {dataset: nowhere}}", "b-11111111: "),
         ("variants: {a: {background_swap: 0.5}}", "`background_swap` with `confidence_target='prediction'`"),
         (
             'variants: {a: {learning_rate: [1.0e-3, 1.0e-2], logging_strategy: "no"}}',

@@ -7,7 +7,6 @@ import torch
 from transformers import TrainingArguments
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer
-from robust_vit_hf.experiments.recipes import OF_EVALUATE, train_arguments
 from robust_vit_hf.training.config import NOT_HONOURED
 
 from ..helpers.tiny import DATA, masked_dataset, tiny_config, tiny_vit
@@ -104,13 +103,6 @@ def test_an_option_of_checkpoints_changes_what_is_kept(name, known, tmp_path):
     value, shared = FILES[name]
     (weights, _, *kept), (weights_without, _, *kept_without) = run(tmp_path, shared | {name: value}), known(shared)
     assert kept != kept_without or not torch.equal(weights, weights_without)
-
-
-def test_options_of_evaluation_are_refused_in_a_run(tmp_path):
-    values = dict.fromkeys(OF_EVALUATE, True) | {"include_for_metrics": ["loss"]}
-    for name, value in values.items():
-        with pytest.raises(ValueError, match=f"`{name}` has no effect here, since a run calls no `Trainer.evaluate`"):
-            train_arguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", **{name: value})
 
 
 def test_arguments_of_an_optimizer_that_takes_none_are_refused(tmp_path):
