@@ -6,19 +6,21 @@ from textwrap import wrap
 import datasets
 import numpy as np
 from PIL import Image
+from pyarrow import parquet
 
 from ..utils.images import to_rgb
 from ..utils.plotting import PICTURE_AXES, plain
-from .parquet_writer import CONTACT_SHEET, REJECTED_FOLDER, sample_rows
+from .dataset_card import REJECTED_FOLDER
 
 
+CONTACT_SHEET = "contact_sheet"
 NUM_ROWS = 24  # of a split, at most
 NUM_COLUMNS = 4
 
 
 def save_contact_sheets(folder: Path, splits: list[str]) -> None:
     """Write `contact_sheet_<split>.png` and `contact_sheet_<split>_rejected.png`, with at most 24 evenly spaced
-    rows of each split of a folder written by [`ShardWriter`]."""
+    rows of each split of a folder written by [`SplitWriter`]."""
     decode = datasets.Image().decode_example
     for split in splits:
         for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
@@ -46,6 +48,23 @@ def save_contact_sheet(examples: list[tuple[Image.Image, Image.Image | None, str
         axis.imshow(sheet)
         axis.set_title("\n".join(wrap(plain(caption), 60)[:3]), fontsize=6)
     figure.savefig(path, dpi=90)
+
+
+def sample_rows(files: list[Path], count: int) -> list[dict]:
+    """At most `count` evenly spaced rows, without reading other row groups."""
+    groups = [
+        (file, group, parquet.read_metadata(file).row_group(group).num_rows)
+        for file in files
+        for group in range(parquet.read_metadata(file).num_row_groups)
+    ]
+    total, first, rows = sum(size for *_, size in groups), 0, []
+    wanted = [index * total // count for index in range(count)] if total > count else list(range(total))
+    for file, group, size in groups:
+        inside = [index - first for index in wanted if first <= index < first + size]
+        if inside:
+            rows += parquet.ParquetFile(file).read_row_group(group).take(inside).to_pylist()
+        first += size
+    return rows
 
 
 def _side_by_side(image: Image.Image, mask: Image.Image | None) -> Image.Image:

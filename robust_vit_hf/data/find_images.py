@@ -23,12 +23,13 @@ from .layouts.hub_tables import has_parquet
 from .layouts.image_folder import ImageFolder
 from .layouts.parquet_files import ParquetFiles
 from .mask_files import with_mask_files
-from .parquet_writer import CONTACT_SHEET, read_settings
 from .row_checks import check_columns
+from .split_writer import made_from
 
 
 logger = logging.get_logger(__name__)
 
+MAX_SHARDS = 1024  # of a folder as a stream, which are shuffled and shared by workers
 Loader = Callable[[bool], Any]  # takes whether to stream, and returns the rows of a split
 
 
@@ -115,15 +116,17 @@ def find_images(
         UnknownSplit: the split does not exist (names the existing ones).
         ValueError: a needed column is missing, see [`check_columns`]; files of the split number their classes
             differently; `metadata.jsonl` is not valid or names files outside its folder; no image of a folder can be
-            used; a path of tables would be read as a pattern; or the copy in the cache of `datasets` is damaged.
+            used; a path of tables would be read as a pattern; a prepared folder is not complete; or the copy in the cache of
+            `datasets` is damaged.
     """
     if masks is not None and has_parquet(Path(masks)):
         source, masks = masks, None
+    origin = origin_of_masks(source)
     rows = _slice_of(find_splits(source, **options), split, source, streaming)
     if masks is not None:
         rows = with_mask_files(rows, Path(masks), split.partition("[")[0])
     check_columns(rows, split, needs)
-    return Images(rows, source, split, origin_of_masks(source))
+    return Images(rows, source, split, origin)
 
 
 def load_masked_dataset(
@@ -172,15 +175,13 @@ def _splits_of_files(source: str) -> dict[str, Loader]:
 
 def _splits_of_tables(source: str) -> dict[str, Loader]:
     """Loaders of a folder of tables or a Hub id."""
-    folder, cache = Path(source), None
+    builder, folder, cache = datasets.load_dataset_builder(source), Path(source), None
+    if files := ParquetFiles.of(builder):
+        return {split: partial(_load_parquet, source, files, split) for split in files.splits}
     if folder.is_dir():
         # `datasets` 5.2 keys its cache for a folder with a card only by name and card: another folder of this name, or
         # changed files, would return the rows loaded first.
-        read = (file for file in sorted(folder.rglob("*")) if not file.name.startswith((".", CONTACT_SHEET)))
-        cache = cache_of(file for file in read if file.is_file())
-    builder = datasets.load_dataset_builder(source, cache_dir=cache)
-    if files := ParquetFiles.of(builder):
-        return {split: partial(_load_parquet, source, files, split) for split in files.splits}
+        cache = cache_of(file for file in sorted(folder.rglob("*")) if file.is_file())
     names = builder.info.splits or datasets.get_dataset_split_names(source)
     return {split: partial(_load, source, source, split, cache_dir=cache) for split in names}
 
@@ -190,10 +191,10 @@ def _stream_if(rows: datasets.Dataset, streaming: bool) -> Any:
 
 
 def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
-    rows = images.read(split)
-    if rows.left_out:
-        logger.warning(f"`{images.root}`, split `{split}`: left out {rows.left_out}.")
-    return rows.stream() if streaming else rows.table()
+    rows, left_out = images.read(split)
+    if left_out:
+        logger.warning(f"`{images.root}`, split `{split}`: left out {left_out}.")
+    return rows.to_iterable_dataset(min(len(rows), MAX_SHARDS)) if streaming else rows
 
 
 def _load_parquet(source: str, files: ParquetFiles, split: str, streaming: bool) -> Any:
@@ -252,5 +253,6 @@ def origin_of_masks(source: str) -> str:
     """Where the masks of a source come from, for model cards."""
     if source in benchmarks():
         return benchmarks()[source].masks
-    methods = {made_by.get("method", made_by.get("set")) for made_by in read_settings(Path(source)).values()} - {None}
-    return f"made by {', '.join(sorted(methods))}" if methods else "those that came with the dataset"
+    inputs = made_from(Path(source))
+    method = inputs.get("method", inputs.get("set"))
+    return f"made by {method}" if method else "those that came with the dataset"

@@ -16,6 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 from transformers.utils import logging
 
 from ..utils.public_names import is_hub_id
+from ..utils.stage import STAGE_FILE
 from .archives import is_archive, unpacked
 from .imagenet_classes import subset, wnids
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
@@ -23,8 +24,8 @@ from .layouts.hub_tables import has_parquet, open_table
 from .layouts.imagenet import with_real_labels
 from .layouts.objectnet import read_mappings, without_border
 from .layouts.webdataset import has_numbered_tars
-from .parquet_writer import SETTINGS_FILE, read_settings
 from .schema import Source, make_features
+from .split_writer import made_from
 
 
 logger = logging.get_logger(__name__)
@@ -137,14 +138,13 @@ def _prepared(source: str) -> tuple[str | None, dict]:
     folder = Path(source)
     if is_hub_id(source):
         try:
-            folder = Path(hf_hub_download(source, SETTINGS_FILE, repo_type="dataset")).parent
+            folder = Path(hf_hub_download(source, STAGE_FILE, repo_type="dataset")).parent
         except LocalEntryNotFoundError as error:  # offline, or a failed request
-            logger.warning(f"`{source}` is taken as it is, since its {SETTINGS_FILE} could not be read: {error}")
+            logger.warning(f"`{source}` is taken as it is, since its {STAGE_FILE} could not be read: {error}")
         except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
             pass
-    settings = next(iter(read_settings(folder).values()), {})
-    options = {key: value for key, value in settings.items() if key not in ("set", "sources", "split")}
-    return (settings["set"], options) if "sources" in settings else (None, {})
+    inputs = made_from(folder)
+    return (inputs["set"], inputs["options"]) if inputs.get("command") == "data prepare" else (None, {})
 
 
 def _made_as(name: str, source: str, options: dict) -> dict | None:

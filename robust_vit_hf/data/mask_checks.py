@@ -7,6 +7,9 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 
+FULL = 0.95  # share of an image above which a mask leaves no background to train on
+
+
 def check_masks(rows: dict[str, list]) -> None:
     """Raise a `ValueError` for the first mask of a batch of rows that has a problem, see [`mask_problem`]."""
     for image, mask in zip(rows["image"], rows["mask"], strict=True):
@@ -55,3 +58,11 @@ def extent_without_edges(mask: Image.Image) -> str | None:
     """`empty` or `full` for masks without foreground or background, otherwise `None`."""
     low, high = mask_to_tensor(mask).aminmax()
     return None if low != high else "empty" if high == 0 else "full"
+
+
+def uninformative_mask(mask: Image.Image) -> str | None:
+    """Why a mask that was made tells nothing about object and background, or `None`: it is empty, or covers more than 95 %."""
+    share = sum(mask.histogram()[1:]) / (mask.width * mask.height)
+    if not share:
+        return "the mask is empty"
+    return f"the mask covers {share:.0%} of the image" if share > FULL else None

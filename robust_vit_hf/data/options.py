@@ -14,7 +14,7 @@ class WriterOptions(Options):
 
     output_dir: Path = output_dir()
     skip_bad: bool = option(False, "leave out rows that cannot be used, and list them")
-    rows_per_shard: int = option(1000, "minimum number of rows of a shard", COUNT)
+    rows_per_shard: int = option(200, "images of a file, which are done again after a kill", COUNT)
 
 
 @dataclass(kw_only=True)

@@ -1,6 +1,5 @@
 """Options of the commands that measure models."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +14,7 @@ from .named_sets import NamedSource, expand_sets
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
-OF_A_SWEEP = (
-    f"sets of the paper for --sweep, {SOURCES}; by default those of the benchmark with the classes of the models"
-)
+OF_A_SWEEP = f"sets for --sweep, {SOURCES}; by default those of the benchmark with the classes of the models"
 OF_THE_MODEL = "by default that of the run that trained the models, or else `paper` for the registered models and `model` for all others"
 PRESET = f"preprocessing of the images, see `robust-vit train --help`; {OF_THE_MODEL}"
 SEGMENTATION_SETS = (*BENCHMARK_NAMES, *MASKED_SETS)
@@ -32,11 +29,6 @@ class PairOptions(Options):
     compare: str | None = option(None, "the model after finetuning")
     dataset: str | None = option(None, "images of your own")
     split: str = option("validation", "split of --dataset")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.is_given("split") and self.dataset is None:
-            raise ValueError("--split is a split of --dataset, which is not given: name your images, or leave it out")
 
 
 @dataclass(kw_only=True)
@@ -64,20 +56,6 @@ class ImagesOptions(Options):
     images_per_set: int = option(
         IMAGES_PER_SET, f"images of each set of a benchmark (default: {IMAGES_PER_SET})", COUNT
     )
-
-    def check_images_per_set(self, names: Iterable[str]) -> None:
-        """Refuse a number of images for sets that are measured whole.
-
-        Args:
-            names: names of the sets, without your own images.
-
-        Raises:
-            ValueError: the number is given, but no set of a benchmark.
-        """
-        if self.is_given("images_per_set") and not {*names} & {*BENCHMARK_NAMES}:
-            raise ValueError(
-                f"--images_per_set is for the sets of {', '.join(BENCHMARK_NAMES)}: leave it out, since all images of other sets are measured"
-            )
 
 
 @dataclass(kw_only=True)
@@ -144,18 +122,6 @@ class EvaluateOptions(TableOptions, SetsOptions):
     )
     output_dir: Path = output_dir("runs/robustness")
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.training_data and not self.compare:
-            raise ValueError(
-                "--training_data shows classes apart for the model after finetuning: name it with --compare"
-            )
-        if self.is_given("train_split") and not self.training_data:
-            raise ValueError(
-                "--train_split is a split of --training_data, which is not given: name the images, or leave it out"
-            )
-        self.check_images_per_set(name for name, _ in self.sets)
-
 
 @dataclass(kw_only=True)
 class SegmentOptions(TableOptions, PairOptions):
@@ -186,8 +152,7 @@ class SegmentOptions(TableOptions, PairOptions):
         if self.set and self.dataset:
             raise ValueError("give one set: --set or --dataset")
         self.set = self.set or NamedSource(SEGMENTATION_SETS[0])
-        self.check_images_per_set([] if self.dataset else [self.set[0]])
-        if not self.dataset and self.set[0] not in SEGMENTATION_SETS:
+        if self.set[0] not in SEGMENTATION_SETS:
             raise ValueError(
                 f"unknown set `{self.set[0]}`, or one without masks: expected {', '.join(SEGMENTATION_SETS)}. For your own, "
                 "give --dataset"
@@ -223,8 +188,6 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
         if self.sets is None and self.images:
             self.sets = []
         super().__post_init__()
-        if self.images and not self.classes:
-            raise ValueError("--images have no labels: name the classes with --classes")
 
 
 @dataclass(kw_only=True)
@@ -254,10 +217,6 @@ class FigureOptions(SetsOptions, ImagesOptions):
     num_examples: int = option(4, "images of a group (default: 4)", COUNT)
     seed: int = option(0, "of the draw (default: 0)", NOT_NEGATIVE)
     output_dir: Path = output_dir()
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check_images_per_set(name for name, _ in self.sets)
 
 
 @dataclass(kw_only=True)
@@ -289,17 +248,9 @@ class MixtureOptions(PassOptions):
         super().__post_init__()
         if (self.alpha is None) == (self.sweep is None):
             raise ValueError("give one of --alpha and --sweep")
-        if self.alpha is not None:
-            for name in ("in_distribution", "shifted", "protocol", "images_per_set", "batch_size", "num_workers"):
-                if self.is_given(name):
-                    raise ValueError(f"--{name} is an option of --sweep")
         if (self.in_distribution is None) != (self.shifted is None):
-            raise ValueError("--in_distribution and --shifted are given together, or neither")
-        names = [name for name, _ in expand_sets((*(self.in_distribution or ()), *(self.shifted or ())))]
-        if others := [name for name in names if name not in PAPER_SETS]:
-            raise ValueError(
-                f"unknown set `{others[0]}`: expected {', '.join(PAPER_SETS)}. Those of a benchmark are taken where none are named"
-            )
-        if names:
-            self.check_images_per_set(names)
+            raise ValueError("give both of --in_distribution and --shifted, or neither")
+        if self.shifted is not None:
+            expand_sets((*self.in_distribution, *self.shifted))  # refuses a set of both
+            self.in_distribution, self.shifted = expand_sets(self.in_distribution), expand_sets(self.shifted)
         self.sweep = [step / 10 for step in range(11)] if self.sweep == [] else self.sweep

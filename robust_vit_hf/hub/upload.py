@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-from ..data.parquet_writer import SETTINGS_FILE, SOURCE_KEY
+from ..data.split_writer import made_from
 from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..models.loading import BASE_FILE
 from ..models.model_names import CONVERSION_FILE, MODELS
@@ -178,11 +178,7 @@ def repo_type_of(folder: Path) -> str:
         ValueError: the folder holds neither, an incomplete dataset, a model without weights or card, or an adapter whose base
             others cannot load.
     """
-    if made_by := read_json(folder / SETTINGS_FILE):
-        if unfinished := [split for split, made in made_by.items() if SOURCE_KEY not in made]:
-            raise ValueError(
-                f"`{folder}` is an unfinished dataset: run the command that writes its split `{unfinished[0]}` again first."
-            )
+    if made_from(folder).get("command") in ("data prepare", "masks"):
         return "dataset"
     if adapter := read_json(folder / ADAPTER_FILE):
         check_adapter_base(adapter["base_model_name_or_path"])
@@ -196,8 +192,7 @@ def repo_type_of(folder: Path) -> str:
             )
         return "model"
     raise ValueError(
-        f"`{folder}` holds no model (`config.json`), no adapter (`adapter_config.json`), and no prepared images "
-        f"(`{SETTINGS_FILE}`)."
+        f"`{folder}` holds no model (`config.json`), no adapter (`adapter_config.json`), and no prepared images."
     )
 
 

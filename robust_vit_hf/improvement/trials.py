@@ -18,8 +18,7 @@ from ..models.weight_mixture import interpolate
 from ..training.checkpoints import last_checkpoint
 from ..training.config import RobustViTConfig
 from ..training.interrupts import TrainingInterrupted
-from ..training.reliable_trainer import TrainingDiverged
-from ..training.trainer import RobustViTTrainer
+from ..training.trainer import RobustViTTrainer, TrainingDiverged
 from ..utils.files import RUN_FILE, read_json, write_json
 from .candidates import FIRST_MIXTURES, MIXTURES, ORIGINAL, Candidate, Measured
 from .options import ImproveOptions
@@ -53,7 +52,7 @@ class Trials:
         folder: folder of the candidates' folders.
         session: session with the original model and one set, the images that choose.
         train: images to train on, with masks and labels of the model.
-        facts: for the run's record, see [`~robust_vit_hf.training.publishing.PublishingTrainer.create_model_card`].
+        facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
     """
 
     folder: Path

@@ -156,7 +156,7 @@ class CocoAnnotations:
             union |= self._foreground(annotation, name, union.shape)
         names = [str(self.category_names.get(annotation["category_id"], "unnamed")) for annotation in annotations]
         rejected = None if union.any() else "the annotations cover no pixel"
-        return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), ", ".join(names), rejected)
+        return MaskResult.of(union, ", ".join(names), rejected)
 
     def _foreground(self, annotation: dict, name: str, shape: tuple[int, int]) -> np.ndarray:
         """Pixels `(H, W)`, bool, of one annotation."""

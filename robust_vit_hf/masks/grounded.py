@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import (
@@ -23,7 +22,8 @@ from transformers import (
 )
 
 from ..models.weight_checks import reading
-from .mask_result import MaskResult, Prompts, names_to_find
+from .mask_result import MaskResult
+from .prompts import Prompts, names_to_find
 
 
 TEXT_THRESHOLD = 0.25  # least score of a word in the phrase of a box, which is only shown in the note
@@ -145,4 +145,4 @@ class GroundedSegmentation:
         (masks,) = self.segmenter_processor.post_process_masks([best], *sizes)
         union = masks.flatten(0, 1).any(dim=0).cpu().numpy()  # (H, W)
         rejected = None if union.any() else "SAM found nothing in the boxes"
-        return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), note, rejected)
+        return MaskResult.of(union, note, rejected)

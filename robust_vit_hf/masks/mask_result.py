@@ -1,13 +1,9 @@
 """Result of a mask maker for an image."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 from PIL import Image
-
-
-Prompts = Callable[[Any], Sequence[str] | None]  # names to look for, by label; `None` for a label without
 
 
 @dataclass
@@ -24,19 +20,7 @@ class MaskResult:
     note: str | None = None
     rejected: str | None = None
 
-
-def names_to_find(row: dict, prompts: Prompts) -> list[str]:
-    """Names with which a maker looks for the object of a row.
-
-    Raises:
-        ValueError: the row has no label, or its label no names, or an empty one.
-    """
-    label = row.get("label")
-    names = None if label is None else prompts(label)
-    # A name of full stops alone is empty for Grounding DINO, whose prompts they separate.
-    if not names or isinstance(names, str) or not all(name.replace(".", " ").strip() for name in names):
-        raise ValueError(
-            f"The prompt for the label {label!r} is {names!r}, expected a list with at least one name: give images with named "
-            "classes, or add it to the prompts."
-        )
-    return list(names)
+    @classmethod
+    def of(cls, foreground: np.ndarray, note: str | None = None, rejected: str | None = None) -> "MaskResult":
+        """Result of foreground pixels `(H, W)`, bool."""
+        return cls(Image.fromarray(foreground.astype(np.uint8) * 255), note, rejected)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import datasets
-import xxhash
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import BaseImageProcessor
 from transformers.utils import logging
 
-from ..data.dataset_digest import dataset_identity, paths_of
-from ..data.find_images import Images, load_masked_dataset
-from ..data.label_mapping import align_labels, classes_of_model
-from ..data.parquet_writer import read_settings
+from ..data.find_images import Images, find_images
+from ..data.label_mapping import align_labels, class_names_of, classes_of_model
 from ..data.row_checks import check_columns, check_rows
+from ..data.schema import undecoded_rows
 from ..models.model_names import MODELS
 from ..relevance.architectures import unwrap_pretrained
-from ..utils.files import atomic_file, read_json, write_json
-from .make_masks import Masker, make_masker, write_masks
+from ..utils.files import read_json
+from ..utils.stage import STAGE_FILE, Stage
+from .make_masks import Masker, make_masker, write_split
 from .options import GroundedOptions, Sam3Options, TokenCutOptions
 from .tokencut import TokenCut
 
@@ -92,7 +91,7 @@ def masked_images(
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
     if method is not None or "mask" not in images.rows.column_names:
-        made, method = _make_masks(images.rows, method or "tokencut", model, processor, model_name, folder, name)
+        made, method = _make_masks(images, name, model, processor, model_name, method or "tokencut", folder)
         aligned, origin = align_labels(made, classes, name), f"made by {method}"
     check_columns(aligned, name)
     rows = check_rows(aligned, name, len(classes))
@@ -122,88 +121,50 @@ def _backbone(name: str) -> nn.Module:
 
 
 def _make_masks(
-    dataset: datasets.Dataset,
-    method: str,
+    images: Images,
+    name: str,
     model: nn.Module,
     processor: BaseImageProcessor,
     model_name: str,
+    method: str,
     folder: Path,
-    name: str,
 ) -> tuple[datasets.Dataset, str]:
     """Make masks in a folder, which belongs to these images from then on. Returns them, and the method that was taken.
 
     Raises:
-        ValueError: the folder holds masks of other images, or the model has no features for TokenCut.
+        ValueError: the folder holds masks of other images or settings, or the model has no features for TokenCut.
     """
-    path, state = folder.with_name(f".{folder.name}-images") / f"{name}.parquet", PartialState()
-    record, places = path.with_name("identity.json"), _places(dataset)
-    identity = {"images": dataset_identity(dataset), "places": xxhash.xxh3_128_hexdigest(repr(places).encode())}
-    with state.main_process_first():
-        known = read_json(record)
-        if known not in (None, identity):
-            moved = known["images"] == identity["images"]
-            others = (
-                "these images in another place"
-                if moved
-                else "other images, as of another --dataset, split or number of images"
-            )
-            raise ValueError(
-                f"`{folder}` holds masks of {others}: choose another --output_dir, or delete `{folder}` and `{record.parent}`."
-            )
-        if known is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            images = dataset.remove_columns(
-                [*{*dataset.column_names} - {"image", "label", "file_name", "group", "openly_licensed"}]
-            )
-            with atomic_file(path) as partial:
-                (_at_places(images, places) if any(places) else images).to_parquet(partial)
-            write_json(record, identity)
-    writer: dict[str, Any] = {"images": str(path), "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
-    names = tuple(getattr(dataset.features["label"], "names", None) or ())
+    state, classes = PartialState(), class_names_of(images.rows.features) or ()
+    given: dict[str, Any] = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
     if method == "auto":
-        chosen: list[str | None] = [None]
-        if state.is_main_process:  # which tells the others
-            # Masks of the other parts of `improve` are beside these.
-            beside = sorted(place for place in folder.parent.iterdir() if place.is_dir())
-            known_methods = [read_settings(place).get("train", {}).get("method") for place in beside]
-            chosen = [next(filter(None, known_methods), None) or _available(names)]
-        (method,) = broadcast_object_list(chosen)
+        (method,) = broadcast_object_list([_auto_method(folder, classes) if state.is_main_process else None])
     if method in BY_NAMES:
-        write_masks(BY_NAMES[method](**writer), lambda *_: _masker_by_names(method, names))
+        options, masker = BY_NAMES[method](**given), _masker_by_names(method, classes)
     else:
-        options = TokenCutOptions(**writer, model=model_name)
+        options = TokenCutOptions(**given, model=model_name)
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
         try:
-            cut = own_tokencut(model, processor, model_name, **settings)
+            masker = own_tokencut(model, processor, model_name, **settings)
         except ValueError as error:
             raise ValueError(
                 f"TokenCut cannot take the features of this model: {error} Make masks by the names of the classes, `--masks "
                 "grounded`, or with another model, `robust-vit masks tokencut --model facebook/dinov2-small …`, and give their "
                 "folder to --masks."
             ) from error
-        write_masks(options, lambda *_: cut)
+    with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
+        write_split(
+            options, "train", undecoded_rows(images.rows), images.rows.features, masker, f"{name}, masks by {method}"
+        )
     state.wait_for_everyone()  # the first process has written the last rows
-    return load_masked_dataset(str(folder), "train"), method
+    return find_images(str(folder), "train").rows, method
 
 
-def _places(dataset: datasets.Dataset) -> list[str | None]:
-    """Absolute paths of images that are files, which may have been moved since, or are named from elsewhere."""
-    places: list[str | None] = []
-    for table in dataset.select_columns("image").with_format("arrow").iter(1000):
-        for path in paths_of(table["image"].combine_chunks()):
-            places.append(str(Path(path).absolute()) if path is not None and Path(path).is_file() else None)
-    return places
-
-
-def _at_places(images: datasets.Dataset, places: Sequence[str | None]) -> datasets.Dataset:
-    """Images whose files are named by absolute paths."""
-
-    def move(row: dict, index: int) -> dict:
-        return {"image": row["image"] if places[index] is None else {"bytes": None, "path": places[index]}}
-
-    undecoded = images.cast_column("image", datasets.Image(decode=False))
-    moved = undecoded.map(move, with_indices=True, features=undecoded.features, load_from_cache_file=False)
-    return moved.cast_column("image", datasets.Image())
+def _auto_method(folder: Path, class_names: tuple[str, ...]) -> str:
+    """The method of `auto`: that of masks that are there or beside them, of other parts of `improve`; or the first whose
+    models are available."""
+    beside = sorted(place for place in folder.parent.glob("*/") if (place / STAGE_FILE).is_file())
+    known = [(read_json(place / STAGE_FILE) or {}).get("inputs", {}).get("method") for place in beside]
+    return next(filter(None, known), None) or _available(class_names)
 
 
 @contextmanager

@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from ..data.dataset_digest import row_digest
-from ..data.parquet_writer import ShardWriter
-from ..data.prepare import ROWS_PER_PART, DecodedRow
+from ..data.split_writer import SplitWriter
+from ..data.write_rows import ROWS_PER_PART, DecodedRow
 
 
 class PerClass:
@@ -16,23 +15,25 @@ class PerClass:
         writer: writer of the rows with masks, possibly resuming an interrupted run.
     """
 
-    def __init__(self, number: int, writer: ShardWriter):
+    def __init__(self, number: int, writer: SplitWriter):
         self.number = number
-        self.written = writer.digests()
-        self.kept = Counter(writer.kept("label"))
+        kept, rejected = (writer.written(["file_name", "label"], rejected) for rejected in (False, True))
+        self.written = Counter((row["file_name"], row["label"]) for row in kept + rejected)
+        self.num_written = len(kept) + len(rejected)
+        self.kept = Counter(row["label"] for row in kept)
         self.labels = set()
 
     def rows(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """Rows already written by an interrupted run, then rows of classes with too few masks."""
-        for digest in self.written:
-            for row in rows:
-                self.labels.add(row.get("label"))
-                if row_digest(row) == digest:
-                    yield row
-                    break
+        """Rows that an interrupted run has written, and rows of classes with too few masks. A class of which it left rows
+        out had enough, and has no later ones."""
         for row in rows:
-            self.labels.add(row.get("label"))
-            if self.kept[row.get("label")] < self.number:
+            label = row.get("label")
+            self.labels.add(label)
+            if self.num_written and self.written[row["file_name"], label]:
+                self.written[row["file_name"], label] -= 1
+                self.num_written -= 1
+                yield row
+            elif not self.num_written and self.kept[label] < self.number:
                 yield row
 
     def parts(self, rows: Iterator[dict]) -> Iterator[list[dict]]:

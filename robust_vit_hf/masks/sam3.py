@@ -13,7 +13,8 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
 
 from ..models.weight_checks import reading
-from .mask_result import MaskResult, Prompts, names_to_find
+from .mask_result import MaskResult
+from .prompts import Prompts, names_to_find
 
 
 LAST_RESORT = "object"
@@ -111,7 +112,7 @@ class ConceptSegmentation:
                 note += f", present {float(output.presence_logits.sigmoid().max()):.2f}"
             if concept != tried[0]:
                 note += f"; nothing for {', '.join(map(repr, tried[: tried.index(concept)]))}"
-            return MaskResult(Image.fromarray(union.astype(np.uint8) * 255), note)
+            return MaskResult.of(union, note)
         return MaskResult(None, rejected=f"nothing for {', '.join(map(repr, tried))} above {self.threshold}")
 
     def _text(self, concept: str) -> dict[str, torch.Tensor]:

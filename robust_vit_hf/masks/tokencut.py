@@ -363,4 +363,4 @@ class TokenCut:
             rejected = f"{num_pixels} foreground pixels, fewer than {self.min_pixels}"
         elif self.released and rejected is None and 2 * num_pixels > mask.size:
             rejected = f"the foreground is {num_pixels / mask.size:.0%} of the image, more than half"
-        return MaskResult(Image.fromarray(mask.astype(np.uint8) * 255), "; ".join(notes) or None, rejected)
+        return MaskResult.of(mask, "; ".join(notes) or None, rejected)

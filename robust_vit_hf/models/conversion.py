@@ -10,8 +10,8 @@ from ..utils.public_names import public_name
 from .loading import is_timm, load_model
 from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
-from .preprocessing import Preset, load_processor, make_image_processor, resolve_preset
-from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing, timm_files
+from .preprocessing import Preset, load_processor, resolve_preset, states_preprocessing, timm_processor
+from .timm_files import load_timm, save_timm, timm_files
 from .timm_weights import timm_to_hf
 from .weight_checks import load_checked, reading
 
@@ -75,11 +75,11 @@ def convert_to_transformers(
         preset: by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
             the one of timm's configuration, for all others.
         image_size, num_heads: as for [`timm_to_hf`].
-        statistics: mean and standard deviation of the native preset, as for [`native_processor`].
+        statistics: mean and standard deviation of the native preset, as for [`timm_processor`].
 
     Raises:
         FileExistsError: `output` is not empty.
-        OSError, ValueError: see [`load_timm`], [`timm_to_hf`] and [`native_processor`].
+        OSError, ValueError: see [`load_timm`], [`timm_to_hf`] and [`timm_processor`].
     """
     source = resolve(source)
     with atomic_folder(output) as folder:
@@ -88,13 +88,8 @@ def convert_to_transformers(
             preset = "model" if states_preprocessing(config) and find_model(source) is None else "paper"
         with reading(source):
             model = timm_to_hf(weights, config, image_size=image_size, num_heads=num_heads)
-        if preset == "model":
-            processor = own_processor(config, model.config.image_size)
-        else:
-            native = native_processor(config, statistics) if preset == "native" else None
-            processor = make_image_processor(preset, model.config.image_size, native)
         model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        timm_processor(config, preset, model.config.image_size, statistics).save_pretrained(folder)
         write_json(folder / CONVERSION_FILE, {"source": public_name(source)})
     return model
 
@@ -104,7 +99,7 @@ def convert_to_timm(source: str, output: Path, statistics: str | None = None) ->
 
     Args:
         source: folder or Hub id of transformers, or name of a registered model.
-        statistics: use the native preset with this mean and standard deviation instead, see [`native_processor`].
+        statistics: use the native preset with this mean and standard deviation instead, see [`timm_processor`].
 
     Raises:
         FileExistsError: `output` is not empty.
@@ -114,7 +109,7 @@ def convert_to_timm(source: str, output: Path, statistics: str | None = None) ->
     with atomic_folder(output) as folder:
         model = load_checked(AutoModelForImageClassification, source, dtype="auto")
         if statistics:
-            processor = make_image_processor("native", model.config.image_size, native_processor(None, statistics))
+            processor = timm_processor(None, "native", model.config.image_size, statistics)
         else:
             processor = AutoImageProcessor.from_pretrained(source)
         save_timm(model, processor, folder)

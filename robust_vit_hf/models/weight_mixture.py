@@ -1,11 +1,4 @@
-"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT
-does.
-
-The mixed model costs the same at inference, and often keeps the accuracy on the training distribution and much of the
-gain under distribution shift.
-
-Source: https://huggingface.co/papers/2109.01903
-"""
+"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT does."""
 
 import copy
 from pathlib import Path
@@ -23,7 +16,10 @@ INTERPOLATION_FILE = "interpolation.json"
 
 
 def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -> PreTrainedModel:
-    """Model with the weights (1 − alpha) · before + alpha · after, https://huggingface.co/papers/2109.01903.
+    """Model with the weights (1 − alpha) · before + alpha · after. It costs the same at inference, and often keeps the accuracy on the
+    training distribution and much of the gain under distribution shift.
+
+    Source: https://huggingface.co/papers/2109.01903
 
     Args:
         before, after: two models of the same architecture, the second finetuned from the first.

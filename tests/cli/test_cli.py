@@ -197,7 +197,6 @@ def test_options_in_python():
         "batch_size": ("8", "Expected `batch_size` to be a whole number, but got text"),
         "protocols": (["papr"], "Expected `protocols` to be one of paper, native, model; did you mean paper?"),
         "sets": ([NamedSource("imagenet-b")], "Unknown set `imagenet-b`"),
-        "training_data": ("split", "name it with --compare"),
     }.items():
         value, text = message
         with pytest.raises(ValueError, match=re.escape(text)):

@@ -138,24 +138,9 @@ def test_killed_and_started_again(models, tmp_path):
     [
         (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`: expected emoji-shift, imagenet-1k"),
         (["--sets", "imagenet-segmentation=x"], 2, "`robust-vit segment` takes sets with masks"),
-        (["--sets", "waterbirds"], 2, "then give `--dataset sets/waterbirds --split test`"),
         (["--sets", "SET", "SET"], 2, "A set is named twice: imagenet-a, imagenet-a"),
-        (["--training_data", "x"], 2, "name it with --compare"),
-        (["--split", "test"], 2, "--split is a split of --dataset, which is not given"),
-        (["--train_split", "test"], 2, "--train_split is a split of --training_data, which is not given"),
-        (
-            ["--dataset", "x", "--images_per_set", 100],
-            2,
-            "--images_per_set is for the sets of emoji-shift: leave it out",
-        ),
-        (
-            ["--sets", "SET", "--images_per_set", 100],
-            2,
-            "--images_per_set is for the sets of emoji-shift: leave it out",
-        ),
         (["--sets", "SET"], 1, "`imagenet-a` has 1000 classes that the model does not have"),
         (["--model", "MODEL", "--sets", "imagenet-a=nowhere/at/all"], 1, "nowhere/at/all"),
-        (["--model", "SMALL", "--sets", "SET"], 1, "`imagenet-a` has 1000 classes, but the model has 4"),
         (
             ["--model", "MODEL", "--compare", "SMALL", "--sets", "SET"],
             1,
@@ -271,12 +256,6 @@ def test_segmentation_of_the_bundled_benchmark(tmp_path):
     [
         (["--set", "imagenet-a=x"], "unknown set `imagenet-a`, or one without masks"),
         (["--set", "imagenet-s=x", "--dataset", "y"], "give one set"),
-        (["--split", "train"], "--split is a split of --dataset, which is not given"),
-        (["--dataset", "x", "--images_per_set", 2], "--images_per_set is for the sets of emoji-shift"),
-        (
-            ["--set", "imagenet-segmentation=x", "--images_per_set", 2],
-            "--images_per_set is for the sets of emoji-shift",
-        ),
         (["--methods", "gradcam"], "`methods` to be one of gae"),
     ],
 )

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from robust_vit_hf import load_masked_dataset
-from robust_vit_hf.data.parquet_writer import ShardWriter
 from robust_vit_hf.data.row_checks import check_columns, check_rows
+from robust_vit_hf.data.split_writer import SplitWriter
+from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import formats
 from ..helpers.tiny import FEATURES, masked_dataset, masked_rows
@@ -61,7 +62,7 @@ def test_folders_of_one_name_are_not_mixed_up(tmp_path):
     for place, seed in (("first", 0), ("second", 1), ("second", 2)):
         folder, rows = tmp_path / place / "masks", masked_rows(3, seed)
         shutil.rmtree(folder, ignore_errors=True)
-        writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masks", text="Noise.")
+        writer = SplitWriter(Stage(folder, {}), "train", features, title="Masks", text="Noise.")
         encoded = [features.encode_example(row | {"file_name": f"{n}.png"}) for n, row in enumerate(rows)]
         writer.write(encoded, list("012"))
         writer.finish()

@@ -79,19 +79,6 @@ def test_the_metric_gives_the_same_gap():
 
 
 @pytest.mark.parametrize(
-    "groups, message",
-    [
-        (["original", "mixed_same"], "zero usable images of `mixed_rand`"),
-        (["a", "b"], "zero usable images of `mixed_same`"),
-    ],
-)
-def test_the_metric_names_a_missing_condition(groups, message):
-    metric = load("background_gap", "groups")
-    with pytest.raises(ValueError, match=message):
-        metric.compute(predictions=[0, 1], references=[0, 1], groups=groups)
-
-
-@pytest.mark.parametrize(
     "rates, count, verdict",
     [
         ({"mixed_rand": 0.3, "taken": 0.6}, 400, "decides"),

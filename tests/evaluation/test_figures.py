@@ -222,12 +222,6 @@ def test_refused(options, message, evaluation, inputs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_images_of_your_own_are_all_taken(tmp_path):
-    options = ["--compare", "x", "--dataset", "y", "--images_per_set", 2, "--output_dir", tmp_path / "out"]
-    error = call("figures", tmp_path, *options).error
-    assert "--images_per_set is for the sets of emoji-shift: leave it out" in error
-
-
 def test_kinds_and_what_may_be_shown():
     accepted, before, after = [[0], [0], [0, 1], [], [2]], [1, 0, 1, 2, 2], [0, 0, 2, 2, 2]
     rows = masked_dataset(5).remove_columns("label").add_column("openly_licensed", [True, False, True, True, True])

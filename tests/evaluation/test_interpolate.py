@@ -241,21 +241,10 @@ def test_a_write_that_fails_leaves_nothing(models, tmp_path):
         ([], "give one of --alpha and --sweep"),
         (["--alpha", "0.5", "--sweep"], "give one of --alpha and --sweep"),
         (["--alpha", "1.5"], "`alpha` from 0 to 1, but got 1.5"),
-        (["--alpha", "half"], "`alpha` to be a number, but got text"),
-        (["--alpha", "nan"], "`alpha` from 0 to 1, but got nan"),
         (["--sweep", "0", "1.5"], "`sweep` from 0 to 1, but got 1.5"),
-        (["--alpha", "0.5", "--protocol", "native"], "--protocol is an option of --sweep"),
-        (["--sweep", "--shifted", "imagenet-a"], "given together, or neither"),
-        (
-            ["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-1k", "--images_per_set", 2],
-            "--images_per_set is for the sets of emoji-shift",
-        ),
-        (["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-z"], "unknown set `imagenet-z`: expec"),
+        (["--sweep", "--shifted", "imagenet-a"], "or neither"),
+        (["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-z"], "Unknown set"),
         (["--sweep", "--shifted", "imagenet-a", "--in_distribution", "imagenet-a=x"], "A set is named twice"),
-        (
-            ["--sweep", "--shifted", "emoji-shift", "--in_distribution", "imagenet-1k"],
-            "a benchmark are taken where none",
-        ),
     ],
 )
 def test_usage(options, message, tmp_path):

@@ -334,21 +334,16 @@ def test_images_of_many_classes_need_named_ones(tmp_path):
     model = save_pretrained(tiny_vit(num_labels=1000), tmp_path / "model", "paper")
     root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), ["original"])
     options = ["--model", model, "--sets", f"imagenet-9-original={root}", "--output_dir", tmp_path / "out"]
-    assert "may have many classes: name those to explain with `--classes`" in call("sis", *options).error
+    assert "name the classes to explain with `--classes`" in call("sis", *options).error
 
 
 @pytest.mark.parametrize(
     "options, status, message",
     [
-        (["--images", "orange.png"], 2, "--images have no labels: name the classes with --classes"),
-        (["--images", "nowhere.png", "--classes", "0"], 1, "There is no image file `nowhere.png`"),
-        (
-            ["--images", "orange.png", "--classes", "LABEL_9"],
-            1,
-            "`LABEL_9` names 0 classes of the model (did you mean `LABEL_",
-        ),
+        (["--images", "orange.png"], 1, "`--classes`"),
+        (["--images", "nowhere.png", "--classes", "0"], 1, "nowhere.png"),
+        (["--images", "orange.png", "--classes", "LABEL_9"], 1, "`LABEL_9` names 0 classes"),
         (["--images", "orange.png", "--classes", "4"], 1, "or an index in 0–3"),
-        (["--sets", "imagenet-z"], 2, "Unknown set `imagenet-z`"),
         (["--threshold", "0"], 2, "`threshold` > 0 and ≤ 1, but got 0.0"),
         (["--dataset", "images", "--split", "test"], 1, "test"),
     ],
@@ -367,17 +362,6 @@ def test_results_of_other_settings_are_refused(folders, tmp_path):
     assert files_below(tmp_path) == kept
     completed = call(*command(folders, tmp_path, *options, "--threshold", 0.6))
     assert "which differ in: threshold. Choose another --output_dir" in completed.error
-
-
-def test_a_cut_batch_is_named(folders, tmp_path):
-    options = ["--images", folders / "orange.png", "--classes", 0]
-    succeed(*command(folders, tmp_path, *options))
-    (tmp_path / "results.json").unlink()
-    for part in tmp_path.rglob("00000.safetensors"):
-        part.write_bytes(part.read_bytes()[:-8])
-        (part.parent / "rows.parquet").unlink()  # as a kill before the end leaves it
-    error = call(*command(folders, tmp_path, *options)).error
-    assert "00000.safetensors` is damaged (" in error and "delete it, and run the command again" in error
 
 
 @pytest.mark.release

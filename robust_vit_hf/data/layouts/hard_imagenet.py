@@ -3,27 +3,17 @@
 Source: https://huggingface.co/papers/2210.11604, https://github.com/mmoayeri/HardImageNet
 """
 
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from ..schema import Source
 from .class_folders import change_times, image_files, places_below
-from .masks_of_imagenet import MaskFolder, mask_rows
+from .masks_of_imagenet import mask_rows
 
 
 FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
-
-
-class HardMasks(MaskFolder):
-    """Masks `<wnid>_<file>`."""
-
-    def names(self, mask):
-        wnid, _, stem = mask.stem.partition("_")
-        return wnid, [f"{wnid}/{stem}.JPEG", f"{wnid}/{wnid}_{stem}.JPEG", f"{stem}.JPEG"]
-
-    def read(self, mask):
-        return Image.open(mask).convert("L").point(lambda value: 255 * (value > 0))  # any value above 0 is the object
 
 
 def open_hard_imagenet(root: Path, imagenet: str | None = None, split: str = "validation") -> Source:
@@ -44,5 +34,17 @@ def open_hard_imagenet(root: Path, imagenet: str | None = None, split: str = "va
             f"ImageNet-1k, for the images: give both, the latter with --imagenet. Got `{root}` and `{imagenet}`."
         )
     places = [*names, *(f"ILSVRC/Data/CLS-LOC/{name}" for name in names), "."]
-    shard = HardMasks(masks[0], [Path(imagenet) / place for place in places])
-    return Source(mask_rows, [shard], change_times(image_files(masks[0])))
+    image_folders = [Path(imagenet) / place for place in places]
+    paths = image_files(masks[0])
+    return Source(
+        partial(mask_rows, image_folders=image_folders, names_of=_names, read=_read), paths, change_times(paths)
+    )
+
+
+def _names(mask: Path) -> tuple[str, list[str]]:
+    wnid, _, stem = mask.stem.partition("_")
+    return wnid, [f"{wnid}/{stem}.JPEG", f"{wnid}/{wnid}_{stem}.JPEG", f"{stem}.JPEG"]
+
+
+def _read(mask: Path) -> Image.Image:
+    return Image.open(mask).convert("L").point(lambda value: 255 * (value > 0))  # any value above 0 is the object

@@ -4,37 +4,19 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 from ..imagenet_classes import label_of_wnid, timm_list
 from ..schema import Source
-from .class_folders import image_files, is_wnid, open_wnids, subfolders
+from .class_folders import change_times, image_files, is_wnid, open_wnids, subfolders
 
 
 VALIDATION_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", ".")
 DEVKIT_FOLDERS = ("data", "ILSVRC2012_devkit_t12/data", "ILSVRC2012_devkit_t12/ILSVRC2012_devkit_t12/data")
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
-
-
-@dataclass(frozen=True)
-class FlatFiles:
-    """Images of a folder without classes."""
-
-    path: Path
-    files: list[tuple[str, int | None]]  # names and labels; `None` without ground truth
-
-
-def flat_rows(shards: list[FlatFiles]) -> Iterator[dict]:
-    """Rows of images with labels from another file."""
-    for shard in shards:
-        for name, label in shard.files:
-            if label is None:
-                yield {"file_name": name, "problem": f"`{shard.path / name}`: the ground truth has no such image."}
-            else:
-                yield {"image": {"bytes": None, "path": str(shard.path / name)}, "label": label, "file_name": name}
 
 
 def open_validation(root: Path, labels: Literal["original", "real"] = "original") -> Source:
@@ -57,11 +39,17 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
             )
     else:
         truth = _flat_labels(root)
-        parts = [files[first : first + 500] for first in range(0, len(files), 500)]
-        source = Source(
-            flat_rows, [FlatFiles(folder, [(path.name, truth.get(path.stem)) for path in part]) for part in parts]
-        )
+        source = Source(flat_rows, [(path, truth.get(path.stem)) for path in files], change_times([folder]))
     return {"original": source, "real": with_real_labels(source)}[labels]
+
+
+def flat_rows(shards: list[tuple[Path, int | None]]) -> Iterator[dict]:
+    """Rows of image files with labels from another file."""
+    for path, label in shards:
+        if label is None:
+            yield {"file_name": path.name, "problem": f"`{path}`: the ground truth has no such image."}
+        else:
+            yield {"image": {"bytes": None, "path": str(path)}, "label": label, "file_name": path.name}
 
 
 def _flat_labels(root: Path) -> dict[str, int]:

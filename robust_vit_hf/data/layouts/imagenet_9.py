@@ -4,7 +4,7 @@ Source: https://huggingface.co/papers/2006.09994, https://github.com/MadryLab/ba
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +46,6 @@ CLASSES: dict[str, list[int]] = {
 }
 
 
-@dataclass(frozen=True)
-class MaskedFolder(ClassFolder):
-    """Folder of one class of the original images, with the folder of their masks."""
-
-    masks: Path | None = None
-
-
 def open_imagenet_9(root: Path, variation: str) -> Source:
     """One of the `IMAGENET_9_VARIATIONS`, in `bg_challenge/<variation>/val/<class>`. An image has all labels of its class;
     those of `original` have masks.
@@ -66,35 +59,33 @@ def open_imagenet_9(root: Path, variation: str) -> Source:
     """
     root = root.absolute()  # names of folders tell variations apart
     place = next(filter(Path.is_dir, places_below(root, variation)), root)
-    shards = open_class_folders(root, CLASSES, place).shards
-    parent = shards[0].path.parent
+    source = open_class_folders(root, CLASSES, place)
+    parent = source.shards[0].path.parent
     others = {name for name in IMAGENET_9_VARIATIONS if name != variation}
     if found := others & {part.name for part in (parent, parent.parent)}:
         raise ValueError(f"`{parent}` holds the variation `{found.pop()}` of ImageNet-9, not `{variation}`.")
     if variation != "original":
-        return Source(class_folder_rows, shards)
+        return source
     places = [above / MASK_FOLDER / "val" for above in parent.parents[:3]]
     masks = next(filter(Path.is_dir, (*places, *places_below(root, f"{MASK_FOLDER}/val"))), None)
     if masks is None:
         raise FileNotFoundError(
             f"There is no folder `{MASK_FOLDER}/val` beside `{parent}`: take the whole archive of the Backgrounds Challenge."
         )
-    shards = [MaskedFolder(**vars(shard), masks=masks / shard.path.name) for shard in shards]
-    return Source(masked_rows, shards, change_times(sorted(masks.rglob("*.npy"))))
+    rows, times = partial(masked_rows, masks=masks), change_times(sorted(masks.rglob("*.npy")))
+    return Source(rows, source.shards, times)
 
 
-def masked_rows(shards: list[MaskedFolder]) -> Iterator[dict]:
-    """Rows of class folders with their masks (`<stem>.npy`, 0 is background)."""
-    for shard in shards:
-        for row in class_folder_rows([shard]):
-            if "problem" not in row:
-                path = shard.masks / f"{Path(row['file_name']).stem}.npy"
-                try:
-                    mask = 255 * (np.squeeze(np.load(path)) > 0).astype(np.uint8)
-                    row |= {"mask": encode_image(Image.fromarray(mask))}
-                except (OSError, EOFError, ValueError, TypeError) as error:
-                    row = {
-                        "file_name": row["file_name"],
-                        "problem": f"`{path}` is not a mask ({error}): expected an array (H, W) of numbers.",
-                    }
-            yield row
+def masked_rows(shards: list[ClassFolder], masks: Path) -> Iterator[dict]:
+    """Rows of class folders with their masks (`<class>/<stem>.npy`, 0 is background)."""
+    for row in class_folder_rows(shards):
+        if "problem" not in row:
+            image = Path(row["file_name"])
+            path = masks / image.parent.name / f"{image.stem}.npy"
+            try:
+                mask = 255 * (np.squeeze(np.load(path)) > 0).astype(np.uint8)
+                row |= {"mask": encode_image(Image.fromarray(mask))}
+            except (OSError, EOFError, ValueError, TypeError) as error:
+                problem = f"`{path}` is not a mask ({error}): expected an array (H, W) of numbers."
+                row = {"file_name": row["file_name"], "problem": problem}
+        yield row

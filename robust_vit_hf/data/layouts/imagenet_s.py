@@ -4,7 +4,7 @@ Source: https://huggingface.co/papers/2106.03149, https://github.com/LUSSeg/Imag
 """
 
 import random
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from PIL import Image
 from ...utils.images import to_rgb
 from ..schema import Source
 from .class_folders import change_times, image_files, places_below, subfolders
-from .masks_of_imagenet import MaskFolder, mask_rows
+from .masks_of_imagenet import mask_rows
 
 
 MASK_FOLDER, IMAGE_FOLDER = "train-semi-segmentation", "train-semi"
@@ -30,23 +30,6 @@ MERGED = {
 PAPER_VALIDATION_CLASSES = 414
 
 
-class CodedMasks(MaskFolder):
-    """Masks of a folder, in which those of two classes are if it is merged, as names of files say."""
-
-    def names(self, mask):
-        wnid = mask.stem.split("_")[0]
-        return wnid, [f"{folder}/{mask.stem}.JPEG" for folder in (self.path.name, wnid)]
-
-    def read(self, mask):
-        red, green, _ = to_rgb(Image.open(mask)).split()
-        ids = np.asarray(red) + 256 * np.asarray(green, dtype=np.uint16)  # the documented code of a class
-        foreground = (ids != 0) & (ids != IGNORE)
-        present = np.unique(ids[foreground]).tolist()
-        if len(present) != 1:
-            raise ValueError(f"the mask has the classes {present}, expected one: draw it again, or leave it out")
-        return Image.fromarray(255 * foreground.astype(np.uint8))
-
-
 def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
     """All annotated training images in a folder with `train-semi-segmentation`, at most two levels down.
 
@@ -56,6 +39,11 @@ def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
     Raises:
         ValueError: there is no folder of masks, or there are several, and not exactly one is from ImageNet-S919.
     """
+    masks = _find_masks(root)
+    return _source_of(subfolders(masks), masks, imagenet)
+
+
+def _find_masks(root: Path) -> Path:
     found = [path for path in places_below(root, MASK_FOLDER) if path.is_dir()]
     if len(found) > 1:  # the official script writes ImageNetS50 and ImageNetS300 beside it
         found = [path for path in found if "S919" in path.parent.name] or found
@@ -64,12 +52,34 @@ def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
             f"Expected one folder `{MASK_FOLDER}`, from ImageNetS919.zip, the annotations of ImageNet-S, in `{root}`, but found "
             f"{', '.join(f'`{path}`' for path in found) or 'none'}."
         )
-    (masks,) = found
+    return found[0]
+
+
+def _source_of(folders: list[Path], masks: Path, imagenet: str | None, first: int | None = None) -> Source:
+    """The first masks of each folder, sorted by name, with their images."""
     image_folders = [masks.parent / IMAGE_FOLDER]
     if imagenet is not None:
         image_folders += [Path(imagenet) / name for name in ("train", "ILSVRC/Data/CLS-LOC/train", ".")]
-    shards = [CodedMasks(folder, image_folders) for folder in subfolders(masks)]
-    return Source(mask_rows, shards, change_times(path for shard in shards for path in image_files(shard.path)))
+    paths = [path for folder in folders for path in image_files(folder)[:first]]
+    return Source(
+        partial(mask_rows, image_folders=image_folders, names_of=_names, read=_read), paths, change_times(paths)
+    )
+
+
+def _names(mask: Path) -> tuple[str, list[str]]:
+    """By its name, since merged folders hold images of two classes."""
+    wnid = mask.stem.split("_")[0]
+    return wnid, [f"{folder}/{mask.stem}.JPEG" for folder in (mask.parent.name, wnid)]
+
+
+def _read(mask: Path) -> Image.Image:
+    red, green, _ = to_rgb(Image.open(mask)).split()
+    ids = np.asarray(red) + 256 * np.asarray(green, dtype=np.uint16)  # the documented code of a class
+    foreground = (ids != 0) & (ids != IGNORE)
+    present = np.unique(ids[foreground]).tolist()
+    if len(present) != 1:
+        raise ValueError(f"the mask has the classes {present}, expected one: draw it again, or leave it out")
+    return Image.fromarray(255 * foreground.astype(np.uint8))
 
 
 def open_paper_split(
@@ -94,18 +104,17 @@ def open_paper_split(
     Raises:
         ValueError: there are not enough classes, or images of a class.
     """
-    merged = {*MERGED, *MERGED.values()}
-    everything = open_imagenet_s(root, imagenet)
-    shards = [shard for shard in everything.shards if shard.path.name not in merged]
+    masks = _find_masks(root)
+    folders = [folder for folder in subfolders(masks) if folder.name not in {*MERGED, *MERGED.values()}]
     if class_seed is not None:
-        random.Random(class_seed).shuffle(shards)
-    chosen, first = shards[:num_classes], samples_per_class
+        random.Random(class_seed).shuffle(folders)
+    chosen, first = folders[:num_classes], samples_per_class
     if split == "validation":
-        chosen, first = shards[max(num_classes, len(shards) - PAPER_VALIDATION_CLASSES) :], 1
-    fewest = min((len(image_files(shard.path)) for shard in chosen), default=0)
-    if num_classes >= len(shards) or fewest < first:
+        chosen, first = folders[max(num_classes, len(folders) - PAPER_VALIDATION_CLASSES) :], 1
+    fewest = min((len(image_files(folder)) for folder in chosen), default=0)
+    if num_classes >= len(folders) or fewest < first:
         raise ValueError(
-            f"`{root}` has {len(shards)} classes beside the merged ones, of at least {fewest} masks each: {num_classes} classes for "
+            f"`{root}` has {len(folders)} classes beside the merged ones, of at least {fewest} masks each: {num_classes} classes for "
             f"training, with some left for validation, and {first} masks of each are asked for."
         )
-    return replace(everything, shards=[replace(shard, first=first) for shard in chosen])
+    return _source_of(chosen, masks, imagenet, first)

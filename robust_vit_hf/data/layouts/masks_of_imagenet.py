@@ -1,59 +1,42 @@
 """Sets of masks alone, whose images are in your ImageNet-1k."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import ExifTags, Image, ImageOps
 
 from ..imagenet_classes import label_of_wnid
 from ..schema import encode_image
-from .class_folders import image_files
 
 
-@dataclass(frozen=True)
-class MaskFolder:
-    """Folder of mask files. Sets define how they are named and read.
+def mask_rows(
+    shards: list[Path],
+    image_folders: Sequence[Path],
+    names_of: Callable[[Path], tuple[str, list[str]]],
+    read: Callable[[Path], Image.Image],
+) -> Iterator[dict]:
+    """Rows with binary masks.
 
     Args:
+        shards: mask files.
         image_folders: roots of images, in order of preference.
-        first: number of masks to take, sorted by name; all by default.
+        names_of: gives the wnid of a mask file, and names of its image below a root, in order of preference; the first is the row's
+            name.
+        read: reads a mask file, with one channel, 0 or 255.
     """
-
-    path: Path
-    image_folders: list[Path]
-    first: int | None = None
-
-    def names(self, mask: Path) -> tuple[str, list[str]]:
-        """Wnid of a mask file, and names of its image below a root, in order of preference; the first is the row's name."""
-        raise NotImplementedError
-
-    def read(self, mask: Path) -> Image.Image:
-        """A mask with one channel, 0 or 255."""
-        raise NotImplementedError
-
-
-def mask_rows(shards: list[MaskFolder]) -> Iterator[dict]:
-    """Rows with binary masks."""
-    for shard in shards:
-        for path in image_files(shard.path)[: shard.first]:
-            wnid, names = shard.names(path)
-            places = (folder / name for folder in shard.image_folders for name in names)
-            image, row = next(filter(Path.is_file, places), None), {"file_name": names[0]}
+    for path in shards:
+        wnid, names = names_of(path)
+        image = next(filter(Path.is_file, (folder / name for folder in image_folders for name in names)), None)
+        row = {"file_name": names[0]}
+        try:
             if image is None:
-                folders = ", ".join(f"`{folder}`" for folder in shard.image_folders)
-                problem = f"`{path}`: its image {names[0]} is not in {folders}: give your ImageNet-1k with --imagenet"
-                yield row | {"problem": problem}
-                continue
-            try:
-                mask = encode_image(upright_mask(shard.read(path), image), f"{path.stem}.bmp")
-                yield row | {
-                    "image": {"bytes": None, "path": str(image)},
-                    "mask": mask,
-                    "label": label_of_wnid()[wnid],
-                }
-            except (LookupError, OSError, ValueError) as error:
-                yield row | {"problem": f"`{path}`: {error}"}
+                folders = ", ".join(f"`{folder}`" for folder in image_folders)
+                raise ValueError(f"its image {names[0]} is not in {folders}: give your ImageNet-1k with --imagenet")
+            mask = encode_image(upright_mask(read(path), image), f"{path.stem}.bmp")
+            row |= {"image": {"bytes": None, "path": str(image)}, "mask": mask, "label": label_of_wnid()[wnid]}
+        except (LookupError, OSError, ValueError) as error:
+            row |= {"problem": f"`{path}`: {error}"}
+        yield row
 
 
 def upright_mask(mask: Image.Image, image: Path) -> Image.Image:

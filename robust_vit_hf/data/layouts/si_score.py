@@ -4,8 +4,7 @@ Source: https://huggingface.co/papers/2007.08558, https://github.com/google-rese
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +48,6 @@ LABELS = {
 # fmt: on
 
 
-@dataclass(frozen=True)
-class FactorFolder(ClassFolder):
-    """Folder of one class, with factors in the CSV file `metadata`, if any."""
-
-    metadata: Path | None = None
-
-
 def open_si_score(root: Path, factor: str) -> Source:
     """Open the set of one of the `FOLDERS`: class folders with English names, and `metadata.csv` beside them.
 
@@ -74,25 +66,24 @@ def open_si_score(root: Path, factor: str) -> Source:
             f"There is no {METADATA_FILE} beside the classes in `{parent}`: the columns {', '.join(METADATA_COLUMNS)} are "
             "empty, and accuracies over them cannot be measured."
         )
-    shards = [FactorFolder(**vars(shard), metadata=metadata) for shard in source.shards]
-    return Source(factor_rows, shards, None if metadata is None else metadata.stat().st_mtime_ns)
+    rows = partial(factor_rows, metadata=metadata)
+    return Source(rows, source.shards, None if metadata is None else metadata.stat().st_mtime_ns)
 
 
-def factor_rows(shards: list[FactorFolder]) -> Iterator[dict]:
+def factor_rows(shards: list[ClassFolder], metadata: Path | None) -> Iterator[dict]:
     """Rows with the factors of each image: centre `x` and `y` and `area`, as fractions of the image; `angle` in
     degrees, counter-clockwise. `None` for images missing in the metadata."""
-    for shard in shards:
-        if shard.metadata is not None:
-            ids, values = read_factors(shard.metadata, shard.metadata.stat().st_mtime_ns)
-        for row in class_folder_rows([shard]):
-            if "problem" not in row:
-                stem, factors = Path(row["file_name"]).stem, [None] * len(METADATA_COLUMNS)
-                if shard.metadata is not None and stem.isdecimal():
-                    position = np.searchsorted(ids, int(stem))
-                    if position < len(ids) and ids[position] == int(stem):
-                        factors = values[position].tolist()
-                row |= dict(zip(METADATA_COLUMNS, factors, strict=True))
-            yield row
+    if metadata is not None:
+        ids, values = read_factors(metadata, metadata.stat().st_mtime_ns)
+    for row in class_folder_rows(shards):
+        if "problem" not in row:
+            stem, factors = Path(row["file_name"]).stem, [None] * len(METADATA_COLUMNS)
+            if metadata is not None and stem.isdecimal():
+                position = np.searchsorted(ids, int(stem))
+                if position < len(ids) and ids[position] == int(stem):
+                    factors = values[position].tolist()
+            row |= dict(zip(METADATA_COLUMNS, factors, strict=True))
+        yield row
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,7 @@ Source: https://huggingface.co/papers/1911.08731, https://github.com/kohpangwei/
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -16,15 +16,6 @@ from .class_folders import change_times, path_within, places_below
 
 METADATA_FILE = "metadata.csv"
 SPLITS = {"train": "0", "validation": "1", "test": "2"}
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images of a split: names, classes and places, and the folder of their masks."""
-
-    path: Path
-    rows: tuple[tuple[str, int, int], ...]
-    segmentations: Path | None
 
 
 def open_waterbirds(root: Path, split: str = "train", segmentations: str | None = None) -> Source:
@@ -44,35 +35,30 @@ def open_waterbirds(root: Path, split: str = "train", segmentations: str | None 
     reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
     if not {"img_filename", "y", "split", "place"} <= {*(reader.fieldnames or ())}:
         raise ValueError(f"`{path}` has the columns {reader.fieldnames}: take the file that comes with the set.")
-    rows = tuple(
+    shards = [
         (path_within(path.parent, METADATA_FILE, "", row["img_filename"]), int(row["y"]), int(row["place"]))
         for row in reader
         if row["split"] == SPLITS[split]
-    )
+    ]
     masks = None if segmentations is None else Path(segmentations)
-    drawn = [] if masks is None else [(masks / name).with_suffix(".png") for name, _, _ in rows]
+    drawn = [] if masks is None else [(masks / name).with_suffix(".png") for name, _, _ in shards]
     times = change_times(file for file in (path, *drawn) if file.is_file())
-    return Source(bird_rows, [Images(path.parent, rows, masks)], times)
+    return Source(partial(bird_rows, folder=path.parent, masks=masks), shards, times)
 
 
-def bird_rows(shards: list[Images]) -> Iterator[dict]:
-    """Rows in the order of the metadata."""
-    for shard in shards:
-        for name, label, place in shard.rows:
-            row = {
-                "image": {"bytes": None, "path": str(shard.path / name)},
-                "label": label,
-                "file_name": name,
-                "group": 2 * label + place,
-            }
-            try:
-                if shard.segmentations is not None:
-                    drawn = Image.open((shard.segmentations / name).with_suffix(".png")).convert("L")
-                    # Levels are shares of the annotators: the object is where half of them agree.
-                    row["mask"] = encode_image(drawn.point(lambda value: 255 * (value > 127)))
-            except OSError as error:
-                row = {"file_name": name, "problem": f"`{shard.path / name}`: {error}"}
-            yield row
+def bird_rows(shards: list[tuple[str, int, int]], folder: Path, masks: Path | None) -> Iterator[dict]:
+    """Rows of images by name, class and place, with the masks of a folder."""
+    for name, label, place in shards:
+        image = {"bytes": None, "path": str(folder / name)}
+        row = {"image": image, "label": label, "file_name": name, "group": 2 * label + place}
+        try:
+            if masks is not None:
+                drawn = Image.open((masks / name).with_suffix(".png")).convert("L")
+                # Levels are shares of the annotators: the object is where half of them agree.
+                row["mask"] = encode_image(drawn.point(lambda value: 255 * (value > 127)))
+        except OSError as error:
+            row = {"file_name": name, "problem": f"`{folder / name}`: {error}"}
+        yield row
 
 
 def row_of_hub(row: dict, name: str) -> dict:

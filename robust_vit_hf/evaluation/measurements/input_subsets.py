@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
@@ -63,7 +62,7 @@ class Subsets(Measurement):
             for number, batch in enumerate(loader):
                 path = None if folder is None else _part(folder, number)
                 if path is not None and path.is_file():
-                    found = _read(path)
+                    found = load_file(path)
                 else:
                     targets = [
                         target for _, target in pairs[number * self.batch_size : (number + 1) * self.batch_size]
@@ -88,18 +87,11 @@ class Subsets(Measurement):
 
     def subset(self, folder: Path, row: int) -> torch.Tensor:
         """Read the subset `(1, H, W)`, bool, of one row from the folder of a result."""
-        return _read(_part(folder, row // self.batch_size))["subset"][row % self.batch_size].bool()
+        return load_file(_part(folder, row // self.batch_size))["subset"][row % self.batch_size].bool()
 
 
 def _part(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.safetensors"
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"`{path}` is damaged ({error}): delete it, and run the command again.") from error
 
 
 def _measure_batch(

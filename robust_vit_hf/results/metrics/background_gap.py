@@ -5,9 +5,6 @@ import numpy as np
 from .robust_accuracy import RobustAccuracy
 
 
-ORIGINAL, SAME, OTHER = "original", "mixed_same", "mixed_rand"
-
-
 class BackgroundGap(RobustAccuracy):
     """Streaming accuracy by condition of the Backgrounds Challenge (https://huggingface.co/papers/2006.09994), with the
     gap between the backgrounds of the own class and of others.
@@ -23,7 +20,9 @@ class BackgroundGap(RobustAccuracy):
         (0.5, 0.5)
     """
 
-    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+    needs_groups = True
+
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images.
 
         Returns:
@@ -33,20 +32,12 @@ class BackgroundGap(RobustAccuracy):
             condition.
 
         Raises:
-            ValueError: images have no condition, or there is no usable one of `mixed_same` or of `mixed_rand`.
+            ValueError: images have no condition.
+            KeyError: there is no usable image of `mixed_same` or of `mixed_rand`.
         """
-        if "group" not in images:
-            raise ValueError(
-                "the images have no condition: load the configuration 'groups', and give each one, such as 'mixed_rand', in groups"
-            )
+        top1 = super().scores(images)["per_group_top1"]
         conditions, counts = np.unique(images["group"][images["usable"]].astype(str), return_counts=True)
-        if missing := [name for name in (SAME, OTHER) if name not in conditions]:
-            raise ValueError(
-                f"zero usable images of `{missing[0]}`: the groups are {', '.join(conditions) or 'none'}, expected "
-                f"`{SAME}` and `{OTHER}` among them"
-            )
-        top1 = super().summarize(images)["per_group_top1"]
-        gap, original = top1[SAME] - top1[OTHER], top1.get(ORIGINAL)
+        gap, original = top1["mixed_same"] - top1["mixed_rand"], top1.get("original")
         return {
             "bg_gap": gap,
             "object_focus": 1 - gap / original if original else None,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .streaming import StreamingMetric, check_accepted_ids, place_of, to_accepted_ids, to_class_subset, to_numpy
+from .streaming import StreamingMetric, place_of, to_accepted_ids, to_numpy
 
 
 class Calibration(StreamingMetric):
@@ -15,9 +15,6 @@ class Calibration(StreamingMetric):
         from_logits: whether predictions are logits, or probabilities.
         class_subset: ids of the classes over which probabilities are normalised; all by default.
         num_bins: number of equal-width bins of the expected calibration error.
-
-    Raises:
-        ValueError: the subset is empty, or the number of bins is invalid.
 
     Example:
         >>> calibration = Calibration(from_logits=False)
@@ -33,9 +30,7 @@ class Calibration(StreamingMetric):
     def __init__(self, from_logits: bool = True, class_subset: Sequence[int] | None = None, num_bins: int = 15):
         super().__init__()
         self.from_logits = from_logits
-        self.class_subset = to_class_subset(class_subset)
-        if not isinstance(num_bins, int) or num_bins < 1:
-            raise ValueError(f"num_bins is {num_bins!r}: expected an integer from 1")
+        self.class_subset = None if class_subset is None else np.unique(to_numpy(class_subset))
         self.num_bins = num_bins
 
     def reduce(self, predictions, references, first_image: int = 0) -> dict[str, np.ndarray]:
@@ -48,35 +43,22 @@ class Calibration(StreamingMetric):
                 counted. An array `(N, m)` holds such lists, padded with -1.
 
         Raises:
-            ValueError: NaN (names the row), probabilities that do not sum to 1, ids that do not exist or are not in
-                the subset, or inputs of different lengths.
+            ValueError: NaN or infinity, probabilities that do not sum to 1, or ids that do not exist or are not in the
+                subset (names the row).
         """
         predictions = to_numpy(predictions)
-        if predictions.size == 0:
-            predictions = np.empty((0, 1))
-        if predictions.ndim != 2 or predictions.dtype.kind != "f" or references is None:
-            raise ValueError(
-                f"predictions are {predictions.dtype} of shape {predictions.shape}, and references are "
-                f"{'missing' if references is None else 'given'}: expected both, with "
-                f"{'logits' if self.from_logits else 'probabilities'} (N, C) in floating point"
-            )
-        accepted = to_accepted_ids(references, first_image)
-        if len(accepted) != len(predictions):
-            raise ValueError(
-                f"{len(predictions)} predictions but {len(accepted)} references: expected one for each image"
-            )
-        usable = np.array([bool(labels) for labels in accepted], dtype=bool)
         if not len(predictions):
-            return {name: np.empty(0, dtype) for name, dtype in self.columns.items()} | {"usable": usable}
+            return {name: np.empty(0, dtype) for name, dtype in self.columns.items()} | {"usable": np.empty(0, bool)}
         # One memory layout for all batch sizes, since it affects the last bit of sums.
         scores = predictions.astype(np.float64, order="C")
-        check_accepted_ids(accepted, scores.shape[1], self.class_subset, first_image)
+        accepted = to_accepted_ids(references, first_image, scores.shape[1], self.class_subset)
+        usable = np.array([bool(labels) for labels in accepted], dtype=bool)
         if self.class_subset is not None:
             columns = {class_id: column for column, class_id in enumerate(self.class_subset.tolist())}
             accepted = [[columns[class_id] for class_id in labels if class_id in columns] for labels in accepted]
         return _numbers(self._to_logits(scores, first_image), accepted) | {"usable": usable}
 
-    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images.
 
         Returns:
@@ -84,13 +66,8 @@ class Calibration(StreamingMetric):
             are (0, 1/num_bins], …, (1 − 1/num_bins, 1]. `nll`, in nats, at least 0, infinite if an accepted
             probability is 0. `brier`, in [0, 2]: mean squared error of the probabilities, summed over the classes,
             with the accepted ids as one class. `num_images` (usable) and `num_excluded`.
-
-        Raises:
-            ValueError: no image has an accepted id.
         """
         usable = images["usable"]
-        if not usable.any():
-            raise ValueError(f"zero usable images: {len(usable)} were added, and none has an accepted id")
         confidence = images["confidence"][usable]
         # Round confidences: 0.2 from the probabilities 0.2, 0.16, …, 0.16 must not exceed the edge 3/15.
         edges = np.arange(1, self.num_bins) / self.num_bins + 2.0**-40
@@ -107,24 +84,21 @@ class Calibration(StreamingMetric):
 
     def _to_logits(self, scores: np.ndarray, first_image: int) -> np.ndarray:
         """Logits `(N, C)` of the class subset. The highest of each row is finite."""
-        problems = {"NaN": np.isnan(scores).any(axis=1)}
+        bad = np.zeros(len(scores), dtype=bool)
         if not self.from_logits:
             # bfloat16 rounds a probability by up to 0.4 per cent.
-            no_probabilities = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 0.01)
-            problems["no probabilities, from 0 and with a sum of 1"] = no_probabilities
+            bad = (scores < 0).any(axis=1) | (abs(scores.sum(axis=1) - 1) > 0.01)
             with np.errstate(divide="ignore", invalid="ignore"):  # log of 0, and of negative values, which are refused
                 scores = np.log(scores)
         scores = scores if self.class_subset is None else scores.take(self.class_subset, axis=1)
-        highest = scores.max(axis=1)
-        problems["+inf"] = highest == np.inf
-        problems["without any probability on the classes that count"] = highest == -np.inf
-        for problem, bad in problems.items():
-            if bad.any():
-                raise ValueError(
-                    f"the predictions of {place_of(first_image, int(bad.argmax()))} are {problem}: look at the image and at "
-                    "the model, or evaluate in float32. They are taken as "
-                    f"{'logits' if self.from_logits else 'probabilities'}, which is the setting from_logits"
-                )
+        bad |= ~np.isfinite(scores.max(axis=1))
+        if bad.any():
+            expected = "logits" if self.from_logits else "probabilities, from 0 and with a sum of 1"
+            raise ValueError(
+                f"the predictions of {place_of(first_image, int(bad.argmax()))} have NaN or infinity, no probability on the classes that "
+                f"count, or are no {expected}, as the setting from_logits has it: look at the image and at the model, or evaluate in "
+                "float32"
+            )
         return scores
 
 

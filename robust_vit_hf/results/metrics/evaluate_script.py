@@ -32,18 +32,11 @@ class ScriptMetric(evaluate.Metric):
     reference_url: str = "https://huggingface.co/papers/2206.01161"
 
     def _info(self):
-        name, configurations = self.metric_class.__name__, ["default"]
-        if "groups" in inspect.signature(self.metric_class.reduce).parameters:
-            configurations.append("groups")
-        if self.config_name not in configurations:
-            raise ValueError(
-                f"{name} has no configuration {self.config_name!r}: expected {' or '.join(configurations)}"
-            )
         columns = {column: datasets.Value(dtype) for column, dtype in self.metric_class.columns.items()}
         features = {"predictions": columns, "references": datasets.Value("bool")}
         if self.config_name == "groups":
             features["groups"] = datasets.Value("string")
-        documented = (self.metric_class.reduce, self.metric_class.summarize)
+        documented = (self.metric_class.reduce, self.metric_class.scores)
         return evaluate.MetricInfo(
             description=inspect.getdoc(self.metric_class),
             citation=self.citation,
@@ -64,13 +57,6 @@ class ScriptMetric(evaluate.Metric):
 
     def add_batch(self, *, predictions=None, references=None, **groups):
         """Add images, reduced to a few numbers each. A batch that raises an error is not added."""
-        expected = {"groups"} & set(self._feature_names())
-        if groups.keys() != expected:
-            raise ValueError(
-                "groups are missing: give one for each image, or load without the configuration 'groups'"
-                if expected
-                else "groups need the configuration 'groups': evaluate.load(…, 'groups')"
-            )
         images = self.metric.reduce(predictions, references, first_image=len(self), **groups)
         groups = {name: images.pop("group").tolist() for name in groups}
         usable = images.pop("usable").tolist()
@@ -89,10 +75,6 @@ class ScriptMetric(evaluate.Metric):
         """Scores of all added images, including those given here."""
         if predictions is None and self.writer is None:
             raise ValueError("zero images: add some with add_batch, or give predictions and references to compute")
-        if unknown := sorted(groups.keys() - set(self._feature_names())):
-            raise TypeError(
-                f"compute takes no {', '.join(unknown)}: settings and configurations are given to evaluate.load"
-            )
         return super().compute(predictions=predictions, references=references, **groups)
 
     def _compute(self, predictions, references, groups=None):

@@ -34,15 +34,11 @@ class RelevanceSegmentation(StreamingMetric):
             references: masks of the same sizes in [0, 1], foreground from 0.5.
 
         Raises:
-            ValueError: maps with NaN or infinity, masks outside [0, 1], maps and masks of different sizes (each names
-                the row), or inputs of different lengths.
+            ValueError: maps or masks with NaN or infinity (names the row), or inputs of different lengths.
+            IndexError: maps and masks of different sizes.
         """
-        if predictions is None or references is None:
-            raise ValueError("expected both: maps as predictions and masks as references")
         # One transfer if the batch is on another device.
         predictions, references = (to_numpy(x) if hasattr(x, "shape") else x for x in (predictions, references))
-        if len(predictions) != len(references):
-            raise ValueError(f"{len(predictions)} maps but {len(references)} masks: expected one for each image")
         rows = [
             _numbers(to_numpy(relevance), to_numpy(mask), place_of(first_image, row))
             for row, (relevance, mask) in enumerate(zip(predictions, references, strict=True))
@@ -50,7 +46,7 @@ class RelevanceSegmentation(StreamingMetric):
         images = {name: np.array([row[name] for row in rows], dtype) for name, dtype in self.columns.items()}
         return images | {"usable": np.ones(len(rows), dtype=bool)}
 
-    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images, in [0, 1].
 
         Returns:
@@ -62,12 +58,7 @@ class RelevanceSegmentation(StreamingMetric):
             `auc`: mean over the images with both classes of the ROC AUC of the map for the mask. `num_images`,
             `num_empty_masks`, `num_full_masks`. Scores without images are `None`. Constant maps scale to 0; their
             maxima and energy are spread over all pixels.
-
-        Raises:
-            ValueError: no image was added.
         """
-        if not len(images["pixels"]):
-            raise ValueError("zero usable images: every batch that was added was empty")
         intersection, predicted, foreground, pixels = (
             int(images[name].sum()) for name in ("intersection", "predicted", "foreground", "pixels")
         )
@@ -115,24 +106,13 @@ def roc_auc(foreground: np.ndarray, background: np.ndarray) -> float:
 
 def _numbers(relevance: np.ndarray, mask: np.ndarray, where: str) -> dict[str, float]:
     """The `columns` of an image; `where` is its name in errors."""
-    shapes = [image.shape[1:] if image.ndim == 3 and len(image) == 1 else image.shape for image in (relevance, mask)]
-    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or not relevance.size:
+    if not (np.isfinite(relevance).all() and np.isfinite(mask).all()):
         raise ValueError(
-            f"{where} has a map of shape {relevance.shape} and a mask of shape {mask.shape}: expected (H, W) for both. Resize "
-            "the map bilinearly, or the mask with nearest neighbours"
+            f"{where} has a map or mask with NaN or infinity: look at the image and at the model, or compute relevance in float32"
         )
-    if not (np.isfinite(relevance.min()) and np.isfinite(relevance.max())):
-        raise ValueError(
-            f"{where} has a map with NaN or infinity: look at the image and at the model, or compute relevance in float32"
-        )
-    if not (mask.min() >= 0 and mask.max() <= 1):  # NaN fails this comparison, too
-        raise ValueError(
-            f"{where} has a mask with values from {mask.min()} to {mask.max()}: expected [0, 1], with foreground from 0.5. "
-            "Divide masks of 0 and 255 by 255"
-        )
-    mask = mask.reshape(shapes[1]) >= 0.5
+    mask = mask.reshape(mask.shape[-2:]) >= 0.5
     # One memory layout, since it affects the last bit of means.
-    relevance = relevance.reshape(shapes[0]).astype(np.float64, order="C")
+    relevance = relevance.reshape(relevance.shape[-2:]).astype(np.float64, order="C")
     low, high = relevance.min(), relevance.max()
     flat = low == high
     relevance = np.zeros_like(relevance) if flat else (relevance - low) / (high - low)

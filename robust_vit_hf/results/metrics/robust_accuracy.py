@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .streaming import StreamingMetric, check_accepted_ids, place_of, to_accepted_ids, to_class_subset, to_numpy
+from .streaming import StreamingMetric, place_of, to_accepted_ids, to_numpy
 
 
 TOP = 5
@@ -17,9 +17,6 @@ class RobustAccuracy(StreamingMetric):
     Args:
         class_subset: ids of the classes to which logits are restricted; all by default.
 
-    Raises:
-        ValueError: the subset is empty.
-
     Example:
         >>> accuracy = RobustAccuracy(class_subset=[0, 2])
         >>> accuracy.update([[4.0, 9.0, 0.0], [1.0, 9.0, 2.0]], [0, [2, 1]])
@@ -28,10 +25,11 @@ class RobustAccuracy(StreamingMetric):
     """
 
     columns = dict.fromkeys(("rank", "num_ranked", "class_id"), "int64")
+    needs_groups = False
 
     def __init__(self, class_subset: Sequence[int] | None = None):
         super().__init__()
-        self.class_subset = to_class_subset(class_subset)
+        self.class_subset = None if class_subset is None else np.unique(to_numpy(class_subset))
 
     def reduce(self, predictions, references, first_image: int = 0, groups=None) -> dict[str, np.ndarray]:
         """`rank` of the first accepted id among the top five (5 if none is accepted), `num_ranked` (5 for logits),
@@ -47,28 +45,19 @@ class RobustAccuracy(StreamingMetric):
             groups: `(N,)`, strings or numbers.
 
         Raises:
-            ValueError: NaN logits (names the row), ids that do not exist or are not in the subset, or inputs of
-                different lengths.
+            ValueError: NaN logits, or ids that do not exist, are not in the subset or come twice (names the row).
         """
         values = predictions if isinstance(predictions, torch.Tensor) else to_numpy(predictions)
         if values.ndim and not len(values):
             values = np.empty((0, 1), dtype=int)
         is_float, is_integer = (kind in str(values.dtype) for kind in ("float", "int"))
-        if not ((is_float and values.ndim == 2) or (is_integer and values.ndim in (1, 2))) or references is None:
+        if not ((is_float and values.ndim == 2) or (is_integer and values.ndim in (1, 2))):
             raise ValueError(
-                f"predictions are {values.dtype} of shape {tuple(values.shape)}, and references are "
-                f"{'missing' if references is None else 'given'}: expected references, and logits (N, C) in floating "
-                "point or integer ids (N, k) or (N,). The label names of a pipeline need a label_mapping"
+                f"predictions are {values.dtype} of shape {tuple(values.shape)}: expected logits (N, C) in floating point, or integer "
+                "ids (N, k) or (N,). The label names of a pipeline need a label_mapping"
             )
-        accepted = to_accepted_ids(references, first_image)
-        columns: dict[str, Sequence] = {"references": accepted}
-        if groups is not None:
-            # One by one: in an array with 2.5, the group 1 would become 1.0.
-            columns["groups"] = [str(to_numpy(group).item()) for group in groups]
-        for name, column in columns.items():
-            if len(column) != len(values):
-                raise ValueError(f"{len(values)} predictions but {len(column)} {name}: expected one for each image")
-        check_accepted_ids(accepted, values.shape[1] if is_float else None, self.class_subset, first_image)
+        num_classes = values.shape[1] if is_float else None
+        accepted = to_accepted_ids(references, first_image, num_classes, self.class_subset)
         if is_float:
             ids = top_classes(values, self.class_subset, first_image=first_image).cpu().numpy()
         else:
@@ -81,9 +70,13 @@ class RobustAccuracy(StreamingMetric):
             "class_id": np.array([labels[0] if labels else -1 for labels in accepted], dtype=np.int64),
             "usable": np.array([bool(labels) for labels in accepted], dtype=bool),
         }
-        return images | ({"group": np.array(columns["groups"], dtype=object)} if groups is not None else {})
+        if groups is None:
+            return images
+        # One by one: in an array with 2.5, the group 1 would become 1.0.
+        names = [str(to_numpy(group).item()) for group, _ in zip(groups, accepted, strict=True)]
+        return images | {"group": np.array(names, dtype=object)}
 
-    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
         """Scores of all images.
 
         Returns:
@@ -95,8 +88,10 @@ class RobustAccuracy(StreamingMetric):
             ValueError: no image has an accepted id.
         """
         usable = images["usable"]
-        if not usable.any():
-            raise ValueError(f"zero usable images: {len(usable)} were added, and none has an accepted id")
+        if self.needs_groups and "group" not in images:
+            raise ValueError(
+                "the images have no groups: load the configuration 'groups', and give each image one in groups"
+            )
         keys = {"class": images["class_id"][usable]}
         if "group" in images:
             keys["group"] = images["group"][usable].astype(str)
@@ -113,19 +108,15 @@ class RobustAccuracy(StreamingMetric):
     def _check_ids(self, ids: np.ndarray, first_image: int) -> None:
         """Refuse ids that are not a ranking of classes, such as integer logits."""
         ascending = np.sort(ids, axis=1)
-        problems = {
-            "a negative id": (ids < 0).any(axis=1),
-            "an id twice": (ascending[:, 1:] == ascending[:, :-1]).any(axis=1),
-        }
+        bad = (ids < 0).any(axis=1) | (ascending[:, 1:] == ascending[:, :-1]).any(axis=1)
         if self.class_subset is not None:
-            problems["an id that is not in class_subset"] = ~np.isin(ids, self.class_subset).all(axis=1)
-        for problem, bad in problems.items():
-            if bad.any():
-                row = int(bad.argmax())
-                raise ValueError(
-                    f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}, with {problem}: expected the "
-                    "ids of the best classes. Logits are given in floating point"
-                )
+            bad |= ~np.isin(ids, self.class_subset).all(axis=1)
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"the predictions of {place_of(first_image, row)} are {ids[row].tolist()}: expected different ids of the best classes, "
+                "of class_subset if there is one. Logits are given in floating point"
+            )
 
 
 def top_classes(
@@ -158,14 +149,11 @@ def top_classes(
         scores.scatter_(1, best[-1], -torch.inf)
     best = ids[torch.cat(best, dim=1)]
     first = logits.gather(1, best[:, :1]).squeeze(1)
-    nan = logits.isnan().any(dim=1)
-    bad = nan | (first == -torch.inf)
+    bad = logits.isnan().any(dim=1) | (first == -torch.inf)
     if bad.any():
-        row = int(bad.int().argmax())
-        problem = "NaN" if nan[row] else "-inf for every class"
         raise ValueError(
-            f"the logits of {place_of(first_image, row)} are {problem}, which cannot be ranked: look at the image and at the "
-            "model, or evaluate in float32"
+            f"the logits of {place_of(first_image, int(bad.int().argmax()))} are NaN, or -inf for every class, which cannot be ranked: "
+            "look at the image and at the model, or evaluate in float32"
         )
     return best
 

@@ -2,7 +2,6 @@
 
 import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +9,7 @@ import numpy as np
 class StreamingMetric(ABC):
     """A metric over a set that is added batch by batch. Batches that raise an error are not added.
 
-    Subclasses define `reduce` and `summarize`. Both are pure, since the scripts for `evaluate` also call them.
+    Subclasses define `reduce` and `scores`. Both are pure, since the scripts for `evaluate` also call them.
     """
 
     columns: dict[str, str]  # dtypes by name of [`reduce`]'s results except `usable` and `group`
@@ -29,34 +28,32 @@ class StreamingMetric(ABC):
         """
 
     @abstractmethod
-    def summarize(self, images: dict[str, np.ndarray]) -> dict:
-        """Scores of all images from the results of [`reduce`], in any order."""
+    def scores(self, images: dict[str, np.ndarray]) -> dict:
+        """Scores of all images from the results of [`reduce`], in any order; at least one image is usable."""
 
-    def update(self, predictions, references, **columns) -> None:
-        """Add a batch. Arguments are those of [`reduce`].
+    def summarize(self, images: dict[str, np.ndarray]) -> dict:
+        """[`scores`] of all images.
 
         Raises:
-            ValueError: as [`reduce`], or the batch has other columns than the first.
+            ValueError: no image counts.
         """
-        batch = self.reduce(predictions, references, first_image=self.num_images, **columns)
-        if self._batches and batch.keys() != self._batches[0].keys():
+        if not images["usable"].any():
             raise ValueError(
-                f"This batch has {', '.join(batch)} of its images, and earlier ones have {', '.join(self._batches[0])}: add the "
-                "same columns, such as `groups`, with every batch."
+                f"zero usable images: {len(images['usable'])} were added, and none has an accepted id or a mask"
             )
+        return self.scores(images)
+
+    def update(self, predictions, references, **columns) -> None:
+        """Add a batch. Arguments are those of [`reduce`]."""
+        batch = self.reduce(predictions, references, first_image=self.num_images, **columns)
         self._batches.append(batch)
         self.num_images += len(batch["usable"])
 
     def compute(self) -> dict:
-        """Scores of all added images.
-
-        Raises:
-            ValueError: no image was added, or none counts.
-        """
-        if not self._batches:
-            raise ValueError("zero images: add some first")
-        names = self._batches[0]
-        return self.summarize({name: np.concatenate([batch[name] for batch in self._batches]) for name in names})
+        """[`summarize`] of all added images."""
+        names = self._batches[0] if self._batches else ()
+        images = {name: np.concatenate([batch[name] for batch in self._batches]) for name in names}
+        return self.summarize(images or {"usable": np.empty(0, dtype=bool)})
 
 
 def to_numpy(values) -> np.ndarray:
@@ -73,61 +70,32 @@ def place_of(first_image: int, row: int) -> str:
     return f"image {first_image + row} (row {row} of the batch)"
 
 
-def to_class_subset(class_subset: Sequence[int] | None) -> np.ndarray | None:
-    """Ascending ids of a class subset; `None` for all classes.
-
-    Raises:
-        ValueError: the subset is empty.
-    """
-    if class_subset is None:
-        return None
-    ids = np.unique(to_numpy(class_subset))
-    if not len(ids) or ids.dtype.kind not in "iu" or ids[0] < 0:
-        raise ValueError(f"class_subset is {class_subset!r}: expected one or more class ids, from 0")
-    return ids
-
-
-def to_accepted_ids(references, first_image: int) -> list[list[int]]:
+def to_accepted_ids(
+    references, first_image: int, num_classes: int | None = None, class_subset: np.ndarray | None = None
+) -> list[list[int]]:
     """Lists of accepted ids, without duplicates, in the order given.
 
     Args:
         references: `(N,)` ids or lists of ids, or an array `(N, m)` padded with -1.
         first_image: number of the first image in the whole set, for errors.
+        num_classes: number of logits; `None` if unknown.
+        class_subset: ids to which predictions are restricted; all by default.
+
+    Raises:
+        ValueError: a reference is no id, or one that no prediction can have.
     """
+    possible = None if num_classes is None else range(num_classes)
+    possible = possible if class_subset is None else set(class_subset.tolist())
     accepted = []
     for row, reference in enumerate(to_numpy(references) if hasattr(references, "shape") else references):
         values = to_numpy(reference)
         ids = [value for value in values.tolist() if value != -1] if values.ndim else [values.item()]
-        if values.ndim > 1 or not all(type(value) is int and value >= 0 for value in ids):
+        valid = values.ndim <= 1 and all(type(value) is int and value >= 0 for value in ids)
+        if not valid or (ids and possible is not None and not any(value in possible for value in ids)):
             raise ValueError(
-                f"the reference of {place_of(first_image, row)} is {reprlib.repr(values.tolist())}: expected the id of "
-                "a class, from 0, or a list of ids. Leave images without a label out, or give them an empty list"
+                f"the reference of {place_of(first_image, row)} is {reprlib.repr(values.tolist())}: expected the id of a class that "
+                f"{'is in class_subset' if class_subset is not None else 'the model has'}, or a list of ids. Leave images without a "
+                "label out, or give them an empty list"
             )
         accepted.append(list(dict.fromkeys(ids)))
     return accepted
-
-
-def check_accepted_ids(
-    accepted: list[list[int]], num_classes: int | None, class_subset: np.ndarray | None, first_image: int
-) -> None:
-    """Refuse ids that no prediction can have: a class outside the logits, or an image without an id in the subset.
-
-    Args:
-        num_classes: number of logits; `None` if unknown.
-    """
-    if num_classes is not None and class_subset is not None and class_subset[-1] >= num_classes:
-        raise ValueError(
-            f"class_subset holds the id {class_subset[-1]}, but the predictions have {num_classes} classes: expected ids "
-            "of the model's classes"
-        )
-    subset = None if class_subset is None else set(class_subset.tolist())
-    for row, ids in enumerate(accepted):
-        where = f"{place_of(first_image, row)} has the reference {ids}"
-        if num_classes is not None and ids and max(ids) >= num_classes:
-            raise ValueError(
-                f"{where}, but the predictions have {num_classes} classes: expected ids of the model's classes"
-            )
-        if subset is not None and ids and subset.isdisjoint(ids):
-            raise ValueError(
-                f"{where}, none of which is in class_subset: give both in the model's ids, and leave such images out"
-            )

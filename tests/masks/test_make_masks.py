@@ -15,7 +15,6 @@ from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.emoji_shift.splits import load_split
 from robust_vit_hf.data.schema import encode_image
 from robust_vit_hf.masks.coco import CocoAnnotations
-from robust_vit_hf.masks.make_masks import prompts_of_labels
 from robust_vit_hf.masks.mask_result import MaskResult
 
 from ..helpers import formats
@@ -92,7 +91,7 @@ def test_tokencut_masks_train(tmp_path, vit):
         assert row["image"].tobytes() == expected["image"].tobytes() and row["label"] == expected["label"]
         assert set(np.unique(np.asarray(row["mask"]))) == {0, 255}
     assert (tmp_path / "masks" / "contact_sheet_train.png").is_file()
-    for name in ("README.md", "made_by.json"):
+    for name in ("README.md", "stage.json"):
         assert str(tmp_path) not in (tmp_path / "masks" / name).read_text()
 
     save_pretrained(tiny_vit(), tmp_path / "model")
@@ -114,30 +113,26 @@ def test_masks_of_another_model_in_the_same_folder_are_refused(tmp_path):
     for changed in (tiny_vit(seed=1), tiny_vit(num_attention_heads=4)):
         changed.save_pretrained(tmp_path / "model")
         refused = call(*again)
-        assert re.search(r'holds the split `train` made with .*"digests": {"model": "\w{16}"}', refused.error)
-        assert refused.status == 1 and "Choose another output folder, or delete it" in refused.error
+        assert refused.status == 1 and "differ in: digests.model" in refused.error
     assert files_below(tmp_path / "masks") == before
 
 
 @pytest.mark.slow
 def test_kill_redoes_no_finished_image(tmp_path, vit):
     with_objects(128).to_parquet(tmp_path / "images" / "train.parquet")
-    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--rows_per_shard", 50)
+    options = ("--model", vit, "--min_side", 64, "--min_pixels", 20, "--rows_per_shard", 32)
     output = tmp_path / "masks"
     again = command("tokencut", tmp_path / "images", output, *options)
-    kill_when(lambda: any(output.glob("train-*.parquet")), "-m", "robust_vit_hf.cli", *again)
-    written = [*output.glob("train-*"), *output.glob(".parts/train/*-*.parquet")]
-    stamps = {path: path.stat().st_mtime_ns for path in written}
-    done_rows = max(int(re.findall(r"\d+", path.stem)[-1]) for path in written)
-    assert 64 <= done_rows < 128  # a part has 32
-    shard = min(output.glob("train-*.parquet"))
-    assert parquet.read_table(shard)["mask"].null_count == 0  # it is valid as it is
+    kill_when(lambda: len([*output.glob("train-*.parquet")]) == 2, "-m", "robust_vit_hf.cli", *again)
+    stamps = {path: path.stat().st_mtime_ns for path in output.glob("train-*")}
+    done_rows = max(int(path.stem.split("-")[-1]) for path in stamps)
+    assert 64 <= done_rows < 128
 
     done = call(*again)
     assert done.status == 0, done.err[-3000:]
     bars = re.findall(r"tokencut \(train\):.*?(\d+)/128", done.err.replace("\r", "\n"))
     assert int(bars[0]) == done_rows  # the progress bar starts where the kill was
-    assert all(not path.exists() or path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     succeed(*command("tokencut", tmp_path / "images", tmp_path / "expected", *options))
     masks, expected = (load_masked_dataset(str(tmp_path / name), "train") for name in ("masks", "expected"))
     assert masks["file_name"] == expected["file_name"] and len(masks) > 64
@@ -169,7 +164,7 @@ def test_released_masks_of_each_class(tmp_path, caplog):
     caplog.clear()
     succeed(*again)
     assert "`dog` 1" in caplog.text and files_below(tmp_path / "masks") == before
-    assert '"per_class": 2' in call(*again[:-1], 3).error
+    assert "differ in: per_class" in call(*again[:-1], 3).error
     assert "leave out --coarse" in call(*again, "--coarse").error
 
 
@@ -192,7 +187,7 @@ def test_interrupted_masks_of_each_class(tmp_path):
         return [MaskResult(half_mask(image), None, why) for image, why in zip(images, rejected, strict=True)]
 
     def make() -> dict:
-        return masks_by(masker, source, tmp_path / "out", per_class=20)
+        return masks_by(masker, source, tmp_path / "out", per_class=20, rows_per_shard=1)
 
     counted = None
     while counted is None:  # interrupted after each part
@@ -211,9 +206,7 @@ def test_interrupted_masks_of_each_class(tmp_path):
     before = files_below(tmp_path / "out")
     assert make() == counted and files_below(tmp_path / "out") == before
     (source / "train" / names[TENCH][3]).unlink()
-    with pytest.raises(
-        ValueError, match=r"has changed since it was written: .* rows were written, the source has 3\."
-    ):
+    with pytest.raises(ValueError, match="has changed since it was written"):
         make()
 
 
@@ -340,63 +333,9 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
     segmenter.mask_decoder.iou_token.weight.data += 1
     segmenter.save_pretrained(tmp_path / "sam")
     refused = call(*command("grounded", tmp_path / "images", tmp_path / "names", *models, "0.995"))
-    assert "holds the split `train` made with" in refused.error and '"segmenter": "' in refused.error
+    assert "differ in: digests.segmenter" in refused.error
     refused = call(*command("grounded", tmp_path / "images", tmp_path / "strict", *models, "1.0"))
-    assert "has no rows: all 2 were rejected, the first for: no box for 'tench' above 1.0" in refused.error
-
-
-def test_prompts_of_other_encodings(tmp_path):
-    """With a byte order mark, and names that are not ASCII; and in UTF-16, which is not guessed."""
-    features = datasets.Features({"label": datasets.ClassLabel(names=["bär", "dog"])})
-    content = json.dumps({"bär": ["tatze"], "dog": ["head"]}, ensure_ascii=False)
-    (tmp_path / "parts.json").write_text(content, encoding="utf-8-sig")
-    prompts = prompts_of_labels(features, tmp_path / "parts.json")
-    assert [prompts(label) for label in range(2)] == [["tatze"], ["head"]]
-    (tmp_path / "parts.json").write_text(content, encoding="utf-16")
-    with pytest.raises(ValueError, match=r"parts.json` must be a JSON object in UTF-8 such as"):
-        prompts_of_labels(features, tmp_path / "parts.json")
-
-
-@pytest.mark.parametrize("found", [None, [], [1], [""], ["head", " . "], "head", {"head": 1}])
-def test_prompts_are_checked_first(tmp_path, found):
-    """Before models are loaded, which are not there."""
-    masked_dataset(1).to_parquet(tmp_path / "images.parquet")
-    (tmp_path / "parts.json").write_text(json.dumps({"a": ["a"], "b": ["x", "y"], "d": found}))
-    for method in ("grounded", "sam3"):
-        options = ("--prompts", tmp_path / "parts.json")
-        refused = call(*command(method, tmp_path / "images.parquet", tmp_path / "out", *options))
-        assert f"has {json.dumps(found)} for `d`: expected a list of names" in refused.error
-        assert not (tmp_path / "out").exists()
-
-
-def test_classes_outside_of_imagenet_keep_their_names():
-    features = datasets.Features({"label": datasets.ClassLabel(names=["n01440764", "n01318894"])})  # of ImageNet-21k
-    prompts = prompts_of_labels(features, None)
-    assert [prompts(label) for label in range(2)] == [["tench"], ["n01318894"]]
-
-
-def test_prompts_of_some_classes(tmp_path):
-    features = datasets.Features({"label": datasets.ClassLabel(names=["tench", "dog"])})
-    (tmp_path / "parts.json").write_text(json.dumps({"tench": ["head", "fins"]}))
-    prompts = prompts_of_labels(features, tmp_path / "parts.json")
-    assert [prompts(label) for label in range(2)] == [["head", "fins"], ["dog"]]
-    (tmp_path / "parts.json").write_text(json.dumps({"tensh": ["head", "fins"]}))
-    with pytest.raises(ValueError, match="names 1 classes that the images do not have, such as `tensh`"):
-        prompts_of_labels(features, tmp_path / "parts.json")
-
-
-def test_class_folders_are_prompted_by_words(tmp_path):
-    """Without underscores and synonyms, which no detector knows; the file has the folder's name or the words."""
-    folders = ["great white shark, white shark, man-eater", "great_grey_owl", "_", "n01440764"]
-    features = datasets.Features({"label": datasets.ClassLabel(names=folders)})
-    prompts = prompts_of_labels(features, None)
-    assert [prompts(label) for label in range(4)] == [["great white shark"], ["great grey owl"], ["_"], ["tench"]]
-    for first, second in ((folders[0], folders[1]), ("great white shark", "great grey owl")):
-        (tmp_path / "parts.json").write_text(json.dumps({first: ["fin"], second: ["beak"]}))
-        prompts = prompts_of_labels(features, tmp_path / "parts.json")
-        assert [prompts(label) for label in range(4)] == [["fin"], ["beak"], ["_"], ["tench"]]
-    (tmp_path / "parts.json").write_text(json.dumps({folders[0]: ["fin"]}))
-    assert prompts_of_labels(features, tmp_path / "parts.json")(1) == ["great grey owl"]
+    assert "has no rows, 2 were rejected: no box for 'tench' above 1.0" in refused.error
 
 
 def test_the_output_is_not_among_the_images(tmp_path, vit):
@@ -410,7 +349,7 @@ def test_joined_splits_are_refused(tmp_path, split):
     """Before the first mask: `datasets` loads no split of this name."""
     for name in ("train", "validation"):
         masked_dataset(2).to_parquet(tmp_path / "images" / f"{name}.parquet")
-    with pytest.raises(ValueError, match=r"is no name of a split.*one by one \(`--split train validation`\)"):
+    with pytest.raises(ValueError, match="cannot name a split"):
         masks_by(lambda images, rows: pytest.fail(), tmp_path / "images", tmp_path / "masks", split=[split])
     assert not (tmp_path / "masks").exists()
 
@@ -437,7 +376,7 @@ def test_masks_of_a_set_of_the_paper(tmp_path, vit):
         f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG": 999,
     }
     error = call(*command("tokencut", tmp_path / "val", tmp_path / "others", *options, "--split", "train")).error
-    assert "`--set imagenet-1k` has the splits validation, but --split is `train`." in error
+    assert "has no split `train`" in error
 
 
 def test_masks_of_nothing_or_nearly_all_are_rejected(tmp_path):
@@ -509,10 +448,10 @@ def test_push_to_the_hub(tmp_path, vit, hub):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["tokencut", "--model", "emoji-shift", "--images", "nowhere"], "There is no file or folder `nowhere`"),
+        (["tokencut", "--model", "emoji-shift", "--images", "nowhere"], "no folder or parquet file `nowhere`"),
         (["coco", "--annotations", "nowhere.json", "--images", "IMAGES"], "nowhere.json"),
         (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
-        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object in UTF-8 such as"),
+        (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object"),
         (
             ["tokencut", "--model", "emoji-shift", "--per_class", "3", "--images", "UNLABELED"],
             "--per_class counts the masks of each class, but the images have labels of type None",

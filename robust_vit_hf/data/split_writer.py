@@ -1,0 +1,216 @@
+"""Resumable writing of a split of a dataset, with a parquet file for each slice of its source rows."""
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import pyarrow as pa
+import xxhash
+from pyarrow import parquet
+
+from ..utils.cache import check_no_pattern
+from ..utils.files import atomic_file, read_json
+from ..utils.stage import STAGE_FILE, Stage
+from .contact_sheet import save_contact_sheets
+from .dataset_card import CARD_FILE, REJECTED_FOLDER, write_card
+from .dataset_digest import row_digest
+
+
+MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows
+DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadata of its files
+
+
+def made_from(folder: Path) -> dict:
+    """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others.
+
+    Raises:
+        ValueError: no split in the folder is complete.
+    """
+    record = read_json(folder / STAGE_FILE) or {}
+    if record and "result" not in record:
+        raise ValueError(f"`{folder}` is not complete: run the command that writes it again.")
+    return record.get("inputs", {})
+
+
+class Slice(NamedTuple):
+    """Files of the source rows from `first` to before `end`: those kept and those rejected, of which one may be missing."""
+
+    first: int
+    end: int
+    kept: Path
+    rejected: Path
+
+    @property
+    def digest(self) -> str:
+        """Digest of the source rows."""
+        path = self.kept if self.kept.is_file() else self.rejected
+        return parquet.read_schema(path).metadata.get(DIGEST_KEY, b"").decode()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether both files are written: the rejected rows are first."""
+        return self.kept.is_file() or parquet.read_metadata(self.rejected).num_rows == self.end - self.first
+
+
+class SplitWriter:
+    """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold other
+    splits of the same inputs.
+
+    Rows are added in source order. Those of a slice are written at once to files whose names are the range of source rows; a
+    reopened writer goes on after the last slice. Rows with a `problem` go to the configuration `rejected`.
+
+    Args:
+        stage: folder, and the settings that the rows depend on.
+        title, text: heading and first paragraph of the dataset card.
+        rows_per_file: source rows of a slice, unless these exceed 64 MiB.
+
+    Raises:
+        ValueError: as [`Stage.check`], or `split` cannot name a split.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        split: str,
+        features: datasets.Features,
+        *,
+        title: str,
+        text: str,
+        rows_per_file: int = 200,
+    ):
+        if not re.fullmatch(r"\w+(\.\w+)*", split):  # which `datasets` demands
+            raise ValueError(f"`{split}` cannot name a split: give several one by one (`--split train validation`).")
+        check_no_pattern(stage.folder)  # could not be loaded
+        self.stage, self.split, self.features = stage, split, features
+        self.title, self.text, self.rows_per_file = title, text, rows_per_file
+        splits = (stage.result() or {"splits": {}})["splits"]
+        self.is_complete = split in splits
+        self.splits = splits
+        stage.begin()
+        self._rows: list[dict] = []
+        self._digests: list[str] = []
+        end = self.position
+        for left in self._found():  # by a kill between the two files of a slice
+            if left.end > end:
+                left.kept.unlink(missing_ok=True)
+                left.rejected.unlink(missing_ok=True)
+
+    @property
+    def slices(self) -> list[Slice]:
+        """Complete slices from the first row on."""
+        slices: list[Slice] = []
+        for found in self._found():
+            if found.first != (slices[-1].end if slices else 0) or not found.is_complete:
+                break
+            slices.append(found)
+        return slices
+
+    @property
+    def position(self) -> int:
+        """Number of source rows that are written."""
+        slices = self.slices
+        return slices[-1].end if slices else 0
+
+    def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
+        """Skip the source rows that are written, after comparing their digests.
+
+        Raises:
+            ValueError: the source has changed, by the first slice that differs.
+        """
+        for one in self.slices:
+            digests = map(row_digest, islice(rows, one.end - one.first))
+            if self._digest(digests) != one.digest:
+                self._refuse(f"rows {one.first} to {one.end - 1} differ")
+        if self.is_complete and next(rows, None) is not None:
+            self._refuse("it has more rows")
+        return rows
+
+    def _refuse(self, change: str) -> None:
+        raise ValueError(
+            f"`{self.stage.folder}`: the source of the split `{self.split}` has changed since it was written: {change}. Delete the "
+            "folder, or choose another."
+        )
+
+    def written(self, columns: list[str], rejected: bool = False) -> list[dict]:
+        """Values of columns of the rows that were written in complete slices: of those kept, or of those rejected."""
+        files = [one.rejected if rejected else one.kept for one in self.slices]
+        return [
+            row for path in files if path.is_file() for row in parquet.read_table(path, columns=columns).to_pylist()
+        ]
+
+    def write(self, rows: list[dict], digests: list[str]) -> None:
+        """Add the next source rows, with encoded images, to the slice, which is written if it has enough.
+
+        Args:
+            rows: rejected rows have `problem`, the reason.
+            digests: [`row_digest`] of each source row.
+        """
+        self._rows += rows
+        self._digests += digests
+        if len(self._rows) >= self.rows_per_file or sum(map(_num_bytes, self._rows)) >= MAX_BYTES:
+            self._write_slice()
+
+    def _write_slice(self) -> None:
+        first = self.position
+        name = f"{self.split}-{first:09d}-{first + len(self._rows):09d}.parquet"
+        metadata = {DIGEST_KEY: self._digest(self._digests).encode()}
+        parts = {
+            f"{REJECTED_FOLDER}/{name}": [row for row in self._rows if "problem" in row],
+            name: [row for row in self._rows if "problem" not in row],  # last
+        }
+        for place, rows in parts.items():
+            if rows:  # `load_dataset` refuses empty files
+                path, extra = self.stage.folder / place, {"problem": datasets.Value("string")} if place != name else {}
+                schema = datasets.Features(self.features | extra).arrow_schema
+                path.parent.mkdir(exist_ok=True)
+                with atomic_file(path) as partial:
+                    table = pa.Table.from_pylist(rows, schema.with_metadata(schema.metadata | metadata))
+                    parquet.write_table(table, partial, row_group_size=32)
+        self._rows, self._digests = [], []
+
+    def finish(self) -> tuple[int, int]:
+        """Write the last slice, card and contact sheets, and mark the split as complete. Returns the numbers of rows and
+        rejected rows.
+
+        Raises:
+            ValueError: there are no rows, or all are rejected.
+        """
+        if self._rows:
+            self._write_slice()
+        folder = self.stage.folder
+        counts = [
+            sum(parquet.read_metadata(path).num_rows for path in place.glob(f"{self.split}-*.parquet"))
+            for place in (folder, folder / REJECTED_FOLDER)
+        ]
+        if not counts[0]:
+            first = next(
+                (row["problem"] for row in self.written(["problem"], rejected=True)), "the source has no images"
+            )
+            raise ValueError(f"`{folder}`: the split `{self.split}` has no rows, {counts[1]:,} were rejected: {first}")
+        if not self.is_complete:
+            splits = self.splits | {self.split: counts}
+            write_card(folder, self.title, self.text, self.features, splits)
+            save_contact_sheets(folder, [self.split])
+            self.stage.finish({"splits": splits}, [CARD_FILE])
+        return counts[0], counts[1]
+
+    def _digest(self, digests: Iterable[str]) -> str:
+        """Digest of source rows and columns."""
+        return xxhash.xxh3_128_hexdigest("".join([repr(self.features), *digests]).encode())
+
+    def _found(self) -> list[Slice]:
+        """Slices with a file, in order."""
+        slices, rejected = set(), self.stage.folder / REJECTED_FOLDER
+        for place in (self.stage.folder, rejected):
+            for path in place.glob(f"{self.split}-*.parquet"):
+                first, end = map(int, path.stem.split("-")[1:])
+                slices.add(Slice(first, end, self.stage.folder / path.name, rejected / path.name))
+        return sorted(slices)
+
+
+def _num_bytes(row: dict) -> int:
+    """Size of the images of a row."""
+    return sum(len(value["bytes"] or b"") for value in row.values() if isinstance(value, dict))

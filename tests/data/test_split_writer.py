@@ -1,0 +1,235 @@
+"""Folders of prepared data and masks: what a kill leaves, and reruns over sources that have changed."""
+
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from robust_vit_hf import load_masked_dataset
+from robust_vit_hf.data import split_writer, write_rows
+from robust_vit_hf.data.contact_sheet import sample_rows
+from robust_vit_hf.data.split_writer import SplitWriter
+from robust_vit_hf.masks.mask_result import MaskResult
+from robust_vit_hf.utils.stage import Stage
+
+from ..helpers import formats
+from ..helpers.commands import files_below
+from ..helpers.tiny import FEATURES, GOLDFISH, TENCH, masked_dataset, masked_rows
+from ..helpers.written import half_mask, masks_by, prepare
+
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+NAMES = datasets.Features({"file_name": datasets.Value("string")})
+
+
+@pytest.fixture
+def no_contact_sheets(monkeypatch):
+    """They take most of the time, and are drawn from what is written."""
+    monkeypatch.setattr(split_writer, "save_contact_sheets", lambda *arguments: None)
+
+
+def writer_of(folder: Path, features=NAMES, **options) -> SplitWriter:
+    return SplitWriter(Stage(folder, {"method": "coco"}), "train", features, title="Names", text="Text.", **options)
+
+
+def masks_of(source: Path, output: Path) -> dict:
+    return masks_by(lambda images, rows: [MaskResult(half_mask(image)) for image in images], source, output)
+
+
+def photos(root: Path, rows: list[dict]) -> Path:
+    shutil.rmtree(root, ignore_errors=True)
+    formats.image_folder(root, rows)
+    for path in root.rglob("*.png"):
+        os.utime(path, (0, zlib.crc32(path.read_bytes())))  # a file that has not changed has its time
+    return root
+
+
+def test_slices_rejected_rows_and_card(tmp_path, no_contact_sheets):
+    writer = writer_of(tmp_path, rows_per_file=3)
+    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "`b` is torn at 7"}], ["1", "2"])
+    writer.write([{"file_name": "c"}], ["3"])
+    writer.write([{"file_name": name, "problem": f"`{name}` is torn at {name}"} for name in "def"], list("456"))
+    writer.write([{"file_name": "g"}], ["7"])
+    with pytest.raises(ValueError, match="is not complete"):
+        load_masked_dataset(str(tmp_path), "train")
+    assert writer.finish() == (3, 4)
+    assert datasets.load_dataset(str(tmp_path), split="train")["file_name"] == ["a", "c", "g"]
+    assert datasets.load_dataset(str(tmp_path), "rejected", split="train")["file_name"] == list("bdef")
+    assert [(one.first, one.end) for one in writer.slices] == [(0, 3), (3, 6), (6, 7)]
+    card = (tmp_path / "README.md").read_text()
+    assert "| train | 3 | 4 |" in card and "| … is torn at … | 1 |" in card
+    before = files_below(tmp_path)
+    assert writer_of(tmp_path).finish() == (3, 4) and files_below(tmp_path) == before
+
+
+def test_a_stop_between_the_rejected_and_the_kept_rows_of_a_slice(tmp_path, monkeypatch, no_contact_sheets):
+    writer, rows = writer_of(tmp_path, rows_per_file=2), [{"file_name": "c"}, {"file_name": "d", "problem": "torn"}]
+    writer.write([{"file_name": "a"}, {"file_name": "b", "problem": "torn"}], ["1", "2"])
+    write = parquet.write_table
+
+    def full_disk(table, path, **options):
+        if path.parent == tmp_path:
+            raise OSError("No space left on device")
+        write(table, path, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError):
+        patched.setattr(parquet, "write_table", full_disk)
+        writer.write(rows, ["3", "4"])
+    assert len(list(tmp_path.glob("rejected/*.parquet"))) == 2
+    again = writer_of(tmp_path, rows_per_file=1)
+    assert again.position == 2 and len(list(tmp_path.glob("rejected/*.parquet"))) == 1
+    again.write(rows, ["3", "4"])
+    assert again.finish() == (2, 2)
+    assert again.written(["file_name"]) == [{"file_name": "a"}, {"file_name": "c"}]
+
+
+def test_a_slice_of_large_images_ends_early(tmp_path, monkeypatch, no_contact_sheets):
+    monkeypatch.setattr(split_writer, "MAX_BYTES", 1000)
+    writer = writer_of(tmp_path, datasets.Features({"image": datasets.Image()}))
+    writer.write([{"image": {"bytes": bytes(1500), "path": None}}], ["1"])
+    assert writer.position == 1
+
+
+def test_a_folder_of_other_inputs_is_refused(tmp_path, no_contact_sheets):
+    source = str(formats.class_folders(tmp_path / "set", {TENCH: 1}))
+    prepare("imagenet-sketch", [source], tmp_path / "out")
+    with pytest.raises(ValueError, match="differ in: set"):
+        prepare("imagenet-r", [source], tmp_path / "out")
+    with pytest.raises(ValueError, match=r"without a `stage.json`"):
+        prepare("imagenet-sketch", [source], tmp_path / "set")
+
+
+def test_splits_of_a_folder_have_the_same_options(tmp_path, monkeypatch, no_contact_sheets):
+    """Training and validation classes of two seeds would overlap. Numbers are no files of the working directory."""
+    images = {wnid: [f"{wnid}_{n}" for n in range(3)] for wnid in (TENCH, GOLDFISH, "n01484850", "n01491361")}
+    formats.imagenet_s(tmp_path / "s", {wnid: number for number, wnid in enumerate(images, start=1)}, images)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "3").mkdir()
+    given = ("paper-split", [str(tmp_path / "s")], tmp_path / "split")
+    prepare(*given, num_classes=3, split="train", class_seed=1)
+    with pytest.raises(ValueError, match=r"options\.class_seed"):
+        prepare(*given, num_classes=3, split="validation", class_seed=2)
+    prepare(*given, num_classes=3, split="validation", class_seed=1)
+    train, validation = (load_masked_dataset(str(tmp_path / "split"), split) for split in ("train", "validation"))
+    assert len({*train["label"]}) == 3 and {*train["label"]}.isdisjoint(validation["label"])
+    assert train[0]["mask"].mode == "L"
+    card = (tmp_path / "split" / "README.md").read_text()
+    assert "| train | 9 | 0 |" in card and "| validation | 1 | 0 |" in card
+
+
+ROWS = masked_rows(20)
+CHANGES = {
+    "more rows": (ROWS, "it has more rows"),
+    "fewer rows": (ROWS[:11], "rows 0 to 11 differ"),
+    "another order": (ROWS[10:12] + ROWS[:10], "rows 0 to 11 differ"),
+    "other pixels": (ROWS[:7] + masked_rows(1, seed=9) + ROWS[8:12], "rows 0 to 11 differ"),
+    "another label": ([*ROWS[:3], ROWS[3] | {"label": 0}, *ROWS[4:12]], "rows 0 to 11 differ"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_masks_of_a_changed_source(tmp_path, change, no_contact_sheets):
+    output, (changed, message) = tmp_path / "out", CHANGES[change]
+    assert masks_of(photos(tmp_path / "photos", ROWS[:12]), output) == {"train": (12, 0)}
+    before = files_below(output)
+    assert str(tmp_path) not in before["stage.json"].decode()
+    path = photos(tmp_path / "photos", changed)
+    with pytest.raises(ValueError, match=f"has changed since it was written: {message}"):
+        masks_of(path, output)
+    assert files_below(output) == before
+
+
+def test_masks_of_a_changed_table(tmp_path, no_contact_sheets):
+    """Other pixels, and other names of the same labels."""
+    path, dataset = tmp_path / "table" / "train.parquet", masked_dataset(3)
+    dataset.to_parquet(path)
+    masks_of(path.parent, tmp_path / "out")
+    renamed = dataset.cast_column("label", datasets.Value("int64"))
+    for changed in (
+        datasets.Dataset.from_list([*masked_rows(2), masked_rows(1, seed=9)[0]], features=FEATURES),
+        renamed.cast_column("label", datasets.ClassLabel(names=list("dcba"))),
+    ):
+        changed.to_parquet(path)
+        with pytest.raises(ValueError, match="rows 0 to 2 differ"):
+            masks_of(path.parent, tmp_path / "out")
+
+
+def test_unchanged_source_finishes_at_once(tmp_path, monkeypatch, no_contact_sheets):
+    source = photos(tmp_path / "photos", ROWS[:5])
+    masks_of(source, tmp_path / "out")
+    monkeypatch.setattr(write_rows, "decode", None)
+    assert masks_of(source, tmp_path / "out") == {"train": (5, 0)}
+
+
+def test_interrupted_run_over_a_changed_source(tmp_path, monkeypatch, no_contact_sheets):
+    monkeypatch.setattr(write_rows, "ROWS_PER_PART", 2)
+    source = formats.class_folders(tmp_path / "set", {TENCH: 4, GOLDFISH: 4})
+    write, calls = SplitWriter.write, []
+
+    def interrupted(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write(self, *arguments)
+
+    arguments, options = ("imagenet-sketch", [str(source)], tmp_path / "out"), {"rows_per_shard": 2}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SplitWriter, "write", interrupted)
+        prepare(*arguments, **options)
+    before = files_below(tmp_path / "out")
+    path = source / TENCH / f"{TENCH}_2.jpg"
+    original, stamp = path.read_bytes(), path.stat().st_mtime_ns
+    formats.save(formats.picture(99), path)
+    with pytest.raises(ValueError, match="rows 2 to 3 differ"):
+        prepare(*arguments, **options)
+    assert files_below(tmp_path / "out") == before
+    path.write_bytes(original)
+    os.utime(path, ns=(stamp, stamp))
+    assert prepare(*arguments, **options) == {"test": (8, 0)}
+
+
+def test_zip_that_is_unpacked_again_has_not_changed(tmp_path, datasets_cache, no_contact_sheets):
+    formats.class_folders(tmp_path / "set", {TENCH: 2})
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "set")
+    prepare("imagenet-sketch", [archive], tmp_path / "out")
+    shutil.rmtree(datasets_cache)
+    assert prepare("imagenet-sketch", [archive], tmp_path / "out") == {"test": (2, 0)}
+
+
+def test_edited_mask_of_imagenet_s(tmp_path, no_contact_sheets):
+    source = formats.imagenet_s(tmp_path / "s", {TENCH: 1}, {TENCH: [f"{TENCH}_0", f"{TENCH}_1"]})
+    prepare("imagenet-s919", [str(source)], tmp_path / "out")
+    ids = np.zeros((24, 30), dtype=np.int32)
+    ids[2:9, 3:20] = 1
+    formats.coded_mask(ids).save(source / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png")
+    with pytest.raises(ValueError, match="rows 0 to 1 differ"):
+        prepare("imagenet-s919", [str(source)], tmp_path / "out")
+
+
+def test_rejected_rows_are_compared_too(tmp_path, no_contact_sheets):
+    """Also those after the last row that was kept, whose slice has no other."""
+    source = formats.class_folders(tmp_path / "set", {TENCH: 2})
+    (source / GOLDFISH).mkdir()
+    (source / GOLDFISH / "torn.jpg").write_bytes(b"torn")
+    arguments, options = ("imagenet-sketch", [str(source)], tmp_path / "out"), {"skip_bad": True, "rows_per_shard": 2}
+    for _ in range(2):
+        assert prepare(*arguments, **options) == {"test": (2, 1)}
+    formats.save(formats.picture(5), source / GOLDFISH / "torn.jpg")
+    with pytest.raises(ValueError, match="differ"):
+        prepare(*arguments, **options)
+
+
+def test_contact_sheet_takes_rows_from_all_over(tmp_path):
+    formats.class_folders(tmp_path / "set", {TENCH: 130})
+    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", rows_per_shard=70)
+    names = [row["file_name"] for row in sample_rows(sorted((tmp_path / "out").glob("*.parquet")), 13)]
+    expected = sorted(f"{TENCH}/{TENCH}_{index}.jpg" for index in range(130))
+    assert names == [expected[index] for index in range(0, 130, 10)]
+    assert (tmp_path / "out" / "contact_sheet_test.png").stat().st_size > 5000
+    assert json.loads((tmp_path / "out" / "stage.json").read_text())["result"] == {"splits": {"test": [130, 0]}}
