@@ -153,17 +153,13 @@ def train_options() -> dict[str, Declared]:
     return own_options() | declared_options(RobustViTConfig)
 
 
-# Options of `Trainer.evaluate` and of its `compute_metrics`, which a run does not call: it measures the model by itself.
-OF_EVALUATE = ("batch_eval_metrics", "bf16_full_eval", "fp16_full_eval", "include_for_metrics", "prediction_loss_only")
-
-
 def train_arguments(
     recipe: str | Path | None = None, **options: Any
 ) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
     """Arguments of [`finetune`] from options, which override those of a recipe.
 
     Raises:
-        FileNotFoundError, ValueError: as [`read_recipe`], or options do not go together, or have no effect.
+        FileNotFoundError, ValueError: as [`read_recipe`], or options do not go together.
     """
     from ..training.config import RobustViTConfig
 
@@ -172,9 +168,4 @@ def train_arguments(
         {name: values.pop(name) for name in declared_options(group) if name in values}
         for group in (ModelArguments, DataArguments)
     )
-    for name in OF_EVALUATE:
-        if values.get(name):
-            raise ValueError(
-                f"`{name}` has no effect here, since a run calls no `Trainer.evaluate` with `compute_metrics`: leave it out."
-            )
     return ModelArguments(**model), DataArguments(**data), RobustViTConfig(**values)

@@ -29,11 +29,11 @@ from ..models.loading import load_model
 from ..models.model_digest import model_digest
 from ..models.model_names import BUNDLED_MODEL
 from ..models.preprocessing import Preset, is_of_paper, resolve_preset
+from ..training.checkpoints import identity_of
 from ..training.config import RobustViTConfig
 from ..training.finetuning import DRAWN_FROM_BENCHMARKS, finetune, load_data
 from ..training.interrupts import TrainingInterrupted
 from ..training.options import DataArguments, ModelArguments
-from ..training.run_identity import identity_of
 from ..utils.files import RESULTS_FILE, read_json, write_json
 from ..utils.lock import folder_lock, lock_file
 from ..utils.stage import Stage

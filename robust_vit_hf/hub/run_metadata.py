@@ -19,29 +19,25 @@ from ..utils.public_names import is_hub_id, public_name
 EMISSIONS_FILE = "emissions.csv"  # written by CodeCarbon, in the output_dir
 
 
-def describe_run(
-    trainer: Trainer, facts: dict, method: dict[str, str], validation: dict[str, float] | None, cost: dict
-) -> dict:
+def describe_run(trainer: Trainer, facts: dict) -> dict:
     """Model, data, hyper-parameters and cost of a run, as JSON values.
 
     Args:
-        trainer: trainer after training.
-        facts: given arguments of [`PublishingTrainer.create_model_card`].
-        method: text descriptions of the method's hyper-parameters, by name.
-        validation: metrics of the saved checkpoint on the validation images, with the prefix `eval_`.
-        cost: `seconds` of training over all parts of the run, and whether it was `resumed`.
+        trainer: [`RobustViTTrainer`] after training.
+        facts: given arguments of its `create_model_card`.
     """
     args, processor = trainer.args, trainer.processing_class
     model = trainer.accelerator.unwrap_model(trainer.model)
     known = ImageModel(model)
     config = known.pretrained.config
     image_size = input_size(processor)
-    dataset = facts.get("dataset")
+    dataset = None if facts.get("dataset") is None else ", ".join(_listed(facts["dataset"]))
     finetuned_from = facts.get("finetuned_from") or config._name_or_path or known.name
     name = find_model(finetuned_from)
     registered = MODELS.get(name)
     train, validation_set = trainer.train_dataset, trainer.eval_dataset
     labels, hub_model_id = None, trainer.hub_model_id or args.hub_model_id
+    validation = trainer.validation
     if isinstance(train, datasets.Dataset) and "label" in train.column_names:
         labels = sorted(set(train.with_format(None)["label"]))
     return {
@@ -56,8 +52,8 @@ def describe_run(
         else registered and (registered.base_model or registered.hub_ids[0]),
         "language": facts.get("language"),
         "license": facts.get("license") or (registered and registered.license),
-        "tags": facts.get("tags", []),
-        "tasks": facts.get("tasks") or ["image-classification"],
+        "tags": _listed(facts.get("tags", [])),
+        "tasks": _listed(facts.get("tasks", "image-classification")),
         "library_name": "peft" if getattr(model, "peft_config", {}) else "transformers",
         "architecture": known.name,
         "num_parameters": sum(
@@ -70,12 +66,12 @@ def describe_run(
         "forward_arguments": known.forward_arguments(image_size),
         "preset": facts.get("preset") or preset_of(processor),
         "preprocessing": _preprocessing(processor),
-        "training": _hyperparameters(trainer, method),
+        "training": _hyperparameters(trainer),
         "data": {
             "dataset": None if dataset is None else ", ".join(map(public_name, dataset.split(", "))),
             "dataset_on_hub": dataset is not None and is_hub_id(dataset),
-            "dataset_tags": facts.get("dataset_tags"),
-            "dataset_args": facts.get("dataset_args"),
+            "dataset_tags": _listed(facts.get("dataset_tags")),
+            "dataset_args": _listed(facts.get("dataset_args")),
             "masks": facts.get("masks", "those that came with the dataset"),
             "train_images": 0
             if train is None
@@ -88,10 +84,15 @@ def describe_run(
         },
         "validation": validation and {"images": len(validation_set), "text": _in_words(validation)},
         "steps": trainer.state.global_step,
-        **cost,
+        "seconds": round(trainer.time.seconds, 1),
+        "resumed": trainer.time.resumed,
         **_energy(Path(args.output_dir)),
         **environment(),
     }
+
+
+def _listed(value: str | list[str] | None) -> list[str] | None:
+    return [value] if isinstance(value, str) else value
 
 
 def _in_words(metrics: dict[str, float]) -> str:
@@ -103,7 +104,7 @@ def _in_words(metrics: dict[str, float]) -> str:
     return ", ".join(parts)
 
 
-def _hyperparameters(trainer: Trainer, method: dict[str, str]) -> dict[str, str]:
+def _hyperparameters(trainer: Trainer) -> dict[str, str]:
     args = trainer.args
     warmup = f"{args.warmup_steps:g} steps" if args.warmup_steps >= 1 else f"{100 * args.warmup_steps:g} %"
     checkpoint = "last"
@@ -117,7 +118,7 @@ def _hyperparameters(trainer: Trainer, method: dict[str, str]) -> dict[str, str]
         "epochs": f"{trainer.state.epoch or 0:g}",
         "batch": f"{trainer._train_batch_size * args.gradient_accumulation_steps * args.world_size} images, on {processes}",
         "optimiser": f"{args.optim.value}, weight decay {args.weight_decay:g}",
-        **method,
+        **trainer.describe_method(),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "seed": str(args.seed),
         "checkpoint": checkpoint,

@@ -1,6 +1,7 @@
-"""Training callbacks: images in TensorBoard, and the epoch of the augmentation."""
+"""Training callbacks: images in TensorBoard, the epoch of the augmentation, and the time of training."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.integrations.integration_utils import default_logdir
+from transformers.trainer_callback import ExportableState
 
 from ..relevance.architectures import unwrap_pretrained
 from ..relevance.overlay import relevance_strip
@@ -32,6 +34,33 @@ class SharedEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.number.fill_(int(state.epoch))
+
+
+class TrainingTime(TrainerCallback, ExportableState):
+    """Seconds of training over all parts of a run, saved in each checkpoint."""
+
+    def __init__(self):
+        self.resumed = False  # from a checkpoint
+        self.earlier = 0.0  # of the parts before this one
+        self._started = self._ended = None
+
+    @property
+    def seconds(self) -> float:
+        if self._started is None:
+            return self.earlier
+        return self.earlier + (self._ended or time.monotonic()) - self._started
+
+    def state(self) -> dict:
+        return {"args": {}, "attributes": {"seconds": self.seconds}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.resumed = state.global_step > 0
+        saved = state.stateful_callbacks[type(self).__name__]["attributes"]["seconds"]
+        self.earlier = saved if self.resumed else 0.0
+        self._started, self._ended = time.monotonic(), None
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._ended = time.monotonic()
 
 
 @contextmanager

@@ -1,54 +1,142 @@
-"""Completeness of checkpoints, and choice of the one to resume from."""
+"""Checkpoints of a run: stages that say what they were made from, and the choice of the one to resume from."""
 
 import json
 import re
 from pathlib import Path
 
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+import datasets
+from transformers import Trainer
 from transformers.utils import logging
+
+from ..data.dataset_digest import dataset_identity
+from ..data.stream import MaskedStream, stream_identity
+from ..models.model_digest import model_digest
+from ..utils.files import read_json
+from ..utils.stage import STAGE_FILE, Stage
 
 
 logger = logging.get_logger(__name__)
+
+# Settings that may change on resuming, since they do not affect steps.
+MAY_CHANGE = (
+    "num_train_epochs",
+    "max_steps",
+    "output_dir",
+    "resume_from_checkpoint",
+    "run_name",
+    "report_to",
+    "disable_tqdm",
+    "relevance_strip_steps",
+    "load_best_model_at_end",
+    "prediction_loss_only",
+    "train_batch_size",
+    "per_device_train_batch_size",  # but not its product with the number of processes
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "use_cpu",
+    "trackio_space_id",
+)
+MAY_CHANGE_PREFIXES = ("logging_", "log_", "save_", "eval_", "do_", "push_to_hub", "hub_", "project", "ddp_")
+
+
+def run_inputs(trainer: Trainer) -> dict:
+    """What the steps of a [`RobustViTTrainer`] depend on, as JSON values: settings, model and data.
+
+    Args:
+        trainer: trainer before its first step, with the original model.
+    """
+    args, streamed = trainer.args, isinstance(trainer.train_dataset, MaskedStream)
+    # Processes and workers share the rows of a stream, so batches depend on their numbers.
+    kept = {"dataloader_num_workers", "per_device_train_batch_size"} if streamed else set()
+    settings = {
+        name: value
+        for name, value in args.to_sanitized_dict().items()
+        if name in kept or not (name in MAY_CHANGE or name.startswith(MAY_CHANGE_PREFIXES))
+    }
+    settings["batch size of all processes"] = args.per_device_train_batch_size * args.world_size
+    settings["FSDP2"] = bool(trainer.is_fsdp_enabled)  # its optimizer is saved in another format
+    adapter = next(iter(getattr(trainer.model, "peft_config", {}).values()), None)
+    inputs = {
+        "settings": settings,
+        "model": model_digest(trainer.model),
+        # Sets are ordered differently in each process.
+        "adapter": adapter and json.dumps(adapter.to_dict(), default=lambda value: sorted(map(str, value))),
+        "image processor": trainer.processing_class.to_json_string(),
+        "train dataset": identity_of(trainer.train_dataset),
+        "validation dataset": identity_of(trainer.eval_dataset),
+        "backgrounds": trainer.backgrounds and trainer.backgrounds.identity(),
+    }
+    return json.loads(json.dumps(inputs, default=str))
+
+
+def identity_of(dataset: object) -> str | int | None:
+    """Identity of a table or stream; for other datasets, only the number of rows, if any."""
+    if isinstance(dataset, datasets.Dataset):
+        return dataset_identity(dataset)
+    if isinstance(dataset, MaskedStream):
+        return stream_identity(dataset.dataset)
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:
+    """Mark a checkpoint as complete, with all its files."""
+    Stage(checkpoint, inputs).finish({}, [path.name for path in checkpoint.iterdir() if path.is_file()])
+
+
+def check_checkpoint(checkpoint: Path, inputs: dict) -> None:
+    """Refuse to resume from a checkpoint that would not go on as the run was.
+
+    Raises:
+        ValueError: the checkpoint was made from other `inputs`, see [`OtherInputs`], or is incomplete.
+    """
+    if Stage(checkpoint, inputs).result() is None:
+        raise ValueError(
+            f"`{checkpoint}` is not a complete checkpoint: a file is missing, or it was saved with `save_only_model`. Resume from "
+            "another one."
+        )
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The complete checkpoint with the highest step."""
+    steps = {}
+    for path in Path(output_dir).glob("checkpoint-*"):
+        record = read_json(path / STAGE_FILE)
+        is_copy = re.fullmatch(r"checkpoint-\d+", path.name) is None
+        if record is not None and not is_copy and Stage(path, record["inputs"]).result() is not None:
+            steps[int(path.name.removeprefix("checkpoint-"))] = str(path)
+    return steps[max(steps)] if steps else None
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: bool) -> str | None:
     """The checkpoint to resume from.
 
     Args:
-        resume_from_checkpoint: `"last"`, folder of a checkpoint in `output_dir`, or `None` for a new run. A run
-            stopped before its first checkpoint starts again.
+        resume_from_checkpoint: `"last"`, folder of a checkpoint, or `None` for a new run. A run stopped before its
+            first checkpoint starts again.
         begun: whether a run has already written to `output_dir`.
 
     Returns:
         The checkpoint's folder, or `None` to start from step 0.
 
     Raises:
-        ValueError: a new run's folder is not empty, or there is no run or checkpoint to resume from.
+        ValueError: a new run's folder is not empty, or there is no run to resume.
     """
     folder = Path(output_dir)
-    others = [path for path in folder.glob("*") if path.suffix != ".lock"] if folder.is_dir() else []
+    others = [path.name for path in folder.glob("*") if path.suffix != ".lock"]
+    if resume_from_checkpoint is None and others:
+        held = "another run" if begun else f"other files, such as `{others[0]}`"
+        resume = ", or continue it with `--resume_from_checkpoint last`" if begun else ""
+        raise ValueError(f"`{folder}` holds {held}. Choose another --output_dir, or delete it{resume}.")
     if resume_from_checkpoint is None:
-        if others and begun:
-            raise ValueError(
-                f"`{folder}` holds another run. Choose another --output_dir, delete it, or continue it with "
-                "`--resume_from_checkpoint last`."
-            )
-        if others:
-            raise ValueError(
-                f"`{folder}` holds other files, such as `{others[0].name}`. Choose another --output_dir, or delete it."
-            )
         return None
-    last = last_checkpoint(output_dir)
     if resume_from_checkpoint != "last":
-        complete = [path for path in folder.glob("checkpoint-*") if is_complete(path)]
-        named = Path(resume_from_checkpoint)
-        if named.resolve() not in [path.resolve() for path in complete]:
-            lacking = missing_parts(named) if named.is_dir() else []
-            raise ValueError(
-                f"`{named}` is not a complete checkpoint in the output_dir `{folder}`, which has "
-                f"{', '.join(path.name for path in complete) or 'none'}. {_describe(lacking) if lacking else ''}".rstrip()
-            )
-        return str(resume_from_checkpoint)
+        if Path(resume_from_checkpoint).resolve().parent != folder.resolve():
+            raise ValueError(f"`{resume_from_checkpoint}` is not a checkpoint in the output_dir `{folder}`.")
+        return resume_from_checkpoint
+    last = last_checkpoint(output_dir)
     if last is None and not begun:
         raise ValueError(
             f"`{folder}` holds no run to resume: expected the --output_dir of one. To begin a new run, leave out "
@@ -57,54 +145,3 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: 
     if last is None:
         logger.warning(f"The run in `{folder}` was stopped before its first complete checkpoint: it begins again.")
     return last
-
-
-def last_checkpoint(output_dir: str) -> str | None:
-    """The complete checkpoint with the highest step."""
-    named = (
-        path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)
-    )  # no copies
-    checkpoints = [path for path in named if is_complete(path)]
-    last = max(checkpoints, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-    return None if last is None else str(last)
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether resuming from a checkpoint gives the same result as an uninterrupted run."""
-    return not missing_parts(checkpoint)
-
-
-def check_complete(checkpoint: str) -> None:
-    """Refuse to resume from an incomplete checkpoint.
-
-    Raises:
-        ValueError: the checkpoint is incomplete; names the missing parts.
-    """
-    if lacking := missing_parts(Path(checkpoint)):
-        raise ValueError(f"`{checkpoint}` is not a complete checkpoint. {_describe(lacking)}")
-
-
-def missing_parts(checkpoint: Path) -> list[str]:
-    """Files missing in a checkpoint for resuming, except `model.safetensors`, which the Trainer checks.
-
-    Without optimizer, schedule or random state, as with `save_only_model`, weights would differ from those of an
-    uninterrupted run. `trainer_state.json` is written last, and may be truncated after a kill.
-    """
-    try:
-        has_state = bool(json.loads((checkpoint / TRAINER_STATE_NAME).read_text()))
-    except (OSError, ValueError):
-        has_state = False
-    found = {
-        TRAINER_STATE_NAME: has_state,
-        OPTIMIZER_NAME: any(checkpoint.glob("optimizer*")),  # `optimizer.bin` with FSDP2
-        SCHEDULER_NAME: (checkpoint / SCHEDULER_NAME).is_file(),
-        "rng_state.pth": any(checkpoint.glob("rng_state*.pth")),  # one per process
-    }
-    return [name for name, there in found.items() if not there]
-
-
-def _describe(lacking: list[str]) -> str:
-    return (
-        f"It lacks {', '.join(f'`{name}`' for name in lacking)}, without which the run would not go on as it was: "
-        "resume from another one, or begin a new run in another --output_dir. `save_only_model` saves weights alone."
-    )

@@ -1,18 +1,18 @@
 """Hyper-parameters of the finetuning."""
 
 import os
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from importlib.util import find_spec
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SchedulerType
-from transformers.training_args import OptimizerNames
 
-from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Range
 from ..utils.public_names import public_settings
 from .methods import load_method
 from .options import METHOD_OPTIONS, FinetuningArguments
@@ -23,32 +23,39 @@ CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
 
-
-# Options of the Trainer that change nothing here, and why. They are refused, since a run would look as if they had.
-NOT_HONOURED = {
-    "restore_callback_states_from_checkpoint": "a resumed run restores the state of this package's callbacks by itself",
-    "label_smoothing_factor": "the losses are those of the method",
-    "neftune_noise_alpha": "it adds noise to the embeddings of words",
-    "use_liger_kernel": "its kernels are those of language models",
-    "liger_kernel_config": "its kernels are those of language models",
-    "include_num_input_tokens_seen": "images have no input tokens to count",
-    "length_column_name": "images have no lengths to group by",
-    "use_cache": "it is that of generating text",
-    "label_names": "labels are `labels`",
-    "do_train": "the command and the method that is called say what is done",
-    "do_predict": "the command and the method that is called say what is done",
-    "hub_always_push": "checkpoints are not pushed",
-    "logging_nan_inf_filter": "`on_nan` says what happens at such losses",
-    "average_tokens_across_devices": "losses are means over images",
-    "enable_jit_checkpoint": "a signal saves a checkpoint by itself",
-}
-# Optimizers to which the Trainer does not pass `optim_args`.
-WITHOUT_OPTIM_ARGS = ("adafactor", "adamw_torch", "adamw_torch_fused", "adamw_torch_npu_fused", "adamw_torch_xla")
-# Options of the schedule by those schedulers of the Trainer that do not take them.
-NOT_OF_SCHEDULER = {
-    "warmup_steps": ("constant", "reduce_lr_on_plateau", "greedy"),
-    "lr_scheduler_kwargs": ("constant", "constant_with_warmup"),
-    **dict.fromkeys(("lr_decay_rate", "lr_decay_every"), tuple({kind.value for kind in SchedulerType} - {"constant"})),
+# What is refused, and why: a result would be wrong, or a loss would follow, without a word.
+RULES: dict[str, Callable[["RobustViTConfig"], Any]] = {
+    "`remove_unused_columns=True` would drop the images and masks. Leave it False.": (
+        lambda config: config.remove_unused_columns
+    ),
+    "`hub_strategy` other than `end` uploads checkpoints without a card, and files with paths of this machine. Leave it `end`.": (
+        lambda config: config.push_to_hub and config.hub_strategy != HubStrategy.END
+    ),
+    "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the gradient of one in the "
+    "other does not exist. Leave it False.": lambda config: config.torch_compile,
+    "`ddp_static_graph=True` takes the backward pass of the relevance map for that of the loss, so that gradients are wrong from the "
+    "second step on. Leave it out.": lambda config: config.ddp_static_graph,
+    "DeepSpeed is not supported: use DDP or FSDP2, see docs/launch.md.": (
+        lambda config: config.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    ),
+    f'Reentrant activation checkpointing computes attentions without a graph. Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.': (
+        lambda config: getattr(config, CHECKPOINTING) and getattr(config, f"{CHECKPOINTING}_kwargs")["use_reentrant"]
+    ),
+    "`head_epochs` freezes layers within a training, which works in one process only.": (
+        lambda config: config.head_epochs and config.world_size > 1
+    ),
+    "`head_learning_rate` needs `learning_rate` > 0, of which it is a multiple.": (
+        lambda config: config.head_learning_rate and not config.learning_rate
+    ),
+    "`head_learning_rate` needs `head_epochs` > 0 and the scheduler `constant`.": (
+        lambda config: (
+            config.head_learning_rate is not None
+            and not (config.head_epochs and config.lr_scheduler_type == "constant")
+        )
+    ),
+    "`backgrounds` needs `background_swap` > 0, the probability of a swap.": (
+        lambda config: config.backgrounds is not None and not config.background_swap
+    ),
 }
 
 
@@ -61,152 +68,46 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     """
 
     GROUP: ClassVar[str] = "options of transformers.Trainer"
-    RANGES: ClassVar[dict[str, Range]] = {  # of its numbers
-        **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), COUNT),
-        **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "torch_empty_cache_steps"), COUNT),
-        **dict.fromkeys(("dataloader_prefetch_factor", "ddp_timeout", "ddp_bucket_cap_mb"), COUNT),
-        **dict.fromkeys(("eval_steps", "save_steps", "adam_epsilon"), POSITIVE),
-        **dict.fromkeys(("warmup_steps", "eval_delay", "dataloader_num_workers", "neftune_noise_alpha"), NOT_NEGATIVE),
-        **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), SHARE),
-        **dict.fromkeys(("seed", "data_seed"), SEED),
-        "max_steps": Range(-1),  # -1 for none
-    }
 
     def __post_init__(self):
         FinetuningArguments.__post_init__(self)
-        if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
-            # transformers 5.24 sets the process group's timeout only on accelerators.
-            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
+        self._find_device()
         TrainingArguments.__post_init__(self)
         self.do_eval = self.eval_strategy != "no"  # also in a copy of a config that evaluates
-        if (launched := int(os.environ.get("WORLD_SIZE", 1))) > self.world_size:
-            raise ValueError(
-                f"{launched} processes were launched, but this one found no GPU and would train alone: give `use_cpu=True` to "
-                "train together on CPUs."
-            )
-        self._take_options_of_the_method()
-        self._refuse_options_without_effect()
-        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
-            raise ValueError(
-                f"`hub_strategy` {self.hub_strategy.value} uploads checkpoints without a card, and files with paths of this "
-                "machine. Leave it `end`."
-            )
+        if self.device.type == "cpu":  # the default would warn that there is no accelerator
+            self.dataloader_pin_memory = False
         if "tensorboard" in self.report_to and find_spec("tensorboard") is None:
             raise ModuleNotFoundError(
                 "`report_to` names TensorBoard, which is not installed: give `none`, or install it", name="tensorboard"
             )
-        if self.torch_compile:
-            raise ValueError(
-                "`torch_compile=True` makes attentions and logits sibling outputs of one compiled function, so that the "
-                "gradient of one in the other does not exist. Leave it False."
-            )
-        if self.head_epochs and self.relevance_weight:
-            raise ValueError(
-                "`head_epochs` freezes the layers whose attention the relevance loss trains: leave it 0, or set "
-                "`relevance_weight=0`."
-            )
-        if self.head_epochs and self.world_size > 1:
-            raise ValueError("`head_epochs` freezes layers within a training, which works in one process only.")
-        if self.head_learning_rate and not self.learning_rate:
-            raise ValueError(
-                "`head_learning_rate` is reached by a factor of `learning_rate`, which is 0: give a small one."
-            )
-        if self.head_learning_rate is not None and (not self.head_epochs or self.lr_scheduler_type != "constant"):
-            raise ValueError(
-                "`head_learning_rate` is that of the `head_epochs`, with the scheduler `constant`: give both, or leave it out."
-            )
-        if self.background_swap and self.backgrounds is None and self.train_batch_size * self.world_size == 1:
-            raise ValueError(
-                "`background_swap` takes the background of another image of the batch, and a batch has one image: give "
-                "`per_device_train_batch_size` 2 or more, or a folder of `backgrounds`."
-            )
-        if self.backgrounds is not None and not self.background_swap:
-            raise ValueError(
-                "`backgrounds` are those of `background_swap`, which is 0: give the probability of a swap."
-            )
-        if self.max_steps == 0:
-            raise ValueError("Expected `max_steps` ≥ 1, or -1 for all steps of `num_train_epochs`, but got 0.")
-        if self.device.type == "cpu":  # the default would warn that there is no accelerator
-            self.dataloader_pin_memory = False
-        if self.on_nan == "skip" and self.gradient_accumulation_steps > 1 and self.world_size > 1:
-            raise ValueError(
-                "`on_nan='skip'` is not supported with `gradient_accumulation_steps` on several processes: the batch that is left out "
-                "may be the one whose backward pass adds up their gradients."
-            )
-        if self.on_nan == "skip" and self.fp16:
-            raise ValueError(
-                "`on_nan='skip'` is not supported with `fp16`, whose loss scale needs a gradient: use `bf16`."
-            )
-        if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-            raise ValueError("DeepSpeed is not supported: use DDP or FSDP2, see docs/launch.md.")
-        if self.ddp_static_graph:
-            raise ValueError(
-                "`ddp_static_graph=True` takes the backward pass of the relevance map for that of the loss, so that gradients "
-                "are wrong from the second step on. Leave it out."
-            )
         if getattr(self, CHECKPOINTING):
             options = dict(getattr(self, f"{CHECKPOINTING}_kwargs") or {})
-            setattr(self, f"{CHECKPOINTING}_kwargs", options)
-            if options.setdefault("use_reentrant", False):
-                raise ValueError(
-                    "Reentrant activation checkpointing computes attentions without a graph. "
-                    f'Set `{CHECKPOINTING}_kwargs={{"use_reentrant": False}}`.'
-                )
+            setattr(self, f"{CHECKPOINTING}_kwargs", {"use_reentrant": False} | options)
+        for message, is_broken in RULES.items():
+            if is_broken(self):
+                raise ValueError(message)
+        self._take_options_of_the_method()
 
-    def _refuse_options_without_effect(self) -> None:
-        """Refuse options in [`NOT_HONOURED`] and [`NOT_OF_SCHEDULER`], and those that this device or data have not."""
-        declared = {option.name: option for option in fields(self)}  # releases of transformers have other options
-
-        def is_given(name: str) -> bool:
-            option = declared.get(name)
-            unset = option and (option.default if option.default_factory is MISSING else option.default_factory())
-            return option is not None and getattr(self, name) not in (unset, None)
-
-        for name, why in NOT_HONOURED.items():
-            if is_given(name):
-                raise ValueError(f"`{name}` has no effect here, since {why}: leave it out.")
-        scheduler = SchedulerType(self.lr_scheduler_type).value
-        for name, schedulers in NOT_OF_SCHEDULER.items():
-            if is_given(name) and scheduler in schedulers:
-                raise ValueError(
-                    f"`{name}` has no effect with the scheduler `{scheduler}`: leave it out, or name another `lr_scheduler_type`."
-                )
-        optimizer = OptimizerNames(self.optim).value
-        if self.optim_args and optimizer in WITHOUT_OPTIM_ARGS:
-            raise ValueError(
-                f"`optim_args` has no effect with the optimizer `{optimizer}`: leave it out, or name another `optim`."
-            )
-        if str(getattr(self, "train_sampling_strategy", "random")) in ("group_by_length", "batch_rebalance"):
-            raise ValueError("`train_sampling_strategy` groups by length, which images do not have: leave it out.")
-        if self.fp16 and self.device.type == "cpu":
-            raise ValueError("`fp16` has no effect on CPUs: give `bf16=True`, or leave it out.")
+    def _find_device(self) -> None:
+        """Train on CPUs where there is no accelerator: in bf16 too, and with all processes that were launched."""
+        self.use_cpu = (
+            self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        )
+        if self.use_cpu:
+            # transformers 5.24 sets the process group's timeout only on accelerators.
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
 
     def _take_options_of_the_method(self) -> None:
         """Set the method's defaults, and refuse options of other methods."""
-        defaults = load_method(self.method).DEFAULTS
+        method = load_method(self.method)
         for name, unset in METHOD_OPTIONS.items():
             if getattr(self, name) is unset:
-                setattr(self, name, defaults.get(name, unset))
-            elif name not in defaults:
+                setattr(self, name, method.DEFAULTS.get(name, unset))
+            elif name not in method.DEFAULTS:
                 raise ValueError(
-                    f"`{name}` is not an option of the method `{self.method}`, which has {', '.join(defaults)}: leave it out."
+                    f"`{name}` is not an option of the method `{self.method}`, which has {', '.join(method.DEFAULTS)}: leave it out."
                 )
-        # GradMask and RRR; as released, their penalty has no gradient.
-        trains_by_pixels = (
-            self.background_weight and "relevance_weight" not in defaults and not self.released_gradients
-        )
-        parts = [getattr(self, name) for name in ("background_weight", "foreground_weight") if name in defaults]
-        trains_by_maps = self.relevance_weight and (any(parts) or not parts)
-        if not (trains_by_maps or self.confidence_weight or trains_by_pixels):
-            raise ValueError(
-                f"All weights of the method `{self.method}` are 0, so that nothing would be trained: give one above 0."
-            )
-        if self.background_swap > 0 and self.confidence_weight > 0 and self.confidence_target == "prediction":
-            raise ValueError(
-                "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped "
-                "background, the prediction of a model that looks at the background is the background's class. Set "
-                "`confidence_target` to `original` or `label`."
-            )
+        method.validate(self)
 
     def __getstate__(self) -> dict:
         """State for `training_args.bin`, without tokens."""

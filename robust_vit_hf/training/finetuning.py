@@ -3,9 +3,9 @@
 import shlex
 import time
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
@@ -14,8 +14,8 @@ from transformers import PreTrainedConfig, set_seed
 from transformers.utils import logging
 
 from ..data.benchmarks import benchmarks, find_benchmark
-from ..data.find_images import find_images, origin_of_masks
-from ..data.label_mapping import class_names_of, classes_of_model
+from ..data.find_images import UnknownSplit, find_images, origin_of_masks
+from ..data.label_mapping import classes_of_model
 from ..evaluation.finetuning_results import write_report
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.measurements.base import Measured, measure
@@ -25,7 +25,7 @@ from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
 from ..models.model_names import resolve
-from ..models.preprocessing import load_processor, resolve_preset
+from ..models.preprocessing import Preset, load_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.run_results import Run
 from ..utils.lock import folder_lock
@@ -85,32 +85,35 @@ def _finetune(
     if config.device.type == "cpu" and config.world_size == 1:
         use_all_cores()
 
-    if config.push_to_hub and model_arguments.lora_rank is not None and not model_arguments.merge_lora:
-        check_adapter_base(model_arguments.model)  # rather than after the training
-    preset = resolve_preset(model_arguments.preset, model_arguments.model)
-    model_arguments = replace(model_arguments, preset=preset)
-    model = _load(model_arguments)
-    processor = load_processor(model_arguments.model, preset, model, model_arguments.image_size)
-    train, validation, sets = load_data(data_arguments, unwrap_pretrained(model).config, config.seed)
-    trainer = RobustViTTrainer(model, config, train, validation, processor)
+    name, rank, merge = model_arguments.model, model_arguments.lora_rank, model_arguments.merge_lora
+    if config.push_to_hub and rank is not None and not merge:
+        check_adapter_base(name)  # rather than after the training
+    preset = resolve_preset(model_arguments.preset, name)
+    original = load_model(name, model_arguments.trust_remote_code)  # stays as it is
+    VisionTransformer(original)  # refuses unsupported architectures before reading data
+    processor = load_processor(name, preset, original, model_arguments.image_size)
+    train, validation, sets = load_data(
+        data_arguments, unwrap_pretrained(original).config, config.seed, needs_validation=config.eval_strategy != "no"
+    )
+    trainer = RobustViTTrainer(_copy(original, rank, name), config, train, validation, processor)
     if checkpoint:
         trainer.check_checkpoint(checkpoint)
-    original = Side.of(trainer.model, processor, model_arguments.model)
-    session = Session({"before": original}, {}, trainer.accelerator, predictions, originals, preset).with_sets(sets)
+    sides = {"before": Side.of(trainer.model, processor, name)}
+    session = Session(sides, {}, trainer.accelerator, predictions, originals, preset).with_sets(sets)
     # If results may be cached, so that training does not depend on whether they were.
     with torch.random.fork_rng() if predictions else nullcontext():
         before = measure(session, Accuracy())
     trainer.train(resume_from_checkpoint=checkpoint)
-    if model_arguments.merge_lora:
+    if merge:
         trainer.merge_adapter()
     trainer.save_model(_internal_call=True)  # to avoid a push before the measurement
     trainer.save_state()
-    _gather(trainer, model_arguments)  # only the first process makes maps for report and card
+    _gather(trainer, original)  # only the first process makes maps for report and card
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
-        control = RobustViTTrainer(_load(model_arguments), config.control(), train, validation, processor)
+        control = RobustViTTrainer(_copy(original, rank, name), config.control(), train, validation, processor)
         control.train()
-        _gather(control, model_arguments)
+        _gather(control, original)
         results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
     table = ""
@@ -120,23 +123,29 @@ def _finetune(
             {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()},
             _shown_classes(trainer, data_arguments.streaming),
         )
-        settings = {"model": public_settings(asdict(model_arguments)), "data": public_settings(asdict(data_arguments))}
-        settings |= {
+        settings = {
+            "model": public_settings(asdict(model_arguments) | {"preset": preset}),
+            "data": public_settings(asdict(data_arguments)),
             "training": config.to_sanitized_dict(),
-            "seconds": round(trainer.earlier_seconds + time.time() - started, 1),
+            "seconds": round(trainer.time.earlier + time.time() - started, 1),
         }
-        models = {"before": load_model(model_arguments.model, model_arguments.trust_remote_code)}
-        models["after"] = trainer.accelerator.unwrap_model(trainer.model)
+        models = {"before": original, "after": trainer.accelerator.unwrap_model(trainer.model)}
         sides = {name: Side.of(model, processor) for name, model in models.items()}
         table = write_report(Path(config.output_dir), run, replace(session, sides=sides), settings)
-    _publish(trainer, model_arguments, data_arguments, config)
+    _publish(trainer, resolve(name), data_arguments.dataset, preset)
     return table
 
 
-def _gather(trainer: RobustViTTrainer, model_arguments: ModelArguments) -> None:
+def _copy(original: nn.Module, lora_rank: int | None, name: str) -> nn.Module:
+    """Copy of a model to train, with a new adapter if a rank is given."""
+    model = deepcopy(original)
+    return model if lora_rank is None else add_lora(model, lora_rank, name)
+
+
+def _gather(trainer: RobustViTTrainer, original: nn.Module) -> None:
     """Give each process the whole model, if FSDP2 has sharded it."""
     if trainer.is_fsdp_enabled:
-        trainer.model = gather_weights(trainer.model, _load(model_arguments)).to(trainer.args.device)
+        trainer.model = gather_weights(trainer.model, deepcopy(original)).to(trainer.args.device)
 
 
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
@@ -152,94 +161,77 @@ def _shown_classes(trainer: RobustViTTrainer, streaming: bool) -> frozenset[int]
     return frozenset(trainer.train_dataset.with_format(None)["label"][:])
 
 
-def _publish(
-    trainer: RobustViTTrainer, model_arguments: ModelArguments, data_arguments: DataArguments, config: RobustViTConfig
-) -> None:
+def _publish(trainer: RobustViTTrainer, finetuned_from: str, dataset: str, preset: Preset) -> None:
     """Write the model card, and push if the config says so."""
-    facts = {
-        "finetuned_from": resolve(model_arguments.model),
-        "dataset": data_arguments.dataset,
-        "masks": origin_of_masks(data_arguments.dataset),
-        "preset": model_arguments.preset,
-    }
-    trainer.create_model_card(**facts)
-    if config.push_to_hub:
+    trainer.create_model_card(
+        finetuned_from=finetuned_from, dataset=dataset, masks=origin_of_masks(dataset), preset=preset
+    )
+    if trainer.args.push_to_hub:
+        folder = trainer.args.output_dir
         try:
             trainer.push_to_hub()
         except (OSError, ValueError) as error:
             raise OSError(
-                f"The run is complete in `{config.output_dir}`, with its tables in `{TABLES_FILE}`, but was not pushed: {error} "
-                f"Push it with `robust-vit push {config.output_dir} {trainer.hub_model_id or 'OWNER/NAME'}`."
+                f"The run is complete in `{folder}`, with its tables in `{TABLES_FILE}`, but was not pushed: {error} "
+                f"Push it with `robust-vit push {folder} {trainer.hub_model_id or 'OWNER/NAME'}`."
             ) from error
 
 
 def load_data(
-    arguments: DataArguments, model_config: PreTrainedConfig, seed: int
-) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset, dict[str, EvaluationSet]]:
-    """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: those
-    of the benchmark with its classes, whose images `seed` draws, or else the test split, or the validation images. Streams are shuffled by
-    `seed` within a buffer of 1000 images.
+    arguments: DataArguments, model_config: PreTrainedConfig, seed: int, needs_validation: bool = True
+) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
+    """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: the
+    test split if it is named, or those of the benchmark with the model's classes, whose images `seed` draws, or else the
+    validation images. Streams are shuffled by `seed` within a buffer of 1000 images.
+
+    Args:
+        needs_validation: whether validation images must exist.
 
     Raises:
         ValueError: dataset and model have different classes, or there are no masks, or no labels for a control.
         OSError: the dataset does not exist.
     """
-    source = arguments.dataset
-    options: dict[str, Any] = {}
+    source, options = arguments.dataset, {}
     if source in benchmarks():
-        options = {"samples_per_class": arguments.samples_per_class, "class_seed": arguments.class_seed, "seed": seed}
-        options |= {"num_classes": arguments.num_classes}
-    elif unread := [
-        name for name in DRAWN_FROM_BENCHMARKS if getattr(arguments, name) != getattr(DataArguments, name)
-    ]:
+        options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}
+    elif unread := [name for name in DRAWN_FROM_BENCHMARKS if arguments.is_given(name)]:
         logger.warning(
             f"Only benchmarks take `{unread[0]}`, and `{source}` is not one: the training uses all images of `{arguments.train_split}`."
         )
     train = find_images(source, arguments.train_split, streaming=arguments.streaming, **options).rows
     if "mask" not in (train.column_names or ["mask"]):
-        raise ValueError(_how_to_make_masks(arguments, model_config))
-    if arguments.streaming:
-        train = train.shuffle(seed)
-    validation = find_images(source, arguments.eval_split, **options).rows
+        raise ValueError(_how_to_make_masks(source, model_config._name_or_path))
+    if arguments.control and "label" not in train.column_names:
+        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
     benchmark = find_benchmark(classes_of_model(model_config))
     if source in benchmarks() and source != benchmark:
         raise ValueError(f"This model has other classes than {source}: name its images with --dataset.")
-    if benchmark is not None and class_names_of(train.features) is None:
-        raise ValueError(
-            f"This model has the classes of {benchmark}, and the labels of `{source}` have no names: name another --model, "
-            'or name the classes: `dataset.cast_column("label", datasets.ClassLabel(names=…))`.'
-        )
-    if arguments.control and "label" not in train.column_names:
-        raise ValueError("The control trains on labels, but the dataset has no column `label`: leave out --control.")
-    if benchmark is not None and arguments.test_split is not None:
-        raise ValueError(
-            f"This model has the classes of {benchmark}, whose sets are measured: leave out --test_split."
-        )
-    if benchmark is not None:
+    weights = None if arguments.streaming else group_shares(train, arguments.train_split)
+    if arguments.streaming:
+        train = train.shuffle(seed)
+    try:
+        validation = find_images(source, arguments.eval_split, **options).rows
+    except UnknownSplit:
+        if needs_validation:
+            raise
+        validation = None
+    if arguments.test_split is not None:
+        measured = {arguments.test_split: find_images(source, arguments.test_split, **options).rows}
+    elif benchmark is not None:
         wanted = arguments.benchmark_sets
         return train, validation, benchmark_sets(benchmark, arguments.images_per_set, seed) if wanted else {}
-    weights = None if arguments.streaming else group_shares(train, arguments.train_split)
-    name = arguments.test_split or arguments.eval_split
-    measured = validation if arguments.test_split is None else find_images(source, name).rows
-    return train, validation, {name: EvaluationSet.of(measured, source=source, group_weights=weights)}
+    else:
+        measured = {} if validation is None else {arguments.eval_split: validation}
+    sets = {name: EvaluationSet.of(rows, source=source, group_weights=weights) for name, rows in measured.items()}
+    return train, validation, sets
 
 
-def _how_to_make_masks(arguments: DataArguments, model_config: PreTrainedConfig) -> str:
+def _how_to_make_masks(source: str, model: str) -> str:
     """Error for a dataset without masks, with the commands that make them."""
-    source = arguments.dataset.rstrip("/")
-    masks = source if Path(source).exists() else source.rpartition("/")[2]
-    images, masks = shlex.quote(source), shlex.quote(f"{masks}-masks")
-    splits = " ".join(map(shlex.quote, dict.fromkeys((arguments.train_split, arguments.eval_split))))
-    model = shlex.quote(model_config._name_or_path or "MODEL")
+    name = source.rstrip("/") if Path(source).exists() else source.rpartition("/")[2]
+    images, masks, model = (shlex.quote(part) for part in (source, f"{name}-masks", model or "MODEL"))
     return (
         f"`{source}` has no column `mask`, and a finetuning needs foreground masks. Make them with `robust-vit masks "
-        f"tokencut --images {images} --output_dir {masks} --split {splits}`, then `robust-vit train --dataset {masks} --model "
-        f"{model}`; or do it all with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
+        f"tokencut --images {images} --output_dir {masks}`, then `robust-vit train --dataset {masks} --model {model}`; or do it all "
+        f"with `robust-vit improve --model {model} --dataset {images} --output_dir runs/better`."
     )
-
-
-def _load(arguments: ModelArguments) -> nn.Module:
-    """Load the model, with a new adapter if a rank is given."""
-    model = load_model(arguments.model, arguments.trust_remote_code)
-    VisionTransformer(model)  # refuses unsupported architectures before reading data
-    return model if arguments.lora_rank is None else add_lora(model, arguments.lora_rank, arguments.model)

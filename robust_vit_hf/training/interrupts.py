@@ -1,6 +1,5 @@
 """Interrupts: SIGINT and SIGTERM during training save a checkpoint."""
 
-import multiprocessing.context
 import os
 import signal
 import threading
@@ -8,7 +7,6 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, SaveStrategy
 
@@ -27,9 +25,17 @@ class TrainingInterrupted(KeyboardInterrupt):
         super().__init__(message)
         self.exit_status = exit_status
 
+    @classmethod
+    def after(cls, number: int, step: int, checkpoint: str | None) -> "TrainingInterrupted":
+        """Error for a signal after a step, with the last checkpoint."""
+        how = "There is no checkpoint to resume from. Start it again."
+        if checkpoint is not None:
+            how = f"The last checkpoint is `{checkpoint}`. Resume with the same command and `--resume_from_checkpoint last`."
+        return cls(f"{signal.Signals(number).name} has stopped the training after step {step}. {how}", 128 + number)
 
-class EvaluationInterrupted(Exception):
-    """A signal arrived during validation, which may take longer than a cluster's grace period."""
+
+class Interrupted(Exception):
+    """Ends the Trainer's loop, or a validation, which may take longer than a cluster's grace period."""
 
 
 class InterruptCallback(TrainerCallback):
@@ -84,52 +90,15 @@ class InterruptCallback(TrainerCallback):
             control.should_training_stop = True
             control.should_save = args.save_strategy != SaveStrategy.NO
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.received:  # after the checkpoint; the Trainer's end would delete it if another one is the best
+            raise Interrupted
+
     def on_prediction_step(self, args, state, control, **kwargs):
         if self._in_training:
             self.agree(args)
             if self.received:
-                raise EvaluationInterrupted
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if self.received:  # a cluster's grace period is too short for an evaluation
-            control.should_evaluate = control.should_save = False
-
-
-def outlive_signals(loader: DataLoader) -> None:
-    """Let the workers of a data loader ignore SIGINT, and SIGTERM unless their own process sends it: a terminal, launcher or
-    cluster signals them too, and the training needs them until the end of its step. Only where workers are forked and the
-    system tells who sent a signal: not on macOS and Windows, nor by default from Python 3.14 on."""
-    loader = getattr(loader, "base_dataloader", loader)  # which Accelerate wraps
-    context = loader.multiprocessing_context or multiprocessing.get_context()
-    if loader.num_workers and hasattr(signal, "sigwaitinfo") and context.get_start_method() == "fork":
-        loader.multiprocessing_context = _Workers()
-
-
-if hasattr(signal, "sigwaitinfo"):
-
-    class _Worker(multiprocessing.context.ForkProcess):
-        def start(self) -> None:
-            # Before the fork, which also starts the threads of Arrow: a signal goes to any thread that does not block it.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-            try:
-                super().start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-        def run(self) -> None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            threading.Thread(target=_end_by, args=(os.getppid(),), daemon=True).start()
-            super().run()
-
-    class _Workers(multiprocessing.context.ForkContext):
-        Process = _Worker
-
-
-def _end_by(parent: int) -> None:
-    """End this process at a SIGTERM of its parent, or of anyone when that has ended."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent and os.getppid() == parent:
-        pass
-    os._exit(0)
+                raise Interrupted
 
 
 class MissedEvaluation(TrainerCallback):
@@ -141,6 +110,9 @@ class MissedEvaluation(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)  # else, all intervals of a resumed run are those of its checkpoint
+        best = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+        if state.best_model_checkpoint is None and best.is_dir():  # the folder was moved
+            state.best_model_checkpoint = str(best)
         step = state.global_step
         if not step or any("eval_loss" in entry and entry["step"] == step for entry in state.log_history):
             return

@@ -219,19 +219,9 @@ class FinetuningArguments(Options):
         "Images with an empty or full mask, and rows of a stream whose image or mask cannot be used: `skip` leaves them out with a "
         "warning, `refuse` raises an error.",
     )
-    on_nan: Literal["stop", "skip"] = option(
-        "stop",
-        "A batch whose loss is NaN or infinite: `stop` ends the training and names the images, `skip` leaves the batch out, "
-        "with a warning, and counts it.",
-    )
     relevance_strip_steps: int = option(
         100,
         "Steps between two strips image | mask | relevance before | relevance after in TensorBoard, in `strips/` of the output folder; 0 for "
         "none.",
         NOT_NEGATIVE,
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.remove_unused_columns:
-            raise ValueError("`remove_unused_columns=True` would drop the images and masks. Leave it False.")

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import datasets
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, PreTrainedConfig
-from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
@@ -19,18 +18,6 @@ from .config import RobustViTConfig
 
 
 logger = logging.get_logger(__name__)
-
-# Options of the Trainer that change nothing of a stream, and their defaults.
-NOT_OF_STREAMS = {
-    "data_seed": None,
-    "train_sampling_strategy": "random",
-    "dataloader_drop_last": False,
-    # `max_steps` are one epoch.
-    "lr_decay_rate": RobustViTConfig.lr_decay_rate,
-    "lr_decay_every": RobustViTConfig.lr_decay_every,
-}
-# Of its `accelerator_config`, for loaders that Accelerate prepares, as that of a stream is not.
-PREPARED_LOADERS = ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler", "non_blocking")
 
 
 def prepare_datasets(
@@ -49,27 +36,32 @@ def prepare_datasets(
         epoch: training epoch, on which the augmentation depends.
 
     Raises:
-        ValueError: rows, columns or labels are unusable, the validation dataset is a stream, or a stream is used
-            without `max_steps`.
+        ValueError: rows, columns or labels are unusable, or the validation images are not one table.
     """
-    streamed = isinstance(train, datasets.IterableDataset)  # draws crops and flips by itself
-    seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
-    views = {
-        "train": (train, train_transform(processor, seed_of_row, squash_resample(processor))),
-        "eval": (evaluation, eval_transform(processor)),
-    }
-    return {
-        name: _prepare_dataset(name, dataset, transform, config, args)
-        for name, (dataset, transform) in views.items()
-        if dataset is not None
-    }
+    if isinstance(evaluation, (dict, datasets.IterableDataset)):
+        raise ValueError(
+            f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
+            "Call `measure_accuracy` for several sets."
+        )
+    prepared = {}
+    if isinstance(train, datasets.IterableDataset):
+        # Its rows draw crops and flips by themselves.
+        prepared["train"] = _prepare_stream(
+            train, train_transform(processor, None, squash_resample(processor)), config, args
+        )
+    elif train is not None:
+        transform = train_transform(
+            processor, lambda row: (args.seed, int(epoch.number), row), squash_resample(processor)
+        )
+        prepared["train"] = _prepare_table("train", train, transform, config, args)
+    if evaluation is not None:
+        prepared["eval"] = _prepare_table("eval", evaluation, eval_transform(processor), config, args)
+    return prepared
 
 
-def _prepare_dataset(
+def _prepare_table(
     name: str, dataset: Dataset, transform: Callable, config: PreTrainedConfig, args: RobustViTConfig
 ) -> Dataset:
-    if isinstance(dataset, datasets.IterableDataset):
-        return _prepare_stream(name, dataset, transform, config, args)
     if not isinstance(dataset, datasets.Dataset) or "pixel_values" in dataset.column_names:
         return dataset
     check_columns(dataset, name, ("label", "mask") if args.needs_labels else ("mask",))
@@ -85,38 +77,14 @@ def with_rows(transform: Callable) -> Callable:
 
 
 def _prepare_stream(
-    name: str,
-    dataset: datasets.IterableDataset,
-    transform: Callable,
-    config: PreTrainedConfig,
-    args: RobustViTConfig,
+    dataset: datasets.IterableDataset, transform: Callable, config: PreTrainedConfig, args: RobustViTConfig
 ) -> MaskedStream:
-    if name != "train":
-        raise ValueError(
-            f"The {name} dataset is streamed, but all of its rows are read at every evaluation: load it as a table."
-        )
-    if args.max_steps <= 0:
-        raise ValueError(
-            "The train dataset is streamed, so that the number of its images is unknown: give `max_steps`."
-        )
-    # Releases of transformers have other options.
-    for option, unset in NOT_OF_STREAMS.items():
-        if getattr(args, option, unset) != unset:
-            raise ValueError(
-                f"`{option}` has no effect on a stream, which orders and reads its rows by itself, in one epoch: leave it out, in a new run."
-            )
-    unset_loaders = AcceleratorConfig()
-    for option in PREPARED_LOADERS:
-        if getattr(args.accelerator_config, option) != getattr(unset_loaders, option):
-            logger.warning(
-                f"`accelerator_config.{option}` acts on validation images alone: a stream has a loader of its own."
-            )
-    check_columns(dataset, name, ("label", "mask") if args.needs_labels else ("mask",))
+    check_columns(dataset, "train", ("label", "mask") if args.needs_labels else ("mask",))
     if IntervalStrategy.EPOCH in (args.save_strategy, args.eval_strategy):
         logger.warning(
             "The train dataset is streamed, so that `max_steps` count as one epoch: checkpoints and evaluations of the strategy "
             "`epoch` come once, at the end. For more, give `save_strategy` and `eval_strategy` `steps`, with `save_steps`."
         )
-    mapping = label_mapping(class_names_of(dataset.features), classes_of_model(config), f"{name} dataset")
+    mapping = label_mapping(class_names_of(dataset.features), classes_of_model(config), "train dataset")
     process = (args.process_index, args.world_size)
     return MaskedStream(dataset, transform, config.num_labels, mapping, args.bad_masks, args.seed, *process)

@@ -2,41 +2,52 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future
+from contextlib import ExitStack, nullcontext, suppress
 from copy import deepcopy
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
+from huggingface_hub import CommitInfo, HfApi
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from transformers import BaseImageProcessor, EvalPrediction, PreTrainedModel, TrainerCallback, default_data_collator
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, rotate_checkpoints
 
 from ..data.composition import is_background
+from ..data.schema import undecoded
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform
-from ..models.loading import load_model
+from ..hub.model_card import write_card
+from ..hub.run_metadata import describe_run
+from ..hub.upload import create_repo, push_folder
+from ..models.loading import BASE_FILE, load_model
 from ..models.preprocessing import load_processor, make_image_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
 from ..relevance.relevance_map import forward_logits
 from ..results.metrics.robust_accuracy import RobustAccuracy
+from ..utils.files import RUN_FILE, weights_written, write_json
+from ..utils.finite import non_finite_weights
 from ..utils.images import input_size
-from .adapters import add_adapter
+from ..utils.lock import folder_lock
+from .adapters import add_adapter, base_digest
 from .background_swap import BackgroundPool, swap_backgrounds
-from .callbacks import RelevanceTensorBoardCallback, SharedEpoch
+from .callbacks import RelevanceTensorBoardCallback, SharedEpoch, TrainingTime
+from .checkpoints import check_checkpoint, finish_checkpoint, last_checkpoint, run_inputs
 from .config import RobustViTConfig
-from .interrupts import outlive_signals
+from .interrupts import InterruptCallback, Interrupted, MissedEvaluation, TrainingInterrupted
 from .methods import load_method
 from .prepared_datasets import prepare_datasets, with_rows
-from .reliable_trainer import ReliableTrainer
 from .sharding import prepare_sharding
 
 
@@ -44,7 +55,11 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-class RobustViTTrainer(ReliableTrainer):
+class TrainingDiverged(ValueError):
+    """A loss, a prediction or a weight became NaN or infinite."""
+
+
+class RobustViTTrainer(Trainer):
     """Finetunes the relevance maps of an image classification model, Eq. 5 of
     https://huggingface.co/papers/2206.01161, or trains another `method` of `docs/methods.md`.
 
@@ -64,9 +79,8 @@ class RobustViTTrainer(ReliableTrainer):
         processing_class: image processor that crops, or resizes to one size; saved with the model. By default that of
             the preset of [`resolve_preset`]: the one saved with the model, but the `paper` preset for the registered
             models and for a model in memory whose source has none. See [`make_image_processor`].
-        data_collator, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
-            as in [`~transformers.Trainer`].
         peft_config: adapter to finetune instead of the weights.
+        kwargs: `data_collator`, `compute_metrics`, `callbacks`, `optimizers` and the others of [`~transformers.Trainer`].
 
     Raises:
         ValueError: the architecture has no relevance maps, rows are unusable, or the image size is not a multiple of
@@ -103,13 +117,8 @@ class RobustViTTrainer(ReliableTrainer):
         eval_dataset: Dataset | None = None,
         processing_class: BaseImageProcessor | None = None,
         *,
-        data_collator: Callable[[list], dict] | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
-        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict] | None = None,
-        preprocess_logits_for_metrics: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         peft_config: "PeftConfig | None" = None,
+        **kwargs,
     ):
         name = model if isinstance(model, str) else None
         if name is not None:
@@ -124,21 +133,16 @@ class RobustViTTrainer(ReliableTrainer):
             processing_class = _processor_of(vit.pretrained)
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
-        _check(vit, args, eval_dataset, processing_class)
+        _check_model(vit, args, processing_class)
         epoch = SharedEpoch()
         prepared = prepare_datasets(train_dataset, eval_dataset, processing_class, config, args, epoch)
         super().__init__(
             model,
             args,
-            data_collator=data_collator or _collate_images,
             train_dataset=prepared.get("train"),
             eval_dataset=prepared.get("eval"),
             processing_class=processing_class,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            **kwargs,
         )
         self.model_accepts_loss_kwargs = False
         self.backgrounds = None if args.backgrounds is None else BackgroundPool(args.backgrounds, processing_class)
@@ -151,45 +155,25 @@ class RobustViTTrainer(ReliableTrainer):
         self._sizes_of_step: list[int] = []  # images of its batches; empty outside a training
         self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
+        self._base_digest = base_digest(model) if args.should_save else None
         self._body = []  # frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them
         if args.head_epochs:
             self._body = [p for p in unwrap_pretrained(model).base_model.parameters() if p.requires_grad]
         self._keep_original(prepared)
-        self.add_callback(epoch)
-        self._strips = None
-        if self.pop_callback(TensorBoardCallback) is not None and prepared:
-            self._strips = RelevanceTensorBoardCallback(self.eval_dataset or self.train_dataset, processing_class)
+        self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
+        self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
+        self._add_callbacks(epoch)
+
+    def _add_callbacks(self, epoch: SharedEpoch) -> None:
+        self.time, self._interrupt, self._strips = TrainingTime(), InterruptCallback(), None
+        for callback in (self.time, self._interrupt, MissedEvaluation(self), epoch):
+            self.add_callback(callback)
+        shown = self.train_dataset if self.eval_dataset is None else self.eval_dataset
+        if self.pop_callback(TensorBoardCallback) is not None and shown is not None:
+            self._strips = RelevanceTensorBoardCallback(shown, self.processing_class)
             self.add_callback(self._strips)
 
-    def _check_batches(self) -> None:
-        """Refuse methods and a swap that need other images, where there are none.
-
-        Raises:
-            ValueError: there is one training image; or the method mixes the images of a batch, and one has a single image; or
-                `auto_find_batch_size` has found memory for one image alone.
-        """
-        args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
-        batch_size = self._train_batch_size
-        swaps = args.background_swap and self.backgrounds is None
-        needs_two = self.method.mixes_images or (swaps and args.world_size == 1)
-        if batch_size == 1 < args.train_batch_size and needs_two:
-            raise ValueError(
-                "`auto_find_batch_size` has found memory for a batch of one image, and "
-                f"`{args.method if self.method.mixes_images else 'background_swap'}` needs two: take a smaller model or "
-                "`image_size`, or activation checkpointing."
-            )
-        if swaps and 1 in (images, batch_size * args.world_size):
-            raise ValueError(
-                f"`background_swap` takes the background of another image, and {'the train dataset' if images == 1 else 'a batch'} "
-                "has one image: give more, or a folder of `backgrounds`."
-            )
-        # Several processes fill up the last batch.
-        last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
-        if self.method.mixes_images and self.train_dataset is not None and 1 in (batch_size, last):
-            raise ValueError(
-                f"`{args.method}` mixes the images of a batch, and {f'the last batch of {images} images' if last else 'a batch'} has "
-                "one: give another `per_device_train_batch_size`" + (", or `dataloader_drop_last`." if last else ".")
-            )
+    # -- The model before the training --------------------------------------------------------------------------------
 
     def _keep_original(self, prepared: dict[str, Dataset]) -> None:
         """Keep what is needed for the original model's accuracy and logits."""
@@ -198,41 +182,96 @@ class RobustViTTrainer(ReliableTrainer):
         train = prepared.get("train")
         if isinstance(train, datasets.Dataset) and "pixel_values" not in train.column_names:
             self._measured_on["train"] = train.with_transform(with_rows(eval_transform(self.processing_class)))
-        self._original = None  # frozen copy of the starting model, unless that is the model with its adapter disabled
-        if self.args.confidence_target == "original" and not self._is_original_when_disabled():
+        self._original = None  # frozen copy of the starting model
+        if self.args.confidence_target == "original":
             original = deepcopy(self.model).requires_grad_(False)
             self._original = self.accelerator.prepare_model(original, evaluation_mode=True).eval()
 
-    def _is_original_when_disabled(self) -> bool:
-        """Whether the model with its adapter disabled is the starting model, and stays so. It is not with an adapter that was
-        trained before or whose initialisation changed the base (PiSSA, OLoRA, …), and does not stay so where biases of the base
-        are trained."""
-        if self._adapter is None:
-            return False
-        model, device = deepcopy(self.model).eval(), next(self.model.parameters()).device
-        size = (1, 3, *input_size(self.processing_class))
-        pixel_values = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(device)
-        start = forward_logits(model, pixel_values)
-        with model.disable_adapter():
-            disabled = forward_logits(model, pixel_values)
-        return not disabled.requires_grad and torch.allclose(disabled, start, rtol=1e-4, atol=1e-5)
+    @torch.no_grad()
+    def _original_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits `(B, C)` of the model before finetuning, without dropout."""
+        with self.accelerator.autocast():
+            return forward_logits(self._original, pixel_values)
 
-    def describe_method(self) -> dict[str, str]:
-        """Text descriptions of losses, schedule and adapter, for the model card."""
-        method = self.args.describe()
-        if isinstance(self.train_dataset, MaskedStream) and self.args.lr_scheduler_type == "constant":
-            method["learning rate"] = f"{self.args.learning_rate:g}, constant"  # a stream is one epoch
-        if self._adapter is not None:
-            rank = f" of rank {self._adapter.r}" if getattr(self._adapter, "r", None) else ""
-            merged = "" if hasattr(self.model, "peft_config") else ", merged"
-            method["adapter"] = f"{self._adapter.peft_type.value}{rank}{merged}"
-        if self.skipped_batches:
-            method["batches left out"] = f"{self.skipped_batches}, whose loss was not finite"
-        return method
+    @torch.no_grad()
+    def _top1(self, dataset: Dataset) -> float | None:
+        """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
+        accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
+        # Not the evaluation loader, which is kept for later evaluations with persistent workers.
+        for batch in self.get_test_dataloader(dataset):
+            if "labels" not in batch:
+                return None
+            with self.accelerator.autocast():
+                logits = forward_logits(model, batch["pixel_values"])
+            self._check_finite("Before the first step", "prediction", logits, batch, dataset)
+            accuracy.update(*self.accelerator.gather_for_metrics((logits.float(), batch["labels"])))
+        return accuracy.compute()["top1"]
 
-    def merge_adapter(self) -> None:
-        """Replace the model by its base with the adapter merged into it."""
-        self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model).merge_and_unload()
+    # -- Batches ------------------------------------------------------------------------------------------------------
+
+    def _check_batches(self) -> None:
+        """Refuse batches without the images that a method, a swap or a step needs.
+
+        Raises:
+            ValueError: names the option that needs more images.
+        """
+        args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
+        batch_size = self._train_batch_size
+        # Several processes fill up the last batch.
+        last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
+        swaps, mixes = args.background_swap and self.backgrounds is None, self.method.mixes_images
+        needs = {
+            "`background_swap` needs two images in each batch": swaps and 1 in (images, batch_size * args.world_size),
+            f"`{args.method}` needs two images in each batch": mixes
+            and self.train_dataset
+            and 1 in (batch_size, last),
+            "`dataloader_drop_last` needs a full batch": (
+                args.dataloader_drop_last and 0 < images < batch_size * args.world_size
+            ),
+        }
+        for need, is_unmet in needs.items():
+            if is_unmet:
+                raise ValueError(
+                    f"{need}, but there are {images} images in batches of {batch_size}: give another `per_device_train_batch_size`."
+                )
+
+    def get_train_dataloader(self) -> DataLoader:
+        self._check_batches()  # again with the batch size that `auto_find_batch_size` found
+        if not isinstance(self.train_dataset, MaskedStream):
+            return super().get_train_dataloader()
+        args = self.args
+        loader = DataLoader(
+            self.train_dataset,
+            self._train_batch_size,
+            collate_fn=partial(_collate, collator=self.data_collator),
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+        # The rows are already shared: accelerate must not split them again, or let one process read all.
+        return prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
+
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
+        """As in the Trainer, but `dataloader_drop_last` is for training alone."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        if is_training:
+            self.args.dataloader_drop_last = drop_last
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in the Trainer; remembers the sizes of the batches of a step, of which the last one may be smaller."""
+        # The Trainer would take a step beyond `max_steps` when a run that ended within an epoch is resumed.
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            return [], None
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._sizes_of_step = [len(batch["pixel_values"]) for batch in batches if "pixel_values" in batch]
+        return batches, num_items
+
+    # -- Losses -------------------------------------------------------------------------------------------------------
 
     def _losses_per_image(self, model: nn.Module, inputs: dict) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """Components `(B,)` of each image's loss, including `loss` and `top1`, and the logits `(B, C)`."""
@@ -242,8 +281,6 @@ class RobustViTTrainer(ReliableTrainer):
                 f"A batch has no `labels`; it has {', '.join(inputs)}. The loss needs the class of each image: name it `labels`, or "
                 "take another `method`, `relevance_target` or `confidence_target`."
             )
-        if "mask" not in inputs:
-            raise ValueError(f"A batch has no `mask`; it has {', '.join(inputs)}. Each row needs a `mask` (1, H, W).")
         low, high = inputs["mask"].aminmax()
         if low < 0 or high > 1:
             raise ValueError(f"A mask has values from {low:g} to {high:g}; expected 0 (background) to 1 (foreground).")
@@ -252,17 +289,21 @@ class RobustViTTrainer(ReliableTrainer):
         if args.confidence_target == "original":
             targets["original"] = self._original_logits(pixel_values)
         if model.training and args.background_swap:
-            # Among the images of all processes, so that the number of processes does not matter.
-            everything = self.accelerator.gather((pixel_values, inputs["mask"]))
-            seed, images = (args.seed, *self._batch_of_step), len(everything[0])
-            if images == 1 and self.backgrounds is None and hasattr(self.train_dataset, "__len__"):
-                everything = self._with_another_image(*everything, seed)
-            swapped = swap_backgrounds(*everything, args.background_swap, seed, self.backgrounds)
-            pixel_values = swapped[:images].tensor_split(args.world_size)[args.process_index]
+            pixel_values = self._swapped(pixel_values, inputs["mask"])
         values, logits = self.method.per_image(model, pixel_values, inputs["mask"], targets)
         if labels is not None:
             values["top1"] = (logits.argmax(dim=1) == labels).float()
         return values, logits
+
+    def _swapped(self, pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The images of this process `(B, 3, H, W)`, some on the backgrounds of images of all processes, so that their number does
+        not matter."""
+        args, everything = self.args, self.accelerator.gather((pixel_values, mask))
+        seed, images = (args.seed, *self._batch_of_step), len(everything[0])
+        if images == 1 and self.backgrounds is None and hasattr(self.train_dataset, "__len__"):
+            everything = self._with_another_image(*everything, seed)
+        swapped = swap_backgrounds(*everything, args.background_swap, seed, self.backgrounds)
+        return swapped[:images].tensor_split(args.world_size)[args.process_index]
 
     def _with_another_image(
         self, pixel_values: torch.Tensor, mask: torch.Tensor, seed: tuple[int, ...]
@@ -275,23 +316,10 @@ class RobustViTTrainer(ReliableTrainer):
                 return torch.cat([pixel_values, row["pixel_values"]]), torch.cat([mask, row["mask"]])
         return pixel_values, mask
 
-    @torch.no_grad()
-    def _original_logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Logits `(B, C)` of the model before finetuning, without dropout."""
-        with self.accelerator.autocast():
-            if self._original is not None:
-                return forward_logits(self._original, pixel_values)
-            model = self.accelerator.unwrap_model(self.model)
-            was_training = model.training
-            with model.eval().disable_adapter():
-                logits = forward_logits(model, pixel_values)
-            model.train(was_training)
-            return logits
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
         values, logits = self._losses_per_image(model, inputs)
-        self.check_losses(values["loss"])
+        self._check_finite(f"Step {self.state.global_step + 1}", "loss", values["loss"], inputs, self.train_dataset)
         if model.training:
             for name, value in values.items():
                 self._train_values[name].append(value.detach().mean())
@@ -300,12 +328,6 @@ class RobustViTTrainer(ReliableTrainer):
             # The Trainer takes the mean over the batches of a step; so it is that over its images.
             loss = loss * (len(values["loss"]) * len(self._sizes_of_step) / sum(self._sizes_of_step))
         return (loss, {"logits": logits}) if return_outputs else loss
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As in the Trainer; remembers the sizes of the batches of a step, of which the last one may be smaller."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._sizes_of_step = [len(batch["pixel_values"]) for batch in batches if "pixel_values" in batch]
-        return batches, num_items
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         step, batch = self._batch_of_step
@@ -322,6 +344,27 @@ class RobustViTTrainer(ReliableTrainer):
         # Activation checkpointing recomputes attention in backward, so keep the implementation until then.
         with switched_attention(vit, EXPLICIT_ATTENTION):
             return super().training_step(model, inputs, num_items_in_batch)
+
+    def _check_finite(self, when: str, name: str, values: torch.Tensor, inputs: dict, dataset: Dataset) -> None:
+        """Check values `(B, …)` of a batch, in all processes alike. `name` is their name in the error.
+
+        Raises:
+            TrainingDiverged: some are NaN or infinite, in any process; names the images.
+        """
+        bad = (
+            ~values.detach().flatten(1).isfinite().all(dim=1) if values.dim() > 1 else ~values.detach().isfinite()
+        ).nonzero()
+        failed = torch.tensor(len(bad), device=self.args.device)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(failed)
+        if failed:
+            images = _name_images(inputs, bad.flatten().tolist(), dataset) if len(bad) else "images of another process"
+            raise TrainingDiverged(
+                f"{when}: the {name} of {images} is NaN or infinite. Look at the image; if there are many, lower the learning rate, or "
+                "train in float32."
+            )
+
+    # -- Schedule -----------------------------------------------------------------------------------------------------
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """All parameters: the released code also decays biases and norms."""
@@ -356,72 +399,61 @@ class RobustViTTrainer(ReliableTrainer):
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def get_train_dataloader(self) -> DataLoader:
-        self._check_batches()  # again with the batch size that `auto_find_batch_size` found
-        if not isinstance(self.train_dataset, MaskedStream):
-            return super().get_train_dataloader()
-        args = self.args
-        loader = DataLoader(
-            self.train_dataset,
-            self._train_batch_size,
-            collate_fn=partial(_collate, collator=self.data_collator),
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            # Older releases of transformers lack these two.
-            multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
-            in_order=getattr(args, "dataloader_in_order", True),
-        )
-        # The rows are already shared: accelerate must not split them again, or let one process read all.
-        loader = prepare_data_loader(loader, args.device, 1, 0, put_on_device=True, dispatch_batches=False)
-        outlive_signals(loader)
-        return loader
-
     def set_initial_training_values(self, args, dataloader):
         num_train_epochs, *others = super().set_initial_training_values(args, dataloader)
         # The Trainer expects streams to end, and would start another epoch when a finished run is resumed.
         return (1 if isinstance(self.train_dataset, MaskedStream) else num_train_epochs, *others)
 
+    # -- Training and validation --------------------------------------------------------------------------------------
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        # The released code runs a copy of the original model in every step to log its accuracy. Here, this model is
-        # the original before the first step, also on resuming.
+        """Train as in [`~transformers.Trainer`]. A signal to stop saves a checkpoint first, see [`InterruptCallback`].
+
+        Raises:
+            ValueError: the checkpoint was made from other inputs or is incomplete, see [`check_checkpoint`].
+            TrainingDiverged: a loss or weight is NaN or infinite.
+            OSError: a checkpoint cannot be written, or another process trains in the `output_dir`.
+            TrainingInterrupted: after a signal.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            self.check_checkpoint(resume_from_checkpoint)
+        self._measure_original()
+        with ExitStack() as stack:
+            if self.is_world_process_zero():
+                stack.enter_context(folder_lock(Path(self.args.output_dir), "train"))
+            stack.callback(self._sizes_of_step.clear)
+            stack.enter_context(self._interrupt)
+            try:
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+            except Interrupted:
+                output = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            # Waits: others still list the checkpoints, and releasing the lock removes the folder if nothing was written.
+            self._interrupt.agree(self.args)
+            if self._interrupt.received:
+                raise TrainingInterrupted.after(
+                    self._interrupt.received, self.state.global_step, last_checkpoint(self.args.output_dir)
+                )
+        return output
+
+    def _measure_original(self) -> None:
+        """Measure the model before the first step, also on resuming. The released code runs a copy of the original model in every
+        step to log its accuracy."""
+        if self.args.save_strategy != SaveStrategy.NO:
+            self._inputs  # noqa: B018  identify the model before it changes
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
             self._original_top1 = {mode: self._top1(dataset) for mode, dataset in self._measured_on.items()}
         first = self.is_world_process_zero() or self.is_fsdp_enabled
         if self._strips is not None and self._strips.before is None and self.args.relevance_strip_steps and first:
             self._strips.measure_before(self.model)
-        try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
-        finally:
-            self._sizes_of_step = []
-
-    @torch.no_grad()
-    def _top1(self, dataset: Dataset) -> float | None:
-        """Accuracy of the model on a dataset, as a fraction; `None` without labels."""
-        accuracy, model = RobustAccuracy(), self.model.to(self.args.device).eval()
-        # Not the evaluation loader, which is kept for later evaluations with persistent workers.
-        for batch in self.get_test_dataloader(dataset):
-            if "labels" not in batch:
-                return None
-            with self.accelerator.autocast():
-                logits = forward_logits(model, batch["pixel_values"])
-            if self.args.on_nan == "stop":
-                advice = "Look at the image; `on_nan='skip'` leaves such batches out."
-                self.check_batch("Before the first step", "prediction", logits, batch, dataset, advice)
-            logits, labels = self.accelerator.gather_for_metrics((logits.float(), batch["labels"]))
-            if self.args.on_nan == "skip":
-                finite = logits.isfinite().all(dim=1)
-                logits, labels = logits[finite], labels[finite]
-            accuracy.update(logits, labels)
-        return accuracy.compute()["top1"] if accuracy.num_images else None
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Loss, logits and labels of a batch. The Trainer's method needs labels, and gathers all outputs."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             values, logits = self._losses_per_image(model, inputs)
-        self.check_batch("Validation", "loss", values["loss"], inputs)
+        self._check_finite("Validation", "loss", values["loss"], inputs, self.eval_dataset)
         for name, value in values.items():
             self._eval_values[name].append(self.accelerator.gather_for_metrics(value))
         loss = values["loss"].mean()
@@ -431,19 +463,28 @@ class RobustViTTrainer(ReliableTrainer):
         """The Trainer's loop, with the mean loss components in its metrics; each image counts once. The training draws the
         same random numbers with it and without it: a signal can put it off until after a checkpoint is saved."""
         self._eval_values.clear()
-        with torch.random.fork_rng(devices=[]):  # an iterator of a data loader draws one on the CPU
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        try:
+            with torch.random.fork_rng(devices=[]):  # an iterator of a data loader draws one on the CPU
+                output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        except Interrupted:
+            saved = last_checkpoint(self.args.output_dir)
+            begun = (
+                self.state.global_step > 0 and saved != f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
+            )
+            if begun and self.args.save_strategy != SaveStrategy.NO:
+                self._save_checkpoint(self.model, None)
+            raise
         for name, values in self._eval_values.items():
             output.metrics[f"{metric_key_prefix}_{name}"] = torch.cat(values).mean().item()
-        if dataloader.dataset is self.eval_dataset and self._original_top1.get("eval") is not None:
-            output.metrics[f"{metric_key_prefix}_original_top1"] = self._original_top1["eval"]
+        if dataloader.dataset is self.eval_dataset:
+            if self._original_top1.get("eval") is not None:
+                output.metrics[f"{metric_key_prefix}_original_top1"] = self._original_top1["eval"]
+            self._validated[self.state.global_step] = output.metrics
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs`, and with a training loss also its components' means since the last log."""
         if "loss" in logs:
-            if not self._train_values["loss"]:
-                logs["loss"] = float("nan")  # all batches since the last log were skipped
             for name, values in self._train_values.items():
                 if name != "loss" and values:
                     logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
@@ -451,6 +492,175 @@ class RobustViTTrainer(ReliableTrainer):
                 logs["original_top1"] = self._original_top1["train"]
             self._train_values.clear()
         super().log(logs, start_time)
+
+    # -- Checkpoints --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _inputs(self) -> dict:
+        """What the checkpoints are made from, of the original model."""
+        return run_inputs(self)
+
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """Check that this (untrained) trainer can resume from a checkpoint, see [`check_checkpoint`]."""
+        check_checkpoint(Path(checkpoint), self._inputs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in the Trainer, but NaN or infinite weights raise [`TrainingDiverged`], a full disk an `OSError`, and adapters
+        are saved with their base's digest."""
+        if bad := non_finite_weights(self.model):
+            raise TrainingDiverged(
+                f"After step {self.state.global_step}, {len(bad)} weights are NaN or infinite, such as `{bad[0]}`: they are not "
+                f"saved. Lower the learning rate, {self.args.learning_rate:g}."
+            )
+        folder = Path(output_dir or self.args.output_dir)
+        with nullcontext() if output_dir else weights_written(folder):  # of a checkpoint, see `_save_checkpoint`
+            super().save_model(output_dir, _internal_call)
+        if self._base_digest is not None and hasattr(self.model, "peft_config"):
+            write_json(folder / BASE_FILE, {"digest": self._base_digest})
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        """As in the Trainer, but earlier checkpoints are deleted when this one is complete."""
+        args, folder = self.args, Path(self.args.output_dir)
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            with weights_written(folder):  # torch reports a full disk as an "unexpected pos"
+                super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        if args.should_save:
+            if not args.save_only_model:
+                finish_checkpoint(folder / f"checkpoint-{self.state.global_step}", self._inputs)
+            rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    # Checkpoints are saved under the parameter names of transformers 4, and only `from_pretrained` converts them: the
+    # Trainer's `load_state_dict(strict=False)` skips renamed weights, so that a resumed run, or the best model, would
+    # have the attention of another step (huggingface/transformers#48805).
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            weights = type(self.model).from_pretrained(resume_from_checkpoint).state_dict()
+            set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # an adapter, with PEFT's names
+
+    def _load_best_model(self) -> None:
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def merge_adapter(self) -> None:
+        """Replace the model by its base with the adapter merged into it."""
+        self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model).merge_and_unload()
+
+    # -- Model card and push ------------------------------------------------------------------------------------------
+
+    def describe_method(self) -> dict[str, str]:
+        """Text descriptions of losses, schedule and adapter, for the model card."""
+        method = self.args.describe()
+        if isinstance(self.train_dataset, MaskedStream) and self.args.lr_scheduler_type == "constant":
+            method["learning rate"] = f"{self.args.learning_rate:g}, constant"  # a stream is one epoch
+        if self._adapter is not None:
+            rank = f" of rank {self._adapter.r}" if getattr(self._adapter, "r", None) else ""
+            merged = "" if hasattr(self.model, "peft_config") else ", merged"
+            method["adapter"] = f"{self._adapter.peft_type.value}{rank}{merged}"
+        return method
+
+    @property
+    def validation(self) -> dict[str, float] | None:
+        """Metrics of the saved checkpoint on `eval_dataset`, with the prefix `eval_`."""
+        if self.args.load_best_model_at_end and self.state.best_global_step is not None:
+            # The first of that step: later ones may use other images.
+            step = self.state.best_global_step
+            return next((log for log in self.state.log_history if log["step"] == step and "eval_loss" in log), None)
+        return self._validated.get(self.state.global_step)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+        *,
+        masks: str | None = None,
+        revision: str | None = None,
+        preset: str | None = None,
+    ) -> None:
+        """Write `run.json`, and from it and the results `README.md`, to the `output_dir`. Arguments of earlier calls
+        are kept unless given again.
+
+        Args:
+            language, tags, model_name, tasks, dataset_tags, dataset_args: as in `Trainer.create_model_card`.
+            license: license of the weights; by default that of a registered model, otherwise none.
+            finetuned_from: Hub id, folder or name of the original model; by default the model's source.
+            dataset: Hub id, folder or name of the images.
+            masks: description of the masks' origin.
+            revision: branch on the Hub; `main` by default.
+            preset: preset of the image processor, which later commands take; by default the one with its settings.
+        """
+        facts = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        self._card_facts |= facts
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / RUN_FILE, describe_run(self, self._card_facts))
+            write_card(folder)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository before training. Arguments and errors are those of [`push_to_hub`]."""
+        if self.is_world_process_zero():
+            self.hub_model_id = create_repo(
+                self.args.hub_model_id or Path(self.args.output_dir).resolve().name,
+                private=self.args.hub_private_repo if private is None else private,
+                token=token or self.args.hub_token,
+            )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **facts,
+    ) -> CommitInfo | Future | None:
+        """Upload model (or adapter), processor, card, results, figures and TensorBoard logs to `args.hub_model_id`, or
+        else to the name of the `output_dir`, in one commit. Call it again after an interrupted upload, see
+        [`push_folder`].
+
+        Args:
+            blocking: whether to wait for the upload; otherwise return a `Future` of the commit.
+            revision, token, private: as for [`push_folder`]; those of `args` by default.
+            facts: arguments of [`create_model_card`].
+
+        Returns:
+            The commit, or a `Future` of it. `None` outside the main process.
+
+        Raises:
+            OSError, ValueError: as [`push_folder`].
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        revision = revision or self.args.hub_revision
+        self._card_facts["revision"] = revision  # not kept from earlier pushes
+        self.create_model_card(**facts)
+        private = self.args.hub_private_repo if private is None else private
+        future = HfApi().run_as_future(
+            push_folder,
+            Path(self.args.output_dir),
+            self.hub_model_id,
+            commit_message=commit_message,
+            private=private,
+            revision=revision,
+            token=token or self.args.hub_token,
+        )
+        return future.result() if blocking else future
 
 
 def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
@@ -462,9 +672,8 @@ def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
     return make_image_processor("paper", model.config.image_size)
 
 
-def _check(vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, processor: BaseImageProcessor) -> None:
+def _check_model(vit: VisionTransformer, args: RobustViTConfig, processor: BaseImageProcessor) -> None:
     """Refuse models, processors and settings that cannot be trained or measured."""
-    size = input_size(processor)
     half = {p.dtype for p in vit.model.parameters() if p.requires_grad} - {torch.float32}
     if half:
         raise ValueError(
@@ -473,18 +682,21 @@ def _check(vit: VisionTransformer, args: RobustViTConfig, eval_dataset: object, 
         )
     if args.n_gpu > 1:
         raise ValueError("One process for several GPUs is not supported: start one each with `accelerate launch`.")
-    vit.patch_grid(size)
+    vit.patch_grid(input_size(processor))
     vit.check_start_layer(args.start_layer or 0)
-    if isinstance(eval_dataset, dict):
-        raise ValueError("Expected one `eval_dataset`, but got a dict. Call `measure_accuracy` for several.")
 
 
-def _collate_images(rows: list[dict]) -> dict:
-    """Collate images of one size, as a batch must have."""
-    sizes = sorted({tuple(torch.as_tensor(row["pixel_values"]).shape) for row in rows if "pixel_values" in row})
-    if len(sizes) > 1:
-        raise ValueError(f"A batch has `pixel_values` of different shapes, {sizes}: give all images one size.")
-    return default_data_collator(rows)
+def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:
+    """Names of some images of a batch: dataset rows and files, if known."""
+    if "names" in inputs:
+        return ", ".join(inputs["names"][image] for image in images)
+    if "row_index" not in inputs:
+        return f"image {', '.join(map(str, images))} of the batch"
+    dataset, names = undecoded(dataset.with_format(None)), []
+    for row in inputs["row_index"][images].tolist():
+        path = dataset[dataset["row_index"][:].index(row)]["image"]["path"]
+        names.append(f"row {row}" + (f" (`{path}`)" if path else ""))
+    return ", ".join(names)
 
 
 def _collate(rows: list[dict], collator: Callable[[list], dict]) -> dict:

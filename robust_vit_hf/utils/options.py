@@ -100,7 +100,6 @@ class Options:
     """
 
     GROUP: ClassVar[str | None] = None  # title of the class's options in the help
-    RANGES: ClassVar[dict[str, Range]] = {}  # by name, of numbers declared elsewhere
 
     def __post_init__(self):
         for name, declared in declared_options(type(self)).items():
@@ -210,8 +209,7 @@ def declared_options(options: type["Options"]) -> dict[str, Declared]:
         if each.init:
             owner = next(base for base in options.__mro__ if each.name in get_annotations(base))
             group = vars(owner if issubclass(owner, Options) else options).get("GROUP")
-            allowed = each.metadata.get("range") or options.RANGES.get(each.name)
-            found[each.name] = Declared(each.name, hints[each.name], each, allowed, group)
+            found[each.name] = Declared(each.name, hints[each.name], each, each.metadata.get("range"), group)
     return found
 
 

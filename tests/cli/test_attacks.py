@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
-from robust_vit_hf.training.publishing import TrainingTime
+from robust_vit_hf.training.callbacks import TrainingTime
 
 from ..helpers.attacks import ATTACKS, Attack, Inputs, Words, copied_at_writes
 from ..helpers.commands import call, files_below, launch_two
@@ -124,5 +124,5 @@ def made(out: Path) -> dict[str, bytes]:
     return {
         name: content
         for name, content in files_below(out).items()
-        if name.endswith("/candidate.json") or not any(Path(name).match(pattern) for pattern in own)
+        if name.endswith("/stage.json") or not any(Path(name).match(pattern) for pattern in own)
     }

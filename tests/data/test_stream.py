@@ -202,27 +202,10 @@ def test_tensorboard_without_validation(tmp_path):
 
 
 def test_what_is_refused_before_the_first_step(tmp_path):
-    with pytest.raises(ValueError, match=r"train dataset is streamed, .* unknown: give `max_steps`"):
+    with pytest.raises(ValueError, match="max_steps has to be specified"):
         make_trainer(tmp_path, max_steps=-1)
-    with pytest.raises(ValueError, match=r"eval dataset is streamed, .*load it as a table"):
-        make_trainer(tmp_path, eval_rows=masked_dataset(4).to_iterable_dataset())
     with pytest.raises(ValueError, match="train dataset has no column `mask`"):
         make_trainer(tmp_path, masked_dataset(4).to_iterable_dataset().remove_columns("mask"))
-    unread = {
-        "data_seed": 1,
-        "train_sampling_strategy": "sequential",
-        "dataloader_drop_last": True,
-        "lr_decay_rate": 0.5,
-    }
-    for name, value in unread.items():
-        with pytest.raises(ValueError, match=f"`{name}` has no effect on a stream"):
-            make_trainer(tmp_path, **{name: value})
-
-
-def test_options_of_prepared_loaders_are_of_the_validation(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        make_trainer(tmp_path, accelerator_config={"even_batches": False})
-    assert "`accelerator_config.even_batches` acts on validation images alone" in caplog.text
 
 
 def test_checkpoints_of_the_strategy_epoch_come_once(tmp_path, caplog):
@@ -272,9 +255,9 @@ def test_a_finished_run_does_nothing(tmp_path):
 
 def test_another_stream_or_number_of_workers_is_refused(tmp_path):
     make_trainer(tmp_path).train()
-    with pytest.raises(ValueError, match="was begun with another train dataset"):
+    with pytest.raises(ValueError, match="differ in: train dataset"):
         make_trainer(tmp_path, masked_dataset(10, seed=2).to_iterable_dataset(2)).train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="`dataloader_num_workers` 0, now 1"):
+    with pytest.raises(ValueError, match="dataloader_num_workers"):
         make_trainer(tmp_path, dataloader_num_workers=1).train(resume_from_checkpoint=True)
 
 
@@ -324,7 +307,7 @@ def test_command(tmp_path, options):
     )
     options[options.index("--max_steps") + 1] = -1
     refused = call(*options, "--output_dir", tmp_path / "other")
-    assert "train dataset is streamed, so that the number of its images is unknown: give `max_steps`" in refused.error
+    assert "max_steps has to be specified" in refused.error
 
 
 def test_a_worker_says_which_row_is_refused(tmp_path, options):

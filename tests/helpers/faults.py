@@ -1,6 +1,6 @@
 """A training with a fault in its second process, which `test_distributed.py` launches in two.
 
-torchrun --nproc_per_node 2 --module tests.helpers.faults {nan,hang,validation} FOLDER
+torchrun --nproc_per_node 2 --module tests.helpers.faults {nan,validation} FOLDER
 """
 
 import os
@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
 
-from ..training.test_resume import SAVING, At
+from ..training.test_resume import SAVING
 from ..utils.test_finite import spoil
 from .tiny import masked_dataset, tiny_config, tiny_vit
 
@@ -25,16 +25,13 @@ class InValidation(TrainerCallback):
 
 if __name__ == "__main__":
     fault, folder = sys.argv[1:]
-    timeout = {"hang": 20}.get(fault, 1800)
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
     settings = settings if fault == "validation" else SAVING
-    config = tiny_config(folder, per_device_train_batch_size=4, ddp_timeout=timeout, **settings)
+    config = tiny_config(folder, per_device_train_batch_size=4, **settings)
     trainer = RobustViTTrainer(tiny_vit(), config, masked_dataset(16), masked_dataset(16, seed=9))
     if os.environ["RANK"] == "1" and fault == "nan":
         for row in range(16):  # whichever its batches have
             spoil(trainer, row)
-    if os.environ["RANK"] == "1" and fault == "hang":
-        trainer.add_callback(At(2, lambda: os.kill(os.getpid(), signal.SIGSTOP)))
     if os.environ["RANK"] == "1" and fault == "validation":
         trainer.add_callback(InValidation())
     try:

@@ -174,7 +174,7 @@ def test_the_image_of_a_last_batch_takes_the_background_of_another_training_imag
 
 
 def test_a_single_training_image_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="the train dataset has one image: give more, or a folder of `backgrounds`"):
+    with pytest.raises(ValueError, match="`background_swap` needs two images"):
         trained(tmp_path, tensor_rows(1), **SWAP)
 
 
@@ -196,19 +196,15 @@ def test_a_resumed_run_swaps_as_one_that_was_not_interrupted(tmp_path):
     [
         None,
         {},
-        {"use_dora": True},
         {"bias": "all"},
-        {"bias": "lora_only"},
         {"modules_to_save": ["classifier"]},
         {"init_lora_weights": "pissa"},
-        {"init_lora_weights": "olora"},
         {"init_lora_weights": False},
     ],
 )
 @pytest.mark.parametrize("given", ["config", "model"])
 def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, given):
-    """With biases trained beside an adapter, disabling it would not bring the original back; nor where its initialisation changed
-    the base, or an adapter that is given was trained before."""
+    """Whatever an adapter trains, changes of the base, or was trained before."""
     rows = tensor_rows(8)
     model, adapter = tiny_vit(), {}
     if adapted is not None:
@@ -228,8 +224,6 @@ def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, give
     expected = trainer.model(pixel_values=pixel_values).logits.detach()
     if given == "config" and (adapted or {}).get("init_lora_weights", True):
         torch.testing.assert_close(expected, tiny_vit()(pixel_values=pixel_values).logits, atol=1e-4, rtol=1e-4)
-    if given == "config" and adapted in ({}, {"use_dora": True}):
-        assert trainer._original is None  # but the adapter is disabled, which needs no second model
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
@@ -319,7 +313,7 @@ def test_training_with_backgrounds_of_a_folder(pictures, tmp_path):
     Image.new("RGB", (9, 9)).save(pictures / "d.png")
     config = tiny_config(tmp_path / "folder", **settings, **SWAP, backgrounds=str(pictures))
     trainer = RobustViTTrainer(tiny_vit(), config, tensor_rows(8), processing_class=make_image_processor("paper", 32))
-    with pytest.raises(ValueError, match="another folder of backgrounds"):
+    with pytest.raises(ValueError, match="differ in: backgrounds"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "folder" / "checkpoint-2"))
 
 
@@ -359,5 +353,3 @@ def test_bad_folders_of_backgrounds(pictures, tmp_path):
     (tmp_path / "empty" / "broken.png").rename(tmp_path / "empty" / "._broken.png")  # of macOS, and no picture
     with pytest.raises(ValueError, match="holds no pictures"):
         BackgroundPool(str(tmp_path / "empty"), processor)
-    with pytest.raises(ValueError, match="`backgrounds` are those of `background_swap`, which is 0"):
-        tiny_config(tmp_path, backgrounds=str(pictures))

@@ -79,7 +79,6 @@ def test_names_are_those_of_the_modules():
         ({"mean_over": "pixels"}, "Expected `mean_over` to be one of image, region."),
         ({"method": "cft", "background_swap": 0.5}, "would teach the shortcut"),
         ({"head_epochs": 1.0}, "`head_epochs` freezes the layers whose attention the relevance loss trains"),
-        ({"method": "finetune", "head_learning_rate": 0.1}, "is that of the `head_epochs`"),
         ({"start_layer": -1}, "Expected `start_layer` ≥ 0, but got -1"),
     ],
 )
@@ -319,25 +318,14 @@ def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
     torch.testing.assert_close(
         plain["loss"], losses("finetune", tmp_path, model, pixel_values, mask, targets)[0]["loss"]
     )
-    with pytest.raises(ValueError, match="`cutmix` mixes the labels of two images"):
+    with pytest.raises(ValueError, match="mixes the labels"):
         losses("cutmix", tmp_path, model, pixel_values, mask, targets, confidence_target="original")
 
 
-@pytest.mark.parametrize(
-    "images, batch_size, message",
-    [
-        (4, 1, "a batch has one: give another `per_device_train_batch_size`."),
-        (
-            5,
-            4,
-            "the last batch of 5 images has one: give another `per_device_train_batch_size`, or `dataloader_drop_last`.",
-        ),
-        (1, 8, "the last batch of 1 images has one"),
-    ],
-)
-def test_cutmix_needs_two_images_in_each_batch(images, batch_size, message, tmp_path):
+@pytest.mark.parametrize("images, batch_size", [(4, 1), (5, 4), (1, 8)])
+def test_cutmix_needs_two_images_in_each_batch(images, batch_size, tmp_path):
     config = {"method": "cutmix", "per_device_train_batch_size": batch_size, "max_steps": 1}
-    with pytest.raises(ValueError, match=f"`cutmix` mixes the images of a batch, and {message}"):
+    with pytest.raises(ValueError, match="`cutmix` needs two images in each batch"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **config), tensor_rows(images))
     if images == 5:
         config["dataloader_drop_last"] = True
@@ -357,7 +345,7 @@ def test_a_batch_size_that_is_found_leaves_two_images(name, method, tmp_path):
     trainer.get_train_dataloader()
     assert trainer._steps_per_epoch == 2
     trainer._train_batch_size = 1
-    with pytest.raises(ValueError, match=rf"found memory for a batch of one image, and `{name}` needs two"):
+    with pytest.raises(ValueError, match=f"`{name}` needs two images"):
         trainer.get_train_dataloader()
 
 

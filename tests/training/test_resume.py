@@ -1,7 +1,6 @@
 """Interrupted runs: what resumes, what is refused, and what stays on disk."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -15,17 +14,17 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from robust_vit_hf import RobustViTTrainer
-from robust_vit_hf.training import publishing
+from robust_vit_hf.training import callbacks
 from robust_vit_hf.training.adapters import add_lora
-from robust_vit_hf.training.checkpoints import find_checkpoint
+from robust_vit_hf.training.checkpoints import find_checkpoint, finish_checkpoint
 from robust_vit_hf.training.interrupts import InterruptCallback, TrainingInterrupted
 from robust_vit_hf.utils.lock import folder_lock
+from robust_vit_hf.utils.stage import STAGE_FILE, OtherInputs
 
 from ..helpers.commands import call, python, succeed, wait_until
 from ..helpers.tiny import ROOT, masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
 
 
-FORKED = hasattr(signal, "sigwaitinfo") and multiprocessing.get_start_method() == "fork"
 SAVING = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None}
 
 
@@ -61,34 +60,22 @@ def begun(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"learning_rate": 0.5}, "`learning_rate` 0.001, now 0.5"),
-        ({"relevance_weight": 0.5}, "`relevance_weight` 0.8, now 0.5"),
-        ({"seed": 1}, "`seed` 0, now 1"),
-        ({"metric_for_best_model": "top1"}, "`metric_for_best_model` .*, now top1"),
-        ({"gradient_accumulation_steps": 2}, "`gradient_accumulation_steps` 1, now 2"),
-        ({"model": tiny_vit(seed=1)}, "another original model"),
-        ({"model": tiny_vit(num_attention_heads=4)}, "another original model"),
-        ({"rows": masked_dataset(12, seed=3)}, "another train dataset"),
-        ({"rows": masked_dataset(8)}, "another train dataset"),
+        ({"learning_rate": 0.5}, "settings.learning_rate"),
+        ({"seed": 1}, "settings.seed"),
+        ({"gradient_accumulation_steps": 2}, "settings.gradient_accumulation_steps"),
+        ({"model": tiny_vit(seed=1)}, "model"),
+        ({"model": tiny_vit(num_attention_heads=4)}, "model"),
+        ({"rows": masked_dataset(12, seed=3)}, "train dataset"),
     ],
 )
 def test_another_run_is_refused_by_name(begun, change, named):
-    with pytest.raises(ValueError, match=f"was begun with .*{named}.*[Gg]ive the same"):
+    with pytest.raises(OtherInputs) as refused:
         make_trainer(begun, **change).train(resume_from_checkpoint=str(begun / "checkpoint-4"))
-
-
-def test_a_setting_that_only_the_new_run_has_is_compared(begun, tmp_path):
-    """Such as an option of a later version, of which the checkpoint says nothing."""
-    checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    del state["stateful_callbacks"]["RunIdentity"]["attributes"]["identity"]["settings"]["confidence_temperature"]
-    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
-    with pytest.raises(ValueError, match=r"was begun with `confidence_temperature` None, now 0\.5"):
-        make_trainer(tmp_path, confidence_temperature=0.5).train(resume_from_checkpoint=str(checkpoint))
+    assert refused.value.differing == [named]
 
 
 def test_logging_and_epochs_may_change(begun, tmp_path):
-    settings = {"num_train_epochs": 3, "logging_steps": 2, "save_total_limit": 3, "on_nan": "skip"}
+    settings = {"num_train_epochs": 3, "logging_steps": 2, "save_total_limit": 3}
     trainer = make_trainer(tmp_path, **settings, eval_strategy="steps", eval_steps=1, save_steps=2)
     trainer.train(resume_from_checkpoint=str(begun / "checkpoint-6"))
     assert trainer.state.global_step == 9 and {path.name for path in tmp_path.glob("checkpoint-*")} == {
@@ -103,64 +90,59 @@ def test_logging_and_epochs_may_change(begun, tmp_path):
 
 def test_an_adapter_is_recognised(tmp_path):
     """The modules that it adapts are a set, whose order differs from process to process."""
-    adapted = add_lora(tiny_vit(), 2, "tiny")
-    trainer = make_trainer(tmp_path, model=adapted)
-    modules = json.loads(trainer._identify().identity["adapter"])["target_modules"]
+    trainer = make_trainer(tmp_path, model=add_lora(tiny_vit(), 2, "tiny"))
+    modules = json.loads(trainer._inputs["adapter"])["target_modules"]
     assert len(modules) > 5 and modules == sorted(modules)
     trainer.train()
-    with pytest.raises(ValueError, match=r"was begun with another adapter\. Give the same"):
+    with pytest.raises(OtherInputs, match="adapter"):
         make_trainer(tmp_path, model=add_lora(tiny_vit(), 3, "tiny")).train(resume_from_checkpoint=True)
     make_trainer(tmp_path, model=add_lora(tiny_vit(), 2, "tiny")).train(resume_from_checkpoint=True)
 
 
-def test_a_checkpoint_without_identity_is_refused(begun, tmp_path):
+def test_a_checkpoint_of_an_earlier_version_is_refused(begun, tmp_path):
     checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    del state["stateful_callbacks"]["RunIdentity"]
-    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
-    with pytest.raises(ValueError, match=r"does not say with which settings, model and data it was begun"):
+    (checkpoint / STAGE_FILE).unlink()
+    with pytest.raises(ValueError, match="earlier version"):
         make_trainer(tmp_path).train(resume_from_checkpoint=str(checkpoint))
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json"])
 def test_a_checkpoint_that_lacks_a_file_does_not_count(begun, tmp_path, name):
     """The run goes on from the one before, and ends as if it had not been stopped."""
     for step in (3, 4):
         shutil.copytree(begun / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
     (tmp_path / "checkpoint-4" / name).unlink()
-    assert find_checkpoint(str(tmp_path), "last", begun=True) == str(tmp_path / "checkpoint-3")
-    lacks = f"is not a complete checkpoint.* It lacks `{name}`, without which .*: resume from another one, or begin"
-    with pytest.raises(ValueError, match=lacks):
-        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-4"), begun=True)
-    with pytest.raises(ValueError, match=lacks):
+    with pytest.raises(ValueError, match="not a complete checkpoint"):
         make_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert find_checkpoint(str(tmp_path), "last", begun=True) == str(tmp_path / "checkpoint-3")
     make_trainer(tmp_path).train(resume_from_checkpoint=True)
     weights = [load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (begun, tmp_path)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
+def test_an_earlier_checkpoint_is_deleted_when_the_new_one_is_complete(tmp_path, monkeypatch):
+    """A kill before that leaves one to resume from."""
+    finished = []
+
+    def finish(checkpoint, inputs):
+        finished.append(sorted(path.name for path in tmp_path.glob("checkpoint-*")))
+        finish_checkpoint(checkpoint, inputs)
+
+    monkeypatch.setattr("robust_vit_hf.training.trainer.finish_checkpoint", finish)
+    make_trainer(tmp_path, num_train_epochs=1, save_total_limit=1).train()
+    assert finished[1:] == [["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+
+
 def test_checkpoints_of_the_model_alone_are_not_resumed(tmp_path):
     make_trainer(tmp_path, save_only_model=True, num_train_epochs=1).train()
     assert find_checkpoint(str(tmp_path), "last", begun=True) is None
-    lacks = (
-        "which has none. It lacks `optimizer.pt`, `scheduler.pt`, `rng_state.pth`, .* `save_only_model` saves weights"
-    )
-    with pytest.raises(ValueError, match=lacks):
-        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-3"), begun=True)
-
-
-def test_a_checkpoint_of_sharded_processes_counts(begun, tmp_path):
-    """FSDP2 names the optimizer otherwise, and each process has a random state."""
-    checkpoint = shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
-    (checkpoint / "optimizer.pt").rename(checkpoint / "optimizer.bin")
-    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
-    assert find_checkpoint(str(tmp_path), str(checkpoint), begun=True) == str(checkpoint)
 
 
 def test_the_record_counts_all_parts(tmp_path, monkeypatch):
     """A finished run that is resumed does nothing, and records the time that it took."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(publishing, "time", clock)
+    monkeypatch.setattr(callbacks, "time", clock)
     make_trainer(tmp_path, callbacks=[At(2, lambda: setattr(clock, "now", 90.5))]).train()
     again = make_trainer(tmp_path)
     again.train(resume_from_checkpoint=True)
@@ -212,28 +194,6 @@ def test_a_signal_saves_a_checkpoint(tmp_path, number):
     resumed = make_trainer(tmp_path, **settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 6 and len(resumed.state.log_history) > len(trainer.state.log_history)
-
-
-@pytest.mark.skipif(not FORKED, reason="workers are not forked here")
-def test_workers_outlive_the_signals_of_others(tmp_path):
-    """A launcher signals its whole group; only their own process may end them."""
-    workers = []
-
-    def signalled():
-        workers.extend(multiprocessing.active_children())
-        for worker in workers:
-            for name in ("TERM", "INT"):
-                subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
-
-    settings = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
-    trainer = make_trainer(tmp_path, callbacks=[At(2, signalled)], **settings)
-    trainer.train()
-    assert workers and trainer.state.global_step == 6
-    for worker in workers:
-        assert worker.is_alive()
-        worker.terminate()
-        worker.join(30)
-        assert not worker.is_alive()
 
 
 def test_a_signal_keeps_its_checkpoint_beside_the_best(tmp_path):
@@ -355,20 +315,11 @@ def test_a_moved_folder_keeps_its_best_checkpoint(tmp_path):
     assert trainer.state.best_model_checkpoint.startswith(str(tmp_path / "moved"))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_a_damaged_checkpoint_is_named(begun, tmp_path, name):
-    shutil.copytree(begun / "checkpoint-4", tmp_path / "checkpoint-4")
-    content = (tmp_path / "checkpoint-4" / name).read_bytes()
-    (tmp_path / "checkpoint-4" / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"A file of `.*checkpoint-4` is damaged .*delete this checkpoint"):
-        make_trainer(tmp_path).train(resume_from_checkpoint=True)
-
-
 def test_a_signal_without_checkpoints_is_told(tmp_path):
     trainer = make_trainer(
         tmp_path, callbacks=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))], save_strategy="no"
     )
-    with pytest.raises(TrainingInterrupted, match=r"There is no checkpoint to resume from. Start it again"):
+    with pytest.raises(TrainingInterrupted, match="There is no checkpoint to resume from"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
 
@@ -380,8 +331,6 @@ def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
     save_pretrained(tiny_vit(), tmp_path / "model")
     options = ["--model", tmp_path / "model", "--dataset", tmp_path / "data", "--output_dir", tmp_path / "run"]
     options += ["--num_train_epochs", "400", "--report_to", "none", "--use_cpu", "True", "--save_total_limit", "1"]
-    if FORKED:
-        options += ["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "True"]
     command = python("-m", "robust_vit_hf.cli", "train", *options)
     streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
@@ -389,7 +338,7 @@ def test_a_command_ends_with_the_status_of_its_signal(tmp_path):
     # The folder is in use.
     refused = call("train", *options)
     assert f"`{tmp_path / 'run'}` is in use by process {process.pid} on " in refused.error
-    os.killpg(process.pid, signal.SIGTERM)  # its workers, too
+    os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143 and "Traceback" not in err, err[-3000:]
     assert "SIGTERM has stopped the training after step" in err.splitlines()[-1]
@@ -416,14 +365,12 @@ def test_lock(tmp_path):
 def test_a_run_without_a_checkpoint_begins_again(tmp_path):
     """Neither refusal sends to the other."""
     (tmp_path / "checkpoint-1").mkdir()
-    with pytest.raises(ValueError, match=r"continue it with `--resume_from_checkpoint last`"):
+    with pytest.raises(ValueError, match="--resume_from_checkpoint last"):
         find_checkpoint(str(tmp_path), None, begun=True)
     assert find_checkpoint(str(tmp_path), "last", begun=True) is None
-    with pytest.raises(
-        ValueError, match=r"holds other files, such as `checkpoint-1`. Choose another --output_dir, or delete"
-    ):
+    with pytest.raises(ValueError, match="other files, such as `checkpoint-1`"):
         find_checkpoint(str(tmp_path), None, begun=False)
-    with pytest.raises(ValueError, match=r"holds no run to resume.*leave out --resume_from_checkpoint"):
+    with pytest.raises(ValueError, match="no run to resume"):
         find_checkpoint(str(tmp_path), "last", begun=False)
 
 
@@ -446,14 +393,11 @@ except OSError as error:
     print(error)
 """
     done = subprocess.run(python("-c", program), cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert "The checkpoint of step 2 could not be written" in done.stdout, done.stderr[-2000:]
-    assert "checkpoint-1`" in done.stdout and done.stdout.count("Is the disk full?") == 2
-    assert f"The weights could not be written to `{tmp_path}`" in done.stdout
+    assert done.stdout.count(f"could not be written to `{tmp_path}") == 2, done.stderr[-2000:]
+    assert [path.name for path in tmp_path.glob("checkpoint-*/stage.json")] == ["stage.json"]
 
 
 def test_fewer_images_than_a_batch(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"has 12 images, fewer than a batch of 16, which `dataloader_drop_last` leaves"
-    ):
+    with pytest.raises(ValueError, match="`dataloader_drop_last` needs a full batch"):
         config = tiny_config(tmp_path, per_device_train_batch_size=16, dataloader_drop_last=True)
         RobustViTTrainer(tiny_vit(), config, masked_dataset(12))

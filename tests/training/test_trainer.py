@@ -138,12 +138,6 @@ def test_validation_counts_the_last_batch_where_the_training_drops_it(tmp_path):
     assert len(trainer.get_eval_dataloader()) == 2 and trainer.args.dataloader_drop_last
 
 
-def test_an_unknown_metric_is_named_beside_those_that_there_are(tmp_path):
-    settings = {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "accuracy"}
-    with pytest.raises(ValueError, match=r"eval_accuracy.* not found in the evaluation metrics.*eval_top1"):
-        trained(tmp_path, eval_rows=tensor_rows(4, seed=1), **settings)
-
-
 def test_evaluation_gathers_logits_alone(tmp_path):
     trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path))
     prediction = trainer.predict(tensor_rows(5))
@@ -407,29 +401,24 @@ def test_refuses_half_precision_weights(tmp_path):
         RobustViTTrainer(tiny_vit().bfloat16(), tiny_config(tmp_path))
 
 
-def test_refuses_several_evaluation_sets(tmp_path):
-    with pytest.raises(ValueError, match="Expected one `eval_dataset`, but got a dict"):
-        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), eval_dataset={"a": masked_dataset(4)})
+def test_refuses_several_evaluation_sets_and_streams(tmp_path):
+    for rows in ({"a": masked_dataset(4)}, masked_dataset(4).to_iterable_dataset()):
+        with pytest.raises(ValueError, match="`eval_dataset` to be one table"):
+            RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), eval_dataset=rows)
 
 
 def test_refuses_rows(tmp_path):
-    with pytest.raises(ValueError, match="train dataset has no column `mask`"):
+    with pytest.raises(ValueError, match="no column `mask`"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4).remove_columns("mask"))
-    with pytest.raises(ValueError, match=r"eval dataset.*\n.*label 3 is outside the model's classes 0–2"):
+    with pytest.raises(ValueError, match=r"eval dataset.*\n.*label 3"):
         model = tiny_vit(num_labels=3)
         numbered = masked_dataset(4).cast_column("label", datasets.Value("int64"))
         RobustViTTrainer(model, tiny_config(tmp_path), numbered.select(range(3)), numbered)
-    rows = [{name: value for name, value in row.items() if name != "mask"} for row in tensor_rows(4)]
-    with pytest.raises(ValueError, match="A batch has no `mask`; it has pixel_values, labels"):
-        trained(tmp_path, rows)
     rows = [{name: value for name, value in row.items() if name != "labels"} for row in tensor_rows(4)]
-    with pytest.raises(
-        ValueError, match=r"A batch has no `labels`; it has pixel_values, mask\. The loss needs the class"
-    ):
+    with pytest.raises(ValueError, match="no `labels`"):
         trained(tmp_path, rows)
-    rows = tensor_rows(4)
-    rows[1] = {name: value if name == "labels" else value[:, :-1] for name, value in rows[1].items()}
-    with pytest.raises(ValueError, match=r"`pixel_values` of different shapes, \[\(3, .*\]: give all images one size"):
+    rows = [row | {"mask": row["mask"] * 255} for row in tensor_rows(4)]
+    with pytest.raises(ValueError, match="from 0 to 255"):
         trained(tmp_path, rows)
     assert not list(tmp_path.glob("*.safetensors"))
 

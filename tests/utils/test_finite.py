@@ -1,6 +1,5 @@
 """NaN and infinite values stop what they would spoil."""
 
-import json
 import math
 
 import pytest
@@ -35,45 +34,9 @@ def spoil(trainer: RobustViTTrainer, row: int) -> None:
 def test_a_nan_image_is_named_and_nothing_is_saved(tmp_path):
     trainer = make_trainer(tmp_path, masked_dataset(8), save_strategy="steps", save_steps=1)
     spoil(trainer, 5)
-    with pytest.raises(ValueError, match=r"Step [12]: the .* of row 5 is NaN or infinite.*on_nan='skip'.*checkpoint"):
+    with pytest.raises(ValueError, match=r"Step [12]: the .* of row 5 is NaN or infinite"):
         trainer.train()
     assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-
-
-def test_skipped_batches_are_counted_and_leave_no_trace(tmp_path):
-    """With one batch an epoch, of which an image is NaN, the weights stay as they were."""
-    trainer = make_trainer(tmp_path, masked_dataset(4), on_nan="skip")
-    spoil(trainer, 2)
-    trainer.train()
-    assert trainer.skipped_batches == 2 and trainer.state.log_history[-2]["skipped_batches"] == 2
-    for before, after in zip(tiny_vit().parameters(), trainer.model.parameters(), strict=True):
-        assert torch.equal(before, after)
-    trainer.create_model_card()
-    assert json.loads((tmp_path / "run.json").read_text())["training"]["batches left out"].startswith("2,")
-
-
-def test_a_resumed_run_counts_the_batches_that_were_skipped_before(tmp_path):
-    settings = {"on_nan": "skip", "save_strategy": "epoch", "save_total_limit": None}
-    first = make_trainer(tmp_path, masked_dataset(4), **settings)
-    spoil(first, 2)
-    first.train()
-    resumed = make_trainer(tmp_path, masked_dataset(4), num_train_epochs=3, **settings)
-    spoil(resumed, 2)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert first.skipped_batches == 2 and resumed.skipped_batches == 3
-    assert resumed.describe_method()["batches left out"].startswith("3,")
-
-
-def test_the_other_batches_are_trained_on(tmp_path):
-    trainer = make_trainer(tmp_path, masked_dataset(8), on_nan="skip", num_train_epochs=1)
-    spoil(trainer, 2)
-    trainer.train()
-    assert trainer.skipped_batches == 1
-    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
-    assert not torch.equal(trainer.model.classifier.weight, tiny_vit().classifier.weight)
-    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    assert len(losses) == 2 and math.isnan(losses[0]) != math.isnan(losses[1])  # a batch that is left out has no loss
-    assert trainer.state.log_history[-1]["train_loss"] > 0
 
 
 def test_a_learning_rate_that_diverges(tmp_path):
@@ -86,13 +49,8 @@ def test_rows_without_an_index_are_named_by_their_place(tmp_path):
     rows = tensor_rows(4)
     rows[1]["pixel_values"] = rows[1]["pixel_values"] * math.inf
     trainer = make_trainer(tmp_path, rows)
-    with pytest.raises(
-        ValueError, match=r"Before the first step: the prediction of image 1 of the batch is NaN.*on_nan='skip'"
-    ):
+    with pytest.raises(ValueError, match="Before the first step: the prediction of image 1 of the batch is NaN"):
         trainer.train()
-    trainer = make_trainer(tmp_path, rows, on_nan="skip")
-    trainer.train()
-    assert trainer.skipped_batches == 2
 
 
 def test_validation_images_are_named(tmp_path):

@@ -18,12 +18,11 @@ class CutMix(Finetune):
 
     mixes_images = True
 
-    def __init__(self, args):
-        super().__init__(args)
+    @classmethod
+    def validate(cls, args):
+        super().validate(args)
         if args.confidence_target != "label":
-            raise ValueError(
-                f"`cutmix` mixes the labels of two images, but `confidence_target` is `{args.confidence_target}`: leave it out."
-            )
+            raise ValueError("`cutmix` mixes the labels of two images: leave `confidence_target` `label`.")
 
     def per_image(self, model, pixel_values, mask, targets):
         if not model.training:
