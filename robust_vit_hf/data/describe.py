@@ -51,7 +51,7 @@ def describe(options: DescribeOptions) -> str:
                         f"`{other}` numbers its classes differently: {_some(found)}; labels are mapped by name"
                     )
     if images := ImageFolder.find(Path(options.source)):
-        told = [left_out for name in split_names(split) if (left_out := images.read(name).left_out)]
+        told = [left_out for name in split_names(split) if (left_out := images.read(name)[1])]
         lines += [f"left out: {left_out}" for left_out in told]
     return "\n".join(lines)
 

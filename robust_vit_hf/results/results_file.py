@@ -42,7 +42,7 @@ class ResultsFile:
     Args:
         class_names: by model and label.
         validation_bound: largest allowed drop of validation top-1, as a fraction, for the choice.
-        choose_by: rule of the choice, see [`~robust_vit_hf.experiments.grid.CHOICES`].
+        choose_by: rule of the choice, see [`~robust_vit_hf.experiments.grid.GridFile`].
     """
 
     runs: list[Run]
