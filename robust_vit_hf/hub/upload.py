@@ -32,7 +32,7 @@ NOT_UPLOADED += [
     "candidates/*",
     "predictions/*",
     "diagnosis/*",
-    "inputs.json",
+    "stage.json",
     "report.html",
 ]
 ADAPTER_FILE = "adapter_config.json"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.archives import unpack, unpacked
-from robust_vit_hf.data.schema import make_features
+from robust_vit_hf.data.schema import features_of
 from robust_vit_hf.utils.cache import cache_of
 
 from ..helpers import formats
@@ -35,7 +35,7 @@ def test_prepare_from_an_archive(tmp_path):
     done = launch("-m", "robust_vit_hf.cli", *arguments)
     assert done.status == 0 and "test: 3 rows, 0 rejected" in done.out, done.err
     rows = datasets.load_dataset(str(output), split="test")
-    assert dict(rows.features) == dict(make_features())
+    assert dict(rows.features) == dict(features_of("imagenet-a", {}))
     assert [(row["label"], row["file_name"].split("/")[-1]) for row in rows] == [
         (6, "n01498041_0.jpg"),
         (6, "n01498041_1.jpg"),

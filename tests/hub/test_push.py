@@ -81,7 +81,7 @@ def test_photographs_stay_where_they_are(hub, changed):
         "candidates/swap/run.json",
         "predictions/a/rows.parquet",
         "diagnosis/strip.png",
-        "inputs.json",
+        "stage.json",
         "report.html",
     ):
         (changed / name).parent.mkdir(parents=True, exist_ok=True)
