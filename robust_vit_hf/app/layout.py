@@ -9,15 +9,14 @@ import gradio as gr
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from .gallery import FILTERS, how_to_fill, set_names
 from .handlers import CHOOSE_SET, PREDICTED, Handlers, heading, thumbnail
-from .options import AppOptions
+from .options import KEPT, LOOPBACK, AppOptions
 from .other_backgrounds_tab import KINDS
 from .runs import Report, find_reports
-from .server import KEPT, LOOPBACK
 
 
 OUTPUT = {"interactive": False, "buttons": []}
 GRID = OUTPUT | {"show_label": False, "height": "auto", "object_fit": "cover", "allow_preview": False}  # to click
-PICTURES = GRID | {"columns": 7, "object_fit": "contain"}
+PICTURES = GRID | {"columns": 7, "object_fit": "contain", "elem_classes": "pictures"}
 IMAGE = {
     "label": "Image: drop, paste or choose",
     "type": "filepath",
@@ -36,7 +35,11 @@ STYLE = """
 #images .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
 #examples .caption-label {display: none}
 #images .caption-label {font-size: 11px; max-width: 100%; white-space: normal}
-#conditions .caption-label, #pasted .caption-label {font-size: 12px; max-width: 100%; white-space: pre-line}
+.pictures .grid-wrap {max-height: none !important; min-height: 0; height: auto !important}
+.pictures .grid-container {align-items: start; height: auto !important}
+.pictures .thumbnail-lg {aspect-ratio: auto !important; height: auto !important; text-align: left}
+.pictures .thumbnail-lg img {aspect-ratio: 1; height: auto !important}
+.pictures .caption-label {position: static !important; font-size: 12px; max-width: 100%; white-space: pre-line}
 #image .image-frame img, #object .image-frame img {object-fit: contain !important}
 #examples .thumbnail-lg {aspect-ratio: 1; height: auto !important}
 .tables {overflow-x: auto}
@@ -44,7 +47,7 @@ STYLE = """
 @media (max-width: 640px) {
   .tab-container button {font-size: 14px !important; padding: 0 8px !important}
   #examples .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
-  #images .grid-container, #conditions .grid-container, #pasted .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}
+  #images .grid-container, .pictures .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}
 }
 """
 

@@ -10,6 +10,11 @@ from ..models.preprocessing import Preset
 from ..utils.options import Options, Range, option
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Seconds between two looks for old uploads and pictures of visitors, and seconds after which they are deleted.
+KEPT = (60, 1800)
+
+
 @dataclass(kw_only=True)
 class AppOptions(Options):
     """Look at two models, before and after finetuning, in a page: relevance maps of your own images, of examples and of evaluated

@@ -8,12 +8,10 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .options import AppOptions
+from .options import LOOPBACK, AppOptions
 
 
 MAX_UPLOAD = "50mb"
-KEPT = (60, 1800)  # seconds between two looks for old uploads and pictures, and seconds after which they are deleted
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REFUSED = "Invalid host header: the page is not known by this name. Start it with `--allowed_hosts NAME` to ask for it by another one."
 
 
