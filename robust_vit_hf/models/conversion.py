@@ -17,11 +17,7 @@ from .weight_checks import load_checked, reading
 
 
 def convert(options: ConvertOptions) -> str:
-    """Convert weights, see [`convert_to_timm`], [`convert_to_transformers`] and [`write_with_classes`].
-
-    Returns:
-        Message about what was written.
-    """
+    """Convert weights, see [`convert_to_timm`], [`convert_to_transformers`] and [`write_with_classes`], and say what was written."""
     source, output = options.source, options.output_dir
     if options.classes is not None:
         model = write_with_classes(source, output, options.classes, options.templates, options.preset)
@@ -41,10 +37,6 @@ def write_with_classes(
     Args:
         classes: file with the name of a class on each line; empty lines are left out.
         preset: by default as for [`convert_to_transformers`], and that of its training for a run.
-
-    Raises:
-        FileExistsError: `output` is not empty.
-        OSError, ValueError: as [`load_model`] and [`load_processor`], or `classes` is no text in UTF-8.
     """
     names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     with atomic_folder(output) as folder:
@@ -76,10 +68,6 @@ def convert_to_transformers(
             the one of timm's configuration, for all others.
         image_size, num_heads: as for [`timm_to_hf`].
         statistics: mean and standard deviation of the native preset, as for [`timm_processor`].
-
-    Raises:
-        FileExistsError: `output` is not empty.
-        OSError, ValueError: see [`load_timm`], [`timm_to_hf`] and [`timm_processor`].
     """
     source = resolve(source)
     with atomic_folder(output) as folder:
@@ -100,10 +88,6 @@ def convert_to_timm(source: str, output: Path, statistics: str | None = None) ->
     Args:
         source: folder or Hub id of transformers, or name of a registered model.
         statistics: use the native preset with this mean and standard deviation instead, see [`timm_processor`].
-
-    Raises:
-        FileExistsError: `output` is not empty.
-        OSError, ValueError: see [`load_checked`] and [`save_timm`], or the source has no image processor.
     """
     source = resolve(source)
     with atomic_folder(output) as folder:

@@ -33,10 +33,6 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
 
     Training checkpoints hold weights under `state_dict` or `model`. `DataParallel`'s prefix `module.` is removed.
     Pickles are read without running code.
-
-    Raises:
-        OSError: the file, folder or model does not exist.
-        ValueError: as [`reading`].
     """
     path, config = timm_files(source)
     with reading(path):
@@ -60,10 +56,6 @@ def timm_files(source: str | Path) -> tuple[Path, dict | None]:
     Args:
         source: a file; a folder, such as a snapshot of a model of timm on the Hub; or a Hub id, of which only the
             configuration and one file of weights are downloaded, preferably safetensors.
-
-    Raises:
-        OSError: the file, folder or model does not exist, or has no weights.
-        ValueError: `config.json` is not valid JSON.
     """
     folder, source = Path(source), str(source)
     if folder.is_file():
@@ -82,13 +74,8 @@ def timm_files(source: str | Path) -> tuple[Path, dict | None]:
 
 
 def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
-    """Write `model.safetensors` and `config.json`, with the settings of a processor, into an existing folder.
-
-    `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model.
-
-    Raises:
-        ValueError: images are not square, timm has no settings for the preprocessing, or see [`hf_to_timm`].
-    """
+    """Write `model.safetensors` and `config.json`, with the settings of a processor, into an existing folder, from which
+    `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model."""
     import timm
     from timm.models import save_for_hf
 

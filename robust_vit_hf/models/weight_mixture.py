@@ -45,11 +45,7 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
 
 
 def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
-    """Check that the weights of two models can be mixed.
-
-    Raises:
-        ValueError: the models differ in architecture, number of classes, label names, or names, shapes or dtypes of weights.
-    """
+    """Check that two models differ in no architecture, label name, nor name, shape or dtype of a weight."""
     settings = ("num_labels", "num_attention_heads", "hidden_act", "layer_norm_eps")  # not all visible in the weights
     facts = [
         {"architecture": type(model).__name__}
@@ -76,14 +72,6 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
     """Write a mixed model folder atomically, with the image processor of `after`, or of `before` for alpha 0, and
     `interpolation.json`.
-
-    Args:
-        before, after: as for [`load_model`].
-
-    Raises:
-        FileExistsError: `output` is not empty, checked before loading a model.
-        ValueError: see [`interpolate`].
-        OSError: a model does not exist, or `after` has no image processor.
     """
     mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:
