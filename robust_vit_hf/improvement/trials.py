@@ -122,7 +122,6 @@ class Trials:
             backgrounds=self.options.backgrounds,
             **candidate.options,
         )
-        config._n_gpu = min(config.n_gpu, 1)  # the session's GPU: with more, the Trainer would split batches
         model, processor = load_model(self.options.model), self._side.processor
         trainer = RobustViTTrainer(model, config, self.train, processing_class=processor)
         try:
