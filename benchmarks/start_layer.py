@@ -12,12 +12,14 @@ import argparse
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import default_data_collator
 
 from robust_vit_hf import load_image_set, load_masked_dataset, load_model, relevance_map
 from robust_vit_hf.data.benchmarks import benchmarks
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.evaluation.image_passes import image_loader
+from robust_vit_hf.evaluation.image_passes import TransformedRows
 from robust_vit_hf.evaluation.named_sets import NamedSource
 from robust_vit_hf.models.preprocessing import load_processor, resolve_preset, squash_resample
 from robust_vit_hf.relevance.architectures import VisionTransformer
@@ -43,7 +45,8 @@ def main() -> None:
     else:
         rows = benchmarks()["emoji-shift"].load_evaluation_sets(arguments.num_images)["val"]
     rows = rows.select(range(min(arguments.num_images, len(rows)))).select_columns(["image", "mask"])
-    loader = image_loader(rows, segmentation_transform(processor, squash_resample(processor)), 16, 0)
+    images = TransformedRows(rows, segmentation_transform(processor, squash_resample(processor)))
+    loader = DataLoader(images, 16, collate_fn=default_data_collator)
     layers = range(len(VisionTransformer(model).attentions))
     scores = {layer: RelevanceSegmentation() for layer in layers}
     for batch in tqdm(loader, unit="batch"):

@@ -29,6 +29,7 @@ from .split_writer import made_from
 
 logger = logging.get_logger(__name__)
 
+MAX_SHARDS = 1024  # of a folder as a stream, which are shuffled and shared by workers
 Loader = Callable[[bool], Any]  # takes whether to stream, and returns the rows of a split
 
 
@@ -190,10 +191,10 @@ def _stream_if(rows: datasets.Dataset, streaming: bool) -> Any:
 
 
 def _load_folder(images: ImageFolder, split: str, streaming: bool) -> Any:
-    rows = images.read(split)
-    if rows.left_out:
-        logger.warning(f"`{images.root}`, split `{split}`: left out {rows.left_out}.")
-    return rows.stream() if streaming else rows.table()
+    rows, left_out = images.read(split)
+    if left_out:
+        logger.warning(f"`{images.root}`, split `{split}`: left out {left_out}.")
+    return rows.to_iterable_dataset(min(len(rows), MAX_SHARDS)) if streaming else rows
 
 
 def _load_parquet(source: str, files: ParquetFiles, split: str, streaming: bool) -> Any:

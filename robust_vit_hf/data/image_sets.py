@@ -20,11 +20,10 @@ from ..utils.stage import STAGE_FILE
 from .archives import is_archive, unpacked
 from .imagenet_classes import subset, wnids
 from .known_sets import KNOWN_SETS, V2_VARIANTS, KnownSet
-from .layouts.hub_tables import has_parquet, open_table
+from .layouts.hub_tables import has_numbered_tars, has_parquet, open_table
 from .layouts.imagenet import with_real_labels
 from .layouts.objectnet import read_mappings, without_border
-from .layouts.webdataset import has_numbered_tars
-from .schema import Source, make_features
+from .schema import Source, features_of
 from .split_writer import made_from
 
 
@@ -34,7 +33,7 @@ logger = logging.get_logger(__name__)
 def load_image_set(
     name: str, source: str | Path | None = None, *, streaming: bool = False, **options
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Load a set, with the columns of [`make_features`].
+    """Load a set, with the columns of [`features_of`].
 
     Args:
         name: one of `KNOWN_SETS`.
@@ -156,15 +155,14 @@ def _made_as(name: str, source: str, options: dict) -> dict | None:
     prepared, made = _prepared(source)
     if prepared is None:
         return None
+    asked = {key: value for key, value in options.items() if key not in ("split", "imagenet")}
     # An uncropped set can still be cropped; `cropped=False` only refuses a cropped one.
-    compared, asked = (
-        {key: value for key, value in given.items() if key not in ("split", "cropped")} for given in (made, options)
-    )
-    if prepared != name or (asked and asked != compared) or (made.get("cropped") and options.get("cropped") is False):
-        given = {key: value for key, value in options.items() if key != "split"}
+    compared = [{key: value for key, value in given.items() if key != "cropped"} for given in (asked, made)]
+    recropped = made.get("cropped") and options.get("cropped") is False
+    if prepared != name or recropped or (compared[0] and compared[0] != compared[1]):
         raise ValueError(
-            f"`{source}` was prepared as `{prepared}` with {made or 'no options'}, not as `{name}` with "
-            f"{given or 'none'}: prepare it again into another folder."
+            f"`{source}` was prepared as `{prepared}` with {made or 'no options'}, not as `{name}` with {asked or 'none'}: prepare it "
+            "again into another folder."
         )
     return made
 
@@ -185,18 +183,6 @@ def find_set(name: str, options: dict) -> KnownSet:
     if "split" in options and options["split"] not in known.splits:
         raise ValueError(f"`{name}` has no split `{options['split']}`; expected {', '.join(known.splits)}.")
     return known
-
-
-def features_of(name: str, options: dict) -> datasets.Features:
-    """Columns of a set with the given options."""
-    known = KNOWN_SETS[name]
-    return make_features(
-        known.factors,
-        label=known.labels != "none",
-        several_labels=known.labels == "several" or options.get("labels") == "real",
-        mask=known.masks or "segmentations" in options,
-        class_names=known.class_names,
-    )
 
 
 def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:

@@ -58,23 +58,14 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         source: name of the dataset in errors.
 
     Returns:
-        The mapping, or `None` if labels need no change: the dataset has the model's first classes in their order, or no
-        names, or one of the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids
-        are names of the classes of ImageNet-1k.
+        The model's class of each label, even if all have the same number, or `None` if the dataset has no names, or one of the two
+        has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are names of the classes
+        of ImageNet-1k.
 
     Raises:
         ValueError: the dataset has a class that the model does not have, or another number of classes where one of the two has
             only numbers.
     """
-    mapping = mapping_by_name(names, model_names, source)
-    if mapping is None or all(label == place for label, place in mapping.items()):
-        return None
-    return mapping
-
-
-def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], source: str) -> dict[int, int] | None:
-    """The model's class of each label, even if all have the same number; `None` if one of the two has no names.
-    Arguments and errors are those of [`label_mapping`]."""
     names, model_names = tuple(names or ()), tuple(model_names)
     if not names:
         return None
@@ -108,7 +99,7 @@ def mapping_by_name(names: Sequence[str] | None, model_names: Sequence[str], sou
 def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: str) -> datasets.Dataset:
     """The dataset with labels mapped to the model's classes. Arguments and errors are those of [`label_mapping`]."""
     mapping = label_mapping(class_names_of(dataset.features), model_names, source)
-    if mapping is None:
+    if mapping is None or all(label == place for label, place in mapping.items()):
         return dataset
     labels = [label if label in (None, -1) else mapping[label] for label in dataset.with_format(None)["label"]]
     return dataset.remove_columns("label").add_column("label", labels, feature=datasets.Value("int64"))

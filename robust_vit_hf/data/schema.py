@@ -1,7 +1,7 @@
 """Schema of the sets, undecoded rows, and their decoding."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,34 +10,26 @@ from PIL import Image, ImageOps
 
 from ..utils.images import to_rgb
 from .imagenet_classes import wnids
+from .known_sets import KNOWN_SETS
 
 
-def make_features(
-    factors: Mapping[str, str | Sequence[str]] | None = None,
-    *,
-    label: bool = True,
-    several_labels: bool = False,
-    mask: bool = False,
-    class_names: Sequence[str] | None = None,
-) -> datasets.Features:
-    """Columns of a set: `image`, `mask` (one channel, 0 or 255), `label`, `file_name` and the set's own factors.
+def features_of(name: str, options: dict) -> datasets.Features:
+    """Columns of a set with the given options: `image`, `mask` (one channel, 0 or 255), `label`, `file_name` and the set's own factors.
 
-    Args:
-        factors: further columns, with their types, or the names of their classes.
-        label: whether the set has classes. Labels are 0–999; the `ClassLabel` names are wnids.
-        several_labels: whether `label` is the list of all accepted ids.
-        mask: whether the set has foreground masks.
-        class_names: names of the classes; by default the wnids of ImageNet-1k.
+    Labels of ImageNet are 0–999, and the `ClassLabel` names wnids. Where an image has several, `label` is the list of all that are
+    accepted.
     """
+    known = KNOWN_SETS[name]
     columns = {"image": datasets.Image()}
-    if mask:
+    if known.masks or "segmentations" in options:
         columns["mask"] = datasets.Image()
-    if label:
-        class_label = datasets.ClassLabel(names=list(class_names or wnids()))
-        columns["label"] = datasets.List(class_label) if several_labels else class_label
+    if known.labels != "none":
+        label = datasets.ClassLabel(names=list(known.class_names or wnids()))
+        several = known.labels == "several" or options.get("labels") == "real"
+        columns["label"] = datasets.List(label) if several else label
     columns["file_name"] = datasets.Value("string")
-    for name, kind in (factors or {}).items():
-        columns[name] = datasets.Value(kind) if isinstance(kind, str) else datasets.ClassLabel(names=list(kind))
+    for factor, kind in known.factors.items():
+        columns[factor] = datasets.Value(kind) if isinstance(kind, str) else datasets.ClassLabel(names=kind)
     return datasets.Features(columns)
 
 

@@ -149,10 +149,14 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
             images = masked_images(
                 found, found.name, side.model, side.processor, side.source, options.mask_method, folder / MASKS_FOLDER
             )
-        report = measure_images(session, replace(images, group_weights=weights), found.name, options)
+        backgrounds = Backgrounds(options.batch_size, options.num_workers)
+        report = measure_images(session, replace(images, group_weights=weights), found.name, backgrounds, folder)
         if report is not None:
             report = replace(report, beside=beside)
-            write_report(report, session, options)
+            write_report(report, session, asdict(options))
+            if options.html:
+                facts = {"model": side.name, "masks": images.masks}
+                write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])
         return report
 
 
@@ -176,17 +180,20 @@ def _on_imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict
 
 
 def measure_images(
-    session: Session, images: MaskedImages, name: str, options: DiagnoseOptions
+    session: Session, images: MaskedImages, name: str, backgrounds: Backgrounds, folder: Path
 ) -> DiagnosisReport | None:
-    """Measure the sides of a session on images. Only the main process returns a report."""
+    """Measure the sides of a session on images. Only the main process returns a report.
+
+    Args:
+        folder: folder of the report.
+    """
     session = session.with_sets({name: EvaluationSet.of(images.dataset)})
-    measured = measure(session, Backgrounds(options.batch_size, options.num_workers))[name]
+    measured = measure(session, backgrounds)[name]
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}
     examples = composed_images(session, session.sets[name], diagnoses)
-    groups = _groups(name, images, diagnoses)
-    return DiagnosisReport(diagnoses, examples, images, options.output_dir, groups=groups)
+    return DiagnosisReport(diagnoses, examples, images, folder, groups=_groups(name, images, diagnoses))
 
 
 def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis]) -> tuple[Table, ...]:
@@ -218,8 +225,12 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
     return Images(sets[name], benchmark, name, benchmarks()[benchmark].masks)
 
 
-def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOptions) -> None:
-    """Write the files of a report."""
+def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
+    """Write the files of a report.
+
+    Args:
+        settings: options of the command.
+    """
     folder = report.folder
     facts = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
@@ -235,11 +246,8 @@ def write_report(report: DiagnosisReport, session: Session, options: DiagnoseOpt
         }
         for side, found in report.diagnoses.items()
     }
-    settings, parts = asdict(options) | {"preset": session.preset}, [report.verdict, *report.warnings, *report.tables]
-    write_results(session, folder, settings, facts, parts)
+    parts = [report.verdict, *report.warnings, *report.tables]
+    write_results(session, folder, settings | {"preset": session.preset}, facts, parts)
     if report.examples:
         report.figure().savefig(folder / STRIP_FILE, dpi=120)
         save_composed(report.examples, folder / EXAMPLES_FILE)
-    if options.html:
-        facts = {"model": session.sides["before"].name, "masks": report.images.masks}
-        write_page(folder / PAGE_FILE, "Does the model decide by the background?", facts, [report.section()])

@@ -1,28 +1,18 @@
 """Passes over a set's images, and checks of their logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import datasets
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import default_data_collator
 
 from ..data.schema import undecoded
 
 
 class NonFiniteLogits(ValueError):
     """Logits are NaN or infinite."""
-
-
-def image_loader(dataset: datasets.Dataset, transform: Callable, batch_size: int, num_workers: int) -> DataLoader:
-    """Loader of a dataset's transformed rows, in order. Raises a `ValueError` that names a row whose image or mask
-    cannot be read or used."""
-    return DataLoader(
-        TransformedRows(dataset, transform), batch_size, num_workers=num_workers, collate_fn=default_data_collator
-    )
 
 
 class TransformedRows(torch.utils.data.Dataset):
@@ -48,43 +38,39 @@ class TransformedRows(torch.utils.data.Dataset):
             ) from error
 
 
-def measure_images(
-    images: torch.utils.data.Dataset,
-    measure: Callable[[dict[str, torch.Tensor]], tuple[list[torch.Tensor], torch.Tensor]],
-    batch_size: int,
-    num_workers: int,
-    accelerator: Accelerator,
+def batch_outputs(
+    loader: DataLoader,
+    compute: Callable[[dict[str, torch.Tensor]], tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]],
     dataset: datasets.Dataset,
+    accelerator: Accelerator,
     description: str,
-) -> np.ndarray:
-    """Values of all images, in order, from those of batches, without gradients. Launched processes share the work.
+) -> Iterator[tuple[slice, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
+    """Outputs of each batch, in order and without gradients, from all launched processes, which share the work.
 
     Args:
-        images: rows of tensors.
-        measure: takes a collated batch, and returns logits `(B, C)`, which are checked in all processes together, and values
-            `(B, n)`.
+        compute: takes a collated batch, and returns logits `(B, C)` of one or several passes, which are checked in all processes
+            together, and other values of B rows.
         dataset: the rows, which name an image in an error.
         description: name of the pass in the progress bar and in errors.
 
-    Returns:
-        `(N, n)`, of the dtype of the values.
+    Yields:
+        The rows of the batch, its logits in fp32, and its values.
 
     Raises:
         NonFiniteLogits: as [`check_logits`].
     """
-    loader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=default_data_collator)
-    total, parts, done = len(images), [], 0  # type: ignore[arg-type]
-    with tqdm(total=total, desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
+    done = 0
+    with tqdm(total=len(dataset), desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
         for batch in accelerator.prepare(loader):
             with torch.no_grad(), accelerator.autocast():
-                logits, values = measure(batch)
-            logits, values = accelerator.gather_for_metrics((logits, values))
+                logits, values = compute(batch)
+            logits, values = accelerator.gather_for_metrics(([one.float() for one in logits], values))
             for checked in logits:
                 check_logits(checked, dataset, done, description)
-            parts.append(values.cpu())
-            done += len(values)
-            progress.update(len(values))
-    return torch.cat(parts).numpy()
+            rows = slice(done, done + len(logits[0]))
+            yield rows, logits, values
+            progress.update(rows.stop - rows.start)
+            done = rows.stop
 
 
 def check_logits(logits: torch.Tensor, dataset: datasets.Dataset, first: int, description: str) -> None:

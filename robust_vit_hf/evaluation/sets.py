@@ -21,7 +21,7 @@ from ..data.find_images import find_images, find_splits, split_names
 from ..data.image_sets import load_image_set, prepared_options
 from ..data.imagenet_classes import subset, wnids
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
-from ..data.label_mapping import class_names_of, classes_of_model, mapping_by_name
+from ..data.label_mapping import class_names_of, classes_of_model, label_mapping
 from ..data.transforms import eval_transform
 from ..models.preprocessing import Preset
 from .options import SetsOptions
@@ -94,7 +94,7 @@ class EvaluationSet:
             raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:
             return self
-        mapping = mapping_by_name(self.class_names, classes_of_model(config), name)
+        mapping = label_mapping(self.class_names, classes_of_model(config), name)
         count = max(self.num_classes or 0, 1 + max(max(labels) for labels in self.accepted if labels))
         if mapping is None and (count > config.num_labels or self.num_classes not in (None, config.num_labels)):
             raise ValueError(

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import datasets
 import numpy as np
+import torch
 
 from ..data.benchmarks import IMAGES_PER_SET
 from ..data.find_images import find_images
@@ -15,7 +16,6 @@ from ..results.markdown_latex import Table, percent
 from ..utils.plotting import save_picture_grid
 from ..utils.stage import Stage
 from .before_after_examples import may_be_shown
-from .image_passes import image_loader
 from .measurements.base import Measured, measure
 from .measurements.input_subsets import Subsets, concatenate, summarize
 from .options import SubsetOptions
@@ -131,7 +131,7 @@ def _pictures(
     image = rows.dataset.select([index]).select_columns("image")
     processors = {side: of.processor for side, of in session.sides.items()}
     for side, processor in processors.items():  # which may see images of another size
-        seen[side] = next(iter(image_loader(image, rows.transform(processor), 1, 0)))["pixel_values"]
+        seen[side] = torch.stack(image.with_transform(rows.transform(processor))[:]["pixel_values"])
     label = session.classes[rows.accepted[index][0]] if rows.accepted and rows.accepted[index] else ""
     pictures = [(f"{name}\n{label}", denormalize(seen["before"], processors["before"]))]
     for number, (row, target) in enumerate(subsets.pairs(rows)):

@@ -1,4 +1,4 @@
-"""Candidates: settings to train, and the table of what they are worth on validation images."""
+"""Candidates: settings to train, and the table of what they are worth on the selection images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,11 +21,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # Shares of the finetuned weights that are measured, of the short trainings and of those of all steps.
 FIRST_MIXTURES, MIXTURES = (0.5, 1.0), (0.25, 0.5, 0.75, 1.0)
 FINALISTS, FIRST_SHARE = 2, 3  # trainings of all steps; all others are shorter by this factor
-ORIGINAL = "original"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TrainingSettings:
     """Settings of a training.
 
     Args:
@@ -50,73 +49,67 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured(choice.Candidate):
-    """A candidate, or a mixture of its weights with the original's, on the images that choose.
+class Mixture(choice.Candidate):
+    """A mixture of a trained model's weights with the original's, on the selection images.
 
     Args:
-        candidate: `None` for the original model.
+        training: `None` for the original model.
         alpha: share of the finetuned weights.
     """
 
-    candidate: Candidate | None
+    training: TrainingSettings | None
     alpha: float
 
     @classmethod
-    def of(cls, candidate: Candidate | None, alpha: float, diagnosis: Diagnosis) -> "Measured":
-        return cls(diagnosis.values["mixed_rand"], diagnosis.values["original"], candidate, alpha)
+    def of(cls, diagnosis: Diagnosis, training: TrainingSettings | None, alpha: float) -> "Mixture":
+        return cls(diagnosis.values["mixed_rand"], diagnosis.values["original"], training, alpha)
 
     @property
     def strength(self) -> tuple[float, ...]:
-        return (self.candidate.learning_rate if self.candidate else 0.0, self.alpha)
+        return (self.training.learning_rate if self.training else 0.0, self.alpha)
 
-    def changes(self, before: "Measured") -> tuple[Interval, Interval]:
+    def changes(self, before: "Mixture") -> tuple[Interval, Interval]:
         """Changes of both from another, with their intervals, paired by image."""
-        changes = {"gain": self.mixed_rand - before.mixed_rand, "home": self.original - before.original}
-        gain, home = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
-        return gain, home
+        changes = {"gain": self.mixed_rand - before.mixed_rand, "loss": self.original - before.original}
+        gain, loss = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
+        return gain, loss
 
 
-def first_candidates(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[Candidate]:
+def first_trainings(method: str | None, learning_rates: Sequence[float], max_steps: int) -> list[TrainingSettings]:
     """The short trainings: each variant at each rate."""
     variants = VARIANTS if method is None else {method: {"method": method}}
     steps = max(1, max_steps // FIRST_SHARE)
-    return [Candidate(name, rate, steps, options) for name, options in variants.items() for rate in learning_rates]
+    return [
+        TrainingSettings(name, rate, steps, options) for name, options in variants.items() for rate in learning_rates
+    ]
 
 
-def finalists(measured: Sequence[Measured], before: Measured, max_loss: float, max_steps: int) -> list[Candidate]:
+def finalists(mixtures: Sequence[Mixture], before: Mixture, max_loss: float, max_steps: int) -> list[TrainingSettings]:
     """The trainings of all steps: the settings that the rule puts first, of each variant if there are several."""
-    chosen: list[Candidate] = []
-    ranked = [one.candidate for one in rank(measured, before, max_loss) if one.candidate is not None]
-    for candidate in ranked:
-        if candidate.variant not in {other.variant for other in chosen}:
-            chosen.append(candidate)
-    for candidate in ranked:
-        if candidate not in chosen:
-            chosen.append(candidate)
-    return [replace(candidate, steps=max_steps) for candidate in chosen[:FINALISTS]]
+    ranked = {one.training.name: one.training for one in rank(mixtures, before, max_loss) if one.training}
+    first_of_variant = {one.variant: one for one in reversed(ranked.values())}
+    firsts = [one for one in ranked.values() if one is first_of_variant[one.variant]]
+    others = [one for one in ranked.values() if one not in firsts]
+    return [replace(one, steps=max_steps) for one in (firsts + others)[:FINALISTS]]
 
 
-def candidates_table(measured: Sequence[Measured], before: Measured, chosen: Measured, max_loss: float) -> Table:
+def candidates_table(mixtures: Sequence[Mixture], before: Mixture, chosen: Mixture, max_loss: float) -> Table:
     """Table of all candidates in the order of the rule."""
     rows = []
-    for one in rank(measured, before, max_loss):
-        gain, home = one.changes(before)
-        name = ORIGINAL if one.candidate is None else one.candidate.variant
-        settings = ["–"] * 3
-        if one.candidate is not None:
-            settings = [f"{one.candidate.learning_rate:g}", str(one.candidate.steps), f"{one.alpha:g}"]
+    for one in rank(mixtures, before, max_loss):
+        settings = ["original", "–", "–", "–"]
+        if one.training is not None:
+            settings = [
+                one.training.variant,
+                f"{one.training.learning_rate:g}",
+                str(one.training.steps),
+                f"{one.alpha:g}",
+            ]
+        gain, loss = one.changes(before)
         marked = "chosen" if one is chosen else "loses too much" if loses_too_much(one, before, max_loss) else ""
-        rows.append([name, *settings, f"{100 * one.top1():.1f}", str(gain), str(home), marked])
-    head = [
-        "candidate",
-        "learning rate",
-        "steps",
-        "share of its weights",
-        "`mixed_rand`",
-        "change",
-        "change at home",
-        "",
-    ]
+        rows.append([*settings, f"{100 * one.top1():.1f}", str(gain), str(loss), marked])
+    head = ["candidate", "learning rate", "steps", "share of its weights"]
+    head += ["`mixed_rand`", "change", "change of `original`", ""]
     bound, count = may_be_lost(before, max_loss)
-    title = f"Candidates on {count} validation images, of which a candidate may lose {bound}; top-1 in per cent [95 % interval]"
+    title = f"Candidates on {count} selection images, of which a candidate may lose {bound}; top-1 in per cent [95 % interval]"
     return Table(title, head, rows)

@@ -12,7 +12,7 @@ from ..utils.options import COUNT, POSITIVE, SEED, Range, option, output_dir
 @dataclass(kw_only=True)
 class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     """Finetune a model so that it decides by the object: masks if there are none, a diagnosis, the choice of the settings on
-    validation images, and a diagnosis of the result on images that chose nothing.
+    one half of the validation images, and a diagnosis of the result on the other half.
 
       robust-vit improve --model my-vit --dataset photos --output_dir runs/better
 
@@ -31,7 +31,7 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
     train_split: str = option("train", "split to train on")
     eval_split: str = option(
         "validation",
-        "split that chooses and diagnoses, one half each; where it is missing, a third of the training images is held out",
+        "split of the selection and report images, one half each; where it is missing, a third of the training images is held out",
     )
     method: str | None = option(
         None, "train this method with its defaults instead of background swap", choices=method_names
@@ -57,8 +57,6 @@ class ImproveOptions(PrecisionOptions, OwnImagesOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise ValueError("--learning_rates has a rate twice: leave one of them.")
         if self.backgrounds is not None and self.method is not None:
             raise ValueError("--backgrounds are those of the swap: leave out --method")
         if self.train_batch_size == 1 and self.method is None and self.backgrounds is None:

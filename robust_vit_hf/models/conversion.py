@@ -10,18 +10,14 @@ from ..utils.public_names import public_name
 from .loading import is_timm, load_model
 from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
-from .preprocessing import Preset, load_processor, make_image_processor, resolve_preset
-from .timm_files import load_timm, native_processor, own_processor, save_timm, states_preprocessing, timm_files
+from .preprocessing import Preset, load_processor, resolve_preset, states_preprocessing, timm_processor
+from .timm_files import load_timm, save_timm, timm_files
 from .timm_weights import timm_to_hf
 from .weight_checks import load_checked, reading
 
 
 def convert(options: ConvertOptions) -> str:
-    """Convert weights, see [`convert_to_timm`], [`convert_to_transformers`] and [`write_with_classes`].
-
-    Returns:
-        Message about what was written.
-    """
+    """Convert weights, see [`convert_to_timm`], [`convert_to_transformers`] and [`write_with_classes`], and say what was written."""
     source, output = options.source, options.output_dir
     if options.classes is not None:
         model = write_with_classes(source, output, options.classes, options.templates, options.preset)
@@ -41,10 +37,6 @@ def write_with_classes(
     Args:
         classes: file with the name of a class on each line; empty lines are left out.
         preset: by default as for [`convert_to_transformers`], and that of its training for a run.
-
-    Raises:
-        FileExistsError: `output` is not empty.
-        OSError, ValueError: as [`load_model`] and [`load_processor`], or `classes` is no text in UTF-8.
     """
     names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     with atomic_folder(output) as folder:
@@ -75,11 +67,7 @@ def convert_to_transformers(
         preset: by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
             the one of timm's configuration, for all others.
         image_size, num_heads: as for [`timm_to_hf`].
-        statistics: mean and standard deviation of the native preset, as for [`native_processor`].
-
-    Raises:
-        FileExistsError: `output` is not empty.
-        OSError, ValueError: see [`load_timm`], [`timm_to_hf`] and [`native_processor`].
+        statistics: mean and standard deviation of the native preset, as for [`timm_processor`].
     """
     source = resolve(source)
     with atomic_folder(output) as folder:
@@ -88,13 +76,8 @@ def convert_to_transformers(
             preset = "model" if states_preprocessing(config) and find_model(source) is None else "paper"
         with reading(source):
             model = timm_to_hf(weights, config, image_size=image_size, num_heads=num_heads)
-        if preset == "model":
-            processor = own_processor(config, model.config.image_size)
-        else:
-            native = native_processor(config, statistics) if preset == "native" else None
-            processor = make_image_processor(preset, model.config.image_size, native)
         model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        timm_processor(config, preset, model.config.image_size, statistics).save_pretrained(folder)
         write_json(folder / CONVERSION_FILE, {"source": public_name(source)})
     return model
 
@@ -104,17 +87,13 @@ def convert_to_timm(source: str, output: Path, statistics: str | None = None) ->
 
     Args:
         source: folder or Hub id of transformers, or name of a registered model.
-        statistics: use the native preset with this mean and standard deviation instead, see [`native_processor`].
-
-    Raises:
-        FileExistsError: `output` is not empty.
-        OSError, ValueError: see [`load_checked`] and [`save_timm`], or the source has no image processor.
+        statistics: use the native preset with this mean and standard deviation instead, see [`timm_processor`].
     """
     source = resolve(source)
     with atomic_folder(output) as folder:
         model = load_checked(AutoModelForImageClassification, source, dtype="auto")
         if statistics:
-            processor = make_image_processor("native", model.config.image_size, native_processor(None, statistics))
+            processor = timm_processor(None, "native", model.config.image_size, statistics)
         else:
             processor = AutoImageProcessor.from_pretrained(source)
         save_timm(model, processor, folder)

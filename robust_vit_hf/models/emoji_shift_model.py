@@ -24,9 +24,6 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 
     The exporter kept biases and norms as named initialisers, turned each linear weight into a transposed constant,
     identified by its multiplication node, and folded the position embeddings into two constants.
-
-    Raises:
-        ValueError: the file is not from the tested release.
     """
     import onnx
     from onnx import numpy_helper
@@ -58,10 +55,6 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 def load_backbone() -> Dinov2ForImageClassification:
     """DINOv2-S/14 with a head of zeros for the classes of emoji-shift, from a checkpoint that the first call writes to
     the Hugging Face cache.
-
-    Raises:
-        ModuleNotFoundError: the package with the weights is not installed.
-        ValueError: another release of the package is installed.
     """
     classes = hashlib.sha256(repr(CLASS_NAMES).encode()).hexdigest()
     checkpoint = Path(HF_HOME, "robust-vit-hf", f"dinov2-small-{ONNX_SHA256[:12]}-{classes[:12]}")

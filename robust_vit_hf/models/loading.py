@@ -84,11 +84,8 @@ def _load(name: str, trust_remote_code: bool, with_head: bool = True) -> PreTrai
 
 
 def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedModel:
-    """Give a model a linear head for other classes. Its weights are zeros: all classes have the same probability until it is trained.
-
-    Raises:
-        ValueError: classes are not named apart, or the model has no head of one linear layer.
-    """
+    """Give a model a linear head for other classes. Its weights are zeros: all classes have the same probability until it is
+    trained."""
     config = model.config
     config.id2label = dict(enumerate(check_class_names(classes)))
     config.label2id = {name: label for label, name in config.id2label.items()}
@@ -105,11 +102,7 @@ def with_new_head(model: PreTrainedModel, classes: Sequence[str]) -> PreTrainedM
 
 
 def is_timm(name: str) -> bool:
-    """Whether a Hub id or folder holds timm weights.
-
-    Raises:
-        ValueError: its `config.json` is not valid JSON.
-    """
+    """Whether a Hub id or folder holds timm weights."""
     config = Path(name, "config.json")
     if not config.is_file():
         return name.startswith("timm/")

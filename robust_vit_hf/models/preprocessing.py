@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:  # names are read without importing transformers
 # `paper` and `native`: see `make_image_processor`. `model`: the processor saved with the model, unchanged.
 Preset = Literal["paper", "native", "model"]
 _SETTINGS = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
-_SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+_SETTINGS += ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+TIMM_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
+STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
 def make_image_processor(
@@ -56,6 +59,60 @@ def make_image_processor(
     )
 
 
+def _settings(config: dict | None) -> dict:
+    """Settings of the pretraining in timm's `config.json`."""
+    return (config or {}).get("pretrained_cfg", config or {})
+
+
+def states_preprocessing(config: dict | None) -> bool:
+    """Whether timm's `config.json` has the settings of timm's evaluation transform."""
+    return set(TIMM_SETTINGS) <= _settings(config).keys()
+
+
+def timm_processor(
+    config: dict | None, preset: Preset, image_size: int, statistics: str | None = None
+) -> ViTImageProcessor:
+    """Image processor for weights of timm, see [`make_image_processor`]. That of the preset `model` is timm's evaluation transform:
+    resize to floor(`image_size` / `crop_pct`), then crop.
+
+    Args:
+        config: timm's `config.json`.
+        image_size: side of the images in pixels.
+        statistics: `"imagenet"`, or `"half"` for 0.5: mean and standard deviation of the native preset, instead of those of the
+            configuration.
+
+    Raises:
+        ValueError: the configuration lacks a setting, or has another `crop_mode` than `center` and `squash`.
+    """
+    from transformers import ViTImageProcessor
+
+    settings = _settings(config)
+    if preset == "paper":
+        return make_image_processor("paper", image_size)
+    if preset == "native":
+        if statistics is None and not {"mean", "std"} <= settings.keys():
+            raise ValueError(
+                "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
+            )
+        mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
+        return make_image_processor("native", image_size, ViTImageProcessor(image_mean=mean, image_std=std))
+    mode = settings.get("crop_mode") or "center"
+    if not states_preprocessing(config) or mode not in ("center", "squash"):
+        raise ValueError(
+            f"timm's configuration of the model does not state {', '.join(TIMM_SETTINGS)} and a `crop_mode` that is known: give "
+            "`--preset paper` or `native`."
+        )
+    side = math.floor(image_size / settings["crop_pct"])
+    return ViTImageProcessor(
+        size={"shortest_edge": side} if mode == "center" else {"height": side, "width": side},
+        resample=Resampling[settings["interpolation"].upper()],
+        do_center_crop=True,
+        crop_size={"height": image_size, "width": image_size},
+        image_mean=list(settings["mean"]),
+        image_std=list(settings["std"]),
+    )
+
+
 def load_processor(
     name: str, preset: Preset, model: PreTrainedModel, image_size: int | None = None
 ) -> BaseImageProcessor:
@@ -75,7 +132,7 @@ def load_processor(
     from transformers.utils.peft_utils import find_adapter_config_file
 
     from .loading import is_timm
-    from .timm_files import native_processor, own_processor, timm_files
+    from .timm_files import timm_files
 
     if name in MODELS and MODELS[name].load is not None:
         size = image_size or MODELS[name].image_size
@@ -83,10 +140,7 @@ def load_processor(
         return paper if preset == "model" else make_image_processor(preset, size, paper)
     source = resolve(name)
     if is_timm(source):
-        size, config = image_size or model.config.image_size, timm_files(source)[1]
-        if preset == "model":
-            return own_processor(config, size)
-        return make_image_processor(preset, size, native_processor(config) if preset == "native" else None)
+        return timm_processor(timm_files(source)[1], preset, image_size or model.config.image_size)
     if Path(source).is_dir():
         read_json(Path(source, "preprocessor_config.json"))  # transformers calls a damaged file missing
     try:
@@ -110,7 +164,7 @@ def load_processor(
 
 
 def _scaled(processor: BaseImageProcessor, image_size: int) -> BaseImageProcessor:
-    """Copy of a processor that gives square images of another size, in its own proportion of resize and crop."""
+    """Copy of a processor for square images of another size, in its own proportion of resize and crop."""
     from ..utils.images import input_size
 
     height, width = input_size(processor)
@@ -126,13 +180,8 @@ def resolve_preset(
     preset: Preset | None, model: str, compare: str | None = None, *, paper_model: str | None = None
 ) -> Preset:
     """The preset of a command: the given one; else that of the finetuning run in the folder or Hub repository of
-    `compare`, or of `model`; else `paper` for a registered model, and `model` for any other.
-
-    Args:
-        preset: as given by the user.
-        model: name, Hub id or folder of the model, before finetuning if there are two.
-        compare: of the model after finetuning.
-        paper_model: the paper's name of `model`, as given by the user.
+    `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and `model`
+    for any other.
 
     Raises:
         ValueError: the record of the run is not valid JSON.
@@ -176,9 +225,8 @@ def preset_of(processor: BaseImageProcessor) -> Preset:
             made = make_image_processor(preset, input_size(processor), processor)
         except (ValueError, TypeError, AttributeError):  # images of several sizes, or no statistics
             continue
-        if all(getattr(processor, name, None) == getattr(made, name) for name in _SETTINGS) and all(
-            bool(getattr(processor, name, None)) == bool(getattr(made, name)) for name in _SWITCHES
-        ):
+        # Processors of transformers leave switches as `None`.
+        if all((getattr(processor, name, None) or False) == (getattr(made, name) or False) for name in _SETTINGS):
             return preset
     return "model"
 

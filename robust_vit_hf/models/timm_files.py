@@ -14,7 +14,6 @@ from transformers import (
     DeiTForImageClassificationWithTeacher,
     PreTrainedConfig,
     PreTrainedModel,
-    ViTImageProcessor,
 )
 from transformers.image_utils import PILImageResampling
 
@@ -27,8 +26,6 @@ from .weight_checks import reading
 
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-OWN_SETTINGS = ("crop_pct", "interpolation", "mean", "std")  # of timm's evaluation transform
-STATISTICS = {"imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "half": ([0.5] * 3, [0.5] * 3)}
 
 
 def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
@@ -36,10 +33,6 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
 
     Training checkpoints hold weights under `state_dict` or `model`. `DataParallel`'s prefix `module.` is removed.
     Pickles are read without running code.
-
-    Raises:
-        OSError: the file, folder or model does not exist.
-        ValueError: as [`reading`].
     """
     path, config = timm_files(source)
     with reading(path):
@@ -63,10 +56,6 @@ def timm_files(source: str | Path) -> tuple[Path, dict | None]:
     Args:
         source: a file; a folder, such as a snapshot of a model of timm on the Hub; or a Hub id, of which only the
             configuration and one file of weights are downloaded, preferably safetensors.
-
-    Raises:
-        OSError: the file, folder or model does not exist, or has no weights.
-        ValueError: `config.json` is not valid JSON.
     """
     folder, source = Path(source), str(source)
     if folder.is_file():
@@ -84,72 +73,9 @@ def timm_files(source: str | Path) -> tuple[Path, dict | None]:
     raise FileNotFoundError(f"`{source}` holds no {' and no '.join(f'`{name}`' for name in WEIGHT_FILES)}.")
 
 
-def _settings(config: dict | None) -> dict:
-    """Settings of the pretraining in timm's `config.json`."""
-    return (config or {}).get("pretrained_cfg", config or {})
-
-
-def native_processor(config: dict | None, statistics: str | None = None) -> ViTImageProcessor:
-    """Processor with the mean and standard deviation of pretraining, for the native preset of
-    [`make_image_processor`].
-
-    Args:
-        config: timm's `config.json`.
-        statistics: `"imagenet"`, or `"half"` for 0.5, instead of those of the configuration.
-
-    Raises:
-        ValueError: neither gives them.
-    """
-    settings = _settings(config)
-    if statistics is None and not {"mean", "std"} <= settings.keys():
-        raise ValueError(
-            "Nothing states mean and standard deviation of the pretraining: give `--statistics imagenet` or `half`."
-        )
-    mean, std = STATISTICS[statistics] if statistics else (settings["mean"], settings["std"])
-    return ViTImageProcessor(image_mean=list(mean), image_std=list(std))
-
-
-def states_preprocessing(config: dict | None) -> bool:
-    """Whether timm's `config.json` has the settings of [`own_processor`]."""
-    return set(OWN_SETTINGS) <= _settings(config).keys()
-
-
-def own_processor(config: dict | None, image_size: int) -> ViTImageProcessor:
-    """Processor of timm's evaluation transform for a model: resize to floor(`image_size` / `crop_pct`), then crop.
-
-    Args:
-        config: timm's `config.json`.
-        image_size: side of the images in pixels.
-
-    Raises:
-        ValueError: the configuration lacks a setting, or has another `crop_mode` than `center` and `squash`.
-    """
-    settings = _settings(config)
-    mode = settings.get("crop_mode") or "center"
-    if not states_preprocessing(config) or mode not in ("center", "squash"):
-        raise ValueError(
-            f"timm's configuration of the model does not state {', '.join(OWN_SETTINGS)} and a `crop_mode` that is known, so that its "
-            "own preprocessing is not known: give `--preset paper` or `native`."
-        )
-    side = math.floor(image_size / settings["crop_pct"])
-    return ViTImageProcessor(
-        size={"shortest_edge": side} if mode == "center" else {"height": side, "width": side},
-        resample=PILImageResampling[settings["interpolation"].upper()],
-        do_center_crop=True,
-        crop_size={"height": image_size, "width": image_size},
-        image_mean=list(settings["mean"]),
-        image_std=list(settings["std"]),
-    )
-
-
 def save_timm(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
-    """Write `model.safetensors` and `config.json`, with the settings of a processor, into an existing folder.
-
-    `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model.
-
-    Raises:
-        ValueError: images are not square, timm has no settings for the preprocessing, or see [`hf_to_timm`].
-    """
+    """Write `model.safetensors` and `config.json`, with the settings of a processor, into an existing folder, from which
+    `timm.create_model(f"local-dir:{folder}", pretrained=True)` loads the model."""
     import timm
     from timm.models import save_for_hf
 

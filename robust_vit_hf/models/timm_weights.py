@@ -103,11 +103,7 @@ def timm_to_hf(
 
 
 def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> dict:
-    """Configuration of the model with timm's weights; the number of heads is `None` if nothing shows it.
-
-    Raises:
-        ValueError: names of weights, or settings, are not those of a plain ViT or DeiT.
-    """
+    """Configuration of the model with timm's weights; the number of heads is `None` if nothing shows it."""
     settings = {name: config[name] for name in ("global_pool",) if name in config} | config.get("model_args", {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
@@ -138,15 +134,8 @@ def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> d
 
 
 def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
-    """Position embeddings for another number of patches, interpolated as timm does.
-
-    Args:
-        positions: `(1, prefix + n · n, C)`, of any floating dtype; the first `prefix` tokens stay.
-        side: patches along a side of the new grid.
-
-    Returns:
-        `(1, prefix + side · side, C)`, in the same dtype.
-    """
+    """Position embeddings `(1, prefix + n · n, C)` for another number of patches, interpolated as timm does: `(1, prefix + side ·
+    side, C)`, in the same dtype."""
     grid = math.isqrt(positions.shape[1] - prefix)
     patches = positions[:, prefix:].float().reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
     patches = nn.functional.interpolate(patches, side, mode="bicubic", antialias=True)
@@ -218,11 +207,7 @@ def _label_names(count: int, config: dict) -> list[str]:
 
 
 def _check_names(names: AbstractSet[str], expected: AbstractSet[str]) -> None:
-    """Check the names of all weights.
-
-    Raises:
-        ValueError: some are missing or unexpected; names them and their probable cause.
-    """
+    """Refuse missing and unexpected weights, with the probable cause."""
     missing, unexpected = sorted(expected - names), sorted(names - expected)
     if not missing and not unexpected:
         return

@@ -1,11 +1,4 @@
-"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT
-does.
-
-The mixed model costs the same at inference, and often keeps the accuracy on the training distribution and much of the
-gain under distribution shift.
-
-Source: https://huggingface.co/papers/2109.01903
-"""
+"""Weight interpolation between a model before and after finetuning, (1 − alpha) · before + alpha · after, as WiSE-FT does."""
 
 import copy
 from pathlib import Path
@@ -23,7 +16,10 @@ INTERPOLATION_FILE = "interpolation.json"
 
 
 def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -> PreTrainedModel:
-    """Model with the weights (1 − alpha) · before + alpha · after, https://huggingface.co/papers/2109.01903.
+    """Model with the weights (1 − alpha) · before + alpha · after. It costs the same at inference, and often keeps the accuracy on the
+    training distribution and much of the gain under distribution shift.
+
+    Source: https://huggingface.co/papers/2109.01903
 
     Args:
         before, after: two models of the same architecture, the second finetuned from the first.
@@ -49,11 +45,7 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
 
 
 def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
-    """Check that the weights of two models can be mixed.
-
-    Raises:
-        ValueError: the models differ in architecture, number of classes, label names, or names, shapes or dtypes of weights.
-    """
+    """Check that two models differ in no architecture, label name, nor name, shape or dtype of a weight."""
     settings = ("num_labels", "num_attention_heads", "hidden_act", "layer_norm_eps")  # not all visible in the weights
     facts = [
         {"architecture": type(model).__name__}
@@ -80,14 +72,6 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
     """Write a mixed model folder atomically, with the image processor of `after`, or of `before` for alpha 0, and
     `interpolation.json`.
-
-    Args:
-        before, after: as for [`load_model`].
-
-    Raises:
-        FileExistsError: `output` is not empty, checked before loading a model.
-        ValueError: see [`interpolate`].
-        OSError: a model does not exist, or `after` has no image processor.
     """
     mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:

@@ -49,12 +49,8 @@ UNRECORDED_ATTENTION = {"Data2VecVisionForImageClassification": "Data2VecVisionA
 
 
 def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside `model`, which may be wrapped by DDP, PEFT or Accelerate.
-
-    Raises:
-        ValueError: there is none, or `nn.DataParallel` replicates it, so that attentions are on different devices.
-    """
-    if isinstance(model, nn.DataParallel):
+    """The transformers model inside `model`, which may be wrapped by DDP, PEFT or Accelerate."""
+    if isinstance(model, nn.DataParallel):  # its attentions would be on different devices
         raise ValueError("`nn.DataParallel` is not supported: use `accelerate launch`, which starts a process a GPU.")
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
@@ -71,9 +67,6 @@ class ImageModel:
     Attributes:
         pretrained: the transformers model inside.
         name: class name, without the prefix that FSDP2 adds to sharded models.
-
-    Raises:
-        ValueError: as [`unwrap_pretrained`].
     """
 
     def __init__(self, model: nn.Module):
@@ -93,11 +86,7 @@ class ImageModel:
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def patch_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Number of patches `(h, w)` of an image of `(H, W)` pixels.
-
-        Raises:
-            ValueError: the image size is not a multiple of the patch size.
-        """
+        """Number of patches `(h, w)` of an image of `(H, W)` pixels, which must be multiples of the patch size."""
         (height, width), (patch_height, patch_width) = image_size, self.patch_size
         if height % patch_height or width % patch_width:
             raise ValueError(
@@ -132,8 +121,8 @@ class VisionTransformer(ImageModel):
         head: weights of the tokens read by the classification head.
 
     Raises:
-        ValueError: as [`unwrap_pretrained`]; the architecture has no attention over one patch grid (convolutional,
-            windowed or hierarchical); or its classification head is unknown.
+        ValueError: the architecture has no attention over one patch grid (convolutional, windowed or hierarchical), or its
+            classification head is unknown.
     """
 
     def __init__(self, model: nn.Module):
@@ -158,39 +147,22 @@ class VisionTransformer(ImageModel):
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
 
     def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int]:
-        """Number of patches `(h, w)` of images `(B, 3, H, W)`.
-
-        Raises:
-            ValueError: another number of dimensions, or a size that is not a multiple of the patch size.
-        """
+        """Number of patches `(h, w)` of images `(B, 3, H, W)`."""
         if pixel_values.ndim != 4:
             raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
         return self.patch_grid(tuple(pixel_values.shape[2:]))
 
     def check_start_layer(self, start_layer: int) -> None:
-        """Check the first layer of relevance propagation.
-
-        Raises:
-            ValueError: the model has no such layer (layers are counted from 0).
-        """
+        """Check that the model has the first layer of relevance propagation."""
         layers = len(self.attentions)
         if not 0 <= start_layer < layers:
-            raise ValueError(
-                f"Expected `start_layer` from 0 to {layers - 1}, a layer of this model counted from 0, but got {start_layer}."
-            )
+            raise ValueError(f"Expected `start_layer` from 0 to {layers - 1}, but got {start_layer}.")
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
-        """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last.
-
-        Raises:
-            ValueError: there are fewer prefix tokens than the head reads.
-        """
+        """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""
         num_patches, num_read = grid[0] * grid[1], len(self.head.prefix)
         if num_tokens - num_patches < num_read:
-            raise ValueError(
-                f"Expected {num_read} or more prefix tokens + {num_patches} patches, but the attentions are over {num_tokens} "
-                "tokens."
-            )
+            raise ValueError(f"The head reads {num_read} prefix tokens, but there are {num_tokens - num_patches}.")
         row = torch.zeros(num_tokens, device=self.pretrained.device)
         row[:num_read] = torch.tensor(self.head.prefix, device=row.device)
         row[num_tokens - num_patches :] = self.head.patches / num_patches

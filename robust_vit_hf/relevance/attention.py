@@ -117,9 +117,6 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
     implementations, transformers silently returns an empty tuple for `output_attentions=True`. `RECORDED_ATTENTION`
     uses `sdpa`. A recording thread gets the implementation it needs, even if another thread has switched to the other
     one.
-
-    Raises:
-        ValueError: the model cannot switch its implementation.
     """
     pretrained = model.pretrained
     with _switching:

@@ -39,15 +39,8 @@ class RelevanceOutput(ModelOutput):
 
 
 def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:
-    """Relevance of one attention layer, Eq. 6: mean over the heads of the positive part of gradient × attention.
-
-    Args:
-        attention: `(B, h, T, T)`, attention probabilities (non-negative).
-        attention_gradient: `(B, h, T, T)`, gradient of the explained logit with respect to `attention`.
-
-    Returns:
-        `(B, T, T)`, at least fp32, non-negative. Differentiable in both arguments.
-    """
+    """Relevance of one attention layer, Eq. 6: mean over the heads of the positive part of gradient × attention, from
+    probabilities and their gradients `(B, h, T, T)`. `(B, T, T)`, at least fp32, non-negative, differentiable in both."""
     # (∇A ⊙ A)⁺ = (∇A)⁺ ⊙ A since A ≥ 0. Dividing the sum, unlike `mean`, saves a pass over all heads in backward.
     gradient, attention = at_least_float32(attention_gradient), at_least_float32(attention)
     return (gradient.clamp(min=0) * attention).sum(dim=1) / attention.shape[1]
@@ -78,15 +71,7 @@ def propagate_relevance(
 
 
 def upsample(token_relevance: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """Upsample the relevance of patches to pixels (bilinear).
-
-    Args:
-        token_relevance: `(B, 1, h, w)`, relevance on the patch grid.
-        image_size: `(H, W)` in pixels.
-
-    Returns:
-        `(B, 1, H, W)`, at least fp32.
-    """
+    """Upsample the relevance of patches `(B, 1, h, w)` to pixels `(B, 1, H, W)` (bilinear), at least fp32."""
     return F.interpolate(at_least_float32(token_relevance), image_size, mode="bilinear", align_corners=False)
 
 
@@ -207,12 +192,7 @@ def _token_relevance(
 def make_output(
     relevance: torch.Tensor, logits: torch.Tensor, pixel_values: torch.Tensor, check_finite: bool
 ) -> RelevanceOutput:
-    """Output of an attribution method: maps `(B, 1, H, W)` in [0, 1] and logits `(B, C)`.
-
-    Raises:
-        ValueError: with `check_finite`, some are not finite; names the images' positions in the batch, and whether
-            their pixels are the cause.
-    """
+    """Output of an attribution method: maps `(B, 1, H, W)` and logits `(B, C)`, with `check_finite` only if they are finite."""
     output = RelevanceOutput(relevance=relevance, logits=logits)
     if not check_finite:
         return output
@@ -237,11 +217,7 @@ def forward_logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor
 
 
 def target_logits(logits: torch.Tensor, target: torch.Tensor | int | None) -> torch.Tensor:
-    """Logits `(B, 1)` of the explained classes.
-
-    Raises:
-        ValueError: targets are not one class, or `(B,)` classes.
-    """
+    """Logits `(B, 1)` of the explained classes, which are checked; `None` for the predicted ones."""
     batch_size, num_classes = logits.shape
     if target is None:
         return logits.gather(1, logits.argmax(dim=1, keepdim=True))

@@ -104,18 +104,8 @@ def sufficient_input_subsets(
 
 
 def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
-    """Margin of a class: its logit minus the logsumexp of the others. Its sigmoid is the probability of the class.
-
-    Args:
-        logits: `(B, C)`.
-        target: `(B,)` integers, or one for all.
-
-    Returns:
-        `(B,)`, at least fp32.
-
-    Raises:
-        ValueError: as [`target_logits`].
-    """
+    """Margin `(B,)` of a class, at least fp32: its logit minus the logsumexp of the others. Its sigmoid is the probability of the
+    class."""
     logits = at_least_float32(logits)
     chosen = target_logits(logits, target)[:, 0]
     target = torch.as_tensor(target, device=logits.device).long().expand(len(logits))
@@ -136,9 +126,6 @@ def backward_selection(
     Returns:
         The step, counted from 1, in which each pixel is masked, `(B, 1, H, W)` int64, and the scores `(B, S + 1)`
         after 0 to S steps.
-
-    Raises:
-        ValueError: gradients are NaN or infinite.
     """
     batch_size, _, height, width = inputs.shape
     num_pixels = height * width

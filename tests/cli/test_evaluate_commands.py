@@ -240,7 +240,7 @@ def test_segmentation_of_your_own_masks(models, tmp_path):
     completed = launch("eval/evaluate_segmentation.py", *options)
     assert completed.status == 0, completed.err
     assert "| rollout, original |" in completed.out
-    assert "which differs in: methods." in call("segment", *options, "gae").error
+    assert "which differ in: methods." in call("segment", *options, "gae").error
 
 
 def test_segmentation_of_the_bundled_benchmark(tmp_path):

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import datasets
 import pytest
 from PIL import Image
-from pyarrow import parquet
 
 from robust_vit_hf import load_masked_dataset
 from robust_vit_hf.data.describe import describe
@@ -136,13 +135,6 @@ def test_a_prefix_of_the_models_classes(tmp_path):
     assert "| validation" in succeed("evaluate", "--model", model, "--dataset", root, *options)
 
 
-def test_another_number_of_classes_without_common_names_is_refused(tmp_path):
-    root = tree(tmp_path / "pets", "cat/0.png", "dog/0.png")
-    unnamed = tiny_vit(num_labels=3).config
-    with pytest.raises(ValueError, match=r"`train` has 2 classes, but the model has 3"):
-        own_set(str(root), "train").for_model("train", unnamed)
-
-
 # -- Splits are folders below the root --------------------------------------------------------------------------------
 
 
@@ -187,13 +179,6 @@ def test_changed_folders_are_seen(tmp_path):
     assert names_of_rows(load_masked_dataset(str(root), "train")) == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("header", ["Photos: taken by: me", "- a list"])
-def test_a_card_with_another_header(tmp_path, header):
-    root = tree(tmp_path / "set", "cat/0.png")
-    (root / "README.md").write_text(f"---\n{header}\n---\n")
-    assert "README.md` is not a mapping in YAML: correct or remove it" in call("data", "describe", root).error
-
-
 # -- Images do not vanish ---------------------------------------------------------------------------------------------
 
 
@@ -217,7 +202,7 @@ def test_one_image_nested_deeper_keeps_the_labels(tmp_path, caplog):
 
 def test_all_images_nested_deeper(tmp_path):
     root = tree(tmp_path / "set", "train/animals/cat/0.png", "train/animals/dog/1.png")
-    with pytest.raises(ValueError, match=r"train` has no image in a class folder.*2 images.*`animals/cat/0.png`"):
+    with pytest.raises(ValueError, match=r"2 images.*`animals/cat/0.png`"):
         load_masked_dataset(str(root), "train")
 
 
@@ -265,7 +250,7 @@ def test_images_without_a_line(tmp_path, caplog):
     metadata.write_text("\n".join(metadata.read_text().splitlines()[:3]))
     assert both_ways(root)["label"] == [0, 1, 2]
     message = left_out(root, caplog)
-    assert "2 images" in message and "`3.png`" in message and "metadata.jsonl" in message
+    assert "2 images" in message and "`3.png`" in message
 
 
 # -- Folders with metadata --------------------------------------------------------------------------------------------
@@ -306,47 +291,27 @@ def test_metadata_as_a_table(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    "name, content, message",
     [
-        ('{"file_name": "0.png"\n', r"A `metadata.jsonl` of `.*set` is not valid: .*line 1.*JSON object on each line"),
-        ('{"label": 1}\n', r"metadata.jsonl` names no image in line 1.*`file_name`"),
-        ('{"file_name": "0.png", "label": 1}\n{"file_name": "0.png", "label": "a"}\n', "`label`.*one type"),
-    ],
-)
-def test_metadata_that_cannot_be_read(tmp_path, content, message):
-    root = tree(tmp_path / "set", "0.png")
-    (root / "metadata.jsonl").write_text(content)
-    for streaming in (False, True):
-        with pytest.raises(ValueError, match=message):
-            load_masked_dataset(str(root), "train", streaming=streaming)
-
-
-@pytest.mark.parametrize(
-    "name, content, key",
-    [
-        ("metadata.jsonl", '{"image": "../secret.png", "label": 0}', "image"),
-        ("metadata.jsonl", '{"file_name": "0.png", "image": "../secret.png"}', "image"),
-        ("metadata.jsonl", '{"file_name": "0.png", "mask_file_name": "0.png", "mask": "../secret.png"}', "mask"),
+        ("metadata.jsonl", '{"file_name": "0.png"\n', "JSON parse error"),
+        ("metadata.jsonl", '{"label": 1}\n', "`file_name`"),
+        ("metadata.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "0.png", "label": "a"}\n', "label"),
+        # Names of files that would not be looked up within the folder.
+        ("metadata.jsonl", '{"file_name": "0.png", "image": "../secret.png"}', "image_file_name"),
         (
             "metadata.jsonl",
-            '{"file_name": "0.png", "mask": "../secret.png"}\n{"file_name": "0.png", "mask_file_name": "0.png"}',
-            "mask",
+            '{"file_name": "0.png", "mask_file_name": "0.png", "mask": "../secret.png"}',
+            "mask_file_name",
         ),
-        ("metadata.csv", "file_name,image,label\n0.png,17,0\n", "image"),
-        ("metadata.csv", "image,label\n0.png,0\n", "image"),
+        ("metadata.csv", "image,label\n0.png,0\n", "image_file_name"),
     ],
 )
-def test_metadata_with_the_columns_of_the_images(tmp_path, name, content, key):
-    """Such as ids, or names of files that are not looked up within the folder."""
+def test_metadata_that_is_refused(tmp_path, name, content, message):
     formats.save(formats.picture(0), tmp_path / "secret.png")
     root = tree(tmp_path / "set", "0.png")
     (root / name).write_text(content)
-    line = 2 if name == "metadata.csv" else 1
-    for streaming in (False, True):
-        with pytest.raises(
-            ValueError, match=rf"{name}` has `{key}` in line {line}.* as `{key}_file_name`.*rename the"
-        ):
-            load_masked_dataset(str(root), "train", streaming=streaming)
+    with pytest.raises(ValueError, match=message):
+        load_masked_dataset(str(root), "train")
 
 
 # -- Names of files ---------------------------------------------------------------------------------------------------
@@ -362,15 +327,10 @@ def test_file_names_keep_the_class_folder(tmp_path):
     assert "1 of them unusable" in out and "dog/000.png` cannot be decoded" in out
 
 
-def test_masks_and_predictions_keep_the_class_folder(tmp_path):
+def test_masks_keep_the_class_folder(tmp_path):
     root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
     masks_by(lambda found, rows: [MaskResult(half_mask(image)) for image in found], root, tmp_path / "out")
     assert load_masked_dataset(str(tmp_path / "out"), "train")["file_name"] == ["cat/000.png", "dog/000.png"]
-    model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
-    options = ["--protocols", "paper", "--split", "train", "--output_dir", tmp_path / "evaluated"]
-    succeed("evaluate", "--model", model, "--dataset", root, *options)
-    (predictions,) = (tmp_path / "evaluated").rglob("predictions*.parquet")
-    assert parquet.read_table(predictions)["file_name"].to_pylist() == ["cat/000.png", "dog/000.png"]
 
 
 # -- Images without masks ---------------------------------------------------------------------------------------------

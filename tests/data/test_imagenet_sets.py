@@ -12,9 +12,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set
-from robust_vit_hf.data.image_sets import features_of, open_source
+from robust_vit_hf.data.image_sets import open_source
 from robust_vit_hf.data.imagenet_classes import class_names, label_of_wnid, subset, wnids
 from robust_vit_hf.data.known_sets import KNOWN_SETS
+from robust_vit_hf.data.schema import features_of
 
 from ..helpers import formats
 from ..helpers.image_sets import both_ways, labels_and_names

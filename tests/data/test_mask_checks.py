@@ -11,7 +11,7 @@ from robust_vit_hf import eval_transform, load_masked_dataset, make_image_proces
 from robust_vit_hf.data.describe import describe_rows
 from robust_vit_hf.data.mask_checks import mask_problem
 from robust_vit_hf.data.row_checks import check_rows
-from robust_vit_hf.data.schema import make_features, undecoded_rows
+from robust_vit_hf.data.schema import features_of, undecoded_rows
 from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
 from robust_vit_hf.evaluation.measurements.base import measure
@@ -105,7 +105,7 @@ def test_prepare_rejects_bad_masks(tmp_path):
     rows = [
         {"image": IMAGE, "mask": mask, "label": 0, "file_name": f"{index}.png"} for index, mask in enumerate(masks)
     ]
-    datasets.Dataset.from_list(rows, features=make_features(mask=True)).to_parquet(
+    datasets.Dataset.from_list(rows, features=features_of("imagenet-s919", {})).to_parquet(
         tmp_path / "source" / "train.parquet"
     )
     arguments = ("imagenet-s919", [str(tmp_path / "source")], tmp_path / "out")

@@ -147,10 +147,3 @@ def test_without_labels():
     rows = noise_row()
     del rows["label"]
     assert set(eval_transform(make_image_processor("paper", 32))(rows)) == {"pixel_values", "mask"}
-
-
-def test_bad_presets():
-    with pytest.raises(ValueError, match="Unknown preprocessing preset `timm`; expected `paper` or `native`"):
-        make_image_processor("timm")
-    with pytest.raises(ValueError, match="takes mean and standard deviation from `native_processor`"):
-        make_image_processor("native")

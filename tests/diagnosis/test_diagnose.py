@@ -142,7 +142,7 @@ def test_a_second_run_measures_nothing(model, photographs, diagnosed, monkeypatc
 def test_other_inputs_are_refused(model, photographs, diagnosed, tmp_path):
     other = save_pretrained(tiny_vit(seed=1, **LETTERS), tmp_path / "other", "paper")
     error = call("diagnose", "--model", other, "--dataset", photographs, "--output_dir", diagnosed[0]).error
-    assert "differs in: model" in error
+    assert "differ in: model" in error
 
 
 def test_masks_are_made_where_there_are_none(model, tmp_path):

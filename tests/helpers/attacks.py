@@ -473,26 +473,22 @@ def _copied(of: Inputs) -> None:
     shutil.copy(of.mask(), of.mask("a/copy.png", "train"))
 
 
-OTHERS = "must be others"
+OTHERS = "Splits overlap"
 improved = partial(Attack, command="improve")
 IMPROVE = [
     improved("no split to train on", lambda of: shutil.rmtree(of.photos / "train"), "Unknown split"),
-    improved("training on the split that chooses", _options("--train_split", "validation"), OTHERS),
+    improved("training on the validation split", _options("--train_split", "validation"), OTHERS),
     improved(
         "slices that overlap",
         _options("--train_split", "validation[:50%]", "--eval_split", "validation[40%:]"),
         OTHERS,
     ),
     improved("an image of both splits, as a copy of another name", _copied, OTHERS),
-    improved(
-        "training images of one class",
-        lambda of: of.remove(*"bcd", split="train"),
-        told="backgrounds of their own class",
-    ),
+    improved("training images of one class", lambda of: of.remove(*"bcd", split="train")),
     improved("one training image", lambda of: (of.remove(*"bcd", split="train"), of.keep(1, "train")), "one"),
-    improved("validation images of one class", lambda of: of.remove(*"bcd"), "too few"),
+    improved("validation images of one class", lambda of: of.remove(*"bcd"), "of one class"),
     improved("training images without masks", lambda of: shutil.rmtree(of.masks / "train"), "none of 8 images"),
-    improved("one image that reports", _options("--num_images", "1"), "two are needed"),
+    improved("one report image", _options("--num_images", "1"), "of one class"),
     improved("a learning rate of NaN", _options("--learning_rates", "nan"), "learning_rates"),
     improved("batches of one image", _options("--train_batch_size", "1"), "--train_batch_size 1"),
     improved("no backgrounds in their folder", _backgrounds, "holds no pictures"),
@@ -500,9 +496,9 @@ IMPROVE = [
     improved(
         "validation images as backgrounds",
         lambda of: Words(("--backgrounds", of.photos / "validation")),
-        "would be trained on",
+        "in `backgrounds` too",
     ),
-    improved("the model as the output folder", _at(lambda of: of.model), "would be replaced"),
+    improved("the model as the output folder", _at(lambda of: of.model), "stage.json"),
     improved("training images as the output folder", _at(lambda of: of.photos / "train"), WITHIN),
     improved("a weight of 3e38", _first(3e38), "NaN or infinite"),
 ]
@@ -534,7 +530,6 @@ AFTER = [
         for name, what, how in (
             ("verdict.json", "cut off", _cut),
             ("model.safetensors", "deleted", Path.unlink),
-            ("model.safetensors", "cut off", _cut),
             ("preprocessor_config.json", "deleted", Path.unlink),
             ("run.json", "deleted", Path.unlink),
         )

@@ -92,6 +92,7 @@ def test_results_of_other_commands_stay_where_they_are(hub, changed):
         "predictions/a/rows.parquet",
         "report.html",
         "emissions.csv",
+        "stage.json",
     ):
         (changed / name).parent.mkdir(parents=True, exist_ok=True)
         (changed / name).write_bytes(b"private")

@@ -5,19 +5,19 @@ import pytest
 
 from robust_vit_hf.improvement.candidates import (
     VARIANTS,
-    Candidate,
-    Measured,
+    Mixture,
+    TrainingSettings,
     candidates_table,
     finalists,
-    first_candidates,
+    first_trainings,
 )
 from robust_vit_hf.results.choice import choose, rank
 
 
-def measured(top1: float, home: float, variant="swap", rate=1e-5, steps=80, alpha=1.0, count=100) -> Measured:
+def measured(top1: float, home: float, variant="swap", rate=1e-5, steps=80, alpha=1.0, count=100) -> Mixture:
     """Right on shares of the images."""
     values = [(np.arange(count) < round(count * share)).astype(float) for share in (top1, home)]
-    return Measured(*values, None if variant is None else Candidate(variant, rate, steps), alpha)
+    return Mixture(*values, None if variant is None else TrainingSettings(variant, rate, steps), alpha)
 
 
 BEFORE = measured(0.3, 0.95, variant=None, alpha=0.0)
@@ -51,7 +51,7 @@ def test_equals_are_ordered_by_fall_rate_and_share():
         measured(0.6, 0.95, rate=3e-6, alpha=0.5),
     ]  # fmt: skip
     order = rank(candidates, BEFORE, max_loss=1.0)
-    assert [(one.candidate.learning_rate, one.alpha) for one in order] == [
+    assert [(one.training.learning_rate, one.alpha) for one in order] == [
         (3e-6, 0.5),
         (3e-6, 1.0),
         (1e-5, 1.0),
@@ -78,21 +78,21 @@ def test_images_that_do_not_count_are_left_out():
     one = measured(0.5, 0.95)
     values = one.mixed_rand.copy()
     values[50:] = np.nan  # all that were wrong
-    assert Measured(values, one.original, one.candidate, 1.0).top1() == 1.0
+    assert Mixture(values, one.original, one.training, 1.0).top1() == 1.0
 
 
-def test_first_candidates_are_each_variant_at_each_rate():
-    first = first_candidates(None, [3e-6, 1e-5], max_steps=240)
+def test_first_trainings_are_each_variant_at_each_rate():
+    first = first_trainings(None, [3e-6, 1e-5], max_steps=240)
     assert [(one.variant, one.learning_rate, one.steps) for one in first] == [
         (name, rate, 80) for name in VARIANTS for rate in (3e-6, 1e-5)
     ]
-    (named,) = first_candidates("gradmask", [1e-6], max_steps=1)
+    (named,) = first_trainings("gradmask", [1e-6], max_steps=1)
     assert named.options == {"method": "gradmask"} and named.steps == 1
     assert len({one.name for one in first}) == len(first)
 
 
 def test_the_cost_is_at_most_four_trainings():
-    first = first_candidates(None, [3e-6, 1e-5, 3e-5], max_steps=240)
+    first = first_trainings(None, [3e-6, 1e-5, 3e-5], max_steps=240)
     last = finalists([measured(0.5, 0.95, one.variant, one.learning_rate) for one in first], BEFORE, 1.0, 240)
     assert sum(one.steps for one in (*first, *last)) <= 4 * 240
 

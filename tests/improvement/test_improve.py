@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
+from robust_vit_hf.data.find_images import Images
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
-from robust_vit_hf.improvement.improve import OUTCOMES, Improvement, _halves, _held_out
-from robust_vit_hf.improvement.options import ImproveOptions
+from robust_vit_hf.improvement.image_roles import halves, held_out
+from robust_vit_hf.improvement.outcome import OUTCOMES, Improvement
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.training.interrupts import TrainingInterrupted
@@ -89,23 +90,22 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert results["weights"]["after"] == run["weights"]
     assert {"ece_before", "ece_after", "top1_before", "top1_after"} <= results["rows"][0].keys()
     card = (folder / "README.md").read_text()
-    assert "reporting" in card and verdict["verdict"].partition(":")[0] in card
+    assert "| report " in card and verdict["verdict"].partition(":")[0] in card
     assert "Candidates" in (folder / "report.html").read_text() and "ECE before" in printed
     assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
-    # Weights of the candidates are gone, what was measured of them is not.
-    assert len([*(folder / "candidates").glob("*/candidate.json")]) == 4 + 2
+    assert len([*(folder / "candidates").glob("*/stage.json")]) == 4 + 2
     assert not [*(folder / "candidates").rglob("*.safetensors")]
 
 
-def test_images_that_choose_do_not_report(improved):
+def test_selection_images_are_not_reported_on(improved):
     folder, _ = improved
     parts = {}
-    for name in ("train", "choosing", "reporting"):
+    for name in ("train", "selection", "report"):
         files = sorted((folder / "masks" / name).glob("*.parquet"))
         parts[name] = [row["bytes"] for file in files for row in pq.read_table(file)["image"].to_pylist()]
-    assert len(parts["choosing"]) == len(parts["reporting"]) == 16 and len(parts["train"]) == 24
-    assert not {*parts["choosing"]} & {*parts["reporting"]}
-    assert not {*parts["train"]} & {*parts["choosing"], *parts["reporting"]}
+    assert len(parts["selection"]) == len(parts["report"]) == 16 and len(parts["train"]) == 24
+    assert not {*parts["selection"]} & {*parts["report"]}
+    assert not {*parts["train"]} & {*parts["selection"], *parts["report"]}
 
 
 def test_the_table_shows_every_candidate_and_mixture(improved):
@@ -131,36 +131,31 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
     folder, _ = improved
     other = save_pretrained(tiny_vit(seed=1, **NAMES), tmp_path / "other", "paper")
     changes = {"model": ["--model", other], "max_loss": ["--max_loss", 5], "seed": ["--seed", SEED + 1]}
-    changes["images (reporting)"] = ["--num_images", 5]
+    changes["images.report"] = ["--num_images", 5]
     for name, change in changes.items():
         error = call("improve", *options_of(inputs, folder), *change).error
-        assert "holds an improvement with other inputs, which differ in: " in error and name in error
+        assert "was made from other inputs" in error and name in error
 
 
 def test_images_have_one_role(inputs, tmp_path):
     options = [*options_of(inputs, tmp_path / "out"), "--eval_split", "train"]
-    assert "images are in the part `train` and in" in call("improve", *options).error
+    assert "images of `selection` are in `train` too" in call("improve", *options).error
     photos = tmp_path / "photos"
     shutil.copytree(inputs / "photos", photos)
     (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
     options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
-    assert "1 images are in the part `train` and in" in call("improve", *options).error
+    assert "Splits overlap: 1 images of" in call("improve", *options).error
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
-    assert call("improve", *options).error.startswith("error: 32 pictures of")  # those that choose, and that report
+    assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
 
 
 def test_the_output_folder_is_free(inputs, tmp_path):
     """Not a model or run, whose files would be replaced, and not among the images, of which its files would be some."""
     before = files_below(inputs / "model")
-    error = call("improve", *options_of(inputs, inputs / "model")).error
-    assert "holds a `config.json` that is not of `improve`, and would be replaced" in error
     command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
-    assert "holds files without a `stage.json`" in call(*command, inputs / "model").error
-    for arguments in (
-        ["improve", *options_of(inputs, inputs / "photos" / "out")],
-        [*command, inputs / "photos" / "out"],
-    ):
-        assert "where its files would be read as images the next time" in call(*arguments).error
+    for out, message in {"model": "holds files without a `stage.json`", "photos/out": "is within"}.items():
+        assert message in call("improve", *options_of(inputs, inputs / out)).error
+        assert message in call(*command, inputs / out).error
     assert files_below(inputs / "model") == before and not (inputs / "photos" / "out").exists()
 
 
@@ -177,15 +172,9 @@ def test_photographs_and_paths_stay_here(inputs, improved):
     folder, _ = improved
     names = {*filter_repo_objects(files_below(folder), allow_patterns=model_files(folder))}
     files = {name: content for name, content in files_below(folder).items() if name in names}
-    expected = {
-        "README.md",
-        "candidates.md",
-        "config.json",
-        "interpolation.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-    }
-    assert {*files} == expected | {"results.json", "run.json", "tables.md", "verdict.json"}
+    expected = {"README.md", "candidates.md", "config.json", "interpolation.json", "model.safetensors", "results.json"}
+    expected |= {"preprocessor_config.json", "run.json", "tables.md", "verdict.json"}
+    assert {*files} == expected
     assert not [name for name, content in files.items() if str(inputs).encode() in content]
     assert (
         "before_after.png" not in files["README.md"].decode() and (folder / "diagnosis" / "before_after.png").is_file()
@@ -213,9 +202,9 @@ ALL_BUT_A_CORNER[0, 0] = 0  # which is cropped
     [
         (
             {"circle": OBJECT, ".": 0 * OBJECT},
-            "Of the images that choose, 4 with a usable mask are left, all of one class",
+            "All 4 images are of one class",
         ),
-        ({".": ALL_BUT_A_CORNER}, "none could be put on the background of another class"),
+        ({".": ALL_BUT_A_CORNER}, "could be put on the background of another class"),
     ],
     ids=["one class", "objects that fill the image"],
 )
@@ -245,7 +234,7 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     assert run["training"]["share of the finetuned weights"] == f"{MIXTURES[-2]:g}"
     assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
-    for told in ("`choosing`: 4 images are left out", "Classes that got worse at home", "4 images are left out"):
+    for told in ("`selection`: 4 images are left out", "Classes that got worse", "4 images are left out"):
         assert any(note.startswith(told) for note in notes), told
     (tmp_path / "out" / "README.md").unlink()
     succeed("card", tmp_path / "out")
@@ -263,8 +252,8 @@ def test_groups_have_the_weights_of_all_training_images(tmp_path, monkeypatch):
     model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
     options = {"max_steps": 1, "learning_rates": [1e-4], "train_batch_size": 4, "method": "robustvit"}
     robust_vit_hf.improve(str(model), str(tmp_path / "data"), tmp_path / "out", **options)
-    scores = [json.loads(path.read_text()) for path in (tmp_path / "out" / "predictions").rglob("scores.json")]
-    weights = [found["group_weights"] for found in scores if found.get("group_weights")]
+    stages = (tmp_path / "out" / "predictions" / "accuracy").rglob("stage.json")
+    weights = [json.loads(path.read_text())["result"]["group_weights"] for path in stages]
     assert weights and all(found == {"x": 0.75, "y": 0.25} for found in weights)
 
 
@@ -305,43 +294,6 @@ def test_the_outcome_is_that_of_the_intervals(mixed_rand, original, outcome):
     assert found.outcome == outcome
 
 
-def test_folders_of_others_are_refused(inputs, tmp_path):
-    options = with_masks(inputs, tmp_path, {".": OBJECT})
-    (tmp_path / "out" / "candidates" / "resumes").mkdir(parents=True)
-    assert "holds a `candidates` that is not of `improve`" in call("improve", *options).error
-    assert (tmp_path / "out" / "candidates" / "resumes").is_dir()
-    shutil.rmtree(tmp_path / "out" / "candidates")
-    for name in ("README.md", "model.safetensors", "report.html", "diagnosis/results.json", "inputs.json"):
-        path = tmp_path / "out" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("{}")
-        error = call("improve", *options).error
-        assert f"holds a `{name.partition('/')[0]}` that is not of `improve`, and would be replaced" in error
-        assert path.read_text() == "{}"
-        path.unlink()
-        if path.parent != tmp_path / "out":
-            path.parent.rmdir()
-    options[options.index(tmp_path / "out")] = tmp_path / "pictures" / "better"
-    (tmp_path / "pictures").mkdir()
-    Image.new("RGB", (40, 40), "green").save(tmp_path / "pictures" / "meadow.png")
-    error = call("improve", *options, "--backgrounds", tmp_path / "pictures").error
-    assert "pictures/better` is within" in error and "would be read as images the next time" in error
-
-
-def test_settings_bind_the_folder_when_a_candidate_is_complete(inputs, tmp_path, monkeypatch):
-    def fails(*_, **__):
-        raise ValueError("no training today")
-
-    monkeypatch.setattr("robust_vit_hf.training.trainer.RobustViTTrainer.train", fails)
-    options = with_masks(inputs, tmp_path, {".": OBJECT})
-    record = tmp_path / "out" / "interpolation.json"  # of a model that was made of other candidates
-    for bound in (3, 6):
-        assert "no training today" in call("improve", *options, "--max_loss", bound).error
-        assert json.loads((tmp_path / "out" / "inputs.json").read_text())["max_loss"] == bound
-        assert not record.exists()
-        record.write_text("{}")
-
-
 def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monkeypatch):
     """With its name, size and time."""
     monkeypatch.setattr(
@@ -351,15 +303,13 @@ def test_a_background_that_was_edited_in_place_is_another(inputs, tmp_path, monk
     picture.parent.mkdir()
     Image.new("RGB", (40, 40), "green").save(picture)
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--backgrounds", picture.parent]
-    complete = tmp_path / "out" / "candidates" / "swap-0.0003-10" / "candidate.json"
     with pytest.raises(pytest.fail.Exception, match="trained"):
         call("improve", *options)
-    complete.write_text("{}")
     before = picture.stat()
     Image.new("RGB", (40, 40), "red").save(picture)
     os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert picture.stat().st_size == before.st_size
-    assert "with other inputs, which differ in: pictures." in call("improve", *options).error
+    assert "which differ in: pictures." in call("improve", *options).error
 
 
 def test_a_signal_says_how_to_go_on(inputs, tmp_path, monkeypatch):
@@ -411,26 +361,22 @@ def test_a_model_of_more_classes_with_dropout_on_greyscale_images(inputs, tmp_pa
     options = {"max_steps": 2, "learning_rates": [1e-4], "max_loss": 100.0, "train_batch_size": 4}
     result = robust_vit_hf.improve(str(tmp_path / "model"), str(tmp_path / "photos"), tmp_path / "out", **options)
     columns = result.diagnosis.diagnoses["before"].columns
-    assert {500, 998, 999} <= {*columns["label"]} <= {7, 500, 998, 999}  # the single image may be one that chooses
+    assert {500, 998, 999} <= {*columns["label"]} <= {7, 500, 998, 999}  # the single image may be a selection image
     assert not model.training and (tmp_path / "out" / "verdict.json").is_file()
 
 
 def test_splits_are_disjoint_and_balanced():
     labels = [0] * 9 + [1] * 2 + [2]
-    rows = datasets.Dataset.from_dict({"label": labels, "row": list(range(12))})
-    train, held_out = _held_out(rows, seed=0)
-    assert sorted([*train["row"], *held_out["row"]]) == list(range(12))
-    assert [*held_out["label"]] == [0, 0, 0] and {*train["label"]} == {0, 1, 2}
-    choosing, reporting = _halves(rows, ImproveOptions(model="m", dataset="d", output_dir="o"))
-    assert sorted([*choosing["row"], *reporting["row"]]) == list(range(12))
-    assert [*choosing["label"]].count(1) == [*reporting["label"]].count(1) == 1
-    assert abs([*reporting["label"]].count(0) - [*choosing["label"]].count(0)) == 1
+    rows = Images(datasets.Dataset.from_dict({"label": labels, "row": list(range(12))}), "", "", "")
+    for parts in (held_out(rows, seed=0), halves(rows, seed=0)):
+        assert sorted([*parts[0].rows["row"], *parts[1].rows["row"]]) == list(range(12))
+    train, part = ([*one.rows["label"]] for one in held_out(rows, seed=0))
+    assert part == [0, 0, 0] and {*train} == {0, 1, 2}
+    selection, report = ([*one.rows["label"]] for one in halves(rows, seed=0))
+    assert selection.count(1) == report.count(1) == 1 and abs(report.count(0) - selection.count(0)) == 1
     # A class of one image is in either half in turn, so that both have several.
-    alone = datasets.Dataset.from_dict({"label": list(range(6)), "row": list(range(6))})
-    halves = _halves(alone, ImproveOptions(model="m", dataset="d", output_dir="o"))
-    assert [sorted(half["label"]) for half in halves] == [[1, 3, 5], [0, 2, 4]]
-    with pytest.raises(ValueError, match="of those that choose, two classes are needed"):
-        _halves(alone.select([0, 1, 3]), ImproveOptions(model="m", dataset="d", output_dir="o"))
+    alone = Images(datasets.Dataset.from_dict({"label": list(range(6))}), "", "", "")
+    assert [sorted(half.rows["label"]) for half in halves(alone, seed=0)] == [[1, 3, 5], [0, 2, 4]]
 
 
 @pytest.mark.parametrize(
@@ -461,9 +407,9 @@ def test_killed_again_and_again(inputs, tmp_path):
     completed = launch(*command, *options_of(inputs, whole))
     assert completed.status == 0, completed.err[-3000:]
     for moment in (
-        "masks/choosing/README.md",
-        "candidates/*-10/candidate.json",
-        "candidates/*-30/run.json",
+        "masks/selection/README.md",
+        "candidates/*-10/training/run.json",
+        "candidates/*-30/training/run.json",
         "predictions/*/after/rows.parquet",
     ):
         assert not any(killed.glob(moment))

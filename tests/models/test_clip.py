@@ -175,7 +175,7 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     assert better.text_embeds.equal(model.text_embeds)
     assert not better.visual_projection.weight.equal(model.visual_projection.weight)
     card = (tmp_path / "better" / "README.md").read_text()
-    assert "Groups of `reporting`" in card and "| average, weighted by the training groups | 8 |" in card
+    assert "Groups of `report`" in card and "| average, weighted by the training groups | 8 |" in card
     explained, _ = compare_maps(
         open_models(AppOptions(model=str(classifier), compare=str(tmp_path / "better"))), rows["image"][0], 2, "gae"
     )

@@ -24,8 +24,13 @@ from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
 from robust_vit_hf.evaluation.segment import segment
 from robust_vit_hf.experiments.grid import Point
 from robust_vit_hf.experiments.sweep import protocol_of
-from robust_vit_hf.models.preprocessing import load_processor, preset_of, resolve_preset, squash_resample
-from robust_vit_hf.models.timm_files import own_processor
+from robust_vit_hf.models.preprocessing import (
+    load_processor,
+    preset_of,
+    resolve_preset,
+    squash_resample,
+    timm_processor,
+)
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.utils.images import input_size
@@ -217,7 +222,7 @@ def test_timm_states_its_own_preprocessing(mode):
         "mean": [0.1, 0.2, 0.3],
         "std": [1, 2, 3],
     }
-    processor = own_processor({"architecture": "x", "pretrained_cfg": stated}, 224)
+    processor = timm_processor({"architecture": "x", "pretrained_cfg": stated}, "model", 224)
     assert input_size(processor) == (224, 224) and processor.resample == Image.Resampling.BICUBIC
     assert set(filter(None, dict(processor.size).values())) == {248}
     assert bool(processor.size["shortest_edge"]) == (mode == "center")
@@ -227,7 +232,7 @@ def test_timm_states_its_own_preprocessing(mode):
         stated | {"crop_mode": "border"},
     ):
         with pytest.raises(ValueError, match="--preset paper"):
-            own_processor(other, 224)
+            timm_processor(other, "model", 224)
 
 
 def test_the_papers_preset_needs_no_statistics_of_timm(tmp_path):

@@ -1,5 +1,6 @@
 """Tables of sets on the Hub or in folders: prepared ones, and copies of others with other columns and label numberings."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -8,12 +9,12 @@ import datasets
 from huggingface_hub import HfApi
 
 from ...utils.cache import check_no_pattern
+from ..archives import check_tar_end
 from ..imagenet_classes import label_of_wnid
 from ..label_mapping import are_named_as_imagenet
 from ..schema import Source
-from .class_folders import is_wnid
+from .class_folders import change_times, is_wnid
 from .imagenet import VALIDATION_NAME
-from .webdataset import load_webdataset
 
 
 IMAGE_COLUMNS = ("image", "webp", "jpg", "jpeg", "png")
@@ -87,6 +88,17 @@ def has_parquet(folder: Path) -> bool:
     return any(True for place in (folder, folder / "data") for _ in place.glob("*.parquet"))
 
 
+def has_numbered_tars(folder: Path) -> bool:
+    """Whether a folder holds webdataset shards. Tars of official archives are not numbered."""
+    return any(re.fullmatch(r"(.*[-_])?\d+\.tar", path.name) for path in _tars(folder))
+
+
+def _tars(folder: Path) -> list[Path]:
+    """Tars of evaluation images."""
+    tars = [path for place in (".", "validation", "val", "test") for path in sorted((folder / place).glob("*.tar"))]
+    return [path for path in tars if "train" not in path.name]
+
+
 def column_rows(
     shards: list[int],
     dataset: datasets.IterableDataset,
@@ -115,12 +127,18 @@ def _load(source: str, config: str | None, split: str, any_split: bool) -> tuple
     if not folder.is_dir():
         return datasets.load_dataset(source, config, split=split, streaming=True), HfApi().dataset_info(source).sha
     if not has_parquet(folder):
-        return load_webdataset(folder, split)
+        tars = _tars(folder)
+        for tar in tars:
+            check_tar_end(tar)
+        data_files = {split: list(map(str, tars))}
+        rows = datasets.load_dataset("webdataset", data_files=data_files, split=split, streaming=True)
+        return rows, list(zip(tars, change_times(tars), strict=True))
     splits = datasets.get_dataset_split_names(source)
     dataset = datasets.load_dataset(
         source, split=splits[0] if any_split and len(splits) == 1 else split, streaming=True
     )
-    return dataset, [(str(path), path.stat().st_mtime_ns) for path in sorted(folder.rglob("*.parquet"))]
+    files = sorted(folder.rglob("*.parquet"))
+    return dataset, list(zip(files, change_times(files), strict=True))
 
 
 def _row_of(row: dict, name: str, image_column: str, label_column: str, numbering: Sequence, source: str) -> dict:

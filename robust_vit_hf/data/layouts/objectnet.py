@@ -16,7 +16,7 @@ from PIL import ImageOps
 from ...utils.images import to_rgb
 from ..known_sets import KNOWN_SETS
 from ..schema import Source, decode, encode_image
-from .class_folders import class_folder_rows, open_class_folders, places_below
+from .class_folders import open_class_folders, places_below
 
 
 BORDER = KNOWN_SETS["objectnet"].border  # width in pixels of the red border
@@ -36,28 +36,20 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
         cropped: whether to cut the red border of 2 pixels. The paper keeps it; the protocol `native` cuts it.
 
     Raises:
-        FileNotFoundError: a mapping file is missing.
+        FileNotFoundError: there are no mapping files.
         ValueError: there are no ObjectNet folders, or the mapping is ambiguous.
     """
-    accepted = read_mappings(find_mappings(root) if mappings is None else Path(mappings))
-    shards = [shard for shard in open_class_folders(root, accepted).shards if shard.problem is None]
-    source = Source(class_folder_rows, shards)
-    return without_border(source) if cropped else source
-
-
-def find_mappings(root: Path) -> Path:
-    """Folder of the mapping files.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    found = [*root.parent.glob("mappings"), *places_below(root, "mappings")]
+    found = [Path(mappings)] if mappings else [*root.parent.glob("mappings"), *places_below(root, "mappings")]
     if not found:
         raise FileNotFoundError(
             f"There is no folder `mappings` in or beside `{root}`: it comes with objectnet-1.0.zip, and maps folders to "
             "ImageNet classes. Give it with --mappings."
         )
-    return found[0]
+    source = open_class_folders(root, read_mappings(found[0]))
+    source = replace(
+        source, shards=[shard for shard in source.shards if shard.problem is None]
+    )  # others are of no class
+    return without_border(source) if cropped else source
 
 
 def read_mappings(folder: Path) -> dict[str, list[int]]:
@@ -89,12 +81,11 @@ def read_mappings(folder: Path) -> dict[str, list[int]]:
 
 
 def without_border(source: Source) -> Source:
-    """Crop images by `BORDER` pixels at each edge."""
+    """Crop images by `BORDER` pixels at each edge. They become BMP."""
     return replace(source, rows=partial(cropped_rows, rows=source.rows))
 
 
 def cropped_rows(shards: list, rows: Callable[[list], Iterator[dict]]) -> Iterator[dict]:
-    """Rows with cropped images, as BMP."""
     for row, image, _ in map(decode, rows(shards)):
         if image is not None:
             name = Path(row["file_name"]).with_suffix(".bmp").name

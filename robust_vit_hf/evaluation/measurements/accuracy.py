@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ...data.layouts.si_score import METADATA_COLUMNS
 from ...relevance.relevance_map import forward_logits, relevance_map
@@ -19,7 +18,7 @@ from ...results.metrics.relevance_segmentation import RelevanceSegmentation
 from ...results.metrics.robust_accuracy import RobustAccuracy, ranks, top_classes
 from ...results.run_results import SetResult, SideResult
 from ...utils.stage import Stage
-from ..image_passes import check_logits, image_loader
+from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet, groups_of
 from .base import Measured, Measurement, measure
@@ -47,8 +46,7 @@ class Accuracy(Measurement):
         side.model.eval()
         with_masks = self.relevance and "mask" in rows.dataset.column_names
         dataset = rows.dataset.select_columns(["image", "mask"] if with_masks else ["image"])
-        transform = rows.transform(side.processor)
-        loader = image_loader(dataset, transform, self.batch_size, self.num_workers)
+        loader = self.loader(TransformedRows(dataset, rows.transform(side.processor)))
         return measure_batches(
             side.model, loader, rows, session.accelerator, relevance=with_masks, description=description
         )
@@ -116,25 +114,20 @@ def measure_batches(
     # Updated batch by batch, so that the logits and maps of a large set are never all in memory.
     calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None
     segmentation = RelevanceSegmentation() if main and relevance else None
-    predictions, done = [], 0
-    with tqdm(total=len(rows.dataset), desc=description, unit="image", disable=not main) as progress:
-        for batch in accelerator.prepare(loader):
-            with torch.no_grad(), accelerator.autocast():
-                if relevance:
-                    output = relevance_map(model, batch["pixel_values"], check_finite=False)
-                    maps, masks = accelerator.gather_for_metrics((output.relevance, batch["mask"]))
-                    logits = output.logits
-                else:
-                    logits = forward_logits(model, batch["pixel_values"])
-            logits = accelerator.gather_for_metrics(logits.float())
-            check_logits(logits, rows.dataset, done, description)
-            predictions.append(top_classes(logits, rows.class_subset).cpu())
-            if calibration is not None:
-                calibration.update(logits, rows.accepted[done : done + len(logits)])
-            if segmentation is not None:
-                segmentation.update(maps, masks)
-            done += len(logits)
-            progress.update(len(logits))
+    predictions = []
+
+    def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        if not relevance:
+            return [forward_logits(model, batch["pixel_values"])], ()
+        output = relevance_map(model, batch["pixel_values"], check_finite=False)
+        return [output.logits], (output.relevance, batch["mask"])
+
+    for of_batch, (logits,), maps in batch_outputs(loader, compute, rows.dataset, accelerator, description):
+        predictions.append(top_classes(logits, rows.class_subset).cpu())
+        if calibration is not None:
+            calibration.update(logits, rows.accepted[of_batch])
+        if segmentation is not None:
+            segmentation.update(*maps)
 
     columns = {"predictions": torch.cat(predictions).numpy(), "accepted": rows.accepted}
     if "file_name" in rows.dataset.column_names:

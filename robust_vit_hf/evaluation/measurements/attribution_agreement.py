@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from ...data.transforms import segmentation_transform
 from ...models.preprocessing import squash_resample
 from ...relevance.attribution import ATTRIBUTION_METHODS
 from ...results.metrics.relevance_segmentation import RelevanceSegmentation
-from ..image_passes import check_logits, image_loader
+from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
 from .base import Measured, Measurement
@@ -32,28 +31,18 @@ class Attribution(Measurement):
     def measure(
         self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
     ) -> Measured:
-        accelerator, dataset = session.accelerator, rows.dataset
         side.model.eval()
-        pairs = dataset.select_columns(["image", "mask"])
-        loader = image_loader(
-            pairs,
-            segmentation_transform(side.processor, squash_resample(side.processor)),
-            self.batch_size,
-            self.num_workers,
-        )
-        main, done = accelerator.is_main_process, 0
-        scores = {method: RelevanceSegmentation() for method in self.methods} if main else {}
-        with tqdm(total=len(dataset), desc=description, unit="image", disable=not main) as progress:
-            for batch in accelerator.prepare(loader):
-                for method in self.methods:
-                    with torch.no_grad(), accelerator.autocast():
-                        output = ATTRIBUTION_METHODS[method](side.model, batch["pixel_values"], check_finite=False)
-                    maps, masks, logits = accelerator.gather_for_metrics(
-                        (output.relevance, batch["mask"], output.logits.float())
-                    )
-                    check_logits(logits, dataset, done, description)
-                    if main:
-                        scores[method].update(maps, masks)
-                done += len(masks)
-                progress.update(len(masks))
+        transform = segmentation_transform(side.processor, squash_resample(side.processor))
+        loader = self.loader(TransformedRows(rows.dataset.select_columns(["image", "mask"]), transform))
+        scores = {method: RelevanceSegmentation() for method in self.methods}
+
+        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+            methods = [ATTRIBUTION_METHODS[method] for method in self.methods]
+            outputs = [method(side.model, batch["pixel_values"], check_finite=False) for method in methods]
+            maps = (output.relevance for output in outputs)
+            return [output.logits for output in outputs], (batch["mask"], *maps)
+
+        for _, _, (masks, *maps) in batch_outputs(loader, compute, rows.dataset, session.accelerator, description):
+            for metric, of_method in zip(scores.values(), maps, strict=True):
+                metric.update(of_method, masks)
         return Measured(scores={method: metric.compute() for method, metric in scores.items()})

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
-import numpy as np
 import pyarrow as pa
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from pyarrow import parquet as pq
+from torch.utils.data import DataLoader, Dataset
+from transformers import default_data_collator
 
 from ...utils.files import atomic_file, json_digest
 from ...utils.stage import Stage
@@ -38,10 +38,9 @@ class Measured:
     def save(self, stage: Stage) -> None:
         """Write the rows, if any, and finish the stage with the scores."""
         if self.columns:
-            features = {name: _feature(values) for name, values in self.columns.items()}
-            columns = {name: list(values) for name, values in self.columns.items()}
+            table = pa.table({name: list(values) for name, values in self.columns.items()})
             with atomic_file(stage.folder / ROWS_FILE) as partial:
-                pq.write_table(pa.table(columns, schema=datasets.Features(features).arrow_schema), partial)
+                pq.write_table(table, partial)
         stage.finish(self.scores, [ROWS_FILE] if self.columns else [])
 
     @classmethod
@@ -65,18 +64,6 @@ class Measured:
             raise ValueError(
                 f"`{path}` is damaged: {error}. Delete `{stage.folder}`, and measure it again."
             ) from error
-
-
-def _feature(values: Any) -> datasets.features.features.FeatureType:
-    """Type of a column: text, numbers, or lists of class ids."""
-    first = next((value for value in values if value is not None), None)
-    if isinstance(first, str):
-        return datasets.Value("string")
-    if isinstance(first, (list, np.ndarray)):
-        return datasets.List(datasets.Value("int64"))
-    if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
-        return datasets.Value("int64")
-    return datasets.Value("bool" if isinstance(first, (bool, np.bool_)) else "float64")
 
 
 @dataclass(frozen=True)
@@ -106,6 +93,10 @@ class Measurement(ABC):
         Returns:
             All rows in every process; scores only in the main process.
         """
+
+    def loader(self, images: Dataset) -> DataLoader:
+        """Loader of rows of tensors, in order."""
+        return DataLoader(images, self.batch_size, num_workers=self.num_workers, collate_fn=default_data_collator)
 
     def inputs(self) -> dict:
         """Inputs of a result other than side and set, as a JSON object."""

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ...relevance.relevance_map import forward_logits
 from ...relevance.sufficient_subsets import margin, sufficient_input_subsets
 from ...utils.files import atomic_file
-from ..image_passes import image_loader
+from ..image_passes import TransformedRows
 from ..session import Session, Side
 from ..sets import EvaluationSet
 from .base import Measured, Measurement
@@ -55,7 +55,7 @@ class Subsets(Measurement):
         columns = ["image", "mask"] if "mask" in rows.dataset.column_names else ["image"]
         pairs = self.pairs(rows)
         repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
-        loader = image_loader(repeated, rows.transform(side.processor), self.batch_size, self.num_workers)
+        loader = self.loader(TransformedRows(repeated, rows.transform(side.processor)))
         options = {name: value for name, value in asdict(self).items() if name in ("threshold", "pixels_per_step")}
         batches = []
         with tqdm(total=len(pairs), desc=description, unit="pair") as progress:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from ...relevance.relevance_map import forward_logits
 from ...results.metrics.robust_accuracy import top_classes
-from ..image_passes import TransformedRows, measure_images
+from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
 from .base import Measured, Measurement
@@ -45,19 +45,18 @@ class Sensitivity(Measurement):
         device = session.accelerator.device
         black, white = (pixel_of(side.processor, value).to(device)[:, None, None] for value in (0, 255))
 
-        def measure(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        def compute(batch: dict[str, torch.Tensor]) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
             logits = []
             for noise, region in product(batch["noise"].unbind(1), REGIONS):
                 where = batch["mask"] if region == "foreground" else 1 - batch["mask"]
                 noisy = batch["pixel_values"] + where * noise * self.sigma * (white - black)
                 logits.append(forward_logits(side.model, torch.minimum(torch.maximum(noisy, black), white)).float())
             best = [top_classes(one.nan_to_num(), rows.class_subset)[:, 0].double() for one in logits]
-            return logits, torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1)
+            return logits, (torch.stack([*best, batch["mask"].mean(dim=(1, 2, 3)).double()], dim=1),)
 
-        images = WithNoise(pairs, self.draws, self.seed)
-        values = measure_images(
-            images, measure, self.batch_size, self.num_workers, session.accelerator, rows.dataset, description
-        )
+        loader = self.loader(WithNoise(pairs, self.draws, self.seed))
+        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, description)
+        values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
         columns = {region: values[:, place:-1:2].astype(np.int64) for place, region in enumerate(REGIONS)}
         return Measured({"accepted": rows.accepted} | columns | {"object_share": values[:, -1]})
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import BaseImageProcessor
 from ...data.composition import CONDITIONS, compose, draw_donors, is_background
 from ...relevance.relevance_map import forward_logits, relevance_map
 from ...results.metrics.robust_accuracy import top_classes
-from ..image_passes import TransformedRows, measure_images
+from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
 from ..sets import EvaluationSet
 from .base import Measured, Measurement
@@ -57,16 +58,10 @@ class Backgrounds(Measurement):
             for name, donors in {"mixed_same": same, "mixed_rand": other}.items()
             if name in self.conditions
         }
-        images = WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed)
-        values = measure_images(
-            images,
-            lambda batch: self._measure_batch(side, batch, black, rows.class_subset),
-            self.batch_size,
-            self.num_workers,
-            session.accelerator,
-            rows.dataset,
-            description,
-        )
+        loader = self.loader(WithDonors(TransformedRows(pairs, rows.transform(side.processor)), needed))
+        compute = partial(self._compute, side, black, rows.class_subset)
+        passes = batch_outputs(loader, compute, rows.dataset, session.accelerator, description)
+        values = torch.cat([values.cpu() for _, _, (values,) in passes]).numpy()
         columns = {"accepted": rows.accepted, "label": labels, "donor_same": same, "donor_rand": other}
         if "file_name" in rows.dataset.column_names:
             columns = {"file_name": rows.dataset.with_format(None)["file_name"][:]} | columns
@@ -75,11 +70,11 @@ class Backgrounds(Measurement):
         columns |= {"object_share": values[:, -2], "relevance_on_object": values[:, -1]}
         return Measured(columns)
 
-    def _measure_batch(
-        self, side: Side, batch: dict[str, torch.Tensor], black: torch.Tensor, class_subset: tuple[int, ...] | None
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Logits `(B, C)` of all conditions, to check, and the values of the rows, `(B, n + 2)` fp64: predictions in n
-        conditions, share of the object in the pixels, and in the relevance."""
+    def _compute(
+        self, side: Side, black: torch.Tensor, class_subset: tuple[int, ...] | None, batch: dict[str, torch.Tensor]
+    ) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
+        """Logits `(B, C)` of all conditions, and the values of the rows, `(B, n + 2)` fp64: predictions in n conditions, share of the
+        object in the pixels, and in the relevance."""
         mask, given = batch["mask"], {}
         for name in ("mixed_same", "mixed_rand"):
             given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in self.conditions else None
@@ -100,7 +95,7 @@ class Backgrounds(Measurement):
                 best = best.masked_fill(~usable, -1)
             predicted.append(best)
         values = [*predicted, mask.mean(dim=(1, 2, 3)), inside]
-        return checked, torch.stack([value.double() for value in values], dim=1)
+        return checked, (torch.stack([value.double() for value in values], dim=1),)
 
 
 class WithDonors(Dataset):

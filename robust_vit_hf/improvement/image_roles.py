@@ -1,0 +1,131 @@
+"""The images of an improvement by role: to train on, to select a candidate with, and to report on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import xxhash
+
+from ..data.composition import draw_donors
+from ..data.draw_images import choose_images, turns_within_classes
+from ..data.find_images import Images, UnknownSplit, find_images
+from ..data.layouts.hub_tables import has_parquet
+from ..data.schema import undecoded_rows
+from ..evaluation.sets import group_shares, groups_of
+from ..utils.public_names import public_name
+from .options import ImproveOptions
+
+
+SELECTION_IMAGES = 200  # at most, of the validation images
+APART = [(first, second) for first in ("train", "backgrounds") for second in ("selection", "report")]
+APART.append(("selection", "report"))
+
+
+@dataclass(frozen=True)
+class ImageRoles:
+    """Labelled images by role, of which no image has two.
+
+    Args:
+        images: `train`, at most as many as a training sees; `selection` and `report`, one half each of the validation images.
+        notes: what was decided about them.
+        group_weights: shares of the groups of all images that can be trained on; `None` without groups.
+    """
+
+    images: dict[str, Images]
+    notes: list[str]
+    group_weights: dict[str, float] | None
+
+
+def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRoles:
+    """Find the images of each role. Without validation split, training images are held out.
+
+    Args:
+        pictures: digests of the pictures in `backgrounds`.
+
+    Raises:
+        ValueError: an image has two roles or no group, a mask is of two images, or a role has images of one class only.
+    """
+    train, notes = _labelled(options, options.train_split), []
+    try:
+        validation = _labelled(options, options.eval_split)
+    except UnknownSplit:
+        if options.is_given("eval_split"):
+            raise
+        train, validation = held_out(train, options.seed)
+        notes.append(
+            f"`{public_name(options.mask_folder or options.dataset)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
+            f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
+        )
+    groups_of(validation.rows, options.eval_split)
+    weights = group_shares(train.rows, options.train_split)
+    count = options.max_steps * options.train_batch_size
+    images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed))}
+    for role, half, count in zip(
+        ("selection", "report"), halves(validation, options.seed), (SELECTION_IMAGES, options.num_images), strict=True
+    ):
+        images[role] = replace(half, rows=choose_images(half.rows, count))
+        draw_donors(_labels(images[role]).tolist())  # refuses one class before masks, which take long, are made
+    _check_disjoint(images, pictures)
+    if options.mask_folder is not None and not has_parquet(Path(options.mask_folder)):
+        _check_masks_apart(images, options)
+    return ImageRoles(images, notes, weights)
+
+
+def _labelled(options: ImproveOptions, split: str) -> Images:
+    return find_images(options.dataset, split, ("label",), masks=options.mask_folder).labelled()
+
+
+def _labels(images: Images) -> np.ndarray:
+    return np.array(images.rows.with_format(None)["label"])
+
+
+def held_out(images: Images, seed: int) -> tuple[Images, Images]:
+    """Images without a third of each class, and that third."""
+    turn = turns_within_classes(_labels(images), seed)
+    return images.select(np.flatnonzero(turn % 3 != 2)), images.select(np.flatnonzero(turn % 3 == 2))
+
+
+def halves(images: Images, seed: int) -> tuple[Images, Images]:
+    """Two halves of each class, of which a class of one image is in either in turn."""
+    labels = _labels(images)
+    begins = {label: place % 2 for place, label in enumerate(np.unique(labels).tolist())}
+    half = (turns_within_classes(labels, seed + 1) + [begins[label] for label in labels.tolist()]) % 2
+    return images.select(np.flatnonzero(half == 1)), images.select(np.flatnonzero(half == 0))
+
+
+def _check_disjoint(images: dict[str, Images], pictures: Sequence[str]) -> None:
+    """Refuse images that have two roles, also as copies under other names."""
+    contents = {role: _contents(of_role.rows) for role, of_role in images.items()} | {"backgrounds": {*pictures}}
+    for first, second in APART:
+        if shared := len(contents[first] & contents[second]):
+            raise ValueError(
+                f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
+                "--eval_split and --backgrounds."
+            )
+
+
+def _contents(rows: datasets.Dataset) -> set[str]:
+    """Digests of the bytes of images. Missing files are left out, which the check of the masks reports."""
+    digests = set()
+    for row in undecoded_rows(rows.select_columns("image")):
+        image = row["image"] or {"bytes": None, "path": None}
+        if image["bytes"] is not None:
+            digests.add(xxhash.xxh3_128_hexdigest(image["bytes"]))
+        elif image["path"] is not None and Path(image["path"]).is_file():
+            digests.add(xxhash.xxh3_128_hexdigest(Path(image["path"]).read_bytes()))
+    return digests
+
+
+def _check_masks_apart(images: dict[str, Images], options: ImproveOptions) -> None:
+    """Refuse a picture that is the mask of images of two splits, whose names begin anew in each."""
+    train, *others = (
+        {row["mask"]["path"] for row in undecoded_rows(of_role.rows.select_columns("mask"))}
+        for of_role in images.values()
+    )
+    if shared := sorted(train & set().union(*others)):
+        raise ValueError(
+            f"`{shared[0]}` is the mask of an image of `{options.train_split}` and of one of `{options.eval_split}`: put the masks "
+            f"into `{options.train_split}/` and `{options.eval_split}/` in `{options.masks}`."
+        )

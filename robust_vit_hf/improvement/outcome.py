@@ -1,0 +1,151 @@
+"""The outcome of an improvement: the verdict on the report images, with its tables, page and model card."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
+from ..evaluation import finetuning_results
+from ..evaluation.before_after_examples import galleries
+from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
+from ..evaluation.measurements.other_backgrounds import Backgrounds
+from ..evaluation.session import Session
+from ..evaluation.sets import EvaluationSet
+from ..hub.model_card import write_card
+from ..masks.own_masks import MaskedImages
+from ..results.bootstrap import Difference
+from ..results.html_page import PAGE_FILE, Section, write_page
+from ..results.markdown_latex import Table
+from ..results.run_results import Run
+from ..results.run_summary import class_changes
+from ..results.run_tables import tables_of
+from ..utils.files import RUN_FILE, read_json, write_json
+from ..utils.public_names import public_name
+from .options import ImproveOptions
+
+
+DIAGNOSIS_FOLDER, VERDICT_FILE = "diagnosis", "verdict.json"
+OUTCOMES = {
+    "helped": "It helped",
+    "costly": "It helped on other backgrounds, and loses more than --max_loss on the images as they are: keep your model, or raise "
+    "--max_loss",
+    "too few": "Too few images to tell whether it helped",
+    "worse": "It did not help: keep your model",
+    "kept": "It did not help: keep your model. On the selection images, no candidate that --max_loss allows was clearly better",
+}
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Result of [`~robust_vit_hf.improvement.improve.improve`]. As text, the verdict, tables and folder.
+
+    Args:
+        max_loss: points of top-1 that the images as they are may lose.
+        diagnosis: the models before and, unless no candidate was better, after.
+        candidates: table of all candidates.
+        accuracy: tables of top-1, relevance and calibration on the images as they are; none if no candidate was better.
+        notes: what was decided about the images, and what stands in the way.
+        folder: the model folder.
+    """
+
+    max_loss: float
+    diagnosis: DiagnosisReport
+    candidates: Table
+    accuracy: list[Table]
+    notes: list[str]
+    folder: Path
+
+    @cached_property
+    def _changes(self) -> dict[str, Difference] | None:
+        """Changes of the measures; `None` if no candidate was better."""
+        diagnoses = self.diagnosis.diagnoses
+        return diagnoses["after"].change_from(diagnoses["before"]) if "after" in diagnoses else None
+
+    @property
+    def outcome(self) -> str:
+        """One of [`OUTCOMES`], from the intervals on the report images."""
+        if self._changes is None:
+            return "kept"
+        gain, loss = self._changes["mixed_rand"], self._changes["original"]
+        if gain.high < 0:
+            return "worse"
+        if gain.low <= 0:
+            return "too few"
+        return "costly" if loss.high < -self.max_loss / 100 else "helped"
+
+    @property
+    def verdict(self) -> str:
+        """What to do, and the evidence for it."""
+        diagnoses, text = self.diagnosis.diagnoses, OUTCOMES[self.outcome]
+        if self._changes is None:
+            return f"{text}. {diagnoses['before'].sentence}"
+        return (
+            f"{text}: top-1 on the backgrounds of other classes changes by {self._changes['mixed_rand']} points, and by "
+            f"{self._changes['original']} on the images as they are.\nBefore: {diagnoses['before'].sentence}\nAfter: "
+            f"{diagnoses['after'].sentence}"
+        )
+
+    @property
+    def table(self) -> Table:
+        """The measures before and after."""
+        return self.diagnosis.table
+
+    def figure(self) -> Figure:
+        """Images in all conditions, with the predictions before and after."""
+        return self.diagnosis.figure()
+
+    def record(self) -> dict:
+        """Outcome, verdict and notes as JSON values."""
+        return {"outcome": self.outcome, "verdict": self.verdict, "notes": self.notes}
+
+    def __str__(self) -> str:
+        tables = [self.table, *(self.accuracy or self.diagnosis.groups), self.candidates]
+        texts = [text for table in tables for text in (f"{table.title}:", table.markdown())]
+        kept = "the model, its card, results" if self.accuracy else "no model, since yours is to be kept,"
+        place = f"{self.folder}: {kept} and {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}."
+        return "\n\n".join(["", self.verdict, *self.notes, *texts, place])
+
+
+def measure_outcome(
+    session: Session, images: MaskedImages, candidates: Table, notes: list[str], options: ImproveOptions
+) -> Improvement:
+    """Diagnose the sides of the session on the report images, and write results, card and page."""
+    folder, passes = options.output_dir, (options.batch_size, options.num_workers)
+    (folder / DIAGNOSIS_FOLDER).mkdir(exist_ok=True)
+    diagnosis = measure_images(session, images, "report", Backgrounds(*passes), folder / DIAGNOSIS_FOLDER)
+    write_report(diagnosis, session, asdict(options))
+    sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
+    if "after" in session.sides:
+        rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
+        own = session.with_sets({"report": rows})
+        run = Run(measure_accuracy(own, Accuracy(*passes), "accuracy"))
+        _write_results(folder, run, own, asdict(options))
+        accuracy, notes = tables_of(run), notes + _worse_classes(run, session.classes)
+        sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
+    found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
+    sections[0].notes = found.notes  # those of the diagnosis, and others
+    write_json(folder / VERDICT_FILE, found.record())
+    facts = {"model": session.sides["before"].name, "data": public_name(options.dataset), "masks": images.masks}
+    write_page(folder / PAGE_FILE, found.verdict.partition("\n")[0], facts, sections)
+    if found.accuracy:
+        write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": found.verdict, "notes": found.notes})
+        write_card(folder)
+    return found
+
+
+def _write_results(folder: Path, run: Run, session: Session, settings: dict) -> None:
+    """Results of a finetuning, without the figure of photographs, which is not uploaded with the model."""
+    finetuning_results.write_report(folder, run, session, settings)
+    figure = folder / finetuning_results.FIGURE_FILE
+    if figure.is_file():
+        figure.replace(folder / DIAGNOSIS_FOLDER / figure.name)
+
+
+def _worse_classes(run: Run, names: Sequence[str]) -> list[str]:
+    """Classes whose top-1 on the images as they are fell, the most harmed first."""
+    changes = class_changes([run], "report")
+    worse = [f"{names[label]} {100 * change:+.0f}" for label, change in changes.items() if change < 0]
+    return [f"Classes that got worse on the images as they are, in points: {', '.join(worse)}."] if worse else []

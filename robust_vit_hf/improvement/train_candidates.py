@@ -1,0 +1,134 @@
+"""Training of candidates, and their measurement on the selection images. Each is a stage in a folder of its own."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, set_seed
+
+from ..diagnosis.verdict import Diagnosis
+from ..evaluation.image_passes import NonFiniteLogits
+from ..evaluation.measurements.other_backgrounds import Backgrounds
+from ..evaluation.session import Session
+from ..models.loading import load_model
+from ..models.weight_mixture import interpolate
+from ..training.checkpoints import last_checkpoint
+from ..training.config import RobustViTConfig
+from ..training.interrupts import TrainingInterrupted
+from ..training.trainer import RobustViTTrainer, TrainingDiverged
+from ..utils.files import RUN_FILE
+from ..utils.stage import Stage
+from .candidates import FIRST_MIXTURES, MIXTURES, Mixture, TrainingSettings, finalists, first_trainings
+from .options import ImproveOptions
+
+
+TRAINING_FOLDER = "training"  # within a candidate's folder, deleted when the command ends
+SAVE_STEPS = 100  # between two checkpoints of a training of all steps
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trains candidates and measures them on the selection images.
+
+    Args:
+        folder: folder of the candidates' folders.
+        session: session with the original model and one set, the selection images.
+        backgrounds: measurement on the selection images.
+        train: images to train on, with masks and labels of the model.
+        facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
+    """
+
+    folder: Path
+    session: Session
+    backgrounds: Backgrounds
+    train: datasets.Dataset
+    options: ImproveOptions
+    facts: dict[str, str]
+
+    def run_all(self, before: Mixture) -> Iterator[tuple[TrainingSettings, list[Mixture]]]:
+        """Train and measure each variant and rate for a third of the steps, then two for all. Candidates that diverged have no
+        mixtures."""
+        options, found = self.options, []
+        first = first_trainings(options.method, options.learning_rates, options.max_steps)
+        for number, settings in enumerate(first, 1):
+            tqdm.write(f"  {number} of {len(first)}: {settings}", file=sys.stderr)
+            found.append(mixtures := self._run(settings))
+            yield settings, mixtures
+        known = [one for mixtures in found for one in mixtures]
+        for number, settings in enumerate(finalists(known, before, options.max_loss, options.max_steps), 1):
+            tqdm.write(f"  finalist {number}: {settings}", file=sys.stderr)
+            yield settings, self._run(settings)
+
+    def _run(self, settings: TrainingSettings) -> list[Mixture]:
+        """Train a candidate and measure its mixtures, unless it is complete."""
+        stage = Stage(self.folder / settings.name, asdict(settings))
+        values = stage.result()
+        if values is None:
+            stage.begin()
+            values = self._measured(settings)
+            stage.finish(values)
+        return [
+            Mixture(np.array(found["mixed_rand"], float), np.array(found["original"], float), settings, float(alpha))
+            for alpha, found in values.items()
+        ]
+
+    def _measured(self, settings: TrainingSettings) -> dict[str, Any]:
+        """Whether each selection image is right, by the share of the finetuned weights and the condition."""
+        values = {}
+        (rows,), (side,) = self.session.sets.values(), self.session.sides.values()
+        try:
+            trained = self.trained(settings)
+            for alpha in MIXTURES if settings.steps == self.options.max_steps else FIRST_MIXTURES:
+                mixed = replace(side, model=interpolate(side.model, trained, alpha))
+                name = f"{settings.name}, {alpha:g} of its weights"
+                found = self.backgrounds.measure(mixed, rows, self.session, name, None)
+                right = Diagnosis(found.columns, self.session.classes).values
+                values[f"{alpha:g}"] = {name: right[name].tolist() for name in self.backgrounds.conditions}
+        except (TrainingDiverged, NonFiniteLogits) as error:
+            tqdm.write(f"  {settings} is left out: {error}", file=sys.stderr)
+            return {}
+        return values
+
+    def trained(self, settings: TrainingSettings) -> PreTrainedModel:
+        """Finetuned model of a candidate, which is trained unless its weights are there: again, they are the same."""
+        folder = self.folder / settings.name / TRAINING_FOLDER
+        if not (folder / RUN_FILE).is_file():  # written last
+            self._train(settings, folder)
+        return load_model(str(folder)).to(self.session.accelerator.device)
+
+    def _train(self, settings: TrainingSettings, folder: Path) -> None:
+        options, (side,) = self.options, self.session.sides.values()
+        set_seed(options.seed)
+        config = RobustViTConfig(
+            output_dir=str(folder),
+            max_steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="cosine",  # whatever the number of images, unlike a decay by epochs
+            per_device_train_batch_size=options.train_batch_size,
+            seed=options.seed,
+            eval_strategy="no",
+            save_strategy="steps" if settings.steps == options.max_steps else "no",
+            save_steps=SAVE_STEPS,
+            load_best_model_at_end=False,
+            logging_strategy="no",
+            report_to="none",
+            bf16=options.bf16,
+            use_cpu=self.session.accelerator.device.type == "cpu",
+            backgrounds=options.backgrounds,
+            **settings.options,
+        )
+        trainer = RobustViTTrainer(load_model(side.source), config, self.train, processing_class=side.processor)
+        try:
+            trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))
+        except TrainingInterrupted as error:
+            raise TrainingInterrupted(
+                f"{str(error).partition('.')[0]} of {settings}. Start the same command again: it goes on from here.",
+                error.exit_status,
+            ) from error
+        trainer.save_model(_internal_call=True)
+        trainer.create_model_card(**self.facts)
