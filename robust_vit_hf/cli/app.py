@@ -18,11 +18,9 @@ def show(options: AppOptions) -> str:
 
     from ..app.runs import cached_run, newest_run
     from ..app.server import running
-    from ..utils.processes import use_all_cores
+    from ..utils.processes import end_by_signals, use_all_cores
 
-    for kind in (signal.SIGTERM, signal.SIGHUP):  # so that the page's files are deleted, too
-        if signal.getsignal(kind) is not signal.SIG_IGN:  # as by `nohup`
-            signal.signal(kind, signal.default_int_handler)
+    end_by_signals()  # so that the page's files are deleted
     use_all_cores()
     if options.compare is None and options.model == BUNDLED_MODEL:
         after = newest_run(Path("runs"))

@@ -1,12 +1,13 @@
 """`robust-vit COMMAND …`: the commands, and their errors."""
 
 import logging
-import re
+import os
 import sys
+import warnings
 
 from .. import __version__
 from ..utils.install import install_command
-from ..utils.options import unknown
+from ..utils.options import hide_tokens, unknown
 from .commands import COMMANDS, Command, Group, load
 from .parser import Parser, parse
 
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = [argument for argument in argv if argument != "--debug"]
     # On a full disk, logging would print a traceback beside the error of the command.
     logging.raiseExceptions = debug
+    if not debug:
+        silence_libraries()
     try:
         command, prog, rest = find(argv)
         options = load(command.options)
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         return getattr(interrupt, "exit_status", 130)
     except (ValueError, OSError, ImportError) as error:
         if debug:
-            error.args = tuple(_hide_tokens(part) if isinstance(part, str) else part for part in error.args)
+            error.args = tuple(hide_tokens(part) if isinstance(part, str) else part for part in error.args)
             raise
         if text := getattr(error, "text", ""):  # what was done before the error
             print(text)
@@ -63,6 +66,15 @@ def main(argv: list[str] | None = None) -> int:
 
         leave()
     return 0
+
+
+def silence_libraries() -> None:
+    """Leave the terminal to the progress and warnings of the command: no progress of `datasets` (its maps and files) and of
+    transformers (its weights), and no warnings of what their next versions change."""
+    for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")  # read when they are imported, by processes of the command too
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.simplefilter("ignore", category)
 
 
 def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple[Command, str, list[str]]:
@@ -87,17 +99,12 @@ def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple
     return command, f"{prog} {name}", argv[1:]
 
 
-def _hide_tokens(message: str) -> str:
-    """Remove Hub tokens, which may have been given in place of a file, from a message."""
-    return re.sub(r"hf_[A-Za-z0-9]{30,}", "hf_…", message)
-
-
 def _one_line(error: BaseException) -> str:
     text = str(error)
     if text.startswith("Caught "):  # by torch in a data loader worker, with its traceback before the message
         text = text.rpartition(f"\n{type(error).__name__}: ")[2]
     text = text.replace(":\n  ", ": ").replace("\n  ", "; ")  # lists of ours
-    message = _hide_tokens(" ".join(text.split())) or type(error).__name__
+    message = hide_tokens(" ".join(text.split())) or type(error).__name__
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in EXTRAS.items() if (error.name or "").partition(".")[0] in names), None)
         if extra is not None:

@@ -2,14 +2,13 @@
 
 import argparse
 import inspect
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING
 from types import NoneType
 from typing import Any
 
-from ..utils.options import Declared, Options, declared_options, unknown
+from ..utils.options import Declared, Options, declared_options, hide_tokens, unknown
 
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
@@ -31,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str):
-        message = re.sub(r"hf_\w+", "hf_…", " ".join(message.split()).rstrip("."))
+        message = hide_tokens(" ".join(message.split()).rstrip("."))
         self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
 
     @contextmanager

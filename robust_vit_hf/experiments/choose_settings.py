@@ -11,14 +11,14 @@ from ..results.choice import Candidate, choose, loses_too_much
 from ..results.markdown_latex import Table, percent
 from ..results.results_file import MEASUREMENT_OPTIONS, ResultsFile
 from ..results.run_results import Run
-from .validation import CUT_OUT
+from .points import CUT_OUT
 
 
 TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
 
 
 def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
-    """Choose the runs of each model and method by the rule of the file, see [`~robust_vit_hf.experiments.grid.CHOICES`].
+    """Choose the runs of each model and method by the rule of the file, see [`~robust_vit_hf.experiments.grid.GridFile`].
     Only runs with all of the finetuned weights are chosen from.
 
     Returns:

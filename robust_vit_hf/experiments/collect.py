@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,38 @@ from ..data.benchmarks import BUNDLED_BENCHMARK, benchmarks
 from ..data.known_sets import FAMILIES, PAPER_SETS, UNSHIFTED
 from ..evaluation.measurements.accuracy import side_results
 from ..evaluation.measurements.base import Measured
-from ..models.model_names import BUNDLED_MODEL, MODELS, find_model
+from ..models.model_names import MODELS, find_model
 from ..results.metrics.robust_accuracy import TOP
 from ..results.results_file import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
-from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
+from ..utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from ..utils.stage import Stage
-from .grid import CHOICES, VALIDATION_BOUND
-from .points import GRID_FILE, POINT_FILE, RUN, is_trained
-from .validation import CONDITIONS, CUT_OUT, SETS, VALIDATION, has_shares
+from .points import CUT_OUT, GRID_FILE, RUN, SETS, SHARES, VALIDATION, has_shares
+from .validation import CONDITIONS
 
 
 logger = logging.get_logger(__name__)
 
-SEEDED = ("seed", "class_seed", "data_seed")  # seed options, if the run does not record them
+SEEDS = ("seed", "class_seed", "data_seed")  # options of which a run records what it used
+
+
+@dataclass
+class Found:
+    """A run with what identifies it beside its setting.
+
+    Args:
+        run: the run; its labels of model and method are not yet unique.
+        model: digest of the original model; of models that the seeds name, their name in the grid.
+        seed: values of all options that are seeds, by name.
+        settings: other options by name. Datasets count by their digests.
+        current: whether it is a run of the grid as it is now.
+    """
+
+    run: Run
+    model: str
+    seed: dict
+    settings: dict
+    current: bool
 
 
 def collect(folders: Iterable[Path]) -> ResultsFile:
@@ -37,119 +55,111 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 
     Raises:
         FileNotFoundError: a folder holds no complete run.
-        ValueError: two runs have the same name, or are the same under different names; the sweeps have different
-            validation bounds; a file of a run is incomplete (named).
+        ValueError: two runs are the same; the sweeps have different rules; a file of a run is incomplete (named).
     """
-    found, rules, taken = [], {}, set()
+    found: dict[str, Found] = {}  # by name, since points share the original model
+    rules, class_names = {}, {}
     for folder in folders:
-        points = [folder]
-        if not (folder / POINT_FILE).is_file():
-            points = sorted(file.parent for file in folder.glob(f"*/{POINT_FILE}"))
-        complete = [point for point in points if is_trained(point) and _is_measured(point)]
-        if left_out := [point.name for point in points if point not in complete]:
-            logger.warning(
-                f"{len(left_out)} runs of `{folder}` are not complete, and are left out: {', '.join(left_out)}."
-            )
-        if not complete:
-            raise FileNotFoundError(
-                f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep, or give --html for the "
-                "output folder of one `robust-vit train` or `evaluate`."
-            )
-        for point in complete:
-            if point.name in taken:
+        for point in _complete_points(folder):
+            if point.name in found:
                 raise ValueError(f"`{point}` is named twice, or another folder holds the same run: name one of them.")
-            taken.add(point.name)
-            grid = read_json(point.parent / GRID_FILE) or read_json(point.parent / "sweep.json") or {}
-            rule = (grid.get("validation_bound", VALIDATION_BOUND), grid.get("choose_by", CHOICES[0]))
-            rules[point.parent] = rule
+            grid = read_json(point.parent / GRID_FILE)
+            rules[folder] = (grid["validation_bound"], grid["choose_by"])
             try:
-                current = point.name in grid.get("points", [point.name])
-                facts = _facts(point) | {"current": current}
-                known = {run.name for _, run in found}  # points share the original model
-                for run in _runs(point, facts["model"][1]):
-                    if run.name not in known:
-                        found.append((facts | {"settings": {}} if run.method == CUT_OUT else facts, run))
+                first, *others = _found(point, grid)
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(
                     f"`{point}` has an incomplete file ({type(error).__name__}: {error}): delete the folder, and run the sweep "
                     "again."
                 ) from error
+            found[point.name] = first
+            for other in others:
+                found.setdefault(other.run.name, other)
+            class_names.setdefault(first.model, _class_names(point))
     if len(set(rules.values())) > 1:
         shown = ", ".join(f"{bound:g} and {rule} in `{folder.name}`" for folder, (bound, rule) in rules.items())
         raise ValueError(f"The sweeps have different `validation_bound` or `choose_by`: {shown}. Report them apart.")
-    runs = _named_apart(found)
-    class_names: dict[str, dict[int, str]] = {}
-    for run, (facts, _) in zip(runs, found, strict=True):
-        class_names.setdefault(run.model, facts["class_names"])
-    return ResultsFile(runs, class_names, *next(iter(rules.values())))
+    runs = _named_apart([*found.values()])
+    names = {run.model: class_names[each.model] for run, each in zip(runs, found.values(), strict=True)}
+    return ResultsFile(runs, names, *next(iter(rules.values())))
+
+
+def _complete_points(folder: Path) -> list[Path]:
+    """Complete points in the folder of a sweep, or the folder itself if it is a point; others are named in a warning."""
+    points = [folder] if (folder / RUN).is_dir() else sorted(run.parent for run in folder.glob(f"*/{RUN}"))
+    complete = [point for point in points if Stage.of(point).result() is not None and _is_measured(point)]
+    if left_out := [point.name for point in points if point not in complete]:
+        logger.warning(
+            f"{len(left_out)} runs of `{folder}` are not complete, and are left out: {', '.join(left_out)}."
+        )
+    if not complete:
+        raise FileNotFoundError(
+            f"`{folder}` holds no complete run of `robust-vit sweep`: name the folder of a sweep, or give --html for the "
+            "output folder of one `robust-vit train` or `evaluate`. Runs of version 0.2 have to be made again."
+        )
+    return complete
 
 
 def _is_measured(point: Path) -> bool:
     """Whether a point has all that the rule of its grid needs, and the mixtures if it is still in the grid."""
-    grid = read_json(point.parent / GRID_FILE) or {}
-    mixtures = grid.get("mixtures", ()) if point.name in grid.get("points", ()) else ()
-    return grid.get("choose_by", CHOICES[0]) != "mixed_rand" or has_shares(point, mixtures)
+    grid = read_json(point.parent / GRID_FILE)
+    return has_shares(point, grid["shares"] if point.name in grid["points"] else grid["shares"][:1])
 
 
-def _facts(point: Path) -> dict:
-    """What identifies a run beside its learning rate: `model`, as the grid names it and by its digest; `seed`, the values of all
-    seeds; `datasets`, their digests; `settings`, all other options; and its `class_names`."""
-    recorded, results = read_json(point / POINT_FILE), read_json(point / RUN / RESULTS_FILE)
-    options, seeded = recorded["options"], recorded.get("seeded", SEEDED)
-    digest = recorded.get("inputs", {}).get("model") or results["weights"]["before"]
-    saved = read_json(point / RUN / "config.json") or {}  # which an adapter has not
-    seeds = {**results["settings"]["training"], **results["settings"]["data"]}
-    name = _model_of(recorded)
-    return {
-        "model": (name, name if "model" in seeded else digest),
-        "seed": {name: seeds.get(name) for name in SEEDED}
-        | {name: options.get(name) for name in seeded if name not in SEEDED},
-        "datasets": recorded.get("inputs", {}).get("datasets"),
-        "settings": {
-            name: options[name]
-            for name in options
-            if name not in ("model", "learning_rate", *SEEDED, *seeded, *recorded.get("tuned", {}))
-        },
-        "class_names": {int(label): name for label, name in saved.get("id2label", {}).items()},
-    }
+def _found(point: Path, grid: dict) -> list[Found]:
+    """The run of a point, its mixtures with the original model, and the original model on objects cut out, if measured."""
+    recorded, results = Stage.of(point).result(), read_json(point / RUN / RESULTS_FILE)
+    of_grid, options = recorded["point"], recorded["point"]["options"]
+    seeded = {*SEEDS, *of_grid["seeded"]}
+    used = {**results["settings"]["training"], **results["settings"]["data"]}
+    left_out = {"model", "learning_rate", *seeded, *of_grid["tuned"]}
+    settings = {name: value for name, value in options.items() if name not in left_out}
+    if settings.get("dataset", BUNDLED_BENCHMARK) not in benchmarks():
+        settings["dataset"] = f"{_last(settings['dataset'])} ({json_digest(recorded['datasets'])[:8]})"
+    model = of_grid["model"] if "model" in of_grid["seeded"] else recorded["model"]
+    seed = {name: used.get(name) if name in SEEDS else options.get(name) for name in seeded}
+    current = point.name in grid["points"]
+    trained = _runs(point, recorded, results)
+    found = [Found(run, model, seed, settings, current) for run in trained]
+    if cut_out := _cut_out(point / CUT_OUT, trained[0], model):
+        found.append(Found(cut_out, model, seed, {}, current))
+    return found
 
 
-def _model_of(recorded: dict) -> str:
-    """Model of a point as its grid names it."""
-    return recorded.get("model") or recorded["options"].get("model", BUNDLED_MODEL)
+def _class_names(point: Path) -> dict[int, str]:
+    """Classes of the model of a run; empty for an adapter, which has no configuration."""
+    saved = read_json(point / RUN / "config.json") or {}
+    return {int(label): name for label, name in saved.get("id2label", {}).items()}
 
 
-def _runs(point: Path, model_digest: str) -> list[Run]:
+def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
     """A run with labels of its model and method that are not yet unique, and its mixtures with the original model."""
-    recorded, results = read_json(point / POINT_FILE), read_json(point / RUN / RESULTS_FILE)
-    trained = read_json(point / RUN / RUN_FILE)
-    training, data = results["settings"]["training"], trained["data"]
-    state = read_json(point / RUN / TRAINER_STATE_NAME)
-    name = _model_of(recorded)
-    registered = MODELS.get(find_model(name))
+    trained, state = read_json(point / RUN / RUN_FILE), read_json(point / RUN / TRAINER_STATE_NAME)
+    of_grid, training, data = recorded["point"], results["settings"]["training"], trained["data"]
+    registered = MODELS.get(find_model(of_grid["model"]))
     measured = [entry for entry in state["log_history"] if "eval_top1" in entry and "eval_original_top1" in entry]
     if training["load_best_model_at_end"]:
         measured = [entry for entry in measured if entry["step"] == state["best_global_step"]]
-    words = [f"{option} {_last(value)}" for option, value in recorded["crossed"].items()]
+    words = [f"{option} {_last(value)}" for option, value in of_grid["crossed"].items()]
     classes = data["training_classes"]
     run = Run(
-        sets=_sets(point / recorded["results"], recorded),
+        sets=_sets(point / recorded["results"], of_grid["options"]),
         training_classes=None if classes is None else frozenset(classes),
         name=point.name,
-        model=(registered and registered.paper_name) or _last(name),
-        method=", ".join([recorded["variant"] or OURS, *words]),
-        seed=recorded["seed"],
+        model=(registered and registered.paper_name) or _last(of_grid["model"]),
+        method=", ".join([of_grid["variant"] or OURS, *words]),
+        seed=of_grid["seed"],
         learning_rate=training["learning_rate"],
         epochs=float(training["num_train_epochs"]),
         validation=(measured[-1]["eval_original_top1"], measured[-1]["eval_top1"]) if measured else None,
         train_images=data["train_images"],
-        tuned=recorded.get("tuned", {}),
+        tuned=of_grid["tuned"],
         seconds=None if trained["resumed"] else _seconds(state["log_history"]),
         commit=results.get("commit"),
-        original=recorded.get("inputs", {}).get("model"),
+        original=recorded["model"],
     )
-    runs = []
-    for folder in sorted((point / "shares").glob("*"), key=lambda folder: -float(folder.name)):
+    mixtures = []
+    for folder in sorted((point / SHARES).glob("*"), key=lambda folder: -float(folder.name)):
         share, composed = float(folder.name), _composed(folder / VALIDATION)
         if not composed:
             continue
@@ -158,11 +168,9 @@ def _runs(point: Path, model_digest: str) -> list[Run]:
         if share == 1:
             run = replace(run, composed=composed, validation=run.validation or validation)
         else:
-            name, sets = f"{run.name}, share {share:g}", _sets(folder / SETS, recorded)
-            runs.append(replace(run, name=name, share=share, sets=sets, composed=composed, validation=validation))
-    if cut_out := _cut_out(point / CUT_OUT, run, model_digest):
-        runs.append(cut_out)
-    return [run, *runs]
+            name, sets = f"{run.name}, share {share:g}", _sets(folder / SETS, of_grid["options"])
+            mixtures.append(replace(run, name=name, share=share, sets=sets, composed=composed, validation=validation))
+    return [run, *mixtures]
 
 
 def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
@@ -224,13 +232,13 @@ def _last(value: Any) -> str:
     return str(value).rstrip("/").rpartition("/")[2]
 
 
-def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
+def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
     """Results of a run's labelled sets: the paper's sets, or else those measured by `train`, if any."""
     if not folder.is_dir():
-        if not recorded["options"].get("benchmark_sets", True):
+        if not options.get("benchmark_sets", True):
             return {}
         raise ValueError(f"`{folder}` is missing: run the sweep again, which measures what is missing.")
-    benchmark = benchmarks().get(recorded["options"].get("dataset", BUNDLED_BENCHMARK))
+    benchmark = benchmarks().get(options.get("dataset", BUNDLED_BENCHMARK))
     folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
     sets = {}
@@ -262,73 +270,46 @@ def _sets(folder: Path, recorded: dict) -> dict[str, SetResult]:
     return sets
 
 
-def _named_apart(found: list[tuple[dict, Run]]) -> list[Run]:
+def _named_apart(found: list[Found]) -> list[Run]:
     """The runs with unique names for different models and methods, and each seed once.
 
     Raises:
         ValueError: two runs have the same model, method, learning rate and seed.
     """
-    models: dict[str, dict[str, str]] = defaultdict(dict)  # by label, a path for each digest
-    paths: dict[str, str] = {}  # the first path of a dataset, which may have been moved, by its seeds and contents
-    for facts, run in found:
-        path, digest = facts["model"]
-        models[run.model].setdefault(digest, path)
-        if facts["datasets"] and "dataset" in facts["settings"]:
-            key = json.dumps([facts["seed"], facts["datasets"]])
-            facts["settings"]["dataset"] = paths.setdefault(key, facts["settings"]["dataset"])
-    named = [
-        (facts, replace(run, model=_model_apart(run.model, models[run.model], facts["model"][1])))
-        for facts, run in found
-    ]
-    settings: dict[tuple[str, str], list] = defaultdict(list)
-    current: dict[tuple[str, str], list] = defaultdict(list)
-    for facts, run in named:
-        for known in (settings, current) if facts["current"] else (settings,):
-            of_method = known[run.model, run.method]
-            of_method += [facts["settings"]] * (facts["settings"] not in of_method)
+    models: dict[str, set[str]] = defaultdict(set)  # digests by label
+    for each in found:
+        models[each.run.model].add(each.model)
+    for each in found:
+        if len(models[each.run.model]) > 1:
+            each.run = replace(each.run, model=f"{each.run.model} ({each.model[:8]})")
+    settings: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    current: dict[tuple[str, str], list[dict]] = defaultdict(list)
+    for each in found:
+        for known in (settings, current) if each.current else (settings,):
+            of_method = known[each.run.model, each.run.method]
+            of_method += [each.settings] * (each.settings not in of_method)
     runs: list[Run] = []
     taken: dict[str, str] = {}
-    for facts, run in named:
-        key = (run.model, run.method)
-        qualifier = "" if current[key] == [facts["settings"]] else _what_differs(settings[key], facts)
-        settings_of_run = [run.learning_rate, run.tuned, run.share]
-        seed = json.dumps([key, qualifier, settings_of_run, facts["seed"]], sort_keys=True)
-        if seed in taken:
+    for each in found:
+        run, key = each.run, (each.run.model, each.run.method)
+        qualifier = "" if current[key] == [each.settings] else _what_differs(settings[key], each)
+        identity = json.dumps([key, qualifier, run.learning_rate, run.tuned, run.share, each.seed], sort_keys=True)
+        if identity in taken:
             raise ValueError(
-                f"`{taken[seed]}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
+                f"`{taken[identity]}` and `{run.name}` are both seed `{run.seed}` of {run.model}, {run.method}{qualifier}: report "
                 "one of them."
             )
-        taken[seed] = run.name
-        recorded = json.dumps(facts["settings"], sort_keys=True)
+        taken[identity] = run.name
+        recorded = json.dumps(each.settings, sort_keys=True)
         runs.append(replace(run, method=f"{run.method}{qualifier}", qualifier=qualifier, settings=recorded))
     return runs
 
 
-def _model_apart(label: str, paths: dict[str, str], digest: str) -> str:
-    """A model by its label, or by as much of its path as tells it from others of this label, or else by its digest."""
-    if len(paths) == 1:
-        return label
-    if list(paths.values()).count(paths[digest]) > 1:
-        return f"{label} ({digest[:8]})"
-    return _ending(paths[digest], [*paths.values()])
-
-
-def _what_differs(others: list[dict], facts: dict) -> str:
+def _what_differs(others: list[dict], each: Found) -> str:
     """The options of a run that differ from those of others of its method, as they follow the name of the method. Of the grid as it
     is now, an option that is not given is left out."""
-    own, words = facts["settings"], []
+    own, words = each.settings, []
     for name in sorted({name for settings in others for name in settings}):
-        values = [settings.get(name) for settings in others]
-        if any(value != own.get(name) for value in values) and (name in own or not facts["current"]):
-            paths = [value for value in values if isinstance(value, str)]
-            value = own.get(name, "default")
-            words.append(f", {name} {_ending(value, paths) if isinstance(value, str) else value}")
+        if any(settings.get(name) != own.get(name) for settings in others) and (name in own or not each.current):
+            words.append(f", {name} {own.get(name, 'default')}")
     return "".join(words)
-
-
-def _ending(path: str, others: list[str]) -> str:
-    """Shortest ending of a path that no other path has."""
-    parts = path.rstrip("/").split("/")
-    endings = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
-    different = {other.rstrip("/") for other in others} - {"/".join(parts)}
-    return next((end for end in endings if not any(f"/{other}".endswith(f"/{end}") for other in different)), path)

@@ -1,24 +1,21 @@
 """Grids: YAML files that define the runs of an experiment."""
 
 import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..evaluation.named_sets import NamedSource, expand_sets
 from ..models.model_names import BUNDLED_MODEL
 from ..utils.files import json_digest
-from ..utils.options import unknown
+from ..utils.options import SHARE, Options, declared_options, option, unknown
 from .recipes import check_train_option, find_recipe, read_recipe, read_yaml
 
 
 PREPARED = "imagenet/"  # prefix of folders within `--imagenet`
-VALIDATION_BOUND = 0.02
-# Rules that choose among a variant's settings: the paper's, the highest learning rate that keeps top-1 on the validation images;
-# or that of `results.choice`, which also puts their objects on the backgrounds of others, and needs masks and labels.
-CHOICES = ("learning_rate", "mixed_rand")
-_KEYS = ("options", "grid", "variants", "seeds", "sets", "validation_bound", "choose_by", "mixtures")
 # Options that are chosen for each variant on validation images, where the variant lists several values.
 TUNED = (
     "learning_rate",
@@ -30,8 +27,27 @@ TUNED = (
 )
 PATHS = ("model", "dataset", "backgrounds")  # options that may end in a slash
 SEED_NAME = "{seed}"  # stands for the name of the seed in an option
-# Set by the sweep.
-_OF_THE_SWEEP = ("output_dir", "resume_from_checkpoint", "push_to_hub")
+_OF_THE_SWEEP = ("output_dir", "resume_from_checkpoint", "push_to_hub")  # set by the sweep
+
+
+@dataclass(kw_only=True)
+class GridFile(Options):
+    """Keys of a grid; one of `grid`, `variants` and `seeds` is needed for more than one run.
+
+    `choose_by` is the rule that chooses among a variant's settings: the paper's, the highest learning rate that keeps top-1 on
+    the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of others, and needs
+    masks and labels.
+    """
+
+    options: dict = option({}, "options of `robust-vit train` for all runs, which override the model's recipe")
+    grid: dict = option({}, "lists of values by option, to cross")
+    variants: dict = option({}, "options by name; lists are also crossed, so that each method can have its own rates")
+    seeds: dict = option({}, "options by name; in texts, `{seed}` stands for the name")
+    sets: list[str] = option([], "names of the paper's sets to measure each model on")
+    # After the "2-3%" of https://huggingface.co/papers/2206.01161, section 4
+    validation_bound: float = option(0.02, "largest fall of top-1 on the validation images, as a fraction", SHARE)
+    choose_by: Literal["learning_rate", "mixed_rand"] = option("learning_rate", "rule of the choice")
+    mixtures: list[float] = option([], "shares of the finetuned weights to measure too; needs `mixed_rand`", SHARE)
 
 
 @dataclass(frozen=True)
@@ -65,32 +81,19 @@ class Grid:
     Args:
         points: at least one.
         sets: names and folders of the paper's sets to measure each model on; if empty, the sets measured by `train`.
-        validation_bound: largest allowed drop of validation top-1, as a fraction, for the choice.
-        choose_by: the rule of the choice, see [`CHOICES`].
-        mixtures: shares of the finetuned weights, beside 1, with which the models are measured too.
+        validation_bound, choose_by: as in [`GridFile`].
+        shares: shares of the finetuned weights to measure on the validation images, 1 first; empty unless the rule needs them.
     """
 
     points: list[Point]
     sets: list[tuple[str, str]]
     validation_bound: float
     choose_by: str
-    mixtures: list[float]
+    shares: list[float]
 
 
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
-    """Read a grid. All keys are optional, but one of `grid`, `variants` and `seeds` is required:
-
-    - `options`: options of `robust-vit train` for all runs, which override the model's recipe;
-    - `grid`: lists of values by option, to cross;
-    - `variants`, `seeds`: options by name; lists in a variant are also crossed, so that each method can have its own
-      learning rates;
-    - `sets`: names of the paper's sets to measure each model on;
-    - `validation_bound`: see [`Grid`]; 0.02 by default, after the "2-3%" of
-      https://huggingface.co/papers/2206.01161, section 4;
-    - `choose_by`: a name in [`CHOICES`], `learning_rate` by default;
-    - `mixtures`: see [`Grid`]; measured on the validation images and the test images of the dataset, without relevance maps.
-
-    In texts, `{seed}` stands for the name of the seed, so that a seed can have images of its own.
+    """Read a grid, with the keys of [`GridFile`].
 
     Args:
         imagenet: folder with outputs of `robust-vit data prepare`, one for each set, named after the set;
@@ -98,102 +101,90 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: no run, or two with the same settings; an unknown key or option, or an invalid value; `imagenet` is
-            required but not given. The message names the file.
+        ValueError: two runs have the same settings; an unknown key or option, or an invalid value; `imagenet` is required but
+            not given. The message names the file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no grid `{path}`: expected a YAML file, such as those in trainer/grids.")
-    content = read_yaml(path, _check_key)
-    crossed = _options(path, "grid", content.get("grid"), lists=True)
-    shared = _options(path, "options", content.get("options"))
-    named = {}
-    for key in ("variants", "seeds"):
-        mapping = content.get(key) or {"": {}}
-        named[key] = {
-            str(name): _options(path, f"{key}: {name}", options, lists="maybe" if key == "variants" else False)
-            for name, options in mapping.items()
-        }
-    if not any(content.get(key) for key in ("grid", "variants", "seeds")):
+    keys = GridFile(**read_yaml(path, _check_key))
+    composed = keys.choose_by == "mixed_rand"
+    if keys.mixtures and not composed:
         raise ValueError(
-            f"`{path}` has no runs: give lists of options in `grid`, or named ones in `variants` or `seeds`."
-        )
-
-    choose_by = content.get("choose_by", CHOICES[0])
-    if content.get("mixtures") and choose_by != "mixed_rand":
-        raise ValueError(
-            f"`{path}`: `mixtures` are measured and chosen with `choose_by: mixed_rand` alone: add that, or leave them out."
+            f"`{path}`: `mixtures` need `choose_by: mixed_rand`, which measures them: add that, or leave them out."
         )
     points: dict[str, Point] = {}
-    # Seeds are outermost, so that a partial sweep has all variants of the first seed.
-    for (seed, of_seed), (variant, of_variant) in product(named["seeds"].items(), named["variants"].items()):
-        lists = crossed | {name: values for name, values in of_variant.items() if isinstance(values, list)}
-        fixed = {name: value for name, value in of_variant.items() if not isinstance(value, list)}
-        lists = {name: values for name, values in lists.items() if name not in fixed}
-        for values in product(*lists.values()):
-            chosen = dict(zip(lists, values, strict=True))
-            base = shared | fixed | chosen
-            tuned = {
-                name: value
-                for name, value in chosen.items()
-                if choose_by == "mixed_rand" and name in TUNED and name in of_variant
-            }
-            point = _point(base, of_seed, variant, seed, chosen, tuned)
-            digest = point.name.rpartition("-")[2]
-            if digest in points:
-                raise ValueError(
-                    f"`{path}`: `{points[digest].name}` and `{point.name}` are the same run, of the same settings: remove one, "
-                    "or set an option apart."
-                )
-            points[digest] = point
-    try:
-        sets = [(name, f"{PREPARED}{name}") for name, _ in expand_sets(map(NamedSource, content.get("sets") or []))]
-    except ValueError as error:
-        raise ValueError(f"`{path}`, sets: {error}") from None
+    for point in _points(path, keys, TUNED if composed else ()):
+        digest = point.name.rpartition("-")[2]
+        if digest in points:
+            raise ValueError(
+                f"`{path}`: `{points[digest].name}` and `{point.name}` have the same settings: remove one of them."
+            )
+        points[digest] = point
+    if not points:
+        raise ValueError(f"`{path}` has no runs: an option in it has an empty list of values.")
+    if not composed:
+        _check_rates(path, points.values())
+    names = [name for name, _ in expand_sets(map(NamedSource, keys.sets))]
     return Grid(
         [_with_folder(path, point, imagenet) for point in points.values()],
-        [(name, _in_folder(path, source, imagenet)) for name, source in sets],
-        content.get("validation_bound", VALIDATION_BOUND),
-        choose_by,
-        content.get("mixtures", []),
+        [(name, _in_folder(path, f"{PREPARED}{name}", imagenet)) for name in names],
+        float(keys.validation_bound),
+        keys.choose_by,
+        [1.0, *keys.mixtures] if composed else [],
     )
+
+
+def _check_rates(path: Path, points: Iterable[Point]) -> None:
+    """Refuse learning rates that are to be chosen on validation images which are not measured."""
+    rates: dict[tuple, set] = defaultdict(set)
+    for point in points:
+        if "no" in (point.options.get("eval_strategy"), point.options.get("logging_strategy")):
+            rates[point.model, point.variant, json_digest(point.crossed)].add(point.options.get("learning_rate"))
+    if any(len(of_method) > 1 for of_method in rates.values()):
+        raise ValueError(
+            f"`{path}`: learning rates are chosen on validation images, which are not measured if `eval_strategy` or "
+            '`logging_strategy` is "no": leave these out, or give `choose_by: mixed_rand`.'
+        )
 
 
 def _check_key(name: str, value: Any) -> Any:
     """Check a key of a grid, for [`read_yaml`]."""
-    if name not in _KEYS:
-        raise ValueError(f"{unknown('key', name, _KEYS)} Known: {', '.join(_KEYS)}.")
-    if name == "sets":
-        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-            raise ValueError("Expected `sets` to be a list of names.")
-    elif name == "choose_by":
-        if value not in CHOICES:
-            raise ValueError(f"Expected `choose_by` to be one of {', '.join(CHOICES)}, but got {value}.")
-    elif name == "mixtures":
-        if not isinstance(value, list) or not all(isinstance(share, float) and 0 < share < 1 for share in value):
-            raise ValueError(f"Expected `mixtures` to be a list of shares between 0 and 1, but got {value}.")
-    elif name == "validation_bound":
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ValueError(f"Expected `validation_bound` to be a fraction from 0 to 1, but got {value}.")
-    elif not isinstance(value, dict) or not value:
-        raise ValueError(f"`{name}` is empty: expected a mapping of names to values, or leave it out.")
-    return float(value) if name == "validation_bound" else value
+    keys = declared_options(GridFile)
+    if name not in keys:
+        raise ValueError(f"{unknown('key', name, keys)} Known: {', '.join(keys)}.")
+    keys[name].check(value)
+    return value
 
 
-def _options(path: Path, where: str, options: Any, lists: bool | str = False) -> dict:
-    """Check the options in a part of a grid with [`check_train_option`]. If `lists`, each must be a list of values; if
-    `maybe`, each may be one."""
-    if not isinstance(options, dict) and options is not None:
+def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Point]:
+    """Runs of a grid. Seeds are outermost, so that a partial sweep has all variants of the first seed.
+
+    Args:
+        tuned: options that are chosen where a variant lists them.
+    """
+    shared, crossed = _options(path, "options", keys.options), _options(path, "grid", keys.grid)
+    variants = {
+        str(name): _options(path, f"variants: {name}", given) for name, given in (keys.variants or {"": {}}).items()
+    }
+    seeds = {str(name): _options(path, f"seeds: {name}", given) for name, given in (keys.seeds or {"": {}}).items()}
+    for (seed, of_seed), (variant, of_variant) in product(seeds.items(), variants.items()):
+        given = crossed | of_variant
+        lists = {name: values for name, values in given.items() if isinstance(values, list)}
+        fixed = shared | {name: value for name, value in given.items() if name not in lists}
+        for values in product(*lists.values()):
+            chosen = dict(zip(lists, values, strict=True))
+            chosen_on_images = {name: chosen[name] for name in chosen if name in tuned and name in of_variant}
+            yield _point(fixed | chosen, of_seed, variant, seed, chosen, chosen_on_images)
+
+
+def _options(path: Path, where: str, options: Any) -> dict:
+    """Check the options in a part of a grid, or each value in a list, with [`check_train_option`]."""
+    if not isinstance(options, dict | None):
         raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
     checked = {}
     for name, value in (options or {}).items():
         if name in _OF_THE_SWEEP:
             raise ValueError(f"`{path}`, {where}: `{name}` is set by the sweep itself: leave it out.")
         try:
-            if lists is True and not isinstance(value, list):
-                raise ValueError(f"Expected a list of values of `{name}`.")
-            if isinstance(value, list) and lists:
-                if not value:
-                    raise ValueError(f"The list of `{name}` has no values.")
+            if isinstance(value, list):
                 checked[name] = [check_train_option(str(name), entry) for entry in value]
             else:
                 checked[name] = check_train_option(str(name), value)
@@ -234,9 +225,4 @@ def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:
         raise ValueError(
             f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see docs/experiments.md)."
         )
-    folder = imagenet / source.removeprefix(PREPARED)
-    if not folder.exists():
-        raise FileNotFoundError(
-            f"There is no `{folder}`, which `{path}` needs: make it with `robust-vit data prepare` (see docs/experiments.md)."
-        )
-    return str(folder)
+    return str(imagenet / source.removeprefix(PREPARED))

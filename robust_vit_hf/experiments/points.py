@@ -1,35 +1,31 @@
-"""The folder of a point of a sweep: names of its files, and whether its training is complete.
+"""The folder of a point of a sweep: names of its files, and which of its measurements are complete.
 
 Apart from [`~robust_vit_hf.experiments.sweep`], which needs submitit: results are read without it.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..results.run_summary import MEAN_ROW
-from ..utils.files import RESULTS_FILE, RUN_FILE, read_json
 from ..utils.stage import Stage
 
 
-# In the folder of a point: its identity, `train` run, results on the paper's sets, predictions, and error.
-POINT_FILE, RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "point.json", "run", "robustness", "predictions", "error.json"
+# In the folder of a point: its `train` run, results on the paper's sets, predictions of the run, and the last error.
+RUN, ROBUSTNESS, PREDICTIONS, ERROR_FILE = "run", "robustness", "predictions", "error.json"
+SHARES, VALIDATION, SETS = "shares", "validation", "sets"  # results with a share of the finetuned weights
+CUT_OUT = "cut_out"  # results of the original model on objects cut out
 ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder of the sweep
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether the `train` run of a point is complete, with results, record and predictions on each set.
-
-    Raises:
-        ValueError: a file of the run is damaged; names the file.
-    """
-    if not all((folder / RUN / name).is_file() for name in (RESULTS_FILE, RUN_FILE)):
-        return False
-    results = read_json(folder / RUN / RESULTS_FILE) or {}
-    if "rows" not in results or "seconds" not in results.get("settings", {}) or not read_json(folder / RUN / RUN_FILE):
-        return False
-    places = [folder / PREDICTIONS / row["set"] for row in results["rows"] if row["set"] != MEAN_ROW]
-    return all(has_result(place / side) for place in places for side in ("before", "after"))
+def share_folder(point: Path, share: float) -> Path:
+    """Folder of what is measured with a share of the finetuned weights, in that of the point."""
+    return point / SHARES / f"{share:g}"
 
 
-def has_result(folder: Path) -> bool:
-    """Whether a folder holds predictions and scores of a set."""
-    return Stage.of(folder).result() is not None
+def has_shares(point: Path, shares: Iterable[float]) -> bool:
+    """Whether these shares of the finetuned weights were measured on the validation images, which are measured last."""
+    return all(is_measured(share_folder(point, share) / VALIDATION) for share in shares)
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether both models were measured on a set."""
+    return all(Stage.of(folder / side).result() is not None for side in ("before", "after"))

@@ -62,6 +62,9 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict:
         FileNotFoundError, ValueError: as [`read_yaml`], or as [`check_train_option`]; the message names file and line.
     """
     path = list_recipes().get(str(path), Path(path))
+    if not path.exists():
+        known = ", ".join(list_recipes())
+        raise FileNotFoundError(f"There is no recipe `{path}`; expected a YAML file, or one of {known}.")
     values = read_yaml(path, check_train_option)
     if method not in (None, values.get("method", FinetuningArguments.method)):
         return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}
@@ -72,24 +75,15 @@ def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
     """Read a YAML file of options by name, with values returned by `check`.
 
     Raises:
-        FileNotFoundError: the file does not exist.
+        OSError: the file cannot be read.
         ValueError: the file is not a YAML mapping, repeats an option, or `check` refuses an option; the message names
             file and line, without quotes, since a line may contain a token.
     """
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
-        values = None if node is None else loader.construct_document(node)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(list_recipes())}."
-        ) from None
-    except IsADirectoryError:
-        raise ValueError(
-            f"`{path}` is a folder; expected a recipe, a YAML file. Name images with --dataset."
-        ) from None
-    # ValueError: dates such as 2026-99-99, invalid UTF-8
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        values = loader.construct_document(node) if node else None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates such as 2026-99-99
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f", line {mark.line + 1}"
         # The problem without the file's contents.
@@ -107,14 +101,12 @@ def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses repeated keys, of which YAML would take the last, also if they are spelled differently (1 and 01, true and
-    yes)."""
+    """Refuses repeated keys, of which YAML takes the last, also if they are spelled differently (1 and 01, true and yes)."""
 
     def construct_mapping(self, node, deep=False):
-        known = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            plain = isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")
-            value = self.construct_object(key) if plain else str(key.value)
+        known: set = set()
+        for key, _ in node.value:
+            value = self.construct_object(key) if isinstance(key, yaml.ScalarNode) and "merge" not in key.tag else key
             if value in known:
                 problem = f"`{key.value}` is given a second time"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)

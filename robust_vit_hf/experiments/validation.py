@@ -17,18 +17,10 @@ from ..training.config import RobustViTConfig
 from ..training.finetuning import load_data
 from ..training.options import DataArguments, ModelArguments
 from ..utils.processes import make_accelerator
-from ..utils.stage import Stage
+from .points import CUT_OUT, SETS, VALIDATION, share_folder
 
 
-VALIDATION = "validation"  # name of the set, in the folder of a share
-SETS = "sets"  # folder of the other sets, in that of a share
-CUT_OUT = "cut_out"  # folder of the original model's results on objects cut out, in that of the point
 CONDITIONS = ("original", "mixed_rand")
-
-
-def share_folder(point: Path, share: float) -> Path:
-    """Folder of what is measured with a share of the finetuned weights, in that of the point."""
-    return point / "shares" / f"{share:g}"
 
 
 def check_validation_images(validation: datasets.Dataset) -> None:
@@ -51,7 +43,7 @@ def measure_shares(
     config: RobustViTConfig,
     point: Path,
     originals: Path,
-    mixtures: Sequence[float],
+    shares: Sequence[float],
 ) -> None:
     """Measure a finetuned model on its validation images, as they are and on the backgrounds of others; and so its
     mixtures with the original's weights, and those also on the unshifted and the first shifted set, without relevance maps.
@@ -60,7 +52,7 @@ def measure_shares(
     Args:
         point: folder of the run, whose model is in `config.output_dir`.
         originals: as for [`~robust_vit_hf.training.finetuning.finetune`].
-        mixtures: shares of the finetuned weights in the mixtures, between 0 and 1.
+        shares: shares of the finetuned weights, 1 first; the others are mixtures.
     """
     preset, accelerator = resolve_preset(model.preset, model.model), make_accelerator(config.bf16)
     sides = load_sides({"before": model.model, "after": config.output_dir}, preset, accelerator)
@@ -72,13 +64,13 @@ def measure_shares(
     batch_size, workers = config.per_device_eval_batch_size, config.dataloader_num_workers
     first_shifted = next((name for name, rows in sets.items() if rows.shifted), None)
     of_price = {name: rows for name, rows in sets.items() if not rows.shifted or name == first_shifted}
-    if mixtures:
+    if len(shares) > 1:
         of_original = replace(session, sides={"before": sides["before"]}, folder=point / CUT_OUT)
         measure(
             of_original.with_sets(with_objects(of_price)),
             Backgrounds(batch_size, workers, ("only_fg",), relevance=False),
         )
-    for share in (1.0, *mixtures):
+    for share in shares:
         folder, mixed = share_folder(point, share), sides
         if share < 1:
             model_of_share = interpolate(sides["before"].model, sides["after"].model, share)
@@ -87,10 +79,3 @@ def measure_shares(
             measure(measured, Accuracy(batch_size, workers, relevance=False), within=SETS)
         composed = Backgrounds(batch_size, workers, CONDITIONS, relevance=False)
         measure(replace(chosen, sides=mixed, folder=folder), composed)
-
-
-def has_shares(point: Path, mixtures: Sequence[float]) -> bool:
-    """Whether a run was measured on its validation images, with all of these shares of its finetuned weights. They are
-    measured last."""
-    places = [share_folder(point, share) / VALIDATION / "after" for share in (1.0, *mixtures)]
-    return all(Stage.of(place).result() is not None for place in places)

@@ -17,24 +17,27 @@ def lock_file(folder: Path, purpose: str) -> Path:
 
 
 @contextmanager
-def folder_lock(folder: Path, purpose: str) -> Iterator[bool]:
+def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool]:
     """Context manager that locks a folder for one purpose against other processes. The folder is created if it does
     not exist, and left unchanged if nothing is written.
 
     The operating system holds the lock and always releases it when the process ends: a leftover file locks nothing.
     The same process may enter twice.
 
+    Args:
+        wait: whether to wait for another process that holds the lock.
+
     Yields:
         Whether a process has already written to the folder under this lock.
 
     Raises:
-        BlockingIOError: another process holds the lock; the message names the process, its host and its start.
+        BlockingIOError: another process holds the lock, unless `wait`; the message names the process, its host and its start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, before = lock_file(folder, purpose), {*folder.iterdir()}
     lock = FileLock(path, is_singleton=True)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
     except Timeout:
         raise BlockingIOError(
             f"`{folder}` is in use by {_holder(path)}. Wait for it, stop it, or choose another --output_dir."

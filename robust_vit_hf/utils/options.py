@@ -47,13 +47,8 @@ class Range:
         return "to be finite"
 
 
-COUNT, POSITIVE, NOT_NEGATIVE, SHARE, SEED = (
-    Range(1),
-    Range(0, above=True),
-    Range(0),
-    Range(0, 1),
-    Range(0, 2**32 - 1),
-)
+COUNT, POSITIVE, NOT_NEGATIVE = Range(1), Range(0, above=True), Range(0)
+SHARE, SEED = Range(0, 1), Range(0, 2**32 - 1)
 
 
 def option(
@@ -103,16 +98,7 @@ class Options:
 
     def __post_init__(self):
         for name, declared in declared_options(type(self)).items():
-            value = getattr(self, name)
-            given = value if isinstance(value, (list, tuple)) and declared.element is Path else [value]
-            if "" in given and declared.default != "":  # as by a variable of the shell that is not set
-                raise ValueError(f"Expected `{name}` not to be empty.")
-            if Path in declared.types and isinstance(value, str):
-                setattr(self, name, Path(value))
-            elif isinstance(value, Path) and str in declared.types and Path not in declared.types:
-                setattr(self, name, str(value))
-            elif declared.element is Path and isinstance(value, (list, tuple)):
-                setattr(self, name, [Path(path) for path in value])
+            setattr(self, name, declared.converted(getattr(self, name)))
             declared.check(getattr(self, name))
 
     def is_given(self, name: str) -> bool:
@@ -158,12 +144,24 @@ class Declared:
         choices = self.field.metadata.get("choices") or literal
         return tuple(choices() if callable(choices) else choices)
 
+    def converted(self, value: Any) -> Any:
+        """The value with text as a path, or a path as text, where the other is declared."""
+        if Path in self.types:
+            return Path(value) if isinstance(value, str) and value else value
+        if str in self.types and isinstance(value, Path):
+            return str(value)
+        if self.element is Path and isinstance(value, (list, tuple)):
+            return [Path(path) if path else path for path in value]
+        return value
+
     def check(self, value: Any) -> None:
         """Refuse an invalid value.
 
         Raises:
             ValueError: as [`Options`].
         """
+        if value == "" != self.default:  # as by a variable of the shell that is not set
+            raise ValueError(f"Expected `{self.name}` not to be empty.")
         check_option(self.name, value, self.types, self.allowed)
         values = [value]
         if self.element is not None and isinstance(value, (list, tuple)):
@@ -220,9 +218,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Error message for an unknown option or command. It shows only the part of the name that cannot be a token."""
-    shown = re.match(r"((?!hf_)[a-z0-9_-])*", name).group()
-    return f"unknown {kind} {shown}{'…' * (shown != name)}{did_you_mean(shown, known) or '.'}"
+    """Error message for an unknown option or command."""
+    return f"unknown {kind} {hide_tokens(name)}{did_you_mean(name, known) or '.'}"
+
+
+def hide_tokens(message: str) -> str:
+    """Remove Hub tokens, which may have been given in place of a file or beside a mistyped option, from a message."""
+    return re.sub(r"hf_[A-Za-z0-9]{30,}", "hf_…", message)
 
 
 def types_of(annotation: Any) -> set[type]:
@@ -244,24 +246,31 @@ def check_option(name: str, value: Any, types: Set[type], allowed: Range | None 
     Raises:
         ValueError: the message names the option, the expected and the given value.
     """
-    if value is None:
-        fits = NoneType in types or object in types
-    elif isinstance(value, bool):
-        fits = bool in types
-    elif isinstance(value, Real):
-        fits = float in types or (int in types and isinstance(value, Integral))
-    elif isinstance(value, (str, list, dict)):
-        fits = isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
-    elif isinstance(value, (bytes, date)):  # YAML parses 2024-05-01 as a date
-        fits = False
-    else:  # Python objects; the Trainer accepts some that its annotations omit
-        fits = not types <= {bool, int, float, NoneType}
-    if not fits:
+    if not _fits(value, types):
         named = [text for kind, text in NAMES.items() if kind in types]
         expected = " or ".join(named or [f"a {kind.__name__}" for kind in types - {NoneType}])
         quotes = ": put text in quotes" if isinstance(value, bool) and str in types else ""
         got = "nothing (null)" if value is None else NAMES.get(type(value), f"a {type(value).__name__}")
         raise ValueError(f"Expected `{name}` to be {expected}, but got {got}{quotes}.")
     if isinstance(value, Real) and value not in (allowed or Range()):
-        finite = " and finite" if allowed is not None and allowed.high == math.inf and not math.isfinite(value) else ""
-        raise ValueError(f"Expected `{name}` {allowed or Range()}{finite}, but got {value}.")
+        raise ValueError(f"Expected `{name}` {allowed or Range()}, but got {value}.")
+
+
+def _fits(value: Any, types: Set[type]) -> bool:
+    """Whether a value is of one of the types; a whole number is a number, but `True` is none."""
+    if value is None:
+        return NoneType in types or object in types
+    if isinstance(value, bool):
+        return bool in types
+    if isinstance(value, Real):
+        return float in types or (int in types and isinstance(value, Integral))
+    if isinstance(value, (str, list, dict)):
+        return isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
+    if isinstance(value, (bytes, date)):  # YAML parses 2024-05-01 as a date
+        return False
+    return not types <= {
+        bool,
+        int,
+        float,
+        NoneType,
+    }  # Python objects; the Trainer accepts some that its annotations omit

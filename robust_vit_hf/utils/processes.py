@@ -1,6 +1,7 @@
 """Processes and threads of a launched command."""
 
 import os
+import signal
 import sys
 from datetime import timedelta
 
@@ -37,6 +38,14 @@ def use_all_cores() -> None:
     launch` gives a process only one thread unless `--num_cpu_threads_per_process` is set."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
     torch.set_num_threads(len(usable))
+
+
+def end_by_signals() -> None:
+    """End this process at SIGTERM and SIGHUP as at Ctrl+C, so that it cleans up; and at Ctrl+C in the background too, where a
+    shell ignores it."""
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if kind != signal.SIGHUP or signal.getsignal(kind) is not signal.SIG_IGN:  # as by `nohup`
+            signal.signal(kind, signal.default_int_handler)
 
 
 def leave() -> None:

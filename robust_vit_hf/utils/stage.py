@@ -112,10 +112,10 @@ class Stage:
         write_json(self.folder / STAGE_FILE, {"inputs": self.inputs, "files": [*files], "result": result})
 
     @contextmanager
-    def lock(self) -> Iterator[bool]:
+    def lock(self, wait: bool = False) -> Iterator[bool]:
         """Context manager that keeps other processes out of the folder, see [`folder_lock`]. If nothing was written to it, the folder
         is free again."""
-        with folder_lock(self.folder, "stage") as begun:
+        with folder_lock(self.folder, "stage", wait) as begun:
             try:
                 yield begun
             finally:

@@ -84,33 +84,20 @@ def test_a_folder_with_another_run_is_refused(inputs, tmp_path):
     "text, message",
     [
         ("seed: 1\nlearning_rat: 1", ", line 2: unknown option --learning_rat; did you mean --learning_rate?"),
-        ("hub_tokenhf_secret: 1", ", line 1: unknown option --hub_token…; did you mean --hub_token?"),
         ("hub_tokne: hf_secret", ", line 1: unknown option --hub_tokne; did you mean --hub_token?"),
         ("\nhub_token: [hf_secret]", ", line 2: Expected `hub_token` to be text, but got a list."),
         ("seed: 1\nhub_token: hf_secret: 2", ", line 2: not valid YAML: mapping values are not allowed here"),
-        ("hub_token: *hf_secret", ", line 1: not valid YAML: found undefined alias"),
         ("seed: 1\n\nseed: 2", ", line 3: not valid YAML: `seed` is given a second time"),
-        ("lora:\n  rank: 1\n  rank: 2", ", line 3: not valid YAML: `rank` is given a second time"),
         ("learning_rate: &own {a: *own}", "Expected `learning_rate` to be a number, but got a mapping."),
         ("learning_rate:", ", line 1: Expected `learning_rate` to be a number, but got nothing (null)."),
-        ("learning_rate: [1, 2]", "Expected `learning_rate` to be a number, but got a list."),
-        ("learning_rate: {a: 1}", "Expected `learning_rate` to be a number, but got a mapping."),
-        ("learning_rate: true", "Expected `learning_rate` to be a number, but got true or false."),
         ("learning_rate: high", "Expected `learning_rate` to be a number, but got text."),
-        ("learning_rate: .nan", "Expected `learning_rate` ≥ 0 and finite, but got nan."),
-        ("learning_rate: -3e-6", "Expected `learning_rate` ≥ 0, but got -3e-06."),
-        ("weight_decay: 1e999", "Expected `weight_decay` ≥ 0 and finite, but got inf."),
-        ("adam_beta1: 2", "Expected `adam_beta1` from 0 to 1, but got 2."),
+        ("learning_rate: .nan", "Expected `learning_rate` ≥ 0, but got nan."),
         (
             "per_device_train_batch_size: 2.5",
             "Expected `per_device_train_batch_size` to be a whole number, but got a number.",
         ),
-        ("gradient_accumulation_steps: 0", "Expected `gradient_accumulation_steps` ≥ 1, but got 0."),
-        ("samples_per_class: 0", "Expected `samples_per_class` ≥ 1, but got 0."),
         ("bf16: 'false'", "Expected `bf16` to be true or false, but got text."),
-        ("control: 1", "Expected `control` to be true or false, but got a whole number."),
         ("eval_strategy: no", "Expected `eval_strategy` to be text, but got true or false: put text in quotes."),
-        ("model: 5", "Expected `model` to be text, but got a whole number."),
         ("[1, 2]", "recipe.yaml` must be a mapping of option names to values, got a list"),
         ("", "must be a mapping of option names to values, got a NoneType"),
         ("run_name: 2026-99-99", "not valid YAML: ValueError"),
@@ -123,28 +110,14 @@ def test_bad_recipes(text, message, tmp_path):
         assert f"{tmp_path / 'recipe.yaml'}`" in error and message in error and "secret" not in error
 
 
-def test_recipes_that_cannot_be_read(tmp_path):
-    assert "There is no recipe `nowhere.yaml`" in call("train", "--config", "nowhere.yaml").error
-    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
-    assert "broken.yaml`, line 2: not valid YAML: expected ','" in call("train", tmp_path / "broken.yaml").error
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
         (["--learning_rat", "3"], "unknown option --learning_rat; did you mean --learning_rate?"),
         (["--hub_tokn", "hf_secret"], "unknown option --hub_tokn; did you mean --hub_token?"),
         (["--preset", "timm"], "Expected `preset` to be one of paper, native, model."),
-        (["--learning_rate", "low"], "Expected `learning_rate` to be a number, but got text"),
-        (["--relevance_weight", "-1"], "Expected `relevance_weight` ≥ 0, but got -1.0"),
-        (["--relevance_weight", "nan"], "Expected `relevance_weight` ≥ 0 and finite, but got nan"),
-        (["--num_train_epochs", "-1"], "Expected `num_train_epochs` > 0, but got -1.0"),
-        (["--image_size", "0"], "Expected `image_size` ≥ 1, but got 0"),
-        (["--lora_rank", "0"], "Expected `lora_rank` ≥ 1, but got 0"),
-        (["--images_per_set", "0"], "Expected `images_per_set` ≥ 1, but got 0"),
-        (["--gradient_accumulation_steps", "0"], "Expected `gradient_accumulation_steps` ≥ 1, but got 0"),
+        (["--relevance_weight", "nan"], "Expected `relevance_weight` ≥ 0, but got nan"),
         (["--per-device-train-batch-size", "-8"], "Expected `per_device_train_batch_size` ≥ 1, but got -8"),
-        (["--dataloader_num_workers", "-1"], "Expected `dataloader_num_workers` ≥ 0, but got -1"),
         (["--seed", "1", "2"], "there are more values than the options take"),
         (["--merge_lora"], "`merge_lora` merges the adapter of `lora_rank`, which is not given"),
     ],
@@ -161,12 +134,9 @@ def test_wrong_options(options, message, inputs, tmp_path):
         ("--control false", "control", False),
         ("--no_load_best_model_at_end", "load_best_model_at_end", False),
         ("--load-best-model-at-end no", "load_best_model_at_end", False),
-        ("--lora-rank 2", "lora_rank", 2),
         ("--learning_rate=1", "learning_rate", 1.0),
         ("--eval_strategy no", "eval_strategy", "no"),
-        ("--report_to none", "report_to", "none"),
         ("--label_names a b", "label_names", ["a", "b"]),
-        ("--bf16_full_eval", "bf16_full_eval", True),
         ('--lr_scheduler_kwargs {"a":1}', "lr_scheduler_kwargs", '{"a":1}'),
     ],
 )
@@ -231,17 +201,6 @@ def test_from_a_hub(inputs, hub, tmp_path):
     assert "base_model: user/tiny-vit\n" in card and "datasets:\n- user/masked\n" in card
 
 
-def test_help_shows_the_options_of_this_package_first():
-    shown = succeed("train", "--help")
-    places = [
-        shown.index(f"\n  --{name} ") for name in ("trust_remote_code", "samples_per_class", "second_order", "seed")
-    ]
-    assert places == sorted(places)
-    titles = ("options of the model:", "options of the data:", "options of the method:")
-    assert [line for line in shown.splitlines() if line in titles] == list(titles)
-    assert shown.index("options of the method:") < shown.index("options of transformers.Trainer:")
-
-
 # -- Recipes ----------------------------------------------------------------------------------------------------------
 
 
@@ -296,8 +255,10 @@ def test_the_link_in_the_checkout_shows_the_recipes():
     assert {path.stem for path in (ROOT / "trainer" / "recipes").glob("*.yaml")} == set(list_recipes())
 
 
-@pytest.mark.parametrize("name, learning_rate, temperature", [("deit-s", 1e-6, 0.55), ("augreg-s", 2e-6, 1.0)])
-@pytest.mark.parametrize("how", ["name", "id", "conversion"])
+@pytest.mark.parametrize(
+    "how, name, learning_rate, temperature",
+    [("name", "deit-s", 1e-6, 0.55), ("id", "augreg-s", 2e-6, 1.0), ("conversion", "deit-s", 1e-6, 0.55)],
+)
 def test_a_model_of_the_paper_brings_its_recipe(how, name, learning_rate, temperature, hub, tmp_path):
     """Learning rate, temperature and preset are those of the recipe, however the model is named."""
     hub_id = MODELS[name].hub_ids[0]
