@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special  # not `stats`, which takes as long to import as the rest of this package
@@ -56,28 +56,8 @@ def change(
         shown: only images of the training classes (`True`), or only of the others (`False`).
         confidence: as for [`bootstrap`].
     """
-    gains = {name: [_gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
+    gains = {name: [gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
     return bootstrap(gains, confidence)
-
-
-def worst_change(runs: Sequence[Run], names: Sequence[str]) -> Difference:
-    """Change of top-1 of the seed that has the lowest, as a mean over runs and sets. Its interval is over the images, and so
-    wide that with 95 % confidence it holds for all seeds (Bonferroni), as it is one of several that was picked."""
-    seeds = sorted({run.seed for run in runs})
-    confidence = 1 - (1 - CONFIDENCE) / len(seeds)
-    of_seeds = [change([run for run in runs if run.seed == seed], names, confidence=confidence) for seed in seeds]
-    return replace(min(of_seeds, key=lambda difference: difference.mean), seeds=len(seeds))
-
-
-def change_of_groups(runs: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference:
-    """Change of top-k on the training classes less that on the others, as a mean over runs and sets."""
-    gains: dict[str, list[Gains]] = {}
-    for name in names:
-        for sign, shown in ((1, True), (-1, False)):
-            of_group = (_gains_of(run, run.sets[name], k, shown) for run in runs)
-            gains[f"{name}, {shown}"] = [replace(gain, values=sign * gain.values) for gain in of_group]
-    found = bootstrap(gains)  # a mean over twice as many sets as there are
-    return Difference(2 * found.mean, 2 * found.low, 2 * found.high, found.seeds)
 
 
 def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference | None:
@@ -129,7 +109,7 @@ class Gains:
     images: str = ""
 
 
-def _gains_of(run: Run, result: SetResult, k: int, shown: bool | None) -> Gains:
+def gains_of(run: Run, result: SetResult, k: int, shown: bool | None) -> Gains:
     gains = result.gains(k)
     if shown is not None:
         gains = gains[(result.in_classes(run.training_classes) == shown)[result.usable]]

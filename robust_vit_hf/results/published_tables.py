@@ -53,10 +53,10 @@ def accuracy_tables(
     tables = {}
     for name, (title, synthetic) in parts.items():
         if methods and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
-            sets = _of_kind(results, synthetic)
-            tables[name] = accuracy_table(
-                results, title, methods, sets, (1, TOP), protocol, with_changes=synthetic, with_baselines=True
-            )
+            sets, shown = _of_kind(results, synthetic), list(dict.fromkeys([*methods, *BASELINES]))
+            tables[name] = accuracy_table(results, title, shown, sets, (1, TOP), protocol, with_changes=synthetic)
+            if any(", published" in row[1] for row in tables[name].rows):
+                tables[name].title += f" (published figures: {SOURCES[protocol]})"
     return tables
 
 
@@ -73,31 +73,16 @@ def accuracy_table(
     ks: Sequence[int],
     protocol: str = "paper",
     with_changes: bool = False,
-    with_baselines: bool = False,
     ours: str = "finetuned",
 ) -> Table:
+    """Top-k of the original model and of each method, each with its published values, by model; and average changes.
+
+    Args:
+        with_changes: whether the change of top-1 stands beside each value.
+        ours: version of the published values of the paper's method.
+    """
     rows: list[list[str]] = []
-    scores = tuple(f"top{k}" for k in ks)
-    published = False
-
-    def add(model: str, method: str, label: str, validation: str, cells: list[str] | None) -> None:
-        """Add the row of a method and the row of its published values."""
-        nonlocal published
-        if cells is not None:
-            rows.append([model, label, validation, *cells])
-        version = {OURS: ours}.get(method, method)
-        versions = {version: f"{label}, published"}
-        if version == "finetuned":
-            versions = {
-                "finetuned": f"{label}, published (3 seeds)",
-                "finetuned-one-run": f"{label}, published (1 run)",
-            }
-        for of_paper, title_of_row in versions.items():
-            texts = [published_cell(published_models().get(model), protocol, of_paper, name, scores) for name in sets]
-            if any(texts):
-                published = True
-                rows.append([model, title_of_row, "–", *(text or "–" for text in texts)])
-
+    scores = len(sets) * [tuple(f"top{k}" for k in ks)]
     for model in results.models:
         of_model = [run for run in results.runs if run.model == model and run.method in methods]
         if not of_model:
@@ -105,20 +90,42 @@ def accuracy_table(
         measured = {name: _originals([run for run in of_model if name in run.sets], name) for name in sets}
         cells = [_accuracy(runs, name, ks, "before") if runs else "–" for name, runs in measured.items()]
         of_seed = {run.seed: run for run in of_model if run.validation}
-        add(model, "original", "Original", validation_top1(list(of_seed.values()), 0), cells)
-        for method in dict.fromkeys([*methods, *(BASELINES if with_baselines else ())]):
-            runs, label = finetuned(results.of(method, model)), METHODS.get(method, method)
-            cells = [_cell(results, runs, name, ks, with_changes) for name in sets] if runs else None
-            add(model, method, label, validation_top1(runs, 1), cells)
+        rows.append([model, "Original", validation_top1(list(of_seed.values()), 0), *cells])
+        rows += published_rows([model, "Original, published", "–"], model, protocol, "original", sets, scores)
+        for method in methods:
+            label = METHODS.get(method, method)
+            if runs := finetuned(results.of(method, model)):
+                cells = [_cell(results, runs, name, ks, with_changes) for name in sets]
+                rows.append([model, label, validation_top1(runs, 1), *cells])
+            for version, of_version in _versions(ours if method == OURS else method).items():
+                lead = [model, f"{label}, published{of_version}", "–"]
+                rows += published_rows(lead, model, protocol, version, sets, scores)
     for method, k in product(methods, ks):
         runs = finetuned(results.of(method))
         if runs and {run.model for run in runs} == set(results.models):  # as in the paper, only over all models
             cells = [str(change(runs, [name], k)) if _ranked(results, runs, name, k) else "–" for name in sets]
             validation = validation_change(runs) if k == 1 else "–"
             rows.append([f"Avg. change of top-{k}", METHODS.get(method, method), validation, *cells])
-    if published and with_baselines:
-        title += f" (published figures: {SOURCES[protocol]})"
     return with_validation(title, ["model", "method", VALIDATION, *map(title_of, sets)], rows)
+
+
+def _versions(version: str) -> dict[str, str]:
+    """Published versions of a method, with what tells them apart."""
+    return {"finetuned": " (3 seeds)", "finetuned-one-run": " (1 run)"} if version == "finetuned" else {version: ""}
+
+
+def published_rows(
+    lead: list[str],
+    model: str | None,
+    protocol: str,
+    version: str,
+    sets: Sequence[str],
+    scores: Sequence[tuple[str, ...]],
+) -> list[list[str]]:
+    """The row of published values of a model, after the cells `lead`: of each set with its scores; none without values."""
+    entry = published_models().get(model)
+    texts = [published_cell(entry, protocol, version, *of) for of in zip(sets, scores, strict=True)]
+    return [[*lead, *(text or "–" for text in texts)]] if any(texts) else []
 
 
 def _originals(runs: Sequence[Run], name: str) -> list[Run]:
@@ -214,10 +221,8 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
                     cells = [" ".join("–" if np.isnan(v) else f"{100 * v:.1f}" for v in pair) for pair in means]
                     rows.append([model, mark, version, validation_top1(runs, side), *cells])
                     published = f"{('original', 'finetuned')[side]}-{'training' if shown else 'other'}-classes"
-                    entry = published_models().get(model)
-                    texts = [published_cell(entry, protocol, published, name, ("top1", "top5")) for name in sets]
-                    if any(texts):
-                        rows.append([model, mark, f"{version}, published", "–", *(text or "–" for text in texts)])
+                    lead = [model, mark, f"{version}, published", "–"]
+                    rows += published_rows(lead, model, protocol, published, sets, len(sets) * [("top1", "top5")])
                 if model in averaged:
                     changes[shown].append((values[..., 1] - values[..., 0]).mean(axis=0))
         for shown, mark in ((True, "✓"), (False, "✗")) if changes[True] else ():

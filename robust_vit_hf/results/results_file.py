@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet as pq
 
@@ -52,51 +53,47 @@ class ResultsFile:
 
 def write_results(path: Path, results: ResultsFile) -> None:
     """Write runs to one file: labelled images as rows, facts and scores of the runs as metadata."""
-    parts: dict[str, list] = {name: [] for name in SCHEMA.names}
-    facts = {}
+    facts, parts = {}, []
     for run in results.runs:
-        known = asdict(replace(run, sets={}, composed={}))
-        facts[run.name] = {name: value for name, value in known.items() if name not in ("name", "sets", "composed")}
-        classes = run.training_classes
-        facts[run.name] |= {"training_classes": None if classes is None else sorted(classes), "sets": {}}
         composed = [replace(result, name=f"{COMPOSED}{name}") for name, result in run.composed.items()]
-        for result in [*run.labelled, *composed]:
-            scores = {}
-            for side, measured in result.sides.items():
-                ranks = measured.ranks[result.usable]
-                for name, value in {"run": run.name, "set": result.name, "side": side}.items():
-                    parts[name].append(np.full(len(ranks), value, dtype=object))
-                groups = np.full(len(result), "", dtype=object) if result.groups is None else result.groups
-                columns = {
-                    "image": np.flatnonzero(result.usable),
-                    "class": result.classes[result.usable],
-                    "rank": ranks,
-                    "group": groups[result.usable],
-                }
-                for name, values in columns.items():
-                    parts[name].append(np.minimum(values, TOP) if name == "rank" else values)
-                scores[side] = {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
-            facts[run.name]["sets"][result.name] = {
-                "shifted": result.shifted,
-                "images": result.images,
-                "group_weights": result.group_weights,
-                "by_class": result.by_class,
-                "num_ranked": min(side.num_ranked for side in result.sides.values()),
-                "scores": scores,
-            }
-    metadata = {"version": VERSION, "runs": facts}
+        sets = {result.name: result for result in [*run.labelled, *composed]}
+        known = asdict(replace(run, sets={}, composed={}))
+        of_run = {name: value for name, value in known.items() if name not in ("name", "sets", "composed")}
+        classes = None if run.training_classes is None else sorted(run.training_classes)
+        of_sets = {name: _facts(result) for name, result in sets.items()}
+        facts[run.name] = of_run | {"training_classes": classes, "sets": of_sets}
+        parts += [_rows(run.name, side, result) for result in sets.values() for side in result.sides]
+    metadata = {"version": VERSION, "runs": facts, "class_names": results.class_names}
     metadata |= {"validation_bound": results.validation_bound, "choose_by": results.choose_by}
-    metadata |= {"class_names": results.class_names}
-    columns = {
-        name: pa.array(
-            np.concatenate(values) if values else [], pa.string() if field_type == _TEXT else field_type
-        ).cast(field_type)
-        for (name, values), field_type in zip(parts.items(), SCHEMA.types, strict=True)
-    }
-    table = pa.table(columns, schema=SCHEMA.with_metadata({"robust-vit": json.dumps(metadata)}))
+    columns = {name: [np.empty(0, dtype=object), *(part[name] for part in parts)] for name in SCHEMA.names}
+    schema = SCHEMA.with_metadata({"robust-vit": json.dumps(metadata)})
+    table = pa.table({name: np.concatenate(values) for name, values in columns.items()}, schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd")
+
+
+def _rows(run: str, side: str, result: SetResult) -> dict[str, np.ndarray]:
+    """Columns of the labelled images."""
+    columns = {"run": run, "set": result.name, "side": side, "image": np.arange(len(result)), "class": result.classes}
+    columns["rank"] = np.minimum(result.sides[side].ranks, TOP)
+    columns["group"] = "" if result.groups is None else result.groups
+    return {name: np.broadcast_to(np.asarray(of, object), len(result))[result.usable] for name, of in columns.items()}
+
+
+def _facts(result: SetResult) -> dict:
+    scores = {
+        side: {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
+        for side, measured in result.sides.items()
+    }
+    return {
+        "shifted": result.shifted,
+        "images": result.images,
+        "group_weights": result.group_weights,
+        "by_class": result.by_class,
+        "num_ranked": min(side.num_ranked for side in result.sides.values()),
+        "scores": scores,
+    }
 
 
 def read_results(path: Path) -> ResultsFile:
@@ -104,34 +101,19 @@ def read_results(path: Path) -> ResultsFile:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file has another format or version, or an impossible value.
+        ValueError: the file has another format or version.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no `{path}`: expected folders of sweeps, or a {RESULTS_TABLE} of a report.")
-    try:
-        table = pq.read_table(path)
-        facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}")) or {}
-    except (pa.ArrowInvalid, json.JSONDecodeError) as error:
-        raise ValueError(f"`{path}` is not a {RESULTS_TABLE} of `robust-vit report`: {error}") from None
+    table = pq.read_table(path)
+    facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}"))
     if facts.get("version") != VERSION:
         raise ValueError(
             f"`{path}` is of version {facts.get('version', 'none')}, and version {VERSION} is read here: make it again from "
             "the folders of its sweep with `robust-vit report FOLDER --output_dir OTHER`."
         )
-    if problem := _problem(table):
-        raise ValueError(
-            f"`{path}` cannot be used: {problem}. Make it again with `robust-vit report FOLDER --output_dir OTHER`."
-        )
-    images: dict[tuple[str, str], dict[str, dict[str, np.ndarray]]] = defaultdict(dict)
-    for (run, name, side), rows in table.to_pandas().groupby(["run", "set", "side"], observed=True, sort=False):
-        columns = {column: rows[column].to_numpy() for column in ("image", "class", "rank")}
-        images[run, name][side] = columns | {"group": rows["group"].astype(object).to_numpy()}
-    try:
-        runs = [_run(name, of_run, images) for name, of_run in facts["runs"].items()]
-        names = {model: {int(label): text for label, text in of.items()} for model, of in facts["class_names"].items()}
-        return ResultsFile(runs, names, facts["validation_bound"], facts["choose_by"])
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
-        raise ValueError(f"`{path}` cannot be used: its metadata lack or garble {error}.") from error
+    rows = dict(list(table.to_pandas().groupby(["run", "set", "side"], observed=True, sort=False)))
+    runs = [_run(name, of_run, rows) for name, of_run in facts["runs"].items()]
+    names = {model: {int(label): text for label, text in of.items()} for model, of in facts["class_names"].items()}
+    return ResultsFile(runs, names, facts["validation_bound"], facts["choose_by"])
 
 
 def join(parts: Sequence[ResultsFile]) -> ResultsFile:
@@ -168,53 +150,38 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
     return ResultsFile(list(runs.values()), names, *rules.pop())
 
 
-def _problem(table: pa.Table) -> str | None:
-    """Error in the rows of a file, or `None`."""
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
-        return f"it has no column `{missing[0]}`"
-    ranks, images = (table[name].to_numpy() for name in ("rank", "image"))
-    if table.select(SCHEMA.names).schema.types != SCHEMA.types or any(table[name].null_count for name in SCHEMA.names):
-        return f"its columns are {table.schema.types}, expected {SCHEMA.types} without empty cells"
-    if len(table) and (ranks.min() < 0 or ranks.max() > TOP or images.min() < 0):
-        return f"it has ranks from {ranks.min()} to {ranks.max()} and images from {images.min()}, expected 0 to {TOP} and 0"
-    return None
-
-
-def _run(name: str, facts: dict, images: dict) -> Run:
-    facts = dict(facts)
-    sets = {}
-    for set_name, of_set in facts.pop("sets").items():
-        sides = images[name, set_name]
-        if not sides:
-            raise KeyError(f"the rows of `{set_name}` in `{name}`")
-        first = next(iter(sides.values()))
-        for side, columns in sides.items():
-            if not all(np.array_equal(columns[column], first[column]) for column in ("image", "class")):
-                raise KeyError(f"the images of `{set_name}` {side} in `{name}`")
-        # Older files lack `group_weights`, `by_class` and `num_ranked`.
-        known = of_set.get("num_ranked", TOP)
-        measured = {
-            side: SideResult(sides[side]["rank"].astype(np.int64), scores, known=known)
-            for side, scores in of_set["scores"].items()
-        }
-        groups = first["group"] if len(first["group"]) and first["group"][0] else None
-        sets[set_name] = SetResult(
-            set_name,
-            measured,
-            first["class"].astype(np.int64),
-            of_set["shifted"],
-            images=of_set["images"],
-            groups=groups,
-            group_weights=of_set.get("group_weights"),
-            by_class=of_set.get("by_class", True),
-        )
+def _run(name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> Run:
+    of_sets, classes, validation = (facts[key] for key in ("sets", "training_classes", "validation"))
+    sets = {set_name: _set_result(name, set_name, of_set, rows) for set_name, of_set in of_sets.items()}
     composed = {name: result for name, result in sets.items() if name.startswith(COMPOSED)}
-    classes, validation = facts.pop("training_classes"), facts.pop("validation")
     return Run(
-        sets={name: result for name, result in sets.items() if name not in composed},
-        composed={name.removeprefix(COMPOSED): result for name, result in composed.items()},
-        name=name,
-        training_classes=None if classes is None else frozenset(classes),
-        validation=None if validation is None else tuple(validation),
-        **facts,
+        **facts
+        | {
+            "sets": {name: result for name, result in sets.items() if name not in composed},
+            "composed": {name.removeprefix(COMPOSED): result for name, result in composed.items()},
+            "name": name,
+            "training_classes": None if classes is None else frozenset(classes),
+            "validation": None if validation is None else tuple(validation),
+        }
+    )
+
+
+def _set_result(run: str, name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> SetResult:
+    """Older files lack `group_weights`, `by_class` and `num_ranked`."""
+    known = facts.get("num_ranked", TOP)
+    sides = {
+        side: SideResult(rows[run, name, side]["rank"].to_numpy(np.int64), scores, known=known)
+        for side, scores in facts["scores"].items()
+    }
+    first = rows[run, name, next(iter(sides))]
+    groups = first["group"].astype(object).to_numpy()
+    return SetResult(
+        name,
+        sides,
+        first["class"].to_numpy(np.int64),
+        facts["shifted"],
+        images=facts["images"],
+        groups=groups if len(groups) and groups[0] else None,
+        group_weights=facts.get("group_weights"),
+        by_class=facts.get("by_class", True),
     )

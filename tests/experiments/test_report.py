@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
@@ -546,33 +545,9 @@ def test_refused(tmp_path):
     facts = table.schema.metadata[b"robust-vit"]
     pq.write_table(table.replace_schema_metadata({"robust-vit": facts.replace(b'"version": 4', b'"version": 0')}), old)
     assert f"`{old}` is of version 0, and version 4 is read here: make it again from the folders" in error(old)
-    (tmp_path / "text.parquet").write_text("text")
-    assert "is not a results.parquet of `robust-vit report`" in error(tmp_path / "text.parquet")
-    assert "There is no `nowhere`: expected folders of sweeps, or a results.parquet" in error("nowhere")
     (tmp_path / "empty").mkdir()
     assert "holds no complete run of `robust-vit sweep`: name the folder of a sweep" in error(tmp_path / "empty")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (lambda table: table.drop_columns("rank"), "it has no column `rank`"),
-        (lambda table: table.slice(0, 0), "its metadata lack or garble 'the rows of "),
-        (
-            lambda table: table.set_column(5, "rank", pa.array([-1] * len(table), pa.int8())),
-            "it has ranks from -1 to -1 and images from 0, expected 0 to 5",
-        ),
-        (lambda table: table.set_column(5, "rank", pa.array([None] * len(table), pa.int8())), "without empty cells"),
-        (lambda table: table.slice(1), "the images of"),
-        (lambda table: table.replace_schema_metadata({"robust-vit": '{"version": 4}'}), "its metadata lack or garble"),
-    ],
-)
-def test_values_of_a_file_are_checked_where_they_are_read(damage, message, tmp_path):
-    path = write_rows(tmp_path / "results.parquet", result_rows())
-    table = pq.read_table(path)
-    pq.write_table(damage(table), path)
-    assert message in call("report", path, "--output_dir", tmp_path / "out").error
 
 
 def test_names_of_sets_in_a_report(tmp_path):

@@ -3,6 +3,8 @@
 Source: https://huggingface.co/papers/2206.01161
 """
 
+import numpy as np
+
 from ...results.bootstrap import change, versus
 from ...results.markdown_latex import Table
 from ...results.metrics.robust_accuracy import TOP
@@ -12,10 +14,13 @@ from ...results.published_tables import (
     accuracy_table,
     accuracy_tables,
     class_group_tables,
+    mean_std,
     validation_change,
+    validation_top1,
+    with_validation,
 )
-from ...results.run_results import OURS, Results
-from ...results.segmentation_tables import segmentation_table
+from ...results.run_results import OURS, Results, Run, SetResult
+from ...results.segmentation_tables import SEGMENTATION
 from .ablations import ABLATIONS
 
 
@@ -24,7 +29,7 @@ def paper_tables(results: Results) -> dict[str, Table]:
     methods = [method for method in results.methods if not method.startswith(tuple(ABLATIONS))]
     return {
         **accuracy_tables(results, methods=methods),
-        **segmentation_table(results),
+        **_segmentation_table(results),
         **_ablation_tables(results),
         **_seed_tables(results),
         **class_group_tables(results),
@@ -80,3 +85,43 @@ def _difference_table(results: Results) -> dict[str, Table]:
         "seeds"
     )
     return {"differences": Table(title, head, rows)}
+
+
+def _segmentation_table(results: Results) -> dict[str, Table]:
+    """Table 3: agreement of relevance with masks, averaged over the sets with masks."""
+    scores = list(SEGMENTATION)[:3]
+    rows: list[list[str]] = []
+    for model in results.models:
+        for method in results.methods:
+            runs = [run for run in results.of(method, model) if sets_with_masks(run)]
+            if not runs:
+                continue
+            means = {
+                side: [
+                    [
+                        float(np.mean([result.sides[side].scores[score] for result in sets_with_masks(run)]))
+                        for run in runs
+                    ]
+                    for score in scores
+                ]
+                for side in ("before", "after")
+            }
+            if not any(row[0] == model for row in rows):
+                originals = [mean_std(values if len({*values}) > 1 else values[:1]) for values in means["before"]]
+                rows.append([model, "Orig", validation_top1(runs, 0), *originals])
+            rows.append([model, METHODS.get(method, method), validation_top1(runs, 1), *map(mean_std, means["after"])])
+    title = "Table 3: relevance and masks, mean over the sets with masks, in per cent"
+    head = ["model", "method", VALIDATION, "Pixel acc.", "mIoU", "mAP"]
+    return {"table_3": with_validation(title, head, rows)} if rows else {}
+
+
+def sets_with_masks(run: Run) -> list[SetResult]:
+    """Sets of a run on which the relevance maps of both sides were compared with masks."""
+    return [
+        result
+        for result in run.sets.values()
+        if all(
+            result.sides.get(side) and result.sides[side].scores.get("mean_iou") is not None
+            for side in ("before", "after")
+        )
+    ]
