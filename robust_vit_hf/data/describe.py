@@ -1,13 +1,13 @@
 """Text description of a dataset: rows, classes, masks and first problems."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm.auto import tqdm
 
 from .find_images import find_images, find_splits, split_names
@@ -19,6 +19,7 @@ from .mask_checks import mask_problem, mask_to_tensor
 from .options import DescribeOptions
 from .row_checks import label_problem
 from .schema import decode, undecoded_rows
+from .write_rows import parts_of
 
 
 NUM_PROBLEMS = NUM_NAMES = 10
@@ -31,7 +32,7 @@ def describe(options: DescribeOptions) -> str:
     folders, splits that number them differently, and images that are left out.
 
     Raises:
-        OSError, ValueError: as [`load_masked_dataset`], or as [`open_source`].
+        OSError, ValueError: as [`find_images`], or as [`open_source`].
     """
     if options.set is not None:
         source = open_source(options.set, [options.source], options.of_the_set)
@@ -70,57 +71,55 @@ def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
     Returns:
         Markdown-like text: rows, columns, image sizes, rows per class, histogram of mask coverage, first problems.
     """
-    columns, problems, labels, sizes, coverage = {}, [], Counter(), [], Counter()
-    count = num_problems = several = 0
-    rows = iter(rows)
+    columns, problems, labels, sizes, coverage = {}, [], [], [], Counter()
+    count = 0
     with ThreadPoolExecutor() as pool, tqdm(desc="reading", unit="row", leave=False) as progress:
-        while window := list(islice(rows, 64)):
-            for row, image, mask in pool.map(decode, window):
-                count += 1
-                problem = row.get("problem")
-                if problem is None:
+        for part in parts_of(iter(rows)):
+            for row, image, mask in pool.map(decode, part):
+                if "problem" not in row:
                     columns |= dict.fromkeys(row)
-                    accepted = row["label"] if isinstance(row.get("label"), list) else [row.get("label", 0)]
-                    if "label" in row:
-                        labels.update(accepted)
-                        several += len(accepted) > 1
-                    if image is None or ("mask" in row and mask is None):
-                        problem = f"{'image' if image is None else 'mask'} is missing"
-                    else:
-                        sizes.append(image.size)
-                        found = [label_problem(label, num_labels) for label in accepted]
-                        of_mask = None if mask is None else mask_problem(image, mask)
-                        problem = next(filter(None, [of_mask, *found]), None)
-                    problem = problem and f"{row['file_name']}: {problem}"
-                if problem is not None:
-                    num_problems += 1
-                    problems += [problem] if len(problems) < NUM_PROBLEMS else []
+                    labels += [row["label"]] if "label" in row else []
+                    sizes += [image.size] if image is not None else []
+                if problem := row.get("problem") or _problem_of(row, image, mask, num_labels):
+                    problems.append(problem)
                 elif mask is not None:
                     share = 100 * (mask_to_tensor(mask).numpy() > 0).mean()
                     coverage[BINS[0 if share == 0 else int(share // 10) + 1]] += 1
-            progress.update(len(window))
-
-    lines = [f"rows: {count:,}, {num_problems:,} of them unusable", f"columns: {', '.join(columns)}"]
+            count += len(part)
+            progress.update(len(part))
+    lines = [f"rows: {count:,}, {len(problems):,} of them unusable", f"columns: {', '.join(columns)}"]
     if sizes:
-        widths, heights = np.array(sizes).T
-        lines.append(
-            f"images: {widths.min()}–{widths.max()} px wide (median {np.median(widths):.0f}), "
-            f"{heights.min()}–{heights.max()} px high (median {np.median(heights):.0f})"
-        )
-    if labels:
-        each = np.array(list(labels.values()))
-        integers = [label for label in labels if isinstance(label, int)]
-        lines.append(
-            f"classes: {len(labels)}"
-            + (f", labels {min(integers)}–{max(integers)}" if integers else "")
-            + f", {each.min()}–{each.max()} rows each (median {np.median(each):.0f})"
-            + (f"; {several:,} rows accept several labels" if several else "")
-        )
+        lines.append("images: " + ", ".join(map(_range, zip(*sizes, strict=True), ("wide", "high"))))
+    lines += [_classes(labels)] if labels else []
     if coverage:
         lines.append("mask coverage (foreground in per cent of the image):")
-        for name in BINS:
-            bar = "█" * round(40 * coverage[name] / max(coverage.values()))
-            lines.append(f"  {name:>8} {coverage[name]:>8,} {bar}")
-    if problems:
-        lines += [f"first problems ({len(problems)} of {num_problems:,}):", *(f"  {problem}" for problem in problems)]
+        bars = {name: "█" * round(40 * coverage[name] / max(coverage.values())) for name in BINS}
+        lines += [f"  {name:>8} {coverage[name]:>8,} {bar}" for name, bar in bars.items()]
+    if shown := problems[:NUM_PROBLEMS]:
+        lines += [f"first problems ({len(shown)} of {len(problems):,}):", *(f"  {problem}" for problem in shown)]
     return "\n".join(lines)
+
+
+def _problem_of(row: dict, image: Image.Image | None, mask: Image.Image | None, num_labels: int | None) -> str | None:
+    accepted = row["label"] if isinstance(row.get("label"), list) else [row.get("label", 0)]
+    problems = [label_problem(label, num_labels) for label in accepted]
+    if image is None:
+        problems = ["image is missing"]
+    elif "mask" in row:
+        problems = [mask_problem(image, mask), *problems]
+    problem = next(filter(None, problems), None)
+    return problem and f"{row['file_name']}: {problem}"
+
+
+def _range(pixels: Sequence[int], side: str) -> str:
+    return f"{min(pixels)}–{max(pixels)} px {side} (median {np.median(pixels):.0f})"
+
+
+def _classes(labels: list) -> str:
+    """Number of classes and of their rows."""
+    several = sum(isinstance(label, list) and len(label) > 1 for label in labels)
+    each = Counter(one for label in labels for one in (label if isinstance(label, list) else [label]))
+    integers, counts = [label for label in each if isinstance(label, int)], list(each.values())
+    parts = [f"classes: {len(each)}", f"labels {min(integers)}–{max(integers)}" if integers else ""]
+    parts.append(f"{min(counts)}–{max(counts)} rows each (median {np.median(counts):.0f})")
+    return ", ".join(filter(None, parts)) + (f"; {several:,} rows accept several labels" if several else "")

@@ -99,13 +99,11 @@ def test_a_box_between_pixels_takes_those_whose_centres_it_holds(tmp_path):
 def test_names_without_their_folder(tmp_path):
     """As a data set may hold another path than the annotations."""
     path = write(tmp_path, content())
-    exact, elsewhere, ambiguous, absent, empty = masks(
-        path, "a/1.jpg", "/data/photos/0.jpg", "1.jpg", "x/3.jpg", "2.jpg"
-    )
+    exact, elsewhere, ambiguous, absent, empty = masks(path, "a/1.jpg", "/data/a/0.jpg", "1.jpg", "x/3.jpg", "2.jpg")
     np.testing.assert_array_equal(array(exact), rectangle(20, 10, 25, 16))
     np.testing.assert_array_equal(array(elsewhere), rectangle(2, 3, 12, 9) | rectangle(20, 10, 25, 16))
-    assert ambiguous.mask is None and ambiguous.rejected == f"`1.jpg` is 2 times, in other folders, in `{path}`"
-    assert absent.mask is None and absent.rejected == f"`x/3.jpg` is not in `{path}`"
+    assert ambiguous.mask is None and "not once" in ambiguous.rejected
+    assert absent.mask is None and "`x/3.jpg` is not" in absent.rejected
     assert empty.mask is None and empty.rejected == "no annotation"
 
 
@@ -116,36 +114,25 @@ def named(*names: str) -> dict:
     return content(images=images, annotations=boxes)
 
 
-def test_an_image_of_another_folder_has_no_mask(tmp_path):
-    path = write(tmp_path, named("cat/000.jpg"))
-    for names in (("cat/000.jpg", "dog/000.jpg"), ("dog/000.jpg", "cat/000.jpg")):
-        cat, dog = sorted(masks(path, *names), key=lambda result: result.mask is None)
-        np.testing.assert_array_equal(array(cat), rectangle(0, 0, 1, HEIGHT))
-        assert dog.rejected == f"`dog/000.jpg` is not in `{path}`, whose `cat/000.jpg` is in another folder"
-
-
 def test_names_from_the_root(tmp_path):
-    """The longest common end of the paths decides; a part of a folder's name is no folder."""
-    path = write(tmp_path, named("train/cat/000.jpg", "train/dog/000.jpg", "val/dog/1.jpg", "train/dog/1.jpg"))
-    cat, dog, both, part = masks(path, "cat/000.jpg", "set/train/dog/000.jpg", "dog/1.jpg", "at/000.jpg")
+    """The longest end of a path decides; an image of another folder has no mask, and a part of a folder's name is no folder."""
+    path = write(
+        tmp_path, named("train/cat/000.jpg", "train/dog/000.jpg", "val/dog/1.jpg", "train/dog/1.jpg", "000.jpg")
+    )
+    names = ("cat/000.jpg", "set/train/dog/000.jpg", "dog/1.jpg", "dog/2.jpg", "fox/1.jpg", "x/000.jpg")
+    cat, dog, both, none, other, at_root = masks(path, *names)
     np.testing.assert_array_equal(array(cat), rectangle(0, 0, 1, HEIGHT))
     np.testing.assert_array_equal(array(dog), rectangle(0, 0, 2, HEIGHT))
-    assert both.rejected == f"`dog/1.jpg` is 2 times, in other folders, in `{path}`"
-    assert part.rejected == f"`at/000.jpg` is 2 times, in other folders, in `{path}`"
+    np.testing.assert_array_equal(array(at_root), rectangle(0, 0, 5, HEIGHT))
+    assert all("or not once" in result.rejected for result in (both, none, other))
 
 
 def test_an_entry_is_of_one_image(tmp_path):
-    """Of the first in the order of the rows, whoever makes its mask; of two of one name it is not known."""
-    path, rows = write(tmp_path, named("000.jpg")), [{"file_name": f"{name}/000.jpg"} for name in ("cat", "dog")]
-    told = f"`dog/000.jpg` would have the annotations of `000.jpg` in `{path}`, as `cat/000.jpg` has"
-    cat, dog = masks(path, "cat/000.jpg", "dog/000.jpg")
-    assert array(cat).any() and dog.mask is None and dog.rejected == told
-    resumed = CocoAnnotations(path)
-    assert [*resumed.claimed(rows)] == rows
-    (dog,) = resumed([Image.new("RGB", (WIDTH, HEIGHT))], rows[1:])
-    assert dog.rejected == told
-    with pytest.raises(ValueError, match=r"Two images have the `file_name` `cat/000\.jpg`.*names have their folder"):
-        [*CocoAnnotations(path).claimed([*rows, rows[0]])]
+    rows = [{"file_name": f"{name}/000.jpg"} for name in ("cat", "dog")]
+    with pytest.raises(ValueError, match=r"cat/000\.jpg` and `dog/000\.jpg` would both have"):
+        [*CocoAnnotations(write(tmp_path, named("000.jpg"))).claimed(rows)]
+    maker = CocoAnnotations(write(tmp_path, named("cat/000.jpg", "dog/000.jpg")))
+    assert [*maker.claimed(rows)] == rows
 
 
 def test_annotations_outside_the_image_are_rejected(tmp_path):
@@ -162,24 +149,16 @@ def test_another_image_size_is_refused(tmp_path):
         maker([Image.new("RGB", (HEIGHT, WIDTH))], [{"file_name": "a/0.jpg"}])
 
 
-def test_a_row_without_file_name_is_refused(tmp_path):
-    maker = CocoAnnotations(write(tmp_path, content()))
-    with pytest.raises(ValueError, match=r"row has no `file_name`.*it has label, path"):
-        maker([Image.new("RGB", (WIDTH, HEIGHT))], [{"label": 1, "path": "a/0.jpg"}])
-
-
 @pytest.mark.parametrize(
     "annotation, problem",
     [
         ({"segmentation": [[1, 1, 2, 2]]}, "three or more pairs"),
         ({"segmentation": [[1, 1, 2, 2, 3, 3, 4]]}, "three or more pairs"),
-        ({"segmentation": {"size": [3, 3], "counts": [9]}}, r"height and width of \[3, 3\]"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [9, 3]}}, "add up to 12, not 600"),
-        ({"segmentation": {"size": [HEIGHT, WIDTH]}}, "'counts'"),
+        ({"segmentation": {"size": [3, 3], "counts": [9]}}, "before the image does"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": [9, 3]}}, "before the image does"),
         ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "abcd"}}, "Invalid RLE"),
         ({"bbox": [1, 2, 3]}, "not enough values"),
-        ({"bbox": [1, 2, "wide", 3]}, "could not convert"),
-        ({}, "NoneType"),
+        ({}, "bbox"),
     ],
 )
 def test_annotations_that_cannot_be_read(tmp_path, annotation, problem):
@@ -191,14 +170,11 @@ def test_annotations_that_cannot_be_read(tmp_path, annotation, problem):
 @pytest.mark.parametrize(
     "data, problem",
     [
-        ("{", "cannot be read as JSON"),
-        ("[1]", "holds a list, expected an object"),
-        ({"info": {}}, "has no list `images`; it has info"),
-        (content(annotations=None), "has no list `annotations`"),
-        (content(images=[{"id": 0, "file_name": "a.jpg"}]), "number 0 of `images` has no `width`, `height`"),
-        (content(annotations=[{"image_id": 0}]), "number 0 of `annotations` has no `category_id`"),
-        (content(categories=["dog"]), "number 0 of `categories` has no `id`, `name`"),
-        (content(images=2 * content()["images"][:1]), r"lists the image `a/0\.jpg` twice"),
+        ("{", "JSONDecodeError"),
+        ({"info": {}}, "categories"),
+        (content(images=[{"id": 0, "file_name": "a.jpg"}]), "width"),
+        (content(categories=["dog"]), "TypeError"),
+        (content(images=2 * content()["images"][:1]), "twice"),
     ],
 )
 def test_files_that_are_not_coco(tmp_path, data, problem):
@@ -206,8 +182,3 @@ def test_files_that_are_not_coco(tmp_path, data, problem):
     with pytest.raises(ValueError, match=problem) as error:
         CocoAnnotations(path)
     assert path in str(error.value)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
-        CocoAnnotations(tmp_path / "nowhere.json")

@@ -14,7 +14,6 @@ from transformers import ViTImageProcessor
 from robust_vit_hf import load_image_set, load_masked_dataset
 from robust_vit_hf.data.emoji_shift.splits import load_split
 from robust_vit_hf.data.schema import encode_image
-from robust_vit_hf.masks.coco import CocoAnnotations
 from robust_vit_hf.masks.mask_result import MaskResult
 
 from ..helpers import formats
@@ -282,37 +281,6 @@ def test_coco_boxes(tmp_path):
     assert np.array_equal(np.asarray(row["mask"]), expected)
     rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
     assert rejected["file_name"] == ["0.png", "1.png"] and all(rejected["problem"])
-
-
-def test_coco_masks_are_of_one_image(tmp_path):
-    """Also where the run before has made the mask of the first one."""
-    for seed, name in enumerate(("cat", "dog")):
-        for number in range(32):  # a part
-            formats.save(formats.picture(seed, (48, 40)), tmp_path / "images" / "train" / name / f"{number:02}.png")
-    content = {
-        "images": [{"id": 0, "file_name": "00.png", "width": 48, "height": 40}],
-        "categories": [{"id": 1, "name": "square"}],
-        "annotations": [{"id": 1, "image_id": 0, "category_id": 1, "bbox": [8, 8, 16, 24]}],
-    }
-    (tmp_path / "boxes.json").write_text(json.dumps(content))
-    made = CocoAnnotations(tmp_path / "boxes.json")
-
-    class Stopped:
-        claimed = made.claimed
-
-        def __call__(self, images, rows):
-            if rows[0]["file_name"] == "dog/00.png":
-                raise KeyboardInterrupt
-            return made(images, rows)
-
-    with pytest.raises(KeyboardInterrupt):
-        masks_by(Stopped(), tmp_path / "images", tmp_path / "masks")
-    made = CocoAnnotations(tmp_path / "boxes.json")
-    assert masks_by(made, tmp_path / "images", tmp_path / "masks") == {"train": (1, 63)}
-    assert load_masked_dataset(str(tmp_path / "masks"), "train")["file_name"] == ["cat/00.png"]
-    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
-    problem = rejected["problem"][rejected["file_name"].index("dog/00.png")]
-    assert problem.startswith("`dog/00.png` would have") and problem.endswith("as `cat/00.png` has")
 
 
 def test_grounded_by_class_name_and_by_parts(tmp_path):

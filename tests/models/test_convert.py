@@ -7,7 +7,6 @@ import math
 import os
 import pickle
 import re
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -27,23 +26,20 @@ from transformers import (
     ViTForImageClassification,
     ViTImageProcessor,
     ViTModel,
-    pipeline,
 )
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.models.conversion import convert_to_transformers
 from robust_vit_hf.models.model_names import find_model
 from robust_vit_hf.models.timm_files import load_timm, save_timm
 from robust_vit_hf.models.timm_weights import hf_to_timm, timm_to_hf
 
-from ..helpers.commands import call, launch, succeed
+from ..helpers.commands import call, succeed
 from ..helpers.timm_models import (
     HUB_CONFIG,
     assert_same_logits,
     assert_same_weights,
     images,
     saved_in,
-    timm_model,
     tiny,
 )
 from ..helpers.tiny import tiny_vit
@@ -57,7 +53,7 @@ def refused(message: str, source, output, *options) -> None:
     assert re.search(message, call("convert", source, "--output_dir", output, *options).error)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
 def test_timm_to_hf_to_timm(name, dtype, tmp_path):
     model = tiny(name=name)
@@ -140,7 +136,7 @@ def test_timm_preprocesses_as_the_processor(options, crop_mode, tmp_path):
     torch.testing.assert_close(pixels, expected, rtol=0, atol=2 / 255 / 0.2)  # two backends, each rounds to 8 bits
 
 
-@pytest.mark.parametrize("size", [429, 858, 890])  # where size / (size / resized) falls below resized
+@pytest.mark.parametrize("size", [429, 890])  # where size / (size / resized) falls below resized
 def test_crop_that_floating_point_would_shrink(size, tmp_path):
     model = tiny_vit(image_size=size, patch_size=size)
     processor = make_image_processor("native", size, ViTImageProcessor())
@@ -268,30 +264,9 @@ def test_preprocessing_that_timm_has_not(setting, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_exists_is_refused_before_anything_is_read(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("keep")
-    for output in ("out", "out/mine"):
-        refused(f"`.*{output}` exists already", tmp_path / "no-such-source.pth", tmp_path / output)
-    assert (tmp_path / "out" / "mine").read_text() == "keep"
-    (tmp_path / "out" / "mine").unlink()
-    convert(saved_in(tmp_path / "source", tiny()), tmp_path / "out")  # an empty one is taken
-    assert (tmp_path / "out" / "config.json").is_file()
-
-
 def test_nothing_is_left_behind_by_a_failure(tmp_path):
     source = saved_in(tmp_path / "source", tiny())
     refused("not a multiple", source, tmp_path / "new" / "out", "--image_size", 33)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-    # A failure while writing: no file may grow as large as the weights.
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(Exception, match="File too large"):
-            convert_to_transformers(str(source), tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -307,40 +282,6 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path):
 def test_options_without_an_effect(options, tmp_path):
     completed = call("convert", tmp_path / "source.pth", "--output_dir", tmp_path / "out", *options)
     assert completed.status == 2 and "has no effect" in completed.error
-
-
-# -- The command ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_command_and_pipeline(tmp_path):
-    model = timm_model("vit_tiny_patch16_224")
-    state = {"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}, "epoch": 1}
-    torch.save(state, tmp_path / "checkpoint.pth.tar")
-    folder = tmp_path / "hf"
-    run = launch("-m", "robust_vit_hf.cli", "convert", tmp_path / "checkpoint.pth.tar", "--output_dir", folder)
-    assert run.status == 0, run.err[-3000:]
-    assert run.out == f"{folder}: 5,717,416 parameters of ViTForImageClassification\n"
-    assert "Warning" not in run.err
-    names = {"config.json", "conversion.json", "model.safetensors", "preprocessor_config.json"}
-    assert {path.name for path in folder.iterdir()} == names
-    assert str(tmp_path) not in (folder / "conversion.json").read_text()
-    assert folder.stat().st_mode & 0o777 == (tmp_path / "checkpoint.pth.tar").parent.stat().st_mode & 0o777 | 0o055
-    assert_same_logits(model, AutoModelForImageClassification.from_pretrained(folder).eval(), 224)
-
-    noise = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
-    image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
-    pixels = AutoImageProcessor.from_pretrained(folder)(image, return_tensors="pt")["pixel_values"]
-    assert pixels.shape == (1, 3, 224, 224)
-    with torch.no_grad():
-        probabilities = model(pixels).softmax(-1)[0]
-    scores = {
-        entry["label"]: entry["score"] for entry in pipeline("image-classification", str(folder))(image, top_k=1000)
-    }
-    names = AutoModelForImageClassification.from_pretrained(folder).config.id2label
-    torch.testing.assert_close(
-        torch.tensor([scores[names[index]] for index in range(1000)]), probabilities, rtol=1e-4, atol=1e-7
-    )
 
 
 # -- The Hub ----------------------------------------------------------------------------------------------------------

@@ -106,14 +106,6 @@ def test_a_folder_with_the_name_of_a_registered_model(tmp_path, monkeypatch):
     assert named == "emoji-shift"  # the base of an adapter is the registered model
 
 
-def test_a_folder_of_timm(tmp_path):
-    folder = saved_in(tmp_path / "timm", tiny(), HUB_CONFIG, dtype=torch.float16)
-    model = load_model(str(folder))
-    assert model.dtype == torch.float32 and not model.training
-    assert list(load_processor(str(folder), "native", model).image_mean) == HUB_CONFIG["pretrained_cfg"]["mean"]
-    assert load_processor(str(folder), "paper", model).crop_size["height"] == 32
-
-
 def test_an_adapter_is_merged(tmp_path):
     torch.manual_seed(0)
     tiny_vit().save_pretrained(tmp_path / "base")
@@ -151,9 +143,13 @@ def saved_adapter(tmp_path, config: LoraConfig) -> str:
     return str(tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"num_attention_heads": 4}], ids=["weights", "heads"])
 @pytest.mark.parametrize(
-    "config", [{"target_modules": "all-linear"}, {"target_modules": ["q_proj"], "modules_to_save": ["classifier"]}]
+    "config, changed",
+    [
+        ({"target_modules": "all-linear"}, {"seed": 1}),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["classifier"]}, {"num_attention_heads": 4}),
+    ],
+    ids=["weights", "heads"],
 )
 def test_an_adapter_knows_its_base(config, changed, tmp_path):
     adapter = saved_adapter(tmp_path, LoraConfig(r=2, **config))

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from transformers import ConvNextConfig, ConvNextForImageClassification
 
 from robust_vit_hf.relevance.architectures import VisionTransformer
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS, head_at_every_layer
@@ -236,18 +235,6 @@ def test_what_follows_the_attentions_is_in_fp32_under_autocast(name):
     tokens = second if name == "last_layer" else (torch.eye(17) + second) @ (torch.eye(17) + first)
     expected = expected_map(tokens[0, 1:].detach(), (4, 4), (32, 32))
     torch.testing.assert_close(relevance, expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ATTRIBUTION_METHODS)
-def test_refused(name):
-    method = ATTRIBUTION_METHODS[name]
-    convolutional = ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2))
-    with pytest.raises(ValueError, match="no attention over one patch grid"):
-        method(convolutional, images())
-    with pytest.raises(ValueError, match="36×32 is not divisible by the patch size"):
-        method(tiny_vit(), images(1, 36, 32))
-    with pytest.raises(ValueError, match="Expected `pixel_values`"):
-        method(tiny_vit(), images()[0])
 
 
 def test_head_at_every_layer():

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import ViTConfig, ViTForImageClassification
 
 from robust_vit_hf import ConfidenceLoss, RelevanceLoss, RobustViTTrainer, relevance_map
+from robust_vit_hf.models.timm_weights import timm_to_hf
 from robust_vit_hf.training.methods import load_method
 
 from ..helpers.tiny import tiny_config
@@ -18,55 +18,17 @@ DATA = Path(__file__).parents[1] / "golden"
 SETTINGS = json.loads((DATA / "official_deit_like.json").read_text())
 
 
-def to_transformers_names(state_dict: dict[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
-    """timm's names to those of `ViTForImageClassification`. The fused qkv is cut in three."""
-    names = {
-        "cls_token": "vit.embeddings.cls_token",
-        "pos_embed": "vit.embeddings.position_embeddings",
-    }
-    for kind in ("weight", "bias"):
-        names[f"patch_embed.proj.{kind}"] = f"vit.embeddings.patch_embeddings.projection.{kind}"
-        names[f"norm.{kind}"] = f"vit.layernorm.{kind}"
-        names[f"head.{kind}"] = f"classifier.{kind}"
-        for layer in range(depth):
-            for timm_name, name in {
-                "norm1": "layernorm_before",
-                "norm2": "layernorm_after",
-                "attn.proj": "attention.o_proj",
-                "mlp.fc1": "mlp.fc1",
-                "mlp.fc2": "mlp.fc2",
-            }.items():
-                names[f"blocks.{layer}.{timm_name}.{kind}"] = f"vit.layers.{layer}.{name}.{kind}"
-    renamed = {names[name]: tensor for name, tensor in state_dict.items() if name in names}
-    for name, tensor in state_dict.items():
-        if ".attn.qkv." in name:
-            _, layer, _, _, kind = name.split(".")
-            for projection, part in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[f"vit.layers.{layer}.attention.{projection}_proj.{kind}"] = part
-    return renamed
-
-
 @pytest.fixture
 def official():
     tensors = load_file(DATA / "official_deit_like.safetensors")
-    config = ViTConfig(
-        hidden_size=SETTINGS["dim"],
-        num_hidden_layers=SETTINGS["depth"],
-        num_attention_heads=SETTINGS["heads"],
-        intermediate_size=4 * SETTINGS["dim"],
-        layer_norm_eps=SETTINGS["layer_norm_eps"],
-        num_labels=SETTINGS["num_classes"],
-    )
-    model = ViTForImageClassification(config).eval()
-    parts = {
-        prefix: to_transformers_names(
+    parts = [
+        timm_to_hf(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)},
-            SETTINGS["depth"],
+            num_heads=SETTINGS["heads"],
         )
         for prefix in ("state_dict.", "grad.")
-    }
-    model.load_state_dict(parts["state_dict."])
-    return model, tensors, parts["grad."]
+    ]
+    return parts[0], tensors, dict(parts[1].named_parameters())
 
 
 def losses(model, tensors):

@@ -123,29 +123,6 @@ def test_attention_with_probabilities():
     torch.testing.assert_close(output, expected.transpose(1, 2))
 
 
-def test_batch_equals_single_images():
-    model, pixel_values, target = tiny_vit(), images(4), torch.tensor([0, 1, 2, 3])
-    batch = relevance_map(model, pixel_values, target)
-    for index in range(4):
-        single = relevance_map(model, pixel_values[index : index + 1], target[index : index + 1])
-        torch.testing.assert_close(batch.relevance[index], single.relevance[0])
-        torch.testing.assert_close(batch.logits[index], single.logits[0])
-
-
-def test_targets():
-    model, pixel_values = tiny_vit(), images()
-    predicted = model(pixel_values).logits.argmax(dim=1)
-    maps = [relevance_map(model, pixel_values, t).relevance for t in (None, predicted)]
-    assert torch.equal(*maps)
-    assert torch.equal(
-        relevance_map(model, pixel_values, 2).relevance,
-        relevance_map(model, pixel_values, torch.full((3,), 2)).relevance,
-    )
-    assert not torch.equal(
-        relevance_map(model, pixel_values, 2).relevance, relevance_map(model, pixel_values, 1).relevance
-    )
-
-
 @pytest.mark.parametrize("target", [4, -1, True, [0, 1], torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3, 1).long()])
 def test_bad_targets(target):
     with pytest.raises(ValueError, match="Expected `target`"):
@@ -225,49 +202,11 @@ def test_second_order_by_finite_differences():
     assert (values[0] - values[1]) / 2e-3 == pytest.approx(slope.norm().item(), rel=0.02)
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("training", [True, False])
-def test_nothing_about_the_model_is_left_changed(implementation, training):
-    model = tiny_vit().train(training)
-    model.set_attn_implementation(implementation)
-    hooks = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    config = model.config.to_dict()
-
-    def check():
-        assert model.config._attn_implementation == implementation
-        assert model.training is training
-        assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
-        assert hooks == {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()}
-        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-        assert model.config.to_dict() == config
-
-    relevance_map(model, images())
-    check()
-    with pytest.raises(ValueError, match="divisible"):
-        relevance_map(model, images(1, 30, 32))
-    check()
-    with pytest.raises((RuntimeError, ValueError)):  # an error inside the forward pass: two channels
-        relevance_map(model, images()[:, :2])
-    check()
-
-
 def test_frozen_parameters():
     model, frozen = tiny_vit(), tiny_vit().requires_grad_(False)
     torch.testing.assert_close(
         relevance_map(frozen, images(), 1).relevance, relevance_map(model, images(), 1).relevance
     )
-
-
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_without_gradients(context):
-    model = tiny_vit()
-    expected = relevance_map(model, images(), 1)
-    assert expected.relevance.requires_grad and expected.logits.requires_grad
-    with context():
-        output = relevance_map(model, images(), 1)
-    assert not output.relevance.requires_grad and not output.logits.requires_grad
-    torch.testing.assert_close(output.relevance, expected.relevance)
 
 
 def test_bf16_autocast():
