@@ -53,14 +53,6 @@ SCORES = {
     "mean_ap": ("Average precision of the relevance map, per cent", True, percent),
 }
 TAGS = ("image-classification", "robust-vit-hf", "robustness", "explainability", "arxiv:2206.01161")
-PROTOCOLS = {
-    "paper": "Logits are not restricted to a subset of classes; images are resized to 256 (bilinear) and cropped to 224, or in "
-    "this proportion, and normalised by 0.5",
-    "native": "Logits are restricted to the classes of the set for ImageNet-A, -R and ObjectNet alone; images are resized to 248 "
-    "(bicubic) and cropped to 224, or in this proportion, and normalised as in pretraining",
-    "model": "Logits are restricted to the classes of the set for ImageNet-A, -R and ObjectNet alone; images are prepared by the "
-    "processor saved with each model",
-}
 
 
 def rewrite_card(options: CardOptions) -> str:
@@ -85,10 +77,13 @@ def make_card(
     Raises:
         KeyError: metadata or results are incomplete.
     """
-    measurements, data, emissions = _measurements(run, results, evaluation), run["data"], run["emissions_kg"]
-    emissions = None if run["resumed"] else emissions  # which are those of the last part
-    if emissions is not None:  # in grams
-        emissions = {"emissions": 1000 * emissions, "source": "CodeCarbon", "training_type": "fine-tuning"}
+    data, emissions, measurements = run["data"], None, []
+    if evaluation is not None:
+        measurements = [part | {"protocol": name} for name, part in evaluation["protocols"].items()]
+    elif results is not None:
+        measurements = [results | {"protocol": run["preset"]}]
+    if run["emissions_kg"] is not None and not run["resumed"]:  # which are those of the last part
+        emissions = {"emissions": 1000 * run["emissions_kg"], "source": "CodeCarbon", "training_type": "fine-tuning"}
     registered = MODELS.get(registered_of(run))
     metadata = ModelCardData(
         language=run["language"],
@@ -103,30 +98,24 @@ def make_card(
         eval_results=_eval_results(measurements, data["dataset"], data["dataset_args"]) or None,
         co2_eq_emissions=emissions,
     )
-    shown = ("model_name", "finetuned_from", "library_name", "architecture", "num_parameters", "num_classes")
-    shown += ("image_size", "preset", "preprocessing", "validation", "training")
-    pictures = {name: text for of_file in FIGURES.values() for name, text in of_file.items() if name in figures}
     return ModelCard.from_template(
         metadata,
         template_path=str(TEMPLATE),
-        **{name: run[name] for name in shown},
+        **{"verdict": None, "notes": []} | run,
         interpolates="interpolate_pos_encoding" in run.get("forward_arguments", {}),
         id=run["hub_model_id"] or f"path/to/{run['model_name']}",
         at=f', revision="{run["revision"]}"' if run["revision"] else "",
         note=registered.note if registered is not None else None,
-        verdict=run.get("verdict"),
-        notes=run.get("notes", ()),
+        evaluated=evaluation is not None,
         has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
         results=[
-            {"title": part["title"], "table": main_table(part["rows"]).markdown()}
+            {"protocol": part["protocol"], "table": main_table(part["rows"]).markdown()}
             | {"reliance": [Table(**table) for table in part.get("reliance", ())]}
             for part in measurements
         ],
         chose_checkpoint=evaluation is None and results is not None and _chose_checkpoint(results),
-        figures=pictures,
+        figures={name: text for of_file in FIGURES.values() for name, text in of_file.items() if name in figures},
         worse=_what_got_worse(measurements),
-        data=_data(data),
-        effort=_effort(run),
     )
 
 
@@ -135,7 +124,6 @@ def write_card(folder: Path) -> None:
 
     Raises:
         FileNotFoundError: `run.json` is missing.
-        ValueError: `run.json` was not written by the trainer.
     """
     run, measured, figures = read_json(folder / RUN_FILE), {}, []
     if run is None:
@@ -149,10 +137,7 @@ def write_card(folder: Path) -> None:
             contents = None
         measured[file] = contents
         figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
-    try:
-        card = make_card(run, measured[RESULTS_FILE], measured[EVALUATION_FILE], figures)
-    except KeyError as error:
-        raise ValueError(f"`{folder / RUN_FILE}` has no {error}: it was not written by this trainer.") from error
+    card = make_card(run, measured[RESULTS_FILE], measured[EVALUATION_FILE], figures)
     write_atomically(folder / CARD_FILE, str(card))
 
 
@@ -164,17 +149,12 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
         evaluation_folder: output folder of the evaluation.
 
     Raises:
-        FileNotFoundError: there are no results.
-        ValueError: the results are of only one model, or of other weights.
+        ValueError: there are no results of two models, or they are of other weights.
     """
-    evaluation = read_json(evaluation_folder / RESULTS_FILE)
-    if evaluation is None:
-        raise FileNotFoundError(
-            f"`{evaluation_folder}` has no `{RESULTS_FILE}`: run `robust-vit evaluate --output_dir {evaluation_folder}` first."
-        )
+    evaluation = read_json(evaluation_folder / RESULTS_FILE) or {}
     if not evaluation.get("protocols") or "after" not in evaluation["weights"]:
         raise ValueError(
-            f"`{evaluation_folder}` holds no comparison of two models: run `robust-vit evaluate` with --compare."
+            f"`{evaluation_folder}` holds no comparison of two models: run `robust-vit evaluate` with --compare and this --output_dir."
         )
     known = {"after": weights_digest(load_model(str(folder.absolute())))}  # no name of a registered model
     recorded = (read_json(folder / RESULTS_FILE) or {}).get("weights", {})
@@ -195,17 +175,6 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
         plot = evaluation_folder / "plots" / protocol / "accuracy.png"
         if plot.is_file():
             shutil.copy(plot, folder / f"accuracy_{protocol}.png")
-
-
-def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[dict]:
-    """Results by protocol, see [`summarize`], with `protocol` and `title` (heading of the table)."""
-    if evaluation is not None:
-        return [
-            part | {"protocol": name, "title": f"Protocol `{name}`. {PROTOCOLS[name]}"}
-            for name, part in evaluation["protocols"].items()
-        ]
-    title = f"Logits are not restricted to a subset of classes; {run['preprocessing']}"
-    return [] if results is None else [results | {"protocol": run["preset"], "title": title}]
 
 
 def _eval_results(measurements: list[dict], own_data: str | None, own_args: list[str] | None) -> list[EvalResult]:
@@ -273,29 +242,3 @@ def _what_got_worse(measurements: list[dict]) -> list[str]:
 def _chose_checkpoint(results: dict) -> bool:
     """Whether only the validation images were measured, which may have been used to choose the checkpoint."""
     return [row["set"] for row in results["rows"]] == [results.get("settings", {}).get("data", {}).get("eval_split")]
-
-
-def _data(data: dict) -> str:
-    classes = data["training_classes"]
-    if classes is None:
-        split = "without labels"
-    elif len(classes) > 30:
-        split = f"of {len(classes)} classes (their ids are in `{RUN_FILE}`)"
-    else:
-        split = f"of the {len(classes)} classes {', '.join(data['class_names'])}"
-    validation = f", validated on {data['validation_images']} others" if data["validation_images"] else ""
-    source = data["dataset"] or "a dataset that has no name on the Hub"
-    images = "Streamed images" if data["train_images"] is None else f"{data['train_images']} images {split}"
-    return f"{images}{validation}, from `{source}`. Masks: {data['masks']}."
-
-
-def _effort(run: dict) -> str:
-    parts = [f"Hardware: {run['hardware']}."]
-    if run["seconds"] is not None:
-        since = " in all its parts" if run["resumed"] else ""
-        parts.append(f"Training took {run['seconds'] / 60:.1f} minutes{since}, {run['steps']} steps.")
-    if run["energy_kwh"] is not None:
-        of_part = " of its last part" if run["resumed"] else ""  # each writes a row of its own
-        parts.append(f"Energy{of_part}, by CodeCarbon: {run['energy_kwh']:.3g} kWh.")
-    parts.append("Versions: " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()) + ".")
-    return " ".join(parts)

@@ -122,7 +122,6 @@ class Trials:
             backgrounds=options.backgrounds,
             **settings.options,
         )
-        config._n_gpu = min(config.n_gpu, 1)  # the session's GPU: with more, the Trainer would split batches
         trainer = RobustViTTrainer(load_model(side.source), config, self.train, processing_class=side.processor)
         try:
             trainer.train(resume_from_checkpoint=last_checkpoint(str(folder)))

@@ -23,20 +23,15 @@ class BackgroundPool:
         processor: image processor of the model.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no picture that can be read.
+        ValueError: there is no such folder, it holds no picture, or one cannot be read.
     """
 
     def __init__(self, folder: str, processor: BaseImageProcessor):
         self.folder, suffixes = Path(folder), readable_suffixes()
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"There is no folder of backgrounds `{folder}`.")
         files = (path for path in self.folder.rglob("*") if path.suffix.lower() in suffixes)
         self.paths = sorted(path for path in files if not path.name.startswith("."))
         if not self.paths:
-            raise ValueError(
-                f"`{folder}` holds no pictures: give a folder of photographs without objects of your classes."
-            )
+            raise ValueError(f"There is no folder `{folder}` with pictures, for `backgrounds`.")
         self._transform = eval_transform(processor)
         for path in tqdm(self.paths, desc="backgrounds", unit="image", leave=False):
             _check(path, path.stat().st_mtime_ns)  # so that training does not fail on one hours later

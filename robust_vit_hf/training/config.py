@@ -25,6 +25,9 @@ CHECKPOINTING = (
 
 # What is refused, and why: a result would be wrong, or a loss would follow, without a word.
 RULES: dict[str, Callable[["RobustViTConfig"], Any]] = {
+    "All weights of the losses are 0, so that nothing would be trained.": (
+        lambda config: not (config.confidence_weight or config.relevance_weight or config.background_weight)
+    ),
     "`remove_unused_columns=True` would drop the images and masks. Leave it False.": (
         lambda config: config.remove_unused_columns
     ),
@@ -72,7 +75,11 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
     def __post_init__(self):
         FinetuningArguments.__post_init__(self)
         self._find_device()
+        self.load_best_model_at_end = self.load_best_model_at_end and self.eval_strategy != "no"
         TrainingArguments.__post_init__(self)
+        self._n_gpu = min(
+            self.n_gpu, 1
+        )  # the Trainer would split batches; `accelerate launch` starts a process for each GPU
         self.do_eval = self.eval_strategy != "no"  # also in a copy of a config that evaluates
         if self.device.type == "cpu":  # the default would warn that there is no accelerator
             self.dataloader_pin_memory = False
@@ -83,10 +90,10 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         if getattr(self, CHECKPOINTING):
             options = dict(getattr(self, f"{CHECKPOINTING}_kwargs") or {})
             setattr(self, f"{CHECKPOINTING}_kwargs", {"use_reentrant": False} | options)
+        self._take_options_of_the_method()
         for message, is_broken in RULES.items():
             if is_broken(self):
                 raise ValueError(message)
-        self._take_options_of_the_method()
 
     def _find_device(self) -> None:
         """Train on CPUs where there is no accelerator: in bf16 too, and with all processes that were launched."""

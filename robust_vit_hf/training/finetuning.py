@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -105,7 +105,7 @@ def _finetune(
         before = measure(session, Accuracy())
     trainer.train(resume_from_checkpoint=checkpoint)
     if merge:
-        trainer.merge_adapter()
+        trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     trainer.save_model(_internal_call=True)  # to avoid a push before the measurement
     trainer.save_state()
     _gather(trainer, original)  # only the first process makes maps for report and card
@@ -209,12 +209,9 @@ def load_data(
     weights = None if arguments.streaming else group_shares(train, arguments.train_split)
     if arguments.streaming:
         train = train.shuffle(seed)
-    try:
+    validation = None
+    with nullcontext() if needs_validation else suppress(UnknownSplit):
         validation = find_images(source, arguments.eval_split, **options).rows
-    except UnknownSplit:
-        if needs_validation:
-            raise
-        validation = None
     if arguments.test_split is not None:
         measured = {arguments.test_split: find_images(source, arguments.test_split, **options).rows}
     elif benchmark is not None:

@@ -35,7 +35,7 @@ class RelevanceLoss(nn.Module):
             background or foreground, respectively, as in Concept-Guided Fine-Tuning.
 
     Raises:
-        ValueError: unknown `distance`, `mask_edges` or `mean_over`, or a negative weight.
+        ValueError: unknown `distance`, `mask_edges` or `mean_over`.
 
     Inputs: `relevance` and `mask`, both `(B, 1, H, W)` in [0, 1]; the mask is 1 on the foreground.
 
@@ -60,14 +60,10 @@ class RelevanceLoss(nn.Module):
         mean_over: Literal["image", "region"] = "image",
     ):
         super().__init__()
-        if distance not in ("mse", "bce"):
-            raise ValueError(f"Expected `distance` to be `mse` or `bce`, but got `{distance}`.")
-        if mask_edges not in ("fractional", "complement"):
-            raise ValueError(f"Expected `mask_edges` to be `fractional` or `complement`, but got `{mask_edges}`.")
-        if mean_over not in ("image", "region"):
-            raise ValueError(f"Expected `mean_over` to be `image` or `region`, but got `{mean_over}`.")
-        if background_weight < 0 or foreground_weight < 0:
-            raise ValueError(f"Expected weights ≥ 0, but got {background_weight} and {foreground_weight}.")
+        choices = {distance: ("mse", "bce"), mask_edges: ("fractional", "complement"), mean_over: ("image", "region")}
+        for value, known in choices.items():
+            if value not in known:
+                raise ValueError(f"Expected one of {', '.join(known)}, but got `{value}`.")
         self.background_weight = background_weight
         self.foreground_weight = foreground_weight
         self.distance = distance
@@ -120,9 +116,6 @@ class ConfidenceLoss(nn.Module):
     Args:
         temperature: divides the logits. The released code uses 0.65 for DeiT-B, 0.55 for DeiT-S, otherwise 1.
 
-    Raises:
-        ValueError: the temperature is not positive.
-
     Inputs: `logits` `(B, C)`, and `target`: classes `(B,)`, logits of another model `(B, C)`, or `None` for the argmax
     of `logits`. The temperature also divides the other model's logits.
 
@@ -138,8 +131,6 @@ class ConfidenceLoss(nn.Module):
 
     def __init__(self, temperature: float = 1.0):
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"Expected `temperature` > 0, but got {temperature}.")
         self.temperature = temperature
 
     def per_image(self, logits: torch.Tensor, target: torch.Tensor | None = None) -> dict[str, torch.Tensor]:

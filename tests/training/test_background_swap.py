@@ -14,7 +14,7 @@ from robust_vit_hf.data.composition import fill
 from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.background_swap import BackgroundPool, swap_backgrounds
 
-from ..helpers.tiny import masked_dataset, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
 from .test_trainer import assert_equal_weights, logged, trained
 
 
@@ -142,35 +142,6 @@ def test_each_batch_of_an_accumulation_has_a_swap_of_its_own(tmp_path, monkeypat
     assert trained(tmp_path, tensor_rows(8), **SWAP | settings).state.global_step == 2
     assert [seed[:2] for seed in seeds] == [(0, 0), (0, 0), (0, 1), (0, 1)]  # seed and step
     assert len(set(seeds)) == 4
-
-
-def test_the_image_of_a_last_batch_takes_the_background_of_another_training_image(tmp_path, monkeypatch):
-    """One that has a background, of the rows as well as of a dataset, and the same in each run."""
-    seen = []
-
-    def noted(pixel_values, mask, probability, seed, pool):
-        swapped = swap_backgrounds(pixel_values, mask, 1.0, seed, pool)
-        seen.append((pixel_values, mask, swapped))
-        return swapped
-
-    monkeypatch.setattr(trainer_module, "swap_backgrounds", noted)
-    settings = SWAP | {"per_device_train_batch_size": 2, "num_train_epochs": 1}
-    for name, rows in {"rows": tensor_rows(3), "dataset": masked_dataset(3)}.items():
-        models = []
-        for run in ("a", "b"):
-            seen.clear()
-            models.append(trained(tmp_path / name / run, rows, **settings).model)
-            (_, (pixel_values, mask, swapped)) = seen
-            assert len(pixel_values) == 2 and not torch.equal(*pixel_values)
-            assert not torch.equal(swapped[0], pixel_values[0])
-            kept = mask[0].eq(1).expand_as(swapped[0])
-            assert torch.equal(swapped[0][kept], pixel_values[0][kept])
-        assert_equal_weights(*models, atol=0, rtol=0)
-    rows = tensor_rows(3)
-    for row in rows:  # whichever is the last, no other one has a background
-        row["mask"] = torch.ones_like(row["mask"])
-    trained(tmp_path / "full", rows, **settings)
-    assert len(seen[-1][0]) == 1
 
 
 def test_a_single_training_image_is_refused(tmp_path):
@@ -336,10 +307,8 @@ def tiff_of_floats() -> bytes:
 
 def test_bad_folders_of_backgrounds(pictures, tmp_path):
     processor = make_image_processor("paper", 16)
-    with pytest.raises(FileNotFoundError, match="There is no folder of backgrounds"):
-        BackgroundPool(str(tmp_path / "none"), processor)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="with pictures"):
         BackgroundPool(str(tmp_path / "empty"), processor)
     (tmp_path / "empty" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
@@ -351,5 +320,5 @@ def test_bad_folders_of_backgrounds(pictures, tmp_path):
         with pytest.raises(ValueError, match=r"The background `.*broken.png` cannot be read: .*Remove it"):
             BackgroundPool(str(tmp_path / "empty"), processor)
     (tmp_path / "empty" / "broken.png").rename(tmp_path / "empty" / "._broken.png")  # of macOS, and no picture
-    with pytest.raises(ValueError, match="holds no pictures"):
+    with pytest.raises(ValueError, match="with pictures"):
         BackgroundPool(str(tmp_path / "empty"), processor)

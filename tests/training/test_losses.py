@@ -91,17 +91,9 @@ def test_confidence():
     torch.testing.assert_close(ConfidenceLoss()(logits, labels)["confidence_loss"], expected)
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ({"distance": "l1"}, "Expected `distance` to be `mse` or `bce`, but got `l1`"),
-        ({"mask_edges": "soft"}, "Expected `mask_edges`"),
-        ({"mean_over": "pixels"}, "Expected `mean_over` to be `image` or `region`, but got `pixels`"),
-        ({"background_weight": -1}, "Expected weights ≥ 0"),
-    ],
-)
-def test_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("arguments", [{"distance": "l1"}, {"mask_edges": "soft"}, {"mean_over": "pixels"}])
+def test_bad_arguments(arguments):
+    with pytest.raises(ValueError, match="Expected one of"):
         RelevanceLoss(**arguments)
 
 
@@ -118,8 +110,6 @@ def test_the_temperature_divides_the_logits_of_both_models():
     torch.testing.assert_close(ConfidenceLoss(0.5).per_image(logits, target)["confidence_loss"], expected)
 
 
-def test_bad_temperature_and_shapes():
-    with pytest.raises(ValueError, match="Expected `temperature` > 0, but got 0"):
-        ConfidenceLoss(temperature=0)
-    with pytest.raises(ValueError, match=r"one shape \(B, 1, H, W\), but got \(1, 1, 2, 2\) and \(1, 2, 2\)"):
+def test_bad_shapes():
+    with pytest.raises(ValueError, match="of one shape"):
         RelevanceLoss()(RELEVANCE, MASK[0])

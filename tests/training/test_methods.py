@@ -115,13 +115,6 @@ def test_a_method_is_added_by_adding_a_file(tmp_path, monkeypatch):
     assert len(areas) == 2 and 0 < areas[1] < areas[0] < 1
 
 
-def test_a_file_without_a_method(tmp_path, monkeypatch):
-    (tmp_path / "empty.py").write_text("")
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    with pytest.raises(ValueError, match=r"empty.py` defines 0 subclasses of `Method`: a method's module defines one"):
-        tiny_config(tmp_path / "run", method="empty")
-
-
 # -- Values ------------------------------------------------------------------------------------------------------------
 
 

@@ -15,18 +15,10 @@ def method_names() -> list[str]:
 
 
 def load_method(name: str) -> type["Method"]:
-    """Load the method defined in a module of this folder.
-
-    Raises:
-        ValueError: the module does not define exactly one subclass of [`Method`].
-    """
+    """Load the method defined in a module of this folder, its only subclass of [`Method`]."""
     from .base import Method
 
     module = import_module(f".{name}", __name__)
     own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
-    methods = [value for value in own if isinstance(value, type) and issubclass(value, Method)]
-    if len(methods) != 1:
-        raise ValueError(
-            f"`{module.__file__}` defines {len(methods)} subclasses of `Method`: a method's module defines one."
-        )
-    return methods[0]
+    (method,) = (value for value in own if isinstance(value, type) and issubclass(value, Method))
+    return method

@@ -51,13 +51,11 @@ class Method:
 
     @classmethod
     def validate(cls, args: RobustViTConfig) -> None:
-        """Refuse options under which the method trains nothing, or something else than it says.
+        """Refuse options that contradict each other.
 
         Raises:
-            ValueError: all weights are 0, or options contradict each other.
+            ValueError: the method would train something else than it says.
         """
-        if not (args.confidence_weight or cls.has_penalty(args)):
-            raise ValueError(f"All weights of the method `{args.method}` are 0, so that nothing would be trained.")
         if args.background_swap > 0 and args.confidence_weight > 0 and args.confidence_target == "prediction":
             raise ValueError(
                 "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped "
@@ -68,11 +66,6 @@ class Method:
             raise ValueError(
                 "`head_epochs` freezes the layers whose attention the relevance loss trains: leave it 0, or set `relevance_weight=0`."
             )
-
-    @classmethod
-    def has_penalty(cls, args: RobustViTConfig) -> bool:
-        """Whether the penalty trains weights."""
-        return bool(args.relevance_weight or args.background_weight)
 
     def penalty(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]

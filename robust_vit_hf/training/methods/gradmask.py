@@ -28,10 +28,6 @@ class GradMask(Method):
     }
     second_derivative: ClassVar = True
 
-    @classmethod
-    def has_penalty(cls, args):
-        return bool(args.background_weight and not args.released_gradients)
-
     def penalty(self, model, pixel_values, mask, targets):
         released, target = self.args.released_gradients, targets[self.args.relevance_target]
         gradient, logits = pixel_gradient(

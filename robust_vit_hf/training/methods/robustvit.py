@@ -31,10 +31,6 @@ class RobustViT(Method):
             args.background_weight, args.foreground_weight, args.relevance_distance, args.mask_edges, args.mean_over
         )
 
-    @classmethod
-    def has_penalty(cls, args):
-        return bool(args.relevance_weight and (args.background_weight or args.foreground_weight))
-
     def penalty(self, model, pixel_values, mask, targets):
         if self.args.relevance_weight == 0:
             return Penalty(0.0, {}, forward_logits(model, pixel_values))
