@@ -12,12 +12,13 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
 from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
+from ..data.groups import groups_of, training_shares
 from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session, open_session
-from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
+from ..evaluation.sets import EvaluationSet, load_evaluation_sets
 from ..evaluation.write_results import write_results
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures

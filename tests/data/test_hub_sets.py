@@ -37,24 +37,22 @@ def test_webdataset_with_local_labels(tmp_path):
     assert rows[0]["image"].size == (30, 24)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_webdataset_with_other_image_suffixes(tmp_path, suffix):
-    rows = both_ways("imagenet-v2", wds(tmp_path, [3, 999], suffix))
-    assert labels_and_names(rows) == [(3, f"s0000000.{suffix}"), (999, f"s0000001.{suffix}")]
+def test_webdataset_with_another_image_suffix(tmp_path):
+    rows = both_ways("imagenet-v2", wds(tmp_path, [3, 999], "png"))
+    assert labels_and_names(rows) == [(3, "s0000000.png"), (999, "s0000001.png")]
 
 
 @pytest.mark.parametrize("label", [200, -1])  # the second is that of a test set
 def test_webdataset_with_a_label_outside_the_numbering(label, tmp_path):
     wds(tmp_path, [0, label])
-    with pytest.raises(ValueError, match=f"label {label} is outside the numbering of this set, 0–199"):
+    with pytest.raises(ValueError, match=f"label {label} is outside the numbering of this set, of 200 classes"):
         list(load_image_set("imagenet-a", tmp_path, streaming=True))
 
 
 def test_webdataset_of_objectnet_needs_the_mappings(tmp_path):
     mappings = str(formats.objectnet(tmp_path / "objectnet-1.0") / "mappings")
     source = wds(tmp_path / "wds", [0, 1, 0])
-    message = "number its 113 classes in the order of their folders.*`mappings`"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="with `mappings`"):
         load_image_set("objectnet", source)
     rows = both_ways("objectnet", source, mappings=mappings)
     assert [row["label"] for row in rows] == [[423, 559, 765], [731], [423, 559, 765]]  # chair, plunger, chair
@@ -68,12 +66,6 @@ def test_truncated_webdataset_tar(tmp_path):
     for streaming in (False, True):
         with pytest.raises(ValueError, match=r"`.*1.tar` is truncated: it has no end-of-archive mark"):
             load_image_set("imagenet-a", tmp_path, streaming=streaming)
-
-
-def test_real_labels_need_file_names(tmp_path):
-    wds(tmp_path, [0])
-    with pytest.raises(ValueError, match=r"`s0000000\.webp`: ReaL labels go by names such as ILSVRC2012_val_00000001"):
-        list(load_image_set("imagenet-1k", tmp_path, labels="real", streaming=True))
 
 
 # -- The Hub ----------------------------------------------------------------------------------------------------------
@@ -145,11 +137,8 @@ def test_rows_without_image_or_label(tmp_path, with_file_names):
     )
     if not with_file_names:
         datasets.Dataset.from_parquet(str(path)).remove_columns("file_name").to_parquet(path)
-    message = r"`.*table`, `.*1(\.jpg)?` has no image: add what is missing, or leave the row out\."
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"`.*1(\.jpg)?` has no image"):
         load_image_set("imagenet-sketch", tmp_path / "table")
-    with pytest.raises(ValueError, match=rf"{message} --skip_bad leaves such rows out"):
-        prepare("imagenet-sketch", [str(tmp_path / "table")], tmp_path / "refused")
     assert prepare("imagenet-sketch", [str(tmp_path / "table")], tmp_path / "out", skip_bad=True) == {"test": (1, 3)}
     problems = datasets.load_dataset(str(tmp_path / "out"), "rejected", split="test")["problem"]
     assert [problem.split(" has no ", 1)[1].split(":")[0] for problem in problems] == [
@@ -164,13 +153,8 @@ def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
     formats.objectnet(tmp_path / "objectnet-1.0")
     prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "cropped", cropped=True)
     hub.add("datasets", "me/objectnet", tmp_path / "cropped")
-    for options in ({}, {"cropped": True}):
-        assert {row["image"].size for row in load_image_set("objectnet", "me/objectnet", **options)} == {(30, 24)}
-    with pytest.raises(
-        ValueError, match=r"`me/objectnet` was prepared as `objectnet` with \{'cropped': True\}, not as"
-    ):
-        load_image_set("objectnet", "me/objectnet", cropped=False)
-    with pytest.raises(ValueError, match=r"`me/objectnet` was prepared as `objectnet` .*, not as `imagenet-r`"):
+    assert load_image_set("objectnet", "me/objectnet", cropped=True)[0]["image"].size == (30, 24)
+    with pytest.raises(ValueError, match=r"was prepared as `objectnet` with \{'cropped': True\}, not as `imagenet-r`"):
         load_image_set("imagenet-r", "me/objectnet")
     assert load_evaluation_set("objectnet", "me/objectnet", "native").border == 0
     prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "framed")
@@ -225,8 +209,3 @@ def test_gated_set_without_a_token(hub, monkeypatch):
     hub.gated.add("ILSVRC/imagenet-1k")
     with pytest.raises(FileNotFoundError, match=r"`?ILSVRC/imagenet-1k.* gated"):
         load_image_set("imagenet-1k")
-
-
-def test_set_that_is_not_on_the_hub(hub):
-    with pytest.raises(FileNotFoundError, match="someone/imagenet-a"):
-        load_image_set("imagenet-a", "someone/imagenet-a")

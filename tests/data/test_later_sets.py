@@ -6,7 +6,6 @@ from collections import Counter
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
 
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
@@ -161,26 +160,6 @@ def test_hard_imagenet_joins_masks_with_images(tmp_path):
         list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_hard_imagenet_turns_masks_with_their_images(tmp_path, orientation):
-    """Masks are of the stored pixels."""
-    name = "ILSVRC2012_val_00000007"
-    root = formats.hard_imagenet(tmp_path / "hardImageNet", tmp_path / "imagenet", {TENCH: [name]})
-    values = np.zeros((24, 30), dtype=np.uint8)
-    values[2:10, 3:24] = values[10:20, 3:8] = 255  # no two turns of it are alike
-    Image.fromarray(values).save(root / "val" / f"{TENCH}_{name}.png")
-    image = tmp_path / "imagenet" / "val" / TENCH / f"{name}.JPEG"
-    formats.save(Image.fromarray(values).convert("RGB"), image, orientation)
-    ((pixels, mask),) = (
-        (np.asarray(row["image"]), np.asarray(row["mask"]))
-        for row in load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"))
-    )
-    assert pixels[mask == 255].min() > 200 and pixels[mask == 0].max() < 60
-    formats.save(formats.picture(0, (24, 30)), image)
-    with pytest.raises(ValueError, match=r"the mask is 30×24, but `.*00000007.JPEG` is 24×30"):
-        list(load_image_set("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"), streaming=True))
-
-
 BIRDS = [(0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2)]  # y, place, split
 
 
@@ -244,13 +223,6 @@ def test_waterbirds_with_other_metadata(tmp_path):
         load_image_set("waterbirds", root)
 
 
-def test_changed_masks_are_read_again(tmp_path):
-    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 1}, ("original",))
-    assert np.asarray(load_image_set("imagenet-9-original", root)[0]["mask"])[:12].all()
-    np.save(root / "fg_mask" / "val" / DOG / f"{DOG}_0.npy", np.zeros((24, 30)))
-    assert not np.asarray(load_image_set("imagenet-9-original", root)[0]["mask"]).any()
-
-
 def test_waterbirds_from_the_hub_has_no_segmentations(hub, tmp_path):
     with pytest.raises(ValueError, match=r"`grodino/waterbirds` is a table, .* segmentations"):
         load_image_set("waterbirds", segmentations=str(tmp_path))
@@ -303,15 +275,6 @@ def test_rows_of_waterbirds_on_the_hub_that_lack_a_value(hub, tmp_path):
         hub.repos["datasets", "grodino/waterbirds"] = files
         with pytest.raises(ValueError, match=problem):
             list(load_image_set("waterbirds", split="test", streaming=True))
-
-
-def test_prepared_sets_from_the_hub(hub, tmp_path):
-    """As somebody pushed them: with the columns and classes of the set."""
-    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 2}, ("mixed_rand",))
-    prepare("imagenet-9-mixed_rand", [str(root)], tmp_path / "prepared")
-    (shard,) = (tmp_path / "prepared").glob("*.parquet")
-    hub.repos["datasets", "someone/rand"] = {"data/test-00000-of-00001.parquet": shard.read_bytes()}
-    assert [row["label"] for row in both_ways("imagenet-9-mixed_rand", "someone/rand")] == [CLASSES[DOG]] * 2
 
 
 def test_waterbirds_from_the_hub(hub):

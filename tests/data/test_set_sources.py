@@ -10,11 +10,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set, load_masked_dataset
-from robust_vit_hf.data.imagenet_classes import class_names
 
 from ..helpers import formats
 from ..helpers.commands import succeed
-from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_rows
+from ..helpers.tiny import GOLDFISH, TENCH, masked_rows
 from ..helpers.written import prepare
 
 
@@ -82,26 +81,8 @@ def test_imagenet_s_beside_its_smaller_sets(tmp_path):
         load_image_set("imagenet-s919", tmp_path)
 
 
-@pytest.mark.parametrize("order", [sorted, list])
-def test_names_of_classes_in_another_order(tmp_path, order):
-    # A `ClassLabel` wants unique names.
-    names = [f"{name}, also {index}" for index, name in enumerate(order(class_names()))]
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    dataset = datasets.Dataset.from_dict({"image": [formats.picture(0)], "label": [3]}, features=features)
-    dataset.to_parquet(tmp_path / "validation.parquet")
-    if order is list:
-        assert load_image_set("imagenet-1k", tmp_path)["label"] == [3]
-    else:
-        with pytest.raises(ValueError, match="cannot be told"):
-            load_image_set("imagenet-1k", tmp_path)
-
-
 def test_prepared_as_another_set(tmp_path):
     formats.objectnet(tmp_path / "objectnet")
-    formats.class_folders(tmp_path / "set", {STINGRAY: 1})
-    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "sketch")
-    with pytest.raises(ValueError, match="was prepared as `imagenet-sketch` with no options, not as `imagenet-a`"):
-        load_image_set("imagenet-a", tmp_path / "sketch")
     prepare("objectnet", [str(tmp_path / "objectnet")], tmp_path / "cropped", cropped=True)
     with pytest.raises(ValueError, match=r"with \{'cropped': True\}, not as `objectnet` with \{'cropped': False\}"):
         load_image_set("objectnet", tmp_path / "cropped", cropped=False)
@@ -122,13 +103,6 @@ def test_prepared_with_real_labels(tmp_path):
     for options in ({"labels": "real"}, {}):
         assert load_image_set("imagenet-1k", tmp_path / "out", **options)["label"] == [[970, 795]]
     assert datasets.load_dataset(str(tmp_path / "out"), split="validation")["label"] == [[970, 795]]
-
-
-def test_source_that_is_a_file(tmp_path):
-    (tmp_path / "notes.txt").write_text("")
-    for name in ("imagenet-1k", "imagenet-a"):
-        with pytest.raises(NotADirectoryError, match="notes"):
-            load_image_set(name, tmp_path / "notes.txt")
 
 
 # -- Files that change ------------------------------------------------------------------------------------------------
@@ -162,22 +136,12 @@ def test_edited_metadata_are_read_again(tmp_path):
         assert [row["x"] for row in load_image_set("si-score-size", tmp_path, streaming=streaming)] == [0.25]
 
 
-def test_typo_leaves_nothing_behind(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 1})
-    with pytest.raises(FileNotFoundError):
-        prepare("imagenet-sketch", [str(tmp_path / "sett")], tmp_path / "out")
-    assert prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out") == {"test": (1, 0)}
-
-
 def test_nothing_usable(tmp_path):
     path = formats.save(formats.picture(0), tmp_path / "set" / TENCH / "a.jpg")
     path.write_bytes(b"no image")
-    message = r"split `test` has no rows: all 1 were rejected, the first for: `.*a.jpg` cannot"
+    message = r"split `test` has no rows, 1 were rejected: `.*a.jpg` cannot"
     with pytest.raises(ValueError, match=message):
         prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", skip_bad=True)
-    path.unlink()
-    with pytest.raises(ValueError, match="split `test` has no rows: the source has no images"):
-        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "other")
 
 
 def test_set_with_rejected_rows_loads_by_name(tmp_path):
@@ -222,14 +186,6 @@ def test_mask_is_turned_with_its_image(tmp_path):
             assert pixels[mask == 255].min() > 200 and pixels[mask == 0].max() < 60
     for row in rows.cast_column("image", datasets.Image(decode=False)):
         assert row["image"]["bytes"] == (tmp_path / "train-semi" / row["file_name"]).read_bytes()
-
-
-def test_masks_are_described_upright(tmp_path):
-    (row,) = masked_rows(1, size=40)
-    row |= {"image": row["image"].crop((0, 0, 40, 20)), "mask": row["mask"].crop((0, 0, 20, 40))}
-    formats.image_folder(tmp_path / "photos", [row], orientation=6)  # 20 wide and 40 high once upright
-    out = succeed("data", "describe", tmp_path / "photos")
-    assert "rows: 1, 0 of them unusable" in out and "images: 20–20 px wide (median 20), 40–40 px high" in out
 
 
 def test_palette_mask_is_described_as_it_is_trained(tmp_path):

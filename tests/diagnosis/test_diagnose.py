@@ -297,7 +297,7 @@ def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, mo
 
 def test_options_that_a_benchmark_does_not_have(tmp_path):
     options = ["--split", "train", "--output_dir", tmp_path / "out"]
-    assert "--split is a split of --dataset, which is not given" in call("diagnose", *options).error
+    assert "leave out --split" in call("diagnose", *options).error
     error = call("diagnose", "--dataset", "emoji-shift", *options).error
     assert "`emoji-shift` has one set to diagnose on, with its masks: leave out --split" in error
 

@@ -1,8 +1,7 @@
-"""Mixtures of two models: exact at both ends, right in between, refused where they would mean nothing, and the command."""
+"""`robust-vit interpolate`: a mixture as a folder, and mixtures measured on sets."""
 
 import copy
 import json
-import resource
 import shutil
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    Dinov2Config,
-    Dinov2ForImageClassification,
     PreTrainedModel,
 )
 
@@ -31,121 +28,6 @@ from robust_vit_hf.results.plots import save_figure
 from ..helpers import formats
 from ..helpers.commands import call, files_below, succeed
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, save_pretrained, tiny_vit
-
-
-def bits(model: PreTrainedModel) -> dict[str, bytes]:
-    return {
-        name: value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        for name, value in model.state_dict().items()
-    }
-
-
-# -- Weights ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_both_ends_are_exact(dtype):
-    before, after = tiny_vit(seed=0).to(dtype), tiny_vit(seed=1).to(dtype)
-    with torch.no_grad():  # what arithmetic would lose: the sign of a zero, a small beside a huge number
-        before.classifier.bias[:3] = torch.tensor([-0.0, 1e-30, 1e30])
-        after.classifier.bias[:3] = torch.tensor([3.0, 1e30, 1e-30])
-    originals = bits(before), bits(after)
-    assert originals[0] != originals[1]
-    assert bits(interpolate(before, after, 0)) == originals[0]
-    assert bits(interpolate(before, after, 1.0)) == originals[1]
-    interpolate(before, after, 0.3)
-    assert (bits(before), bits(after)) == originals  # neither is changed
-
-
-def test_midpoint_by_hand():
-    before, after = tiny_vit(seed=0), tiny_vit(seed=1)
-    after.config.problem_type = "single_label_classification"
-    mixed = interpolate(before, after, 0.25)
-    assert type(mixed) is type(after) and mixed.config.problem_type == "single_label_classification"
-    start, end = before.state_dict(), after.state_dict()
-    assert mixed.state_dict().keys() == end.keys()
-    for name, value in mixed.state_dict().items():
-        assert value.dtype == torch.float32
-        expected = 0.75 * start[name].double() + 0.25 * end[name].double()
-        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
-    assert all(parameter.requires_grad for parameter in mixed.parameters())
-
-
-def test_half_precision_is_mixed_in_fp32():
-    before, after = tiny_vit(seed=0).bfloat16(), tiny_vit(seed=1).bfloat16()
-    mixed = interpolate(before, after, 0.3).classifier.weight
-    expected = 0.7 * before.classifier.weight.float() + 0.3 * after.classifier.weight.float()
-    assert mixed.dtype == torch.bfloat16
-    assert (mixed == expected.bfloat16()).float().mean() > 0.99  # a tie may be rounded to the other side
-
-
-def test_buffers():
-    """Floating-point buffers are mixed, integer ones must agree."""
-    models = tiny_vit(seed=0), tiny_vit(seed=1)
-    for model, value in zip(models, (1.0, 3.0), strict=True):
-        model.register_buffer("running_mean", torch.full((2,), value))
-        model.register_buffer("count", torch.tensor(7))
-    mixed = interpolate(*models, 0.5)
-    assert mixed.running_mean.tolist() == [2.0, 2.0] and mixed.count.dtype == torch.int64 and mixed.count == 7
-    models[1].count += 1
-    with pytest.raises(ValueError, match="The integer buffer `count` differs"):
-        interpolate(*models, 0.5)
-
-
-def dinov2() -> PreTrainedModel:
-    settings = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
-    return Dinov2ForImageClassification(Dinov2Config(num_labels=4, **settings))
-
-
-@pytest.mark.parametrize(
-    "make_after, message",
-    [
-        (dinov2, "`architecture` is ViTForImageClassification before and Dinov2ForImageClassification after"),
-        (lambda: tiny_vit(num_labels=5), "`num_labels` is 4 before and 5 after.*finetuned from"),
-        (lambda: tiny_vit(num_attention_heads=4), "`num_attention_heads` is 3 before and 4 after"),
-        (lambda: tiny_vit(hidden_act="relu"), "`hidden_act` is gelu before and relu after"),
-        (lambda: tiny_vit(layer_norm_eps=1e-6), "`layer_norm_eps` is 1e-12 before and 1e-06 after"),
-        (
-            lambda: tiny_vit(id2label=dict(enumerate("abcd"))),
-            "other `id2label` for 4 classes: 0 is `LABEL_0` before and `a` after.*copy `id2label` and `label2id`",
-        ),
-        (
-            lambda: tiny_vit(num_hidden_layers=3),
-            r"weights do not fit: `vit\S+` is missing before and \(\d+.*\) float32 after; `vit.*finetuned from",
-        ),
-        (
-            lambda: tiny_vit(intermediate_size=40),
-            r"6 weights do not fit: `\S+` is \(48, 24\) float32 before and \(40, 24\) float32 after; `",
-        ),
-        (lambda: tiny_vit().half(), r"is \(1, 1, 24\) float32 before and .* float16 after.*with the same `dtype`"),
-    ],
-)
-def test_models_that_do_not_fit(make_after, message):
-    torch.manual_seed(0)
-    with pytest.raises(ValueError, match=message):
-        interpolate(tiny_vit(), make_after(), 0.5)
-
-
-@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
-def test_alpha_outside_the_interval(alpha):
-    with pytest.raises(ValueError, match=f"alpha is {alpha}; expected a number from 0"):
-        interpolate(tiny_vit(), tiny_vit(), alpha)
-
-
-def test_an_adapter_is_refused_and_a_merged_one_is_not():
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)
-    wrapped = get_peft_model(tiny_vit(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    for model in (wrapped, wrapped.base_model.model):
-        with pytest.raises(ValueError, match=r"The model after has a PEFT adapter.*merge_and_unload"):
-            interpolate(tiny_vit(), model, 0.5)
-    merged = wrapped.merge_and_unload()
-    mixed = interpolate(tiny_vit(), merged, 0.5)
-    assert bits(mixed) != bits(tiny_vit()) and bits(mixed) != bits(merged)
-
-
-# -- A mixture as a folder --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -212,27 +94,6 @@ def test_refusals_are_one_line_and_leave_nothing(models, tmp_path):
         completed = call("interpolate", before, after, "--alpha", 0.5, "--output_dir", tmp_path / "out")
         assert completed.status == 1 and completed.error.startswith("error: ") and message in completed.error
     assert {path.name for path in tmp_path.iterdir()} == {"small", "bare"}
-
-
-def test_the_bundled_model_comes_with_its_processor(tmp_path):
-    succeed("interpolate", "emoji-shift", "emoji-shift", "--alpha", 0.5, "--output_dir", tmp_path / "out")
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
-    assert processor.to_dict() == make_image_processor("paper", EMOJI_IMAGE_SIZE).to_dict()
-
-
-def test_a_write_that_fails_leaves_nothing(models, tmp_path):
-    """The weights do not fit on a disk that takes 16 KiB a file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, limits[1]))
-    try:
-        completed = call("interpolate", *models, "--alpha", 0.5, "--output_dir", tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert completed.status == 1 and "File too large" in completed.error
-    assert list(tmp_path.iterdir()) == []
-
-
-# -- Sweep ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Tables of sets on the Hub or in folders: prepared ones, and copies of others with other columns and label numberings."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +13,7 @@ from ..archives import check_tar_end
 from ..imagenet_classes import label_of_wnid
 from ..label_mapping import are_named_as_imagenet
 from ..schema import Source
-from .class_folders import change_times, is_wnid
+from .class_folders import change_times
 from .imagenet import VALIDATION_NAME
 
 
@@ -50,37 +50,36 @@ def open_table(
     if features.keys() <= {*dataset.column_names} and dataset.features.get("label") == features.get("label"):
         row_of = None
     elif row_of is None:
-        image_column, label_column, numbering = _columns(dataset, features, numbering, source)
+        image_column, label_column, labels = _columns(dataset, features, numbering, source)
         required = (image_column, label_column)
-        row_of = partial(
-            _row_of, image_column=image_column, label_column=label_column, numbering=numbering, source=source
-        )
+        row_of = partial(_row_of, image_column=image_column, label_column=label_column, labels=labels, source=source)
     rows = partial(column_rows, dataset=dataset.decode(False), row_of=row_of, required=required, source=source)
     return Source(rows, list(range(dataset.num_shards)), state)
 
 
 def _columns(
     dataset: datasets.IterableDataset, features: datasets.Features, numbering: Sequence | None, source: str
-) -> tuple[str, str, Sequence]:
-    """Columns of images and labels, and labels 0–999, or wnids, of the numbers of the labels."""
+) -> tuple[str, str, Mapping]:
+    """Columns of images and labels, and labels 0–999 of the values in the latter."""
     image, label = (
         next((name for name in names if name in dataset.column_names), None)
         for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
     )
     names = getattr(dataset.features.get(label), "names", None) or ()
-    if label == "wnid" or (names and all(map(is_wnid, names))):
-        numbering = names
+    if names and label_of_wnid().keys() >= {*names}:
+        numbering = [label_of_wnid()[name] for name in names]
     elif numbering is None and are_named_as_imagenet(names):
         numbering = range(len(names))
+    labels = label_of_wnid() if label == "wnid" else dict(enumerate(numbering or ()))
     # Nothing but an image and a class of ImageNet, or classes in a known numbering, can be told from such columns.
-    several = isinstance(features.get("label"), datasets.List) and not (numbering and isinstance(numbering[0], list))
-    if image is None or numbering is None or several or features.keys() != {"image", "label", "file_name"}:
+    several = isinstance(features.get("label"), datasets.List) and not isinstance(next(iter(labels.values()), 0), list)
+    if image is None or not labels or several or features.keys() != {"image", "label", "file_name"}:
         raise ValueError(
             f"`{source}` has the columns {', '.join(dataset.column_names)}, from which the classes of this set cannot be told: give "
             "a folder of `robust-vit data prepare`, the official archive or, for a set whose images have one class of ImageNet, a "
             "column `image` and a column `wnid`."
         )
-    return image, label, numbering
+    return image, label, labels
 
 
 def has_parquet(folder: Path) -> bool:
@@ -141,21 +140,14 @@ def _load(source: str, config: str | None, split: str, any_split: bool) -> tuple
     return dataset, list(zip(files, change_times(files), strict=True))
 
 
-def _row_of(row: dict, name: str, image_column: str, label_column: str, numbering: Sequence, source: str) -> dict:
-    """A row in the schema. `numbering` maps the set's numbers to labels or wnids."""
+def _row_of(row: dict, name: str, image_column: str, label_column: str, labels: Mapping, source: str) -> dict:
+    """A row in the schema."""
     value = row[label_column]
-    if not isinstance(value, str):
-        if not 0 <= value < len(numbering):
-            # An error, not a bad row: with another numbering, every label would be wrong.
-            raise ValueError(
-                f"`{source}`, `{name}`: label {value} is outside the numbering of this set, 0–{len(numbering) - 1}."
-            )
-        value = numbering[value]
-    if isinstance(value, str):
-        if value not in label_of_wnid():
-            return {"file_name": name, "problem": f"`{source}`, `{name}`: `{value}` is not a wnid of ImageNet-1k."}
-        value = label_of_wnid()[value]
-    return {"image": row[image_column], "label": value, "file_name": name}
+    if value not in labels:  # an error, not a bad row: with another numbering, every label would be wrong
+        raise ValueError(
+            f"`{source}`, `{name}`: label {value} is outside the numbering of this set, of {len(labels)} classes."
+        )
+    return {"image": row[image_column], "label": labels[value], "file_name": name}
 
 
 def _file_name(row: dict, image_column: str) -> str | None:

@@ -1,0 +1,99 @@
+"""Mixtures of two models: exact at both ends, right in between, and refused where they would mean nothing."""
+
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2ForImageClassification, PreTrainedModel
+
+from robust_vit_hf.models.weight_mixture import interpolate
+
+from ..helpers.tiny import tiny_vit
+
+
+def bits(model: PreTrainedModel) -> dict[str, bytes]:
+    return {
+        name: value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        for name, value in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_both_ends_are_exact(dtype):
+    before, after = tiny_vit(seed=0).to(dtype), tiny_vit(seed=1).to(dtype)
+    with torch.no_grad():  # what arithmetic would lose: the sign of a zero, a small beside a huge number
+        before.classifier.bias[:3] = torch.tensor([-0.0, 1e-30, 1e30])
+        after.classifier.bias[:3] = torch.tensor([3.0, 1e30, 1e-30])
+    originals = bits(before), bits(after)
+    assert originals[0] != originals[1]
+    assert bits(interpolate(before, after, 0)) == originals[0]
+    assert bits(interpolate(before, after, 1.0)) == originals[1]
+    interpolate(before, after, 0.3)
+    assert (bits(before), bits(after)) == originals  # neither is changed
+
+
+def test_midpoint_by_hand():
+    before, after = tiny_vit(seed=0), tiny_vit(seed=1)
+    after.config.problem_type = "single_label_classification"
+    mixed = interpolate(before, after, 0.25)
+    assert type(mixed) is type(after) and mixed.config.problem_type == "single_label_classification"
+    start, end = before.state_dict(), after.state_dict()
+    assert mixed.state_dict().keys() == end.keys()
+    for name, value in mixed.state_dict().items():
+        assert value.dtype == torch.float32
+        expected = 0.75 * start[name].double() + 0.25 * end[name].double()
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+    assert all(parameter.requires_grad for parameter in mixed.parameters())
+
+
+def test_half_precision_is_mixed_in_fp32():
+    before, after = tiny_vit(seed=0).bfloat16(), tiny_vit(seed=1).bfloat16()
+    mixed = interpolate(before, after, 0.3).classifier.weight
+    expected = 0.7 * before.classifier.weight.float() + 0.3 * after.classifier.weight.float()
+    assert mixed.dtype == torch.bfloat16
+    assert (mixed == expected.bfloat16()).float().mean() > 0.99  # a tie may be rounded to the other side
+
+
+def test_buffers():
+    """Floating-point buffers are mixed, integer ones are not."""
+    models = tiny_vit(seed=0), tiny_vit(seed=1)
+    for model, value in zip(models, (1.0, 3.0), strict=True):
+        model.register_buffer("running_mean", torch.full((2,), value))
+        model.register_buffer("count", torch.tensor(7))
+    mixed = interpolate(*models, 0.5)
+    assert mixed.running_mean.tolist() == [2.0, 2.0] and mixed.count.dtype == torch.int64 and mixed.count == 7
+
+
+def dinov2() -> PreTrainedModel:
+    settings = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+    return Dinov2ForImageClassification(Dinov2Config(num_labels=4, **settings))
+
+
+@pytest.mark.parametrize(
+    "make_after, message",
+    [
+        (dinov2, "`architecture` is ViTForImageClassification before and Dinov2ForImageClassification after"),
+        (lambda: tiny_vit(num_labels=5), "`num_labels` is 4 before and 5 after"),
+        (lambda: tiny_vit(num_attention_heads=4), "`num_attention_heads`"),
+        (lambda: tiny_vit(layer_norm_eps=1e-6), "`layer_norm_eps`"),
+        (lambda: tiny_vit(id2label=dict(enumerate("abcd"))), "other `id2label`"),
+        (lambda: tiny_vit(num_hidden_layers=3), r"`vit\S+` is missing before"),
+        (lambda: tiny_vit(intermediate_size=40), r"\(48, 24\) \S+ before and \(40, 24\) \S+ after"),
+        (lambda: tiny_vit().half(), "float16 after"),
+    ],
+)
+def test_models_that_do_not_fit(make_after, message):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=message):
+        interpolate(tiny_vit(), make_after(), 0.5)
+
+
+def test_an_adapter_is_refused_and_a_merged_one_is_not():
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    wrapped = get_peft_model(tiny_vit(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    for model in (wrapped, wrapped.base_model.model):
+        with pytest.raises(ValueError, match="cannot be mixed"):
+            interpolate(tiny_vit(), model, 0.5)
+    merged = wrapped.merge_and_unload()
+    mixed = interpolate(tiny_vit(), merged, 0.5)
+    assert bits(mixed) != bits(tiny_vit()) and bits(mixed) != bits(merged)
