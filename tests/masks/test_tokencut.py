@@ -583,7 +583,7 @@ def test_from_pretrained(tmp_path, photographs):
     make = TokenCut.from_pretrained(str(tmp_path), refine=False)
     white = make.normalize(torch.full((3, 8, 8), 255, dtype=torch.uint8))
     torch.testing.assert_close(white, torch.full((3, 8, 8), 2.0))  # (1 - 0.4) / 0.3
-    assert not make.model.pretrained.training
+    assert not make.vit.pretrained.training
     images = [image for image, _ in photographs[:2]]
     expected = TokenCut(model, ViTImageProcessor.from_pretrained(tmp_path), refine=False)
     for result, other in zip(make(images, [{}] * 2), expected(images, [{}] * 2), strict=True):
