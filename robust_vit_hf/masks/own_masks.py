@@ -11,7 +11,6 @@ from typing import Any
 
 import datasets
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import BaseImageProcessor
 from transformers.utils import logging
@@ -22,8 +21,7 @@ from ..data.row_checks import check_columns, check_rows
 from ..data.schema import undecoded_rows
 from ..models.model_names import MODELS
 from ..relevance.architectures import unwrap_pretrained
-from ..utils.files import read_json
-from ..utils.stage import STAGE_FILE, Stage
+from ..utils.stage import Stage
 from .make_masks import Masker, make_masker, write_split
 from .options import GroundedOptions, Sam3Options, TokenCutOptions
 from .tokencut import TokenCut
@@ -134,37 +132,18 @@ def _make_masks(
     Raises:
         ValueError: the folder holds masks of other images or settings, or the model has no features for TokenCut.
     """
-    state, classes = PartialState(), class_names_of(images.rows.features) or ()
+    state, features = PartialState(), images.rows.features
     given: dict[str, Any] = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
-    if method == "auto":
-        (method,) = broadcast_object_list([_auto_method(folder, classes) if state.is_main_process else None])
-    if method in BY_NAMES:
-        options, masker = BY_NAMES[method](**given), _masker_by_names(method, classes)
-    else:
-        options = TokenCutOptions(**given, model=model_name)
+    method, masker = ("tokencut", None) if method == "tokencut" else _by_names(method, class_names_of(features) or ())
+    options = BY_NAMES[method](**given) if masker else TokenCutOptions(**given, model=model_name)
+    if masker is None:
         settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side")}
-        try:
-            masker = own_tokencut(model, processor, model_name, **settings)
-        except ValueError as error:
-            raise ValueError(
-                f"TokenCut cannot take the features of this model: {error} Make masks by the names of the classes, `--masks "
-                "grounded`, or with another model, `robust-vit masks tokencut --model facebook/dinov2-small …`, and give their "
-                "folder to --masks."
-            ) from error
+        masker = own_tokencut(model, processor, model_name, **settings)
     with Stage(folder, {}).lock() if state.is_main_process else nullcontext():
-        write_split(
-            options, "train", undecoded_rows(images.rows), images.rows.features, masker, f"{name}, masks by {method}"
-        )
+        title = f"{name}, masks by {method}"
+        write_split(options, "train", undecoded_rows(images.rows), features, masker, title)
     state.wait_for_everyone()  # the first process has written the last rows
     return find_images(str(folder), "train").rows, method
-
-
-def _auto_method(folder: Path, class_names: tuple[str, ...]) -> str:
-    """The method of `auto`: that of masks that are there or beside them, of other parts of `improve`; or the first whose
-    models are available."""
-    beside = sorted(place for place in folder.parent.glob("*/") if (place / STAGE_FILE).is_file())
-    known = [(read_json(place / STAGE_FILE) or {}).get("inputs", {}).get("method") for place in beside]
-    return next(filter(None, known), None) or _available(class_names)
 
 
 @contextmanager
@@ -173,27 +152,23 @@ def one_mask_maker() -> Iterator[None]:
     try:
         yield
     finally:
-        _masker_by_names.cache_clear()
+        _by_names.cache_clear()
 
 
 @lru_cache(maxsize=1)
-def _masker_by_names(method: str, class_names: tuple[str, ...]) -> Masker:
-    """Mask maker of a method in [`BY_NAMES`]."""
+def _by_names(method: str, class_names: tuple[str, ...]) -> tuple[str, Masker | None]:
+    """A method of [`BY_NAMES`] and its mask maker; of `auto` the first whose models can be loaded or downloaded, or else TokenCut.
+    Says which, and why not another."""
     label = datasets.ClassLabel(names=list(class_names)) if class_names else datasets.Value("int64")
-    return make_masker(BY_NAMES[method](images="none", output_dir=Path()), datasets.Features({"label": label}))
-
-
-@cache
-def _available(class_names: tuple[str, ...]) -> str:
-    """The method of `auto`: the first by names whose models can be loaded or downloaded, or else TokenCut. Says which, and why not
-    another. All parts of a command have the same."""
-    for method in BY_NAMES:
+    for name in BY_NAMES if method == "auto" else [method]:
         try:
-            _masker_by_names(method, class_names)
-        except (OSError, ValueError) as error:
-            logger.warning(f"No masks by `{method}`: {error}")
+            masker = make_masker(BY_NAMES[name](images="none", output_dir=Path()), datasets.Features({"label": label}))
+        except (ImportError, OSError, ValueError) as error:
+            if method != "auto":
+                raise
+            logger.warning(f"No masks by `{name}`: {error}")
         else:
-            logger.warning(f"Masks are made by `{method}`.")
-            return method
+            logger.warning(f"Masks are made by `{name}`.")
+            return name, masker
     logger.warning("Masks are made by `tokencut`.")
-    return "tokencut"
+    return "tokencut", None

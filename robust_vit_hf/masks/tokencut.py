@@ -148,10 +148,9 @@ def key_projection(model: ImageModel) -> nn.Module:
         or not hasattr(config, "patch_size")
     ):
         raise ValueError(
-            f"`{model.name}` has no key projection over one patch grid in each of its layers (convolutional, windowed or "
-            "hierarchical architecture, or queries, keys and values in one projection), so TokenCut has nothing to cut. "
-            "Use a plain ViT of transformers, preferably a self-supervised one: DINO (`facebook/dino-vitb16`), DINOv2, "
-            "DINOv3 or ViTMSN; DeiT, BEiT and Data2VecVision work as well."
+            f"`{model.name}` has no key projection over one patch grid in each of its layers, so TokenCut has nothing to cut. Make masks "
+            "with a plain, preferably self-supervised ViT of transformers, `robust-vit masks tokencut --model facebook/dinov2-small`, or "
+            "by the names of the classes (`grounded`)."
         )
     return projections[-1]
 
