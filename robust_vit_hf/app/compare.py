@@ -71,16 +71,7 @@ def compare_maps(
         method: name in [`ATTRIBUTION_METHODS`].
         mask: foreground mask of the size of the image.
 
-    Raises:
-        ValueError: unknown class or method, or an unusable mask.
     """
-    num_classes = len(session.classes)
-    if target is not None and not 0 <= target < num_classes:
-        raise ValueError(
-            f"The models have the classes 0–{num_classes - 1}, and no class {target}: choose one of the list."
-        )
-    if method not in ATTRIBUTION_METHODS:
-        raise ValueError(f"Unknown method `{method}`: expected one of {', '.join(ATTRIBUTION_METHODS)}.")
     device, scale = session.accelerator.device, PICTURE_SIDE / max(image.size)
     shown = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
     pixels = functional.pil_to_tensor(shown)[None] / 255

@@ -19,7 +19,7 @@ from ..models.preprocessing import Preset
 from ..results.run_results import SetResult
 from ..utils.files import json_digest
 from ..utils.stage import STAGE_FILE, OtherInputs, Stage
-from .options import AppOptions, GalleryOptions
+from .options import AppOptions
 
 
 IMAGES_PER_SET = 200  # of a benchmark measured by the page
@@ -41,12 +41,7 @@ class MeasuredSet:
     def order(self, shown: str) -> list[int]:
         """Indices of the images of one of [`FILTERS`], the most changed first: by how many places the rank of the label
         moved among the best five, where lower ranks count as one, and then by how many of the five were replaced.
-
-        Raises:
-            ValueError: unknown filter.
         """
-        if shown not in FILTERS:
-            raise ValueError(f"Unknown filter `{shown}`: expected one of {', '.join(FILTERS)}.")
         before, after = self.predictions
         if shown in ("corrected", "broken"):
             chosen = is_of_kind(shown, self.result)
@@ -66,7 +61,7 @@ class MeasuredSet:
         return [f"{label}{' → '.join(pair)}" for label, pair in zip(labels, best, strict=True)]
 
 
-def set_names(options: GalleryOptions, session: Session) -> list[str]:
+def set_names(options: AppOptions, session: Session) -> list[str]:
     """Names of the sets that [`measured_set`] gives: `<protocol>/<set>` in the folder of results, or those of the
     benchmark.
 
@@ -97,18 +92,15 @@ def how_to_fill(options: AppOptions) -> str:
     """Markdown that says what to run so that the gallery has a set."""
     if options.compare is None:
         return "The gallery compares two models: start the page with `--compare`, the model after finetuning."
-    images = ["--dataset", options.dataset or "FOLDER"] + (
-        ["--split", options.split] if options.is_given("split") else []
-    )
-    command = ["robust-vit", "evaluate", "--model", options.model, "--compare", options.compare, *images]
-    command += ["--output_dir", "runs/evaluation"]
+    command = ["robust-vit", "evaluate", "--model", options.model, "--compare", options.compare]
+    command += ["--dataset", options.dataset or "FOLDER", "--split", options.split, "--output_dir", "runs/evaluation"]
     return (
         f"No results yet. Run this, and start the page again with `--results runs/evaluation`:\n\n```bash\n"
         f"{shlex.join(command)}\n```"
     )
 
 
-def measured_set(options: GalleryOptions, name: str, session: Session) -> MeasuredSet:
+def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSet:
     """A set of [`set_names`] with results that are read, or measured once and kept in the cache of `datasets`.
 
     Raises:
@@ -125,14 +117,10 @@ def measured_set(options: GalleryOptions, name: str, session: Session) -> Measur
     try:
         return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
     except OtherInputs as error:
-        if "model" in error.differing:
-            side = error.folder.name
-            other = f"another model {side}: start the page with the --model and --compare that were evaluated."
-        elif {"images", "rows"} & {*error.differing}:
-            other = "other images: name those that were evaluated with --dataset, --split and --sets."
-        else:
-            raise
-        raise ValueError(f"The results `{name}` are of {other}") from error
+        raise ValueError(
+            f"The results `{name}` were not measured with these inputs, which differ in: {', '.join(error.differing)}. Start the page "
+            "with the --model, --compare, --dataset, --split and --sets that were evaluated."
+        ) from error
 
 
 def _measure_once(name: str, session: Session) -> MeasuredSet:
@@ -143,7 +131,7 @@ def _measure_once(name: str, session: Session) -> MeasuredSet:
     return MeasuredSet(rows, measure_accuracy(session, accuracy)[name])
 
 
-def _images(options: GalleryOptions, name: str, session: Session, count: int) -> EvaluationSet:
+def _images(options: AppOptions, name: str, session: Session, count: int) -> EvaluationSet:
     """Images of a set in the folder of results; `count` for a benchmark."""
     benchmark = find_benchmark(session.classes)
     if benchmark is not None and name in ("val", *benchmarks()[benchmark].shifted):

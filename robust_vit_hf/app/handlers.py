@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, lru_cache, wraps
 from typing import Any
 
@@ -14,17 +14,16 @@ from ..models.preprocessing import resolve_preset
 from ..utils.images import to_rgb
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name
-from .cards import grid
 from .compare import Explanation, compare_maps, read_image
 from .gallery import FILTERS, measured_set
 from .options import AppOptions
 from .other_backgrounds_tab import (
     Background,
     Diagnosed,
-    condition_cards,
+    condition_pictures,
     find_mask,
     other_backgrounds,
-    pasted_cards,
+    pasted_pictures,
     read_diagnosis,
     show_mask,
 )
@@ -81,8 +80,7 @@ class Handlers:
     @cached_property
     def backgrounds(self) -> list[Background]:
         """Backgrounds to paste the object of an image on."""
-        samples = self.samples if self.options.dataset is not None else []
-        return other_backgrounds(self.session, self.diagnosed, samples)
+        return other_backgrounds(self.session, self.diagnosed)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -94,10 +92,7 @@ class Handlers:
     @property
     def choices(self) -> list[tuple[str, int]]:
         """Class choices: displayed names and indices."""
-        return [
-            ("predicted by each model", PREDICTED),
-            *((name, index) for index, name in enumerate(self.class_names)),
-        ]
+        return [("predicted by each model", PREDICTED), *((name, i) for i, name in enumerate(self.class_names))]
 
     @in_page
     def explain(self, path: str | None, target: int, method: str, shown: dict | None) -> list[Any]:
@@ -160,27 +155,24 @@ class Handlers:
         """Verdict, and an image of the diagnosis in all conditions: number `number` + `step` of a kind, in a circle."""
         diagnosed = self.diagnosed
         if diagnosed is None:
-            return [HOW_TO_DIAGNOSE, "", "", 1]
+            return [HOW_TO_DIAGNOSE, [], "", 1]
         order = diagnosed.order(shown)
         if not order:
-            return [diagnosed.text, "", f"None of {len(diagnosed.examples)} images.", 1]
+            return [diagnosed.text, [], f"None of {len(diagnosed.examples)} images.", 1]
         place = (int(number or 1) - 1 + step) % len(order)
         example = diagnosed.examples[order[place]]
         text = f"Image {place + 1} of {len(order)}: `{example.label}`"
-        return [diagnosed.text, grid(condition_cards(example)), text, place + 1]
-
-    def first_of_kind(self, shown: str) -> list[Any]:
-        return self.conditions(shown, 1)
+        return [diagnosed.text, condition_pictures(example), text, place + 1]
 
     @in_page
     def on_backgrounds(self, path: str | None) -> list[Any]:
         """Mask of the object of an image, and the predictions for it on other backgrounds."""
         if path is None:
-            return [None, "", ""]
+            return [None, [], ""]
         image, _ = read_image(path)
         mask = find_mask(self.session.sides["before"], image)
-        cards, text = pasted_cards(self.session, image, mask, self.backgrounds)
-        return [show_mask(image, mask), grid(cards), text]
+        pictures, text = pasted_pictures(self.session, image, mask, self.backgrounds)
+        return [show_mask(image, mask), pictures, text]
 
 
 def open_models(options: AppOptions) -> Session:
@@ -201,9 +193,7 @@ def open_models(options: AppOptions) -> Session:
 
 def heading(before: str, after: str | None) -> str:
     names = {"Model": before} if after is None else {"Before": before, "after": after}
-    # The folder of `make demo` has the name of the model that it finetunes.
-    folder = {name: " (folder)" if public_name(name) != name else "" for name in names.values()}
-    shown = [f"**{side}:** `{public_name(name)}`{folder[name]}" for side, name in names.items()]
+    shown = [f"**{side}:** `{public_name(name)}`" for side, name in names.items()]
     return "## What the model looks at\n" + " · ".join(shown)
 
 
@@ -215,10 +205,6 @@ def measures(explained: dict[str, Explanation], classes: list[str]) -> str:
         name = side if len(explained) > 1 else "model"
         lines.append(f"| {name} | {classes[of.target]} | {of.score:.1%} | {' | '.join(agreement)} |")
     return "\n".join(lines)
-
-
-def thumbnails(samples: Sequence[Sample]) -> list[tuple[Image.Image, str]]:
-    return [(thumbnail(sample.image), sample.caption) for sample in samples]
 
 
 def thumbnail(image: Image.Image) -> Image.Image:

@@ -7,17 +7,16 @@ from functools import partial
 import gradio as gr
 
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
-from . import cards
 from .gallery import FILTERS, how_to_fill, set_names
-from .handlers import CHOOSE_SET, PREDICTED, Handlers, heading, thumbnails
-from .options import AppOptions
+from .handlers import CHOOSE_SET, PREDICTED, Handlers, heading, thumbnail
+from .options import KEPT, LOOPBACK, AppOptions
 from .other_backgrounds_tab import KINDS
 from .runs import Report, find_reports
 
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OUTPUT = {"interactive": False, "buttons": []}
 GRID = OUTPUT | {"show_label": False, "height": "auto", "object_fit": "cover", "allow_preview": False}  # to click
+PICTURES = GRID | {"columns": 7, "object_fit": "contain", "elem_classes": "pictures"}
 IMAGE = {
     "label": "Image: drop, paste or choose",
     "type": "filepath",
@@ -36,6 +35,11 @@ STYLE = """
 #images .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
 #examples .caption-label {display: none}
 #images .caption-label {font-size: 11px; max-width: 100%; white-space: normal}
+.pictures .grid-wrap {max-height: none !important; min-height: 0; height: auto !important}
+.pictures .grid-container {align-items: start; height: auto !important}
+.pictures .thumbnail-lg {aspect-ratio: auto !important; height: auto !important; text-align: left}
+.pictures .thumbnail-lg img {aspect-ratio: 1; height: auto !important}
+.pictures .caption-label {position: static !important; font-size: 12px; max-width: 100%; white-space: pre-line}
 #image .image-frame img, #object .image-frame img {object-fit: contain !important}
 #examples .thumbnail-lg {aspect-ratio: 1; height: auto !important}
 .tables {overflow-x: auto}
@@ -43,10 +47,9 @@ STYLE = """
 @media (max-width: 640px) {
   .tab-container button {font-size: 14px !important; padding: 0 8px !important}
   #examples .grid-container {grid-template-columns: repeat(6, minmax(0, 1fr)) !important}
-  #images .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}
+  #images .grid-container, .pictures .grid-container {grid-template-columns: repeat(2, minmax(0, 1fr)) !important}
 }
 """
-STYLE += cards.STYLE
 
 
 class Page:
@@ -61,7 +64,7 @@ class Page:
         self.handlers = Handlers(options)
         self.handlers.diagnosed  # noqa: B018, its errors end the start
         sets, reports = set_names(options, self.handlers.session), find_reports(options.compare, options.results)
-        with gr.Blocks(title="robust-vit", analytics_enabled=False, delete_cache=(60, 1800)) as self.blocks:
+        with gr.Blocks(title="robust-vit", analytics_enabled=False, delete_cache=KEPT) as self.blocks:
             self.shown = gr.State(None)  # what is known of the image that a visitor sees
             gr.Markdown(heading(options.model, options.compare))
             with gr.Tabs(selected="explain") as self.tabs:
@@ -79,7 +82,8 @@ class Page:
     def add_explanation(self) -> None:
         compared = "after" in self.handlers.session.sides
         gr.Markdown("Click an example, or give an image of your own below.")
-        self.examples = gr.Gallery(thumbnails(self.handlers.samples), label="Examples", elem_id="examples", **GRID)
+        samples = [(thumbnail(sample.image), sample.caption) for sample in self.handlers.samples]
+        self.examples = gr.Gallery(samples, label="Examples", elem_id="examples", **GRID)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.image = uploaded("image")
@@ -130,14 +134,14 @@ class Page:
                     for step, text, name in ((-1, "Previous", "previous"), (1, "Next", "next"))
                 }
             self.of_conditions = gr.Markdown(place, elem_id="which")
-            self.conditions = gr.HTML(conditions, elem_id="conditions")
+            self.conditions = gr.Gallery(conditions, elem_id="conditions", **PICTURES)
             gr.Markdown(MARKS)
         gr.Markdown("### An image of your own\nIts object is found by TokenCut and pasted on five other backgrounds.")
         with gr.Row():
             self.object = uploaded("object")
             self.mask = gr.Image(label="The object that was found", height=300, elem_id="mask", type="pil", **OUTPUT)
         self.of_pasted = gr.Markdown(elem_id="changed")
-        self.pasted = gr.HTML(elem_id="pasted")
+        self.pasted = gr.Gallery(elem_id="pasted", **PICTURES)
         gr.Markdown(MARKS_OF_PASTED)
 
     def add_reports(self, reports: Sequence[Report]) -> None:
@@ -177,7 +181,7 @@ class Page:
         which = [self.kind, self.place]
         conditions = [self.verdict, self.conditions, self.of_conditions, self.place]
         self.place.input(answers.conditions, which, conditions, api_name="conditions", **queue)
-        self.kind.input(answers.first_of_kind, [self.kind], conditions, **private)
+        self.kind.input(partial(answers.conditions, number=1), [self.kind], conditions, **private)
         for step, button in self.turn.items():
             button.click(partial(answers.conditions, step=step), which, conditions, **private)
         self.object.change(

@@ -1,6 +1,5 @@
 """Options of `robust-vit app`."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,27 +10,13 @@ from ..models.preprocessing import Preset
 from ..utils.options import Options, Range, option
 
 
-@dataclass(kw_only=True)
-class GalleryOptions(Options):
-    """Sources of results and images."""
-
-    GROUP = "options of results and images"
-
-    results: Path | None = option(
-        None,
-        "output of `robust-vit evaluate`; without it, the sets of the bundled benchmark are measured in the page",
-    )
-    dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
-    split: str = option("validation", "split of --dataset")
-    sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.sets = expand_sets(self.sets)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Seconds between two looks for old uploads and pictures of visitors, and seconds after which they are deleted.
+KEPT = (60, 1800)
 
 
 @dataclass(kw_only=True)
-class AppOptions(GalleryOptions):
+class AppOptions(Options):
     """Look at two models, before and after finetuning, in a page: relevance maps of your own images, of examples and of evaluated
     sets, and predictions for objects on other backgrounds.
 
@@ -48,6 +33,13 @@ class AppOptions(GalleryOptions):
 
     model: str = option(BUNDLED_MODEL, "name, folder or Hub id; the bundled model by default")
     compare: str | None = option(None, "the model after finetuning; a model of your own is shown alone without it")
+    results: Path | None = option(
+        None,
+        "output of `robust-vit evaluate`; without it, the sets of the bundled benchmark are measured in the page",
+    )
+    dataset: str | None = option(None, "labelled images of your own: the examples, and the gallery of --results")
+    split: str = option("validation", "split of --dataset")
+    sets: list[NamedSource] = option([], "sets that were evaluated", metavar="NAME=PATH_OR_ID")
     diagnose: Path | None = option(
         None,
         "output of `robust-vit diagnose`, or of `robust-vit improve`: its images on other backgrounds, to click through",
@@ -70,17 +62,8 @@ class AppOptions(GalleryOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in self.allowed_hosts:
-            if name != "*" and not re.fullmatch(r"[\w.-]+|\[?[\da-f]*(:[\da-f]*){2,}\]?", name, re.IGNORECASE):
-                raise ValueError(
-                    f"--allowed_hosts {name}: expected a name or an address alone, without scheme, port and path"
-                )
+        self.sets = expand_sets(self.sets)
         if self.model != BUNDLED_MODEL and self.compare is None and self.results is not None:
             raise ValueError("--results needs --compare, the model after finetuning")
         if self.export is not None and self.compare is None:
             raise ValueError("--export needs --compare, the Hub id of the model after finetuning")
-        unread = {"results": None, "dataset": None, "sets": [], "host": "127.0.0.1", "allowed_hosts": [], "port": None}
-        if self.export is not None and (
-            given := [name for name, none in unread.items() if getattr(self, name) != none]
-        ):
-            raise ValueError(f"--{given[0]} has no effect on --export, which writes a page for the Hub: leave it out")

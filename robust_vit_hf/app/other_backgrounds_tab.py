@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, find_benchmark
-from ..data.composition import CONDITIONS, background, paste
+from ..data.composition import CONDITIONS, paste
 from ..data.emoji_shift import artwork
 from ..data.emoji_shift.splits import classes_before
 from ..data.transforms import eval_transform
@@ -22,11 +22,11 @@ from ..masks.own_masks import own_tokencut
 from ..relevance.overlay import denormalize
 from ..relevance.relevance_map import forward_logits
 from ..utils.files import RESULTS_FILE, read_json
-from .cards import Card
 from .compare import PICTURE_SIDE
-from .samples import Sample
 
 
+Picture = tuple[Image.Image, str]  # with a caption: what it shows, and a line for each model's prediction
+MARKS = {"right": "✓", "taken": "●", "other": "✗"}  # of predictions, see `Composed.kind`
 # Kinds of images of a diagnosis, of any of its models.
 KINDS = ("all", "taken for the class of the background", "wrong on another background", "right everywhere")
 WITH_OBJECT = tuple(name for name in CONDITIONS if name not in ("no_fg", "only_bg"))
@@ -50,13 +50,7 @@ class Diagnosed:
     examples: list[Composed]
 
     def order(self, shown: str) -> list[int]:
-        """Indices of the examples of one of [`KINDS`].
-
-        Raises:
-            ValueError: unknown kind.
-        """
-        if shown not in KINDS:
-            raise ValueError(f"Unknown kind `{shown}`: expected one of {', '.join(KINDS)}.")
+        """Indices of the examples of one of [`KINDS`]."""
         return [index for index, example in enumerate(self.examples) if shown == KINDS[0] or _is_of(shown, example)]
 
 
@@ -77,14 +71,11 @@ def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
     """
     place = diagnosis_folder(folder)
     results = read_json(place / RESULTS_FILE)
-    for side, weights in results["weights"].items():
-        if side not in session.sides:
-            raise ValueError(f"The diagnosis in `{folder}` compares two models: name the second with --compare.")
-        if session.sides[side].weights != weights:
-            raise ValueError(
-                f"The diagnosis in `{folder}` is of another model {side}: start the page with the --model and --compare "
-                "that were diagnosed."
-            )
+    models = {side: one.weights for side, one in session.sides.items()}
+    if not results["weights"].items() <= models.items():
+        raise ValueError(
+            f"The diagnosis in `{folder}` is of other models: start the page with the --model and --compare that were diagnosed."
+        )
     found, several = results["diagnosis"], len(results["diagnosis"]) > 1
     lines = [f"{side.capitalize()}: {of['sentence']}" if several else of["sentence"] for side, of in found.items()]
     lines += dict.fromkeys(warning for of in found.values() for warning in of["warnings"])
@@ -106,17 +97,16 @@ def diagnosis_folder(folder: Path) -> Path:
     )
 
 
-def condition_cards(example: Composed) -> list[Card]:
+def condition_pictures(example: Composed) -> list[Picture]:
     """An image of a diagnosis in each condition that it has, with the predictions."""
-    cards = []
-    for name, hint in CONDITIONS.items():
+    pictures = []
+    for name in CONDITIONS:
         predicted = {side: of_side[name] for side, of_side in example.predicted.items()}
-        if None in predicted.values():
-            continue
-        title = f"{name}: on {example.donor}" if name == "mixed_rand" else name
-        lines = [(_of_side(side, best, predicted), example.kind(side, name)) for side, best in predicted.items()]
-        cards.append(Card(example.pictures[name], title, hint, lines))
-    return cards
+        if None not in predicted.values():
+            title = f"{name}: on {example.donor}" if name == "mixed_rand" else name
+            lines = [_line(example.kind(side, name), side, best, predicted) for side, best in predicted.items()]
+            pictures.append((example.pictures[name], "\n".join([title, *lines])))
+    return pictures
 
 
 @dataclass(frozen=True)
@@ -134,46 +124,22 @@ class Background:
     classes: frozenset[str]
 
 
-def other_backgrounds(session: Session, diagnosed: Diagnosed | None, samples: Sequence[Sample]) -> list[Background]:
-    """Backgrounds of images of a diagnosis, or else of samples, of different classes as far as there are; without both,
-    photographs of emoji-shift.
-
-    Args:
-        samples: images of the user with their names; objects without a mask are found as in [`find_mask`], and
-            images in which none is found left out.
-    """
+def other_backgrounds(session: Session, diagnosed: Diagnosed | None) -> list[Background]:
+    """Backgrounds of images of a diagnosis, of different classes as far as there are, or else photographs of emoji-shift."""
     if diagnosed is not None:
-        found = [(one.label, one.pictures["only_bg"]) for one in diagnosed.examples]
-    elif samples:
-        found = _backgrounds_of(samples, session)
-    else:
-        of_bundled = find_benchmark(session.classes) == BUNDLED_BENCHMARK
-        usual = {name: frozenset(classes_before(name) if of_bundled else ()) for name in PHOTOGRAPHS}
-        side = next(iter(session.sides.values()))
-        pixel_values = eval_transform(side.processor)({"image": [artwork.background(name) for name in PHOTOGRAPHS]})
-        pictures = denormalize(torch.stack(pixel_values["pixel_values"]), side.processor)
-        return [
-            Background(to_pil_image(one), name, usual[name]) for one, name in zip(pictures, PHOTOGRAPHS, strict=True)
-        ]
-    names = [name for name, _ in found]
-    turns = [names[:place].count(name) for place, name in enumerate(names)]  # classes in turn
-    chosen = sorted(range(len(found)), key=turns.__getitem__)[:NUM_BACKGROUNDS]
-    return [Background(found[place][1], names[place], frozenset([names[place]])) for place in chosen]
-
-
-def _backgrounds_of(samples: Sequence[Sample], session: Session) -> list[tuple[str, Image.Image]]:
-    side, found = next(iter(session.sides.values())), []
-    for sample in samples:
-        if len(found) == NUM_BACKGROUNDS:
-            break
-        try:
-            mask = sample.mask or find_mask(side, sample.image)
-        except ValueError:  # no object
-            continue
-        row = eval_transform(side.processor)({"image": [sample.image], "mask": [mask]})
-        filled = background(row["pixel_values"][0][None], row["mask"][0][None])
-        found.append((sample.caption, to_pil_image(denormalize(filled, side.processor)[0])))
-    return found
+        names = [one.label for one in diagnosed.examples]
+        turns = [names[:place].count(name) for place, name in enumerate(names)]  # classes in turn
+        chosen = sorted(range(len(names)), key=turns.__getitem__)[:NUM_BACKGROUNDS]
+        examples = [diagnosed.examples[place] for place in chosen]
+        return [Background(one.pictures["only_bg"], one.label, frozenset([one.label])) for one in examples]
+    of_bundled = find_benchmark(session.classes) == BUNDLED_BENCHMARK
+    side = session.sides["before"]
+    pixel_values = eval_transform(side.processor)({"image": [artwork.background(name) for name in PHOTOGRAPHS]})
+    pictures = denormalize(torch.stack(pixel_values["pixel_values"]), side.processor)
+    return [
+        Background(to_pil_image(picture), name, frozenset(classes_before(name) if of_bundled else ()))
+        for picture, name in zip(pictures, PHOTOGRAPHS, strict=True)
+    ]
 
 
 def find_mask(side: Side, image: Image.Image) -> Image.Image:
@@ -201,9 +167,9 @@ def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
     return Image.composite(image, Image.blend(image, Image.new("RGB", image.size, "white"), 0.75), mask)
 
 
-def pasted_cards(
+def pasted_pictures(
     session: Session, image: Image.Image, mask: Image.Image, backgrounds: Sequence[Background]
-) -> tuple[list[Card], str]:
+) -> tuple[list[Picture], str]:
     """An RGB image, and its object on other backgrounds, as the models see them, with the predictions and their
     probabilities. And a sentence on how many of them change.
 
@@ -232,20 +198,21 @@ def pasted_cards(
         ]
         if pictures is None:
             pictures = [to_pil_image(one) for one in denormalize(composed, of.processor)]
-    cards, classes = [], [frozenset(), *(one.classes for one in backgrounds)]
-    titles = ["the image", *(f"on {one.name}" for one in backgrounds)]
-    for place, title in enumerate(titles):
-        lines = []
+    classes, captions = [frozenset(), *(one.classes for one in backgrounds)], []
+    for place, title in enumerate(["the image", *(f"on {one.name}" for one in backgrounds)]):
+        lines = [title]
         for side, of_side in predicted.items():
             name, score = of_side[place]
-            kept, taken = name == of_side[0][0], name in classes[place]
-            lines.append(
-                (_of_side(side, f"{name} {score:.0%}", predicted), "right" if kept else "taken" if taken else "other")
-            )
-        cards.append(Card(pictures[place], title, title, lines))
+            kind = "right" if name == of_side[0][0] else "taken" if name in classes[place] else "other"
+            lines.append(_line(kind, side, f"{name} {score:.0%}", predicted))
+        captions.append("\n".join(lines))
     changed = {side: sum(name != of_side[0][0] for name, _ in of_side) for side, of_side in predicted.items()}
     counts = " · ".join(_of_side(side, f"{count} of {len(backgrounds)}", changed) for side, count in changed.items())
-    return cards, f"Predictions that change with the background: {counts}."
+    return list(zip(pictures, captions, strict=True)), f"Predictions that change with the background: {counts}."
+
+
+def _line(kind: str, side: str, text: str, sides: Collection[str]) -> str:
+    return f"{MARKS[kind]} {_of_side(side, text, sides)}"
 
 
 def _of_side(side: str, text: str, sides: Collection[str]) -> str:

@@ -14,17 +14,10 @@ from ..utils.files import RUN_FILE, atomic_folder, read_json
 
 
 def newest_run(folder: Path) -> Path | None:
-    """Newest complete finetuning run of the bundled model in a folder. Records that cannot be read are left out."""
-    runs = [file for file in folder.glob(f"*/{RUN_FILE}") if _registered(file) == BUNDLED_MODEL]
+    """Newest complete finetuning run of the bundled model in a folder."""
+    runs = [file for file in folder.glob(f"*/{RUN_FILE}") if registered_of(read_json(file)) == BUNDLED_MODEL]
     newest = max(runs, key=lambda file: file.stat().st_mtime, default=None)
     return newest and newest.parent
-
-
-def _registered(file: Path) -> str | None:
-    try:
-        return registered_of(read_json(file) or {})
-    except (ValueError, OSError):
-        return None
 
 
 def cached_run(**options) -> Path:
@@ -37,12 +30,8 @@ def cached_run(**options) -> Path:
     folder = cache_of((recipe, Path(model.__file__))) / "finetuned"
     if not (folder / RUN_FILE).is_file():
         shown = {"control": False, "images_per_set": 50, "report_to": "none", "save_strategy": "no"}
-        try:
-            with atomic_folder(folder) as partial:
-                finetune(*train_arguments(recipe, output_dir=str(partial), **shown | options))
-        except OSError:
-            if not (folder / RUN_FILE).is_file():  # else another process was first
-                raise
+        with atomic_folder(folder) as partial:
+            finetune(*train_arguments(recipe, output_dir=str(partial), **shown | options))
     return folder
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .options import AppOptions
+from .options import LOOPBACK, AppOptions
 
 
 MAX_UPLOAD = "50mb"
@@ -76,7 +76,7 @@ def running(options: AppOptions) -> Iterator[str]:
         }
         import gradio as gr
 
-        from .layout import LOOPBACK, STYLE, Page
+        from .layout import STYLE, Page
 
         @asynccontextmanager
         async def lifespan(app) -> AsyncIterator[None]:

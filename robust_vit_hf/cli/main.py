@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             error.args = tuple(hide_tokens(part) if isinstance(part, str) else part for part in error.args)
             raise
-        if text := getattr(error, "text", ""):  # what was done before the error
-            print(text)
+        for note in getattr(error, "__notes__", ()):  # what was done before the error
+            print(note)
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
     if "accelerate" in sys.modules:

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -88,10 +89,7 @@ def setting_of(run: Run) -> tuple:
 
 
 def _by_setting(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
-    by_setting = defaultdict(list)
-    for run in sorted(runs, key=setting_of):
-        by_setting[setting_of(run)].append(run)
-    return dict(by_setting)
+    return {setting: [*of] for setting, of in groupby(sorted(runs, key=setting_of), setting_of)}
 
 
 def _check_seeds(name: str, by_setting: dict[tuple, list[Run]]) -> None:
@@ -101,13 +99,15 @@ def _check_seeds(name: str, by_setting: dict[tuple, list[Run]]) -> None:
         for run in runs:
             if (first := seeds.setdefault(run.seed, run)) is not run:
                 one, other = (
-                    json.loads(each.settings or "{}") | {"num_train_epochs": each.epochs} for each in (first, run)
+                    json.loads(each.settings or "{}")
+                    | {"num_train_epochs": each.epochs, "the original model": each.original}
+                    for each in (first, run)
                 )
-                options, same = {*one, *other} - {*MEASUREMENT_OPTIONS}, first.original == run.original
+                options = {*one, *other} - {*MEASUREMENT_OPTIONS}
                 differing = sorted(option for option in options if one.get(option) != other.get(option))
                 raise ValueError(
                     f"{name}: `{first.name}` and `{run.name}` have the same setting and seed, and differ in "
-                    f"{', '.join(differing) or ('their images' if same else 'the original model')}: report them apart."
+                    f"{', '.join(differing) or 'their images'}: report them apart."
                 )
 
 
@@ -182,8 +182,6 @@ def _measured(name: str, by_setting: dict[tuple, list[Run]]) -> tuple[list[_Sett
             f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, or leave "
             "settings out, before one is chosen."
         )
-    if any(not run.composed for runs in by_setting.values() for run in runs):
-        raise ValueError(f"{name}: runs have no results on their validation images. Run the sweep again.")
     settings = []
     for setting, runs in by_setting.items():
         compared = sorted((run for run in runs if run.seed in shared), key=lambda run: run.seed)
@@ -203,13 +201,11 @@ def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _edges(best: tuple, settings: list[tuple]) -> str:
     """What of the chosen setting is the highest or lowest of several in the grid."""
-    columns = {"learning rate": [setting[0] for setting in settings]}
+    columns: dict[str, list] = defaultdict(list)
+    for rate, *tuned in settings:
+        for option, value in (("learning rate", rate), *tuned):
+            columns[option].append(value)
     own = {"learning rate": best[0], **dict(best[1:])}
-    for option in dict(best[1:]):
-        columns[option] = [dict(setting[1:])[option] for setting in settings if option in dict(setting[1:])]
-    at_edge = [
-        option
-        for option, values in columns.items()
-        if len(set(values)) > 1 and own[option] in (min(values), max(values))
-    ]
+    several = {option: values for option, values in columns.items() if option in own and len(set(values)) > 1}
+    at_edge = [option for option, values in several.items() if own[option] in (min(values), max(values))]
     return f", at the edge of: {', '.join(at_edge)}" if at_edge else ""

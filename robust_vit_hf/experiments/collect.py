@@ -21,7 +21,7 @@ from ..results.results_file import ResultsFile
 from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from ..utils.stage import Stage
-from .points import CUT_OUT, GRID_FILE, RUN, SETS, SHARES, VALIDATION, has_shares
+from .points import CUT_OUT, GRID_FILE, PREDICTIONS, ROBUSTNESS, RUN, SETS, SHARES, VALIDATION, has_shares, is_measured
 from .validation import CONDITIONS
 
 
@@ -55,23 +55,15 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 
     Raises:
         FileNotFoundError: a folder holds no complete run.
-        ValueError: two runs are the same; the sweeps have different rules; a file of a run is incomplete (named).
+        ValueError: two runs are the same; the sweeps have different rules; a file of a run is damaged.
     """
     found: dict[str, Found] = {}  # by name, since points share the original model
     rules, class_names = {}, {}
     for folder in folders:
         for point in _complete_points(folder):
-            if point.name in found:
-                raise ValueError(f"`{point}` is named twice, or another folder holds the same run: name one of them.")
             grid = read_json(point.parent / GRID_FILE)
             rules[folder] = (grid["validation_bound"], grid["choose_by"])
-            try:
-                first, *others = _found(point, grid)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:
-                raise ValueError(
-                    f"`{point}` has an incomplete file ({type(error).__name__}: {error}): delete the folder, and run the sweep "
-                    "again."
-                ) from error
+            first, *others = _found(point, grid)
             found[point.name] = first
             for other in others:
                 found.setdefault(other.run.name, other)
@@ -101,9 +93,12 @@ def _complete_points(folder: Path) -> list[Path]:
 
 
 def _is_measured(point: Path) -> bool:
-    """Whether a point has all that the rule of its grid needs, and the mixtures if it is still in the grid."""
-    grid = read_json(point.parent / GRID_FILE)
-    return has_shares(point, grid["shares"] if point.name in grid["points"] else grid["shares"][:1])
+    """Whether a point has all that the rule of its grid needs; and, if it is still in the grid, the mixtures and sets."""
+    grid, protocol = read_json(point.parent / GRID_FILE), Stage.of(point).result()["protocol"]
+    if point.name not in grid["points"]:
+        return has_shares(point, grid["shares"][:1])
+    measured = all(is_measured(point / ROBUSTNESS / protocol / name) for name in grid["sets"])
+    return measured and has_shares(point, grid["shares"])
 
 
 def _found(point: Path, grid: dict) -> list[Found]:
@@ -141,9 +136,9 @@ def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:
     if training["load_best_model_at_end"]:
         measured = [entry for entry in measured if entry["step"] == state["best_global_step"]]
     words = [f"{option} {_last(value)}" for option, value in of_grid["crossed"].items()]
-    classes = data["training_classes"]
+    classes, on_paper_sets = data["training_classes"], point / ROBUSTNESS / recorded["protocol"]
     run = Run(
-        sets=_sets(point / recorded["results"], of_grid["options"]),
+        sets=_sets(on_paper_sets if on_paper_sets.is_dir() else point / PREDICTIONS, of_grid["options"]),
         training_classes=None if classes is None else frozenset(classes),
         name=point.name,
         model=(registered and registered.paper_name) or _last(of_grid["model"]),
@@ -186,22 +181,10 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
             sides = {"before": result.sides["before"], "after": SideResult(after, known=1)}
             sets[name] = replace(result, sides=sides)
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
-    return (
-        replace(
-            run,
-            sets=sets,
-            name=name,
-            method=CUT_OUT,
-            tuned={},
-            learning_rate=0.0,
-            epochs=None,
-            seconds=0.0,
-            validation=None,
-            composed={},
-        )
-        if sets
-        else None
-    )
+    if not sets:
+        return None
+    untrained = {"tuned": {}, "learning_rate": 0.0, "epochs": None, "seconds": 0.0, "validation": None, "composed": {}}
+    return replace(run, sets=sets, name=name, method=CUT_OUT, **untrained)
 
 
 def _seconds(history: list[dict]) -> float | None:
@@ -234,10 +217,8 @@ def _last(value: Any) -> str:
 
 def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
     """Results of a run's labelled sets: the paper's sets, or else those measured by `train`, if any."""
-    if not folder.is_dir():
-        if not options.get("benchmark_sets", True):
-            return {}
-        raise ValueError(f"`{folder}` is missing: run the sweep again, which measures what is missing.")
+    if not folder.is_dir():  # as with `benchmark_sets: false`
+        return {}
     benchmark = benchmarks().get(options.get("dataset", BUNDLED_BENCHMARK))
     folders = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
     order = ["val", *benchmark.shifted] if benchmark else list(PAPER_SETS)
@@ -257,16 +238,8 @@ def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
         by_class = name not in FAMILIES["imagenet-9"]
         # Those of `before` may be of a run on other images, with which it is shared.
         weights = measured["after"].scores.get("group_weights")
-        sets[name] = SetResult(
-            name,
-            side_results(measured, accepted),
-            classes,
-            shifted,
-            images=images,
-            groups=groups,
-            group_weights=weights,
-            by_class=by_class,
-        )
+        optional = {"images": images, "groups": groups, "group_weights": weights, "by_class": by_class}
+        sets[name] = SetResult(name, side_results(measured, accepted), classes, shifted, **optional)
     return sets
 
 

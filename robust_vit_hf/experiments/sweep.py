@@ -56,18 +56,6 @@ from .validation import check_validation_images, measure_shares
 THREE_DAYS = 3 * 24 * 60  # default time limit of a job in minutes; submitit's is 5
 
 
-class RunsFailedError(ValueError):
-    """Some runs of a sweep failed.
-
-    Args:
-        text: one line per run with its state.
-    """
-
-    def __init__(self, message: str, text: str):
-        super().__init__(message)
-        self.text = text
-
-
 def sweep(options: SweepOptions) -> str:
     """Run the incomplete points of a grid, each in its own folder. Interrupted points are resumed. A failure is
     recorded, the other points go on, and the next sweep retries it.
@@ -79,9 +67,8 @@ def sweep(options: SweepOptions) -> str:
 
     Raises:
         ValueError: as [`read_grid`]; options, model or data of a point do not fit together, or a folder was made from other
-            inputs. Raised before the first run.
+            inputs, before the first run. Or runs failed, now or earlier: its note has the states of all.
         OSError: a grid, model or set does not exist.
-        RunsFailedError: runs failed, now or earlier.
     """
     grid, folder = read_grid(options.grid, options.imagenet), options.output_dir
     runs = _checked_runs(grid, folder)
@@ -89,12 +76,9 @@ def sweep(options: SweepOptions) -> str:
     if not options.dry_run:
         # Jobs are named by process id, which an earlier sweep may have used.
         executor = _executor(options, folder / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S"))
-        facts = {
-            "validation_bound": grid.validation_bound,
-            "choose_by": grid.choose_by,
-            "shares": grid.shares,
-            "points": [run.point.name for run in runs],
-        }
+        rule = {"validation_bound": grid.validation_bound, "choose_by": grid.choose_by}
+        measured = {"sets": [name for name, _ in grid.sets], "shares": grid.shares}
+        facts = rule | measured | {"points": [run.point.name for run in runs]}
         if read_json(folder / GRID_FILE) != facts:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / GRID_FILE, facts)
@@ -108,8 +92,9 @@ def sweep(options: SweepOptions) -> str:
             _run_here(executor, pending, 1 if options.cluster == "debug" else options.jobs)
     lines = describe(runs, options.jobs)
     if failed := lines.count(": failed: "):
-        message = f"{failed} of {len(runs)} runs have failed, see above and their `{ERROR_FILE}`."
-        raise RunsFailedError(message, submitted + lines)
+        error = ValueError(f"{failed} of {len(runs)} runs have failed, see above and their `{ERROR_FILE}`.")
+        error.add_note(submitted + lines)
+        raise error
     return submitted + lines
 
 
@@ -234,7 +219,7 @@ class Run:
         made = [self.folder / RUN / RUN_FILE, self.folder / RUN / RESULTS_FILE, *predictions]
         facts = {
             "point": asdict(self.point),
-            "results": str((self.measured if self.sets else self.folder / PREDICTIONS).relative_to(self.folder)),
+            "protocol": protocol_of(self.point),
             "seconds": read_json(self.folder / RUN / RESULTS_FILE)["settings"]["seconds"],
         }
         self.stage.finish(facts | self.inputs, [str(path.relative_to(self.folder)) for path in made])
@@ -334,20 +319,16 @@ def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
     """Executor of a cluster, with one GPU per run, if there are any.
 
     Raises:
-        OSError: the cluster is not available on this machine.
-        ValueError: unknown parameter.
+        ValueError: the cluster is not available on this machine, or a parameter is unknown.
     """
     parameters = {"timeout_min": THREE_DAYS, "gpus_per_node": min(1, torch.cuda.device_count())}
     if options.cluster == "slurm":
         parameters |= {"gpus_per_node": 1, "slurm_array_parallelism": options.jobs, "slurm_job_name": "robust-vit"}
     try:
         executor = submitit.AutoExecutor(logs, cluster=options.cluster)
-    except RuntimeError as error:
-        raise OSError(f"Cannot use the cluster `{options.cluster}`: {error} Name another --cluster.") from error
-    try:
         executor.update_parameters(**parameters | dict(options.cluster_options))
-    except (NameError, TypeError, ValueError) as error:
-        raise ValueError(f"--cluster_options: {error}") from error
+    except (RuntimeError, NameError, TypeError) as error:
+        raise ValueError(f"submitit refuses --cluster {options.cluster} or its --cluster_options: {error}") from error
     return executor
 
 

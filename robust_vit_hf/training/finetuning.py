@@ -15,12 +15,13 @@ from transformers.utils import logging
 
 from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.find_images import UnknownSplit, find_images, origin_of_masks
+from ..data.groups import group_shares
 from ..data.label_mapping import classes_of_model
 from ..evaluation.finetuning_results import write_report
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.measurements.base import Measured, measure
 from ..evaluation.session import Session, Side
-from ..evaluation.sets import EvaluationSet, benchmark_sets, group_shares
+from ..evaluation.sets import EvaluationSet, benchmark_sets
 from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model

@@ -84,11 +84,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Temporary folder that becomes `path` when the block ends without an exception.
 
     Raises:
-        FileExistsError: `path` is a file, a folder that is not empty, or the current folder.
+        FileExistsError: `path` is a file, or a folder that is not empty.
     """
     path = path.resolve()  # a link stays, and leads to the folder
-    if path == Path.cwd():
-        raise FileExistsError(f"`{path}` is the current folder, which cannot be replaced: name a folder in it.")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"`{path}` exists already: name another folder, or remove it.")
     existing = next(parent for parent in path.parents if parent.is_dir())
@@ -101,14 +99,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_output_dir(output_dir: Path, *images: str | None) -> None:
-    """Refuse an output folder that is a file, or among the images or masks, whose files would be images of the next run.
+    """Refuse an output folder among the images or masks, whose files would be images of the next run.
 
     Args:
         images: folders, or other sources, whose name a folder would take.
 
     Raises:
         ValueError: the output folder is within one of the folders.
-        NotADirectoryError: it is a file, or below one.
     """
     for source in images:
         folder = None if source is None else Path(source)
@@ -117,8 +114,3 @@ def check_output_dir(output_dir: Path, *images: str | None) -> None:
                 f"`{output_dir}` is within `{source}`, where its files would be read as images the next time: choose another "
                 "--output_dir."
             )
-    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise NotADirectoryError(
-            f"`{existing}` is a file, so that `{output_dir}` cannot be a folder: choose another --output_dir."
-        )

@@ -65,11 +65,4 @@ def _holder(path: Path) -> str:
         holder = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):  # just taken, or unreadable
         return "another process"
-    ended = ""
-    if (
-        holder["host"] == socket.gethostname()
-        and not Path(f"/proc/{holder['pid']}").exists()
-        and Path("/proc").is_dir()
-    ):
-        ended = ", which has ended, and whose data loader workers are about to"
-    return f"process {holder['pid']} on {holder['host']}, since {holder['since']}{ended}"
+    return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"

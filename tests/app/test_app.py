@@ -24,14 +24,14 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.app.cards import MARKS, Card, grid
 from robust_vit_hf.app.compare import compare_maps, read_image
 from robust_vit_hf.app.export import write_space
 from robust_vit_hf.app.gallery import how_to_fill, measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models, thumbnail
-from robust_vit_hf.app.options import AppOptions, GalleryOptions
+from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import (
     KINDS,
+    MARKS,
     PHOTOGRAPHS,
     WITH_OBJECT,
     find_mask,
@@ -39,7 +39,7 @@ from robust_vit_hf.app.other_backgrounds_tab import (
     read_diagnosis,
 )
 from robust_vit_hf.app.runs import cached_run, find_reports, newest_run
-from robust_vit_hf.app.samples import Sample, load_samples, own_samples
+from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import OwnNames, running
 from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
@@ -66,13 +66,13 @@ def models(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def evaluated(models, tmp_path_factory) -> GalleryOptions:
+def evaluated(models, tmp_path_factory) -> AppOptions:
     """Images, and the output of `robust-vit evaluate` on them."""
     folder = tmp_path_factory.mktemp("evaluated")
     data = masked_folder(folder / "data", train=4, validation=40)
     options = ["--dataset", data, "--protocols", "paper", "--output_dir", folder / "results"]
     succeed("evaluate", "--model", models[0], "--compare", models[1], *options)
-    return GalleryOptions(results=folder / "results", dataset=str(data))
+    return AppOptions(results=folder / "results", dataset=str(data))
 
 
 @pytest.fixture(scope="module")
@@ -309,15 +309,6 @@ def test_nothing_uploaded_stays(models, picture, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("robust-vit-app-*"))
 
 
-def test_elsewhere_than_on_loopback_no_models_are_loaded(models):
-    with running(AppOptions(model=models[0], compare=models[1], host="0.0.0.0")) as address:
-        place = address.replace("0.0.0.0", "127.0.0.1") + "gradio_api/info"
-        endpoints = get_session().get(place).json()["named_endpoints"]
-        refused = get_session().get(place, headers={"Host": "evil.example:7871"})
-    assert "/explain" in endpoints
-    assert refused.status_code == 400 and "endpoints" not in refused.text
-
-
 # -- Gallery, run, examples --------------------------------------------------------------------------------------------
 
 
@@ -345,15 +336,15 @@ def test_gallery_of_an_evaluation(models, evaluated, client):
 
 def test_results_of_others_are_refused(models, evaluated, tmp_path):
     session = open_pair(*models, "paper")
-    with pytest.raises(ValueError, match="are of another model after: start the page with the --model and --compare"):
+    with pytest.raises(ValueError, match="differ in: model"):
         measured_set(evaluated, "paper/validation", open_pair(models[0], models[0], "paper"))
     data = str(masked_folder(tmp_path / "data", train=40, validation=39))
-    with pytest.raises(ValueError, match="are of other images: name those that were evaluated with --dataset"):
-        measured_set(GalleryOptions(results=evaluated.results, dataset=data), "paper/validation", session)
+    with pytest.raises(ValueError, match=r"differ in: .*rows"):
+        measured_set(AppOptions(results=evaluated.results, dataset=data), "paper/validation", session)
     with pytest.raises(ValueError, match="name them with `--dataset"):
-        measured_set(GalleryOptions(results=evaluated.results), "paper/validation", session)
+        measured_set(AppOptions(results=evaluated.results), "paper/validation", session)
     with pytest.raises(ValueError, match="has no results of two models"):
-        set_names(GalleryOptions(results=tmp_path), session)
+        set_names(AppOptions(results=tmp_path), session)
 
 
 def test_gallery_of_a_later_set(tmp_path):
@@ -373,7 +364,7 @@ def test_gallery_of_a_later_set(tmp_path):
     ]
     succeed("evaluate", "--model", folders[0], "--compare", folders[1], *options)
     assert (tmp_path / "out" / "paper-cut_out" / "imagenet-9-original" / "after").is_dir()
-    shown = GalleryOptions(results=tmp_path / "out", sets=[NamedSource("imagenet-9", str(root))])
+    shown = AppOptions(results=tmp_path / "out", sets=[NamedSource("imagenet-9", str(root))])
     session = open_pair(*map(str, folders), "paper")
     assert set_names(shown, session) == ["paper/imagenet-9-original"]
     measured = measured_set(shown, "paper/imagenet-9-original", session)
@@ -391,7 +382,7 @@ def test_a_thumbnail_of_16_bits_is_not_white():
 def test_results_in_another_precision_and_with_another_processor(models, evaluated, tmp_path):
     session = open_pair(*models, "paper")
     results = Path(shutil.copytree(evaluated.results, tmp_path / "results"))
-    options = GalleryOptions(results=results, dataset=evaluated.dataset)
+    options = AppOptions(results=results, dataset=evaluated.dataset)
     file = results / "paper" / "validation" / "before" / "stage.json"
     recorded = read_json(file)
     inputs = recorded["inputs"]
@@ -426,28 +417,7 @@ def test_the_newest_run_of_the_bundled_model(tmp_path):
         write_json(tmp_path / name / "run.json", {"finetuned_from": base, "registered": base})
     (tmp_path / "of a folder").mkdir()
     write_json(tmp_path / "of a folder" / "run.json", {"finetuned_from": "emoji-shift", "registered": None})
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "run.json").write_text('{"registered":')
     assert newest_run(tmp_path).name == "a"
-
-
-def test_two_first_starts_at_once(tmp_path, monkeypatch):
-    """The second takes the run of the first, and an error of a start without another is told."""
-    folder = tmp_path / "finetuned"
-
-    def slower(*arguments):
-        folder.mkdir()
-        write_json(folder / "run.json", {"by": "the first"})
-
-    def fails(*arguments):
-        raise OSError("The disk is full.")
-
-    monkeypatch.setattr("robust_vit_hf.app.runs.cache_of", lambda inputs: tmp_path)
-    monkeypatch.setattr("robust_vit_hf.app.runs.finetune", fails)
-    with pytest.raises(OSError, match="The disk is full"):
-        cached_run()
-    monkeypatch.setattr("robust_vit_hf.app.runs.finetune", slower)
-    assert cached_run() == folder and read_json(folder / "run.json") == {"by": "the first"}
 
 
 @pytest.mark.release
@@ -469,12 +439,12 @@ def test_the_bundled_pair_is_made_and_measured_once(datasets_cache, monkeypatch)
     (report,) = find_reports(folder)
     assert "mean of the shifted sets" in report.tables and report.plots[0].name == "before_after.png"
     session = open_pair("emoji-shift", str(folder), "paper")
-    assert set_names(GalleryOptions(), session) == ["val", *SHIFTED]
-    measured = measured_set(GalleryOptions(), "val", session)
+    assert set_names(AppOptions(), session) == ["val", *SHIFTED]
+    measured = measured_set(AppOptions(), "val", session)
     assert len(measured.order("all")) == 10 and "mask" in measured.rows.dataset.column_names
     # Nothing is measured again.
     monkeypatch.setattr("robust_vit_hf.evaluation.measurements.accuracy.measure_batches", None)
-    again = measured_set(GalleryOptions(), "val", session)
+    again = measured_set(AppOptions(), "val", session)
     predictions, repeated = (of.result.sides["after"].predictions for of in (measured, again))
     assert (predictions == repeated).all()
 
@@ -547,13 +517,14 @@ def test_images_of_a_diagnosis(models, diagnosed, of_diagnosis):
         ]
         assert [number - 1 in found.order(kind) for kind in KINDS] == [True, *kinds]
     first, last = found.examples[0], len(found.examples)
-    verdict, html, text, number = of_diagnosis.predict("all", 1, api_name="/conditions")
+    verdict, pictures, text, number = of_diagnosis.predict("all", 1, api_name="/conditions")
     assert verdict == found.text and number == 1 and text == f"Image 1 of {last}: `{first.label}`"
-    assert html.count("<img") == 7 and f"mixed_rand: on {first.donor}" in html
+    captions = [picture["caption"] for picture in pictures]
+    assert len(captions) == 7 and any(f"mixed_rand: on {first.donor}" in caption for caption in captions)
     for side in ("before", "after"):
         best = first.predicted[side]["mixed_rand"]
         kind = "right" if best == first.label else "taken" if best == first.donor else "other"
-        assert f'<div class="{kind}">{MARKS[kind]} {side}: {best}</div>' in html
+        assert any(f"{MARKS[kind]} {side}: {best}" in caption for caption in captions)
     assert of_diagnosis.predict("all", last + 1, api_name="/conditions")[3] == 1
     handlers = Handlers(AppOptions(model=models[0], compare=models[1], diagnose=diagnosed))
     assert handlers.conditions("all", 1, step=-1)[3] == last
@@ -561,9 +532,9 @@ def test_images_of_a_diagnosis(models, diagnosed, of_diagnosis):
 
 
 def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
-    with pytest.raises(ValueError, match="is of another model before: start the page with the --model and --compare"):
+    with pytest.raises(ValueError, match="is of other models"):
         read_diagnosis(diagnosed, open_pair(models[1], models[0], "paper"))
-    with pytest.raises(ValueError, match="compares two models: name the second with --compare"):
+    with pytest.raises(ValueError, match="is of other models"):
         read_diagnosis(diagnosed, open_pair(models[0], None, "paper"))
     with pytest.raises(ValueError, match=r"has no diagnosis with `examples.parquet`: expected the --output_dir"):
         read_diagnosis(tmp_path, open_pair(*models, "paper"))
@@ -576,28 +547,24 @@ def test_an_oblong_image_on_other_backgrounds(tmp_path):
     for part in (tiny_vit(), make_image_processor("paper", (32, 48))):
         part.save_pretrained(wide)
     handlers = Handlers(AppOptions(model=str(wide), compare=str(wide)))
-    _, html, _ = handlers.on_backgrounds(str(bright_square(tmp_path)))
-    assert html.count("<img") == 1 + len(PHOTOGRAPHS)
-
-
-def test_names_are_no_html():
-    html = grid([Card(Image.new("RGB", (8, 8)), "<b>", 'a"b', [("<script>", "taken")])])
-    assert "<script>" not in html and "&lt;script&gt;" in html and 'a"b' not in html and grid([]) == ""
+    _, pictures, _ = handlers.on_backgrounds(str(bright_square(tmp_path)))
+    assert len(pictures) == 1 + len(PHOTOGRAPHS)
 
 
 def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_path):
     """As the models see it, composed once more."""
     path = bright_square(tmp_path)
-    masked, html, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
+    masked, pictures, text = of_diagnosis.predict(handle_file(path), api_name="/backgrounds")
     session = open_pair(*models, None)
     image, mask = Image.open(path), find_mask(session.sides["before"], Image.open(path))
     inside = np.asarray(mask) > 0
     assert inside[32:64, 32:64].mean() > 0.8 and inside.mean() < 0.4
     assert pixels(masked)[0, 0].min() > 150, "the background is not dimmed"
     found = read_diagnosis(diagnosed, session)
-    backgrounds = other_backgrounds(session, found, [])
+    backgrounds = other_backgrounds(session, found)
     assert len(backgrounds) == 5 and {one.name for one in backgrounds[:4]} == {one.label for one in found.examples}
-    assert html.count("<img") == 6
+    captions = [picture["caption"] for picture in pictures]
+    assert len(captions) == 6
     row = eval_transform(session.sides["before"].processor)({"image": [image], "mask": [mask]})
     other = (
         torch.from_numpy(np.asarray(backgrounds[2].picture, np.float32)).movedim(2, 0) / 127.5 - 1
@@ -608,24 +575,15 @@ def test_an_object_on_other_backgrounds(models, diagnosed, of_diagnosis, tmp_pat
     for side, of in session.sides.items():
         with torch.no_grad():
             scores, best = of.model(composed[None]).logits.softmax(dim=1)[0].max(dim=0)
-        assert f"{side}: {session.classes[best]} {scores:.0%}</div>" in html.split("<figure")[4]
-        shown = [re.search(rf"{side}: (\S+) ", card)[1] for card in html.split("<figure")[1:]]
+        assert f"{side}: {session.classes[best]} {scores:.0%}" in captions[3]
+        shown = [re.search(rf"{side}: (\S+) ", caption)[1] for caption in captions]
         changed[side] = sum(name != shown[0] for name in shown)
     assert text.endswith(f"before: {changed['before']} of 5 · after: {changed['after']} of 5.")
 
 
-def test_backgrounds_without_a_diagnosis(models, evaluated, tmp_path):
-    session = open_pair(*models, "paper")
-    backgrounds = other_backgrounds(session, None, [])
+def test_backgrounds_without_a_diagnosis(models):
+    backgrounds = other_backgrounds(open_pair(*models, "paper"), None)
     assert [one.name for one in backgrounds] == list(PHOTOGRAPHS) and not any(one.classes for one in backgrounds)
-    samples = own_samples(evaluated.dataset, "validation", session)
-    backgrounds = other_backgrounds(session, None, samples)
-    assert len(backgrounds) == 5 and all(one.picture.size == (32, 32) for one in backgrounds)
-    assert all(one.classes == {one.name} for one in backgrounds)
-    # Without masks, objects are found; an image in which there is none is left out.
-    square = Image.open(bright_square(tmp_path))
-    (found,) = other_backgrounds(session, None, [Sample(Image.new("RGB", (2000, 1)), "a"), Sample(square, "b")])
-    assert found.name == "b" and np.asarray(found.picture)[12:20, 12:20].max() < 150 < np.asarray(square).max()
 
 
 def test_where_no_object_is_found(of_diagnosis, tmp_path):
@@ -669,12 +627,6 @@ def test_a_space_with_a_diagnosis(models, diagnosed, tmp_path):
     [
         (["--model", "vit-b", "--results", "x"], "--results needs --compare, the model after finetuning"),
         (["--export", "x"], "--export needs --compare"),
-        (["--export", "x", "--compare", "a/b", "--dataset", "photos"], "--dataset has no effect on --export"),
-        (
-            ["--allowed_hosts", "*", "proxy.example:80"],
-            "--allowed_hosts proxy.example:80: expected a name or an address",
-        ),
-        (["--allowed_hosts", "https://proxy.example"], "without scheme, port and path"),
         (["--port", "0"], "Expected `port` from 1 to 65535, but got 0"),
     ],
 )
@@ -725,7 +677,7 @@ def test_a_space_runs_with_models_by_id(hub, models, diagnosed, picture, tmp_pat
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
         before = client.predict(handle_file(picture), PREDICTED, "gae", api_name="/explain")[0]
         assert before["label"].startswith("LABEL_")
-        assert client.predict("all", 2, api_name="/conditions")[1].count("<img") == 7
+        assert len(client.predict("all", 2, api_name="/conditions")[1]) == 7
     finally:
         process.kill()
         process.communicate()

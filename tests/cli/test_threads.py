@@ -11,10 +11,7 @@ import torch
 from transformers import masking_utils, pipeline
 
 from robust_vit_hf import relevance_map
-from robust_vit_hf.masks.tokencut import patch_keys
-from robust_vit_hf.relevance.architectures import ImageModel
 from robust_vit_hf.relevance.attention import EXPLICIT_ATTENTION, RECORDED_ATTENTION, hooks_of_this_thread
-from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
 from ..helpers.families import FAMILIES
 from ..helpers.tiny import masked_rows, tiny_vit
@@ -121,28 +118,6 @@ def test_a_pass_that_began_before_a_switch_finds_its_mask(monkeypatch):
         model.config._attn_implementation = "sdpa"
         torch.testing.assert_close(plain(model, images(0)), expected)
         assert model.config._attn_implementation == implementation
-
-
-def test_all_attribution_methods_at_once():
-    """LeGrad's head reads every layer, and a pass for TokenCut ends in the last: in their own threads alone."""
-    model = tiny_vit()
-    methods = [
-        lambda method=method: mapped(method, model, images(2), 1) for name, method in ATTRIBUTION_METHODS.items()
-    ]
-    assert_as_alone(*methods, lambda: plain(model, images(3)), lambda: patch_keys(ImageModel(model), images(4), True))
-    assert_unchanged(model, "sdpa")
-
-
-def test_gradients_of_the_weights():
-    """Threads that train on maps get the gradients that each gets alone."""
-    model = tiny_vit()
-
-    def gradients(seed: int) -> tuple[torch.Tensor, ...]:
-        loss = relevance_map(model, images(seed), 1).relevance.square().mean()
-        return torch.autograd.grad(loss, [layer.attention.q_proj.weight for layer in model.vit.layers])
-
-    assert_as_alone(*(lambda seed=seed: gradients(seed) for seed in range(4)))
-    assert_unchanged(model, "sdpa")
 
 
 def test_an_error_in_one_thread_leaves_the_others_alone():
