@@ -23,9 +23,10 @@ from ..evaluation.write_results import write_results
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
 from ..results.bootstrap import Interval
-from ..results.html_page import PAGE_FILE, Section, plot, write_page
+from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
+from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
 from ..utils.files import check_output_dir
 from ..utils.stage import Stage
@@ -96,7 +97,7 @@ class DiagnosisReport:
         section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), self.tables, notes=self.warnings)
         if self.examples:
             alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
-            section.plots.append(plot(self.figure(), RULE, alt, "wide"))
+            section.plots.append(page_picture(self.figure(), RULE, alt, "wide"))
         return section
 
     def __str__(self) -> str:
