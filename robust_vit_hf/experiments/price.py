@@ -17,6 +17,9 @@ from ..results.run_results import Run
 from ..utils.plotting import plain
 
 
+COLOURS = "#1f6fb2 #c77c11 #2e7d4f #b23a3a #7b4fa3 #7f8c8d #0f9aa8 #a3762b #d45a9a #333333".split()
+
+
 @dataclass(frozen=True)
 class Price:
     """A point of a curve.
@@ -53,58 +56,51 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
         ValueError: of a method, other settings than the chosen one were measured on both sets.
     """
     several = len({run.model for run in chosen}) > 1
+    settings: dict[tuple[str, str], set[tuple]] = defaultdict(set)
     points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
-    settings: dict[tuple[str, str], dict[tuple, None]] = defaultdict(dict)
     for run in chosen:
-        settings[run.model, run.method][run.learning_rate, tuple(sorted(run.tuned.items())), run.share] = None
+        settings[run.model, run.method].add(_setting(run))
     for run in runs:
-        key = (run.model, run.method)
-        if shifted in run.sets and home in run.sets and key in settings:
-            points[key][run.learning_rate, tuple(sorted(run.tuned.items())), run.share].append(run)
+        if (run.model, run.method) in settings and {shifted, home} <= run.sets.keys():
+            points[run.model, run.method][_setting(run)].append(run)
     found = {}
     for (model, method), of_method in points.items():
-        name = f"{model}, {method}" if several else method
-        found[name] = [
-            Price(
-                rate,
-                dict(tuned),
-                share,
-                (rate, tuned, share) in settings[model, method],
-                change(of_point, [shifted]),
-                change(of_point, [home]),
-                float(np.median(known))
-                if (known := [run.seconds for run in of_point if run.seconds is not None])
-                else None,
-                len({run.seed for run in of_point}),
-            )
-            for (rate, tuned, share), of_point in sorted(of_method.items())
-        ]
-        if missing := [setting for setting in settings[model, method] if setting not in of_method]:
+        if missing := settings[model, method] - of_method.keys():
             raise ValueError(
-                f"{model}, {method}: the chosen setting, {missing[0]}, was not measured on `{shifted}` and `{home}`, while "
+                f"{model}, {method}: the chosen setting, {min(missing)}, was not measured on `{shifted}` and `{home}`, while "
                 "others were: run it too."
             )
+        found[f"{model}, {method}" if several else method] = [
+            _price(of_point, setting in settings[model, method], shifted, home)
+            for setting, of_point in sorted(of_method.items())
+        ]
     return found
+
+
+def _setting(run: Run) -> tuple:
+    return run.learning_rate, tuple(sorted(run.tuned.items())), run.share
+
+
+def _price(runs: Sequence[Run], chosen: bool, shifted: str, home: str) -> Price:
+    """The point of the runs of a setting."""
+    rate, tuned, share = _setting(runs[0])
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    median = float(np.median(seconds)) if seconds else None
+    seeds = len({run.seed for run in runs})
+    return Price(rate, dict(tuned), share, chosen, change(runs, [shifted]), change(runs, [home]), median, seeds)
 
 
 def price_table(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Table:
     """The chosen setting of each method, and its chosen mixture where that is another, the largest gain first."""
     rows = []
-    for method, points in found.items():
-        for point in points:
-            if point.chosen:
-                cells = [
-                    f"{point.learning_rate:g}",
-                    str(point.seeds),
-                    "–" if point.seconds is None else f"{point.seconds:.0f}",
-                    str(point.gain),
-                    str(point.home),
-                ]
-                mixed = "" if point.share == 1 else f", mixture of {point.share:g}"
-                rows.append((point.gain.mean, [_label(method, labels) + mixed, *cells]))
-    rows.sort(key=lambda row: -row[0])
+    chosen = [(method, point) for method, points in found.items() for point in points if point.chosen]
+    for method, point in sorted(chosen, key=lambda item: -item[1].gain.mean):
+        mixed = "" if point.share == 1 else f", mixture of {point.share:g}"
+        seconds = "–" if point.seconds is None else f"{point.seconds:.0f}"
+        cells = [f"{point.learning_rate:g}", str(point.seeds), seconds, str(point.gain), str(point.home)]
+        rows.append([_label(method, labels) + mixed, *cells])
     title = "Gain and price of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
-    return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], [cells for _, cells in rows])
+    return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], rows)
 
 
 def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
@@ -114,29 +110,14 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
     other models and images."""
     figure = Figure((8.4, 4.6), layout="constrained")
     axis = figure.subplots()
-    colours = [
-        "#1f6fb2",
-        "#c77c11",
-        "#2e7d4f",
-        "#b23a3a",
-        "#7b4fa3",
-        "#7f8c8d",
-        "#0f9aa8",
-        "#a3762b",
-        "#d45a9a",
-        "#333333",
-    ]
     for place, (method, points) in enumerate(found.items()):
-        colour, label = colours[place % len(colours)], plain(_label(method, labels))
+        colour, label = COLOURS[place % len(COLOURS)], plain(_label(method, labels))
         best = next(point for point in points if point.chosen and point.share == 1)
         alike = [point for point in points if point.seeds >= best.seeds]
         rates = [point for point in alike if point.share == 1 and point.tuned == best.tuned]
         chosen = [best, *(point for point in alike if point.chosen and point.share < 1)]
-        mixed = [
-            point
-            for point in alike
-            if (point.learning_rate, point.tuned) == (chosen[-1].learning_rate, chosen[-1].tuned)
-        ]
+        last = chosen[-1]
+        mixed = [point for point in alike if (point.learning_rate, point.tuned) == (last.learning_rate, last.tuned)]
         axis.plot(*_places(rates), color=colour, marker=".", linewidth=1.4, label=label)
         if len(mixed) > 1:
             x, y = _places(sorted(mixed, key=lambda point: point.share))

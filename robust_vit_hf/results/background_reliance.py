@@ -122,58 +122,58 @@ class Groups(NamedTuple):
     Args:
         names: ascending.
         numbers: `(N,)` int, group of each usable image.
-        shares: `(G,)` float weights in the average, of sum 1: those of training if they are known, or else equal ones.
+        counts: `(G,)` int.
+        weights: `(G,)` float in the average: those of training if they are known, or else equal ones.
         weighted: whether they are those of training.
     """
 
     names: list[str]
     numbers: np.ndarray
-    shares: np.ndarray
+    counts: np.ndarray
+    weights: list[float]
     weighted: bool
 
     @classmethod
     def of(cls, result: SetResult) -> "Groups":
-        found, numbers = np.unique(result.groups[result.usable], return_inverse=True)
-        names, weights = found.tolist(), result.group_weights
+        names, numbers, counts = np.unique(result.groups[result.usable], return_inverse=True, return_counts=True)
+        weights = result.group_weights
         weighted = weights is not None and set(names) <= weights.keys()
-        shares = np.array([weights[name] if weighted else 1.0 for name in names])
-        return cls(names, numbers, shares / shares.sum(), weighted)
+        return cls(names.tolist(), numbers, counts, [weights[name] if weighted else 1.0 for name in names], weighted)
 
 
 def groups_table(result: SetResult) -> Table:
     """Top-1 of each group, of the worst, and on average, weighted by the shares of the groups in training if they are known. Of more
     than 100 groups, there are no rows of each. Images are drawn within each group, so that no draw misses a small one."""
     groups = Groups.of(result)
-    count, counts = len(groups.names), np.bincount(groups.numbers).tolist()
-    rows, (average, worst, *of_groups) = [], _drawn_within(result, groups)
-    if count <= MANY_GROUPS:
-        for name, images, of_group in zip(groups.names, counts, of_groups, strict=True):
-            rows.append([str(name), str(images), *_cells(of_group)])
-    text = f"worst of {count:,} groups" if count > MANY_GROUPS else "worst group"
-    rows.append([text, "–", *_cells(worst)])
+    drawn, rows = _drawn_within(result, groups), []
+    few = len(groups.names) <= MANY_GROUPS
+    for place, name in enumerate(groups.names if few else ()):
+        of_group = {side: Resamples(top1[:, place], groups.counts[place]) for side, top1 in drawn.items()}
+        rows.append([str(name), str(groups.counts[place]), *_cells(of_group)])
+    worst = {side: Resamples(top1.min(axis=1), groups.counts.min()) for side, top1 in drawn.items()}
+    rows.append(["worst group" if few else f"worst of {len(groups.names):,} groups", "–", *_cells(worst)])
+    count, shares = groups.counts.sum(), np.array(groups.weights) / np.sum(groups.weights)
+    average = {side: Resamples(top1 @ shares, count) for side, top1 in drawn.items()}
     text = "average, weighted by the training groups" if groups.weighted else "average over the groups"
-    rows.append([text, str(sum(counts)), *_cells(average)])
+    rows.append([text, str(count), *_cells(average)])
     title = f"Groups of `{result.name}`, top-1 in per cent [95 % interval]"
     return Table(title, ["group", "images", *_head([result])], rows)
 
 
-def _drawn_within(result: SetResult, groups: Groups) -> list[dict[str, Resamples]]:
-    """Top-1 of each side on average, of the worst group, and of each of the first 100 groups, with images drawn within each group. Images
-    with the same outcome on all sides are exchangeable, so one multinomial draw for each group replaces a draw of its images."""
+def _drawn_within(result: SetResult, groups: Groups) -> dict[str, np.ndarray]:
+    """Top-1 `(1 + R, G)` of each group by side: first measured, then with the images drawn within each group. Images with the same
+    outcome on all sides are exchangeable, so one multinomial draw for each group replaces a draw of its images."""
     sides = [side for side in ("before", "after") if side in result.sides]
     outcomes = sum(result.correct(side)[result.usable].astype(int) << bit for bit, side in enumerate(sides))
     kinds = 2 ** len(sides)
     found = np.bincount(kinds * groups.numbers + outcomes, minlength=kinds * len(groups.names)).reshape(-1, kinds)
-    counts, rng = found.sum(axis=1), np.random.default_rng(zlib.crc32(result.name.encode()))
-    means: dict[str, list[list[float]]] = {side: [] for side in sides}
-    for resample in range(1 + NUM_RESAMPLED_MEANS):
-        drawn = rng.multinomial(counts, found / counts[:, None]) if resample else found
-        for bit, side in enumerate(sides):
-            top1 = drawn[:, [kind for kind in range(kinds) if kind >> bit & 1]].sum(axis=1) / counts
-            means[side].append([top1 @ groups.shares, top1.min(), *top1[:MANY_GROUPS]])
-    images = [counts.sum(), counts.min(), *counts[:MANY_GROUPS]]
-    columns = {side: np.array(of_side).T for side, of_side in means.items()}
-    return [{side: Resamples(columns[side][place], images[place]) for side in sides} for place in range(len(images))]
+    rng, shares = np.random.default_rng(zlib.crc32(result.name.encode())), found / groups.counts[:, None]
+    right = np.array([[kind >> bit & 1 for bit in range(len(sides))] for kind in range(kinds)])
+    size, steps = (100, len(groups.names)), range(0, NUM_RESAMPLED_MEANS, 100)  # all draws at once would take memory
+    counts = np.concatenate(
+        [found[None] @ right, *(rng.multinomial(groups.counts, shares, size) @ right for _ in steps)]
+    )
+    return {side: counts[..., bit] / groups.counts for bit, side in enumerate(sides)}
 
 
 def worst_group_table(results: Results) -> Table | None:
@@ -185,14 +185,13 @@ def worst_group_table(results: Results) -> Table | None:
         if not runs:
             continue
         cells, weighted = [], all(Groups.of(run.sets[name]).weighted for run in runs)
-        top1 = {
-            side: np.array([_worst_and_average(run.sets[name], side, weighted) for run in runs])
+        before, after = (
+            np.array([_worst_and_average(run.sets[name], side, weighted) for run in runs]).T
             for side in ("before", "after")
-        }
-        for place in range(2):
-            before, after = (of_side[:, place] for of_side in top1.values())
-            change = mean_over((after - before).tolist(), [run.seed for run in runs])
-            cells += [f"{100 * before.mean():.1f}", f"{100 * after.mean():.1f}", str(change)]
+        )
+        for one, other in zip(before, after, strict=True):
+            moved = mean_over((other - one).tolist(), [run.seed for run in runs])
+            cells += [f"{100 * one.mean():.1f}", f"{100 * other.mean():.1f}", str(moved)]
         cells.append("as in training" if weighted else "equal")
         rows.append([f"{model}, {method}, `{name}`", str(len({run.seed for run in runs})), *cells])
     heads = ["worst group before", "after", "change", "average of the groups before", "after", "change", "weights"]
@@ -203,8 +202,8 @@ def worst_group_table(results: Results) -> Table | None:
 def _worst_and_average(result: SetResult, side: str, weighted: bool) -> tuple[float, float]:
     """Top-1 of the worst group, and on average over the groups, which count the same unless `weighted`."""
     groups = Groups.of(result)
-    top1 = np.bincount(groups.numbers, result.correct(side)[result.usable]) / np.bincount(groups.numbers)
-    return float(top1.min()), float(np.average(top1, weights=groups.shares if weighted else None))
+    top1 = np.bincount(groups.numbers, result.correct(side)[result.usable]) / groups.counts
+    return float(top1.min()), float(np.average(top1, weights=groups.weights if weighted else None))
 
 
 def _head(results: Sequence[SetResult]) -> list[str]:

@@ -53,8 +53,7 @@ def make_figures(options: FigureOptions) -> str:
         The captions, as Markdown.
 
     Raises:
-        ValueError: predictions of a set are missing or belong to other models or images; unknown class; all figures
-            are empty.
+        ValueError: predictions of a set are missing or belong to other models or images, or an unknown class.
         OSError: a model or set does not exist.
     """
     folder = options.output_dir
@@ -74,33 +73,26 @@ def make_figures(options: FigureOptions) -> str:
             15: _figure_15,
         }
         made = {number: figures[number](options, session, results, kept) for number in sorted(options.figures)}
-        if not any(made.values()):
-            raise ValueError(
-                f"No image fits figure{'s' * (len(made) > 1)} {', '.join(map(str, made))}: no prediction changed, or no set has "
-                "masks (Figure 1). Give other --sets, --classes or --figures."
-            )
         shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{session.preset}`."
         if kept is not None:
             shown += f" Classes: {', '.join(names[label] for label in sorted(kept))}."
-        captions = []
+        folder.mkdir(parents=True, exist_ok=True)
         for number, figure in made.items():
-            if figure is None:
-                captions.append(
-                    f"**Figure {number}** has no image: no prediction is of its kind, or no set has masks.\n"
-                )
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            save_figure(figure.figure, folder, f"figure_{number}")
-            places: dict[str, list[str]] = {}
-            for example in figure.examples:
-                places.setdefault(example.set_name, []).append(str(example.row))
-            listed = "; ".join(f"{name}, rows {', '.join(rows)}" for name, rows in places.items())
-            captions.append(
-                f"**Figure {number}** (`figure_{number}`). {shown} Rule: {figure.rule} Images: {listed}.\n"
-            )
-        text = "\n".join(captions)
+            if figure is not None:
+                save_figure(figure.figure, folder, f"figure_{number}")
+        text = "\n".join(_caption(number, figure, shown) for number, figure in made.items())
         write_atomically(folder / CAPTIONS_FILE, text)
     return f"\n{text}\nFigures and {CAPTIONS_FILE}: {folder}"
+
+
+def _caption(number: int, figure: CaptionedFigure | None, shown: str) -> str:
+    if figure is None:
+        return f"**Figure {number}** has no image: no prediction is of its kind, or no set has masks.\n"
+    places: dict[str, list[str]] = {}
+    for example in figure.examples:
+        places.setdefault(example.set_name, []).append(str(example.row))
+    listed = "; ".join(f"{name}, rows {', '.join(rows)}" for name, rows in places.items())
+    return f"**Figure {number}** (`figure_{number}`). {shown} Rule: {figure.rule} Images: {listed}.\n"
 
 
 def _figure_1(

@@ -97,13 +97,7 @@ def _segmentation_table(results: Results) -> dict[str, Table]:
             if not runs:
                 continue
             means = {
-                side: [
-                    [
-                        float(np.mean([result.sides[side].scores[score] for result in sets_with_masks(run)]))
-                        for run in runs
-                    ]
-                    for score in scores
-                ]
+                side: [[mean_score(run, side, score) for run in runs] for score in scores]
                 for side in ("before", "after")
             }
             if not any(row[0] == model for row in rows):
@@ -115,13 +109,16 @@ def _segmentation_table(results: Results) -> dict[str, Table]:
     return {"table_3": with_validation(title, head, rows)} if rows else {}
 
 
+def mean_score(run: Run, side: str, score: str) -> float:
+    """Agreement of relevance with masks, averaged over the sets with masks."""
+    return float(np.mean([result.sides[side].scores[score] for result in sets_with_masks(run)]))
+
+
 def sets_with_masks(run: Run) -> list[SetResult]:
     """Sets of a run on which the relevance maps of both sides were compared with masks."""
     return [
         result
         for result in run.sets.values()
-        if all(
-            result.sides.get(side) and result.sides[side].scores.get("mean_iou") is not None
-            for side in ("before", "after")
-        )
+        if {"before", "after"} <= result.sides.keys()
+        and all(result.sides[side].scores.get("mean_iou") is not None for side in ("before", "after"))
     ]

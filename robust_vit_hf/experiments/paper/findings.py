@@ -3,8 +3,9 @@
 Source: https://huggingface.co/papers/2206.01161
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from ...results.markdown_latex import Table
 from ...results.published_tables import METHODS
 from ...results.run_results import OURS, Results, Run
 from ...results.segmentation_tables import SEGMENTATION
-from .experiment_tables import sets_with_masks
+from .experiment_tables import mean_score, sets_with_masks
 
 
 SIMILAR = 0.02  # largest difference that counts as similar, as a fraction
@@ -113,16 +114,10 @@ def _of_sets(results: Results) -> list[Finding]:
     expected = {name: FALLS if name in (*UNSHIFTED, "val") else RISES for name in (*PAPER_SETS, *names)}
     if names and not set(names) & set(PAPER_SETS):  # a benchmark: its sets replace those of the paper
         expected = {name: expected[name] for name in names}
-    found = [
-        Finding(
-            "Tables 1, 2",
-            f"Top-1 {sign} on {title_of(name)}",
-            sign,
-            change(ours, [name]) if name in names else None,
-            name,
-        )
-        for name, sign in expected.items()
-    ]
+    found = []
+    for name, sign in expected.items():
+        value = change(ours, [name]) if name in names else None
+        found.append(Finding("Tables 1, 2", f"Top-1 {sign} on {title_of(name)}", sign, value, name))
     shifted = results.common(ours, results.shifted)
     of_worst = _worst_change(ours, shifted) if len({run.seed for run in ours}) > 1 and shifted else None
     found.append(Finding("Tables 8, 9", "The worst of the seeds gains on the shifted sets", RISES, of_worst))
@@ -168,34 +163,18 @@ def _of_classes(results: Results) -> list[Finding]:
         _with_both_groups(ours, results.common(ours, names)) for names in (results.shifted, results.unshifted)
     )
 
-    def measured(names: list[str], how: Callable[[list[Run], list[str]], Difference]) -> Difference | None:
-        return how(ours, names) if names else None
-
+    both = "Both groups of classes gain similarly on the shifted sets"
+    keep = "Without a shift, classes that were trained on keep more than the others"
+    of_shown, of_others = (partial(change, shown=shown) for shown in (True, False))
+    claims = (
+        ("Figure 4", "Classes that were trained on gain on the shifted sets", RISES, shifted, of_shown),
+        ("Figure 4", "The other classes gain on the shifted sets too", RISES, shifted, of_others),
+        ("section 4, Appendix H", both, ALIKE, shifted, _change_of_groups),
+        ("Figure 4", keep, RISES, unshifted, _change_of_groups),
+    )
     return [
-        Finding(
-            "Figure 4",
-            "Classes that were trained on gain on the shifted sets",
-            RISES,
-            measured(shifted, lambda runs, names: change(runs, names, shown=True)),
-        ),
-        Finding(
-            "Figure 4",
-            "The other classes gain on the shifted sets too",
-            RISES,
-            measured(shifted, lambda runs, names: change(runs, names, shown=False)),
-        ),
-        Finding(
-            "section 4, Appendix H",
-            "Both groups of classes gain similarly on the shifted sets",
-            ALIKE,
-            measured(shifted, _change_of_groups),
-        ),
-        Finding(
-            "Figure 4",
-            "Without a shift, classes that were trained on keep more than the others",
-            RISES,
-            measured(unshifted, _change_of_groups),
-        ),
+        Finding(source, statement, sign, how(ours, names) if names else None)
+        for source, statement, sign, names, how in claims
     ]
 
 
@@ -239,18 +218,10 @@ def _of_maps(results: Results) -> list[Finding]:
     runs = [run for run in results.of(OURS) if sets_with_masks(run)]
     found = []
     for score in ("pixel_accuracy", "mean_iou", "mean_ap"):
-        value = None
-        if runs:
-            changes = [
-                np.mean(
-                    [of.sides["after"].scores[score] - of.sides["before"].scores[score] for of in sets_with_masks(run)]
-                )
-                for run in runs
-            ]
-            value = mean_over(changes, [run.seed for run in runs])
-        found.append(
-            Finding("Table 3", f"The relevance maps cover the masks better: {SEGMENTATION[score]}", RISES, value)
-        )
+        changes = [mean_score(run, "after", score) - mean_score(run, "before", score) for run in runs]
+        value = mean_over(changes, [run.seed for run in runs]) if runs else None
+        statement = f"The relevance maps cover the masks better: {SEGMENTATION[score]}"
+        found.append(Finding("Table 3", statement, RISES, value))
     return found
 
 
@@ -280,16 +251,10 @@ def _against(
 
 def findings_table(found: list[Finding]) -> Table:
     """Table of the findings with measured values, in points."""
-    rows = [
-        [
-            finding.source,
-            finding.statement,
-            "–" if finding.value is None else str(finding.value.seeds),
-            finding.measured,
-            finding.verdict,
-        ]
-        for finding in found
-    ]
+    rows = []
+    for one in found:
+        seeds = "–" if one.value is None else str(one.value.seeds)
+        rows.append([one.source, one.statement, seeds, one.measured, one.verdict])
     count = sum(finding.value is not None and finding.sign in (RISES, FALLS) for finding in found)
     title = (
         f"Claims of the paper, measured in points with 95 % intervals over seeds and images; of the {count} that something rises or "

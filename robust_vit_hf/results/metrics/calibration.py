@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import special
 
 from .streaming import StreamingMetric, place_of, to_accepted_ids, to_numpy
 
@@ -109,29 +110,16 @@ def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndar
         logits: `(N, C)` float64, the highest of each row finite. -inf is a probability of 0.
         accepted: `(N,)` lists of columns. Results for an empty list are meaningless.
     """
-    count = len(logits)
-    highest = logits.max(axis=1)
-    predicted = logits.argmax(axis=1)  # the first among equals
-    unnormalized = np.exp(logits - highest[:, None])
-    total = unnormalized.sum(axis=1)
-    probabilities = unnormalized / total[:, None]
-
-    # The same for only the accepted ids, whose logits may be too far below the highest for `unnormalized`.
-    rows = np.repeat(np.arange(count), [len(ids) for ids in accepted])
-    columns = np.array([column for ids in accepted for column in ids], dtype=int)
-    values = logits[rows, columns]
-    highest_accepted = np.full(count, -np.inf)
-    np.maximum.at(highest_accepted, rows, values)
-    shift = np.where(np.isfinite(highest_accepted), highest_accepted, 0)
-    accepted_total = np.bincount(rows, weights=np.exp(values - shift[rows]), minlength=count)
-    with np.errstate(divide="ignore"):  # log 0 of an accepted probability of 0
-        nll = highest - shift + np.log(total) - np.log(accepted_total)
-
-    probabilities[rows, columns] = 0
-    correct = [column in ids for column, ids in zip(predicted.tolist(), accepted, strict=True)]
+    is_accepted = np.zeros(logits.shape, dtype=bool)
+    for row, columns in zip(is_accepted, accepted, strict=True):
+        row[columns] = True
+    total = special.logsumexp(logits, axis=1)
+    nll = np.maximum(total - special.logsumexp(np.where(is_accepted, logits, -np.inf), axis=1), 0)
+    probabilities = np.exp(logits - total[:, None])
+    others = np.where(is_accepted, 0, probabilities)
     return {
-        "confidence": 1 / total,
-        "nll": np.maximum(nll, 0),
-        "brier": (1 - np.exp(-nll)) ** 2 + np.square(probabilities).sum(axis=1),
-        "correct": np.array(correct, dtype=bool),
+        "confidence": probabilities.max(axis=1),
+        "nll": nll,
+        "brier": (1 - np.exp(-nll)) ** 2 + np.square(others).sum(axis=1),
+        "correct": is_accepted[np.arange(len(logits)), logits.argmax(axis=1)],  # the first among equals
     }
