@@ -55,23 +55,15 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 
     Raises:
         FileNotFoundError: a folder holds no complete run.
-        ValueError: two runs are the same; the sweeps have different rules; a file of a run is incomplete (named).
+        ValueError: two runs are the same; the sweeps have different rules; a file of a run is damaged.
     """
     found: dict[str, Found] = {}  # by name, since points share the original model
     rules, class_names = {}, {}
     for folder in folders:
         for point in _complete_points(folder):
-            if point.name in found:
-                raise ValueError(f"`{point}` is named twice, or another folder holds the same run: name one of them.")
             grid = read_json(point.parent / GRID_FILE)
             rules[folder] = (grid["validation_bound"], grid["choose_by"])
-            try:
-                first, *others = _found(point, grid)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:
-                raise ValueError(
-                    f"`{point}` has an incomplete file ({type(error).__name__}: {error}): delete the folder, and run the sweep "
-                    "again."
-                ) from error
+            first, *others = _found(point, grid)
             found[point.name] = first
             for other in others:
                 found.setdefault(other.run.name, other)

@@ -74,9 +74,7 @@ class Stage:
                     "version. Choose another --output_dir, or delete the folder."
                 )
             return {}
-        if "inputs" not in record:
-            raise ValueError(f"`{self.folder / STAGE_FILE}` is not of a stage: delete `{self.folder}`.")
-        differing = _differing(record["inputs"], json.loads(json.dumps(self.inputs)))
+        differing = _differing(record.get("inputs", {}), json.loads(json.dumps(self.inputs)))
         if differing := [name for name in differing if name.partition(".")[0] not in {*ignoring}]:
             raise OtherInputs(self.folder, differing)
         return record
