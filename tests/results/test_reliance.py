@@ -341,14 +341,9 @@ def test_the_table_of_the_sensitivity():
     assert sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
 
 
-def test_evaluate_with_sensitivity(tmp_path):
-    data = masked_folder(tmp_path / "data", train=4, validation=8)
+def test_sensitivity_needs_masks(tmp_path):
     before = save_pretrained(tiny_vit(), tmp_path / "before", "paper")
-    options = ["--model", before, "--dataset", data, "--output_dir", tmp_path / "out"]
-    printed = succeed("evaluate", *options, "--sensitivity")
-    assert "Relative foreground sensitivity" in printed and "| validation | 8 |" in printed
-    plain = masked_dataset(4).remove_columns("mask")
-    plain.to_parquet(tmp_path / "plain" / "validation-00000.parquet")
+    masked_dataset(4).remove_columns("mask").to_parquet(tmp_path / "plain" / "validation-00000.parquet")
     options = ["--model", before, "--dataset", tmp_path / "plain", "--output_dir", tmp_path / "other"]
     assert "none of validation has masks and labels" in call("evaluate", *options, "--sensitivity").error
 
