@@ -5,8 +5,8 @@ from textwrap import wrap
 
 import datasets
 import numpy as np
+import pyarrow.dataset
 from PIL import Image
-from pyarrow import parquet
 
 from ..utils.images import to_rgb
 from ..utils.plotting import PICTURE_AXES, plain
@@ -51,20 +51,12 @@ def save_contact_sheet(examples: list[tuple[Image.Image, Image.Image | None, str
 
 
 def sample_rows(files: list[Path], count: int) -> list[dict]:
-    """At most `count` evenly spaced rows, without reading other row groups."""
-    groups = [
-        (file, group, parquet.read_metadata(file).row_group(group).num_rows)
-        for file in files
-        for group in range(parquet.read_metadata(file).num_row_groups)
-    ]
-    total, first, rows = sum(size for *_, size in groups), 0, []
-    wanted = [index * total // count for index in range(count)] if total > count else list(range(total))
-    for file, group, size in groups:
-        inside = [index - first for index in wanted if first <= index < first + size]
-        if inside:
-            rows += parquet.ParquetFile(file).read_row_group(group).take(inside).to_pylist()
-        first += size
-    return rows
+    """At most `count` evenly spaced rows."""
+    if not files:
+        return []
+    rows = pyarrow.dataset.dataset(files)
+    total = rows.count_rows()
+    return rows.take(sorted({index * total // count for index in range(count)})).to_pylist()
 
 
 def _side_by_side(image: Image.Image, mask: Image.Image | None) -> Image.Image:

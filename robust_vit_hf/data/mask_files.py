@@ -1,6 +1,7 @@
 """Masks of images from a folder of pictures that have the names of the images."""
 
 import unicodedata
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import datasets
@@ -40,17 +41,15 @@ def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> data
         raise ValueError(
             f"`{folder}` has a mask for none of {len(names)} images: expected `{names[0]}.png` there or in `{split}/`, and so on."
         )
-    chosen = [names[index] for index in kept]
-    if len({*chosen}) < len(chosen):
-        twice = next(name for name in chosen if chosen.count(name) > 1)
-        raise ValueError(f"`{found[twice]}` is the mask of {chosen.count(twice)} images: give each a name and a mask.")
-    if len(kept) < len(names):
-        logger.warning(
-            f"{len(names) - len(kept)} of {len(names)} images have no mask in `{folder}`, and are left out."
-        )
+    counts = Counter(names[index] for index in kept)
+    twice, count = counts.most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"`{found[twice]}` is the mask of {count} images: give each a name and a mask.")
+    if left_out := len(names) - len(kept):
+        logger.warning(f"{left_out} of {len(names)} images have no mask in `{folder}`, and are left out.")
     rows = dataset.select(kept)
     rows = rows.remove_columns("mask") if "mask" in rows.column_names else rows
-    return rows.add_column("mask", [str(found[name]) for name in chosen]).cast_column("mask", datasets.Image())
+    return rows.add_column("mask", [str(found[name]) for name in counts]).cast_column("mask", datasets.Image())
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

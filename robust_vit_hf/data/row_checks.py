@@ -40,7 +40,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
             f"`dataset.rename_column`. {REMEDY}"
         )
     types = {"image": "datasets.Image()", "mask": "datasets.Image()", "label": "integers or a `datasets.ClassLabel`"}
-    for column in {"image", *needs, *({"mask"} & {*dataset.column_names})}:
+    for column in dict.fromkeys(("image", *needs, *({"mask"} & {*dataset.column_names}))):
         feature = dataset.features[column]
         is_int = "int" in str(getattr(feature, "dtype", ""))
         if not (is_int if column == "label" else isinstance(feature, datasets.Image)):
@@ -66,31 +66,28 @@ def check_rows(
         ValueError: image or mask of a row cannot be decoded or differ in size, a mask has several channels, a label is
             not a class of the model, masks are refused, or no rows remain. The message names rows and files.
     """
-    features, kept, problems, uninformative = dataset.features, [], [], []
+    kept, problems, uninformative = [], [], []
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
     for index, row in enumerate(rows):
-        where = name_of(row, index)
-        pictures, problem = decode_pictures(row, features)
+        pictures, problem = decode_pictures(row, dataset.features)
         problem = problem or label_problem(row.get("label", 0), num_labels)
-        if problem is not None:
-            problems.append(f"{where}: {problem}")
-        elif extent := extent_without_edges(pictures["mask"]):
-            uninformative.append(f"{where}: mask is {extent}")
-        else:
+        if problem is None and not (extent := extent_without_edges(pictures["mask"])):
             kept.append(index)
-
+        elif problem is None:
+            uninformative.append(f"{name_of(row, index)}: mask is {extent}")
+        else:
+            problems.append(f"{name_of(row, index)}: {problem}")
+    found = f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full"
     if problems:
         raise ValueError(
             f"{len(problems)} of {len(dataset)} rows of the {name} dataset cannot be used:\n{_head(problems)}.\n"
             "Repair them, or leave them out with `dataset.filter` or `dataset.select`."
         )
-    found = f"{len(uninformative)} of {len(dataset)} masks of the {name} dataset are empty or full"
-    if uninformative and bad_masks == "refuse":
-        raise ValueError(
-            f"{found}:\n{_head(uninformative)}.\nRepair them, or leave these rows out with `bad_masks='skip'`."
-        )
+    if uninformative and (bad_masks == "refuse" or not kept):
+        or_skip = ", or leave these rows out with `bad_masks='skip'`" if kept else ""
+        raise ValueError(f"{found}:\n{_head(uninformative)}.\nRepair them{or_skip}.")
     if not kept:
-        raise ValueError(f"The {name} dataset has no row with a usable mask ({len(dataset)} rows).")
+        raise ValueError(f"The {name} dataset has no rows.")
     if not uninformative:
         return dataset
     logger.warning(f"{found}; their rows are left out:\n{_head(uninformative)}")

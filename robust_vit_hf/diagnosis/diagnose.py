@@ -12,19 +12,21 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.composition import draw_donors
 from ..data.draw_images import choose_images
 from ..data.find_images import Images, find_images
+from ..data.groups import groups_of, training_shares
 from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session, open_session
-from ..evaluation.sets import EvaluationSet, groups_of, load_evaluation_sets, training_shares
+from ..evaluation.sets import EvaluationSet, load_evaluation_sets
 from ..evaluation.write_results import write_results
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
 from ..results.bootstrap import Interval
-from ..results.html_page import PAGE_FILE, Section, plot, write_page
+from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.metrics.robust_accuracy import ranks
+from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
 from ..utils.files import check_output_dir
 from ..utils.stage import Stage
@@ -95,7 +97,7 @@ class DiagnosisReport:
         section = Section("Diagnosis: " + " ".join(self.verdict.splitlines()), self.tables, notes=self.warnings)
         if self.examples:
             alt = "Images in all conditions, with the predicted classes; the tables hold the rates."
-            section.plots.append(plot(self.figure(), RULE, alt, "wide"))
+            section.plots.append(page_picture(self.figure(), RULE, alt, "wide"))
         return section
 
     def __str__(self) -> str:

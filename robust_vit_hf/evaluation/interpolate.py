@@ -4,27 +4,20 @@ and shifted sets.
 Source: https://huggingface.co/papers/2109.01903
 """
 
-from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from ..data.benchmarks import find_benchmark
-from ..data.label_mapping import classes_of_model
-from ..models.loading import load_model
-from ..models.preprocessing import load_processor, resolve_preset
 from ..models.weight_mixture import check_alike, interpolate, write_mixture
 from ..results.markdown_latex import Table, percent
 from ..results.plots import COLOURS, save_figure
 from ..utils.files import write_json
-from ..utils.processes import make_accelerator
-from ..utils.public_names import public_name
 from ..utils.stage import Stage
 from .measurements.accuracy import Accuracy, measure_accuracy
-from .options import MixtureOptions
-from .session import Session, Side
+from .options import MixtureOptions, PairOptions
+from .session import Session, Side, open_session
 from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
 
 
@@ -54,42 +47,21 @@ def measure_mixtures(options: MixtureOptions) -> str:
             other files.
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
-    protocol = resolve_preset(options.protocol, options.before, options.after)
-    options = replace(options, protocol=protocol)
-    accelerator, folder = make_accelerator(bf16=False), options.output_dir
-    start, end = load_model(options.before), load_model(options.after)
-    check_alike(start, end)
-    processor = load_processor(options.after, protocol, end)
-    sets = _load_sets(options, classes_of_model(end.config))
-    ends = {name: Side.of(model, processor) for name, model in {"before": start, "after": end}.items()}
-    session = Session(ends, {}, accelerator, folder, preset=protocol).with_sets(sets)
-    inputs: dict[str, Any] = {name: side.digest for name, side in ends.items()}
-    inputs |= {"command": "interpolate", "protocol": protocol, "sets": {}}
-    for name, rows in session.sets.items():
-        inputs["sets"][name] = session.inputs("after", rows) | {"shifted": rows.shifted}
-    stage = Stage(folder, inputs)
-    stage.check()
-    with stage.lock() if accelerator.is_main_process else nullcontext():
-        if accelerator.is_main_process:
-            stage.begin()
-        roles = {role: [name for name, rows in sets.items() if rows.shifted == (role == "shifted")] for role in ROLES}
-        sweep: dict[str, Any] = {
-            "before": public_name(options.before),
-            "after": public_name(options.after),
-            **roles,
-            "alphas": {},
+    folder, pair = options.output_dir, PairOptions(model=options.before, compare=options.after)
+    with open_session(pair, options.protocol) as session:
+        before, after = session.sides["before"], session.sides["after"]
+        check_alike(before.model, after.model)
+        sides = {"before": replace(before, processor=after.processor), "after": after}
+        session = replace(session, sides=sides, folder=folder).with_sets(_load_sets(options, session))
+        inputs = {"command": "interpolate", "before": before.digest, "after": after.digest, "protocol": session.preset}
+        inputs["sets"] = {
+            name: session.inputs("after", rows) | {"shifted": rows.shifted} for name, rows in session.sets.items()
         }
-        earlier = {float(path.name.removeprefix(SIDE)) for path in (folder / MIXTURES).glob(f"*/{SIDE}*")}
-        for alpha in sorted({*map(float, options.sweep), *earlier}):
-            side = f"{SIDE}{alpha!r}"
-            mixed = Side.of(interpolate(start, end, alpha).to(accelerator.device), processor)
-            accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
-            results = measure_accuracy(replace(session, sides={side: mixed}), accuracy, MIXTURES)
-            top1 = {name: result.accuracy(side) for name, result in results.items()}
-            means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
-            sweep["alphas"][alpha] = {"top1": top1, **means}
-        write_json(folder / SWEEP_FILE, sweep)
-        save_figure(sweep_figure(sweep), folder, "sweep")
+        with Stage(folder, inputs).work(session.accelerator.is_main_process):
+            earlier = {float(path.name.removeprefix(SIDE)) for path in (folder / MIXTURES).glob(f"*/{SIDE}*")}
+            sweep = _measure(session, sorted({*map(float, options.sweep), *earlier}), options)
+            write_json(folder / SWEEP_FILE, sweep)
+            save_figure(sweep_figure(sweep), folder, "sweep")
     table = sweep_table(sweep)
     return (
         f"\n{table.title}:\n\n{table.markdown()}\n\nAn alpha that is chosen by these accuracies is not measured by them: choose it on "
@@ -97,10 +69,10 @@ def measure_mixtures(options: MixtureOptions) -> str:
     )
 
 
-def _load_sets(options: MixtureOptions, classes: list[str]) -> dict[str, EvaluationSet]:
+def _load_sets(options: MixtureOptions, session: Session) -> dict[str, EvaluationSet]:
     """Sets of both roles: the named ones, or those of the benchmark with the models' classes."""
     if options.shifted is None:
-        benchmark = find_benchmark(classes)
+        benchmark = find_benchmark(session.classes)
         if benchmark is None:
             raise ValueError(
                 "No benchmark has the classes of these models: name their sets with --in_distribution and --shifted."
@@ -108,9 +80,27 @@ def _load_sets(options: MixtureOptions, classes: list[str]) -> dict[str, Evaluat
         return benchmark_sets(benchmark, options.images_per_set)
     sets = {}
     for is_shifted, named in ((False, options.in_distribution), (True, options.shifted)):
-        found = load_evaluation_sets(named, options.protocol, options.images_per_set)
+        found = load_evaluation_sets(named, session.preset, options.images_per_set)
         sets |= {name: replace(rows, shifted=is_shifted) for name, rows in found.items()}
     return sets
+
+
+def _measure(session: Session, alphas: list[float], options: MixtureOptions) -> dict:
+    """Contents of `sweep.json`, with alphas as numbers."""
+    before, after = session.sides["before"], session.sides["after"]
+    accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
+    roles = {
+        role: [name for name, rows in session.sets.items() if rows.shifted == (role == "shifted")] for role in ROLES
+    }
+    measured = {}
+    for alpha in alphas:
+        side = f"{SIDE}{alpha!r}"
+        mixed = Side.of(interpolate(before.model, after.model, alpha), after.processor)
+        results = measure_accuracy(replace(session, sides={side: mixed}), accuracy, MIXTURES)
+        top1 = {name: result.accuracy(side) for name, result in results.items()}
+        means = {f"mean_{role}": sum(top1[name] for name in names) / len(names) for role, names in roles.items()}
+        measured[alpha] = {"top1": top1, **means}
+    return {"before": before.name, "after": after.name, **roles, "alphas": measured}
 
 
 def sweep_table(sweep: dict) -> Table:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..results.html_page import Gallery, Section, class_changes_table, plot, write_page
+from ..results.html_page import Gallery, Section, class_changes_table, write_page
 from ..results.markdown_latex import Table
-from ..results.plots import accuracy_figure, class_figure, curve_figure
+from ..results.plots import accuracy_figure, class_figure, curve_figure, page_picture
 from ..utils.files import RESULTS_FILE, read_json
 from .before_after_examples import galleries
 
@@ -51,13 +51,13 @@ def _section(title: str, part: dict, names: Mapping[int, str], of_examples: list
     plots = []
     if any(row["top1_before"] is not None for row in part["rows"]):
         alt = "Bars of top-1 for each set and model; the first table holds the values."
-        plots.append(plot(accuracy_figure(part["rows"]), "Top-1 of each set", alt))
+        plots.append(page_picture(accuracy_figure(part["rows"]), "Top-1 of each set", alt))
     for name, of_set in changes.items():
         if figure := class_figure(of_set, names, name):
             alt = "Bars of the change of each class; the table of changes by class holds the values."
-            plots.append(plot(figure, f"Most harmed and most helped classes of {name}", alt, "wide"))
+            plots.append(page_picture(figure, f"Most harmed and most helped classes of {name}", alt, "wide"))
     for name, curves in part.get("curves", {}).items():
         alt = f"Lines of top-1 over {', '.join(curves)}."
-        plots.append(plot(curve_figure(curves, name), f"Top-1 of {name} over its factors", alt))
+        plots.append(page_picture(curve_figure(curves, name), f"Top-1 of {name} over its factors", alt))
     tables = [Table(**table) for table in part["tables"]]
     return Section(title, tables, plots, class_changes_table(changes, names), of_examples)

@@ -147,12 +147,8 @@ def open_session(
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
     preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
     accelerator = make_accelerator(bf16)
-    if stage is not None:
-        stage.check()
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
-    with stage.lock() if stage and accelerator.is_main_process else nullcontext():
-        if stage and accelerator.is_main_process:
-            stage.begin()
+    with stage.work(accelerator.is_main_process) if stage else nullcontext():
         sides = load_sides(names, preset, accelerator)
         yield Session(sides, {}, accelerator, stage and stage.folder, shared, preset)
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import datasets
-import numpy as np
 import xxhash
 from transformers import BaseImageProcessor, PreTrainedConfig
 
 from ..data.benchmarks import benchmarks
 from ..data.dataset_digest import dataset_identity
-from ..data.find_images import find_images, find_splits, split_names
+from ..data.find_images import find_images
+from ..data.groups import training_shares
 from ..data.image_sets import load_image_set, prepared_options
 from ..data.imagenet_classes import subset, wnids
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
@@ -172,42 +172,6 @@ def own_set(path: str, split: str) -> EvaluationSet:
     names = getattr(dataset.features["label"], "names", None)
     weights = training_shares(path, split) if "group" in dataset.column_names else None
     return EvaluationSet.of(dataset, names and len(names), source=path, group_weights=weights)
-
-
-def training_shares(path: str, split: str) -> dict[str, float] | None:
-    """Shares of the groups of the split `train` of your own images, see [`group_shares`]; `None` if `split` is of it, or if there is
-    none."""
-    splits = find_splits(path)
-    if "train" in split_names(split) or "train" not in splits:
-        return None
-    return group_shares(splits["train"](False), "train")
-
-
-def group_shares(dataset: datasets.Dataset, name: str) -> dict[str, float] | None:
-    """Share of each group of the images by its name, see [`groups_of`]; `None` without groups."""
-    groups = groups_of(dataset, name)
-    if groups is None:
-        return None
-    names, counts = np.unique(groups, return_counts=True)
-    return dict(zip(names.tolist(), (counts / counts.sum()).tolist(), strict=True))
-
-
-def groups_of(dataset: datasets.Dataset, name: str = "images") -> np.ndarray | None:
-    """Names `(N,)` of the groups of the images, from the column `group`; `None` without one.
-
-    Args:
-        name: name of the images in errors.
-
-    Raises:
-        ValueError: an image has no group (`None`, or -1 of named groups).
-    """
-    if "group" not in dataset.column_names:
-        return None
-    values, names = dataset.with_format(None)["group"][:], getattr(dataset.features["group"], "names", None)
-    missing = [row for row, value in enumerate(values) if value is None or (names and value == -1)]
-    if missing:
-        raise ValueError(f"`{name}`: row {missing[0]} has no `group`: give every image one, or remove the column.")
-    return np.array([names[value] if names else str(value) for value in values], dtype=object)
 
 
 def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> EvaluationSet:

@@ -182,8 +182,6 @@ def _measured(name: str, by_setting: dict[tuple, list[Run]]) -> tuple[list[_Sett
             f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, or leave "
             "settings out, before one is chosen."
         )
-    if any(not run.composed for runs in by_setting.values() for run in runs):
-        raise ValueError(f"{name}: runs have no results on their validation images. Run the sweep again.")
     settings = []
     for setting, runs in by_setting.items():
         compared = sorted((run for run in runs if run.seed in shared), key=lambda run: run.seed)

@@ -22,7 +22,7 @@ from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from ..utils.stage import Stage
 from .points import CUT_OUT, GRID_FILE, PREDICTIONS, ROBUSTNESS, RUN, SETS, SHARES, VALIDATION, has_shares, is_measured
-from .validation import CONDITIONS
+from .validation import COMPARED
 
 
 logger = logging.get_logger(__name__)
@@ -55,23 +55,15 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 
     Raises:
         FileNotFoundError: a folder holds no complete run.
-        ValueError: two runs are the same; the sweeps have different rules; a file of a run is incomplete (named).
+        ValueError: two runs are the same; the sweeps have different rules; a file of a run is damaged.
     """
     found: dict[str, Found] = {}  # by name, since points share the original model
     rules, class_names = {}, {}
     for folder in folders:
         for point in _complete_points(folder):
-            if point.name in found:
-                raise ValueError(f"`{point}` is named twice, or another folder holds the same run: name one of them.")
             grid = read_json(point.parent / GRID_FILE)
             rules[folder] = (grid["validation_bound"], grid["choose_by"])
-            try:
-                first, *others = _found(point, grid)
-            except (KeyError, TypeError, AttributeError, IndexError) as error:
-                raise ValueError(
-                    f"`{point}` has an incomplete file ({type(error).__name__}: {error}): delete the folder, and run the sweep "
-                    "again."
-                ) from error
+            first, *others = _found(point, grid)
             found[point.name] = first
             for other in others:
                 found.setdefault(other.run.name, other)
@@ -210,7 +202,7 @@ def _composed(folder: Path) -> dict[str, SetResult]:
     images = Stage.of(folder / "after").inputs["rows"]
     classes, share = (np.array(measured["before"].columns[name]) for name in ("label", "object_share"))
     composed = {}
-    for condition in CONDITIONS:
+    for condition in COMPARED:
         predicted = {side: np.array(found.columns[condition]) for side, found in measured.items()}
         # -1 where no other image has a background; an image without object or background is on none.
         counts = (predicted["before"] >= 0) & (share > 0) & (share < 1)

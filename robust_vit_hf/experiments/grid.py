@@ -27,7 +27,6 @@ TUNED = (
 )
 PATHS = ("model", "dataset", "backgrounds")  # options that may end in a slash
 SEED_NAME = "{seed}"  # stands for the name of the seed in an option
-_OF_THE_SWEEP = ("output_dir", "resume_from_checkpoint", "push_to_hub")  # set by the sweep
 
 
 @dataclass(kw_only=True)
@@ -101,8 +100,8 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: two runs have the same settings; an unknown key or option, or an invalid value; `imagenet` is required but
-            not given. The message names the file.
+        ValueError: an unknown key or option, or an invalid value; `imagenet` is required but not given. The message names the
+            file.
     """
     keys = GridFile(**read_yaml(path, _check_key))
     composed = keys.choose_by == "mixed_rand"
@@ -110,21 +109,12 @@ def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
         raise ValueError(
             f"`{path}`: `mixtures` need `choose_by: mixed_rand`, which measures them: add that, or leave them out."
         )
-    points: dict[str, Point] = {}
-    for point in _points(path, keys, TUNED if composed else ()):
-        digest = point.name.rpartition("-")[2]
-        if digest in points:
-            raise ValueError(
-                f"`{path}`: `{points[digest].name}` and `{point.name}` have the same settings: remove one of them."
-            )
-        points[digest] = point
-    if not points:
-        raise ValueError(f"`{path}` has no runs: an option in it has an empty list of values.")
+    points = [*_points(path, keys, TUNED if composed else ())]
     if not composed:
-        _check_rates(path, points.values())
+        _check_rates(path, points)
     names = [name for name, _ in expand_sets(map(NamedSource, keys.sets))]
     return Grid(
-        [_with_folder(path, point, imagenet) for point in points.values()],
+        [_with_folder(path, point, imagenet) for point in points],
         [(name, _in_folder(path, f"{PREPARED}{name}", imagenet)) for name in names],
         float(keys.validation_bound),
         keys.choose_by,
@@ -181,8 +171,6 @@ def _options(path: Path, where: str, options: Any) -> dict:
         raise ValueError(f"`{path}`, {where}: expected a mapping of options to values.")
     checked = {}
     for name, value in (options or {}).items():
-        if name in _OF_THE_SWEEP:
-            raise ValueError(f"`{path}`, {where}: `{name}` is set by the sweep itself: leave it out.")
         try:
             if isinstance(value, list):
                 checked[name] = [check_train_option(str(name), entry) for entry in value]

@@ -6,9 +6,9 @@ from ..data.known_sets import title_of
 from ..evaluation.before_after_examples import galleries
 from ..evaluation.run_page import write_run_page
 from ..results.background_reliance import worst_group_table
-from ..results.html_page import PAGE_FILE, Picture, Section, class_changes_table, plot, write_page
+from ..results.html_page import PAGE_FILE, Picture, Section, class_changes_table, write_page
 from ..results.markdown_latex import Table
-from ..results.plots import save_figure
+from ..results.plots import page_picture, save_figure
 from ..results.published_tables import METHODS
 from ..results.results_file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
 from ..results.run_results import OURS, Results
@@ -119,5 +119,5 @@ def _plots(figures: dict[str, Figure | None]) -> list[Picture]:
             start, caption = next(item for item in captions.items() if name.startswith(item[0]))
             caption += name.removeprefix(start)
             place = "wide" if start == "figure_8_to_14_" else ""
-            pictures.append(plot(figure, caption, f"{caption}. The tables hold the values.", place))
+            pictures.append(page_picture(figure, caption, f"{caption}. The tables hold the values.", place))
     return pictures

@@ -11,9 +11,9 @@ import xxhash
 from ..data.composition import draw_donors
 from ..data.draw_images import choose_images, turns_within_classes
 from ..data.find_images import Images, UnknownSplit, find_images
+from ..data.groups import group_shares, groups_of
 from ..data.layouts.hub_tables import has_parquet
 from ..data.schema import undecoded_rows
-from ..evaluation.sets import group_shares, groups_of
 from ..utils.public_names import public_name
 from .options import ImproveOptions
 

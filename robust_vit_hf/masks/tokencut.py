@@ -11,7 +11,7 @@ Source: *Self-Supervised Transformers for Unsupervised Object Discovery using No
 import re
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from math import sqrt
 from typing import Self
 
@@ -195,6 +195,7 @@ def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) ->
     return keys[:, num_prefix_tokens:]
 
 
+@dataclass(eq=False)
 class TokenCut:
     """Masks of the salient object, by the normalised cut of a ViT's features.
 
@@ -234,30 +235,24 @@ class TokenCut:
     Source: https://huggingface.co/papers/2202.11539
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        processor: BaseImageProcessor | None = None,
-        *,
-        key_bias: bool | None = None,
-        batch_size: int = 16,
-        min_pixels: int = 520,
-        min_side: int = 0,
-        refine: bool = True,
-        released: bool = False,
-    ):
-        self.model = ImageModel(model)
-        key_projection(self.model)  # refuses other architectures early
-        if processor is None:
-            processor = ViTImageProcessor(image_mean=IMAGENET_DEFAULT_MEAN, image_std=IMAGENET_DEFAULT_STD)
-        self.normalize = normalization(processor)
-        self.patch_size = self.model.patch_size
-        self.key_bias = self.model.pretrained.config.model_type == "vit" if key_bias is None else key_bias
-        self.batch_size = batch_size
-        self.min_pixels = min_pixels
-        self.min_side = min_side
-        self.refine = refine
-        self.released = released
+    model: nn.Module
+    processor: BaseImageProcessor | None = None
+    _: KW_ONLY
+    key_bias: bool | None = None
+    batch_size: int = 16
+    min_pixels: int = 520
+    min_side: int = 0
+    refine: bool = True
+    released: bool = False
+
+    def __post_init__(self):
+        self.vit = ImageModel(self.model)
+        key_projection(self.vit)  # refuses other architectures early
+        imagenet = {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD}
+        self.normalize = normalization(self.processor or ViTImageProcessor(**imagenet))
+        self.patch_size = self.vit.patch_size
+        if self.key_bias is None:
+            self.key_bias = self.vit.pretrained.config.model_type == "vit"
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | torch.device = "cpu", **arguments) -> Self:
@@ -284,7 +279,7 @@ class TokenCut:
     @property
     def models(self) -> dict[str, nn.Module]:
         """The model that decides the masks, by the name of its setting."""
-        return {"model": self.model.pretrained}
+        return {"model": self.vit.pretrained}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
         """Make masks of RGB images of any sizes, in order. `rows`, an argument of all mask makers, is ignored."""
@@ -326,7 +321,7 @@ class TokenCut:
             return [MaskResult(None, rejected=reason) for _ in images]
         size = (grid[1] * self.patch_size[1], grid[0] * self.patch_size[0])
         resized = [functional.pil_to_tensor(image.resize(size, Image.Resampling.LANCZOS)) for image in images]
-        keys = patch_keys(self.model, torch.stack([self.normalize(image) for image in resized]), self.key_bias)
+        keys = patch_keys(self.vit, torch.stack([self.normalize(image) for image in resized]), self.key_bias)
         finite = keys.isfinite().flatten(1).all(dim=1).tolist()
         eigenvectors, unique = cut_eigenvectors(keys)
         coarse = coarse_masks(eigenvectors, grid)

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from ..utils.files import write_atomically
 from .markdown_latex import Table
-from .plots import figure_bytes
 
 
 PAGE_FILE = "report.html"
@@ -102,11 +100,6 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
     page = template.render(title=title, facts=facts, sections=sections, script=Markup(script), script_digest=digest)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)
-
-
-def plot(figure: Figure, caption: str, alt: str, place: str = "") -> Picture:
-    """Convert a figure to a picture."""
-    return Picture(caption, alt, data_url("png", figure_bytes(figure, "png")), place)
 
 
 def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> ClassChanges | None:

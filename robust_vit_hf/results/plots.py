@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ..utils.files import atomic_file
 from ..utils.plotting import plain
+from .html_page import Picture, data_url
 from .run_results import Run
 from .run_summary import class_changes, curves, set_rows, sides_of
 
@@ -48,6 +49,11 @@ def figure_bytes(figure: Figure, suffix: str) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, dpi=120, format=suffix, metadata={"CreationDate": None} if suffix == "pdf" else None)
     return file.getvalue()
+
+
+def page_picture(figure: Figure, caption: str, alt: str, place: str = "") -> Picture:
+    """Convert a figure to a picture of a page."""
+    return Picture(caption, alt, data_url("png", figure_bytes(figure, "png")), place)
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:

@@ -77,9 +77,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         self._find_device()
         self.load_best_model_at_end = self.load_best_model_at_end and self.eval_strategy != "no"
         TrainingArguments.__post_init__(self)
-        self._n_gpu = min(
-            self.n_gpu, 1
-        )  # the Trainer would split batches; `accelerate launch` starts a process for each GPU
+        self._n_gpu = min(self.n_gpu, 1)  # the Trainer would split batches among several
         self.do_eval = self.eval_strategy != "no"  # also in a copy of a config that evaluates
         if self.device.type == "cpu":  # the default would warn that there is no accelerator
             self.dataloader_pin_memory = False
@@ -97,9 +95,8 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
 
     def _find_device(self) -> None:
         """Train on CPUs where there is no accelerator: in bf16 too, and with all processes that were launched."""
-        self.use_cpu = (
-            self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-        )
+        has_accelerator = torch.accelerator.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+        self.use_cpu = self.use_cpu or not has_accelerator
         if self.use_cpu:
             # transformers 5.24 sets the process group's timeout only on accelerators.
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))

@@ -43,16 +43,12 @@ def prepare_datasets(
             f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "
             "Call `measure_accuracy` for several sets."
         )
-    prepared = {}
-    if isinstance(train, datasets.IterableDataset):
-        # Its rows draw crops and flips by themselves.
-        prepared["train"] = _prepare_stream(
-            train, train_transform(processor, None, squash_resample(processor)), config, args
-        )
+    streamed = isinstance(train, datasets.IterableDataset)  # draws crops and flips by itself
+    seed_of_row = None if streamed else lambda row: (args.seed, int(epoch.number), row)
+    transform, prepared = train_transform(processor, seed_of_row, squash_resample(processor)), {}
+    if streamed:
+        prepared["train"] = _prepare_stream(train, transform, config, args)
     elif train is not None:
-        transform = train_transform(
-            processor, lambda row: (args.seed, int(epoch.number), row), squash_resample(processor)
-        )
         prepared["train"] = _prepare_table("train", train, transform, config, args)
     if evaluation is not None:
         prepared["eval"] = _prepare_table("eval", evaluation, eval_transform(processor), config, args)

@@ -36,7 +36,6 @@ from ..relevance.relevance_map import forward_logits
 from ..results.metrics.robust_accuracy import RobustAccuracy
 from ..utils.files import RUN_FILE, weights_written, write_json
 from ..utils.finite import non_finite_weights
-from ..utils.images import input_size
 from ..utils.lock import folder_lock
 from .adapters import add_adapter, base_digest
 from .background_swap import BackgroundPool, swap_backgrounds
@@ -129,8 +128,6 @@ class RobustViTTrainer(Trainer):
         processing_class = processing_class or _processor_of(vit.pretrained)
         if peft_config is not None:
             model = add_adapter(model, peft_config, name)
-        vit.patch_grid(input_size(processing_class))
-        vit.check_start_layer(args.start_layer or 0)
         half = {p.dtype for p in model.parameters() if p.requires_grad} - {torch.float32}
         if half:
             raise ValueError(
@@ -213,11 +210,7 @@ class RobustViTTrainer(Trainer):
     # -- Batches ------------------------------------------------------------------------------------------------------
 
     def _check_batches(self) -> None:
-        """Refuse batches without the images that a method, a swap or a step needs.
-
-        Raises:
-            ValueError: names the option that needs more images.
-        """
+        """Refuse batches without the images that a method, a swap or a step needs."""
         args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
         batch_size = self._train_batch_size
         # Several processes fill up the last batch.
@@ -228,9 +221,8 @@ class RobustViTTrainer(Trainer):
             f"`{args.method}` needs two images in each batch": mixes
             and self.train_dataset
             and 1 in (batch_size, last),
-            "`dataloader_drop_last` needs a full batch": (
-                args.dataloader_drop_last and 0 < images < batch_size * args.world_size
-            ),
+            "`dataloader_drop_last` needs a full batch": args.dataloader_drop_last
+            and 0 < images < batch_size * args.world_size,
         }
         for need, is_unmet in needs.items():
             if is_unmet:

@@ -84,11 +84,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Temporary folder that becomes `path` when the block ends without an exception.
 
     Raises:
-        FileExistsError: `path` is a file, a folder that is not empty, or the current folder.
+        FileExistsError: `path` is a file, or a folder that is not empty.
     """
     path = path.resolve()  # a link stays, and leads to the folder
-    if path == Path.cwd():
-        raise FileExistsError(f"`{path}` is the current folder, which cannot be replaced: name a folder in it.")
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"`{path}` exists already: name another folder, or remove it.")
     existing = next(parent for parent in path.parents if parent.is_dir())

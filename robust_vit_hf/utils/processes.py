@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
-from accelerate.state import AcceleratorState
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
@@ -17,12 +16,6 @@ def make_accelerator(bf16: bool) -> Accelerator:
         ValueError: an earlier one of the process has another precision, which Accelerate keeps.
     """
     precision = "bf16" if bf16 else "no"
-    known = AcceleratorState().mixed_precision if AcceleratorState._shared_state else precision
-    if known != precision:
-        raise ValueError(
-            f"This process has begun to compute with the mixed precision `{known}`, and cannot change to `{precision}`: give the same "
-            "`bf16` to all functions, or start another process."
-        )
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=precision,

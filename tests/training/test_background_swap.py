@@ -10,7 +10,6 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 
 from robust_vit_hf import ConfidenceLoss, RobustViTTrainer, make_image_processor
-from robust_vit_hf.data.composition import fill
 from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.background_swap import BackgroundPool, swap_backgrounds
 
@@ -71,13 +70,6 @@ def test_an_image_with_an_empty_or_full_mask_keeps_its_background(value):
         assert swapped[1, 0, 0, 0] == 2 and swapped[2, 0, 0, 0] == 1
 
 
-def test_an_image_without_another_background_stays():
-    for count in (1, 3):
-        images, mask = batch(count)
-        mask[1:] = 1
-        assert torch.equal(swap_backgrounds(images, mask, 1.0, (0,)), images)
-
-
 def test_the_probability():
     images, mask = batch(400)
     for probability, low, high in ((0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)):
@@ -103,16 +95,6 @@ def test_one_mask_does_not_change_the_draws_of_other_images():
     assert torch.equal(other[1::2], swapped[1::2]) and not torch.equal(swapped[1::2], images[1::2])
 
 
-def test_filling_keeps_what_is_known_and_continues_it():
-    ramp = torch.linspace(0, 1, 33).expand(1, 3, 21, 33)
-    known = torch.ones(1, 1, 21, 33)
-    known[..., 8:14, 10:20] = 0
-    filled = fill(torch.where(known > 0, ramp, 7.0), known)
-    assert torch.equal(filled[..., :8, :], ramp[..., :8, :])
-    assert (filled - ramp).abs().max() < 0.25
-    assert torch.equal(fill(ramp, torch.zeros_like(known)), torch.zeros_like(ramp))
-
-
 # -- In the trainer ---------------------------------------------------------------------------------------------------
 
 
@@ -123,11 +105,6 @@ def test_the_swap_changes_training_and_not_evaluation(tmp_path):
     assert logged(plain, "loss") != logged(swapped, "loss")
     swapped.model.load_state_dict(plain.model.state_dict())
     assert swapped.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
-
-
-def test_the_number_of_workers_does_not_change_the_swaps(tmp_path):
-    runs = [trained(tmp_path / str(n), dataloader_num_workers=n, **SWAP) for n in (0, 2)]
-    assert_equal_weights(runs[0].model, runs[1].model, atol=0, rtol=0)
 
 
 def test_each_batch_of_an_accumulation_has_a_swap_of_its_own(tmp_path, monkeypatch):
@@ -211,12 +188,6 @@ def test_the_divergence_from_given_logits():
     torch.testing.assert_close(ConfidenceLoss(0.5).per_image(logits, original)["confidence_loss"], expected)
 
 
-def test_the_original_needs_no_labels(tmp_path):
-    rows = [{name: value for name, value in row.items() if name != "labels"} for row in tensor_rows(8)]
-    trainer = trained(tmp_path, rows, relevance_target="prediction", **SWAP)
-    assert not trainer.args.needs_labels and len(logged(trainer, "confidence_loss")) == 2
-
-
 @pytest.fixture
 def pictures(tmp_path):
     """Pictures of one grey each, 40, 80 and 120, in a folder and below it."""
@@ -247,14 +218,6 @@ def test_backgrounds_of_a_folder(pictures):
     assert 15 <= kept <= 45 and all(levels.values())
     assert torch.equal(swapped, swap_backgrounds(images, mask, 0.5, (0,), pool))
     assert not torch.equal(swapped, swap_backgrounds(images, mask, 0.5, (1,), pool))
-
-
-def test_a_single_image_gets_a_background_of_the_folder(pictures):
-    images, mask = batch(1)
-    pool = BackgroundPool(str(pictures), make_image_processor("paper", 16))
-    assert not torch.equal(swap_backgrounds(images, mask, 1.0, (0,), pool), images)
-    mask[:] = 1
-    assert torch.equal(swap_backgrounds(images, mask, 1.0, (0,), pool), images)
 
 
 def test_half_of_the_pictures_are_flipped(tmp_path):

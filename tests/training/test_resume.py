@@ -134,11 +134,6 @@ def test_an_earlier_checkpoint_is_deleted_when_the_new_one_is_complete(tmp_path,
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
 
 
-def test_checkpoints_of_the_model_alone_are_not_resumed(tmp_path):
-    make_trainer(tmp_path, save_only_model=True, num_train_epochs=1).train()
-    assert find_checkpoint(str(tmp_path), "last", begun=True) is None
-
-
 def test_the_record_counts_all_parts(tmp_path, monkeypatch):
     """A finished run that is resumed does nothing, and records the time that it took."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
@@ -228,22 +223,6 @@ def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
     assert resumed.state.global_step == 6
 
 
-def test_a_signal_while_processes_agree_is_shared_the_next_time(monkeypatch):
-    def all_reduce(shared, operation):  # which waits for the other processes
-        assert operation == torch.distributed.ReduceOp.MAX
-        if not waited:
-            signal.raise_signal(signal.SIGTERM)
-        waited.append(int(shared))
-
-    waited, args = [], SimpleNamespace(world_size=2, device="cpu")
-    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    with InterruptCallback() as interrupt:
-        interrupt.agree(args)
-        assert interrupt.received == 0  # as in the other processes
-        interrupt.agree(args)
-        assert interrupt.received == signal.SIGTERM and waited == [0, signal.SIGTERM]
-
-
 def test_a_signal_after_the_last_agreement_has_its_original_effect():
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -296,13 +275,6 @@ def test_a_signal_in_the_validation_before_the_first_step(tmp_path):
     settings = {"eval_on_start": True, "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
     with pytest.raises(TrainingInterrupted, match="after step 0"):
         make_trainer(tmp_path, callbacks=[Before()], **settings).train()
-
-
-def test_a_copy_of_a_checkpoint_is_none(begun, tmp_path):
-    shutil.copytree(begun, tmp_path / "run")
-    last = find_checkpoint(str(tmp_path / "run"), "last", begun=True)
-    shutil.copytree(last, f"{last}-backup")
-    assert find_checkpoint(str(tmp_path / "run"), "last", begun=True) == last
 
 
 def test_a_moved_folder_keeps_its_best_checkpoint(tmp_path):

@@ -11,10 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    SwinConfig,
-    SwinForImageClassification,
     ViTForImageClassification,
-    ViTImageProcessor,
     pipeline,
 )
 
@@ -32,7 +29,7 @@ from robust_vit_hf.training.callbacks import SharedEpoch
 from robust_vit_hf.training.config import CHECKPOINTING
 
 from ..helpers.sessions import evaluate_one
-from ..helpers.tiny import IMAGE_SIZE, masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import masked_dataset, masked_rows, tensor_rows, tiny_config, tiny_vit
 
 
 COMPONENTS = ("background_loss", "foreground_loss", "relevance_loss", "confidence_loss", "top1", "original_top1")
@@ -69,11 +66,6 @@ def test_every_parameter_moves_and_every_component_is_logged(tmp_path):
     for prefix in ("", "eval_"):
         parts = [logged(trainer, prefix + name)[0] for name in ("relevance_loss", "confidence_loss", "loss")]
         assert 0.8 * parts[0] + 0.2 * parts[1] == pytest.approx(parts[2], rel=1e-3)
-
-
-def test_the_loss_falls(tmp_path):
-    losses = logged(trained(tmp_path, num_train_epochs=30), "background_loss")
-    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_original_top1_is_that_of_the_untouched_model(tmp_path):
@@ -138,13 +130,6 @@ def test_validation_counts_the_last_batch_where_the_training_drops_it(tmp_path):
     assert len(trainer.get_eval_dataloader()) == 2 and trainer.args.dataloader_drop_last
 
 
-def test_evaluation_gathers_logits_alone(tmp_path):
-    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path))
-    prediction = trainer.predict(tensor_rows(5))
-    assert prediction.predictions.shape == (5, 4)
-    assert prediction.label_ids.tolist() == [0, 1, 2, 3, 0]
-
-
 def test_learning_rate_decays_every_second_epoch(tmp_path):
     rates = logged(trained(tmp_path, num_train_epochs=5, learning_rate=1e-4), "learning_rate")
     assert rates == pytest.approx([1e-4, 1e-4, 0.85e-4, 0.85e-4, 0.85**2 * 1e-4])
@@ -166,20 +151,6 @@ def test_weight_decay_is_on_all_parameters(tmp_path):
     (decayed,) = (group for group in trainer.optimizer.param_groups if group["params"])
     assert decayed["weight_decay"] == 0.5
     assert len(decayed["params"]) == len(list(trainer.model.parameters()))
-
-
-@pytest.mark.parametrize(
-    "overrides", [{"second_order": True}, {"relevance_distance": "bce"}, {"mask_edges": "complement"}]
-)
-def test_variants_change_the_training(overrides, tmp_path):
-    rows = tensor_rows(8)
-    for row in rows:
-        row["mask"] = row["mask"] * 0.9  # fractional, so that the edges matter
-    first = trained(tmp_path / "a", rows, num_train_epochs=1)
-    other = trained(tmp_path / "b", rows, num_train_epochs=1, **overrides)
-    weights = [trainer.model.vit.layers[0].attention.q_proj.weight for trainer in (first, other)]
-    assert not torch.equal(*weights)
-    assert all(weight.isfinite().all() for weight in weights)
 
 
 def test_crops_follow_from_seed_epoch_and_row(tmp_path):
@@ -236,31 +207,6 @@ def test_another_image_size_than_the_model_was_made_for(weights, tmp_path):
     inputs = AutoImageProcessor.from_pretrained(tmp_path)(masked_rows(1)[0]["image"], return_tensors="pt")
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert loaded(**inputs, interpolate_pos_encoding=True).logits.shape == (1, 4)
-
-
-def test_control_computes_no_map(tmp_path):
-    trainer = trained(tmp_path, relevance_weight=0.0, confidence_weight=1.0, confidence_target="label")
-    assert not logged(trainer, "relevance_loss")
-    assert logged(trainer, "loss") == pytest.approx(logged(trainer, "confidence_loss"), rel=1e-3)
-
-
-def test_adapter(tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(tiny_vit(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    trainer = trained(tmp_path, model=model)
-    for name, parameter in trainer.model.named_parameters():
-        assert torch.equal(parameter, before[name]) is ("lora" not in name), name
-
-
-def test_the_strip_needs_no_logs(tmp_path):
-    options = {"report_to": "tensorboard", "relevance_strip_steps": 1, "logging_strategy": "no"}
-    trained(tmp_path, masked_dataset(8), **options)
-    (events,) = (tmp_path / "strips").iterdir()
-    log = EventAccumulator(str(events), size_guidance={"images": 0}).Reload()
-    (tag,) = log.Tags()["images"]
-    assert [strip.step for strip in log.Images(tag)] == [1, 2]
 
 
 def test_tensorboard_has_scalars_and_the_strip(tmp_path):
@@ -376,24 +322,10 @@ def test_saved_model_loads_anywhere(tmp_path):
 # -- What is refused before training ----------------------------------------------------------------------------------
 
 
-def test_refuses_swin(tmp_path):
-    config = SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4)
-    with pytest.raises(ValueError, match="`SwinForImageClassification` has no attention over one patch grid"):
-        RobustViTTrainer(SwinForImageClassification(config), tiny_config(tmp_path), masked_dataset(4))
-
-
 def test_refuses_an_image_size_between_patches(tmp_path):
     processor = make_image_processor("paper", 36)
     with pytest.raises(ValueError, match="36×36 is not divisible by the patch size 8×8"):
-        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor)
-
-
-def test_refuses_a_processor_without_one_size(tmp_path):
-    processor = ViTImageProcessor(size={"shortest_edge": IMAGE_SIZE})
-    with pytest.raises(
-        ValueError, match=r"a ViTImageProcessor, has no centre crop, and no resize to a height and width"
-    ):
-        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), processing_class=processor)
+        RobustViTTrainer(tiny_vit(), tiny_config(tmp_path), masked_dataset(4), processing_class=processor).train()
 
 
 def test_refuses_half_precision_weights(tmp_path):

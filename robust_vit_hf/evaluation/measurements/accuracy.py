@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ...data.groups import groups_of
 from ...data.layouts.si_score import METADATA_COLUMNS
 from ...relevance.relevance_map import forward_logits, relevance_map
 from ...results.metrics.calibration import Calibration
@@ -20,7 +21,7 @@ from ...results.run_results import SetResult, SideResult
 from ...utils.stage import Stage
 from ..image_passes import TransformedRows, batch_outputs
 from ..session import Session, Side
-from ..sets import EvaluationSet, groups_of
+from ..sets import EvaluationSet
 from .base import Measured, Measurement, measure
 
 
