@@ -475,11 +475,3 @@ def test_diagnose_beside_imagenet_9(model, tmp_path):
         )
     gap = 100 * (top1["imagenet-9-mixed_same"] - top1["imagenet-9-mixed_rand"])
     assert float(rows["BG-Gap: `mixed_same` − `mixed_rand`"][1].split()[0]) == pytest.approx(gap, abs=0.06)
-
-
-def test_imagenet_9_needs_its_classes(tmp_path):
-    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), IMAGENET_9_VARIATIONS)
-    other = save_pretrained(tiny_vit(), tmp_path / "other", "paper")
-    data = masked_folder(tmp_path / "data", train=4, validation=8)
-    options = ["--model", other, "--dataset", data, "--imagenet_9", root, "--output_dir", tmp_path / "out"]
-    assert "--imagenet_9 is for models with the classes of ImageNet" in call("diagnose", *options).error
