@@ -17,12 +17,12 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.find_images import UnknownSplit, find_images, origin_of_masks
 from ..data.groups import group_shares
 from ..data.label_mapping import classes_of_model
-from ..evaluation.finetuning_results import write_report
+from ..evaluation.finetuning_results import write_finetuning_results
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.measurements.base import Measured, measure
+from ..evaluation.results_json import TABLES_FILE
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets
-from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
 from ..models.model_names import resolve
@@ -109,32 +109,47 @@ def _finetune(
         trainer.model = trainer.model_wrapped = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     trainer.save_model(_internal_call=True)  # to avoid a push before the measurement
     trainer.save_state()
-    _gather(trainer, original)  # only the first process makes maps for report and card
+    gather_weights(trainer, original)  # only the first process makes maps for report and card
     results = [before, _measure(session, "after", trainer.model)]
     if data_arguments.control:
         control = RobustViTTrainer(_copy(original, rank, name), config.control(), train, validation, processor)
         control.train()
-        _gather(control, original)
+        gather_weights(control, original)
         results.append(_measure(replace(session, folder=None), "control", control.model, relevance=False))
 
-    table = ""
-    if trainer.accelerator.is_main_process:
-        measured = {name: {side: found for of in results for side, found in of[name].items()} for name in session.sets}
-        run = Run(
-            {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()},
-            _shown_classes(trainer, data_arguments.streaming),
-        )
-        settings = {
-            "model": public_settings(asdict(model_arguments) | {"preset": preset}),
-            "data": public_settings(asdict(data_arguments)),
-            "training": config.to_sanitized_dict(),
-            "seconds": round(trainer.time.earlier + time.time() - started, 1),
-        }
-        models = {"before": original, "after": trainer.accelerator.unwrap_model(trainer.model)}
-        sides = {name: Side.of(model, processor) for name, model in models.items()}
-        table = write_report(Path(config.output_dir), run, replace(session, sides=sides), settings)
+    settings = {
+        "model": public_settings(asdict(model_arguments) | {"preset": preset}),
+        "data": public_settings(asdict(data_arguments)),
+        "training": config.to_sanitized_dict(),
+        "seconds": round(trainer.time.earlier + time.time() - started, 1),
+    }
+    table = _report(trainer, session, original, results, settings) if trainer.accelerator.is_main_process else ""
     _publish(trainer, resolve(name), data_arguments.dataset, preset)
     return table
+
+
+def _report(
+    trainer: RobustViTTrainer,
+    session: Session,
+    original: nn.Module,
+    results: list[dict[str, dict[str, Measured]]],
+    settings: dict,
+) -> str:
+    """Write the results of the sides by set, and return their table."""
+    measured = {name: {side: found for of in results for side, found in of[name].items()} for name in session.sets}
+    sets, train = (
+        {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()},
+        trainer.train_dataset,
+    )
+    shown = None  # classes of the training images, if known
+    if isinstance(train, datasets.Dataset) and "label" in train.column_names:
+        shown = frozenset(train.with_format(None)["label"][:])
+    processor = session.sides["before"].processor
+    models = {"before": original, "after": trainer.accelerator.unwrap_model(trainer.model)}
+    sides = {name: Side.of(model, processor) for name, model in models.items()}
+    return write_finetuning_results(
+        Path(trainer.args.output_dir), Run(sets, shown), replace(session, sides=sides), settings
+    )
 
 
 def _copy(original: nn.Module, lora_rank: int | None, name: str) -> nn.Module:
@@ -143,23 +158,10 @@ def _copy(original: nn.Module, lora_rank: int | None, name: str) -> nn.Module:
     return model if lora_rank is None else add_lora(model, lora_rank, name)
 
 
-def _gather(trainer: RobustViTTrainer, original: nn.Module) -> None:
-    """Give each process the whole model, if FSDP2 has sharded it."""
-    if trainer.is_fsdp_enabled:
-        trainer.model = gather_weights(trainer.model, deepcopy(original)).to(trainer.args.device)
-
-
 def _measure(session: Session, side: str, model: nn.Module, relevance: bool = True) -> dict[str, dict[str, Measured]]:
     """Measure the accuracy of a model, as a side, on the sets of a session."""
     measured = Side.of(model, session.sides["before"].processor)
     return measure(replace(session, sides={side: measured}), Accuracy(relevance=relevance))
-
-
-def _shown_classes(trainer: RobustViTTrainer, streaming: bool) -> frozenset[int] | None:
-    """Classes of the training images; `None` if unknown."""
-    if streaming or "label" not in trainer.train_dataset.column_names:
-        return None
-    return frozenset(trainer.train_dataset.with_format(None)["label"][:])
 
 
 def _publish(trainer: RobustViTTrainer, finetuned_from: str, dataset: str, preset: Preset) -> None:

@@ -1,10 +1,12 @@
 """FSDP2: preparation of sharded training, and gathering of weights."""
 
 import os
+from copy import deepcopy
 
 from accelerate import Accelerator
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from transformers import Trainer
 
 from .config import CHECKPOINTING, RobustViTConfig
 
@@ -52,7 +54,9 @@ def prepare_sharding(
         plugin.transformer_cls_names_to_wrap = layers
 
 
-def gather_weights(sharded: nn.Module, whole: nn.Module) -> nn.Module:
-    """Load the weights of a sharded model into an unsharded one of the same architecture, in every process."""
-    whole.load_state_dict(get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True)))
-    return whole
+def gather_weights(trainer: Trainer, original: nn.Module) -> None:
+    """Give each process the whole model, in a copy of the `original` one, if FSDP2 has sharded it."""
+    if trainer.is_fsdp_enabled:
+        whole = deepcopy(original)
+        whole.load_state_dict(get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True)))
+        trainer.model = whole.to(trainer.args.device)

@@ -20,10 +20,9 @@ from robust_vit_hf.data.composition import CONDITIONS, compose, draw_donors
 from robust_vit_hf.data.draw_images import choose_images
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.diagnosis.composed_examples import Composed, load_composed
 from robust_vit_hf.diagnosis.diagnose import load_images
-from robust_vit_hf.diagnosis.examples import load_composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.diagnosis.strip import Composed
 from robust_vit_hf.evaluation.measurements.base import measure
 from robust_vit_hf.evaluation.measurements.noise_sensitivity import Sensitivity
 from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds, pixel_of

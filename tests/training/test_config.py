@@ -38,7 +38,7 @@ def test_defaults_are_those_of_the_paper(tmp_path):
         ({"method": "gradmask", "confidence_weight": 0.0, "background_weight": 0.0}, "All weights"),
         ({"background_weight": -1.0}, "`background_weight` ≥ 0"),
         ({"lr_decay_every": 0}, "`lr_decay_every` ≥ 1"),
-        ({"lr_decay_rate": math.nan}, "`lr_decay_rate` > 0 and finite"),
+        ({"lr_decay_rate": math.nan}, "`lr_decay_rate` > 0"),
         ({"learning_rate": None}, "nothing"),
         ({"learning_rate": "1e-6"}, "text"),
         ({"seed": True}, "true or false"),
