@@ -22,7 +22,7 @@ from ..results.run_results import OURS, Run, SetResult, SideResult
 from ..utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 from ..utils.stage import Stage
 from .points import CUT_OUT, GRID_FILE, PREDICTIONS, ROBUSTNESS, RUN, SETS, SHARES, VALIDATION, has_shares, is_measured
-from .validation import CONDITIONS
+from .validation import COMPARED
 
 
 logger = logging.get_logger(__name__)
@@ -202,7 +202,7 @@ def _composed(folder: Path) -> dict[str, SetResult]:
     images = Stage.of(folder / "after").inputs["rows"]
     classes, share = (np.array(measured["before"].columns[name]) for name in ("label", "object_share"))
     composed = {}
-    for condition in CONDITIONS:
+    for condition in COMPARED:
         predicted = {side: np.array(found.columns[condition]) for side, found in measured.items()}
         # -1 where no other image has a background; an image without object or background is on none.
         counts = (predicted["before"] >= 0) & (share > 0) & (share < 1)

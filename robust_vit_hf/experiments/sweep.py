@@ -99,7 +99,7 @@ def sweep(options: SweepOptions) -> str:
 
 
 @dataclass
-class Run:
+class SweepRun:
     """A point of a grid, run by submitit in a process of its own or in this one. Its training is a stage, whose folder also
     holds what is measured of it.
 
@@ -236,7 +236,7 @@ def _protocol(model: str, preset: Preset | None) -> Preset:
     return "paper" if is_of_paper(model) else resolve_preset(preset, model)
 
 
-def describe(runs: Sequence[Run], jobs: int) -> str:
+def describe(runs: Sequence[SweepRun], jobs: int) -> str:
     """One line per run with its state, and an estimate of the remaining time from the seconds of complete runs."""
     lines, seconds = [], []
     for run in runs:
@@ -262,7 +262,7 @@ def describe(runs: Sequence[Run], jobs: int) -> str:
     return "\n".join([*lines, f"{left} of {len(runs)} runs are left. {time_left}."])
 
 
-def _checked_runs(grid: Grid, root: Path) -> list[Run]:
+def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
     """The runs of a grid, after all that can be refused before the first of them: parse the arguments of all points, load
     each model and dataset once, and compare them with what the folders were made from."""
     for protocol in {protocol_of(point) for point in grid.points}:
@@ -271,7 +271,7 @@ def _checked_runs(grid: Grid, root: Path) -> list[Run]:
     datasets: dict[str, list] = {}
     runs, settings = [], []
     for point in grid.points:
-        run = Run(point, root, grid.sets, grid.shares)
+        run = SweepRun(point, root, grid.sets, grid.shares)
         try:
             model, data, config = run.arguments
             settings.append(_all_settings(model, data, config))
@@ -332,7 +332,7 @@ def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
     return executor
 
 
-def _run_here(executor: submitit.AutoExecutor, runs: Sequence[Run], jobs: int) -> None:
+def _run_here(executor: submitit.AutoExecutor, runs: Sequence[SweepRun], jobs: int) -> None:
     """Run points, `jobs` at a time, until each is complete or has failed, spread over the GPUs that this process sees. Points
     that another sweep is running come last."""
     end_by_signals()  # processes of submitit outlive this one

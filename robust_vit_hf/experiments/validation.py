@@ -20,7 +20,7 @@ from ..utils.processes import make_accelerator
 from .points import CUT_OUT, SETS, VALIDATION, share_folder
 
 
-CONDITIONS = ("original", "mixed_rand")
+COMPARED = ("original", "mixed_rand")
 
 
 def check_validation_images(validation: datasets.Dataset) -> None:
@@ -77,5 +77,5 @@ def measure_shares(
             mixed = sides | {"after": Side.of(model_of_share, sides["after"].processor)}
             measured = replace(session, sides=mixed, folder=folder).with_sets(of_price)
             measure(measured, Accuracy(batch_size, workers, relevance=False), within=SETS)
-        composed = Backgrounds(batch_size, workers, CONDITIONS, relevance=False)
+        composed = Backgrounds(batch_size, workers, COMPARED, relevance=False)
         measure(replace(chosen, sides=mixed, folder=folder), composed)

@@ -15,15 +15,8 @@ from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 
-NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "a mapping",
-    Path: "a path",
-}
+NAMES = {bool: "true or false", int: "a whole number", float: "a number"}
+NAMES |= {str: "text", list: "a list", dict: "a mapping", Path: "a path"}
 WORDS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
 
 
@@ -264,10 +257,8 @@ def _fits(value: Any, types: Set[type]) -> bool:
         return bool in types
     if isinstance(value, Real):
         return float in types or (int in types and isinstance(value, Integral))
-    if isinstance(value, (str, list, dict)):
+    if isinstance(value, (str, list, dict, bytes, date)):  # YAML parses 2024-05-01 as a date
         return isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
-    if isinstance(value, (bytes, date)):  # YAML parses 2024-05-01 as a date
-        return False
     return not types <= {
         bool,
         int,

@@ -10,7 +10,7 @@ import torch
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
-from robust_vit_hf.evaluation.finetuning_results import write_report
+from robust_vit_hf.evaluation.finetuning_results import write_finetuning_results
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
 from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured, measure
@@ -138,12 +138,9 @@ def test_a_model_of_other_classes_is_refused():
 
 
 def test_names_of_classes_are_those_of_a_model_with_another_order():
-    names = dict(enumerate(reversed(wnids())))
-    model, rows = tiny_vit(num_labels=1000, id2label=names), EvaluationSet.of(masked_dataset(4))
-    for given, expected in (
-        (names, names),
-        ({label: f"LABEL_{label}" for label in range(1000)}, dict(enumerate(class_names()))),
-    ):
+    names, unnamed = dict(enumerate(reversed(wnids()))), {label: f"LABEL_{label}" for label in range(1000)}
+    model, rows = tiny_vit(num_labels=1000), EvaluationSet.of(masked_dataset(4))
+    for given, expected in ((names, names), (unnamed, dict(enumerate(class_names())))):
         model.config.id2label = given
         assert session_of({"before": model}, {"imagenet-a": replace(rows, class_names=None)}).label_names == expected
 
@@ -212,7 +209,7 @@ def test_report(tmp_path):
         {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(24))}
     )
     run = Run(measure_accuracy(session, Accuracy()))
-    table = write_report(tmp_path, run, session, {"learning_rate": 1e-3})
+    table = write_finetuning_results(tmp_path, run, session, {"learning_rate": 1e-3})
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["rows"] == set_rows(run) and written["settings"] == {"learning_rate": 1e-3}
     assert written["versions"]["torch"] == torch.__version__

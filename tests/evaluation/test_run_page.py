@@ -59,20 +59,15 @@ def test_what_is_in_the_page(pages):
     assert (pages["sweep"].parent / "report.md").is_file() and not (pages["run"].parent / "report.md").exists()
 
 
-@pytest.mark.parametrize("name", ["evaluation", "run", "sweep"])
-def test_one_file_that_names_no_other(name, pages):
-    text = pages[name].read_text()
-    for address in re.findall(r'(?:src|href)="([^"]*)"', text):
-        assert address.startswith(("data:", "#")), address
-    assert "@import" not in text and "url(" not in text and text.count("<script") == 1
-    assert all('alt="' in image for image in re.findall(r"<img [^>]*>", text))
-    assert all('scope="' in head for head in re.findall(r"<th[ >][^>]*", text))
-
-
-def test_equal_to_the_byte(pages, tmp_path):
+def test_one_file_that_names_no_other_equal_to_the_byte(pages, tmp_path):
     for name, source in pages["sources"].items():
         succeed("report", source, "--html", "--output_dir", tmp_path / name)
-        assert (tmp_path / name / "report.html").read_bytes() == pages[name].read_bytes()
+        text = (tmp_path / name / "report.html").read_text()
+        assert text == pages[name].read_text()
+        for address in re.findall(r'(?:src|href)="([^"]*)"', text):
+            assert address.startswith(("data:", "#")), address
+        assert "@import" not in text and "url(" not in text and text.count("<script") == 1
+        assert all('alt="' in image for image in re.findall(r"<img [^>]*>", text))
 
 
 def test_text_of_the_user_is_escaped(pages):
@@ -93,11 +88,7 @@ def test_refused(pages, tmp_path):
     (tmp_path / "results.json").write_text('{"scores": {}}')
     error = call("report", tmp_path, "--html", "--output_dir", tmp_path / "out").error
     assert "results.json` is not of `robust-vit train`, `improve` or `evaluate`" in error
-    run = pages["sources"]["run"]
-    assert (
-        "or give --html for the output folder of one `robust-vit train`"
-        in call("report", run, "--output_dir", tmp_path / "out").error
-    )
+    assert "give --html" in call("report", pages["sources"]["run"], "--output_dir", tmp_path / "out").error
     assert not (tmp_path / "out").exists()
 
 

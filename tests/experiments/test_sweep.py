@@ -21,7 +21,7 @@ from robust_vit_hf.experiments.choose_settings import choose_settings, setting_o
 from robust_vit_hf.experiments.collect import _seconds, collect
 from robust_vit_hf.experiments.grid import read_grid
 from robust_vit_hf.experiments.points import ORIGINALS, PREDICTIONS, RUN, is_measured
-from robust_vit_hf.experiments.sweep import Run, _run_here, protocol_of
+from robust_vit_hf.experiments.sweep import SweepRun, _run_here, protocol_of
 from robust_vit_hf.results.results_file import read_results
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.finetuning import finetune
@@ -144,7 +144,7 @@ def test_a_begun_run_is_resumed(inputs, tmp_path):
     write_json(folder_of(folder) / STAGE_FILE, {"inputs": read_json(whole / STAGE_FILE)["inputs"]})
     # As a run of the sweep does, but the checkpoints stay.
     (point,) = read_grid(grid).points
-    finetune(*Run(point, folder.parent).arguments, folder / PREDICTIONS, folder.parent / ORIGINALS)
+    finetune(*SweepRun(point, folder.parent).arguments, folder / PREDICTIONS, folder.parent / ORIGINALS)
     for name in ("results.json", "run.json", "model.safetensors"):
         (folder / RUN / name).unlink()
     shutil.rmtree(folder / RUN / "checkpoint-4")
@@ -343,7 +343,7 @@ def test_jobs_have_a_gpu_each(inputs, tmp_path, monkeypatch):
     class Job:
         """Ends when it is asked for the second time."""
 
-        def __init__(self, run: Run):
+        def __init__(self, run: SweepRun):
             self.asked, self.gpu = 0, run.gpu
             running.add(self)
             counts.append(len(running))
@@ -357,12 +357,12 @@ def test_jobs_have_a_gpu_each(inputs, tmp_path, monkeypatch):
         def exception(self) -> None:
             return None
 
-    _run_here(SimpleNamespace(submit=Job), [Run(point, tmp_path / "out") for point in grid.points], jobs=2)
+    _run_here(SimpleNamespace(submit=Job), [SweepRun(point, tmp_path / "out") for point in grid.points], jobs=2)
     assert len(counts) == 4 and max(counts) == 2
     for executor, given, seen in (("debug", "0", "0"), ("local", "0", "5"), ("local", "", "")):
         monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-        Run(replace(grid.points[0], options={"dataset": "missing"}), tmp_path / "out", gpu="5")()
+        SweepRun(replace(grid.points[0], options={"dataset": "missing"}), tmp_path / "out", gpu="5")()
         assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
@@ -406,7 +406,7 @@ def test_grids_of_the_paper(path, tmp_path):
     }
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
-        assert Run(point, tmp_path).arguments[-1].learning_rate == point.options["learning_rate"]
+        assert SweepRun(point, tmp_path).arguments[-1].learning_rate == point.options["learning_rate"]
     assert f"robust-vit sweep trainer/grids/{path.resolve().name} " in path.read_text()
 
 
@@ -507,7 +507,7 @@ def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
     assert [job.function.point.name for job in submitted] == [p.name for p in read_grid(grid).points]
     # After a pre-emption the same run is put into the queue again.
     again = submitted[0].function.checkpoint()
-    assert isinstance(again.function, Run) and again.function.point == submitted[0].function.point
+    assert isinstance(again.function, SweepRun) and again.function.point == submitted[0].function.point
     again.function()
     assert is_trained(tmp_path / "out" / again.function.point.name)
 

@@ -198,18 +198,12 @@ def test_architectures_and_sizes(family):
     [
         ({"target": 4}, "Expected `target`"),
         ({"pixel_values": torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)}, "Expected `pixel_values`"),
-        (
-            {"pixel_values": torch.full((3, 3, IMAGE_SIZE, IMAGE_SIZE), math.nan).double()},
-            "of image 0, 1, 2 of the batch",
-        ),
+        ({"pixel_values": torch.full((3, 3, IMAGE_SIZE, IMAGE_SIZE), math.nan).double()}, "of image 0, 1, 2 of"),
     ],
 )
 def test_refused(model, pixel_values, change, message):
     arguments = {"pixel_values": pixel_values, "target": 0} | change
     with pytest.raises(ValueError, match=message):
         sufficient_input_subsets(model, **arguments)
-
-
-def test_training_mode_is_refused(pixel_values):
-    with pytest.raises(ValueError, match=r"training mode.*call `model.eval\(\)`"):
+    with pytest.raises(ValueError, match="training mode"):
         sufficient_input_subsets(tiny_vit().train(), pixel_values.float(), 0)
