@@ -52,7 +52,7 @@ FOREIGN = [f"part {number}" for number in range(1000)]
         (wnids()[:3], class_names(), "same"),
         (wnids()[7:9], class_names(), {0: 7, 1: 8}),
         (wnids()[7:9], [f"LABEL_{index}" for index in range(1000)], {0: 7, 1: 8}),
-        ([f"{name}, a synonym" for name in class_names()], class_names(), None),
+        ([f"{name}, a synonym" for name in class_names()], class_names(), "same"),
         # As many classes as ImageNet-1k, but others; names of half of its classes in their places are enough.
         (wnids()[7:9], FOREIGN, "refused"),
         (FOREIGN, class_names(), "refused"),
