@@ -26,9 +26,9 @@ from .measurements.base import Measurement, measure
 from .measurements.noise_sensitivity import Sensitivity
 from .measurements.other_backgrounds import Backgrounds
 from .options import EvaluateOptions
+from .results_json import write_results_json
 from .session import Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
-from .write_results import write_results
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
@@ -72,7 +72,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         if not parts:
             return ""
         facts = {"paper_model": paper_model, "protocols": protocols}
-        markdown = write_results(sessions[-1], folder, asdict(options), facts, parts)
+        markdown = write_results_json(sessions[-1], folder, asdict(options), facts, parts)
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 

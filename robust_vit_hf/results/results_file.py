@@ -1,7 +1,7 @@
 """Reading and writing `results.parquet`, with a row for each run, set, side and image."""
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -128,19 +128,13 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
         raise ValueError(f"The results were to be chosen by different rules, {rules}: report them apart.")
     runs: dict[tuple, Run] = {}
     names = {}
-    originals: dict[tuple, set[str]] = defaultdict(set)  # which older files lack
-    for run in (run for part in parts for run in part.runs if run.original):
-        originals[run.model, run.seed].add(run.original)
     for part in parts:
         names |= part.class_names
         for run in part.runs:
             settings = json.loads(run.settings or "{}")
             trained = {name: value for name, value in settings.items() if name not in MEASUREMENT_OPTIONS}
-            epochs = run.epochs if run.learning_rate else None  # of what trains nothing, whatever a file says
-            setting = (run.learning_rate, *sorted(run.tuned.items()), run.share, epochs, json.dumps(trained))
-            known = originals[run.model, run.seed]
-            original = next(iter(known)) if len(known) == 1 else run.original
-            key = (run.model, original, run.method, run.seed, *setting)
+            setting = (run.learning_rate, *sorted(run.tuned.items()), run.share, run.epochs, json.dumps(trained))
+            key = (run.model, run.original, run.method, run.seed, *setting)
             if key not in runs or len(run.sets) > len(runs[key].sets):
                 runs[key] = run
     if twice := [name for name, count in Counter(run.name for run in runs.values()).items() if count > 1]:

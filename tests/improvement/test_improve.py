@@ -139,14 +139,14 @@ def test_other_inputs_are_refused(inputs, improved, tmp_path):
 
 def test_images_have_one_role(inputs, tmp_path):
     options = [*options_of(inputs, tmp_path / "out"), "--eval_split", "train"]
-    assert "images of `selection` are in `train` too" in call("improve", *options).error
+    assert "Splits overlap" in call("improve", *options).error
     photos = tmp_path / "photos"
     shutil.copytree(inputs / "photos", photos)
     (photos / "validation" / "dot" / "copy.jpg").write_bytes((photos / "train" / "dot" / "0.jpg").read_bytes())
     options = [*options_of(inputs, tmp_path / "out"), "--dataset", photos]
-    assert "Splits overlap: 1 images of" in call("improve", *options).error
+    assert "Splits overlap: 1 images" in call("improve", *options).error
     options = [*options_of(inputs, tmp_path / "out"), "--backgrounds", inputs / "photos" / "validation"]
-    assert "16 images of `selection` are in `backgrounds` too" in call("improve", *options).error
+    assert "16 images or masks of `selection` are in `backgrounds` too" in call("improve", *options).error
 
 
 def test_the_output_folder_is_free(inputs, tmp_path):
@@ -221,7 +221,7 @@ def test_one_file_is_the_mask_of_one_image(inputs, tmp_path):
     for split in ("train", "validation"):
         shutil.copytree(tmp_path / "masks" / split, both, dirs_exist_ok=True)
     error = call("improve", *options[:-1], both).error
-    assert "is the mask of an image of `train` and of one of `validation`: put the masks into `train/`" in error
+    assert "masks of `selection` are in `train` too" in error
 
 
 def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
@@ -331,7 +331,7 @@ def test_the_bound_may_leave_nothing_but_the_original(inputs, tmp_path):
     assert result.outcome == "kept" and result.verdict.startswith("It did not help: keep your model.")
     assert not [*tmp_path.rglob("*.safetensors")]
     assert json.loads((tmp_path / "verdict.json").read_text())["outcome"] == "kept"
-    assert "original" in result.candidates.rows[0][0] and result.table.head == ["measure", "before"]
+    assert "original" in result.candidates.rows[0][0] and result.diagnosis.table.head == ["measure", "before"]
 
 
 @pytest.mark.slow

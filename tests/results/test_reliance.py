@@ -341,14 +341,9 @@ def test_the_table_of_the_sensitivity():
     assert sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
 
 
-def test_evaluate_with_sensitivity(tmp_path):
-    data = masked_folder(tmp_path / "data", train=4, validation=8)
+def test_sensitivity_needs_masks(tmp_path):
     before = save_pretrained(tiny_vit(), tmp_path / "before", "paper")
-    options = ["--model", before, "--dataset", data, "--output_dir", tmp_path / "out"]
-    printed = succeed("evaluate", *options, "--sensitivity")
-    assert "Relative foreground sensitivity" in printed and "| validation | 8 |" in printed
-    plain = masked_dataset(4).remove_columns("mask")
-    plain.to_parquet(tmp_path / "plain" / "validation-00000.parquet")
+    masked_dataset(4).remove_columns("mask").to_parquet(tmp_path / "plain" / "validation-00000.parquet")
     options = ["--model", before, "--dataset", tmp_path / "plain", "--output_dir", tmp_path / "other"]
     assert "none of validation has masks and labels" in call("evaluate", *options, "--sensitivity").error
 
@@ -480,11 +475,3 @@ def test_diagnose_beside_imagenet_9(model, tmp_path):
         )
     gap = 100 * (top1["imagenet-9-mixed_same"] - top1["imagenet-9-mixed_rand"])
     assert float(rows["BG-Gap: `mixed_same` − `mixed_rand`"][1].split()[0]) == pytest.approx(gap, abs=0.06)
-
-
-def test_imagenet_9_needs_its_classes(tmp_path):
-    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), IMAGENET_9_VARIATIONS)
-    other = save_pretrained(tiny_vit(), tmp_path / "other", "paper")
-    data = masked_folder(tmp_path / "data", train=4, validation=8)
-    options = ["--model", other, "--dataset", data, "--imagenet_9", root, "--output_dir", tmp_path / "out"]
-    assert "--imagenet_9 is for models with the classes of ImageNet" in call("diagnose", *options).error
