@@ -3,7 +3,6 @@
 import os
 import pickle
 
-import datasets
 import pytest
 import torch
 
@@ -44,27 +43,6 @@ def test_metadata_that_points_outside(tmp_path, outside):
     metadata.write_text(metadata.read_text().replace('"1.png"', f'"{name}"'))
     with pytest.raises(ValueError, match=r"photos` cannot be read: .*secret\.png.*must be a relative path"):
         load_masked_dataset(str(root), "train")
-
-
-def test_damaged_cache(tmp_path, datasets_cache):
-    folder = masked_folder(tmp_path / "rows", 250, 1)
-    assert len(load_masked_dataset(str(folder), "train")) == 250
-    cached = max(datasets_cache.rglob("*.arrow"), key=os.path.getsize)
-    content = cached.read_bytes()
-    message = r"The copy of `.*rows` in the cache of `datasets` is damaged \(.*\): delete `"
-    boundaries = []
-    with datasets.table.pa.memory_map(str(cached)) as stream:
-        reader = datasets.table.pa.ipc.open_stream(stream)
-        for _ in range(2):
-            reader.read_next_batch()
-            boundaries.append(stream.tell())
-    for size in (0, 10, len(content) // 2, len(content) - 20, boundaries[-1]):
-        cached.write_bytes(content[:size])
-        for split in ("train", "train[80%:]"):
-            with pytest.raises(ValueError, match=message):
-                load_masked_dataset(str(folder), split)
-    cached.write_bytes(content)
-    assert len(load_masked_dataset(str(folder), "train[80%:]")) == 50
 
 
 class Code:

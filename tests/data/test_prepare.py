@@ -12,13 +12,13 @@ import datasets
 import pytest
 from PIL import Image
 
-from robust_vit_hf import load_image_set, load_masked_dataset
+from robust_vit_hf import load_image_set
 from robust_vit_hf.data.archives import unpack, unpacked
 from robust_vit_hf.data.schema import features_of
 from robust_vit_hf.utils.cache import cache_of
 
 from ..helpers import formats
-from ..helpers.commands import call, files_below, kill_when, launch, succeed
+from ..helpers.commands import files_below, kill_when, launch, succeed
 from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_dataset
 from ..helpers.written import prepare
 
@@ -197,14 +197,6 @@ def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
     assert one == other and len(list(one.rglob("*.jpg"))) == 40
 
 
-def test_what_is_prepared_again_has_one_copy_in_the_cache(tmp_path, datasets_cache):
-    formats.class_folders(tmp_path / "set", {STINGRAY: 2})
-    for _ in range(2):
-        succeed("data", "prepare", "imagenet-a", tmp_path / "set", "--output_dir", tmp_path / "out")
-        assert len(load_masked_dataset(str(tmp_path / "out"), "test")) == 2
-    assert len(list(datasets_cache.rglob("*.arrow"))) == 1
-
-
 # -- Description ------------------------------------------------------------------------------------------------------
 
 
@@ -235,9 +227,3 @@ def test_describe_names_the_split_that_there_is(tmp_path):
     formats.class_folders(tmp_path / "set", {TENCH: 2})
     prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
     assert succeed("data", "describe", tmp_path / "out").startswith("split: test\nrows: 2, 0 of them unusable")
-
-
-def test_command_line_errors_are_one_line(tmp_path):
-    done = call("data", "prepare", "imagenet-a", "nowhere", "--output_dir", tmp_path / "out")
-    assert done.status == 1 and "No such file" in done.err
-    assert done.error == done.err.rstrip("\n")

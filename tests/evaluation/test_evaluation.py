@@ -10,7 +10,7 @@ import torch
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.data.imagenet_classes import class_names, wnids
-from robust_vit_hf.evaluation.finetuning_results import write_report
+from robust_vit_hf.evaluation.finetuning_results import write_finetuning_results
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribution
 from robust_vit_hf.evaluation.measurements.base import ROWS_FILE, Measured, measure
@@ -209,7 +209,7 @@ def test_report(tmp_path):
         {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(24))}
     )
     run = Run(measure_accuracy(session, Accuracy()))
-    table = write_report(tmp_path, run, session, {"learning_rate": 1e-3})
+    table = write_finetuning_results(tmp_path, run, session, {"learning_rate": 1e-3})
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["rows"] == set_rows(run) and written["settings"] == {"learning_rate": 1e-3}
     assert written["versions"]["torch"] == torch.__version__
