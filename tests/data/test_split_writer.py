@@ -35,7 +35,14 @@ def no_contact_sheets(monkeypatch):
 
 
 def writer_of(folder: Path, features=NAMES, **options) -> SplitWriter:
-    return SplitWriter(Stage(folder, {"method": "coco"}), "train", features, title="Names", text="Text.", **options)
+    return SplitWriter(
+        Stage(folder, {"command": "masks", "method": "coco"}),
+        "train",
+        features,
+        title="Names",
+        text="Text.",
+        **options,
+    )
 
 
 def masks_of(source: Path, output: Path) -> dict:
