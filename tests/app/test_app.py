@@ -47,6 +47,7 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.named_sets import NamedSource
 from robust_vit_hf.utils.files import read_json, write_json
 
+from ..helpers import layouts
 from ..helpers.commands import call, python, succeed, wait_until
 from ..helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 

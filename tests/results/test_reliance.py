@@ -29,6 +29,7 @@ from robust_vit_hf.results.noise_table import relative_foreground_sensitivity, s
 from robust_vit_hf.results.results_file import read_results
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
 
+from ..helpers import layouts
 from ..helpers.commands import call, succeed
 from ..helpers.metrics import load
 from ..helpers.sessions import evaluate_one, session_of
