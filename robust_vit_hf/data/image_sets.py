@@ -143,7 +143,7 @@ def _prepared(source: str) -> tuple[str | None, dict]:
         except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
             pass
     inputs = made_from(folder)
-    return (inputs["set"], inputs["options"]) if inputs.get("command") == "data prepare" else (None, {})
+    return (inputs["set"], inputs["options"]) if "options" in inputs else (None, {})
 
 
 def _made_as(name: str, source: str, options: dict) -> dict | None:

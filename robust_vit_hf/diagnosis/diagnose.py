@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -223,7 +224,7 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         settings: options of the command.
     """
     folder = report.folder
-    facts = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
+    facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
         side: {
@@ -237,7 +238,7 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         }
         for side, found in report.diagnoses.items()
     }
-    parts = [report.verdict, *report.warnings, *report.tables]
+    parts: list[str | Table] = [report.verdict, *report.warnings, *report.tables]
     write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)
     if report.examples:
         report.figure().savefig(folder / STRIP_FILE, dpi=120)

@@ -57,7 +57,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         masked = {session.preset: _masked_sets(session, options) for session in sessions}
         paper_model = options.paper_model or opened.paper_model
         classes = _training_classes(options, sessions[0]) if options.compare else None
-        protocols, parts = {}, []
+        protocols: dict[str, dict] = {}
+        parts: list[str | Table] = []
         accuracy = Accuracy(options.batch_size, options.num_workers)
         for session in sessions:
             sets = measure_accuracy(session, accuracy, session.preset)

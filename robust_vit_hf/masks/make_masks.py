@@ -170,6 +170,7 @@ def write_split(
             title=title,
             text=TEXT[options.METHOD],
             rows_per_file=options.rows_per_shard,
+            selection=options.per_class,
         )
     # Annotations are of one image among all rows, of which this process makes the masks of a part. Existing masks need not be decoded.
     rows = _without_masks(getattr(masker, "claimed", iter)(rows))
@@ -192,8 +193,7 @@ def _inputs(options: MasksOptions, masker: Masker) -> dict:
     """All that masks depend on besides the images, which the writer compares."""
     models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
     settings = {name: _described(value) for name, value in options.of_the_method.items()}
-    inputs = {"command": "masks", "method": options.METHOD, **settings, "per_class": options.per_class}
-    return inputs | ({"digests": models} if models else {})
+    return {"command": "masks", "method": options.METHOD, **settings} | ({"digests": models} if models else {})
 
 
 def _described(value: object) -> object:
