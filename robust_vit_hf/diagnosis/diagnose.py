@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,9 +18,9 @@ from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
+from ..evaluation.results_json import write_results_json
 from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
-from ..evaluation.write_results import write_results
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
 from ..results.bootstrap import Interval
@@ -223,7 +224,7 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         settings: options of the command.
     """
     folder = report.folder
-    facts = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
+    facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
         side: {
@@ -237,8 +238,8 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         }
         for side, found in report.diagnoses.items()
     }
-    parts = [report.verdict, *report.warnings, *report.tables]
-    write_results(session, folder, settings | {"preset": session.preset}, facts, parts)
+    parts: list[str | Table] = [report.verdict, *report.warnings, *report.tables]
+    write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)
     if report.examples:
         report.figure().savefig(folder / STRIP_FILE, dpi=120)
         save_composed(report.examples, folder / EXAMPLES_FILE)

@@ -127,7 +127,7 @@ def measure_outcome(
 
 def _write_results(folder: Path, run: Run, session: Session, settings: dict) -> None:
     """Results of a finetuning, without the figure of photographs, which is not uploaded with the model."""
-    finetuning_results.write_report(folder, run, session, settings)
+    finetuning_results.write_finetuning_results(folder, run, session, settings)
     figure = folder / finetuning_results.FIGURE_FILE
     if figure.is_file():
         figure.replace(folder / DIAGNOSIS_FOLDER / figure.name)
