@@ -70,6 +70,7 @@ class SplitWriter:
         stage: folder, and the settings that the rows depend on.
         title, text: heading and first paragraph of the dataset card.
         rows_per_file: source rows of a slice, unless these exceed 64 MiB.
+        selection: rule by which the source rows of this split are selected.
 
     Raises:
         ValueError: as [`Stage.check`], or `split` cannot name a split.
@@ -84,12 +85,13 @@ class SplitWriter:
         title: str,
         text: str,
         rows_per_file: int = 200,
+        selection: object = None,
     ):
         if not re.fullmatch(r"\w+(\.\w+)*", split):  # which `datasets` demands
             raise ValueError(f"`{split}` cannot name a split: give several one by one (`--split train validation`).")
         check_no_pattern(stage.folder)  # could not be loaded
         self.stage, self.split, self.features = stage, split, features
-        self.title, self.text, self.rows_per_file = title, text, rows_per_file
+        self.title, self.text, self.rows_per_file, self.selection = title, text, rows_per_file, selection
         self.splits = (stage.result() or {"splits": {}})["splits"]  # that are complete
         self.is_complete = split in self.splits
         stage.begin()
@@ -198,8 +200,8 @@ class SplitWriter:
         return counts[0], counts[1]
 
     def _digest(self, digests: Iterable[str]) -> str:
-        """Digest of source rows and columns."""
-        return xxhash.xxh3_128_hexdigest("".join([repr(self.features), *digests]).encode())
+        """Digest of source rows, their columns and selection."""
+        return xxhash.xxh3_128_hexdigest("".join([repr((self.features, self.selection)), *digests]).encode())
 
     def _found(self) -> list[Slice]:
         """Slices with a file, in order."""

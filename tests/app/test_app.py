@@ -47,7 +47,7 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.named_sets import NamedSource
 from robust_vit_hf.utils.files import read_json, write_json
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import call, python, succeed, wait_until
 from ..helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
@@ -352,7 +352,7 @@ def test_gallery_of_a_later_set(tmp_path):
     folders = [
         save_pretrained(tiny_vit(seed, num_labels=1000), tmp_path / f"model-{seed}", "paper") for seed in range(2)
     ]
-    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), ["original"])
+    root = layouts.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), ["original"])
     options = [
         "--sets",
         f"imagenet-9-original={root}",

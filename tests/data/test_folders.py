@@ -20,7 +20,7 @@ from robust_vit_hf.training.finetuning import load_data
 from robust_vit_hf.training.options import DataArguments
 from robust_vit_hf.utils import images
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import call, succeed
 from ..helpers.tiny import masked_rows, save_pretrained, tiny_vit
 from ..helpers.written import half_mask, masks_by
@@ -62,7 +62,7 @@ def both_ways(path, split="train") -> datasets.Dataset:
 def tree(root, *files):
     """Images of these names below a folder."""
     for seed, name in enumerate(files):
-        formats.save(formats.picture(seed), root / name)
+        layouts.save(layouts.picture(seed), root / name)
     return root
 
 
@@ -141,7 +141,7 @@ def test_a_prefix_of_the_models_classes(tmp_path):
 def test_class_names_are_no_splits(tmp_path):
     names = ["bullet_train", "test tube", "val"]
     for split, count in (("train", 3), ("validation", 1)):
-        formats.class_folders(tmp_path / "set" / split, dict.fromkeys(names, count))
+        layouts.class_folders(tmp_path / "set" / split, dict.fromkeys(names, count))
     for split, count in (("train", 3), ("validation", 1)):
         rows = both_ways(tmp_path / "set", split)
         assert names_of_rows(rows) == [name for name in names for _ in range(count)]
@@ -152,7 +152,7 @@ def test_class_names_are_no_splits(tmp_path):
 
 
 def test_a_root_without_splits_is_train(tmp_path):
-    root = formats.class_folders(tmp_path / "set", {"bullet_train": 2, "test tube": 1})
+    root = layouts.class_folders(tmp_path / "set", {"bullet_train": 2, "test tube": 1})
     assert names_of_rows(both_ways(root)) == ["bullet_train", "bullet_train", "test tube"]
     with pytest.raises(ValueError, match='Unknown split "test"'):
         load_masked_dataset(str(root), "test", streaming=True)
@@ -239,7 +239,7 @@ def test_heic_is_read_if_pillow_heif_is_there(tmp_path, monkeypatch):
 
 
 def test_images_without_a_line(tmp_path, caplog):
-    root = formats.image_folder(tmp_path / "photos", masked_rows(4))
+    root = layouts.image_folder(tmp_path / "photos", masked_rows(4))
     metadata = root / "train" / "metadata.jsonl"
     metadata.write_text("\n".join(metadata.read_text().splitlines()[:3]))
     assert both_ways(root)["label"] == [0, 1, 2]
@@ -298,7 +298,7 @@ def test_names_as_labels_and_a_table(tmp_path):
     ],
 )
 def test_metadata_that_is_refused(tmp_path, name, content, message):
-    formats.save(formats.picture(0), tmp_path / "secret.png")
+    layouts.save(layouts.picture(0), tmp_path / "secret.png")
     root = tree(tmp_path / "set", "0.png")
     (root / name).write_text(content)
     with pytest.raises(ValueError, match=message):

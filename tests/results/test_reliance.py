@@ -29,7 +29,7 @@ from robust_vit_hf.results.noise_table import relative_foreground_sensitivity, s
 from robust_vit_hf.results.results_file import read_results
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import call, succeed
 from ..helpers.metrics import load
 from ..helpers.sessions import evaluate_one, session_of
@@ -176,7 +176,7 @@ def model(tmp_path_factory):
 def imagenet_9(model, tmp_path_factory):
     """ImageNet-9, and what `evaluate` prints and measures on it, by the name of the family."""
     folder = tmp_path_factory.mktemp("imagenet_9")
-    root = formats.imagenet_9(folder / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
+    root = layouts.imagenet_9(folder / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
     options = ["--sets", f"imagenet-9={root}", "--protocols", "paper", "--output_dir", folder / "out"]
     printed = succeed("evaluate", "--model", model, *options)
     return root, printed, json.loads((folder / "out" / "results.json").read_text())["protocols"]["paper"]
