@@ -14,8 +14,7 @@ from ..data.composition import CONDITIONS, paste
 from ..data.emoji_shift import artwork
 from ..data.emoji_shift.splits import classes_before
 from ..data.transforms import eval_transform
-from ..diagnosis.examples import load_composed
-from ..diagnosis.strip import Composed
+from ..diagnosis.composed_examples import Composed, load_composed
 from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.session import Session, Side
 from ..masks.own_masks import own_tokencut

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..evaluation.finetuning_results import FIGURE_FILE
-from ..evaluation.write_results import TABLES_FILE
+from ..evaluation.results_json import TABLES_FILE
 from ..experiments.recipes import list_recipes, train_arguments
 from ..models import emoji_shift_model as model
 from ..models.model_names import BUNDLED_MODEL, registered_of

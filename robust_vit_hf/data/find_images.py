@@ -12,7 +12,6 @@ from typing import Any
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
-from pyarrow import ArrowInvalid
 from transformers.utils import logging
 
 from ..utils.cache import cache_of, check_no_pattern
@@ -68,22 +67,12 @@ class Images:
         return replace(self, rows=self.rows.select(indices))
 
     def labelled(self) -> "Images":
-        """The images with a label. A warning says how many have none.
-
-        Raises:
-            ValueError: a label is below -1.
-        """
+        """The images with a label. A warning says how many have none."""
         labels = self.rows.with_format(None)["label"][:]
-        if wrong := [row for row, label in enumerate(labels) if label is not None and label < -1]:
-            raise ValueError(
-                f"`{self.split}`: row {wrong[0]} has the label {labels[wrong[0]]}, expected a class, or -1 for none."
-            )
-        chosen = [index for index, label in enumerate(labels) if label not in (None, -1)]
-        if len(chosen) == len(labels):
-            return self
-        left_out = len(labels) - len(chosen)
-        logger.warning(f"{left_out} of {len(labels)} images of `{self.split}` have no label, and are left out.")
-        return self.select(chosen)
+        chosen = [index for index, label in enumerate(labels) if label is not None and label >= 0]
+        if left_out := len(labels) - len(chosen):
+            logger.warning(f"{left_out} of {len(labels)} images of `{self.split}` have no label, and are left out.")
+        return self.select(chosen) if left_out else self
 
 
 def find_images(
@@ -102,7 +91,7 @@ def find_images(
             files, folder of images (in class folders, or with a `metadata.jsonl` of `image_file_name`,
             `mask_file_name` and `label`), or Hub id.
         split: name of the split, or a slice such as `train[:80%]`. A single parquet file or dataset saved to disk only
-            has the split `train`. Slices of files cannot be streamed.
+            has the split `train`. Of slices, the whole split is loaded first.
         needs: columns that the command cannot do without, of `label` and `mask`.
         masks: folder: either the output of `robust-vit masks`, whose images are taken then, or pictures of masks, see
             [`with_mask_files`].
@@ -116,8 +105,7 @@ def find_images(
         UnknownSplit: the split does not exist (names the existing ones).
         ValueError: a needed column is missing, see [`check_columns`]; files of the split number their classes
             differently; `metadata.jsonl` is not valid or names files outside its folder; no image of a folder can be
-            used; a path of tables would be read as a pattern; a prepared folder is not complete; or the copy in the cache of
-            `datasets` is damaged.
+            used; a path of tables would be read as a pattern; or a prepared folder is not complete.
     """
     if masks is not None and has_parquet(Path(masks)):
         source, masks = masks, None
@@ -138,13 +126,11 @@ def load_masked_dataset(
 
 def find_splits(source: str, **options) -> dict[str, Loader]:
     """Loaders of the splits of a source by name. Arguments and errors are those of [`find_images`]."""
-    return _splits_of_benchmark(source, **options) if source in benchmarks() else _splits_of_files(source, **options)
-
-
-def _splits_of_benchmark(name: str, **options) -> dict[str, Loader]:
+    if source not in benchmarks():
+        return _splits_of_files(source, **options)
     return {
-        split: partial(_stream_if, rows)
-        for split, rows in benchmarks()[name].load_finetuning_splits(**options).items()
+        name: partial(_stream_if, rows)
+        for name, rows in benchmarks()[source].load_finetuning_splits(**options).items()
     }
 
 
@@ -209,22 +195,9 @@ def _load_parquet(source: str, files: ParquetFiles, split: str, streaming: bool)
 def _load(name: str, source: str, split: str, streaming: bool, **options) -> Any:
     """`datasets.load_dataset(name, …)` with clear errors about the dataset in `source`."""
     try:
-        rows = datasets.load_dataset(name, split=split, streaming=streaming, **options)
+        return datasets.load_dataset(name, split=split, streaming=streaming, **options)
     except DatasetGenerationError as error:
         raise ValueError(f"`{source}` cannot be read: {error.__cause__ or error}") from error
-    except (ConnectionError, FileNotFoundError):
-        raise
-    except (ArrowInvalid, OSError) as error:
-        damage = str(error)
-    else:
-        # A copy truncated between two batches loads without an error.
-        if streaming or len(rows) == rows.info.splits[split].num_examples:
-            return rows
-        damage = f"{len(rows):,} of {rows.info.splits[split].num_examples:,} rows are there"
-    raise ValueError(
-        f"The copy of `{source}` in the cache of `datasets` is damaged ({damage}): delete `{datasets.config.HF_DATASETS_CACHE}`, "
-        "which is made again."
-    )
 
 
 def split_names(spec: str) -> list[str]:

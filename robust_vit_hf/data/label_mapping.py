@@ -66,22 +66,16 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         ValueError: the dataset has a class that the model does not have, or another number of classes where one of the two has
             only numbers.
     """
-    names, model_names = tuple(names or ()), tuple(model_names)
+    names, model_names = (tuple(str(name).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names))
     if not names:
         return None
-    if names == model_names:
+    if are_of_imagenet(model_names) and label_of_wnid().keys() >= {*names}:
+        model_names = wnids()
+    if names == model_names or (are_of_imagenet(model_names) and are_named_as_imagenet(names)):
         return {label: label for label in range(len(names))}
     places = {name: index for index, name in enumerate(model_names) if model_names.count(name) == 1}
-    of_imagenet = are_of_imagenet(model_names)
-    if of_imagenet and label_of_wnid().keys() >= {*names}:
-        places = label_of_wnid()
-    elif not places.keys() >= {*names}:
-        if of_imagenet and are_named_as_imagenet(names):
-            return None
-        if unnamed(names) and unnamed(model_names):
-            numbers = {str(number): number for number in range(len(model_names))}
-            places = {name: numbers.get(name.removeprefix("LABEL_")) for name in names}
-        elif len(names) == len(model_names) and (unnamed(model_names) or _are_numbers(names)):
+    if not places.keys() >= {*names} and len(names) == len(model_names) and unnamed(names) != unnamed(model_names):
+        if unnamed(model_names) or names == tuple(map(str, range(len(names)))):
             return None
     if unknown := [name for name in names if places.get(name) is None]:
         raise ValueError(
@@ -108,11 +102,6 @@ def align_labels(dataset: datasets.Dataset, model_names: Sequence[str], source: 
 def unnamed(names: Sequence[str]) -> bool:
     """Whether names are only indices of classes."""
     return all(re.fullmatch(r"(LABEL_)?\d+", str(name)) for name in names)
-
-
-def _are_numbers(names: Sequence[str]) -> bool:
-    """Whether names are the numbers of the classes, in order."""
-    return [name.removeprefix("LABEL_") for name in names] == [str(index) for index in range(len(names))]
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,9 +18,9 @@ from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
+from ..evaluation.results_json import write_results_json
 from ..evaluation.session import Session, open_session
 from ..evaluation.sets import EvaluationSet, load_evaluation_sets
-from ..evaluation.write_results import write_results
 from ..masks.own_masks import MaskedImages, masked_images, one_mask_maker
 from ..results.background_reliance import OF_CONDITIONS, groups_table, imagenet_9_measures
 from ..results.bootstrap import Interval
@@ -30,9 +31,8 @@ from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
 from ..utils.files import check_output_dir
 from ..utils.stage import Stage
-from .examples import save_composed
+from .composed_examples import NUM_EXAMPLES, RULE, Composed, composed_images, save_composed, strip_figure
 from .options import DiagnoseOptions
-from .strip import NUM_EXAMPLES, RULE, Composed, composed_images, strip_figure
 from .verdict import Diagnosis, diagnosis_tables
 
 
@@ -142,9 +142,7 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
             grouped = groups_of(found.rows, found.name) is not None and options.dataset is not None
             weights = training_shares(options.dataset, options.split) if grouped else None
         found = replace(found, rows=choose_images(found.rows, options.num_images))
-        draw_donors(
-            found.rows.with_format(None)["label"][:]
-        )  # refuses one class before masks, which take long, are made
+        draw_donors(found.rows.with_format(None)["label"][:])  # refuses one class before masks, which take long
         beside = {} if options.imagenet_9 is None else _on_imagenet_9(session, options)
         side = session.sides["before"]
         with one_mask_maker():
@@ -163,20 +161,12 @@ def run_diagnosis(options: DiagnoseOptions) -> DiagnosisReport | None:
 
 
 def _on_imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict[str, Interval]]:
-    """Measures of the sides on ImageNet-9, by the head of their column.
-
-    Raises:
-        ValueError: the models have other classes than ImageNet.
-    """
+    """Measures of the sides on ImageNet-9, by the head of their column."""
     named = [(f"imagenet-9-{name}", options.imagenet_9) for name in OF_CONDITIONS.values()]
     with session.accelerator.main_process_first():
         sets = load_evaluation_sets(named, session.preset, 1)
-        try:
-            session = session.with_sets(sets)
-        except ValueError as error:
-            raise ValueError(f"--imagenet_9 is for models with the classes of ImageNet: {error}") from error
     accuracy = Accuracy(options.batch_size, options.num_workers, relevance=False)
-    found = imagenet_9_measures(measure_accuracy(session, accuracy, "imagenet-9"))
+    found = imagenet_9_measures(measure_accuracy(session.with_sets(sets), accuracy, "imagenet-9"))
     several = len(found) > 1
     return {f"ImageNet-9, {side}" if several else "ImageNet-9": measures for side, measures in found.items()}
 
@@ -234,7 +224,7 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         settings: options of the command.
     """
     folder = report.folder
-    facts = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
+    facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}
     facts["diagnosis"] = {
         side: {
@@ -248,8 +238,8 @@ def write_report(report: DiagnosisReport, session: Session, settings: dict) -> N
         }
         for side, found in report.diagnoses.items()
     }
-    parts = [report.verdict, *report.warnings, *report.tables]
-    write_results(session, folder, settings | {"preset": session.preset}, facts, parts)
+    parts: list[str | Table] = [report.verdict, *report.warnings, *report.tables]
+    write_results_json(session, folder, settings | {"preset": session.preset}, facts, parts)
     if report.examples:
         report.figure().savefig(folder / STRIP_FILE, dpi=120)
         save_composed(report.examples, folder / EXAMPLES_FILE)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from ..data.composition import CONDITIONS
 from ..results.background_reliance import object_focus
@@ -190,17 +191,10 @@ class Diagnosis:
     def by_pair(self) -> list[dict[str, int]]:
         """How often objects of a class were taken for the class of their background: `label`, `donor_class`, `taken`
         and `images`, the most often taken first."""
-        counts: dict[tuple[int, int], list[int]] = {}
-        columns = (self.columns["label"], self.columns["donor_class"], self.values["donor_rate"])
-        for label, donor, taken in zip(*columns, strict=True):
-            if not np.isnan(taken):
-                of_pair = counts.setdefault((int(label), int(donor)), [0, 0])
-                of_pair[0] += int(taken)
-                of_pair[1] += 1
-        rows = [
-            {"label": label, "donor_class": donor, "taken": taken, "images": images}
-            for (label, donor), (taken, images) in counts.items()
-        ]
+        columns = {name: np.asarray(self.columns[name]) for name in ("label", "donor_class")}
+        mixed = pd.DataFrame(columns | {"taken": self.values["donor_rate"]}).dropna().astype(int)
+        pairs = mixed.groupby(["label", "donor_class"])["taken"].agg(taken="sum", images="size").reset_index()
+        rows = pairs.to_dict("records")
         return sorted(rows, key=lambda row: (-row["taken"], row["images"], row["label"], row["donor_class"]))
 
 

@@ -26,9 +26,9 @@ from .measurements.base import Measurement, measure
 from .measurements.noise_sensitivity import Sensitivity
 from .measurements.other_backgrounds import Backgrounds
 from .options import EvaluateOptions
+from .results_json import write_results_json
 from .session import Session, open_session
 from .sets import EvaluationSet, load_sets, with_objects
-from .write_results import write_results
 
 
 def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
@@ -57,7 +57,8 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         masked = {session.preset: _masked_sets(session, options) for session in sessions}
         paper_model = options.paper_model or opened.paper_model
         classes = _training_classes(options, sessions[0]) if options.compare else None
-        protocols, parts = {}, []
+        protocols: dict[str, dict] = {}
+        parts: list[str | Table] = []
         accuracy = Accuracy(options.batch_size, options.num_workers)
         for session in sessions:
             sets = measure_accuracy(session, accuracy, session.preset)
@@ -72,7 +73,7 @@ def evaluate(options: EvaluateOptions, originals: Path | None = None) -> str:
         if not parts:
             return ""
         facts = {"paper_model": paper_model, "protocols": protocols}
-        markdown = write_results(sessions[-1], folder, asdict(options), facts, parts)
+        markdown = write_results_json(sessions[-1], folder, asdict(options), facts, parts)
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 

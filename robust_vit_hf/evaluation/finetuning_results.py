@@ -9,8 +9,8 @@ from ..results.run_summary import summarize
 from ..results.run_tables import tables_of
 from .before_after_examples import EXAMPLES_FILE, KINDS, NUM_EXAMPLES, draw, explain, rows_of_kind, save_examples
 from .before_after_figure import before_after_figure
+from .results_json import write_results_json
 from .session import Session
-from .write_results import write_results
 
 
 FIGURE_FILE = "before_after.png"
@@ -18,7 +18,7 @@ NUM_SHOWN = 4  # images in a group of the figure
 NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevance on the background
 
 
-def write_report(folder: Path, run: Run, session: Session, settings: dict) -> str:
+def write_finetuning_results(folder: Path, run: Run, session: Session, settings: dict) -> str:
     """Write the results of a run to an existing folder.
 
     Args:
@@ -30,7 +30,7 @@ def write_report(folder: Path, run: Run, session: Session, settings: dict) -> st
     """
     tables = tables_of(run)
     facts = summarize(run) | {"tables": [asdict(table) for table in tables]}
-    write_results(session, folder, settings, facts, tables)
+    write_results_json(session, folder, settings, facts, tables)
     _write_examples(folder, run, session)
     return tables[0].markdown()
 

@@ -54,10 +54,8 @@ def measure_mixtures(options: MixtureOptions) -> str:
         sides = {"before": replace(before, processor=after.processor), "after": after}
         session = replace(session, sides=sides, folder=folder).with_sets(_load_sets(options, session))
         inputs = {"command": "interpolate", "before": before.digest, "after": after.digest, "protocol": session.preset}
-        inputs["sets"] = {
-            name: session.inputs("after", rows) | {"shifted": rows.shifted} for name, rows in session.sets.items()
-        }
-        with Stage(folder, inputs).work(session.accelerator.is_main_process):
+        rows = {name: session.inputs("after", of) | {"shifted": of.shifted} for name, of in session.sets.items()}
+        with Stage(folder, inputs | {"sets": rows}).work(session.accelerator.is_main_process):
             earlier = {float(path.name.removeprefix(SIDE)) for path in (folder / MIXTURES).glob(f"*/{SIDE}*")}
             sweep = _measure(session, sorted({*map(float, options.sweep), *earlier}), options)
             write_json(folder / SWEEP_FILE, sweep)

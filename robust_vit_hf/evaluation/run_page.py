@@ -1,6 +1,5 @@
 """The page of one run of `robust-vit train` or `improve`, or of one evaluation."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from ..results.html_page import Gallery, Section, class_changes_table, write_page
@@ -42,7 +41,7 @@ def write_run_page(folder: Path, path: Path) -> None:
     write_page(path, "Report of a finetuning", {name: value for name, value in facts.items() if value}, sections)
 
 
-def _section(title: str, part: dict, names: Mapping[int, str], of_examples: list[Gallery]) -> Section:
+def _section(title: str, part: dict, names: dict[int, str], of_examples: list[Gallery]) -> Section:
     """Section of the results of a run, or of an evaluation under one protocol."""
     changes = {
         name: {int(label): value for label, value in of_set.items()}

@@ -21,9 +21,9 @@ from .before_after_examples import may_be_shown
 from .measurements.attribution_agreement import Attribution
 from .measurements.base import measure
 from .options import SegmentOptions
+from .results_json import write_results_json
 from .session import Session, open_session
 from .sets import EvaluationSet
-from .write_results import write_results
 
 
 NUM_EXAMPLES = 8
@@ -55,7 +55,7 @@ def segment(options: SegmentOptions) -> str:
         table = attribution_table(scores, name, len(rows), paper_model if session.preset == "paper" else None)
         settings = asdict(options) | {"preset": session.preset}
         facts = {"paper_model": paper_model, "scores": {name: scores}}
-        markdown = write_results(session, folder, settings, facts, [table])
+        markdown = write_results_json(session, folder, settings, facts, [table])
         shown = rows.select(may_be_shown(rows).nonzero()[0])
         if count := min(NUM_EXAMPLES, len(shown)):
             examples = shown.select([index * len(shown) // count for index in range(count)])

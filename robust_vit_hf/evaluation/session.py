@@ -150,7 +150,7 @@ def open_session(
     names = {"before": options.model} | ({"after": options.compare} if options.compare else {})
     with stage.work(accelerator.is_main_process) if stage else nullcontext():
         sides = load_sides(names, preset, accelerator)
-        yield Session(sides, {}, accelerator, stage and stage.folder, shared, preset)
+        yield Session(sides, {}, accelerator, stage.folder if stage else None, shared, preset)
 
 
 def load_sides(

@@ -19,9 +19,9 @@ from .before_after_examples import may_be_shown
 from .measurements.base import Measured, measure
 from .measurements.input_subsets import Subsets, concatenate, summarize
 from .options import SubsetOptions
+from .results_json import write_results_json
 from .session import Session, open_session
 from .sets import EvaluationSet, load_evaluation_sets
-from .write_results import write_results
 
 
 NUM_EXAMPLES = 4
@@ -61,7 +61,7 @@ def find_subsets(options: SubsetOptions) -> str:
             }
         table = subsets_table(scores, options.threshold)
         settings = asdict(options) | {"preset": session.preset}
-        markdown = write_results(session, folder, settings, {"scores": scores}, [table])
+        markdown = write_results_json(session, folder, settings, {"scores": scores}, [table])
         examples: list[list[tuple[str, np.ndarray]]] = []
         for name, rows in session.sets.items():
             shown = may_be_shown(rows.dataset).nonzero()[0].tolist()

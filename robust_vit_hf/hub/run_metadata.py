@@ -29,17 +29,12 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
     args, processor = trainer.args, trainer.processing_class
     model = trainer.accelerator.unwrap_model(trainer.model)
     known = ImageModel(model)
-    config = known.pretrained.config
-    image_size = input_size(processor)
-    dataset = None if facts.get("dataset") is None else ", ".join(_listed(facts["dataset"]))
+    config, image_size = known.pretrained.config, input_size(processor)
     finetuned_from = facts.get("finetuned_from") or config._name_or_path or known.name
-    name = find_model(finetuned_from)
-    registered = MODELS.get(name)
-    train, validation_set = trainer.train_dataset, trainer.eval_dataset
-    labels, hub_model_id = None, trainer.hub_model_id or args.hub_model_id
-    validation = trainer.validation
-    if isinstance(train, datasets.Dataset) and "label" in train.column_names:
-        labels = sorted(set(train.with_format(None)["label"]))
+    name, hub_model_id = find_model(finetuned_from), trainer.hub_model_id or args.hub_model_id
+    registered, validation = MODELS.get(name), trainer.validation
+    base_model = registered and (registered.base_model or registered.hub_ids[0])
+    parameters = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return {
         "model_name": facts.get("model_name") or (hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1],
         "hub_model_id": hub_model_id,
@@ -47,9 +42,7 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
         "weights": weights_digest(model),
         "finetuned_from": public_name(finetuned_from),
         "registered": name,  # `finetuned_from` may be the last part of a path
-        "base_model": finetuned_from
-        if is_hub_id(finetuned_from)
-        else registered and (registered.base_model or registered.hub_ids[0]),
+        "base_model": finetuned_from if is_hub_id(finetuned_from) else base_model,
         "language": facts.get("language"),
         "license": facts.get("license") or (registered and registered.license),
         "tags": _listed(facts.get("tags", [])),
@@ -57,9 +50,7 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
         "library_name": "peft" if getattr(model, "peft_config", {}) else "transformers",
         "architecture": known.name,
         "num_parameters": sum(
-            p.numel()
-            for name, p in model.named_parameters()
-            if "lora_" not in name and ".original_module." not in name
+            count for name, count in parameters.items() if "lora_" not in name and ".original_module." not in name
         ),
         "num_classes": config.num_labels,
         "image_size": [*image_size],
@@ -67,27 +58,31 @@ def describe_run(trainer: Trainer, facts: dict) -> dict:
         "preset": facts.get("preset") or preset_of(processor),
         "preprocessing": _preprocessing(processor),
         "training": _hyperparameters(trainer),
-        "data": {
-            "dataset": None if dataset is None else ", ".join(map(public_name, dataset.split(", "))),
-            "dataset_on_hub": dataset is not None and is_hub_id(dataset),
-            "dataset_tags": _listed(facts.get("dataset_tags")),
-            "dataset_args": _listed(facts.get("dataset_args")),
-            "masks": facts.get("masks", "those that came with the dataset"),
-            "train_images": 0
-            if train is None
-            else len(train)
-            if hasattr(train, "__len__")
-            else None,  # None: streamed
-            "validation_images": 0 if validation_set is None else len(validation_set),
-            "training_classes": labels,
-            "class_names": None if labels is None else [config.id2label[label] for label in labels],
-        },
-        "validation": validation and {"images": len(validation_set), "text": _in_words(validation)},
+        "data": _data(trainer.train_dataset, trainer.eval_dataset, facts, config.id2label),
+        "validation": validation and {"images": len(trainer.eval_dataset), "text": _in_words(validation)},
         "steps": trainer.state.global_step,
         "seconds": round(trainer.time.seconds, 1),
         "resumed": trainer.time.resumed,
         **_energy(Path(args.output_dir)),
         **environment(),
+    }
+
+
+def _data(train: object, validation: object, facts: dict, class_names: dict[int, str]) -> dict:
+    names, labels = _listed(facts.get("dataset")) or [], None
+    if isinstance(train, datasets.Dataset) and "label" in train.column_names:
+        labels = sorted(set(train.with_format(None)["label"]))
+    counts = [0 if rows is None else len(rows) if hasattr(rows, "__len__") else None for rows in (train, validation)]
+    return {
+        "dataset": ", ".join(map(public_name, names)) or None,
+        "dataset_on_hub": len(names) == 1 and is_hub_id(names[0]),
+        "dataset_tags": _listed(facts.get("dataset_tags")),
+        "dataset_args": _listed(facts.get("dataset_args")),
+        "masks": facts.get("masks", "those that came with the dataset"),
+        "train_images": counts[0],  # None: streamed
+        "validation_images": counts[1],
+        "training_classes": labels,
+        "class_names": None if labels is None else [class_names[label] for label in labels],
     }
 
 

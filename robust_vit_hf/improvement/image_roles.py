@@ -12,7 +12,6 @@ from ..data.composition import draw_donors
 from ..data.draw_images import choose_images, turns_within_classes
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
-from ..data.layouts.hub_tables import has_parquet
 from ..data.schema import undecoded_rows
 from ..utils.public_names import public_name
 from .options import ImproveOptions
@@ -45,7 +44,7 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
         pictures: digests of the pictures in `backgrounds`.
 
     Raises:
-        ValueError: an image has two roles or no group, a mask is of two images, or a role has images of one class only.
+        ValueError: an image has two roles or no group, or a role has images of one class only.
     """
     train, notes = _labelled(options, options.train_split), []
     try:
@@ -67,9 +66,9 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
     ):
         images[role] = replace(half, rows=choose_images(half.rows, count))
         draw_donors(_labels(images[role]).tolist())  # refuses one class before masks, which take long, are made
-    _check_disjoint(images, pictures)
-    if options.mask_folder is not None and not has_parquet(Path(options.mask_folder)):
-        _check_masks_apart(images, options)
+    columns = ["image"] if options.mask_folder is None else ["image", "mask"]
+    contents = {role: _contents(of_role.rows.select_columns(columns)) for role, of_role in images.items()}
+    _check_disjoint(contents | {"backgrounds": {*pictures}})
     return ImageRoles(images, notes, weights)
 
 
@@ -95,37 +94,25 @@ def halves(images: Images, seed: int) -> tuple[Images, Images]:
     return images.select(np.flatnonzero(half == 1)), images.select(np.flatnonzero(half == 0))
 
 
-def _check_disjoint(images: dict[str, Images], pictures: Sequence[str]) -> None:
-    """Refuse images that have two roles, also as copies under other names."""
-    contents = {role: _contents(of_role.rows) for role, of_role in images.items()} | {"backgrounds": {*pictures}}
+def _check_disjoint(contents: dict[str, set[str]]) -> None:
+    """Refuse images that have two roles, also as copies under other names, and pictures that are the masks of two images."""
     for first, second in APART:
         if shared := len(contents[first] & contents[second]):
             raise ValueError(
-                f"Splits overlap: {shared} images of `{second}` are in `{first}` too. Look for copies, and see --train_split, "
-                "--eval_split and --backgrounds."
+                f"Splits overlap: {shared} images or masks of `{second}` are in `{first}` too. Look for copies, put masks into folders "
+                "named as the splits, and see --train_split, --eval_split and --backgrounds."
             )
 
 
 def _contents(rows: datasets.Dataset) -> set[str]:
-    """Digests of the bytes of images. Missing files are left out, which the check of the masks reports."""
-    digests = set()
-    for row in undecoded_rows(rows.select_columns("image")):
-        image = row["image"] or {"bytes": None, "path": None}
-        if image["bytes"] is not None:
-            digests.add(xxhash.xxh3_128_hexdigest(image["bytes"]))
-        elif image["path"] is not None and Path(image["path"]).is_file():
-            digests.add(xxhash.xxh3_128_hexdigest(Path(image["path"]).read_bytes()))
-    return digests
-
-
-def _check_masks_apart(images: dict[str, Images], options: ImproveOptions) -> None:
-    """Refuse a picture that is the mask of images of two splits, whose names begin anew in each."""
-    train, *others = (
-        {row["mask"]["path"] for row in undecoded_rows(of_role.rows.select_columns("mask"))}
-        for of_role in images.values()
-    )
-    if shared := sorted(train & set().union(*others)):
-        raise ValueError(
-            f"`{shared[0]}` is the mask of an image of `{options.train_split}` and of one of `{options.eval_split}`: put the masks "
-            f"into `{options.train_split}/` and `{options.eval_split}/` in `{options.masks}`."
-        )
+    """Digests of the bytes of images, and paths of pictures that are masks. Missing files are left out, which the check of the masks
+    reports."""
+    found = set()
+    for row in undecoded_rows(rows):
+        image, mask = row["image"] or {}, row.get("mask") or {}
+        content = image.get("bytes")
+        if content is None and image.get("path") and Path(image["path"]).is_file():
+            content = Path(image["path"]).read_bytes()
+        found |= {xxhash.xxh3_128_hexdigest(content)} if content is not None else set()
+        found |= {mask["path"]} if mask.get("path") and mask["bytes"] is None else set()
+    return found

@@ -27,7 +27,6 @@ from ..results.choice import choose
 from ..training.background_swap import BackgroundPool
 from ..utils.files import RUN_FILE, check_output_dir, read_json, weights_written, write_atomically, write_json
 from ..utils.images import input_size
-from ..utils.public_names import public_name
 from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
@@ -92,32 +91,19 @@ def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dic
     inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
     inputs |= {"command": "improve", "masks": options.mask_method, "model": side.digest}
     inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
-    inputs |= {
-        "precision": session.accelerator.mixed_precision,
-        "processor": json.loads(side.processor.to_json_string()),
-    }
-    return inputs
+    processor = json.loads(side.processor.to_json_string())
+    return inputs | {"precision": session.accelerator.mixed_precision, "processor": processor}
 
 
 def _improve(session: Session, roles: ImageRoles, stage: Stage, options: ImproveOptions) -> Improvement:
-    folder, side, counts = (
-        stage.folder,
-        session.sides["before"],
-        {name: len(one.rows) for name, one in roles.images.items()},
-    )
-    _say(0, f"{public_name(options.model)}, {_estimate(session, roles, options)} in all")
+    folder, side = stage.folder, session.sides["before"]
+    counts = {role: len(images.rows) for role, images in roles.images.items()}
+    _say(0, f"{side.name}, {_estimate(side, roles, options)} in all")
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['report']} validation images")
     with one_mask_maker():
+        of_side = side.model, side.processor, side.source
         masked = {
-            role: masked_images(
-                images,
-                role,
-                side.model,
-                side.processor,
-                side.source,
-                options.mask_method,
-                folder / MASKS_FOLDER / role,
-            )
+            role: masked_images(images, role, *of_side, options.mask_method, folder / MASKS_FOLDER / role)
             for role, images in roles.images.items()
         }
     masked["report"] = replace(masked["report"], group_weights=roles.group_weights)
@@ -181,12 +167,11 @@ def _say(number: int, text: str) -> None:
     tqdm.write(f"[{number}/4] {text}", file=sys.stderr)
 
 
-def _estimate(session: Session, roles: ImageRoles, options: ImproveOptions) -> str:
+def _estimate(side: Side, roles: ImageRoles, options: ImproveOptions) -> str:
     """Estimate the run time in a new folder from one forward pass."""
-    side, counts = session.sides["before"], {role: len(images.rows) for role, images in roles.images.items()}
-    pixels = torch.zeros(8, 3, *input_size(side.processor), device=session.accelerator.device)
-    times = []
-    with torch.no_grad(), session.accelerator.autocast():
+    counts = {role: len(images.rows) for role, images in roles.images.items()}
+    pixels, times = torch.zeros(8, 3, *input_size(side.processor), device=side.model.device), []
+    with torch.no_grad():
         for _ in range(3):
             started = time.perf_counter()
             forward_logits(side.model, pixels).cpu()
@@ -196,11 +181,9 @@ def _estimate(session: Session, roles: ImageRoles, options: ImproveOptions) -> s
     steps = sum(one.steps for one in first) + FINALISTS * options.max_steps
     mixtures = len(first) * len(FIRST_MIXTURES) + FINALISTS * len(MIXTURES)
     passes = 5 * steps * options.train_batch_size + 2 * mixtures * counts["selection"] + 2 * 15 * counts["report"]
-    masks = 0.0
-    if options.mask_method or "mask" not in roles.images["train"].rows.column_names:
-        masks = SECONDS_PER_MASK * sum(counts.values())
-    minutes = (min(times) * passes + masks) / 60
-    return f"about {minutes:.0f} minutes" if minutes >= 1 else "about a minute"
+    makes_masks = options.mask_method or "mask" not in roles.images["train"].rows.column_names
+    masks = SECONDS_PER_MASK * sum(counts.values()) if makes_masks else 0.0
+    return f"about {max(1, (min(times) * passes + masks) / 60):.0f} minutes"
 
 
 def _write_model(trials: Trials, chosen: Mixture, folder: Path) -> None:

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
 from ..evaluation import finetuning_results
 from ..evaluation.before_after_examples import galleries
@@ -88,21 +86,12 @@ class Improvement:
             f"{diagnoses['after'].sentence}"
         )
 
-    @property
-    def table(self) -> Table:
-        """The measures before and after."""
-        return self.diagnosis.table
-
-    def figure(self) -> Figure:
-        """Images in all conditions, with the predictions before and after."""
-        return self.diagnosis.figure()
-
     def record(self) -> dict:
         """Outcome, verdict and notes as JSON values."""
         return {"outcome": self.outcome, "verdict": self.verdict, "notes": self.notes}
 
     def __str__(self) -> str:
-        tables = [self.table, *(self.accuracy or self.diagnosis.groups), self.candidates]
+        tables = [self.diagnosis.table, *(self.accuracy or self.diagnosis.groups), self.candidates]
         texts = [text for table in tables for text in (f"{table.title}:", table.markdown())]
         kept = "the model, its card, results" if self.accuracy else "no model, since yours is to be kept,"
         place = f"{self.folder}: {kept} and {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}."
@@ -138,7 +127,7 @@ def measure_outcome(
 
 def _write_results(folder: Path, run: Run, session: Session, settings: dict) -> None:
     """Results of a finetuning, without the figure of photographs, which is not uploaded with the model."""
-    finetuning_results.write_report(folder, run, session, settings)
+    finetuning_results.write_finetuning_results(folder, run, session, settings)
     figure = folder / finetuning_results.FIGURE_FILE
     if figure.is_file():
         figure.replace(folder / DIAGNOSIS_FOLDER / figure.name)

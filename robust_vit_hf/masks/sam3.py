@@ -60,22 +60,13 @@ class ConceptSegmentation:
         """Load the model from a Hub id or folder. Further arguments are those of the class.
 
         Raises:
-            PermissionError: the model is gated, and there is no token with access.
-            OSError: there is no such model.
+            OSError: there is no such model, or it is gated and there is no token with access.
         """
-        try:
-            with reading(model):
-                light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
-                loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
-                # Some checkpoints name the processor for videos, which takes no text.
-                return cls(loaded.eval().to(device), Sam3Processor.from_pretrained(model), prompts, **arguments)
-        except OSError as error:
-            if "gated" in str(error):
-                raise PermissionError(
-                    f"`{model}` is gated: ask for access on its page, then log in with `hf auth login`, or take "
-                    "`--model vil-uob/sam3-litetext-s0`."
-                ) from error
-            raise
+        with reading(model):
+            light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
+            loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
+            # Some checkpoints name the processor for videos, which takes no text.
+            return cls(loaded.eval().to(device), Sam3Processor.from_pretrained(model), prompts, **arguments)
 
     @property
     def models(self) -> dict[str, PreTrainedModel]:

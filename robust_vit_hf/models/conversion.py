@@ -83,12 +83,8 @@ def convert_to_transformers(
 
 
 def convert_to_timm(source: str, output: Path, statistics: str | None = None) -> PreTrainedModel:
-    """Write a model folder of timm atomically, with the preprocessing of the source's image processor.
-
-    Args:
-        source: folder or Hub id of transformers, or name of a registered model.
-        statistics: use the native preset with this mean and standard deviation instead, see [`timm_processor`].
-    """
+    """Write a model folder of timm atomically, with the preprocessing of the source's image processor, or of the native preset with
+    the `statistics` of [`timm_processor`]."""
     source = resolve(source)
     with atomic_folder(output) as folder:
         model = load_checked(AutoModelForImageClassification, source, dtype="auto")

@@ -110,13 +110,7 @@ def is_timm(name: str) -> bool:
 
 
 def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load the base of a PEFT adapter with the adapter merged. All parameters are trainable.
-
-    Raises:
-        ModuleNotFoundError: PEFT is not installed.
-        OSError: the adapter or base does not exist.
-        ValueError: the adapter names no base, does not fit it, was trained on another one, or its file is corrupt.
-    """
+    """Load the base of a PEFT adapter, checked to be that of its training, with the adapter merged. All parameters are trainable."""
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
     base_name = PeftConfig.from_pretrained(name).base_model_name_or_path

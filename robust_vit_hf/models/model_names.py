@@ -22,27 +22,16 @@ BUNDLED_MODEL, _BUNDLED_MODULE = "emoji-shift", "robust_vit_hf.models.emoji_shif
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A model that commands accept by name.
+    """A model that commands accept by name: one on the Hub, or a bundled one, with the fields after `license`."""
 
-    Args:
-        hub_ids: Hub ids of the weights; the first is loaded. Empty for a bundled model.
-        paper_name: name in the paper, if any.
-        license: license of the weights, according to the Hub model card.
-        base_model: Hub id of the base of a bundled model, for model cards.
-        load: loads a bundled model.
-        image_size: side of the images that a bundled model was trained on, in pixels.
-        load_backbone: loads the self-supervised base of a bundled model.
-        note: remark on a bundled model in model cards.
-    """
-
-    hub_ids: tuple[str, ...] = ()
+    hub_ids: tuple[str, ...] = ()  # of the weights; the first is loaded
     paper_name: str | None = None
-    license: str = "apache-2.0"
-    base_model: str | None = None
+    license: str = "apache-2.0"  # according to the Hub model card
+    base_model: str | None = None  # Hub id of its base, for model cards
     load: Callable[[], PreTrainedModel] | None = None
-    image_size: int | None = None
-    load_backbone: Callable[[], PreTrainedModel] | None = None
-    note: str | None = None
+    image_size: int | None = None  # side of the images that it was trained on, in pixels
+    load_backbone: Callable[[], PreTrainedModel] | None = None  # loads its self-supervised base
+    note: str | None = None  # in model cards
 
 
 # AugReg's weights are from timm, and are converted on loading.

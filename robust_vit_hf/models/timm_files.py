@@ -51,12 +51,8 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
 
 
 def timm_files(source: str | Path) -> tuple[Path, dict | None]:
-    """File of the weights, and timm's `config.json` if there is one.
-
-    Args:
-        source: a file; a folder, such as a snapshot of a model of timm on the Hub; or a Hub id, of which only the
-            configuration and one file of weights are downloaded, preferably safetensors.
-    """
+    """File of the weights, and timm's `config.json` if there is one, from a file, a folder, such as a snapshot of a model of timm on
+    the Hub, or a Hub id, of which only the configuration and one file of weights are downloaded, preferably safetensors."""
     folder, source = Path(source), str(source)
     if folder.is_file():
         return folder, None

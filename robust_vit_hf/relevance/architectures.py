@@ -10,15 +10,10 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class TokenWeights:
-    """Weights with which a classification head reads the tokens of the last layer.
+    """Weights with which a classification head reads the tokens of the last layer."""
 
-    Args:
-        prefix: weights of the first prefix tokens; further ones have weight 0.
-        patches: total weight of the patches, shared equally.
-    """
-
-    prefix: tuple[float, ...]
-    patches: float
+    prefix: tuple[float, ...]  # of the first prefix tokens; further ones have weight 0
+    patches: float  # of all patches together, shared equally
 
 
 CLS = TokenWeights((1.0,), 0.0)

@@ -39,12 +39,8 @@ def attention_with_probabilities(
     """Attention function for `transformers.AttentionInterface`: eager attention that scales the queries instead of the
     scores, which saves a pass over all pairs of tokens in the forward and in each backward pass.
 
-    Args:
-        query, key, value: `(B, h, T, d)`.
-        attention_mask: added to the scores: the relative position bias of BEiT, `(1, h, T, T)`.
-
-    Returns:
-        Output `(B, T, h, d)` and the attention probabilities `(B, h, T, T)`.
+    Takes query, key and value `(B, h, T, d)`, and in `attention_mask` the relative position bias of BEiT, `(1, h, T, T)`. Returns
+    output `(B, T, h, d)` and the attention probabilities `(B, h, T, T)`.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
@@ -57,20 +53,13 @@ def attention_with_probabilities(
 
 @dataclass
 class RecordedAttention:
-    """Inputs and output of the attention of a layer.
+    """Inputs and output of the attention of a layer."""
 
-    Args:
-        query: `(B, h, T, d)`, or `(B, h, 1, d)` if only the CLS token is read, see [`cls_token_alone`].
-        key, value: `(B, h, T, d)`.
-        output: `(B, T, h, d)`, or `(B, 1, h, d)`, in the graph.
-        scaling: factor of the scores.
-    """
-
-    query: torch.Tensor
-    key: torch.Tensor
+    query: torch.Tensor  # (B, h, T, d), or (B, h, 1, d) if only the CLS token is read, see `cls_token_alone`
+    key: torch.Tensor  # (B, h, T, d)
     value: torch.Tensor
-    output: torch.Tensor
-    scaling: float
+    output: torch.Tensor  # (B, T, h, d), or (B, 1, h, d), in the graph
+    scaling: float  # of the scores
 
 
 class _Wanted(threading.local):

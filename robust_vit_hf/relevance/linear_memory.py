@@ -43,16 +43,8 @@ def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: boo
 def propagate_recorded(
     attentions: Sequence[RecordedAttention], output_gradients: Sequence[torch.Tensor], row: torch.Tensor
 ) -> torch.Tensor:
-    """Rows of the relevance matrix, as from [`propagate_relevance`].
-
-    Args:
-        attentions: attention of each layer, first layer first.
-        output_gradients: gradients `(B, T, h, d)` of the explained logit with respect to the outputs, as constants.
-        row: `(T,)`, weights of the tokens read by the head, the same for all images.
-
-    Returns:
-        `(B, T)`, at least fp32: relevance of every token.
-    """
+    """Relevance `(B, T)` of every token, at least fp32, as from [`propagate_relevance`], for one `row` `(T,)` of weights of the tokens
+    read by the head. Gradients `(B, T, h, d)` of the explained logit with respect to the outputs are constants."""
     # Skip rows of weight 0: a head on the CLS token needs one row of the last layer.
     rows = row.nonzero().flatten()
     weights = row.to(torch.promote_types(output_gradients[0].dtype, torch.float32)).expand(

@@ -55,9 +55,8 @@ def propagate_relevance(
     gives the same product in O(T²) per layer.
 
     Args:
-        attentions: `(B, h, T, T)` of each layer, first layer first; the last may be `(B, h, 1, T)` if the head reads
-            only the first token.
-        attention_gradients: as `attentions`.
+        attentions, attention_gradients: `(B, h, T, T)` of each layer, first layer first; the last may be `(B, h, 1, T)` if the head
+            reads only the first token.
         row: `(B, T)`, weights of the tokens read by the head: one-hot at the CLS token for the paper's models.
 
     Returns:

@@ -116,12 +116,8 @@ def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
 def backward_selection(
     score: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, pixels_per_step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask the pixels that matter least to a score, step by step, until all are masked. Ties are masked in pixel
-    order.
-
-    Args:
-        score: differentiable function from inputs `(B, C, H, W)` to `(B,)`, without interaction between images.
-        inputs: `(B, C, H, W)`. Masked pixels are 0 in all channels.
+    """Set the pixels of inputs `(B, C, H, W)` that matter least to a score `(B,)` to 0, step by step, until all are masked. Ties are
+    masked in pixel order.
 
     Returns:
         The step, counted from 1, in which each pixel is masked, `(B, 1, H, W)` int64, and the scores `(B, S + 1)`

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model on the images that choose.
+    """A model on the selection images.
 
     Args:
         mixed_rand, original: `(N,)` float, whether each image is right, on the background of another class and as it is;
@@ -67,7 +67,7 @@ def choose(candidates: Sequence[C], before: Candidate, max_loss: float) -> C:
     classes is within one standard error of the highest, the one with the highest top-1 on the images as they are. If all
     lose too much, the one that loses least.
 
-    Which of several is highest is often chance; their loss at home is not the same. The standard error is that of the
+    Which of several is highest is often chance, while their losses on the images as they are differ. The standard error is that of the
     difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section 3.4.3).
     """
     order = rank(candidates, before, max_loss)

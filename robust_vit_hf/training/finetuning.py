@@ -17,12 +17,12 @@ from ..data.benchmarks import benchmarks, find_benchmark
 from ..data.find_images import UnknownSplit, find_images, origin_of_masks
 from ..data.groups import group_shares
 from ..data.label_mapping import classes_of_model
-from ..evaluation.finetuning_results import write_report
+from ..evaluation.finetuning_results import write_finetuning_results
 from ..evaluation.measurements.accuracy import Accuracy, set_result
 from ..evaluation.measurements.base import Measured, measure
+from ..evaluation.results_json import TABLES_FILE
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets
-from ..evaluation.write_results import TABLES_FILE
 from ..hub.upload import check_adapter_base
 from ..models.loading import load_model
 from ..models.model_names import resolve
@@ -147,7 +147,9 @@ def _report(
     processor = session.sides["before"].processor
     models = {"before": original, "after": trainer.accelerator.unwrap_model(trainer.model)}
     sides = {name: Side.of(model, processor) for name, model in models.items()}
-    return write_report(Path(trainer.args.output_dir), Run(sets, shown), replace(session, sides=sides), settings)
+    return write_finetuning_results(
+        Path(trainer.args.output_dir), Run(sets, shown), replace(session, sides=sides), settings
+    )
 
 
 def _copy(original: nn.Module, lora_rank: int | None, name: str) -> nn.Module:

@@ -122,12 +122,6 @@ def test_masks_of_the_segmentation_test_are_the_nearest_pixels():
     assert (255 * found[0].numpy() == np.asarray(rows["mask"][0])[np.ix_(lines, columns)]).all()
 
 
-def test_masks_are_fractional_at_edges():
-    mask = eval_transform(make_image_processor("paper", 32))(noise_row())["mask"][0]
-    assert mask.min() == 0 and mask.max() == 1
-    assert ((mask > 0) & (mask < 1)).any()
-
-
 def test_masks_of_ones_and_of_bits():
     ones = np.eye(4, dtype=np.uint8)
     expected = torch.from_numpy(255 * ones).unsqueeze(0)
@@ -141,9 +135,3 @@ def test_an_image_that_a_resize_would_not_fit_into_memory_is_refused():
     with pytest.raises(ValueError, match="An image of 20000×1 pixels would be resized to a shortest edge of 256"):
         transform({"image": [Image.new("RGB", (20000, 1))]})
     assert transform({"image": [Image.new("RGB", (40, 1))]})["pixel_values"][0].shape == (3, 224, 224)
-
-
-def test_without_labels():
-    rows = noise_row()
-    del rows["label"]
-    assert set(eval_transform(make_image_processor("paper", 32))(rows)) == {"pixel_values", "mask"}

@@ -7,7 +7,7 @@ from PIL import Image
 
 from robust_vit_hf.evaluation import finetuning_results
 from robust_vit_hf.evaluation.before_after_examples import KINDS, Example, draw, rows_of_kind
-from robust_vit_hf.evaluation.finetuning_results import write_report
+from robust_vit_hf.evaluation.finetuning_results import write_finetuning_results
 from robust_vit_hf.evaluation.measurements.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurements.base import Measured
 from robust_vit_hf.evaluation.sets import EvaluationSet
@@ -81,7 +81,7 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
         finetuning_results, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows)
     )
     for _ in range(2):
-        write_report(tmp_path, run, session, {})
+        write_finetuning_results(tmp_path, run, session, {})
     most, corrected, worse = saved[0].values()
     assert len(most) == len(corrected) == len(worse) == 4
     left = [example.background["before"] - example.background["after"] for example in most]

@@ -36,7 +36,7 @@ from robust_vit_hf.results.run_results import OURS, Results, SetResult, SideResu
 
 from ..helpers.commands import call, files_below, succeed
 from ..helpers.experiment import MASKED, result_rows, write_rows
-from ..helpers.image_sets import miniatures
+from ..helpers.layouts import miniatures
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
 from ..helpers.tiny import DATA, ROOT, masked_dataset, tiny_vit
 
@@ -93,44 +93,29 @@ def test_the_highest_rate_that_keeps_the_validation(results):
     assert ["ViT-B", "robustvit", "1e-05", "2", "20.0", ""] in table.rows
 
 
-@pytest.mark.parametrize("bound, best", [(0.25, 1e-5), (0.2, 1e-6)])
-def test_the_highest_rate_whose_fall_is_at_most_the_bound_is_chosen(bound, best, tmp_path):
-    falls = {1e-6: 0.125, 1e-5: 0.25}
-    rows = [row | {"validation_before": 0.75} for row in result_rows()]
-    rows = [row | {"validation_after": 0.75 - falls[row["learning_rate"]]} for row in rows]
-    chosen, table = choose_settings(read_results(write_rows(tmp_path / "r.parquet", rows, bound=bound)))
-    assert {run.learning_rate for run in chosen if run.method == "robustvit"} == {best}
-    verdicts = {float(row[2]): row[-1] for row in table.rows if row[:2] == ["ViT-B", "robustvit"]}
-    assert verdicts == {1e-6: "", 1e-5: ""} | {best: "chosen"}
-
-
-def test_a_fall_of_exactly_the_bound_is_within_it(tmp_path):
-    """As counts of images say: of 50 images one less is right, which as a difference of floats is more than 0.02."""
-    assert 0.98 - 0.96 > 0.02
-    after = {1e-6: 0.98, 1e-5: 0.96}
+@pytest.mark.parametrize(
+    "before, after, bound, verdicts",
+    [
+        (0.75, {1e-6: 0.625, 1e-5: 0.5}, 0.25, {1e-6: "", 1e-5: "chosen"}),
+        (0.75, {1e-6: 0.625, 1e-5: 0.5}, 0.2, {1e-6: "chosen", 1e-5: ""}),
+        # As counts of images say: of 50 images one less is right, which as a difference of floats is more than 0.02.
+        (0.98, {1e-6: 0.98, 1e-5: 0.96}, 0.02, {1e-6: "", 1e-5: "chosen"}),
+        (0.8, {1e-6: 0.4, 1e-5: 0.6}, 0.02, {1e-6: "", 1e-5: "beyond the bound"}),  # the one with the least fall
+    ],
+)
+def test_the_highest_rate_whose_fall_is_at_most_the_bound_is_chosen(before, after, bound, verdicts, tmp_path):
     rows = [
-        row | {"validation_before": 0.98, "validation_after": after[row["learning_rate"]]} for row in result_rows()
+        row | {"validation_before": before, "validation_after": after[row["learning_rate"]]} for row in result_rows()
     ]
-    chosen, table = choose_settings(read_results(write_rows(tmp_path / "r.parquet", rows)))
-    assert {run.learning_rate for run in chosen if run.method == "robustvit"} == {1e-5}
-    assert ["ViT-B", "robustvit", "1e-05", "2", "2.0", "chosen"] in table.rows
-
-
-@pytest.mark.parametrize("after, best", [({1e-6: 0.4, 1e-5: 0.6}, 1e-5), ({1e-6: 0.6, 1e-5: 0.4}, 1e-6)])
-def test_where_every_rate_forgets_the_one_with_the_least_fall_is_chosen_and_marked(after, best, tmp_path):
-    rows = [row | {"validation_after": after[row["learning_rate"]]} for row in result_rows()]
-    chosen, table = choose_settings(read_results(write_rows(tmp_path / "r.parquet", rows)))
-    assert {run.learning_rate for run in chosen if run.method == "robustvit"} == {best}
-    for rate in after:
-        fall = ["20.0", "beyond the bound"] if rate == best else ["40.0", ""]
-        assert ["ViT-B", "robustvit", f"{rate:g}", "2", *fall] in table.rows
+    chosen, table = choose_settings(read_results(write_rows(tmp_path / "r.parquet", rows, bound=bound)))
+    assert {float(row[2]): row[-1] for row in table.rows if row[:2] == ["ViT-B", "robustvit"]} == verdicts
+    assert [verdicts[run.learning_rate] for run in chosen if run.method == "robustvit"] == 4 * [max(verdicts.values())]
 
 
 @pytest.mark.parametrize(
     "row_change, message",
     [
         ({"epochs": 3.0}, "ViT-B, robustvit: its learning rates 1e-06, 1e-05 differ in their seeds or epochs"),
-        ({"seed": "7"}, "differ in their seeds or epochs"),
         ({"validation_after": None}, "differ in their validation images, some of which have no labels"),
     ],
 )
@@ -183,10 +168,7 @@ def test_an_interval_over_two_seeds_is_at_least_as_wide_as_students():
     """No resample of two seeds is beyond both, and what a third would give is."""
     gains = [Gains((np.arange(200) < right).astype(int), str(seed), str(seed)) for seed, right in enumerate((20, 60))]
     difference = bootstrap({"a": gains})
-    assert difference.mean == pytest.approx(0.2)
-    margin = (
-        12.706 * 0.1 * np.sqrt(2) / np.sqrt(2)
-    )  # of Student's t with one degree of freedom; the deviation is 0.1 √2
+    margin = 12.706 * 0.1  # Student's t with one degree of freedom; the deviation is 0.1 √2, of two seeds
     assert (difference.low, difference.high) == pytest.approx((0.2 - margin, 0.2 + margin), abs=1e-3)
 
 
@@ -250,19 +232,14 @@ def test_findings(results):
     "sign, low, high, verdict",
     [
         (RISES, 0.01, 0.3, "agrees"),
-        (RISES, -0.3, -0.01, "disagrees"),
         (RISES, -0.01, 0.3, "unresolved"),
-        ("falls", -0.3, -0.01, "agrees"),
         ("falls", 0.0, 0.0, "unresolved"),
         (ALIKE, -0.02, 0.02, "agrees"),
-        (ALIKE, 0.001, 0.01, "agrees"),
         (ALIKE, 0.001, 0.03, "unresolved"),
         (ALIKE, 0.021, 0.03, "disagrees"),
-        (ALIKE, -0.05, -0.03, "disagrees"),
         ("is as good or better", -0.02, 0.3, "agrees"),
         ("is as good or better", -0.05, 0.3, "unresolved"),
         ("is as good or better", -0.05, -0.03, "disagrees"),
-        (ALIKE, -0.03, 0.01, "unresolved"),
         (NO_MORE, -0.3, -0.1, "agrees"),
         (NO_MORE, -0.3, 0.03, "unresolved"),
         (NO_MORE, 0.03, 0.1, "disagrees"),
@@ -455,7 +432,6 @@ def test_files_are_joined_and_the_run_on_most_sets_is_taken(results):
         replace(results, runs=[replace(run, name=f"{run.name}, of {digest}", original=digest) for run in results.runs])
         for digest in ("0123", "4567")
     ]
-    assert len(join([results, of_both[0]]).runs) == len(results.runs)  # an older file knows no weights
     with pytest.raises(ValueError, match="have the same setting and seed, and differ in the original model"):
         choose_settings(join(of_both))
     alike = [

@@ -43,19 +43,6 @@ def test_upload_and_download(hub, folder, tmp_path):
     assert set(api.list_repo_files(NAME)) == found.keys() and found.pop(".gitattributes") and found == FILES
 
 
-def test_revisions(hub, tmp_path):
-    hub.repos["models", NAME] = {"config.json": b"first"}
-    api, first = HfApi(), HfApi().model_info(NAME).sha
-    for _ in range(2):
-        api.create_branch(NAME, branch="new/one", exist_ok=True)
-    third = put(b"third", "new/one")
-    hub.repos["models", NAME]["config.json"] = b"second"  # a commit of the test
-    revisions = ("main", first, "new/one", third)
-    assert [read(tmp_path, revision) for revision in revisions] == [b"second", b"first", b"third", b"third"]
-    with pytest.raises(errors.RevisionNotFoundError):
-        put(b"", "absent")
-
-
 def test_rights(hub, tmp_path, monkeypatch):
     api = HfApi()
     api.create_repo(NAME, private=True)
@@ -76,15 +63,3 @@ def test_rights(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_read")  # which the client reads at each call
     assert read(tmp_path) == b"secret" and api.whoami()["auth"]["accessToken"]["role"] == "read"
     assert len(hub.repos) == 3 and hub.log("models", "other/model") == ["Set by the test"]
-
-
-BAD = {"license": ("mit", "MIT"), "base_model": ("a/b", "/home/b"), "tags": ("[x]", "x"), "dataset": ("type: d, ", "")}
-
-
-@pytest.mark.parametrize("key, change", BAD.items())
-def test_bad_card(key, change, hub, folder):
-    hub.repos["models", NAME] = {}
-    (folder / "README.md").write_text(CARD.replace(*change))
-    with pytest.raises(ValueError, match=f'Invalid metadata in README.md.\n- "{key}'):
-        HfApi().upload_folder(repo_id=NAME, folder_path=folder)
-    assert hub.repos["models", NAME] == {} and not hub.uploads

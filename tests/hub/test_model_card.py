@@ -124,19 +124,6 @@ def test_results(folder):
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
 
 
-def test_what_got_better_is_not_called_worse(folder):
-    run, measured = json.loads((folder / "run.json").read_text()), results()
-    swapped = copy.deepcopy(measured)
-    for new, old in zip(
-        swapped["rows"] + swapped["class_groups"], measured["rows"] + measured["class_groups"], strict=True
-    ):
-        for key in [key for key in old if key.endswith("_before")]:
-            after = key.replace("_before", "_after")
-            new[key], new[after] = old[after], old[key]
-    swapped["rows"][0] |= {"corrected": 1, "broken": 0}
-    assert "Of what was measured, nothing." in make_card(run, swapped).content
-
-
 def test_energy(folder, tmp_path):
     """From the file that CodeCarbon's callback leaves; the last run counts."""
     copied = tmp_path / "run"
@@ -161,14 +148,6 @@ def test_energy(folder, tmp_path):
     card = ModelCard.load(copied / "README.md")
     assert "Energy of its last part, by CodeCarbon: 0.0125 kWh." in card.content
     assert "co2_eq_emissions" not in card.data.to_dict()
-
-
-def test_the_batch_size_is_the_one_that_fitted(tmp_path):
-    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
-    trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **settings), masked_dataset(8))
-    trainer._train_batch_size = 4  # as `auto_find_batch_size` does
-    trainer.create_model_card()
-    assert json.loads((tmp_path / "run.json").read_text())["training"]["batch"] == "8 images, on 1 process"
 
 
 def evaluation_of(weights: str) -> dict:

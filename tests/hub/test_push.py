@@ -11,13 +11,11 @@ import datasets
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTTrainer, load_masked_dataset, load_model
 from robust_vit_hf.data.split_writer import SplitWriter
-from robust_vit_hf.hub.upload import create_repo, push_folder, repo_type_of
-from robust_vit_hf.results.markdown_latex import Table
+from robust_vit_hf.hub.upload import create_repo, repo_type_of
 from robust_vit_hf.utils.stage import Stage
 
 from ..conftest import HUB
@@ -153,44 +151,6 @@ def test_what_is_pushed(hub, pushed):
     assert "hf_test" not in (folder / "run" / "training_args.bin").read_bytes().decode("latin1")
 
 
-def test_the_pushed_card(hub, pushed):
-    folder, _ = pushed
-    card = ModelCard.load(folder / "run" / "README.md")
-    assert hub.repos["models", NAME]["README.md"].decode() == str(card)
-    (row,) = json.loads((folder / "run" / "results.json").read_text())["rows"]
-    values = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    expected = {"top-1": row["top1_after"], "top-1 before finetuning": row["top1_before"]}
-    assert values == {name: round(value, 4) for name, value in expected.items()}
-    assert f'model="{NAME}"' in card.content and "(before_after.png)" in card.content
-    (table,) = json.loads((folder / "run" / "results.json").read_text())["tables"][:1]
-    assert Table(**table).markdown() in card.content
-
-
-@pytest.mark.slow
-def test_a_fresh_process_loads_it(pushed, tmp_path):
-    """With an empty cache: model, processor, and both pipelines."""
-    folder, _ = pushed
-    code = f"""
-import json, torch, robust_vit_hf
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
-model, image = AutoModelForImageClassification.from_pretrained("{NAME}"), Image.new("RGB", (50, 40), "red")
-relevance = pipeline("relevance-map", "{NAME}")(image, target=2)
-print(json.dumps([
-    model(torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)).logits[0].tolist(),
-    AutoImageProcessor.from_pretrained("{NAME}").crop_size["height"],
-    pipeline("image-classification", "{NAME}")(image),
-    {{key: str(value) for key, value in relevance.items()}},
-]))
-"""
-    completed = launch("-c", code, HF_HOME=str(tmp_path), HF_HUB_CACHE=str(tmp_path / "hub"))
-    assert completed.status == 0, completed.err[-3000:]
-    result = json.loads(completed.out.splitlines()[-1])
-    assert result[0] == pytest.approx(logits(folder / "run"), rel=1e-5)
-    assert result[1] == 32 and len(result[2]) == 4
-    assert result[3]["label"] == "LABEL_2" and "size=50x40" in result[3]["relevance"]
-
-
 def test_from_python(hub, tmp_path, monkeypatch):
     """`trainer.push_to_hub` into a branch of a private repository, which nobody sees without a token; then into `main`."""
     trainer = RobustViTTrainer(tiny_vit(), tiny_config(tmp_path / "mine"), masked_dataset(8))
@@ -236,13 +196,6 @@ def test_folders_that_are_not_to_be_pushed(files, pushed, tmp_path):
         shutil.copy(folder / "run" / name, tmp_path)
     with pytest.raises(ValueError, match="no model"):
         repo_type_of(tmp_path)
-
-
-def test_adapter_of_a_folder_is_not_to_be_pushed(hub, tmp_path):
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere/models/base"}')
-    with pytest.raises(ValueError, match="which nobody else has"):
-        push_folder(tmp_path, "user/foreign", commit_message="no")
-    assert ("models", "user/foreign") not in hub.repos
 
 
 @pytest.mark.parametrize("token", ["hf_secret\n", "hf_secrét"])

@@ -220,19 +220,10 @@ def test_boxes_without_foreground_are_rejected(models):
     assert result.rejected == "SAM found nothing in the boxes" and not np.asarray(result.mask).any()
 
 
-@pytest.mark.parametrize(
-    "prompts, row, problem",
-    [
-        (PROMPTS, {"label": 7}, r"label 7 is None, expected a list.* add it to the prompts"),
-        (PROMPTS, {"file_name": "a.jpg"}, "label None is None"),
-        ({0: []}.get, {"label": 0}, r"label 0 is \[\]"),
-        ({0: "tench"}.get, {"label": 0}, "label 0 is 'tench', expected a list"),
-        ({0: ["tench", " ."]}.get, {"label": 0}, "label 0 is"),
-    ],
-)
-def test_labels_without_a_prompt_are_refused(models, prompts, row, problem):
-    with pytest.raises(ValueError, match=problem):
-        GroundedSegmentation(*models, prompts)(images()[:1], [row])
+@pytest.mark.parametrize("row", [{"label": 7}, {"file_name": "a.jpg"}])
+def test_labels_without_a_prompt_are_refused(models, row):
+    with pytest.raises(ValueError, match="no prompt for the label"):
+        GroundedSegmentation(*models, PROMPTS)(images()[:1], [row])
 
 
 def test_from_pretrained(models, tmp_path):

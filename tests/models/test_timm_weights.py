@@ -18,27 +18,23 @@ from ..helpers.timm_models import HUB_CONFIG, assert_same_logits, assert_same_we
 from ..helpers.tiny import tiny_vit
 
 
-VITS = [
-    *("vit_tiny_patch16_224", "vit_tiny_patch16_384"),
-    *("vit_small_patch8_224", "vit_small_patch16_224", "vit_small_patch16_384"),
-    *("vit_small_patch32_224", "vit_small_patch32_384"),
-    *("vit_base_patch16_224", "vit_base_patch32_224", "vit_base_patch32_384"),
-    "vit_base_patch16_224_miil",  # query, key and value have no bias
-]
-DEITS = [
-    *("deit_tiny_patch16_224", "deit_small_patch16_224", "deit_base_patch16_224"),
-    *("deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224", "deit_base_distilled_patch16_224"),
+SMALL = [
+    *("vit_tiny_patch16_224", "vit_tiny_patch16_384", "vit_small_patch8_224", "vit_small_patch32_224"),
+    *("vit_base_patch16_224", "vit_base_patch16_224_miil"),  # MIIL's query, key and value have no bias
+    *("deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit_small_distilled_patch16_224"),
 ]
 LARGE = [
-    *("vit_base_patch8_224", "vit_base_patch16_384", "deit_base_patch16_384", "deit_base_distilled_patch16_384"),
-    *("vit_large_patch32_224", "vit_large_patch32_384"),
+    *("vit_small_patch16_224", "vit_small_patch16_384", "vit_small_patch32_384", "vit_base_patch8_224"),
+    *("vit_base_patch32_224", "vit_base_patch32_384", "vit_base_patch16_384", "vit_large_patch32_224"),
+    *("deit_small_patch16_224", "deit_base_patch16_224", "deit_base_distilled_patch16_224", "deit_base_patch16_384"),
+    *("deit_base_distilled_patch16_384", "vit_large_patch32_384"),
 ]
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *(*VITS, *DEITS, pytest.param("vit_large_patch16_224", marks=pytest.mark.slow)),
+        *(*SMALL, pytest.param("vit_large_patch16_224", marks=pytest.mark.slow)),
         *(pytest.param(name, marks=pytest.mark.release) for name in LARGE),
     ],
 )

@@ -1,8 +1,6 @@
 """What the metrics share, as scripts of `evaluate` and as streaming classes: loading, doctests, batches, processes, refusals."""
 
-import ast
 import doctest
-import inspect
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from ..helpers.metrics import CLASSES, OF_GROUPS, SCRIPTS, add, example, in_batches, load, noise, streaming
+from ..helpers.metrics import CLASSES, SCRIPTS, add, example, in_batches, load, noise, streaming
 from ..helpers.tiny import ROOT
 
 
@@ -37,32 +35,13 @@ def test_doctests(name, in_root):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_self_contained(name):
-    """The script can be pushed as it is: the card has its sections, and what is imported comes with what is required."""
+    """The script can be pushed as it is."""
     folder = ROOT / "eval" / name
     files = {path.name for path in folder.iterdir() if path.is_file()}
     assert files == {"README.md", f"{name}.py", "requirements.txt"}
-    imports = set()
-    for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-            imports |= {module.split(".")[0] for module in names}
-    assert imports == {"robust_vit_hf"}
     assert (folder / "requirements.txt").read_text() == "robust-vit-hf\n"
-    _, front_matter, card = (folder / "README.md").read_text().split("---\n", 2)
+    _, front_matter, _ = (folder / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front_matter)["tags"] == ["evaluate", "metric"]
-    assert [line[3:] for line in card.splitlines() if line.startswith("## ")] == [
-        "Metric Description",
-        "How to Use",
-        "Inputs",
-        "Output Values",
-        "Examples",
-        "Limitations and Bias",
-        "Citation",
-    ]
-    assert "### Values from Popular Papers" in card
-    configuration = ["groups"] if name in OF_GROUPS else []
-    parameters = inspect.signature(load(name, *configuration)._compute).parameters.values()
-    assert not any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 @every_metric
@@ -71,15 +50,6 @@ def test_pushed_as_it_is(name, hub, tmp_path):
     hub.add("spaces", f"user/{name}", ROOT / "eval" / name)
     metric = evaluate.load(f"user/{name}", revision="main", cache_dir=str(tmp_path))
     assert metric.compute(**example(name)) == load(name).compute(**example(name))
-
-
-@every_metric
-def test_without_this_package_the_script_names_it(name, monkeypatch):
-    monkeypatch.setitem(sys.modules, "robust_vit_hf", None)
-    with pytest.raises(
-        ImportError, match=rf"To be able to use {name}, .*\['robust_vit_hf'\].*pip install robust_vit_hf'"
-    ):
-        load(name)
 
 
 @pytest.mark.parametrize("name, settings", CASES)

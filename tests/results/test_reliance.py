@@ -29,7 +29,7 @@ from robust_vit_hf.results.noise_table import relative_foreground_sensitivity, s
 from robust_vit_hf.results.results_file import read_results
 from robust_vit_hf.results.run_results import Results, Run, SetResult, SideResult
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import call, succeed
 from ..helpers.metrics import load
 from ..helpers.sessions import evaluate_one, session_of
@@ -174,7 +174,7 @@ def model(tmp_path_factory):
 
 def test_evaluate_imagenet_9_by_the_name_of_the_family(model, tmp_path):
     """A prediction counts if it is any class of the nine's one; all variations are measured."""
-    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 2), IMAGENET_9_VARIATIONS)
+    root = layouts.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 2), IMAGENET_9_VARIATIONS)
     printed = succeed(
         "evaluate",
         "--model",
@@ -341,14 +341,9 @@ def test_the_table_of_the_sensitivity():
     assert sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
 
 
-def test_evaluate_with_sensitivity(tmp_path):
-    data = masked_folder(tmp_path / "data", train=4, validation=8)
+def test_sensitivity_needs_masks(tmp_path):
     before = save_pretrained(tiny_vit(), tmp_path / "before", "paper")
-    options = ["--model", before, "--dataset", data, "--output_dir", tmp_path / "out"]
-    printed = succeed("evaluate", *options, "--sensitivity")
-    assert "Relative foreground sensitivity" in printed and "| validation | 8 |" in printed
-    plain = masked_dataset(4).remove_columns("mask")
-    plain.to_parquet(tmp_path / "plain" / "validation-00000.parquet")
+    masked_dataset(4).remove_columns("mask").to_parquet(tmp_path / "plain" / "validation-00000.parquet")
     options = ["--model", before, "--dataset", tmp_path / "plain", "--output_dir", tmp_path / "other"]
     assert "none of validation has masks and labels" in call("evaluate", *options, "--sensitivity").error
 
@@ -447,7 +442,7 @@ def test_groups_of_a_diagnosis(tmp_path):
 
 def test_diagnose_beside_imagenet_9(model, tmp_path):
     """A model of ImageNet on photographs of its own classes, and on ImageNet-9: the same measures, those of the sets."""
-    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
+    root = layouts.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
     data = masked_dataset(8).cast_column(
         "label", datasets.ClassLabel(names=["n01440764", "n01443537", "n01498041", "n15075141"])
     )
@@ -480,11 +475,3 @@ def test_diagnose_beside_imagenet_9(model, tmp_path):
         )
     gap = 100 * (top1["imagenet-9-mixed_same"] - top1["imagenet-9-mixed_rand"])
     assert float(rows["BG-Gap: `mixed_same` − `mixed_rand`"][1].split()[0]) == pytest.approx(gap, abs=0.06)
-
-
-def test_imagenet_9_needs_its_classes(tmp_path):
-    root = formats.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), IMAGENET_9_VARIATIONS)
-    other = save_pretrained(tiny_vit(), tmp_path / "other", "paper")
-    data = masked_folder(tmp_path / "data", train=4, validation=8)
-    options = ["--model", other, "--dataset", data, "--imagenet_9", root, "--output_dir", tmp_path / "out"]
-    assert "--imagenet_9 is for models with the classes of ImageNet" in call("diagnose", *options).error

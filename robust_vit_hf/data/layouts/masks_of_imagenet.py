@@ -27,7 +27,7 @@ def mask_rows(
     for path in shards:
         wnid, names = names_of(path)
         image = next(filter(Path.is_file, (folder / name for folder in image_folders for name in names)), None)
-        row = {"file_name": names[0]}
+        row: dict = {"file_name": names[0]}
         try:
             if image is None:
                 folders = ", ".join(f"`{folder}`" for folder in image_folders)

@@ -1,13 +1,17 @@
-"""A strip of images in all conditions, with the predictions under each."""
+"""Example images in all conditions, with the predictions for each: their strip, and their file, from which the page shows them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from pyarrow import parquet as pq
 from torchvision.transforms.v2.functional import to_pil_image
 
 from ..data.composition import CONDITIONS, compose
@@ -17,6 +21,8 @@ from ..evaluation.measurements.other_backgrounds import WithDonors, pixel_of
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..relevance.overlay import denormalize
+from ..utils.files import atomic_file
+from ..utils.images import to_webp
 from ..utils.plotting import plain
 from .verdict import Diagnosis
 
@@ -25,6 +31,7 @@ NUM_EXAMPLES = 6  # in the strip
 NUM_COMPOSED = 24  # in the file, the first of which are those in the strip
 RULE = f"{NUM_EXAMPLES} images drawn at random (seed 0) among those measured on other backgrounds"
 COLOURS = {"right": "#1a7f37", "taken": "#b3261e", "other": "#57606a"}  # of predictions, see `Composed.kind`
+_PICTURES = {name: datasets.Image() for name in CONDITIONS}
 
 
 @dataclass(frozen=True)
@@ -57,28 +64,30 @@ def composed_images(session: Session, rows: EvaluationSet, diagnoses: Mapping[st
     drawn = np.random.default_rng(0).permutation(np.flatnonzero(usable))[:NUM_COMPOSED].tolist()
     if not drawn:
         return []
-    side = next(iter(session.sides.values()))
+    side = session.sides["before"]
     pairs = TransformedRows(rows.dataset.select_columns(["image", "mask"]), rows.transform(side.processor))
-    columns = {"mixed_same": "donor_same", "mixed_rand": "donor_rand"}
-    donors = {name: np.asarray(first.columns[column]) for name, column in columns.items()}
+    donors = {
+        name: np.asarray(first.columns[f"donor_{name.removeprefix('mixed_')}"])
+        for name in ("mixed_same", "mixed_rand")
+    }
     items = WithDonors(pairs, donors).__getitems__(drawn)
     batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if not name.startswith("has_")}
     given = [(batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) for name in donors]
     images = compose(batch["pixel_values"], batch["mask"], *given, pixel_of(side.processor, 0))
     pictures = {name: denormalize(of_condition, side.processor) for name, of_condition in images.items()}
-    found = []
-    for place, row in enumerate(drawn):
-        predicted = {
-            side: {
-                name: first.class_names[of_side.columns[name][row]] if of_side.columns[name][row] >= 0 else None
-                for name in CONDITIONS
-            }
-            for side, of_side in diagnoses.items()
-        }
-        names = (first.class_names[first.columns[name][row]] for name in ("label", "donor_class"))
-        shown = {name: to_pil_image(of_condition[place]) for name, of_condition in pictures.items()}
-        found.append(Composed(*names, shown, predicted))
-    return found
+    names = dict(enumerate(first.class_names))  # without -1, where there is no such image
+    return [
+        Composed(
+            names[first.columns["label"][row]],
+            names[first.columns["donor_class"][row]],
+            {name: to_pil_image(of_condition[place]) for name, of_condition in pictures.items()},
+            {
+                side: {name: names.get(found.columns[name][row]) for name in CONDITIONS}
+                for side, found in diagnoses.items()
+            },
+        )
+        for place, row in enumerate(drawn)
+    ]
 
 
 def strip_figure(examples: Sequence[Composed]) -> Figure:
@@ -108,3 +117,33 @@ def strip_figure(examples: Sequence[Composed]) -> Figure:
             titles = [name if row == 0 else "", plain(f"on {example.donor}" if name == "mixed_rand" else "")]
             axis.text(middle, top - 0.03, "\n".join(filter(None, titles)), fontsize=7, ha="center", va="bottom")
     return figure
+
+
+def save_composed(examples: Sequence[Composed], path: Path) -> None:
+    """Write images in all conditions to a parquet file for `datasets`, one row each: `label`, `donor`, a picture by
+    condition as WebP, and the predicted classes as `before_original`, `before_mixed_same`, …"""
+    rows = []
+    for example in examples:
+        row: dict[str, Any] = {"label": example.label, "donor": example.donor}
+        row |= {name: to_webp(picture) for name, picture in example.pictures.items()}
+        for side, predicted in example.predicted.items():
+            row |= {f"{side}_{name}": best for name, best in predicted.items()}
+        rows.append(row)
+    texts = {name: datasets.Value("string") for name in rows[0] if name not in _PICTURES}
+    with atomic_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, datasets.Features(texts | _PICTURES).arrow_schema), partial)
+
+
+def load_composed(path: Path) -> list[Composed]:
+    """Read the images that [`save_composed`] wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    examples, decode = [], datasets.Image(mode="RGB").decode_example
+    for row in pq.read_table(path).to_pylist():
+        sides = [name.removesuffix("_original") for name in row if name.endswith("_original")]
+        pictures = {name: decode(row[name]) for name in CONDITIONS}
+        predicted = {side: {name: row[f"{side}_{name}"] for name in CONDITIONS} for side in sides}
+        examples.append(Composed(row["label"], row["donor"], pictures, predicted))
+    return examples

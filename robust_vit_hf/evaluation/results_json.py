@@ -1,4 +1,4 @@
-"""Files of a command's results: `results.json`, `tables.md` and `tables.tex`."""
+"""`results.json` of a command, and its tables as Markdown and LaTeX."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,9 @@ from .session import Session
 TABLES_FILE = "tables.md"
 
 
-def write_results(session: Session, folder: Path, settings: dict, facts: dict, parts: Sequence[str | Table]) -> str:
+def write_results_json(
+    session: Session, folder: Path, settings: dict, facts: dict, parts: Sequence[str | Table]
+) -> str:
     """Write the results of a session to an existing folder.
 
     Args:
