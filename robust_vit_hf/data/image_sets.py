@@ -51,7 +51,7 @@ def load_image_set(
             unusable.
         FileNotFoundError: the source does not exist, or is on the Hub and not accessible.
     """
-    opened = open_source(name, [source] if source is not None else [], options)
+    opened = open_source(name, [] if source is None else [source], options)
     rows = partial(usable_rows, rows=opened.rows)
     if streaming:
         return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs={"shards": opened.shards})
