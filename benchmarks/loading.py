@@ -35,7 +35,7 @@ from robust_vit_hf.utils.files import write_atomically
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.helpers import formats
+from tests.helpers import layouts
 
 
 OUTPUT = Path(__file__).with_name("loading.json")
@@ -53,7 +53,7 @@ def photographs(count: int) -> list[Image.Image]:
 
 def class_folders(root: Path, names: list[str], images: list[Image.Image], suffix: str = ".JPEG") -> Path:
     for index, image in enumerate(images):
-        formats.save(image, root / names[index % len(names)] / f"{index}{suffix}")
+        layouts.save(image, root / names[index % len(names)] / f"{index}{suffix}")
     return root
 
 
@@ -66,8 +66,8 @@ def make_sets(root: Path, images: list[Image.Image]) -> dict[str, Path]:
         ),
         "imagenet-v2": class_folders(root / "v2", list(map(str, range(20))), images, ".jpeg"),
         "si-score-rotation": class_folders(root / "si", list(LABELS)[:20], images, ".jpg"),
-        "objectnet": formats.objectnet(root / "objectnet"),
-        "imagenet-r (webdataset)": formats.webdataset(
+        "objectnet": layouts.objectnet(root / "objectnet"),
+        "imagenet-r (webdataset)": layouts.webdataset(
             root / "r", [(f"s{index:06d}", image, index % 200) for index, image in enumerate(images)], "jpg", 50
         ),
         "imagenet-segmentation": root,
@@ -76,12 +76,12 @@ def make_sets(root: Path, images: list[Image.Image]) -> dict[str, Path]:
     class_folders(root / "objectnet" / "images", ["plunger", "chair"], images[: len(images) // 4], ".png")
     mask = np.zeros((375, 500), dtype=np.uint8)
     mask[100:300, 100:400] = 1
-    formats.segmentation_mat(root / "gtsegs_ijcv.mat", [(np.asarray(image), mask) for image in images])
+    layouts.segmentation_mat(root / "gtsegs_ijcv.mat", [(np.asarray(image), mask) for image in images])
     for index, image in enumerate(images):
         name = wnids()[index % 20]
-        formats.save(image, root / "s" / "train-semi" / name / f"{name}_{index}.JPEG")
+        layouts.save(image, root / "s" / "train-semi" / name / f"{name}_{index}.JPEG")
         values = np.where(mask, index % 20 + 1, 0)
-        formats.save(formats.coded_mask(values), root / "s" / "train-semi-segmentation" / name / f"{name}_{index}.png")
+        layouts.save(layouts.coded_mask(values), root / "s" / "train-semi-segmentation" / name / f"{name}_{index}.png")
     return sets
 
 
@@ -176,8 +176,8 @@ def measure_memory(num_rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         names = list(LABELS)[:61]
         root = Path(folder) / "location20_area02_min0pc"
-        content = formats.save(formats.picture(0, (32, 32)), Path(folder) / "image.jpg").read_bytes()
-        lines = [",".join(formats.SI_SCORE_HEADER)]
+        content = layouts.save(layouts.picture(0, (32, 32)), Path(folder) / "image.jpg").read_bytes()
+        lines = [",".join(layouts.SI_SCORE_HEADER)]
         for name in names:
             (root / name).mkdir(parents=True)
         for index in tqdm(range(num_rows), desc="writing images"):

@@ -51,7 +51,7 @@ def load_image_set(
             unusable.
         FileNotFoundError: the source does not exist, or is on the Hub and not accessible.
     """
-    opened = open_source(name, [source] if source is not None else [], options)
+    opened = open_source(name, [] if source is None else [source], options)
     rows = partial(usable_rows, rows=opened.rows)
     if streaming:
         return datasets.IterableDataset.from_generator(rows, opened.features, gen_kwargs={"shards": opened.shards})
@@ -143,7 +143,7 @@ def _prepared(source: str) -> tuple[str | None, dict]:
         except (EntryNotFoundError, RepositoryNotFoundError):  # also gated: loading the set says so
             pass
     inputs = made_from(folder)
-    return (inputs["set"], inputs["options"]) if inputs.get("command") == "data prepare" else (None, {})
+    return (inputs["set"], inputs["options"]) if "options" in inputs else (None, {})
 
 
 def _made_as(name: str, source: str, options: dict) -> dict | None:

@@ -20,6 +20,7 @@ from .dataset_digest import row_digest
 
 
 MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows
+WRITERS = ("data prepare", "masks")  # commands that write splits
 DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadata of its files
 
 
@@ -30,9 +31,12 @@ def made_from(folder: Path) -> dict:
         ValueError: no split in the folder is complete.
     """
     record = read_json(folder / STAGE_FILE) or {}
-    if record and "result" not in record:
-        raise ValueError(f"`{folder}` is not complete: run the command that writes it again.")
-    return record.get("inputs", {})
+    inputs = record.get("inputs", {})
+    if inputs.get("command") not in WRITERS:
+        return {}
+    if "result" not in record:
+        raise ValueError(f"`{folder}` is not complete: run `robust-vit {inputs['command']}` again.")
+    return inputs
 
 
 class Slice(NamedTuple):
@@ -66,6 +70,7 @@ class SplitWriter:
         stage: folder, and the settings that the rows depend on.
         title, text: heading and first paragraph of the dataset card.
         rows_per_file: source rows of a slice, unless these exceed 64 MiB.
+        selection: rule by which the source rows of this split are selected.
 
     Raises:
         ValueError: as [`Stage.check`], or `split` cannot name a split.
@@ -80,23 +85,21 @@ class SplitWriter:
         title: str,
         text: str,
         rows_per_file: int = 200,
+        selection: object = None,
     ):
         if not re.fullmatch(r"\w+(\.\w+)*", split):  # which `datasets` demands
             raise ValueError(f"`{split}` cannot name a split: give several one by one (`--split train validation`).")
         check_no_pattern(stage.folder)  # could not be loaded
         self.stage, self.split, self.features = stage, split, features
-        self.title, self.text, self.rows_per_file = title, text, rows_per_file
-        splits = (stage.result() or {"splits": {}})["splits"]
-        self.is_complete = split in splits
-        self.splits = splits
+        self.title, self.text, self.rows_per_file, self.selection = title, text, rows_per_file, selection
+        self.splits = (stage.result() or {"splits": {}})["splits"]  # that are complete
+        self.is_complete = split in self.splits
         stage.begin()
         self._rows: list[dict] = []
         self._digests: list[str] = []
-        end = self.position
-        for left in self._found():  # by a kill between the two files of a slice
-            if left.end > end:
-                left.kept.unlink(missing_ok=True)
-                left.rejected.unlink(missing_ok=True)
+        for left in self._found()[len(self.slices) :]:  # by a kill between the two files of a slice
+            left.kept.unlink(missing_ok=True)
+            left.rejected.unlink(missing_ok=True)
 
     @property
     def slices(self) -> list[Slice]:
@@ -120,19 +123,18 @@ class SplitWriter:
         Raises:
             ValueError: the source has changed, by the first slice that differs.
         """
+        change = None
         for one in self.slices:
-            digests = map(row_digest, islice(rows, one.end - one.first))
-            if self._digest(digests) != one.digest:
-                self._refuse(f"rows {one.first} to {one.end - 1} differ")
-        if self.is_complete and next(rows, None) is not None:
-            self._refuse("it has more rows")
+            if change is None and self._digest(map(row_digest, islice(rows, one.end - one.first))) != one.digest:
+                change = f"rows {one.first} to {one.end - 1} differ"
+        if change is None and self.is_complete and next(rows, None) is not None:
+            change = "it has more rows"
+        if change is not None:
+            raise ValueError(
+                f"`{self.stage.folder}`: the source of the split `{self.split}` has changed since it was written: {change}. Delete the "
+                "folder, or choose another."
+            )
         return rows
-
-    def _refuse(self, change: str) -> None:
-        raise ValueError(
-            f"`{self.stage.folder}`: the source of the split `{self.split}` has changed since it was written: {change}. Delete the "
-            "folder, or choose another."
-        )
 
     def written(self, columns: list[str], rejected: bool = False) -> list[dict]:
         """Values of columns of the rows that were written in complete slices: of those kept, or of those rejected."""
@@ -198,8 +200,8 @@ class SplitWriter:
         return counts[0], counts[1]
 
     def _digest(self, digests: Iterable[str]) -> str:
-        """Digest of source rows and columns."""
-        return xxhash.xxh3_128_hexdigest("".join([repr(self.features), *digests]).encode())
+        """Digest of source rows, their columns and selection."""
+        return xxhash.xxh3_128_hexdigest("".join([repr((self.features, self.selection)), *digests]).encode())
 
     def _found(self) -> list[Slice]:
         """Slices with a file, in order."""

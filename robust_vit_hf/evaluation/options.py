@@ -6,8 +6,8 @@ from typing import Literal
 
 from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
 from ..data.known_sets import FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
+from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL, MODELS
-from ..models.preprocessing import Preset
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
 from .named_sets import NamedSource, expand_sets

@@ -144,7 +144,7 @@ def repo_type_of(folder: Path) -> str:
     Raises:
         ValueError: the folder holds neither, an incomplete dataset, or a model without weights or card.
     """
-    if made_from(folder).get("command") in ("data prepare", "masks"):
+    if made_from(folder):
         return "dataset"
     if adapter := read_json(folder / ADAPTER_FILE):
         check_adapter_base(adapter["base_model_name_or_path"])

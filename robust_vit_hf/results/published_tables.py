@@ -201,38 +201,44 @@ def averaged_models(results: Results) -> list[str]:
 def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, Table]:
     """Tables 10 and 11: training classes (✓) and other classes (✗), with average changes over
     [`averaged_models`]."""
-    parts = {"table_10": ("Table 10: real images", False), "table_11": ("Table 11: synthetic", True)}
+    titles = {"table_10": ("Table 10: real images", False), "table_11": ("Table 11: synthetic", True)}
+    known = [run for run in finetuned(results.of(OURS)) if run.training_classes]
     tables = {}
-    for table, (title, synthetic) in parts.items():
-        if not any((name in SYNTHETIC) == synthetic for name in results.sets):
-            continue
-        known = [run for run in finetuned(results.of(OURS)) if run.training_classes]
-        sets = results.common_by_class(known, _of_kind(results, synthetic))
-        averaged = averaged_models(results)
-        rows: list[list[str]] = []
-        changes: dict[bool, list[np.ndarray]] = {True: [], False: []}
-        for model in results.models:
-            runs = [run for run in finetuned(results.of(OURS, model)) if run.training_classes]
-            for shown, mark in ((True, "✓"), (False, "✗")) if runs and sets else ():
-                groups = [[[group_accuracy(run, name, shown, k) for k in (1, TOP)] for name in sets] for run in runs]
-                values = np.array(groups, dtype=float)  # runs, sets, k, side
-                for side, version in enumerate(("Original", "Ours")):
-                    means = values.mean(axis=0)[:, :, side]
-                    cells = [" ".join("–" if np.isnan(v) else f"{100 * v:.1f}" for v in pair) for pair in means]
-                    rows.append([model, mark, version, validation_top1(runs, side), *cells])
-                    published = f"{('original', 'finetuned')[side]}-{'training' if shown else 'other'}-classes"
-                    lead = [model, mark, f"{version}, published", "–"]
-                    rows += published_rows(lead, model, protocol, published, sets, len(sets) * [("top1", "top5")])
-                if model in averaged:
-                    changes[shown].append((values[..., 1] - values[..., 0]).mean(axis=0))
-        for shown, mark in ((True, "✓"), (False, "✗")) if changes[True] else ():
-            means = 100 * np.mean(changes[shown], axis=0)
-            cells = [" ".join("–" if np.isnan(v) else f"{v:+.1f}" for v in pair) for pair in means]
-            of_averaged = [run for run in results.of(OURS) if run.model in averaged]
-            rows.append(["Avg. change", mark, "", validation_change(of_averaged), *cells])
-        if rows:
-            head = ["model", "train classes", "", VALIDATION, *map(title_of, sets)]
-            tables[table] = with_validation(
-                f"{title}, training classes and others, top-1 and top-5 in per cent", head, rows
-            )
+    for name, (title, synthetic) in titles.items():
+        if known and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
+            if sets := results.common_by_class(known, _of_kind(results, synthetic)):
+                tables[name] = _class_group_table(results, known, sets, title, protocol)
     return tables
+
+
+def _class_group_table(
+    results: Results, known: Sequence[Run], sets: Sequence[str], title: str, protocol: str
+) -> Table:
+    averaged, rows = averaged_models(results), []
+    changes: dict[str, list[np.ndarray]] = {"✓": [], "✗": []}
+    for model, mark in product(results.models, changes):
+        runs = [run for run in known if run.model == model]
+        if not runs:
+            continue
+        groups = [[[group_accuracy(run, name, mark == "✓", k) for k in (1, TOP)] for name in sets] for run in runs]
+        values = np.array(groups, dtype=float)  # runs, sets, k, side
+        for side, (version, original) in enumerate({"Original": "original", "Ours": "finetuned"}.items()):
+            cells = _pairs(values.mean(axis=0)[:, :, side], "")
+            rows.append([model, mark, version, validation_top1(runs, side), *cells])
+            lead = [model, mark, f"{version}, published", "–"]
+            published = f"{original}-{'training' if mark == '✓' else 'other'}-classes"
+            rows += published_rows(lead, model, protocol, published, sets, len(sets) * [("top1", "top5")])
+        if model in averaged:
+            changes[mark].append((values[..., 1] - values[..., 0]).mean(axis=0))
+    of_averaged = [run for run in results.of(OURS) if run.model in averaged]
+    for mark, of_models in changes.items():
+        if of_models:
+            cells = _pairs(np.mean(of_models, axis=0), "+")
+            rows.append(["Avg. change", mark, "", validation_change(of_averaged), *cells])
+    head = ["model", "train classes", "", VALIDATION, *map(title_of, sets)]
+    return with_validation(f"{title}, training classes and others, top-1 and top-5 in per cent", head, rows)
+
+
+def _pairs(values: np.ndarray, sign: str) -> list[str]:
+    """Cells of top-1 and top-5 `(sets, 2)`."""
+    return [" ".join("–" if np.isnan(v) else f"{100 * v:{sign}.1f}" for v in pair) for pair in values]

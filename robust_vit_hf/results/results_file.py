@@ -21,6 +21,7 @@ RESULTS_TABLE = "results.parquet"
 VERSION = 4  # increment when older files cannot be read; metadata that they lack has a default
 MEASUREMENT_OPTIONS = ("benchmark_sets", "images_per_set", "control")  # which change no training
 COMPOSED = "validation, "  # prefix of the sets of the validation images
+OF_A_SET = ("shifted", "images", "group_weights", "by_class")  # stored of a set, beside its images and scores
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     {
@@ -82,18 +83,12 @@ def _rows(run: str, side: str, result: SetResult) -> dict[str, np.ndarray]:
 
 
 def _facts(result: SetResult) -> dict:
+    known = {name: getattr(result, name) for name in OF_A_SET}
     scores = {
         side: {name: measured.scores[name] for name in SEGMENTATION if name in measured.scores}
         for side, measured in result.sides.items()
     }
-    return {
-        "shifted": result.shifted,
-        "images": result.images,
-        "group_weights": result.group_weights,
-        "by_class": result.by_class,
-        "num_ranked": min(side.num_ranked for side in result.sides.values()),
-        "scores": scores,
-    }
+    return known | {"num_ranked": min(side.num_ranked for side in result.sides.values()), "scores": scores}
 
 
 def read_results(path: Path) -> ResultsFile:
@@ -145,23 +140,17 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
 
 
 def _run(name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> Run:
-    of_sets, classes, validation = (facts[key] for key in ("sets", "training_classes", "validation"))
-    sets = {set_name: _set_result(name, set_name, of_set, rows) for set_name, of_set in of_sets.items()}
-    composed = {name: result for name, result in sets.items() if name.startswith(COMPOSED)}
-    return Run(
-        **facts
-        | {
-            "sets": {name: result for name, result in sets.items() if name not in composed},
-            "composed": {name.removeprefix(COMPOSED): result for name, result in composed.items()},
-            "name": name,
-            "training_classes": None if classes is None else frozenset(classes),
-            "validation": None if validation is None else tuple(validation),
-        }
-    )
+    sets = {set_name: _set_result(name, set_name, of_set, rows) for set_name, of_set in facts["sets"].items()}
+    composed = {name.removeprefix(COMPOSED): result for name, result in sets.items() if name.startswith(COMPOSED)}
+    changed = {
+        "sets": {name: result for name, result in sets.items() if not name.startswith(COMPOSED)},
+        "training_classes": None if facts["training_classes"] is None else frozenset(facts["training_classes"]),
+        "validation": None if facts["validation"] is None else tuple(facts["validation"]),
+    }
+    return Run(name=name, composed=composed, **facts | changed)
 
 
 def _set_result(run: str, name: str, facts: dict, rows: dict[tuple, pd.DataFrame]) -> SetResult:
-    """Older files lack `group_weights`, `by_class` and `num_ranked`."""
     known = facts.get("num_ranked", TOP)
     sides = {
         side: SideResult(rows[run, name, side]["rank"].to_numpy(np.int64), scores, known=known)
@@ -169,13 +158,6 @@ def _set_result(run: str, name: str, facts: dict, rows: dict[tuple, pd.DataFrame
     }
     first = rows[run, name, next(iter(sides))]
     groups = first["group"].astype(object).to_numpy()
-    return SetResult(
-        name,
-        sides,
-        first["class"].to_numpy(np.int64),
-        facts["shifted"],
-        images=facts["images"],
-        groups=groups if len(groups) and groups[0] else None,
-        group_weights=facts.get("group_weights"),
-        by_class=facts.get("by_class", True),
-    )
+    groups = groups if len(groups) and groups[0] else None
+    of_set = {name: facts[name] for name in OF_A_SET if name in facts}
+    return SetResult(name, sides, first["class"].to_numpy(np.int64), groups=groups, **of_set)

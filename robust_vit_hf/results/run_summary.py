@@ -76,9 +76,8 @@ def class_groups(run: Run) -> list[dict]:
     """Top-1 and top-5 on training and other classes. Rows with `set`, `classes` (`training` or `other`), `num_images`,
     and `top1_before` and so on, `None` if a set has no such image. No rows if the training classes are unknown."""
     rows = []
-    for result in run.labelled if run.training_classes is not None else ():
-        if not result.by_class:
-            continue
+    by_class = [result for result in run.labelled if result.by_class and run.training_classes is not None]
+    for result in by_class:
         shown = result.in_classes(run.training_classes)
         for classes, chosen in (("training", shown), ("other", ~shown)):
             row = {"set": result.name, "classes": classes, "num_images": int((chosen & result.usable).sum())}
@@ -104,12 +103,10 @@ def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
     of equal length in the order of the values."""
     found = {}
     for factor, values in result.factors.items():
-        if len(np.unique(values)) < 2:
-            continue
-        steps, index = np.unique(values[result.usable], return_inverse=True)
-        counts = np.bincount(index)
-        found[factor] = {"value": steps.tolist(), "num_images": counts.tolist()}
-        for side in result.sides:
-            right = result.correct(side)[result.usable]
-            found[factor][side] = (np.bincount(index, weights=right) / counts).tolist()
+        steps, counts = np.unique(values[result.usable], return_counts=True)
+        if len(np.unique(values)) > 1:
+            found[factor] = {"value": steps.tolist(), "num_images": counts.tolist()}
+            found[factor] |= {
+                side: [result.accuracy(side, chosen=values == step) for step in steps] for side in result.sides
+            }
     return found

@@ -7,30 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
+from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL, MODELS
-from ..models.preprocessing import Preset
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option
 from .methods import method_names
 
 
 PAPER = "https://huggingface.co/papers/2206.01161"
-
-
-# Options that only some methods have, with the value that means the method's default.
-METHOD_OPTIONS: dict[str, Any] = {
-    "relevance_weight": None,
-    "confidence_weight": None,
-    "background_weight": None,
-    "foreground_weight": None,
-    "relevance_distance": None,
-    "mask_edges": None,
-    "mean_over": None,
-    "relevance_target": None,
-    "confidence_target": None,
-    "second_order": False,
-    "start_layer": None,
-    "released_gradients": False,
-}
 
 
 @dataclass
@@ -225,3 +208,14 @@ class FinetuningArguments(Options):
         "none.",
         NOT_NEGATIVE,
     )
+
+
+# Options that only some methods have, with the value that means the method's default.
+METHOD_OPTIONS: dict[str, Any] = {
+    name: getattr(FinetuningArguments, name)
+    for name in (
+        *("relevance_weight", "confidence_weight", "background_weight", "foreground_weight"),
+        *("relevance_distance", "mask_edges", "mean_over", "relevance_target", "confidence_target"),
+        *("second_order", "start_layer", "released_gradients"),
+    )
+}

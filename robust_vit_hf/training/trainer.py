@@ -27,8 +27,8 @@ from ..data.transforms import eval_transform
 from ..hub.model_card import write_card
 from ..hub.run_metadata import describe_run
 from ..hub.upload import create_repo, push_folder
+from ..models.image_processors import load_processor, make_image_processor, resolve_preset
 from ..models.loading import BASE_FILE, load_model
-from ..models.preprocessing import load_processor, make_image_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory
@@ -215,20 +215,20 @@ class RobustViTTrainer(Trainer):
         batch_size = self._train_batch_size
         # Several processes fill up the last batch.
         last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
-        swaps, mixes = args.background_swap and self.backgrounds is None, self.method.mixes_images
-        needs = {
-            "`background_swap` needs two images in each batch": swaps and 1 in (images, batch_size * args.world_size),
-            f"`{args.method}` needs two images in each batch": mixes
-            and self.train_dataset
-            and 1 in (batch_size, last),
-            "`dataloader_drop_last` needs a full batch": args.dataloader_drop_last
-            and 0 < images < batch_size * args.world_size,
+        needs_two = ", which needs two images in each batch"
+        unmet = {
+            f"`background_swap`{needs_two}": (
+                args.background_swap and self.backgrounds is None and 1 in (images, batch_size * args.world_size)
+            ),
+            f"`{args.method}`{needs_two}": self.method.mixes_images and 1 in (batch_size, last),
+            "`dataloader_drop_last`, which leaves no batch": (
+                args.dataloader_drop_last and 0 < images < batch_size * args.world_size
+            ),
         }
-        for need, is_unmet in needs.items():
-            if is_unmet:
-                raise ValueError(
-                    f"{need}, but there are {images} images in batches of {batch_size}: give another `per_device_train_batch_size`."
-                )
+        for option in [option for option, is_unmet in unmet.items() if is_unmet]:
+            raise ValueError(
+                f"Batches of {batch_size} of {images} images do not fit {option}: give another `per_device_train_batch_size`."
+            )
 
     def get_train_dataloader(self) -> DataLoader:
         self._check_batches()  # again with the batch size that `auto_find_batch_size` found
@@ -571,13 +571,12 @@ class RobustViTTrainer(Trainer):
         are kept unless given again.
 
         Args:
-            language, tags, model_name, tasks, dataset_tags, dataset_args: as in `Trainer.create_model_card`.
             license: license of the weights; by default that of a registered model, otherwise none.
-            finetuned_from: Hub id, folder or name of the original model; by default the model's source.
-            dataset: Hub id, folder or name of the images.
+            finetuned_from, dataset: Hub id, folder or name of the original model, by default its source, and of the images.
             masks: description of the masks' origin.
             revision: branch on the Hub; `main` by default.
             preset: preset of the image processor, which later commands take; by default the one with its settings.
+            others: as in `Trainer.create_model_card`.
         """
         self._card_facts |= {name: value for name, value in locals().items() if name != "self" and value is not None}
         if self.is_world_process_zero():

@@ -13,9 +13,9 @@ from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.stage import Stage
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import call, kill_when, launch, launch_two, succeed
-from ..helpers.image_sets import miniatures
+from ..helpers.layouts import miniatures
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, TENCH, masked_dataset, save_pretrained, tiny_vit
 
 
@@ -117,8 +117,8 @@ def test_two_processes_equal_one(robustness, models, sets, tmp_path):
 @pytest.mark.slow
 def test_killed_and_started_again(models, tmp_path):
     """Finished sets are kept, the rest is measured, and all equals a run that was not killed."""
-    small = formats.class_folders(tmp_path / "small", {TENCH: 2})
-    large = formats.class_folders(tmp_path / "large", {GOLDFISH: 40, TENCH: 40})
+    small = layouts.class_folders(tmp_path / "small", {TENCH: 2})
+    large = layouts.class_folders(tmp_path / "large", {GOLDFISH: 40, TENCH: 40})
     options = ["--model", models[0], "--sets", f"imagenet-1k={small}", f"imagenet-sketch={large}"]
     options += ["--protocols", "paper", "--batch_size", 1, "--output_dir"]
     killed, complete = tmp_path / "killed", tmp_path / "complete"
@@ -184,7 +184,7 @@ def segmentation(models, tmp_path_factory) -> tuple[list[tuple[np.ndarray, np.nd
         mask = np.zeros((36, width), dtype=np.uint8)
         mask[8:20, 6:18] = 1
         examples.append((rng.integers(0, 256, (36, width, 3), dtype=np.uint8), mask))
-    archive = formats.segmentation_mat(root / "gtsegs_ijcv.mat", examples)
+    archive = layouts.segmentation_mat(root / "gtsegs_ijcv.mat", examples)
     options = ["--model", models[0], "--compare", models[1], "--set", f"imagenet-segmentation={archive}"]
     options += ["--paper_model", "DeiT-S", "--batch_size", 2, "--output_dir"]
     return examples, options, root / "out", succeed("segment", *options, root / "out")

@@ -9,14 +9,14 @@ from PIL import Image
 from robust_vit_hf import load_image_set
 from robust_vit_hf.data.layouts.objectnet import read_mappings
 
-from ..helpers import formats
+from ..helpers import layouts
 
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
 def test_objectnet_keeps_the_overlap_and_all_accepted_ids(tmp_path):
-    root = formats.objectnet(tmp_path / "objectnet-1.0")
+    root = layouts.objectnet(tmp_path / "objectnet-1.0")
     for source in (root, root / "images", tmp_path):
         rows = list(load_image_set("objectnet", source))
         assert [row["label"] for row in rows] == [[423, 559, 765], [731]]
@@ -24,9 +24,9 @@ def test_objectnet_keeps_the_overlap_and_all_accepted_ids(tmp_path):
 
 
 def test_objectnet_border(tmp_path):
-    root = formats.objectnet(tmp_path)
+    root = layouts.objectnet(tmp_path)
     path = root / "images" / "plunger" / "plunger_0.png"
-    formats.save(Image.open(path), path, orientation=6)  # an image that decoding turns
+    layouts.save(Image.open(path), path, orientation=6)  # an image that decoding turns
     for streaming in (False, True):
         framed = [np.asarray(row["image"]) for row in load_image_set("objectnet", root, streaming=streaming)]
         cropped = list(load_image_set("objectnet", root, streaming=streaming, cropped=True))
@@ -38,8 +38,8 @@ def test_objectnet_border(tmp_path):
 
 def test_objectnet_image_that_cannot_be_decoded(tmp_path):
     """In such a PNG, PIL finds a chunk without a name, and raises a `SyntaxError`."""
-    root = formats.objectnet(tmp_path)
-    path = formats.save(formats.picture(0, (200, 200)), root / "images" / "chair" / "chair_0.png")
+    root = layouts.objectnet(tmp_path)
+    path = layouts.save(layouts.picture(0, (200, 200)), root / "images" / "chair" / "chair_0.png")
     content = path.read_bytes()
     second = content.index(b"IDAT", content.index(b"IDAT") + 4)
     path.write_bytes(content[:second] + b"\0\0\0\0" + content[second + 4 :])
@@ -48,7 +48,7 @@ def test_objectnet_image_that_cannot_be_decoded(tmp_path):
 
 
 def test_objectnet_name_of_two_classes(tmp_path):
-    root = formats.objectnet(tmp_path)
+    root = layouts.objectnet(tmp_path)
     path = root / "mappings" / "objectnet_to_imagenet_1k.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"Axe": "crane"}))
     with pytest.raises(ValueError, match="Axe is ImageNet's `crane`, a name of 2 classes"):
@@ -59,7 +59,7 @@ def test_objectnet_name_of_two_classes(tmp_path):
 
 
 def test_objectnet_without_mappings(tmp_path):
-    root = formats.objectnet(tmp_path / "objectnet-1.0")
+    root = layouts.objectnet(tmp_path / "objectnet-1.0")
     (root / "mappings").rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"no folder `mappings`.*--mappings"):
         load_image_set("objectnet", root)
@@ -71,7 +71,7 @@ def test_objectnet_without_mappings(tmp_path):
 
 def test_si_score_passes_by_stray_csvs_and_reads_factors(tmp_path):
     # Ids 8, 9, 10, 11: as strings, "10" comes before "8".
-    formats.si_score(tmp_path / "area", {"kite": 3, "teddy bear": 1})
+    layouts.si_score(tmp_path / "area", {"kite": 3, "teddy bear": 1})
     rows = list(load_image_set("si-score-size", tmp_path))
     assert [(row["file_name"], row["label"]) for row in rows] == [
         ("area/kite/10.jpg", 21),  # the bird
@@ -95,14 +95,14 @@ def test_si_score_passes_by_stray_csvs_and_reads_factors(tmp_path):
     ],
 )
 def test_si_score_folders(tmp_path, name, folder):
-    formats.si_score(tmp_path / folder, {"koala": 1})
-    formats.si_score(tmp_path / "other", {"wok": 1})
+    layouts.si_score(tmp_path / folder, {"koala": 1})
+    layouts.si_score(tmp_path / "other", {"wok": 1})
     rows = list(load_image_set(f"si-score-{name}", tmp_path))
     assert [row["label"] for row in rows] == [105]
 
 
 def test_si_score_without_metadata(tmp_path, caplog):
-    formats.si_score(tmp_path, {"koala": 2}, metadata=False)
+    layouts.si_score(tmp_path, {"koala": 2}, metadata=False)
     rows = list(load_image_set("si-score-rotation", tmp_path))
     assert [row["angle"] for row in rows] == [None, None]
     assert "no metadata.csv beside the classes" in caplog.text
@@ -110,11 +110,11 @@ def test_si_score_without_metadata(tmp_path, caplog):
 
 def test_si_score_images_that_the_metadata_lack_have_no_factors(tmp_path):
     """Not those of a neighbour: their ids are below the first, between two, and above the last of the metadata."""
-    formats.si_score(tmp_path, {"koala": 3})
+    layouts.si_score(tmp_path, {"koala": 3})
     path = tmp_path / "metadata.csv"
     path.write_text("".join(line for line in path.open() if not line.startswith("9,")))
     for name in ("5.jpg", "77.jpg"):
-        formats.save(Image.new("RGB", (30, 24)), tmp_path / "koala" / name)
+        layouts.save(Image.new("RGB", (30, 24)), tmp_path / "koala" / name)
     rows = load_image_set("si-score-location", tmp_path)
     assert [(row["file_name"], row["x"], row["angle"]) for row in rows] == [
         ("koala/10.jpg", 1.0, 201),

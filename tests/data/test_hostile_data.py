@@ -8,7 +8,7 @@ import torch
 
 from robust_vit_hf import load_image_set, load_masked_dataset, load_model
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.tiny import TENCH, masked_folder, masked_rows, tiny_vit
 from ..helpers.written import prepare
 
@@ -25,19 +25,19 @@ def test_names_that_are_patterns(tmp_path, name):
             load_masked_dataset(str(path), "train")
     with pytest.raises(ValueError, match="reads as a pattern"):
         load_image_set("imagenet-s919", folder)
-    classes = formats.class_folders(tmp_path / "set", {TENCH: 1})
+    classes = layouts.class_folders(tmp_path / "set", {TENCH: 1})
     with pytest.raises(ValueError, match="reads as a pattern"):
         prepare("imagenet-sketch", [str(classes)], tmp_path / name / "out")
     classes = classes.rename(tmp_path / name / "set")
-    photos = formats.image_folder(tmp_path / name / "photos", masked_rows(2))
+    photos = layouts.image_folder(tmp_path / name / "photos", masked_rows(2))
     for rows in (load_image_set("imagenet-sketch", classes), load_masked_dataset(str(photos), "train")):
         assert rows[0]["image"].size  # in folders that `datasets` does not search
 
 
 @pytest.mark.parametrize("outside", ["../../secret.png", "ABSOLUTE", "cat\\\\..\\\\..\\\\..\\\\secret.png"])
 def test_metadata_that_points_outside(tmp_path, outside):
-    secret = formats.save(formats.picture(0), tmp_path / "secret.png")
-    root = formats.image_folder(tmp_path / "photos", masked_rows(2))
+    secret = layouts.save(layouts.picture(0), tmp_path / "secret.png")
+    root = layouts.image_folder(tmp_path / "photos", masked_rows(2))
     metadata = root / "train" / "metadata.jsonl"
     name = str(secret) if outside == "ABSOLUTE" else outside
     metadata.write_text(metadata.read_text().replace('"1.png"', f'"{name}"'))

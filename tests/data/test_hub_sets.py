@@ -10,8 +10,8 @@ from robust_vit_hf.data.imagenet_classes import class_names, wnids
 from robust_vit_hf.data.layouts.objectnet import BORDER
 from robust_vit_hf.evaluation.sets import load_evaluation_set
 
-from ..helpers import formats
-from ..helpers.image_sets import both_ways, labels_and_names
+from ..helpers import layouts
+from ..helpers.layouts import both_ways, labels_and_names
 from ..helpers.tiny import STINGRAY, TOILET_TISSUE
 from ..helpers.written import prepare
 
@@ -22,8 +22,8 @@ WNIDS = [STINGRAY, "n01531178", "n01534433"]  # the first classes of ImageNet-A:
 
 
 def wds(folder, labels, suffix="webp"):
-    rows = [(f"s{index:07d}", formats.picture(index), label) for index, label in enumerate(labels)]
-    return formats.webdataset(folder, rows, suffix)
+    rows = [(f"s{index:07d}", layouts.picture(index), label) for index, label in enumerate(labels)]
+    return layouts.webdataset(folder, rows, suffix)
 
 
 def test_webdataset_with_local_labels(tmp_path):
@@ -50,7 +50,7 @@ def test_webdataset_with_a_label_outside_the_numbering(label, tmp_path):
 
 
 def test_webdataset_of_objectnet_needs_the_mappings(tmp_path):
-    mappings = str(formats.objectnet(tmp_path / "objectnet-1.0") / "mappings")
+    mappings = str(layouts.objectnet(tmp_path / "objectnet-1.0") / "mappings")
     source = wds(tmp_path / "wds", [0, 1, 0])
     with pytest.raises(ValueError, match="with `mappings`"):
         load_image_set("objectnet", source)
@@ -76,7 +76,7 @@ def add_parquet(hub, name, path, features, **columns):
     content, images = io.BytesIO(), []
     for seed, image_name in enumerate(columns.pop("image_names")):
         encoded = io.BytesIO()
-        formats.picture(seed).save(encoded, "PNG")
+        layouts.picture(seed).save(encoded, "PNG")
         images.append({"bytes": encoded.getvalue(), "path": image_name})
     features = datasets.Features({"image": datasets.Image()} | features)
     datasets.Dataset.from_dict({"image": images} | columns, features=features).to_parquet(content)
@@ -89,7 +89,7 @@ def test_imagenet_a_with_its_own_numbering_under_wnid_names(hub):
     add_parquet(hub, "barkermrl/imagenet-a", path, features, label=[0, 2], image_names=["x.jpg", None])
     rows = both_ways("imagenet-a")
     assert labels_and_names(rows) == [(13, "x.jpg"), (6, "0-1")]
-    assert [row["image"].tobytes() for row in rows] == [formats.picture(seed).tobytes() for seed in (0, 1)]
+    assert [row["image"].tobytes() for row in rows] == [layouts.picture(seed).tobytes() for seed in (0, 1)]
 
 
 def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):
@@ -101,7 +101,7 @@ def test_imagenet_a_with_its_own_numbering_beside_file_names(tmp_path):
 def table_with_file_names(folder, label_type, labels, images=None):
     features = {"image": datasets.Image(), "label": label_type, "file_name": datasets.Value("string")}
     rows = {
-        "image": images or [formats.picture(seed) for seed in range(len(labels))],
+        "image": images or [layouts.picture(seed) for seed in range(len(labels))],
         "label": labels,
         "file_name": [f"{number}.jpg" for number in range(len(labels))],
     }
@@ -131,7 +131,7 @@ def test_all_names_of_imagenet_beside_file_names(tmp_path, name):
 @pytest.mark.parametrize("with_file_names", [False, True])
 def test_rows_without_image_or_label(tmp_path, with_file_names):
     (tmp_path / "table").mkdir()
-    images = [formats.picture(0), None, formats.picture(2), None]
+    images = [layouts.picture(0), None, layouts.picture(2), None]
     path = table_with_file_names(
         tmp_path / "table", datasets.ClassLabel(names=list(wnids())), [0, 1, None, None], images
     )
@@ -150,7 +150,7 @@ def test_rows_without_image_or_label(tmp_path, with_file_names):
 
 def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
     """As in its folder: what was cropped is not cropped again, and other sets and options are refused."""
-    formats.objectnet(tmp_path / "objectnet-1.0")
+    layouts.objectnet(tmp_path / "objectnet-1.0")
     prepare("objectnet", [str(tmp_path / "objectnet-1.0")], tmp_path / "cropped", cropped=True)
     hub.add("datasets", "me/objectnet", tmp_path / "cropped")
     assert load_image_set("objectnet", "me/objectnet", cropped=True)[0]["image"].size == (30, 24)
@@ -163,12 +163,12 @@ def test_pushed_set_is_known_by_its_settings(hub, tmp_path):
 
 
 def test_pushed_split_and_variant(hub, tmp_path):
-    formats.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1})
+    layouts.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1})
     prepare("imagenet-v2", [str(tmp_path)], tmp_path / "v2", variant="top-images")
     hub.add("datasets", "me/v2", tmp_path / "v2")
     for options in ({}, {"variant": "top-images"}):
         assert load_image_set("imagenet-v2", "me/v2", **options)["label"] == [5]
-    formats.waterbirds(tmp_path, [(0, 0, 2), (1, 1, 2)])
+    layouts.waterbirds(tmp_path, [(0, 0, 2), (1, 1, 2)])
     prepare("waterbirds", [str(tmp_path)], tmp_path / "birds", split="test", segmentations=tmp_path / "segmentations")
     hub.add("datasets", "me/birds", tmp_path / "birds")
     birds = load_image_set("waterbirds", "me/birds", split="test")
@@ -197,8 +197,8 @@ def test_imagenet_1k_with_english_names_and_file_names_for_real(hub):
 
 
 def test_imagenet_v2_as_an_archive(hub, tmp_path):
-    folder = formats.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1, "11": 1})
-    archive = formats.tar_of(folder, tmp_path / "v2.tar.gz").read_bytes()
+    folder = layouts.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1, "11": 1})
+    archive = layouts.tar_of(folder, tmp_path / "v2.tar.gz").read_bytes()
     hub.repos["datasets", "vaishaal/ImageNetV2"] = {"imagenetv2-top-images.tar.gz": archive}
     assert [row["label"] for row in both_ways("imagenet-v2", variant="top-images")] == [5, 11]
 

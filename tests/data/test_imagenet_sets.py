@@ -17,8 +17,8 @@ from robust_vit_hf.data.imagenet_classes import class_names, label_of_wnid, subs
 from robust_vit_hf.data.known_sets import KNOWN_SETS
 from robust_vit_hf.data.schema import features_of
 
-from ..helpers import formats
-from ..helpers.image_sets import both_ways, labels_and_names
+from ..helpers import layouts
+from ..helpers.layouts import both_ways, labels_and_names
 from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, TOILET_TISSUE
 
 
@@ -40,7 +40,7 @@ def test_class_lists_without_importing_timm():
 
 
 def test_validation_in_wnid_folders(tmp_path):
-    root = formats.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
+    root = layouts.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
     expected = [
         (0, f"{TENCH}/{TENCH}_0.JPEG"),
         (0, f"{TENCH}/{TENCH}_1.JPEG"),
@@ -51,39 +51,39 @@ def test_validation_in_wnid_folders(tmp_path):
 
 
 def test_flat_validation_with_kaggle_solution(tmp_path):
-    formats.flat_validation(tmp_path / "ILSVRC/Data/CLS-LOC/val", 3)
-    formats.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TOILET_TISSUE, TENCH, GOLDFISH])
+    layouts.flat_validation(tmp_path / "ILSVRC/Data/CLS-LOC/val", 3)
+    layouts.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TOILET_TISSUE, TENCH, GOLDFISH])
     assert [row["label"] for row in both_ways("imagenet-1k", tmp_path)] == [999, 0, 1]
 
 
 def test_flat_validation_with_devkit_whose_ids_are_no_labels(tmp_path):
-    formats.flat_validation(tmp_path / "val", 3)
+    layouts.flat_validation(tmp_path / "val", 3)
     ids = {TOILET_TISSUE: 1, GOLDFISH: 2, TENCH: 449}
-    formats.devkit(tmp_path / "ILSVRC2012_devkit_t12", ids, [TENCH, TOILET_TISSUE, GOLDFISH])
+    layouts.devkit(tmp_path / "ILSVRC2012_devkit_t12", ids, [TENCH, TOILET_TISSUE, GOLDFISH])
     assert [row["label"] for row in both_ways("imagenet-1k", tmp_path)] == [0, 999, 1]
 
 
 def test_flat_validation_without_ground_truth(tmp_path):
-    formats.flat_validation(tmp_path / "val", 1)
+    layouts.flat_validation(tmp_path / "val", 1)
     with pytest.raises(ValueError, match=r"not sorted into folders.*LOC_val_solution.csv.*devkit"):
         load_image_set("imagenet-1k", tmp_path)
 
 
 def test_flat_image_that_the_ground_truth_lacks(tmp_path):
-    formats.flat_validation(tmp_path / "val", 3)
-    formats.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TENCH, TENCH])
+    layouts.flat_validation(tmp_path / "val", 3)
+    layouts.kaggle_solution(tmp_path / "LOC_val_solution.csv", [TENCH, TENCH])
     with pytest.raises(ValueError, match=r"ILSVRC2012_val_00000003.JPEG`: the ground truth has no such image"):
         load_image_set("imagenet-1k", tmp_path)
 
 
 def test_raw_archives_of_imagenet(tmp_path):
-    formats.flat_validation(tmp_path / "images", 2)
+    layouts.flat_validation(tmp_path / "images", 2)
     with_images = tmp_path / "ILSVRC2012_img_val.tar"
     with tarfile.open(with_images, "w") as tar:  # the official tar has no folder around the images
         for path in sorted((tmp_path / "images").iterdir(), reverse=True):
             tar.add(path, path.name)
-    kit = formats.devkit(tmp_path / "ILSVRC2012_devkit_t12", {TENCH: 7, GOLDFISH: 5}, [GOLDFISH, TENCH])
-    packed = formats.tar_of(kit, tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
+    kit = layouts.devkit(tmp_path / "ILSVRC2012_devkit_t12", {TENCH: 7, GOLDFISH: 5}, [GOLDFISH, TENCH])
+    packed = layouts.tar_of(kit, tmp_path / "ILSVRC2012_devkit_t12.tar.gz")
     source = open_source("imagenet-1k", [with_images, packed], {})
     assert [row["label"] for row in source.rows(source.shards)] == [1, 0]
 
@@ -91,7 +91,7 @@ def test_raw_archives_of_imagenet(tmp_path):
 def test_real_labels_go_by_file_name_and_leave_out_images_without(tmp_path):
     # Image 1 has none, image 2 has two, image 3 has two, as timm's list says.
     for number in (1, 2, 3):
-        formats.save(formats.picture(number), tmp_path / "val" / TENCH / f"ILSVRC2012_val_{number:08d}.JPEG")
+        layouts.save(layouts.picture(number), tmp_path / "val" / TENCH / f"ILSVRC2012_val_{number:08d}.JPEG")
     assert labels_and_names(both_ways("imagenet-1k", tmp_path, labels="real")) == [
         ([970, 795], f"{TENCH}/ILSVRC2012_val_00000002.JPEG"),
         ([230, 231], f"{TENCH}/ILSVRC2012_val_00000003.JPEG"),
@@ -101,13 +101,13 @@ def test_real_labels_go_by_file_name_and_leave_out_images_without(tmp_path):
 def test_imagenet_a_folders_map_through_wnid(tmp_path):
     (tmp_path / "imagenet-a").mkdir()
     (tmp_path / "imagenet-a" / "README.txt").write_text("wnid word")
-    formats.class_folders(tmp_path / "imagenet-a", {STINGRAY: 1, "n01531178": 1})
+    layouts.class_folders(tmp_path / "imagenet-a", {STINGRAY: 1, "n01531178": 1})
     assert [row["label"] for row in both_ways("imagenet-a", tmp_path)] == [6, 11]
 
 
 @pytest.mark.parametrize("name", [f"ILSVRC2012_val_{number:08d}.JPEG" for number in (0, 50_001)] + ["a.JPEG"])
 def test_an_image_that_real_labels_do_not_have_is_refused(name, tmp_path):
-    formats.save(formats.picture(0), tmp_path / "val" / TENCH / name)
+    layouts.save(layouts.picture(0), tmp_path / "val" / TENCH / name)
     with pytest.raises(ValueError, match=f"`{TENCH}/{name}`: ReaL labels go by names"):
         load_image_set("imagenet-1k", tmp_path, labels="real")
 
@@ -122,7 +122,7 @@ def test_an_image_that_real_labels_do_not_have_is_refused(name, tmp_path):
     ],
 )
 def test_a_folder_of_no_class_of_the_set_is_refused(name, folders, tmp_path):
-    formats.class_folders(tmp_path, dict.fromkeys(folders, 1))
+    layouts.class_folders(tmp_path, dict.fromkeys(folders, 1))
     for streaming in (False, True):
         with pytest.raises(ValueError, match=rf"{folders[1]}` is named after no class of this set"):
             list(load_image_set(name, tmp_path, streaming=streaming))
@@ -130,15 +130,15 @@ def test_a_folder_of_no_class_of_the_set_is_refused(name, folders, tmp_path):
 
 def test_imagenet_v2_folders_sort_as_strings(tmp_path):
     root = tmp_path / "imagenetv2-matched-frequency-format-val"
-    formats.class_folders(root, {"0": 1, "10": 1, "2": 1, "999": 1})
+    layouts.class_folders(root, {"0": 1, "10": 1, "2": 1, "999": 1})
     assert labels_and_names(both_ways("imagenet-v2", tmp_path)) == [
         (int(label), f"{label}/{label}_0.jpg") for label in ("0", "2", "10", "999")
     ]
 
 
 def test_imagenet_v2_variants_are_not_mixed_up(tmp_path):
-    formats.class_folders(tmp_path / "imagenetv2-matched-frequency-format-val", {"0": 1})
-    formats.class_folders(tmp_path / "imagenetv2-threshold0.7-format-val", {"7": 1})
+    layouts.class_folders(tmp_path / "imagenetv2-matched-frequency-format-val", {"0": 1})
+    layouts.class_folders(tmp_path / "imagenetv2-threshold0.7-format-val", {"7": 1})
     assert [row["label"] for row in both_ways("imagenet-v2", tmp_path)] == [0]
     assert [row["label"] for row in both_ways("imagenet-v2", tmp_path, variant="threshold0.7")] == [7]
     with pytest.raises(ValueError, match=r"another variant of ImageNet-V2 than `top-images`"):
@@ -157,21 +157,21 @@ def test_schema_is_one(tmp_path):
 
 
 def test_images_are_the_files(tmp_path):
-    formats.class_folders(tmp_path, {TENCH: 2}, ".png")
+    layouts.class_folders(tmp_path, {TENCH: 2}, ".png")
     for index, row in enumerate(load_image_set("imagenet-sketch", tmp_path)):
         expected = Image.open(tmp_path / TENCH / f"{TENCH}_{index}.png")
         assert np.array_equal(np.asarray(row["image"]), np.asarray(expected))
 
 
 def test_a_changed_folder_is_read_again(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 1})
+    layouts.class_folders(tmp_path / "set", {TENCH: 1})
     assert len(load_image_set("imagenet-sketch", tmp_path / "set")) == 1
-    formats.save(formats.picture(9), tmp_path / "set" / TENCH / "more.jpg")
+    layouts.save(layouts.picture(9), tmp_path / "set" / TENCH / "more.jpg")
     assert len(load_image_set("imagenet-sketch", tmp_path / "set")) == 2
 
 
 def test_workers_share_the_rows_of_a_stream(tmp_path):
-    formats.class_folders(tmp_path, {TENCH: 3, GOLDFISH: 2, TOILET_TISSUE: 2})
+    layouts.class_folders(tmp_path, {TENCH: 3, GOLDFISH: 2, TOILET_TISSUE: 2})
     stream = load_image_set("imagenet-sketch", tmp_path, streaming=True)
     pickle.dumps(stream)
     rows = list(DataLoader(stream.select_columns("file_name"), batch_size=None, num_workers=2))

@@ -10,7 +10,7 @@ from robust_vit_hf.data.imagenet_classes import class_names, wnids
 from robust_vit_hf.data.label_mapping import align_labels, check_same_classes, label_mapping
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import call
 from ..helpers.tiny import masked_dataset, masked_folder, save_pretrained, tiny_config, tiny_vit
 
@@ -89,7 +89,7 @@ def test_lists_of_labels_and_missing_ones():
 
 def test_logits_are_restricted_to_the_classes_of_the_set():
     """Also of a model with the classes of ImageNet in another order: goldfish and stingray are its last but one and last but six."""
-    image = datasets.Dataset.from_dict({"image": [formats.picture(0)]}, datasets.Features({"image": datasets.Image()}))
+    image = datasets.Dataset.from_dict({"image": [layouts.picture(0)]}, datasets.Features({"image": datasets.Image()}))
     rows = EvaluationSet(image, [[6]], class_subset=(1, 6), num_classes=1000, class_names=wnids())
     found = rows.for_model("imagenet-a", ViTConfig(**named(wnids()[::-1])))
     assert found.accepted == [[993]] and found.class_subset == (993, 998)

@@ -11,9 +11,9 @@ from robust_vit_hf import load_image_set
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import succeed
-from ..helpers.image_sets import both_ways, labels_and_names
+from ..helpers.layouts import both_ways, labels_and_names
 from ..helpers.tiny import GOLDFISH, TENCH
 from ..helpers.written import prepare
 
@@ -34,7 +34,7 @@ def test_the_nine_classes_have_the_counts_of_the_official_mapping():
 
 
 def test_imagenet_9(tmp_path):
-    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 2, VEHICLE: 1}, IMAGENET_9_VARIATIONS)
+    root = layouts.imagenet_9(tmp_path / "bg_challenge", {DOG: 2, VEHICLE: 1}, IMAGENET_9_VARIATIONS)
     for source in (root, tmp_path, root / "mixed_rand"):
         rows = both_ways("imagenet-9-mixed_rand", source)
         assert [row["label"] for row in rows] == [CLASSES[DOG]] * 2 + [CLASSES[VEHICLE]]
@@ -45,29 +45,29 @@ def test_imagenet_9(tmp_path):
 
 def test_from_the_archives(tmp_path):
     """Whose folders have names of their own, in the folder of the archive's name."""
-    formats.imagenet_9(tmp_path / "9" / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
+    layouts.imagenet_9(tmp_path / "9" / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
     factors = {"background": {"car": 1}}
-    formats.imagenet_d(tmp_path / "D" / "ImageNet-D", {"car": [817]}, factors)
-    formats.class_folders(tmp_path / "animal" / "LAION-final" / "9 ostrich", {"common-snow": 1})
+    layouts.imagenet_d(tmp_path / "D" / "ImageNet-D", {"car": [817]}, factors)
+    layouts.class_folders(tmp_path / "animal" / "LAION-final" / "9 ostrich", {"common-snow": 1})
     imagenet, images = tmp_path / "imagenet", {TENCH: ["ILSVRC2012_val_00000007"]}
-    formats.hard_imagenet(tmp_path / "hard" / "hardImageNet", imagenet, images)
-    birds = formats.waterbirds(tmp_path / "birds", BIRDS)
-    bg_challenge = formats.tar_of(tmp_path / "9" / "bg_challenge", tmp_path / "backgrounds_challenge_data.tar.gz")
+    layouts.hard_imagenet(tmp_path / "hard" / "hardImageNet", imagenet, images)
+    birds = layouts.waterbirds(tmp_path / "birds", BIRDS)
+    bg_challenge = layouts.tar_of(tmp_path / "9" / "bg_challenge", tmp_path / "backgrounds_challenge_data.tar.gz")
     for name in ("imagenet-9-original", "imagenet-9-mixed_rand"):
         assert both_ways(name, bg_challenge)[0]["label"] == CLASSES[DOG]
     archives = {
-        "imagenet-d-background": formats.tar_of(tmp_path / "D" / "ImageNet-D", tmp_path / "ImageNet-D.tar"),
-        "counteranimal-common": formats.tar_of(tmp_path / "animal" / "LAION-final", tmp_path / "LAION-final.tar.gz"),
-        "waterbirds": formats.tar_of(birds, tmp_path / f"{birds.name}.tar.gz"),
+        "imagenet-d-background": layouts.tar_of(tmp_path / "D" / "ImageNet-D", tmp_path / "ImageNet-D.tar"),
+        "counteranimal-common": layouts.tar_of(tmp_path / "animal" / "LAION-final", tmp_path / "LAION-final.tar.gz"),
+        "waterbirds": layouts.tar_of(birds, tmp_path / f"{birds.name}.tar.gz"),
     }
     for name, count in (("imagenet-d-background", 1), ("counteranimal-common", 1), ("waterbirds", 2)):
         assert len(both_ways(name, archives[name])) == count
-    masks = formats.tar_of(tmp_path / "hard" / "hardImageNet", tmp_path / "hardImageNet.tar.gz")
+    masks = layouts.tar_of(tmp_path / "hard" / "hardImageNet", tmp_path / "hardImageNet.tar.gz")
     assert len(both_ways("hard-imagenet", masks, imagenet=str(imagenet))) == 1
 
 
 def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
-    root = formats.imagenet_9(tmp_path, {DOG: 1}, ("original", "mixed_rand"))
+    root = layouts.imagenet_9(tmp_path, {DOG: 1}, ("original", "mixed_rand"))
     with pytest.raises(
         ValueError, match=r"mixed_rand/val` holds the variation `mixed_rand` of ImageNet-9, not `no_fg`"
     ):
@@ -86,21 +86,21 @@ def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
 
 def test_the_folder_that_one_is_in(tmp_path, monkeypatch):
     """As the source `.`, whose name says nothing."""
-    root = formats.imagenet_9(tmp_path / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
+    root = layouts.imagenet_9(tmp_path / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
     monkeypatch.chdir(root / "mixed_rand")
     assert len(both_ways("imagenet-9-mixed_rand", ".")) == 1
     with pytest.raises(ValueError, match="holds the variation `mixed_rand` of ImageNet-9, not `no_fg`"):
         load_image_set("imagenet-9-no_fg", ".")
     monkeypatch.chdir(root / "original")
     assert "mask" in load_image_set("imagenet-9-original", ".")[0]
-    formats.imagenet_d(tmp_path / "D", {"car": [817]}, {"background": {"car": 1}})
+    layouts.imagenet_d(tmp_path / "D", {"car": [817]}, {"background": {"car": 1}})
     monkeypatch.chdir(tmp_path / "D" / "background")
     assert len(both_ways("imagenet-d-background", ".")) == 1
 
 
 def test_imagenet_d(tmp_path):
     ids = {"backpack": ["414"], "car": [817, 436]}
-    root = formats.imagenet_d(
+    root = layouts.imagenet_d(
         tmp_path / "ImageNet-D", ids, {"background": {"backpack": 1, "car": 2}, "texture": {"car": 1}}
     )
     for source in (root, tmp_path, root / "background"):
@@ -114,7 +114,7 @@ def test_imagenet_d(tmp_path):
 
 def test_imagenet_d_from_the_hub(hub, tmp_path, monkeypatch):
     """Plain files: only those of the factor are downloaded. A folder here of that name is taken only if it is named."""
-    root = formats.imagenet_d(tmp_path, {"car": [817]}, {"background": {"car": 1}, "texture": {"car": 2}})
+    root = layouts.imagenet_d(tmp_path, {"car": [817]}, {"background": {"car": 1}, "texture": {"car": 2}})
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
     hub.repos["datasets", "zcs15/ImageNet-D"] = files
     assert labels_and_names(both_ways("imagenet-d-texture")) == [
@@ -123,7 +123,7 @@ def test_imagenet_d_from_the_hub(hub, tmp_path, monkeypatch):
     ]
     assert len(load_image_set("imagenet-d-background", "zcs15/ImageNet-D")) == 1
     monkeypatch.chdir(tmp_path)
-    formats.imagenet_d(tmp_path / "zcs15" / "ImageNet-D", {"car": [817]}, {"texture": {"car": 3}})
+    layouts.imagenet_d(tmp_path / "zcs15" / "ImageNet-D", {"car": [817]}, {"texture": {"car": 3}})
     assert len(load_image_set("imagenet-d-texture")) == 2
     assert len(load_image_set("imagenet-d-texture", "zcs15/ImageNet-D")) == 3
 
@@ -131,8 +131,8 @@ def test_imagenet_d_from_the_hub(hub, tmp_path, monkeypatch):
 def test_counteranimal(tmp_path):
     animals = tmp_path / "unpacked" / "data" / "LAION-final"  # as deep as folders of classes are looked for
     for number, part in enumerate(("common-snow", "counter-grass", "common-or-counter")):  # the last is of neither
-        formats.class_folders(animals / "9 ostrich", {part: number + 1})
-        formats.class_folders(animals / "296 ice bear", {part: 1})
+        layouts.class_folders(animals / "9 ostrich", {part: number + 1})
+        layouts.class_folders(animals / "296 ice bear", {part: 1})
     assert [row["label"] for row in both_ways("counteranimal-common", tmp_path)] == [296, 9]
     rows = both_ways("counteranimal-counter", tmp_path)
     assert labels_and_names(rows)[1:] == [
@@ -145,7 +145,7 @@ def test_counteranimal(tmp_path):
 
 def test_hard_imagenet_joins_masks_with_images(tmp_path):
     images = {TENCH: ["ILSVRC2012_val_00000007"], GOLDFISH: ["ILSVRC2012_val_00000009"]}
-    root = formats.hard_imagenet(tmp_path / "hardImageNet", tmp_path / "imagenet", images)
+    root = layouts.hard_imagenet(tmp_path / "hardImageNet", tmp_path / "imagenet", images)
     rows = both_ways("hard-imagenet", root, imagenet=str(tmp_path / "imagenet"))
     assert labels_and_names(rows) == [
         (0, f"{TENCH}/ILSVRC2012_val_00000007.JPEG"),
@@ -164,7 +164,7 @@ BIRDS = [(0, 0, 0), (1, 1, 0), (0, 1, 1), (1, 0, 2), (1, 1, 2)]  # y, place, spl
 
 
 def test_waterbirds(tmp_path):
-    root = formats.waterbirds(tmp_path, BIRDS)
+    root = layouts.waterbirds(tmp_path, BIRDS)
     train = both_ways("waterbirds", root)
     assert [(row["label"], row["group"]) for row in train] == [(0, 0), (1, 3)] and "mask" not in train[0]
     masks = str(tmp_path / "segmentations")
@@ -182,14 +182,14 @@ def test_waterbirds(tmp_path):
 
 
 def test_an_image_without_its_segmentation_is_refused(tmp_path):
-    root = formats.waterbirds(tmp_path, BIRDS)
+    root = layouts.waterbirds(tmp_path, BIRDS)
     next((tmp_path / "segmentations").rglob("*_0.png")).unlink()
     with pytest.raises(ValueError, match="Some_Bird_0"):
         load_image_set("waterbirds", root, segmentations=str(tmp_path / "segmentations"))
 
 
 def test_waterbirds_prepared_and_loaded_by_split(tmp_path):
-    root = formats.waterbirds(tmp_path, BIRDS)
+    root = layouts.waterbirds(tmp_path, BIRDS)
     options = ["--segmentations", tmp_path / "segmentations", "--output_dir", tmp_path / "prepared"]
     succeed("data", "prepare", "waterbirds", root, *options)
     for split, count in (("train", 2), ("validation", 1), ("test", 2)):
@@ -201,7 +201,7 @@ def test_waterbirds_prepared_and_loaded_by_split(tmp_path):
 
 
 def test_a_split_that_was_not_prepared(tmp_path):
-    root = formats.waterbirds(tmp_path, BIRDS)
+    root = layouts.waterbirds(tmp_path, BIRDS)
     prepare("waterbirds", [str(root)], tmp_path / "prepared", split="test")
     assert len(load_image_set("waterbirds", tmp_path / "prepared", split="test")) == 2
     for options, split in (({}, "train"), ({"split": "validation"}, "validation")):
@@ -210,7 +210,7 @@ def test_a_split_that_was_not_prepared(tmp_path):
 
 
 def test_waterbirds_with_other_metadata(tmp_path):
-    root = formats.waterbirds(tmp_path, BIRDS)
+    root = layouts.waterbirds(tmp_path, BIRDS)
     metadata = root / "metadata.csv"
     text = metadata.read_text()
     metadata.write_text(text, encoding="utf-8-sig")  # a byte order mark is no part of the first column's name
@@ -230,7 +230,7 @@ def test_waterbirds_from_the_hub_has_no_segmentations(hub, tmp_path):
 
 def encoded(seed: int) -> dict:
     content = io.BytesIO()
-    formats.picture(seed).save(content, "PNG")
+    layouts.picture(seed).save(content, "PNG")
     return {"bytes": content.getvalue(), "path": f"{seed}.png"}
 
 
@@ -250,7 +250,7 @@ def test_tables_from_elsewhere(hub, tmp_path):
     table(tmp_path / "animals" / "test.parquet", label=[0, 44], file_name=["a", "b"])
     files = {"data/test-0.parquet": (tmp_path / "animals" / "test.parquet").read_bytes()}
     hub.repos["datasets", "someone/animals"] = files
-    formats.webdataset(tmp_path / "tars", [("a", formats.picture(0), 3)])
+    layouts.webdataset(tmp_path / "tars", [("a", layouts.picture(0), 3)])
     for name, source in (
         ("counteranimal-common", tmp_path / "animals"),
         ("counteranimal-common", "someone/animals"),

@@ -17,7 +17,7 @@ from robust_vit_hf.evaluation.measurements.attribution_agreement import Attribut
 from robust_vit_hf.evaluation.measurements.base import measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.sessions import evaluate_one, session_of
 from ..helpers.tiny import FEATURES, masked_rows, tiny_vit
 from ..helpers.written import prepare
@@ -118,7 +118,7 @@ def test_prepare_rejects_bad_masks(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_images_that_cannot_be_read_name_their_file(tmp_path, monkeypatch, processor):
-    formats.image_folder(tmp_path / "photos", masked_rows(3))
+    layouts.image_folder(tmp_path / "photos", masked_rows(3))
     dataset = load_masked_dataset(str(tmp_path / "photos"), "train")
     rows, model = EvaluationSet.of(dataset), tiny_vit()
     for limit in (1000, 700):  # images have 1600 pixels, of which Pillow warns, or which it refuses

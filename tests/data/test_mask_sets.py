@@ -10,7 +10,7 @@ from robust_vit_hf.data.imagenet_classes import wnids
 from robust_vit_hf.data.layouts.imagenet_s import MERGED
 from robust_vit_hf.data.row_checks import check_columns, check_rows
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.tiny import TENCH, TOILET_TISSUE
 
 
@@ -34,7 +34,7 @@ def mat_examples(count: int) -> list:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_segmentation_cells_and_transposed_axes(tmp_path, streaming):
     examples = mat_examples(3)
-    path = formats.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", examples)
+    path = layouts.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", examples)
     for source in (path, tmp_path):
         rows = list(load_image_set("imagenet-segmentation", source, streaming=streaming))
         for index, (row, (image, mask)) in enumerate(zip(rows, examples, strict=True)):
@@ -44,7 +44,7 @@ def test_segmentation_cells_and_transposed_axes(tmp_path, streaming):
 
 
 def test_segmentation_is_opened_in_each_worker(tmp_path):
-    formats.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", mat_examples(205))
+    layouts.segmentation_mat(tmp_path / "gtsegs_ijcv.mat", mat_examples(205))
     stream = load_image_set("imagenet-segmentation", tmp_path, streaming=True).select_columns("file_name")
     loader = DataLoader(stream, batch_size=None, num_workers=2)
     assert len({row["file_name"] for row in loader}) == 205
@@ -52,7 +52,7 @@ def test_segmentation_is_opened_in_each_worker(tmp_path):
 
 def test_segmentation_file_that_is_no_hdf5(tmp_path):
     path = tmp_path / "gtsegs_ijcv.mat"
-    complete = formats.segmentation_mat(tmp_path / "complete.mat", mat_examples(2)).read_bytes()
+    complete = layouts.segmentation_mat(tmp_path / "complete.mat", mat_examples(2)).read_bytes()
     for content in (b"<html>404</html>" * 100, complete[: len(complete) // 2]):
         path.write_bytes(content)
         message = r"gtsegs_ijcv.mat` is not an HDF5 file .*MATLAB's format 7.3(.|\n)*download it again"
@@ -62,7 +62,7 @@ def test_segmentation_file_that_is_no_hdf5(tmp_path):
 
 def test_imagenet_s_codes_ids_in_red_and_green_and_ignores_1000(tmp_path):
     # 919 = 151 + 3 · 256 needs both channels, and so does 1000.
-    formats.imagenet_s(
+    layouts.imagenet_s(
         tmp_path, {TENCH: 1, TOILET_TISSUE: 919}, {TENCH: [f"{TENCH}_1"], TOILET_TISSUE: [f"{TOILET_TISSUE}_7"]}
     )
     for streaming in (False, True):
@@ -79,7 +79,7 @@ def test_imagenet_s_codes_ids_in_red_and_green_and_ignores_1000(tmp_path):
 
 def test_imagenet_s_merged_folder_takes_labels_from_file_names(tmp_path):
     names = {TOILET_TISSUE: [f"{PAPER_TOWEL}_5", f"{TOILET_TISSUE}_5"]}
-    formats.imagenet_s(tmp_path, {TOILET_TISSUE: 919}, names)
+    layouts.imagenet_s(tmp_path, {TOILET_TISSUE: 919}, names)
     rows = list(load_image_set("imagenet-s919", tmp_path))
     assert [(row["label"], row["file_name"]) for row in rows] == [
         (700, f"{TOILET_TISSUE}/{PAPER_TOWEL}_5.JPEG"),
@@ -89,11 +89,11 @@ def test_imagenet_s_merged_folder_takes_labels_from_file_names(tmp_path):
 
 def test_imagenet_s_takes_images_from_imagenet(tmp_path):
     names = {TOILET_TISSUE: [f"{PAPER_TOWEL}_5"]}
-    formats.imagenet_s(tmp_path / "s", {TOILET_TISSUE: 919}, names, with_images=False)
+    layouts.imagenet_s(tmp_path / "s", {TOILET_TISSUE: 919}, names, with_images=False)
     with pytest.raises(ValueError, match=rf"{PAPER_TOWEL}_5.JPEG is not in .*--imagenet"):
         load_image_set("imagenet-s919", tmp_path / "s")
-    image = formats.picture(5)
-    formats.save(image, tmp_path / "imagenet" / "train" / PAPER_TOWEL / f"{PAPER_TOWEL}_5.JPEG")
+    image = layouts.picture(5)
+    layouts.save(image, tmp_path / "imagenet" / "train" / PAPER_TOWEL / f"{PAPER_TOWEL}_5.JPEG")
     rows = list(load_image_set("imagenet-s919", tmp_path / "s", imagenet=str(tmp_path / "imagenet")))
     assert [row["label"] for row in rows] == [700] and rows[0]["image"].size == image.size
 
@@ -106,17 +106,17 @@ def test_imagenet_s_takes_images_from_imagenet(tmp_path):
     ],
 )
 def test_imagenet_s_masks_with_several_classes_or_none(tmp_path, ids, message):
-    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
+    layouts.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
     values = np.zeros((24, 30), dtype=np.int32)
     values[3:6, : len(ids)] = ids
-    formats.coded_mask(values).save(tmp_path / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png")
+    layouts.coded_mask(values).save(tmp_path / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png")
     with pytest.raises(ValueError, match=rf"{TENCH}_1.png`: {message}"):
         load_image_set("imagenet-s919", tmp_path)
 
 
 def test_imagenet_s_mask_of_another_size(tmp_path):
-    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
-    formats.save(formats.picture(1, (24, 30)), tmp_path / "train-semi" / TENCH / f"{TENCH}_1.JPEG")
+    layouts.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
+    layouts.save(layouts.picture(1, (24, 30)), tmp_path / "train-semi" / TENCH / f"{TENCH}_1.JPEG")
     with pytest.raises(ValueError, match=r"the mask is 30×24, but `.*n01440764_1.JPEG` is 24×30"):
         load_image_set("imagenet-s919", tmp_path)
 
@@ -130,9 +130,9 @@ def all_classes(tmp_path_factory):
     assert len(folders) == 919
     for number, wnid in enumerate(folders, start=1):
         for name in (f"{wnid}_2", f"{wnid}_10"):
-            mask = formats.coded_mask(np.array([[number]]))
-            formats.save(mask, root / "train-semi-segmentation" / wnid / f"{name}.png")
-            formats.save(Image.new("RGB", (1, 1)), root / "train-semi" / wnid / f"{name}.JPEG")
+            mask = layouts.coded_mask(np.array([[number]]))
+            layouts.save(mask, root / "train-semi-segmentation" / wnid / f"{name}.png")
+            layouts.save(Image.new("RGB", (1, 1)), root / "train-semi" / wnid / f"{name}.JPEG")
     return root, [wnid for wnid in folders if wnid not in MERGED.values()]
 
 

@@ -17,7 +17,7 @@ from robust_vit_hf.data.archives import unpack, unpacked
 from robust_vit_hf.data.schema import features_of
 from robust_vit_hf.utils.cache import cache_of
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import files_below, kill_when, launch, succeed
 from ..helpers.tiny import GOLDFISH, STINGRAY, TENCH, masked_dataset
 from ..helpers.written import prepare
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 @pytest.mark.slow
 def test_prepare_from_an_archive(tmp_path):
-    folder = formats.class_folders(tmp_path / "imagenet-a", {STINGRAY: 2, "n01531178": 1})
-    archive = formats.tar_of(folder, tmp_path / "imagenet-a.tar")
+    folder = layouts.class_folders(tmp_path / "imagenet-a", {STINGRAY: 2, "n01531178": 1})
+    archive = layouts.tar_of(folder, tmp_path / "imagenet-a.tar")
     output = tmp_path / "sets" / "imagenet-a"
     arguments = ("data", "prepare", "imagenet-a", archive, "--output_dir", output, "--rows_per_shard", 2)
     done = launch("-m", "robust_vit_hf.cli", *arguments)
@@ -49,7 +49,7 @@ def test_prepare_from_an_archive(tmp_path):
 
 
 def broken_set(root: Path, **classes: int) -> Path:
-    formats.class_folders(root, {TENCH: 3, GOLDFISH: 1} | classes)
+    layouts.class_folders(root, {TENCH: 3, GOLDFISH: 1} | classes)
     path = root / TENCH / f"{TENCH}_1.jpg"
     path.write_bytes(path.read_bytes()[:300])
     return root
@@ -75,7 +75,7 @@ def test_skip_bad_counts_and_lists(tmp_path):
 @pytest.mark.slow
 def test_kill_loses_no_finished_slice(tmp_path):
     """Two kills, then a run to the end: the result is that of a run without any."""
-    source = formats.class_folders(tmp_path / "set", {TENCH: 400, GOLDFISH: 300})
+    source = layouts.class_folders(tmp_path / "set", {TENCH: 400, GOLDFISH: 300})
     prepare("imagenet-sketch", [str(source)], tmp_path / "expected", rows_per_shard=64)
     output, written = tmp_path / "out", {}
     command = ("data", "prepare", "imagenet-sketch", source, "--output_dir", output, "--rows_per_shard", 64)
@@ -138,8 +138,8 @@ def test_archive_that_leads_outside(tmp_path, archive, members, refused):
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 @pytest.mark.parametrize("kept", [0.3, 0.999])
 def test_truncated_tar(tmp_path, suffix, kept):
-    formats.class_folders(tmp_path / "set", {TENCH: 5})
-    archive = formats.tar_of(tmp_path / "set", tmp_path / f"set{suffix}")
+    layouts.class_folders(tmp_path / "set", {TENCH: 5})
+    archive = layouts.tar_of(tmp_path / "set", tmp_path / f"set{suffix}")
     content = archive.read_bytes().rstrip(b"\0")  # without the padding, which can go
     archive.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ValueError, match="truncated"):
@@ -173,8 +173,8 @@ def test_encrypted_zip(tmp_path):
 
 
 def test_archive_is_unpacked_once(tmp_path, datasets_cache):
-    formats.class_folders(tmp_path / "set", {TENCH: 1})
-    archive = formats.tar_of(tmp_path / "set", tmp_path / "set.tar.gz")
+    layouts.class_folders(tmp_path / "set", {TENCH: 1})
+    archive = layouts.tar_of(tmp_path / "set", tmp_path / "set.tar.gz")
     first = load_image_set("imagenet-sketch", archive)
     inode = next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino
     assert load_image_set("imagenet-sketch", archive)["label"] == first["label"]
@@ -183,8 +183,8 @@ def test_archive_is_unpacked_once(tmp_path, datasets_cache):
 
 def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
     """Both begin at once; neither takes away what the other has unpacked."""
-    formats.class_folders(tmp_path / "set", {TENCH: 40})
-    archive = formats.tar_of(tmp_path / "set", tmp_path / "set.tar")
+    layouts.class_folders(tmp_path / "set", {TENCH: 40})
+    archive = layouts.tar_of(tmp_path / "set", tmp_path / "set.tar")
     both = threading.Barrier(2)
 
     def known_together(archives) -> Path:
@@ -214,7 +214,7 @@ def test_describe_masks(tmp_path):
 
 
 def test_describe_a_set_of_the_paper(tmp_path):
-    formats.objectnet(tmp_path / "objectnet-1.0")
+    layouts.objectnet(tmp_path / "objectnet-1.0")
     out = succeed("data", "describe", tmp_path / "objectnet-1.0", "--set", "objectnet")
     assert "rows: 2, 0 of them unusable" in out and "1 rows accept several labels" in out
     assert "images: 34–34 px wide (median 34), 28–28 px high" in out
@@ -224,6 +224,6 @@ def test_describe_a_set_of_the_paper(tmp_path):
 
 
 def test_describe_names_the_split_that_there_is(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 2})
+    layouts.class_folders(tmp_path / "set", {TENCH: 2})
     prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
     assert succeed("data", "describe", tmp_path / "out").startswith("split: test\nrows: 2, 0 of them unusable")

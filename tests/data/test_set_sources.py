@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from robust_vit_hf import load_image_set, load_masked_dataset
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import succeed
 from ..helpers.tiny import GOLDFISH, TENCH, masked_rows
 from ..helpers.written import prepare
@@ -25,9 +25,9 @@ def names_of(rows) -> list[str]:
 
 
 def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
-    rows = [(f"s{index}", formats.picture(index), index) for index in range(20)]
-    formats.webdataset(tmp_path / "tars", rows)
-    formats.class_folders(tmp_path / "folders", {TENCH: 100, GOLDFISH: 100})
+    rows = [(f"s{index}", layouts.picture(index), index) for index in range(20)]
+    layouts.webdataset(tmp_path / "tars", rows)
+    layouts.class_folders(tmp_path / "folders", {TENCH: 100, GOLDFISH: 100})
     prepare("imagenet-sketch", [str(tmp_path / "folders")], tmp_path / "prepared", rows_per_shard=64)
     for source, count in (("tars", 20), ("folders", 200), ("prepared", 200)):
         stream = load_image_set("imagenet-sketch", tmp_path / source, streaming=True).select_columns("file_name")
@@ -40,33 +40,33 @@ def test_every_worker_reads_its_share_of_tars_and_parquet(tmp_path):
 
 
 def test_training_images_are_no_validation_images(tmp_path):
-    formats.class_folders(tmp_path / "train", {TENCH: 1})
+    layouts.class_folders(tmp_path / "train", {TENCH: 1})
     for source in (tmp_path, tmp_path / "train"):
         with pytest.raises(ValueError, match="holds the training images of ImageNet"):
             load_image_set("imagenet-1k", source)
-    formats.class_folders(tmp_path / "val", {GOLDFISH: 1})
+    layouts.class_folders(tmp_path / "val", {GOLDFISH: 1})
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [1]
 
 
 def test_training_tars_are_left_out(tmp_path):
-    formats.webdataset(tmp_path / "train", [("a", formats.picture(0), 5)])
+    layouts.webdataset(tmp_path / "train", [("a", layouts.picture(0), 5)])
     with pytest.raises(ValueError, match="but found none"):
         load_image_set("imagenet-1k", tmp_path)
-    formats.webdataset(tmp_path / "test", [("b", formats.picture(1), 7)])
+    layouts.webdataset(tmp_path / "test", [("b", layouts.picture(1), 7)])
     assert load_image_set("imagenet-1k", tmp_path)["label"] == [7]
 
 
 def test_variant_deep_inside(tmp_path):
-    formats.class_folders(tmp_path / "data" / "imagenetv2-top-images-format-val", {"5": 1})
+    layouts.class_folders(tmp_path / "data" / "imagenetv2-top-images-format-val", {"5": 1})
     with pytest.raises(ValueError, match="is another variant of ImageNet-V2 than `matched-frequency`"):
         load_image_set("imagenet-v2", tmp_path)
-    formats.webdataset(tmp_path / "wds", [("a", formats.picture(0), 5)])
+    layouts.webdataset(tmp_path / "wds", [("a", layouts.picture(0), 5)])
     with pytest.raises(ValueError, match="which has one variant"):
         load_image_set("imagenet-v2", tmp_path / "wds", variant="top-images")
 
 
 def test_other_factor_of_si_score(tmp_path):
-    formats.si_score(tmp_path / "rotation", {"koala": 1})
+    layouts.si_score(tmp_path / "rotation", {"koala": 1})
     for source in (tmp_path, tmp_path / "rotation"):
         with pytest.raises(ValueError, match="rotation` is another set of SI-Score than that of size"):
             load_image_set("si-score-size", source)
@@ -74,7 +74,7 @@ def test_other_factor_of_si_score(tmp_path):
 
 def test_imagenet_s_beside_its_smaller_sets(tmp_path):
     for name, wnid in (("ImageNetS50", GOLDFISH), ("ImageNetS919", TENCH), ("__MACOSX", GOLDFISH)):
-        formats.imagenet_s(tmp_path / name, {wnid: 1}, {wnid: [f"{wnid}_1"]})
+        layouts.imagenet_s(tmp_path / name, {wnid: 1}, {wnid: [f"{wnid}_1"]})
     assert load_image_set("imagenet-s919", tmp_path)["label"] == [0]
     (tmp_path / "ImageNetS919").rename(tmp_path / "ImageNetS300")
     with pytest.raises(ValueError, match=r"but found .*ImageNetS300.*ImageNetS50"):
@@ -82,7 +82,7 @@ def test_imagenet_s_beside_its_smaller_sets(tmp_path):
 
 
 def test_prepared_as_another_set(tmp_path):
-    formats.objectnet(tmp_path / "objectnet")
+    layouts.objectnet(tmp_path / "objectnet")
     prepare("objectnet", [str(tmp_path / "objectnet")], tmp_path / "cropped", cropped=True)
     with pytest.raises(ValueError, match=r"with \{'cropped': True\}, not as `objectnet` with \{'cropped': False\}"):
         load_image_set("objectnet", tmp_path / "cropped", cropped=False)
@@ -98,7 +98,7 @@ def test_prepared_as_another_set(tmp_path):
 
 
 def test_prepared_with_real_labels(tmp_path):
-    formats.save(formats.picture(0), tmp_path / "val" / TENCH / "ILSVRC2012_val_00000002.JPEG")
+    layouts.save(layouts.picture(0), tmp_path / "val" / TENCH / "ILSVRC2012_val_00000002.JPEG")
     prepare("imagenet-1k", [str(tmp_path)], tmp_path / "out", labels="real")
     for options in ({"labels": "real"}, {}):
         assert load_image_set("imagenet-1k", tmp_path / "out", **options)["label"] == [[970, 795]]
@@ -114,19 +114,19 @@ def later(path):
 
 
 def test_redrawn_mask_is_read_again(tmp_path):
-    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
+    layouts.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: [f"{TENCH}_1"]})
     before = np.asarray(load_image_set("imagenet-s919", tmp_path)[0]["mask"])
     path = tmp_path / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png"
     values = np.zeros((24, 30), dtype=np.int32)
     values[0, 0] = 1
-    formats.coded_mask(values).save(path)
+    layouts.coded_mask(values).save(path)
     later(path)
     after = np.asarray(load_image_set("imagenet-s919", tmp_path)[0]["mask"])
     assert (before > 0).sum() == 144 and (after > 0).sum() == 1
 
 
 def test_edited_metadata_are_read_again(tmp_path):
-    formats.si_score(tmp_path, {"koala": 1})
+    layouts.si_score(tmp_path, {"koala": 1})
     for streaming in (False, True):
         assert [row["x"] for row in load_image_set("si-score-size", tmp_path, streaming=streaming)] == [0.8]
     path = tmp_path / "metadata.csv"
@@ -137,7 +137,7 @@ def test_edited_metadata_are_read_again(tmp_path):
 
 
 def test_nothing_usable(tmp_path):
-    path = formats.save(formats.picture(0), tmp_path / "set" / TENCH / "a.jpg")
+    path = layouts.save(layouts.picture(0), tmp_path / "set" / TENCH / "a.jpg")
     path.write_bytes(b"no image")
     message = r"split `test` has no rows, 1 were rejected: `.*a.jpg` cannot"
     with pytest.raises(ValueError, match=message):
@@ -145,7 +145,7 @@ def test_nothing_usable(tmp_path):
 
 
 def test_set_with_rejected_rows_loads_by_name(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 2})
+    layouts.class_folders(tmp_path / "set", {TENCH: 2})
     (tmp_path / "set" / TENCH / "b.jpg").write_bytes(b"no image")
     prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", skip_bad=True)
     for streaming in (False, True):
@@ -156,12 +156,12 @@ def test_set_with_rejected_rows_loads_by_name(tmp_path):
 
 
 def test_junk_of_macos(tmp_path):
-    formats.class_folders(tmp_path / "imagenet-a" / "val", {TENCH: 1, GOLDFISH: 1}, ".JPEG")
+    layouts.class_folders(tmp_path / "imagenet-a" / "val", {TENCH: 1, GOLDFISH: 1}, ".JPEG")
     for place in ("imagenet-a/val", f"imagenet-a/val/{TENCH}"):
         for name in ("._x.JPEG", ".DS_Store"):
             (tmp_path / place / name).write_bytes(b"junk")
     shutil.copytree(tmp_path / "imagenet-a", tmp_path / "__MACOSX")
-    formats.save(formats.picture(3), tmp_path / "imagenet-a" / "val" / "preview.jpg")  # beside the folders of classes
+    layouts.save(layouts.picture(3), tmp_path / "imagenet-a" / "val" / "preview.jpg")  # beside the folders of classes
     assert load_image_set("imagenet-1k", tmp_path / "imagenet-a")["label"] == [0, 1]
     assert load_image_set("imagenet-sketch", tmp_path)["label"] == [0, 1]
 
@@ -169,13 +169,13 @@ def test_junk_of_macos(tmp_path):
 def test_mask_is_turned_with_its_image(tmp_path):
     """Masks are drawn on the stored pixels: as decoding turns an image by its EXIF, its mask is turned too."""
     names = [f"{TENCH}_{orientation}" for orientation in range(1, 9)]
-    formats.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: names})
+    layouts.imagenet_s(tmp_path, {TENCH: 1}, {TENCH: names})
     values = np.zeros((24, 30), dtype=np.int32)
     values[2:10, 3:24] = values[10:20, 3:8] = 1  # no two turns of it are alike
     stored = Image.fromarray((values * 255).astype(np.uint8)).convert("RGB")
     for orientation, name in enumerate(names, start=1):
-        formats.save(stored, tmp_path / "train-semi" / TENCH / f"{name}.JPEG", orientation)
-        formats.coded_mask(values).save(tmp_path / "train-semi-segmentation" / TENCH / f"{name}.png")
+        layouts.save(stored, tmp_path / "train-semi" / TENCH / f"{name}.JPEG", orientation)
+        layouts.coded_mask(values).save(tmp_path / "train-semi-segmentation" / TENCH / f"{name}.png")
     prepare("imagenet-s919", [str(tmp_path)], tmp_path / "out")
     for rows in (load_image_set("imagenet-s919", tmp_path), load_masked_dataset(str(tmp_path / "out"), "train")):
         masks = [np.asarray(row["mask"]) for row in rows]
@@ -192,14 +192,14 @@ def test_palette_mask_is_described_as_it_is_trained(tmp_path):
     (row,) = masked_rows(1, size=40)
     mask = Image.fromarray((np.asarray(row["mask"]) > 0).astype(np.uint8), "P")
     mask.putpalette([255, 255, 255, 0, 0, 0])  # background white, foreground black
-    out = succeed("data", "describe", formats.image_folder(tmp_path / "photos", [row | {"mask": mask}]))
+    out = succeed("data", "describe", layouts.image_folder(tmp_path / "photos", [row | {"mask": mask}]))
     (bar,) = [text for text in out.splitlines() if "█" in text]
     assert bar.split()[0] == "10–20"
 
 
 def test_archives_of_one_name(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 1})
+    layouts.class_folders(tmp_path / "set", {TENCH: 1})
     shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "set")
-    formats.tar_of(tmp_path / "set", tmp_path / "set.tar")
+    layouts.tar_of(tmp_path / "set", tmp_path / "set.tar")
     with pytest.raises(ValueError, match="Archives of one name"):
         prepare("imagenet-sketch", [str(tmp_path / "set.zip"), str(tmp_path / "set.tar")], tmp_path / "out")

@@ -18,7 +18,7 @@ from robust_vit_hf.data.split_writer import SplitWriter
 from robust_vit_hf.masks.mask_result import MaskResult
 from robust_vit_hf.utils.stage import Stage
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import files_below
 from ..helpers.tiny import FEATURES, GOLDFISH, TENCH, masked_dataset, masked_rows
 from ..helpers.written import half_mask, masks_by, prepare
@@ -35,7 +35,14 @@ def no_contact_sheets(monkeypatch):
 
 
 def writer_of(folder: Path, features=NAMES, **options) -> SplitWriter:
-    return SplitWriter(Stage(folder, {"method": "coco"}), "train", features, title="Names", text="Text.", **options)
+    return SplitWriter(
+        Stage(folder, {"command": "masks", "method": "coco"}),
+        "train",
+        features,
+        title="Names",
+        text="Text.",
+        **options,
+    )
 
 
 def masks_of(source: Path, output: Path) -> dict:
@@ -44,7 +51,7 @@ def masks_of(source: Path, output: Path) -> dict:
 
 def photos(root: Path, rows: list[dict]) -> Path:
     shutil.rmtree(root, ignore_errors=True)
-    formats.image_folder(root, rows)
+    layouts.image_folder(root, rows)
     for path in root.rglob("*.png"):
         os.utime(path, (0, zlib.crc32(path.read_bytes())))  # a file that has not changed has its time
     return root
@@ -97,7 +104,7 @@ def test_a_slice_of_large_images_ends_early(tmp_path, monkeypatch, no_contact_sh
 
 
 def test_a_folder_of_other_inputs_is_refused(tmp_path, no_contact_sheets):
-    source = str(formats.class_folders(tmp_path / "set", {TENCH: 1}))
+    source = str(layouts.class_folders(tmp_path / "set", {TENCH: 1}))
     prepare("imagenet-sketch", [source], tmp_path / "out")
     with pytest.raises(ValueError, match="differ in: set"):
         prepare("imagenet-1k", [source], tmp_path / "out")
@@ -108,7 +115,7 @@ def test_a_folder_of_other_inputs_is_refused(tmp_path, no_contact_sheets):
 def test_splits_of_a_folder_have_the_same_options(tmp_path, monkeypatch, no_contact_sheets):
     """Training and validation classes of two seeds would overlap. Numbers are no files of the working directory."""
     images = {wnid: [f"{wnid}_{n}" for n in range(3)] for wnid in (TENCH, GOLDFISH, "n01484850", "n01491361")}
-    formats.imagenet_s(tmp_path / "s", {wnid: number for number, wnid in enumerate(images, start=1)}, images)
+    layouts.imagenet_s(tmp_path / "s", {wnid: number for number, wnid in enumerate(images, start=1)}, images)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "3").mkdir()
     given = ("paper-split", [str(tmp_path / "s")], tmp_path / "split")
@@ -169,7 +176,7 @@ def test_unchanged_source_finishes_at_once(tmp_path, monkeypatch, no_contact_she
 
 def test_interrupted_run_over_a_changed_source(tmp_path, monkeypatch, no_contact_sheets):
     monkeypatch.setattr(write_rows, "ROWS_PER_PART", 2)
-    source = formats.class_folders(tmp_path / "set", {TENCH: 4, GOLDFISH: 4})
+    source = layouts.class_folders(tmp_path / "set", {TENCH: 4, GOLDFISH: 4})
     write, calls = SplitWriter.write, []
 
     def interrupted(self, *arguments):
@@ -185,7 +192,7 @@ def test_interrupted_run_over_a_changed_source(tmp_path, monkeypatch, no_contact
     before = files_below(tmp_path / "out")
     path = source / TENCH / f"{TENCH}_2.jpg"
     original, stamp = path.read_bytes(), path.stat().st_mtime_ns
-    formats.save(formats.picture(99), path)
+    layouts.save(layouts.picture(99), path)
     with pytest.raises(ValueError, match="rows 2 to 3 differ"):
         prepare(*arguments, **options)
     assert files_below(tmp_path / "out") == before
@@ -195,7 +202,7 @@ def test_interrupted_run_over_a_changed_source(tmp_path, monkeypatch, no_contact
 
 
 def test_zip_that_is_unpacked_again_has_not_changed(tmp_path, datasets_cache, no_contact_sheets):
-    formats.class_folders(tmp_path / "set", {TENCH: 2})
+    layouts.class_folders(tmp_path / "set", {TENCH: 2})
     archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "set")
     prepare("imagenet-sketch", [archive], tmp_path / "out")
     shutil.rmtree(datasets_cache)
@@ -203,30 +210,30 @@ def test_zip_that_is_unpacked_again_has_not_changed(tmp_path, datasets_cache, no
 
 
 def test_edited_mask_of_imagenet_s(tmp_path, no_contact_sheets):
-    source = formats.imagenet_s(tmp_path / "s", {TENCH: 1}, {TENCH: [f"{TENCH}_0", f"{TENCH}_1"]})
+    source = layouts.imagenet_s(tmp_path / "s", {TENCH: 1}, {TENCH: [f"{TENCH}_0", f"{TENCH}_1"]})
     prepare("imagenet-s919", [str(source)], tmp_path / "out")
     ids = np.zeros((24, 30), dtype=np.int32)
     ids[2:9, 3:20] = 1
-    formats.coded_mask(ids).save(source / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png")
+    layouts.coded_mask(ids).save(source / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png")
     with pytest.raises(ValueError, match="rows 0 to 1 differ"):
         prepare("imagenet-s919", [str(source)], tmp_path / "out")
 
 
 def test_rejected_rows_are_compared_too(tmp_path, no_contact_sheets):
     """Also those after the last row that was kept, whose slice has no other."""
-    source = formats.class_folders(tmp_path / "set", {TENCH: 2})
+    source = layouts.class_folders(tmp_path / "set", {TENCH: 2})
     (source / GOLDFISH).mkdir()
     (source / GOLDFISH / "torn.jpg").write_bytes(b"torn")
     arguments, options = ("imagenet-sketch", [str(source)], tmp_path / "out"), {"skip_bad": True, "rows_per_shard": 2}
     for _ in range(2):
         assert prepare(*arguments, **options) == {"test": (2, 1)}
-    formats.save(formats.picture(5), source / GOLDFISH / "torn.jpg")
+    layouts.save(layouts.picture(5), source / GOLDFISH / "torn.jpg")
     with pytest.raises(ValueError, match="differ"):
         prepare(*arguments, **options)
 
 
 def test_contact_sheet_takes_rows_from_all_over(tmp_path):
-    formats.class_folders(tmp_path / "set", {TENCH: 130})
+    layouts.class_folders(tmp_path / "set", {TENCH: 130})
     prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", rows_per_shard=70)
     names = [row["file_name"] for row in sample_rows(sorted((tmp_path / "out").glob("*.parquet")), 13)]
     expected = sorted(f"{TENCH}/{TENCH}_{index}.jpg" for index in range(130))

@@ -23,7 +23,7 @@ from robust_vit_hf.results.run_summary import set_rows
 from robust_vit_hf.results.run_tables import main_table
 from robust_vit_hf.utils.stage import Stage
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.sessions import evaluate_one, session_of
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, masked_dataset, tiny_vit
 
@@ -168,7 +168,7 @@ def test_results_are_kept(tmp_path):
 
 
 def test_protocols_of_objectnet(tmp_path):
-    root = formats.objectnet(tmp_path / "objectnet-1.0")
+    root = layouts.objectnet(tmp_path / "objectnet-1.0")
     paper, native = (load_evaluation_set("objectnet", str(root), protocol) for protocol in ("paper", "native"))
     assert paper.accepted == [[423], [731]] and paper.class_subset is None  # folders chair and plunger
     assert native.accepted == [[423, 559, 765], [731]] and native.class_subset == (423, 559, 731, 765)
@@ -196,7 +196,7 @@ def test_protocols_of_the_other_sets(tmp_path):
         ("imagenet-sketch", "native", None),
     ):
         wnid = {"imagenet-a": STINGRAY, "imagenet-r": GOLDFISH}.get(name, TENCH)
-        root = formats.class_folders(tmp_path / name / protocol, {wnid: 2})
+        root = layouts.class_folders(tmp_path / name / protocol, {wnid: 2})
         rows = load_evaluation_set(name, str(root), protocol)
         assert (rows.class_subset and len(rows.class_subset)) == count
         assert rows.accepted[0][0] in (rows.class_subset or rows.accepted[0])

@@ -24,7 +24,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
 from robust_vit_hf.models.emoji_shift_model import load_biased_model
 from robust_vit_hf.models.weight_mixture import interpolate
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.commands import call, files_below, succeed
 from ..helpers.tiny import GOLDFISH, IMAGE_SIZE, STINGRAY, TENCH, save_pretrained, tiny_vit
 
@@ -171,9 +171,9 @@ def test_sweep_over_emoji_shift(tmp_path):
 def test_sweep_over_sets_of_the_paper(models, tmp_path):
     """By default in steps of a tenth; what is right is up to the protocol."""
     sources = {
-        "imagenet-1k": formats.class_folders(tmp_path / "imagenet" / "val", {TENCH: 3, GOLDFISH: 2}, ".JPEG").parent,
-        "imagenet-a": formats.class_folders(tmp_path / "a", {STINGRAY: 4}),
-        "objectnet": formats.objectnet(tmp_path / "objectnet-1.0"),
+        "imagenet-1k": layouts.class_folders(tmp_path / "imagenet" / "val", {TENCH: 3, GOLDFISH: 2}, ".JPEG").parent,
+        "imagenet-a": layouts.class_folders(tmp_path / "a", {STINGRAY: 4}),
+        "objectnet": layouts.objectnet(tmp_path / "objectnet-1.0"),
     }
     named = [f"{name}={folder}" for name, folder in sources.items()]
     output = tmp_path / "out"

@@ -36,7 +36,7 @@ from robust_vit_hf.results.run_results import OURS, Results, SetResult, SideResu
 
 from ..helpers.commands import call, files_below, succeed
 from ..helpers.experiment import MASKED, result_rows, write_rows
-from ..helpers.image_sets import miniatures
+from ..helpers.layouts import miniatures
 from ..helpers.timm_models import HUB_CONFIG, saved_in, tiny
 from ..helpers.tiny import DATA, ROOT, masked_dataset, tiny_vit
 

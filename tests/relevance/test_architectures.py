@@ -1,7 +1,8 @@
-"""Every supported architecture: the tokens that its head reads, its map, its gradients, and its finetuning; and what is refused.
-`python -m tests.helpers.supported` writes the table of docs/architectures.md from these tests."""
+"""Every supported architecture: the tokens that its head reads, its map, its gradients, and its finetuning; and what is
+refused."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from transformers import (
 from robust_vit_hf import DINOv3ViTForImageClassification, RobustViTTrainer, relevance_map
 from robust_vit_hf.relevance.attribution import ATTRIBUTION_METHODS
 
-from ..helpers import reference, supported
+from ..helpers import reference
 from ..helpers.families import FAMILIES, NUM_PATCHES, SIZES, resolution
 from ..helpers.tiny import tensor_rows, tiny_config, tiny_vit
 
@@ -242,9 +243,10 @@ def test_data2vec_needs_eager():
 
 
 def test_the_table_in_the_documentation():
-    """It is what these tests give when all of them pass: no architecture or check is missing, or claimed too much."""
-    passed = {(check, name): {"passed"} for check in supported.CHECKS for name in FAMILIES}
-    assert supported.in_docs() == supported.table(passed)
-    assert all(callable(globals()[check]) for check in supported.CHECKS)
-    failed = passed | {("test_lora", "ViT"): {"passed", "failed"}}
-    assert supported.table(failed).count("✗") == 1 and supported.table({}).count("✓") == 0
+    """A row for each architecture: what its head reads, and the six checks above with each family."""
+    page = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text(encoding="utf-8")
+    rows = [
+        f"| {name} (`{family.model_class.__name__}`) | {family.reads} |{' ✓ |' * 6}"
+        for name, family in FAMILIES.items()
+    ]
+    assert rows == [line for line in page.splitlines() if "✓" in line]

@@ -122,7 +122,7 @@ def test_each_batch_of_an_accumulation_has_a_swap_of_its_own(tmp_path, monkeypat
 
 
 def test_a_single_training_image_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`background_swap` needs two images"):
+    with pytest.raises(ValueError, match="`background_swap`, which needs two images"):
         trained(tmp_path, tensor_rows(1), **SWAP)
 
 

@@ -270,7 +270,7 @@ def test_cutmix_learns_both_labels_by_their_shares(tmp_path):
 @pytest.mark.parametrize("images, batch_size", [(4, 1), (5, 4), (1, 8)])
 def test_cutmix_needs_two_images_in_each_batch(images, batch_size, tmp_path):
     config = {"method": "cutmix", "per_device_train_batch_size": batch_size, "max_steps": 1}
-    with pytest.raises(ValueError, match="`cutmix` needs two images in each batch"):
+    with pytest.raises(ValueError, match="`cutmix`, which needs two images"):
         RobustViTTrainer(tiny_vit(), tiny_config(tmp_path, **config), tensor_rows(images))
     if images == 5:
         config["dataloader_drop_last"] = True
@@ -290,7 +290,7 @@ def test_a_batch_size_that_is_found_leaves_two_images(name, method, tmp_path):
     trainer.get_train_dataloader()
     assert trainer._steps_per_epoch == 2
     trainer._train_batch_size = 1
-    with pytest.raises(ValueError, match=f"`{name}` needs two images"):
+    with pytest.raises(ValueError, match=f"`{name}`, which needs two images"):
         trainer.get_train_dataloader()
 
 

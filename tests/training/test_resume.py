@@ -370,6 +370,6 @@ except OSError as error:
 
 
 def test_fewer_images_than_a_batch(tmp_path):
-    with pytest.raises(ValueError, match="`dataloader_drop_last` needs a full batch"):
+    with pytest.raises(ValueError, match="`dataloader_drop_last`, which leaves no batch"):
         config = tiny_config(tmp_path, per_device_train_batch_size=16, dataloader_drop_last=True)
         RobustViTTrainer(tiny_vit(), config, masked_dataset(12))

@@ -17,7 +17,7 @@ from robust_vit_hf.masks.mask_result import MaskResult
 from robust_vit_hf.masks.tokencut import TokenCut
 from robust_vit_hf.utils.images import to_rgb
 
-from ..helpers import formats
+from ..helpers import layouts
 from ..helpers.tiny import FEATURES, masked_rows, tiny_vit
 from ..helpers.written import half_mask, masks_by
 
@@ -116,7 +116,7 @@ def test_pipeline_reads_16_bit_and_names_files(tmp_path, processor):
 def test_decompression_bombs_name_their_file(tmp_path, monkeypatch, limit):
     """40×40 pixels are 1600: more than the limit, or more than twice the limit."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    formats.image_folder(tmp_path / "photos", masked_rows(1))
+    layouts.image_folder(tmp_path / "photos", masked_rows(1))
     dataset = load_masked_dataset(str(tmp_path / "photos"), "train")
     with pytest.raises(ValueError, match=r"row 0 \(.*0\.png\): image cannot be decoded: .*pixels"):
         check_rows(dataset, "train", 4)

@@ -1,4 +1,4 @@
-"""Miniatures of the official layouts of the sets: few and small images, every trap."""
+"""Miniatures of the official layouts of the sets, with few and small images and every trap, and their rows as users load them."""
 
 import csv
 import io
@@ -10,6 +10,10 @@ import h5py
 import numpy as np
 from PIL import ExifTags, Image
 from scipy.io import savemat
+
+from robust_vit_hf import load_image_set
+
+from .tiny import GOLDFISH, STINGRAY, TENCH
 
 
 def picture(seed: int, size: tuple[int, int] = (30, 24)) -> Image.Image:
@@ -245,3 +249,33 @@ def waterbirds(root: Path, rows: list[tuple[int, int, int]]) -> Path:
         writer.writerow(["img_id", "img_filename", "y", "split", "place", "place_filename"])
         writer.writerows(lines)
     return folder
+
+
+def both_ways(name: str, source=None, **options) -> list[dict]:
+    """Rows of a set, after checking that streaming gives the same as the table."""
+    table = load_image_set(name, source, **options)
+    stream = load_image_set(name, source, streaming=True, **options)
+    assert dict(table.features) == dict(stream.features)
+    for row, streamed in zip(table, stream, strict=True):
+        assert row["image"].tobytes() == streamed["image"].tobytes()
+        assert {**row, "image": None} == {**streamed, "image": None}
+    return list(table)
+
+
+def labels_and_names(rows: list[dict]) -> list[tuple]:
+    return [(row["label"], row["file_name"]) for row in rows]
+
+
+def miniatures(root: Path) -> dict[str, Path]:
+    """Every evaluation set of the paper in its official layout, with 4 to 6 images, by name."""
+    folders = {
+        "imagenet-1k": class_folders(root / "imagenet" / "val", {TENCH: 3, GOLDFISH: 2}, ".JPEG").parent,
+        "imagenet-a": class_folders(root / "a", {STINGRAY: 4}),
+        "imagenet-r": class_folders(root / "r", {GOLDFISH: 4}),
+        "imagenet-sketch": class_folders(root / "sketch", {TENCH: 2, GOLDFISH: 2}),
+        "imagenet-v2": class_folders(root / "v2", {"0": 2, "10": 1, "2": 2}),
+        "objectnet": objectnet(root / "objectnet-1.0"),
+    }
+    for name, folder in (("location", "location20_area02_min0pc"), ("rotation", "rotation"), ("size", "area")):
+        folders[f"si-score-{name}"] = si_score(root / name / folder, {"koala": 4, "wok": 2})
+    return folders
