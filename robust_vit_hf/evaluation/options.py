@@ -193,14 +193,14 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
 @dataclass(kw_only=True)
 class FigureOptions(SetsOptions, ImagesOptions):
     """Make the paper's Figures 1, 2, 3, 6 and 15, for any pair of models and any set: images with their relevance maps before and
-    after, as PNG and PDF, and captions with the rule that chose the images.
+    after, as PNG and PDF, and captions with the rule by which the images are selected.
 
       robust-vit evaluate --compare runs/emoji-shift --output_dir runs/robustness
       robust-vit figures runs/robustness --compare runs/emoji-shift --output_dir runs/figures
       robust-vit figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
           --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
 
-    Models, sets and --images_per_set are those of the evaluation, whose predictions choose the images.
+    Models, sets and --images_per_set are those of the evaluation, by whose predictions the images are selected.
     """
 
     evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
