@@ -225,6 +225,7 @@ heavy = {"torch", "transformers", "datasets", "numpy"} & set(sys.modules)
 assert not heavy, heavy
 assert robust_vit_hf.relevance_map.__module__ == "robust_vit_hf.relevance.relevance_map"
 assert not {"peft", "evaluate", "matplotlib", "timm"} & set(sys.modules)
+assert robust_vit_hf.RobustViTTrainer and "matplotlib" not in sys.modules
 """
     completed = launch("-c", code)
     assert completed.status == 0, completed.err
