@@ -24,10 +24,9 @@ class Command:
 
 @dataclass(frozen=True)
 class Group:
-    """Commands under a common name, with the text above their list."""
+    """Commands under a common name."""
 
     summary: str
-    description: str
     commands: dict[str, Command | Group]
 
 
@@ -37,23 +36,6 @@ def load(path: str) -> Any:
     return getattr(import_module(f"{__package__.partition('.')[0]}.{module}"), name)
 
 
-MASKS = """Make foreground masks for images that have none: a dataset for `robust-vit train --dataset`.
-
-  robust-vit masks tokencut --images sets/split --output_dir sets/split-tokencut --split train validation
-  robust-vit masks tokencut --released --per_class 3 --images sets/ten --output_dir sets/three
-  robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
-  robust-vit masks sam3 --images sets/split --output_dir sets/split-sam3
-  robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
-  accelerate launch trainer/prepare_masks.py …                                          on several GPUs
-
-TokenCut needs no annotation, Grounding DINO with SAM, and SAM 3, the names of classes, COCO files boxes or polygons.
-The output is sharded parquet with a dataset card, a contact sheet to look at, and the rejected masks with their reasons
-beside it. An interrupted run resumes when it is started again."""
-DATA = """Prepare the sets of the paper and later ones, and describe any dataset.
-
-  robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
-  robust-vit data describe sets/imagenet-a
-  robust-vit data describe objectnet-1.0 --set objectnet"""
 COMMANDS: dict[str, Command | Group] = {
     "train": Command(
         "finetune a model so that its relevance map leaves the background, and measure it before and after",
@@ -92,7 +74,6 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "masks": Group(
         "make foreground masks: TokenCut, Grounding DINO with SAM, SAM 3, or COCO files",
-        MASKS,
         {
             "tokencut": Command(
                 "salient object in the features of a ViT",
@@ -118,7 +99,6 @@ COMMANDS: dict[str, Command | Group] = {
     ),
     "data": Group(
         "prepare the sets of the paper, and later ones, as parquet, and describe any dataset",
-        DATA,
         {
             "prepare": Command(
                 "write a set of the paper, or a later one, as parquet, every image checked",

@@ -12,7 +12,7 @@ from .commands import COMMANDS, Command, Group, load
 from .parser import Parser, parse
 
 
-ROOT = Group("", "Finetune the relevance maps of vision transformers, so that they decide by the object.", COMMANDS)
+ROOT = Group("finetune the relevance maps of vision transformers, so that they decide by the object", COMMANDS)
 # Extras of this package and the modules they install.
 EXTRAS = {
     "train": ("matplotlib", "peft", "tensorboard"),
@@ -84,7 +84,7 @@ def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple
     parser = Parser(
         prog=prog,
         usage=f"{prog} COMMAND [options]",
-        description=root.description,
+        description=f"{root.summary[0].upper()}{root.summary[1:]}.",
         epilog=f"commands:\n{names}\n\n`{prog} COMMAND --help` lists the options of a command.",
     )
     parser.add_argument("command", help="see below", metavar="COMMAND")

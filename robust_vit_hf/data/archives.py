@@ -1,12 +1,9 @@
 """Unpacking of dataset archives."""
 
-import gzip
-import lzma
 import os
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -19,7 +16,6 @@ from ..utils.cache import cache_of
 
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
-DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
 
 
 def is_archive(path: Path) -> bool:
@@ -33,17 +29,17 @@ def unpacked(archives: list[Path]) -> Path:
     Raises:
         ValueError: two archives have the same name, or one cannot be unpacked.
     """
-    root = cache_of(archives)
-    names = [
-        archive.name[: -len(next(filter(archive.name.lower().endswith, ARCHIVE_SUFFIXES)))] for archive in archives
-    ]
-    if len(set(names)) < len(names):
+    root, folders = cache_of(archives), {}
+    for archive in archives:
+        suffix = next(filter(archive.name.lower().endswith, ARCHIVE_SUFFIXES))
+        folders[root / archive.name[: -len(suffix)]] = archive
+    if len(folders) < len(archives):
         raise ValueError(f"Archives of one name: {', '.join(map(str, archives))}. Give one of each, or rename one.")
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f"{root.name}.lock")):
-        for archive, name in zip(archives, names, strict=True):
-            if not (root / name).is_dir():
-                unpack(archive, root / name)
+        for folder, archive in folders.items():
+            if not folder.is_dir():
+                unpack(archive, folder)
     return root
 
 
@@ -59,7 +55,7 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         (_unpack_zip if archive.suffix.lower() == ".zip" else _unpack_tar)(archive, partial)
         partial.rename(folder)
-    except (*DAMAGES, RuntimeError) as error:  # zipfile raises it without the password
+    except Exception as error:  # codecs raise any type
         raise ValueError(
             f"`{archive}` ({archive.stat().st_size:,} bytes) cannot be unpacked: {error}. If it is truncated, download it again; if it "
             "is encrypted, unpack it with `7z x`, which asks for the password, and give the folder."

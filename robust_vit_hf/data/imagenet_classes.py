@@ -4,20 +4,14 @@ English names are not unique: two classes are called "crane", and two "maillot".
 """
 
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
-from ..utils.install import install_command
+from ..utils.install import install_command, package_file
 
 
 @cache
 def timm_list(file_name: str) -> str:
     """Read a class list of timm, such as `imagenet_synsets.txt`."""
-    # The lists are text files in the package; `import timm` would take seconds.
-    timm = find_spec("timm")
-    if timm is None:
-        raise ModuleNotFoundError(f"The class lists of ImageNet come with timm: {install_command('data')}")
-    return Path(timm.submodule_search_locations[0], "data", "_info", file_name).read_text()
+    return package_file("timm", "data", "_info", file_name, install=install_command("data")).read_text()
 
 
 @cache

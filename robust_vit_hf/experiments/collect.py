@@ -61,7 +61,7 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
     rules, class_names = {}, {}
     for folder in folders:
         for point in _complete_points(folder):
-            grid = read_json(point.parent / GRID_FILE)
+            grid = _grid_of(point)
             rules[folder] = (grid["validation_bound"], grid["choose_by"])
             first, *others = _found(point, grid)
             found[point.name] = first
@@ -92,9 +92,16 @@ def _complete_points(folder: Path) -> list[Path]:
     return complete
 
 
+def _grid_of(point: Path) -> dict:
+    """What the last sweep of a point recorded of its grid."""
+    if (grid := read_json(point.parent / GRID_FILE)) is None:
+        raise FileNotFoundError(f"`{point.parent}` has no `{GRID_FILE}`: name a run in the folder of its sweep.")
+    return grid
+
+
 def _is_measured(point: Path) -> bool:
     """Whether a point has all that the rule of its grid needs; and, if it is still in the grid, the mixtures and sets."""
-    grid, protocol = read_json(point.parent / GRID_FILE), Stage.of(point).result()["protocol"]
+    grid, protocol = _grid_of(point), Stage.of(point).result()["protocol"]
     if point.name not in grid["points"]:
         return has_shares(point, grid["shares"][:1])
     measured = all(is_measured(point / ROBUSTNESS / protocol / name) for name in grid["sets"])

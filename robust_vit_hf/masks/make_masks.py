@@ -46,11 +46,7 @@ KEPT = ("label", "group", "openly_licensed")  # columns of the images, if they h
 
 
 def prepare_masks(options: MasksOptions) -> str:
-    """Write images with masks, see [`write_masks`].
-
-    Returns:
-        Message about what was written; an empty string outside the main process.
-    """
+    """Write images with masks, see [`write_masks`]. Returns what was written; an empty string outside the main process."""
     counts = write_masks(options)
     lines = [f"{split}: {kept:,} masks, {rejected:,} rejected" for split, (kept, rejected) in counts.items()]
     written = f"{options.output_dir}: parquet, README.md, and contact sheets to look at"
@@ -144,19 +140,15 @@ def write_split(
     title: str,
     total: int | None = None,
 ) -> tuple[int, int] | None:
-    """Write one split of images with masks to the output folder.
+    """Write one split of images with masks to the output folder, see [`write_masks`].
 
     Args:
-        rows: rows with undecoded images and `file_name`.
-        columns: their types.
+        rows, columns: rows with undecoded images and `file_name`, and their types.
         title: heading of the dataset card.
         total: number of rows, if known.
 
     Returns:
         Numbers of rows and rejected rows; `None` outside the main process.
-
-    Raises:
-        ValueError: as [`write_masks`].
     """
     features = {"image": datasets.Image(), "mask": datasets.Image()}
     features |= {name: columns[name] for name in KEPT if name in columns}

@@ -60,14 +60,12 @@ def names_to_find(row: dict, prompts: Prompts) -> list[str]:
     """Names with which a maker looks for the object of a row.
 
     Raises:
-        ValueError: the row has no label, or its label no names, or an empty one.
+        ValueError: the row has no label, or its label no names.
     """
     label = row.get("label")
     names = None if label is None else prompts(label)
-    # A name of full stops alone is empty for Grounding DINO, whose prompts they separate.
-    if not names or isinstance(names, str) or not all(name.replace(".", " ").strip() for name in names):
+    if not names:
         raise ValueError(
-            f"The prompt for the label {label!r} is {names!r}, expected a list with at least one name: give images with named "
-            "classes, or add it to the prompts."
+            f"There is no prompt for the label {label!r}: give images with named classes, or add it to the prompts."
         )
     return list(names)

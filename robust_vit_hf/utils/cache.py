@@ -20,12 +20,8 @@ def check_no_pattern(path: Path) -> None:
         )
 
 
-def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and modification time of each file, which change when it is moved or edited."""
-    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
 def cache_of(files: Iterable[Path]) -> Path:
-    """Folder within `HF_DATASETS_CACHE` for results computed from files, keyed by [`stamps`]."""
-    digest = hashlib.sha256(repr(stamps(files)).encode()).hexdigest()
+    """Folder within `HF_DATASETS_CACHE` for results computed from files, keyed by their paths, sizes and times."""
+    stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(repr(stamps).encode()).hexdigest()
     return Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", digest)

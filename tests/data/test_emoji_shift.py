@@ -21,7 +21,6 @@ from robust_vit_hf.data.emoji_shift.artwork import (
     TRAINING_VENDORS,
     UNSEEN_VENDOR,
     emoji,
-    package_file,
 )
 from robust_vit_hf.data.emoji_shift.splits import (
     BACKGROUND_NAMES,
@@ -45,6 +44,7 @@ from robust_vit_hf.models.emoji_shift_model import (
     load_backbone,
     load_biased_model,
 )
+from robust_vit_hf.utils.install import package_file
 
 from ..helpers.sessions import session_of
 

@@ -166,13 +166,9 @@ def folder_of(path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["model", "dataset", "backgrounds"])
 def test_a_path_with_a_slash_at_its_end_is_the_same_run(name, inputs, tmp_path):
-    path = str(inputs / "data")
-    swap = {"background_swap": 0.5, "confidence_target": "original"}
-    plain, slash = ({**swap, name: value} for value in (path, f"{path}/"))
-    for shared, grid in (("plain", {"a": plain}), ("slash", {"a": slash})):
-        write_grid(tmp_path / f"{shared}.yaml", inputs, variants=grid)
-    names = [[point.name for point in read_grid(tmp_path / f"{of}.yaml").points] for of in ("plain", "slash")]
-    assert names[0] == names[1]
+    paths = (str(inputs / "data"), f"{inputs / 'data'}/")
+    grids = [read_grid(write_grid(tmp_path / "grid.yaml", inputs, variants={"a": {name: path}})) for path in paths]
+    assert grids[0].points[0].name == grids[1].points[0].name
 
 
 def test_runs_that_lost_their_predictions(swept, tmp_path):
@@ -395,15 +391,9 @@ def test_grids_of_the_paper(path, tmp_path):
         if word.startswith("imagenet/"):
             (tmp_path / word.removeprefix("imagenet/")).mkdir(exist_ok=True)
     grid = read_grid(path, tmp_path)
-    numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 9}
-    numbers |= {
-        "emoji-shift-search": 69,
-        "emoji-shift-others-search": 46,
-        "emoji-shift-rates": 104,
-        "emoji-shift-others": 96,
-        "emoji-shift": 120,
-        "waterbirds": 99,
-    }
+    numbers = {"table1": 54, "table2": 54, "table4": 10, "table8": 21, "table9": 21, "figure7": 9, "waterbirds": 99}
+    numbers |= {"emoji-shift-search": 69, "emoji-shift-others-search": 46, "emoji-shift-rates": 104}
+    numbers |= {"emoji-shift-others": 96, "emoji-shift": 120}
     assert len(grid.points) == numbers[path.stem]
     for point in grid.points:
         assert SweepRun(point, tmp_path).arguments[-1].learning_rate == point.options["learning_rate"]
@@ -593,17 +583,12 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
 
     def process_of_a_run() -> int | None:
         for path in (path for path in points(out) if list((path / RUN).glob("checkpoint-*"))):
-            holder = (path / ".stage.lock").read_text()
-            command = (
-                Path(f"/proc/{json.loads(holder)['pid']}/cmdline") if holder else None
-            )  # it may be of a killed sweep
-            if (
-                command
-                and command.exists()
-                and "submitit.core._submit" in command.read_text()
-                and str(out) in command.read_text()
-            ):
-                return json.loads(holder)["pid"]
+            pid = json.loads((path / ".stage.lock").read_text() or '{"pid": 0}')["pid"]  # it may be of a killed sweep
+            command = Path(f"/proc/{pid}/cmdline")
+            if command.exists() and {"submitit.core._submit", str(out)} <= {
+                *re.split("\0|/logs", command.read_text())
+            }:
+                return pid
 
     os.kill(wait_until(process_of_a_run, process), signal.SIGKILL)
     printed, _ = process.communicate()
@@ -614,7 +599,7 @@ def test_a_killed_sweep_and_a_killed_run_give_the_same_table(swept, inputs, tmp_
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_that_is_ended_ends_its_runs(kind, inputs, tmp_path):
     """Each goes on from its last checkpoint."""
     out, options = tmp_path / "out", {"num_train_epochs": 30, "save_total_limit": 30}

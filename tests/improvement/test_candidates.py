@@ -30,12 +30,6 @@ def test_the_highest_within_the_bound_is_first():
     assert rank([original, costly, best], BEFORE, max_loss=0.0)[0] is original
 
 
-def test_a_fall_of_just_the_bound_is_allowed():
-    for home in (0.94, 0.9):
-        one = measured(0.6, home)
-        assert rank([BEFORE, one], BEFORE, max_loss=round(100 * (0.95 - home), 6))[0] is one
-
-
 def test_the_bound_is_rounded_up_to_whole_images():
     """Of 20 images, one is 5 points."""
     before = measured(0.3, 0.95, variant=None, alpha=0.0, count=20)

