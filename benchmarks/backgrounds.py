@@ -20,8 +20,8 @@ from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.measurements.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
-from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.relevance.relevance_map import forward_logits
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json

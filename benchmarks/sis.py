@@ -23,7 +23,7 @@ from robust_vit_hf import eval_transform, load_model, sufficient_input_subsets
 from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, load_split
 from robust_vit_hf.evaluation.options import SubsetOptions
 from robust_vit_hf.evaluation.sis import find_subsets
-from robust_vit_hf.models.preprocessing import load_processor
+from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.processes import use_all_cores

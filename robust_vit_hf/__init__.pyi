@@ -7,8 +7,8 @@ from .diagnosis.diagnose import diagnose as diagnose
 from .improvement.improve import improve as improve
 from .models.clip import CLIPZeroShotForImageClassification as CLIPZeroShotForImageClassification
 from .models.dinov3 import DINOv3ViTForImageClassification as DINOv3ViTForImageClassification
+from .models.image_processors import make_image_processor as make_image_processor
 from .models.loading import load_model as load_model
-from .models.preprocessing import make_image_processor as make_image_processor
 from .relevance.pipeline import RelevanceMapPipeline as RelevanceMapPipeline
 from .relevance.relevance_map import RelevanceOutput as RelevanceOutput
 from .relevance.relevance_map import relevance_map as relevance_map

@@ -17,8 +17,8 @@ from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, load_split
 from robust_vit_hf.data.label_mapping import classes_of_model
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.evaluation.before_after_examples import may_be_shown
+from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
-from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.relevance.overlay import denormalize
 from robust_vit_hf.utils.plotting import PICTURE_AXES
 

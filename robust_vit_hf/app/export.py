@@ -9,9 +9,9 @@ from packaging.requirements import Requirement
 
 from ..evaluation.before_after_examples import EXAMPLES_FILE
 from ..models.emoji_shift_model import INSTALL_BACKBONE
+from ..models.image_processors import Preset, resolve_preset
 from ..models.loading import is_timm
 from ..models.model_names import BUNDLED_MODEL, MODELS, resolve
-from ..models.preprocessing import Preset, resolve_preset
 from ..utils.files import RESULTS_FILE, atomic_folder
 from ..utils.public_names import is_hub_id
 from .other_backgrounds_tab import diagnosis_folder

@@ -15,7 +15,7 @@ from ..evaluation.before_after_examples import is_of_kind
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy, saved_accuracy
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
-from ..models.preprocessing import Preset
+from ..models.image_processors import Preset
 from ..results.run_results import SetResult
 from ..utils.files import json_digest
 from ..utils.stage import STAGE_FILE, OtherInputs, Stage

@@ -10,7 +10,7 @@ import gradio as gr
 from PIL import Image, ImageOps
 
 from ..evaluation.session import Session, load_sides
-from ..models.preprocessing import resolve_preset
+from ..models.image_processors import resolve_preset
 from ..utils.images import to_rgb
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ..evaluation.named_sets import NamedSource, expand_sets
 from ..evaluation.options import PRESET
+from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL
-from ..models.preprocessing import Preset
 from ..utils.options import Options, Range, option
 
 

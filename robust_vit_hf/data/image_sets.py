@@ -176,12 +176,11 @@ def find_set(name: str, options: dict) -> KnownSet:
     if name not in KNOWN_SETS:
         raise ValueError(f"There is no set `{name}`; expected one of {', '.join(KNOWN_SETS)}.")
     known = KNOWN_SETS[name]
-    if unknown := sorted(options.keys() - set(known.options)):
+    if not options.keys() <= {*known.options} or options.get("split", known.splits[0]) not in known.splits:
         raise ValueError(
-            f"`{name}` takes no option {', '.join(unknown)}; it takes {', '.join(known.options) or 'none'}."
+            f"`{name}` takes {', '.join(known.options) or 'no option'}, and has the splits {', '.join(known.splits)}; got "
+            f"{', '.join(f'{key}={value}' for key, value in options.items())}."
         )
-    if "split" in options and options["split"] not in known.splits:
-        raise ValueError(f"`{name}` has no split `{options['split']}`; expected {', '.join(known.splits)}.")
     return known
 
 

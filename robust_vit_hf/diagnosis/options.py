@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..evaluation.options import PRESET, BatchOptions, PairOptions, PrecisionOptions
 from ..masks.options import MASK_METHODS
-from ..models.preprocessing import Preset
+from ..models.image_processors import Preset
 from ..utils.options import COUNT, option, output_dir
 
 

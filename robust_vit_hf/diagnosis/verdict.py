@@ -170,7 +170,7 @@ class Diagnosis:
             found.append(f"{lost} images are the only one of their class, and have no `mixed_same`.")
         return found
 
-    def change_from(self, before: "Diagnosis") -> dict[str, Difference]:
+    def change_from(self, before: "Diagnosis") -> dict[str, Interval]:
         """Change of each measure from a model measured on the same images, paired by image. Chance and Object Focus are
         left out."""
         kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..data.benchmarks import benchmarks
 from ..data.find_images import find_images
 from ..data.label_mapping import align_labels
-from ..models.preprocessing import Preset, is_of_paper, resolve_preset
+from ..models.image_processors import Preset, is_of_paper, resolve_preset
 from ..results.cut_out_table import cut_out_table
 from ..results.markdown_latex import Table
 from ..results.noise_table import sensitivity_table

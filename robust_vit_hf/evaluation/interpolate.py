@@ -62,8 +62,8 @@ def measure_mixtures(options: MixtureOptions) -> str:
             save_figure(sweep_figure(sweep), folder, "sweep")
     table = sweep_table(sweep)
     return (
-        f"\n{table.title}:\n\n{table.markdown()}\n\nAn alpha that is chosen by these accuracies is not measured by them: choose it on "
-        f"other images.\n\nsweep.json, sweep.png and sweep.pdf: {folder}"
+        f"\n{table.title}:\n\n{table.markdown()}\n\nDo not choose alpha by the accuracies that you report: "
+        f"choose it on other images.\n\nsweep.json, sweep.png and sweep.pdf: {folder}"
     )
 
 

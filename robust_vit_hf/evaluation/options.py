@@ -6,8 +6,8 @@ from typing import Literal
 
 from ..data.benchmarks import BENCHMARK_NAMES, IMAGES_PER_SET
 from ..data.known_sets import FAMILIES, LATER_SETS, MASKED_SETS, PAPER_SETS
+from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL, MODELS
-from ..models.preprocessing import Preset
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
 from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, Range, option, output_dir
 from .named_sets import NamedSource, expand_sets
@@ -193,14 +193,14 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
 @dataclass(kw_only=True)
 class FigureOptions(SetsOptions, ImagesOptions):
     """Make the paper's Figures 1, 2, 3, 6 and 15, for any pair of models and any set: images with their relevance maps before and
-    after, as PNG and PDF, and captions with the rule that chose the images.
+    after, as PNG and PDF, and captions with the rule by which the images are selected.
 
       robust-vit evaluate --compare runs/emoji-shift --output_dir runs/robustness
       robust-vit figures runs/robustness --compare runs/emoji-shift --output_dir runs/figures
       robust-vit figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
           --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
 
-    Models, sets and --images_per_set are those of the evaluation, whose predictions choose the images.
+    Models, sets and --images_per_set are those of the evaluation, by whose predictions the images are selected.
     """
 
     evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)

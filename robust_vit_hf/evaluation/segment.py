@@ -11,7 +11,7 @@ from ..data.benchmarks import benchmarks
 from ..data.find_images import find_images
 from ..data.image_sets import load_image_set
 from ..data.transforms import segmentation_transform
-from ..models.preprocessing import squash_resample
+from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..relevance.overlay import denormalize, overlay
 from ..results.segmentation_tables import attribution_table

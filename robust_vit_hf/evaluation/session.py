@@ -14,10 +14,10 @@ from transformers import BaseImageProcessor
 from ..data.imagenet_classes import class_names
 from ..data.known_sets import EVALUATION_SETS
 from ..data.label_mapping import are_of_imagenet, check_same_classes, classes_of_model
+from ..models.image_processors import Preset, load_processor, resolve_preset
 from ..models.loading import load_model
 from ..models.model_digest import model_digest, weights_digest
 from ..models.model_names import MODELS, find_model
-from ..models.preprocessing import Preset, load_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..utils.processes import make_accelerator
 from ..utils.public_names import public_name

@@ -23,7 +23,7 @@ from ..data.imagenet_classes import subset, wnids
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
 from ..data.label_mapping import class_names_of, classes_of_model, label_mapping
 from ..data.transforms import eval_transform
-from ..models.preprocessing import Preset
+from ..models.image_processors import Preset
 from .options import SetsOptions
 
 

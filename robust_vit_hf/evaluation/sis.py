@@ -10,7 +10,7 @@ import torch
 from ..data.benchmarks import IMAGES_PER_SET
 from ..data.find_images import find_images
 from ..data.label_mapping import class_index
-from ..models.preprocessing import Preset
+from ..models.image_processors import Preset
 from ..relevance.overlay import denormalize
 from ..results.markdown_latex import Table, percent
 from ..utils.plotting import save_picture_grid

@@ -22,10 +22,10 @@ from ..evaluation.evaluate import evaluate
 from ..evaluation.named_sets import NamedSource
 from ..evaluation.options import EvaluateOptions
 from ..evaluation.sets import load_evaluation_sets
+from ..models.image_processors import Preset, is_of_paper, resolve_preset
 from ..models.loading import load_model
 from ..models.model_digest import model_digest
 from ..models.model_names import BUNDLED_MODEL
-from ..models.preprocessing import Preset, is_of_paper, resolve_preset
 from ..training.checkpoints import identity_of
 from ..training.config import RobustViTConfig
 from ..training.finetuning import DRAWN_FROM_BENCHMARKS, finetune, load_data

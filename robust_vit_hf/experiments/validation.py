@@ -11,7 +11,7 @@ from ..evaluation.measurements.base import measure
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session, Side, load_sides
 from ..evaluation.sets import EvaluationSet, with_objects
-from ..models.preprocessing import resolve_preset
+from ..models.image_processors import resolve_preset
 from ..models.weight_mixture import interpolate
 from ..training.config import RobustViTConfig
 from ..training.finetuning import load_data

@@ -6,9 +6,9 @@ from pathlib import Path
 import datasets
 from transformers import BaseImageProcessor, Trainer
 
+from ..models.image_processors import preset_of
 from ..models.model_digest import weights_digest
 from ..models.model_names import MODELS, find_model
-from ..models.preprocessing import preset_of
 from ..relevance.architectures import ImageModel
 from ..results.markdown_latex import percent
 from ..utils.environment import environment

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..data.find_images import Images, find_images
 from ..data.label_mapping import align_labels, class_names_of, classes_of_model
-from ..data.row_checks import check_columns, check_rows
+from ..data.row_checks import check_rows
 from ..data.schema import undecoded_rows
 from ..models.model_names import MODELS
 from ..relevance.architectures import unwrap_pretrained
@@ -91,7 +91,6 @@ def masked_images(
     if method is not None or "mask" not in images.rows.column_names:
         made, method = _make_masks(images, name, model, processor, model_name, method or "tokencut", folder)
         aligned, origin = align_labels(made, classes, name), f"made by {method}"
-    check_columns(aligned, name)
     rows = check_rows(aligned, name, len(classes))
     lost = tuple(classes[label] for label in sorted({*needed} - {*rows.with_format(None)["label"]}))
     return MaskedImages(rows, origin, len(needed) - len(rows), lost)

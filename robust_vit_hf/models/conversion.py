@@ -7,10 +7,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.public_names import public_name
+from .image_processors import Preset, load_processor, resolve_preset, states_preprocessing, timm_processor
 from .loading import is_timm, load_model
 from .model_names import CONVERSION_FILE, find_model, resolve
 from .options import ConvertOptions
-from .preprocessing import Preset, load_processor, resolve_preset, states_preprocessing, timm_processor
 from .timm_files import load_timm, save_timm, timm_files
 from .timm_weights import timm_to_hf
 from .weight_checks import load_checked, reading

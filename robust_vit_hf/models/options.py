@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..utils.options import COUNT, Options, option, output_dir
-from .preprocessing import Preset
+from .image_processors import Preset
 
 
 @dataclass(kw_only=True)

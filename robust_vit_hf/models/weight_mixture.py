@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 from ..utils.files import atomic_folder, write_json
 from ..utils.public_names import public_name
+from .image_processors import load_processor
 from .loading import load_model
-from .preprocessing import load_processor
 
 
 INTERPOLATION_FILE = "interpolation.json"

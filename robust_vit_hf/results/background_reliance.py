@@ -213,7 +213,7 @@ def _head(results: Sequence[SetResult]) -> list[str]:
 def _top1(result: SetResult) -> dict[str, Resamples]:
     """Top-1 of each side, paired by image."""
     sides = [side for side in ("before", "after") if side in result.sides]
-    columns = {side: np.where(result.usable, result.correct(side), np.nan) for side in sides}
+    columns: dict[str, np.ndarray] = {side: np.where(result.usable, result.correct(side), np.nan) for side in sides}
     return Resamples.means(columns, seed=zlib.crc32(result.name.encode()))
 
 

@@ -24,9 +24,9 @@ from ..evaluation.results_json import TABLES_FILE
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet, benchmark_sets
 from ..hub.upload import check_adapter_base
+from ..models.image_processors import Preset, load_processor, resolve_preset
 from ..models.loading import load_model
 from ..models.model_names import resolve
-from ..models.preprocessing import Preset, load_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..results.run_results import Run
 from ..utils.lock import folder_lock

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..data.benchmarks import BUNDLED_BENCHMARK, IMAGES_PER_SET
+from ..models.image_processors import Preset
 from ..models.model_names import BUNDLED_MODEL, MODELS
-from ..models.preprocessing import Preset
 from ..utils.options import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Options, option
 from .methods import method_names
 

@@ -12,7 +12,7 @@ from ..data.label_mapping import align_labels, class_names_of, classes_of_model,
 from ..data.row_checks import check_columns, check_rows
 from ..data.stream import MaskedStream
 from ..data.transforms import eval_transform, train_transform
-from ..models.preprocessing import squash_resample
+from ..models.image_processors import squash_resample
 from .callbacks import SharedEpoch
 from .config import RobustViTConfig
 

@@ -27,8 +27,8 @@ from ..data.transforms import eval_transform
 from ..hub.model_card import write_card
 from ..hub.run_metadata import describe_run
 from ..hub.upload import create_repo, push_folder
+from ..models.image_processors import load_processor, make_image_processor, resolve_preset
 from ..models.loading import BASE_FILE, load_model
-from ..models.preprocessing import load_processor, make_image_processor, resolve_preset
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained
 from ..relevance.attention import EXPLICIT_ATTENTION, switched_attention
 from ..relevance.linear_memory import has_linear_memory

@@ -21,7 +21,7 @@ from robust_vit_hf.training.options import DataArguments
 from robust_vit_hf.utils import images
 
 from ..helpers import layouts
-from ..helpers.commands import call, succeed
+from ..helpers.commands import call
 from ..helpers.tiny import masked_rows, save_pretrained, tiny_vit
 from ..helpers.written import half_mask, masks_by
 from .test_label_mapping import named
@@ -123,18 +123,6 @@ def test_hub_splits_number_their_classes(hub, tmp_path):
         assert names_of_rows(both_ways("someone/pets", split)) == ["cat", "dog"]
 
 
-# -- A part of the model's classes ------------------------------------------------------------------------------------
-
-
-def test_a_prefix_of_the_models_classes(tmp_path):
-    root = tree(tmp_path / "pets", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("cat", "dog")))
-    found = own_set(str(root), "validation").for_model("validation", MODEL)
-    assert found.accepted == [[0], [1]]
-    model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
-    options = ["--protocols", "paper", "--output_dir", tmp_path / "out"]
-    assert "| validation" in succeed("evaluate", "--model", model, "--dataset", root, *options)
-
-
 # -- Splits are folders below the root --------------------------------------------------------------------------------
 
 
@@ -172,13 +160,6 @@ def test_two_folders_of_one_split(tmp_path):
         load_masked_dataset(str(root), "validation")
 
 
-def test_changed_folders_are_seen(tmp_path):
-    root = tree(tmp_path / "set", "cat/0.png")
-    assert len(load_masked_dataset(str(root), "train")) == 1
-    tree(root, "cat/0.png", "dog/0.png")
-    assert names_of_rows(load_masked_dataset(str(root), "train")) == ["cat", "dog"]
-
-
 # -- Images do not vanish ---------------------------------------------------------------------------------------------
 
 
@@ -204,11 +185,6 @@ def test_images_beside_the_splits(tmp_path, caplog):
     root = tree(tmp_path / "set", "train/cat/0.png", "extra/cat/1.png")
     message = left_out(root, caplog)
     assert "1 image" in message and "`extra/cat/1.png`" in message
-
-
-def test_avif_is_read(tmp_path):
-    root = tree(tmp_path / "set", "cat/0.png", "cat/1.avif", "dog/2.AVIF", "dog/3.tiff")
-    assert both_ways(root)["file_name"] == ["cat/0.png", "cat/1.avif", "dog/2.AVIF", "dog/3.tiff"]
 
 
 def without_heif(monkeypatch):

@@ -182,8 +182,8 @@ def test_workers_share_the_rows_of_a_stream(tmp_path):
     "name, source, options, message",
     [
         ("imagenet-b", ".", {}, "no set `imagenet-b`"),
-        ("imagenet-a", ".", {"variant": "top-images"}, "`imagenet-a` takes no option variant"),
-        ("hard-imagenet", ".", {"split": "test"}, "has no split `test`; expected validation, train"),
+        ("imagenet-a", ".", {"variant": "top-images"}, "`imagenet-a` takes no option"),
+        ("hard-imagenet", ".", {"split": "test"}, "has the splits validation, train; got split=test"),
         ("imagenet-a", "nowhere", {}, "nowhere"),
         ("imagenet-a", ".", {}, "but found none"),
         ("si-score-size", None, {}, "`si-score-size` is not on the Hub: get it from https://github.com"),

@@ -185,13 +185,6 @@ def test_what_is_refused_before_the_first_step(tmp_path):
         make_trainer(tmp_path, masked_dataset(4).to_iterable_dataset().remove_columns("mask"))
 
 
-def test_checkpoints_of_the_strategy_epoch_come_once(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING):
-        make_trainer(tmp_path, save_strategy="epoch").train()
-    assert "`max_steps` count as one epoch" in caplog.text
-    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
-
-
 def test_an_image_that_is_nan_is_named(tmp_path):
     trainer = make_trainer(tmp_path, masked_dataset(8).to_iterable_dataset())
     transform = trainer.train_dataset.transform

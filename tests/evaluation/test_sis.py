@@ -58,7 +58,7 @@ def test_command(folders, tmp_path, datasets_cache):
 def test_measures_of_a_subset(folders, tmp_path, datasets_cache):
     """Share on the foreground, and the probability with neighbours, of the image's label, computed plainly."""
     from robust_vit_hf import eval_transform, load_masked_dataset, load_model
-    from robust_vit_hf.models.preprocessing import load_processor
+    from robust_vit_hf.models.image_processors import load_processor
 
     succeed(*command(folders, tmp_path, "--dataset", folders / "images", "--num_images", 1))
     measured = load_file(tmp_path / "validation" / "before" / "00000.safetensors")

@@ -26,7 +26,7 @@ from transformers import (
     SwinConfig,
 )
 
-from robust_vit_hf.masks.grounded import GroundedSegmentation, best_masks, prompt_text
+from robust_vit_hf.masks.grounded import GroundedSegmentation, prompt_text
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "tench", "head", "tail", "dog"]
@@ -155,12 +155,6 @@ def segment(models, image, box) -> np.ndarray:
 )
 def test_prompt(names, text):
     assert prompt_text(names) == text
-
-
-def test_the_best_mask_of_each_box():
-    logits = torch.arange(12.0).reshape(2, 3, 1, 2)
-    chosen = best_masks(logits, torch.tensor([[0.1, 0.9, 0.2], [0.7, 0.3, 0.6]]))
-    assert chosen.tolist() == [[[[2.0, 3.0]]], [[[6.0, 7.0]]]]
 
 
 def test_the_mask_is_the_union_over_the_boxes_above_the_threshold(models):

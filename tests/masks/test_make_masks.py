@@ -241,18 +241,6 @@ def test_a_bad_image_ends_both_processes(tmp_path, vit):
     assert done.status != 0 and re.search("error: `.*36.png` cannot be decoded.*--skip_bad", done.err)
 
 
-def test_images_that_cannot_be_read(tmp_path, vit):
-    for index in range(3):
-        layouts.save(layouts.picture(index, (48, 40)), tmp_path / "photos" / "train" / f"{index}.png")
-    broken = tmp_path / "photos" / "train" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:500])
-    refused = command("tokencut", tmp_path / "photos", tmp_path / "masks", "--model", vit, "--min_pixels", 1)
-    assert re.search("^error: `.*1.png` cannot be decoded.*--skip_bad leaves such rows out", call(*refused).error)
-    succeed(*refused, "--skip_bad")
-    rejected = datasets.load_dataset(str(tmp_path / "masks"), "rejected", split="train")
-    assert "1.png` cannot be decoded" in rejected[rejected["file_name"].index("1.png")]["problem"]
-
-
 @pytest.mark.slow
 def test_coco_boxes(tmp_path):
     """The script. One image is turned by its EXIF, and annotated as everybody sees it."""
@@ -380,16 +368,6 @@ def test_groups_are_kept(tmp_path):
         kept = load_masked_dataset(str(tmp_path / name), "train")
         assert kept.features["group"] == features["group"] and kept["group"] == groups[1:]
         assert datasets.load_dataset(str(tmp_path / name), "rejected", split="train")["group"] == groups[:1]
-
-
-def test_push_to_the_hub(tmp_path, vit, hub):
-    with_objects(4).to_parquet(tmp_path / "images" / "train.parquet")
-    succeed(*command("tokencut", tmp_path / "images", tmp_path / "masks", "--model", vit, "--min_pixels", 1))
-    datasets.load_dataset(str(tmp_path / "masks")).push_to_hub("user/masks")
-    local, pushed = (load_masked_dataset(path, "train") for path in (str(tmp_path / "masks"), "user/masks"))
-    assert len(local) == len(pushed) > 0 and local["file_name"] == pushed["file_name"]
-    for row, expected in zip(pushed, local, strict=True):
-        assert row["mask"].tobytes() == expected["mask"].tobytes() and row["mask"].size == expected["image"].size
 
 
 @pytest.mark.parametrize(

@@ -206,11 +206,6 @@ def test_a_batch_gives_what_single_images_give(features):
         np.testing.assert_array_equal(coarse_masks(single, (16, 16))[0], masks[index])
 
 
-def test_half_precision(features):
-    half = features[:4].bfloat16()
-    torch.testing.assert_close(cut_eigenvectors(half)[0], cut_eigenvectors(half.float())[0])
-
-
 # -- Coarse masks -----------------------------------------------------------------------------------------------------
 
 
@@ -354,11 +349,6 @@ def test_keys_of_every_architecture(family, head, size):
     torch.testing.assert_close(keys, expected[:, FAMILIES_OF_KEYS[family] :], rtol=0, atol=0)
     without = patch_keys(ImageModel(model), pixel_values, key_bias=False)
     torch.testing.assert_close(keys - without, torch.linspace(-1, 1, 24).expand_as(keys), rtol=0, atol=1e-5)
-
-
-def test_the_last_layer_is_read():
-    model = tiny_vit()
-    assert key_projection(ImageModel(model)) is model.vit.layers[-1].attention.k_proj
 
 
 def test_the_model_is_left_as_it_was(photographs):

@@ -172,21 +172,19 @@ def model(tmp_path_factory):
     return save_pretrained(tiny_vit(num_labels=1000), tmp_path_factory.mktemp("models") / "mine", "paper")
 
 
-def test_evaluate_imagenet_9_by_the_name_of_the_family(model, tmp_path):
+@pytest.fixture(scope="module")
+def imagenet_9(model, tmp_path_factory):
+    """ImageNet-9, and what `evaluate` prints and measures on it, by the name of the family."""
+    folder = tmp_path_factory.mktemp("imagenet_9")
+    root = layouts.imagenet_9(folder / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
+    options = ["--sets", f"imagenet-9={root}", "--protocols", "paper", "--output_dir", folder / "out"]
+    printed = succeed("evaluate", "--model", model, *options)
+    return root, printed, json.loads((folder / "out" / "results.json").read_text())["protocols"]["paper"]
+
+
+def test_evaluate_imagenet_9(imagenet_9):
     """A prediction counts if it is any class of the nine's one; all variations are measured."""
-    root = layouts.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 2), IMAGENET_9_VARIATIONS)
-    printed = succeed(
-        "evaluate",
-        "--model",
-        model,
-        "--sets",
-        f"imagenet-9={root}",
-        "--protocols",
-        "paper",
-        "--output_dir",
-        tmp_path / "out",
-    )
-    measured = json.loads((tmp_path / "out" / "results.json").read_text())["protocols"]["paper"]
+    _, printed, measured = imagenet_9
     assert [row["set"] for row in measured["rows"]] == [f"imagenet-9-{name}" for name in IMAGENET_9_VARIATIONS]
     assert measured["class_changes"] == {} and measured["class_groups"] == []  # an image has up to 116 classes
     assert measured["rows"][0]["mean_iou_before"] is not None and measured["rows"][1]["mean_iou_before"] is None
@@ -194,24 +192,11 @@ def test_evaluate_imagenet_9_by_the_name_of_the_family(model, tmp_path):
         "ImageNet-9: BG-Gap, `mixed_same` − `mixed_rand`",
         "ImageNet-9: Object Focus, 1 − BG-Gap / `original`",
     ] and "Reliance on the background" in printed  # fmt: skip
-    assert "No such file" in call("evaluate", "--sets", f"imagenet-9={tmp_path / 'none'}").error
 
 
 def birds(groups):
     dataset = masked_dataset(len(groups))
     return dataset.add_column("group", groups)
-
-
-def test_groups_of_your_own_images(tmp_path):
-    """Groups of the column `group`, weighted by those of the training images."""
-    birds(["x", "x", "x", "y"]).to_parquet(tmp_path / "data" / "train-00000.parquet")
-    birds(["x", "y", "x", "y", "y", "x"]).to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    rows = own_set(str(tmp_path / "data"), "validation")
-    assert rows.group_weights == {"x": 0.75, "y": 0.25}
-    before, after = (save_pretrained(tiny_vit(seed), tmp_path / str(seed), "paper") for seed in (0, 1))
-    options = ["--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
-    printed = succeed("evaluate", "--model", before, "--compare", after, *options)
-    assert "| worst group |" in printed and "| average, weighted by the training groups | 6 |" in printed
 
 
 def test_training_groups_that_are_no_weights(tmp_path):
@@ -440,33 +425,18 @@ def test_groups_of_a_diagnosis(tmp_path):
     assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
 
 
-def test_diagnose_beside_imagenet_9(model, tmp_path):
+def test_diagnose_beside_imagenet_9(model, imagenet_9, tmp_path):
     """A model of ImageNet on photographs of its own classes, and on ImageNet-9: the same measures, those of the sets."""
-    root = layouts.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 4), IMAGENET_9_VARIATIONS)
+    root, _, measured = imagenet_9
     data = masked_dataset(8).cast_column(
         "label", datasets.ClassLabel(names=["n01440764", "n01443537", "n01498041", "n15075141"])
     )
     data.to_parquet(tmp_path / "data" / "validation-00000.parquet")
     options = ["--model", model, "--dataset", tmp_path / "data", "--imagenet_9", root, "--preset", "paper"]
     printed = succeed("diagnose", *options, "--output_dir", tmp_path / "out")
-    rows = {
-        line.split(" | ")[0][2:]: line.rstrip(" |").split(" | ")[1:]
-        for line in printed.splitlines()
-        if line.startswith("| ")
-    }
+    lines = (line.rstrip(" |").split(" | ") for line in printed.splitlines() if line.startswith("| "))
+    rows = {name[2:]: cells for name, *cells in lines}
     assert rows["measure"] == ["before", "ImageNet-9"]
-    succeed(
-        "evaluate",
-        "--model",
-        model,
-        "--sets",
-        f"imagenet-9={root}",
-        "--protocols",
-        "paper",
-        "--output_dir",
-        tmp_path / "sets",
-    )
-    measured = json.loads((tmp_path / "sets" / "results.json").read_text())["protocols"]["paper"]
     top1 = {row["set"]: row["top1_before"] for row in measured["rows"]}
     assert top1["imagenet-9-only_bg_t"] != top1["imagenet-9-only_bg_b"]
     for condition, name in {"mixed_same": "mixed_same", "only_bg": "only_bg_t"}.items():

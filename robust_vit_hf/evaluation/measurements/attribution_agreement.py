@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from ...data.transforms import segmentation_transform
-from ...models.preprocessing import squash_resample
+from ...models.image_processors import squash_resample
 from ...relevance.attribution import ATTRIBUTION_METHODS
 from ...results.metrics.relevance_segmentation import RelevanceSegmentation
 from ..image_passes import TransformedRows, batch_outputs

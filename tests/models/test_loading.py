@@ -17,8 +17,8 @@ from transformers import (
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor, relevance_map
 from robust_vit_hf.data.published import published_models
+from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.model_names import MODELS, find_model
-from robust_vit_hf.models.preprocessing import load_processor
 from robust_vit_hf.training.adapters import add_lora
 
 from ..helpers.commands import call, succeed

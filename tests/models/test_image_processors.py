@@ -24,7 +24,7 @@ from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
 from robust_vit_hf.evaluation.segment import segment
 from robust_vit_hf.experiments.grid import Point
 from robust_vit_hf.experiments.sweep import protocol_of
-from robust_vit_hf.models.preprocessing import (
+from robust_vit_hf.models.image_processors import (
     load_processor,
     preset_of,
     resolve_preset,

@@ -1,4 +1,4 @@
-"""Presets of image preprocessing: the paper's, the pretraining's, and the model's own."""
+"""Image processors: the presets of preprocessing (the paper's, the pretraining's, and the model's own), and the choice of one."""
 
 from __future__ import annotations
 
