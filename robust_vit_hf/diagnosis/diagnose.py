@@ -172,15 +172,16 @@ def _on_imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict
 
 
 def measure_images(
-    session: Session, images: MaskedImages, name: str, backgrounds: Backgrounds, folder: Path
+    session: Session, images: MaskedImages, name: str, backgrounds: Backgrounds, folder: Path, *, within: str = ""
 ) -> DiagnosisReport | None:
     """Measure the sides of a session on images. Only the main process returns a report.
 
     Args:
         folder: folder of the report.
+        within: folder of the predictions within the session's folder.
     """
     session = session.with_sets({name: EvaluationSet.of(images.dataset)})
-    measured = measure(session, backgrounds)[name]
+    measured = measure(session, backgrounds, within)[name]
     if not session.accelerator.is_main_process:
         return None
     diagnoses = {side: Diagnosis(found.columns, session.classes) for side, found in measured.items()}

@@ -31,7 +31,7 @@ from ..utils.stage import Stage
 from .candidates import FINALISTS, FIRST_MIXTURES, MIXTURES, Mixture, candidates_table, first_trainings
 from .image_roles import ImageRoles, images_by_role
 from .options import ImproveOptions
-from .outcome import Improvement, measure_outcome
+from .outcome import PREDICTIONS_FOLDER, Improvement, measure_outcome
 from .train_candidates import TRAINING_FOLDER, Trials
 
 
@@ -63,7 +63,8 @@ def run_improvement(options: ImproveOptions) -> Improvement:
     """
     folder = options.output_dir
     check_output_dir(folder, options.dataset, options.mask_folder, options.backgrounds)
-    with open_session(PairOptions(model=options.model), options.preset, bf16=options.bf16) as session:
+    whole = Stage(folder, {"command": "improve"})
+    with open_session(PairOptions(model=options.model), options.preset, whole, bf16=options.bf16) as session:
         if session.accelerator.num_processes > 1:
             raise ValueError(
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
@@ -71,10 +72,9 @@ def run_improvement(options: ImproveOptions) -> Improvement:
             )
         pictures = _digests_of_pictures(options, session.sides["before"])
         roles = images_by_role(options, pictures)
-        stage = Stage(folder, _inputs(options, session, roles) | {"pictures": pictures})
-        with stage.lock():
-            stage.begin()
-            return _improve(replace(session, folder=folder / "predictions"), roles, stage, options)
+        stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles) | {"pictures": pictures})
+        stage.check()
+        return _improve(session, roles, stage, options)
 
 
 def _digests_of_pictures(options: ImproveOptions, side: Side) -> list[str]:
@@ -86,17 +86,17 @@ def _digests_of_pictures(options: ImproveOptions, side: Side) -> list[str]:
 
 
 def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dict:
-    """All that the output folder depends on, as JSON values."""
+    """All that the candidates and the model depend on, as JSON values."""
     side = session.sides["before"]
     inputs = {name: value for name, value in asdict(options).items() if name not in NO_INPUTS}
-    inputs |= {"command": "improve", "masks": options.mask_method, "model": side.digest}
+    inputs |= {"masks": options.mask_method, "model": side.digest}
     inputs |= {"images": {role: images.digest for role, images in roles.images.items()}}
     processor = json.loads(side.processor.to_json_string())
     return inputs | {"precision": session.accelerator.mixed_precision, "processor": processor}
 
 
 def _improve(session: Session, roles: ImageRoles, stage: Stage, options: ImproveOptions) -> Improvement:
-    folder, side = stage.folder, session.sides["before"]
+    folder, side = options.output_dir, session.sides["before"]
     counts = {role: len(images.rows) for role, images in roles.images.items()}
     _say(0, f"{side.name}, {_estimate(side, roles, options)} in all")
     _say(1, f"Masks of {counts['train']} training and {counts['selection'] + counts['report']} validation images")
@@ -112,10 +112,11 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     passes = options.batch_size, options.num_workers
     selecting = Backgrounds(*passes, ("original", "mixed_rand"), relevance=False)
     before = _measure_original(session, masked, {"report": Backgrounds(*passes), "selection": selecting})
+    stage.begin()
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "masks": masked["train"].masks}
     facts["preset"] = session.preset
     selection = session.with_sets({"selection": EvaluationSet.of(masked["selection"].dataset)})
-    trials = Trials(folder / CANDIDATES_FOLDER, selection, selecting, masked["train"].dataset, options, facts)
+    trials = Trials(stage.folder, selection, selecting, masked["train"].dataset, options, facts)
     mixtures = [before]
     for settings, found in trials.run_all(before):
         mixtures += found
@@ -134,8 +135,10 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     _say(4, f"Diagnosis on {len(masked['report'].dataset)} report images")
     improvement = measure_outcome(session, masked["report"], table, notes, options)
     weights = [path.name for path in folder.glob("*.safetensors")]
-    stage.finish(improvement.record(), [*weights, "config.json", RUN_FILE] if weights else [])
-    for path in (folder / CANDIDATES_FOLDER).glob(f"*/{TRAINING_FOLDER}"):
+    stage.finish(
+        improvement.record(), [f"../{name}" for name in (*weights, "config.json", RUN_FILE)] if weights else []
+    )
+    for path in stage.folder.glob(f"*/{TRAINING_FOLDER}"):
         shutil.rmtree(path)  # what was measured is kept
     return improvement
 
@@ -150,7 +153,7 @@ def _measure_original(session: Session, masked: dict[str, MaskedImages], passes:
     diagnoses = {}
     for role, backgrounds in passes.items():
         rows = EvaluationSet.of(masked[role].dataset)
-        found = measure(session.with_sets({role: rows}), backgrounds)[role]["before"]
+        found = measure(session.with_sets({role: rows}), backgrounds, PREDICTIONS_FOLDER)[role]["before"]
         diagnoses[role] = Diagnosis(found.columns, session.classes)
         if not diagnoses[role].num_mixed:
             raise ValueError(

@@ -25,7 +25,7 @@ from ..utils.public_names import public_name
 from .options import ImproveOptions
 
 
-DIAGNOSIS_FOLDER, VERDICT_FILE = "diagnosis", "verdict.json"
+DIAGNOSIS_FOLDER, PREDICTIONS_FOLDER, VERDICT_FILE = "diagnosis", "predictions", "verdict.json"
 OUTCOMES = {
     "helped": "It helped",
     "costly": "It helped on other backgrounds, and loses more than --max_loss on the images as they are: keep your model, or raise "
@@ -104,13 +104,16 @@ def measure_outcome(
     """Diagnose the sides of the session on the report images, and write results, card and page."""
     folder, passes = options.output_dir, (options.batch_size, options.num_workers)
     (folder / DIAGNOSIS_FOLDER).mkdir(exist_ok=True)
-    diagnosis = measure_images(session, images, "report", Backgrounds(*passes), folder / DIAGNOSIS_FOLDER)
+    backgrounds = Backgrounds(*passes)
+    diagnosis = measure_images(
+        session, images, "report", backgrounds, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
+    )
     write_report(diagnosis, session, asdict(options))
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
     if "after" in session.sides:
         rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
         own = session.with_sets({"report": rows})
-        run = Run(measure_accuracy(own, Accuracy(*passes), "accuracy"))
+        run = Run(measure_accuracy(own, Accuracy(*passes), f"{PREDICTIONS_FOLDER}/accuracy"))
         _write_results(folder, run, own, asdict(options))
         accuracy, notes = tables_of(run), notes + _worse_classes(run, session.classes)
         sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
