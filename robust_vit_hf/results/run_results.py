@@ -2,7 +2,7 @@
 made from it."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -143,10 +143,6 @@ class Run:
     @property
     def labelled(self) -> list[SetResult]:
         return [result for result in self.sets.values() if result.classes is not None]
-
-    def only(self, names: Collection[str]) -> "Run":
-        """Copy of the run with only these sets."""
-        return replace(self, sets={name: result for name, result in self.sets.items() if name in names})
 
 
 class Results:

@@ -1,6 +1,7 @@
 """Tables of one run: accuracy, relevance and calibration of each set."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..data.known_sets import PAPER_SETS
 from .background_reliance import reliance_tables
@@ -19,9 +20,9 @@ def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
     """
     rows = set_rows(run)
     tables = [main_table(rows), *reliance_tables(run)]
-    of_paper = run.only(PAPER_SETS)
-    if protocol is not None and of_paper.sets:
-        tables += accuracy_tables(Results([of_paper]), protocol).values()
+    of_paper = {name: result for name, result in run.sets.items() if name in PAPER_SETS}
+    if protocol is not None and of_paper:
+        tables += accuracy_tables(Results([replace(run, sets=of_paper)]), protocol).values()
     tables.append(calibration_table(rows))
     if run.training_classes:
         tables += class_group_tables(Results([run]), protocol or "paper").values()
