@@ -190,7 +190,14 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     if not sets:
         return None
-    untrained = {"tuned": {}, "learning_rate": 0.0, "epochs": None, "seconds": 0.0, "validation": None, "composed": {}}
+    untrained: dict[str, Any] = {
+        "tuned": {},
+        "learning_rate": 0.0,
+        "epochs": None,
+        "seconds": 0.0,
+        "validation": None,
+        "composed": {},
+    }
     return replace(run, sets=sets, name=name, method=CUT_OUT, **untrained)
 
 

@@ -257,7 +257,7 @@ IMAGES = [
         for name in ("-rf a#b%20&c;'\":😀.x", "x" * 200, "x\ny")
     ),
     Attack("accents as macOS writes them, in the images alone", lambda of: of.rename("a/e\u0301.png", "a/\u00e9.png")),
-    Attack("two names of one mask", lambda of: shutil.copy(of.image(), of.image("a/0.PNG")), "suffix"),
+    Attack("two names of one mask", lambda of: shutil.copy(of.image(), of.image("a/0.PNG")), "2 images"),
     Attack("no image", lambda of: of.keep(0), "Unknown split"),
     Attack("an empty class folder", lambda of: of.image("e").mkdir()),
     Attack("a class of the model without images", lambda of: of.remove("d"), images=9),
@@ -287,8 +287,8 @@ IMAGES = [
         images=11,
     ),
     Attack("metadata of no file", lambda of: of.metadata("file_name,label\nnope.png,a\n"), "nope.png"),
-    Attack("metadata of a file twice", lambda of: of.metadata("file_name,label\n" + 2 * "a/0.png,a\n"), "twice"),
-    Attack("metadata with semicolons", lambda of: of.metadata("file_name;label\na/0.png;a\n"), "line 2"),
+    Attack("metadata of a file twice", lambda of: of.metadata("file_name,label\n" + 2 * "a/0.png,a\n"), "2 images"),
+    Attack("metadata with semicolons", lambda of: of.metadata("file_name;label\na/0.png;a\n"), "without `file_name`"),
     Attack("the label 0.5", lambda of: of.metadata("file_name,label\na/0.png,0.5\nb/1.png,1.5\n"), "label"),
 ]
 
@@ -296,8 +296,8 @@ PIXELS = np.arange(1600).reshape(40, 40)
 CHANNELS = "expected one channel"
 DRAWN: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str | None, str | None]] = {
     # refusal of one mask, and of all; `None` if it is left out
-    "empty": (lambda mask: 0 * mask, None, "usable mask"),
-    "full": (lambda mask: 0 * mask + 255, None, "usable mask"),
+    "empty": (lambda mask: 0 * mask, None, "empty or full"),
+    "full": (lambda mask: 0 * mask + 255, None, "empty or full"),
     "of 0 and 1": (lambda mask: mask // 255, "", ""),
     "of class ids": (lambda mask: mask // 17, "class ids", "class ids"),
     "of 0, 1 and 255": (lambda mask: np.where(PIXELS == 0, 1, mask).astype(np.uint8), "mixes", "mixes"),
@@ -379,7 +379,7 @@ MODELS = [
     Attack("a layer without weights", _without("layer.1."), "lacks 16 weights"),
     Attack("a head of seven classes, four named", lambda of: of.weigh(lambda weights: weights | HEAD), "(7,)"),
     Attack("two classes of one name", _named(dict(enumerate("aacd"))), "more than once, such as `a`"),
-    Attack("a class without a name", _named({0: None, 1: "b", 2: "c", 3: "d"}), "class 0"),
+    Attack("a class without a name", _named({0: None, 1: "b", 2: "c", 3: "d"}), "does not have"),
     Attack("a `label2id` that contradicts", lambda of: of.configure(label2id={"a": 3, "b": 2, "c": 1, "d": 0})),
     Attack(
         "a convolutional network", lambda of: of.configure(model_type="resnet", architectures=["ResNet"]), "ResNet"
@@ -387,8 +387,8 @@ MODELS = [
     Attack("patches of 7 pixels, for weights of 8", lambda of: of.configure(patch_size=7), "(24, 3, 7, 7)"),
     Attack("code", lambda of: of.configure(auto_map={"AutoModelForImageClassification": "evil.Evil"})),
     Attack("no image processor", lambda of: (of.model / PROCESSOR).unlink(), "image processor"),
-    Attack("a standard deviation of 0", lambda of: of.configure(PROCESSOR, image_std=[0, 0, 0]), "image_std"),
-    Attack("a mean of NaN", lambda of: of.configure(PROCESSOR, image_mean=[float("nan")] * 3), "image_mean"),
+    Attack("a standard deviation of 0", lambda of: of.configure(PROCESSOR, image_std=[0, 0, 0]), "NaN or infinite"),
+    Attack("a mean of NaN", lambda of: of.configure(PROCESSOR, image_mean=[float("nan")] * 3), "NaN or infinite"),
     Attack(
         "a crop of 33 pixels, for patches of 8",
         lambda of: of.configure(PROCESSOR, size={"shortest_edge": 36}, crop_size={"height": 33, "width": 33}),
@@ -416,8 +416,8 @@ def _whole_clip(of: Inputs) -> None:
 
 CLIP = [
     Attack("the zero-shot classifier of CLIP", _clip()),
-    Attack("CLIP without classes", _whole_clip, "is CLIP, whose classes are texts"),
-    Attack("the image encoder of CLIP alone", _clip(_without("text_embeds")), "image encoder of CLIP alone"),
+    Attack("CLIP without classes", _whole_clip, "lacks 2 weights"),
+    Attack("the image encoder of CLIP alone", _clip(_without("text_embeds")), "lacks 1 weights"),
     Attack("CLIP with three names for four texts", _clip(_named(dict(enumerate("abc")))), "(3, 16)"),
 ]
 
@@ -493,7 +493,7 @@ IMPROVE = [
     improved("one report image", _options("--num_images", "1"), "of one class"),
     improved("a learning rate of NaN", _options("--learning_rates", "nan"), "learning_rates"),
     improved("batches of one image", _options("--train_batch_size", "1"), "--train_batch_size 1"),
-    improved("no backgrounds in their folder", _backgrounds, "holds no pictures"),
+    improved("no backgrounds in their folder", _backgrounds, "with pictures"),
     improved("a background that is a text", lambda of: _backgrounds(of, ("y.png", "hello")), "backgrounds/y.png"),
     improved(
         "validation images as backgrounds",
