@@ -48,9 +48,7 @@ def describe(options: DescribeOptions) -> str:
             with suppress(OSError, ValueError):  # of a split that is not asked for
                 found = names if other in split_names(split) else class_names_of(load(True).features)
                 if found not in (None, names):
-                    lines.append(
-                        f"`{other}` numbers its classes differently: {_some(found)}; labels are mapped by name"
-                    )
+                    lines.append(f"`{other}` numbers its classes differently: {_some(found)}")
     if images := ImageFolder.find(Path(options.source)):
         told = [left_out for name in split_names(split) if (left_out := images.read(name)[1])]
         lines += [f"left out: {left_out}" for left_out in told]

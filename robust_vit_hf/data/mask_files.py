@@ -56,12 +56,10 @@ def _pictures(folder: Path) -> dict[str, Path]:
     """Pictures below a folder by their name without suffix."""
     found: dict[str, Path] = {}
     suffixes = readable_suffixes()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes:
-            name = _stem(path.relative_to(folder).as_posix())
-            if name in found:
-                raise ValueError(f"`{found[name]}` and `{path}` are masks of one image: leave one of them.")
-            found[name] = path
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
+        known = found.setdefault(_stem(path.relative_to(folder).as_posix()), path)
+        if known != path:
+            raise ValueError(f"`{known}` and `{path}` are masks of one image: leave one of them.")
     return found
 
 

@@ -81,11 +81,7 @@ class EvaluationSet:
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
         """Copy of the set with labels and `class_subset` mapped to a model's classes, by name where both have names, see
-        [`label_mapping`]. The set may have a part of the model's classes then.
-
-        Args:
-            name: name of the set in errors.
-            config: configuration of the model.
+        [`label_mapping`]. The set may have a part of the model's classes then. `name` is that of the set in errors.
 
         Raises:
             ValueError: the model lacks classes of this set, or there are no images or no labelled ones.
@@ -142,11 +138,7 @@ def load_evaluation_sets(
 
 def load_sets(options: SetsOptions, protocol: Preset, images_per_set: int) -> dict[str, EvaluationSet]:
     """Load the sets named by options, and your own images by split. Errors are those of [`load_evaluation_sets`] and
-    [`own_set`].
-
-    Raises:
-        ValueError: two sets have the same name.
-    """
+    [`own_set`], and of two sets with one name."""
     loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
     if options.dataset is not None:
         if options.split in loaded:
@@ -167,7 +159,7 @@ def benchmark_sets(name: str, images_per_set: int, seed: int = 0) -> dict[str, E
 
 
 def own_set(path: str, split: str) -> EvaluationSet:
-    """Load a split of your own labelled images. Arguments and errors are those of [`find_images`]. Groups are weighted by [`training_shares`]."""
+    """Load a split of your own labelled images, see [`find_images`]. Groups are weighted by [`training_shares`]."""
     dataset = find_images(path, split, ("label",)).rows
     names = getattr(dataset.features["label"], "names", None)
     weights = training_shares(path, split) if "group" in dataset.column_names else None
