@@ -71,15 +71,10 @@ class MaskedStream(torch.utils.data.IterableDataset):
                     problem = f"mask is {extent}"
                 if problem is not None:
                     num_bad += 1
-                    if self.bad_masks == "refuse":
-                        raise ValueError(
-                            f"{where}: {problem}. Repair it, or leave such rows out with `bad_masks='skip'`."
-                        )
-                    if num_bad == MAX_BAD_ROWS:
-                        raise ValueError(
-                            f"{where}: {problem}. No row of the last {num_bad} can be used: look at the dataset with "
-                            "`robust-vit data describe`."
-                        )
+                    if self.bad_masks == "refuse" or num_bad == MAX_BAD_ROWS:
+                        advice = "Repair it, or leave such rows out with `bad_masks='skip'`."
+                        last = f"No row of the last {num_bad} can be used: see `robust-vit data describe`."
+                        raise ValueError(f"{where}: {problem}. {advice if self.bad_masks == 'refuse' else last}")
                     if epoch == 0:
                         logger.warning(f"{where}: {problem}. The row is left out.")
                     continue
