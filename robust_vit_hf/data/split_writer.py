@@ -179,7 +179,7 @@ class SplitWriter:
         if not self.is_complete:
             splits = self.splits | {self.split: counts}
             write_card(folder, self.title, self.text, self.features, splits)
-            save_contact_sheets(folder, [self.split])
+            save_contact_sheets(folder, self.split)
             self.stage.finish({"splits": splits}, [CARD_FILE])
         return counts[0], counts[1]
 

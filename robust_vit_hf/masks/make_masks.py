@@ -77,8 +77,7 @@ def make_masker(
 
     settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
     settings["refine"] = not options.coarse
-    registered = MODELS.get(options.model)
-    if registered is not None and registered.load_backbone is not None:
+    if (registered := MODELS.get(options.model)) and registered.load_backbone:
         return TokenCut(registered.load_backbone().to(device), **settings)
     return TokenCut.from_pretrained(options.model, device, **settings)
 

@@ -93,8 +93,7 @@ def masked_images(
 
 def own_tokencut(model: nn.Module, processor: BaseImageProcessor, model_name: str, **settings) -> TokenCut:
     """TokenCut with the features of a model; for a bundled model, by its name, those of its self-supervised base."""
-    registered = MODELS.get(model_name)
-    if registered is not None and registered.load_backbone is not None:
+    if (registered := MODELS.get(model_name)) and registered.load_backbone:
         return TokenCut(_backbone(model_name).to(next(model.parameters()).device), **settings)
     return TokenCut(model.eval(), processor, **settings)
 

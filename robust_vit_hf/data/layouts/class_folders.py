@@ -101,10 +101,6 @@ def path_within(root: Path, metadata: str, base: str, value: object) -> str:
     return f"{base}/{name}" if base else name
 
 
-def is_wnid(name: str) -> bool:
-    return re.fullmatch(r"n\d{8}", name) is not None
-
-
 def open_wnids(root: Path, class_subset: str | None = None) -> Source:
     """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders.
     `class_subset` names the set's classes, see [`subset`]; all by default."""

@@ -42,9 +42,7 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
             "ImageNet classes. Give it with --mappings."
         )
     source = open_class_folders(root, read_mappings(found[0]))
-    source = replace(
-        source, shards=[shard for shard in source.shards if shard.problem is None]
-    )  # others are of no class
+    source = replace(source, shards=[shard for shard in source.shards if shard.problem is None])  # of classes
     return without_border(source) if cropped else source
 
 
