@@ -154,13 +154,8 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
 
 
 def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int] | None = None) -> datasets.Dataset:
-    """The first `num_images` images of a split, as rows of [`compose`]. Cached in a file of the cache of `datasets`.
-
-    Args:
-        split: one of `SPLITS`. A longer split begins with the shorter one.
-        seed: seed of the composition. Images of other seeds share only the artwork.
-        classes: labels to keep; all by default.
-    """
+    """The first `num_images` images of a split, as rows of [`compose`], of some labels or all. Cached in a file of the
+    cache of `datasets`. A longer split begins with the shorter one; images of other seeds share only the artwork."""
     kept = range(len(CLASS_NAMES)) if classes is None else classes
     indices = [i // len(kept) * len(CLASS_NAMES) + kept[i % len(kept)] for i in range(num_images)]
     # Keyed by code and artwork, so that a new version of either recomposes the images.
@@ -181,14 +176,9 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
 def load_finetuning_splits(
     samples_per_class: int = 2, seed: int = 0, class_seed: int = 0, num_classes: int | None = None
 ) -> dict[str, datasets.Dataset]:
-    """Images to finetune on, `train` and `validation`. As in the paper, `train` has half of the classes, and
-    `validation` a few images (four) of each of the others. Both are biased, and share no images with the evaluation
-    splits.
-
-    Args:
-        samples_per_class: training images of each class; 3 in the paper.
-        class_seed, num_classes: arguments of [`training_classes`].
-    """
+    """Images to finetune on. As in the paper, `train` has half of the classes, see [`training_classes`], and
+    `validation` a few images (four) of each of the others; the paper has 3 training images of each class. Both are
+    biased, and share no images with the evaluation splits."""
     shown = training_classes(class_seed, num_classes)
     others = sorted(set(range(len(CLASS_NAMES))) - set(shown))
     return {
