@@ -213,18 +213,15 @@ class RobustViTTrainer(Trainer):
     def _check_batches(self) -> None:
         """Refuse batches without the images that a method, a swap or a step needs."""
         args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
-        batch_size = self._train_batch_size
+        batch_size, at_once = self._train_batch_size, self._train_batch_size * self.args.world_size
         # Several processes fill up the last batch.
         last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
         needs_two = ", which needs two images in each batch"
+        swaps_images = args.background_swap and self.backgrounds is None
         unmet = {
-            f"`background_swap`{needs_two}": (
-                args.background_swap and self.backgrounds is None and 1 in (images, batch_size * args.world_size)
-            ),
+            f"`background_swap`{needs_two}": swaps_images and 1 in (images, at_once),
             f"`{args.method}`{needs_two}": self.method.mixes_images and 1 in (batch_size, last),
-            "`dataloader_drop_last`, which leaves no batch": (
-                args.dataloader_drop_last and 0 < images < batch_size * args.world_size
-            ),
+            "`dataloader_drop_last`, which leaves no batch": args.dataloader_drop_last and 0 < images < at_once,
         }
         for option in [option for option, is_unmet in unmet.items() if is_unmet]:
             raise ValueError(
