@@ -18,13 +18,28 @@ def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datas
 
 
 def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Place `(N,)` of each image in a random order of its class, from 0. Orders depend on the seed and the class.
-
-    Args:
-        labels: class of each image, `(N,)`, from 0.
-    """
+    """Place `(N,)` of each image in a random order of its class, from 0, by its label `(N,)`. Orders depend on the seed and
+    the class."""
     turn = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         turn[np.random.default_rng([seed, int(label)]).permutation(members)] = np.arange(len(members))
     return turn
+
+
+def labels_of(dataset: datasets.Dataset) -> np.ndarray:
+    """Labels `(N,)` of labelled images."""
+    return np.array(dataset.with_format(None)["label"])
+
+
+def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of images without a third of each class, and of that third."""
+    turn = turns_within_classes(labels, seed)
+    return np.flatnonzero(turn % 3 != 2), np.flatnonzero(turn % 3 == 2)
+
+
+def halves(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of two halves of each class, of which a class of one image is in either in turn."""
+    begins = {label: place % 2 for place, label in enumerate(np.unique(labels).tolist())}
+    half = (turns_within_classes(labels, seed + 1) + [begins[label] for label in labels.tolist()]) % 2
+    return np.flatnonzero(half == 1), np.flatnonzero(half == 0)

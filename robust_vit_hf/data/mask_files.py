@@ -14,17 +14,8 @@ logger = logging.get_logger(__name__)
 
 
 def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
-    """Add masks from pictures named as the images, with another suffix maybe. Images without one are left out with a
-    warning.
-
-    Args:
-        dataset: images with `file_name`.
-        folder: folder of the masks, in `<split>/` or directly.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: images have no names; there is a mask for none of them, one mask for two, or two for one.
-    """
+    """Add masks from pictures named as the `file_name` of images, with another suffix maybe, in a folder or its `<split>/`.
+    Images without one are left out with a warning."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no folder of masks `{folder}`: expected one, or tokencut, grounded, sam3 or auto to make them."
@@ -56,12 +47,10 @@ def _pictures(folder: Path) -> dict[str, Path]:
     """Pictures below a folder by their name without suffix."""
     found: dict[str, Path] = {}
     suffixes = readable_suffixes()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in suffixes:
-            name = _stem(path.relative_to(folder).as_posix())
-            if name in found:
-                raise ValueError(f"`{found[name]}` and `{path}` are masks of one image: leave one of them.")
-            found[name] = path
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes):
+        known = found.setdefault(_stem(path.relative_to(folder).as_posix()), path)
+        if known != path:
+            raise ValueError(f"`{known}` and `{path}` are masks of one image: leave one of them.")
     return found
 
 

@@ -212,11 +212,10 @@ def diagnosis_tables(
     changes = diagnoses[sides[-1]].change_from(diagnoses[sides[0]]) if compared else {}
     rows = []
     for name, title in MEASURES.items():
-        cells = [_cell(name, diagnosis) for diagnosis in diagnoses.values()]
+        cells = [_shown(name, diagnosis.measures) for diagnosis in diagnoses.values()]
         if any(cell != "–" for cell in cells):
-            change = [_shown(name, changes[name]) if name in changes else "–"] if compared else []
-            others = [_shown(name, found[name]) if name in found else "–" for found in beside.values()]
-            rows.append([title.strip(), *cells, *change, *others])
+            others = [_shown(name, found) for found in ([changes] if compared else []) + list(beside.values())]
+            rows.append([title.strip(), *cells, *others])
     images = len(diagnoses[sides[0]])
     title = f"Objects of {images} images on other backgrounds, in per cent [95 % interval]"
     tables = [Table(title, ["measure", *sides, *(["change"] if compared else []), *beside], rows)]
@@ -242,11 +241,10 @@ def diagnosis_tables(
     return tables
 
 
-def _cell(name: str, diagnosis: Diagnosis) -> str:
-    return _shown(name, diagnosis.measures[name]) if name in diagnosis.measures else "–"
-
-
-def _shown(name: str, found: Interval) -> str:
+def _shown(name: str, measures: Mapping[str, Interval]) -> str:
+    if name not in measures:
+        return "–"
+    found = measures[name]
     if name.endswith("_chance"):
         return f"{100 * found.mean:.1f}"
     if name != "relevance_on_object":

@@ -2,17 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import datasets
-import numpy as np
-import xxhash
 
 from ..data.composition import draw_donors
-from ..data.draw_images import choose_images, turns_within_classes
+from ..data.dataset_digest import contents_of
+from ..data.draw_images import choose_images, halves, held_out, labels_of
 from ..data.find_images import Images, UnknownSplit, find_images
 from ..data.groups import group_shares, groups_of
-from ..data.schema import undecoded_rows
 from ..utils.public_names import public_name
 from .options import ImproveOptions
 
@@ -52,7 +47,7 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
     except UnknownSplit:
         if options.is_given("eval_split"):
             raise
-        train, validation = held_out(train, options.seed)
+        train, validation = map(train.select, held_out(labels_of(train.rows), options.seed))
         notes.append(
             f"`{public_name(options.mask_folder or options.dataset)}` has no split `{options.eval_split}`: {len(validation.rows)} of "
             f"the images of `{options.train_split}` were held out. If your model was trained on them, its top-1 on them is too high."
@@ -62,36 +57,21 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
     count = options.max_steps * options.train_batch_size
     images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed))}
     for role, half, count in zip(
-        ("selection", "report"), halves(validation, options.seed), (SELECTION_IMAGES, options.num_images), strict=True
+        ("selection", "report"),
+        halves(labels_of(validation.rows), options.seed),
+        (SELECTION_IMAGES, options.num_images),
+        strict=True,
     ):
-        images[role] = replace(half, rows=choose_images(half.rows, count))
-        draw_donors(_labels(images[role]).tolist())  # refuses one class before masks, which take long, are made
+        images[role] = replace(validation, rows=choose_images(validation.rows.select(half), count))
+        draw_donors(labels_of(images[role].rows).tolist())  # refuses one class before masks, which take long, are made
     columns = ["image"] if options.mask_folder is None else ["image", "mask"]
-    contents = {role: _contents(of_role.rows.select_columns(columns)) for role, of_role in images.items()}
+    contents = {role: contents_of(of_role.rows.select_columns(columns)) for role, of_role in images.items()}
     _check_disjoint(contents | {"backgrounds": {*pictures}})
     return ImageRoles(images, notes, weights)
 
 
 def _labelled(options: ImproveOptions, split: str) -> Images:
     return find_images(options.dataset, split, ("label",), masks=options.mask_folder).labelled()
-
-
-def _labels(images: Images) -> np.ndarray:
-    return np.array(images.rows.with_format(None)["label"])
-
-
-def held_out(images: Images, seed: int) -> tuple[Images, Images]:
-    """Images without a third of each class, and that third."""
-    turn = turns_within_classes(_labels(images), seed)
-    return images.select(np.flatnonzero(turn % 3 != 2)), images.select(np.flatnonzero(turn % 3 == 2))
-
-
-def halves(images: Images, seed: int) -> tuple[Images, Images]:
-    """Two halves of each class, of which a class of one image is in either in turn."""
-    labels = _labels(images)
-    begins = {label: place % 2 for place, label in enumerate(np.unique(labels).tolist())}
-    half = (turns_within_classes(labels, seed + 1) + [begins[label] for label in labels.tolist()]) % 2
-    return images.select(np.flatnonzero(half == 1)), images.select(np.flatnonzero(half == 0))
 
 
 def _check_disjoint(contents: dict[str, set[str]]) -> None:
@@ -102,17 +82,3 @@ def _check_disjoint(contents: dict[str, set[str]]) -> None:
                 f"Splits overlap: {shared} images or masks of `{second}` are in `{first}` too. Look for copies, put masks into folders "
                 "named as the splits, and see --train_split, --eval_split and --backgrounds."
             )
-
-
-def _contents(rows: datasets.Dataset) -> set[str]:
-    """Digests of the bytes of images, and paths of pictures that are masks. Missing files are left out, which the check of the masks
-    reports."""
-    found = set()
-    for row in undecoded_rows(rows):
-        image, mask = row["image"] or {}, row.get("mask") or {}
-        content = image.get("bytes")
-        if content is None and image.get("path") and Path(image["path"]).is_file():
-            content = Path(image["path"]).read_bytes()
-        found |= {xxhash.xxh3_128_hexdigest(content)} if content is not None else set()
-        found |= {mask["path"]} if mask.get("path") and mask["bytes"] is None else set()
-    return found

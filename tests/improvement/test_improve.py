@@ -18,10 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import robust_vit_hf
-from robust_vit_hf.data.find_images import Images
+from robust_vit_hf.data.draw_images import halves, held_out
 from robust_vit_hf.hub.upload import model_files
 from robust_vit_hf.improvement.candidates import FIRST_MIXTURES, MIXTURES
-from robust_vit_hf.improvement.image_roles import halves, held_out
 from robust_vit_hf.improvement.outcome import OUTCOMES, Improvement
 from robust_vit_hf.models.model_digest import weights_digest
 from robust_vit_hf.results.markdown_latex import Table
@@ -365,17 +364,15 @@ def test_a_model_of_more_classes_with_dropout_on_greyscale_images(inputs, tmp_pa
 
 
 def test_splits_are_disjoint_and_balanced():
-    labels = [0] * 9 + [1] * 2 + [2]
-    rows = Images(datasets.Dataset.from_dict({"label": labels, "row": list(range(12))}), "", "", "")
-    for parts in (held_out(rows, seed=0), halves(rows, seed=0)):
-        assert sorted([*parts[0].rows["row"], *parts[1].rows["row"]]) == list(range(12))
-    train, part = ([*one.rows["label"]] for one in held_out(rows, seed=0))
+    labels = np.array([0] * 9 + [1] * 2 + [2])
+    for parts in (held_out(labels, seed=0), halves(labels, seed=0)):
+        assert sorted(np.concatenate(parts)) == list(range(12))
+    train, part = (labels[one].tolist() for one in held_out(labels, seed=0))
     assert part == [0, 0, 0] and {*train} == {0, 1, 2}
-    selection, report = ([*one.rows["label"]] for one in halves(rows, seed=0))
+    selection, report = (labels[one].tolist() for one in halves(labels, seed=0))
     assert selection.count(1) == report.count(1) == 1 and abs(report.count(0) - selection.count(0)) == 1
     # A class of one image is in either half in turn, so that both have several.
-    alone = Images(datasets.Dataset.from_dict({"label": list(range(6))}), "", "", "")
-    assert [sorted(half.rows["label"]) for half in halves(alone, seed=0)] == [[1, 3, 5], [0, 2, 4]]
+    assert [half.tolist() for half in halves(np.arange(6), seed=0)] == [[1, 3, 5], [0, 2, 4]]
 
 
 def test_a_batch_of_one_image_cannot_be_swapped(inputs, tmp_path):

@@ -124,7 +124,7 @@ def test_an_error_in_one_thread_leaves_the_others_alone():
     model = tiny_vit()
 
     def refused() -> torch.Tensor:
-        with pytest.raises(ValueError, match="Expected `target` in 0–3"):
+        with pytest.raises(ValueError, match="Expected `target`"):
             relevance_map(model, images(0), 4)
         return torch.zeros(())
 
