@@ -26,8 +26,7 @@ class Explanation:
     Args:
         top: top five classes with probabilities, best first.
         target: index of the explained class, with its probability `score`.
-        picture: the relevance map over the image.
-        mean_iou, energy: agreement of the map with the mask, see [`RelevanceSegmentation`]; `None` without a mask.
+        mean_iou, energy: as in [`RelevanceSegmentation`]; `None` without a mask.
     """
 
     top: list[tuple[int, float]]
@@ -39,11 +38,7 @@ class Explanation:
 
 
 def read_image(path: str) -> tuple[Image.Image, bool]:
-    """Read an image file as upright RGB, and whether it has transparency. Colours of transparent pixels are kept.
-
-    Raises:
-        ValueError: the file is no image, damaged or too large, or has no documented conversion to RGB, see [`to_rgb`].
-    """
+    """Read an image file as upright RGB, and whether it has transparency. Colours of transparent pixels are kept."""
     try:
         with Image.open(path) as file:
             transparent = file.has_transparency_data
@@ -62,16 +57,8 @@ def read_image(path: str) -> tuple[Image.Image, bool]:
 def compare_maps(
     session: Session, image: Image.Image, target: int | None, method: str, mask: Image.Image | None = None
 ) -> tuple[dict[str, Explanation], Image.Image | None]:
-    """Explanations of both models by side, and a picture of the difference of their maps (after − before); `None` for
-    one model.
-
-    Args:
-        image: in RGB.
-        target: index of the class to explain, or `None` for the class that each model predicts.
-        method: name in [`ATTRIBUTION_METHODS`].
-        mask: foreground mask of the size of the image.
-
-    """
+    """Explanations of an RGB image by side, for a class index or each model's prediction (`None`), and a picture of
+    the difference of both maps (after − before); `None` for one model."""
     device, scale = session.accelerator.device, PICTURE_SIDE / max(image.size)
     shown = image.resize([max(1, round(scale * side)) for side in image.size], Image.Resampling.BICUBIC)
     pixels = functional.pil_to_tensor(shown)[None] / 255

@@ -56,18 +56,8 @@ with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, 
 
 
 def write_space(folder: Path, before: str, after: str, preset: Preset | None, diagnose: Path | None = None) -> None:
-    """Write a Space: README with metadata, requirements, `app.py`, and this package, which no package index has.
-
-    Args:
-        folder: folder that does not exist or is empty.
-        before, after: Hub ids, or names of registered models.
-        preset: preprocessing of both; `None` for that of [`resolve_preset`].
-        diagnose: folder of a diagnosis, whose verdict and examples are copied: pictures of its images.
-
-    Raises:
-        FileExistsError: the folder is not empty.
-        ValueError: a model is a local folder, or there is no diagnosis.
-    """
+    """Write a Space to a new or empty folder: README with metadata, requirements, `app.py`, this package, which no
+    package index has, and verdict and examples of a diagnosis. Models are Hub ids or names of registered models."""
     for name in (before, after):
         if name not in MODELS and not is_hub_id(name):
             raise ValueError(
@@ -94,12 +84,8 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
 
 
 def requirements(with_backbone: bool, with_timm: bool) -> list[str]:
-    """Requirements of this package and its examples, without the SDK, which the Space installs.
-
-    Args:
-        with_backbone: whether to include the package with the bundled model's weights.
-        with_timm: whether to include timm, which has the names of the classes that its weights lack.
-    """
+    """Requirements of this package and its examples, without the SDK, which the Space installs; with the bundled
+    model's weights, or timm, which names the classes of its models, where needed."""
     lines = []
     for line in requires("robust-vit-hf"):
         requirement = Requirement(line)

@@ -63,11 +63,7 @@ class MeasuredSet:
 
 def set_names(options: AppOptions, session: Session) -> list[str]:
     """Names of the sets that [`measured_set`] gives: `<protocol>/<set>` in the folder of results, or those of the
-    benchmark.
-
-    Raises:
-        ValueError: the folder has no results of two models.
-    """
+    benchmark."""
     if options.results is None:
         benchmark = find_benchmark(session.classes) if "after" in session.sides else None
         return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]
@@ -101,11 +97,7 @@ def how_to_fill(options: AppOptions) -> str:
 
 
 def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSet:
-    """A set of [`set_names`] with results that are read, or measured once and kept in the cache of `datasets`.
-
-    Raises:
-        ValueError: the results are of other models or of other images, or the images of the set are not named.
-    """
+    """A set of [`set_names`] with results that are read, or measured once and kept in the cache of `datasets`."""
     if options.results is None:
         rows = benchmark_sets(find_benchmark(session.classes), IMAGES_PER_SET)[name]
         return _measure_once(name, session.with_sets({name: rows}))

@@ -53,12 +53,7 @@ def in_page(function: Callable) -> Callable:
 
 
 class Handlers:
-    """Handlers of the events of the page, each of which returns the values of its outputs.
-
-    Raises:
-        OSError, ValueError: as [`open_session`] and [`VisionTransformer`], by the class; as [`own_samples`] and [`read_diagnosis`],
-            when they are first needed.
-    """
+    """Handlers of the events of the page, each of which returns the values of its outputs."""
 
     def __init__(self, options: AppOptions):
         self.options = options
@@ -176,12 +171,7 @@ class Handlers:
 
 
 def open_models(options: AppOptions) -> Session:
-    """The model of the page, or two, without sets and store.
-
-    Raises:
-        OSError: there is no such model.
-        ValueError: the models have other classes, or one has no relevance map or cannot be loaded.
-    """
+    """The model of the page, or two, which must have the same classes, without sets and store."""
     preset = resolve_preset(options.preset, options.model, options.compare)
     accelerator = make_accelerator(bf16=False)
     names = {"before": options.model} | ({} if options.compare is None else {"after": options.compare})

@@ -17,15 +17,6 @@ from .runs import Report, find_reports
 OUTPUT = {"interactive": False, "buttons": []}
 GRID = OUTPUT | {"show_label": False, "height": "auto", "object_fit": "cover", "allow_preview": False}  # to click
 PICTURES = GRID | {"columns": 7, "object_fit": "contain", "elem_classes": "pictures"}
-IMAGE = {
-    "label": "Image: drop, paste or choose",
-    "type": "filepath",
-    "image_mode": None,
-    "format": "png",
-    "sources": ["upload", "clipboard"],
-    "buttons": [],
-    "height": 300,
-}
 MARKS = "✓ the class of the image · ● the class of the background · ✗ another"
 MARKS_OF_PASTED = "✓ as on its own background · ● a class of the background · ✗ another"
 STYLE = """
@@ -53,11 +44,7 @@ STYLE = """
 
 
 class Page:
-    """The page for a model, or for two. Its components are attributes.
-
-    Raises:
-        OSError, ValueError: as [`Handlers`], and as [`set_names`].
-    """
+    """The page for a model, or for two. Its components are attributes."""
 
     def __init__(self, options: AppOptions):
         local = options.host in LOOPBACK and not options.allowed_hosts  # which a proxy forwards
@@ -196,7 +183,16 @@ class Page:
 
 def uploaded(name: str) -> gr.Image:
     """Image to drop, whose value is the path of the file."""
-    image = gr.Image(elem_id=name, **IMAGE)
+    image = gr.Image(
+        label="Image: drop, paste or choose",
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard"],
+        buttons=[],
+        height=300,
+        elem_id=name,
+    )
     # The file as it is: a conversion by Gradio would lose depth, and its errors name no remedy.
     image.preprocess = lambda payload: payload and payload.path
     return image

@@ -46,10 +46,7 @@ class AppOptions(Options):
         metavar="FOLDER",
     )
     preset: Preset | None = option(None, PRESET)
-    host: str = option(
-        "127.0.0.1",
-        "address to listen on (default: 127.0.0.1)",
-    )
+    host: str = option("127.0.0.1", "address to listen on (default: 127.0.0.1)")
     allowed_hosts: list[str] = option(
         [],
         "further names or addresses under which the page may be asked for, such as that of a proxy, without a port; `*` for all",

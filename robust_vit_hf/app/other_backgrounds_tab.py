@@ -38,12 +38,7 @@ MIN_SIDE, MAX_SIDE = 224, 384
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """Result of `robust-vit diagnose`, to look at.
-
-    Args:
-        text: the verdict of each model, and what stands in its way.
-        examples: images in all conditions.
-    """
+    """Result of `robust-vit diagnose`: the verdict of each model with its warnings, and images in all conditions."""
 
     text: str
     examples: list[Composed]
@@ -63,11 +58,7 @@ def _is_of(kind: str, example: Composed) -> bool:
 
 
 def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
-    """Read the output folder of `robust-vit diagnose`, or of `robust-vit improve`, which has one.
-
-    Raises:
-        ValueError: the folder has no such output with examples, or it is of other models.
-    """
+    """Read the output folder of `robust-vit diagnose`, or of `robust-vit improve`, which has one."""
     place = diagnosis_folder(folder)
     results = read_json(place / RESULTS_FILE)
     models = {side: one.weights for side, one in session.sides.items()}
@@ -82,11 +73,7 @@ def read_diagnosis(folder: Path, session: Session) -> Diagnosed:
 
 
 def diagnosis_folder(folder: Path) -> Path:
-    """The folder itself, or its `diagnosis/`: which has results of a diagnosis, with examples.
-
-    Raises:
-        ValueError: neither has.
-    """
+    """The folder itself, or its `diagnosis/`: the one with results of a diagnosis and examples."""
     for place in (folder, folder / "diagnosis"):
         if "diagnosis" in (read_json(place / RESULTS_FILE) or {}) and (place / EXAMPLES_FILE).is_file():
             return place
@@ -110,13 +97,7 @@ def condition_pictures(example: Composed) -> list[Picture]:
 
 @dataclass(frozen=True)
 class Background:
-    """A background to paste an object on.
-
-    Args:
-        picture: in RGB; it is resized to what the models see.
-        name: what it shows, or the class of the image that it is of.
-        classes: names of the classes that are usually seen on it.
-    """
+    """An RGB picture to paste an object on, what it shows, and the names of the classes that are usually seen on it."""
 
     picture: Image.Image
     name: str
@@ -142,12 +123,7 @@ def other_backgrounds(session: Session, diagnosed: Diagnosed | None) -> list[Bac
 
 
 def find_mask(side: Side, image: Image.Image) -> Image.Image:
-    """Mask of the object of an RGB image, by TokenCut with a model's own features; for the bundled model, those of its
-    backbone.
-
-    Raises:
-        ValueError: no object is found, or the model has no features to cut.
-    """
+    """Mask of the object of an RGB image, by TokenCut with a model's own features (of its backbone for the bundled one)."""
     small = image.copy()
     small.thumbnail((MAX_SIDE, MAX_SIDE))
     (result,) = own_tokencut(side.model, side.processor, side.source, min_side=MIN_SIDE)([small], [{}])
@@ -169,12 +145,8 @@ def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
 def pasted_pictures(
     session: Session, image: Image.Image, mask: Image.Image, backgrounds: Sequence[Background]
 ) -> tuple[list[Picture], str]:
-    """An RGB image, and its object on other backgrounds, as the models see them, with the predictions and their
-    probabilities. And a sentence on how many of them change.
-
-    Raises:
-        ValueError: the object is not in the crop that the models see.
-    """
+    """An RGB image and its object on other backgrounds, as the models see them, with predictions and probabilities;
+    and a sentence on how many of them change."""
     pictures, predicted = None, {}
     for side, of in session.sides.items():
         row = eval_transform(of.processor)({"image": [image], "mask": [mask]})

@@ -21,11 +21,8 @@ def newest_run(folder: Path) -> Path | None:
 
 
 def cached_run(**options) -> Path:
-    """Folder of the bundled model finetuned by its recipe. The first call finetunes it, with progress on stderr.
-
-    Args:
-        options: options of `robust-vit train` that override the recipe.
-    """
+    """Folder of the bundled model finetuned by its recipe, with `options` of `robust-vit train` changed. The first
+    call finetunes it, with progress on stderr."""
     recipe = list_recipes()[BUNDLED_MODEL]
     folder = cache_of((recipe, Path(model.__file__))) / "finetuned"
     if not (folder / RUN_FILE).is_file():

@@ -44,15 +44,8 @@ def load_samples(classes: Sequence[str]) -> list[Sample]:
 
 
 def own_samples(path: str, split: str, session: Session) -> list[Sample]:
-    """A few labelled images of a dataset of the user, of different classes as far as there are, always the same ones.
-
-    Args:
-        path, split: as for [`find_images`].
-
-    Raises:
-        FileNotFoundError: there is no such dataset.
-        ValueError: it has no such split or no labelled images, or the models lack their classes.
-    """
+    """A few labelled images of a split of the user's dataset, of different classes as far as there are, always the
+    same ones."""
     images = find_images(path, split, ("label",))
     rows = session.with_sets({split: EvaluationSet.of(choose_images(images.rows, NUM_OWN))}).sets[split]
     labels = [accepted[0] for accepted in rows.accepted]

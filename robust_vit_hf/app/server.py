@@ -16,12 +16,9 @@ REFUSED = "Invalid host header: the page is not known by this name. Start it wit
 
 
 class OwnNames:
-    """ASGI middleware that answers requests for the address that was connected to, and for names of this page alone. Otherwise a page
-    elsewhere, whose name is made to mean this address, could ask for anything ("DNS rebinding").
-
-    Args:
-        names: names and addresses, such as that of a proxy; `*` for all.
-    """
+    """ASGI middleware that answers requests for the address that was connected to, and for `names` of this page alone
+    (`*` for all). Otherwise a page elsewhere, whose name is made to mean this address, could ask for anything ("DNS
+    rebinding")."""
 
     def __init__(self, app, names: Iterable[str]):
         self.app, self.names = app, {name.strip("[]").lower() for name in names}
@@ -43,11 +40,7 @@ class OwnNames:
 
 
 def check_host(host: str) -> None:
-    """Check that the page can listen on an address.
-
-    Raises:
-        OSError: it is none of this machine.
-    """
+    """Refuse an address that is none of this machine."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host.strip("[]"), 0), family=family).close()
@@ -57,15 +50,7 @@ def check_host(host: str) -> None:
 
 @contextmanager
 def running(options: AppOptions) -> Iterator[str]:
-    """Context in which the page is served.
-
-    Yields:
-        The address of the page.
-
-    Raises:
-        OSError: the host is no address of this machine, the port is in use, or as [`Page`].
-        ValueError: as [`Page`].
-    """
+    """Context in which the page is served; its value is the address of the page."""
     check_host(options.host)
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
         # Keep all uploads and pictures there, and Gradio from calling its own servers.

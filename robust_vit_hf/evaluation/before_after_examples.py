@@ -47,15 +47,11 @@ class Example:
     """An image and its relevance maps.
 
     Args:
-        set_name, row: location of the image.
-        label: name of the true class.
         image: the preprocessed input of the original model, in RGB.
-        predicted: name of the predicted class by side (`before`, `after`).
-        confidence: probability of the predicted class by side.
+        predicted, confidence: predicted class and its probability by side (`before`, `after`).
         maps: map over the image by side and target (`predicted`, `true`).
-        background: share of the predicted class's relevance outside the mask, by side; empty without a mask or
-            foreground.
-        coverage: mean of the predicted class's map within the mask, by side; empty without a mask or foreground.
+        background: share of its relevance outside the mask, by side; empty without a mask or foreground.
+        coverage: mean of its map within the mask, by side; empty without a mask or foreground.
     """
 
     set_name: str
@@ -75,11 +71,8 @@ def rows_of_kind(
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Labelled, publishable rows of each set that are of a kind, see [`KINDS`]; of sets whose images have one class.
-
-    Args:
-        classes: restricts the rows to these classes.
-    """
+    """Labelled, publishable rows of each set that are of a kind, see [`KINDS`], and of the given classes; of sets
+    whose images have one class."""
     found = {}
     for name, result in results.items():
         if result.classes is not None and result.by_class:
@@ -122,13 +115,8 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Relevance maps of images for the predicted and the true class.
-
-    Args:
-        images: set and row of each.
-        results: results of the session's sides by set.
-        sides: the sides to explain.
-    """
+    """Relevance maps of images, given by set and row, for the predicted and the true class, from results of the
+    session's sides by set."""
     class_names = session.label_names
     rows = {
         (name, side): session.sets[name].dataset.with_transform(

@@ -12,13 +12,9 @@ from .before_after_examples import Example
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Figure of images with their relevance maps before and after: one column per image, groups side by side.
-
-    Args:
-        rows: examples by title for each row of the figure. Empty groups are left out; at least one must not be empty.
-        targets: classes whose maps are shown (`predicted`, `true`). With both, `true` only where the prediction is
-            wrong.
-    """
+    """Figure of images with their relevance maps before and after: one column per image, groups side by side. Each row
+    has examples by title, some of them at least. With both targets, maps of the class `true` are shown only where the
+    prediction is wrong."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     lines = 2 + len(targets)  # pictures of a column

@@ -91,11 +91,7 @@ def _write_pictures(session: Session, run: Run, options: EvaluateOptions) -> Non
 
 
 def _masked_sets(session: Session, options: EvaluateOptions) -> dict[str, EvaluationSet]:
-    """The labelled images of the sets with masks, if an option needs them.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The labelled images of the sets with masks, if an option needs them."""
     wanted = [name for name in ("cut_out", "sensitivity") if getattr(options, name)]
     masked = with_objects(session.sets) if wanted else {}
     if wanted and not masked:

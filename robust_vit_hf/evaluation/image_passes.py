@@ -55,9 +55,6 @@ def batch_outputs(
 
     Yields:
         The rows of the batch, its logits in fp32, and its values.
-
-    Raises:
-        NonFiniteLogits: as [`check_logits`].
     """
     done = 0
     with tqdm(total=len(dataset), desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
@@ -74,15 +71,8 @@ def batch_outputs(
 
 
 def check_logits(logits: torch.Tensor, dataset: datasets.Dataset, first: int, description: str) -> None:
-    """Refuse NaN or infinite logits `(N, C)`. Every process checks the logits of all, so that all stop together.
-
-    Args:
-        first: dataset index of the first of the N images.
-        description: name of the pass in errors.
-
-    Raises:
-        NonFiniteLogits: names the image.
-    """
+    """Refuse NaN or infinite logits `(N, C)` of the images from `first` on. Every process checks the logits of all, so
+    that all stop together."""
     if bad := (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist():
         index, named = first + bad[0], "file_name" in dataset.column_names
         image = f"`{dataset.with_format(None)['file_name'][index]}`" if named else f"image {index}"

@@ -21,11 +21,8 @@ class NamedSource(NamedTuple):
 
 
 def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
-    """The sets with each family, such as `imagenet-9`, replaced by its sets, all from its source. Nothing is loaded.
-
-    Raises:
-        ValueError: a name is repeated, or is neither a benchmark nor a labelled set with the classes of ImageNet.
-    """
+    """The sets, all of them known and none twice, with each family, such as `imagenet-9`, replaced by its sets, all
+    from its source. Nothing is loaded."""
     sets = [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
     names = [name for name, _ in sets]
     if len(set(names)) < len(names):

@@ -19,8 +19,7 @@ def write_results_json(
     """Write the results of a session to an existing folder.
 
     Args:
-        settings: options of the command.
-        facts: further values of `results.json`, beside settings, versions, hardware, digests of the weights, and class names.
+        facts: values of `results.json` beside settings, versions, hardware, digests of the weights, and class names.
         parts: tables in their order, and paragraphs between them, which are left out in LaTeX.
 
     Returns:

@@ -10,14 +10,8 @@ from .before_after_examples import galleries
 
 
 def write_run_page(folder: Path, path: Path) -> None:
-    """Write the page for a folder of results: tables, changes by class, plots, and a gallery of examples.
-
-    Args:
-        folder: `output_dir` of `robust-vit train`, `improve` or `evaluate`.
-
-    Raises:
-        ValueError: `results.json` is from none of them.
-    """
+    """Write the page for an output folder of `robust-vit train`, `improve` or `evaluate`: tables, changes by class,
+    plots, and a gallery of examples."""
     results = read_json(folder / RESULTS_FILE) or {}
     settings = results.get("settings") or {}
     names = {int(label): name for label, name in results.get("class_names", {}).items()}

@@ -28,11 +28,9 @@ from .sets import EvaluationSet
 
 @dataclass(frozen=True)
 class Side:
-    """A model to measure.
+    """A model to measure, on the accelerator's device, with its image processor.
 
     Args:
-        model: image classification model on the accelerator's device.
-        processor: its image processor.
         source: model name as given by the user.
         digest: digest of weights and configuration, see [`model_digest`].
         weights: digest of the weights only, which identifies them in published results.
@@ -102,11 +100,7 @@ class Session:
         return replace(self, sides=sides, sets={}, preset=preset)
 
     def with_sets(self, sets: Mapping[str, EvaluationSet]) -> "Session":
-        """Copy of the session with these sets, with labels mapped to the models' classes.
-
-        Raises:
-            ValueError: the models do not have the classes of a set.
-        """
+        """Copy of the session with these sets, with labels mapped to the models' classes."""
         config = unwrap_pretrained(next(iter(self.sides.values())).model).config
         return replace(self, sets={name: rows.for_model(name, config) for name, rows in sets.items()})
 
@@ -137,12 +131,6 @@ def open_session(
         preset: preset of the session; `None` for that of [`resolve_preset`].
         stage: the command's output folder, locked against other processes; by default nothing is saved.
         shared: as for [`Session`].
-
-    Raises:
-        BlockingIOError: another process is writing to the folder.
-        OtherInputs: the folder is of another command.
-        OSError: a model does not exist, or has no image processor to take.
-        ValueError: the models have different classes, or one cannot be loaded.
     """
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
     preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
@@ -156,14 +144,8 @@ def open_session(
 def load_sides(
     names: Mapping[str, str], preset: Preset, accelerator: Accelerator, *, with_maps: bool = False
 ) -> dict[str, Side]:
-    """Load models with their processors by side. Names and errors are those of [`load_model`].
-
-    Args:
-        with_maps: whether to refuse models without relevance maps.
-
-    Raises:
-        ValueError: the models have different classes, or as [`VisionTransformer`].
-    """
+    """Load models, which must have the same classes, with their processors by side; `with_maps` refuses models without
+    relevance maps, see [`VisionTransformer`]."""
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
     if with_maps:
         for model in models.values():

@@ -35,8 +35,7 @@ class EvaluationSet:
         dataset: rows with `image` and optionally `mask`, `file_name` and factors.
         accepted: correct labels of each image, empty for images that do not count; `None` for a set without labels.
         class_subset: classes to which logits are restricted, ascending; `None` for all.
-        num_classes: number of classes that the model must have, if known.
-        class_names: class names in the order of the labels, if known.
+        num_classes, class_names: classes in the order of the labels, if known, which the model must have.
         border: pixels to cut at each edge of an image.
         by_class: whether an image has one class, see [`SetResult`].
         whole: whether images are squashed to the model's size, if they have another, and not cropped.
@@ -80,12 +79,9 @@ class EvaluationSet:
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """Copy of the set with labels and `class_subset` mapped to a model's classes, by name where both have names, see
-        [`label_mapping`]. The set may have a part of the model's classes then. `name` is that of the set in errors.
-
-        Raises:
-            ValueError: the model lacks classes of this set, or there are no images or no labelled ones.
-        """
+        """Copy of the set with labels and `class_subset` mapped to a model's classes, by name where both have names,
+        see [`label_mapping`]. The set may have a part of the model's classes then. `name` is that of the set in
+        errors."""
         if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
             raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:
@@ -118,15 +114,8 @@ def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
 def load_evaluation_sets(
     named: Sequence[tuple[str, str | None]], protocol: Preset, images_per_set: int
 ) -> dict[str, EvaluationSet]:
-    """Load evaluation sets by name, in the order of the paper's tables, later sets last. A benchmark contributes all of its
-    sets.
-
-    Args:
-        named: names of benchmarks or of image sets with their sources, see [`load_image_set`].
-        images_per_set: number of images of each set of a benchmark.
-
-    Errors are those of [`load_image_set`].
-    """
+    """Load benchmarks, of which each contributes all of its sets, and image sets with their sources, see
+    [`load_image_set`], in the order of the paper's tables, later sets last."""
     order, sets = [*benchmarks(), *EVALUATION_SETS], {}
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
         if name in benchmarks():
@@ -137,8 +126,7 @@ def load_evaluation_sets(
 
 
 def load_sets(options: SetsOptions, protocol: Preset, images_per_set: int) -> dict[str, EvaluationSet]:
-    """Load the sets named by options, and your own images by split. Errors are those of [`load_evaluation_sets`] and
-    [`own_set`], and of two sets with one name."""
+    """Load the sets named by options, and your own images by split."""
     loaded = load_evaluation_sets(options.sets, protocol, images_per_set)
     if options.dataset is not None:
         if options.split in loaded:
@@ -167,10 +155,8 @@ def own_set(path: str, split: str) -> EvaluationSet:
 
 
 def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> EvaluationSet:
-    """Load a set with the classes of ImageNet under a protocol. Name, source and errors are those of [`load_image_set`].
-
-    Images of ImageNet-9 are seen whole, as in its code, and all labels that it accepts count under each protocol.
-    """
+    """Load a set with the classes of ImageNet under a protocol, from a source as for [`load_image_set`]. Images of
+    ImageNet-9 are seen whole, as in its code, and all labels that it accepts count under each protocol."""
     known, native = KNOWN_SETS[name], protocol != "paper"
     # The border is cut when an image is read; a cropped copy of the set would need too much disk space.
     dataset = load_image_set(name, source, **{"cropped": False} if known.border and not native else {})

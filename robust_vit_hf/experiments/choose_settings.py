@@ -24,10 +24,6 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
 
     Returns:
         The chosen runs, and a table of all settings.
-
-    Raises:
-        ValueError: the settings of a method have no seed in common or different epochs, hence different budgets, or were
-            not measured on labelled validation images; a setting has two runs of a seed.
     """
     groups = _by_method(run for run in results.runs if run.share == 1)
     rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
@@ -56,11 +52,7 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
 def choose_mixtures(results: ResultsFile) -> list[Run]:
     """Choose the runs of each model and method by the same rule among the settings whose mixtures with the original model
     were measured, at every share of the finetuned weights (WiSE-FT, https://huggingface.co/papers/2109.01903). None of a method
-    for which all of the weights are chosen.
-
-    Raises:
-        ValueError: as [`choose_settings`].
-    """
+    for which all of the weights are chosen."""
     chosen = []
     for (model, method), runs in _by_method(run for run in results.runs if run.method != CUT_OUT).items():
         if mixed := {setting_of(run) for run in runs if run.share < 1}:
@@ -76,7 +68,6 @@ def choose_mixtures(results: ResultsFile) -> list[Run]:
 
 
 def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
-    """Runs by model and method."""
     groups = defaultdict(list)
     for run in runs:
         groups[run.model, run.method].append(run)
@@ -116,10 +107,7 @@ def _choose_learning_rate(
 ) -> tuple[tuple, list[list[str]]]:
     """The paper's rule: the highest learning rate at which validation top-1, on classes that are not trained on, drops by
     at most a bound, averaged over seeds. If there is none, the rate with the smallest drop is chosen and marked. A
-    single rate is always chosen.
-
-    Source: https://huggingface.co/papers/2206.01161, section 4
-    """
+    single rate is always chosen (https://huggingface.co/papers/2206.01161, section 4)."""
     rates = {setting[0]: runs for setting, runs in by_setting.items()}
     budgets = {frozenset((run.seed, run.epochs) for run in runs) for runs in rates.values()}
     falls = {

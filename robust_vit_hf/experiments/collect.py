@@ -32,31 +32,18 @@ SEEDS = ("seed", "class_seed", "data_seed")  # options of which a run records wh
 
 @dataclass
 class Found:
-    """A run with what identifies it beside its setting.
+    """A run with what identifies it beside its setting."""
 
-    Args:
-        run: the run; its labels of model and method are not yet unique.
-        model: digest of the original model; of models that the seeds name, their name in the grid.
-        seed: values of all options that are seeds, by name.
-        settings: other options by name. Datasets count by their digests.
-        current: whether it is a run of the grid as it is now.
-    """
-
-    run: Run
-    model: str
-    seed: dict
-    settings: dict
-    current: bool
+    run: Run  # its labels of model and method are not yet unique
+    model: str  # digest of the original model; of models that the seeds name, their name in the grid
+    seed: dict  # values of all options that are seeds
+    settings: dict  # other options; datasets by their digests
+    current: bool  # whether it is a run of the grid as it is now
 
 
 def collect(folders: Iterable[Path]) -> ResultsFile:
     """Collect the complete runs in folders of sweeps or single points. Runs of a model and method that differ in
-    settings other than seed and learning rate count as different methods, named by the differing settings.
-
-    Raises:
-        FileNotFoundError: a folder holds no complete run.
-        ValueError: two runs are the same; the sweeps have different rules; a file of a run is damaged.
-    """
+    settings other than seed and learning rate count as different methods, named by the differing settings."""
     found: dict[str, Found] = {}  # by name, since points share the original model
     rules, class_names = {}, {}
     for folder in folders:
@@ -129,7 +116,7 @@ def _found(point: Path, grid: dict) -> list[Found]:
 
 
 def _class_names(point: Path) -> dict[int, str]:
-    """Classes of the model of a run; empty for an adapter, which has no configuration."""
+    """Classes of a run's model; empty for an adapter, which has no configuration."""
     saved = read_json(point / RUN / "config.json") or {}
     return {int(label): name for label, name in saved.get("id2label", {}).items()}
 
@@ -190,15 +177,8 @@ def _cut_out(folder: Path, run: Run, model_digest: str) -> Run | None:
     name = f"{run.model} ({model_digest[:8]}) cut out, seed {run.seed}"
     if not sets:
         return None
-    untrained: dict[str, Any] = {
-        "tuned": {},
-        "learning_rate": 0.0,
-        "epochs": None,
-        "seconds": 0.0,
-        "validation": None,
-        "composed": {},
-    }
-    return replace(run, sets=sets, name=name, method=CUT_OUT, **untrained)
+    untrained: dict[str, Any] = {"tuned": {}, "learning_rate": 0.0, "epochs": None, "seconds": 0.0}
+    return replace(run, sets=sets, name=name, method=CUT_OUT, validation=None, composed={}, **untrained)
 
 
 def _seconds(history: list[dict]) -> float | None:
@@ -245,24 +225,23 @@ def _sets(folder: Path, options: dict) -> dict[str, SetResult]:
         accepted = measured["before"].columns.get("accepted")
         if accepted is None:
             continue
-        classes = np.array([labels[0] if labels else -1 for labels in accepted])
-        images = Stage.of(folders[name] / "after").inputs.get("rows")
         groups = measured["before"].columns.get("group")
-        groups = None if groups is None else np.array(groups, dtype=object)
-        by_class = name not in FAMILIES["imagenet-9"]
-        # Those of `before` may be of a run on other images, with which it is shared.
-        weights = measured["after"].scores.get("group_weights")
-        optional = {"images": images, "groups": groups, "group_weights": weights, "by_class": by_class}
-        sets[name] = SetResult(name, side_results(measured, accepted), classes, shifted, **optional)
+        sets[name] = SetResult(
+            name,
+            side_results(measured, accepted),
+            np.array([labels[0] if labels else -1 for labels in accepted]),
+            shifted,
+            images=Stage.of(folders[name] / "after").inputs.get("rows"),
+            groups=None if groups is None else np.array(groups, dtype=object),
+            # Those of `before` may be of a run on other images, with which it is shared.
+            group_weights=measured["after"].scores.get("group_weights"),
+            by_class=name not in FAMILIES["imagenet-9"],
+        )
     return sets
 
 
 def _named_apart(found: list[Found]) -> list[Run]:
-    """The runs with unique names for different models and methods, and each seed once.
-
-    Raises:
-        ValueError: two runs have the same model, method, learning rate and seed.
-    """
+    """The runs with unique names for different models and methods. Refuses two of the same setting and seed."""
     models: dict[str, set[str]] = defaultdict(set)  # digests by label
     for each in found:
         models[each.run.model].add(each.model)

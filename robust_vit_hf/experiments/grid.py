@@ -51,58 +51,34 @@ class GridFile(Options):
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a grid.
+    """One run of a grid."""
 
-    Args:
-        name: name of its folder, which ends in a hash of `options`.
-        model: model as the grid names it; where the seeds name models, that of the recipe, or the bundled one.
-        variant, seed: names in the grid.
-        crossed: crossed options that are compared, such as `samples_per_class`.
-        tuned: crossed options that are chosen, other than the learning rate, see [`TUNED`].
-        options: all options of `robust-vit train` set by recipe and grid, as JSON values.
-        seeded: names of the options set by the seed, in which repetitions of a run may differ.
-    """
-
-    name: str
-    model: str
+    name: str  # of its folder, which ends in a hash of `options`
+    model: str  # as the grid names it; where the seeds name models, that of the recipe, or the bundled one
     variant: str
-    seed: str
-    crossed: dict
-    tuned: dict
-    options: dict
-    seeded: list[str]
+    seed: str  # name in the grid
+    crossed: dict  # options that are compared, such as `samples_per_class`
+    tuned: dict  # options that are chosen, other than the learning rate, see `TUNED`
+    options: dict  # all of `robust-vit train` set by recipe and grid, as JSON values
+    seeded: list[str]  # names of the options set by the seed, in which repetitions of a run may differ
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The runs of an experiment.
-
-    Args:
-        points: at least one.
-        sets: names and folders of the paper's sets to measure each model on; if empty, the sets measured by `train`.
-        validation_bound, choose_by: as in [`GridFile`].
-        shares: shares of the finetuned weights to measure on the validation images, 1 first; empty unless the rule needs them.
-    """
+    """The runs of an experiment, with the rule of [`GridFile`]."""
 
     points: list[Point]
-    sets: list[tuple[str, str]]
+    sets: list[tuple[str, str]]  # names and folders of the paper's sets; if empty, the sets measured by `train` count
     validation_bound: float
     choose_by: str
-    shares: list[float]
+    shares: list[
+        float
+    ]  # of the finetuned weights, to measure on the validation images, 1 first; empty unless the rule needs them
 
 
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
-    """Read a grid, with the keys of [`GridFile`].
-
-    Args:
-        imagenet: folder with outputs of `robust-vit data prepare`, one for each set, named after the set;
-            `imagenet/paper-split` in a grid is its subfolder `paper-split`.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: an unknown key or option, or an invalid value; `imagenet` is required but not given. The message names the
-            file.
-    """
+    """Read a grid, with the keys of [`GridFile`]. `imagenet/paper-split` in it is the subfolder `paper-split` of `imagenet`, the
+    folder of prepared sets."""
     keys = GridFile(**read_yaml(path, _check_key))
     composed = keys.choose_by == "mixed_rand"
     if keys.mixtures and not composed:
@@ -136,7 +112,6 @@ def _check_rates(path: Path, points: Iterable[Point]) -> None:
 
 
 def _check_key(name: str, value: Any) -> Any:
-    """Check a key of a grid, for [`read_yaml`]."""
     keys = declared_options(GridFile)
     if name not in keys:
         raise ValueError(f"{unknown('key', name, keys)} Known: {', '.join(keys)}.")
@@ -145,11 +120,8 @@ def _check_key(name: str, value: Any) -> Any:
 
 
 def _points(path: Path, keys: GridFile, tuned: tuple[str, ...]) -> Iterator[Point]:
-    """Runs of a grid. Seeds are outermost, so that a partial sweep has all variants of the first seed.
-
-    Args:
-        tuned: options that are chosen where a variant lists them.
-    """
+    """Runs of a grid. Seeds are outermost, so that a partial sweep has all variants of the first seed. Options among `tuned` are
+    chosen where a variant lists them."""
     shared, crossed = _options(path, "options", keys.options), _options(path, "grid", keys.grid)
     variants = {
         str(name): _options(path, f"variants: {name}", given) for name, given in (keys.variants or {"": {}}).items()
@@ -172,10 +144,10 @@ def _options(path: Path, where: str, options: Any) -> dict:
     checked = {}
     for name, value in (options or {}).items():
         try:
-            if isinstance(value, list):
-                checked[name] = [check_train_option(str(name), entry) for entry in value]
-            else:
-                checked[name] = check_train_option(str(name), value)
+            entries = [
+                check_train_option(str(name), entry) for entry in (value if isinstance(value, list) else [value])
+            ]
+            checked[name] = entries if isinstance(value, list) else entries[0]
         except ValueError as error:
             raise ValueError(f"`{path}`, {where}: {error}") from None
     return checked

@@ -17,11 +17,7 @@ class Parameter(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `NAME=VALUE` with a YAML value.
-
-        Raises:
-            ValueError: the value is missing or not YAML.
-        """
+        """Parse `NAME=VALUE` with a YAML value."""
         name, separator, value = text.partition("=")
         try:
             if separator:

@@ -17,7 +17,7 @@ ORIGINALS, LOGS, GRID_FILE = "originals", "logs", "grid.json"  # in the folder o
 
 
 def share_folder(point: Path, share: float) -> Path:
-    """Folder of what is measured with a share of the finetuned weights, in that of the point."""
+    """Folder of the results with a share of the finetuned weights."""
     return point / SHARES / f"{share:g}"
 
 

@@ -22,39 +22,21 @@ COLOURS = "#1f6fb2 #c77c11 #2e7d4f #b23a3a #7b4fa3 #7f8c8d #0f9aa8 #a3762b #d45a
 
 @dataclass(frozen=True)
 class Price:
-    """A point of a curve.
-
-    Args:
-        learning_rate, tuned, share: setting; `share` is that of the finetuned weights.
-        chosen: whether the rule on validation images chose it.
-        gain: change of top-1 on the shifted set.
-        home: change of top-1 without a shift.
-        seconds: duration of the training, the median over the seeds that were not resumed; `None` if all were.
-        seeds: number of seeds.
-    """
+    """A point of a curve: a setting, and what it gains and costs."""
 
     learning_rate: float
     tuned: dict[str, float]
-    share: float
-    chosen: bool
-    gain: Difference
-    home: Difference
-    seconds: float | None
-    seeds: int
+    share: float  # of the finetuned weights
+    chosen: bool  # by the rule on validation images
+    gain: Difference  # change of top-1 on the shifted set
+    home: Difference  # change of top-1 without a shift
+    seconds: float | None  # of the training, the median over the seeds that were not resumed
+    seeds: int  # number of seeds
 
 
 def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) -> dict[str, list[Price]]:
     """Points of each method, by learning rate, weights and share of the finetuned weights. Of several models, the name of a
-    method begins with the model's.
-
-    Args:
-        runs: all runs, with mixtures; those without one of the sets are left out.
-        chosen: the runs that the rule chose, with all of the finetuned weights and, if there are such, of mixtures.
-        shifted, home: names of the sets of gain and loss.
-
-    Raises:
-        ValueError: of a method, other settings than the chosen one were measured on both sets.
-    """
+    method begins with the model's. Runs that were not measured on both sets, `shifted` and `home`, are left out."""
     several = len({run.model for run in chosen}) > 1
     settings: dict[tuple[str, str], set[tuple]] = defaultdict(set)
     points: dict[tuple[str, str], dict[tuple, list[Run]]] = defaultdict(lambda: defaultdict(list))
@@ -82,7 +64,6 @@ def _setting(run: Run) -> tuple:
 
 
 def _price(runs: Sequence[Run], chosen: bool, shifted: str, home: str) -> Price:
-    """The point of the runs of a setting."""
     rate, tuned, share = _setting(runs[0])
     seconds = [run.seconds for run in runs if run.seconds is not None]
     median = float(np.median(seconds)) if seconds else None
@@ -143,7 +124,7 @@ def price_figure(found: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
 
 
 def _places(points: Sequence[Price]) -> tuple[list[float], list[float]]:
-    """Loss and gain of points, in points of top-1."""
+    """Losses and gains, in points of top-1."""
     return [100 * point.home.mean for point in points], [100 * point.gain.mean for point in points]
 
 

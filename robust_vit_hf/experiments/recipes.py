@@ -30,13 +30,7 @@ def list_recipes() -> dict[str, Path]:
 
 def find_recipe(model: str | None, dataset: str | None, method: str | None = None) -> Path | None:
     """The recipe of a registered model, under any of its names; otherwise `None`. Recipes that name a dataset or
-    method apply only to that.
-
-    Args:
-        model: as for [`find_model`]; `None` for the bundled model.
-        dataset: path or id; `None` for the bundled images.
-        method: as for `--method`; `None` for its default.
-    """
+    method apply only to that. `None` is the default of each: the bundled model and images, and the paper's method."""
     recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
     for recipe in (recipes.get(f"{method}-{name}"), recipes.get(name)):
         values = {} if recipe is None else yaml.safe_load(recipe.read_text(encoding="utf-8"))
@@ -53,14 +47,8 @@ BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_lear
 
 
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
-    """Read options by name from a YAML file or one of [`list_recipes`].
-
-    Args:
-        method: the requested method. If the recipe has another, the recipe's method options, swap and epochs of the head are left out.
-
-    Raises:
-        FileNotFoundError, ValueError: as [`read_yaml`], or as [`check_train_option`]; the message names file and line.
-    """
+    """Read options by name from a YAML file or one of [`list_recipes`]. If its method is not the requested one, its method options, swap
+    and epochs of the head are left out."""
     path = list_recipes().get(str(path), Path(path))
     if not path.exists():
         known = ", ".join(list_recipes())
@@ -72,13 +60,8 @@ def read_recipe(path: str | Path, method: str | None = None) -> dict:
 
 
 def read_yaml(path: Path, check: Callable[[str, Any], Any]) -> dict:
-    """Read a YAML file of options by name, with values returned by `check`.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is not a YAML mapping, repeats an option, or `check` refuses an option; the message names
-            file and line, without quotes, since a line may contain a token.
-    """
+    """Read a YAML file of options by name, with values returned by `check`. Errors name file and line, and do not quote it, since it
+    may contain a token."""
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -116,11 +99,7 @@ class _Loader(yaml.SafeLoader):
 
 def check_train_option(name: str, value: Any) -> Any:
     """Check the value of a `robust-vit train` option in a YAML file; text such as 3e-6 becomes a number. Trainer
-    options need its slow import.
-
-    Raises:
-        ValueError: unknown option or invalid value; the message names the option.
-    """
+    options need its slow import."""
     declared = own_options().get(name) or train_options().get(name)
     if declared is None:
         raise ValueError(unknown("option", f"--{name}", [f"--{known}" for known in train_options()]))
@@ -148,11 +127,7 @@ def train_options() -> dict[str, Declared]:
 def train_arguments(
     recipe: str | Path | None = None, **options: Any
 ) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
-    """Arguments of [`finetune`] from options, which override those of a recipe.
-
-    Raises:
-        FileNotFoundError, ValueError: as [`read_recipe`], or options do not go together.
-    """
+    """Arguments of [`finetune`] from options, which override those of a recipe."""
     from ..training.config import RobustViTConfig
 
     values = ({} if recipe is None else read_recipe(recipe, options.get("method"))) | options

@@ -36,7 +36,7 @@ def report(options: ReportOptions) -> str:
 
     Raises:
         FileNotFoundError: there is no complete run.
-        ValueError: the runs cannot be compared, or the file has another version, see [`collect`] and [`read_results`].
+        ValueError: the runs cannot be compared, or a file of results has another version.
     """
     sources, folder = options.sources, options.output_dir
     page = f"Open {folder / PAGE_FILE} in a browser." if options.html else ""
@@ -88,7 +88,6 @@ def _write_html(
     tables: dict[str, Table],
     figures: dict[str, Figure | None],
 ) -> None:
-    """Write the page of a report: findings, tables, classes, figures, and the examples of one run."""
     names = read.class_names.get(results.models[0], {})
     first = next(iter(results.of(OURS)), results.runs[0])
     sections = [
@@ -106,7 +105,6 @@ def _write_html(
 
 
 def _plots(figures: dict[str, Figure | None]) -> list[Picture]:
-    """Convert figures by name to pictures."""
     captions = {
         "figure_4": "Figure 4: average change of the training classes and of the others, by set",
         "figure_7": "Figure 7: change of top-1 over the number of samples and of training classes",

@@ -66,9 +66,7 @@ def sweep(options: SweepOptions) -> str:
         One line per point with its state, and an estimate of the remaining time.
 
     Raises:
-        ValueError: as [`read_grid`]; options, model or data of a point do not fit together, or a folder was made from other
-            inputs, before the first run. Or runs failed, now or earlier: its note has the states of all.
-        OSError: a grid, model or set does not exist.
+        ValueError: points cannot be run, before the first one is; or runs failed: its note has the states of all.
     """
     grid, folder = read_grid(options.grid, options.imagenet), options.output_dir
     runs = _checked_runs(grid, folder)
@@ -76,9 +74,13 @@ def sweep(options: SweepOptions) -> str:
     if not options.dry_run:
         # Jobs are named by process id, which an earlier sweep may have used.
         executor = _executor(options, folder / LOGS / datetime.now().strftime("%Y%m%d-%H%M%S"))
-        rule = {"validation_bound": grid.validation_bound, "choose_by": grid.choose_by}
-        measured = {"sets": [name for name, _ in grid.sets], "shares": grid.shares}
-        facts = rule | measured | {"points": [run.point.name for run in runs]}
+        facts = {
+            "validation_bound": grid.validation_bound,
+            "choose_by": grid.choose_by,
+            "sets": [name for name, _ in grid.sets],
+            "shares": grid.shares,
+            "points": [run.point.name for run in runs],
+        }
         if read_json(folder / GRID_FILE) != facts:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / GRID_FILE, facts)
@@ -100,24 +102,14 @@ def sweep(options: SweepOptions) -> str:
 
 @dataclass
 class SweepRun:
-    """A point of a grid, run by submitit in a process of its own or in this one. Its training is a stage, whose folder also
-    holds what is measured of it.
-
-    Args:
-        point: point of the grid.
-        root: folder of the sweep.
-        sets: the paper's sets to measure, with their folders.
-        shares: shares of the finetuned weights to measure on the validation images.
-        inputs: digests of the original model and of the datasets.
-        gpu: the GPU of a local job, which submitit would start on the first one; `None` for the one that the process has.
-    """
+    """A point of a grid, run by submitit. Its training is a stage, whose folder also holds what is measured of it."""
 
     point: Point
-    root: Path
-    sets: Sequence[tuple[str, str]] = ()
-    shares: Sequence[float] = ()
-    inputs: dict = field(default_factory=dict)
-    gpu: str | None = None
+    root: Path  # folder of the sweep
+    sets: Sequence[tuple[str, str]] = ()  # the paper's sets to measure, with their folders
+    shares: Sequence[float] = ()  # of the finetuned weights, to measure on the validation images
+    inputs: dict = field(default_factory=dict)  # digests of the original model and of the datasets
+    gpu: str | None = None  # of a local job, which submitit would start on the first one
 
     @property
     def folder(self) -> Path:
@@ -125,7 +117,6 @@ class SweepRun:
 
     @property
     def arguments(self) -> tuple[ModelArguments, DataArguments, RobustViTConfig]:
-        """Arguments of [`finetune`]."""
         return train_arguments(**self.point.options | {"output_dir": str(self.folder / RUN)})
 
     @property
@@ -134,17 +125,12 @@ class SweepRun:
         options = {name: value for name, value in self.point.options.items() if name not in ("model", "dataset")}
         return Stage(self.folder, {"options": options} | self.inputs)
 
-    @property
-    def measured(self) -> Path:
-        """Folder of the results on the paper's sets."""
-        return self.folder / ROBUSTNESS / protocol_of(self.point)
-
     def unmeasured(self) -> list[tuple[str, str]]:
         """Sets that are not measured. Another grid may have measured others."""
-        return [named for named in self.sets if not is_measured(self.measured / named[0])]
+        measured = self.folder / ROBUSTNESS / protocol_of(self.point)
+        return [named for named in self.sets if not is_measured(measured / named[0])]
 
     def is_complete(self) -> bool:
-        """Whether all results are there."""
         trained = self.stage.result() is not None
         return trained and has_shares(self.folder, self.shares) and not self.unmeasured()
 
@@ -183,7 +169,6 @@ class SweepRun:
         return DelayedSubmission(self)
 
     def record(self, error: Exception) -> None:
-        """Record why the run failed, in one line."""
         kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
         write_json(self.folder / ERROR_FILE, {"error": kind + " ".join(str(error).split())})
 
@@ -209,7 +194,7 @@ class SweepRun:
 
     def _train(self, model: ModelArguments, data: DataArguments, config: RobustViTConfig) -> None:
         """Train, or resume the training, and finish the stage."""
-        for name in (PREDICTIONS, SHARES, ROBUSTNESS):  # of a training that was lost
+        for name in (PREDICTIONS, SHARES, ROBUSTNESS):  # of a lost training
             shutil.rmtree(self.folder / name, ignore_errors=True)
         config.resume_from_checkpoint = "last" if lock_file(self.folder / RUN, "train").exists() else None
         finetune(model, data, config, self.folder / PREDICTIONS, self.root / ORIGINALS)
@@ -240,13 +225,12 @@ def describe(runs: Sequence[SweepRun], jobs: int) -> str:
     """One line per run with its state, and an estimate of the remaining time from the seconds of complete runs."""
     lines, seconds = [], []
     for run in runs:
-        error = read_json(run.folder / ERROR_FILE)
         if run.is_complete():
             state = "complete"
             seconds.append(run.stage.result()["seconds"])
         elif run.is_running():
             state = "running"
-        elif error is not None:
+        elif error := read_json(run.folder / ERROR_FILE):
             state = f"failed: {error['error']}"
         else:
             state = "begun, to resume" if (run.folder / RUN).is_dir() else "to run"
@@ -254,17 +238,15 @@ def describe(runs: Sequence[SweepRun], jobs: int) -> str:
     left = len(runs) - len(seconds)
     if not left:
         return "\n".join([*lines, f"All {len(runs)} runs are complete."])
-    time_left = "None is complete, so their time is not known"
+    time_left = "None is complete, so their time is not known."
     if seconds:
-        time_left = (
-            f"They take about {left * sum(seconds) / len(seconds) / jobs / 60:.0f} minutes, as the complete ones did"
-        )
-    return "\n".join([*lines, f"{left} of {len(runs)} runs are left. {time_left}."])
+        minutes = left * sum(seconds) / len(seconds) / jobs / 60
+        time_left = f"They take about {minutes:.0f} minutes, as the complete ones did."
+    return "\n".join([*lines, f"{left} of {len(runs)} runs are left. {time_left}"])
 
 
 def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
-    """The runs of a grid, after all that can be refused before the first of them: parse the arguments of all points, load
-    each model and dataset once, and compare them with what the folders were made from."""
+    """The runs of a grid, after all that can be refused before the first of them: each model and dataset is loaded once."""
     for protocol in {protocol_of(point) for point in grid.points}:
         load_evaluation_sets(grid.sets, protocol, 1)
     models: dict[tuple, tuple[PreTrainedConfig, str]] = {}
@@ -303,11 +285,8 @@ def _all_settings(model: ModelArguments, data: DataArguments, config: RobustViTC
 
 
 def _digests(data: DataArguments, model_config: PreTrainedConfig, seed: int, composed: bool) -> list:
-    """Digests of the images of a run: to train on, to validate on, and of the test split, if there is one.
-
-    Args:
-        composed: whether objects of validation images are put on other backgrounds.
-    """
+    """Digests of the images of a run: to train on, to validate on, and of the test split, if there is one. `composed` tells whether
+    objects of validation images are put on other backgrounds."""
     train, validation, measured = load_data(data, model_config, seed)
     if composed:
         check_validation_images(validation)
@@ -316,11 +295,7 @@ def _digests(data: DataArguments, model_config: PreTrainedConfig, seed: int, com
 
 
 def _executor(options: SweepOptions, logs: Path) -> submitit.AutoExecutor:
-    """Executor of a cluster, with one GPU per run, if there are any.
-
-    Raises:
-        ValueError: the cluster is not available on this machine, or a parameter is unknown.
-    """
+    """Executor of a cluster, with one GPU per run, if there are any."""
     parameters = {"timeout_min": THREE_DAYS, "gpus_per_node": min(1, torch.cuda.device_count())}
     if options.cluster == "slurm":
         parameters |= {"gpus_per_node": 1, "slurm_array_parallelism": options.jobs, "slurm_job_name": "robust-vit"}

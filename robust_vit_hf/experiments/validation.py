@@ -24,11 +24,7 @@ COMPARED = ("original", "mixed_rand")
 
 
 def check_validation_images(validation: datasets.Dataset) -> None:
-    """Check that objects of validation images can be put on other backgrounds.
-
-    Raises:
-        ValueError: the images have no masks or no labels.
-    """
+    """Refuse validation images without masks or labels, whose objects cannot be put on other backgrounds."""
     for column in ("mask", "label"):
         if column not in validation.column_names:
             raise ValueError(
@@ -48,11 +44,6 @@ def measure_shares(
     """Measure a finetuned model on its validation images, as they are and on the backgrounds of others; and so its
     mixtures with the original's weights, and those also on the unshifted and the first shifted set, without relevance maps.
     With mixtures, also measure the original model on the objects of these sets, cut out by their masks, of labelled images alone.
-
-    Args:
-        point: folder of the run, whose model is in `config.output_dir`.
-        originals: as for [`~robust_vit_hf.training.finetuning.finetune`].
-        shares: shares of the finetuned weights, 1 first; the others are mixtures.
     """
     preset, accelerator = resolve_preset(model.preset, model.model), make_accelerator(config.bf16)
     sides = load_sides({"before": model.model, "after": config.output_dir}, preset, accelerator)

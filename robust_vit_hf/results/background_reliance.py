@@ -17,13 +17,8 @@ MANY_GROUPS = 100  # a table has no rows of more
 
 
 class Measure(NamedTuple):
-    """A measure over sets.
-
-    Args:
-        value: the measure from top-1 on each of the sets, floats or arrays.
-        kind: whether it is a rate or a difference.
-        of_imagenet: whether it divides by top-1 on ImageNet, as the published Object Focus does.
-    """
+    """A measure over sets, by its `value` from top-1 on each of them; `of_imagenet` if it divides by top-1 on
+    ImageNet, as the published Object Focus does."""
 
     title: str
     sets: tuple[str, ...]
@@ -71,12 +66,9 @@ OF_CONDITIONS = {
 
 
 def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str, Interval]]:
-    """The measures of [`~robust_vit_hf.diagnosis.verdict.MEASURES`] that ImageNet-9 has, by side, with 95 % intervals of a bootstrap
-    over images. Images of different variations are drawn independently.
-
-    Args:
-        results: results on the variations in [`OF_CONDITIONS`], by name.
-    """
+    """The measures of [`~robust_vit_hf.diagnosis.verdict.MEASURES`] that ImageNet-9 has, by side, from results on the
+    variations in [`OF_CONDITIONS`] by name, with 95 % intervals of a bootstrap over images. Images of different
+    variations are drawn independently."""
     drawn = {condition: _top1(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
     found: dict[str, dict[str, Interval]] = {}
     for side in drawn["original"]:

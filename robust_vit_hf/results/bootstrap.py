@@ -30,11 +30,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """A mean difference of accuracy and its 95 % interval, as fractions; an infinite one is unknown.
-
-    Args:
-        seeds: number of seeds that were measured.
-    """
+    """A mean difference of accuracy and its 95 % interval, as fractions; an infinite one is unknown."""
 
     seeds: int = 1
 
@@ -50,12 +46,8 @@ def change(
     shown: bool | None = None,
     confidence: float = CONFIDENCE,
 ) -> Difference:
-    """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`].
-
-    Args:
-        shown: only images of the training classes (`True`), or only of the others (`False`).
-        confidence: as for [`bootstrap`].
-    """
+    """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`]; only of images of the
+    training classes if `shown` is true, or only of the others if it is false."""
     gains = {name: [gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
     return bootstrap(gains, confidence)
 
@@ -79,10 +71,8 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k:
 
 
 def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
-    """Mean of one value of each run, such as a change of mIoU, with its interval over the seeds (Student's t).
-
-    The interval is infinitely wide with a single seed.
-    """
+    """Mean of one value of each run, such as a change of mIoU, with its interval over the seeds (Student's t), which
+    is infinitely wide with a single seed."""
     by_seed = [
         np.mean([v for v, of in zip(values, seeds, strict=True) if of == seed]) for seed in dict.fromkeys(seeds)
     ]
@@ -96,13 +86,8 @@ def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains of a run on the images of a set.
-
-    Args:
-        values: `(N,)` int, see [`SetResult.gains`].
-        seed: seed of the run.
-        images: digest of the images; equal for runs on the same images.
-    """
+    """Gains `(N,)` of a run on the images of a set, see [`SetResult.gains`], and a digest of the images, equal for
+    runs on the same ones."""
 
     values: np.ndarray
     seed: str

@@ -10,12 +10,8 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model on the selection images.
-
-    Args:
-        mixed_rand, original: `(N,)` float, whether each image is right, on the background of another class and as it is;
-            NaN where it does not count.
-    """
+    """A model on the selection images: for each `(N,)`, whether it is right on the background of another class and as
+    it is, float; NaN where it does not count."""
 
     mixed_rand: np.ndarray
     original: np.ndarray

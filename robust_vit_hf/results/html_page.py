@@ -18,14 +18,8 @@ PAGE_FILE = "report.html"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a page.
-
-    Args:
-        caption: shown below it.
-        alt: alternative text.
-        source: `data:` URL of the picture.
-        place: CSS class for its layout, such as `wide` for a picture that scrolls on phones.
-    """
+    """A picture in a page: a `data:` URL, with a CSS class for its layout, such as `wide` for one that scrolls on
+    phones."""
 
     caption: str
     alt: str
@@ -35,12 +29,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class ClassChanges:
-    """Changes of top-1 by class, in points, as a sortable table.
-
-    Args:
-        sets: names of the columns.
-        rows: class name, change on each set, and mean over the sets with this class; `None` without images.
-    """
+    """Changes of top-1 by class, in points, as a sortable table. Rows are a class name, and its change on each set and
+    on average; `None` without images."""
 
     sets: list[str]
     rows: list[tuple[str, list[float | None]]]
@@ -48,12 +38,7 @@ class ClassChanges:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Examples under a heading.
-
-    Args:
-        rule: how they were chosen.
-        examples: caption and pictures of each.
-    """
+    """Examples under a heading, each a caption and pictures, and the rule by which they were chosen."""
 
     title: str
     rule: str
@@ -62,11 +47,7 @@ class Gallery:
 
 @dataclass
 class Section:
-    """A section of a page. Empty parts are left out.
-
-    Args:
-        notes: paragraphs below the title.
-    """
+    """A section of a page, with `notes` as paragraphs below the title. Empty parts are left out."""
 
     title: str
     tables: list[Table] = field(default_factory=list)
@@ -81,11 +62,7 @@ class Section:
 
 
 def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> None:
-    """Write a page. Output is deterministic, and all text is escaped.
-
-    Args:
-        facts: facts about the reported run, by name.
-    """
+    """Write a page with facts about the run, by name. Output is deterministic, and all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

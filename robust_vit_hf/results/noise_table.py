@@ -25,9 +25,9 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
 
 
 def sensitivity_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of the columns of [`~robust_vit_hf.evaluation.measurements.noise_sensitivity.Sensitivity`] by set and side. Top-1 is the mean
-    over classes and the draws of the noise. Unlabelled images do not count, nor do those whose object fills the whole crop or lies
-    outside of it; "–" where none counts. Intervals are those of a bootstrap over images, paired between models."""
+    """Table of the columns of [`~robust_vit_hf.evaluation.measurements.noise_sensitivity.Sensitivity`] by set and
+    side. Top-1 is the mean over classes and the draws of the noise, of labelled images with object and background in
+    the crop. Intervals are those of a bootstrap over images, paired between models."""
     compared = any("after" in sides for sides in measured.values())
     rows = []
     for name, sides in measured.items():

@@ -19,11 +19,7 @@ NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the pap
 
 def save_plots(run: Run, folder: Path, class_names: dict[int, str]) -> None:
     """Save `accuracy` (top-1 of each set), `classes_<set>` (the most harmed and the most helped classes) and
-    `curves_<set>` (top-1 over the factors of a set) to an existing folder. Plots without data are left out.
-
-    Args:
-        class_names: class names by label.
-    """
+    `curves_<set>` (top-1 over the factors of a set) to an existing folder. Plots without data are left out."""
     if run.labelled:
         save_figure(accuracy_figure(set_rows(run)), folder, "accuracy")
     for result in run.labelled:

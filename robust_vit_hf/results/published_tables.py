@@ -38,13 +38,8 @@ SOURCES = {
 def accuracy_tables(
     results: Results, protocol: str = "paper", methods: Sequence[str] | None = None
 ) -> dict[str, Table]:
-    """Tables 1 and 2: top-1 and top-5 of each method, the changes of Table 2, and the average changes of both tables
-    with 95 % intervals.
-
-    Args:
-        protocol: protocol of the published values.
-        methods: the methods to show; all by default.
-    """
+    """Tables 1 and 2 with the published values of a protocol: top-1 and top-5 of the methods, all by default, the
+    changes of Table 2, and the average changes of both tables with 95 % intervals."""
     methods = results.methods if methods is None else methods
     parts = {
         "table_1": ("Table 1: real images, top-1 and top-5 in per cent", False),
@@ -76,11 +71,8 @@ def accuracy_table(
     ours: str = "finetuned",
 ) -> Table:
     """Top-k of the original model and of each method, each with its published values, by model; and average changes.
-
-    Args:
-        with_changes: whether the change of top-1 stands beside each value.
-        ours: version of the published values of the paper's method.
-    """
+    `ours` is the version of the published values of the paper's method; `with_changes` adds the change of top-1 to
+    each value."""
     rows: list[list[str]] = []
     scores = len(sets) * [tuple(f"top{k}" for k in ks)]
     for model in results.models:
@@ -184,8 +176,7 @@ def mean_std(values: Sequence[float]) -> str:
 
 
 def group_accuracy(run: Run, name: str, shown: bool, k: int) -> tuple[float | None, float | None]:
-    """Top-k before and after on the training classes of a set, or on the others; `None` without such images, or if the
-    training classes are unknown."""
+    """Top-k before and after on the training classes of a set, or on the others; `None` without such images."""
     if run.training_classes is None:
         return None, None
     result = run.sets[name]
@@ -199,8 +190,7 @@ def averaged_models(results: Results) -> list[str]:
 
 
 def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, Table]:
-    """Tables 10 and 11: training classes (✓) and other classes (✗), with average changes over
-    [`averaged_models`]."""
+    """Tables 10 and 11: training classes (✓) and other classes (✗), with average changes over [`averaged_models`]."""
     titles = {"table_10": ("Table 10: real images", False), "table_11": ("Table 11: synthetic", True)}
     known = [run for run in finetuned(results.of(OURS)) if run.training_classes]
     tables = {}

@@ -42,7 +42,7 @@ class ResultsFile:
 
     Args:
         class_names: by model and label.
-        validation_bound: largest allowed drop of validation top-1, as a fraction, for the choice.
+        validation_bound: largest allowed drop of validation top-1, as a fraction.
         choose_by: rule of the choice, see [`~robust_vit_hf.experiments.grid.GridFile`].
     """
 
@@ -92,12 +92,7 @@ def _facts(result: SetResult) -> dict:
 
 
 def read_results(path: Path) -> ResultsFile:
-    """Read a file written by [`write_results`].
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file has another format or version.
-    """
+    """Read a file written by [`write_results`]."""
     table = pq.read_table(path)
     facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}"))
     if facts.get("version") != VERSION:
@@ -112,12 +107,8 @@ def read_results(path: Path) -> ResultsFile:
 
 
 def join(parts: Sequence[ResultsFile]) -> ResultsFile:
-    """The runs of several files. Of runs with the same model and weights, method, settings and seed, the one on most sets is
-    taken: a search measures only validation images.
-
-    Raises:
-        ValueError: the files have different rules of the choice, or two of their runs one name, by which results are written.
-    """
+    """The runs of several files, which must have the same rule of the choice. Of runs with the same model and weights,
+    method, settings and seed, the one on most sets is taken: a search measures only validation images."""
     rules = {(part.validation_bound, part.choose_by) for part in parts}
     if len(rules) > 1:
         raise ValueError(f"The results were to be chosen by different rules, {rules}: report them apart.")

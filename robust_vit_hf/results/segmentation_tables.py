@@ -22,12 +22,8 @@ SEGMENTATION = {
 def attribution_table(
     scores: Mapping[str, Mapping[str, Mapping]], set_name: str, num_images: int, paper_model: str | None
 ) -> Table:
-    """Table 3 with further attribution methods and scores, in per cent.
-
-    Args:
-        scores: scores of [`RelevanceSegmentation`] by side (`before`, `after`) and attribution method.
-        paper_model: the paper's name of the model, such as `ViT-B`, to show its published values; `None` for none.
-    """
+    """Table 3 with further attribution methods and scores, in per cent, from scores of [`RelevanceSegmentation`] by
+    side and method, and the published values of the paper's model, if one is given."""
     cells = []
     for method in scores["before"]:
         for side, version in {"before": "original", "after": "finetuned"}.items():

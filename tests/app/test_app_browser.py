@@ -144,13 +144,14 @@ def test_click_through_a_diagnosis(page):
     page.get_by_role("tab", name="Backgrounds").click()
     expect(page.locator("#verdict")).to_contain_text("Before: ")
     expect(page.locator("#conditions img")).to_have_count(7)
-    widths = page.evaluate("[...document.querySelectorAll('#conditions img')].map(image => image.naturalWidth)")
-    assert widths == [32] * 7
+    page.wait_for_function(
+        "[...document.querySelectorAll('#conditions img')].every(image => image.naturalWidth === 32)"
+    )
     expect(page.locator("#conditions")).to_contain_text("mixed_rand: on LABEL_")
     first = page.locator("#conditions").inner_html()
     page.locator("#next").click()
     expect(page.locator("#which")).to_contain_text("Image 2 of ")
-    assert page.locator("#conditions").inner_html() != first
+    page.wait_for_function("first => document.querySelector('#conditions').innerHTML !== first", arg=first)
     page.locator("#previous").click()
     expect(page.locator("#which")).to_contain_text("Image 1 of ")
     page.locator("#previous").click()

@@ -54,18 +54,14 @@ class Accuracy(Measurement):
 
 
 def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> dict[str, SetResult]:
-    """Measure the sets of a session for the table of results. Arguments and errors are those of [`measure`]."""
+    """Measure the sets of a session for the table of results, see [`measure`]."""
     measured = measure(session, accuracy, within)
     return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
 
 
 def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
-    """The sets of a session in the table of results, as `robust-vit evaluate` saved them in any precision.
-
-    Raises:
-        OtherInputs: the results belong to other models or sets.
-        ValueError: the result of a set is missing or damaged.
-    """
+    """The sets of a session in the table of results, as `robust-vit evaluate` saved them in any precision. Refuses
+    results of other models or sets."""
     accuracy, results = Accuracy(), {}
     for name, rows in session.sets.items():
         found = {}
@@ -162,15 +158,8 @@ def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
 
 
 def side_results(measured: Mapping[str, Measured], accepted: list[list[int]] | None) -> dict[str, SideResult]:
-    """Results of the sides on a set, from those of [`Accuracy`].
-
-    Args:
-        measured: results by side.
-        accepted: correct labels of each image, empty for images that do not count; `None` for a set without labels.
-
-    Raises:
-        ValueError: not as many labels as predictions.
-    """
+    """Results of the sides on a set, from those of [`Accuracy`] and the correct labels of each image; `None` for a set
+    without labels."""
     sides = {}
     for side, result in measured.items():
         predictions = np.array(result.columns["predictions"])

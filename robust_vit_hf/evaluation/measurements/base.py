@@ -25,12 +25,8 @@ ROWS_FILE = "rows.parquet"
 
 @dataclass
 class Measured:
-    """Result of a measurement on a set.
-
-    Args:
-        columns: values of each image by name, such as `predictions`, in the order of the set.
-        scores: scores over all images, as JSON values.
-    """
+    """Result of a measurement on a set: values of each image by name, such as `predictions`, in the order of the set,
+    and scores over all images, as JSON values."""
 
     columns: dict[str, Any] = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
@@ -45,14 +41,8 @@ class Measured:
 
     @classmethod
     def load(cls, stage: Stage, ignoring: Collection[str] = ()) -> "Measured | None":
-        """Read the result of a stage; `None` if it is missing or incomplete.
-
-        Args:
-            ignoring: names of inputs that may differ.
-
-        Raises:
-            ValueError: the rows are damaged, or as [`Stage.check`].
-        """
+        """Read the result of a stage, of which the inputs named by `ignoring` may differ; `None` if it is missing or
+        incomplete."""
         scores, path = stage.result(ignoring), stage.folder / ROWS_FILE
         if scores is None:
             return None
@@ -105,15 +95,7 @@ class Measurement(ABC):
 
 
 def measure(session: Session, measurement: Measurement, within: str = "") -> dict[str, dict[str, Measured]]:
-    """Results by set and side, from the session's folder or else measured now.
-
-    Args:
-        within: folder of the results within the session's folder.
-
-    Raises:
-        OtherInputs: a folder has results of other inputs under the same name.
-        ValueError: as raised by the measurement.
-    """
+    """Results by set and side, from the session's folder (`within` it), or else measured now."""
     return {
         name: {side: _result(session, measurement, name, side, within) for side in session.sides}
         for name in session.sets

@@ -133,11 +133,8 @@ def concatenate(parts: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def summarize(rows: dict[str, Any]) -> dict[str, float | int | None]:
-    """Number of pairs, share with a subset, and means over those with one; `None` if there is nothing to average.
-
-    Args:
-        rows: columns of [`Subsets`].
-    """
+    """Number of pairs, share with a subset, and means over those with one, of columns of [`Subsets`]; `None` if there
+    is nothing to average."""
     found = np.asarray(rows["found"], dtype=bool)
     summary: dict[str, float | int | None] = {"pairs": len(found), "found": float(found.mean())}
     for name, values in rows.items():

@@ -73,8 +73,8 @@ class Backgrounds(Measurement):
     def _compute(
         self, side: Side, black: torch.Tensor, class_subset: tuple[int, ...] | None, batch: dict[str, torch.Tensor]
     ) -> tuple[list[torch.Tensor], tuple[torch.Tensor]]:
-        """Logits `(B, C)` of all conditions, and the values of the rows, `(B, n + 2)` fp64: predictions in n conditions, share of the
-        object in the pixels, and in the relevance."""
+        """Logits `(B, C)` of all conditions, and the values of the rows, `(B, n + 2)` fp64: predictions in n
+        conditions, share of the object in the pixels, and in the relevance."""
         mask, given = batch["mask"], {}
         for name in ("mixed_same", "mixed_rand"):
             given[name] = (batch[f"{name}_pixel_values"], batch[f"{name}_mask"]) if name in self.conditions else None
@@ -99,13 +99,8 @@ class Backgrounds(Measurement):
 
 
 class WithDonors(Dataset):
-    """Rows of images with those of their donors.
-
-    Args:
-        rows: rows with `pixel_values` and `mask`.
-        donors: numbers `(N,)` of the donors of each image, see [`draw_donors`], by condition, whose name is the prefix of
-            their columns.
-    """
+    """Rows with `pixel_values` and `mask`, and those of their donors, given by numbers `(N,)`, see [`draw_donors`],
+    and by condition, the prefix of their columns."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, np.ndarray]):
         self.rows, self.donors = rows, donors

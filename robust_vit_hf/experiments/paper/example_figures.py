@@ -33,12 +33,7 @@ GROUPS_OF_A_ROW = 3  # in Figures 3 and 6
 
 @dataclass(frozen=True)
 class CaptionedFigure:
-    """A figure of the paper.
-
-    Args:
-        rule: how the images were chosen.
-        examples: the examples shown.
-    """
+    """A figure of the paper, the rule by which its images were chosen, and the examples shown."""
 
     figure: Figure
     rule: str
@@ -54,7 +49,6 @@ def make_figures(options: FigureOptions) -> str:
 
     Raises:
         ValueError: predictions of a set are missing or belong to other models or images, or an unknown class.
-        OSError: a model or set does not exist.
     """
     folder = options.output_dir
     evaluated = (read_json(options.evaluation / RESULTS_FILE) or {}).get("protocols")
@@ -98,8 +92,7 @@ def _caption(number: int, figure: CaptionedFigure | None, shown: str) -> str:
 def _figure_1(
     options: FigureOptions, session: Session, results: Mapping[str, SetResult], kept: set[int] | None
 ) -> CaptionedFigure | None:
-    """Confident predictions of the original model with relevance on the background or on only a small part of the
-    object."""
+    """Confident predictions of the original model with relevance on the background, or on little of the object."""
     masked = {}
     for name, result in results.items():
         dataset = session.sets[name].dataset
@@ -190,8 +183,7 @@ def _figure(rows: Sequence[Mapping[str, list[Example]]], target: str, rule: str)
 
 
 def _issue_figure(rows: Mapping[str, Sequence[Example]]) -> Figure:
-    """Figure with a titled row per entry: each image beside the map of its predicted class before finetuning. At least
-    one row must have an example."""
+    """Figure with a titled row per entry: each image beside the map of its predicted class before finetuning."""
     rows = {title: examples for title, examples in rows.items() if examples}
     columns = max(map(len, rows.values()))
     figure = Figure((2.7 * columns, 2.1 * len(rows)), layout="constrained")

@@ -54,24 +54,17 @@ ABLATION_CLAIMS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper, and what was measured.
+    """A claim of the paper, and what was measured."""
 
-    Args:
-        source: table, figure or section of the paper.
-        sign: `RISES`, `FALLS`, `ALIKE`, `KEEPS` or `NO_MORE`, of the value, in the claim.
-        value: measured value with its interval, as a fraction; `None` if not measured.
-        set_name: the one set that the claim is about, if it is about one.
-    """
-
-    source: str
+    source: str  # table, figure or section of the paper
     statement: str
-    sign: str
-    value: Difference | None
-    set_name: str | None = None
+    sign: str  # of the value in the claim: `RISES`, `FALLS`, `ALIKE`, `KEEPS` or `NO_MORE`
+    value: Difference | None  # as a fraction; `None` if not measured
+    set_name: str | None = None  # the one set that the claim is about, if it is about one
 
     @property
     def measured(self) -> str:
-        """The value with its interval, in points; with two decimals if one would hide on which side of 0 the interval ends."""
+        """The value in points; with two decimals if one would hide on which side of 0 the interval ends."""
         if self.value is None:
             return "–"
         mean, low, high = (100 * value for value in (self.value.mean, self.value.low, self.value.high))

@@ -62,8 +62,7 @@ def size_figure(results: Results) -> Figure | None:
     classes = {run.name: len(run.training_classes) for run in runs}
     panels = {}
     for title, varied, fixed in (("samples of a class", samples, classes), ("training classes", classes, samples)):
-        if len(set(fixed.values())) > 0:
-            (value, _), *_ = Counter(fixed.values()).most_common(1)
+        for value, _ in Counter(fixed.values()).most_common(1):
             chosen = [run for run in runs if fixed[run.name] == value]
             if len({varied[run.name] for run in chosen}) > 1:
                 panels[title] = (chosen, varied)

@@ -104,12 +104,8 @@ class Calibration(StreamingMetric):
 
 
 def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndarray]:
-    """The `columns` of each image.
-
-    Args:
-        logits: `(N, C)` float64, the highest of each row finite. -inf is a probability of 0.
-        accepted: `(N,)` lists of columns. Results for an empty list are meaningless.
-    """
+    """The `columns` of each image, from float64 logits `(N, C)`, where -inf is a probability of 0, and accepted
+    columns. Results without any are meaningless."""
     is_accepted = np.zeros(logits.shape, dtype=bool)
     for row, columns in zip(is_accepted, accepted, strict=True):
         row[columns] = True

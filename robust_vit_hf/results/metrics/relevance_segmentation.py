@@ -78,12 +78,9 @@ class RelevanceSegmentation(StreamingMetric):
 
 
 def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
-    """AP over the scores (1 - map, map) of all pixels: positive for a pixel's own class, negative for the other.
-
-    Args:
-        foreground, background: ascending values of the map in [0, 1] on the pixels of each class. Scores are equal if
-            they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same float.
-    """
+    """AP over the scores (1 - map, map) of all pixels, of ascending values in [0, 1]: positive for a pixel's own
+    class, negative for the other. Scores are equal if they agree to 2^-40, since 1/3 and 1 - 2/3 are not the same
+    float."""
     one = 2.0**40
     # A pixel scores s for its own class and 1 - s for the other: negatives mirror positives, and one sorted array
     # gives the ranks of both.
@@ -95,11 +92,7 @@ def average_precision(foreground: np.ndarray, background: np.ndarray) -> float:
 
 
 def roc_auc(foreground: np.ndarray, background: np.ndarray) -> float:
-    """Probability that a foreground pixel exceeds a background pixel; ties count half.
-
-    Args:
-        foreground, background: ascending values of the map on the pixels of each class, at least one of each.
-    """
+    """Probability that a foreground pixel exceeds a background pixel, of ascending values; ties count half."""
     below, up_to = (np.searchsorted(background, foreground, side=side) for side in ("left", "right"))
     return float((below + up_to).sum() / (2 * len(foreground) * len(background)))
 

@@ -32,11 +32,7 @@ class StreamingMetric(ABC):
         """Scores of all images from the results of [`reduce`], in any order; at least one image is usable."""
 
     def summarize(self, images: dict[str, np.ndarray]) -> dict:
-        """[`scores`] of all images.
-
-        Raises:
-            ValueError: no image counts.
-        """
+        """[`scores`] of all images, of which at least one must count."""
         if not images["usable"].any():
             raise ValueError(
                 f"zero usable images: {len(images['usable'])} were added, and none has an accepted id or a mask"
@@ -73,16 +69,12 @@ def place_of(first_image: int, row: int) -> str:
 def to_accepted_ids(
     references, first_image: int, num_classes: int | None = None, class_subset: np.ndarray | None = None
 ) -> list[list[int]]:
-    """Lists of accepted ids, without duplicates, in the order given.
+    """Lists of accepted ids, without duplicates, in the order given. Refuses a reference that no prediction can have.
 
     Args:
         references: `(N,)` ids or lists of ids, or an array `(N, m)` padded with -1.
         first_image: number of the first image in the whole set, for errors.
         num_classes: number of logits; `None` if unknown.
-        class_subset: ids to which predictions are restricted; all by default.
-
-    Raises:
-        ValueError: a reference is no id, or one that no prediction can have.
     """
     possible = None if num_classes is None else range(num_classes)
     possible = possible if class_subset is None else set(class_subset.tolist())
