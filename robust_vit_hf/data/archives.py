@@ -24,11 +24,7 @@ def is_archive(path: Path) -> bool:
 
 def unpacked(archives: list[Path]) -> Path:
     """Folder with the contents of archives, each in a subfolder of its name, see [`unpack`]. Cached in
-    `HF_DATASETS_CACHE` until an archive changes; of several processes, one unpacks, and the others wait for it.
-
-    Raises:
-        ValueError: two archives have the same name, or one cannot be unpacked.
-    """
+    `HF_DATASETS_CACHE` until an archive changes; of several processes, one unpacks, and the others wait for it."""
     root, folders = cache_of(archives), {}
     for archive in archives:
         suffix = next(filter(archive.name.lower().endswith, ARCHIVE_SUFFIXES))
@@ -44,11 +40,7 @@ def unpacked(archives: list[Path]) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive. `folder` appears only once it is complete.
-
-    Raises:
-        ValueError: the archive is truncated, corrupt or encrypted, or a member of a tar would leave the folder.
-    """
+    """Unpack a tar or zip archive. `folder` appears only once it is complete."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -65,11 +57,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def check_tar_end(archive: Path) -> None:
-    """Check the end of an uncompressed tar: `tarfile` accepts files that are cut between two members.
-
-    Raises:
-        ValueError: the end is missing.
-    """
+    """Check the end of an uncompressed tar: `tarfile` accepts files that are cut between two members."""
     with archive.open("rb") as stream:
         stream.seek(max(0, archive.stat().st_size - 1024))
         end = stream.read()

@@ -25,14 +25,8 @@ def draw_donors(classes: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.n
     """Draw for each image one of its class and one of another class, whose backgrounds it is given. The other class is
     drawn first, all with the same probability. An image's draw depends on the seed, its number and the classes alone.
 
-    Args:
-        classes: class of each of N images.
-
     Returns:
         Two arrays `(N,)`, int64, of image numbers; -1 where there is no other image of the class.
-
-    Raises:
-        ValueError: all images are of one class.
     """
     members: dict[int, list[int]] = {}
     place_within = []  # of each image among those of its class
@@ -73,10 +67,8 @@ def compose(
     Args:
         pixel_values: `(B, 3, H, W)`, normalised as the model expects.
         mask: `(B, 1, H, W)` in [0, 1]; 1 is the object.
-        same, other: pixel values and masks of the donors, of the same shapes; not needed without `mixed_same` or
-            `mixed_rand`.
+        same, other: pixel values and masks of the donors; not needed without `mixed_same` or `mixed_rand`.
         black: `(3,)`, the pixel values of black.
-        conditions: names of the conditions; all by default.
 
     Returns:
         `(B, 3, H, W)` by name of the condition, in the order of `CONDITIONS`.
@@ -104,11 +96,8 @@ def _blur(pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def paste(pixel_values: torch.Tensor, mask: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-    """The objects of images on other backgrounds: a pixel with mask value v becomes v · image + (1 − v) · background.
-
-    Args:
-        pixel_values, background: `(B, 3, H, W)`.
-        mask: `(B, 1, H, W)` in [0, 1]; 1 is the object.
+    """The objects of images `(B, 3, H, W)` on other backgrounds: a pixel with mask value v, `(B, 1, H, W)` in [0, 1], becomes
+    v · image + (1 − v) · background.
 
     Source: the *mixed* images of https://huggingface.co/papers/2006.09994
     """
@@ -136,9 +125,6 @@ def fill(pixel_values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     Args:
         pixel_values: `(B, 3, H, W)`.
         known: `(B, 1, H, W)`, 1 for known pixels, otherwise 0. Images without known pixels are filled with zeros.
-
-    Returns:
-        `(B, 3, H, W)`, in which known pixels are those of `pixel_values`.
     """
     height, width = known.shape[-2:]
     if known.all() or height == width == 1:

@@ -35,11 +35,7 @@ Images with {columns}, in the schema of [robust-vit-hf](https://huggingface.co/p
 def write_card(
     folder: Path, title: str, text: str, columns: datasets.Features, splits: Mapping[str, Sequence[int]]
 ) -> None:
-    """Write the card of a folder.
-
-    Args:
-        splits: numbers of rows and rejected rows of each complete split.
-    """
+    """Write the card of a folder, with the numbers of rows and rejected rows of each complete split."""
     configurations = []
     for index, (name, place) in enumerate((("default", ""), ("rejected", f"{REJECTED_FOLDER}/"))):
         files = [{"split": split, "path": f"{place}{split}-*"} for split, counts in splits.items() if counts[index]]

@@ -29,11 +29,7 @@ BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "f
 
 def describe(options: DescribeOptions) -> str:
     """Describe a dataset, or an unprepared set of the paper, as [`describe_rows`] does, with the class names of your own
-    folders, splits that number them differently, and images that are left out.
-
-    Raises:
-        OSError, ValueError: as [`find_images`], or as [`open_source`].
-    """
+    folders, splits that number them differently, and images that are left out."""
     if options.set is not None:
         source = open_source(options.set, [options.source], options.of_the_set)
         return describe_rows(source.rows(source.shards), len(wnids()))
@@ -60,15 +56,8 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
-    """Read all rows and summarise them.
-
-    Args:
-        rows: rows of a [`Source`].
-        num_labels: number of classes, if known.
-
-    Returns:
-        Markdown-like text: rows, columns, image sizes, rows per class, histogram of mask coverage, first problems.
-    """
+    """Read all rows of a [`Source`] and summarise them as text: rows, columns, image sizes, rows per class, histogram of mask
+    coverage, first problems. `num_labels` is the number of classes, if known."""
     columns, problems, labels, sizes, coverage = {}, [], [], [], Counter()
     count = 0
     with ThreadPoolExecutor() as pool, tqdm(desc="reading", unit="row", leave=False) as progress:

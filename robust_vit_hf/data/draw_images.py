@@ -18,11 +18,8 @@ def choose_images(dataset: datasets.Dataset, count: int, seed: int = 0) -> datas
 
 
 def turns_within_classes(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Place `(N,)` of each image in a random order of its class, from 0. Orders depend on the seed and the class.
-
-    Args:
-        labels: class of each image, `(N,)`, from 0.
-    """
+    """Place `(N,)` of each image in a random order of its class, from 0, by its label `(N,)`. Orders depend on the seed and
+    the class."""
     turn = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -54,7 +54,7 @@ class Images:
 
     @property
     def name(self) -> str:
-        """Name of the split in results."""
+        """The split in results."""
         return self.split.partition("[")[0]
 
     @cached_property
@@ -103,9 +103,7 @@ def find_images(
     Raises:
         FileNotFoundError: the file, folder or Hub dataset does not exist.
         UnknownSplit: the split does not exist (names the existing ones).
-        ValueError: a needed column is missing, see [`check_columns`]; files of the split number their classes
-            differently; `metadata.jsonl` is not valid or names files outside its folder; no image of a folder can be
-            used; a path of tables would be read as a pattern; or a prepared folder is not complete.
+        ValueError: a needed column is missing, or the source cannot be used.
     """
     if masks is not None and has_parquet(Path(masks)):
         source, masks = masks, None

@@ -25,14 +25,8 @@ def group_shares(dataset: datasets.Dataset, name: str) -> dict[str, float] | Non
 
 
 def groups_of(dataset: datasets.Dataset, name: str = "images") -> np.ndarray | None:
-    """Names `(N,)` of the groups of the images, from the column `group`; `None` without one.
-
-    Args:
-        name: name of the images in errors.
-
-    Raises:
-        ValueError: an image has no group (`None`, or -1 of named groups).
-    """
+    """Names `(N,)` of the groups of the images, from the column `group`; `None` without one. `name` is that of the images in
+    errors."""
     if "group" not in dataset.column_names:
         return None
     values, names = dataset.with_format(None)["group"][:], getattr(dataset.features["group"], "names", None)

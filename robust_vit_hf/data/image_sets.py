@@ -70,12 +70,8 @@ def load_image_set(
 
 
 def open_source(name: str, sources: Sequence[str | Path], options: dict) -> Source:
-    """The undecoded rows of a set, and its columns.
-
-    Args:
-        sources: one folder, file or Hub id; or archives; empty for the set's Hub dataset.
-        options: as for [`load_image_set`], which also lists the errors.
-    """
+    """The undecoded rows of a set, and its columns, of one folder, file or Hub id, or archives; by default of the set's Hub
+    dataset. Options and errors are those of [`load_image_set`]."""
     known = find_set(name, options)
     path = find_source(name, sources, options)
     if path is None or has_numbered_tars(path) or has_parquet(path):
@@ -147,11 +143,7 @@ def _prepared(source: str) -> tuple[str | None, dict]:
 
 
 def _made_as(name: str, source: str, options: dict) -> dict | None:
-    """Options of a prepared source; `None` if it is not prepared.
-
-    Raises:
-        ValueError: it is another set, or was made with other options than those asked for.
-    """
+    """Options of a prepared source, which must be those asked for; `None` if it is not prepared."""
     prepared, made = _prepared(source)
     if prepared is None:
         return None
@@ -168,11 +160,7 @@ def _made_as(name: str, source: str, options: dict) -> dict | None:
 
 
 def find_set(name: str, options: dict) -> KnownSet:
-    """A set by name.
-
-    Raises:
-        ValueError: unknown set, option or split.
-    """
+    """A set by name, which takes these options."""
     if name not in KNOWN_SETS:
         raise ValueError(f"There is no set `{name}`; expected one of {', '.join(KNOWN_SETS)}.")
     known = KNOWN_SETS[name]
@@ -186,12 +174,7 @@ def find_set(name: str, options: dict) -> KnownSet:
 
 def find_source(name: str, sources: Sequence[str | Path], options: dict) -> Path | None:
     """Path of a set: the given one, or the folder with the unpacked given or downloaded archives. `None` for a table
-    on the Hub.
-
-    Raises:
-        FileNotFoundError: the set is not on the Hub.
-        ValueError: several sources are given that are not all archives.
-    """
+    on the Hub."""
     known, paths = KNOWN_SETS[name], [Path(source) for source in sources]
     if not (sources or known.hub or known.hub_files):
         raise FileNotFoundError(

@@ -22,14 +22,7 @@ def classes_of_model(config: PreTrainedConfig) -> list[str]:
 
 
 def class_index(name: str, model_names: Sequence[str]) -> int:
-    """Index of a model's class, given its name or index.
-
-    Args:
-        model_names: names of the model's classes, see [`classes_of_model`].
-
-    Raises:
-        ValueError: the model has no such class, or several.
-    """
+    """Index of a model's class, given its name or index."""
     places = [index for index, known in enumerate(model_names) if known == name]
     if len(places) == 1:
         return places[0]
@@ -58,13 +51,9 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
         source: name of the dataset in errors.
 
     Returns:
-        The model's class of each label, even if all have the same number, or `None` if the dataset has no names, or one of the two
-        has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are names of the classes
-        of ImageNet-1k.
-
-    Raises:
-        ValueError: the dataset has a class that the model does not have, or another number of classes where one of the two has
-            only numbers.
+        The model's class of each label, even if all have the same number, or `None` if the dataset has no names, or one of
+        the two has only numbers (from 0 on, or transformers' `LABEL_n`), and as many classes as the other. Wnids are names
+        of the classes of ImageNet-1k.
     """
     names, model_names = (tuple(str(name).removeprefix("LABEL_") for name in of or ()) for of in (names, model_names))
     if not names:

@@ -14,17 +14,8 @@ logger = logging.get_logger(__name__)
 
 
 def with_mask_files(dataset: datasets.Dataset, folder: Path, split: str) -> datasets.Dataset:
-    """Add masks from pictures named as the images, with another suffix maybe. Images without one are left out with a
-    warning.
-
-    Args:
-        dataset: images with `file_name`.
-        folder: folder of the masks, in `<split>/` or directly.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: images have no names; there is a mask for none of them, one mask for two, or two for one.
-    """
+    """Add masks from pictures named as the `file_name` of images, with another suffix maybe, in a folder or its `<split>/`.
+    Images without one are left out with a warning."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no folder of masks `{folder}`: expected one, or tokencut, grounded, sam3 or auto to make them."

@@ -10,11 +10,7 @@ from .write_rows import write_rows
 
 
 def prepare(options: PrepareOptions) -> str:
-    """Write a set, see [`write_set`].
-
-    Returns:
-        Message about what was written.
-    """
+    """Write a set, see [`write_set`]. Returns what was written."""
     counts = write_set(options)
     lines = [f"{split}: {kept:,} rows, {rejected:,} rejected" for split, (kept, rejected) in counts.items()]
     return "\n".join([*lines, f"{options.output_dir}: parquet, README.md and contact sheets"])
@@ -22,15 +18,7 @@ def prepare(options: PrepareOptions) -> str:
 
 def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
     """Write a set as parquet, with a card and contact sheets; all of its splits, if it has several. Call it again to
-    resume an interrupted run.
-
-    Returns:
-        Numbers of rows and rejected rows of each split.
-
-    Raises:
-        OSError, ValueError: as for [`load_image_set`], or every row is unusable, the source has changed since an
-            interrupted run, the folder holds something else, or another process is writing to it.
-    """
+    resume an interrupted run. Returns the numbers of rows and rejected rows of each split."""
     name, of_the_set = options.set, options.of_the_set
     known = find_set(name, of_the_set)
     splits = [of_the_set]

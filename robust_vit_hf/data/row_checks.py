@@ -20,15 +20,8 @@ REMEDY = "In an image folder, a `metadata.jsonl` gives labels and masks: a line 
 
 
 def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "mask")) -> None:
-    """Check the schema of a dataset or stream.
-
-    Args:
-        name: name of the dataset in errors.
-        needs: columns besides `image` that must be there, of `label` and `mask`. A mask that is there must be an image.
-
-    Raises:
-        ValueError: a column is missing or has another type.
-    """
+    """Check that a dataset or stream has `image` and the columns of `needs`, and their types. A mask that is there must be an
+    image. `name` is that of the dataset in errors."""
     if dataset.features is None:
         raise ValueError(
             f"The {name} dataset is a stream without `features`, as after `map`: name its columns and their types, "

@@ -14,7 +14,8 @@ from .known_sets import KNOWN_SETS
 
 
 def features_of(name: str, options: dict) -> datasets.Features:
-    """Columns of a set with the given options: `image`, `mask` (one channel, 0 or 255), `label`, `file_name` and the set's own factors.
+    """Columns of a set with the given options: `image`, `mask` (one channel, 0 or 255), `label`, `file_name` and the set's own
+    factors.
 
     Labels of ImageNet are 0–999, and the `ClassLabel` names wnids. Where an image has several, `label` is the list of all that are
     accepted.

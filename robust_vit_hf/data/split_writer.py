@@ -25,11 +25,7 @@ DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadat
 
 
 def made_from(folder: Path) -> dict:
-    """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others.
-
-    Raises:
-        ValueError: no split in the folder is complete.
-    """
+    """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others."""
     record = read_json(folder / STAGE_FILE) or {}
     inputs = record.get("inputs", {})
     if inputs.get("command") not in WRITERS:
@@ -67,13 +63,9 @@ class SplitWriter:
     reopened writer goes on after the last slice. Rows with a `problem` go to the configuration `rejected`.
 
     Args:
-        stage: folder, and the settings that the rows depend on.
         title, text: heading and first paragraph of the dataset card.
         rows_per_file: source rows of a slice, unless these exceed 64 MiB.
         selection: rule by which the source rows of this split are selected.
-
-    Raises:
-        ValueError: as [`Stage.check`], or `split` cannot name a split.
     """
 
     def __init__(
@@ -118,11 +110,7 @@ class SplitWriter:
         return slices[-1].end if slices else 0
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
-        """Skip the source rows that are written, after comparing their digests.
-
-        Raises:
-            ValueError: the source has changed, by the first slice that differs.
-        """
+        """Skip the source rows that are written, after comparing their digests."""
         change = None
         for one in self.slices:
             if change is None and self._digest(map(row_digest, islice(rows, one.end - one.first))) != one.digest:
@@ -137,7 +125,7 @@ class SplitWriter:
         return rows
 
     def written(self, columns: list[str], rejected: bool = False) -> list[dict]:
-        """Values of columns of the rows that were written in complete slices: of those kept, or of those rejected."""
+        """Values of columns of the rows in complete slices: of those kept, or of those rejected."""
         files = [one.rejected if rejected else one.kept for one in self.slices]
         return [
             row for path in files if path.is_file() for row in parquet.read_table(path, columns=columns).to_pylist()
@@ -175,11 +163,7 @@ class SplitWriter:
 
     def finish(self) -> tuple[int, int]:
         """Write the last slice, card and contact sheets, and mark the split as complete. Returns the numbers of rows and
-        rejected rows.
-
-        Raises:
-            ValueError: there are no rows, or all are rejected.
-        """
+        rejected rows."""
         if self._rows:
             self._write_slice()
         folder = self.stage.folder

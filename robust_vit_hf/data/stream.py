@@ -33,18 +33,12 @@ class MaskedStream(torch.utils.data.IterableDataset):
     Args:
         dataset: stream with the columns of `check_columns`.
         transform: [`train_transform`] of an image processor.
-        num_labels: number of the model's classes.
         mapping: class of the model for each label, see [`label_mapping`].
         bad_masks: whether a row with an unusable image or mask, or an empty or full mask, is skipped with a warning or
-            refused.
-        rank, num_processes: this process, and the number of processes that share the rows.
+            refused. 100 consecutive ones are refused, and so is a label that is no class of the model.
 
     Yields:
         The transformed row, with its `name` for errors.
-
-    Raises:
-        ValueError: while rows are read: a row is refused; a label is not a class of the model, regardless of
-            `bad_masks`; there are no rows, or 100 consecutive ones are unusable.
     """
 
     def __init__(

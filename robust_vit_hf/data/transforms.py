@@ -88,15 +88,9 @@ def eval_transform(
     """
     if whole:
         height, width = input_size(processor)
-        processor = type(processor).from_dict(
-            processor.to_dict()
-            | {
-                "do_resize": True,
-                "size": {"height": height, "width": width},
-                "do_center_crop": False,
-                "crop_size": None,
-            }
-        )
+        squashed = {"do_resize": True, "size": {"height": height, "width": width}}
+        squashed |= {"do_center_crop": False, "crop_size": None}
+        processor = type(processor).from_dict(processor.to_dict() | squashed)
     geometry = {name: getattr(processor, name, None) for name in ("size", "crop_size")}
     geometry |= {name: bool(getattr(processor, name, None)) for name in ("do_resize", "do_center_crop")}
     mask_processor = _MaskProcessor(**geometry, do_rescale=False, do_normalize=False)
@@ -124,9 +118,6 @@ def segmentation_transform(
 
     Args:
         resample: interpolation of images; bilinear in the paper's test.
-
-    Raises:
-        ValueError: as [`input_size`].
     """
     height, width = input_size(processor)
 

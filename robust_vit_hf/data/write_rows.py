@@ -42,9 +42,6 @@ def write_rows(
 
     Returns:
         Numbers of rows and rejected rows; `None` outside the main process.
-
-    Raises:
-        ValueError: a row, or every row, is unusable, or the source has changed since an interrupted run.
     """
     state = PartialState()
     if writer is not None:

@@ -14,7 +14,7 @@ from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet
 from ..hub.model_card import write_card
 from ..masks.own_masks import MaskedImages
-from ..results.bootstrap import Difference
+from ..results.bootstrap import Interval
 from ..results.html_page import PAGE_FILE, Section, write_page
 from ..results.markdown_latex import Table
 from ..results.run_results import Run
@@ -57,7 +57,7 @@ class Improvement:
     folder: Path
 
     @cached_property
-    def _changes(self) -> dict[str, Difference] | None:
+    def _changes(self) -> dict[str, Interval] | None:
         """Changes of the measures; `None` if no candidate was better."""
         diagnoses = self.diagnosis.diagnoses
         return diagnoses["after"].change_from(diagnoses["before"]) if "after" in diagnoses else None

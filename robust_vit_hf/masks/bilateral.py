@@ -7,7 +7,7 @@ from scipy.sparse.linalg import cg
 
 
 def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
-    """Map that is close to `target` and smooth between image pixels of similar position and colour.
+    """Map `(H, W)`, fp64, about [0, 1]: close to `target`, and smooth between image pixels of similar position and colour.
 
     Parameters are those of TokenCut: a bilateral grid with cells of 16 pixels, 16 levels of luma and 8 of chroma;
     smoothness λ 256; confidence 0.999 everywhere; 25 steps of conjugate gradients with a Jacobi preconditioner, from
@@ -17,9 +17,6 @@ def bilateral_solver(image: Image.Image, target: np.ndarray) -> np.ndarray:
     Args:
         image: RGB, W×H.
         target: `(H, W)`, in [0, 1].
-
-    Returns:
-        `(H, W)`, fp64, about [0, 1].
 
     Source: https://huggingface.co/papers/1511.03296
     """

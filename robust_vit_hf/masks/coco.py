@@ -21,10 +21,6 @@ class CocoAnnotations:
     Args:
         path: JSON file with `images`, `annotations` and `categories`, as COCO's `instances_….json`.
         category: name of the foreground category; all by default.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is not a COCO file, names an image twice, or lacks the category.
     """
 
     def __init__(self, path: str | Path, category: str | None = None):
@@ -55,23 +51,12 @@ class CocoAnnotations:
                 self.by_end[end].add(name)
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks of images of any sizes, in order. Images without an annotation are rejected.
-
-        Args:
-            rows: rows of the images. `file_name` is looked up with its folder, or else the only entry whose path ends
-                with it, or with which it ends.
-
-        Raises:
-            ValueError: an image's size differs from the file, or an annotation cannot be read.
-        """
+        """Make masks of images of any sizes, in order, by the `file_name` of their rows: looked up with its folder, or else
+        the only entry whose path ends with it, or with which it ends. Images without an annotation are rejected."""
         return [self._mask(image, row) for image, row in zip(images, rows, strict=True)]
 
     def claimed(self, rows: Iterable[dict]) -> Iterator[dict]:
-        """Rows in the order of the source.
-
-        Raises:
-            ValueError: two images have the same annotations.
-        """
+        """Rows in the order of the source, of which no two may have the same annotations."""
         owners: dict[str, str] = {}
         for row in rows:
             if entry := self._entry(row["file_name"]):

@@ -30,12 +30,9 @@ TEXT_THRESHOLD = 0.25  # least score of a word in the phrase of a box, which is 
 
 
 def prompt_text(names: Sequence[str]) -> str:
-    """Prompt of Grounding DINO: lower case, " ." after each name. Full stops within a name, which would split it, are
-    dropped.
+    """Prompt of Grounding DINO: lower case, " ." after each name, of which full stops, which would split it, are dropped.
 
     Example:
-        >>> prompt_text(["Tench"])
-        'tench .'
         >>> prompt_text(["head", "St. Bernard's tail"])
         "head . st bernard's tail ."
     """
@@ -43,24 +40,21 @@ def prompt_text(names: Sequence[str]) -> str:
 
 
 def best_masks(logits: torch.Tensor, predicted_iou: torch.Tensor) -> torch.Tensor:
-    """For each box, the mask with the highest IoU predicted by SAM.
+    """For each box, the mask `(N, 1, h, w)` with the highest IoU predicted by SAM.
 
     Args:
         logits: `(N, M, h, w)`, M masks (three: whole, part, subpart) for each of N boxes.
         predicted_iou: `(N, M)`.
-
-    Returns:
-        `(N, 1, h, w)`.
     """
     return logits[torch.arange(len(logits)), predicted_iou.argmax(dim=1)].unsqueeze(1)
 
 
 @dataclass(eq=False)
 class GroundedSegmentation:
-    """Masks of the prompted names: the union of SAM's masks for all boxes found by Grounding DINO.
+    """Masks of the prompted names: the union of SAM's masks for all boxes found by Grounding DINO, or another zero-shot
+    detector with the same processor.
 
     Args:
-        detector: Grounding DINO, or another zero-shot detector with the same processor.
         segmenter: SAM or SAM 2.
         prompts: names of a label to look for: of the class, or of its parts.
         box_threshold: minimum score of boxes, in [0, 1].
@@ -76,18 +70,9 @@ class GroundedSegmentation:
 
     @classmethod
     def from_pretrained(
-        cls,
-        prompts: Prompts,
-        detector: str,
-        segmenter: str,
-        device: str | torch.device = "cpu",
-        **arguments,
+        cls, prompts: Prompts, detector: str, segmenter: str, device: str | torch.device = "cpu", **arguments
     ) -> Self:
-        """Load both models from Hub ids or folders. Further arguments are those of the class.
-
-        Raises:
-            OSError: a model does not exist.
-        """
+        """Load both models from Hub ids or folders. Further arguments are those of the class."""
         parts: dict[str, Any] = {}
         for part, model_class, name in (
             ("detector", AutoModelForZeroShotObjectDetection, detector),
@@ -104,14 +89,8 @@ class GroundedSegmentation:
         return {"detector": self.detector, "segmenter": self.segmenter}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks of RGB images of any sizes, in order. Images are processed one by one, since padding of boxes and
-        prompts would make masks depend on the other images.
-
-        Args:
-            rows: rows of the images; only `label` is read.
-
-        Raises:
-            ValueError: a row has no label, or a label no names. All rows are checked before the first image.
+        """Make masks of RGB images of any sizes, in order, by the `label` of their rows, which are checked before the first
+        image. Images are processed one by one, since padding of boxes and prompts would make masks depend on the others.
         """
         names = [names_to_find(row, self.prompts) for row in rows]
         return [self._mask(image, of_image) for image, of_image in zip(images, names, strict=True)]

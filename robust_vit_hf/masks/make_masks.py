@@ -1,7 +1,7 @@
 """`robust-vit masks`: masks for a dataset without masks, written as parquet for `robust-vit train --dataset`."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
@@ -56,12 +56,7 @@ def prepare_masks(options: MasksOptions) -> str:
 def make_masker(
     options: TokenCutOptions | GroundedOptions | Sam3Options | CocoOptions, features: datasets.Features
 ) -> Masker:
-    """Mask maker of a method for images with the given columns, on the accelerator if available.
-
-    Raises:
-        OSError, ValueError: a model or file does not exist, or the labels have no names for prompts.
-        ImportError: the installed transformers has no SAM 3.
-    """
+    """Mask maker of a method for images with the given columns, on the accelerator if available."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     if isinstance(options, CocoOptions):
         from .coco import CocoAnnotations
@@ -92,19 +87,12 @@ def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make
     """Write images with masks as parquet, with a card and contact sheets. Call it again with the same options to resume an
     interrupted run. Launched processes share the images, and the first one writes.
 
-    A warning names classes with fewer than `per_class` masks.
-
     Args:
         make_masker: returns the mask maker. Digests of its `models` by name, if any, are inputs of the stage, and all rows
             pass through its `claimed`, if any, in every process.
 
     Returns:
         Numbers of rows and rejected rows of each split; empty outside the main process.
-
-    Raises:
-        ValueError: an image cannot be read, the folder holds something else or is within that of the images, splits
-            are joined (`train+validation`), or `per_class` is used without labels or with several processes.
-        FileNotFoundError: the images do not exist.
     """
     check_output_dir(options.output_dir, options.images)
     # The first process compares finished rows with the source, and writes the last slice, while the others wait.
@@ -144,8 +132,6 @@ def write_split(
 
     Args:
         rows, columns: rows with undecoded images and `file_name`, and their types.
-        title: heading of the dataset card.
-        total: number of rows, if known.
 
     Returns:
         Numbers of rows and rejected rows; `None` outside the main process.
@@ -164,8 +150,9 @@ def write_split(
             rows_per_file=options.rows_per_shard,
             selection=options.per_class,
         )
-    # Annotations are of one image among all rows, of which this process makes the masks of a part. Existing masks need not be decoded.
-    rows = _without_masks(getattr(masker, "claimed", iter)(rows))
+    # Annotations are of one image among all rows, of which this process makes the masks of a part.
+    claimed = getattr(masker, "claimed", iter)(rows)
+    rows = ({name: row[name] for name in row if name != "mask"} for row in claimed)  # which need not be decoded
     if options.per_class is None or writer is None:
         return write_rows(writer, rows, options.skip_bad, finish, total)
     chosen = PerClass(options.per_class, writer)
@@ -182,7 +169,7 @@ def write_split(
 
 
 def _inputs(options: MasksOptions, masker: Masker) -> dict:
-    """All that masks depend on besides the images, which the writer compares."""
+    """All that masks depend on besides the images."""
     models = {name: model_digest(model) for name, model in getattr(masker, "models", {}).items()}
     settings = {name: _described(value) for name, value in options.of_the_method.items()}
     return {"command": "masks", "method": options.METHOD, **settings} | ({"digests": models} if models else {})
@@ -208,10 +195,6 @@ def _open_images(options: MasksOptions, split: str) -> tuple[Iterable[dict], dat
             f"`{options.set}` has no split `{split}`: give one of {', '.join(KNOWN_SETS[options.set].splits)}."
         )
     return source.rows(source.shards), source.features, None
-
-
-def _without_masks(rows: Iterable[dict]) -> Iterator[dict]:
-    return ({name: value for name, value in row.items() if name != "mask"} for row in rows)
 
 
 def _with_masks(decoded: Iterable[DecodedRow], masker: Masker, features: dict) -> list[dict]:

@@ -76,14 +76,9 @@ def masked_images(
     Called again, finished masks are read. Launched processes share the work.
 
     Args:
-        images: images with labels, and maybe masks.
         name: name of the images in errors.
-        model, processor, model_name: the model, whose own features are taken for TokenCut, and the name it was loaded by.
-        method: name in `MASK_METHODS` to make masks; by default TokenCut where there are none.
-        folder: folder of the masks to make.
-
-    Raises:
-        ValueError: no mask is usable, or the model lacks a class of the images.
+        model_name: the name that the model was loaded by.
+        method: name in `MASK_METHODS` to make masks; by default TokenCut, by the model's own features, where there are none.
     """
     classes, origin = classes_of_model(unwrap_pretrained(model).config), images.masks
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
@@ -97,15 +92,7 @@ def masked_images(
 
 
 def own_tokencut(model: nn.Module, processor: BaseImageProcessor, model_name: str, **settings) -> TokenCut:
-    """TokenCut with the features of a model; for a bundled model, those of its self-supervised base.
-
-    Args:
-        model_name: the name that the model was loaded by.
-        settings: arguments of [`~robust_vit_hf.masks.tokencut.TokenCut`].
-
-    Raises:
-        ValueError: the architecture has no patch grid.
-    """
+    """TokenCut with the features of a model; for a bundled model, by its name, those of its self-supervised base."""
     registered = MODELS.get(model_name)
     if registered is not None and registered.load_backbone is not None:
         return TokenCut(_backbone(model_name).to(next(model.parameters()).device), **settings)
@@ -126,11 +113,7 @@ def _make_masks(
     method: str,
     folder: Path,
 ) -> tuple[datasets.Dataset, str]:
-    """Make masks in a folder, which belongs to these images from then on. Returns them, and the method that was taken.
-
-    Raises:
-        ValueError: the folder holds masks of other images or settings, or the model has no features for TokenCut.
-    """
+    """Make masks in a folder, which belongs to these images from then on. Returns them, and the method that was taken."""
     state, features = PartialState(), images.rows.features
     given: dict[str, Any] = {"images": images.source, "output_dir": folder, "skip_bad": True, "rows_per_shard": 100}
     method, masker = ("tokencut", None) if method == "tokencut" else _by_names(method, class_names_of(features) or ())
@@ -156,8 +139,7 @@ def one_mask_maker() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _by_names(method: str, class_names: tuple[str, ...]) -> tuple[str, Masker | None]:
-    """A method of [`BY_NAMES`] and its mask maker; of `auto` the first whose models can be loaded or downloaded, or else TokenCut.
-    Says which, and why not another."""
+    """A method of [`BY_NAMES`] and its mask maker; of `auto` the first whose models can be loaded, or else TokenCut. Logs why."""
     label = datasets.ClassLabel(names=list(class_names)) if class_names else datasets.Value("int64")
     for name in BY_NAMES if method == "auto" else [method]:
         try:

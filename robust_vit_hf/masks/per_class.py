@@ -8,10 +8,9 @@ from ..data.write_rows import ROWS_PER_PART, DecodedRow
 
 
 class PerClass:
-    """Selects rows of classes that do not have enough masks yet.
+    """Selects rows of classes that have fewer than `number` masks yet.
 
     Args:
-        number: number of masks per class.
         writer: writer of the rows with masks, possibly resuming an interrupted run.
     """
 

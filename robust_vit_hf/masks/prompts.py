@@ -15,11 +15,7 @@ Prompts = Callable[[Any], Sequence[str] | None]  # names to look for, by label; 
 
 def prompts_of_labels(features: datasets.Features, prompts: Path | None) -> Prompts:
     """Function that returns the prompt names of a label: those in the prompts file, or the class name where it has
-    none, without underscores and synonyms. The file may have either form of a name.
-
-    Raises:
-        ValueError: the labels have no names, or the file is not a JSON object of classes and lists of names.
-    """
+    none, without underscores and synonyms. The file may have either form of a name."""
     label = features.get("label")
     if not isinstance(label, datasets.ClassLabel):
         raise ValueError(
@@ -57,11 +53,7 @@ def _read_prompts(path: Path) -> dict[str, list[str]]:
 
 
 def names_to_find(row: dict, prompts: Prompts) -> list[str]:
-    """Names with which a maker looks for the object of a row.
-
-    Raises:
-        ValueError: the row has no label, or its label no names.
-    """
+    """Names with which a maker looks for the object of a row."""
     label = row.get("label")
     names = None if label is None else prompts(label)
     if not names:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Self
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3LiteTextModel, Sam3Model, Sam3Processor
@@ -17,19 +16,16 @@ from .mask_result import MaskResult
 from .prompts import Prompts, names_to_find
 
 
-LAST_RESORT = "object"
-
-
 def concepts(names: Sequence[str]) -> list[str]:
     """Prompts in the order in which they are tried: the names, then the last word of each name of several words, which in
-    English is what the rest describes ("great white shark", "shark"), and at last "object".
+    English is what the rest describes, and at last "object".
 
     Example:
         >>> concepts(["great white shark"])
         ['great white shark', 'shark', 'object']
     """
     wanted = [name.lower().strip() for name in names]
-    return list(dict.fromkeys([*wanted, *(name.split()[-1] for name in wanted if name), LAST_RESORT]))
+    return list(dict.fromkeys([*wanted, *(name.split()[-1] for name in wanted if name), "object"]))
 
 
 @dataclass(eq=False)
@@ -50,18 +46,8 @@ class ConceptSegmentation:
     _texts: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        prompts: Prompts,
-        model: str,
-        device: str | torch.device = "cpu",
-        **arguments,
-    ) -> Self:
-        """Load the model from a Hub id or folder. Further arguments are those of the class.
-
-        Raises:
-            OSError: there is no such model, or it is gated and there is no token with access.
-        """
+    def from_pretrained(cls, prompts: Prompts, model: str, device: str | torch.device = "cpu", **arguments) -> Self:
+        """Load the model from a Hub id or folder. Further arguments are those of the class."""
         with reading(model):
             light = AutoConfig.from_pretrained(model).model_type == "sam3_lite_text"
             loaded = (Sam3LiteTextModel if light else Sam3Model).from_pretrained(model)
@@ -74,14 +60,8 @@ class ConceptSegmentation:
         return {"model": self.model}
 
     def __call__(self, images: list[Image.Image], rows: list[dict]) -> list[MaskResult]:
-        """Make masks of RGB images of any sizes, in order, one by one.
-
-        Args:
-            rows: rows of the images; only `label` is read.
-
-        Raises:
-            ValueError: a row has no label, or a label no names. All rows are checked before the first image.
-        """
+        """Make masks of RGB images of any sizes, in order, one by one, by the `label` of their rows. All labels are checked
+        before the first image."""
         wanted = [concepts(names_to_find(row, self.prompts)) for row in rows]
         return [self._mask(image, tried) for image, tried in zip(images, wanted, strict=True)]
 
@@ -93,11 +73,9 @@ class ConceptSegmentation:
         for concept in tried:
             output = self.model(vision_embeds=seen, **self._text(concept))
             (found,) = self.processor.post_process_instance_segmentation(output, self.threshold, target_sizes=[size])
-            union = (
-                found["masks"].bool().any(dim=0).cpu().numpy() if len(found["masks"]) else np.zeros(size, dtype=bool)
-            )
-            if not union.any():
+            if not found["masks"].any():
                 continue
+            union = found["masks"].bool().any(dim=0).cpu().numpy()
             note = f"{concept!r}, {len(found['scores'])} of it, {float(found['scores'].max()):.2f}"
             if output.presence_logits is not None:
                 note += f", present {float(output.presence_logits.sigmoid().max()):.2f}"

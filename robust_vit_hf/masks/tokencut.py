@@ -3,9 +3,7 @@
 Patches form a graph that connects those with similar features. Its normalised cut separates object and background, and
 a bilateral solver aligns the border, which follows the patches, with image edges.
 
-Source: *Self-Supervised Transformers for Unsupervised Object Discovery using Normalized Cut*
-(https://huggingface.co/papers/2202.11539); the solver is that of *The Fast Bilateral Solver*
-(https://huggingface.co/papers/1511.03296).
+Source: https://huggingface.co/papers/2202.11539; of the solver: https://huggingface.co/papers/1511.03296
 """
 
 import re
@@ -41,12 +39,9 @@ MAX_PATCHES = 4096  # 1024×1024 pixels at patch 16; the affinity grows with the
 def cut_eigenvectors(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Second smallest generalised eigenvector of (D − W) y = λ D y for each image of a batch.
 
-    W is 1 between patches whose keys have a cosine above 0.2, else 1e-5; D is diagonal and holds the sums of its
-    rows. Other images of the batch affect a result only by rounding.
-
-    The cut is not unique if the second eigenvalue is multiple: several unconnected groups of patches of the same size;
-    at the extremes, all patches similar, or no two. The result is then the projection of a fixed vector onto the
-    eigenspace, the same in every run.
+    W is 1 between patches whose keys have a cosine above 0.2, else 1e-5; D is diagonal and holds the sums of its rows. If
+    the second eigenvalue is multiple (unconnected groups of patches of one size), the cut is not unique: the result is the
+    projection of a fixed vector onto the eigenspace, the same in every run.
 
     Args:
         keys: `(B, N, C)`, finite, any floating dtype; not normalised. N is at least 3.
@@ -93,12 +88,9 @@ def coarse_masks(eigenvectors: torch.Tensor, grid: tuple[int, int]) -> np.ndarra
     """Foreground on the patch grid: patches connected to the seed (largest absolute value) and on the same side of the
     mean. Components are 4-connected, as in the released code.
 
-    Values within 1e-6 of the largest count as equal, and the first in raster order is the seed, so that rounding does
-    not matter.
-
     Args:
-        eigenvectors: `(B, h·w)`, of any sign.
-        grid: `(h, w)`.
+        eigenvectors: `(B, h·w)`, of any sign. Values within 1e-6 of the largest count as equal, and the first in raster
+            order is the seed, so that rounding does not matter.
 
     Returns:
         `(B, h, w)`, bool. Empty if all values are the same.
@@ -132,11 +124,7 @@ class _KeysReached(Exception):
 
 
 def key_projection(model: ImageModel) -> nn.Module:
-    """The key projection of the last layer of a ViT.
-
-    Raises:
-        ValueError: the architecture has no attention over one patch grid (convolutional, windowed or hierarchical).
-    """
+    """The key projection of the last layer of a ViT with attention over one patch grid."""
     pretrained, config = model.pretrained, model.pretrained.config
     projections = [
         module for path, module in pretrained.named_modules() if path.rpartition(".")[2] in ("k_proj", "key")
@@ -157,18 +145,12 @@ def key_projection(model: ImageModel) -> nn.Module:
 
 @torch.no_grad()
 def patch_keys(model: ImageModel, pixel_values: torch.Tensor, key_bias: bool) -> torch.Tensor:
-    """Keys of the patches in the last layer, where the forward pass stops. The model is left unchanged.
+    """Keys `(B, h·w, C)`, fp32, of the patches in the last layer, where the forward pass stops, without prefix tokens.
 
     Args:
-        model: ViT of transformers, with or without a head. Call `eval()` first.
+        model: ViT of transformers in eval mode, with or without a head. It is left unchanged.
         pixel_values: `(B, 3, H, W)`, normalised as the model expects; H and W multiples of the patch size.
         key_bias: whether to keep the bias of the projection in the keys.
-
-    Returns:
-        `(B, h·w, C)`, fp32, without prefix tokens.
-
-    Raises:
-        ValueError: the architecture has no such keys, or not one token per patch.
     """
     pretrained, projection = model.pretrained, key_projection(model)
     image_size = tuple(pixel_values.shape[2:])
@@ -200,15 +182,13 @@ class TokenCut:
     """Masks of the salient object, by the normalised cut of a ViT's features.
 
     Args:
-        model: ViT of transformers, preferably self-supervised; with or without a head, on any device, in eval mode.
-        processor: image processor with the mean and standard deviation of the model; by default ImageNet's, as for
-            DINO, DINOv2, DINOv3, ViTMSN and DeiT (BEiT and Google's ViTs: 0.5). Its resizing is not used: each side
-            becomes the nearest multiple of the patch size (Lanczos, as in the released code). Images with more than
-            4096 patches are shrunk, with a note.
-        key_bias: whether to keep the bias of the key projection in the keys. Attention does not depend on it (softmax
-            cancels what all keys share), so training does not determine it: in DINOv2-S/14, its norm equals that of
-            the keys, which makes all patches similar. By default, it is kept for the model type `vit`, such as DINO,
-            as in the paper, and otherwise subtracted.
+        model: ViT of transformers with one patch grid, preferably self-supervised; with or without a head, in eval mode.
+        processor: image processor with the mean and standard deviation of the model; by default ImageNet's. Its resizing
+            is not used: each side becomes the nearest multiple of the patch size (Lanczos, as in the released code).
+            Images with more than 4096 patches are shrunk, with a note.
+        key_bias: whether to keep the bias of the key projection in the keys; by default for the model type `vit`, such as
+            DINO, as in the paper. Attention does not depend on it, so training does not determine it: in DINOv2-S/14,
+            its norm equals that of the keys, which makes all patches similar.
         batch_size: maximum number of images in a forward pass. Only images with the same patch grid share one.
         min_pixels: masks with fewer foreground pixels are rejected. 520 is the limit of RobustViT.
         min_side: images with a shorter side are enlarged to it, for a finer patch grid, and their masks shrunk again;
@@ -218,14 +198,8 @@ class TokenCut:
             and refined masks whose IoU with the coarse one is below 0.5. By default, the former are kept, and the
             latter replaced by the coarse mask.
 
-    Raises:
-        ValueError: the architecture has no patch grid.
-
     Example:
-        >>> import torch
-        >>> from PIL import Image
         >>> from transformers import ViTConfig, ViTModel
-        >>> from robust_vit_hf.masks.tokencut import TokenCut
         >>> config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
         >>> cut = TokenCut(ViTModel(config).eval())
         >>> (result,) = cut([Image.linear_gradient("L").convert("RGB")], [{}])
@@ -256,12 +230,7 @@ class TokenCut:
 
     @classmethod
     def from_pretrained(cls, name: str, device: str | torch.device = "cpu", **arguments) -> Self:
-        """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class.
-
-        Raises:
-            OSError: the model does not exist.
-            ValueError: the file lacks weights of layers.
-        """
+        """Load the model and its image processor from a Hub id or folder. Further arguments are those of the class."""
         with reading(name):
             model, loading = AutoModel.from_pretrained(name, output_loading_info=True)
             processor = AutoImageProcessor.from_pretrained(name)
@@ -332,24 +301,20 @@ class TokenCut:
             return MaskResult(None, rejected="the model's features are not finite")
         if not coarse.any():
             return MaskResult(None, rejected="nothing to cut: all patches are alike, or no two are")
-        notes = []
+        notes, rejected = [], None
         height, width = coarse.shape[0] * self.patch_size[0], coarse.shape[1] * self.patch_size[1]
         if max(image.width / width, image.height / height) > 1.5:  # more than rounding to a multiple of the patch
             notes.append(f"features of the image shrunk to {width}×{height} pixels")
         mask = np.asarray(Image.fromarray(coarse).resize(image.size, Image.Resampling.NEAREST))
-        rejected = None
         if self.refine:
             refined = refine_mask(image, mask)
             overlap = (refined & mask).sum() / (refined | mask).sum()
-            if overlap >= 0.5:
+            if overlap >= 0.5 or self.released:
                 mask = refined
-            elif self.released:
-                mask, rejected = (
-                    refined,
-                    f"the refined mask overlaps the coarse one by an IoU of {overlap:.2f}, below 0.5",
-                )
             else:
                 notes.append(f"coarse mask: the refined one overlaps it by an IoU of {overlap:.2f}")
+            if overlap < 0.5 and self.released:
+                rejected = f"the refined mask overlaps the coarse one by an IoU of {overlap:.2f}, below 0.5"
         num_pixels = int(mask.sum())
         if not unique:
             rejected = "the cut is arbitrary: several parts of the image stand out alike"

@@ -51,7 +51,6 @@ class Split:
         background_bias: probability of the habitual background of the class; otherwise it is drawn from those of other
             classes.
         new_backgrounds: draw from `NEW_BACKGROUNDS` instead.
-        vendors: vendors of the drawings.
         side: range of the object's side as a fraction of the image's side.
         max_angle: rotation in degrees, drawn uniformly from ±`max_angle`.
         overhang: fraction of the object's side that may be outside the image.
@@ -92,11 +91,7 @@ def classes_before(background_name: str) -> tuple[str, ...]:
 def training_classes(class_seed: int = 0, num_classes: int | None = None) -> list[int]:
     """Labels of the classes to finetune on, by default three of the six classes of each photograph, so that training and
     other classes share all photographs. As in the paper's Tables 8 and 9, they are drawn by the seed; fewer classes are
-    among the more.
-
-    Raises:
-        ValueError: not the same number of classes for each photograph, or none, or all.
-    """
+    among the more."""
     count, rest = divmod(len(CLASS_NAMES) // 2 if num_classes is None else num_classes, len(BACKGROUND_NAMES))
     if rest or not 0 < count < PER_BACKGROUND:
         raise ValueError(
@@ -169,16 +164,12 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
 
 
 def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int] | None = None) -> datasets.Dataset:
-    """The first `num_images` images of a split. Cached in a file of the cache of `datasets`.
+    """The first `num_images` images of a split, as rows of [`compose`]. Cached in a file of the cache of `datasets`.
 
     Args:
-        split: one of `SPLITS`.
-        num_images: number of rows. A longer split begins with the shorter one.
+        split: one of `SPLITS`. A longer split begins with the shorter one.
         seed: seed of the composition. Images of other seeds share only the artwork.
         classes: labels to keep; all by default.
-
-    Returns:
-        Dataset with the columns of [`compose`].
     """
     kept = range(len(CLASS_NAMES)) if classes is None else classes
     indices = [i // len(kept) * len(CLASS_NAMES) + kept[i % len(kept)] for i in range(num_images)]
@@ -211,7 +202,6 @@ def load_finetuning_splits(
 
     Args:
         samples_per_class: training images of each class; 3 in the paper.
-        seed: seed of the composition.
         class_seed, num_classes: arguments of [`training_classes`].
     """
     shown = training_classes(class_seed, num_classes)

@@ -46,11 +46,7 @@ def image_files(folder: Path) -> list[Path]:
 
 def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
     """Class folders, sorted by name, in `root` or up to three levels below. If `is_class` accepts one folder's name,
-    all its siblings are returned.
-
-    Raises:
-        ValueError: there are none, or they are in several places.
-    """
+    all its siblings are returned."""
     level, parents = [root], []
     for _ in range(4):
         inside = {folder: subfolders(folder) for folder in level}
@@ -72,9 +68,6 @@ def open_class_folders(root: Path, labels: Mapping[str, int | list[int]], place:
     Args:
         labels: label 0–999 of each class, or all that are accepted.
         place: where to look for the folders; `root`, to which names of files are relative, by default.
-
-    Raises:
-        ValueError: as [`find_classes`].
     """
     shards = []
     for folder in find_classes(place or root, labels.__contains__):
@@ -97,11 +90,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def path_within(root: Path, metadata: str, base: str, value: object) -> str:
-    """Name relative to the root of a file that metadata in the folder `base` names.
-
-    Raises:
-        ValueError: it is not within that folder.
-    """
+    """Name relative to the root of a file that metadata in the folder `base` names, and which must be within that folder."""
     name = os.path.normpath(value.replace("\\", "/")) if isinstance(value, str) else ".."
     absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or re.match(r"\w+://", str(value))
     if absolute or name.split("/")[0] == "..":
@@ -118,7 +107,7 @@ def is_wnid(name: str) -> bool:
 
 def open_wnids(root: Path, class_subset: str | None = None) -> Source:
     """Source of folders named by wnid: ImageNet-A, -R, -Sketch, or validation images sorted into folders.
-    `class_subset` names the set's classes, see [`subset`]; all by default. Errors are those of [`open_class_folders`]."""
+    `class_subset` names the set's classes, see [`subset`]; all by default."""
     classes = range(len(wnids())) if class_subset is None else subset(class_subset)
     return open_class_folders(root, {wnids()[label]: label for label in classes})
 

@@ -15,11 +15,7 @@ CLASS_FOLDER = re.compile(r"(\d{1,3})[ _]\S.*")  # `<class of ImageNet> <name>`
 
 
 def open_counteranimal(root: Path, part: str) -> Source:
-    """One of the `COUNTERANIMAL_PARTS`: the folders whose name holds it, in `LAION-final/<class of ImageNet> <name>`.
-
-    Raises:
-        ValueError: there are no such folders.
-    """
+    """One of the `COUNTERANIMAL_PARTS`: the folders whose name holds it, in `LAION-final/<class of ImageNet> <name>`."""
     (other,) = (name for name in COUNTERANIMAL_PARTS if name != part)
     shards = []
     for folder in find_classes(root, lambda name: CLASS_FOLDER.fullmatch(name) is not None):

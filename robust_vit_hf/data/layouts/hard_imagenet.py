@@ -22,9 +22,6 @@ def open_hard_imagenet(root: Path, imagenet: str | None = None, split: str = "va
     Args:
         root: the unpacked set, with `train/<wnid>_<file>` and `val/<wnid>_<file>`, or a folder one or two levels above.
         imagenet: your ImageNet-1k, with `train/<wnid>` and `val/<wnid>`.
-
-    Raises:
-        ValueError: `imagenet` is missing, or there are no masks, as in the folder of ImageNet itself.
     """
     names = FOLDERS[split]
     masks = [path for name in names for path in places_below(root, name) if path.is_dir() and image_files(path)]

@@ -30,20 +30,14 @@ def open_table(
     row_of: Callable[..., dict] | None = None,
     any_split: bool = True,
 ) -> Source:
-    """A set on the Hub or in a folder. Rows are streamed.
+    """A set on the Hub or in a folder of parquet files or tars. Rows are streamed.
 
     Args:
-        source: Hub id, or folder of parquet files or tars.
         features: columns of the result. A table that has all of them, with the same labels, is used unchanged.
         numbering: labels 0–999 of the numbers in the table, if they are known. Otherwise wnids tell its classes, in a column or as
             names of the labels, or the names of all classes of ImageNet in its order.
         row_of: a row of the result, from a row of the table and its `name`; by default, columns are found by their names.
         any_split: whether a folder with one split may call it otherwise.
-
-    Raises:
-        FileNotFoundError: the table does not exist, is not accessible, or the Hub cannot be reached.
-        ValueError: a tar is truncated, there is no such split, or nothing tells the classes. While rows are read: a label is outside
-            the numbering.
     """
     dataset, state = _load(source, config, split, any_split)
     required = tuple(name for name in ("image", "label") if name in features)

@@ -38,7 +38,6 @@ class ImageFolder:
     """Images and metadata files below a folder.
 
     Args:
-        root: the folder.
         images, metadata: names of files, relative to the root.
         folders: folder of each split, relative to the root: `train/`; empty for the root.
     """
@@ -50,11 +49,7 @@ class ImageFolder:
 
     @classmethod
     def find(cls, root: Path) -> "ImageFolder | None":
-        """List a folder of images; `None` if it has none, or holds tables.
-
-        Raises:
-            ValueError: two folders are the same split, such as `val` and `valid`.
-        """
+        """List a folder of images; `None` if it has none, or holds tables."""
         suffixes, images, metadata = readable_suffixes() | PICTURES, [], []
         for name in _files_below(root):
             path = PurePosixPath(name)
@@ -91,9 +86,6 @@ class ImageFolder:
 
         Rows have `image`, `label` where it is known, `file_name`, relative to the folder of the split, and the other columns of
         the metadata. Classes are those of the split, sorted by name.
-
-        Raises:
-            ValueError: no image can be used, or metadata is not valid or names files outside its folder.
         """
         folder, left_out = self.folders[split], defaultdict(list)
         images = [name for name in self.images if name.startswith(folder)]

@@ -21,14 +21,7 @@ VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 def open_validation(root: Path, labels: Literal["original", "real"] = "original") -> Source:
     """ImageNet-1k validation: `val/<wnid>/` folders, or the archive's flat folder with Kaggle's `LOC_val_solution.csv`
-    or the devkit beside it.
-
-    Args:
-        labels: `"real"` for lists of ReaL labels, without images whose list is empty.
-
-    Raises:
-        ValueError: there are no images, those for training, or no labels for a flat folder.
-    """
+    or the devkit beside it. `labels` is `"real"` for lists of ReaL labels, without images whose list is empty."""
     folder = next((root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()), root)
     files = image_files(folder)
     if any(is_wnid(child.name) for child in subfolders(folder)) or not files:

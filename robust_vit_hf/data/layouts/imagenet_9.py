@@ -47,16 +47,8 @@ CLASSES: dict[str, list[int]] = {
 
 
 def open_imagenet_9(root: Path, variation: str) -> Source:
-    """One of the `IMAGENET_9_VARIATIONS`, in `bg_challenge/<variation>/val/<class>`. An image has all labels of its class;
-    those of `original` have masks.
-
-    Args:
-        root: `bg_challenge`, a folder one or two levels above it, or the folder of the variation.
-
-    Raises:
-        FileNotFoundError: there is no folder of masks beside `original`.
-        ValueError: the folder holds no classes of ImageNet-9, or another variation.
-    """
+    """One of the `IMAGENET_9_VARIATIONS`, in `bg_challenge/<variation>/val/<class>`, of which `root` is any folder. An image
+    has all labels of its class; those of `original` have masks."""
     root = root.absolute()  # names of folders tell variations apart
     place = next(filter(Path.is_dir, places_below(root, variation)), root)
     source = open_class_folders(root, CLASSES, place)

@@ -15,15 +15,8 @@ LABELS_FILE = "imgnet_d2imgnet_id.txt"  # JSON: a folder's name to the ids that 
 
 
 def open_imagenet_d(root: Path, factor: str) -> Source:
-    """The images of one of the `IMAGENET_D_FACTORS`, in `<factor>/<name>`.
-
-    Args:
-        root: the folder with `imgnet_d2imgnet_id.txt`, or one above it.
-
-    Raises:
-        FileNotFoundError: there is no `imgnet_d2imgnet_id.txt`, or no folder of the factor.
-        ValueError: it is not valid, or there are no folders of its classes.
-    """
+    """The images of one of the `IMAGENET_D_FACTORS`, in `<factor>/<name>`. `root` is the folder with
+    `imgnet_d2imgnet_id.txt`, or one above it."""
     root = root.absolute()
     listed = next(iter(places_below(root, LABELS_FILE)), root.parent / LABELS_FILE)
     read = json.loads(listed.read_text(encoding="utf-8"))

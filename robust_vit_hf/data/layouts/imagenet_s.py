@@ -35,9 +35,6 @@ def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
 
     Args:
         imagenet: your ImageNet-1k, with `train/<wnid>` or `<wnid>`, for images that are not in `train-semi`.
-
-    Raises:
-        ValueError: there is no folder of masks, or there are several, and not exactly one is from ImageNet-S919.
     """
     masks = _find_masks(root)
     return _source_of(subfolders(masks), masks, imagenet)
@@ -96,13 +93,9 @@ def open_paper_split(
     The released split is not reproducible, since it depends on the file system's order of folders.
 
     Args:
-        root, imagenet: as for [`open_imagenet_s`].
         class_seed: seed to shuffle the classes with, for Tables 8 and 9; not shuffled by default.
         num_classes: training classes, for Figure 7b. The validation classes are the same up to 500.
         samples_per_class: training images of each class, for Figure 7a.
-
-    Raises:
-        ValueError: there are not enough classes, or images of a class.
     """
     masks = _find_masks(root)
     folders = [folder for folder in subfolders(masks) if folder.name not in {*MERGED, *MERGED.values()}]

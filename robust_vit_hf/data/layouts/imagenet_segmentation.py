@@ -23,11 +23,7 @@ class MatRows:
 
 
 def open_segmentation(path: Path) -> Source:
-    """Open the set from its MATLAB file, or from a folder with it.
-
-    Raises:
-        ValueError: there is no such file, or it is not HDF5 (MATLAB 7.3).
-    """
+    """The set from its MATLAB file, or from a folder with it."""
     import h5py
 
     if path.is_dir():

@@ -12,11 +12,7 @@ from .class_folders import open_class_folders, subfolders
 
 
 def open_v2(root: Path, variant: str = "matched-frequency") -> Source:
-    """Open one of the `V2_VARIANTS` (the paper uses the first): folders "0" to "999", named after labels.
-
-    Raises:
-        ValueError: the folder holds another variant.
-    """
+    """One of the `V2_VARIANTS` (the paper uses the first): folders "0" to "999", named after labels."""
     named = [path for path in subfolders(root) if path.name.startswith("imagenetv2-")]
     wanted = [path for path in named if path.name.startswith(f"imagenetv2-{variant}")]
     source = open_class_folders((wanted or named or [root])[0], {str(label): label for label in range(len(wnids()))})

@@ -40,11 +40,7 @@ def mask_rows(
 
 
 def upright_mask(mask: Image.Image, image: Path) -> Image.Image:
-    """A mask of the stored pixels of an image file, turned as decoding turns the image according to EXIF.
-
-    Raises:
-        ValueError: their sizes differ.
-    """
+    """A mask of the stored pixels of an image file, turned as decoding turns the image according to EXIF."""
     with Image.open(image) as opened:
         if opened.size != mask.size:
             raise ValueError(

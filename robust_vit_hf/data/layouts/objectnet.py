@@ -34,10 +34,6 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
     Args:
         mappings: folder of the mapping files; `mappings` in or beside the folder of images by default.
         cropped: whether to cut the red border of 2 pixels. The paper keeps it; the protocol `native` cuts it.
-
-    Raises:
-        FileNotFoundError: there are no mapping files.
-        ValueError: there are no ObjectNet folders, or the mapping is ambiguous.
     """
     found = [Path(mappings)] if mappings else [*root.parent.glob("mappings"), *places_below(root, "mappings")]
     if not found:
@@ -53,12 +49,7 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
 
 
 def read_mappings(folder: Path) -> dict[str, list[int]]:
-    """Accepted labels 0–999 of each ObjectNet folder that shows ImageNet classes, in the order of the mapping.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a name matches two classes, or none.
-    """
+    """Accepted labels 0–999 of each ObjectNet folder that shows ImageNet classes, in the order of the mapping."""
     *tables, names_of_classes = ((folder / name).read_text() for name in MAPPING_FILES)
     folder_names, accepted_names, line_of_label = map(json.loads, tables)
     lines = [line.strip() for line in names_of_classes.splitlines()]

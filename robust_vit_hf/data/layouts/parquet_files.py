@@ -44,12 +44,8 @@ class ParquetFiles:
         return self.declared_names or _class_names(next(chain(*self.splits.values())))
 
     def names(self, split: str) -> tuple[str, ...] | None:
-        """Class names of the files of a split.
-
-        Raises:
-            ValueError: a file cannot be read, or two number their classes differently, of which `datasets` would give both the names
-                of the first.
-        """
+        """Class names of the files of a split. Files that number their classes differently are refused: `datasets` would give
+        all of them the names of the first."""
         files = self.splits[split]
         with ThreadPoolExecutor() as pool:
             names = [known or self.declared_names for known in pool.map(_class_names, files)]

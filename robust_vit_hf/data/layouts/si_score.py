@@ -49,11 +49,7 @@ LABELS = {
 
 
 def open_si_score(root: Path, factor: str) -> Source:
-    """Open the set of one of the `FOLDERS`: class folders with English names, and `metadata.csv` beside them.
-
-    Raises:
-        ValueError: no folder is named after a class, or the folder is another set of SI-Score.
-    """
+    """The set of one of the `FOLDERS`: class folders with English names, and `metadata.csv` beside them."""
     names = {name: (folder, f"object_{name}") for name, folder in FOLDERS.items()}
     place = next((root / name for name in names[factor] if (root / name).is_dir()), root)
     source = open_class_folders(root, LABELS, place)
@@ -89,11 +85,7 @@ def factor_rows(shards: list[ClassFolder], metadata: Path | None) -> Iterator[di
 @lru_cache(maxsize=1)
 def read_factors(path: Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
     """Image ids `(N,)`, ascending, and their factors `(N, 4)`, float64, in the order of `METADATA_COLUMNS`: arrays,
-    since half a million Python rows would take 200 MB per worker. `changed`, the modification time, is a cache key.
-
-    Raises:
-        ValueError, KeyError: the file is not a CSV of numbers, or a column is missing.
-    """
+    since half a million Python rows would take 200 MB per worker. `changed`, the modification time, is a cache key."""
     columns = ["image_id", *METADATA_COLUMNS.values()]
     table = read_csv(path, convert_options=ConvertOptions(include_columns=columns))
     ids, *factors = (table[column].to_numpy() for column in columns)

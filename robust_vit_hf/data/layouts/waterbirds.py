@@ -19,17 +19,12 @@ SPLITS = {"train": "0", "validation": "1", "test": "2"}
 
 
 def open_waterbirds(root: Path, split: str = "train", segmentations: str | None = None) -> Source:
-    """A split of `waterbird_complete95_forest2water2`, as its `metadata.csv` lists it.
+    """A split of `waterbird_complete95_forest2water2`, as its `metadata.csv` lists it, at most two levels below `root`.
 
     Args:
-        root: the folder of `metadata.csv`, or one or two levels above it.
         split: one of `SPLITS`.
         segmentations: the folder `segmentations` of CUB-200-2011, whose masks composed the images; without it, there are no
             masks.
-
-    Raises:
-        FileNotFoundError: there is no `metadata.csv`.
-        ValueError: it lacks columns, or names files outside of its folder.
     """
     path = next(iter(places_below(root, METADATA_FILE)), root / METADATA_FILE)
     reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
