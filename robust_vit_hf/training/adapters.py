@@ -17,22 +17,14 @@ if TYPE_CHECKING:
 
 
 def add_lora(model: PreTrainedModel, rank: int, base: str) -> "PeftModel":
-    """Add a new LoRA adapter to all linear layers of a model loaded from `base`, with alpha twice the rank.
-
-    Raises:
-        ModuleNotFoundError: PEFT is not installed.
-    """
+    """Add a new LoRA adapter to all linear layers of a model loaded from `base`, with alpha twice the rank."""
     from peft import LoraConfig
 
     return add_adapter(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), base)
 
 
 def add_adapter(model: nn.Module, config: "PeftConfig", base: str | None) -> "PeftModel":
-    """Add a new adapter to a model loaded from `base`; `None` for one in memory.
-
-    Raises:
-        ModuleNotFoundError: PEFT is not installed.
-    """
+    """Add a new adapter to a model loaded from `base`; `None` for one in memory."""
     from peft import get_peft_model
 
     adapted = get_peft_model(model, config)
@@ -47,11 +39,8 @@ def add_adapter(model: nn.Module, config: "PeftConfig", base: str | None) -> "Pe
 
 
 def base_digest(model: nn.Module) -> str | None:
-    """Digest of a PEFT model's base, for the check of [`load_model`].
-
-    `None` without an adapter, or if the base's weights are not known: in lower precision than on loading, or with
-    biases trained in place.
-    """
+    """Digest of a PEFT model's base, for the check of [`load_model`]. `None` without an adapter, or if the base's weights
+    are not known: in lower precision than on loading, or with biases trained in place."""
     configs = getattr(model, "peft_config", {}).values()
     if not configs or any(getattr(config, "bias", "none") != "none" for config in configs):
         return None

@@ -16,15 +16,7 @@ from ..utils.images import readable_suffixes, to_rgb
 
 
 class BackgroundPool:
-    """Pictures without objects of the classes, whose whole area is given as a background.
-
-    Args:
-        folder: folder of pictures, with subfolders.
-        processor: image processor of the model.
-
-    Raises:
-        ValueError: there is no such folder, it holds no picture, or one cannot be read.
-    """
+    """Pictures without objects of the classes, in a folder and its subfolders, whose whole area is given as a background."""
 
     def __init__(self, folder: str, processor: BaseImageProcessor):
         self.folder, suffixes = Path(folder), readable_suffixes()
@@ -38,11 +30,7 @@ class BackgroundPool:
 
     def draw(self, wanted: Sequence[bool], rng: np.random.Generator) -> list[torch.Tensor | None]:
         """Pixel values `(3, H, W)` of a picture drawn at random, half of them flipped, for each place that is wanted, and `None` for the
-        others. What is drawn for a place does not depend on whether others are wanted.
-
-        Raises:
-            ValueError: a picture cannot be read.
-        """
+        others. What is drawn for a place does not depend on whether others are wanted."""
         places, flips = rng.integers(len(self.paths), size=len(wanted)), rng.random(len(wanted)) < 0.5
         pictures: list[torch.Tensor | None] = []
         for place, flip, is_wanted in zip(places, flips, wanted, strict=True):
@@ -80,54 +68,35 @@ def swap_backgrounds(
     seed: tuple[int, ...],
     pool: BackgroundPool | None = None,
 ) -> torch.Tensor:
-    """Replace the background of each image, with a given probability, by that of another image of the batch, or by a picture of a
-    pool.
+    """Replace the background of each image, with a probability, by that of another image of the batch, or by a picture of a pool.
 
     A pixel with mask value v becomes v · image + (1 − v) · background, so that object pixels are unchanged and the
     mask stays valid. The object in the background image is filled, see [`background`]. Images with an
     empty or full mask keep their background, as do images without another one in the batch that has a background.
 
     Args:
-        pixel_values: `(B, 3, H, W)`.
+        pixel_values: `(B, 3, H, W)`, not changed.
         mask: `(B, 1, H, W)` in [0, 1]; 1 is the object.
-        probability: probability for each image, in [0, 1].
-        seed: integers, such as a seed and the step. The result does not depend on the global random state or the
-            number of data loader workers.
-        pool: pictures that are the backgrounds; by default the other images give theirs.
-
-    Returns:
-        `(B, 3, H, W)`. `pixel_values` is not changed.
-
-    Example:
-        >>> import torch
-        >>> from robust_vit_hf.training.background_swap import swap_backgrounds
-        >>> images = torch.stack([torch.full((3, 4, 4), 1.0), torch.full((3, 4, 4), 2.0)])
-        >>> mask = torch.zeros(2, 1, 4, 4)
-        >>> mask[:, :, 0, 0] = 1
-        >>> swap_backgrounds(images, mask, probability=1.0, seed=(0,))[0, 0]
-        tensor([[1., 2., 2., 2.],
-                [2., 2., 2., 2.],
-                [2., 2., 2., 2.],
-                [2., 2., 2., 2.]])
+        seed: integers, such as a seed and the step, on which alone the random choices depend.
 
     Source: the composition of the *mixed-rand* images of https://huggingface.co/papers/2006.09994, used for training.
     """
     rng = np.random.default_rng(seed)
+    has_both = ((mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)).cpu().numpy()
+    drawn = ((rng.random(len(mask)) < probability) & has_both).tolist()
     if pool is not None:
-        has_both = (mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)
-        drawn = ((rng.random(len(mask)) < probability) & has_both.cpu().numpy()).tolist()
         swapped = pixel_values.clone()
         for index, picture in enumerate(pool.draw(drawn, rng)):
             if picture is not None:
                 swapped[index] = paste(pixel_values[index], mask[index], picture.to(pixel_values))
         return swapped
-    gives_background = is_background(mask).flatten(1).any(dim=1).tolist()
-    has_both = ((mask.flatten(1).amax(dim=1) > 0) & (mask.flatten(1).amin(dim=1) < 1)).tolist()
+    givers = is_background(mask).flatten(1).any(dim=1).nonzero().flatten().tolist()
     donors = list(range(len(mask)))
-    for index, drawn in enumerate(rng.random(len(mask)) < probability):
-        others = [other for other, gives in enumerate(gives_background) if gives and other != index]
-        pick = rng.random()  # drawn for every image, so that masks do not affect the draws of later images
-        if drawn and has_both[index] and others:
+    for index, pick in enumerate(
+        rng.random(len(mask))
+    ):  # for every image, so that masks do not affect draws of others
+        others = [other for other in givers if other != index]
+        if drawn[index] and others:
             donors[index] = others[int(pick * len(others))]
     swapped = paste(pixel_values, mask, background(pixel_values, mask)[donors])
     changed = torch.tensor([donor != index for index, donor in enumerate(donors)], device=mask.device)

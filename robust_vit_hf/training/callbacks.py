@@ -22,7 +22,6 @@ from ..relevance.overlay import relevance_strip
 from ..relevance.relevance_map import relevance_map
 
 
-NUM_IMAGES = 4  # of a strip
 STRIPS_FOLDER = "strips"  # beside the logs, since a push uploads these, and not the user's images
 
 
@@ -77,12 +76,8 @@ def _without_host_name() -> Iterator[None]:
 
 class RelevanceTensorBoardCallback(TensorBoardCallback):
     """The Trainer's TensorBoard logs and, every `relevance_strip_steps` steps, strips of a dataset's first images:
-    image | mask | relevance before | relevance after, in a file of their own in `strips/`.
-
-    Args:
-        dataset: rows with `pixel_values`, `mask` and, optionally, `labels`.
-        processor: image processor of the pixel values.
-    """
+    image | mask | relevance before | relevance after, in a file of their own in `strips/`. Rows of the dataset have
+    `pixel_values`, `mask` and, optionally, `labels`."""
 
     def __init__(self, dataset: Dataset, processor: BaseImageProcessor):
         super().__init__()
@@ -101,7 +96,7 @@ class RelevanceTensorBoardCallback(TensorBoardCallback):
 
     def measure_before(self, model: nn.Module) -> None:
         """Save the maps of the original model, before loading a checkpoint into it."""
-        rows = list(islice(self.dataset, NUM_IMAGES))
+        rows = list(islice(self.dataset, 4))
         self.pixel_values = torch.stack([row["pixel_values"] for row in rows])
         self.masks = torch.stack([row["mask"] for row in rows])
         self.targets = torch.tensor([row["labels"] for row in rows]) if "labels" in rows[0] else None

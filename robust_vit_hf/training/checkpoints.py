@@ -11,7 +11,6 @@ from transformers.utils import logging
 from ..data.dataset_digest import dataset_identity
 from ..data.stream import MaskedStream, stream_identity
 from ..models.model_digest import model_digest
-from ..utils.files import read_json
 from ..utils.stage import STAGE_FILE, Stage
 
 
@@ -43,11 +42,7 @@ MAY_CHANGE_PREFIXES = ("logging_", "log_", "save_", "eval_", "do_", "push_to_hub
 
 
 def run_inputs(trainer: Trainer) -> dict:
-    """What the steps of a [`RobustViTTrainer`] depend on, as JSON values: settings, model and data.
-
-    Args:
-        trainer: trainer before its first step, with the original model.
-    """
+    """What the steps of a [`RobustViTTrainer`] depend on, before its first step, as JSON values."""
     args, streamed = trainer.args, isinstance(trainer.train_dataset, MaskedStream)
     # Processes and workers share the rows of a stream, so batches depend on their numbers.
     kept = {"dataloader_num_workers", "per_device_train_batch_size"} if streamed else set()
@@ -87,11 +82,7 @@ def finish_checkpoint(checkpoint: Path, inputs: dict) -> None:
 
 
 def check_checkpoint(checkpoint: Path, inputs: dict) -> None:
-    """Refuse to resume from a checkpoint that would not go on as the run was.
-
-    Raises:
-        ValueError: the checkpoint was made from other `inputs`, see [`OtherInputs`], or is incomplete.
-    """
+    """Refuse to resume from a checkpoint that is incomplete, or was made from other inputs, see [`OtherInputs`]."""
     if Stage(checkpoint, inputs).result() is None:
         raise ValueError(
             f"`{checkpoint}` is not a complete checkpoint: a file is missing, or it was saved with `save_only_model`. Resume from "
@@ -103,26 +94,18 @@ def last_checkpoint(output_dir: str) -> str | None:
     """The complete checkpoint with the highest step."""
     steps = {}
     for path in Path(output_dir).glob("checkpoint-*"):
-        record = read_json(path / STAGE_FILE)
         is_copy = re.fullmatch(r"checkpoint-\d+", path.name) is None
-        if record is not None and not is_copy and Stage(path, record["inputs"]).result() is not None:
+        if not is_copy and (path / STAGE_FILE).is_file() and Stage.of(path).result() is not None:
             steps[int(path.name.removeprefix("checkpoint-"))] = str(path)
     return steps[max(steps)] if steps else None
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, begun: bool) -> str | None:
-    """The checkpoint to resume from.
+    """Folder of the checkpoint to resume from; `None` to start from step 0, as does a run stopped before its first one.
 
     Args:
-        resume_from_checkpoint: `"last"`, folder of a checkpoint, or `None` for a new run. A run stopped before its
-            first checkpoint starts again.
+        resume_from_checkpoint: `"last"`, folder of a checkpoint, or `None` for a new run.
         begun: whether a run has already written to `output_dir`.
-
-    Returns:
-        The checkpoint's folder, or `None` to start from step 0.
-
-    Raises:
-        ValueError: a new run's folder is not empty, or there is no run to resume.
     """
     folder = Path(output_dir)
     others = [path.name for path in folder.glob("*") if path.suffix != ".lock"]

@@ -95,8 +95,7 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
 
     def _find_device(self) -> None:
         """Train on CPUs where there is no accelerator: in bf16 too, and with all processes that were launched."""
-        has_accelerator = torch.accelerator.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-        self.use_cpu = self.use_cpu or not has_accelerator
+        self.use_cpu |= not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
         if self.use_cpu:
             # transformers 5.24 sets the process group's timeout only on accelerators.
             PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
@@ -155,28 +154,24 @@ class RobustViTConfig(FinetuningArguments, TrainingArguments):
         if schedule == "constant":
             schedule = f"× {self.lr_decay_rate:g} every {self.lr_decay_every} epochs"
         described = {"method": self.method, "learning rate": f"{self.learning_rate:g}, {schedule}"}
-        for text, names in {
-            "weights: relevance, confidence": ("relevance_weight", "confidence_weight"),
-            "weights: background, foreground": ("background_weight", "foreground_weight"),
-            "distance of relevance and mask, mean over": ("relevance_distance", "mean_over"),
-            "classes: of the relevance, of the confidence": ("relevance_target", "confidence_target"),
-            "first layer of the relevance": ("start_layer",),
+        for text, values in {
+            "weights: relevance, confidence": (self.relevance_weight, self.confidence_weight),
+            "weights: background, foreground": (self.background_weight, self.foreground_weight),
+            "distance of relevance and mask, mean over": (self.relevance_distance, self.mean_over),
+            "classes: of the relevance, of the confidence": (self.relevance_target, self.confidence_target),
+            "first layer of the relevance": (self.start_layer,),
         }.items():
-            values = [getattr(self, name) for name in names]
-            if any(value is not None for value in values):
+            if values.count(None) < len(values):
                 described[text] = ", ".join(
                     "–" if value is None else value if isinstance(value, str) else f"{value:g}" for value in values
                 )
         if self.head_epochs:
             described["epochs of the head alone"] = f"{self.head_epochs:g}, learning rate {self.rate_of_head:g}"
-        for name in ("second_order", "released_gradients"):
-            if getattr(self, name):
-                described["gradients"] = name.replace("_", " ")
-        return described | {
-            "temperature of the confidence": f"{self.confidence_temperature:g}",
-            "probability of a background swap": f"{self.background_swap:g}"
-            + ("" if self.backgrounds is None else ", with pictures of a folder"),
-        }
+        if self.second_order or self.released_gradients:  # of different methods
+            described["gradients"] = "second order" if self.second_order else "released gradients"
+        described["temperature of the confidence"] = f"{self.confidence_temperature:g}"
+        pictures = "" if self.backgrounds is None else ", with pictures of a folder"
+        return described | {"probability of a background swap": f"{self.background_swap:g}{pictures}"}
 
 
 # Document the options here by their command line help.

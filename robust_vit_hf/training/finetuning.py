@@ -63,8 +63,7 @@ def finetune(
         The table of results as Markdown; an empty string outside the main process.
 
     Raises:
-        ValueError: model, data or output folder cannot be used. Raised before the first step.
-        OSError: model or data do not exist, or another process uses the `output_dir`.
+        ValueError, OSError: before the first step: model, data or output folder cannot be used, or do not exist.
         TrainingInterrupted: after SIGINT or SIGTERM during training; a checkpoint is saved.
     """
     # The first process locks the folder; its error ends the others.
@@ -137,11 +136,8 @@ def _report(
 ) -> str:
     """Write the results of the sides by set, and return their table."""
     measured = {name: {side: found for of in results for side, found in of[name].items()} for name in session.sets}
-    sets, train = (
-        {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()},
-        trainer.train_dataset,
-    )
-    shown = None  # classes of the training images, if known
+    sets = {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
+    train, shown = trainer.train_dataset, None  # classes of the training images, if known
     if isinstance(train, datasets.Dataset) and "label" in train.column_names:
         shown = frozenset(train.with_format(None)["label"][:])
     processor = session.sides["before"].processor
@@ -185,15 +181,7 @@ def load_data(
 ) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset | None, dict[str, EvaluationSet]]:
     """Load training and validation images, with labels mapped to the model's classes, and the sets to measure: the
     test split if it is named, or those of the benchmark with the model's classes, whose images `seed` draws, or else the
-    validation images. Streams are shuffled by `seed` within a buffer of 1000 images.
-
-    Args:
-        needs_validation: whether validation images must exist.
-
-    Raises:
-        ValueError: dataset and model have different classes, or there are no masks, or no labels for a control.
-        OSError: the dataset does not exist.
-    """
+    validation images. Streams are shuffled by `seed` within a buffer of 1000 images."""
     source, options = arguments.dataset, {}
     if source in benchmarks():
         options = {name: getattr(arguments, name) for name in DRAWN_FROM_BENCHMARKS} | {"seed": seed}

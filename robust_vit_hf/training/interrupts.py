@@ -15,11 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)  # sent by users and clusters
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A signal ended the training after a step.
-
-    Args:
-        exit_status: exit status for the signal: 128 + its number.
-    """
+    """A signal ended the training after a step. The exit status is 128 + the number of the signal."""
 
     def __init__(self, message: str, exit_status: int):
         super().__init__(message)
@@ -42,10 +38,7 @@ class InterruptCallback(TrainerCallback):
     """Context manager and callback that end the training on the first SIGINT or SIGTERM after the current step, with a
     checkpoint unless `save_strategy` is `no`. A second signal has its original effect, except under torchrun or
     `accelerate launch`, which forward signals that the process may have received itself. Only the main thread receives
-    signals, so training in another thread is not interrupted.
-
-    `received` is the signal's number as all processes know it, or 0: each process notes its own, and acts when they have agreed.
-    """
+    signals. `received` is the signal's number that all processes have agreed on, or 0."""
 
     def __init__(self):
         self.received = self._noted = 0
@@ -75,8 +68,7 @@ class InterruptCallback(TrainerCallback):
             self._restore()
 
     def agree(self, args: TrainingArguments) -> None:
-        """Share a signal between processes: it may reach them in different steps, but all must stop after the same
-        step. Each waits for the others; a signal that arrives meanwhile is shared the next time."""
+        """Share a signal between processes: it may reach them in different steps, but all must stop after the same one."""
         received = self._noted
         if args.world_size > 1:
             shared = torch.tensor(received, device=args.device)

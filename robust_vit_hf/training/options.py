@@ -34,7 +34,7 @@ class ModelArguments(Options):
     image_size: int | None = option(None, "Side of the images in pixels; by default that of the model.", COUNT)
     trust_remote_code: bool = option(False, "Run model code that comes with the weights.")
     lora_rank: int | None = option(
-        None, "Finetune a LoRA adapter of this rank over all linear layers, and save it alone.", COUNT
+        None, "Finetune and save only a LoRA adapter of this rank, on all linear layers.", COUNT
     )
     merge_lora: bool = option(False, "Save the adapter merged into the weights.")
 
@@ -62,18 +62,14 @@ class DataArguments(Options):
     )
     streaming: bool = option(
         False,
-        "Read the images to train on while training, without a copy and a check of all of them first. Needs `--max_steps`.",
+        "Read training images while training, without copying and checking all of them first. Needs `--max_steps`.",
     )
     samples_per_class: int = option(2, "Images of each training class, if the dataset is a benchmark.", COUNT)
     class_seed: int = option(0, "Seed that draws the training classes, if the dataset is a benchmark.", SEED)
-    num_classes: int | None = option(
-        None, "Number of training classes, if the dataset is a benchmark; half of its classes by default.", COUNT
-    )
+    num_classes: int | None = option(None, "Training classes of a benchmark; half of its classes by default.", COUNT)
     images_per_set: int = option(IMAGES_PER_SET, "Images of each evaluation set of a benchmark.", COUNT)
     benchmark_sets: bool = option(True, "Measure the sets of a benchmark before and after; otherwise no set is read.")
-    control: bool = option(
-        False, "Finetune a second copy with cross-entropy alone on the same images, for comparison."
-    )
+    control: bool = option(False, "Also finetune a copy with cross-entropy alone on the same images, for comparison.")
 
 
 @dataclass
@@ -84,14 +80,12 @@ class FinetuningArguments(Options):
 
     # Parameters whose default values are overridden from TrainingArguments
     learning_rate: float = option(
-        3e-6, f"Initial learning rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).", NOT_NEGATIVE
+        3e-6, f"Initial rate of AdamW; 3e-6 is that of ViT-B ({PAPER}, Table 5).", NOT_NEGATIVE
     )
     weight_decay: float = option(1e-4, "Weight decay, on all parameters.", NOT_NEGATIVE)
     num_train_epochs: float = option(50, f"Number of epochs ({PAPER}, section 4).", POSITIVE)
     max_grad_norm: float = option(0.0, "Gradient clipping; 0 for none, as released.", NOT_NEGATIVE)
-    lr_scheduler_type: str = option(
-        "constant", "Scheduler. `constant` decays by `lr_decay_rate` every `lr_decay_every` epochs."
-    )
+    lr_scheduler_type: str = option("constant", "`constant` decays by `lr_decay_rate` every `lr_decay_every` epochs.")
     eval_strategy: str = option("epoch", "When to evaluate: `no`, `steps` or `epoch`.")
     save_strategy: str = option("epoch", "When to save: `no`, `steps`, `epoch` or `best`.")
     save_total_limit: int | None = option(1, "Checkpoints kept beside the best one.", COUNT)
@@ -147,7 +141,7 @@ class FinetuningArguments(Options):
     )
     relevance_target: Literal["label", "prediction"] | None = option(
         None,
-        "Class whose relevance, or whose input gradient in `gradmask`, is trained: `label`, the default, or `prediction`.",
+        "Class whose relevance, or input gradient in `gradmask`, is trained: `label`, the default, or `prediction`.",
     )
     confidence_target: Literal["label", "prediction", "original"] | None = option(
         None,
@@ -160,20 +154,17 @@ class FinetuningArguments(Options):
     )
     second_order: bool = option(
         False,
-        "Differentiate relevance maps through the attention gradients as well. The released code takes them as constants.",
+        "Differentiate relevance maps through the attention gradients too, which are constants in the released code.",
     )
-    start_layer: int | None = option(
-        None, "First layer of the propagation of relevance maps, counted from 0, which is the default.", NOT_NEGATIVE
-    )
+    start_layer: int | None = option(None, "First layer of relevance propagation; 0 by default.", NOT_NEGATIVE)
     released_gradients: bool = option(
         False,
-        "Background loss of `gradmask` and `rrr` as in the released code, in which the input gradient is a constant and the "
-        "background loss changes no weight.",
+        "Background loss of `gradmask` and `rrr` as in the released code: of a constant gradient, it changes no weight.",
     )
 
     # Schedule
     lr_decay_rate: float = option(
-        0.85, "Factor of the learning rate every `lr_decay_every` epochs, with the scheduler `constant`.", POSITIVE
+        0.85, "Factor every `lr_decay_every` epochs, with the scheduler `constant`.", POSITIVE
     )
     lr_decay_every: int = option(2, "Epochs between two decays of the learning rate.", COUNT)
     head_epochs: float = option(
@@ -182,9 +173,7 @@ class FinetuningArguments(Options):
         "https://huggingface.co/papers/2202.10054); with `num_train_epochs`, only the last layer is. For methods without maps.",
         NOT_NEGATIVE,
     )
-    head_learning_rate: float | None = option(
-        None, "Learning rate of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE
-    )
+    head_learning_rate: float | None = option(None, "Of the `head_epochs`; `learning_rate` by default.", NOT_NEGATIVE)
 
     # Data and logging
     background_swap: float = option(
@@ -195,7 +184,7 @@ class FinetuningArguments(Options):
     )
     backgrounds: str | None = option(
         None,
-        "Folder of pictures without objects of the classes: the swapped backgrounds, instead of those of other images of the batch.",
+        "Folder of pictures without objects of the classes: the swapped backgrounds, instead of those of other images.",
     )
     bad_masks: Literal["skip", "refuse"] = option(
         "skip",
@@ -204,8 +193,7 @@ class FinetuningArguments(Options):
     )
     relevance_strip_steps: int = option(
         100,
-        "Steps between two strips image | mask | relevance before | relevance after in TensorBoard, in `strips/` of the output folder; 0 for "
-        "none.",
+        "Steps between two strips image | mask | relevance before | after in TensorBoard, in `strips/`; 0: none.",
         NOT_NEGATIVE,
     )
 

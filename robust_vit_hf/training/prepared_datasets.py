@@ -28,16 +28,8 @@ def prepare_datasets(
     args: RobustViTConfig,
     epoch: SharedEpoch,
 ) -> dict[str, Dataset]:
-    """Prepare the given datasets, returned as `train` and `eval`: checked, with labels mapped to the model's classes,
-    and transformed for its processor.
-
-    Args:
-        train, evaluation: as for [`~robust_vit_hf.RobustViTTrainer`].
-        epoch: training epoch, on which the augmentation depends.
-
-    Raises:
-        ValueError: rows, columns or labels are unusable, or the validation images are not one table.
-    """
+    """Prepare the datasets of [`~robust_vit_hf.RobustViTTrainer`], returned as `train` and `eval`: checked, with labels
+    mapped to the model's classes, and transformed for its processor, with an augmentation that depends on the `epoch`."""
     if isinstance(evaluation, (dict, datasets.IterableDataset)):
         raise ValueError(
             f"Expected `eval_dataset` to be one table, which is read at every evaluation, but got a {type(evaluation).__name__}. "

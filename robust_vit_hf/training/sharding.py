@@ -14,14 +14,8 @@ from .config import CHECKPOINTING, RobustViTConfig
 def prepare_sharding(
     accelerator: Accelerator, model: nn.Module, args: RobustViTConfig, second_derivative: bool
 ) -> None:
-    """Let FSDP2 shard a model by layers. Does nothing without FSDP.
-
-    Args:
-        second_derivative: whether the loss needs second derivatives.
-
-    Raises:
-        ValueError: FSDP would not train or save the same as one process.
-    """
+    """Let FSDP2 shard a model by layers, and refuse settings with which it would not train or save the same as one process.
+    `second_derivative` says whether the loss needs second derivatives."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
         if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":

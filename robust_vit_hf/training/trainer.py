@@ -156,9 +156,10 @@ class RobustViTTrainer(Trainer):
         self._batch_of_step = (0, 0)  # number of the step, and of the batch within its accumulation
         self._adapter = next(iter(getattr(model, "peft_config", {}).values()), None)  # may be merged later
         self._base_digest = base_digest(model) if args.should_save else None
-        self._body = []  # frozen in the `head_epochs`; else not kept, since FSDP2 replaces and frees them
-        if args.head_epochs:
-            self._body = [p for p in unwrap_pretrained(model).base_model.parameters() if p.requires_grad]
+        body = (
+            unwrap_pretrained(model).base_model.parameters() if args.head_epochs else ()
+        )  # FSDP2 replaces and frees them
+        self._body = [p for p in body if p.requires_grad]  # frozen in the `head_epochs`
         self._keep_original(prepared)
         self._card_facts: dict[str, object] = {}  # arguments of `create_model_card`
         self._validated: dict[int, dict[str, float]] = {}  # metrics of `eval_dataset` by step
@@ -212,18 +213,15 @@ class RobustViTTrainer(Trainer):
     def _check_batches(self) -> None:
         """Refuse batches without the images that a method, a swap or a step needs."""
         args, images = self.args, len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else 0
-        batch_size = self._train_batch_size
+        batch_size, at_once = self._train_batch_size, self._train_batch_size * self.args.world_size
         # Several processes fill up the last batch.
         last = 0 if args.dataloader_drop_last or args.world_size > 1 else images % batch_size
         needs_two = ", which needs two images in each batch"
+        swaps_images = args.background_swap and self.backgrounds is None
         unmet = {
-            f"`background_swap`{needs_two}": (
-                args.background_swap and self.backgrounds is None and 1 in (images, batch_size * args.world_size)
-            ),
+            f"`background_swap`{needs_two}": swaps_images and 1 in (images, at_once),
             f"`{args.method}`{needs_two}": self.method.mixes_images and 1 in (batch_size, last),
-            "`dataloader_drop_last`, which leaves no batch": (
-                args.dataloader_drop_last and 0 < images < batch_size * args.world_size
-            ),
+            "`dataloader_drop_last`, which leaves no batch": args.dataloader_drop_last and 0 < images < at_once,
         }
         for option in [option for option, is_unmet in unmet.items() if is_unmet]:
             raise ValueError(
@@ -249,9 +247,8 @@ class RobustViTTrainer(Trainer):
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs) -> DataLoader:
         """As in the Trainer, but `dataloader_drop_last` is for training alone."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        if is_training:
-            self.args.dataloader_drop_last = drop_last
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
         try:
             return super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
@@ -291,12 +288,12 @@ class RobustViTTrainer(Trainer):
         return values, logits
 
     def _swapped(self, pixel_values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The images of this process `(B, 3, H, W)`, some on the backgrounds of images of all processes, so that their number does
-        not matter."""
+        """The images of this process `(B, 3, H, W)`, some on the backgrounds of images of all processes."""
         args, seed = self.args, (self.args.seed, *self._batch_of_step)
-        swapped = swap_backgrounds(
-            *self.accelerator.gather((pixel_values, mask)), args.background_swap, seed, self.backgrounds
-        )
+        images, masks = self.accelerator.gather(
+            (pixel_values, mask)
+        )  # so that the number of processes does not matter
+        swapped = swap_backgrounds(images, masks, args.background_swap, seed, self.backgrounds)
         return swapped.tensor_split(args.world_size)[args.process_index]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -329,14 +326,8 @@ class RobustViTTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def _check_finite(self, when: str, name: str, values: torch.Tensor, inputs: dict, dataset: Dataset) -> None:
-        """Check values `(B, …)` of a batch, in all processes alike. `name` is their name in the error.
-
-        Raises:
-            TrainingDiverged: some are NaN or infinite, in any process; names the images.
-        """
-        bad = (
-            ~values.detach().flatten(1).isfinite().all(dim=1) if values.dim() > 1 else ~values.detach().isfinite()
-        ).nonzero()
+        """Refuse NaN and infinite values `(B, …)` of a batch, in all processes alike. `name` is their name in the error."""
+        bad = (~values.detach().reshape(len(values), -1).isfinite()).any(dim=1).nonzero()
         failed = torch.tensor(len(bad), device=self.args.device)
         if self.args.world_size > 1:
             torch.distributed.all_reduce(failed)
@@ -414,15 +405,12 @@ class RobustViTTrainer(Trainer):
                 output = self.callback_handler.on_train_end(self.args, self.state, self.control)
             # Waits: others still list the checkpoints, and releasing the lock removes the folder if nothing was written.
             self._interrupt.agree(self.args)
-            if self._interrupt.received:
-                raise TrainingInterrupted.after(
-                    self._interrupt.received, self.state.global_step, last_checkpoint(self.args.output_dir)
-                )
+            if number := self._interrupt.received:
+                raise TrainingInterrupted.after(number, self.state.global_step, last_checkpoint(self.args.output_dir))
         return output
 
     def _measure_original(self) -> None:
-        """Measure the model before the first step, also on resuming. The released code runs a copy of the original model in every
-        step to log its accuracy."""
+        """Measure the model before the first step, also on resuming; the released code runs a copy of it in every step."""
         if self.args.save_strategy != SaveStrategy.NO:
             self._inputs  # noqa: B018  identify the model before it changes
         if not self._original_top1 and self.args.logging_strategy != IntervalStrategy.NO:
@@ -450,11 +438,9 @@ class RobustViTTrainer(Trainer):
             with torch.random.fork_rng(devices=[]):  # an iterator of a data loader draws one on the CPU
                 output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         except Interrupted:
-            saved = last_checkpoint(self.args.output_dir)
-            begun = (
-                self.state.global_step > 0 and saved != f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
-            )
-            if begun and self.args.save_strategy != SaveStrategy.NO:
+            step, folder = self.state.global_step, self.args.output_dir
+            saved = step == 0 or last_checkpoint(folder) == f"{folder}/checkpoint-{step}"
+            if not saved and self.args.save_strategy != SaveStrategy.NO:
                 self._save_checkpoint(self.model, None)
             raise
         for name, values in self._eval_values.items():
@@ -478,10 +464,7 @@ class RobustViTTrainer(Trainer):
 
     # -- Checkpoints --------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _inputs(self) -> dict:
-        """What the checkpoints are made from, of the original model."""
-        return run_inputs(self)
+    _inputs = cached_property(run_inputs)  # what the checkpoints are made from, with the original model
 
     def check_checkpoint(self, checkpoint: str) -> None:
         """Check that this trainer, before its first step, can resume from a checkpoint, see [`check_checkpoint`]."""

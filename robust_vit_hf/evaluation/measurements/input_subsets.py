@@ -23,16 +23,11 @@ from .base import Measured, Measurement
 
 @dataclass(frozen=True)
 class Subsets(Measurement):
-    """Sufficient input subsets, in one process. Rows, one per pair of image and class: `found`, `size` (share of the
-    pixels), `confidence`, `revealed` (class probability with the 8 neighbours of each pixel also visible),
-    `all_masked` and, with masks, `foreground` (share of the subset, NaN if it is empty) and `image_foreground`.
-    Scores: their means, see [`summarize`]. Each batch, with its subsets, is a separate file in the folder; existing
-    files are reused.
-
-    Args:
-        targets: classes to explain for every image; if empty, the label of each image.
-        threshold, pixels_per_step: as for [`sufficient_input_subsets`].
-    """
+    """Sufficient input subsets of the classes `targets`, or of the label of each image, in one process. Rows, one per
+    pair of image and class: `found`, `size` (share of the pixels), `confidence`, `revealed` (class probability with
+    the 8 neighbours of each pixel also visible), `all_masked` and, with masks, `foreground` (share of the subset, NaN
+    if it is empty) and `image_foreground`. Scores: their means, see [`summarize`]. Each batch, with its subsets, is a
+    separate file in the folder; existing files are reused."""
 
     free = ("num_workers",)
 

@@ -14,17 +14,11 @@ from ..losses import ConfidenceLoss
 
 
 class Penalty(NamedTuple):
-    """Penalty of each image of a batch.
+    """Penalty of each image of a batch."""
 
-    Args:
-        loss: `(B,)`, weighted; or 0.
-        components: `(B,)` by name, for logs.
-        logits: `(B, C)`, from the same forward pass.
-    """
-
-    loss: torch.Tensor | float
-    components: dict[str, torch.Tensor]
-    logits: torch.Tensor
+    loss: torch.Tensor | float  # (B,), weighted; or 0
+    components: dict[str, torch.Tensor]  # (B,) by name, for logs
+    logits: torch.Tensor  # (B, C), from the same forward pass
 
 
 class Method:
@@ -36,9 +30,6 @@ class Method:
         second_derivative: whether a loss on the pixel gradient is differentiated with respect to the weights, see
             [`pixel_gradient`].
         mixes_images: whether it needs two images or more in each batch of a process.
-
-    Args:
-        args: hyper-parameters, with the defaults of this method.
     """
 
     DEFAULTS: ClassVar[dict[str, float | str | bool]] = {"confidence_weight": 1.0, "confidence_target": "label"}
@@ -51,11 +42,7 @@ class Method:
 
     @classmethod
     def validate(cls, args: RobustViTConfig) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            ValueError: the method would train something else than it says.
-        """
+        """Refuse options with which the method would train something else than it says."""
         if args.background_swap > 0 and args.confidence_weight > 0 and args.confidence_target == "prediction":
             raise ValueError(
                 "`background_swap` with `confidence_target='prediction'` would teach the shortcut: on an image with a swapped "
@@ -84,8 +71,7 @@ class Method:
     def per_image(
         self, model: nn.Module, pixel_values: torch.Tensor, mask: torch.Tensor, targets: dict[str, torch.Tensor | None]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Components `(B,)` of the loss by name, including `loss`, and the logits `(B, C)`. Arguments as in
-        [`penalty`]."""
+        """Components `(B,)` of the loss by name, including `loss`, and the logits `(B, C)`, of arguments as in [`penalty`]."""
         penalty = self.penalty(model, pixel_values, mask, targets)
         confidence = self.confidence_loss.per_image(penalty.logits, targets[self.args.confidence_target])
         loss = self.args.confidence_weight * confidence["confidence_loss"] + penalty.loss
@@ -94,8 +80,7 @@ class Method:
     def explain(
         self, model: nn.Module, pixel_values: torch.Tensor, targets: dict[str, torch.Tensor | None], **options
     ) -> RelevanceOutput:
-        """Relevance of the target, with the derivative order and start layer of `args`. `options` are those of
-        [`relevance_map`]. Maps are not checked, since the loss is."""
+        """Relevance of the target, with other `options` of [`relevance_map`]. Maps are not checked, since the loss is."""
         return relevance_map(
             model,
             pixel_values,
@@ -108,18 +93,11 @@ class Method:
 
 
 def pixel_gradient(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    score: Callable[[torch.Tensor], torch.Tensor],
-    create_graph: bool,
+    model: nn.Module, pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor], create_graph: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient `(B, 3, H, W)` with respect to the pixels, and the logits `(B, C)` from the same forward pass.
-
-    Args:
-        score: function of the logits, summed over images.
-        create_graph: whether the gradient is differentiable with respect to the weights (second derivative). Attention
-            is then explicit, since fused kernels have no second derivative. Ignored if gradients are disabled.
-    """
+    """Gradient `(B, 3, H, W)` of a score of the logits with respect to the pixels, and the logits `(B, C)`. With
+    `create_graph`, it is differentiable with respect to the weights, unless gradients are disabled. Attention is explicit,
+    since fused kernels have no second derivative."""
     vit, wants_graph = VisionTransformer(model), torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
