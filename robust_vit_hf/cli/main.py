@@ -25,10 +25,7 @@ EXTRAS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        argv: arguments; those of the process by default.
+    """Run a command, by default that of the process.
 
     Returns:
         Exit status: 0, 1 for an expected error, which is one line on stderr, 2 for wrong arguments, 130 for an

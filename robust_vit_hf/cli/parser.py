@@ -12,7 +12,7 @@ from ..utils.options import Declared, Options, declared_options, hide_tokens, un
 
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
-    """Parse arguments. Exits after printing the help, or with status 2 if options are refused."""
+    """Parse arguments, or exit after printing the help, or with status 2 if options are refused."""
     parser = Parser(prog=prog, description=inspect.getdoc(options))
     parser.add_options(declared_options(options).values())
     given = vars(parser.parse_args(argv))
@@ -54,11 +54,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def add_options(self, options: Iterable[Declared], undo: bool = False) -> None:
-        """Add options of dataclasses, which check the values and set the defaults.
-
-        Args:
-            undo: whether flags take `true` or `false`, since a recipe may have set them.
-        """
+        """Add options of dataclasses, which check the values and set the defaults. To `undo` a recipe, flags take `true` or `false`."""
         groups: dict[str | None, argparse._ActionsContainer] = {None: self}
         for option in options:
             if option.group not in groups:

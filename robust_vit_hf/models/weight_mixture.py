@@ -22,15 +22,12 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
     Source: https://huggingface.co/papers/2109.01903
 
     Args:
-        before, after: two models of the same architecture, the second finetuned from the first.
+        before, after: two models that are alike, see [`check_alike`].
         alpha: 0 gives the weights of `before` and 1 those of `after`, bit by bit.
 
     Returns:
         A copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers,
         computed in fp32, or in fp64 for those in fp64.
-
-    Raises:
-        ValueError: the models do not fit, see [`check_alike`].
     """
     check_alike(before, after)
     start, end, mixed = before.state_dict(), after.state_dict(), copy.deepcopy(after)
@@ -70,9 +67,7 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
 
 
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
-    """Write a mixed model folder atomically, with the image processor of `after`, or of `before` for alpha 0, and
-    `interpolation.json`.
-    """
+    """Write a mixed model folder atomically, with `interpolation.json`, and the image processor of `after`, or of `before` for 0."""
     mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:
         mixed = interpolate(load_model(before), load_model(after), alpha)
