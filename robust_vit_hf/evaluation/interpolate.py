@@ -1,8 +1,5 @@
 """`robust-vit interpolate`: save mixtures of a model before and after finetuning, or measure them on in-distribution
-and shifted sets.
-
-Source: https://huggingface.co/papers/2109.01903
-"""
+and shifted sets."""
 
 from dataclasses import replace
 

@@ -116,7 +116,8 @@ def bootstrap(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDEN
     Images with the same gains in all runs are exchangeable, so one multinomial draw over the distinct gains replaces a
     draw of all images.
 
-    Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapters 8 and 13)"""
+    Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapters 8 and 13)
+    """
     seeds = sorted({gain.seed for of_set in gains.values() for gain in of_set})
     count = len(seeds)
     drawn = np.random.default_rng(0).integers(count, size=(NUM_RESAMPLES, count))
@@ -199,14 +200,12 @@ class Resamples:
         return Resamples.of(np.subtract, self, other)
 
     def interval(self, kind: type[Interval] = Interval, least: float = 0.0) -> Interval:
-        """The measured value with its interval.
+        """The measured value with its interval; `least` is the least possible value of an `Interval`, while that of a
+        `Difference` is -1. The largest is 1.
 
-        Resampling does not know of what was seen in none of N images, whose rate is at most 3 / N with 95 % confidence ("rule
-        of three", https://doi.org/10.1001/jama.1983.03330370053031). So the interval reaches at least that far from the
-        value where all draws agree, and that of a difference of outcomes towards a sign that no image has.
-
-        Args:
-            least: least possible value of an `Interval`; that of a `Difference` is -1. The largest is 1.
+        Resampling does not know of what was seen in none of N images, whose rate is at most 3 / N with 95 % confidence
+        ("rule of three", https://doi.org/10.1001/jama.1983.03330370053031). So the interval reaches at least that far
+        from the value where all draws agree, and that of a difference of outcomes towards a sign that no image has.
         """
         value, margin, known = self.values[0], 3 / self.count, self.outcomes
         low, high = np.nanquantile(self.values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

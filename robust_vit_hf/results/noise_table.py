@@ -13,7 +13,8 @@ def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_backgrou
     """RFS, from −1 to 1: (b − f) / (2 · min(ā, 1 − ā)), with top-1 f and b, fractions of any shape, with noise on the
     object and on the background, and ā their mean; 0 where ā is 0 or 1. Above 0, the object counts more.
 
-    Source: https://huggingface.co/papers/2201.10766, section 4"""
+    Source: https://huggingface.co/papers/2201.10766, section 4
+    """
     mean = (np.asarray(noisy_foreground) + np.asarray(noisy_background)) / 2
     room = 2 * np.minimum(mean, 1 - mean)
     known = room > 1e-12

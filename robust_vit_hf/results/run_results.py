@@ -51,11 +51,10 @@ class SetResult:
         shifted: whether the set is included in the mean over shifted sets.
         source: Hub id or folder of the images, or name of a benchmark.
         factors: `(N,)` float columns of the set, by name: angle, area, position.
-        groups: `(N,)` names of the groups of the images, of any dtype; `None` for a set without groups.
-        group_weights: weight of each group in the average, such as its share of the training images; `None` if unknown.
-        by_class: whether an image has one class, by which results can be told apart; otherwise `classes` are the first of
-            many, as on ImageNet-9.
         images: digest of the images; runs may have been measured on other images of a set.
+        groups: `(N,)` names of the groups of the images, of any dtype.
+        group_weights: weight of each group in the average, such as its share of the training images; `None` if unknown.
+        by_class: whether an image has one class; otherwise `classes` are the first of many, as on ImageNet-9.
     """
 
     name: str

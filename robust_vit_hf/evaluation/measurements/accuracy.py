@@ -73,13 +73,11 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
 
 def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:
     """A set for the table of results, from the results of [`Accuracy`] by side."""
-    classes = None
-    if rows.accepted is not None:
-        classes = np.array([labels[0] if labels else -1 for labels in rows.accepted])
+    labelled = rows.accepted is not None
     return SetResult(
         name,
         side_results(measured, rows.accepted),
-        classes,
+        np.array([labels[0] if labels else -1 for labels in rows.accepted]) if labelled else None,
         rows.shifted,
         rows.source,
         factors_of(rows.dataset),

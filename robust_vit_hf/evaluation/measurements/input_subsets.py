@@ -1,7 +1,7 @@
 """Sufficient input subsets of the images of a set."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,6 @@ class Subsets(Measurement):
         pairs = self.pairs(rows)
         repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
         loader = self.loader(TransformedRows(repeated, rows.transform(side.processor)))
-        options = {name: value for name, value in asdict(self).items() if name in ("threshold", "pixels_per_step")}
         batches = []
         with tqdm(total=len(pairs), desc=description, unit="pair") as progress:
             for number, batch in enumerate(loader):
@@ -59,9 +58,7 @@ class Subsets(Measurement):
                 if path is not None and path.is_file():
                     found = load_file(path)
                 else:
-                    targets = [
-                        target for _, target in pairs[number * self.batch_size : (number + 1) * self.batch_size]
-                    ]
+                    targets = [target for _, target in pairs[number * self.batch_size :][: self.batch_size]]
                     device = session.accelerator.device
                     with session.accelerator.autocast():
                         found = _measure_batch(
@@ -69,7 +66,8 @@ class Subsets(Measurement):
                             batch["pixel_values"].to(device),
                             torch.tensor(targets, device=device),
                             batch.get("mask"),
-                            **options,
+                            threshold=self.threshold,
+                            pixels_per_step=self.pixels_per_step,
                         )
                     found = {name: value.cpu().contiguous() for name, value in found.items()}
                     if path is not None:
@@ -120,9 +118,8 @@ def _columns_of(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     }
 
 
-def concatenate(parts: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
+def concatenate(parts: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Concatenate rows of several sets or batches, with the columns that all of them have."""
-    parts = list(parts)
     shared = set.intersection(*(set(part) for part in parts))
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0] if name in shared}
 
@@ -133,8 +130,8 @@ def summarize(rows: dict[str, Any]) -> dict[str, float | int | None]:
     found = np.asarray(rows["found"], dtype=bool)
     summary: dict[str, float | int | None] = {"pairs": len(found), "found": float(found.mean())}
     for name, values in rows.items():
-        known = np.asarray(values, dtype=float)[found] if name != "found" else np.empty(0)
-        known = known[~np.isnan(known)]
         if name != "found":
+            known = np.asarray(values, dtype=float)[found]
+            known = known[~np.isnan(known)]
             summary[name] = float(known.mean()) if len(known) else None
     return summary
