@@ -33,20 +33,13 @@ def features_of(name: str, options: dict) -> datasets.Features:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of a set on disk.
+    """Rows of a set on disk. Images are undecoded: dicts with `bytes` or `path`. Unusable rows have only `file_name` and
+    `problem` (what is wrong and what to do)."""
 
-    Args:
-        rows: generator function of the rows of shards. Images are undecoded: dicts with `bytes` or `path`. Unusable
-            rows have only `file_name` and `problem` (what is wrong and what to do).
-        shards: small picklable parts of the set in a fixed order, to be shared by workers.
-        state: changes with the rows, in addition to the modification time of the `path` of each shard.
-        features: columns of the rows, which [`open_source`] adds.
-    """
-
-    rows: Callable[[list], Iterator[dict]]
-    shards: list
-    state: object = None
-    features: datasets.Features | None = None
+    rows: Callable[[list], Iterator[dict]]  # generator function of the rows of shards
+    shards: list  # small picklable parts of the set in a fixed order, to be shared by workers
+    state: object = None  # changes with the rows, in addition to the modification time of the `path` of each shard
+    features: datasets.Features | None = None  # columns of the rows, which [`open_source`] adds
 
 
 def encode_image(image: Image.Image, name: str | None = None, file_format: str = "BMP", **settings) -> dict:
