@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -55,35 +56,33 @@ class Slice(NamedTuple):
         return self.kept.is_file() or parquet.read_metadata(self.rejected).num_rows == self.end - self.first
 
 
+@dataclass(eq=False)
 class SplitWriter:
-    """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold
-    other splits of the same inputs.
+    """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold other
+    splits of the same inputs.
 
-    Rows are added in source order. Those of a slice, `rows_per_file` or 64 MiB, are written at once to files whose
-    names are the range of source rows; a reopened writer goes on after the last slice. Rows with a `problem` go to the
-    configuration `rejected`. `title` and `text` are those of the dataset card, `selection` is the rule by which source
-    rows are selected.
+    Rows are added in source order. Those of a slice are written at once to files whose names are the range of source
+    rows; a reopened writer goes on after the last slice. Rows with a `problem` go to the configuration `rejected`.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        split: str,
-        features: datasets.Features,
-        *,
-        title: str,
-        text: str,
-        rows_per_file: int = 200,
-        selection: object = None,
-    ):
-        if not re.fullmatch(r"\w+(\.\w+)*", split):  # which `datasets` demands
-            raise ValueError(f"`{split}` cannot name a split: give several one by one (`--split train validation`).")
-        check_no_pattern(stage.folder)  # could not be loaded
-        self.stage, self.split, self.features = stage, split, features
-        self.title, self.text, self.rows_per_file, self.selection = title, text, rows_per_file, selection
-        self.splits = (stage.result() or {"splits": {}})["splits"]  # that are complete
-        self.is_complete = split in self.splits
-        stage.begin()
+    stage: Stage
+    split: str
+    features: datasets.Features
+    _: KW_ONLY
+    title: str  # of the dataset card
+    text: str  # its first paragraph
+    rows_per_file: int = 200  # source rows of a slice, unless these exceed 64 MiB
+    selection: object = None  # rule by which the source rows of this split are selected
+
+    def __post_init__(self):
+        if not re.fullmatch(r"\w+(\.\w+)*", self.split):  # which `datasets` demands
+            raise ValueError(
+                f"`{self.split}` cannot name a split: give several one by one (`--split train validation`)."
+            )
+        check_no_pattern(self.stage.folder)  # could not be loaded
+        self.splits = (self.stage.result() or {"splits": {}})["splits"]  # that are complete
+        self.is_complete = self.split in self.splits
+        self.stage.begin()
         self._rows: list[dict] = []
         self._digests: list[str] = []
         for left in self._found()[len(self.slices) :]:  # by a kill between the two files of a slice
@@ -165,9 +164,8 @@ class SplitWriter:
             for place in (folder, folder / REJECTED_FOLDER)
         ]
         if not counts[0]:
-            first = next(
-                (row["problem"] for row in self.written(["problem"], rejected=True)), "the source has no images"
-            )
+            problems = [row["problem"] for row in self.written(["problem"], rejected=True)]
+            first = next(iter(problems), "the source has no images")
             raise ValueError(f"`{folder}`: the split `{self.split}` has no rows, {counts[1]:,} were rejected: {first}")
         if not self.is_complete:
             splits = self.splits | {self.split: counts}

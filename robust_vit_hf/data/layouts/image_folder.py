@@ -116,12 +116,11 @@ class ImageFolder:
         depths, rows = {*map(len, parts.values())}, []
         depth = 1 if 1 in depths and 2 not in depths else 2
         for name, place in parts.items():
-            if len(place) != depth:
-                left_out["in no class folder" if len(place) < depth else "deeper than class folders"].append(
-                    "/".join(place)
-                )
-            else:
+            if len(place) == depth:
                 rows.append(({"image": name}, {"label": place[0]} if depth == 2 else {}))
+            else:
+                reason = "in no class folder" if len(place) < depth else "deeper than class folders"
+                left_out[reason].append("/".join(place))
         return rows
 
     def _named_by(self, metadata: list[str]) -> list[tuple[dict, dict]]:
