@@ -50,12 +50,8 @@ def encode_image(image: Image.Image, name: str | None = None, file_format: str =
 
 
 def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
-    """Read and decode a row once.
-
-    Returns:
-        The row, with image and mask as bytes (BMP becomes PNG), or with `problem` if one of them cannot be decoded; image
-        and mask, upright according to EXIF, `None` if missing or if there is a `problem`.
-    """
+    """Read and decode a row once: the row, with image and mask as bytes (BMP becomes PNG), or with `problem` if one of them
+    cannot be decoded; and image and mask, upright according to EXIF, `None` if missing or if there is a `problem`."""
     images: dict[str, Image.Image | None] = {"image": None, "mask": None}
     if "problem" in row:
         return row, None, None

@@ -21,7 +21,6 @@ from .dataset_digest import row_digest
 
 
 MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows
-WRITERS = ("data prepare", "masks")  # commands that write splits
 DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadata of its files
 
 
@@ -29,7 +28,7 @@ def made_from(folder: Path) -> dict:
     """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others."""
     record = read_json(folder / STAGE_FILE) or {}
     inputs = record.get("inputs", {})
-    if inputs.get("command") not in WRITERS:
+    if inputs.get("command") not in ("data prepare", "masks"):  # which write splits
         return {}
     if "result" not in record:
         raise ValueError(f"`{folder}` is not complete: run `robust-vit {inputs['command']}` again.")
@@ -102,8 +101,7 @@ class SplitWriter:
     @property
     def position(self) -> int:
         """Number of source rows that are written."""
-        slices = self.slices
-        return slices[-1].end if slices else 0
+        return max((one.end for one in self.slices), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
         """Skip the source rows that are written, after comparing their digests."""
@@ -132,7 +130,9 @@ class SplitWriter:
         the slice, which is written if it has enough."""
         self._rows += rows
         self._digests += digests
-        if len(self._rows) >= self.rows_per_file or sum(map(_num_bytes, self._rows)) >= MAX_BYTES:
+        pictures = [value for row in self._rows for value in row.values() if isinstance(value, dict)]
+        num_bytes = sum(len(picture["bytes"] or b"") for picture in pictures)
+        if len(self._rows) >= self.rows_per_file or num_bytes >= MAX_BYTES:
             self._write_slice()
 
     def _write_slice(self) -> None:
@@ -186,8 +186,3 @@ class SplitWriter:
                 first, end = map(int, path.stem.split("-")[1:])
                 slices.add(Slice(first, end, self.stage.folder / path.name, rejected / path.name))
         return sorted(slices)
-
-
-def _num_bytes(row: dict) -> int:
-    """Size of the images of a row."""
-    return sum(len(value["bytes"] or b"") for value in row.values() if isinstance(value, dict))

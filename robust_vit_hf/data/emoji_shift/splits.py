@@ -113,9 +113,8 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
     photograph = artwork.background(scene)
     crop = int(rng.integers(112, 169))
     left, top = (int(rng.integers(0, length - crop + 1)) for length in photograph.size)
-    image = photograph.resize(
-        (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + crop, top + crop)
-    )
+    box = (left, top, left + crop, top + crop)
+    image = photograph.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, box)
 
     vendor = spec.vendors[rng.integers(len(spec.vendors))]
     drawing = artwork.emoji(CLASS_NAMES[label], vendor)
