@@ -137,26 +137,23 @@ def relevance_map(
     Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
     """
     vit = VisionTransformer(model)
-    grid, layers = vit.grid_of(pixel_values), len(vit.attentions)
-    if not 0 <= start_layer < layers:
-        raise ValueError(f"Expected `start_layer` from 0 to {layers - 1}, but got {start_layer}.")
-    tokens, logits = _token_relevance(vit, pixel_values, grid, target, create_graph, start_layer)
-    wants_graph, device = torch.is_grad_enabled(), pixel_values.device.type
-    with torch.inference_mode(False), torch.set_grad_enabled(wants_graph), torch.autocast(device, enabled=False):
-        relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
+    vit.grid_of(pixel_values)
+    if not 0 <= start_layer < len(vit.attentions):
+        raise ValueError(f"Expected `start_layer` from 0 to {len(vit.attentions) - 1}, but got {start_layer}.")
+    relevance, logits = _relevance(vit, pixel_values, target, create_graph, start_layer, normalize)
     return make_output(relevance, logits, pixel_values, check_finite)
 
 
-def _token_relevance(
+def _relevance(
     vit: VisionTransformer,
     pixel_values: torch.Tensor,
-    grid: tuple[int, int],
     target: torch.Tensor | int | None,
     create_graph: bool,
     start_layer: int,
+    normalize: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Relevance `(B, T)` of all tokens for the head, and logits `(B, C)`."""
-    wants_graph = torch.is_grad_enabled()
+    """Maps `(B, 1, H, W)` and logits `(B, C)`."""
+    wants_graph, grid = torch.is_grad_enabled(), vit.grid_of(pixel_values)
     linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
     explicit = vit.pretrained.config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
     if wants_graph and not linear and vit.is_checkpointing and vit.pretrained.training and not explicit:
@@ -181,7 +178,8 @@ def _token_relevance(
                 tokens = propagate_recorded(attentions, gradients, row)
             else:
                 tokens = propagate_relevance(attentions, gradients, row.expand(len(logits), -1))
-    return tokens, logits if wants_graph else logits.detach()
+            relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
+    return relevance, logits if wants_graph else logits.detach()
 
 
 def make_output(
