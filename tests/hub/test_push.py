@@ -93,7 +93,7 @@ def test_results_of_other_commands_stay_where_they_are(hub, changed):
         "stage.json",
     ):
         (changed / name).parent.mkdir(parents=True, exist_ok=True)
-        (changed / name).write_bytes(b"private")
+        (changed / name).write_bytes(b'{"private": true}')  # also valid as a stage of another command
     for name in ("LICENSE", "base_model.json", "runs/Nov27/events.out.tfevents.1.host.2.0"):
         (changed / name).parent.mkdir(exist_ok=True)
         (changed / name).write_bytes(b"public")
