@@ -353,17 +353,13 @@ def _named(names: dict, label2id: dict | None = None) -> Callable[[Inputs], None
 
 
 PROCESSOR = "preprocessor_config.json"
-HEAD = {"classifier.weight": torch.zeros(7, 24), "classifier.bias": torch.zeros(7)}
 MODELS = [
     Attack("a `config.json` that is cut off", lambda of: _cut(of.model / "config.json"), "{root}/model"),
-    Attack("weights that are cut off", lambda of: _cut(of.model / "model.safetensors"), "{root}/model"),
     Attack("a weight of NaN", _first(float("nan")), "NaN or infinite"),
     Attack(
         "half precision", lambda of: of.weigh(lambda weights: {name: each.half() for name, each in weights.items()})
     ),
     Attack("no head", _without("classifier"), "lacks 2 weights"),
-    Attack("a layer without weights", _without("layer.1."), "lacks 16 weights"),
-    Attack("a head of seven classes, four named", lambda of: of.weigh(lambda weights: weights | HEAD), "(7,)"),
     Attack("two classes of one name", _named(dict(enumerate("aacd"))), "more than once, such as `a`"),
     Attack("a class without a name", _named({0: None, 1: "b", 2: "c", 3: "d"}), "does not have"),
     Attack("a `label2id` that contradicts", lambda of: of.configure(label2id={"a": 3, "b": 2, "c": 1, "d": 0})),

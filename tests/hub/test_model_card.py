@@ -241,13 +241,6 @@ def test_evaluation_of_a_folder(folder, tmp_path):
     assert "(accuracy_paper.png)" in card.content and (copied / "accuracy_paper.png").is_file()
 
 
-@pytest.mark.parametrize("results", [None, {"weights": {"before": "0"}, "protocols": {"paper": {}}}])
-def test_evaluation_that_is_none(results, folder, tmp_path):
-    if results is not None:
-        (tmp_path / "results.json").write_text(json.dumps(results))
-    assert "no comparison of two models" in call("card", folder, "--evaluation", tmp_path).error
-
-
 def test_results_of_other_weights_are_left_out(folder, tmp_path, caplog):
     """A second training in the same folder, or a resumed one, is not told by the figures of the first."""
     copied = tmp_path / "run"
