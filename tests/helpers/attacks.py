@@ -446,21 +446,14 @@ def _backgrounds(of: Inputs, *pictures: tuple[str, Any]) -> Words:
     return Words(("--backgrounds", folder))
 
 
-def _copied(of: Inputs) -> None:
-    shutil.copy(of.image(), of.image("a/copy.png", "train"))
-    shutil.copy(of.mask(), of.mask("a/copy.png", "train"))
-
-
 OTHERS = "Splits overlap"
 improved = partial(Attack, command="improve")
 IMPROVE = [
-    improved("training on the validation split", _options("--train_split", "validation"), OTHERS),
     improved(
         "slices that overlap",
         _options("--train_split", "validation[:50%]", "--eval_split", "validation[40%:]"),
         OTHERS,
     ),
-    improved("an image of both splits, as a copy of another name", _copied, OTHERS),
     improved("training images of one class", lambda of: of.remove(*"bcd", split="train")),
     improved(
         "one training image", lambda of: (of.remove(*"bcd", split="train"), of.keep(1, "train")), "background_swap"
@@ -470,11 +463,6 @@ IMPROVE = [
     improved("a learning rate of NaN", _options("--learning_rates", "nan"), "learning_rates"),
     improved("batches of one image", _options("--train_batch_size", "1"), "--train_batch_size 1"),
     improved("a background that is a text", lambda of: _backgrounds(of, ("y.png", "hello")), "backgrounds/y.png"),
-    improved(
-        "validation images as backgrounds",
-        lambda of: Words(("--backgrounds", of.photos / "validation")),
-        "in `backgrounds` too",
-    ),
     improved("the model as the output folder", _at(lambda of: of.model), "stage.json"),
     improved("training images as the output folder", _at(lambda of: of.photos / "train"), WITHIN),
 ]
