@@ -144,7 +144,7 @@ MUTATIONS = [
     Mutation("training/losses.py", "at_least_float32(target) / self.temperature", "at_least_float32(target)", "losses parity"),
     Mutation("training/losses.py", "region.sum(dim=(1, 2, 3)).clamp(min=1)", "region.sum(dim=(1, 2, 3))", "losses methods"),
     Mutation("training/config.py", "background_swap=0.0,\n            backgrounds=None,", "backgrounds=None,", "config train_command"),
-    Mutation("experiments/collect.py", 'group_weights=measured["after"]', 'group_weights=measured["before"]', "reliance report sweep"),
+    Mutation("experiments/collect.py", 'weights=measured["after"]', 'weights=measured["before"]', "reliance report sweep"),
     Mutation("experiments/collect.py", 'counts = (predicted["before"] >= 0)', 'counts = (predicted["before"] > 0)', "sweep"),
     Mutation("experiments/collect.py", "sum(entry.get(\"eval_runtime\", 0) for entry in history)", "0", "report sweep experiment"),
     Mutation("results/results_file.py", "len(run.sets) > len(runs[key].sets)", "len(run.sets) < len(runs[key].sets)", "report experiment"),

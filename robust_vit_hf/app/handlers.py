@@ -33,10 +33,6 @@ from .samples import Sample, load_samples, own_samples
 PREDICTED = -1  # in the list of classes: each model's own prediction
 PAGE = 24  # images per page of the gallery
 CHOOSE_SET = "Choose a set. Click an image to see its maps."
-HOW_TO_DIAGNOSE = (
-    "Start the page with `--diagnose runs/diagnosis`, the output of `robust-vit diagnose`, to click through your images on "
-    "other backgrounds."
-)
 
 
 def in_page(function: Callable) -> Callable:
@@ -150,7 +146,8 @@ class Handlers:
         """Verdict, and an image of the diagnosis in all conditions: number `number` + `step` of a kind, in a circle."""
         diagnosed = self.diagnosed
         if diagnosed is None:
-            return [HOW_TO_DIAGNOSE, [], "", 1]
+            how = "Start the page with `--diagnose runs/diagnosis`, the output of `robust-vit diagnose`, to click through"
+            return [f"{how} your images on other backgrounds.", [], "", 1]
         order = diagnosed.order(shown)
         if not order:
             return [diagnosed.text, [], f"None of {len(diagnosed.examples)} images.", 1]

@@ -18,7 +18,6 @@ OUTPUT = {"interactive": False, "buttons": []}
 GRID = OUTPUT | {"show_label": False, "height": "auto", "object_fit": "cover", "allow_preview": False}  # to click
 PICTURES = GRID | {"columns": 7, "object_fit": "contain", "elem_classes": "pictures"}
 MARKS = "✓ the class of the image · ● the class of the background · ✗ another"
-MARKS_OF_PASTED = "✓ as on its own background · ● a class of the background · ✗ another"
 STYLE = """
 .gradio-container {width: 100% !important; max-width: 1200px !important; margin: 0 auto !important}
 #examples .grid-wrap, #images .grid-wrap {max-height: none !important; min-height: 0; height: auto !important}
@@ -129,7 +128,7 @@ class Page:
             self.mask = gr.Image(label="The object that was found", height=300, elem_id="mask", type="pil", **OUTPUT)
         self.of_pasted = gr.Markdown(elem_id="changed")
         self.pasted = gr.Gallery(elem_id="pasted", **PICTURES)
-        gr.Markdown(MARKS_OF_PASTED)
+        gr.Markdown("✓ as on its own background · ● a class of the background · ✗ another")
 
     def add_reports(self, reports: Sequence[Report]) -> None:
         for report in reports:

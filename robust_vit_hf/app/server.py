@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from .options import LOOPBACK, AppOptions
 
 
-MAX_UPLOAD = "50mb"
 REFUSED = "Invalid host header: the page is not known by this name. Start it with `--allowed_hosts NAME` to ask for it by another one."
 
 
@@ -39,19 +38,14 @@ class OwnNames:
         return bool({"*", name} & self.names) or name == (scope.get("server") or [None])[0]
 
 
-def check_host(host: str) -> None:
-    """Refuse an address that is none of this machine."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        socket.create_server((host.strip("[]"), 0), family=family).close()
-    except OSError as error:
-        raise OSError(f"`--host {host}` is no address of this machine: {error.strerror}.") from error
-
-
 @contextmanager
 def running(options: AppOptions) -> Iterator[str]:
     """Context in which the page is served; its value is the address of the page."""
-    check_host(options.host)
+    try:
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        socket.create_server((options.host.strip("[]"), 0), family=family).close()
+    except OSError as error:
+        raise OSError(f"`--host {options.host}` is no address of this machine: {error.strerror}.") from error
     with tempfile.TemporaryDirectory(prefix="robust-vit-app-") as folder:
         # Keep all uploads and pictures there, and Gradio from calling its own servers.
         os.environ |= {
@@ -84,7 +78,7 @@ def running(options: AppOptions) -> Iterator[str]:
             ssr_mode=False,
             footer_links=[],
             run_history=False,
-            max_file_size=MAX_UPLOAD,
+            max_file_size="50mb",
             app_kwargs={"lifespan": lifespan},
             _frontend=False,  # Gradio's startup check fails after 3 s, too short on a busy machine
         )

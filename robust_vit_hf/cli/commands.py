@@ -9,23 +9,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Command:
-    """A command. Its function takes the parsed options and returns the text to print.
+    """A command. Its function takes the parsed options and returns the text to print."""
 
-    Args:
-        summary: one-line help.
-        options: path within this package of a dataclass of options, or of a function that parses the arguments.
-        function: path of the function. Both are imported only when the command is called.
-    """
-
-    summary: str
-    options: str
-    function: str
+    summary: str  # one-line help
+    options: str  # path within this package of a dataclass of options, or of a function that parses the arguments
+    function: str  # path of the function; both are imported only when the command is called
 
 
 @dataclass(frozen=True)
 class Group:
-    """Commands under a common name."""
-
     summary: str
     commands: dict[str, Command | Group]
 

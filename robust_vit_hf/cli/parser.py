@@ -2,22 +2,23 @@
 
 import argparse
 import inspect
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import MISSING
 from types import NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 from ..utils.options import Declared, Options, declared_options, hide_tokens, unknown
 
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
-    """Parse arguments. Exits after printing the help, or with status 2 if options are refused."""
+    """Parse arguments, or exit after printing the help, or with status 2 if options are refused."""
     parser = Parser(prog=prog, description=inspect.getdoc(options))
     parser.add_options(declared_options(options).values())
     given = vars(parser.parse_args(argv))
-    with parser.refusing():
+    try:
         return options(**given)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,17 +30,9 @@ class Parser(argparse.ArgumentParser):
         # Only for the help: handled by `main`.
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         message = hide_tokens(" ".join(message.split()).rstrip("."))
         self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
-
-    @contextmanager
-    def refusing(self) -> Iterator[None]:
-        """Context manager that reports a `ValueError` as an error in the arguments."""
-        try:
-            yield
-        except ValueError as error:
-            self.error(str(error))
 
     def parse_known_args(self, args=None, namespace=None):
         return super().parse_known_args([_underscored(token) for token in args], namespace)
@@ -54,11 +47,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def add_options(self, options: Iterable[Declared], undo: bool = False) -> None:
-        """Add options of dataclasses, which check the values and set the defaults.
-
-        Args:
-            undo: whether flags take `true` or `false`, since a recipe may have set them.
-        """
+        """Add options of dataclasses, which check the values and set the defaults. To `undo` a recipe, flags take `true` or `false`."""
         groups: dict[str | None, argparse._ActionsContainer] = {None: self}
         for option in options:
             if option.group not in groups:

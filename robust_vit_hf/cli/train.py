@@ -21,10 +21,8 @@ Options come from a recipe, which the command line overrides: the one that --con
 
 
 def parse_arguments(argv: list[str]) -> tuple:
-    """Arguments of [`finetune`] from the command line and an optional recipe.
-
-    Options of this package are checked before the Trainer is imported, which takes seconds.
-    """
+    """Arguments of [`finetune`] from the command line and an optional recipe. Options of this package are checked before the Trainer
+    is imported, which takes seconds."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     options, rest = {}, argv
@@ -62,8 +60,10 @@ def _parse(known: dict[str, Declared], argv: list[str], all_known: bool = False)
     parser.add_argument("--config", metavar="RECIPE", help="recipe, see above")
     parser.add_options(known.values(), undo=True)
     given, rest = (parser.parse_args(argv), []) if all_known else parser.parse_known_args(argv)
-    with parser.refusing():
+    try:
         for name, value in vars(given).items():
             if name in known:
                 known[name].check(value)
+    except ValueError as error:
+        parser.error(str(error))
     return vars(given), rest

@@ -1,7 +1,4 @@
-"""`robust-vit evaluate`: accuracy, calibration and relevance of one or two models on evaluation sets.
-
-Tables in the layout of the paper's Tables 1, 2, 10 and 11, and its class plots (Figures 8 to 14).
-"""
+"""`robust-vit evaluate`: accuracy, calibration and relevance of one or two models on evaluation sets."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace

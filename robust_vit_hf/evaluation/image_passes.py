@@ -45,16 +45,13 @@ def batch_outputs(
     accelerator: Accelerator,
     description: str,
 ) -> Iterator[tuple[slice, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
-    """Outputs of each batch, in order and without gradients, from all launched processes, which share the work.
+    """Outputs of each batch, in order and without gradients, from all launched processes, which share the work: the
+    rows of the batch, its logits in fp32, and its values.
 
     Args:
-        compute: takes a collated batch, and returns logits `(B, C)` of one or several passes, which are checked in all processes
-            together, and other values of B rows.
+        compute: takes a collated batch, and returns logits `(B, C)` of one or several passes, which are checked in all
+            processes together, and other values of B rows.
         dataset: the rows, which name an image in an error.
-        description: name of the pass in the progress bar and in errors.
-
-    Yields:
-        The rows of the batch, its logits in fp32, and its values.
     """
     done = 0
     with tqdm(total=len(dataset), desc=description, unit="image", disable=not accelerator.is_main_process) as progress:

@@ -1,8 +1,5 @@
 """`robust-vit interpolate`: save mixtures of a model before and after finetuning, or measure them on in-distribution
-and shifted sets.
-
-Source: https://huggingface.co/papers/2109.01903
-"""
+and shifted sets."""
 
 from dataclasses import replace
 
@@ -27,26 +24,21 @@ ROLES = ("in_distribution", "shifted")  # of the sets of a sweep
 
 
 def interpolate_models(options: MixtureOptions) -> str:
-    """Write the mixture for one alpha, or measure mixtures for several, see [`measure_mixtures`]."""
-    if options.alpha is not None:
-        write_mixture(options.before, options.after, options.alpha, options.output_dir)
-        return f"{options.output_dir}: {1 - options.alpha:g} · {options.before} + {options.alpha:g} · {options.after}"
-    return measure_mixtures(options)
-
-
-def measure_mixtures(options: MixtureOptions) -> str:
-    """Measure mixtures of two models and write `sweep.json`, `sweep.png` and `sweep.pdf`. All mixtures use the
-    preprocessing of the model after finetuning. Mixtures already in the output folder are reused and stay in the
-    table.
+    """Write the mixture for one alpha, or measure mixtures for several and write `sweep.json`, `sweep.png` and
+    `sweep.pdf`. All mixtures use the preprocessing of the model after finetuning. Mixtures already in the output folder
+    are reused and stay in the table.
 
     Returns:
-        The table, as Markdown.
+        The table, as Markdown; of one alpha, the folder and the mixture.
 
     Raises:
         ValueError: the models do not fit each other (see [`check_alike`]) or the sets, or the output folder holds
             other files.
         OSError: a model or set does not exist, or another process is writing to the output folder.
     """
+    if options.alpha is not None:
+        write_mixture(options.before, options.after, options.alpha, options.output_dir)
+        return f"{options.output_dir}: {1 - options.alpha:g} · {options.before} + {options.alpha:g} · {options.after}"
     folder, pair = options.output_dir, PairOptions(model=options.before, compare=options.after)
     with open_session(pair, options.protocol) as session:
         before, after = session.sides["before"], session.sides["after"]

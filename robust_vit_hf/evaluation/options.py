@@ -67,11 +67,6 @@ class BatchOptions(Options):
 
 
 @dataclass(kw_only=True)
-class PassOptions(BatchOptions, ImagesOptions):
-    """A pass over sets."""
-
-
-@dataclass(kw_only=True)
 class PrecisionOptions(Options):
     """Precision of the models."""
 
@@ -79,7 +74,7 @@ class PrecisionOptions(Options):
 
 
 @dataclass(kw_only=True)
-class TableOptions(PassOptions, PrecisionOptions):
+class TableOptions(BatchOptions, ImagesOptions, PrecisionOptions):
     """A pass whose tables can include the paper's values."""
 
     paper_model: str | None = option(
@@ -220,7 +215,7 @@ class FigureOptions(SetsOptions, ImagesOptions):
 
 
 @dataclass(kw_only=True)
-class MixtureOptions(PassOptions):
+class MixtureOptions(BatchOptions, ImagesOptions):
     """Mix the weights of a model before and after finetuning, (1 - alpha) · BEFORE + alpha · AFTER (WiSE-FT,
     https://huggingface.co/papers/2109.01903).
 

@@ -1,10 +1,4 @@
-"""Evaluation sets under a protocol: images and their correct labels.
-
-`paper`: logits are not restricted, the first accepted label of an ObjectNet image counts, its red border stays, and
-images go through the preset `paper`. `native`: logits are restricted to the classes of the set (the 200 of ImageNet-A
-and -R, the 125 of ObjectNet), every accepted label counts, the border is cut, and images go through the preset
-`native`. `model`: as `native`, with the preset `model`.
-"""
+"""Evaluation sets under a protocol: images and their correct labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +23,7 @@ from .options import SetsOptions
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A set under a protocol.
+    """A set under a protocol, see [`EvaluateOptions`].
 
     Args:
         dataset: rows with `image` and optionally `mask`, `file_name` and factors.
@@ -37,11 +31,8 @@ class EvaluationSet:
         class_subset: classes to which logits are restricted, ascending; `None` for all.
         num_classes, class_names: classes in the order of the labels, if known, which the model must have.
         border: pixels to cut at each edge of an image.
-        by_class: whether an image has one class, see [`SetResult`].
         whole: whether images are squashed to the model's size, if they have another, and not cropped.
-        group_weights: weights of the groups in the column `group` for the average, by name; `None` if unknown.
-        source: Hub id or folder of the images, or name of a benchmark.
-        shifted: whether the set is included in the mean over shifted sets.
+        by_class, group_weights, source, shifted: as in [`SetResult`]; groups are those in the column `group`.
     """
 
     dataset: datasets.Dataset

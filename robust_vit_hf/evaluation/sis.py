@@ -57,7 +57,7 @@ def find_subsets(options: SubsetOptions) -> str:
         scores = {name: {side: found.scores for side, found in of.items()} for name, of in measured.items()}
         if len(measured) > 1:
             scores["all"] = {
-                side: summarize(concatenate(of[side].columns for of in measured.values())) for side in session.sides
+                side: summarize(concatenate([of[side].columns for of in measured.values()])) for side in session.sides
             }
         table = subsets_table(scores, options.threshold)
         settings = asdict(options) | {"preset": session.preset}

@@ -78,12 +78,6 @@ def load_zero_shot(
         name: Hub id or folder of CLIP, with its tokenizer.
         classes: names of the classes, as they stand in a text.
         templates: texts with `{}` for the name. The embeddings of several are averaged, as by the authors of CLIP.
-
-    Raises:
-        OSError, ValueError: as [`load_checked`].
-        OSError: there is no tokenizer beside it.
-        ValueError: there are fewer than two classes, one is empty, named twice or has a text of more tokens than CLIP reads, or a
-            template has no `{}`.
     """
     classes, templates = check_class_names(classes), list(templates)
     if not templates or any("{}" not in template for template in templates):
@@ -91,18 +85,16 @@ def load_zero_shot(
     clip = load_checked(CLIPModel, name, dtype=torch.float32)
     clip.eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
-    texts = {label: [template.replace("{}", label) for template in templates] for label in classes}
+    texts = [[template.replace("{}", label) for template in templates] for label in classes]
+    names = {"id2label": dict(enumerate(classes)), "label2id": {name: label for label, name in enumerate(classes)}}
     settings = clip.config.vision_config.to_dict() | {"projection_dim": clip.config.projection_dim}
-    names = dict(enumerate(classes))
-    config = CLIPVisionConfig.from_dict(
-        settings | {"id2label": names, "label2id": {name: i for i, name in names.items()}}
-    )
+    config = CLIPVisionConfig.from_dict(settings | names)
     config.templates = templates  # kept with the model
     model = CLIPZeroShotForImageClassification._from_config(config).eval()
     model.vision_model.load_state_dict(clip.vision_model.state_dict())
     model.visual_projection.load_state_dict(clip.visual_projection.state_dict())
     with torch.no_grad():
-        model.text_embeds.copy_(torch.stack([_text_embeds(clip, tokenizer, of_class) for of_class in texts.values()]))
+        model.text_embeds.copy_(torch.stack([_text_embeds(clip, tokenizer, of_class) for of_class in texts]))
         model.logit_scale.copy_(clip.logit_scale)
     return model
 

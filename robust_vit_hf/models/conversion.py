@@ -32,12 +32,8 @@ def convert(options: ConvertOptions) -> str:
 def write_with_classes(
     source: str, output: Path, classes: Path, templates: Sequence[str] | None = None, preset: Preset | None = None
 ) -> PreTrainedModel:
-    """Write a model folder with a head for other classes atomically, see [`load_model`].
-
-    Args:
-        classes: file with the name of a class on each line; empty lines are left out.
-        preset: by default as for [`convert_to_transformers`], and that of its training for a run.
-    """
+    """Write a model folder with a head for the classes that a file names on its lines, see [`load_model`]. The preset is by default
+    that of [`convert_to_transformers`], and of its training for a run."""
     names = [line for line in classes.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     with atomic_folder(output) as folder:
         model = load_model(source, classes=names, templates=templates)
@@ -66,8 +62,6 @@ def convert_to_transformers(
         source: file of weights, checkpoint, folder or Hub id of timm, or name of a registered model.
         preset: by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
             the one of timm's configuration, for all others.
-        image_size, num_heads: as for [`timm_to_hf`].
-        statistics: mean and standard deviation of the native preset, as for [`timm_processor`].
     """
     source = resolve(source)
     with atomic_folder(output) as folder:
@@ -84,7 +78,7 @@ def convert_to_transformers(
 
 def convert_to_timm(source: str, output: Path, statistics: str | None = None) -> PreTrainedModel:
     """Write a model folder of timm atomically, with the preprocessing of the source's image processor, or of the native preset with
-    the `statistics` of [`timm_processor`]."""
+    these `statistics`."""
     source = resolve(source)
     with atomic_folder(output) as folder:
         model = load_checked(AutoModelForImageClassification, source, dtype="auto")

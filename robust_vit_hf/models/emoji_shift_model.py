@@ -53,9 +53,7 @@ def backbone_state_dict(onnx_file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_backbone() -> Dinov2ForImageClassification:
-    """DINOv2-S/14 with a head of zeros for the classes of emoji-shift, from a checkpoint that the first call writes to
-    the Hugging Face cache.
-    """
+    """DINOv2-S/14 with a head of zeros for the classes of emoji-shift, which the first call writes to the Hugging Face cache."""
     classes = hashlib.sha256(repr(CLASS_NAMES).encode()).hexdigest()
     checkpoint = Path(HF_HOME, "robust-vit-hf", f"dinov2-small-{ONNX_SHA256[:12]}-{classes[:12]}")
     if not (checkpoint / "config.json").is_file():

@@ -65,7 +65,7 @@ def _settings(config: dict | None) -> dict:
 
 
 def states_preprocessing(config: dict | None) -> bool:
-    """Whether timm's `config.json` has the settings of timm's evaluation transform."""
+    """Whether timm's `config.json` has all of [`TIMM_SETTINGS`]."""
     return set(TIMM_SETTINGS) <= _settings(config).keys()
 
 
@@ -77,12 +77,7 @@ def timm_processor(
 
     Args:
         config: timm's `config.json`.
-        image_size: side of the images in pixels.
-        statistics: `"imagenet"`, or `"half"` for 0.5: mean and standard deviation of the native preset, instead of those of the
-            configuration.
-
-    Raises:
-        ValueError: the configuration lacks a setting, or has another `crop_mode` than `center` and `squash`.
+        statistics: key of [`STATISTICS`], for the native preset, instead of those of the configuration.
     """
     from transformers import ViTImageProcessor
 
@@ -123,10 +118,6 @@ def load_processor(
         preset: with `"model"`, the processor that is saved with the model, or the one of timm's configuration.
         image_size: side of the images in pixels, to which size and crop are scaled; by default those of the saved
             processor, or the model's configuration if a preset has none to take.
-
-    Raises:
-        OSError: preset `native` or `model`, but no processor is saved with the model.
-        ValueError: timm's configuration states no preprocessing, or the saved processor is damaged.
     """
     from transformers import AutoImageProcessor
     from transformers.utils.peft_utils import find_adapter_config_file
@@ -181,11 +172,7 @@ def resolve_preset(
 ) -> Preset:
     """The preset of a command: the given one; else that of the finetuning run in the folder or Hub repository of
     `compare`, or of `model`; else `paper` for a registered model, also under the paper's name for it (`paper_model`), and `model`
-    for any other.
-
-    Raises:
-        ValueError: the record of the run is not valid JSON.
-    """
+    for any other."""
     if preset is not None:
         return preset
     for name in filter(None, (compare, model)):

@@ -44,8 +44,8 @@ def load_model(
 
     Raises:
         OSError: there is no such model.
-        ValueError: weights do not fit, see [`load_checked`] and [`timm_to_hf`]; the name is a registered one, and a folder's here;
-            there are templates for another model than CLIP; or the model's head cannot be replaced.
+        ValueError: weights do not fit; the name is a registered one, and a folder's here; there are templates for another model than
+            CLIP; or the model's head cannot be replaced.
     """
     if name in MODELS and Path(name, "config.json").is_file():
         raise ValueError(f"`{name}` is a registered model, and a folder here: give `./{name}` for the folder.")
@@ -110,7 +110,7 @@ def is_timm(name: str) -> bool:
 
 
 def load_adapted(name: str, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Load the base of a PEFT adapter, checked to be that of its training, with the adapter merged. All parameters are trainable."""
+    """The base of a PEFT adapter, checked to be that of its training, with the adapter merged. All parameters are trainable."""
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
     base_name = PeftConfig.from_pretrained(name).base_model_name_or_path

@@ -32,27 +32,19 @@ NOT_COMPUTED = {
 
 
 def model_digest(model: PreTrainedModel, weights: str | None = None) -> str:
-    """16 hexadecimal digits that change with the model's weights, class, and configuration where it affects the
-    output, such as the number of heads. For a PEFT model, the digest of the merged model.
+    """16 hexadecimal digits that change with the weights, merged ones for PEFT, the class, and the configuration where it affects the
+    output, such as the number of heads. `weights` is the [`weights_digest`], if that is known already.
 
-    Ignores values of [`NOT_COMPUTED`] and defaults, so that new options in later versions of transformers do not
-    change the digest.
-
-    Args:
-        weights: its [`weights_digest`], if that is known already.
+    Defaults do not count, so that new options in later versions of transformers do not change the digest.
     """
     model = _merged(model)
     defaults = _as_json(type(model.config)().to_dict())
     config = {name: value for name, value in _computed(model.config.to_dict()).items() if value != defaults.get(name)}
-    facts = [weights or weights_digest(model), type(model).__name__, config]
-    return json_digest(facts)
+    return json_digest([weights or weights_digest(model), type(model).__name__, config])
 
 
 def weights_digest(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits that change with the weights; for a PEFT model, the merged ones.
-
-    Identifies the weights in published results. For what is computed with them, see [`model_digest`].
-    """
+    """16 hexadecimal digits that identify the weights, merged ones for PEFT, in published results."""
     digest = hashlib.sha256()
     for tensor in _merged(model).state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

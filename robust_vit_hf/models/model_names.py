@@ -66,12 +66,8 @@ def registered_of(run: dict) -> str | None:
 
 
 def find_model(source: str) -> str | None:
-    """Name of the registered model with a source's weights, or `None`.
-
-    Args:
-        source: name, Hub id, or folder: of a model that was converted from a registered one, or of a timm snapshot with the
-            classes of ImageNet. The tag of a snapshot says little by itself: timm keeps it when a model is finetuned.
-    """
+    """Name of the registered model with a source's weights: a name, Hub id, or folder, of a model that was converted from a registered
+    one, or of a timm snapshot with the classes of ImageNet. Its tag says little by itself: timm keeps it when a model is finetuned."""
     if source in MODELS:
         return source
     config, conversion = Path(source, "config.json"), Path(source, CONVERSION_FILE)

@@ -9,12 +9,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    BaseImageProcessor,
-    DeiTForImageClassificationWithTeacher,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import BaseImageProcessor, DeiTForImageClassificationWithTeacher, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import PILImageResampling
 
 from ..data.label_mapping import classes_of_model
@@ -29,11 +24,8 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
-    """Weights in timm's names, and timm's `config.json` if [`timm_files`] finds one.
-
-    Training checkpoints hold weights under `state_dict` or `model`. `DataParallel`'s prefix `module.` is removed.
-    Pickles are read without running code.
-    """
+    """Weights in timm's names, also of a training checkpoint, and timm's `config.json` if [`timm_files`] finds one. Pickles are read
+    without running code."""
     path, config = timm_files(source)
     with reading(path):
         if path.suffix == ".safetensors":
@@ -46,7 +38,7 @@ def load_timm(source: str | Path) -> tuple[dict[str, Tensor], dict | None]:
         if isinstance(weights.get(key), dict):
             weights = weights[key]
     if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}  # of `DataParallel`
     return weights, config
 
 

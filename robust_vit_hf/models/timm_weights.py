@@ -66,11 +66,6 @@ def timm_to_hf(
             (bicubic, antialiased, in fp32). By default, the weights' size.
         num_heads: number of attention heads, required for sizes other than tiny, small, base, large and huge.
 
-    Raises:
-        RuntimeError: shapes are not those of a plain ViT or DeiT.
-        ValueError: names are not those of a plain ViT or DeiT with a head, the number of heads is unknown, or the image size
-            is not a multiple of the patch size.
-
     Source: https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/vision_transformer.py
     """
     distilled = "dist_token" in state_dict or "head_dist.weight" in state_dict
@@ -103,7 +98,7 @@ def timm_to_hf(
 
 
 def _sizes(state_dict: Mapping[str, Tensor], config: dict, distilled: bool) -> dict:
-    """Configuration of the model with timm's weights; the number of heads is `None` if nothing shows it."""
+    """Configuration of the model; the number of heads is `None` if nothing shows it."""
     settings = {name: config[name] for name in ("global_pool",) if name in config} | config.get("model_args", {})
     for name, value in settings.items():
         if name not in KNOWN_ARGUMENTS and (name, value) != ("global_pool", "token"):
@@ -145,12 +140,7 @@ def _resized_positions(positions: Tensor, prefix: int, side: int) -> Tensor:
 
 def hf_to_timm(model: PreTrainedModel) -> dict[str, Tensor]:
     """Weights in timm's names, copied, in their dtype: the inverse of [`timm_to_hf`], bit for bit. Warns if the
-    epsilon of the norms is not 1e-6, which timm uses in any case.
-
-    Raises:
-        ValueError: the class is not `ViTForImageClassification` or `DeiTForImageClassificationWithTeacher`, the
-            activation is not `gelu`, or there are adapter parameters.
-    """
+    epsilon of the norms is not 1e-6, which timm uses in any case."""
     distilled, config = isinstance(model, DeiTForImageClassificationWithTeacher), model.config
     if not (distilled or isinstance(model, ViTForImageClassification)) or config.hidden_act != "gelu":
         raise ValueError(

@@ -13,12 +13,7 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def reading(name: str | Path) -> Iterator[None]:
-    """Context in which weights are read, so that errors name their source.
-
-    Raises:
-        OSError: there is no such file or model.
-        ValueError: the file is corrupt, is a pickle of more than tensors and plain values, or does not fit.
-    """
+    """Context in which weights are read, so that errors name their source."""
     try:
         yield
     except OSError as error:
@@ -34,17 +29,8 @@ def reading(name: str | Path) -> Iterator[None]:
 
 
 def load_checked(model_class: Any, name: str, optional: str | None = None, **options) -> PreTrainedModel:
-    """Load a model of transformers, refusing randomly initialised weights.
-
-    Args:
-        model_class: class with `from_pretrained`.
-        optional: part of the names of weights that may be missing.
-        options: those of `from_pretrained`.
-
-    Raises:
-        OSError: there is no such model.
-        ValueError: as [`reading`]; or weights are missing, have other shapes, or are those of further layers.
-    """
+    """Load a model with `from_pretrained` and its options, and refuse weights that are missing, have other shapes, or are those of
+    further layers. `optional` is part of the names of weights that may be missing."""
     with reading(name):
         model, loading = model_class.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **options

@@ -70,9 +70,7 @@ def check_alike(before: PreTrainedModel, after: PreTrainedModel) -> None:
 
 
 def write_mixture(before: str, after: str, alpha: float, output: Path) -> None:
-    """Write a mixed model folder atomically, with the image processor of `after`, or of `before` for alpha 0, and
-    `interpolation.json`.
-    """
+    """Write a mixed model folder atomically, with `interpolation.json`, and the image processor of `after`, or of `before` for 0."""
     mixture = {"alpha": alpha, "before": public_name(before), "after": public_name(after)}
     with atomic_folder(output) as folder:
         mixed = interpolate(load_model(before), load_model(after), alpha)

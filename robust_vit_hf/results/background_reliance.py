@@ -55,14 +55,8 @@ MEASURES = (
 
 
 # Variations of ImageNet-9 by the condition of `robust-vit diagnose` that they show.
-OF_CONDITIONS = {
-    "original": "original",
-    "mixed_same": "mixed_same",
-    "mixed_rand": "mixed_rand",
-    "only_fg": "only_fg",
-    "no_fg": "no_fg",
-    "only_bg": "only_bg_t",
-}
+OF_CONDITIONS = {name: name for name in ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg")}
+OF_CONDITIONS["only_bg"] = "only_bg_t"
 
 
 def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str, Interval]]:
@@ -109,15 +103,8 @@ def _measures_table(run: Run) -> Table | None:
 
 
 class Groups(NamedTuple):
-    """The G groups of the usable images of a set.
-
-    Args:
-        names: ascending.
-        numbers: `(N,)` int, group of each usable image.
-        counts: `(G,)` int.
-        weights: `(G,)` float in the average: those of training if they are known, or else equal ones.
-        weighted: whether they are those of training.
-    """
+    """The G groups of the N usable images of a set, by ascending names, with the number of the group of each image.
+    Weights in the average are those of training if they are known (`weighted`), or else equal ones."""
 
     names: list[str]
     numbers: np.ndarray

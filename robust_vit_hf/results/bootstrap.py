@@ -103,21 +103,18 @@ def gains_of(run: Run, result: SetResult, k: int, shown: bool | None) -> Gains:
 
 
 def bootstrap(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDENCE) -> Difference:
-    """Mean gain over runs and sets with its interval, by a bootstrap over seeds and, within them, the images of each set.
-    Runs on the same images are paired, sets are resampled independently, and the same seeds are drawn for all sets.
+    """Mean gain by set and run with its interval, by a bootstrap over seeds, the same for each set, and, within them,
+    the images of each set. Runs on the same images are paired, sets are resampled independently, and the same seeds
+    are drawn for all sets.
 
-    A few seeds resampled vary less than seeds do. With several seeds the quantiles are therefore further out ("expanded
-    percentiles", https://doi.org/10.1080/00031305.2015.1089789, section 3.3): of n seeds, by the factor
-    √(n / (n − 1)) and with Student's t of n − 1 degrees of freedom instead of the normal distribution. Of two to four
+    A few seeds resampled vary less than seeds do. With several seeds the quantiles are therefore further out
+    ("expanded percentiles", https://doi.org/10.1080/00031305.2015.1089789, section 3.3): of n seeds, by the factor √(n
+    / (n − 1)) and with Student's t of n − 1 degrees of freedom instead of the normal distribution. Of two to four
     seeds these quantiles are beyond what the resamples can tell: their tenth smallest and largest are taken, and the
     interval is at least that of Student's t over the means of the seeds.
 
-    Images with the same gains in all runs are exchangeable, so one multinomial draw over the distinct gains replaces
-    a draw of all images.
-
-    Args:
-        gains: gains of each run by set. Each set has the same seeds.
-        confidence: of the interval, between 0 and 1.
+    Images with the same gains in all runs are exchangeable, so one multinomial draw over the distinct gains replaces a
+    draw of all images.
 
     Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapters 8 and 13)
     """
@@ -177,12 +174,8 @@ class Resamples:
 
     @classmethod
     def means(cls, columns: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, "Resamples"]:
-        """Means of columns over images, which are drawn once for all columns.
-
-        Args:
-            columns: `(N,)` float each, NaN where an image has no value. Columns without values are left out.
-            seed: seed of the draws; the same images are drawn with the same seed and N.
-        """
+        """Means of columns `(N,)` float over images, which are drawn once for all columns, the same ones with the same
+        seed and N. An image has no value where it is NaN; columns without values are left out."""
         known = {name: column for name, column in columns.items() if not np.isnan(column).all()}
         if not known:
             return {}
@@ -207,14 +200,12 @@ class Resamples:
         return Resamples.of(np.subtract, self, other)
 
     def interval(self, kind: type[Interval] = Interval, least: float = 0.0) -> Interval:
-        """The measured value with its interval.
+        """The measured value with its interval; `least` is the least possible value of an `Interval`, while that of a
+        `Difference` is -1. The largest is 1.
 
-        Resampling does not know of what was seen in none of N images, whose rate is at most 3 / N with 95 % confidence ("rule
-        of three", https://doi.org/10.1001/jama.1983.03330370053031). So the interval reaches at least that far from the
-        value where all draws agree, and that of a difference of outcomes towards a sign that no image has.
-
-        Args:
-            least: least possible value of an `Interval`; that of a `Difference` is -1. The largest is 1.
+        Resampling does not know of what was seen in none of N images, whose rate is at most 3 / N with 95 % confidence
+        ("rule of three", https://doi.org/10.1001/jama.1983.03330370053031). So the interval reaches at least that far
+        from the value where all draws agree, and that of a difference of outcomes towards a sign that no image has.
         """
         value, margin, known = self.values[0], 3 / self.count, self.outcomes
         low, high = np.nanquantile(self.values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

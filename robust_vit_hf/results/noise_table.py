@@ -10,11 +10,8 @@ from .markdown_latex import Table
 
 
 def relative_foreground_sensitivity(noisy_foreground: np.ndarray, noisy_background: np.ndarray) -> np.ndarray:
-    """RFS, from −1 to 1: (b − f) / (2 · min(ā, 1 − ā)), with top-1 f and b with noise on the object and on the background, and
-    ā their mean; 0 where ā is 0 or 1. Above 0, the object counts more.
-
-    Args:
-        noisy_foreground, noisy_background: top-1 as fractions, of any shape.
+    """RFS, from −1 to 1: (b − f) / (2 · min(ā, 1 − ā)), with top-1 f and b, fractions of any shape, with noise on the
+    object and on the background, and ā their mean; 0 where ā is 0 or 1. Above 0, the object counts more.
 
     Source: https://huggingface.co/papers/2201.10766, section 4
     """

@@ -1,7 +1,4 @@
-"""Top-1 and top-5 of models and methods beside the published figures: the paper's Tables 1, 2, 10 and 11.
-
-Source: https://huggingface.co/papers/2206.01161
-"""
+"""Top-1 and top-5 of models and methods beside the published figures: the paper's Tables 1, 2, 10 and 11."""
 
 from collections.abc import Sequence
 from itertools import product

@@ -38,13 +38,8 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """Contents of a file of results.
-
-    Args:
-        class_names: by model and label.
-        validation_bound: largest allowed drop of validation top-1, as a fraction.
-        choose_by: rule of the choice, see [`~robust_vit_hf.experiments.grid.GridFile`].
-    """
+    """Contents of a file of results: runs, class names by model and label, the largest allowed drop of validation
+    top-1, as a fraction, and the rule of the choice, see [`~robust_vit_hf.experiments.grid.GridFile`]."""
 
     runs: list[Run]
     class_names: dict[str, dict[int, str]]

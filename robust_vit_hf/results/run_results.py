@@ -51,11 +51,10 @@ class SetResult:
         shifted: whether the set is included in the mean over shifted sets.
         source: Hub id or folder of the images, or name of a benchmark.
         factors: `(N,)` float columns of the set, by name: angle, area, position.
-        groups: `(N,)` names of the groups of the images, of any dtype; `None` for a set without groups.
-        group_weights: weight of each group in the average, such as its share of the training images; `None` if unknown.
-        by_class: whether an image has one class, by which results can be told apart; otherwise `classes` are the first of
-            many, as on ImageNet-9.
         images: digest of the images; runs may have been measured on other images of a set.
+        groups: `(N,)` names of the groups of the images, of any dtype.
+        group_weights: weight of each group in the average, such as its share of the training images; `None` if unknown.
+        by_class: whether an image has one class; otherwise `classes` are the first of many, as on ImageNet-9.
     """
 
     name: str
@@ -104,7 +103,6 @@ class Run:
 
     Args:
         sets: by name, in the order of the evaluation.
-        training_classes: classes of the finetuning images; `None` if unknown.
         model: name in the paper, or else as given by the user.
         method: description of the method; in a sweep, the variant and the other crossed options.
         qualifier: end of `method` that tells the run from others of its variant with other settings.
@@ -112,12 +110,10 @@ class Run:
             learning rate are repetitions.
         tuned: options that were chosen beside the learning rate, by name.
         share: share of the finetuned weights; the others are those of the original model.
-        seconds: duration of the training.
-        commit: commit of the code, if known.
-        original: digest of the weights of the original model, if known.
+        original: digest of the weights of the original model.
         validation: top-1 on the validation images before and after, as fractions; `None` without labels.
-        composed: predictions before and after for the validation images, as they are (`original`) and with their objects on the
-            backgrounds of others (`mixed_rand`); empty if not measured.
+        composed: predictions before and after for the validation images, as they are (`original`) and with their objects
+            on the backgrounds of others (`mixed_rand`); empty if not measured.
         train_images: number of training images; `None` for a stream.
     """
 
@@ -146,12 +142,7 @@ class Run:
 
 
 class Results:
-    """Runs by model, method and seed.
-
-    Args:
-        runs: at least one run; at most one per model, method and seed.
-        methods: names in the order of the tables; others follow.
-    """
+    """Runs by model, method and seed, at most one of each. Methods that are not named follow in the tables."""
 
     def __init__(self, runs: Sequence[Run], methods: Sequence[str] = ()):
         self.runs, published = list(runs), list(published_models())

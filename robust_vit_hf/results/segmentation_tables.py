@@ -1,7 +1,4 @@
-"""Agreement of relevance maps with masks, as in the paper's Table 3.
-
-Source: https://huggingface.co/papers/2206.01161
-"""
+"""Agreement of relevance maps with masks, as in the paper's Table 3."""
 
 from collections.abc import Mapping
 

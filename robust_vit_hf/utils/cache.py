@@ -8,11 +8,7 @@ import datasets
 
 
 def check_no_pattern(path: Path) -> None:
-    """Refuse an existing path that `datasets` would read as a glob pattern.
-
-    Raises:
-        ValueError: the absolute path contains `*`, `?` or `[`.
-    """
+    """Refuse an existing path that `datasets` would read as a glob pattern."""
     if path.exists() and (found := sorted(set("*?[") & set(str(path.resolve())))):
         raise ValueError(
             f"`{path.resolve()}` has {' and '.join(f'`{character}`' for character in found)} in its name, which `datasets` reads "

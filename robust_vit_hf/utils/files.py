@@ -34,25 +34,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
 def json_digest(value: object) -> str:
-    """16 hexadecimal digits that identify a JSON value, whatever the order of its keys: enough for billions of values.
-
-    Raises:
-        TypeError: the value cannot be written as JSON.
-    """
+    """16 hexadecimal digits that identify a JSON value, whatever the order of its keys: enough for billions of values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict | None:
-    """Read a JSON object from a file; `None` if it does not exist.
-
-    Raises:
-        ValueError: the file is not JSON, or holds something else; names the file.
-    """
+    """Read a JSON object from a file; `None` if it does not exist."""
     if not path.is_file():
         return None
     try:
@@ -68,11 +59,7 @@ def read_json(path: Path) -> dict | None:
 
 @contextmanager
 def weights_written(folder: Path) -> Iterator[None]:
-    """Context manager of a write of weights.
-
-    Raises:
-        OSError: it failed, such as on a full disk, which safetensors and torch do not tell by an `OSError`.
-    """
+    """Context manager of a write of weights, since safetensors and torch do not tell of a full disk by an `OSError`."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -81,11 +68,7 @@ def weights_written(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Temporary folder that becomes `path` when the block ends without an exception.
-
-    Raises:
-        FileExistsError: `path` is a file, or a folder that is not empty.
-    """
+    """Temporary folder that becomes `path`, which must be free or empty, when the block ends without an exception."""
     path = path.resolve()  # a link stays, and leads to the folder
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"`{path}` exists already: name another folder, or remove it.")
@@ -99,14 +82,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_output_dir(output_dir: Path, *images: str | None) -> None:
-    """Refuse an output folder among the images or masks, whose files would be images of the next run.
-
-    Args:
-        images: folders, or other sources, whose name a folder would take.
-
-    Raises:
-        ValueError: the output folder is within one of the folders.
-    """
+    """Refuse an output folder among images or masks, in folders or other sources whose name a folder would take."""
     for source in images:
         folder = None if source is None else Path(source)
         if folder is not None and not folder.is_file() and output_dir.resolve().is_relative_to(folder.resolve()):

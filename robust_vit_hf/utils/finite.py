@@ -4,32 +4,15 @@ import torch
 from torch import nn
 
 
-class NonFiniteError(ValueError):
-    """Some images of a batch have NaN or infinite values.
-
-    Args:
-        values: name of the values.
-        images: indices of these images in the batch.
-    """
-
-    def __init__(self, values: str, images: list[int]):
-        super().__init__(
-            f"The {values} of image {', '.join(map(str, images))} of the batch is NaN or infinite. Look at the image and at "
-            "the model's weights; in half precision, try float32."
-        )
-        self.values = values
-        self.images = images
-
-
 def check_finite(name: str, values: torch.Tensor) -> None:
-    """Check values `(B, …)` of a batch; `name` is their name in errors.
-
-    Raises:
-        NonFiniteError: some are NaN or infinite.
-    """
+    """Refuse NaN and infinite values `(B, …)` of a batch; `name` is their name in errors."""
     finite = values.detach().isfinite().flatten(1).all(dim=1) if values.dim() > 1 else values.detach().isfinite()
     if not finite.all():
-        raise NonFiniteError(name, (~finite).nonzero().flatten().tolist())
+        images = ", ".join(map(str, (~finite).nonzero().flatten().tolist()))
+        raise ValueError(
+            f"The {name} of image {images} of the batch is NaN or infinite. Look at the image and at the model's weights; in half "
+            "precision, try float32."
+        )
 
 
 def non_finite_weights(model: nn.Module) -> list[str]:

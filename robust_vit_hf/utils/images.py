@@ -41,11 +41,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     16-bit greyscale is rescaled from 0–65535 to 0–255, where Pillow would clip to white. All other conversions are
     Pillow's: CMYK without a colour profile, the first frame of an animation, and stored colours of transparent pixels,
-    as in `datasets` and torchvision.
-
-    Raises:
-        ValueError: the image has 32-bit integers or floating-point numbers, whose range is unknown, or more pixels
-            than `Image.MAX_IMAGE_PIXELS`, where Pillow only warns.
+    as in `datasets` and torchvision. Refuses more pixels than `Image.MAX_IMAGE_PIXELS`, where Pillow only warns.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
@@ -74,11 +70,8 @@ def to_webp(picture: Image.Image) -> dict:
 
 
 def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
-    """Height and width of the images that an image processor gives: of its centre crop, or else of its resize.
-
-    Raises:
-        ValueError: it gives images of several sizes, or resizes by `crop_pct`.
-    """
+    """Height and width of the images that an image processor gives: of its centre crop, or else of its resize. Refuses one that gives
+    several sizes, or resizes by `crop_pct`."""
     crops, resizes = (getattr(processor, name, None) for name in ("do_center_crop", "do_resize"))
     size = processor.crop_size if crops else getattr(processor, "size", None) if resizes else None
     if size is None or not size.get("height") or not size.get("width") or getattr(processor, "crop_pct", None):
@@ -91,11 +84,8 @@ def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
 
 
 def check_resized(images: list[Image.Image], processor: BaseImageProcessor) -> None:
-    """Refuse images that are so narrow that the resize of their shortest edge exhausts the memory.
-
-    Raises:
-        ValueError: a resized image would have more pixels than Pillow reads, see `PIL.Image.MAX_IMAGE_PIXELS`.
-    """
+    """Refuse images that are so narrow that the resize of their shortest edge exhausts the memory: that they would have more pixels
+    than `PIL.Image.MAX_IMAGE_PIXELS`."""
     size = getattr(processor, "size", None) or {}
     shortest = None if size.get("longest_edge") else size.get("shortest_edge")
     if not (processor.do_resize and shortest and Image.MAX_IMAGE_PIXELS):

@@ -11,11 +11,7 @@ def install_command(extra: str) -> str:
 
 def package_file(package: str, *parts: str, install: str) -> Path:
     """Path of a data file in an installed package, without importing it, which may take seconds. `install` is the command suggested
-    in errors.
-
-    Raises:
-        ModuleNotFoundError: the package is not installed.
-    """
+    in errors."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"Files of the package `{package}` are needed. Install it: {install}")

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 
 def lock_file(folder: Path, purpose: str) -> Path:
-    """Lock file of [`folder_lock`], which stays in the folder if anything was written."""
+    """Lock file, which stays in the folder if anything was written."""
     return folder / f".{purpose}.lock"
 
 
@@ -24,14 +24,11 @@ def folder_lock(folder: Path, purpose: str, wait: bool = False) -> Iterator[bool
     The operating system holds the lock and always releases it when the process ends: a leftover file locks nothing.
     The same process may enter twice.
 
-    Args:
-        wait: whether to wait for another process that holds the lock.
-
     Yields:
         Whether a process has already written to the folder under this lock.
 
     Raises:
-        BlockingIOError: another process holds the lock, unless `wait`; the message names the process, its host and its start.
+        BlockingIOError: another process holds the lock, unless `wait`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, before = lock_file(folder, purpose), {*folder.iterdir()}

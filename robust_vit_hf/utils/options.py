@@ -61,7 +61,6 @@ def option(
         allowed: range of a number, or of each number in a list; without a range, numbers must be finite.
         choices: allowed values if the annotation is not a `Literal`, or a function that returns them.
         metavar, nargs: as for `argparse`; derived from the annotation by default.
-        positional: whether it is a positional argument on the command line.
     """
     metadata: dict[str, Any] = {"help": text, "range": allowed, "choices": choices}
     metadata |= {"metavar": metavar, "positional": positional, "nargs": nargs}
@@ -80,12 +79,7 @@ def output_dir(default: str | None = None) -> Any:
 @dataclass
 class Options:
     """Validated options of a command or a part of it. The docstring is the command's help; subclasses check
-    combinations of options in `__post_init__`.
-
-    Raises:
-        ValueError: a value has the wrong type, is out of range, or is not among the choices. The message names the
-            option and quotes only numbers, since other values may be tokens.
-    """
+    combinations of options in `__post_init__`."""
 
     GROUP: ClassVar[str | None] = None  # title of the class's options in the help
 
@@ -106,12 +100,11 @@ class Declared:
     name: str
     annotation: Any
     field: Field
-    allowed: Range | None
     group: str | None
 
     @property
     def default(self) -> Any:
-        """The default; `MISSING` if the option is required."""
+        """The default, or `MISSING`."""
         return self.field.default if self.field.default_factory is MISSING else self.field.default_factory()
 
     @property
@@ -148,32 +141,34 @@ class Declared:
         return value
 
     def check(self, value: Any) -> None:
-        """Refuse an invalid value.
-
-        Raises:
-            ValueError: as [`Options`].
-        """
+        """Refuse a value of the wrong type, out of range, or not among the choices. Only numbers are quoted in errors, since other
+        values may be tokens."""
         if value == "" != self.default:  # as by a variable of the shell that is not set
             raise ValueError(f"Expected `{self.name}` not to be empty.")
-        check_option(self.name, value, self.types, self.allowed)
-        values = [value]
-        if self.element is not None and isinstance(value, (list, tuple)):
-            values = list(value)
-            for each in values:
-                check_option(self.name, each, types_of(self.element), self.allowed)
-        for each in values:
+        self._check_one(value, self.types)
+        several = self.element is not None and isinstance(value, (list, tuple))
+        for each in value if several else [value]:
+            if several:
+                self._check_one(each, types_of(self.element))
             if self.choices and each is not None and each not in self.choices:
                 known = [str(choice) for choice in self.choices]
                 hint = did_you_mean(str(each), known)
                 raise ValueError(f"Expected `{self.name}` to be one of {', '.join(known)}{hint or '.'}")
 
+    def _check_one(self, value: Any, types: set[type]) -> None:
+        if not _fits(value, types):
+            named = [text for kind, text in NAMES.items() if kind in types]
+            expected = " or ".join(named or [f"a {kind.__name__}" for kind in types - {NoneType}])
+            quotes = ": put text in quotes" if isinstance(value, bool) and str in types else ""
+            got = "nothing (null)" if value is None else NAMES.get(type(value), f"a {type(value).__name__}")
+            raise ValueError(f"Expected `{self.name}` to be {expected}, but got {got}{quotes}.")
+        allowed = self.field.metadata.get("range") or Range()
+        if isinstance(value, Real) and value not in allowed:
+            raise ValueError(f"Expected `{self.name}` {allowed}, but got {value}.")
+
     def parse(self, text: str) -> Any:
         """Parse command line text as a value, or as an element of a list. Text that cannot be parsed is returned
-        unchanged, for [`check`] to refuse.
-
-        Raises:
-            ValueError: the `parse` method of the option's type refuses the text.
-        """
+        unchanged, for [`check`] to refuse."""
         types = self.types if self.element is None else types_of(self.element)
         parse = next((kind.parse for kind in types if hasattr(kind, "parse")), None)
         if parse is not None:
@@ -194,13 +189,13 @@ def parse_number(text: str, types: Set[type]) -> Any:
 
 
 def declared_options(options: type["Options"]) -> dict[str, Declared]:
-    """Options of a dataclass by name, in order of declaration."""
+    """Options of a dataclass by name."""
     hints, found = get_type_hints(options), {}
     for each in fields(options):
         if each.init:
             owner = next(base for base in options.__mro__ if each.name in get_annotations(base))
             group = vars(owner if issubclass(owner, Options) else options).get("GROUP")
-            found[each.name] = Declared(each.name, hints[each.name], each, each.metadata.get("range"), group)
+            found[each.name] = Declared(each.name, hints[each.name], each, group)
     return found
 
 
@@ -216,7 +211,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def hide_tokens(message: str) -> str:
-    """Remove Hub tokens, which may have been given in place of a file or beside a mistyped option, from a message."""
+    """Remove Hub tokens, which may have been given in place of a file or beside a mistyped option."""
     return re.sub(r"hf_[A-Za-z0-9]{30,}", "hf_…", message)
 
 
@@ -232,23 +227,6 @@ def types_of(annotation: Any) -> set[type]:
     return {origin or annotation}
 
 
-def check_option(name: str, value: Any, types: Set[type], allowed: Range | None = None) -> None:
-    """Refuse a value that is not of `types`, or a number out of range. Only numbers are quoted in errors, since other
-    values may be tokens.
-
-    Raises:
-        ValueError: the message names the option, the expected and the given value.
-    """
-    if not _fits(value, types):
-        named = [text for kind, text in NAMES.items() if kind in types]
-        expected = " or ".join(named or [f"a {kind.__name__}" for kind in types - {NoneType}])
-        quotes = ": put text in quotes" if isinstance(value, bool) and str in types else ""
-        got = "nothing (null)" if value is None else NAMES.get(type(value), f"a {type(value).__name__}")
-        raise ValueError(f"Expected `{name}` to be {expected}, but got {got}{quotes}.")
-    if isinstance(value, Real) and value not in (allowed or Range()):
-        raise ValueError(f"Expected `{name}` {allowed or Range()}, but got {value}.")
-
-
 def _fits(value: Any, types: Set[type]) -> bool:
     """Whether a value is of one of the types; a whole number is a number, but `True` is none."""
     if value is None:
@@ -259,9 +237,5 @@ def _fits(value: Any, types: Set[type]) -> bool:
         return float in types or (int in types and isinstance(value, Integral))
     if isinstance(value, (str, list, dict, bytes, date)):  # YAML parses 2024-05-01 as a date
         return isinstance(value, tuple(types)) or any(issubclass(kind, Enum) for kind in types)
-    return not types <= {
-        bool,
-        int,
-        float,
-        NoneType,
-    }  # Python objects; the Trainer accepts some that its annotations omit
+    # Python objects; the Trainer accepts some that its annotations omit
+    return not types <= {bool, int, float, NoneType}

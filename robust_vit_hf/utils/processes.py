@@ -10,15 +10,10 @@ from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 
 
 def make_accelerator(bf16: bool) -> Accelerator:
-    """Accelerator of an evaluation command with bfloat16 autocast or fp32, regardless of `accelerate config`.
-
-    Raises:
-        ValueError: an earlier one of the process has another precision, which Accelerate keeps.
-    """
-    precision = "bf16" if bf16 else "no"
+    """Accelerator of an evaluation command with bfloat16 autocast or fp32, regardless of `accelerate config`."""
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
-        mixed_precision=precision,
+        mixed_precision="bf16" if bf16 else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=12))],  # the first process prepares the sets
     )
     if accelerator.device.type == "cpu" and accelerator.num_processes == 1:

@@ -15,19 +15,14 @@ STAGE_FILE = "stage.json"
 
 
 class OtherInputs(ValueError):
-    """A folder was made from other inputs.
-
-    Args:
-        folder: the folder.
-        differing: names of the inputs that differ, those of a mapping with dots.
-    """
+    """A folder was made from other inputs, `differing` in the names given, those of a mapping with dots."""
 
     def __init__(self, folder: Path, differing: list[str]):
         super().__init__(
             f"`{folder}` was made from other inputs, which differ in: {', '.join(differing)}. Choose another --output_dir, or "
             "delete the folder."
         )
-        self.folder, self.differing = folder, differing
+        self.differing = differing
 
 
 @dataclass(frozen=True)
@@ -42,14 +37,10 @@ class Stage:
                 stage.finish({"top1": 0.5}, files=["rows.parquet"])
 
     A killed stage has no result, and begins again, or goes on from what it left, with the same inputs.
-
-    Args:
-        folder: folder of the stage, which may not exist yet. Stages may be nested.
-        inputs: all that its files depend on, as JSON values: digests of models and images, and settings.
     """
 
-    folder: Path
-    inputs: dict[str, Any]
+    folder: Path  # which may not exist yet; stages may be nested
+    inputs: dict[str, Any]  # all that its files depend on, as JSON values: digests of models and images, and settings
 
     @classmethod
     def of(cls, folder: Path) -> Self:
@@ -57,10 +48,7 @@ class Stage:
         return cls(folder, (read_json(folder / STAGE_FILE) or {}).get("inputs", {}))
 
     def check(self, ignoring: Iterable[str] = ()) -> dict:
-        """The record in the folder; empty if the folder is free.
-
-        Args:
-            ignoring: names of inputs that may differ.
+        """The record in the folder; empty if the folder is free. Inputs named by `ignoring` may differ.
 
         Raises:
             OtherInputs: the folder was made from other inputs.
@@ -80,33 +68,20 @@ class Stage:
         return record
 
     def result(self, ignoring: Iterable[str] = ()) -> dict | None:
-        """The result with which the stage was finished; `None` if it is not complete, or a file of it is missing.
-
-        Raises:
-            ValueError: as [`check`].
-        """
+        """The result with which the stage was finished, after [`check`]; `None` if it is not complete, or a file of it is missing."""
         record = self.check(ignoring)
         if "result" not in record or not all((self.folder / name).is_file() for name in record["files"]):
             return None
         return record["result"]
 
     def begin(self) -> None:
-        """Record the inputs, unless they are recorded.
-
-        Raises:
-            ValueError: as [`check`].
-        """
+        """Record the inputs, unless they are recorded, after [`check`]."""
         if not self.check():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / STAGE_FILE, {"inputs": self.inputs})
 
     def finish(self, result: dict, files: Iterable[str] = ()) -> None:
-        """Mark the stage as complete, atomically.
-
-        Args:
-            result: small JSON object.
-            files: names of files, relative to the folder, without which the stage is not complete.
-        """
+        """Mark the stage as complete, atomically. It is not complete without `files`, named relative to the folder."""
         write_json(self.folder / STAGE_FILE, {"inputs": self.inputs, "files": [*files], "result": result})
 
     @contextmanager
@@ -122,11 +97,8 @@ class Stage:
 
     @contextmanager
     def work(self, is_writer: bool = True) -> Iterator[None]:
-        """Context manager of a command's work: the folder is checked and locked, the stage begun before, and finished after it.
-
-        Args:
-            is_writer: whether this is the one of several processes that writes to the folder.
-        """
+        """Context manager of a command's work: the folder is checked and locked, the stage begun before, and finished after it. Of
+        several processes, only one is the writer."""
         self.check()
         with self.lock() if is_writer else nullcontext():
             if is_writer:
@@ -137,14 +109,12 @@ class Stage:
 
     def _held(self) -> list[str]:
         """Names of the files in the folder, without the record, locks, hidden files, and what a kill has left."""
-        names = sorted(path.name for path in self.folder.glob("*"))
-        return [
-            name for name in names if not name.startswith(".") and not name.endswith((STAGE_FILE, ".lock", ".partial"))
-        ]
+        names = sorted(path.name for path in self.folder.glob("*") if not path.name.startswith("."))
+        return [name for name in names if not name.endswith((STAGE_FILE, ".lock", ".partial"))]
 
 
 def _differing(known: dict, given: dict) -> list[str]:
-    """Names of the values that differ between two mappings, with dots for those within mappings."""
+    """Names of values that differ, with dots for those within mappings."""
     names = []
     for name in dict.fromkeys((*known, *given)):
         first, second = known.get(name), given.get(name)

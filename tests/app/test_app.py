@@ -21,12 +21,12 @@ from gradio_client import Client, handle_file
 from huggingface_hub import get_session
 from packaging.requirements import Requirement
 from PIL import Image
-from transformers import ResNetConfig, ResNetForImageClassification, pipeline
+from transformers import pipeline
 
 from robust_vit_hf import make_image_processor
 from robust_vit_hf.app.compare import compare_maps, read_image
 from robust_vit_hf.app.export import write_space
-from robust_vit_hf.app.gallery import how_to_fill, measured_set, set_names
+from robust_vit_hf.app.gallery import measured_set, set_names
 from robust_vit_hf.app.handlers import Handlers, open_models
 from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.other_backgrounds_tab import (
@@ -42,12 +42,9 @@ from robust_vit_hf.app.runs import cached_run, find_reports, newest_run
 from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import OwnNames, running
 from robust_vit_hf.data.emoji_shift.splits import CLASS_NAMES, SHIFTED, compose
-from robust_vit_hf.data.layouts.imagenet_9 import CLASSES
 from robust_vit_hf.data.transforms import eval_transform
-from robust_vit_hf.evaluation.named_sets import NamedSource
 from robust_vit_hf.utils.files import read_json, write_json
 
-from ..helpers import layouts
 from ..helpers.commands import call, python, succeed, wait_until
 from ..helpers.tiny import ROOT, bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
 
@@ -202,22 +199,6 @@ def test_transparent_and_turned_images(client, tmp_path):
     assert turned.size == (32, 64) and turned.mode == "RGB" and not transparent
 
 
-def test_requests_queue(client, picture):
-    """Each gets its own answer. Equal pictures are one file of Gradio's, which it writes again while another answer is downloaded."""
-    alone = [client.predict(handle_file(picture), label, "gae", api_name="/explain") for label in range(4)]
-    jobs = [client.submit(handle_file(picture), label, "gae", api_name="/explain") for label in range(4)]
-    for job, expected in zip(jobs, alone, strict=True):
-        answer = job.result(timeout=200)
-        assert answer[0] == expected[0] and (pixels(answer[2][0]) == pixels(expected[2][0])).all()
-
-
-def test_a_model_without_relevance_maps_is_refused(models, tmp_path):
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_labels=4)
-    other = save_pretrained(ResNetForImageClassification(config), tmp_path / "other")
-    with pytest.raises(ValueError, match="so it has no relevance map"):
-        open_pair(models[0], str(other), "paper")
-
-
 # -- Privacy ---------------------------------------------------------------------------------------------------------
 
 
@@ -265,12 +246,6 @@ def test_under_another_name_nothing_is_answered(address, models):
 def test_a_page_on_all_addresses_answers_under_the_one_that_was_connected_to(server, name, answered):
     names = OwnNames(None, ["localhost", "0.0.0.0"])
     assert names._is_own({"headers": [(b"host", name.encode())], "server": server and (server, 7860)}) is answered
-
-
-@pytest.mark.parametrize("host", ["999.1.1.1", "no.such.host.example"])
-def test_a_host_that_is_not_here(models, host):
-    completed = call("app", "--model", models[0], "--compare", models[1], "--host", host)
-    assert completed.status == 1 and f"`--host {host}` is no address of this machine" in completed.error
 
 
 def test_no_file_outside_its_own_is_served(address, client, models, picture):
@@ -335,50 +310,6 @@ def test_results_of_others_are_refused(models, evaluated, tmp_path):
         measured_set(AppOptions(results=evaluated.results), "paper/validation", session)
     with pytest.raises(ValueError, match="has no results of two models"):
         set_names(AppOptions(results=tmp_path), session)
-
-
-def test_gallery_of_a_later_set(tmp_path):
-    """Named by its family. Results of objects cut out are no set of the gallery."""
-    folders = [
-        save_pretrained(tiny_vit(seed, num_labels=1000), tmp_path / f"model-{seed}", "paper") for seed in range(2)
-    ]
-    root = layouts.imagenet_9(tmp_path / "bg_challenge", dict.fromkeys(CLASSES, 1), ["original"])
-    options = [
-        "--sets",
-        f"imagenet-9-original={root}",
-        "--cut_out",
-        "--protocols",
-        "paper",
-        "--output_dir",
-        tmp_path / "out",
-    ]
-    succeed("evaluate", "--model", folders[0], "--compare", folders[1], *options)
-    assert (tmp_path / "out" / "paper-cut_out" / "imagenet-9-original" / "after").is_dir()
-    shown = AppOptions(results=tmp_path / "out", sets=[NamedSource("imagenet-9", str(root))])
-    session = open_pair(*map(str, folders), "paper")
-    assert set_names(shown, session) == ["paper/imagenet-9-original"]
-    measured = measured_set(shown, "paper/imagenet-9-original", session)
-    assert len(measured.result) == 9
-    names = [session.classes[side.predictions[0, 0]] for side in measured.result.sides.values()]
-    assert measured.captions([0], session.classes) == [" → ".join(names)]  # without one of the labels
-
-
-def test_results_in_another_precision(models, evaluated, tmp_path):
-    session = open_pair(*models, "paper")
-    results = Path(shutil.copytree(evaluated.results, tmp_path / "results"))
-    options = AppOptions(results=results, dataset=evaluated.dataset)
-    file = results / "paper" / "validation" / "before" / "stage.json"
-    recorded = read_json(file)
-    inputs = recorded["inputs"]
-    assert inputs["precision"] == "no"
-    write_json(file, recorded | {"inputs": inputs | {"precision": "bf16"}})
-    assert len(measured_set(options, "paper/validation", session).result) == 40
-
-
-def test_report_of_an_evaluation(evaluated, tmp_path):
-    (report,) = find_reports(tmp_path, evaluated.results, None)
-    assert report.title == "results" and "validation" in report.tables
-    assert "accuracy" in [plot.stem for plot in report.plots]
 
 
 def test_samples():
@@ -447,13 +378,6 @@ def test_samples_of_the_user(models, tmp_path):
     other = str(save_pretrained(tiny_vit(**others), tmp_path / "other"))
     with pytest.raises(ValueError, match="validation"):
         own_samples(data, "validation", open_pair(other, None, "paper"))
-
-
-def test_the_gallery_says_what_to_run():
-    assert "--compare" in how_to_fill(AppOptions(model="mine", dataset="photos"))
-    text = how_to_fill(AppOptions(model="mine", compare="runs/better", dataset="my photos", split="test"))
-    command = "robust-vit evaluate --model mine --compare runs/better --dataset 'my photos' --split test --output_dir runs/evaluation"
-    assert command in text and "`--results runs/evaluation`" in text
 
 
 def test_one_model_alone(models, evaluated, picture):
@@ -594,15 +518,6 @@ def test_a_space(tmp_path):
     assert "\ntimm>=" in (tmp_path / "of timm" / "requirements.txt").read_text()
 
 
-def test_a_space_with_a_diagnosis(models, diagnosed, tmp_path):
-    write_space(tmp_path / "space", "emoji-shift", "user/after", "paper", diagnosed)
-    copied = sorted(path.name for path in (tmp_path / "space" / "diagnosis").iterdir())
-    assert copied == ["examples.parquet", "results.json"]
-    assert "diagnose=Path(__file__).with_name('diagnosis')" in (tmp_path / "space" / "app.py").read_text()
-    compile((tmp_path / "space" / "app.py").read_text(), "app.py", "exec")
-    assert len(read_diagnosis(tmp_path / "space" / "diagnosis", open_pair(*models, "paper")).examples) == 24
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -613,11 +528,6 @@ def test_a_space_with_a_diagnosis(models, diagnosed, tmp_path):
 def test_wrong_arguments(arguments, message):
     completed = call("app", *arguments)
     assert completed.status == 2 and message in completed.error
-
-
-def test_a_model_that_is_not_there(models):
-    completed = call("app", "--model", models[0], "--compare", "nothing-here")
-    assert completed.status == 1 and "`nothing-here` cannot be loaded" in completed.error
 
 
 def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen:

@@ -14,7 +14,7 @@ from robust_vit_hf.app.options import AppOptions
 from robust_vit_hf.app.server import running
 
 from ..helpers.commands import succeed
-from ..helpers.tiny import bright_square, masked_folder, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import masked_folder, masked_rows, save_pretrained, tiny_vit
 
 
 CHROMIUM = shutil.which("chromium")
@@ -140,13 +140,6 @@ def test_an_example_from_the_gallery(page):
     expect(page.locator("#measures")).not_to_contain_text("–")  # the mask of the set is known
 
 
-def test_examples_are_images_of_the_dataset(page):
-    assert page.locator("#examples img").count() == 12
-    page.locator("#examples button").first.click()
-    wait_for_other_maps(page, [])
-    expect(page.locator("#measures")).not_to_contain_text("–")  # the mask of the dataset is known
-
-
 def test_click_through_a_diagnosis(page):
     page.get_by_role("tab", name="Backgrounds").click()
     expect(page.locator("#verdict")).to_contain_text("Before: ")
@@ -166,28 +159,3 @@ def test_click_through_a_diagnosis(page):
     page.get_by_label("wrong on another background").click()
     expect(page.locator("#which")).to_contain_text("Image 1 of ")
     expect(page.locator("#conditions img")).to_have_count(7)
-
-
-def test_an_object_is_found_and_pasted(page, tmp_path):
-    page.get_by_role("tab", name="Backgrounds").click()
-    drop(page, bright_square(tmp_path), "#object")
-    expect(page.locator("#pasted img")).to_have_count(6)
-    page.locator("#mask").scroll_into_view_if_needed()  # it loads lazily
-    expect(page.locator("#mask img")).to_be_visible()
-    expect(page.locator("#pasted")).to_contain_text("on LABEL_")
-    expect(page.locator("#changed")).to_contain_text("of 5")
-
-
-def test_messages(page, tmp_path):
-    (tmp_path / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nno image")
-    drop(page, tmp_path / "damaged.png")
-    expect(page.get_by_test_id("toast-body")).to_contain_text("cannot be read as an image")
-    page.get_by_test_id("toast-close").click()
-    expect(page.get_by_test_id("toast-body")).to_have_count(0)  # it fades, and the next one would stand beside it
-    page.get_by_label("Remove Image").click()
-    image = masked_rows(1, size=100)[0]["image"]
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    image.save(tmp_path / "transparent.png")
-    drop(page, tmp_path / "transparent.png")
-    expect(page.get_by_test_id("toast-body")).to_contain_text("transparent in places")
-    wait_for_other_maps(page, [])

@@ -15,15 +15,12 @@ from robust_vit_hf.data.describe import describe
 from robust_vit_hf.data.options import DescribeOptions
 from robust_vit_hf.data.schema import undecoded_rows
 from robust_vit_hf.evaluation.sets import own_set
-from robust_vit_hf.masks.mask_result import MaskResult
 from robust_vit_hf.training.finetuning import load_data
 from robust_vit_hf.training.options import DataArguments
 from robust_vit_hf.utils import images
 
 from ..helpers import layouts
-from ..helpers.commands import call
-from ..helpers.tiny import masked_rows, save_pretrained, tiny_vit
-from ..helpers.written import half_mask, masks_by
+from ..helpers.tiny import masked_rows, tiny_vit
 from .test_label_mapping import named
 
 
@@ -96,14 +93,6 @@ def test_files_of_a_split_that_number_their_classes_differently(tmp_path, names)
             load_masked_dataset(str(tmp_path / "data"), "train", streaming=streaming)
 
 
-def test_describe_says_that_splits_differ(tmp_path):
-    table(tmp_path / "data" / "train-0.parquet", ["cat", "dog"], ["cat", "dog"])
-    table(tmp_path / "data" / "validation-0.parquet", ["dog", "cat"], ["cat"], seed=1)
-    out = describe(DescribeOptions(source=str(tmp_path / "data")))
-    assert "class names: cat, dog\n" in out
-    assert "`validation` numbers its classes differently: dog, cat" in out
-
-
 @pytest.mark.parametrize("streaming", [False, True])
 def test_training_sees_the_names_of_the_split(tmp_path, streaming):
     table(tmp_path / "data" / "train-0.parquet", ["dog", "cat"], ["cat", "dog"])
@@ -112,15 +101,6 @@ def test_training_sees_the_names_of_the_split(tmp_path, streaming):
     train, validation, sets = load_data(arguments, MODEL, seed=0)
     assert train.features["label"].names == ["dog", "cat"] and validation.features["label"].names == ["cat", "dog"]
     assert sets["validation"].for_model("validation", MODEL).accepted == [[0], [1]]
-
-
-def test_hub_splits_number_their_classes(hub, tmp_path):
-    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
-        table(tmp_path / f"{split}.parquet", names, ["cat", "dog"])
-        files = hub.repos.setdefault(("datasets", "someone/pets"), {})
-        files[f"data/{split}-00000-of-00001.parquet"] = (tmp_path / f"{split}.parquet").read_bytes()
-    for split in ("train", "test"):
-        assert names_of_rows(both_ways("someone/pets", split)) == ["cat", "dog"]
 
 
 # -- Splits are folders below the root --------------------------------------------------------------------------------
@@ -240,14 +220,6 @@ def test_metadata_at_the_root(tmp_path):
     assert both_ways(root, "validation")["label"] == [1]
 
 
-def test_line_breaks_within_a_text(tmp_path):
-    root = tree(tmp_path / "set", "0.png", "1.png")
-    rows = [{"file_name": f"{n}.png", "label": n, "caption": "one\u2028two\x85three"} for n in range(2)]
-    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    (root / "metadata.jsonl").write_text(text, encoding="utf-8", newline="")
-    assert both_ways(root)["label"] == [0, 1]
-
-
 def test_names_as_labels_and_a_table(tmp_path):
     root = tree(tmp_path / "set", "0.png", "1.png")
     lines(root / "metadata.jsonl", {"file_name": "1.png", "label": "dog"}, {"file_name": "0.png", "label": "cat"})
@@ -265,12 +237,6 @@ def test_names_as_labels_and_a_table(tmp_path):
         ("metadata.jsonl", '{"file_name": "0.png", "label": 1}\n{"file_name": "0.png", "label": "a"}\n', "label"),
         # Names of files that would not be looked up within the folder.
         ("metadata.jsonl", '{"file_name": "0.png", "image": "../secret.png"}', "image_file_name"),
-        (
-            "metadata.jsonl",
-            '{"file_name": "0.png", "mask_file_name": "0.png", "mask": "../secret.png"}',
-            "mask_file_name",
-        ),
-        ("metadata.csv", "image,label\n0.png,0\n", "image_file_name"),
     ],
 )
 def test_metadata_that_is_refused(tmp_path, name, content, message):
@@ -294,18 +260,4 @@ def test_file_names_keep_the_class_folder(tmp_path):
     assert "1 of them unusable" in out and "dog/000.png` cannot be decoded" in out
 
 
-def test_masks_keep_the_class_folder(tmp_path):
-    root = tree(tmp_path / "set", "train/cat/000.png", "train/dog/000.png")
-    masks_by(lambda found, rows: [MaskResult(half_mask(image)) for image in found], root, tmp_path / "out")
-    assert load_masked_dataset(str(tmp_path / "out"), "train")["file_name"] == ["cat/000.png", "dog/000.png"]
-
-
 # -- Images without masks ---------------------------------------------------------------------------------------------
-
-
-def test_training_without_masks_says_how_to_make_them(tmp_path):
-    root = tree(tmp_path / "pets", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("cat", "dog")))
-    model = save_pretrained(tiny_vit(**named(["cat", "dog", "fox", "hen"])), tmp_path / "model")
-    error = call("train", "--model", model, "--dataset", root, "--output_dir", tmp_path / "run").error
-    assert f"`robust-vit masks tokencut --images {root} --output_dir {root}-masks" in error
-    assert f"`robust-vit improve --model {model} --dataset {root}" in error

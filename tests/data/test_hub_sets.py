@@ -37,11 +37,6 @@ def test_webdataset_with_local_labels(tmp_path):
     assert rows[0]["image"].size == (30, 24)
 
 
-def test_webdataset_with_another_image_suffix(tmp_path):
-    rows = both_ways("imagenet-v2", wds(tmp_path, [3, 999], "png"))
-    assert labels_and_names(rows) == [(3, "s0000000.png"), (999, "s0000001.png")]
-
-
 @pytest.mark.parametrize("label", [200, -1])  # the second is that of a test set
 def test_webdataset_with_a_label_outside_the_numbering(label, tmp_path):
     wds(tmp_path, [0, label])
@@ -194,18 +189,3 @@ def test_imagenet_1k_with_english_names_and_file_names_for_real(hub):
     expected = [(65, "ILSVRC2012_val_00000001.JPEG"), (970, "ILSVRC2012_val_00000002.JPEG")]
     assert labels_and_names(both_ways("imagenet-1k")) == expected
     assert labels_and_names(both_ways("imagenet-1k", labels="real")) == [([970, 795], "ILSVRC2012_val_00000002.JPEG")]
-
-
-def test_imagenet_v2_as_an_archive(hub, tmp_path):
-    folder = layouts.class_folders(tmp_path / "imagenetv2-top-images-format-val", {"5": 1, "11": 1})
-    archive = layouts.tar_of(folder, tmp_path / "v2.tar.gz").read_bytes()
-    hub.repos["datasets", "vaishaal/ImageNetV2"] = {"imagenetv2-top-images.tar.gz": archive}
-    assert [row["label"] for row in both_ways("imagenet-v2", variant="top-images")] == [5, 11]
-
-
-def test_gated_set_without_a_token(hub, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "")
-    hub.repos["datasets", "ILSVRC/imagenet-1k"] = {"data/validation-00000-of-00001.parquet": b""}
-    hub.gated.add("ILSVRC/imagenet-1k")
-    with pytest.raises(FileNotFoundError, match=r"`?ILSVRC/imagenet-1k.* gated"):
-        load_image_set("imagenet-1k")

@@ -43,29 +43,6 @@ def test_imagenet_9(tmp_path):
     assert (np.asarray(rows[0]["mask"])[:12] == 255).all() and not np.asarray(rows[0]["mask"])[12:].any()
 
 
-def test_from_the_archives(tmp_path):
-    """Whose folders have names of their own, in the folder of the archive's name."""
-    layouts.imagenet_9(tmp_path / "9" / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
-    factors = {"background": {"car": 1}}
-    layouts.imagenet_d(tmp_path / "D" / "ImageNet-D", {"car": [817]}, factors)
-    layouts.class_folders(tmp_path / "animal" / "LAION-final" / "9 ostrich", {"common-snow": 1})
-    imagenet, images = tmp_path / "imagenet", {TENCH: ["ILSVRC2012_val_00000007"]}
-    layouts.hard_imagenet(tmp_path / "hard" / "hardImageNet", imagenet, images)
-    birds = layouts.waterbirds(tmp_path / "birds", BIRDS)
-    bg_challenge = layouts.tar_of(tmp_path / "9" / "bg_challenge", tmp_path / "backgrounds_challenge_data.tar.gz")
-    for name in ("imagenet-9-original", "imagenet-9-mixed_rand"):
-        assert both_ways(name, bg_challenge)[0]["label"] == CLASSES[DOG]
-    archives = {
-        "imagenet-d-background": layouts.tar_of(tmp_path / "D" / "ImageNet-D", tmp_path / "ImageNet-D.tar"),
-        "counteranimal-common": layouts.tar_of(tmp_path / "animal" / "LAION-final", tmp_path / "LAION-final.tar.gz"),
-        "waterbirds": layouts.tar_of(birds, tmp_path / f"{birds.name}.tar.gz"),
-    }
-    for name, count in (("imagenet-d-background", 1), ("counteranimal-common", 1), ("waterbirds", 2)):
-        assert len(both_ways(name, archives[name])) == count
-    masks = layouts.tar_of(tmp_path / "hard" / "hardImageNet", tmp_path / "hardImageNet.tar.gz")
-    assert len(both_ways("hard-imagenet", masks, imagenet=str(imagenet))) == 1
-
-
 def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
     root = layouts.imagenet_9(tmp_path, {DOG: 1}, ("original", "mixed_rand"))
     with pytest.raises(
@@ -82,20 +59,6 @@ def test_imagenet_9_of_another_variation_and_without_masks(tmp_path):
     (root / "fg_mask").rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="no folder `fg_mask/val` beside"):
         load_image_set("imagenet-9-original", root)
-
-
-def test_the_folder_that_one_is_in(tmp_path, monkeypatch):
-    """As the source `.`, whose name says nothing."""
-    root = layouts.imagenet_9(tmp_path / "bg_challenge", {DOG: 1}, ("original", "mixed_rand"))
-    monkeypatch.chdir(root / "mixed_rand")
-    assert len(both_ways("imagenet-9-mixed_rand", ".")) == 1
-    with pytest.raises(ValueError, match="holds the variation `mixed_rand` of ImageNet-9, not `no_fg`"):
-        load_image_set("imagenet-9-no_fg", ".")
-    monkeypatch.chdir(root / "original")
-    assert "mask" in load_image_set("imagenet-9-original", ".")[0]
-    layouts.imagenet_d(tmp_path / "D", {"car": [817]}, {"background": {"car": 1}})
-    monkeypatch.chdir(tmp_path / "D" / "background")
-    assert len(both_ways("imagenet-d-background", ".")) == 1
 
 
 def test_imagenet_d(tmp_path):
@@ -221,11 +184,6 @@ def test_waterbirds_with_other_metadata(tmp_path):
     metadata.write_text(text.replace("001.Some_bird/", "../", 1))
     with pytest.raises(ValueError, match="must be a relative path"):
         load_image_set("waterbirds", root)
-
-
-def test_waterbirds_from_the_hub_has_no_segmentations(hub, tmp_path):
-    with pytest.raises(ValueError, match=r"`grodino/waterbirds` is a table, .* segmentations"):
-        load_image_set("waterbirds", segmentations=str(tmp_path))
 
 
 def encoded(seed: int) -> dict:

@@ -172,15 +172,6 @@ def test_encrypted_zip(tmp_path):
         load_image_set("objectnet", archive)
 
 
-def test_archive_is_unpacked_once(tmp_path, datasets_cache):
-    layouts.class_folders(tmp_path / "set", {TENCH: 1})
-    archive = layouts.tar_of(tmp_path / "set", tmp_path / "set.tar.gz")
-    first = load_image_set("imagenet-sketch", archive)
-    inode = next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino
-    assert load_image_set("imagenet-sketch", archive)["label"] == first["label"]
-    assert next(datasets_cache.rglob(f"{TENCH}_0.jpg")).stat().st_ino == inode
-
-
 def test_one_of_two_unpacks(tmp_path, datasets_cache, monkeypatch):
     """Both begin at once; neither takes away what the other has unpacked."""
     layouts.class_folders(tmp_path / "set", {TENCH: 40})
@@ -221,9 +212,3 @@ def test_describe_a_set_of_the_paper(tmp_path):
     source = broken_set(tmp_path / "set", n00000001=2)
     out = succeed("data", "describe", source, "--set", "imagenet-sketch")
     assert "rows: 5, 2 of them unusable" in out and "first problems (2 of 2)" in out and "n00000001" in out
-
-
-def test_describe_names_the_split_that_there_is(tmp_path):
-    layouts.class_folders(tmp_path / "set", {TENCH: 2})
-    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out")
-    assert succeed("data", "describe", tmp_path / "out").startswith("split: test\nrows: 2, 0 of them unusable")

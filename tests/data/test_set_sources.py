@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 from robust_vit_hf import load_image_set, load_masked_dataset
 
 from ..helpers import layouts
-from ..helpers.commands import succeed
-from ..helpers.tiny import GOLDFISH, TENCH, masked_rows
+from ..helpers.tiny import GOLDFISH, TENCH
 from ..helpers.written import prepare
 
 
@@ -136,22 +135,6 @@ def test_edited_metadata_are_read_again(tmp_path):
         assert [row["x"] for row in load_image_set("si-score-size", tmp_path, streaming=streaming)] == [0.25]
 
 
-def test_nothing_usable(tmp_path):
-    path = layouts.save(layouts.picture(0), tmp_path / "set" / TENCH / "a.jpg")
-    path.write_bytes(b"no image")
-    message = r"split `test` has no rows, 1 were rejected: `.*a.jpg` cannot"
-    with pytest.raises(ValueError, match=message):
-        prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", skip_bad=True)
-
-
-def test_set_with_rejected_rows_loads_by_name(tmp_path):
-    layouts.class_folders(tmp_path / "set", {TENCH: 2})
-    (tmp_path / "set" / TENCH / "b.jpg").write_bytes(b"no image")
-    prepare("imagenet-sketch", [str(tmp_path / "set")], tmp_path / "out", skip_bad=True)
-    for streaming in (False, True):
-        assert len(list(load_image_set("imagenet-sketch", tmp_path / "out", streaming=streaming))) == 2
-
-
 # -- Junk, turned and coloured images ---------------------------------------------------------------------------------
 
 
@@ -186,15 +169,6 @@ def test_mask_is_turned_with_its_image(tmp_path):
             assert pixels[mask == 255].min() > 200 and pixels[mask == 0].max() < 60
     for row in rows.cast_column("image", datasets.Image(decode=False)):
         assert row["image"]["bytes"] == (tmp_path / "train-semi" / row["file_name"]).read_bytes()
-
-
-def test_palette_mask_is_described_as_it_is_trained(tmp_path):
-    (row,) = masked_rows(1, size=40)
-    mask = Image.fromarray((np.asarray(row["mask"]) > 0).astype(np.uint8), "P")
-    mask.putpalette([255, 255, 255, 0, 0, 0])  # background white, foreground black
-    out = succeed("data", "describe", layouts.image_folder(tmp_path / "photos", [row | {"mask": mask}]))
-    (bar,) = [text for text in out.splitlines() if "█" in text]
-    assert bar.split()[0] == "10–20"
 
 
 def test_archives_of_one_name(tmp_path):

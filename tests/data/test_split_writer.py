@@ -7,7 +7,6 @@ import zlib
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pytest
 from pyarrow import parquet
 
@@ -167,13 +166,6 @@ def test_masks_of_a_changed_table(tmp_path, no_contact_sheets):
             masks_of(path.parent, tmp_path / "out")
 
 
-def test_unchanged_source_finishes_at_once(tmp_path, monkeypatch, no_contact_sheets):
-    source = photos(tmp_path / "photos", ROWS[:5])
-    masks_of(source, tmp_path / "out")
-    monkeypatch.setattr(write_rows, "decode", None)
-    assert masks_of(source, tmp_path / "out") == {"train": (5, 0)}
-
-
 def test_interrupted_run_over_a_changed_source(tmp_path, monkeypatch, no_contact_sheets):
     monkeypatch.setattr(write_rows, "ROWS_PER_PART", 2)
     source = layouts.class_folders(tmp_path / "set", {TENCH: 4, GOLDFISH: 4})
@@ -199,24 +191,6 @@ def test_interrupted_run_over_a_changed_source(tmp_path, monkeypatch, no_contact
     path.write_bytes(original)
     os.utime(path, ns=(stamp, stamp))
     assert prepare(*arguments, **options) == {"test": (8, 0)}
-
-
-def test_zip_that_is_unpacked_again_has_not_changed(tmp_path, datasets_cache, no_contact_sheets):
-    layouts.class_folders(tmp_path / "set", {TENCH: 2})
-    archive = shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path / "set")
-    prepare("imagenet-sketch", [archive], tmp_path / "out")
-    shutil.rmtree(datasets_cache)
-    assert prepare("imagenet-sketch", [archive], tmp_path / "out") == {"test": (2, 0)}
-
-
-def test_edited_mask_of_imagenet_s(tmp_path, no_contact_sheets):
-    source = layouts.imagenet_s(tmp_path / "s", {TENCH: 1}, {TENCH: [f"{TENCH}_0", f"{TENCH}_1"]})
-    prepare("imagenet-s919", [str(source)], tmp_path / "out")
-    ids = np.zeros((24, 30), dtype=np.int32)
-    ids[2:9, 3:20] = 1
-    layouts.coded_mask(ids).save(source / "train-semi-segmentation" / TENCH / f"{TENCH}_1.png")
-    with pytest.raises(ValueError, match="rows 0 to 1 differ"):
-        prepare("imagenet-s919", [str(source)], tmp_path / "out")
 
 
 def test_rejected_rows_are_compared_too(tmp_path, no_contact_sheets):

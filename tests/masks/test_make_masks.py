@@ -8,7 +8,6 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
-from pyarrow import parquet
 from transformers import ViTImageProcessor
 
 from robust_vit_hf import load_image_set, load_masked_dataset
@@ -19,10 +18,6 @@ from robust_vit_hf.masks.mask_result import MaskResult
 from ..helpers import layouts
 from ..helpers.commands import call, files_below, kill_when, launch, launch_two, succeed
 from ..helpers.tiny import (
-    GOLDFISH,
-    STINGRAY,
-    TENCH,
-    TOILET_TISSUE,
     masked_dataset,
     save_pretrained,
     tiny_vit,
@@ -166,48 +161,6 @@ def test_released_masks_of_each_class(tmp_path, caplog):
     assert "leave out --coarse" in call(*again, "--coarse").error
 
 
-def test_interrupted_masks_of_each_class(tmp_path):
-    """Of three classes, one has all of its masks, of one every second is rejected, and of one all are."""
-    counts = {TENCH: 50, GOLDFISH: 50, STINGRAY: 4}
-    source = layouts.class_folders(tmp_path / "photos" / "train", counts, ".png").parent
-    seen = []
-
-    def usable(name: str) -> bool:
-        wnid, number = re.fullmatch(r"n\d+/(n\d+)_(\d+)\.png", name).groups()
-        return wnid == TENCH or (wnid == GOLDFISH and int(number) % 2 == 0)
-
-    def masker(images, rows):
-        if None in seen:
-            raise KeyboardInterrupt
-        names = [row["file_name"] for row in rows]
-        seen.extend([*names, None])
-        rejected = [None if usable(name) else "bad" for name in names]
-        return [MaskResult(half_mask(image), None, why) for image, why in zip(images, rejected, strict=True)]
-
-    def make() -> dict:
-        return masks_by(masker, source, tmp_path / "out", per_class=20, rows_per_shard=1)
-
-    counted = None
-    while counted is None:  # interrupted after each part
-        try:
-            counted = make()
-        except KeyboardInterrupt:
-            seen.remove(None)
-    seen.remove(None)
-    names = {wnid: sorted(f"{wnid}/{wnid}_{number}.png" for number in range(count)) for wnid, count in counts.items()}
-    # No more images than it takes: for every second to be good, up to the twentieth that is.
-    last = [index for index, name in enumerate(names[GOLDFISH]) if usable(name)][19]
-    assert seen == names[TENCH][:20] + names[GOLDFISH][: last + 1] + names[STINGRAY]
-    assert counted == {"train": (40, len(seen) - 40)}
-    kept = load_masked_dataset(str(tmp_path / "out"), "train")["file_name"]
-    assert kept == [name for name in seen if usable(name)]
-    before = files_below(tmp_path / "out")
-    assert make() == counted and files_below(tmp_path / "out") == before
-    (source / "train" / names[TENCH][3]).unlink()
-    with pytest.raises(ValueError, match="has changed since it was written"):
-        make()
-
-
 @pytest.mark.release
 def test_two_processes_write_the_files_of_one(tmp_path, vit):
     """Through a kill too, after which one process goes on where two were."""
@@ -228,17 +181,6 @@ def test_two_processes_write_the_files_of_one(tmp_path, vit):
     assert re.fullmatch(r"train: \d+ masks, \d+ rejected\n.*contact sheets to look at\n", done.out)  # told once
     files, expected = (files_below(tmp_path / name / "masks") for name in ("two", "one"))
     assert len(files) > 5 and files == expected
-
-
-@pytest.mark.release
-def test_a_bad_image_ends_both_processes(tmp_path, vit):
-    for index in range(40):
-        layouts.save(layouts.picture(index, (48, 40)), tmp_path / "photos" / "train" / f"{index:02}.png")
-    broken = tmp_path / "photos" / "train" / "36.png"  # of the second process
-    broken.write_bytes(broken.read_bytes()[:500])
-    _, *arguments = command("tokencut", tmp_path / "photos", tmp_path / "masks", "--model", vit, "--min_pixels", 1)
-    done = launch_two("trainer/prepare_masks.py", *arguments)
-    assert done.status != 0 and re.search("error: `.*36.png` cannot be decoded.*--skip_bad", done.err)
 
 
 @pytest.mark.slow
@@ -293,17 +235,6 @@ def test_grounded_by_class_name_and_by_parts(tmp_path):
     assert "has no rows, 2 were rejected: no box for 'tench' above 1.0" in refused.error
 
 
-def test_joined_splits_are_refused(tmp_path):
-    """Before the first mask: `datasets` loads no split of this name."""
-    for name in ("train", "validation"):
-        masked_dataset(2).to_parquet(tmp_path / "images" / f"{name}.parquet")
-    with pytest.raises(ValueError, match="cannot name a split"):
-        masks_by(
-            lambda images, rows: pytest.fail(), tmp_path / "images", tmp_path / "masks", split=["train+validation"]
-        )
-    assert not (tmp_path / "masks").exists()
-
-
 def test_slices_are_named_after_their_split(tmp_path):
     masked_dataset(4).to_parquet(tmp_path / "images" / "train.parquet")
 
@@ -312,21 +243,6 @@ def test_slices_are_named_after_their_split(tmp_path):
 
     made = masks_by(masker, tmp_path / "images", tmp_path / "masks", split=["train[:1]+train[2:]"])
     assert made == {"train": (3, 0)} and len(load_masked_dataset(str(tmp_path / "masks"), "train")) == 3
-
-
-def test_masks_of_a_set_of_the_paper(tmp_path, vit):
-    layouts.class_folders(tmp_path / "val", {TENCH: 2, TOILET_TISSUE: 1}, ".JPEG")
-    options = ("--set", "imagenet-1k", "--model", vit, "--min_pixels", 0)
-    succeed(*command("tokencut", tmp_path / "val", tmp_path / "masks", *options))
-    shards = [*(tmp_path / "masks").glob("*.parquet"), *(tmp_path / "masks" / "rejected").glob("*.parquet")]
-    names = {row["file_name"]: row["label"] for shard in shards for row in parquet.read_table(shard).to_pylist()}
-    assert names == {
-        f"{TENCH}/{TENCH}_0.JPEG": 0,
-        f"{TENCH}/{TENCH}_1.JPEG": 0,
-        f"{TOILET_TISSUE}/{TOILET_TISSUE}_0.JPEG": 999,
-    }
-    error = call(*command("tokencut", tmp_path / "val", tmp_path / "others", *options, "--split", "train")).error
-    assert "has no split `train`" in error
 
 
 def test_masks_of_nothing_or_nearly_all_are_rejected(tmp_path):
@@ -373,8 +289,6 @@ def test_groups_are_kept(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["tokencut", "--model", "emoji-shift", "--images", "nowhere"], "no folder or parquet file `nowhere`"),
-        (["coco", "--annotations", "nowhere.json", "--images", "IMAGES"], "nowhere.json"),
         (["grounded", "--images", "UNNAMED"], "labels of type Value.*expected a `ClassLabel` with names"),
         (["grounded", "--images", "IMAGES", "--prompts", "PROMPTS"], "must be a JSON object"),
         (

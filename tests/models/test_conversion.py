@@ -224,11 +224,6 @@ def test_truncated_file(name, part, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-@pytest.mark.parametrize("source", ["missing.pth", "vit_base_patch16_224", "/no/such/folder"])
-def test_no_such_file(source, tmp_path):
-    refused(f"There is no file or folder `{source}`", source, tmp_path / "out")
-
-
 def test_models_of_transformers_that_cannot_be_converted(tmp_path):
     ViTModel(tiny_vit().config, add_pooling_layer=False).save_pretrained(tmp_path / "backbone")
     tiny_vit(image_size=[32, 64]).save_pretrained(tmp_path / "wide")
@@ -268,20 +263,6 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path):
     source = saved_in(tmp_path / "source", tiny())
     refused("not a multiple", source, tmp_path / "new" / "out", "--image_size", 33)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--to", "timm", "--num_heads", "3"],
-        ["--preset", "paper", "--statistics", "half"],
-        ["--templates", "a {}"],
-        ["--classes", "classes.txt", "--preset", "native", "--statistics", "half"],
-    ],
-)
-def test_options_without_an_effect(options, tmp_path):
-    completed = call("convert", tmp_path / "source.pth", "--output_dir", tmp_path / "out", *options)
-    assert completed.status == 2 and "has no effect" in completed.error
 
 
 # -- The Hub ----------------------------------------------------------------------------------------------------------

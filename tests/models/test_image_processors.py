@@ -22,8 +22,6 @@ from robust_vit_hf.data.transforms import segmentation_transform
 from robust_vit_hf.evaluation.evaluate import _protocols, evaluate
 from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
 from robust_vit_hf.evaluation.segment import segment
-from robust_vit_hf.experiments.grid import Point
-from robust_vit_hf.experiments.sweep import protocol_of
 from robust_vit_hf.models.image_processors import (
     load_processor,
     preset_of,
@@ -294,18 +292,6 @@ def test_protocols_of_a_finetuned_model(tmp_path):
         assert _protocols(EvaluateOptions(model=str(tmp_path))) == expected
         assert _protocols(EvaluateOptions(model=str(tmp_path), protocols=["native"])) == ["native"]
     assert _protocols(EvaluateOptions()) == _protocols(EvaluateOptions(model="vit-b")) == ["paper", "native"]
-
-
-def test_protocols_of_a_sweep(tmp_path):
-    """Registered models are measured as the figures are published, and others as they are trained."""
-    for options, expected in (
-        ({}, "paper"),
-        ({"model": "vit-b", "preset": "native"}, "paper"),
-        ({"model": "vit-b", "preset": "model"}, "paper"),
-        ({"model": str(tmp_path)}, "model"),
-        ({"model": str(tmp_path), "preset": "native"}, "native"),
-    ):
-        assert protocol_of(Point("name", "", "", "", {}, {}, options, [])) == expected
 
 
 def test_each_model_has_its_own_processor_under_each_protocol(tmp_path):

@@ -25,21 +25,14 @@ from ..sets import EvaluationSet
 from .base import Measured, Measurement, measure
 
 
-FACTOR = "factor_"  # prefix of the columns with a set's factors
-
-
 @dataclass(frozen=True)
 class Accuracy(Measurement):
     """Accuracy, calibration and relevance. Rows: `predictions` (ids of the top five classes; among equal logits, the
-    lower id first), `accepted`, factors, groups and file names. Scores: [`RobustAccuracy`] and [`Calibration`] for sets with
-    labels, [`RelevanceSegmentation`] for sets with masks, and the weights of the groups in their average. Maps explain the
-    predicted class, as in the segmentation test of https://huggingface.co/papers/2206.01161.
+    lower id first), `accepted`, factors, groups and file names. Scores: [`RobustAccuracy`] and [`Calibration`] for
+    sets with labels, [`RelevanceSegmentation`] for sets with masks, and the weights of the groups in their average.
+    Maps explain the predicted class, as in the segmentation test of https://huggingface.co/papers/2206.01161."""
 
-    Args:
-        relevance: whether to compute relevance maps for sets with masks, which takes three times as long.
-    """
-
-    relevance: bool = True
+    relevance: bool = True  # maps of sets with masks, which take three times as long
 
     def measure(
         self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
@@ -80,13 +73,11 @@ def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
 
 def set_result(name: str, rows: EvaluationSet, measured: Mapping[str, Measured]) -> SetResult:
     """A set for the table of results, from the results of [`Accuracy`] by side."""
-    classes = None
-    if rows.accepted is not None:
-        classes = np.array([labels[0] if labels else -1 for labels in rows.accepted])
+    labelled = rows.accepted is not None
     return SetResult(
         name,
         side_results(measured, rows.accepted),
-        classes,
+        np.array([labels[0] if labels else -1 for labels in rows.accepted]) if labelled else None,
         rows.shifted,
         rows.source,
         factors_of(rows.dataset),
@@ -132,7 +123,7 @@ def measure_batches(
     factors, groups = factors_of(rows.dataset), groups_of(rows.dataset, description.partition(",")[0])
     columns |= {"group": None if groups is None else groups.tolist()}
     result = Measured({name: values for name, values in columns.items() if values is not None})
-    result.columns |= {f"{FACTOR}{name}": values for name, values in factors.items()}
+    result.columns |= {f"factor_{name}": values for name, values in factors.items()}
     accuracy = RobustAccuracy() if main and labelled else None
     if accuracy is not None:
         if groups is None:

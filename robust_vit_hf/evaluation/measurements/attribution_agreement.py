@@ -17,14 +17,9 @@ from .base import Measured, Measurement
 
 @dataclass(frozen=True)
 class Attribution(Measurement):
-    """Scores of [`RelevanceSegmentation`] by attribution method, in one pass over a set with masks. As in the paper's
-    Table 3, images are squashed to the size of those that the processor gives, and maps explain the predicted class.
-
-    Args:
-        methods: names from `ATTRIBUTION_METHODS`.
-
-    Source: Table 3 of https://huggingface.co/papers/2206.01161
-    """
+    """Scores of [`RelevanceSegmentation`] by attribution method, in one pass over a set with masks. As in Table 3 of
+    https://huggingface.co/papers/2206.01161, images are squashed to the size of those that the processor gives, and
+    maps explain the predicted class."""
 
     methods: tuple[str, ...] = tuple(ATTRIBUTION_METHODS)
 

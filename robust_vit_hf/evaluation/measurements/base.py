@@ -58,14 +58,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement(ABC):
-    """A measurement of a side on a set: rows, one or more per image, and scores over all images. Its fields are the
-    options that the result depends on.
+    """A measurement of a side on a set: rows, one or more per image, and scores over all images. Its fields, but those
+    in `free`, are the options that the result depends on."""
 
-    Args:
-        batch_size, num_workers: batch size and data loading workers of each process. Results do not depend on them.
-    """
-
-    free: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers")  # fields that do not change a result
+    free: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers")
 
     batch_size: int = 32
     num_workers: int = 0

@@ -1,7 +1,7 @@
 """Sufficient input subsets of the images of a set."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,11 @@ from .base import Measured, Measurement
 
 @dataclass(frozen=True)
 class Subsets(Measurement):
-    """Sufficient input subsets, in one process. Rows, one per pair of image and class: `found`, `size` (share of the
-    pixels), `confidence`, `revealed` (class probability with the 8 neighbours of each pixel also visible),
-    `all_masked` and, with masks, `foreground` (share of the subset, NaN if it is empty) and `image_foreground`.
-    Scores: their means, see [`summarize`]. Each batch, with its subsets, is a separate file in the folder; existing
-    files are reused.
-
-    Args:
-        targets: classes to explain for every image; if empty, the label of each image.
-        threshold, pixels_per_step: as for [`sufficient_input_subsets`].
-    """
+    """Sufficient input subsets of the classes `targets`, or of the label of each image, in one process. Rows, one per
+    pair of image and class: `found`, `size` (share of the pixels), `confidence`, `revealed` (class probability with
+    the 8 neighbours of each pixel also visible), `all_masked` and, with masks, `foreground` (share of the subset, NaN
+    if it is empty) and `image_foreground`. Scores: their means, see [`summarize`]. Each batch, with its subsets, is a
+    separate file in the folder; existing files are reused."""
 
     free = ("num_workers",)
 
@@ -56,7 +51,6 @@ class Subsets(Measurement):
         pairs = self.pairs(rows)
         repeated = rows.dataset.select([index for index, _ in pairs]).select_columns(columns)
         loader = self.loader(TransformedRows(repeated, rows.transform(side.processor)))
-        options = {name: value for name, value in asdict(self).items() if name in ("threshold", "pixels_per_step")}
         batches = []
         with tqdm(total=len(pairs), desc=description, unit="pair") as progress:
             for number, batch in enumerate(loader):
@@ -64,9 +58,7 @@ class Subsets(Measurement):
                 if path is not None and path.is_file():
                     found = load_file(path)
                 else:
-                    targets = [
-                        target for _, target in pairs[number * self.batch_size : (number + 1) * self.batch_size]
-                    ]
+                    targets = [target for _, target in pairs[number * self.batch_size :][: self.batch_size]]
                     device = session.accelerator.device
                     with session.accelerator.autocast():
                         found = _measure_batch(
@@ -74,7 +66,8 @@ class Subsets(Measurement):
                             batch["pixel_values"].to(device),
                             torch.tensor(targets, device=device),
                             batch.get("mask"),
-                            **options,
+                            threshold=self.threshold,
+                            pixels_per_step=self.pixels_per_step,
                         )
                     found = {name: value.cpu().contiguous() for name, value in found.items()}
                     if path is not None:
@@ -125,9 +118,8 @@ def _columns_of(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     }
 
 
-def concatenate(parts: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
+def concatenate(parts: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Concatenate rows of several sets or batches, with the columns that all of them have."""
-    parts = list(parts)
     shared = set.intersection(*(set(part) for part in parts))
     return {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in parts[0] if name in shared}
 
@@ -138,8 +130,8 @@ def summarize(rows: dict[str, Any]) -> dict[str, float | int | None]:
     found = np.asarray(rows["found"], dtype=bool)
     summary: dict[str, float | int | None] = {"pairs": len(found), "found": float(found.mean())}
     for name, values in rows.items():
-        known = np.asarray(values, dtype=float)[found] if name != "found" else np.empty(0)
-        known = known[~np.isnan(known)]
         if name != "found":
+            known = np.asarray(values, dtype=float)[found]
+            known = known[~np.isnan(known)]
             summary[name] = float(known.mean()) if len(known) else None
     return summary

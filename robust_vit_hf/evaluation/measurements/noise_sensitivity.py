@@ -22,19 +22,15 @@ REGIONS = ("foreground", "background")
 
 @dataclass(frozen=True)
 class Sensitivity(Measurement):
-    """Predictions for images with Gaussian noise on one region. All images have a mask. Rows: `accepted`, the predicted classes
-    `foreground` and `background` under each draw, of the region with the noise, and `object_share`, the object's share of the pixels.
-
-    Args:
-        sigma: standard deviation of the noise on pixels in [0, 1], which are clamped again.
-        draws: draws of the noise, over which accuracies are averaged; the code of the source takes 3. Each takes two forward passes.
-        seed: seed of the noise. An image gets the same noise from every model, and in both regions.
+    """Predictions for images with Gaussian noise on one region. All images have a mask. Rows: `accepted`, the
+    predicted classes `foreground` and `background` under each draw, of the region with the noise, and `object_share`,
+    the object's share of the pixels. An image gets the same noise from every model, and in both regions.
 
     Source: https://huggingface.co/papers/2201.10766; `rfs.py` of https://github.com/mmoayeri/HardImageNet
     """
 
-    sigma: float = 0.25
-    draws: int = 3
+    sigma: float = 0.25  # of the noise on pixels in [0, 1], which are clamped again
+    draws: int = 3  # as in the code of the source; each takes two forward passes
     seed: int = 0
 
     def measure(

@@ -29,19 +29,14 @@ class Backgrounds(Measurement):
       the second; -1 where there is none;
     - `original`, `mixed_same`, …: predicted classes; -1 where no donor has a background;
     - `object_share`, the object's share of the pixels that the model sees, and `relevance_on_object`, its share of the
-      relevance of the predicted class in the original image (NaN without relevance).
-
-    Args:
-        conditions: names in `CONDITIONS`, in their order; the others are left out.
-        relevance: whether to compute relevance maps; otherwise `relevance_on_object` is NaN.
-        seed: seed of the donors.
+      relevance of the predicted class in the original image (NaN without `relevance`).
 
     Source: https://huggingface.co/papers/2006.09994
     """
 
-    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    conditions: tuple[str, ...] = tuple(CONDITIONS)  # some of them, in their order
     relevance: bool = True
-    seed: int = 0
+    seed: int = 0  # of the donors
 
     def measure(
         self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None

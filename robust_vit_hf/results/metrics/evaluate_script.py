@@ -9,16 +9,6 @@ import numpy as np
 from .streaming import StreamingMetric, to_numpy
 
 
-CHEFER_2022 = """\
-@inproceedings{chefer2022optimizing,
-  title={Optimizing Relevance Maps of Vision Transformers Improves Robustness},
-  author={Chefer, Hila and Schwartz, Idan and Wolf, Lior},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2022}
-}
-"""
-
-
 class ScriptMetric(evaluate.Metric):
     """`evaluate` metric computed by a [`StreamingMetric`].
 
@@ -28,7 +18,14 @@ class ScriptMetric(evaluate.Metric):
     """
 
     metric_class: type[StreamingMetric]
-    citation: str = CHEFER_2022
+    citation: str = """\
+@inproceedings{chefer2022optimizing,
+  title={Optimizing Relevance Maps of Vision Transformers Improves Robustness},
+  author={Chefer, Hila and Schwartz, Idan and Wolf, Lior},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2022}
+}
+"""
     reference_url: str = "https://huggingface.co/papers/2206.01161"
 
     def _info(self):
