@@ -70,15 +70,8 @@ class Measurement(ABC):
     def measure(
         self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
     ) -> Measured:
-        """Measure a side on a set.
-
-        Args:
-            description: name of the pass, for the progress and errors.
-            folder: for partial results, from which an interrupted measurement resumes.
-
-        Returns:
-            All rows in every process; scores only in the main process.
-        """
+        """Measure a side on a set: rows in every process, scores only in the main process. `description` names the
+        pass in the progress and in errors; an interrupted measurement resumes from partial results in `folder`."""
 
     def loader(self, images: Dataset) -> DataLoader:
         """Loader of rows of tensors, in order."""
