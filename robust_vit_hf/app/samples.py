@@ -43,8 +43,7 @@ def load_samples(classes: Sequence[str]) -> list[Sample]:
 
 
 def own_samples(path: str, split: str, session: Session) -> list[Sample]:
-    """A few labelled images of a split of the user's dataset, of different classes as far as there are, always the
-    same ones."""
+    """A few labelled images of the user, of different classes as far as there are, always the same ones."""
     images = find_images(path, split, ("label",))
     rows = session.with_sets({split: EvaluationSet.of(choose_images(images.rows, 12))}).sets[split]
     labels = [accepted[0] for accepted in rows.accepted]

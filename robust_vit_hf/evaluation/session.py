@@ -136,8 +136,7 @@ def open_session(
 def load_sides(
     names: Mapping[str, str], preset: Preset, accelerator: Accelerator, *, with_maps: bool = False
 ) -> dict[str, Side]:
-    """Load models, which must have the same classes, with their processors by side; `with_maps` refuses models without
-    relevance maps, see [`VisionTransformer`]."""
+    """Load models of the same classes with their processors by side; `with_maps` refuses those without relevance maps."""
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
     if with_maps:
         for model in models.values():

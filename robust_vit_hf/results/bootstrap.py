@@ -71,8 +71,7 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str]) ->
 
 
 def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
-    """Mean of one value of each run, such as a change of mIoU, with its interval over the seeds (Student's t), which
-    is infinitely wide with a single seed."""
+    """Mean of one value of each run with its interval over seeds (Student's t), infinitely wide with a single seed."""
     by_seed = [
         np.mean([v for v, of in zip(values, seeds, strict=True) if of == seed]) for seed in dict.fromkeys(seeds)
     ]
@@ -86,8 +85,7 @@ def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains `(N,)` of a run on the images of a set, see [`SetResult.gains`], and a digest of the images, equal for
-    runs on the same ones."""
+    """Gains `(N,)` of a run on a set, see [`SetResult.gains`], and a digest of the images, equal for the same ones."""
 
     values: np.ndarray
     seed: str

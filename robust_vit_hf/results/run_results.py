@@ -75,8 +75,7 @@ class SetResult:
         return self.sides[side].ranks < k
 
     def accuracy(self, side: str, k: int = 1, chosen: np.ndarray | bool = True) -> float | None:
-        """Top-k of the labelled images, or of the chosen ones among them, as a fraction; `None` if there are none, or
-        the top k classes are unknown."""
+        """Top-k of labelled images, or those chosen, as a fraction; `None` without any, or if unknown."""
         chosen = self.usable & chosen
         if not chosen.any() or self.sides[side].num_ranked < k:
             return None

@@ -150,8 +150,7 @@ def top_classes(
 
 
 def ranks(predictions: np.ndarray, accepted: list[list[int]]) -> np.ndarray:
-    """Rank `(N,)`, int64, of the first accepted id in predictions `(N, k)`, best first, from 0; 5 if none is. An image
-    is top-k correct if it is below k."""
+    """Rank `(N,)`, int64, from 0, of the first accepted id in predictions `(N, k)`, best first; 5 if none is."""
     found = [
         next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP)
         for best, labels in zip(predictions.tolist(), accepted, strict=True)
