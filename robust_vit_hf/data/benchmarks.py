@@ -24,14 +24,12 @@ class Benchmark:
     """A dataset with its evaluation sets.
 
     Args:
-        class_names: names of the classes, by label.
         training_classes: labels of the classes to finetune on by default.
         shifted: names of the shifted evaluation sets, over which results are averaged.
         masks: origin of the masks, for model cards.
-        load_finetuning_splits: loads the splits `train` and `validation`; takes `samples_per_class`, `seed`,
-            `class_seed` and `num_classes`.
-        load_evaluation_sets: loads the evaluation sets by name, in the order of the tables; takes the images per set and
-            the seed of their composition.
+        load_finetuning_splits: loads `train` and `validation`; takes `samples_per_class`, `seed`, `class_seed` and
+            `num_classes`.
+        load_evaluation_sets: loads the evaluation sets in the order of the tables; takes the images per set and the seed.
     """
 
     class_names: tuple[str, ...]

@@ -14,24 +14,22 @@ from .dataset_card import REJECTED_FOLDER
 
 
 CONTACT_SHEET = "contact_sheet"
-NUM_ROWS = 24  # of a split, at most
 NUM_COLUMNS = 4
 
 
-def save_contact_sheets(folder: Path, splits: list[str]) -> None:
+def save_contact_sheets(folder: Path, split: str) -> None:
     """Write `contact_sheet_<split>.png` and `contact_sheet_<split>_rejected.png`, with at most 24 evenly spaced
-    rows of each split of a folder written by [`SplitWriter`]."""
+    rows of a split that [`SplitWriter`] wrote to the folder."""
     decode = datasets.Image().decode_example
-    for split in splits:
-        for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
-            rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), NUM_ROWS)
-            examples = [
-                (decode(row["image"]), row.get("mask") and decode(row["mask"]), row.get("problem") or row["file_name"])
-                for row in rows
-                if row["image"]
-            ]
-            if examples:
-                save_contact_sheet(examples, folder / f"{CONTACT_SHEET}_{name}.png")
+    for place, name in ((folder, split), (folder / REJECTED_FOLDER, f"{split}_rejected")):
+        rows = sample_rows(sorted(place.glob(f"{split}-*.parquet")), 24)
+        examples = [
+            (decode(row["image"]), row.get("mask") and decode(row["mask"]), row.get("problem") or row["file_name"])
+            for row in rows
+            if row["image"]
+        ]
+        if examples:
+            save_contact_sheet(examples, folder / f"{CONTACT_SHEET}_{name}.png")
 
 
 def save_contact_sheet(examples: list[tuple[Image.Image, Image.Image | None, str]], path: Path) -> None:

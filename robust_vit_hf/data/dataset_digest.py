@@ -20,7 +20,9 @@ def dataset_identity(dataset: datasets.Dataset) -> str:
     for table in dataset.with_format("arrow").iter(1000):
         for name in image_columns:
             images = table[name].combine_chunks()
-            stamps = [None if path is None else _stamp(path) for path in paths_of(images)]
+            in_table = images.field("bytes").is_valid().to_pylist()
+            paths = zip(images.field("path").to_pylist(), in_table, strict=True)
+            stamps = [None if path is None or embedded else _stamp(path) for path, embedded in paths]
             digest.update(repr(stamps).encode())
             table = table.set_column(table.column_names.index(name), name, images.field("bytes"))
         # The stream format contains only the rows, regardless of the table's chunks.
@@ -29,12 +31,6 @@ def dataset_identity(dataset: datasets.Dataset) -> str:
                 writer.write_table(table.combine_chunks())
             digest.update(stream.getvalue())
     return digest.hexdigest()
-
-
-def paths_of(images: pa.StructArray) -> list[str | None]:
-    """Paths of undecoded images that are files; `None` for images whose bytes are in the table."""
-    paths = zip(images.field("path").to_pylist(), images.field("bytes").is_valid().to_pylist(), strict=True)
-    return [None if in_table else path for path, in_table in paths]
 
 
 def row_digest(row: dict) -> str:

@@ -1,7 +1,7 @@
 """Text description of a dataset: rows, classes, masks and first problems."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ from .schema import decode, undecoded_rows
 from .write_rows import parts_of
 
 
-NUM_PROBLEMS = NUM_NAMES = 10
+NUM_SHOWN = 10  # problems and names
 # Of mask coverage, in per cent.
 BINS = ("empty", *(f"{low:>3}–{low + 10:<3}" for low in range(0, 100, 10)), "full")
 
@@ -52,7 +52,7 @@ def describe(options: DescribeOptions) -> str:
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:NUM_NAMES]) + (", …" if len(names) > NUM_NAMES else "")
+    return ", ".join(names[:NUM_SHOWN]) + (", …" if len(names) > NUM_SHOWN else "")
 
 
 def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
@@ -76,13 +76,15 @@ def describe_rows(rows: Iterable[dict], num_labels: int | None = None) -> str:
             progress.update(len(part))
     lines = [f"rows: {count:,}, {len(problems):,} of them unusable", f"columns: {', '.join(columns)}"]
     if sizes:
-        lines.append("images: " + ", ".join(map(_range, zip(*sizes, strict=True), ("wide", "high"))))
+        sides = zip(zip(*sizes, strict=True), ("wide", "high"), strict=True)
+        told = (f"{min(px)}–{max(px)} px {side} (median {np.median(px):.0f})" for px, side in sides)
+        lines.append(f"images: {', '.join(told)}")
     lines += [_classes(labels)] if labels else []
     if coverage:
         lines.append("mask coverage (foreground in per cent of the image):")
         bars = {name: "█" * round(40 * coverage[name] / max(coverage.values())) for name in BINS}
         lines += [f"  {name:>8} {coverage[name]:>8,} {bar}" for name, bar in bars.items()]
-    if shown := problems[:NUM_PROBLEMS]:
+    if shown := problems[:NUM_SHOWN]:
         lines += [f"first problems ({len(shown)} of {len(problems):,}):", *(f"  {problem}" for problem in shown)]
     return "\n".join(lines)
 
@@ -96,10 +98,6 @@ def _problem_of(row: dict, image: Image.Image | None, mask: Image.Image | None, 
         problems = [mask_problem(image, mask), *problems]
     problem = next(filter(None, problems), None)
     return problem and f"{row['file_name']}: {problem}"
-
-
-def _range(pixels: Sequence[int], side: str) -> str:
-    return f"{min(pixels)}–{max(pixels)} px {side} (median {np.median(pixels):.0f})"
 
 
 def _classes(labels: list) -> str:

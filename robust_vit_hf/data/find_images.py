@@ -38,14 +38,8 @@ class UnknownSplit(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Images of a split.
-
-    Args:
-        rows: `image` and, where they are known, `mask`, `label`, `group` and `file_name`.
-        source: folder, file, Hub id or name of a benchmark.
-        split: the split, or a slice of it.
-        masks: origin of the masks, for model cards.
-    """
+    """Images of a split: `rows` have `image` and, where they are known, `mask`, `label`, `group` and `file_name`; `source` is
+    a folder, file, Hub id or name of a benchmark, and `masks` the origin of the masks, for model cards."""
 
     rows: Any
     source: str

@@ -32,17 +32,13 @@ class KnownSet:
         origin: URL of its archives.
         layout: function `module.function` of `data/layouts` that opens a folder (or file) in the official layout; takes `part` and
             `options`.
-        part: arguments of `layout` that tell this set from others of its layout.
-        family: name of all sets of the layout together.
-        title: its column in the paper's Tables 1 and 2; `None` for sets that these do not have.
+        part: arguments of `layout` that tell this set from others of its layout, which `family` names together.
+        title: its column in the paper's Tables 1 and 2 (2 if `synthetic`); `None` for sets that these do not have.
         evaluated: whether `evaluate` measures it: it has labels of ImageNet, and is not for training.
         shifted: whether its distribution is another one than ImageNet's.
-        synthetic: whether it is in the paper's Table 2.
         labels: labels of an image, one, or a list of all that are accepted.
-        masks: whether it has foreground masks.
         class_names: names of its classes; by default those of ImageNet-1k, as wnids.
         factors: further columns, with their types, or the names of their classes.
-        options: names of the options of the loader.
         splits: names of the splits that are prepared; the first is the default of the option `split`, if there are several.
         hub: configuration and split by Hub id of copies as tables, the default first. Their labels are numbered within the set.
         hub_row: function `module.function` of `data/layouts` that gives a row of the set, from a row of such a copy and its name; by

@@ -94,11 +94,8 @@ def unnamed(names: Sequence[str]) -> bool:
 
 
 def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
-    """Check that two models have the same number of classes and, if both have names, the same names. Numbers, with `LABEL_` before
-    them or without, are no names, but the same ones must have the same order: sorted as text, 10 comes before 2.
-
-    Raises:
-        ValueError: the classes differ; the message names the first difference.
+    """Check that two models have the same number of classes and, if both have names, the same names. Numbers, with `LABEL_`
+    before them or without, are no names, but the same ones must have the same order: sorted as text, 10 comes before 2.
     """
     first, second = ([str(name).removeprefix("LABEL_") for name in names] for names in (before, after))
     comparable = sorted(first) == sorted(second) or not (unnamed(before) or unnamed(after))
@@ -112,11 +109,7 @@ def check_same_classes(before: Sequence[str], after: Sequence[str]) -> None:
 
 
 def check_class_names(classes: Sequence[str]) -> list[str]:
-    """Names of the classes of a new head, without space around them.
-
-    Raises:
-        ValueError: there are fewer than two, one is empty, or two are the same.
-    """
+    """Names, two or more and different, of the classes of a new head, without space around them."""
     names = [name.strip() for name in classes]
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if len(names) < 2 or repeated:

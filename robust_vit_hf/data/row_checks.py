@@ -46,7 +46,7 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
 def check_rows(
     dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
 ) -> datasets.Dataset:
-    """Decode and check every row once, so that training does not fail on it hours later.
+    """Decode and check every row once, so that training does not fail on it hours later. Errors name rows and files.
 
     Args:
         name: name of the dataset in errors.
@@ -54,10 +54,6 @@ def check_rows(
 
     Returns:
         The dataset without rows whose mask is empty or full.
-
-    Raises:
-        ValueError: image or mask of a row cannot be decoded or differ in size, a mask has several channels, a label is
-            not a class of the model, masks are refused, or no rows remain. The message names rows and files.
     """
     kept, problems, uninformative = [], [], []
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)

@@ -56,16 +56,13 @@ class Slice(NamedTuple):
 
 
 class SplitWriter:
-    """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold other
-    splits of the same inputs.
+    """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold
+    other splits of the same inputs.
 
-    Rows are added in source order. Those of a slice are written at once to files whose names are the range of source rows; a
-    reopened writer goes on after the last slice. Rows with a `problem` go to the configuration `rejected`.
-
-    Args:
-        title, text: heading and first paragraph of the dataset card.
-        rows_per_file: source rows of a slice, unless these exceed 64 MiB.
-        selection: rule by which the source rows of this split are selected.
+    Rows are added in source order. Those of a slice, `rows_per_file` or 64 MiB, are written at once to files whose
+    names are the range of source rows; a reopened writer goes on after the last slice. Rows with a `problem` go to the
+    configuration `rejected`. `title` and `text` are those of the dataset card, `selection` is the rule by which source
+    rows are selected.
     """
 
     def __init__(
@@ -132,12 +129,8 @@ class SplitWriter:
         ]
 
     def write(self, rows: list[dict], digests: list[str]) -> None:
-        """Add the next source rows, with encoded images, to the slice, which is written if it has enough.
-
-        Args:
-            rows: rejected rows have `problem`, the reason.
-            digests: [`row_digest`] of each source row.
-        """
+        """Add the next source rows, with encoded images and, if rejected, `problem`, and the [`row_digest`] of each to
+        the slice, which is written if it has enough."""
         self._rows += rows
         self._digests += digests
         if len(self._rows) >= self.rows_per_file or sum(map(_num_bytes, self._rows)) >= MAX_BYTES:
@@ -179,7 +172,7 @@ class SplitWriter:
         if not self.is_complete:
             splits = self.splits | {self.split: counts}
             write_card(folder, self.title, self.text, self.features, splits)
-            save_contact_sheets(folder, [self.split])
+            save_contact_sheets(folder, self.split)
             self.stage.finish({"splits": splits}, [CARD_FILE])
         return counts[0], counts[1]
 

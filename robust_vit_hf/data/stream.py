@@ -25,20 +25,16 @@ MAX_BAD_ROWS = 100
 
 
 class MaskedStream(torch.utils.data.IterableDataset):
-    """Endless rows of a stream with masks: after the last row, it restarts in the next epoch's order.
+    """Endless rows of a stream with masks, transformed, with their `name` for errors: after the last row, it restarts in the
+    next epoch's order.
 
     Processes and data loader workers share the rows. A row's augmentation depends only on `seed`, the pass and the
     row, so that resuming and the number of processes and workers do not change images.
 
     Args:
-        dataset: stream with the columns of `check_columns`.
-        transform: [`train_transform`] of an image processor.
         mapping: class of the model for each label, see [`label_mapping`].
         bad_masks: whether a row with an unusable image or mask, or an empty or full mask, is skipped with a warning or
             refused. 100 consecutive ones are refused, and so is a label that is no class of the model.
-
-    Yields:
-        The transformed row, with its `name` for errors.
     """
 
     def __init__(

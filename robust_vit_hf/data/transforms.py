@@ -119,22 +119,13 @@ def segmentation_transform(
     Args:
         resample: interpolation of images; bilinear in the paper's test.
     """
-    height, width = input_size(processor)
+    size = [*input_size(processor)]
+    of_images = eval_transform(type(processor).from_dict(processor.to_dict() | {"resample": resample}), whole=True)
 
     def transform(rows: dict[str, list]) -> dict[str, list]:
         check_masks(rows)
-        pixel_values = processor(
-            [to_rgb(image) for image in rows["image"]],
-            size={"height": height, "width": width},
-            resample=resample,
-            do_resize=True,
-            do_center_crop=False,
-            return_tensors="pt",
-        )["pixel_values"].float()
-        masks = [
-            functional.resize(mask_to_tensor(mask), [height, width], InterpolationMode.NEAREST_EXACT) / 255
-            for mask in rows["mask"]
-        ]
-        return {"pixel_values": list(pixel_values), "mask": masks}
+        masks = [mask_to_tensor(mask) for mask in rows["mask"]]
+        resized = [functional.resize(mask, size, InterpolationMode.NEAREST_EXACT) / 255 for mask in masks]
+        return of_images({"image": rows["image"]}) | {"mask": resized}
 
     return transform

@@ -37,11 +37,8 @@ def write_rows(
     write for each of the `parts`, one per source row. Launched processes share the parts; the files are the same as
     with one process.
 
-    Args:
-        writer: `None` outside the main process, which receives the rows of the others.
-
     Returns:
-        Numbers of rows and rejected rows; `None` outside the main process.
+        Numbers of rows and rejected rows; `None` outside the main process, where `writer` is `None` too.
     """
     state = PartialState()
     if writer is not None:

@@ -16,12 +16,8 @@ from .mask_result import MaskResult
 
 
 class CocoAnnotations:
-    """Masks from the union of an image's annotations.
-
-    Args:
-        path: JSON file with `images`, `annotations` and `categories`, as COCO's `instances_….json`.
-        category: name of the foreground category; all by default.
-    """
+    """Masks from the union of an image's annotations, of one category or all, in a JSON file with `images`, `annotations` and
+    `categories`, as COCO's `instances_….json`."""
 
     def __init__(self, path: str | Path, category: str | None = None):
         self.path, self.by_name, self.by_image = path, {}, defaultdict(list)

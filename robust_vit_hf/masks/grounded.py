@@ -1,7 +1,5 @@
-"""Foreground masks from names: Grounding DINO finds boxes, SAM segments their contents.
-
-The names are the class name, or names of its parts for the concept masks of *Concept-Guided Fine-Tuning*
-(https://huggingface.co/papers/2603.08309).
+"""Foreground masks from names: Grounding DINO finds boxes, SAM segments their contents. The names are the class name, or
+names of its parts for the concept masks of *Concept-Guided Fine-Tuning* (https://huggingface.co/papers/2603.08309).
 
 Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment Anything*
 (https://huggingface.co/papers/2304.02643), *SAM 2* (https://huggingface.co/papers/2408.00714).
@@ -26,9 +24,6 @@ from .mask_result import MaskResult
 from .prompts import Prompts, names_to_find
 
 
-TEXT_THRESHOLD = 0.25  # least score of a word in the phrase of a box, which is only shown in the note
-
-
 def prompt_text(names: Sequence[str]) -> str:
     """Prompt of Grounding DINO: lower case, " ." after each name, of which full stops, which would split it, are dropped.
 
@@ -37,16 +32,6 @@ def prompt_text(names: Sequence[str]) -> str:
         "head . st bernard's tail ."
     """
     return " ".join(f"{' '.join(name.lower().replace('.', ' ').split())} ." for name in names)
-
-
-def best_masks(logits: torch.Tensor, predicted_iou: torch.Tensor) -> torch.Tensor:
-    """For each box, the mask `(N, 1, h, w)` with the highest IoU predicted by SAM.
-
-    Args:
-        logits: `(N, M, h, w)`, M masks (three: whole, part, subpart) for each of N boxes.
-        predicted_iou: `(N, M)`.
-    """
-    return logits[torch.arange(len(logits)), predicted_iou.argmax(dim=1)].unsqueeze(1)
 
 
 @dataclass(eq=False)
@@ -104,7 +89,7 @@ class GroundedSegmentation:
             self.detector(**inputs),
             inputs["input_ids"],
             threshold=self.box_threshold,
-            text_threshold=TEXT_THRESHOLD,
+            text_threshold=0.25,  # of a word in the phrase of a box, which is only shown in the note
             target_sizes=[size],
         )
         if not len(found["boxes"]):
@@ -120,7 +105,9 @@ class GroundedSegmentation:
         )
         # SAM pads images and returns the unpadded sizes; SAM 2 resizes both sides.
         sizes = [inputs[name] for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
-        best = best_masks(output.pred_masks[0].float(), output.iou_scores[0])
+        # Of the masks of each box (whole, part, subpart), that with the highest predicted IoU: (N, 3, h, w) to (N, 1, h, w).
+        logits, best_of_box = output.pred_masks[0].float(), output.iou_scores[0].argmax(dim=1)
+        best = logits[torch.arange(len(logits)), best_of_box].unsqueeze(1)
         (masks,) = self.segmenter_processor.post_process_masks([best], *sizes)
         union = masks.flatten(0, 1).any(dim=0).cpu().numpy()  # (H, W)
         rejected = None if union.any() else "SAM found nothing in the boxes"

@@ -77,23 +77,15 @@ def make_masker(
 
     settings = {name: getattr(options, name) for name in ("batch_size", "min_pixels", "min_side", "released")}
     settings["refine"] = not options.coarse
-    registered = MODELS.get(options.model)
-    if registered is not None and registered.load_backbone is not None:
+    if (registered := MODELS.get(options.model)) and registered.load_backbone:
         return TokenCut(registered.load_backbone().to(device), **settings)
     return TokenCut.from_pretrained(options.model, device, **settings)
 
 
 def write_masks(options: MasksOptions, make_masker: Callable[..., Masker] = make_masker) -> dict[str, tuple[int, int]]:
     """Write images with masks as parquet, with a card and contact sheets. Call it again with the same options to resume an
-    interrupted run. Launched processes share the images, and the first one writes.
-
-    Args:
-        make_masker: returns the mask maker. Digests of its `models` by name, if any, are inputs of the stage, and all rows
-            pass through its `claimed`, if any, in every process.
-
-    Returns:
-        Numbers of rows and rejected rows of each split; empty outside the main process.
-    """
+    interrupted run. Launched processes share the images, and the first one writes: it returns the numbers of rows and
+    rejected rows of each split. All rows pass through the mask maker's `claimed`, if any, in every process."""
     check_output_dir(options.output_dir, options.images)
     # The first process compares finished rows with the source, and writes the last slice, while the others wait.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
@@ -128,14 +120,8 @@ def write_split(
     title: str,
     total: int | None = None,
 ) -> tuple[int, int] | None:
-    """Write one split of images with masks to the output folder, see [`write_masks`].
-
-    Args:
-        rows, columns: rows with undecoded images and `file_name`, and their types.
-
-    Returns:
-        Numbers of rows and rejected rows; `None` outside the main process.
-    """
+    """Write one split of images with masks to the output folder, see [`write_masks`], from rows with undecoded images and
+    `file_name`. Returns the numbers of rows and rejected rows; `None` outside the main process."""
     features = {"image": datasets.Image(), "mask": datasets.Image()}
     features |= {name: columns[name] for name in KEPT if name in columns}
     features |= dict.fromkeys(("file_name", "note"), datasets.Value("string"))

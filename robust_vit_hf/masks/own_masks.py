@@ -73,13 +73,8 @@ def masked_images(
     folder: Path,
 ) -> MaskedImages:
     """Labelled images with masks: those that they have, or new ones, which are kept in `folder` with contact sheets.
-    Called again, finished masks are read. Launched processes share the work.
-
-    Args:
-        name: name of the images in errors.
-        model_name: the name that the model was loaded by.
-        method: name in `MASK_METHODS` to make masks; by default TokenCut, by the model's own features, where there are none.
-    """
+    Called again, finished masks are read. Launched processes share the work. New ones are made by `method` of
+    `MASK_METHODS`; by default by TokenCut with the model's own features, where there are none."""
     classes, origin = classes_of_model(unwrap_pretrained(model).config), images.masks
     aligned = align_labels(images.rows, classes, name)  # refuses other classes before masks, which take long, are made
     needed = aligned.with_format(None)["label"][:]
@@ -93,8 +88,7 @@ def masked_images(
 
 def own_tokencut(model: nn.Module, processor: BaseImageProcessor, model_name: str, **settings) -> TokenCut:
     """TokenCut with the features of a model; for a bundled model, by its name, those of its self-supervised base."""
-    registered = MODELS.get(model_name)
-    if registered is not None and registered.load_backbone is not None:
+    if (registered := MODELS.get(model_name)) and registered.load_backbone:
         return TokenCut(_backbone(model_name).to(next(model.parameters()).device), **settings)
     return TokenCut(model.eval(), processor, **settings)
 

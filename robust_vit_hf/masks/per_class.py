@@ -8,11 +8,7 @@ from ..data.write_rows import ROWS_PER_PART, DecodedRow
 
 
 class PerClass:
-    """Selects rows of classes that have fewer than `number` masks yet.
-
-    Args:
-        writer: writer of the rows with masks, possibly resuming an interrupted run.
-    """
+    """Selects rows of classes that have fewer than `number` masks yet, also of an interrupted run of the writer."""
 
     def __init__(self, number: int, writer: SplitWriter):
         self.number = number

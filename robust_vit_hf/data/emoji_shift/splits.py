@@ -1,7 +1,6 @@
 """The image sets of emoji-shift, composed deterministically from a seed."""
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +12,13 @@ from PIL import Image
 
 from ...utils.cache import cache_of
 from ...utils.files import atomic_file
+from ..schema import encode_image
 from . import artwork
-from .artwork import (
-    BACKGROUNDS,
-    CLASSES,
-    NEW_BACKGROUNDS,
-    OPEN_VENDORS,
-    TRAINING_VENDORS,
-    UNSEEN_VENDOR,
-    background,
-    emoji,
-)
 
 
 IMAGE_SIZE = 112  # the model's input size, so that 72 px drawings and photographs keep their detail
-CLASS_NAMES = tuple(CLASSES)
-BACKGROUND_NAMES = tuple(BACKGROUNDS)
+CLASS_NAMES = tuple(artwork.CLASSES)
+BACKGROUND_NAMES = tuple(artwork.BACKGROUNDS)
 PER_BACKGROUND = len(CLASS_NAMES) // len(BACKGROUND_NAMES)  # classes with one habitual background
 
 FEATURES = datasets.Features(
@@ -58,7 +48,7 @@ class Split:
 
     background_bias: float = 0.98
     new_backgrounds: bool = False
-    vendors: tuple[str, ...] = TRAINING_VENDORS
+    vendors: tuple[str, ...] = artwork.TRAINING_VENDORS
     side: tuple[float, float] = (0.30, 0.55)
     max_angle: float = 20.0
     overhang: float = 0.0
@@ -70,7 +60,7 @@ SPLITS = {
     "val": Split(),
     "background_new": Split(new_backgrounds=True),
     "background_random": Split(background_bias=0.0),
-    "vendor": Split(vendors=(UNSEEN_VENDOR,)),
+    "vendor": Split(vendors=(artwork.UNSEEN_VENDOR,)),
     "location": Split(overhang=0.4),
     "rotation": Split(max_angle=180.0),
     "size": Split(side=(0.15, 0.275)),
@@ -116,7 +106,7 @@ def _draw_background(spec: Split, label: int, rng: np.random.Generator) -> str:
     """Name of the photograph, the first draw of an image."""
     place, count = label // PER_BACKGROUND, len(BACKGROUND_NAMES)
     if spec.new_backgrounds:
-        return tuple(NEW_BACKGROUNDS)[rng.integers(len(NEW_BACKGROUNDS))]
+        return tuple(artwork.NEW_BACKGROUNDS)[rng.integers(len(artwork.NEW_BACKGROUNDS))]
     if rng.random() < spec.background_bias:
         return BACKGROUND_NAMES[place]
     return BACKGROUND_NAMES[(place + rng.integers(1, count)) % count]
@@ -129,7 +119,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
     spec, rng = SPLITS[split], _generator(split, index, seed)
     label = index % len(CLASS_NAMES)
     scene = _draw_background(spec, label, rng)
-    photograph = background(scene)
+    photograph = artwork.background(scene)
     crop = int(rng.integers(112, 169))
     left, top = (int(rng.integers(0, length - crop + 1)) for length in photograph.size)
     image = photograph.resize(
@@ -137,7 +127,7 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
     )
 
     vendor = spec.vendors[rng.integers(len(spec.vendors))]
-    drawing = emoji(CLASS_NAMES[label], vendor)
+    drawing = artwork.emoji(CLASS_NAMES[label], vendor)
     if rng.random() < 0.5:
         drawing = drawing.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     drawing = drawing.rotate(rng.uniform(-spec.max_angle, spec.max_angle), Image.Resampling.BICUBIC, expand=True)
@@ -159,18 +149,13 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
         "label": label,
         "vendor": vendor,
         "background": scene,
-        "openly_licensed": vendor in OPEN_VENDORS,
+        "openly_licensed": vendor in artwork.OPEN_VENDORS,
     }
 
 
 def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int] | None = None) -> datasets.Dataset:
-    """The first `num_images` images of a split, as rows of [`compose`]. Cached in a file of the cache of `datasets`.
-
-    Args:
-        split: one of `SPLITS`. A longer split begins with the shorter one.
-        seed: seed of the composition. Images of other seeds share only the artwork.
-        classes: labels to keep; all by default.
-    """
+    """The first `num_images` images of a split, as rows of [`compose`], of some labels or all. Cached in a file of the
+    cache of `datasets`. A longer split begins with the shorter one; images of other seeds share only the artwork."""
     kept = range(len(CLASS_NAMES)) if classes is None else classes
     indices = [i // len(kept) * len(CLASS_NAMES) + kept[i % len(kept)] for i in range(num_images)]
     # Keyed by code and artwork, so that a new version of either recomposes the images.
@@ -181,29 +166,19 @@ def load_split(split: str, num_images: int, seed: int = 0, classes: Sequence[int
         with atomic_file(file) as partial, ArrowWriter(path=str(partial), features=FEATURES) as writer:
             for index in indices:
                 row = compose(split, index, seed)
-                writer.write(row | {column: {"bytes": _png(row[column])} for column in ("image", "mask")})
+                # With the fastest compression, three times as fast as the default.
+                pictures = {name: encode_image(row[name], None, "PNG", compress_level=1) for name in ("image", "mask")}
+                writer.write(row | pictures)
             writer.finalize()
     return datasets.Dataset.from_file(str(file))
-
-
-def _png(image: Image.Image) -> bytes:
-    """Encode an image as PNG with the fastest compression, three times as fast as the default."""
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def load_finetuning_splits(
     samples_per_class: int = 2, seed: int = 0, class_seed: int = 0, num_classes: int | None = None
 ) -> dict[str, datasets.Dataset]:
-    """Images to finetune on, `train` and `validation`. As in the paper, `train` has half of the classes, and
-    `validation` a few images (four) of each of the others. Both are biased, and share no images with the evaluation
-    splits.
-
-    Args:
-        samples_per_class: training images of each class; 3 in the paper.
-        class_seed, num_classes: arguments of [`training_classes`].
-    """
+    """Images to finetune on. As in the paper, `train` has half of the classes, see [`training_classes`], and
+    `validation` a few images (four) of each of the others; the paper has 3 training images of each class. Both are
+    biased, and share no images with the evaluation splits."""
     shown = training_classes(class_seed, num_classes)
     others = sorted(set(range(len(CLASS_NAMES))) - set(shown))
     return {

@@ -63,12 +63,8 @@ def find_classes(root: Path, is_class: Callable[[str], bool]) -> list[Path]:
 
 
 def open_class_folders(root: Path, labels: Mapping[str, int | list[int]], place: Path | None = None) -> Source:
-    """Source of folders named after classes.
-
-    Args:
-        labels: label 0–999 of each class, or all that are accepted.
-        place: where to look for the folders; `root`, to which names of files are relative, by default.
-    """
+    """Source of folders in `place` named after classes, by the label 0–999 of each, or all that are accepted. Names of files
+    are relative to `root`."""
     shards = []
     for folder in find_classes(place or root, labels.__contains__):
         problem = f"`{folder}` is named after no class of this set: remove the folder, or correct its name."
@@ -99,10 +95,6 @@ def path_within(root: Path, metadata: str, base: str, value: object) -> str:
             "metadata."
         )
     return f"{base}/{name}" if base else name
-
-
-def is_wnid(name: str) -> bool:
-    return re.fullmatch(r"n\d{8}", name) is not None
 
 
 def open_wnids(root: Path, class_subset: str | None = None) -> Source:

@@ -17,12 +17,8 @@ FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
 
 
 def open_hard_imagenet(root: Path, imagenet: str | None = None, split: str = "validation") -> Source:
-    """The masks of a split (`train` or `validation`) with their images.
-
-    Args:
-        root: the unpacked set, with `train/<wnid>_<file>` and `val/<wnid>_<file>`, or a folder one or two levels above.
-        imagenet: your ImageNet-1k, with `train/<wnid>` and `val/<wnid>`.
-    """
+    """The masks of a split (`train` or `validation`) with their images from your ImageNet-1k, in `train/<wnid>` and
+    `val/<wnid>`. `root` holds `train/<wnid>_<file>` and `val/<wnid>_<file>`, at most two levels down."""
     names = FOLDERS[split]
     masks = [path for name in names for path in places_below(root, name) if path.is_dir() and image_files(path)]
     if imagenet is None or not masks:

@@ -17,10 +17,6 @@ from .class_folders import change_times
 from .imagenet import VALIDATION_NAME
 
 
-IMAGE_COLUMNS = ("image", "webp", "jpg", "jpeg", "png")
-LABEL_COLUMNS = ("wnid", "cls", "label")
-
-
 def open_table(
     source: str,
     config: str | None,
@@ -57,7 +53,7 @@ def _columns(
     """Columns of images and labels, and labels 0–999 of the values in the latter."""
     image, label = (
         next((name for name in names if name in dataset.column_names), None)
-        for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
+        for names in (("image", "webp", "jpg", "jpeg", "png"), ("wnid", "cls", "label"))
     )
     names = getattr(dataset.features.get(label), "names", None) or ()
     if names and label_of_wnid().keys() >= {*names}:

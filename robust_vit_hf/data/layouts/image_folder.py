@@ -35,12 +35,8 @@ NUM_NAMES = 3  # of files left out, shown for each reason
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Images and metadata files below a folder.
-
-    Args:
-        images, metadata: names of files, relative to the root.
-        folders: folder of each split, relative to the root: `train/`; empty for the root.
-    """
+    """Images and metadata files below a folder, by names relative to it, and the folder of each split: `train/`, or empty for
+    the root."""
 
     root: Path
     images: list[str]
@@ -82,11 +78,8 @@ class ImageFolder:
 
     def read(self, split: str) -> tuple[datasets.Dataset, str | None]:
         """Rows of a split, and what is left out, in words: the rows that metadata names in order, or else the images of class
-        folders.
-
-        Rows have `image`, `label` where it is known, `file_name`, relative to the folder of the split, and the other columns of
-        the metadata. Classes are those of the split, sorted by name.
-        """
+        folders. They have `image`, `label` where it is known, `file_name`, relative to the folder of the split, and the other
+        columns of the metadata. Classes are those of the split, sorted by name."""
         folder, left_out = self.folders[split], defaultdict(list)
         images = [name for name in self.images if name.startswith(folder)]
         metadata = [name for name in self.metadata if name.startswith(folder)] or [

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..imagenet_classes import label_of_wnid, timm_list
 from ..schema import Source
-from .class_folders import change_times, image_files, is_wnid, open_wnids, subfolders
+from .class_folders import change_times, image_files, open_wnids, subfolders
 
 
 VALIDATION_FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "ILSVRC2012_img_val", ".")
@@ -24,7 +24,7 @@ def open_validation(root: Path, labels: Literal["original", "real"] = "original"
     or the devkit beside it. `labels` is `"real"` for lists of ReaL labels, without images whose list is empty."""
     folder = next((root / name for name in VALIDATION_FOLDERS if (root / name).is_dir()), root)
     files = image_files(folder)
-    if any(is_wnid(child.name) for child in subfolders(folder)) or not files:
+    if any(re.fullmatch(r"n\d{8}", child.name) for child in subfolders(folder)) or not files:
         source = open_wnids(folder)
         if source.shards[0].path.parent.name == "train":
             raise ValueError(

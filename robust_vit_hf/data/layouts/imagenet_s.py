@@ -31,11 +31,8 @@ PAPER_VALIDATION_CLASSES = 414
 
 
 def open_imagenet_s(root: Path, imagenet: str | None = None) -> Source:
-    """All annotated training images in a folder with `train-semi-segmentation`, at most two levels down.
-
-    Args:
-        imagenet: your ImageNet-1k, with `train/<wnid>` or `<wnid>`, for images that are not in `train-semi`.
-    """
+    """All annotated training images in a folder with `train-semi-segmentation`, at most two levels down. `imagenet` is your
+    ImageNet-1k, with `train/<wnid>` or `<wnid>`, for images that are not in `train-semi`."""
     masks = _find_masks(root)
     return _source_of(subfolders(masks), masks, imagenet)
 

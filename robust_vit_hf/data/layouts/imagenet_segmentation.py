@@ -1,7 +1,7 @@
 """ImageNet-Segmentation (Guillaumin et al., 2014): 4,276 images with masks in one MATLAB file, `gtsegs_ijcv.mat`."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,6 @@ from ..schema import Source, encode_image
 
 
 FILE_NAME = "gtsegs_ijcv.mat"
-
-
-@dataclass(frozen=True)
-class MatRows:
-    """Rows `first` to `end` (exclusive) of the MATLAB file."""
-
-    path: Path
-    first: int
-    end: int
 
 
 def open_segmentation(path: Path) -> Source:
@@ -36,20 +27,21 @@ def open_segmentation(path: Path) -> Source:
             f"`{path}` is not an HDF5 file ({error}): `{FILE_NAME}` is in MATLAB's format 7.3. If it is truncated or an "
             "error page, download it again; if you saved it again in MATLAB, use `-v7.3`."
         ) from error
-    return Source(mat_rows, [MatRows(path, first, min(first + 100, count)) for first in range(0, count, 100)])
+    parts = [range(first, min(first + 100, count)) for first in range(0, count, 100)]
+    return Source(partial(mat_rows, path=path), parts, path.stat().st_mtime_ns)
 
 
-def mat_rows(shards: list[MatRows]) -> Iterator[dict]:
+def mat_rows(shards: list[range], path: Path) -> Iterator[dict]:
     """Rows with image and mask as BMP. Each worker opens the file itself, since HDF5 handles do not survive a fork."""
     import h5py
 
     for shard in shards:
-        with h5py.File(shard.path) as file:
-            for index in range(shard.first, shard.end):
+        with h5py.File(path) as file:
+            for index in shard:
                 # MATLAB is column-major, so axes are reversed: (3, W, H). A mask is a cell inside a cell.
                 image = file[file["/value/img"][index, 0]][()].transpose(2, 1, 0)
                 mask = file[file[file["/value/gt"][index, 0]][0, 0]][()].transpose(1, 0)
-                name = f"{shard.path.name}/{index}"
+                name = f"{path.name}/{index}"
                 image, mask = (Image.fromarray(values.astype(np.uint8)) for values in (image, 255 * mask))
                 yield {
                     "image": encode_image(image, f"{name}.bmp"),

@@ -15,13 +15,10 @@ def mask_rows(
     names_of: Callable[[Path], tuple[str, list[str]]],
     read: Callable[[Path], Image.Image],
 ) -> Iterator[dict]:
-    """Rows with binary masks.
+    """Rows with binary masks, for mask files. Roots of images and names of an image are in order of preference.
 
     Args:
-        shards: mask files.
-        image_folders: roots of images, in order of preference.
-        names_of: gives the wnid of a mask file, and names of its image below a root, in order of preference; the first is the row's
-            name.
+        names_of: gives the wnid of a mask file, and names of its image below a root; the first is the row's name.
         read: reads a mask file, with one channel, 0 or 255.
     """
     for path in shards:

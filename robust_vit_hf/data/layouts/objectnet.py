@@ -29,12 +29,8 @@ MAPPING_FILES = (
 
 
 def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = False) -> Source:
-    """Folders of images with ObjectNet's mapping files beside them.
-
-    Args:
-        mappings: folder of the mapping files; `mappings` in or beside the folder of images by default.
-        cropped: whether to cut the red border of 2 pixels. The paper keeps it; the protocol `native` cuts it.
-    """
+    """Folders of images with ObjectNet's mapping files in `mappings`, by default in or beside the folder of images. `cropped`
+    cuts the red border of 2 pixels: the paper keeps it, the protocol `native` cuts it."""
     found = [Path(mappings)] if mappings else [*root.parent.glob("mappings"), *places_below(root, "mappings")]
     if not found:
         raise FileNotFoundError(
@@ -42,9 +38,7 @@ def open_objectnet(root: Path, mappings: str | None = None, cropped: bool = Fals
             "ImageNet classes. Give it with --mappings."
         )
     source = open_class_folders(root, read_mappings(found[0]))
-    source = replace(
-        source, shards=[shard for shard in source.shards if shard.problem is None]
-    )  # others are of no class
+    source = replace(source, shards=[shard for shard in source.shards if shard.problem is None])  # of classes
     return without_border(source) if cropped else source
 
 

@@ -16,12 +16,7 @@ from ..label_mapping import class_names_of
 
 @dataclass(frozen=True)
 class ParquetFiles:
-    """Parquet files of a folder or a Hub id.
-
-    Args:
-        splits: paths or URLs of the files of each split.
-        features: columns that the card declares; `None` if it does not.
-    """
+    """Parquet files of a folder or a Hub id: paths or URLs of each split, and the columns that the card declares, if it does."""
 
     splits: dict[str, list[str]]
     features: datasets.Features | None

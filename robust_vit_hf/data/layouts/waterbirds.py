@@ -19,13 +19,8 @@ SPLITS = {"train": "0", "validation": "1", "test": "2"}
 
 
 def open_waterbirds(root: Path, split: str = "train", segmentations: str | None = None) -> Source:
-    """A split of `waterbird_complete95_forest2water2`, as its `metadata.csv` lists it, at most two levels below `root`.
-
-    Args:
-        split: one of `SPLITS`.
-        segmentations: the folder `segmentations` of CUB-200-2011, whose masks composed the images; without it, there are no
-            masks.
-    """
+    """A split (of `SPLITS`) of `waterbird_complete95_forest2water2`, as its `metadata.csv` lists it, at most two levels below
+    `root`. `segmentations` is the folder of that name of CUB-200-2011, whose masks composed the images."""
     path = next(iter(places_below(root, METADATA_FILE)), root / METADATA_FILE)
     reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
     if not {"img_filename", "y", "split", "place"} <= {*(reader.fieldnames or ())}:
