@@ -21,13 +21,9 @@ PICTURE_SIDE = 512  # longest side of the pictures, in pixels
 
 @dataclass(frozen=True)
 class Explanation:
-    """A model's prediction and relevance map for an image.
-
-    Args:
-        top: top five classes with probabilities, best first.
-        target: index of the explained class, with its probability `score`.
-        mean_iou, energy: as in [`RelevanceSegmentation`]; `None` without a mask.
-    """
+    """A model's prediction and relevance map for an image: top five classes with probabilities, best first, index and
+    probability of the explained class, and agreement with the mask as in [`RelevanceSegmentation`], `None` without
+    one."""
 
     top: list[tuple[int, float]]
     target: int

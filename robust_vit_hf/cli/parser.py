@@ -2,11 +2,10 @@
 
 import argparse
 import inspect
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import MISSING
 from types import NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 from ..utils.options import Declared, Options, declared_options, hide_tokens, unknown
 
@@ -16,8 +15,10 @@ def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
     parser = Parser(prog=prog, description=inspect.getdoc(options))
     parser.add_options(declared_options(options).values())
     given = vars(parser.parse_args(argv))
-    with parser.refusing():
+    try:
         return options(**given)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,17 +30,9 @@ class Parser(argparse.ArgumentParser):
         # Only for the help: handled by `main`.
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         message = hide_tokens(" ".join(message.split()).rstrip("."))
         self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
-
-    @contextmanager
-    def refusing(self) -> Iterator[None]:
-        """Context manager that reports a `ValueError` as an error in the arguments."""
-        try:
-            yield
-        except ValueError as error:
-            self.error(str(error))
 
     def parse_known_args(self, args=None, namespace=None):
         return super().parse_known_args([_underscored(token) for token in args], namespace)

@@ -60,8 +60,10 @@ def _parse(known: dict[str, Declared], argv: list[str], all_known: bool = False)
     parser.add_argument("--config", metavar="RECIPE", help="recipe, see above")
     parser.add_options(known.values(), undo=True)
     given, rest = (parser.parse_args(argv), []) if all_known else parser.parse_known_args(argv)
-    with parser.refusing():
+    try:
         for name, value in vars(given).items():
             if name in known:
                 known[name].check(value)
+    except ValueError as error:
+        parser.error(str(error))
     return vars(given), rest

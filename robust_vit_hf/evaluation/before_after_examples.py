@@ -71,8 +71,7 @@ def rows_of_kind(
     sets: Mapping[str, EvaluationSet],
     classes: Collection[int] | None = None,
 ) -> dict[str, list[int]]:
-    """Labelled, publishable rows of each set that are of a kind, see [`KINDS`], and of the given classes; of sets
-    whose images have one class."""
+    """Labelled, publishable rows of a kind, see [`KINDS`], and of the given classes, in sets with one class an image."""
     found = {}
     for name, result in results.items():
         if result.classes is not None and result.by_class:
@@ -115,8 +114,7 @@ def explain(
     results: Mapping[str, SetResult],
     sides: Collection[str] = ("before", "after"),
 ) -> list[Example]:
-    """Relevance maps of images, given by set and row, for the predicted and the true class, from results of the
-    session's sides by set."""
+    """Relevance maps of images, given by set and row, for the predicted and the true class."""
     class_names = session.label_names
     rows = {
         (name, side): session.sets[name].dataset.with_transform(

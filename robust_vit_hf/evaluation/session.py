@@ -28,13 +28,9 @@ from .sets import EvaluationSet
 
 @dataclass(frozen=True)
 class Side:
-    """A model to measure, on the accelerator's device, with its image processor.
-
-    Args:
-        source: model name as given by the user.
-        digest: digest of weights and configuration, see [`model_digest`].
-        weights: digest of the weights only, which identifies them in published results.
-    """
+    """A model to measure, on the accelerator's device, with its image processor, its name as given by the user, a
+    digest of weights and configuration, see [`model_digest`], and one of the weights only, which identifies them in
+    published results."""
 
     model: nn.Module
     processor: BaseImageProcessor
@@ -125,13 +121,9 @@ def open_session(
     bf16: bool = False,
     shared: Path | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a command's session with the models named by the options.
-
-    Args:
-        preset: preset of the session; `None` for that of [`resolve_preset`].
-        stage: the command's output folder, locked against other processes; by default nothing is saved.
-        shared: as for [`Session`].
-    """
+    """Context manager of a command's session with the models named by the options, under a preset (`None` for that of
+    [`resolve_preset`]). The output folder of a stage is locked against other processes; without a stage, nothing is
+    saved."""
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
     preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
     accelerator = make_accelerator(bf16)
@@ -144,8 +136,7 @@ def open_session(
 def load_sides(
     names: Mapping[str, str], preset: Preset, accelerator: Accelerator, *, with_maps: bool = False
 ) -> dict[str, Side]:
-    """Load models, which must have the same classes, with their processors by side; `with_maps` refuses models without
-    relevance maps, see [`VisionTransformer`]."""
+    """Load models of the same classes with their processors by side; `with_maps` refuses those without relevance maps."""
     models = {side: load_model(name).to(accelerator.device) for side, name in names.items()}
     if with_maps:
         for model in models.values():

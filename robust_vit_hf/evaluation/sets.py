@@ -49,8 +49,7 @@ class EvaluationSet:
 
     @classmethod
     def of(cls, dataset: datasets.Dataset, num_classes: int | None = None, **facts) -> "EvaluationSet":
-        """Set in which every label counts and logits are not restricted. Images labelled `None` or -1, as in test
-        sets, do not count."""
+        """Set in which every label counts, but `None` and -1, as in test sets, and logits are not restricted."""
         if "label" not in dataset.column_names:
             return cls(dataset, **facts)
         labels = dataset.with_format(None)["label"]
@@ -105,8 +104,7 @@ def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
 def load_evaluation_sets(
     named: Sequence[tuple[str, str | None]], protocol: Preset, images_per_set: int
 ) -> dict[str, EvaluationSet]:
-    """Load benchmarks, of which each contributes all of its sets, and image sets with their sources, see
-    [`load_image_set`], in the order of the paper's tables, later sets last."""
+    """Load all sets of benchmarks, and image sets from their sources, in the order of the paper's tables."""
     order, sets = [*benchmarks(), *EVALUATION_SETS], {}
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
         if name in benchmarks():

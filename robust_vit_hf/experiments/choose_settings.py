@@ -32,7 +32,7 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
         if method == CUT_OUT:  # nothing was trained
             chosen += runs
             continue
-        by_setting = _by_setting(runs)
+        by_setting = {setting: [*of] for setting, of in groupby(sorted(runs, key=setting_of), setting_of)}
         _check_seeds(f"{model}, {method}", by_setting)
         of_method, described = rule(f"{model}, {method}", by_setting, results.validation_bound)
         chosen += by_setting[of_method]
@@ -77,10 +77,6 @@ def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
 def setting_of(run: Run) -> tuple:
     """Learning rate of a run, and its other chosen options by name."""
     return (run.learning_rate, *sorted(run.tuned.items()))
-
-
-def _by_setting(runs: Sequence[Run]) -> dict[tuple, list[Run]]:
-    return {setting: [*of] for setting, of in groupby(sorted(runs, key=setting_of), setting_of)}
 
 
 def _check_seeds(name: str, by_setting: dict[tuple, list[Run]]) -> None:

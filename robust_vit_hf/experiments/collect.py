@@ -54,7 +54,9 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
             found[point.name] = first
             for other in others:
                 found.setdefault(other.run.name, other)
-            class_names.setdefault(first.model, _class_names(point))
+            saved = read_json(point / RUN / "config.json") or {}  # an adapter has no configuration
+            labels = {int(label): label_name for label, label_name in saved.get("id2label", {}).items()}
+            class_names.setdefault(first.model, labels)
     if len(set(rules.values())) > 1:
         shown = ", ".join(f"{bound:g} and {rule} in `{folder.name}`" for folder, (bound, rule) in rules.items())
         raise ValueError(f"The sweeps have different `validation_bound` or `choose_by`: {shown}. Report them apart.")
@@ -113,12 +115,6 @@ def _found(point: Path, grid: dict) -> list[Found]:
     if cut_out := _cut_out(point / CUT_OUT, trained[0], model):
         found.append(Found(cut_out, model, seed, {}, current))
     return found
-
-
-def _class_names(point: Path) -> dict[int, str]:
-    """Classes of a run's model; empty for an adapter, which has no configuration."""
-    saved = read_json(point / RUN / "config.json") or {}
-    return {int(label): name for label, name in saved.get("id2label", {}).items()}
 
 
 def _runs(point: Path, recorded: dict, results: dict) -> list[Run]:

@@ -32,12 +32,10 @@ def find_recipe(model: str | None, dataset: str | None, method: str | None = Non
     """The recipe of a registered model, under any of its names; otherwise `None`. Recipes that name a dataset or
     method apply only to that. `None` is the default of each: the bundled model and images, and the paper's method."""
     recipes, name = list_recipes(), find_model(model or BUNDLED_MODEL)
-    for recipe in (recipes.get(f"{method}-{name}"), recipes.get(name)):
-        values = {} if recipe is None else yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        if recipe is not None and (
-            values.get("dataset") in (None, dataset or BUNDLED_BENCHMARK)
-            and values.get("method") in (None, method or FinetuningArguments.method)
-        ):
+    fitting = {"dataset": dataset or BUNDLED_BENCHMARK, "method": method or FinetuningArguments.method}
+    for recipe in filter(None, (recipes.get(f"{method}-{name}"), recipes.get(name))):
+        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        if all(values.get(option) in (None, value) for option, value in fitting.items()):
             return recipe
     return None
 
@@ -49,10 +47,9 @@ BESIDE_THE_METHOD = ("background_swap", "backgrounds", "head_epochs", "head_lear
 def read_recipe(path: str | Path, method: str | None = None) -> dict:
     """Read options by name from a YAML file or one of [`list_recipes`]. If its method is not the requested one, its method options, swap
     and epochs of the head are left out."""
-    path = list_recipes().get(str(path), Path(path))
+    path = (recipes := list_recipes()).get(str(path), Path(path))
     if not path.exists():
-        known = ", ".join(list_recipes())
-        raise FileNotFoundError(f"There is no recipe `{path}`; expected a YAML file, or one of {known}.")
+        raise FileNotFoundError(f"There is no recipe `{path}`; expected a YAML file, or one of {', '.join(recipes)}.")
     values = read_yaml(path, check_train_option)
     if method not in (None, values.get("method", FinetuningArguments.method)):
         return {name: value for name, value in values.items() if name not in (*METHOD_OPTIONS, *BESIDE_THE_METHOD)}

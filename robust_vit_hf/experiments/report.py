@@ -8,7 +8,7 @@ from ..evaluation.run_page import write_run_page
 from ..results.background_reliance import worst_group_table
 from ..results.html_page import PAGE_FILE, Picture, Section, class_changes_table, write_page
 from ..results.markdown_latex import Table
-from ..results.plots import page_picture, save_figure
+from ..results.plots import class_figure, page_picture, save_figure
 from ..results.published_tables import METHODS
 from ..results.results_file import RESULTS_TABLE, ResultsFile, join, read_results, write_results
 from ..results.run_results import OURS, Results
@@ -18,7 +18,7 @@ from .collect import collect
 from .options import ReportOptions
 from .paper.experiment_tables import paper_tables
 from .paper.findings import findings, findings_table
-from .paper.paper_plots import class_change_figures, class_group_figure, first_class_changes, size_figure
+from .paper.paper_plots import class_group_figure, first_class_changes, size_figure
 from .points import RUN
 from .price import price_figure, price_table, prices
 
@@ -60,7 +60,8 @@ def report(options: ReportOptions) -> str:
             tables["groups"] = groups
         tables |= {"findings": findings_table(findings(results))}
         figures = {"figure_4": class_group_figure(results), "figure_7": size_figure(results)}
-        figures |= class_change_figures(changes, names)
+        for name, of_set in changes.items():
+            figures[f"figure_8_to_14_{name}"] = class_figure(of_set, names, title_of(name))
         if results.shifted and results.unshifted:
             shifted, home = results.shifted[0], results.unshifted[0]
             # Mixtures are measured on the images of the training data, and not on the `sets` of a grid.

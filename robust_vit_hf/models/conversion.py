@@ -56,8 +56,13 @@ def convert_to_transformers(
     statistics: str | None = None,
 ) -> PreTrainedModel:
     """Write a model folder of transformers atomically, with the image processor of a preset and `conversion.json`,
-    which names the source. The preset is by default `paper` for a registered model and for weights without timm's preprocessing,
-    and `model`, the one of timm's configuration, for all others."""
+    which names the source.
+
+    Args:
+        source: file of weights, checkpoint, folder or Hub id of timm, or name of a registered model.
+        preset: by default `paper` for a registered model and for weights without timm's preprocessing, and `model`,
+            the one of timm's configuration, for all others.
+    """
     source = resolve(source)
     with atomic_folder(output) as folder:
         weights, config = load_timm(source)

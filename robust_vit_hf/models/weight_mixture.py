@@ -22,12 +22,15 @@ def interpolate(before: PreTrainedModel, after: PreTrainedModel, alpha: float) -
     Source: https://huggingface.co/papers/2109.01903
 
     Args:
-        before, after: two models that are alike, see [`check_alike`].
+        before, after: two models of the same architecture, the second finetuned from the first.
         alpha: 0 gives the weights of `before` and 1 those of `after`, bit by bit.
 
     Returns:
         A copy of `after` (its configuration, dtype, device and mode) with mixed floating-point parameters and buffers,
         computed in fp32, or in fp64 for those in fp64.
+
+    Raises:
+        ValueError: the models do not fit, see [`check_alike`].
     """
     check_alike(before, after)
     start, end, mixed = before.state_dict(), after.state_dict(), copy.deepcopy(after)

@@ -54,20 +54,12 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
 
 
 class ImageModel:
-    """A model and its properties for forward passes.
-
-    Args:
-        model: transformers model, possibly wrapped by DDP, PEFT or Accelerate. Forward passes call this wrapper.
-
-    Attributes:
-        pretrained: the transformers model inside.
-        name: class name, without the prefix that FSDP2 adds to sharded models.
-    """
+    """A transformers model and its properties for forward passes, which call the wrapper (DDP, PEFT, Accelerate) if any."""
 
     def __init__(self, model: nn.Module):
         self.model = model
         self.pretrained = unwrap_pretrained(model)
-        self.name = type(self.pretrained).__name__.removeprefix("FSDP")
+        self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # the prefix of sharded models
 
     @property
     def is_checkpointing(self) -> bool:
@@ -114,10 +106,6 @@ class VisionTransformer(ImageModel):
         attentions: modules recorded by transformers for `output_attentions=True`, first layer first. Their second
             output is the attention.
         head: weights of the tokens read by the classification head.
-
-    Raises:
-        ValueError: the architecture has no attention over one patch grid (convolutional, windowed or hierarchical), or its
-            classification head is unknown.
     """
 
     def __init__(self, model: nn.Module):
@@ -146,12 +134,6 @@ class VisionTransformer(ImageModel):
         if pixel_values.ndim != 4:
             raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
         return self.patch_grid(tuple(pixel_values.shape[2:]))
-
-    def check_start_layer(self, start_layer: int) -> None:
-        """Check that the model has the first layer of relevance propagation."""
-        layers = len(self.attentions)
-        if not 0 <= start_layer < layers:
-            raise ValueError(f"Expected `start_layer` from 0 to {layers - 1}, but got {start_layer}.")
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
         """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""

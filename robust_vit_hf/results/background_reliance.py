@@ -17,8 +17,7 @@ MANY_GROUPS = 100  # a table has no rows of more
 
 
 class Measure(NamedTuple):
-    """A measure over sets, by its `value` from top-1 on each of them; `of_imagenet` if it divides by top-1 on
-    ImageNet, as the published Object Focus does."""
+    """A measure of top-1 on sets; `of_imagenet` if it divides by top-1 on ImageNet, as the published Object Focus."""
 
     title: str
     sets: tuple[str, ...]

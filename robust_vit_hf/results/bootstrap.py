@@ -52,8 +52,8 @@ def change(
     return bootstrap(gains, confidence)
 
 
-def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference | None:
-    """Difference in top-k, second method minus first, averaged over models, seeds and sets. Runs are paired by model
+def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str]) -> Difference | None:
+    """Difference in top-1, second method minus first, averaged over models, seeds and sets. Runs are paired by model
     and seed; `None` without pairs. See [`bootstrap`]."""
     others = {(run.model, run.seed): run for run in second}
     pairs = [(run, others[run.model, run.seed]) for run in first if (run.model, run.seed) in others]
@@ -65,14 +65,13 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k:
             one, two = (side.sets[name] for side in (run, other))
             if one.images != two.images or not np.array_equal(one.classes, two.classes):
                 raise ValueError(f"The runs were measured on other images of `{name}` each: report them apart.")
-            values = (two.correct("after", k).astype(np.int64) - one.correct("after", k))[one.usable]
+            values = (two.correct("after").astype(np.int64) - one.correct("after"))[one.usable]
             of_set.append(Gains(values, run.seed, one.images or ""))
     return bootstrap(gains)
 
 
 def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
-    """Mean of one value of each run, such as a change of mIoU, with its interval over the seeds (Student's t), which
-    is infinitely wide with a single seed."""
+    """Mean of one value of each run with its interval over seeds (Student's t), infinitely wide with a single seed."""
     by_seed = [
         np.mean([v for v, of in zip(values, seeds, strict=True) if of == seed]) for seed in dict.fromkeys(seeds)
     ]
@@ -86,8 +85,7 @@ def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains `(N,)` of a run on the images of a set, see [`SetResult.gains`], and a digest of the images, equal for
-    runs on the same ones."""
+    """Gains `(N,)` of a run on a set, see [`SetResult.gains`], and a digest of the images, equal for the same ones."""
 
     values: np.ndarray
     seed: str

@@ -19,15 +19,9 @@ SIDES = ("before", "after", "control")
 
 @dataclass(frozen=True)
 class SideResult:
-    """Results of one side on the images of a set.
-
-    Args:
-        ranks: `(N,)` int, rank of the correct class, from 0; 5 if it is not in the top five or unknown.
-        scores: scores over all images, such as `top1` and `mean_iou`, as fractions.
-        predictions: `(N, k)` int64, ids of the top k = 5 classes (fewer if logits are restricted to fewer), best
-            first; `None` if not saved.
-        known: largest k for which top-k is known, where the predictions are not saved.
-    """
+    """Results of one side on N images: rank of the correct class, from 0 (5 if it is not in the top five, or unknown),
+    scores over all images as fractions, and ids `(N, k)` int64 of the top k = 5 classes (fewer if logits are
+    restricted to fewer), best first. Where predictions are not saved, top-k is known up to k = `known`."""
 
     ranks: np.ndarray
     scores: dict = field(default_factory=dict)
@@ -81,8 +75,7 @@ class SetResult:
         return self.sides[side].ranks < k
 
     def accuracy(self, side: str, k: int = 1, chosen: np.ndarray | bool = True) -> float | None:
-        """Top-k of the labelled images, or of the chosen ones among them, as a fraction; `None` if there are none, or
-        the top k classes are unknown."""
+        """Top-k of labelled images, or those chosen, as a fraction; `None` without any, or if unknown."""
         chosen = self.usable & chosen
         if not chosen.any() or self.sides[side].num_ranked < k:
             return None

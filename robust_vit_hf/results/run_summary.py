@@ -99,8 +99,7 @@ def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
 
 
 def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
-    """Top-1 over each factor that varies in a labelled set: `value`, `num_images`, `before`, `after` and so on, lists
-    of equal length in the order of the values."""
+    """Top-1 over each factor that varies: `value`, ascending, `num_images`, `before`, `after`, lists of equal length."""
     found = {}
     for factor, values in result.factors.items():
         steps, counts = np.unique(values[result.usable], return_counts=True)

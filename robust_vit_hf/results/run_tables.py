@@ -26,8 +26,7 @@ def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
 
 
 def main_table(rows: list[dict]) -> Table:
-    """Top-1 before and after, the change with its confidence interval, and relevance, from [`set_rows`]. Empty columns
-    are left out."""
+    """Top-1, its change with confidence interval, and relevance, from [`set_rows`], without empty columns."""
     compared = any(value is not None for row in rows for key, value in row.items() if key.endswith("_after"))
     columns: dict[str, Callable[..., str]] = {
         "set": lambda row: row["set"],

@@ -149,8 +149,7 @@ def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
 
 
 def side_results(measured: Mapping[str, Measured], accepted: list[list[int]] | None) -> dict[str, SideResult]:
-    """Results of the sides on a set, from those of [`Accuracy`] and the correct labels of each image; `None` for a set
-    without labels."""
+    """Results of the sides from those of [`Accuracy`] and the correct labels of each image, if there are labels."""
     sides = {}
     for side, result in measured.items():
         predictions = np.array(result.columns["predictions"])

@@ -1,4 +1,4 @@
-"""The paper's Figures 4, 7 and 8 to 14 from the runs of an experiment.
+"""The paper's Figures 4 and 7 from the runs of an experiment, and the values of 8 to 14.
 
 Source: https://huggingface.co/papers/2206.01161
 """
@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from ...data.known_sets import title_of
 from ...results.bootstrap import change
-from ...results.plots import class_figure
 from ...results.published_tables import averaged_models, group_accuracy
 from ...results.run_results import OURS, Results, Run
 from ...results.run_summary import class_changes
@@ -88,12 +87,3 @@ def first_class_changes(results: Results) -> dict[str, dict[int, float]]:
     seeds."""
     runs = results.of(OURS, results.models[0])
     return {name: class_changes(runs, name) for name in results.common_by_class(runs, results.sets)}
-
-
-def class_change_figures(changes: dict[str, dict[int, float]], names: dict[int, str]) -> dict[str, Figure]:
-    """Figures 8 to 14 from [`first_class_changes`]; with many classes, only the 50 most harmed and 50 most helped."""
-    figures = {}
-    for name, of_set in changes.items():
-        if figure := class_figure(of_set, names, title_of(name)):
-            figures[f"figure_8_to_14_{name}"] = figure
-    return figures
