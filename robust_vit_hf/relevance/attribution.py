@@ -134,11 +134,9 @@ def legrad(
 
     The score s of layer l is the target's logit when the final norm and head are applied to the output tokens of layer
     l. Its relevance is the positive part of ∂s/∂A, the gradient with respect to the attention of the same layer,
-    averaged over heads and queries; the map is the mean over all layers.
-
-    The map consists of gradients, so it holds a second-order graph if gradients are enabled: use `torch.no_grad()` for
-    evaluation. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all
-    tokens, and by default only the last two layers.
+    averaged over heads and queries; the map is the mean over all layers, with a second-order graph unless gradients are
+    disabled. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all tokens, and
+    by default only the last two layers.
 
     Source: https://huggingface.co/papers/2404.03214
     """

@@ -191,9 +191,9 @@ def make_output(
     # A NaN pixel reaches every token, so pixels need no separate check. Maps are in [0, 1]: their sum is finite if
     # they are.
     finite = (relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)).isfinite()
-    if finite.all():
+    bad = (~finite).nonzero().flatten().tolist()
+    if not bad:
         return output
-    bad = [index for index, whole in enumerate(finite.tolist()) if not whole]
     advice = "Look at the model's weights; in half precision, try float32."
     if not pixel_values[bad].isfinite().all():
         advice = "Their `pixel_values` are, too: look at the images."
