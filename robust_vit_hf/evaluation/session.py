@@ -52,22 +52,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Session:
-    """Shared state of a command's measurements.
+    """Shared state of a command's measurements."""
 
-    Args:
-        sides: models by name, such as `before` and `after`, all with the same classes.
-        sets: evaluation sets by name; labels are class indices of the models.
-        folder: where results are saved, and read if they are there; `None` to save nothing.
-        shared: second folder, with results of original models on many sets, that is also read and written.
-        preset: preprocessing of the sides and protocol of the sets.
-    """
-
-    sides: Mapping[str, Side]
-    sets: Mapping[str, EvaluationSet]
+    sides: Mapping[str, Side]  # such as `before` and `after`, all with the same classes
+    sets: Mapping[str, EvaluationSet]  # labels are class indices of the models
     accelerator: Accelerator
-    folder: Path | None = None
-    shared: Path | None = None
-    preset: Preset = "paper"
+    folder: Path | None = None  # where results are saved, and read if they are there; `None` to save nothing
+    shared: Path | None = None  # second folder, with results of original models on many sets, also read and written
+    preset: Preset = "paper"  # preprocessing of the sides and protocol of the sets
 
     @property
     def classes(self) -> list[str]:

@@ -23,26 +23,18 @@ from .options import SetsOptions
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A set under a protocol, see [`EvaluateOptions`].
+    """A set under a protocol, see [`EvaluateOptions`]; fields without a comment are those of [`SetResult`]."""
 
-    Args:
-        dataset: rows with `image` and optionally `mask`, `file_name` and factors.
-        accepted: correct labels of each image, empty for images that do not count; `None` for a set without labels.
-        class_subset: classes to which logits are restricted, ascending; `None` for all.
-        num_classes, class_names: classes in the order of the labels, if known, which the model must have.
-        border: pixels to cut at each edge of an image.
-        whole: whether images are squashed to the model's size, if they have another, and not cropped.
-        by_class, group_weights, source, shifted: as in [`SetResult`]; groups are those in the column `group`.
-    """
-
-    dataset: datasets.Dataset
-    accepted: list[list[int]] | None = None
-    class_subset: tuple[int, ...] | None = None
-    num_classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    border: int = 0
+    dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
+    accepted: list[list[int]] | None = (
+        None  # labels of each image, none if it does not count; `None`: an unlabelled set
+    )
+    class_subset: tuple[int, ...] | None = None  # classes to which logits are restricted, ascending; `None` for all
+    num_classes: int | None = None  # that the model must have, if known
+    class_names: tuple[str, ...] | None = None  # in the order of the labels, if known
+    border: int = 0  # pixels to cut at each edge of an image
     by_class: bool = True
-    whole: bool = False
+    whole: bool = False  # images are squashed to the model's size, if they have another, and not cropped
     group_weights: dict[str, float] | None = None
     source: str | None = None
     shifted: bool = False
