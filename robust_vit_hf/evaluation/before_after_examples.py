@@ -144,8 +144,7 @@ def explain(
 
 
 def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None:
-    """Write examples by kind to a parquet file for `datasets`, one row each, with pictures as WebP. Maps of the true
-    class are saved only where the prediction is wrong."""
+    """Write examples by kind to a parquet file, with maps of the true class where the prediction is wrong."""
     rows = []
     for kind, of_kind in examples.items():
         for example in of_kind:

@@ -26,9 +26,7 @@ class EvaluationSet:
     """A set under a protocol, see [`EvaluateOptions`]; fields without a comment are those of [`SetResult`]."""
 
     dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
-    accepted: list[list[int]] | None = (
-        None  # labels of each image, none if it does not count; `None`: an unlabelled set
-    )
+    accepted: list[list[int]] | None = None  # labels of each image, if known; one without any does not count
     class_subset: tuple[int, ...] | None = None  # classes to which logits are restricted, ascending; `None` for all
     num_classes: int | None = None  # that the model must have, if known
     class_names: tuple[str, ...] | None = None  # in the order of the labels, if known
@@ -61,9 +59,8 @@ class EvaluationSet:
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """Copy of the set with labels and `class_subset` mapped to a model's classes, by name where both have names,
-        see [`label_mapping`]. The set may have a part of the model's classes then. `name` is that of the set in
-        errors."""
+        """Copy of the set with labels and `class_subset` mapped to a model's classes, of which it may have a part, by
+        name where both have names, see [`label_mapping`]. `name` is that of the set in errors."""
         if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
             raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:

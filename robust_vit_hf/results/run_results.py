@@ -19,14 +19,12 @@ SIDES = ("before", "after", "control")
 
 @dataclass(frozen=True)
 class SideResult:
-    """Results of one side on N images: rank of the correct class, from 0 (5 if it is not in the top five, or unknown),
-    scores over all images as fractions, and ids `(N, k)` int64 of the top k = 5 classes (fewer if logits are
-    restricted to fewer), best first. Where predictions are not saved, top-k is known up to k = `known`."""
+    """Results of one side on N images."""
 
-    ranks: np.ndarray
-    scores: dict = field(default_factory=dict)
-    predictions: np.ndarray | None = None
-    known: int = TOP
+    ranks: np.ndarray  # `(N,)` int, of the correct class, from 0; 5 if it is not in the top five, or unknown
+    scores: dict = field(default_factory=dict)  # over all images, as fractions
+    predictions: np.ndarray | None = None  # `(N, k)` int64, top k = 5 ids (or all, if fewer), best first, if saved
+    known: int = TOP  # largest k for which top-k is known, where predictions are not saved
 
     @property
     def num_ranked(self) -> int:
