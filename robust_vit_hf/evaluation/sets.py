@@ -12,7 +12,7 @@ from ..data.benchmarks import benchmarks
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import find_images
 from ..data.groups import training_shares
-from ..data.image_sets import load_image_set, prepared_options
+from ..data.image_sets import load_image_set, prepared_set
 from ..data.imagenet_classes import subset, wnids
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
 from ..data.label_mapping import class_names_of, classes_of_model, label_mapping
@@ -145,5 +145,5 @@ def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> Eval
         rows = replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))))
     elif known.class_subset:
         rows = replace(rows, class_subset=subset(known.class_subset))
-    is_cut = not known.border or prepared_options(source).get("cropped")
+    is_cut = not known.border or (source and prepared_set(source)[1].get("cropped"))
     return rows if is_cut else replace(rows, border=known.border)
