@@ -467,7 +467,7 @@ def test_names_of_sets_in_a_report(tmp_path):
     # A method on one and on two images of each class, for Figure 7.
     rows += [row | {"run": f"{row['run']}, more", "train_images": 24, "seed": f"1{row['seed']}"} for row in rows]
     path = write_rows(tmp_path / "results.parquet", rows)
-    succeed("report", path, "--html", "--output_dir", tmp_path / "in" / "out")
+    succeed("report", path, "--output_dir", tmp_path / "in" / "out")
     assert {file.parent.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.p[nd][gf]")} == {"in/out"}
 
 

@@ -494,8 +494,6 @@ AFTER = [
         for name, what, how in (
             ("verdict.json", "cut off", _cut),
             ("model.safetensors", "deleted", Path.unlink),
-            ("preprocessor_config.json", "deleted", Path.unlink),
-            ("run.json", "deleted", Path.unlink),
         )
     ),
     complete("a training image changed since", _other_image("train"), "train"),
