@@ -34,7 +34,7 @@ class GridFile(Options):
     """Keys of a grid; one of `grid`, `variants` and `seeds` is needed for more than one run.
 
     `choose_by` is the rule that chooses among a variant's settings: the paper's, the highest learning rate that keeps top-1 on
-    the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of others, and needs
+    the validation images; or that of `results.choice`, which also puts their objects on the backgrounds of other images, and needs
     masks and labels.
     """
 

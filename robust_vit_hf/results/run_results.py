@@ -106,7 +106,7 @@ class Run:
         original: digest of the weights of the original model.
         validation: top-1 on the validation images before and after, as fractions; `None` without labels.
         composed: predictions before and after for the validation images, as they are (`original`) and with their objects
-            on the backgrounds of others (`mixed_rand`); empty if not measured.
+            on the backgrounds of other images (`mixed_rand`); empty if not measured.
         train_images: number of training images; `None` for a stream.
     """
 
