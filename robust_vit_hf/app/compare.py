@@ -21,19 +21,13 @@ PICTURE_SIDE = 512  # longest side of the pictures, in pixels
 
 @dataclass(frozen=True)
 class Explanation:
-    """A model's prediction and relevance map for an image.
+    """A model's prediction and relevance map for an image."""
 
-    Args:
-        top: top five classes with probabilities, best first.
-        target: index of the explained class, with its probability `score`.
-        mean_iou, energy: as in [`RelevanceSegmentation`]; `None` without a mask.
-    """
-
-    top: list[tuple[int, float]]
-    target: int
-    score: float
+    top: list[tuple[int, float]]  # five classes with probabilities, best first
+    target: int  # the explained class
+    score: float  # its probability
     picture: Image.Image
-    mean_iou: float | None = None
+    mean_iou: float | None = None  # as in [`RelevanceSegmentation`]; `None` without a mask
     energy: float | None = None
 
 

@@ -56,8 +56,7 @@ with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, 
 
 
 def write_space(folder: Path, before: str, after: str, preset: Preset | None, diagnose: Path | None = None) -> None:
-    """Write a Space to a new or empty folder: README with metadata, requirements, `app.py`, this package, which no
-    package index has, and verdict and examples of a diagnosis. Models are Hub ids or names of registered models."""
+    """Write a Space of Hub ids or registered models to a new or empty folder, with this package, which no index has."""
     for name in (before, after):
         if name not in MODELS and not is_hub_id(name):
             raise ValueError(
@@ -84,8 +83,7 @@ def write_space(folder: Path, before: str, after: str, preset: Preset | None, di
 
 
 def requirements(with_backbone: bool, with_timm: bool) -> list[str]:
-    """Requirements of this package and its examples, without the SDK, which the Space installs; with the bundled
-    model's weights, or timm, which names the classes of its models, where needed."""
+    """Requirements of this package, without the SDK, which the Space installs, but with weights or timm where needed."""
     lines = []
     for line in requires("robust-vit-hf"):
         requirement = Requirement(line)

@@ -62,8 +62,7 @@ class MeasuredSet:
 
 
 def set_names(options: AppOptions, session: Session) -> list[str]:
-    """Names of the sets that [`measured_set`] gives: `<protocol>/<set>` in the folder of results, or those of the
-    benchmark."""
+    """Names of the sets for [`measured_set`]: `<protocol>/<set>` in the folder of results, or those of the benchmark."""
     if options.results is None:
         benchmark = find_benchmark(session.classes) if "after" in session.sides else None
         return [] if benchmark is None else ["val", *benchmarks()[benchmark].shifted]

@@ -13,7 +13,6 @@ from ..evaluation.session import Session, load_sides
 from ..models.image_processors import resolve_preset
 from ..utils.images import to_rgb
 from ..utils.processes import make_accelerator
-from ..utils.public_names import public_name
 from .compare import Explanation, compare_maps, read_image
 from .gallery import FILTERS, measured_set
 from .options import AppOptions
@@ -32,7 +31,6 @@ from .samples import Sample, load_samples, own_samples
 
 PREDICTED = -1  # in the list of classes: each model's own prediction
 PAGE = 24  # images per page of the gallery
-CHOOSE_SET = "Choose a set. Click an image to see its maps."
 
 
 def in_page(function: Callable) -> Callable:
@@ -176,12 +174,6 @@ def open_models(options: AppOptions) -> Session:
     for side in sides.values():
         side.model.eval().requires_grad_(False)
     return Session(sides, {}, accelerator, preset=preset)
-
-
-def heading(before: str, after: str | None) -> str:
-    names = {"Model": before} if after is None else {"Before": before, "after": after}
-    shown = [f"**{side}:** `{public_name(name)}`" for side, name in names.items()]
-    return "## What the model looks at\n" + " · ".join(shown)
 
 
 def measures(explained: dict[str, Explanation], classes: list[str]) -> str:

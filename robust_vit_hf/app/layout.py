@@ -7,8 +7,9 @@ from functools import partial
 import gradio as gr
 
 from ..relevance.method_names import ATTRIBUTION_METHOD_NAMES
+from ..utils.public_names import public_name
 from .gallery import FILTERS, how_to_fill, set_names
-from .handlers import CHOOSE_SET, PREDICTED, Handlers, heading, thumbnail
+from .handlers import PREDICTED, Handlers, thumbnail
 from .options import KEPT, LOOPBACK, AppOptions
 from .other_backgrounds_tab import KINDS
 from .runs import Report, find_reports
@@ -49,10 +50,12 @@ class Page:
         local = options.host in LOOPBACK and not options.allowed_hosts  # which a proxy forwards
         self.handlers = Handlers(options)
         self.handlers.diagnosed  # noqa: B018, its errors end the start
+        models = {"Model" if options.compare is None else "Before": options.model, "after": options.compare}
+        names = [f"**{side}:** `{public_name(name)}`" for side, name in models.items() if name is not None]
         sets, reports = set_names(options, self.handlers.session), find_reports(options.compare, options.results)
         with gr.Blocks(title="robust-vit", analytics_enabled=False, delete_cache=KEPT) as self.blocks:
             self.shown = gr.State(None)  # what is known of the image that a visitor sees
-            gr.Markdown(heading(options.model, options.compare))
+            gr.Markdown("## What the model looks at\n" + " · ".join(names))
             with gr.Tabs(selected="explain") as self.tabs:
                 with gr.Tab("Explain", id="explain"):
                     self.add_explanation()
@@ -103,7 +106,9 @@ class Page:
             kinds = {"value": FILTERS[0], "label": "Images", "elem_id": "filter"}
             self.filter = gr.Radio(list(FILTERS), scale=2, min_width=280, **kinds)
             self.number = gr.Number(1, precision=0, minimum=1, label="Page", elem_id="page", min_width=120)
-        self.summary = gr.Markdown(CHOOSE_SET if sets else remedy, elem_id="summary")
+        self.summary = gr.Markdown(
+            "Choose a set. Click an image to see its maps." if sets else remedy, elem_id="summary"
+        )
         self.indices, self.images = gr.State([]), gr.Gallery(elem_id="images", **GRID)
 
     def add_backgrounds(self) -> None:

@@ -97,7 +97,7 @@ def condition_pictures(example: Composed) -> list[Picture]:
 
 @dataclass(frozen=True)
 class Background:
-    """An RGB picture to paste an object on, what it shows, and the names of the classes that are usually seen on it."""
+    """An RGB picture to paste an object on, what it shows, and classes that are usually seen on it."""
 
     picture: Image.Image
     name: str
@@ -145,8 +145,7 @@ def show_mask(image: Image.Image, mask: Image.Image) -> Image.Image:
 def pasted_pictures(
     session: Session, image: Image.Image, mask: Image.Image, backgrounds: Sequence[Background]
 ) -> tuple[list[Picture], str]:
-    """An RGB image and its object on other backgrounds, as the models see them, with predictions and probabilities;
-    and a sentence on how many of them change."""
+    """An RGB image and its object on other backgrounds with predictions, and a sentence on how many of them change."""
     pictures, predicted = None, {}
     for side, of in session.sides.items():
         row = eval_transform(of.processor)({"image": [image], "mask": [mask]})

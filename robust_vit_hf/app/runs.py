@@ -21,8 +21,7 @@ def newest_run(folder: Path) -> Path | None:
 
 
 def cached_run(**options) -> Path:
-    """Folder of the bundled model finetuned by its recipe, with `options` of `robust-vit train` changed. The first
-    call finetunes it, with progress on stderr."""
+    """Folder of the bundled model, finetuned by its recipe at the first call, with `options` of `robust-vit train`."""
     recipe = list_recipes()[BUNDLED_MODEL]
     folder = cache_of((recipe, Path(model.__file__))) / "finetuned"
     if not (folder / RUN_FILE).is_file():

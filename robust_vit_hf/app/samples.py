@@ -17,7 +17,6 @@ from ..utils.images import to_rgb
 
 
 PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # from scikit-image, of ImageNet classes
-NUM_OWN = 12  # images of the user
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,9 @@ def load_samples(classes: Sequence[str]) -> list[Sample]:
 
 
 def own_samples(path: str, split: str, session: Session) -> list[Sample]:
-    """A few labelled images of a split of the user's dataset, of different classes as far as there are, always the
-    same ones."""
+    """A few labelled images of the user, of different classes as far as there are, always the same ones."""
     images = find_images(path, split, ("label",))
-    rows = session.with_sets({split: EvaluationSet.of(choose_images(images.rows, NUM_OWN))}).sets[split]
+    rows = session.with_sets({split: EvaluationSet.of(choose_images(images.rows, 12))}).sets[split]
     labels = [accepted[0] for accepted in rows.accepted]
     return [
         Sample(to_rgb(row["image"]), session.classes[label], row.get("mask"))

@@ -21,22 +21,15 @@ IMAGES_PER_SET = 300  # of a benchmark, by default
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A dataset with its evaluation sets.
-
-    Args:
-        training_classes: labels of the classes to finetune on by default.
-        shifted: names of the shifted evaluation sets, over which results are averaged.
-        masks: origin of the masks, for model cards.
-        load_finetuning_splits: loads `train` and `validation`; takes `samples_per_class`, `seed`, `class_seed` and
-            `num_classes`.
-        load_evaluation_sets: loads the evaluation sets in the order of the tables; takes the images per set and the seed.
-    """
+    """A dataset with its evaluation sets."""
 
     class_names: tuple[str, ...]
-    training_classes: frozenset[int]
-    shifted: tuple[str, ...]
-    masks: str
+    training_classes: frozenset[int]  # labels of the classes to finetune on by default
+    shifted: tuple[str, ...]  # names of the shifted evaluation sets, over which results are averaged
+    masks: str  # origin of the masks, for model cards
+    # Loads `train` and `validation`; takes `samples_per_class`, `seed`, `class_seed` and `num_classes`.
     load_finetuning_splits: Callable[..., dict[str, datasets.Dataset]]
+    # Loads the evaluation sets in the order of the tables; takes the images per set and the seed of their composition.
     load_evaluation_sets: Callable[[int, int], dict[str, datasets.Dataset]]
 
 

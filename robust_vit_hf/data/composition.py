@@ -22,12 +22,9 @@ BLUR = 1 / 14  # standard deviation of the blur, as a fraction of the image's sh
 
 
 def draw_donors(classes: Sequence[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw for each image one of its class and one of another class, whose backgrounds it is given. The other class is
-    drawn first, all with the same probability. An image's draw depends on the seed, its number and the classes alone.
-
-    Returns:
-        Two arrays `(N,)`, int64, of image numbers; -1 where there is no other image of the class.
-    """
+    """Draw for each image, by its class, one of its class and one of another class, whose backgrounds it is given: two arrays
+    `(N,)`, int64, of image numbers; -1 where there is no other image of the class. The other class is drawn first, all with
+    the same probability. An image's draw depends on the seed, its number and the classes alone."""
     members: dict[int, list[int]] = {}
     place_within = []  # of each image among those of its class
     for index, label in enumerate(classes):
@@ -117,14 +114,11 @@ def is_background(mask: torch.Tensor) -> torch.Tensor:
 
 
 def fill(pixel_values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """Fill the unknown pixels of images from the known ones around them.
+    """Fill the unknown pixels of images `(B, 3, H, W)` from the known ones around them: `known`, `(B, 1, H, W)`, is 1
+    there and 0 elsewhere. Images without known pixels are filled with zeros.
 
     Images are halved by averaging the known pixels in 2×2 blocks until all blocks are known; unknown pixels then take
     the bilinearly upsampled values of the next smaller image ("pull–push"). The filling is smooth.
-
-    Args:
-        pixel_values: `(B, 3, H, W)`.
-        known: `(B, 1, H, W)`, 1 for known pixels, otherwise 0. Images without known pixels are filled with zeros.
     """
     height, width = known.shape[-2:]
     if known.all() or height == width == 1:

@@ -78,7 +78,8 @@ def find_images(
     streaming: bool = False,
     **options,
 ) -> Images:
-    """Load one split of images. The only function that answers which images a command is given.
+    """Load one split of images. The only function that answers which images a command is given. Class names are those of
+    the split. A warning names images of a folder that are left out.
 
     Args:
         source: name of a benchmark (`emoji-shift`), folder written by `save_to_disk`, parquet file, folder of parquet
@@ -91,8 +92,6 @@ def find_images(
             [`with_mask_files`].
         streaming: whether to read rows on the fly, from files or the Hub, without a copy.
         options: options of a benchmark: `samples_per_class`, `num_classes`, `class_seed`, `seed`.
-
-    Class names are those of the split. A warning names images of a folder that are left out.
 
     Raises:
         FileNotFoundError: the file, folder or Hub dataset does not exist.

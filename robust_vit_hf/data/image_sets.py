@@ -123,12 +123,7 @@ def _numbering(known: KnownSet, options: dict) -> Sequence[int | list[int]]:
     return subset(known.class_subset) if known.class_subset else range(len(wnids()))
 
 
-def prepared_options(source: str | None) -> dict:
-    """Options of the set in a prepared folder, or in one pushed to the Hub; empty for other sources."""
-    return _prepared(source)[1] if source else {}
-
-
-def _prepared(source: str) -> tuple[str | None, dict]:
+def prepared_set(source: str) -> tuple[str | None, dict]:
     """Set and options of a prepared folder or set on the Hub; `None` and empty for others, such as one with new masks."""
     folder = Path(source)
     if is_hub_id(source):
@@ -144,7 +139,7 @@ def _prepared(source: str) -> tuple[str | None, dict]:
 
 def _made_as(name: str, source: str, options: dict) -> dict | None:
     """Options of a prepared source, which must be those asked for; `None` if it is not prepared."""
-    prepared, made = _prepared(source)
+    prepared, made = prepared_set(source)
     if prepared is None:
         return None
     asked = {key: value for key, value in options.items() if key not in ("split", "imagenet")}

@@ -26,54 +26,37 @@ WATERBIRDS_CLASSES, WATERBIRDS_PLACES = ("landbird", "waterbird"), ("land", "wat
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A set of images.
+    """A set of images. Functions `module.function` are of `data/layouts`."""
 
-    Args:
-        origin: URL of its archives.
-        layout: function `module.function` of `data/layouts` that opens a folder (or file) in the official layout; takes `part` and
-            `options`.
-        part: arguments of `layout` that tell this set from others of its layout, which `family` names together.
-        title: its column in the paper's Tables 1 and 2 (2 if `synthetic`); `None` for sets that these do not have.
-        evaluated: whether `evaluate` measures it: it has labels of ImageNet, and is not for training.
-        shifted: whether its distribution is another one than ImageNet's.
-        labels: labels of an image, one, or a list of all that are accepted.
-        class_names: names of its classes; by default those of ImageNet-1k, as wnids.
-        factors: further columns, with their types, or the names of their classes.
-        splits: names of the splits that are prepared; the first is the default of the option `split`, if there are several.
-        hub: configuration and split by Hub id of copies as tables, the default first. Their labels are numbered within the set.
-        hub_row: function `module.function` of `data/layouts` that gives a row of the set, from a row of such a copy and its name; by
-            default, columns are found by their names.
-        hub_files: patterns of the files to download, by Hub id of a set of plain files in the official layout.
-        class_subset: name of its classes, see [`subset`]: logits are restricted to them under the protocol `native`.
-        border: width in pixels of the border that `native` cuts.
-        first_label: whether only the first accepted label counts under the protocol `paper`, and `native` restricts logits to the
-            accepted labels.
-        by_class: whether an image has one class, see [`SetResult`].
-        whole: whether images are squashed to the model's size, if they have another, and not cropped.
-    """
-
-    origin: str
-    layout: str
-    part: Mapping[str, str] = field(default_factory=dict)
-    family: str | None = None
-    title: str | None = None
-    evaluated: bool = True
-    shifted: bool = True
-    synthetic: bool = False
-    labels: Literal["one", "several", "none"] = "one"
+    origin: str  # URL of its archives
+    layout: str  # function that opens a folder (or file) in the official layout; takes `part` and `options`
+    part: Mapping[str, str] = field(default_factory=dict)  # that tells it from others of its layout
+    family: str | None = None  # name of all sets of the layout together
+    title: str | None = None  # its column in the paper's Tables 1 and 2
+    evaluated: bool = True  # whether `evaluate` measures it: it has labels of ImageNet, and is not for training
+    shifted: bool = True  # whether its distribution is another one than ImageNet's
+    synthetic: bool = False  # whether it is in the paper's Table 2
+    labels: Literal["one", "several", "none"] = "one"  # of an image: one, or a list of all that are accepted
     masks: bool = False
-    class_names: Sequence[str] | None = None
-    factors: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
-    options: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ("test",)
+    class_names: Sequence[str] | None = None  # those of ImageNet-1k, as wnids, by default
+    factors: Mapping[str, str | Sequence[str]] = field(
+        default_factory=dict
+    )  # further columns: types, or names of classes
+    options: tuple[str, ...] = ()  # of the loader
+    splits: tuple[str, ...] = ("test",)  # that are prepared; the first of several is the default of the option `split`
+    # Configuration and split of copies as tables, by Hub id, the default first. Labels are numbered within the set.
     hub: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
-    hub_row: str | None = None
+    hub_row: str | None = (
+        None  # function that gives a row from one of such a copy and its name; by names of columns by default
+    )
+    # Patterns of the files to download, by Hub id of a set of plain files in the official layout.
     hub_files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    class_subset: str | None = None
-    border: int = 0
+    class_subset: str | None = None  # its classes, see [`subset`], to which the protocol `native` restricts logits
+    border: int = 0  # width in pixels of the border that `native` cuts
+    # Only the first accepted label counts under the protocol `paper`, and `native` restricts logits to the accepted ones.
     first_label: bool = False
-    by_class: bool = True
-    whole: bool = False
+    by_class: bool = True  # whether an image has one class, see [`SetResult`]
+    whole: bool = False  # whether images are squashed to the model's size, if they have another, and not cropped
 
 
 KNOWN_SETS: dict[str, KnownSet] = {

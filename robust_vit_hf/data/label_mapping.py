@@ -46,9 +46,7 @@ def label_mapping(names: Sequence[str] | None, model_names: Sequence[str], sourc
     """Map each label of a dataset to the model's class of the same name.
 
     Args:
-        names: names of the dataset's classes, in the order of its labels.
-        model_names: names of the model's classes, see [`classes_of_model`].
-        source: name of the dataset in errors.
+        names, model_names: names of the classes in the order of labels and of logits.
 
     Returns:
         The model's class of each label, even if all have the same number, or `None` if the dataset has no names, or one of

@@ -21,9 +21,8 @@ def write_set(options: PrepareOptions) -> dict[str, tuple[int, int]]:
     resume an interrupted run. Returns the numbers of rows and rejected rows of each split."""
     name, of_the_set = options.set, options.of_the_set
     known = find_set(name, of_the_set)
-    splits = [of_the_set]
-    if len(known.splits) > 1 and options.split is None:
-        splits = [of_the_set | {"split": split} for split in known.splits]
+    several = len(known.splits) > 1 and options.split is None
+    splits = [of_the_set | {"split": split} for split in known.splits] if several else [of_the_set]
     # Splits are loaded together, and must have the same options; their images may come from several folders.
     public = {
         key: Path(value).name if isinstance(value, str) and Path(value).exists() else value

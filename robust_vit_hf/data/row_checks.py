@@ -46,15 +46,8 @@ def check_columns(dataset: Any, name: str, needs: Collection[str] = ("label", "m
 def check_rows(
     dataset: datasets.Dataset, name: str, num_labels: int, bad_masks: Literal["skip", "refuse"] = "skip"
 ) -> datasets.Dataset:
-    """Decode and check every row once, so that training does not fail on it hours later. Errors name rows and files.
-
-    Args:
-        name: name of the dataset in errors.
-        bad_masks: whether rows with empty or full masks are skipped or refused.
-
-    Returns:
-        The dataset without rows whose mask is empty or full.
-    """
+    """Decode and check every row once, so that training does not fail on it hours later. Rows whose mask is empty or full are
+    left out, or refused by `bad_masks`. Errors name the dataset, rows and files."""
     kept, problems, uninformative = [], [], []
     rows = tqdm(undecoded(dataset.with_format(None)), desc=f"checking {name} rows", unit="row", leave=False)
     for index, row in enumerate(rows):
@@ -77,10 +70,9 @@ def check_rows(
         raise ValueError(f"{found}:\n{_head(uninformative)}.\nRepair them{or_skip}.")
     if not kept:
         raise ValueError(f"The {name} dataset has no rows.")
-    if not uninformative:
-        return dataset
-    logger.warning(f"{found}; their rows are left out:\n{_head(uninformative)}")
-    return dataset.select(kept)
+    if uninformative:
+        logger.warning(f"{found}; their rows are left out:\n{_head(uninformative)}")
+    return dataset.select(kept) if uninformative else dataset
 
 
 def name_of(row: dict, index: int) -> str:

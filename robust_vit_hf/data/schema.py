@@ -33,20 +33,13 @@ def features_of(name: str, options: dict) -> datasets.Features:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows of a set on disk.
+    """Rows of a set on disk. Images are undecoded: dicts with `bytes` or `path`. Unusable rows have only `file_name` and
+    `problem` (what is wrong and what to do)."""
 
-    Args:
-        rows: generator function of the rows of shards. Images are undecoded: dicts with `bytes` or `path`. Unusable
-            rows have only `file_name` and `problem` (what is wrong and what to do).
-        shards: small picklable parts of the set in a fixed order, to be shared by workers.
-        state: changes with the rows, in addition to the modification time of the `path` of each shard.
-        features: columns of the rows, which [`open_source`] adds.
-    """
-
-    rows: Callable[[list], Iterator[dict]]
-    shards: list
-    state: object = None
-    features: datasets.Features | None = None
+    rows: Callable[[list], Iterator[dict]]  # generator function of the rows of shards
+    shards: list  # small picklable parts of the set in a fixed order, to be shared by workers
+    state: object = None  # changes with the rows, in addition to the modification time of the `path` of each shard
+    features: datasets.Features | None = None  # columns of the rows, which [`open_source`] adds
 
 
 def encode_image(image: Image.Image, name: str | None = None, file_format: str = "BMP", **settings) -> dict:
@@ -57,12 +50,8 @@ def encode_image(image: Image.Image, name: str | None = None, file_format: str =
 
 
 def decode(row: dict) -> tuple[dict, Image.Image | None, Image.Image | None]:
-    """Read and decode a row once.
-
-    Returns:
-        The row, with image and mask as bytes (BMP becomes PNG), or with `problem` if one of them cannot be decoded; image
-        and mask, upright according to EXIF, `None` if missing or if there is a `problem`.
-    """
+    """Read and decode a row once: the row, with image and mask as bytes (BMP becomes PNG), or with `problem` if one of them
+    cannot be decoded; and image and mask, upright according to EXIF, `None` if missing or if there is a `problem`."""
     images: dict[str, Image.Image | None] = {"image": None, "mask": None}
     if "problem" in row:
         return row, None, None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,6 @@ from .dataset_digest import row_digest
 
 
 MAX_BYTES = 64 * 2**20  # of a slice, after which it is written whatever its number of rows
-WRITERS = ("data prepare", "masks")  # commands that write splits
 DIGEST_KEY = b"robust_vit_hf.source"  # of a slice's source rows, in the metadata of its files
 
 
@@ -28,7 +28,7 @@ def made_from(folder: Path) -> dict:
     """Inputs recorded by [`SplitWriter`] in a folder, such as the `method` of masks or the name of a `set`; empty for others."""
     record = read_json(folder / STAGE_FILE) or {}
     inputs = record.get("inputs", {})
-    if inputs.get("command") not in WRITERS:
+    if inputs.get("command") not in ("data prepare", "masks"):  # which write splits
         return {}
     if "result" not in record:
         raise ValueError(f"`{folder}` is not complete: run `robust-vit {inputs['command']}` again.")
@@ -55,35 +55,33 @@ class Slice(NamedTuple):
         return self.kept.is_file() or parquet.read_metadata(self.rejected).num_rows == self.end - self.first
 
 
+@dataclass(eq=False)
 class SplitWriter:
-    """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold
-    other splits of the same inputs.
+    """Writes a split to the folder of a stage, for `datasets.load_dataset` and `push_to_hub`. The folder may hold other
+    splits of the same inputs.
 
-    Rows are added in source order. Those of a slice, `rows_per_file` or 64 MiB, are written at once to files whose
-    names are the range of source rows; a reopened writer goes on after the last slice. Rows with a `problem` go to the
-    configuration `rejected`. `title` and `text` are those of the dataset card, `selection` is the rule by which source
-    rows are selected.
+    Rows are added in source order. Those of a slice are written at once to files whose names are the range of source
+    rows; a reopened writer goes on after the last slice. Rows with a `problem` go to the configuration `rejected`.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        split: str,
-        features: datasets.Features,
-        *,
-        title: str,
-        text: str,
-        rows_per_file: int = 200,
-        selection: object = None,
-    ):
-        if not re.fullmatch(r"\w+(\.\w+)*", split):  # which `datasets` demands
-            raise ValueError(f"`{split}` cannot name a split: give several one by one (`--split train validation`).")
-        check_no_pattern(stage.folder)  # could not be loaded
-        self.stage, self.split, self.features = stage, split, features
-        self.title, self.text, self.rows_per_file, self.selection = title, text, rows_per_file, selection
-        self.splits = (stage.result() or {"splits": {}})["splits"]  # that are complete
-        self.is_complete = split in self.splits
-        stage.begin()
+    stage: Stage
+    split: str
+    features: datasets.Features
+    _: KW_ONLY
+    title: str  # of the dataset card
+    text: str  # its first paragraph
+    rows_per_file: int = 200  # source rows of a slice, unless these exceed 64 MiB
+    selection: object = None  # rule by which the source rows of this split are selected
+
+    def __post_init__(self):
+        if not re.fullmatch(r"\w+(\.\w+)*", self.split):  # which `datasets` demands
+            raise ValueError(
+                f"`{self.split}` cannot name a split: give several one by one (`--split train validation`)."
+            )
+        check_no_pattern(self.stage.folder)  # could not be loaded
+        self.splits = (self.stage.result() or {"splits": {}})["splits"]  # that are complete
+        self.is_complete = self.split in self.splits
+        self.stage.begin()
         self._rows: list[dict] = []
         self._digests: list[str] = []
         for left in self._found()[len(self.slices) :]:  # by a kill between the two files of a slice
@@ -103,8 +101,7 @@ class SplitWriter:
     @property
     def position(self) -> int:
         """Number of source rows that are written."""
-        slices = self.slices
-        return slices[-1].end if slices else 0
+        return max((one.end for one in self.slices), default=0)
 
     def unwritten(self, rows: Iterator[dict]) -> Iterator[dict]:
         """Skip the source rows that are written, after comparing their digests."""
@@ -133,7 +130,9 @@ class SplitWriter:
         the slice, which is written if it has enough."""
         self._rows += rows
         self._digests += digests
-        if len(self._rows) >= self.rows_per_file or sum(map(_num_bytes, self._rows)) >= MAX_BYTES:
+        pictures = [value for row in self._rows for value in row.values() if isinstance(value, dict)]
+        num_bytes = sum(len(picture["bytes"] or b"") for picture in pictures)
+        if len(self._rows) >= self.rows_per_file or num_bytes >= MAX_BYTES:
             self._write_slice()
 
     def _write_slice(self) -> None:
@@ -165,9 +164,8 @@ class SplitWriter:
             for place in (folder, folder / REJECTED_FOLDER)
         ]
         if not counts[0]:
-            first = next(
-                (row["problem"] for row in self.written(["problem"], rejected=True)), "the source has no images"
-            )
+            problems = [row["problem"] for row in self.written(["problem"], rejected=True)]
+            first = next(iter(problems), "the source has no images")
             raise ValueError(f"`{folder}`: the split `{self.split}` has no rows, {counts[1]:,} were rejected: {first}")
         if not self.is_complete:
             splits = self.splits | {self.split: counts}
@@ -188,8 +186,3 @@ class SplitWriter:
                 first, end = map(int, path.stem.split("-")[1:])
                 slices.add(Slice(first, end, self.stage.folder / path.name, rejected / path.name))
         return sorted(slices)
-
-
-def _num_bytes(row: dict) -> int:
-    """Size of the images of a row."""
-    return sum(len(value["bytes"] or b"") for value in row.values() if isinstance(value, dict))

@@ -1,6 +1,7 @@
 """Training on streams: rows are checked and transformed on the fly."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count, islice
 from typing import Literal
 
@@ -24,35 +25,27 @@ logger = logging.get_logger(__name__)
 MAX_BAD_ROWS = 100
 
 
+@dataclass(eq=False)
 class MaskedStream(torch.utils.data.IterableDataset):
     """Endless rows of a stream with masks, transformed, with their `name` for errors: after the last row, it restarts in the
     next epoch's order.
 
     Processes and data loader workers share the rows. A row's augmentation depends only on `seed`, the pass and the
-    row, so that resuming and the number of processes and workers do not change images.
-
-    Args:
-        mapping: class of the model for each label, see [`label_mapping`].
-        bad_masks: whether a row with an unusable image or mask, or an empty or full mask, is skipped with a warning or
-            refused. 100 consecutive ones are refused, and so is a label that is no class of the model.
+    row, so that resuming and the number of processes and workers do not change images. 100 consecutive unusable rows are
+    refused, and so is a label that is no class of the model.
     """
 
-    def __init__(
-        self,
-        dataset: datasets.IterableDataset,
-        transform: Callable[[dict[str, list]], dict[str, list]],
-        num_labels: int,
-        mapping: dict[int, int] | None,
-        bad_masks: Literal["skip", "refuse"],
-        seed: int,
-        rank: int = 0,
-        num_processes: int = 1,
-    ):
-        self.dataset = dataset
-        self.transform = transform
-        self.num_labels, self.mapping = num_labels, mapping
-        self.bad_masks, self.seed = bad_masks, seed
-        self.share = split_dataset_by_node(dataset.decode(False), rank, num_processes)
+    dataset: datasets.IterableDataset  # with the columns of `check_columns`
+    transform: Callable[[dict[str, list]], dict[str, list]]  # [`train_transform`] of an image processor
+    num_labels: int
+    mapping: dict[int, int] | None  # class of the model for each label, see [`label_mapping`]
+    bad_masks: Literal["skip", "refuse"]  # rows with an unusable image or mask, or an empty or full mask
+    seed: int
+    rank: int = 0
+    num_processes: int = 1
+
+    def __post_init__(self):
+        self.share = split_dataset_by_node(self.dataset.decode(False), self.rank, self.num_processes)
 
     def __iter__(self) -> Iterator[dict]:
         features, num_bad = self.dataset.features, 0

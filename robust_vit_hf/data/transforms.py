@@ -114,11 +114,8 @@ def segmentation_transform(
     processor: BaseImageProcessor, resample: int = PILImageResampling.BILINEAR
 ) -> Callable[[dict[str, list]], dict[str, list]]:
     """Transform of the paper's segmentation test, with the inputs and outputs of [`eval_transform`]: image and mask
-    (by nearest neighbour) are squashed to the size of the images that the processor gives, without cropping.
-
-    Args:
-        resample: interpolation of images; bilinear in the paper's test.
-    """
+    (by nearest neighbour) are squashed to the size of the images that the processor gives, without cropping. `resample` is
+    the interpolation of images; bilinear in the paper's test."""
     size = [*input_size(processor)]
     of_images = eval_transform(type(processor).from_dict(processor.to_dict() | {"resample": resample}), whole=True)
 

@@ -35,11 +35,8 @@ def write_rows(
 ) -> tuple[int, int] | None:
     """Write the rows of a [`Source`] that are not written yet, decoding every image once. `finish` returns the rows to
     write for each of the `parts`, one per source row. Launched processes share the parts; the files are the same as
-    with one process.
-
-    Returns:
-        Numbers of rows and rejected rows; `None` outside the main process, where `writer` is `None` too.
-    """
+    with one process. Returns the numbers of rows and rejected rows; `None` outside the main process, where `writer` is
+    `None` too."""
     state = PartialState()
     if writer is not None:
         rows = writer.unwritten(rows)

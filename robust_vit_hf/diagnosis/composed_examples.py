@@ -36,11 +36,10 @@ _PICTURES = {name: datasets.Image() for name in CONDITIONS}
 
 @dataclass(frozen=True)
 class Composed:
-    """An image in all conditions.
+    """An image in all conditions, as the model sees it.
 
     Args:
         label, donor: names of the image's class, and of the class whose background it is given in `mixed_rand`.
-        pictures: the image by condition, as the model sees it.
         predicted: name of the predicted class by side and condition; `None` where there is no such image.
     """
 
@@ -91,8 +90,7 @@ def composed_images(session: Session, rows: EvaluationSet, diagnoses: Mapping[st
 
 
 def strip_figure(examples: Sequence[Composed]) -> Figure:
-    """Figure with a row for each image, with the predictions under each condition: green for the right class, red for
-    the class of the background."""
+    """Figure with a row for each image: predictions of the class are green, of the class of the background red."""
     sides, width = list(examples[0].predicted), 1.4  # of a picture, in inches
     first = next(iter(examples[0].pictures.values()))  # all have one size
     height = width * first.height / first.width
@@ -135,11 +133,7 @@ def save_composed(examples: Sequence[Composed], path: Path) -> None:
 
 
 def load_composed(path: Path) -> list[Composed]:
-    """Read the images that [`save_composed`] wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
+    """Read the images that [`save_composed`] wrote."""
     examples, decode = [], datasets.Image(mode="RGB").decode_example
     for row in pq.read_table(path).to_pylist():
         sides = [name.removesuffix("_original") for name in row if name.endswith("_original")]

@@ -46,8 +46,6 @@ class DiagnosisReport:
     Args:
         diagnoses: by side, `before` and maybe `after`.
         examples: images in all conditions, the first of which the strip shows.
-        images: the images and their masks.
-        folder: with all files.
         beside: measures on ImageNet-9 by the head of their column; empty if not measured.
         groups: table of the groups of the images as they are, if they have any.
     """
@@ -83,11 +81,7 @@ class DiagnosisReport:
         return self.tables[0]
 
     def figure(self) -> Figure:
-        """Images in all conditions, with the predictions under each.
-
-        Raises:
-            ValueError: no image could be composed.
-        """
+        """Images in all conditions, with the predictions under each; a `ValueError` if no image could be composed."""
         if not self.examples:
             raise ValueError("No image could be composed with another background, so that there is none to show.")
         return strip_figure(self.examples[:NUM_EXAMPLES])
@@ -105,9 +99,8 @@ class DiagnosisReport:
         parts = [self.verdict, *self.warnings]
         for table in (self.table, *self.groups):
             parts += [f"{table.title}:", table.markdown()]
-        return "\n\n".join(
-            ["", *parts, f"results.json, tables and the predictions of each image: {self.folder}.{look}"]
-        )
+        parts.append(f"results.json, tables and the predictions of each image: {self.folder}.{look}")
+        return "\n\n".join(["", *parts])
 
 
 def diagnose(model: str, dataset: str | None = None, **options) -> DiagnosisReport | None:
@@ -174,12 +167,7 @@ def _on_imagenet_9(session: Session, options: DiagnoseOptions) -> dict[str, dict
 def measure_images(
     session: Session, images: MaskedImages, name: str, backgrounds: Backgrounds, folder: Path, *, within: str = ""
 ) -> DiagnosisReport | None:
-    """Measure the sides of a session on images. Only the main process returns a report.
-
-    Args:
-        folder: folder of the report.
-        within: folder of the predictions within the session's folder.
-    """
+    """Measure the sides of a session on images, with predictions `within` its folder. Only the main process returns a report."""
     session = session.with_sets({name: EvaluationSet.of(images.dataset)})
     measured = measure(session, backgrounds, within)[name]
     if not session.accelerator.is_main_process:
@@ -194,9 +182,11 @@ def _groups(name: str, images: MaskedImages, diagnoses: Mapping[str, Diagnosis])
     groups = groups_of(images.dataset, name)
     if groups is None:
         return ()
-    sides, columns = {}, diagnoses["before"].columns
-    for side, found in diagnoses.items():
-        sides[side] = SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
+    columns = diagnoses["before"].columns
+    sides = {
+        side: SideResult(ranks(np.array(found.columns["original"])[:, None], list(columns["accepted"])))
+        for side, found in diagnoses.items()
+    }
     classes = np.array(columns["label"])
     return (groups_table(SetResult(name, sides, classes, groups=groups, group_weights=images.group_weights)),)
 
@@ -212,18 +202,14 @@ def load_images(options: DiagnoseOptions, session: Session) -> Images:
         raise ValueError(
             f"`{benchmark}` has one set to diagnose on, with its masks: leave out --split, and folders of --masks."
         )
-    enough = max(options.num_images, 2 * len(benchmarks()[benchmark].class_names))  # two of each class
-    sets = benchmarks()[benchmark].load_evaluation_sets(enough)
-    name = next(name for name in sets if name not in benchmarks()[benchmark].shifted)
-    return Images(sets[name], benchmark, name, benchmarks()[benchmark].masks)
+    known = benchmarks()[benchmark]
+    sets = known.load_evaluation_sets(max(options.num_images, 2 * len(known.class_names)))  # two of each class
+    name = next(name for name in sets if name not in known.shifted)
+    return Images(sets[name], benchmark, name, known.masks)
 
 
 def write_report(report: DiagnosisReport, session: Session, settings: dict) -> None:
-    """Write the files of a report.
-
-    Args:
-        settings: options of the command.
-    """
+    """Write the files of a report, with the `settings` of the command."""
     folder = report.folder
     facts: dict[str, Any] = {"masks": report.images.masks, "tables": [asdict(table) for table in report.tables]}
     facts |= {"num_images": len(report.images.dataset), "num_rejected": report.images.rejected}

@@ -14,10 +14,8 @@ from ..results.cut_out_table import outcomes
 from ..results.markdown_latex import Table
 
 
-DECIDES, PARTLY, NO_SIGN, TOO_FEW = "decides", "partly", "no sign", "too few"
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
-RECOGNISED = 0.5  # share of the images without which other backgrounds can cost little
 # Names of the measures in tables. Differences have a sign.
 MEASURES = {
     **{name: f"top-1 `{name}`" for name in CONDITIONS},
@@ -32,12 +30,11 @@ MEASURES = {
     "relevance_on_object": "relevance on the object / its share of the image",
 }
 OF_A_CLASS = ("original", "mixed_same", "mixed_rand", "donor_rate")  # measures by class
-NUM_PAIRS = 20  # in the table
 VERDICTS = {
-    DECIDES: "Decides by the background",
-    PARTLY: "Decides partly by the background",
-    NO_SIGN: "No sign in these images that it decides by the background",
-    TOO_FEW: "Too few images to tell",
+    "decides": "Decides by the background",
+    "partly": "Decides partly by the background",
+    "no sign": "No sign in these images that it decides by the background",
+    "too few": "Too few images to tell",
 }
 DIFFERENCES = ("composing", "bg_gap", "donor_excess", "only_bg_excess")
 
@@ -54,9 +51,6 @@ class Diagnosis:
 
     columns: Mapping[str, Sequence]
     class_names: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.columns["label"])
 
     @cached_property
     def values(self) -> dict[str, np.ndarray]:
@@ -106,35 +100,29 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """`decides`, `partly`, `no sign` or `too few`, from the intervals of the donor rate beyond chance and of the
-        BG-Gap.
-
-        - `decides`: one of them is at least 25 points with 95 % confidence;
-        - `no sign`: both are under 5 points, and the model may recognise half of the images, as they are and on other backgrounds of
-          their class;
-        - `partly`: one of them is above 0;
-        - `too few`: the images allow none of these.
-        """
+        """Key of [`VERDICTS`], from the 95 % intervals of the donor rate beyond chance and of the BG-Gap: `decides` if one of them
+        is at least 25 points; `no sign` if both are under 5 points, and the model may recognise half of the images, as they are
+        and on other backgrounds of their class; `partly` if one of them is above 0; otherwise `too few`."""
         found = [self.measures[name] for name in ("donor_excess", "bg_gap") if name in self.measures]
         if any(one.low >= LARGE for one in found):
-            return DECIDES
+            return "decides"
         if len(found) == 2 and all(one.high < SMALL for one in found) and not self._unrecognised:
-            return NO_SIGN
-        return PARTLY if any(one.low > 0 for one in found) else TOO_FEW
+            return "no sign"
+        return "partly" if any(one.low > 0 for one in found) else "too few"
 
     @property
     def _unrecognised(self) -> str | None:
-        """The condition, of the images as they are or on another background of their class, in which the model is wrong on more than
-        half with 95 % confidence; `None` if there is none."""
+        """Condition without the background of another class in which the model is wrong on more than half of the images with 95 %
+        confidence, so that the background of another class can cost little; `None` if there is none."""
         conditions = [name for name in ("original", "mixed_same") if name in self.measures]
-        return next((name for name in conditions if self.measures[name].high < RECOGNISED), None)
+        return next((name for name in conditions if self.measures[name].high < 0.5), None)
 
     @property
     def sentence(self) -> str:
         """The verdict with what it is based on."""
         if not self.num_mixed:
-            return f"{VERDICTS[TOO_FEW]}: none of {len(self)} images could be composed with another background."
-        if self.verdict == TOO_FEW and self._unrecognised:
+            return f"{VERDICTS['too few']}: none of {len(self.columns['label'])} images could be composed with another background."
+        if self.verdict == "too few" and self._unrecognised:
             how = "as they are" if self._unrecognised == "original" else "on other backgrounds of their class"
             count = int((~np.isnan(self.values[self._unrecognised])).sum())
             return (
@@ -153,9 +141,8 @@ class Diagnosis:
     @property
     def warnings(self) -> list[str]:
         """What stands in the way of the verdict."""
-        price = self.measures.get("composing")
         found = []
-        if price is not None and price.low > 0.1:
+        if (price := self.measures.get("composing")) and price.low > 0.1:
             found.append(
                 f"Composing alone costs {price} points of top-1: masks may be bad, or the model sees the edges. Look at "
                 "the contact sheet of the masks and at the strip."
@@ -165,14 +152,12 @@ class Diagnosis:
                 f"The model is right on {_percent(self.measures['original'])} of the images as they are: see whether their classes are its "
                 "own, and its preprocessing too."
             )
-        lost = int((np.asarray(self.columns["donor_same"]) < 0).sum())
-        if lost:
+        if lost := int((np.asarray(self.columns["donor_same"]) < 0).sum()):
             found.append(f"{lost} images are the only one of their class, and have no `mixed_same`.")
         return found
 
     def change_from(self, before: "Diagnosis") -> dict[str, Interval]:
-        """Change of each measure from a model measured on the same images, paired by image. Chance and Object Focus are
-        left out."""
+        """Change of each measure from another model on the same images, paired by image, but for chance and Object Focus."""
         kept = [name for name in self.measures if name in before.values and not name.endswith("_chance")]
         found = Resamples.means({name: self.values[name] - before.values[name] for name in kept})
         if ratio := found.get("relevance_on_object"):
@@ -201,25 +186,20 @@ class Diagnosis:
 def diagnosis_tables(
     diagnoses: Mapping[str, Diagnosis], beside: Mapping[str, Mapping[str, Interval]] | None = None
 ) -> list[Table]:
-    """Tables of one model or two (`before`, `after`): measures, classes, and pairs of class and background.
-
-    Args:
-        beside: measures on other images, by the head of their column.
-    """
-    beside = beside or {}
-    sides = list(diagnoses)
-    compared = len(sides) > 1
-    changes = diagnoses[sides[-1]].change_from(diagnoses[sides[0]]) if compared else {}
+    """Tables of one model or two (`before`, `after`): measures, classes, and pairs of class and background. `beside` has measures on
+    other images, by the head of their column."""
+    beside = dict(beside or {})
+    if "after" in diagnoses:
+        beside = {"change": diagnoses["after"].change_from(diagnoses["before"])} | beside
     rows = []
     for name, title in MEASURES.items():
         cells = [_shown(name, diagnosis.measures) for diagnosis in diagnoses.values()]
         if any(cell != "–" for cell in cells):
-            others = [_shown(name, found) for found in ([changes] if compared else []) + list(beside.values())]
-            rows.append([title.strip(), *cells, *others])
-    images = len(diagnoses[sides[0]])
+            rows.append([title.strip(), *cells, *(_shown(name, found) for found in beside.values())])
+    images = len(diagnoses["before"].columns["label"])
     title = f"Objects of {images} images on other backgrounds, in per cent [95 % interval]"
-    tables = [Table(title, ["measure", *sides, *(["change"] if compared else []), *beside], rows)]
-    names = diagnoses[sides[0]].class_names
+    tables = [Table(title, ["measure", *diagnoses, *beside], rows)]
+    names = diagnoses["before"].class_names
     for side, diagnosis in diagnoses.items():
         ordered = sorted(diagnosis.by_class().items(), key=lambda item: (-(item[1]["donor_rate"] or 0), item[0]))
         rows = [
@@ -228,23 +208,19 @@ def diagnosis_tables(
         ]
         title = f"Classes, {side}, in per cent: the most often taken for the class of their background first"
         tables.append(Table(title, ["class", "images", *(MEASURES[name] for name in OF_A_CLASS)], rows))
-        pairs = [
-            [
-                f"{names[pair['label']]} on the background of {names[pair['donor_class']]}",
-                f"{pair['taken']} of {pair['images']}",
-            ]
-            for pair in diagnosis.by_pair()[:NUM_PAIRS]
-            if pair["taken"]
-        ]
+        pairs = []
+        for pair in (pair for pair in diagnosis.by_pair()[:20] if pair["taken"]):
+            objects = f"{names[pair['label']]} on the background of {names[pair['donor_class']]}"
+            pairs.append([objects, f"{pair['taken']} of {pair['images']}"])
         if pairs:
             tables.append(Table(f"Most frequent confusions with the background, {side}", ["pair", "taken"], pairs))
     return tables
 
 
 def _shown(name: str, measures: Mapping[str, Interval]) -> str:
-    if name not in measures:
+    found = measures.get(name)
+    if found is None:
         return "–"
-    found = measures[name]
     if name.endswith("_chance"):
         return f"{100 * found.mean:.1f}"
     if name != "relevance_on_object":

@@ -127,8 +127,7 @@ def _protocols(options: EvaluateOptions) -> list[Preset]:
 
 
 def _training_classes(options: EvaluateOptions, session: Session) -> frozenset[int] | None:
-    """Classes of the finetuning images: from `training_data`, else from the run's record, else from the benchmark if
-    all sets belong to one."""
+    """Classes of the finetuning images: from `training_data`, the run's record, or the benchmark of all sets."""
     path = options.training_data
     if path is not None:
         rows = find_images(path, options.train_split, ("label",)).rows

@@ -19,8 +19,7 @@ NUM_CANDIDATES = 60  # corrected images searched for the largest drop of relevan
 
 
 def write_finetuning_results(folder: Path, run: Run, session: Session, settings: dict) -> str:
-    """Write the results of a run, whose settings are JSON values, to an existing folder. Returns the first table, as
-    Markdown."""
+    """Write the results of a run to an existing folder. Returns the first table, as Markdown."""
     tables = tables_of(run)
     facts = summarize(run) | {"tables": [asdict(table) for table in tables]}
     write_results_json(session, folder, settings, facts, tables)

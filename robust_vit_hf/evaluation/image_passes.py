@@ -68,8 +68,7 @@ def batch_outputs(
 
 
 def check_logits(logits: torch.Tensor, dataset: datasets.Dataset, first: int, description: str) -> None:
-    """Refuse NaN or infinite logits `(N, C)` of the images from `first` on. Every process checks the logits of all, so
-    that all stop together."""
+    """Refuse NaN or infinite logits `(N, C)` of images from `first` on, in every process, so that all stop together."""
     if bad := (~logits.isfinite()).any(dim=1).nonzero().flatten().tolist():
         index, named = first + bad[0], "file_name" in dataset.column_names
         image = f"`{dataset.with_format(None)['file_name'][index]}`" if named else f"image {index}"

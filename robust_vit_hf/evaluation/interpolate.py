@@ -94,8 +94,7 @@ def _measure(session: Session, alphas: list[float], options: MixtureOptions) -> 
 
 
 def sweep_table(sweep: dict) -> Table:
-    """Table of top-1 on each set and the mean over shifted sets, in per cent, one row per alpha, from the contents of
-    `sweep.json` with alphas as numbers, in ascending order."""
+    """Top-1 on each set and its mean over shifted sets, in per cent, by alpha: a number, ascending in `sweep.json`."""
     names = [*sweep["in_distribution"], *sweep["shifted"]]
     rows = [
         [f"{alpha:g}", *(percent(row["top1"][name]) for name in names), percent(row["mean_shifted"])]

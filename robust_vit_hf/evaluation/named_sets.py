@@ -21,8 +21,7 @@ class NamedSource(NamedTuple):
 
 
 def expand_sets(named: Iterable[NamedSource]) -> list[NamedSource]:
-    """The sets, all of them known and none twice, with each family, such as `imagenet-9`, replaced by its sets, all
-    from its source. Nothing is loaded."""
+    """The sets, known and different, with each family, such as `imagenet-9`, replaced by its sets from its source."""
     sets = [NamedSource(name, source) for family, source in named for name in FAMILIES.get(family, (family,))]
     names = [name for name, _ in sets]
     if len(set(names)) < len(names):

@@ -10,8 +10,7 @@ from .before_after_examples import galleries
 
 
 def write_run_page(folder: Path, path: Path) -> None:
-    """Write the page for an output folder of `robust-vit train`, `improve` or `evaluate`: tables, changes by class,
-    plots, and a gallery of examples."""
+    """Write the page for an output folder of `robust-vit train`, `improve` or `evaluate`."""
     results = read_json(folder / RESULTS_FILE) or {}
     settings = results.get("settings") or {}
     names = {int(label): name for label, name in results.get("class_names", {}).items()}

@@ -12,7 +12,7 @@ from ..data.benchmarks import benchmarks
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import find_images
 from ..data.groups import training_shares
-from ..data.image_sets import load_image_set, prepared_options
+from ..data.image_sets import load_image_set, prepared_set
 from ..data.imagenet_classes import subset, wnids
 from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS
 from ..data.label_mapping import class_names_of, classes_of_model, label_mapping
@@ -23,34 +23,23 @@ from .options import SetsOptions
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A set under a protocol, see [`EvaluateOptions`].
+    """A set under a protocol, see [`EvaluateOptions`]; fields without a comment are those of [`SetResult`]."""
 
-    Args:
-        dataset: rows with `image` and optionally `mask`, `file_name` and factors.
-        accepted: correct labels of each image, empty for images that do not count; `None` for a set without labels.
-        class_subset: classes to which logits are restricted, ascending; `None` for all.
-        num_classes, class_names: classes in the order of the labels, if known, which the model must have.
-        border: pixels to cut at each edge of an image.
-        whole: whether images are squashed to the model's size, if they have another, and not cropped.
-        by_class, group_weights, source, shifted: as in [`SetResult`]; groups are those in the column `group`.
-    """
-
-    dataset: datasets.Dataset
-    accepted: list[list[int]] | None = None
-    class_subset: tuple[int, ...] | None = None
-    num_classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    border: int = 0
+    dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
+    accepted: list[list[int]] | None = None  # labels of each image, if known; one without any does not count
+    class_subset: tuple[int, ...] | None = None  # classes to which logits are restricted, ascending; `None` for all
+    num_classes: int | None = None  # that the model must have, if known
+    class_names: tuple[str, ...] | None = None  # in the order of the labels, if known
+    border: int = 0  # pixels to cut at each edge of an image
     by_class: bool = True
-    whole: bool = False
+    whole: bool = False  # images are squashed to the model's size, if they have another, and not cropped
     group_weights: dict[str, float] | None = None
     source: str | None = None
     shifted: bool = False
 
     @classmethod
     def of(cls, dataset: datasets.Dataset, num_classes: int | None = None, **facts) -> "EvaluationSet":
-        """Set in which every label counts and logits are not restricted. Images labelled `None` or -1, as in test
-        sets, do not count."""
+        """Set in which every label counts, but `None` and -1, as in test sets, and logits are not restricted."""
         if "label" not in dataset.column_names:
             return cls(dataset, **facts)
         labels = dataset.with_format(None)["label"]
@@ -70,9 +59,8 @@ class EvaluationSet:
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """Copy of the set with labels and `class_subset` mapped to a model's classes, by name where both have names,
-        see [`label_mapping`]. The set may have a part of the model's classes then. `name` is that of the set in
-        errors."""
+        """Copy of the set with labels and `class_subset` mapped to a model's classes, of which it may have a part, by
+        name where both have names, see [`label_mapping`]. `name` is that of the set in errors."""
         if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
             raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:
@@ -105,8 +93,7 @@ def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
 def load_evaluation_sets(
     named: Sequence[tuple[str, str | None]], protocol: Preset, images_per_set: int
 ) -> dict[str, EvaluationSet]:
-    """Load benchmarks, of which each contributes all of its sets, and image sets with their sources, see
-    [`load_image_set`], in the order of the paper's tables, later sets last."""
+    """Load all sets of benchmarks, and image sets from their sources, in the order of the paper's tables."""
     order, sets = [*benchmarks(), *EVALUATION_SETS], {}
     for name, source in sorted(named, key=lambda pair: order.index(pair[0])):
         if name in benchmarks():
@@ -158,5 +145,5 @@ def load_evaluation_set(name: str, source: str | None, protocol: Preset) -> Eval
         rows = replace(rows, class_subset=tuple(sorted(set().union(*rows.accepted))))
     elif known.class_subset:
         rows = replace(rows, class_subset=subset(known.class_subset))
-    is_cut = not known.border or prepared_options(source).get("cropped")
+    is_cut = not known.border or (source and prepared_set(source)[1].get("cropped"))
     return rows if is_cut else replace(rows, border=known.border)

@@ -147,6 +147,8 @@ def _options(path: Path, where: str, options: Any) -> dict:
     checked = {}
     for name, value in (options or {}).items():
         try:
+            if value == []:
+                raise ValueError(f"the list of `{name}` has no values, so that there would be no run.")
             entries = [
                 check_train_option(str(name), entry) for entry in (value if isinstance(value, list) else [value])
             ]

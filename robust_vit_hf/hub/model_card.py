@@ -1,8 +1,5 @@
-"""Model cards from the metadata and results of a run.
-
-A card depends only on JSON files: `run.json` of the trainer, `results.json` of `robust-vit train`, and
-`evaluation.json`, copied by `robust-vit card` from the results of `robust-vit evaluate`.
-"""
+"""Model cards from the metadata and results of a run: `run.json` of the trainer, `results.json` of `robust-vit train`, and
+`evaluation.json`, copied by `robust-vit card` from the results of `robust-vit evaluate`."""
 
 import shutil
 from collections.abc import Sequence
@@ -70,12 +67,8 @@ def make_card(
 
     Args:
         run: metadata of the run, see [`describe_run`].
-        results: `results.json` of `robust-vit train`.
-        evaluation: `results.json` of `robust-vit evaluate`, which replaces `results`.
+        results, evaluation: `results.json` of `robust-vit train`, and of `robust-vit evaluate`, which replaces it.
         figures: file names of [`FIGURES`] in the card's folder.
-
-    Raises:
-        KeyError: metadata or results are incomplete.
     """
     data, emissions, measurements = run["data"], None, []
     if evaluation is not None:
@@ -120,11 +113,7 @@ def make_card(
 
 
 def write_card(folder: Path) -> None:
-    """Write a folder's `README.md` from its JSON files and pictures. Results of other weights are left out.
-
-    Raises:
-        FileNotFoundError: `run.json` is missing.
-    """
+    """Write a folder's `README.md` from its JSON files and pictures. Results of other weights are left out."""
     run, measured, figures = read_json(folder / RUN_FILE), {}, []
     if run is None:
         raise FileNotFoundError(
@@ -142,15 +131,7 @@ def write_card(folder: Path) -> None:
 
 
 def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
-    """Add the results of `robust-vit evaluate` to a finetuned model, for its card.
-
-    Args:
-        folder: finetuned model, with the `run.json` of its training.
-        evaluation_folder: output folder of the evaluation.
-
-    Raises:
-        ValueError: there are no results of two models, or they are of other weights.
-    """
+    """Add the results of `robust-vit evaluate` to a finetuned model, for its card. They must be of its weights."""
     evaluation = read_json(evaluation_folder / RESULTS_FILE) or {}
     if not evaluation.get("protocols") or "after" not in evaluation["weights"]:
         raise ValueError(

@@ -16,16 +16,9 @@ from ..utils.images import input_size
 from ..utils.public_names import is_hub_id, public_name
 
 
-EMISSIONS_FILE = "emissions.csv"  # written by CodeCarbon, in the output_dir
-
-
 def describe_run(trainer: Trainer, facts: dict) -> dict:
-    """Model, data, hyper-parameters and cost of a run, as JSON values.
-
-    Args:
-        trainer: [`RobustViTTrainer`] after training.
-        facts: given arguments of its `create_model_card`.
-    """
+    """Model, data, hyper-parameters and cost of a run, as JSON values, from a [`RobustViTTrainer`] after training and the
+    given arguments of its `create_model_card`."""
     args, processor = trainer.args, trainer.processing_class
     model = trainer.accelerator.unwrap_model(trainer.model)
     known = ImageModel(model)
@@ -141,8 +134,8 @@ def _preprocessing(processor: BaseImageProcessor) -> str:
 
 def _energy(folder: Path) -> dict[str, float | None]:
     """Energy and emissions of the last run in `emissions.csv`, written by transformers' CodeCarbon callback."""
-    if not (folder / EMISSIONS_FILE).is_file():
+    if not (folder / "emissions.csv").is_file():
         return {"energy_kwh": None, "emissions_kg": None}
-    with open(folder / EMISSIONS_FILE, newline="", encoding="utf-8") as file:
+    with open(folder / "emissions.csv", newline="", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     return {"energy_kwh": float(last["energy_consumed"]), "emissions_kg": float(last["emissions"])}

@@ -37,12 +37,7 @@ httpx = import_module(HTTPError.__module__)  # the HTTP client of huggingface_hu
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
     """Context manager that turns errors of the HTTP client, of which some quote the token, into an `OSError`. Those of the Hub are
-    one already.
-
-    Raises:
-        PermissionError: the token has characters that a token cannot have.
-        ConnectionError: the Hub cannot be reached.
-    """
+    one already."""
     try:
         yield
     except (httpx.LocalProtocolError, UnicodeEncodeError):
@@ -57,12 +52,7 @@ def create_repo(
     repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: str | None = None
 ) -> str:
     """Create a repository if it does not exist, and return its id with the owner. Arguments are those of
-    [`push_folder`].
-
-    Raises:
-        OSError: as [`hub_errors`], or the Hub refuses it.
-        ValueError: a private repository is requested, but it exists and is public.
-    """
+    [`push_folder`]."""
     api = HfApi(token=token)
     with hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
@@ -74,11 +64,7 @@ def create_repo(
 
 
 def check_adapter_base(base: str | None) -> None:
-    """Refuse an adapter whose base others cannot load.
-
-    Raises:
-        ValueError: the base is a local folder, or unknown.
-    """
+    """Refuse an adapter whose base is a local folder, or unknown, so that others cannot load it."""
     if base not in MODELS and not is_hub_id(base or ""):
         raise ValueError(
             f"The adapter's base is `{base}`, which nobody else has. Finetune a model from the Hub by its id, or merge the "
@@ -110,8 +96,6 @@ def push_folder(
     commit. Large files already on the Hub, for example from an interrupted upload, are not uploaded again.
 
     Args:
-        repo_id: `name` or `owner/name`.
-        repo_type: `"model"` or `"dataset"`.
         private: whether a new repository is private; an existing one must then be private too.
         revision: branch, created if it does not exist; `main` by default.
         token: by default from `hf auth login` or `HF_TOKEN`.
@@ -139,11 +123,7 @@ def push_folder(
 
 
 def repo_type_of(folder: Path) -> str:
-    """`"model"` or `"dataset"`, depending on a folder's files.
-
-    Raises:
-        ValueError: the folder holds neither, an incomplete dataset, or a model without weights or card.
-    """
+    """`"model"` or `"dataset"`, depending on a folder's files; one that holds neither, or not all of it, is refused."""
     if made_from(folder):
         return "dataset"
     if adapter := read_json(folder / ADAPTER_FILE):
@@ -159,34 +139,20 @@ def repo_type_of(folder: Path) -> str:
 
 
 def push(options: PushOptions) -> str:
-    """Upload a folder, see [`publish_folder`], and return the commit's URL."""
-    return publish_folder(**vars(options)).commit_url
-
-
-def publish_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str | None = None,
-) -> CommitInfo:
-    """Push a model, an adapter or prepared images, see [`push_folder`]. Cards of models with run metadata are
-    rewritten for the name on the Hub.
-
-    Args:
-        commit_message: `Upload model` or `Upload dataset` by default.
-
-    Raises:
-        ValueError, OSError: as [`repo_type_of`] and [`push_folder`].
-    """
-    repo_type, run = repo_type_of(folder), read_json(folder / RUN_FILE)
+    """Upload a folder, and return the commit's URL. Cards of models with run metadata are rewritten for the name on the Hub."""
+    folder, repo_id, repo_type = options.folder, options.repo_id, repo_type_of(options.folder)
+    run = read_json(folder / RUN_FILE)
     if run is not None:
-        repo_id = create_repo(repo_id, private=private)
-        names = {"hub_model_id": repo_id, "model_name": repo_id.split("/")[-1], "revision": revision}
+        repo_id = create_repo(repo_id, private=options.private)
+        names = {"hub_model_id": repo_id, "model_name": repo_id.split("/")[-1], "revision": options.revision}
         write_json(folder / RUN_FILE, run | names)
         write_card(folder)
-    message = commit_message or f"Upload {repo_type}"
-    return push_folder(
-        folder, repo_id, repo_type=repo_type, commit_message=message, private=private, revision=revision
+    commit = push_folder(
+        folder,
+        repo_id,
+        repo_type=repo_type,
+        commit_message=options.commit_message or f"Upload {repo_type}",
+        private=options.private,
+        revision=options.revision,
     )
+    return commit.commit_url

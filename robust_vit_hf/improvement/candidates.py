@@ -25,14 +25,7 @@ FINALISTS, FIRST_SHARE = 2, 3  # trainings of all steps; all others are shorter 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of a training.
-
-    Args:
-        variant: name in [`VARIANTS`], or of a method.
-        learning_rate: initial learning rate.
-        steps: number of steps.
-        options: options of the method.
-    """
+    """Settings of a training. `variant` is a name in [`VARIANTS`], or a method."""
 
     variant: str
     learning_rate: float
@@ -50,14 +43,9 @@ class TrainingSettings:
 
 @dataclass(frozen=True, eq=False)
 class Mixture(choice.Candidate):
-    """A mixture of a trained model's weights with the original's, on the selection images.
+    """A mixture of the original's weights with a share (`alpha`) of a trained model's, on the selection images."""
 
-    Args:
-        training: `None` for the original model.
-        alpha: share of the finetuned weights.
-    """
-
-    training: TrainingSettings | None
+    training: TrainingSettings | None  # `None` for the original model
     alpha: float
 
     @classmethod
@@ -69,7 +57,7 @@ class Mixture(choice.Candidate):
         return (self.training.learning_rate if self.training else 0.0, self.alpha)
 
     def changes(self, before: "Mixture") -> tuple[Interval, Interval]:
-        """Changes of both from another, with their intervals, paired by image."""
+        """Changes of `mixed_rand` and `original` from another mixture, paired by image."""
         changes = {"gain": self.mixed_rand - before.mixed_rand, "loss": self.original - before.original}
         gain, loss = (drawn.interval(Difference) for drawn in Resamples.means(changes).values())
         return gain, loss
@@ -97,14 +85,9 @@ def candidates_table(mixtures: Sequence[Mixture], before: Mixture, chosen: Mixtu
     """Table of all candidates in the order of the rule."""
     rows = []
     for one in rank(mixtures, before, max_loss):
-        settings = ["original", "–", "–", "–"]
-        if one.training is not None:
-            settings = [
-                one.training.variant,
-                f"{one.training.learning_rate:g}",
-                str(one.training.steps),
-                f"{one.alpha:g}",
-            ]
+        settings, training = ["original", "–", "–", "–"], one.training
+        if training is not None:
+            settings = [training.variant, f"{training.learning_rate:g}", str(training.steps), f"{one.alpha:g}"]
         gain, loss = one.changes(before)
         marked = "chosen" if one is chosen else "loses too much" if loses_too_much(one, before, max_loss) else ""
         rows.append([*settings, f"{100 * one.top1():.1f}", str(gain), str(loss), marked])

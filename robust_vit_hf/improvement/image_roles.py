@@ -23,7 +23,6 @@ class ImageRoles:
 
     Args:
         images: `train`, at most as many as a training sees; `selection` and `report`, one half each of the validation images.
-        notes: what was decided about them.
         group_weights: shares of the groups of all images that can be trained on; `None` without groups.
     """
 
@@ -33,14 +32,8 @@ class ImageRoles:
 
 
 def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRoles:
-    """Find the images of each role. Without validation split, training images are held out.
-
-    Args:
-        pictures: digests of the pictures in `backgrounds`.
-
-    Raises:
-        ValueError: an image has two roles or no group, or a role has images of one class only.
-    """
+    """Find the images of each role, in which the `pictures` of `backgrounds`, by their digests, have no part. Without validation
+    split, training images are held out."""
     train, notes = _labelled(options, options.train_split), []
     try:
         validation = _labelled(options, options.eval_split)
@@ -56,29 +49,21 @@ def images_by_role(options: ImproveOptions, pictures: Sequence[str]) -> ImageRol
     weights = group_shares(train.rows, options.train_split)
     count = options.max_steps * options.train_batch_size
     images = {"train": replace(train, rows=choose_images(train.rows, count, options.seed))}
-    for role, half, count in zip(
-        ("selection", "report"),
-        halves(labels_of(validation.rows), options.seed),
-        (SELECTION_IMAGES, options.num_images),
-        strict=True,
-    ):
+    numbers = {"selection": SELECTION_IMAGES, "report": options.num_images}
+    for half, (role, count) in zip(halves(labels_of(validation.rows), options.seed), numbers.items(), strict=True):
         images[role] = replace(validation, rows=choose_images(validation.rows.select(half), count))
         draw_donors(labels_of(images[role].rows).tolist())  # refuses one class before masks, which take long, are made
     columns = ["image"] if options.mask_folder is None else ["image", "mask"]
     contents = {role: contents_of(of_role.rows.select_columns(columns)) for role, of_role in images.items()}
-    _check_disjoint(contents | {"backgrounds": {*pictures}})
-    return ImageRoles(images, notes, weights)
-
-
-def _labelled(options: ImproveOptions, split: str) -> Images:
-    return find_images(options.dataset, split, ("label",), masks=options.mask_folder).labelled()
-
-
-def _check_disjoint(contents: dict[str, set[str]]) -> None:
-    """Refuse images that have two roles, also as copies under other names, and pictures that are the masks of two images."""
-    for first, second in APART:
+    contents["backgrounds"] = {*pictures}
+    for first, second in APART:  # also copies under other names, and pictures that are the masks of two images
         if shared := len(contents[first] & contents[second]):
             raise ValueError(
                 f"Splits overlap: {shared} images or masks of `{second}` are in `{first}` too. Look for copies, put masks into folders "
                 "named as the splits, and see --train_split, --eval_split and --backgrounds."
             )
+    return ImageRoles(images, notes, weights)
+
+
+def _labelled(options: ImproveOptions, split: str) -> Images:
+    return find_images(options.dataset, split, ("label",), masks=options.mask_folder).labelled()

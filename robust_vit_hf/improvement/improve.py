@@ -70,19 +70,14 @@ def run_improvement(options: ImproveOptions) -> Improvement:
                 "`improve` works in one process: leave out `accelerate launch`, or train the candidate that it names with "
                 "`robust-vit train` on several."
             )
-        pictures = _digests_of_pictures(options, session.sides["before"])
+        pictures = []  # digests, in the order in which the swap draws from them
+        if options.backgrounds is not None:
+            paths = BackgroundPool(options.backgrounds, session.sides["before"].processor).paths
+            pictures = [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
         roles = images_by_role(options, pictures)
         stage = Stage(folder / CANDIDATES_FOLDER, _inputs(options, session, roles) | {"pictures": pictures})
         stage.check()
         return _improve(session, roles, stage, options)
-
-
-def _digests_of_pictures(options: ImproveOptions, side: Side) -> list[str]:
-    """Digests of the pictures in `backgrounds`, in the order in which they are drawn from."""
-    if options.backgrounds is None:
-        return []
-    paths = BackgroundPool(options.backgrounds, side.processor).paths
-    return [xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths]
 
 
 def _inputs(options: ImproveOptions, session: Session, roles: ImageRoles) -> dict:
@@ -135,21 +130,16 @@ def _improve(session: Session, roles: ImageRoles, stage: Stage, options: Improve
     _say(4, f"Diagnosis on {len(masked['report'].dataset)} report images")
     improvement = measure_outcome(session, masked["report"], table, notes, options)
     weights = [path.name for path in folder.glob("*.safetensors")]
-    stage.finish(
-        improvement.record(), [f"../{name}" for name in (*weights, "config.json", RUN_FILE)] if weights else []
-    )
+    files = [*weights, "config.json", RUN_FILE] if weights else []
+    stage.finish(improvement.record(), [f"../{name}" for name in files])
     for path in stage.folder.glob(f"*/{TRAINING_FOLDER}"):
         shutil.rmtree(path)  # what was measured is kept
     return improvement
 
 
 def _measure_original(session: Session, masked: dict[str, MaskedImages], passes: dict[str, Backgrounds]) -> Mixture:
-    """Measure the original model on the selection images, and on the report images, so that what is wrong with them is found before
-    the training. Returns it on the selection images.
-
-    Raises:
-        ValueError: images of a role cannot tell whether a model decides by the background.
-    """
+    """The original model on the selection images. It is measured on the report images too, so that what is wrong with them is found
+    before the training."""
     diagnoses = {}
     for role, backgrounds in passes.items():
         rows = EvaluationSet.of(masked[role].dataset)

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ..diagnosis.diagnose import DiagnosisReport, measure_images, write_report
-from ..evaluation import finetuning_results
 from ..evaluation.before_after_examples import galleries
+from ..evaluation.finetuning_results import FIGURE_FILE, write_finetuning_results
 from ..evaluation.measurements.accuracy import Accuracy, measure_accuracy
 from ..evaluation.measurements.other_backgrounds import Backgrounds
 from ..evaluation.session import Session
@@ -43,7 +43,6 @@ class Improvement:
     Args:
         max_loss: points of top-1 that the images as they are may lose.
         diagnosis: the models before and, unless no candidate was better, after.
-        candidates: table of all candidates.
         accuracy: tables of top-1, relevance and calibration on the images as they are; none if no candidate was better.
         notes: what was decided about the images, and what stands in the way.
         folder: the model folder.
@@ -104,9 +103,8 @@ def measure_outcome(
     """Diagnose the sides of the session on the report images, and write results, card and page."""
     folder, passes = options.output_dir, (options.batch_size, options.num_workers)
     (folder / DIAGNOSIS_FOLDER).mkdir(exist_ok=True)
-    backgrounds = Backgrounds(*passes)
     diagnosis = measure_images(
-        session, images, "report", backgrounds, folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
+        session, images, "report", Backgrounds(*passes), folder / DIAGNOSIS_FOLDER, within=PREDICTIONS_FOLDER
     )
     write_report(diagnosis, session, asdict(options))
     sections, accuracy = [diagnosis.section(), Section("Candidates", [candidates])], []
@@ -114,7 +112,9 @@ def measure_outcome(
         rows = EvaluationSet.of(images.dataset, source=options.dataset, group_weights=images.group_weights)
         own = session.with_sets({"report": rows})
         run = Run(measure_accuracy(own, Accuracy(*passes), f"{PREDICTIONS_FOLDER}/accuracy"))
-        _write_results(folder, run, own, asdict(options))
+        write_finetuning_results(folder, run, own, asdict(options))
+        if (figure := folder / FIGURE_FILE).is_file():  # of photographs, which are not uploaded with the model
+            figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
         accuracy, notes = tables_of(run), notes + _worse_classes(run, session.classes)
         sections.append(Section("On the images as they are", accuracy, galleries=galleries(folder)))
     found = Improvement(options.max_loss, diagnosis, candidates, accuracy, [*notes, *diagnosis.warnings], folder)
@@ -126,14 +126,6 @@ def measure_outcome(
         write_json(folder / RUN_FILE, read_json(folder / RUN_FILE) | {"verdict": found.verdict, "notes": found.notes})
         write_card(folder)
     return found
-
-
-def _write_results(folder: Path, run: Run, session: Session, settings: dict) -> None:
-    """Results of a finetuning, without the figure of photographs, which is not uploaded with the model."""
-    finetuning_results.write_finetuning_results(folder, run, session, settings)
-    figure = folder / finetuning_results.FIGURE_FILE
-    if figure.is_file():
-        figure.replace(folder / DIAGNOSIS_FOLDER / figure.name)
 
 
 def _worse_classes(run: Run, names: Sequence[str]) -> list[str]:

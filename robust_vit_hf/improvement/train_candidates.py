@@ -36,9 +36,7 @@ class Trials:
     """Trains candidates and measures them on the selection images.
 
     Args:
-        folder: folder of the candidates' folders.
         session: session with the original model and one set, the selection images.
-        backgrounds: measurement on the selection images.
         train: images to train on, with masks and labels of the model.
         facts: for the run's record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
     """

@@ -1,5 +1,7 @@
-"""Foreground masks from names: Grounding DINO finds boxes, SAM segments their contents. The names are the class name, or
-names of its parts for the concept masks of *Concept-Guided Fine-Tuning* (https://huggingface.co/papers/2603.08309).
+"""Foreground masks from names: Grounding DINO finds boxes, SAM segments their contents.
+
+The names are the class name, or names of its parts for the concept masks of *Concept-Guided Fine-Tuning*
+(https://huggingface.co/papers/2603.08309).
 
 Source: *Grounding DINO* (https://huggingface.co/papers/2303.05499), *Segment Anything*
 (https://huggingface.co/papers/2304.02643), *SAM 2* (https://huggingface.co/papers/2408.00714).

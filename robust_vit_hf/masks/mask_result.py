@@ -8,17 +8,11 @@ from PIL import Image
 
 @dataclass
 class MaskResult:
-    """Foreground mask of one image.
+    """Foreground mask of one image. A rejected one is kept for inspection."""
 
-    Args:
-        mask: mode "L", 0 background and 255 foreground, of the image's size; `None` if none could be made.
-        note: note for the user, such as a fallback or the boxes found.
-        rejected: why the mask should not be trained on, or `None`. A rejected mask is kept for inspection.
-    """
-
-    mask: Image.Image | None
-    note: str | None = None
-    rejected: str | None = None
+    mask: Image.Image | None  # mode "L", 0 background and 255 foreground, of the image's size; `None` if there is none
+    note: str | None = None  # for the user, such as a fallback or the boxes found
+    rejected: str | None = None  # why the mask should not be trained on
 
     @classmethod
     def of(cls, foreground: np.ndarray, note: str | None = None, rejected: str | None = None) -> "MaskResult":

@@ -34,21 +34,13 @@ BY_NAMES = {"sam3": Sam3Options, "grounded": GroundedOptions}  # in the order in
 
 @dataclass(frozen=True)
 class MaskedImages:
-    """Images with masks.
+    """Images with masks. Left out are those that cannot be read, and those whose mask was rejected, empty or full."""
 
-    Args:
-        dataset: rows with `image`, `mask` and `label`, an index of the model's classes.
-        masks: where the masks come from.
-        rejected: number of images left out: those that cannot be read, and those whose mask was rejected, empty or full.
-        lost: names of classes of which nothing is left.
-        group_weights: see [`~robust_vit_hf.evaluation.sets.EvaluationSet`].
-    """
-
-    dataset: datasets.Dataset
-    masks: str
-    rejected: int
-    lost: tuple[str, ...] = ()
-    group_weights: dict[str, float] | None = None
+    dataset: datasets.Dataset  # rows with `image`, `mask` and `label`, an index of the model's classes
+    masks: str  # where the masks come from
+    rejected: int  # number of images left out
+    lost: tuple[str, ...] = ()  # names of classes of which nothing is left
+    group_weights: dict[str, float] | None = None  # see [`~robust_vit_hf.evaluation.sets.EvaluationSet`]
 
     @property
     def notes(self) -> list[str]:

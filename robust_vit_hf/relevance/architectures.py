@@ -1,15 +1,14 @@
 """Inspection of models: [`ImageModel`] for forward passes, [`VisionTransformer`] for relevance maps."""
 
-from dataclasses import dataclass
 from inspect import signature
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True)
-class TokenWeights:
+class TokenWeights(NamedTuple):
     """Weights with which a classification head reads the tokens of the last layer."""
 
     prefix: tuple[float, ...]  # of the first prefix tokens; further ones have weight 0
@@ -54,20 +53,12 @@ def unwrap_pretrained(model: nn.Module) -> PreTrainedModel:
 
 
 class ImageModel:
-    """A model and its properties for forward passes.
-
-    Args:
-        model: transformers model, possibly wrapped by DDP, PEFT or Accelerate. Forward passes call this wrapper.
-
-    Attributes:
-        pretrained: the transformers model inside.
-        name: class name, without the prefix that FSDP2 adds to sharded models.
-    """
+    """A transformers model and its properties for forward passes, which call the wrapper (DDP, PEFT, Accelerate) if any."""
 
     def __init__(self, model: nn.Module):
         self.model = model
         self.pretrained = unwrap_pretrained(model)
-        self.name = type(self.pretrained).__name__.removeprefix("FSDP")
+        self.name = type(self.pretrained).__name__.removeprefix("FSDP")  # the prefix of sharded models
 
     @property
     def is_checkpointing(self) -> bool:
@@ -80,9 +71,11 @@ class ImageModel:
         size = self.pretrained.config.patch_size
         return (size, size) if isinstance(size, int) else tuple(size)
 
-    def patch_grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Number of patches `(h, w)` of an image of `(H, W)` pixels, which must be multiples of the patch size."""
-        (height, width), (patch_height, patch_width) = image_size, self.patch_size
+    def patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        """Number of patches `(h, w)` of images `(B, 3, H, W)`, whose sides must be multiples of the patch size."""
+        if pixel_values.ndim != 4:
+            raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
+        (height, width), (patch_height, patch_width) = pixel_values.shape[2:], self.patch_size
         if height % patch_height or width % patch_width:
             raise ValueError(
                 f"Image size {height}×{width} is not divisible by the patch size {patch_height}×{patch_width}: the border "
@@ -114,10 +107,6 @@ class VisionTransformer(ImageModel):
         attentions: modules recorded by transformers for `output_attentions=True`, first layer first. Their second
             output is the attention.
         head: weights of the tokens read by the classification head.
-
-    Raises:
-        ValueError: the architecture has no attention over one patch grid (convolutional, windowed or hierarchical), or its
-            classification head is unknown.
     """
 
     def __init__(self, model: nn.Module):
@@ -140,18 +129,6 @@ class VisionTransformer(ImageModel):
                 f'`robust_vit_hf.relevance.architectures.HEADS["{name}"] = CLS` (or `PATCH_MEAN`, `CLS_AND_PATCH_MEAN`).'
             )
         self.head = PATCH_MEAN if getattr(config, "use_mean_pooling", False) else HEADS[name]
-
-    def grid_of(self, pixel_values: torch.Tensor) -> tuple[int, int]:
-        """Number of patches `(h, w)` of images `(B, 3, H, W)`."""
-        if pixel_values.ndim != 4:
-            raise ValueError(f"Expected `pixel_values` of shape (B, 3, H, W), but got {tuple(pixel_values.shape)}.")
-        return self.patch_grid(tuple(pixel_values.shape[2:]))
-
-    def check_start_layer(self, start_layer: int) -> None:
-        """Check that the model has the first layer of relevance propagation."""
-        layers = len(self.attentions)
-        if not 0 <= start_layer < layers:
-            raise ValueError(f"Expected `start_layer` from 0 to {layers - 1}, but got {start_layer}.")
 
     def head_row(self, num_tokens: int, grid: tuple[int, int]) -> torch.Tensor:
         """Weights `(T,)`, fp32, of the tokens read by the head: prefix tokens first, the `grid` of patches last."""

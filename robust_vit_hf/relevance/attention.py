@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,12 +37,9 @@ def attention_with_probabilities(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention function for `transformers.AttentionInterface`: eager attention that scales the queries instead of the
-    scores, which saves a pass over all pairs of tokens in the forward and in each backward pass.
-
-    Takes query, key and value `(B, h, T, d)`, and in `attention_mask` the relative position bias of BEiT, `(1, h, T, T)`. Returns
-    output `(B, T, h, d)` and the attention probabilities `(B, h, T, T)`.
-    """
+    """Attention function for `transformers.AttentionInterface` that returns output `(B, T, h, d)` and probabilities `(B, h, T, T)`:
+    eager attention that scales the queries instead of the scores, which saves a pass over all pairs of tokens in the forward and
+    in each backward pass. `attention_mask` is the relative position bias of BEiT, `(1, h, T, T)`."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * scaling, key.transpose(2, 3))
     if attention_mask is not None:
@@ -73,23 +71,16 @@ class _Wanted(threading.local):
 _wanted = _Wanted()
 
 
-def _explicit(*arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return _attention(_wanted.function or attention_with_probabilities, *arguments, **settings)
-
-
-def _recorded(*arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return _attention(_wanted.function or sdpa_attention_forward, *arguments, **settings)
-
-
-def _attention(function, module, query, *arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _attention(own, module, query, *arguments, **settings) -> tuple[torch.Tensor, torch.Tensor | None]:
+    function = _wanted.function or own
     if module is not _wanted.cls_alone:
         return function(module, query, *arguments, **settings)
     output, attention = function(module, query[:, :, :1], *arguments, **settings)
     return output.expand(-1, query.shape[2], -1, -1), attention  # transformers expects one per token
 
 
-for _name, _function in ((EXPLICIT_ATTENTION, _explicit), (RECORDED_ATTENTION, _recorded)):
-    AttentionInterface.register(_name, _function)
+for _name, _own in ((EXPLICIT_ATTENTION, attention_with_probabilities), (RECORDED_ATTENTION, sdpa_attention_forward)):
+    AttentionInterface.register(_name, partial(_attention, _own))
     # A pass of another thread may look for the mask, of which images need none, by this name, having begun under its own.
     AttentionMaskInterface.register(_name, sdpa_mask)
 
@@ -102,10 +93,8 @@ _switching = threading.Lock()
 def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]:
     """Context manager that switches the model's attention implementation, unless it is eager.
 
-    `EXPLICIT_ATTENTION` computes attention probabilities, as only eager attention does otherwise: with other
-    implementations, transformers silently returns an empty tuple for `output_attentions=True`. `RECORDED_ATTENTION`
-    uses `sdpa`. A recording thread gets the implementation it needs, even if another thread has switched to the other
-    one.
+    `EXPLICIT_ATTENTION` computes attention probabilities, as only eager attention does otherwise; `RECORDED_ATTENTION`
+    uses `sdpa`. A recording thread gets the implementation it needs, even if another thread has switched to the other.
     """
     pretrained = model.pretrained
     with _switching:
@@ -132,18 +121,18 @@ def switched_attention(model: ImageModel, implementation: str) -> Iterator[None]
 @contextmanager
 def record_attentions(vit: VisionTransformer) -> Iterator[list[torch.Tensor]]:
     """Context manager that fills a list with the attentions `(B, h, T, T)` of each layer during a forward pass; `(B,
-    h, 1, T)` for a layer of which only the CLS token is read.
-
-    Recorded by hooks, since `output_attentions=True` returns copies outside the graph when Accelerate casts autocast
-    outputs to fp32 or DDP passes them through its sink.
-    """
+    h, 1, T)` for a layer of which only the CLS token is read."""
     attentions: list[torch.Tensor] = []
 
     def record(module, args, output):
         attentions.append(output[1])
 
+    # Not by `output_attentions=True`, which returns copies outside the graph in autocast or under DDP.
     hooks = [(module.register_forward_hook, record) for module in vit.attentions]
-    with hooks_of_this_thread(*hooks, _graph_from_the_embeddings(vit)), _wants(attention_with_probabilities):
+    with (
+        hooks_of_this_thread(*hooks, _graph_from_the_embeddings(vit)),
+        _wants("function", attention_with_probabilities),
+    ):
         yield attentions
 
 
@@ -159,17 +148,17 @@ def record_outputs(vit: VisionTransformer) -> Iterator[list[RecordedAttention]]:
         attentions.append(RecordedAttention(query, key, value, output, scaling))
         return output, None
 
-    with hooks_of_this_thread(_graph_from_the_embeddings(vit)), _wants(record):
+    with hooks_of_this_thread(_graph_from_the_embeddings(vit)), _wants("function", record):
         yield attentions
 
 
 @contextmanager
-def _wants(function: Callable) -> Iterator[None]:
-    _wanted.function = function
+def _wants(setting: str, value: object) -> Iterator[None]:
+    setattr(_wanted, setting, value)
     try:
         yield
     finally:
-        _wanted.function = None
+        setattr(_wanted, setting, None)
 
 
 def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callable]:
@@ -185,11 +174,8 @@ def _graph_from_the_embeddings(vit: VisionTransformer) -> tuple[Callable, Callab
 
 @contextmanager
 def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
-    """Context manager with hooks that act only on the current thread's forward passes.
-
-    Args:
-        hooks: pairs of the method that registers a hook, such as `module.register_forward_hook`, and the hook.
-    """
+    """Context manager with hooks that act only on the current thread's forward passes: pairs of the method that registers
+    a hook, such as `module.register_forward_hook`, and the hook."""
     thread = threading.get_ident()
 
     def of_this_thread(hook: Callable) -> Callable:
@@ -204,10 +190,8 @@ def hooks_of_this_thread(*hooks: tuple[Callable, Callable]) -> Iterator[None]:
 
 @contextmanager
 def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
-    """Context manager in which the last layer computes attention, output projection and MLP only for the CLS token, if
-    the head reads no other. This saves most of one layer's work. Logits and all gradients stay the same; the last
-    hidden states of the patches are meaningless.
-    """
+    """Context manager in which the last layer computes attention, output projection and MLP only for the CLS token, if the
+    head reads no other. Logits and all gradients stay the same; the last hidden states of the patches are meaningless."""
     # Not with activation checkpointing, which reruns the layer in `loss.backward()`, without the hooks.
     if vit.name not in CLS_HEADS or vit.is_checkpointing:
         yield
@@ -219,9 +203,6 @@ def cls_token_alone(vit: VisionTransformer) -> Iterator[None]:
     layer = list(vit.pretrained.base_model.layers)[-1]
     # Residual sums broadcast the one token over all tokens; only the CLS token is read.
     modules = (layer.attention.o_proj, layer.layernorm_after)
-    with hooks_of_this_thread(*((module.register_forward_pre_hook, first_token) for module in modules)):
-        _wanted.cls_alone = layer.attention
-        try:
-            yield
-        finally:
-            _wanted.cls_alone = None
+    hooks = ((module.register_forward_pre_hook, first_token) for module in modules)
+    with hooks_of_this_thread(*hooks), _wants("cls_alone", layer.attention):
+        yield

@@ -17,6 +17,9 @@ from .method_names import ATTRIBUTION_METHOD_NAMES
 from .relevance_map import RelevanceOutput, make_output, map_of_tokens, min_max, relevance_map, target_logits
 
 
+Target = torch.Tensor | int | None
+
+
 def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Attentions `(B, h, T, T)` of each layer, and the logits, from one forward pass."""
     with switched_attention(vit, EXPLICIT_ATTENTION), record_attentions(vit) as attentions:
@@ -26,17 +29,9 @@ def _attentions(vit: VisionTransformer, pixel_values: torch.Tensor) -> tuple[lis
 
 @contextmanager
 def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
-    """Context manager in which the model's final norm and head read the output tokens of all L layers.
-
-    The outputs are stacked on the batch dimension at the input of the norm, so that a forward pass gives logits
-    `(L·B, C)`, layer by layer; the last B are the model's own.
-
-    Yields:
-        The outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)` that the norm reads.
-
-    Raises:
-        ValueError: no norm named `layernorm` or `norm` reads the last layer's output; raised in the forward pass.
-    """
+    """Context manager in which the model's final norm and head read the outputs of all L layers, stacked on the batch
+    dimension, so that a forward pass gives logits `(L·B, C)`, layer by layer; the last B are the model's own. Yields the
+    outputs `(B, T, D)` of the layers, and a list of one tensor, the stack `(L·B, T, D)`, both filled by the pass."""
     pretrained, attentions = vit.pretrained, set(vit.attentions)
     lists = [module for module in pretrained.modules() if isinstance(module, nn.ModuleList)]
     layers = [layer for modules in lists for layer in modules if not attentions.isdisjoint(layer.modules())]
@@ -69,68 +64,61 @@ def head_at_every_layer(vit: VisionTransformer) -> Iterator[tuple[list[torch.Ten
         yield outputs, stack
 
 
+def _attention_map(
+    model: nn.Module, pixel_values: torch.Tensor, read: Callable[..., torch.Tensor], check_finite: bool
+) -> RelevanceOutput:
+    """Map of the row `(B, 1, T)` that `read` makes of the row of the head and the attentions `(B, h, T, T)`."""
+    vit = VisionTransformer(model)
+    grid = vit.patch_grid(pixel_values)
+    attentions, logits = _attentions(vit, pixel_values)
+    with torch.autocast(pixel_values.device.type, enabled=False):
+        row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
+        relevance = map_of_tokens(read(row, attentions)[:, 0], grid, pixel_values)
+    return make_output(relevance, logits, pixel_values, check_finite)
+
+
 def attention_rollout(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target: torch.Tensor | int | None = None,
-    *,
-    check_finite: bool = True,
+    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """Attention rollout: product of 0.5·A + 0.5·I over the layers, A the mean over the attention heads, in the row of
     the tokens read by the classification head. The map is the same for every class: `target` is ignored.
 
     Source: https://huggingface.co/papers/2005.00928
     """
-    vit = VisionTransformer(model)
-    grid = vit.grid_of(pixel_values)
-    attentions, logits = _attentions(vit, pixel_values)
-    with torch.autocast(pixel_values.device.type, enabled=False):
-        # As in `propagate_relevance`, a row vector from the last layer to the first gives the same product in O(T²) a
-        # layer. Rows of A sum to 1, and so do those of the mean with the identity.
-        row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
+
+    # As in `propagate_relevance`, a row vector from the last layer to the first gives the same product in O(T²) a
+    # layer. Rows of A sum to 1, and so do those of the mean with the identity.
+    def read(row, attentions):
         for attention in reversed(attentions):
             row = 0.5 * (row + torch.bmm(row, attention.float().mean(dim=1)))  # (B, 1, T)
-        relevance = map_of_tokens(row[:, 0], grid, pixel_values)
-    return make_output(relevance, logits, pixel_values, check_finite)
+        return row
+
+    return _attention_map(model, pixel_values, read, check_finite)
 
 
 def last_layer_attention(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target: torch.Tensor | int | None = None,
-    *,
-    check_finite: bool = True,
+    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """Last layer's attention of the tokens read by the classification head, mean over the attention heads. The map is
     the same for every class: `target` is ignored.
 
     Source: https://huggingface.co/papers/2104.14294
     """
-    vit = VisionTransformer(model)
-    grid = vit.grid_of(pixel_values)
-    attentions, logits = _attentions(vit, pixel_values)
-    with torch.autocast(pixel_values.device.type, enabled=False):
-        row = vit.head_row(attentions[0].shape[-1], grid).expand(len(logits), 1, -1)
-        row = torch.bmm(row, attentions[-1].float().mean(dim=1))  # (B, 1, T)
-        relevance = map_of_tokens(row[:, 0], grid, pixel_values)
-    return make_output(relevance, logits, pixel_values, check_finite)
+    return _attention_map(
+        model, pixel_values, lambda row, attentions: torch.bmm(row, attentions[-1].float().mean(dim=1)), check_finite
+    )
 
 
 def input_gradient(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target: torch.Tensor | int | None = None,
-    *,
-    check_finite: bool = True,
+    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
-    """Gradient of the explained logit with respect to the pixels: absolute value, maximum over the channels.
-
-    For evaluation only: maps and logits are detached. Pixels are normalised.
+    """Gradient of the explained logit with respect to the normalised pixels: absolute value, maximum over the channels.
+    For evaluation only: maps and logits are detached.
 
     Source: https://huggingface.co/papers/1312.6034
     """
     vit = VisionTransformer(model)
-    vit.grid_of(pixel_values)
+    vit.patch_grid(pixel_values)
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
         logits = vit.logits(pixels)
@@ -140,26 +128,20 @@ def input_gradient(
 
 
 def legrad(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target: torch.Tensor | int | None = None,
-    *,
-    check_finite: bool = True,
+    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, check_finite: bool = True
 ) -> RelevanceOutput:
     """LeGrad: sensitivity of each layer's score to its attention.
 
     The score s of layer l is the target's logit when the final norm and head are applied to the output tokens of layer
     l. Its relevance is the positive part of ∂s/∂A, the gradient with respect to the attention of the same layer,
-    averaged over heads and queries; the map is the mean over all layers.
-
-    The map consists of gradients, so it holds a second-order graph if gradients are enabled: use `torch.no_grad()` for
-    evaluation. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all
-    tokens, and by default only the last two layers.
+    averaged over heads and queries; the map is the mean over all layers, with a second-order graph unless gradients are
+    disabled. The head reads its own tokens, as in the paper; the authors' code for CLIP reads the mean of all tokens, and
+    by default only the last two layers.
 
     Source: https://huggingface.co/papers/2404.03214
     """
     vit = VisionTransformer(model)
-    grid = vit.grid_of(pixel_values)
+    grid = vit.patch_grid(pixel_values)
     wants_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         with head_at_every_layer(vit) as (outputs, stack):

@@ -24,10 +24,8 @@ POSITION_BIASES = ("BeitForImageClassification", "Data2VecVisionForImageClassifi
 
 
 def has_linear_memory(vit: VisionTransformer, num_tokens: int, create_graph: bool) -> bool:
-    """Whether to compute the map in linear memory. Second order, attention dropout, position biases and the eager
-    implementation need the attentions themselves; with few tokens, these are faster, but activation checkpointing uses
-    linear memory whenever possible.
-    """
+    """Whether to compute the map in linear memory. Second order, dropout, position biases and the eager implementation need
+    the attentions themselves; with few tokens, these are faster, but activation checkpointing saves memory if possible."""
     pretrained, config = vit.pretrained, vit.pretrained.config
     dropout = getattr(config, "attention_probs_dropout_prob", 0.0) or getattr(config, "attention_dropout", 0.0)
     checkpointing = vit.is_checkpointing and pretrained.training
@@ -47,16 +45,14 @@ def propagate_recorded(
     read by the head. Gradients `(B, T, h, d)` of the explained logit with respect to the outputs are constants."""
     # Skip rows of weight 0: a head on the CLS token needs one row of the last layer.
     rows = row.nonzero().flatten()
-    weights = row.to(torch.promote_types(output_gradients[0].dtype, torch.float32)).expand(
-        len(output_gradients[0]), -1
-    )
+    row = row.to(torch.promote_types(output_gradients[0].dtype, torch.float32))
+    weights = row.expand(len(output_gradients[0]), -1)
     for attention, gradient in zip(reversed(attentions), reversed(output_gradients), strict=True):
-        query = attention.query[:, :, rows] if len(rows) < len(row) else attention.query
-        gradient = gradient.transpose(1, 2)
-        gradient = gradient[:, :, rows] if len(rows) < len(row) else gradient
-        chosen = weights[:, rows] if len(rows) < len(row) else weights
+        chosen, query, gradient = weights, attention.query, gradient.detach().transpose(1, 2)
+        if len(rows) < len(row):
+            chosen, query, gradient = chosen[:, rows], query[:, :, rows], gradient[:, :, rows]
         weights = weights + RowProduct.apply(
-            chosen, query, attention.key, attention.value.detach(), gradient.detach(), attention.scaling
+            chosen, query, attention.key, attention.value.detach(), gradient, attention.scaling
         )
         rows = torch.arange(len(row))
     return weights
@@ -75,15 +71,8 @@ class RowProduct(torch.autograd.Function):
         ctx.scaling = scaling
         product = row.new_zeros(key.shape[0], key.shape[2])
         for images, rows, attention, contribution in chunks(row, query, key):
-            fill_rows(
-                attention,
-                contribution,
-                query[images, :, rows],
-                key[images],
-                value[images],
-                gradient[images, :, rows],
-                scaling,
-            )
+            own_query, own_gradient = query[images, :, rows], gradient[images, :, rows]
+            fill_rows(attention, contribution, own_query, key[images], value[images], own_gradient, scaling)
             product[images] += contribution.mul_(row[images, None, rows, None]).sum(dim=(1, 2))
         return product / query.shape[1]
 

@@ -30,25 +30,16 @@ def relevance_strip(
     after: torch.Tensor,
     processor: BaseImageProcessor,
 ) -> torch.Tensor:
-    """Picture `(3, H', W')` in [0, 1] with a row per image: image | mask | relevance before | relevance after.
-
-    Args:
-        pixel_values: `(B, 3, H, W)`, normalised by `processor`.
-        masks, before, after: `(B, 1, H, W)` in [0, 1].
-    """
+    """Picture `(3, H', W')` in [0, 1] with a row per image, image | mask | relevance before | relevance after, of
+    normalised pixel values `(B, 3, H, W)`, and masks and maps `(B, 1, H, W)` in [0, 1]."""
     images = denormalize(pixel_values, processor)
     columns = [images, masks.expand_as(images), overlay(images, before), overlay(images, after)]
     return make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns))
 
 
 def place_in_image(relevance: torch.Tensor, size: tuple[int, int], processor: BaseImageProcessor) -> Image.Image:
-    """Greyscale map over the whole image, 0 outside the processor's crop.
-
-    Args:
-        relevance: `(H, W)` in [0, 1], of the model's input.
-        size: width and height of the image.
-        processor: image processor of the model: resizes to a size or the shortest side, with or without a centre crop.
-    """
+    """Map `(H, W)` in [0, 1] of a model's input, as greyscale picture over the whole image, of this width and height: 0 outside
+    the processor's crop."""
     picture = Image.fromarray((255 * relevance.clamp(0, 1)).round().byte().cpu().numpy())
     resized = picture.size
     if getattr(processor, "do_center_crop", False):

@@ -39,8 +39,8 @@ class RelevanceOutput(ModelOutput):
 
 
 def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> torch.Tensor:
-    """Relevance of one attention layer, Eq. 6: mean over the heads of the positive part of gradient × attention, from
-    probabilities and their gradients `(B, h, T, T)`. `(B, T, T)`, at least fp32, non-negative, differentiable in both."""
+    """Relevance `(B, T, T)` of one attention layer, Eq. 6, at least fp32: mean over the heads of the positive part of
+    gradient × attention, from probabilities and their gradients `(B, h, T, T)`; differentiable in both."""
     # (∇A ⊙ A)⁺ = (∇A)⁺ ⊙ A since A ≥ 0. Dividing the sum, unlike `mean`, saves a pass over all heads in backward.
     gradient, attention = at_least_float32(attention_gradient), at_least_float32(attention)
     return (gradient.clamp(min=0) * attention).sum(dim=1) / attention.shape[1]
@@ -49,18 +49,13 @@ def average_heads(attention: torch.Tensor, attention_gradient: torch.Tensor) -> 
 def propagate_relevance(
     attentions: Sequence[torch.Tensor], attention_gradients: Sequence[torch.Tensor], row: torch.Tensor
 ) -> torch.Tensor:
-    """Rows of the relevance matrix R, Eq. 7: R ← R + Ā R from the first layer to the last, starting from the identity.
-
-    Only the rows read by the classification head are needed: multiplying a row vector from the last layer to the first
-    gives the same product in O(T²) per layer.
+    """Relevance `(B, T)` of every token, at least fp32: rows of R, Eq. 7, R ← R + Ā R from the first layer to the last,
+    starting from the identity. A row vector from the last layer to the first gives the same product in O(T²) per layer.
 
     Args:
         attentions, attention_gradients: `(B, h, T, T)` of each layer, first layer first; the last may be `(B, h, 1, T)` if the head
             reads only the first token.
         row: `(B, T)`, weights of the tokens read by the head: one-hot at the CLS token for the paper's models.
-
-    Returns:
-        `(B, T)`, at least fp32: relevance of every token.
     """
     row = row.to(torch.promote_types(attentions[0].dtype, torch.float32))
     for attention, gradient in zip(reversed(attentions), reversed(attention_gradients), strict=True):
@@ -142,25 +137,22 @@ def relevance_map(
     Source: Eq. 6 and 7 of https://huggingface.co/papers/2206.01161
     """
     vit = VisionTransformer(model)
-    grid = vit.grid_of(pixel_values)
-    vit.check_start_layer(start_layer)
-    tokens, logits = _token_relevance(vit, pixel_values, grid, target, create_graph, start_layer)
-    wants_graph, device = torch.is_grad_enabled(), pixel_values.device.type
-    with torch.inference_mode(False), torch.set_grad_enabled(wants_graph), torch.autocast(device, enabled=False):
-        relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
+    if not 0 <= start_layer < len(vit.attentions):
+        raise ValueError(f"Expected `start_layer` from 0 to {len(vit.attentions) - 1}, but got {start_layer}.")
+    relevance, logits = _relevance(vit, pixel_values, target, create_graph, start_layer, normalize)
     return make_output(relevance, logits, pixel_values, check_finite)
 
 
-def _token_relevance(
+def _relevance(
     vit: VisionTransformer,
     pixel_values: torch.Tensor,
-    grid: tuple[int, int],
     target: torch.Tensor | int | None,
     create_graph: bool,
     start_layer: int,
+    normalize: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Relevance `(B, T)` of all tokens for the head, and logits `(B, C)`."""
-    wants_graph = torch.is_grad_enabled()
+    """Maps `(B, 1, H, W)` and logits `(B, C)`."""
+    wants_graph, grid = torch.is_grad_enabled(), vit.patch_grid(pixel_values)
     linear = has_linear_memory(vit, grid[0] * grid[1], create_graph)
     explicit = vit.pretrained.config._attn_implementation in ("eager", EXPLICIT_ATTENTION)
     if wants_graph and not linear and vit.is_checkpointing and vit.pretrained.training and not explicit:
@@ -185,7 +177,8 @@ def _token_relevance(
                 tokens = propagate_recorded(attentions, gradients, row)
             else:
                 tokens = propagate_relevance(attentions, gradients, row.expand(len(logits), -1))
-    return tokens, logits if wants_graph else logits.detach()
+            relevance = map_of_tokens(tokens, grid, pixel_values, normalize)
+    return relevance, logits if wants_graph else logits.detach()
 
 
 def make_output(
@@ -198,9 +191,9 @@ def make_output(
     # A NaN pixel reaches every token, so pixels need no separate check. Maps are in [0, 1]: their sum is finite if
     # they are.
     finite = (relevance.detach().sum(dim=(1, 2, 3)) + logits.detach().float().sum(dim=1)).isfinite()
-    if finite.all():
+    bad = (~finite).nonzero().flatten().tolist()
+    if not bad:
         return output
-    bad = [index for index, whole in enumerate(finite.tolist()) if not whole]
     advice = "Look at the model's weights; in half precision, try float32."
     if not pixel_values[bad].isfinite().all():
         advice = "Their `pixel_values` are, too: look at the images."

@@ -86,7 +86,7 @@ def sufficient_input_subsets(
         ((4, 1, 32, 32), (4, 12))
     """
     vit = VisionTransformer(model)
-    vit.grid_of(pixel_values)
+    vit.patch_grid(pixel_values)
     if model.training:
         raise ValueError("The model is in training mode: call `model.eval()` first.")
 
@@ -116,13 +116,8 @@ def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
 def backward_selection(
     score: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, pixels_per_step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Set the pixels of inputs `(B, C, H, W)` that matter least to a score `(B,)` to 0, step by step, until all are masked. Ties are
-    masked in pixel order.
-
-    Returns:
-        The step, counted from 1, in which each pixel is masked, `(B, 1, H, W)` int64, and the scores `(B, S + 1)`
-        after 0 to S steps.
-    """
+    """Set the pixels of inputs `(B, C, H, W)` that matter least to a score `(B,)` to 0, step by step, until all are masked; ties in
+    pixel order. Returns the step, from 1, in which each is masked, `(B, 1, H, W)` int64, and scores `(B, S + 1)` after 0 to S."""
     batch_size, _, height, width = inputs.shape
     num_pixels = height * width
     scores = []

@@ -46,14 +46,14 @@ def change(
     shown: bool | None = None,
     confidence: float = CONFIDENCE,
 ) -> Difference:
-    """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`]; only of images of the
-    training classes if `shown` is true, or only of the others if it is false."""
+    """Change of top-k from before to after, as a mean over runs and sets; `shown`: only of training classes, or
+    others."""
     gains = {name: [gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
     return bootstrap(gains, confidence)
 
 
-def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k: int = 1) -> Difference | None:
-    """Difference in top-k, second method minus first, averaged over models, seeds and sets. Runs are paired by model
+def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str]) -> Difference | None:
+    """Difference in top-1, second method minus first, averaged over models, seeds and sets. Runs are paired by model
     and seed; `None` without pairs. See [`bootstrap`]."""
     others = {(run.model, run.seed): run for run in second}
     pairs = [(run, others[run.model, run.seed]) for run in first if (run.model, run.seed) in others]
@@ -65,14 +65,13 @@ def versus(first: Sequence[Run], second: Sequence[Run], names: Sequence[str], k:
             one, two = (side.sets[name] for side in (run, other))
             if one.images != two.images or not np.array_equal(one.classes, two.classes):
                 raise ValueError(f"The runs were measured on other images of `{name}` each: report them apart.")
-            values = (two.correct("after", k).astype(np.int64) - one.correct("after", k))[one.usable]
+            values = (two.correct("after").astype(np.int64) - one.correct("after"))[one.usable]
             of_set.append(Gains(values, run.seed, one.images or ""))
     return bootstrap(gains)
 
 
 def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
-    """Mean of one value of each run, such as a change of mIoU, with its interval over the seeds (Student's t), which
-    is infinitely wide with a single seed."""
+    """Mean of one value of each run with its interval over seeds (Student's t), infinitely wide with a single seed."""
     by_seed = [
         np.mean([v for v, of in zip(values, seeds, strict=True) if of == seed]) for seed in dict.fromkeys(seeds)
     ]
@@ -86,8 +85,7 @@ def mean_over(values: Sequence[float], seeds: Sequence[str]) -> Difference:
 
 @dataclass(frozen=True)
 class Gains:
-    """Gains `(N,)` of a run on the images of a set, see [`SetResult.gains`], and a digest of the images, equal for
-    runs on the same ones."""
+    """Gains `(N,)` of a run on a set, see [`SetResult.gains`], and a digest of the images, equal for the same ones."""
 
     values: np.ndarray
     seed: str
@@ -160,17 +158,11 @@ def _resampled(groups: Sequence[Sequence[Gains]], rng: np.random.Generator, size
 
 @dataclass(frozen=True)
 class Resamples:
-    """A statistic of images as measured, and of the same images drawn again, for its interval.
+    """A statistic of images as measured, and of the same images drawn again, for its interval."""
 
-    Args:
-        values: `(1 + R,)` float, first the measured value; NaN where a draw has none.
-        count: number N of images, of the smallest group if there are several.
-        outcomes: `(N,)` float, what the statistic is a mean of; `None` if it is not one.
-    """
-
-    values: np.ndarray
-    count: int
-    outcomes: np.ndarray | None = None
+    values: np.ndarray  # `(1 + R,)` float, first the measured value; NaN where a draw has none
+    count: int  # number N of images, of the smallest group if there are several
+    outcomes: np.ndarray | None = None  # `(N,)` float, what the statistic is a mean of, if it is one
 
     @classmethod
     def means(cls, columns: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, "Resamples"]:

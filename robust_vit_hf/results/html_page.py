@@ -18,8 +18,7 @@ PAGE_FILE = "report.html"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture in a page: a `data:` URL, with a CSS class for its layout, such as `wide` for one that scrolls on
-    phones."""
+    """A picture in a page: a `data:` URL, with a CSS class, such as `wide` for one that scrolls on phones."""
 
     caption: str
     alt: str
@@ -29,8 +28,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ClassChanges:
-    """Changes of top-1 by class, in points, as a sortable table. Rows are a class name, and its change on each set and
-    on average; `None` without images."""
+    """Changes of top-1 in points, on each set and on average, by class name; `None` without images of it."""
 
     sets: list[str]
     rows: list[tuple[str, list[float | None]]]
@@ -80,8 +78,7 @@ def write_page(path: Path, title: str, facts: Mapping[str, str], sections: Seque
 
 
 def class_changes_table(changes: Mapping[str, Mapping[int, float]], names: Mapping[int, str]) -> ClassChanges | None:
-    """Table of changes by set and label, given as fractions, from the most harmed to the most helped class by mean.
-    `None` without sets."""
+    """Changes of top-1 by set and label, as fractions, from the most harmed to the most helped class by mean."""
     labels = sorted({label for of_set in changes.values() for label in of_set})
     rows = []
     for label in labels:

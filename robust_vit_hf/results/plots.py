@@ -53,8 +53,8 @@ def page_picture(figure: Figure, caption: str, alt: str, place: str = "") -> Pic
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:
-    """Bars of top-1 for each set and model, from [`set_rows`]; the line on a bar is the 95 % interval of the change,
-    added to top-1 before."""
+    """Bars of top-1 by set and model, of [`set_rows`]; lines are the 95 % interval of the change, added to top-1
+    before."""
     rows = [row for row in rows if row["top1_before"] is not None]
     sides = sides_of(rows)
     figure = Figure((1.2 + 1.1 * len(rows), 3.6), layout="constrained")
@@ -79,8 +79,8 @@ def accuracy_figure(rows: list[dict]) -> Figure:
 
 
 def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str) -> Figure | None:
-    """Bars of the change of each class, the most harmed on the left, the most helped on the right; `None` if no class
-    changes. With more than 100 classes, 50 of each are shown."""
+    """Bars of the change of each class, from the most harmed on; of more than 100, 50 at each end; `None` without
+    changes."""
     if not any(changes.values()):
         return None
     labels = list(changes)

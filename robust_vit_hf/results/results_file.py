@@ -38,8 +38,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """Contents of a file of results: runs, class names by model and label, the largest allowed drop of validation
-    top-1, as a fraction, and the rule of the choice, see [`~robust_vit_hf.experiments.grid.GridFile`]."""
+    """Runs, class names by model and label, and the rule of the choice, with the allowed drop of top-1 as a fraction."""
 
     runs: list[Run]
     class_names: dict[str, dict[int, str]]

@@ -19,8 +19,7 @@ SEGMENTATION = {
 def attribution_table(
     scores: Mapping[str, Mapping[str, Mapping]], set_name: str, num_images: int, paper_model: str | None
 ) -> Table:
-    """Table 3 with further attribution methods and scores, in per cent, from scores of [`RelevanceSegmentation`] by
-    side and method, and the published values of the paper's model, if one is given."""
+    """Table 3 with further methods and scores, in per cent, and the published values of the paper's model."""
     cells = []
     for method in scores["before"]:
         for side, version in {"before": "original", "after": "finetuned"}.items():

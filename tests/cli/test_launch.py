@@ -125,16 +125,17 @@ def test_a_stopped_job_resumes_on_any_number_of_processes(options, tmp_path):
     """Launcher and processes all receive the signal, as slurm sends it, so that processes receive it twice."""
     options = [*options, "--eval_strategy", "no", "--load_best_model_at_end", "False", "--save_total_limit", 1]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    command = [
-        *LAUNCH,
-        "--config_file",
-        CONFIGS / "several_gpus.yaml",
-        "--num_processes",
-        2,
+    command = [*LAUNCH, "--config_file", CONFIGS / "several_gpus.yaml", "--num_processes", 2]
+    command += [
         "--mixed_precision",
         "no",
+        "trainer/train.py",
+        *options,
+        "--num_train_epochs",
+        400,
+        "--per_device_train_batch_size",
+        4,
     ]
-    command += ["trainer/train.py", *options, "--num_train_epochs", 400, "--per_device_train_batch_size", 4]
     job = subprocess.Popen(
         python(*command, "--output_dir", stopped),
         cwd=ROOT,

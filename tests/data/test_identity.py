@@ -74,16 +74,6 @@ def test_results_of_other_pixels_are_not_reused(command, column, tmp_path):
     assert "was made from other inputs, which differ in: rows" in call(*options, tmp_path / "one.parquet").error
 
 
-def test_results_without_a_fingerprint_are_refused(tmp_path):
-    """Such as those of an earlier version, of which nobody knows what they are of."""
-    options = ["evaluate", "--model", save_pretrained(tiny_vit(), tmp_path / "model"), "--protocols", "paper"]
-    masked_dataset(4).to_parquet(tmp_path / "rows.parquet")
-    options += ["--output_dir", tmp_path / "out", "--dataset", tmp_path / "rows.parquet", "--split", "train"]
-    succeed(*options)
-    (tmp_path / "out" / "paper" / "train" / "before" / "stage.json").unlink()
-    assert "holds files without a `stage.json`" in call(*options).error
-
-
 @pytest.mark.parametrize(
     "setting",
     [{"num_attention_heads": 4}, {"hidden_act": "relu"}, {"layer_norm_eps": 1e-6}, {"hidden_dropout_prob": 0.1}],

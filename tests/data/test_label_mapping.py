@@ -19,9 +19,6 @@ def named(names: str) -> dict:
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 
-CONFIG = ViTConfig(**named("abcd"))
-
-
 def renamed(others: dict[int, str]) -> list[str]:
     """The classes of ImageNet, some with other names."""
     return [others.get(label, name) for label, name in enumerate(class_names())]

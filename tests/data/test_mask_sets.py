@@ -50,16 +50,6 @@ def test_segmentation_is_opened_in_each_worker(tmp_path):
     assert len({row["file_name"] for row in loader}) == 205
 
 
-def test_segmentation_file_that_is_no_hdf5(tmp_path):
-    path = tmp_path / "gtsegs_ijcv.mat"
-    complete = layouts.segmentation_mat(tmp_path / "complete.mat", mat_examples(2)).read_bytes()
-    for content in (b"<html>404</html>" * 100, complete[: len(complete) // 2]):
-        path.write_bytes(content)
-        message = r"gtsegs_ijcv.mat` is not an HDF5 file .*MATLAB's format 7.3(.|\n)*download it again"
-        with pytest.raises(ValueError, match=message):
-            load_image_set("imagenet-segmentation", path)
-
-
 def test_imagenet_s_codes_ids_in_red_and_green_and_ignores_1000(tmp_path):
     # 919 = 151 + 3 · 256 needs both channels, and so does 1000.
     layouts.imagenet_s(

@@ -71,7 +71,7 @@ def test_the_metric_gives_the_same_gap():
     metric = load("background_gap", "groups")
     for name in ("original", "mixed_same", "mixed_rand"):
         columns = {"predictions": found.columns[name], "references": found.columns["label"]}
-        metric.add_batch(**columns, groups=[name] * len(found))
+        metric.add_batch(**columns, groups=[name] * len(found.columns["label"]))
     scores = metric.compute()
     assert scores["bg_gap"] == pytest.approx(found.measures["bg_gap"].mean)
     assert scores["object_focus"] == pytest.approx(found.measures["object_focus"].mean)

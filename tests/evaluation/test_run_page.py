@@ -9,7 +9,7 @@ from playwright.sync_api import sync_playwright
 
 from robust_vit_hf.utils.files import read_json, write_json
 
-from ..helpers.commands import call, succeed
+from ..helpers.commands import succeed
 from ..helpers.tiny import DATA, masked_dataset, masked_folder, save_pretrained, tiny_vit
 
 
@@ -82,14 +82,6 @@ def test_the_folder_of_an_improvement(pages, tmp_path):
     succeed("report", tmp_path, "--html", "--output_dir", tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
     assert "my-vit" in text and "photographs" in text
-
-
-def test_refused(pages, tmp_path):
-    (tmp_path / "results.json").write_text('{"scores": {}}')
-    error = call("report", tmp_path, "--html", "--output_dir", tmp_path / "out").error
-    assert "results.json` is not of `robust-vit train`, `improve` or `evaluate`" in error
-    assert "give --html" in call("report", pages["sources"]["run"], "--output_dir", tmp_path / "out").error
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

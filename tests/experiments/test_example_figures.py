@@ -5,7 +5,6 @@ import json
 import re
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,7 @@ from transformers import ViTForImageClassification
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.evaluation.before_after_examples import KINDS
 
-from ..helpers.commands import call, succeed
+from ..helpers.commands import succeed
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit
 
 
@@ -109,30 +108,6 @@ def test_both_rows_of_figure_1_are_in_the_order_that_its_caption_says(evaluation
     assert within[6:] == sorted(within[6:])
 
 
-@pytest.fixture(scope="module")
-def emptied(inputs, tmp_path_factory) -> tuple[list, Path]:
-    """Options with images of which every second has an empty mask, and their evaluation."""
-    root = tmp_path_factory.mktemp("emptied")
-    rows = [
-        row | {"mask": Image.new("L", row["mask"].size)} if index % 2 else row
-        for index, row in enumerate(masked_dataset(NUM_IMAGES))
-    ]
-    dataset = datasets.Dataset.from_list(rows, features=masked_dataset(1).features)
-    dataset.to_parquet(root / "data" / "validation-00000.parquet")
-    options = [*inputs[:-1], root / "data"]
-    succeed("evaluate", *options, "--protocols", "paper", "--output_dir", root / "evaluation")
-    return options, root / "evaluation"
-
-
-def test_images_with_an_empty_mask_are_not_of_figure_1(emptied, tmp_path):
-    options, evaluation = emptied
-    succeed("figures", evaluation, *options, "--figures", 1, "--num_examples", 4, "--output_dir", tmp_path)
-    assert len(shown(tmp_path, 1)) == 8 and not any(row % 2 for row in shown(tmp_path, 1))
-    table = pq.read_table(evaluation / "paper" / "examples.parquet").to_pylist()
-    told = {row["row"] % 2: row["background_before"] is None for row in table}
-    assert told == {0: False, 1: True}
-
-
 def test_equal_to_the_byte_and_by_the_seed(figures, evaluation, inputs, tmp_path):
     for seed in (0, 1):
         options = ["--figures", 3, "--seed", seed, "--output_dir", tmp_path / str(seed)]
@@ -151,22 +126,6 @@ def test_target_and_classes(figures, evaluation, inputs, tmp_path):
     assert len(labels) <= 6 and {*labels} <= {1, 3}
     assert "Classes: LABEL_1, LABEL_3. " in (tmp_path / "captions.md").read_text()
     assert "Maps explain the true class." in (tmp_path / "captions.md").read_text()
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--classes", "LABEL_4"], "`LABEL_4` names 0 classes"),
-        (["--protocol", "native"], "under protocol `native`"),
-        (["--compare", "MODEL"], "other inputs, which differ in: model"),
-        (["--split", "train"], 'Unknown split "train"'),
-    ],
-)
-def test_refused(options, message, evaluation, inputs, tmp_path):
-    options = [inputs[1] if option == "MODEL" else option for option in options]
-    completed = call("figures", evaluation, *inputs, *options, "--output_dir", tmp_path / "out")
-    assert completed.status == 1 and message in completed.error
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_examples_of_an_evaluation(evaluation):

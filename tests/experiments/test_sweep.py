@@ -170,24 +170,6 @@ def test_a_path_with_a_slash_at_its_end_is_the_same_run(name, inputs, tmp_path):
     assert grids[0].points[0].name == grids[1].points[0].name
 
 
-def test_runs_that_lost_their_predictions(swept, tmp_path):
-    """Some are left out of the report with a warning; of none it says so in a line, and the sweep runs them again."""
-    grid, out, _ = swept
-    shutil.copytree(out, tmp_path / "out")
-    of_sides = ("*.parquet", "before/*.parquet", "after/*.parquet", "*.parquet")
-    for number, (path, lost) in enumerate(zip(points(tmp_path / "out"), of_sides, strict=True)):
-        for file in (path / PREDICTIONS).rglob(lost):
-            file.unlink()
-        if number == 0:
-            assert "| model | bce |" in table(tmp_path / "out", tmp_path / "report")
-    for html in ([], ["--html"]):
-        completed = call("report", tmp_path / "out", "--output_dir", tmp_path / "none", *html)
-        assert "holds no complete run of `robust-vit sweep`" in completed.error and completed.status == 1
-    assert not (tmp_path / "none").exists()
-    printed = succeed("sweep", grid, "--output_dir", tmp_path / "out", "--dry_run")
-    assert printed.count("begun, to resume") == 4
-
-
 def test_learning_rates_of_a_variant_are_crossed(inputs, tmp_path):
     variants = {"a": {"learning_rate": ["1e-3", 1e-4], "seed": 3}, "b": {"learning_rate": 1e-2}}
     grid = write_grid(

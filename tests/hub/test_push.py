@@ -74,26 +74,16 @@ def logits(model: torch.nn.Module | str | Path) -> list[float]:
 
 def test_results_of_other_commands_stay_where_they_are(hub, changed):
     """Below the model, whatever their folder is called, and beside it: images, names of files, and other models."""
-    for name in (
-        "robustness/paper/examples.parquet",
-        "robustness/paper/validation/after/rows.parquet",
-        "robustness/results.json",
-        "diag/strip.png",
-        "diag/.stage.lock",
-        "diag/_parts/0.parquet",
-        "control/model.safetensors",
-        "control/emissions.csv",
-        "runs/robustness/strip.png",
-        "figure_1.png",
-        "captions.md",
-        "masks/train/train-00000.parquet",
-        "predictions/a/rows.parquet",
-        "report.html",
-        "emissions.csv",
-        "stage.json",
-    ):
+    private = (
+        "robustness/paper/examples.parquet robustness/paper/validation/after/rows.parquet robustness/results.json"
+    )
+    private += " diag/strip.png diag/.stage.lock diag/_parts/0.parquet control/model.safetensors control/emissions.csv"
+    private += (
+        " runs/robustness/strip.png figure_1.png captions.md masks/train/train-00000.parquet report.html stage.json"
+    )
+    for name in f"{private} predictions/a/rows.parquet emissions.csv".split():
         (changed / name).parent.mkdir(parents=True, exist_ok=True)
-        (changed / name).write_bytes(b"private")
+        (changed / name).write_bytes(b'{"private": true}')  # also valid as a stage of another command
     for name in ("LICENSE", "base_model.json", "runs/Nov27/events.out.tfevents.1.host.2.0"):
         (changed / name).parent.mkdir(exist_ok=True)
         (changed / name).write_bytes(b"public")

@@ -148,16 +148,6 @@ def test_images_have_one_role(inputs, tmp_path):
     assert "16 images or masks of `selection` are in `backgrounds` too" in call("improve", *options).error
 
 
-def test_the_output_folder_is_free(inputs, tmp_path):
-    """Not a model or run, whose files would be replaced, and not among the images, of which its files would be some."""
-    before = files_below(inputs / "model")
-    command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
-    for out, message in {"model": "holds files without a `stage.json`", "photos/out": "is within"}.items():
-        assert message in call("improve", *options_of(inputs, inputs / out)).error
-        assert message in call(*command, inputs / out).error
-    assert files_below(inputs / "model") == before and not (inputs / "photos" / "out").exists()
-
-
 def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path):
     command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
     error = call(*command, tmp_path / "out", "--split", "train[:6]").error
@@ -373,11 +363,6 @@ def test_splits_are_disjoint_and_balanced():
     assert selection.count(1) == report.count(1) == 1 and abs(report.count(0) - selection.count(0)) == 1
     # A class of one image is in either half in turn, so that both have several.
     assert [half.tolist() for half in halves(np.arange(6), seed=0)] == [[1, 3, 5], [0, 2, 4]]
-
-
-def test_a_batch_of_one_image_cannot_be_swapped(inputs, tmp_path):
-    error = call("improve", *options_of(inputs, tmp_path), "--train_batch_size", 1).error
-    assert "the swap takes the background of another image of the batch" in error
 
 
 @pytest.mark.release

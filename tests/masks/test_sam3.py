@@ -156,17 +156,3 @@ def test_auto_takes_the_first_that_is_there(sam3, tmp_path, monkeypatch):
         assert masks_of("first") == "made by sam3" and loaded == [sam3]
         assert masks_of("first") == "made by sam3"  # those that are there
     assert masks_of("second") == "made by tokencut"
-
-
-def test_a_gated_checkpoint_is_one_line(hub, monkeypatch):
-    hub.gated.add("facebook/sam3")
-    hub.repos["models", "facebook/sam3"] = {"config.json": b"{}"}
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with pytest.raises(OSError, match="gated"):
-        ConceptSegmentation.from_pretrained(PROMPTS, "facebook/sam3")
-
-
-def test_a_label_without_a_name(sam3):
-    cut = ConceptSegmentation.from_pretrained(PROMPTS, sam3)
-    with pytest.raises(ValueError, match="no prompt for the label"):
-        cut([Image.new("RGB", (8, 8))], [{"label": 77}])

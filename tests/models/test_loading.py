@@ -1,8 +1,6 @@
 """Models by name: the paper's seven from where they lie on the Hub, adapters, and incomplete weights."""
 
 import json
-import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -254,23 +252,6 @@ def test_a_damaged_model(fault, message, tmp_path):
     damaged(tmp_path / "model", fault)
     with pytest.raises(ValueError, match=message):
         load_model(str(tmp_path / "model"))
-
-
-class Payload:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
-def test_a_pickle_that_runs_code(tmp_path):
-    tiny_vit().save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({"classifier.weight": Payload(tmp_path / "ran")}))
-    with pytest.raises((ValueError, OSError)):
-        load_model(str(tmp_path))
-    assert not (tmp_path / "ran").exists()
 
 
 def test_no_such_model():

@@ -16,8 +16,6 @@ from transformers import (
     Data2VecVisionConfig,
     Data2VecVisionForImageClassification,
     DINOv3ViTModel,
-    HieraConfig,
-    HieraForImageClassification,
     SwinConfig,
     SwinForImageClassification,
     TimmWrapperConfig,
@@ -187,17 +185,6 @@ def test_dinov3_from_a_backbone(tmp_path):
         (
             SwinForImageClassification,
             SwinConfig(image_size=32, patch_size=4, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4),
-        ),
-        (
-            HieraForImageClassification,
-            HieraConfig(
-                image_size=[32, 32],
-                embed_dim=12,
-                depths=[1, 1],
-                num_heads=[1, 1],
-                masked_unit_size=[4, 4],
-                num_query_pool=1,
-            ),
         ),
         (ConvNextForImageClassification, ConvNextConfig(hidden_sizes=[8, 8], depths=[1, 1], num_stages=2)),
     ],

@@ -9,7 +9,6 @@ import evaluate
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from ..helpers.metrics import CLASSES, SCRIPTS, add, example, in_batches, load, noise, streaming
 from ..helpers.tiny import ROOT
@@ -31,17 +30,6 @@ def test_doctests(name, in_root):
     runner = doctest.DocTestRunner()
     runner.run(doctest.DocTestParser().get_doctest(card, {}, f"{name}/README.md", None, 0))
     assert runner.tries > 5 and not runner.failures
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_self_contained(name):
-    """The script can be pushed as it is."""
-    folder = ROOT / "eval" / name
-    files = {path.name for path in folder.iterdir() if path.is_file()}
-    assert files == {"README.md", f"{name}.py", "requirements.txt"}
-    assert (folder / "requirements.txt").read_text() == "robust-vit-hf\n"
-    _, front_matter, _ = (folder / "README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(front_matter)["tags"] == ["evaluate", "metric"]
 
 
 @every_metric

@@ -235,13 +235,6 @@ def test_unlabelled_images_and_one_class_alone(tmp_path):
     assert "| validation | before | 4 |" in printed and "| validation | 4 |" in printed
 
 
-def test_an_image_without_a_group(tmp_path):
-    birds(["x", None, "y", "y"]).to_parquet(tmp_path / "validation-00000.parquet")
-    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    completed = call("evaluate", "--model", model, "--dataset", tmp_path, "--output_dir", tmp_path / "out")
-    assert "`validation`: row 1 has no `group`: give every image one, or remove the column." in completed.error
-
-
 def test_the_metric_of_the_worst_group():
     columns = {"predictions": [0, 0, 1, 1, 0], "references": [0, 1, 1, 1, []], "groups": ["a", "a", "b", "b", "c"]}
     script, streaming = (
@@ -259,15 +252,6 @@ def test_the_metric_of_the_worst_group():
         "num_images": 4,
         "num_excluded": 1,
     }
-
-
-def test_the_metric_needs_groups_and_their_weights():
-    with pytest.raises(ValueError, match="no groups"):
-        load("worst_group_accuracy").compute(predictions=[0], references=[0])
-    with pytest.raises(KeyError, match="a"):
-        load("worst_group_accuracy", "groups", group_weights={"b": 1}).compute(
-            predictions=[0], references=[0], groups=["a"]
-        )
 
 
 def test_relative_foreground_sensitivity():
@@ -324,13 +308,6 @@ def test_the_table_of_the_sensitivity():
     table = sensitivity_table(compared)
     assert table.rows[0] == ["none", "0", *"–––––––"] and [len(row) for row in table.rows] == [len(table.head)] * 2
     assert sensitivity_table({"none": {"before": none}}).rows == [["none", "0", "–", "–", "–"]]
-
-
-def test_sensitivity_needs_masks(tmp_path):
-    before = save_pretrained(tiny_vit(), tmp_path / "before", "paper")
-    masked_dataset(4).remove_columns("mask").to_parquet(tmp_path / "plain" / "validation-00000.parquet")
-    options = ["--model", before, "--dataset", tmp_path / "plain", "--output_dir", tmp_path / "other"]
-    assert "none of validation has masks and labels" in call("evaluate", *options, "--sensitivity").error
 
 
 def test_evaluate_objects_alone(tmp_path):

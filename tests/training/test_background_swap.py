@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from robust_vit_hf import ConfidenceLoss, RobustViTTrainer, make_image_processor
+from robust_vit_hf import RobustViTTrainer, make_image_processor
 from robust_vit_hf.training import trainer as trainer_module
 from robust_vit_hf.training.background_swap import BackgroundPool, swap_backgrounds
 
@@ -178,14 +178,6 @@ def test_the_original_is_the_model_before_the_first_step(tmp_path, adapted, give
                 parameter += 0.1 * torch.randn_like(parameter)
     torch.testing.assert_close(trainer._original_logits(pixel_values), expected)
     assert trainer.evaluate()["eval_confidence_loss"] > 0.001
-
-
-def test_the_divergence_from_given_logits():
-    logits, original = torch.randn(4, 5), torch.randn(4, 5)
-    expected = torch.distributions.kl_divergence(
-        torch.distributions.Categorical(logits=original / 0.5), torch.distributions.Categorical(logits=logits / 0.5)
-    )
-    torch.testing.assert_close(ConfidenceLoss(0.5).per_image(logits, original)["confidence_loss"], expected)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from robust_vit_hf import RobustViTConfig
-from robust_vit_hf.experiments.recipes import read_recipe
 from robust_vit_hf.training.config import CHECKPOINTING
 
 
@@ -79,14 +78,6 @@ def test_the_control_has_no_swap(tmp_path):
 def test_bf16_needs_no_accelerator(tmp_path):
     config = RobustViTConfig(str(tmp_path), bf16=True)
     assert config.use_cpu and config.device.type == "cpu" and config.mixed_precision == "bf16"
-
-
-def test_another_method_leaves_out_what_suits_that_of_the_recipe(tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    of_swap = "background_swap: 0.75\nbackgrounds: pictures\nhead_epochs: 1\nhead_learning_rate: 1.0e-3\n"
-    recipe.write_text(f"method: finetune\nlearning_rate: 1.0e-5\n{of_swap}")
-    assert read_recipe(recipe, "gradmask") == {"method": "finetune", "learning_rate": 1e-5}
-    assert len(read_recipe(recipe, "finetune")) == 6
 
 
 def test_activation_checkpointing_is_non_reentrant(tmp_path):

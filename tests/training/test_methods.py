@@ -5,7 +5,6 @@ from copy import deepcopy
 
 import pytest
 import torch
-import yaml
 from torch.autograd import gradcheck
 from torchvision.transforms import v2
 from transformers import TrainerCallback
@@ -19,8 +18,7 @@ from robust_vit_hf.training.methods import load_method, method_names
 from robust_vit_hf.training.options import METHOD_OPTIONS
 
 from ..helpers import reference
-from ..helpers.commands import call, succeed
-from ..helpers.tiny import ROOT, masked_folder, save_pretrained, tensor_rows, tiny_config, tiny_vit
+from ..helpers.tiny import ROOT, tensor_rows, tiny_config, tiny_vit
 
 
 NAMES = ("cft", "cutmix", "energy", "finetune", "gradmask", "random_erasing", "robustvit", "rrr")
@@ -226,25 +224,6 @@ def test_precision_and_checkpointing(name, tmp_path):
 
 
 # -- The command line --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["robustvit", "gradmask"])
-def test_two_steps_from_the_command_line(name, tmp_path):
-    save_pretrained(tiny_vit(), tmp_path / "model")
-    masked_folder(tmp_path / "data", 8, 4)
-    options = {
-        "model": str(tmp_path / "model"),
-        "dataset": str(tmp_path / "data"),
-        "output_dir": str(tmp_path / "run"),
-    }
-    options |= {"max_steps": 2, "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(options))
-    succeed("train", tmp_path / "recipe.yaml", "--method", name)
-    card = (tmp_path / "run" / "README.md").read_text()
-    assert f"| method | {name} |" in card
-    assert ("by the method of\n[Optimizing" in card) is (name == "robustvit")
-    refused = call("train", tmp_path / "recipe.yaml", "--method", "robustvt")
-    assert "did you mean robustvit?" in refused.error
 
 
 # -- Baselines that do not look at the mask -----------------------------------------------------------------------------

@@ -223,16 +223,6 @@ def test_a_signal_during_validation_does_not_wait_for_its_end(tmp_path):
     assert resumed.state.global_step == 6
 
 
-def test_a_signal_after_the_last_agreement_has_its_original_effect():
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), InterruptCallback() as interrupt:
-            signal.raise_signal(signal.SIGINT)
-            assert interrupt.received == 0
-    finally:
-        signal.signal(signal.SIGINT, inherited)
-
-
 @pytest.mark.parametrize("step, steps, event", [(3, -1, "step"), (3, -1, "epoch"), (6, -1, "step"), (5, 5, "step")])
 def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(step, steps, event, tmp_path):
     """After the last step of an epoch; that of the training, too. It is validated before the training goes on, which draws the same
@@ -257,26 +247,6 @@ def test_a_checkpoint_that_a_signal_kept_from_its_validation_may_be_the_best(ste
         assert torch.equal(weights, resumed.model.state_dict()[name])
 
 
-def test_the_last_step_is_validated_wherever_it_falls(tmp_path):
-    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 5}
-    stop = At(5, lambda: os.kill(os.getpid(), signal.SIGTERM), "step")
-    with pytest.raises(TrainingInterrupted, match="after step 5"):
-        make_trainer(tmp_path, callbacks=[stop], **settings).train()
-    resumed = make_trainer(tmp_path, **settings)
-    resumed.train(resume_from_checkpoint=True)
-    assert [entry["step"] for entry in resumed.state.log_history if "eval_loss" in entry] == [2, 4, 5]
-
-
-def test_a_signal_in_the_validation_before_the_first_step(tmp_path):
-    class Before(TrainerCallback):
-        def on_prediction_step(self, args, state, control, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    settings = {"eval_on_start": True, "eval_strategy": "epoch", "per_device_eval_batch_size": 1}
-    with pytest.raises(TrainingInterrupted, match="after step 0"):
-        make_trainer(tmp_path, callbacks=[Before()], **settings).train()
-
-
 def test_a_moved_folder_keeps_its_best_checkpoint(tmp_path):
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
     settings |= {"metric_for_best_model": "loss"}
@@ -285,15 +255,6 @@ def test_a_moved_folder_keeps_its_best_checkpoint(tmp_path):
     trainer = make_trainer(tmp_path / "moved", **settings | {"num_train_epochs": 3})
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.best_model_checkpoint.startswith(str(tmp_path / "moved"))
-
-
-def test_a_signal_without_checkpoints_is_told(tmp_path):
-    trainer = make_trainer(
-        tmp_path, callbacks=[At(1, lambda: os.kill(os.getpid(), signal.SIGTERM))], save_strategy="no"
-    )
-    with pytest.raises(TrainingInterrupted, match="There is no checkpoint to resume from"):
-        trainer.train()
-    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 @pytest.mark.slow

@@ -130,11 +130,6 @@ def test_validation_counts_the_last_batch_where_the_training_drops_it(tmp_path):
     assert len(trainer.get_eval_dataloader()) == 2 and trainer.args.dataloader_drop_last
 
 
-def test_learning_rate_decays_every_second_epoch(tmp_path):
-    rates = logged(trained(tmp_path, num_train_epochs=5, learning_rate=1e-4), "learning_rate")
-    assert rates == pytest.approx([1e-4, 1e-4, 0.85e-4, 0.85e-4, 0.85**2 * 1e-4])
-
-
 @pytest.mark.parametrize(
     "images, drop_last, accumulated, steps_per_epoch", [(12, False, 1, 2), (12, True, 1, 1), (28, True, 2, 2)]
 )

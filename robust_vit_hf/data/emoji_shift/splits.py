@@ -35,23 +35,14 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True)
 class Split:
-    """Distribution of the images of a split.
+    """Distribution of the images of a split."""
 
-    Args:
-        background_bias: probability of the habitual background of the class; otherwise it is drawn from those of other
-            classes.
-        new_backgrounds: draw from `NEW_BACKGROUNDS` instead.
-        side: range of the object's side as a fraction of the image's side.
-        max_angle: rotation in degrees, drawn uniformly from ±`max_angle`.
-        overhang: fraction of the object's side that may be outside the image.
-    """
-
-    background_bias: float = 0.98
-    new_backgrounds: bool = False
-    vendors: tuple[str, ...] = artwork.TRAINING_VENDORS
-    side: tuple[float, float] = (0.30, 0.55)
-    max_angle: float = 20.0
-    overhang: float = 0.0
+    background_bias: float = 0.98  # probability of the habitual background of the class, and not one of another class
+    new_backgrounds: bool = False  # draw from `NEW_BACKGROUNDS` instead
+    vendors: tuple[str, ...] = artwork.TRAINING_VENDORS  # of the drawings
+    side: tuple[float, float] = (0.30, 0.55)  # range of the object's side as a fraction of the image's side
+    max_angle: float = 20.0  # rotation in degrees, drawn uniformly from ±`max_angle`
+    overhang: float = 0.0  # fraction of the object's side that may be outside the image
 
 
 # Each shifted split changes one factor of `val`; the first two change the same one.
@@ -122,9 +113,8 @@ def compose(split: str, index: int, seed: int = 0) -> dict:
     photograph = artwork.background(scene)
     crop = int(rng.integers(112, 169))
     left, top = (int(rng.integers(0, length - crop + 1)) for length in photograph.size)
-    image = photograph.resize(
-        (IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + crop, top + crop)
-    )
+    box = (left, top, left + crop, top + crop)
+    image = photograph.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, box)
 
     vendor = spec.vendors[rng.integers(len(spec.vendors))]
     drawing = artwork.emoji(CLASS_NAMES[label], vendor)

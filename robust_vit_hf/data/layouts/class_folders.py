@@ -30,11 +30,8 @@ def class_folder_rows(shards: list[ClassFolder]) -> Iterator[dict]:
             yield {"file_name": shard.path.relative_to(shard.root).as_posix(), "problem": shard.problem}
             continue
         for path in image_files(shard.path):
-            yield {
-                "image": {"bytes": None, "path": str(path)},
-                "label": shard.label,
-                "file_name": path.relative_to(shard.root).as_posix(),
-            }
+            image, file_name = {"bytes": None, "path": str(path)}, path.relative_to(shard.root).as_posix()
+            yield {"image": image, "label": shard.label, "file_name": file_name}
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -29,9 +29,8 @@ def open_hard_imagenet(root: Path, imagenet: str | None = None, split: str = "va
     places = [*names, *(f"ILSVRC/Data/CLS-LOC/{name}" for name in names), "."]
     image_folders = [Path(imagenet) / place for place in places]
     paths = image_files(masks[0])
-    return Source(
-        partial(mask_rows, image_folders=image_folders, names_of=_names, read=_read), paths, change_times(paths)
-    )
+    rows = partial(mask_rows, image_folders=image_folders, names_of=_names, read=_read)
+    return Source(rows, paths, change_times(paths))
 
 
 def _names(mask: Path) -> tuple[str, list[str]]:

@@ -30,8 +30,8 @@ def open_table(
 
     Args:
         features: columns of the result. A table that has all of them, with the same labels, is used unchanged.
-        numbering: labels 0–999 of the numbers in the table, if they are known. Otherwise wnids tell its classes, in a column or as
-            names of the labels, or the names of all classes of ImageNet in its order.
+        numbering: labels 0–999 of the numbers in the table, if they are known. Otherwise wnids tell its classes, in a
+            column or as names of the labels, or the names of all classes of ImageNet in its order.
         row_of: a row of the result, from a row of the table and its `name`; by default, columns are found by their names.
         any_split: whether a folder with one split may call it otherwise.
     """
@@ -115,19 +115,17 @@ def _load(source: str, config: str | None, split: str, any_split: bool) -> tuple
     check_no_pattern(folder)
     if not folder.is_dir():
         return datasets.load_dataset(source, config, split=split, streaming=True), HfApi().dataset_info(source).sha
-    if not has_parquet(folder):
-        tars = _tars(folder)
-        for tar in tars:
+    if has_parquet(folder):
+        files, splits = sorted(folder.rglob("*.parquet")), datasets.get_dataset_split_names(source)
+        split = splits[0] if any_split and len(splits) == 1 else split
+        rows = datasets.load_dataset(source, split=split, streaming=True)
+    else:
+        files = _tars(folder)
+        for tar in files:
             check_tar_end(tar)
-        data_files = {split: list(map(str, tars))}
+        data_files = {split: list(map(str, files))}
         rows = datasets.load_dataset("webdataset", data_files=data_files, split=split, streaming=True)
-        return rows, list(zip(tars, change_times(tars), strict=True))
-    splits = datasets.get_dataset_split_names(source)
-    dataset = datasets.load_dataset(
-        source, split=splits[0] if any_split and len(splits) == 1 else split, streaming=True
-    )
-    files = sorted(folder.rglob("*.parquet"))
-    return dataset, list(zip(files, change_times(files), strict=True))
+    return rows, list(zip(files, change_times(files), strict=True))
 
 
 def _row_of(row: dict, name: str, image_column: str, label_column: str, labels: Mapping, source: str) -> dict:

@@ -1,8 +1,8 @@
 """Your own images as files: `<split>/<class>/<image>`, `<class>/<image>`, or files that a metadata file names.
 
-The split is the folder below the root, and nothing else; a root without such folders is all `train`. The image folder of
-`datasets` would look for splits in all parts of a path, take the innermost folder for the class, number the classes of all
-splits together, and leave out images in silence.
+The split is the folder below the root; a root without such folders is all `train`. The image folder of `datasets` would
+look for splits in all parts of a path, take the innermost folder for the class, number the classes of all splits
+together, and leave out images in silence.
 """
 
 import os
@@ -26,7 +26,6 @@ SPLITS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 METADATA = {"metadata.jsonl": json.read_json, "metadata.csv": csv.read_csv, "metadata.parquet": parquet.read_table}
-TABLES = {".parquet", ".arrow"}
 HEIF = {".heic", ".heif", ".hif"}
 # Images, whether Pillow reads them here or not.
 PICTURES = {".avif", ".avifs", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"} | HEIF
@@ -53,7 +52,7 @@ class ImageFolder:
                 metadata.append(name)
             elif path.suffix.lower() in suffixes:
                 images.append(name)
-            elif path.suffix.lower() in TABLES:
+            elif path.suffix.lower() in (".parquet", ".arrow"):
                 return None
         if not images:
             return None
@@ -82,9 +81,8 @@ class ImageFolder:
         columns of the metadata. Classes are those of the split, sorted by name."""
         folder, left_out = self.folders[split], defaultdict(list)
         images = [name for name in self.images if name.startswith(folder)]
-        metadata = [name for name in self.metadata if name.startswith(folder)] or [
-            name for name in self.metadata if "/" not in name
-        ]
+        metadata = [name for name in self.metadata if name.startswith(folder)]
+        metadata = metadata or [name for name in self.metadata if "/" not in name]
         rows = self._named_by(metadata) if metadata else self._of_classes(images, folder, left_out)
         kept, readable = [], readable_suffixes()
         for files, values in rows:
@@ -96,9 +94,8 @@ class ImageFolder:
                     kept.append((files, values | {"file_name": file_name}))
         named = {name for files, _ in rows for name in files.values()}
         if metadata:
-            left_out["without a line of metadata"] = [
-                name.removeprefix(folder) for name in images if name not in named
-            ]
+            unnamed = [name.removeprefix(folder) for name in images if name not in named]
+            left_out["without a line of metadata"] = unnamed
         if split == next(iter(self.folders)):  # once for all splits
             beside = [name for name in self.images if not name.startswith((*self.folders.values(),))]
             left_out["outside the folders of splits"] = [name for name in beside if name not in named]
@@ -116,12 +113,11 @@ class ImageFolder:
         depths, rows = {*map(len, parts.values())}, []
         depth = 1 if 1 in depths and 2 not in depths else 2
         for name, place in parts.items():
-            if len(place) != depth:
-                left_out["in no class folder" if len(place) < depth else "deeper than class folders"].append(
-                    "/".join(place)
-                )
-            else:
+            if len(place) == depth:
                 rows.append(({"image": name}, {"label": place[0]} if depth == 2 else {}))
+            else:
+                reason = "in no class folder" if len(place) < depth else "deeper than class folders"
+                left_out[reason].append("/".join(place))
         return rows
 
     def _named_by(self, metadata: list[str]) -> list[tuple[dict, dict]]:

@@ -36,8 +36,6 @@ _RANGES: dict[str, tuple[tuple[int, int] | int, ...]] = {
     "08_fish": ((0, 6), (389, 397)),
 }
 # fmt: on
-
-
 CLASSES: dict[str, list[int]] = {
     folder: [
         label for part in ranges for label in (range(part[0], part[1] + 1) if isinstance(part, tuple) else (part,))

@@ -55,9 +55,8 @@ def _source_of(folders: list[Path], masks: Path, imagenet: str | None, first: in
     if imagenet is not None:
         image_folders += [Path(imagenet) / name for name in ("train", "ILSVRC/Data/CLS-LOC/train", ".")]
     paths = [path for folder in folders for path in image_files(folder)[:first]]
-    return Source(
-        partial(mask_rows, image_folders=image_folders, names_of=_names, read=_read), paths, change_times(paths)
-    )
+    rows = partial(mask_rows, image_folders=image_folders, names_of=_names, read=_read)
+    return Source(rows, paths, change_times(paths))
 
 
 def _names(mask: Path) -> tuple[str, list[str]]:
@@ -85,14 +84,10 @@ def open_paper_split(
     samples_per_class: int = 3,
 ) -> Source:
     """The paper's split of ImageNet-S919, section 4: classes in sorted order without those of the five merged pairs;
-    the first 500 give three training images each, and the last 414 one validation image each.
+    the first 500 give three training images each (Figures 7a and b change the numbers), and the last 414 one validation image
+    each, the same for fewer training classes. `class_seed` shuffles the classes first, for Tables 8 and 9.
 
     The released split is not reproducible, since it depends on the file system's order of folders.
-
-    Args:
-        class_seed: seed to shuffle the classes with, for Tables 8 and 9; not shuffled by default.
-        num_classes: training classes, for Figure 7b. The validation classes are the same up to 500.
-        samples_per_class: training images of each class, for Figure 7a.
     """
     masks = _find_masks(root)
     folders = [folder for folder in subfolders(masks) if folder.name not in {*MERGED, *MERGED.values()}]

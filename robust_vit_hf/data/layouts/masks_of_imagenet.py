@@ -15,12 +15,8 @@ def mask_rows(
     names_of: Callable[[Path], tuple[str, list[str]]],
     read: Callable[[Path], Image.Image],
 ) -> Iterator[dict]:
-    """Rows with binary masks, for mask files. Roots of images and names of an image are in order of preference.
-
-    Args:
-        names_of: gives the wnid of a mask file, and names of its image below a root; the first is the row's name.
-        read: reads a mask file, with one channel, 0 or 255.
-    """
+    """Rows of mask files, which `read` reads, with one channel, 0 or 255. `names_of` gives the wnid of a file, and names of
+    its image below the roots of images, both in order of preference; the first is the row's name."""
     for path in shards:
         wnid, names = names_of(path)
         image = next(filter(Path.is_file, (folder / name for folder in image_folders for name in names)), None)

@@ -25,8 +25,7 @@ ROWS_FILE = "rows.parquet"
 
 @dataclass
 class Measured:
-    """Result of a measurement on a set: values of each image by name, such as `predictions`, in the order of the set,
-    and scores over all images, as JSON values."""
+    """Columns of a measurement, with a value for each row in the order of the set, and its scores, as JSON values."""
 
     columns: dict[str, Any] = field(default_factory=dict)
     scores: dict = field(default_factory=dict)
@@ -41,8 +40,7 @@ class Measured:
 
     @classmethod
     def load(cls, stage: Stage, ignoring: Collection[str] = ()) -> "Measured | None":
-        """Read the result of a stage, of which the inputs named by `ignoring` may differ; `None` if it is missing or
-        incomplete."""
+        """Read the result of a stage, but for the inputs `ignoring`; `None` if it is missing or incomplete."""
         scores, path = stage.result(ignoring), stage.folder / ROWS_FILE
         if scores is None:
             return None
@@ -58,8 +56,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement(ABC):
-    """A measurement of a side on a set: rows, one or more per image, and scores over all images. Its fields, but those
-    in `free`, are the options that the result depends on."""
+    """A measurement of a side on a set. Its result depends on its fields, but not on those in `free`."""
 
     free: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers")
 
@@ -70,15 +67,8 @@ class Measurement(ABC):
     def measure(
         self, side: Side, rows: EvaluationSet, session: Session, description: str, folder: Path | None
     ) -> Measured:
-        """Measure a side on a set.
-
-        Args:
-            description: name of the pass, for the progress and errors.
-            folder: for partial results, from which an interrupted measurement resumes.
-
-        Returns:
-            All rows in every process; scores only in the main process.
-        """
+        """Measure a side on a set: rows in every process, scores only in the main process. `description` names the
+        pass in the progress and in errors; an interrupted measurement resumes from partial results in `folder`."""
 
     def loader(self, images: Dataset) -> DataLoader:
         """Loader of rows of tensors, in order."""

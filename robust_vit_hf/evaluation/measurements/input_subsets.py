@@ -125,8 +125,7 @@ def concatenate(parts: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def summarize(rows: dict[str, Any]) -> dict[str, float | int | None]:
-    """Number of pairs, share with a subset, and means over those with one, of columns of [`Subsets`]; `None` if there
-    is nothing to average."""
+    """Number of pairs, share with a subset, and means of columns of [`Subsets`] over those; `None` if there are none."""
     found = np.asarray(rows["found"], dtype=bool)
     summary: dict[str, float | int | None] = {"pairs": len(found), "found": float(found.mean())}
     for name, values in rows.items():

@@ -94,8 +94,7 @@ class Backgrounds(Measurement):
 
 
 class WithDonors(Dataset):
-    """Rows with `pixel_values` and `mask`, and those of their donors, given by numbers `(N,)`, see [`draw_donors`],
-    and by condition, the prefix of their columns."""
+    """Rows with those of their donors, given by condition, the prefix of their columns, and number `(N,)`."""
 
     def __init__(self, rows: TransformedRows, donors: Mapping[str, np.ndarray]):
         self.rows, self.donors = rows, donors

@@ -104,8 +104,7 @@ class Calibration(StreamingMetric):
 
 
 def _numbers(logits: np.ndarray, accepted: list[list[int]]) -> dict[str, np.ndarray]:
-    """The `columns` of each image, from float64 logits `(N, C)`, where -inf is a probability of 0, and accepted
-    columns. Results without any are meaningless."""
+    """The `columns` of float64 logits `(N, C)`, -inf for a probability of 0; meaningless without accepted columns."""
     is_accepted = np.zeros(logits.shape, dtype=bool)
     for row, columns in zip(is_accepted, accepted, strict=True):
         row[columns] = True

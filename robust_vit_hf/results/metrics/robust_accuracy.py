@@ -122,14 +122,10 @@ class RobustAccuracy(StreamingMetric):
 def top_classes(
     logits: torch.Tensor | np.ndarray, class_subset: Sequence[int] | np.ndarray | None = None, *, first_image: int = 0
 ) -> torch.Tensor:
-    """Ids of the five highest logits, highest first, `(N, 5)` int64, or `(N, C)` for fewer classes; among equals, the
-    lower id first. Refuses NaN, and -inf for every class.
-
-    Args:
-        logits: `(N, C)`, floating point.
-        class_subset: ascending ids of the classes to which logits are restricted; all by default.
-        first_image: number of the first image in the whole set, for errors.
-    """
+    """Ids `(N, 5)` int64, or `(N, C)` for fewer classes, of the five highest logits `(N, C)`, highest first; among
+    equals, the lower id first. `class_subset` are ascending ids of the classes to which logits are restricted, all by
+    default; `first_image` is the number of the first image in the whole set, for errors. Refuses NaN, and -inf for
+    every class."""
     logits = torch.as_tensor(logits).detach()
     ids = torch.arange(logits.shape[1]) if class_subset is None else torch.as_tensor(np.asarray(class_subset))
     ids = ids.to(logits.device)
@@ -154,8 +150,7 @@ def top_classes(
 
 
 def ranks(predictions: np.ndarray, accepted: list[list[int]]) -> np.ndarray:
-    """Rank `(N,)`, int64, of the first accepted id in predictions `(N, k)`, best first, from 0; 5 if none is. An image
-    is top-k correct if it is below k."""
+    """Rank `(N,)`, int64, from 0, of the first accepted id in predictions `(N, k)`, best first; 5 if none is."""
     found = [
         next((rank for rank, class_id in enumerate(best) if class_id in labels), TOP)
         for best, labels in zip(predictions.tolist(), accepted, strict=True)
