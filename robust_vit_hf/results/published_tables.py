@@ -191,9 +191,9 @@ def class_group_tables(results: Results, protocol: str = "paper") -> dict[str, T
     known = [run for run in finetuned(results.of(OURS)) if run.training_classes]
     tables = {}
     for name, (title, synthetic) in titles.items():
-        if known and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
-            if sets := results.common_by_class(known, _of_kind(results, synthetic)):
-                tables[name] = _class_group_table(results, known, sets, title, protocol)
+        sets = results.common_by_class(known, _of_kind(results, synthetic))
+        if sets and any((of_set in SYNTHETIC) == synthetic for of_set in results.sets):
+            tables[name] = _class_group_table(results, known, sets, title, protocol)
     return tables
 
 
