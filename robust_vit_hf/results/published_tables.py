@@ -35,8 +35,7 @@ SOURCES = {
 def accuracy_tables(
     results: Results, protocol: str = "paper", methods: Sequence[str] | None = None
 ) -> dict[str, Table]:
-    """Tables 1 and 2 with the published values of a protocol: top-1 and top-5 of the methods, all by default, the
-    changes of Table 2, and the average changes of both tables with 95 % intervals."""
+    """Tables 1 and 2, with the published values of a protocol, and average changes with 95 % intervals."""
     methods = results.methods if methods is None else methods
     parts = {
         "table_1": ("Table 1: real images, top-1 and top-5 in per cent", False),
