@@ -71,10 +71,8 @@ def _flat_labels(root: Path) -> dict[str, int]:
 
 @cache
 def real_labels() -> tuple[tuple[int, ...], ...]:
-    """ReaL labels of the 50,000 validation images, from `ILSVRC2012_val_00000001` on. 3,163 are empty.
-
-    Source: https://huggingface.co/papers/2006.07159
-    """
+    """ReaL labels (https://huggingface.co/papers/2006.07159) of the 50,000 validation images, from
+    `ILSVRC2012_val_00000001` on. 3,163 are empty."""
     return tuple(map(tuple, json.loads(timm_list("imagenet_real_labels.json"))))
 
 
