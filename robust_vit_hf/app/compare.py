@@ -21,15 +21,13 @@ PICTURE_SIDE = 512  # longest side of the pictures, in pixels
 
 @dataclass(frozen=True)
 class Explanation:
-    """A model's prediction and relevance map for an image: top five classes with probabilities, best first, index and
-    probability of the explained class, and agreement with the mask as in [`RelevanceSegmentation`], `None` without
-    one."""
+    """A model's prediction and relevance map for an image."""
 
-    top: list[tuple[int, float]]
-    target: int
-    score: float
+    top: list[tuple[int, float]]  # five classes with probabilities, best first
+    target: int  # the explained class
+    score: float  # its probability
     picture: Image.Image
-    mean_iou: float | None = None
+    mean_iou: float | None = None  # as in [`RelevanceSegmentation`]; `None` without a mask
     energy: float | None = None
 
 

@@ -56,8 +56,7 @@ with running(AppOptions(model={before!r}, compare={after!r}, preset={preset!r}, 
 
 
 def write_space(folder: Path, before: str, after: str, preset: Preset | None, diagnose: Path | None = None) -> None:
-    """Write a Space to a new or empty folder: README with metadata, requirements, `app.py`, this package, which no
-    package index has, and verdict and examples of a diagnosis. Models are Hub ids or names of registered models."""
+    """Write a Space of Hub ids or registered models to a new or empty folder, with this package, which no index has."""
     for name in (before, after):
         if name not in MODELS and not is_hub_id(name):
             raise ValueError(

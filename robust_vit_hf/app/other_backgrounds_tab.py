@@ -97,7 +97,7 @@ def condition_pictures(example: Composed) -> list[Picture]:
 
 @dataclass(frozen=True)
 class Background:
-    """An RGB picture to paste an object on, what it shows, and the names of the classes that are usually seen on it."""
+    """An RGB picture to paste an object on, what it shows, and classes that are usually seen on it."""
 
     picture: Image.Image
     name: str

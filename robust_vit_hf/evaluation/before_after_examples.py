@@ -44,23 +44,16 @@ FEATURES = datasets.Features(
 
 @dataclass(frozen=True)
 class Example:
-    """An image and its relevance maps.
-
-    Args:
-        image: the preprocessed input of the original model, in RGB.
-        predicted, confidence: predicted class and its probability by side (`before`, `after`).
-        maps: map over the image by side and target (`predicted`, `true`).
-        background: share of its relevance outside the mask, by side; empty without a mask or foreground.
-        coverage: mean of its map within the mask, by side; empty without a mask or foreground.
-    """
+    """An image and its relevance maps by side (`before`, `after`)."""
 
     set_name: str
     row: int
     label: str
-    image: Image.Image
+    image: Image.Image  # the preprocessed input of the original model, in RGB
     predicted: dict[str, str] = field(default_factory=dict)
     confidence: dict[str, float] = field(default_factory=dict)
-    maps: dict[tuple[str, str], Image.Image] = field(default_factory=dict)
+    maps: dict[tuple[str, str], Image.Image] = field(default_factory=dict)  # by side and target (`predicted`, `true`)
+    # Of the predicted class: share of the relevance outside the mask, and mean of the map in it; empty without one.
     background: dict[str, float] = field(default_factory=dict)
     coverage: dict[str, float] = field(default_factory=dict)
 
@@ -151,8 +144,7 @@ def explain(
 
 
 def save_examples(examples: Mapping[str, Sequence[Example]], path: Path) -> None:
-    """Write examples by kind to a parquet file for `datasets`, one row each, with pictures as WebP. Maps of the true
-    class are saved only where the prediction is wrong."""
+    """Write examples by kind to a parquet file, with maps of the true class where the prediction is wrong."""
     rows = []
     for kind, of_kind in examples.items():
         for example in of_kind:

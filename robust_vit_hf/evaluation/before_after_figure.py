@@ -12,9 +12,8 @@ from .before_after_examples import Example
 def before_after_figure(
     rows: Sequence[Mapping[str, Sequence[Example]]], targets: Sequence[str] = ("predicted", "true")
 ) -> Figure:
-    """Figure of images with their relevance maps before and after: one column per image, groups side by side. Each row
-    has examples by title, some of them at least. With both targets, maps of the class `true` are shown only where the
-    prediction is wrong."""
+    """Images with their relevance maps before and after, one column each; examples by title are side by side in a row.
+    With both targets, maps of the class `true` are shown only where the prediction is wrong."""
     rows = [{title: examples for title, examples in row.items() if examples} for row in rows]
     rows = [row for row in rows if row]
     lines = 2 + len(targets)  # pictures of a column

@@ -16,9 +16,8 @@ TABLES_FILE = "tables.md"
 def write_results_json(
     session: Session, folder: Path, settings: dict, facts: dict, parts: Sequence[str | Table]
 ) -> str:
-    """Write the results of a session to an existing folder: `facts` beside settings, versions, hardware, digests of
-    the weights and class names, and tables in their order with paragraphs between them, which are left out in LaTeX.
-    Returns the Markdown."""
+    """Write the results of a session: `facts` beside settings, versions, hardware, digests of the weights and class
+    names, and tables with paragraphs between them, which are left out in LaTeX. Returns the Markdown."""
     results = {"settings": public_settings(settings), **environment(), **facts, "class_names": session.label_names}
     results["weights"] = {name: side.weights for name, side in session.sides.items()}
     write_json(folder / RESULTS_FILE, results)

@@ -28,15 +28,13 @@ from .sets import EvaluationSet
 
 @dataclass(frozen=True)
 class Side:
-    """A model to measure, on the accelerator's device, with its image processor, its name as given by the user, a
-    digest of weights and configuration, see [`model_digest`], and one of the weights only, which identifies them in
-    published results."""
+    """A model to measure, with its image processor, and its name as given by the user."""
 
     model: nn.Module
     processor: BaseImageProcessor
     source: str
-    digest: str
-    weights: str
+    digest: str  # of weights and configuration, see [`model_digest`]
+    weights: str  # digest of the weights only, which identifies them in published results
 
     @property
     def name(self) -> str:
@@ -52,22 +50,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Session:
-    """Shared state of a command's measurements.
+    """Shared state of a command's measurements."""
 
-    Args:
-        sides: models by name, such as `before` and `after`, all with the same classes.
-        sets: evaluation sets by name; labels are class indices of the models.
-        folder: where results are saved, and read if they are there; `None` to save nothing.
-        shared: second folder, with results of original models on many sets, that is also read and written.
-        preset: preprocessing of the sides and protocol of the sets.
-    """
-
-    sides: Mapping[str, Side]
-    sets: Mapping[str, EvaluationSet]
+    sides: Mapping[str, Side]  # such as `before` and `after`, all with the same classes
+    sets: Mapping[str, EvaluationSet]  # labels are class indices of the models
     accelerator: Accelerator
-    folder: Path | None = None
-    shared: Path | None = None
-    preset: Preset = "paper"
+    folder: Path | None = None  # where results are saved, and read if they are there; `None` to save nothing
+    shared: Path | None = None  # second folder, with results of original models on many sets, also read and written
+    preset: Preset = "paper"  # preprocessing of the sides and protocol of the sets
 
     @property
     def classes(self) -> list[str]:
@@ -121,9 +111,8 @@ def open_session(
     bf16: bool = False,
     shared: Path | None = None,
 ) -> Iterator[Session]:
-    """Context manager of a command's session with the models named by the options, under a preset (`None` for that of
-    [`resolve_preset`]). The output folder of a stage is locked against other processes; without a stage, nothing is
-    saved."""
+    """Context manager of a session with the models of the options, under a preset (`None` for that of
+    [`resolve_preset`]). Of a stage, the folder is locked against other processes; without one, nothing is saved."""
     paper_model = options.paper_model if isinstance(options, TableOptions) else None
     preset = resolve_preset(preset, options.model, options.compare, paper_model=paper_model)
     accelerator = make_accelerator(bf16)

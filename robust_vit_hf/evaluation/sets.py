@@ -23,26 +23,16 @@ from .options import SetsOptions
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A set under a protocol, see [`EvaluateOptions`].
+    """A set under a protocol, see [`EvaluateOptions`]; fields without a comment are those of [`SetResult`]."""
 
-    Args:
-        dataset: rows with `image` and optionally `mask`, `file_name` and factors.
-        accepted: correct labels of each image, empty for images that do not count; `None` for a set without labels.
-        class_subset: classes to which logits are restricted, ascending; `None` for all.
-        num_classes, class_names: classes in the order of the labels, if known, which the model must have.
-        border: pixels to cut at each edge of an image.
-        whole: whether images are squashed to the model's size, if they have another, and not cropped.
-        by_class, group_weights, source, shifted: as in [`SetResult`]; groups are those in the column `group`.
-    """
-
-    dataset: datasets.Dataset
-    accepted: list[list[int]] | None = None
-    class_subset: tuple[int, ...] | None = None
-    num_classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    border: int = 0
+    dataset: datasets.Dataset  # rows with `image` and optionally `mask`, `file_name`, `group` and factors
+    accepted: list[list[int]] | None = None  # labels of each image, if known; one without any does not count
+    class_subset: tuple[int, ...] | None = None  # classes to which logits are restricted, ascending; `None` for all
+    num_classes: int | None = None  # that the model must have, if known
+    class_names: tuple[str, ...] | None = None  # in the order of the labels, if known
+    border: int = 0  # pixels to cut at each edge of an image
     by_class: bool = True
-    whole: bool = False
+    whole: bool = False  # images are squashed to the model's size, if they have another, and not cropped
     group_weights: dict[str, float] | None = None
     source: str | None = None
     shifted: bool = False
@@ -69,9 +59,8 @@ class EvaluationSet:
         return eval_transform(processor, self.border, self.whole)
 
     def for_model(self, name: str, config: PreTrainedConfig) -> "EvaluationSet":
-        """Copy of the set with labels and `class_subset` mapped to a model's classes, by name where both have names,
-        see [`label_mapping`]. The set may have a part of the model's classes then. `name` is that of the set in
-        errors."""
+        """Copy of the set with labels and `class_subset` mapped to a model's classes, of which it may have a part, by
+        name where both have names, see [`label_mapping`]. `name` is that of the set in errors."""
         if not len(self.dataset) or (self.accepted is not None and not any(self.accepted)):
             raise ValueError(f"`{name}` has no usable image: of {len(self.dataset)}, none has a label.")
         if self.accepted is None:

@@ -59,9 +59,8 @@ OF_CONDITIONS["only_bg"] = "only_bg_t"
 
 
 def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str, Interval]]:
-    """The measures of [`~robust_vit_hf.diagnosis.verdict.MEASURES`] that ImageNet-9 has, by side, from results on the
-    variations in [`OF_CONDITIONS`] by name, with 95 % intervals of a bootstrap over images. Images of different
-    variations are drawn independently."""
+    """The measures of [`~robust_vit_hf.diagnosis.verdict.MEASURES`] that ImageNet-9 has, by side, with 95 % intervals
+    of a bootstrap over images. Images of different variations are drawn independently."""
     drawn = {condition: _top1(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
     found: dict[str, dict[str, Interval]] = {}
     for side in drawn["original"]:
@@ -76,8 +75,7 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
 
 
 def reliance_tables(run: Run) -> list[Table]:
-    """Tables of the measures whose sets a run has, and of the groups of each set that has some; in per cent, with 95 %
-    intervals of a bootstrap over images. Images of different sets are drawn independently."""
+    """Tables of the measures and groups that a run has, in per cent, with 95 % intervals of a bootstrap over images."""
     tables = [table] if (table := _measures_table(run)) else []
     return tables + [groups_table(result) for result in run.labelled if result.groups is not None]
 

@@ -46,8 +46,8 @@ def change(
     shown: bool | None = None,
     confidence: float = CONFIDENCE,
 ) -> Difference:
-    """Change of top-k from before to after, as a mean over runs and sets, see [`bootstrap`]; only of images of the
-    training classes if `shown` is true, or only of the others if it is false."""
+    """Change of top-k from before to after, as a mean over runs and sets; `shown`: only of training classes, or
+    others."""
     gains = {name: [gains_of(run, run.sets[name], k, shown) for run in runs] for name in names}
     return bootstrap(gains, confidence)
 
@@ -158,17 +158,11 @@ def _resampled(groups: Sequence[Sequence[Gains]], rng: np.random.Generator, size
 
 @dataclass(frozen=True)
 class Resamples:
-    """A statistic of images as measured, and of the same images drawn again, for its interval.
+    """A statistic of images as measured, and of the same images drawn again, for its interval."""
 
-    Args:
-        values: `(1 + R,)` float, first the measured value; NaN where a draw has none.
-        count: number N of images, of the smallest group if there are several.
-        outcomes: `(N,)` float, what the statistic is a mean of; `None` if it is not one.
-    """
-
-    values: np.ndarray
-    count: int
-    outcomes: np.ndarray | None = None
+    values: np.ndarray  # `(1 + R,)` float, first the measured value; NaN where a draw has none
+    count: int  # number N of images, of the smallest group if there are several
+    outcomes: np.ndarray | None = None  # `(N,)` float, what the statistic is a mean of, if it is one
 
     @classmethod
     def means(cls, columns: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, "Resamples"]:

@@ -10,11 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model on the selection images: for each `(N,)`, whether it is right on the background of another class and as
-    it is, float; NaN where it does not count."""
+    """A model on the N selection images."""
 
-    mixed_rand: np.ndarray
-    original: np.ndarray
+    mixed_rand: np.ndarray  # `(N,)` float, right on the background of another class; NaN where it does not count
+    original: np.ndarray  # likewise as it is
 
     @property
     def strength(self) -> tuple[float, ...]:

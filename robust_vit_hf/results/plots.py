@@ -79,8 +79,8 @@ def accuracy_figure(rows: list[dict]) -> Figure:
 
 
 def class_figure(changes: dict[int, float], class_names: dict[int, str], name: str) -> Figure | None:
-    """Bars of the change of each class, the most harmed on the left, the most helped on the right; `None` if no class
-    changes. With more than 100 classes, 50 of each are shown."""
+    """Bars of the change of each class, from the most harmed on; of more than 100, 50 at each end; `None` without
+    changes."""
     if not any(changes.values()):
         return None
     labels = list(changes)

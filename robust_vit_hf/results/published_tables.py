@@ -67,9 +67,8 @@ def accuracy_table(
     with_changes: bool = False,
     ours: str = "finetuned",
 ) -> Table:
-    """Top-k of the original model and of each method, each with its published values, by model; and average changes.
-    `ours` is the version of the published values of the paper's method; `with_changes` adds the change of top-1 to
-    each value."""
+    """Top-k of the original model and of each method, by model, and average changes. `ours` is the version of the
+    published values of the paper's method; `with_changes` adds the change of top-1 to each value."""
     rows: list[list[str]] = []
     scores = len(sets) * [tuple(f"top{k}" for k in ks)]
     for model in results.models:

@@ -19,14 +19,12 @@ SIDES = ("before", "after", "control")
 
 @dataclass(frozen=True)
 class SideResult:
-    """Results of one side on N images: rank of the correct class, from 0 (5 if it is not in the top five, or unknown),
-    scores over all images as fractions, and ids `(N, k)` int64 of the top k = 5 classes (fewer if logits are
-    restricted to fewer), best first. Where predictions are not saved, top-k is known up to k = `known`."""
+    """Results of one side on N images."""
 
-    ranks: np.ndarray
-    scores: dict = field(default_factory=dict)
-    predictions: np.ndarray | None = None
-    known: int = TOP
+    ranks: np.ndarray  # `(N,)` int, of the correct class, from 0; 5 if it is not in the top five, or unknown
+    scores: dict = field(default_factory=dict)  # over all images, as fractions
+    predictions: np.ndarray | None = None  # `(N, k)` int64, top k = 5 ids (or all, if fewer), best first, if saved
+    known: int = TOP  # largest k for which top-k is known, where predictions are not saved
 
     @property
     def num_ranked(self) -> int:
@@ -36,31 +34,18 @@ class SideResult:
 
 @dataclass(frozen=True)
 class SetResult:
-    """Results of each side on the images of a set.
-
-    Args:
-        sides: by name, see [`SIDES`].
-        classes: `(N,)` int, class of each image, the first of its accepted labels; -1 without one. `None` for a set
-            without labels.
-        shifted: whether the set is included in the mean over shifted sets.
-        source: Hub id or folder of the images, or name of a benchmark.
-        factors: `(N,)` float columns of the set, by name: angle, area, position.
-        images: digest of the images; runs may have been measured on other images of a set.
-        groups: `(N,)` names of the groups of the images, of any dtype.
-        group_weights: weight of each group in the average, such as its share of the training images; `None` if unknown.
-        by_class: whether an image has one class; otherwise `classes` are the first of many, as on ImageNet-9.
-    """
+    """Results of each side, see [`SIDES`], on the N images of a set."""
 
     name: str
     sides: dict[str, SideResult]
-    classes: np.ndarray | None
-    shifted: bool = False
-    source: str | None = None
-    factors: dict[str, np.ndarray] = field(default_factory=dict)
-    images: str | None = None
-    groups: np.ndarray | None = None
-    group_weights: dict[str, float] | None = None
-    by_class: bool = True
+    classes: np.ndarray | None  # `(N,)` int, the first accepted label, -1 without one; `None`: an unlabelled set
+    shifted: bool = False  # included in the mean over shifted sets
+    source: str | None = None  # Hub id or folder of the images, or name of a benchmark
+    factors: dict[str, np.ndarray] = field(default_factory=dict)  # `(N,)` float: angle, area, position
+    images: str | None = None  # digest of the images: runs may have been measured on other images of a set
+    groups: np.ndarray | None = None  # `(N,)` names of the groups of the images, of any dtype
+    group_weights: dict[str, float] | None = None  # in the average, such as shares of the training images, if known
+    by_class: bool = True  # otherwise images have several classes, as in ImageNet-9, and `classes` are the first ones
 
     def __len__(self) -> int:
         return len(next(iter(self.sides.values())).ranks)
@@ -92,42 +77,27 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Run:
-    """Results of a finetuning run or a pair of models.
-
-    Args:
-        sets: by name, in the order of the evaluation.
-        model: name in the paper, or else as given by the user.
-        method: description of the method; in a sweep, the variant and the other crossed options.
-        qualifier: end of `method` that tells the run from others of its variant with other settings.
-        settings: all options except model, learning rate and seed, as JSON. Runs with equal settings, model and
-            learning rate are repetitions.
-        tuned: options that were chosen beside the learning rate, by name.
-        share: share of the finetuned weights; the others are those of the original model.
-        original: digest of the weights of the original model.
-        validation: top-1 on the validation images before and after, as fractions; `None` without labels.
-        composed: predictions before and after for the validation images, as they are (`original`) and with their objects
-            on the backgrounds of others (`mixed_rand`); empty if not measured.
-        train_images: number of training images; `None` for a stream.
-    """
+    """Results of a finetuning run or a pair of models, by set in the order of the evaluation. Runs with equal
+    settings, model and learning rate are repetitions."""
 
     sets: dict[str, SetResult]
     training_classes: frozenset[int] | None = None
     name: str = ""
-    model: str = ""
-    method: str = OURS
-    qualifier: str = ""
+    model: str = ""  # name in the paper, or else as given by the user
+    method: str = OURS  # in a sweep, the variant and the other crossed options
+    qualifier: str = ""  # end of `method` that tells the run from others of its variant with other settings
     seed: str = ""
-    settings: str = ""
+    settings: str = ""  # all options except model, learning rate and seed, as JSON
     learning_rate: float | None = None
     epochs: float | None = None
-    tuned: dict[str, float] = field(default_factory=dict)
-    share: float = 1.0
+    tuned: dict[str, float] = field(default_factory=dict)  # options that were chosen beside the learning rate
+    share: float = 1.0  # of the finetuned weights; the others are those of the original model
     seconds: float | None = None
     commit: str | None = None
-    original: str | None = None
-    validation: tuple[float, float] | None = None
-    composed: dict[str, SetResult] = field(default_factory=dict)
-    train_images: int | None = None
+    original: str | None = None  # digest of the weights of the original model
+    validation: tuple[float, float] | None = None  # top-1 on the validation images before and after, as fractions
+    composed: dict[str, SetResult] = field(default_factory=dict)  # of validation images: `original`, `mixed_rand`
+    train_images: int | None = None  # number of training images; `None` for a stream
 
     @property
     def labelled(self) -> list[SetResult]:

@@ -19,8 +19,7 @@ SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_
 
 
 def summarize(run: Run) -> dict:
-    """Summary of a run: `rows`, see [`set_rows`], `sources` of the images, `reliance`, see [`reliance_tables`],
-    `class_groups`, `class_changes` and `curves`."""
+    """JSON values: rows of [`set_rows`], sources, [`reliance_tables`], and changes by group, class and factor."""
     compared = [result for result in run.labelled if "after" in result.sides and result.by_class]
     return {
         "rows": set_rows(run),
@@ -73,8 +72,7 @@ def _interval(run: Run, names: Sequence[str]) -> dict[str, float]:
 
 
 def class_groups(run: Run) -> list[dict]:
-    """Top-1 and top-5 on training and other classes. Rows with `set`, `classes` (`training` or `other`), `num_images`,
-    and `top1_before` and so on, `None` if a set has no such image. No rows if the training classes are unknown."""
+    """Rows of top-1 and top-5 on the `training` and the `other` classes of each set, `None` without images of them."""
     rows = []
     by_class = [result for result in run.labelled if result.by_class and run.training_classes is not None]
     for result in by_class:

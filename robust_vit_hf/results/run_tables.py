@@ -12,8 +12,7 @@ from .run_summary import set_rows, sides_of
 
 
 def tables_of(run: Run, protocol: str | None = None) -> list[Table]:
-    """All tables of a run: results on each set, reliance on the background, the paper's Tables 1 and 2 with the
-    published values of a protocol (none without one), calibration, and Tables 10 and 11."""
+    """All tables of a run: each set, reliance on the background, calibration, and, of a protocol, those of the paper."""
     rows = set_rows(run)
     tables = [main_table(rows), *reliance_tables(run)]
     of_paper = {name: result for name, result in run.sets.items() if name in PAPER_SETS}

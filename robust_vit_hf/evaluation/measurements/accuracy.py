@@ -53,8 +53,7 @@ def measure_accuracy(session: Session, accuracy: Accuracy, within: str = "") -> 
 
 
 def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
-    """The sets of a session in the table of results, as `robust-vit evaluate` saved them in any precision. Refuses
-    results of other models or sets."""
+    """The sets of a session as `robust-vit evaluate` saved them, in any precision. Refuses results of other inputs."""
     accuracy, results = Accuracy(), {}
     for name, rows in session.sets.items():
         found = {}
@@ -96,8 +95,7 @@ def measure_batches(
     relevance: bool,
     description: str,
 ) -> Measured:
-    """The pass of [`Accuracy`] over one set. `loader` yields batches with `pixel_values` (and `mask`) in the order of
-    `rows`. Only the main process has scores."""
+    """The pass of [`Accuracy`] over batches in the order of `rows`. Only the main process has scores."""
     main, labelled = accelerator.is_main_process, rows.accepted is not None
     # Updated batch by batch, so that the logits and maps of a large set are never all in memory.
     calibration = Calibration(class_subset=rows.class_subset) if main and labelled else None

@@ -56,8 +56,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measurement(ABC):
-    """A measurement of a side on a set: rows, one or more per image, and scores over all images. Its fields, but those
-    in `free`, are the options that the result depends on."""
+    """A measurement of a side on a set. Its result depends on its fields, but not on those in `free`."""
 
     free: ClassVar[tuple[str, ...]] = ("batch_size", "num_workers")
 
