@@ -102,7 +102,10 @@ def _read(source: Image.Image | str) -> Image.Image:
         if str(source).startswith(("http://", "https://")):
             source = BytesIO(get_session().get(source, follow_redirects=True).raise_for_status().content)
         source = Image.open(source)
-    return to_rgb(ImageOps.exif_transpose(source))
+    try:
+        return to_rgb(ImageOps.exif_transpose(source))
+    except ValueError as error:  # of one among many
+        raise ValueError(f"`{getattr(source, 'filename', '')}` cannot be read as an image: {error}") from error
 
 
 PIPELINE_REGISTRY.register_pipeline(
